@@ -1,0 +1,24 @@
+# Each target is self-sufficient on a fresh machine: it makes .venv, installs, does the job.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: run test lint clean
+
+run: $(READY)
+	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,23 @@
+"""Adversarial training on less: weighted coresets chosen at the attacked points.
+
+The public names load on first use, so that `advcore --help` does not wait for torch.
+"""
+
+import importlib
+
+from advcore.version import __version__
+
+_HOMES = {
+    "AdversarialCoreset": "advcore.selection.coreset",
+    "Coreset": "advcore.types",
+    "Trainer": "advcore.training.trainer",
+    "evaluate": "advcore.evaluation.evaluate",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'advcore' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,3 @@
+from advcore.cli import main
+
+main()

@@ -1,0 +1,45 @@
+"""The only place where an objective meets an attack."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from advcore.attacks.base import Attack
+from advcore.objectives.base import Objective, ascent, attacked, needs_clean
+from advcore.rng import Stream
+
+
+def perturb(
+    forward: Callable[[Tensor], Tensor],
+    objective: Objective,
+    attack: Attack | None,
+    x: Tensor,
+    y: Tensor,
+    *,
+    clean: Tensor | None = None,
+    generator: Stream,
+) -> Tensor:
+    """x_adv (B, C, H, W), a constant from here on; x itself for an objective that is not attacked.
+
+    Parameters
+    ----------
+    forward : images to logits, of a model borrowed in the mode in which to attack.
+    attack : what climbs; may be None for an objective that is not attacked.
+    clean : (B, C) logits at x if they are known already; computed here, once, if the attack needs them.
+    generator : bound to the B examples.
+    """
+    if not attacked(objective):
+        return x
+    if clean is None and needs_clean(objective, attack.climbs):
+        with torch.no_grad():
+            clean = forward(x)
+    climbed = ascent(objective, attack.climbs, y, clean)
+    return attack(lambda x_adv: climbed(forward(x_adv)), x, generator=generator).detach()
+
+
+def passes(objective: Objective, attack: Attack | None, *, clean_known: bool = False) -> int:
+    """Forward and backward passes that `perturb` takes an example."""
+    if not attacked(objective):
+        return 0
+    return sum(attack.passes()) + int(needs_clean(objective, attack.climbs) and not clean_known)

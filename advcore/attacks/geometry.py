@@ -1,0 +1,81 @@
+"""Project, step and start for linf and l2 balls around images in [0, 1]: pure functions of (B, ...) tensors.
+
+Arithmetic is float32, or wider if the images are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advcore.rng import Stream
+
+
+def _flat_norm(delta: Tensor) -> Tensor:
+    """(B, 1, 1, ...) l2 norms that neither under- nor overflow."""
+    flat = delta.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    norm = largest * (flat / largest).norm(dim=1, keepdim=True)
+    return norm.view(-1, *[1] * (delta.ndim - 1))
+
+
+def _unit(direction: Tensor) -> Tensor:
+    """Each example's direction at l2 norm 1; zero stays zero."""
+    largest = direction.flatten(1).abs().amax(1).view(-1, *[1] * (direction.ndim - 1))
+    scaled = direction / torch.where(largest > 0, largest, torch.ones_like(largest))
+    norm = _flat_norm(scaled)
+    return torch.where(largest > 0, scaled / norm, torch.zeros_like(scaled))
+
+
+def linf_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    return (x + (x_adv - x).clamp(-eps, eps)).clamp(0, 1)
+
+
+def linf_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    return x_adv + step_size * gradient.sign()
+
+
+def linf_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
+    """Uniform in the ball."""
+    return x + eps * (2 * generator.uniform(tuple(x.shape)).to(x) - 1)
+
+
+def linf_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+    return (x_adv.double() - x.double()).flatten(1).abs().amax(1)
+
+
+def l2_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Nearest point of the ball, then of [0, 1]; the second moves every pixel towards x, so it stays inside."""
+    delta = x_adv - x
+    norm = _flat_norm(delta)
+    return (x + delta * torch.where(norm > eps, eps / norm, torch.ones_like(norm))).clamp(0, 1)
+
+
+def l2_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    return x_adv + step_size * _unit(gradient)
+
+
+def l2_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
+    """Uniform in the ball: a uniform direction, the radius eps u^(1/D)."""
+    radius = generator.child("radius").uniform((len(x), 1)).to(x) ** (1 / x[0].numel())
+    return x + eps * radius.view(-1, *[1] * (x.ndim - 1)) * _unit(generator.normal(tuple(x.shape)).to(x))
+
+
+def l2_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+    return (x_adv.double() - x.double()).flatten(1).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One threat model's functions; `diameter` is the largest eps that means anything for (C, H, W) pixels."""
+
+    project: Callable[[Tensor, Tensor, float], Tensor]
+    step: Callable[[Tensor, Tensor, float], Tensor]
+    start: Callable[[Tensor, float, Stream], Tensor]
+    distance: Callable[[Tensor, Tensor], Tensor]
+    diameter: Callable[[int], float]
+
+
+LINF = Geometry(linf_project, linf_step, linf_start, linf_distance, lambda pixels: 1.0)
+L2 = Geometry(l2_project, l2_step, l2_start, l2_distance, lambda pixels: pixels**0.5)

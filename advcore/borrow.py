@@ -1,0 +1,35 @@
+"""Lend a model out in a given mode, and give it back exactly as it was."""
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
+
+@contextlib.contextmanager
+def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
+    """`model` in train or eval mode with its parameters not asking for gradients, restored also on error.
+
+    Restored are: each module's mode, each parameter's `requires_grad`, and each buffer's content (a
+    BatchNorm in train mode moves its statistics). Gradients are not touched. Cost: one copy of the buffers.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        model.train(training)
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, name, buffer, content in buffers:
+            buffer.data.copy_(content)
+            setattr(module, name, buffer)

@@ -1,0 +1,94 @@
+"""The cost ledger: forward and backward passes per example, and seconds, by phase.
+
+One unit is one forward or one backward pass of one example. Counting happens where the model is called
+(`counted`), so no caller can forget it; a backward pass is counted when a gradient reaches the logits.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's peak allocation on CUDA, this process's peak resident set elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class CostLedger:
+    """Counts of one run or one selection. Passes are exact; seconds are wall-clock, own time only:
+    what an inner phase takes is not in the outer one's.
+    """
+
+    def __init__(self):
+        self.passes = {phase: {"forward": 0, "backward": 0} for phase in PHASES}
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._stack: list[str] = []
+        self._since = 0.0
+
+    @contextlib.contextmanager
+    def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
+        """Everything counted inside belongs to `name`; a CUDA `device` is waited for, so seconds are its own."""
+        self._lap(device)
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._lap(device)
+            self._stack.pop()
+
+    def counted(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """`model` with its forward and backward passes counted in the phase in which each happens."""
+
+        def forward(x: Tensor) -> Tensor:
+            logits = model(x)
+            self.count("forward", len(x))
+            if logits.requires_grad:
+                size = len(x)
+                logits.register_hook(lambda gradient: self.count("backward", size))
+            return logits
+
+        return forward
+
+    def count(self, kind: str, examples: int) -> None:
+        """Add `examples` passes of `kind`, "forward" or "backward", to the current phase."""
+        if not self._stack:
+            raise RuntimeError("passes are counted inside `with ledger.phase(name)`")
+        self.passes[self._stack[-1]][kind] += examples
+
+    def units(self, *, without: tuple[str, ...] = ("evaluation",)) -> int:
+        """Passes of all phases but those named."""
+        return sum(sum(both.values()) for phase, both in self.passes.items() if phase not in without)
+
+    def add(self, other: "CostLedger", *, under: str | None = None) -> None:
+        """Take in another ledger's counts; `under` books them all to one phase."""
+        for phase in PHASES:
+            target = under or phase
+            self.seconds[target] += other.seconds[phase]
+            for kind, count in other.passes[phase].items():
+                self.passes[target][kind] += count
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """{phase: {forward, backward, seconds}}."""
+        return {phase: {**self.passes[phase], "seconds": round(self.seconds[phase], 3)} for phase in PHASES}
+
+    def _lap(self, device: torch.device | None) -> None:
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        if self._stack:
+            self.seconds[self._stack[-1]] += now - self._since
+        self._since = now

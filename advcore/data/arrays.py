@@ -1,0 +1,51 @@
+"""One .npz file with x_train, y_train, x_test, y_test."""
+
+import torch
+
+from advcore.data.base import DataSettings, Split, find_path
+from advcore.errors import CheckpointError, DataError, at_least, require
+from advcore.files import read_npz
+from advcore.types import settings
+
+_NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+
+@settings
+class Npz(DataSettings):
+    """Arrays x_train (N, C, H, W), uint8 or float in [0, 1], y_train (N,) whole numbers, and the same for test.
+
+    Parameters
+    ----------
+    path : the .npz file.
+    num_classes : how many classes there are; None for the largest training label + 1.
+    """
+
+    path: str
+    num_classes: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2))
+
+    def read(self) -> tuple[Split, Split]:
+        path = find_path(self.path)
+        try:
+            arrays = read_npz(path, path)
+        except CheckpointError as error:
+            raise DataError(str(error)) from None
+        missing = [name for name in _NAMES if name not in arrays]
+        if missing:
+            raise DataError(f"{path} must hold {', '.join(_NAMES)}, got {', '.join(arrays)}; {missing[0]} is missing")
+        return _split(arrays["x_train"], arrays["y_train"]), _split(arrays["x_test"], arrays["y_test"])
+
+    def classes(self, train: Split, test: Split) -> int:
+        return self.num_classes or super().classes(train, test)
+
+
+def _split(x, y) -> Split:
+    if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x) or len(y) == 0:
+        raise DataError(f"labels must be one whole number an image and at least one, got {y.dtype} {y.shape} for {len(x)} images")
+    if x.dtype.kind != "f" and x.dtype.name != "uint8":
+        raise DataError(f"images must be uint8, or floats in [0, 1], got {x.dtype}")
+    images = torch.from_numpy(x if x.dtype.name == "uint8" else x.astype("float32"))
+    return Split(torch.from_numpy(y.astype("int64")), images=lambda positions: images[positions])

@@ -1,0 +1,40 @@
+"""Batched augmentation on the device: each image its own draw from a stream, no Python loop over images."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from advcore.rng import Stream
+
+
+def crop(x: Tensor, generator: Stream, padding: int = 4) -> Tensor:
+    """Pad (B, C, H, W) with zeros on each side, then cut each image back to (H, W) at its own offset.
+
+    Zeros as in the papers' pipelines; `generator` is bound to the B examples.
+    """
+    size, _, height, width = x.shape
+    padded = F.pad(x, [padding] * 4)
+    offsets = (generator.child("crop").uniform((size, 2)) * (2 * padding + 1)).long()
+    rows = offsets[:, :1] + torch.arange(height, device=x.device)
+    columns = offsets[:, 1:] + torch.arange(width, device=x.device)
+    batch = torch.arange(size, device=x.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def flip(x: Tensor, generator: Stream) -> Tensor:
+    """Mirror each image left to right with probability 1/2."""
+    mirrored = generator.child("flip").uniform((len(x), 1, 1, 1)) < 0.5
+    return torch.where(mirrored, x.flip(-1), x)
+
+
+def crop_flip(x: Tensor, generator: Stream) -> Tensor:
+    return flip(crop(x, generator), generator)
+
+
+def none(x: Tensor, generator: Stream) -> Tensor:
+    return x
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, Stream], Tensor]] = {"none": none, "crop": crop, "crop_flip": crop_flip}

@@ -1,0 +1,144 @@
+"""What every data setting shares: sizes, the held-out split, and how a raw set becomes three sources."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from advcore.data.augment import AUGMENTATIONS
+from advcore.data.source import Resident, Source, Streamed, check_labels
+from advcore.errors import DataError, at_least, must, one_of, require, within
+from advcore.rng import Stream
+
+RESIDENT_LIMIT = 4 * 2**30
+"""Bytes up to which a set of images is held on the device."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a raw set: labels (N,) long, and its images, either by position at once or one by one."""
+
+    labels: Tensor
+    images: Callable[[Tensor], Tensor] | None = None
+    dataset: Dataset | None = None
+
+    def source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
+        """The examples at `positions`, on the device if they fit."""
+        if self.images is not None:
+            return Resident(self.images(positions), self.labels[positions], device)
+        part = Subset(self.dataset, positions.tolist())
+        if len(part) * part[0][0].numel() <= RESIDENT_LIMIT:
+            return Resident(torch.stack([x for x, _ in part]), self.labels[positions], device)
+        return Streamed(part, device, labels=self.labels[positions], workers=workers)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads: `train`, `validation` (None without one) and `test`; `part` (N,) says where the
+    training examples stand in the whole training set."""
+
+    train: Source
+    validation: Source | None
+    test: Source
+    part: Tensor
+    num_classes: int
+    augment: Callable[[Tensor, Stream], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Settings that all data share.
+
+    Parameters
+    ----------
+    validation : share of the training set held out to choose `best`, in [0, 0.5]; stratified.
+    split_seed : of every split; not the run's seed, so that all seeds see the same parts.
+    train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
+    augment : "none", "crop" (4 pixels), "crop_flip"; None for what the set is usually trained with.
+    workers : DataLoader processes, for data that do not fit on the device.
+    """
+
+    validation: float = 0.1
+    split_seed: int = 0
+    train_size: int | None = None
+    test_size: int | None = None
+    augment: str | None = None
+    workers: int = 0
+    usual_augment: ClassVar[str] = "none"
+    known_classes: ClassVar[int | None] = None
+
+    def __post_init__(self):
+        require(
+            within("validation", self.validation, 0, 0.5),
+            *(
+                None if size is None else at_least(name, size, 1)
+                for name, size in (("train_size", self.train_size), ("test_size", self.test_size))
+            ),
+            None if self.augment is None else one_of("augment", self.augment, AUGMENTATIONS),
+            at_least("workers", self.workers, 0),
+        )
+
+    def read(self) -> tuple[Split, Split]:
+        """The raw training and test sets."""
+        raise NotImplementedError
+
+    def classes(self, train: Split, test: Split) -> int:
+        """How many classes there are."""
+        return self.known_classes or int(train.labels.max()) + 1
+
+    def load(self, device: torch.device) -> Data:
+        """Read, check and split. Raises DataError for missing files and for labels out of range."""
+        train, test = self.read()
+        num_classes = self.classes(train, test)
+        for split in (train, test):
+            check_labels(split.labels, torch.arange(len(split.labels)), num_classes)
+        chosen = thinned(train.labels, self.train_size, self.split_seed, "train_size")
+        held_out = stratified(train.labels[chosen], round(self.validation * len(chosen)), self.split_seed, "validation")
+        part, aside = chosen[~held_out], chosen[held_out]
+        return Data(
+            train=train.source(part, device, self.workers),
+            validation=train.source(aside, device, self.workers) if len(aside) else None,
+            test=test.source(thinned(test.labels, self.test_size, self.split_seed, "test_size"), device, self.workers),
+            part=part,
+            num_classes=num_classes,
+            augment=AUGMENTATIONS[self.augment or self.usual_augment],
+        )
+
+
+def stratified(labels: Tensor, count: int, seed: int, purpose: str) -> Tensor:
+    """(N,) bool, True for `count` examples drawn with each class's share (largest remainder)."""
+    from advcore.apportion import largest_remainder
+
+    order = Stream(seed=seed, purpose=f"split-{purpose}").at(torch.arange(len(labels))).permutation()
+    classes = labels.unique()
+    shares = largest_remainder(count, [int((labels == c).sum()) for c in classes])
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    for c, share in zip(classes, shares, strict=True):
+        mask[order[labels[order] == c][:share]] = True
+    return mask
+
+
+def thinned(labels: Tensor, size: int | None, seed: int, setting: str) -> Tensor:
+    """Positions of a stratified sample of `size`, ascending; all of them for None."""
+    if size is None:
+        return torch.arange(len(labels))
+    if size > len(labels):
+        raise DataError(must(setting, f"at most {len(labels)}", size, "leave it out to use all"))
+    return stratified(labels, size, seed, setting).nonzero()[:, 0]
+
+
+def find_path(path: str, setting: str = "data.path") -> Path:
+    """The folder or file a setting names: as it stands, or below the folder named by ADVCORE_DATA."""
+    root = os.environ.get("ADVCORE_DATA")
+    tried = [Path(path).expanduser(), *([Path(root) / path] if root else [])]
+    for candidate in tried:
+        if candidate.exists():
+            return candidate
+    places = " or ".join(str(candidate) for candidate in tried)
+    hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"
+    raise DataError(f"{setting} must be an existing file or folder, got {path!r} (looked for {places}){hint}")

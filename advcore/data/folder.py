@@ -1,0 +1,90 @@
+"""A folder of images, one sub-folder a class, as torchvision's ImageFolder reads it."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from advcore.data.base import DataSettings, Split, find_path
+from advcore.errors import DataError, at_least, missing_package, require
+from advcore.types import settings
+
+
+@settings
+class ImageFolder(DataSettings):
+    """`path/train/CLASS/*` and `path/val/CLASS/*` (or `test`), resized and cut to one size.
+
+    Parameters
+    ----------
+    path : the folder.
+    size : side of the square images in pixels: the shorter side is resized to 8/7 of it, then the centre is cut.
+    only : sub-folders to use, in the order of their labels; None for all, sorted by name.
+    groups : {name: [sub-folders]} to merge sub-folders into classes, as ImageNet-12 does; excludes `only`.
+    """
+
+    path: str
+    size: int = 224
+    only: list[str] | None = None
+    groups: dict[str, list[str]] | None = None
+    usual_augment: ClassVar[str] = "crop_flip"
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            at_least("size", self.size, 8),
+            "only and groups must not both be given; groups already names its folders" if self.only and self.groups else None,
+        )
+
+    def read(self) -> tuple[Split, Split]:
+        root = find_path(self.path)
+        test = root / "test" if (root / "test").is_dir() else root / "val"
+        return self._split(root / "train"), self._split(test)
+
+    def classes(self, train: Split, test: Split) -> int:
+        return len(self._names(find_path(self.path) / "train"))
+
+    def _names(self, folder: Path) -> list[str]:
+        """Classes in label order."""
+        return list(self.groups or self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+
+    def _split(self, folder: Path) -> Split:
+        try:
+            from torchvision import datasets
+        except (ImportError, RuntimeError) as error:
+            raise missing_package("torchvision", "data.name: image_folder", None, error) from None
+        if not folder.is_dir():
+            raise DataError(f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}")
+        names = self._names(folder)
+        numbers = {sub: i for i, name in enumerate(names) for sub in (self.groups[name] if self.groups else [name])}
+        missing = [sub for sub in numbers if not (folder / sub).is_dir()]
+        if missing or not numbers:
+            raise DataError(f"{folder} must hold a sub-folder for each class, got none for {missing[:5]}")
+        samples = datasets.folder.make_dataset(
+            str(folder), class_to_idx=numbers, extensions=datasets.folder.IMG_EXTENSIONS, allow_empty=True
+        )
+        if not samples:
+            raise DataError(f"{folder} must hold images, got none in {len(numbers)} sub-folders")
+        return Split(torch.tensor([label for _, label in samples]), dataset=_Files(samples, self.size))
+
+
+class _Files(Dataset):
+    """(uint8 (3, size, size), label) of (path, label) pairs."""
+
+    def __init__(self, samples: list[tuple[str, int]], size: int):
+        self.samples, self.size = samples, size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        from torchvision.datasets.folder import pil_loader
+        from torchvision.transforms import functional as TF
+
+        path, label = self.samples[i]
+        try:
+            image = TF.center_crop(TF.resize(pil_loader(path), round(self.size * 8 / 7)), self.size)
+        except OSError as error:
+            raise DataError(f"image {i} ({path}) cannot be read: {error}") from None
+        return TF.pil_to_tensor(image), label

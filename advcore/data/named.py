@@ -1,0 +1,125 @@
+"""Sets known by name: scikit-learn's digits, and what torchvision reads."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advcore.data.base import DataSettings, Split, find_path, stratified
+from advcore.errors import DataError, missing_package
+from advcore.types import settings
+
+
+@settings
+class Digits(DataSettings):
+    """scikit-learn's 1,797 digits, 8 x 8, embedded: no network. Seeded stratified 80/20 split.
+
+    Reference: Alpaydin and Kaynak 1998 (UCI optical recognition of handwritten digits, test part).
+    """
+
+    known_classes: ClassVar[int] = 10
+
+    def read(self) -> tuple[Split, Split]:
+        try:
+            from sklearn.datasets import load_digits
+        except (ImportError, RuntimeError) as error:
+            raise missing_package("scikit-learn", "data.name: digits", None, error) from None
+        bunch = load_digits()
+        images = torch.from_numpy(bunch.images).float()[:, None] / 16
+        labels = torch.from_numpy(bunch.target).long()
+        test = stratified(labels, round(0.2 * len(labels)), self.split_seed, "digits-test")
+        return tuple(_held(images[mask], labels[mask]) for mask in (~test, test))
+
+
+def _held(images: Tensor, labels: Tensor) -> Split:
+    return Split(labels, images=lambda positions: images[positions])
+
+
+@settings
+class _Torchvision(DataSettings):
+    """A set that torchvision reads from `path` and downloads only when asked.
+
+    Parameters
+    ----------
+    path : folder as torchvision lays it out.
+    download : fetch the files into `path` if they are missing.
+    """
+
+    path: str = "data"
+    download: bool = False
+    reader: ClassVar[str]
+
+    def read(self) -> tuple[Split, Split]:
+        try:
+            from torchvision import datasets
+        except (ImportError, RuntimeError) as error:
+            raise missing_package("torchvision", f"reading {self.reader}", None, error) from None
+        root = Path(self.path).expanduser() if self.download else find_path(self.path)
+        reader = getattr(datasets, self.reader)
+        try:
+            return self._part(reader, root, True), self._part(reader, root, False)
+        except RuntimeError as error:
+            raise DataError(
+                f"data.path must be a folder with torchvision's {self.reader} files, got {str(root)!r} "
+                f"({str(error).splitlines()[0]}); set data.download: true to fetch them"
+            ) from None
+
+    def _part(self, reader: type, root: Path, train: bool) -> Split:
+        part = reader(root, train=train, download=self.download)
+        return _arrays(part.data, part.targets)
+
+
+def _arrays(images: np.ndarray | Tensor, labels: object) -> Split:
+    """(N, H, W) or (N, H, W, C) uint8 to a split."""
+    images = torch.as_tensor(images)
+    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return _held(images, torch.as_tensor(labels).long())
+
+
+@settings
+class Mnist(_Torchvision):
+    """60,000 + 10,000 digits, 28 x 28 (LeCun et al. 1998), through torchvision."""
+
+    reader: ClassVar[str] = "MNIST"
+    known_classes: ClassVar[int] = 10
+
+
+@settings
+class FashionMnist(_Torchvision):
+    """60,000 + 10,000 articles, 28 x 28 (Xiao et al. 2017), through torchvision."""
+
+    reader: ClassVar[str] = "FashionMNIST"
+    known_classes: ClassVar[int] = 10
+
+
+@settings
+class Cifar10(_Torchvision):
+    """50,000 + 10,000 images, 3 x 32 x 32, 10 classes (Krizhevsky 2009), through torchvision."""
+
+    reader: ClassVar[str] = "CIFAR10"
+    usual_augment: ClassVar[str] = "crop_flip"
+    known_classes: ClassVar[int] = 10
+
+
+@settings
+class Cifar100(_Torchvision):
+    """50,000 + 10,000 images, 3 x 32 x 32, 100 classes (Krizhevsky 2009), through torchvision."""
+
+    reader: ClassVar[str] = "CIFAR100"
+    usual_augment: ClassVar[str] = "crop_flip"
+    known_classes: ClassVar[int] = 100
+
+
+@settings
+class Svhn(_Torchvision):
+    """73,257 + 26,032 house numbers, 3 x 32 x 32 (Netzer et al. 2011), through torchvision."""
+
+    reader: ClassVar[str] = "SVHN"
+    usual_augment: ClassVar[str] = "crop"
+    known_classes: ClassVar[int] = 10
+
+    def _part(self, reader: type, root: Path, train: bool) -> Split:
+        part = reader(root, split="train" if train else "test", download=self.download)
+        return _arrays(part.data.transpose(0, 2, 3, 1), part.labels)

@@ -1,0 +1,88 @@
+"""A folder of parquet files in the Hugging Face image layout: `image` {bytes, path}, `label`."""
+
+import io
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advcore.data.base import DataSettings, Split, find_path
+from advcore.errors import DataError, missing_package
+from advcore.types import settings
+
+
+@settings
+class Parquet(DataSettings):
+    """`train-*.parquet` and `test-*.parquet` in one folder, read with pyarrow; images of one size.
+
+    Parameters
+    ----------
+    path : the folder; also looked up below the folder that ADVCORE_DATA names.
+    num_classes : how many classes there are; None for the names in the schema, else the largest label + 1.
+    """
+
+    path: str
+    num_classes: int | None = None
+    columns: ClassVar[tuple[str, str]] = ("image", "label")
+
+    def read(self) -> tuple[Split, Split]:
+        folder = find_path(self.path)
+        return tuple(_split(_table(folder, part)) for part in ("train", "test"))
+
+    def classes(self, train: Split, test: Split) -> int:
+        names = _class_names(_table(find_path(self.path), "test", columns=["label"]))
+        return self.num_classes or len(names) or super().classes(train, test)
+
+
+def _table(folder: Path, part: str, columns: list[str] | None = None):
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except (ImportError, RuntimeError) as error:
+        raise missing_package("pyarrow", "data.name: parquet", None, error) from None
+    files = sorted(folder.glob(f"{part}-*.parquet"))
+    if not files:
+        raise DataError(f"data.path must be a folder with {part}-*.parquet files, got {str(folder)!r}")
+    try:
+        table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    missing = [name for name in columns or Parquet.columns if name not in table.column_names]
+    if missing:
+        raise DataError(f"{files[0]} must have the columns image and label, got {', '.join(table.column_names)}")
+    return table
+
+
+def _class_names(table) -> list[str]:
+    """Names in the Hugging Face schema metadata, if they are there."""
+    try:
+        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return list(features["label"]["names"])
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _split(table) -> Split:
+    labels = torch.from_numpy(np.array(table.column("label").to_numpy(), dtype=np.int64))
+    encoded = table.column("image").combine_chunks().field("bytes")
+    return Split(labels, images=lambda positions: _decode(encoded, positions))
+
+
+def _decode(encoded, positions: Tensor) -> Tensor:
+    """(n, C, H, W) uint8."""
+    from PIL import Image, UnidentifiedImageError
+
+    images = []
+    for position in positions.tolist():
+        try:
+            image = Image.open(io.BytesIO(encoded[position].as_py()))
+            images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
+        except (UnidentifiedImageError, OSError, TypeError) as error:
+            raise DataError(f"image {position} cannot be decoded: {error}") from None
+        if images[-1].shape != images[0].shape:
+            raise DataError(f"images must have one size, got {images[-1].shape} at {position} and {images[0].shape} at first")
+    stacked = torch.from_numpy(np.stack(images))
+    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,207 @@
+"""Where batches come from: tensors that live on the device, or any map-style data set through a DataLoader.
+
+Both answer the same questions by index, in the order asked, so a coreset's indices always mean the data
+that were given.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from advcore.errors import DataError
+from advcore.types import labels_digest
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""indices (B,) long, x (B, C, H, W) float in [0, 1], y (B,) long, all on the source's device."""
+
+_TOLERANCE = 1e-4
+
+
+class Source(Protocol):
+    """N examples of shape (C, H, W)."""
+
+    device: torch.device
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int: ...
+
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        """One batch for each (B,) tensor of indices, un-augmented."""
+
+    def labels(self) -> Tensor:
+        """(N,) long on the CPU."""
+
+    def fingerprint(self) -> str:
+        """Names the data; see `labels_digest`."""
+
+
+def chunked(indices: Tensor, size: int) -> list[Tensor]:
+    """Cut into pieces of `size`; a last piece of one example joins the one before it, because BatchNorm
+    cannot learn from one example."""
+    pieces = list(indices.split(size))
+    if len(pieces) > 1 and len(pieces[-1]) == 1:
+        pieces[-2:] = [torch.cat(pieces[-2:])]
+    return pieces
+
+
+def to_float(x: Tensor) -> Tensor:
+    """uint8 to float32 / 255; floats as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def check_images(x: Tensor, indices: Tensor) -> None:
+    """Raise DataError at the first image (B, C, H, W) that is not finite or not in [0, 1] (tolerance 1e-4)."""
+    if x.dtype == torch.uint8:
+        return
+    if not x.dtype.is_floating_point:
+        raise DataError(f"images must be uint8, or floats in [0, 1], got {x.dtype}")
+    flat = x.flatten(1)
+    low, high = flat.amin(1), flat.amax(1)
+    bad = ~((low >= -_TOLERANCE) & (high <= 1 + _TOLERANCE))
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise DataError(
+            f"images must be finite and in [0, 1], got minimum {low[first]:.4g} and maximum {high[first]:.4g} in image "
+            f"{int(indices[first])}; divide 0-255 values by 255, and put a normalisation into the model as its first layer"
+        )
+
+
+def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
+    """Raise DataError at the first label (B,) outside 0..num_classes - 1."""
+    bad = (y < 0) | (y >= num_classes)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise DataError(
+            f"labels must be whole numbers in 0..{num_classes - 1}, got {int(y[first])} at example {int(indices[first])}; "
+            f"renumber the labels, or use a model and data.num_classes with more classes than {num_classes}"
+        )
+
+
+class Resident:
+    """Data that fit: one tensor of images, uint8 (or float in [0, 1]), on the device."""
+
+    def __init__(self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu"):
+        if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
+            raise DataError(
+                f"images must be (N, C, H, W) with one label each and N > 0, got {tuple(images.shape)} and {len(labels)} labels"
+            )
+        if labels.dtype.is_floating_point or labels.ndim != 1:
+            raise DataError(f"labels must be one whole number an example, got {labels.dtype} of shape {tuple(labels.shape)}")
+        check_images(images, torch.arange(len(images)))
+        self.device = torch.device(device)
+        self.shape = tuple(images.shape[1:])
+        self._images = images.to(self.device)
+        self._labels = labels.long()
+        self._labels_on_device = self._labels.to(self.device)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return to_float(self._images[i]), int(self._labels[i])
+
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        for chunk in chunks:
+            indices = chunk.to(self.device)
+            yield indices, to_float(self._images[indices]), self._labels_on_device[indices]
+
+    def labels(self) -> Tensor:
+        return self._labels
+
+    def fingerprint(self) -> str:
+        return labels_digest(lambda i: self._labels[i], len(self))
+
+
+class Streamed:
+    """Any map-style data set of (x, y), read through a DataLoader and checked as it comes.
+
+    Parameters
+    ----------
+    dataset : has `len` and gives x (C, H, W), uint8 or float in [0, 1], and y an int.
+    device : where the batches go.
+    labels : (N,) if they are known; read from the data otherwise, once, when first asked for.
+    workers : DataLoader processes.
+    """
+
+    def __init__(
+        self, dataset: Dataset, device: torch.device | str = "cpu", *, labels: Tensor | None = None, workers: int = 0
+    ):
+        self.dataset, self.device, self.workers = dataset, torch.device(device), workers
+        try:
+            self._size = len(dataset)
+        except TypeError:
+            raise DataError(f"the data set must be map-style, with a length, got {type(dataset).__name__}") from None
+        if self._size == 0:
+            raise DataError("the data set must hold at least one example, got an empty one")
+        self._labels = labels
+        self.shape = tuple(_item(dataset, 0)[0].shape)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        x, y = _item(self.dataset, i)
+        return to_float(x), y
+
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        loader = DataLoader(
+            _Checked(self.dataset, self.shape),
+            batch_sampler=[chunk.tolist() for chunk in chunks],
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own: a default one would draw from the global state
+        )
+        for chunk, (x, y) in zip(chunks, loader, strict=True):
+            check_images(x, chunk)
+            yield chunk.to(self.device), to_float(x.to(self.device, non_blocking=True)), y.to(self.device)
+
+    def labels(self) -> Tensor:
+        if self._labels is None:
+            everything = chunked(torch.arange(len(self)), 256)
+            self._labels = torch.cat([y.cpu() for _, _, y in self.batches(everything)])
+        return self._labels
+
+    def fingerprint(self) -> str:
+        known = self._labels
+        return labels_digest(lambda i: known[i] if known is not None else _item(self.dataset, i)[1], len(self))
+
+
+class _Checked(Dataset):
+    """Items of one shape with whole-number labels, or an error that names the index."""
+
+    def __init__(self, dataset: Dataset, shape: tuple[int, ...]):
+        self.dataset, self.shape = dataset, shape
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        x, y = _item(self.dataset, i)
+        if tuple(x.shape) != self.shape:
+            raise DataError(f"images must have one size, got {tuple(x.shape)} at example {i} and {self.shape} at 0; resize them")
+        return x, y
+
+
+def _item(dataset: Dataset, i: int) -> tuple[Tensor, int]:
+    item = dataset[i]
+    if not isinstance(item, (tuple, list)) or len(item) < 2:
+        raise DataError(f"example {i} must be a pair (x, y), got {type(item).__name__}")
+    x, y = item[0], item[1]
+    if not isinstance(x, Tensor) or x.ndim != 3:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise DataError(f"image {i} must be a tensor (C, H, W), got {got}; add torchvision.transforms.ToTensor()")
+    if isinstance(y, Tensor) and y.ndim == 0:
+        y = y.item()
+    if isinstance(y, bool) or not hasattr(y, "__index__"):
+        raise DataError(f"label {i} must be a whole number, got {y!r}; turn one-hot or text labels into class numbers")
+    return x, int(y)
+
+
+def as_source(dataset: "Source | Dataset", device: torch.device) -> Source:
+    """`dataset` itself if it already is a source, else streamed to `device`."""
+    if isinstance(dataset, (Resident, Streamed)):
+        return dataset
+    return Streamed(dataset, device)

@@ -1,0 +1,103 @@
+"""Errors and their one phrasing: the setting, what it must be, what it got, the way out."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AdvcoreError(Exception):
+    """Anything advcore raises on purpose."""
+
+
+class UserError(AdvcoreError, ValueError):
+    """The user's mistake; the command line leaves with 2. Several problems are one line each."""
+
+    def __init__(self, *problems: str):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ConfigError(UserError):
+    """A setting that cannot be meant."""
+
+
+class DataError(UserError):
+    """Data that is missing or is not what it must be."""
+
+
+class BudgetError(UserError):
+    """A count or share that the data cannot give."""
+
+
+class CheckpointError(UserError):
+    """A saved file that is missing, damaged or of another run."""
+
+
+class UnsafeFileError(UserError):
+    """A file that would have to run code to be read, or that lies where it must not."""
+
+
+class NonFiniteError(AdvcoreError):
+    """NaN or infinity where training or selection would go on with it; the command line leaves with 3."""
+
+
+def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
+    """The one phrasing: "`setting` must be `rule`, got `got`; `way_out`"."""
+    return f"{setting} must be {rule}, got {got!r}" + (f"; {way_out}" if way_out else "")
+
+
+def require(*problems: str | None, error: type[UserError] = ConfigError) -> None:
+    """Raise `error` with all problems at once; a None is a check that passed."""
+    found = [problem for problem in problems if problem]
+    if found:
+        raise error(*found)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def within(setting: str, value: object, low: float, high: float, way_out: str = "") -> str | None:
+    """Problem unless `value` is a number in [low, high]."""
+    ok = _is_number(value) and low <= value <= high
+    return None if ok else must(setting, f"a number in [{low}, {high}]", value, way_out)
+
+
+def positive(setting: str, value: object, way_out: str = "") -> str | None:
+    """Problem unless `value` is a finite number above 0."""
+    ok = _is_number(value) and 0 < value < float("inf")
+    return None if ok else must(setting, "a number above 0", value, way_out)
+
+
+def at_least(setting: str, value: object, low: int, way_out: str = "") -> str | None:
+    """Problem unless `value` is a whole number of at least `low`."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    return None if ok else must(setting, f"a whole number of at least {low}", value, way_out)
+
+
+def share(setting: str, value: object, way_out: str = "") -> str | None:
+    """Problem unless `value` is a share in (0, 1]."""
+    ok = _is_number(value) and 0 < value <= 1
+    return None if ok else must(setting, "a share in (0, 1]", value, way_out)
+
+
+def one_of(setting: str, value: object, known: Iterable[str]) -> str | None:
+    """Problem unless `value` is one of `known`; offers the nearest."""
+    known = list(known)
+    if value in known:
+        return None
+    return must(setting, f"one of {', '.join(known)}", value, nearest(value, known))
+
+
+def nearest(value: object, known: Iterable[str]) -> str:
+    """"did you mean ...?" or nothing."""
+    close = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def missing_package(package: str, needed_for: str, extra: str | None, cause: Exception) -> ConfigError:
+    """An import failed: what is missing or mismatched, for what, and the line that mends it."""
+    target = f'"advcore[{extra}]"' if extra else package
+    return ConfigError(
+        f"{needed_for} needs the package {package}, which does not import ({type(cause).__name__}: "
+        f"{str(cause).splitlines()[0] if str(cause) else cause!r}); pip install --upgrade {target}"
+    )

@@ -1,0 +1,127 @@
+"""The one writer and reader: atomic, hashed, no pickle.
+
+A file is written to a temporary name in its own folder, synced, and renamed, so it exists whole or not at
+all. Tensors go out as safetensors with a JSON beside them that holds their sha256; reading checks it.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from advcore.errors import CheckpointError, UnsafeFileError
+
+
+def write_bytes(path: Path, content: bytes) -> str:
+    """Write `content` to `path`, whole or not at all; returns its sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some filesystems do not sync folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, value: object) -> None:
+    """JSON without NaN or infinity: what cannot be read elsewhere is not written."""
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> object:
+    """Raises CheckpointError if the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def _described(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _read_described(path: Path, schema: str) -> tuple[bytes, dict]:
+    """The file's bytes and the facts beside it, checked against the hash they name."""
+    facts = read_json(_described(path))
+    if not isinstance(facts, dict) or facts.get("schema") != schema:
+        raise CheckpointError(f"{_described(path)} does not describe {schema}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the one in {_described(path).name}")
+    return content, facts
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
+    """`path` (.safetensors) and, last, the JSON of `facts` beside it."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    digest = write_bytes(path, content)
+    write_json(_described(path), {"schema": "advcore-tensors-1", "sha256": digest, **facts})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors on the CPU and the facts saved with them. Raises CheckpointError on a missing, damaged or foreign file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content, facts = _read_described(path, "advcore-tensors-1")
+    try:
+        return load(content), facts
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
+    """`path` (.npz) and, last, the JSON of `facts` beside it."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    digest = write_bytes(path, buffer.getvalue())
+    write_json(_described(path), {"schema": "advcore-arrays-1", "sha256": digest, **facts})
+
+
+def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays and the facts saved with them; object arrays, which would unpickle, are refused."""
+    content, facts = _read_described(path, "advcore-arrays-1")
+    return read_npz(io.BytesIO(content), path), facts
+
+
+def read_npz(source: Path | io.BytesIO, path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz. Raises UnsafeFileError for object arrays, CheckpointError for what is no npz."""
+    try:
+        with np.load(source, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise UnsafeFileError(f"{path} holds pickled objects, which can run code; save plain arrays") from None
+        raise CheckpointError(f"{path} is not an npz file: {error}") from None
+    except Exception as error:  # zipfile and numpy raise a family of errors for damaged archives
+        raise CheckpointError(f"{path} is not a readable npz file: {type(error).__name__}: {error}") from None

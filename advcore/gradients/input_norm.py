@@ -1,0 +1,45 @@
+"""AIGN: the norm of the input gradient, averaged over epochs of a training run (EasyCore)."""
+
+import torch
+from torch import Tensor, nn
+
+from advcore.attacks.base import input_gradient
+from advcore.borrow import borrow
+from advcore.cost import CostLedger
+from advcore.data.source import Source, chunked
+from advcore.objectives.standard import Standard
+from advcore.rows import DenseRows
+
+
+def input_norms(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_size: int = 256) -> Tensor:
+    """(N,) float64: l2 norm of each example's gradient of the clean cross-entropy with respect to its own pixels.
+
+    In eval mode on the plain view, so that examples do not mix; does not depend on `chunk_size`.
+    Cost one forward and one backward pass an example, in phase "scoring".
+    Reference: EasyCore (arXiv 2510.11018): the norm whose average over epochs is AIGN. Differs: pixels are in [0, 1]
+    and the loss is the clean one, where the abstract is silent.
+    """
+    objective, norms = Standard(), []
+    with borrow(model, training=False), ledger.phase("scoring", source.device):
+        forward = ledger.counted(model)
+        for _, x, y in source.batches(chunked(torch.arange(len(source)), chunk_size)):
+            _, gradient = input_gradient(lambda z, y=y: objective.loss(y, clean=forward(z)), x)
+            norms.append(gradient.double().flatten(1).norm(dim=1))
+    return torch.cat(norms)
+
+
+class InputNorms:
+    """Adds up `input_norms` over the epochs of a run; `rows` is their average, one score an example."""
+
+    def __init__(self):
+        self.epochs = 0
+        self._total: Tensor | float = 0.0
+
+    def add(self, norms: Tensor) -> None:
+        """(N,) norms of one more epoch."""
+        self._total, self.epochs = self._total + norms, self.epochs + 1
+
+    @property
+    def rows(self) -> DenseRows:
+        """(N, 1) the average over the epochs so far."""
+        return DenseRows(matrix=(self._total / self.epochs)[:, None])

@@ -1,0 +1,123 @@
+"""Last-layer gradients at the attacked points, as factors, in one pass over the plain view."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advcore.adversary import perturb
+from advcore.attacks.base import Attack
+from advcore.borrow import borrow
+from advcore.cost import CostLedger
+from advcore.data.source import Source, check_labels, chunked
+from advcore.errors import ConfigError, NonFiniteError
+from advcore.models.base import find_head, tapped
+from advcore.objectives.base import Objective
+from advcore.rng import Stream
+from advcore.rows import FactoredRows
+
+
+def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Per forward pass, d loss / d logits of each example (B, C), by autograd of the objective's own loss.
+
+    In float32, or the logits' dtype if wider.
+    """
+    leaves = {
+        name: z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_(True) for name, z in logits.items()
+    }
+    with torch.enable_grad():
+        loss = objective.loss(y, **leaves).sum()
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Gradient rows of a whole source, in its order, and the labels (N,) met on the way, on the CPU."""
+
+    rows: FactoredRows
+    labels: Tensor
+
+
+def last_layer_rows(
+    model: nn.Module,
+    source: Source,
+    *,
+    objective: Objective,
+    attack: Attack | None,
+    stream: Stream,
+    ledger: CostLedger,
+    kind: str = "full",
+    head: str | None = None,
+    attack_mode: str = "eval",
+    chunk_size: int = 256,
+    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+) -> Measured:
+    """Attack every example with the model as it stands; keep residuals and features of each forward pass.
+
+    Parameters
+    ----------
+    model : borrowed; comes back as it was. Ends in a linear head, found unless named by `head`.
+    source : N examples, read in order, un-augmented, in chunks of `chunk_size` whatever the rest of the system does.
+    attack : may be None for an objective that is not attacked.
+    stream : of the attack's draws; bound to the examples here.
+    kind : "full", "weight" or "bias" (`FactoredRows`).
+    attack_mode : "eval", or "train" as some published codes have it (statistics are restored all the same).
+    on_chunk : told examples done and in all.
+
+    Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem the
+    gradient of the inner maximum is the loss gradient at the maximiser.
+    Cost: the attack, one forward pass a pass of the objective, O(N (C + D)) memory a pass.
+    Raises ConfigError without a linear head, DataError for bad images or labels, NonFiniteError for NaN logits.
+    Reference: Dolatabadi et al. 2022, eqs. 12 and 14. Differs: attack and gradient see the same tensor, un-augmented;
+    beta enters once.
+    """
+    device = source.device
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in objective.passes}
+    labels, done = [], 0
+    with borrow(model, training=False):
+        layer = find_head(model, next(source.batches([torch.arange(min(2, len(source)))]))[1], head)
+    if kind != "weight" and layer.bias is None:
+        if kind == "bias":
+            raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
+        kind = "weight"
+    with borrow(model, training=attack_mode == "train"), tapped(layer) as tap:
+        forward = ledger.counted(model)
+        for indices, x, y in source.batches(chunked(torch.arange(len(source)), chunk_size)):
+            check_labels(y, indices, layer.out_features)
+            with ledger.phase("attack", device):
+                seen = _passes(forward, tap, objective, attack, x, y, stream.at(indices))
+            with ledger.phase("rows", device):
+                logits = {name: z for name, (z, _) in seen.items()}
+                for name, residual in residuals(objective, y, logits).items():
+                    parts[name].append((residual, seen[name][1]))
+            labels.append(y)
+            done += len(y)
+            on_chunk(done, len(source))
+    with ledger.phase("rows", device):
+        rows = FactoredRows(
+            residuals=tuple(torch.cat([a for a, _ in pairs]) for pairs in parts.values()),
+            features=tuple(torch.cat([h for _, h in pairs]) for pairs in parts.values()),
+            kind=kind,
+        )
+    _check_finite(rows)
+    return Measured(rows=rows, labels=torch.cat(labels).cpu())
+
+
+def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple[Tensor, Tensor]]:
+    """Logits and features of each of the objective's forward passes; the clean one serves the attack too."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    with torch.no_grad():
+        if "clean" in objective.passes:
+            seen["clean"] = forward(x), tap.features
+        if "adversarial" in objective.passes:
+            clean = seen["clean"][0] if seen else None
+            x_adv = perturb(forward, objective, attack, x, y, clean=clean, generator=generator)
+            seen["adversarial"] = forward(x_adv), tap.features
+    return seen
+
+
+def _check_finite(rows: FactoredRows) -> None:
+    finite = torch.isfinite(rows.squared_norms())
+    if not bool(finite.all()):
+        raise NonFiniteError(f"the model's gradient at example {int((~finite).nonzero()[0])} is NaN or infinite; training has diverged")

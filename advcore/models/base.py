@@ -1,0 +1,112 @@
+"""What every model setting shares, normalisation as a layer, and finding the linear head."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from advcore.errors import ConfigError, must, one_of, require
+from advcore.types import settings
+
+NORMALIZE = ("data", "none")
+
+
+@settings
+class ModelSettings:
+    """Settings that all models share.
+
+    Parameters
+    ----------
+    normalize : "data": the first layer subtracts the training images' mean and divides by their deviation, per
+        channel; "none": pixels go in as they are. Either way images, eps and attacks stay in [0, 1].
+    head : name of the last linear layer; None finds it.
+    """
+
+    normalize: str = "data"
+    head: str | None = None
+
+    def __post_init__(self):
+        require(one_of("normalize", self.normalize, NORMALIZE))
+
+    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+        """The network for normalised images (C, H, W)."""
+        raise NotImplementedError
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel, of images (B, C, H, W) in [0, 1]."""
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean.view(1, -1, 1, 1).float())
+        self.register_buffer("std", std.view(1, -1, 1, 1).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def channel_statistics(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel (C,) over batches of (indices, x, y); a constant channel has deviation 1."""
+    count, total, squares = 0, 0, 0
+    for _, x, _ in batches:
+        x = x.double()
+        count += x.numel() // x.shape[1]
+        total = total + x.sum((0, 2, 3))
+        squares = squares + x.square().sum((0, 2, 3))
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
+
+
+def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear:
+    """The linear layer whose output is the logits.
+
+    Parameters
+    ----------
+    model : borrowed in eval mode.
+    x : (B, C, H, W) any images it accepts.
+    name : dotted name of the layer, when it is not to be looked for.
+
+    Raises ConfigError when there is none, naming the model's linear layers. Cost: one forward pass of x.
+    """
+    linear = {key: module for key, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if name is not None and name not in linear:
+        raise ConfigError(must("head", f"the name of a linear layer ({', '.join(linear) or 'the model has none'})", name))
+    outputs: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda m, args, out, key=key: outputs.__setitem__(key, out))
+        for key, module in linear.items()
+    ]
+    try:
+        with torch.no_grad():
+            logits = model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    made = [key for key, out in outputs.items() if out.shape == logits.shape and torch.equal(out, logits)]
+    made = [key for key in made if name in (None, key)]
+    if not made or logits.ndim != 2:
+        raise ConfigError(
+            "the model's logits (B, C) must be the output of a last torch.nn.Linear, got none that gives them; "
+            f"end the model in one (it has: {', '.join(linear) or 'none'}), or name it with head"
+        )
+    return linear[made[-1]]
+
+
+class Tap:
+    """Holds what last went into a layer."""
+
+    def __init__(self):
+        self.features: Tensor | None = None
+
+
+@contextlib.contextmanager
+def tapped(head: nn.Linear) -> Iterator[Tap]:
+    """Catch the head's input, the features (B, D), at each forward pass."""
+    tap = Tap()
+    hook = head.register_forward_pre_hook(lambda module, args: setattr(tap, "features", args[0].detach()))
+    try:
+        yield tap
+    finally:
+        hook.remove()

@@ -1,0 +1,6 @@
+"""What is minimised, per example, and what the attack climbs."""
+
+from advcore.objectives.standard import Pgd, Standard
+from advcore.objectives.trades import Trades
+
+OBJECTIVES = {"standard": Standard, "pgd": Pgd, "trades": Trades}

@@ -1,0 +1,1 @@
+"""When to select, how to split the problem, and the selection itself."""

@@ -1,0 +1,32 @@
+"""Uniform random selection: the baseline in every table."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from advcore.rng import Stream
+from advcore.rows import Rows
+from advcore.solvers.base import check_problem, equal_weights
+from advcore.types import Selection, settings
+
+
+@settings
+class Random:
+    """k rows drawn without replacement, weight N / k each.
+
+    Parameters
+    ----------
+    redraw : draw anew at every selection (default), or the same subset for the whole run, as the published
+        baselines do.
+
+    Cost O(N log N).
+    """
+
+    redraw: bool = True
+    reads: ClassVar[str | None] = None
+
+    def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
+        check_problem(rows, k)
+        stream = generator if self.redraw else generator.at_epoch(0)
+        indices = stream.permutation()[:k].sort().values
+        return Selection(indices=indices, weights=equal_weights(indices, len(rows)), info={"stopped": "budget"})

@@ -1,0 +1,97 @@
+"""Learning-rate schedules as pure functions: nothing to save, nothing to step.
+
+`factor(progress, lr_index)` multiplies the optimiser's learning rate. `progress` in [0, 1) is the share of
+the planned steps done, so smooth schedules span exactly the steps that run; `lr_index` is the epoch's place
+in the full run, which milestones count in.
+"""
+
+import math
+
+from advcore.errors import must, require, within
+from advcore.types import settings
+
+
+@settings
+class Constant:
+    """The same rate throughout."""
+
+    def factor(self, progress: float, lr_index: int) -> float:
+        return 1.0
+
+
+@settings
+class MultiStep:
+    """Times `gamma` at each milestone.
+
+    Parameters
+    ----------
+    milestones : epochs of the full run, ascending.
+    gamma : in (0, 1].
+    """
+
+    milestones: list[int]
+    gamma: float = 0.1
+
+    def __post_init__(self):
+        ascending = all(isinstance(m, int) and m > 0 for m in self.milestones) and sorted(set(self.milestones)) == list(self.milestones)
+        require(
+            None if ascending else must("milestones", "ascending epochs above 0", self.milestones),
+            within("gamma", self.gamma, 1e-6, 1),
+        )
+
+    def factor(self, progress: float, lr_index: int) -> float:
+        return self.gamma ** sum(lr_index >= milestone for milestone in self.milestones)
+
+
+@settings
+class Cosine:
+    """From 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+
+    def factor(self, progress: float, lr_index: int) -> float:
+        return (1 + math.cos(math.pi * progress)) / 2
+
+
+@settings
+class OneCycle:
+    """Up along a cosine to 1, then down to almost nothing (Smith and Topin 2018). Differs: momentum is constant.
+
+    Parameters
+    ----------
+    peak : share of the steps before the top.
+    start : factor at the beginning.
+    end : factor at the end.
+    """
+
+    peak: float = 0.3
+    start: float = 0.04
+    end: float = 4e-6
+
+    def __post_init__(self):
+        require(within("peak", self.peak, 0.001, 0.999), within("start", self.start, 0, 1), within("end", self.end, 0, 1))
+
+    def factor(self, progress: float, lr_index: int) -> float:
+        if progress < self.peak:
+            return _cosine(self.start, 1.0, progress / self.peak)
+        return _cosine(1.0, self.end, (progress - self.peak) / (1 - self.peak))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+@settings
+class Cyclic:
+    """Linear up to 1 at `peak`, linear down to 0: one cycle, as Fast AT uses (Wong et al. 2020, section 5).
+
+    Parameters
+    ----------
+    peak : share of the steps before the top.
+    """
+
+    peak: float = 0.5
+
+    def __post_init__(self):
+        require(within("peak", self.peak, 0.001, 0.999))
+
+    def factor(self, progress: float, lr_index: int) -> float:
+        return min(progress / self.peak, (1 - progress) / (1 - self.peak))

@@ -1,0 +1,57 @@
+"""torch's optimisers as settings."""
+
+import torch
+from torch import nn
+
+from advcore.errors import positive, require, within
+from advcore.types import settings
+
+
+@settings
+class SGD:
+    """torch.optim.SGD.
+
+    Parameters
+    ----------
+    lr : the largest learning rate of the schedule.
+    momentum : in [0, 1).
+    weight_decay : l2 penalty on all parameters.
+    nesterov : look ahead.
+    """
+
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+
+    def __post_init__(self):
+        require(
+            positive("lr", self.lr),
+            within("momentum", self.momentum, 0, 0.9999),
+            within("weight_decay", self.weight_decay, 0, 10),
+        )
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            model.parameters(), self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )
+
+
+@settings
+class Adam:
+    """torch.optim.Adam.
+
+    Parameters
+    ----------
+    lr : the largest learning rate of the schedule.
+    weight_decay : l2 penalty on all parameters.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        require(positive("lr", self.lr), within("weight_decay", self.weight_decay, 0, 10))
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay)

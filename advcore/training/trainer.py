@@ -1,0 +1,331 @@
+"""The loop: epochs, selections, schedule, checkpoints, cost."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Dataset
+
+from advcore.cost import CostLedger, peak_memory
+from advcore.data.augment import none
+from advcore.data.source import Source, as_source, chunked
+from advcore.errors import at_least, must, one_of, positive, require, within
+from advcore.evaluation.evaluate import evaluate
+from advcore.gradients.input_norm import InputNorms, input_norms
+from advcore.objectives.base import attacked
+from advcore.objectives.standard import Standard
+from advcore.rng import Stream, preserved
+from advcore.selection.coreset import ATTACK_MODES, AdversarialCoreset
+from advcore.selection.schedule import Epoch, Schedule
+from advcore.solvers.uniform import Random
+from advcore.training.lr import OneCycle
+from advcore.training.step import step
+from advcore.types import NORMALISE, Coreset, settings
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Trained:
+    """What a run leaves: states on the CPU, one dict an epoch, every coreset, what fell back, and the cost."""
+
+    last: State = field(default_factory=dict)
+    best: State = field(default_factory=dict)
+    best_epoch: int | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    coresets: list[Coreset] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    ledger: CostLedger = field(default_factory=CostLedger)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """Who is told what, as it happens; does nothing by default.
+
+    on_epoch : the epoch's dict. on_progress : phase, done, total. on_coreset : each selection.
+    on_state : "last" after each epoch and "best" when it improves, with the state and the epoch's dict.
+    on_model : the model after each epoch.
+    """
+
+    on_epoch: Callable[[dict], None] = lambda entry: None
+    on_progress: Callable[[str, int, int], None] = lambda phase, done, total: None
+    on_coreset: Callable[[Coreset], None] = lambda coreset: None
+    on_state: Callable[[str, State, dict], None] = lambda name, state, entry: None
+    on_model: Callable[[nn.Module], None] = lambda model: None
+
+
+@settings
+class Trainer:
+    """Weighted adversarial training on all data, then on coresets.
+
+    Parameters
+    ----------
+    objective : `Standard()`, `Pgd()` or `Trades()`.
+    attack : of the training; None for an objective that is not attacked.
+    schedule : which epochs run, and on what.
+    selector : chooses the coresets; None trains on all data.
+    optimizer, lr_schedule : settings of `advcore.training`.
+    batch_size : examples a step.
+    normalise : of the weights: "coreset", "none" or "batch" (`Coreset.training_weights`).
+    attack_mode : "eval", or "train" as some published codes attack.
+    eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
+    clip_norm : largest gradient norm; None does not clip.
+    ema : decay of an exponential moving average of the weights, which is then what is evaluated and saved; None for none.
+    probe_epochs : for EasyCore without a warm start: epochs of ordinary training, on a copy, over which scores are averaged.
+    probe_examples : validation examples attacked after each epoch to choose `best`.
+    """
+
+    objective: Any
+    optimizer: Any
+    schedule: Schedule
+    attack: Any = None
+    selector: AdversarialCoreset | None = None
+    lr_schedule: Any = OneCycle()
+    batch_size: int = 128
+    normalise: str = "coreset"
+    attack_mode: str = "eval"
+    eps_ramp: float = 0
+    clip_norm: float | None = None
+    ema: float | None = None
+    probe_epochs: int = 0
+    probe_examples: int = 1000
+
+    def __post_init__(self):
+        unscored = (
+            self.selector is not None
+            and self.selector.solver.reads == "input_norm"
+            and self.schedule.budget < 1
+            and not self.schedule.warm_epochs
+            and not self.probe_epochs
+        )
+        coreset = self.schedule.budget < 1
+        require(
+            at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
+            one_of("normalise", self.normalise, NORMALISE),
+            one_of("attack_mode", self.attack_mode, ATTACK_MODES),
+            within("eps_ramp", self.eps_ramp, 0, 10_000),
+            None if self.clip_norm is None else positive("clip_norm", self.clip_norm),
+            None if self.ema is None else within("ema", self.ema, 0, 0.999999),
+            at_least("probe_epochs", self.probe_epochs, 0),
+            at_least("probe_examples", self.probe_examples, 1),
+            must("attack", "an attack for an objective that is attacked", None) if attacked(self.objective) and self.attack is None else None,
+            must("selector", "a selector for a schedule with a budget below 1", None) if coreset and self.selector is None else None,
+            "selection.probe_epochs must be at least 1 when easycore has no warm start, got 0; scores need a training run"
+            if unscored
+            else None,
+        )
+
+    def fit(
+        self,
+        model: nn.Module,
+        train: Dataset | Source,
+        validation: Dataset | Source | None = None,
+        *,
+        seed: int = 0,
+        augment: Callable[[Tensor, Stream], Tensor] = none,
+        listener: Listener | None = None,
+    ) -> Trained:
+        """Train `model` in place.
+
+        Parameters
+        ----------
+        train : plain view, map-style (x, y); `augment` makes the augmented view of each batch (B, C, H, W).
+        validation : held-out examples; they alone choose `best`. Without them `best` is `last`.
+        seed : names every random number; the global random state is neither used nor changed.
+
+        Raises NonFiniteError when the loss or a gradient is; nothing of that step is applied.
+        """
+        with preserved(Stream(seed=seed, purpose="training")):
+            return _Run(self, model, train, validation, seed, augment, listener or Listener()).run()
+
+
+class _Run:
+    """One call of `fit`: what changes while it goes on."""
+
+    def __init__(self, settings: Trainer, model, train, validation, seed, augment, listener: Listener):
+        self.settings, self.model, self.seed, self.augment, self.listener = settings, model, seed, augment, listener
+        self.device = next(model.parameters()).device
+        self.train = as_source(train, self.device)
+        self.validation = None if validation is None else as_source(validation, self.device)
+        self.plan = settings.schedule.plan()
+        self.optimizer = settings.optimizer.build(model)
+        decay = settings.ema
+        self.average = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.out = Trained()
+        self.norms = InputNorms()
+        self.coreset: Coreset | None = None
+        self.steps_done = 0
+        self.best_score = -math.inf
+
+    def run(self) -> Trained:
+        if self.settings.probe_epochs and self._reads_scores():
+            self._probe_scores()
+        for i, epoch in enumerate(self.plan):
+            started = time.perf_counter()
+            self._choose(i, epoch)
+            entry = self._one_epoch(i, epoch)
+            if epoch.action == "full" and self._reads_scores():
+                self.norms.add(input_norms(self.model, self.train, ledger=self.out.ledger))
+            self._judge(entry)
+            entry["seconds"] = round(time.perf_counter() - started, 3)
+            self.out.epochs.append(entry)
+            self.listener.on_epoch(entry)
+            self.listener.on_model(self.model)
+        self.out.last = _copy(self._judged())
+        self.out.best = self.out.best or self.out.last
+        return self.out
+
+    def _reads_scores(self) -> bool:
+        selector = self.settings.selector
+        return selector is not None and selector.solver.reads == "input_norm" and self.settings.schedule.budget < 1
+
+    def _probe_scores(self) -> None:
+        """Ordinary training of a copy; its input-gradient norms after each epoch are the scores."""
+        ledger = CostLedger()
+        probe = replace(
+            self.settings,
+            objective=Standard(),
+            attack=None,
+            selector=None,
+            schedule=Schedule(epochs=self.settings.probe_epochs),
+            probe_epochs=0,
+            ema=None,
+        )
+        watch = Listener(on_model=lambda model: self.norms.add(input_norms(model, self.train, ledger=ledger)))
+        trained = probe.fit(copy.deepcopy(self.model), self.train, seed=self.seed, augment=self.augment, listener=watch)
+        ledger.add(trained.ledger)
+        self.out.ledger.add(ledger, under="scoring")
+
+    def _choose(self, i: int, epoch: Epoch) -> None:
+        """Set the coreset this epoch trains on; None for all data."""
+        if epoch.action in ("full", "reuse"):
+            return
+        selector = self.settings.selector
+        if epoch.action == "random":
+            if self.coreset is None:
+                stand_in = replace(selector, solver=Random(), partition="whole")
+                self.coreset = stand_in.select(self.model, self.train, seed=self.seed, epoch=i)
+            return
+        self.coreset = selector.select(
+            self.model,
+            self.train,
+            seed=self.seed,
+            epoch=i,
+            rows=self.norms.rows if self._reads_scores() else None,
+            previous=self.out.coresets[-1] if self.out.coresets else None,
+            ledger=self.out.ledger,
+            on_chunk=lambda done, total: self.listener.on_progress("select", done, total),
+        )
+        self.out.coresets.append(self.coreset)
+        self.out.events.extend({"epoch": i, "event": event} for event in self.coreset.events)
+        self.listener.on_coreset(self.coreset)
+
+    def _one_epoch(self, i: int, epoch: Epoch) -> dict[str, Any]:
+        batches = self._batches(i, epoch)
+        weights = torch.ones(len(self.train), device=self.device)
+        if epoch.action != "full":
+            chosen = self.coreset.training_weights(self.settings.normalise).to(self.device)
+            weights[self.coreset.indices.to(self.device)] = chosen
+        attack_stream = Stream(seed=self.seed, purpose="attack", epoch=i)
+        augment_stream = Stream(seed=self.seed, purpose="augment", epoch=i)
+        total, seen, lr = torch.zeros((), device=self.device), 0, 0.0
+        for j, (indices, x, y) in enumerate(self.train.batches(batches)):
+            lr = self._set_lr(i, epoch, j / len(batches))
+            x = self.augment(x, augment_stream.at(indices))
+            loss = step(
+                self.model,
+                x,
+                y,
+                weights[indices],
+                objective=self.settings.objective,
+                attack=self._attack(),
+                optimizer=self.optimizer,
+                generator=attack_stream.at(indices),
+                ledger=self.out.ledger,
+                normalise=self.settings.normalise,
+                attack_mode=self.settings.attack_mode,
+                clip_norm=self.settings.clip_norm,
+                where=lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}...",
+            )
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            total += loss * len(y)
+            seen += len(y)
+            self.steps_done += 1
+            self.listener.on_progress("train", j + 1, len(batches))
+        return {
+            "epoch": i,
+            "lr_index": epoch.lr_index,
+            "action": epoch.action,
+            "examples": seen,
+            "steps": len(batches),
+            "loss": float(total) / seen,
+            "lr": lr,
+        }
+
+    def _batches(self, i: int, epoch: Epoch) -> list[Tensor]:
+        """This epoch's batches of indices: shuffled examples, or whole blocks in random order."""
+        size = self.settings.batch_size
+        stream = Stream(seed=self.seed, purpose="order", epoch=i)
+        if epoch.action == "full":
+            return chunked(stream.at(torch.arange(len(self.train))).permutation(), size)
+        if self.coreset.blocks is not None:
+            blocks = [self.coreset.indices[self.coreset.blocks == b] for b in self.coreset.blocks.unique()]
+            return [blocks[b] for b in stream.at(torch.arange(len(blocks))).permutation().tolist()]
+        return chunked(self.coreset.indices[stream.at(self.coreset.indices).permutation()], size)
+
+    def _attack(self):
+        """The training attack, in a smaller ball while the ramp lasts."""
+        attack, ramp = self.settings.attack, self.settings.eps_ramp
+        if attack is None or not ramp:
+            return attack
+        steps = ramp * math.ceil(len(self.train) / self.settings.batch_size)
+        return attack if self.steps_done + 1 >= steps else attack.scaled((self.steps_done + 1) / steps)
+
+    def _set_lr(self, i: int, epoch: Epoch, share: float) -> float:
+        schedule = self.settings.schedule
+        if schedule.mode == "acs":
+            progress = (epoch.lr_index + share) / schedule.epochs
+        else:
+            lengths = [1.0 if e.action == "full" else schedule.budget for e in self.plan]
+            progress = (sum(lengths[:i]) + share * lengths[i]) / sum(lengths)
+        lr = self.settings.optimizer.lr * self.settings.lr_schedule.factor(progress, epoch.lr_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _judged(self) -> nn.Module:
+        """The model that is evaluated and saved."""
+        return self.model if self.average is None else self.average.module
+
+    def _judge(self, entry: dict[str, Any]) -> None:
+        """Validation accuracies into `entry`; keep the state if it is the best so far."""
+        model = self._judged()
+        if self.validation is not None:
+            found = evaluate(
+                model,
+                self.validation,
+                [] if self.settings.attack is None else [self.settings.attack],
+                seed=self.seed,
+                split="validation",
+                limit=self.settings.probe_examples,
+                ledger=self.out.ledger,
+            )
+            entry["clean"] = found.clean.accuracy
+            entry["robust"] = found.attacks[0]["accuracy"] if found.attacks else None
+            score = entry["clean"] if entry["robust"] is None else entry["robust"]
+            if score > self.best_score:
+                self.best_score, self.out.best_epoch, self.out.best = score, entry["epoch"], _copy(model)
+                self.listener.on_state("best", self.out.best, entry)
+        entry["peak_memory"] = peak_memory(self.device)
+        self.listener.on_state("last", _copy(model), entry)
+
+
+def _copy(model: nn.Module) -> State:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

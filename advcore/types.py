@@ -1,0 +1,170 @@
+"""The small frozen values passed between stages; each checks itself."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, dataclass_transform
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from advcore.errors import CheckpointError, DataError, one_of, require
+
+Loss = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) to one loss an example (B,): what an attack climbs."""
+
+NORMALISE = ("coreset", "batch", "none")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings(cls: type) -> type:
+    """A frozen, keyword-only dataclass whose unknown keys are refused when it is read from YAML."""
+    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A solver's answer: positions into its rows (K,) long, unique; weights (K,) float64, finite, >= 0
+    unless the solver allows other signs; `info` says what happened."""
+
+    indices: Tensor
+    weights: Tensor
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        assert self.indices.shape == self.weights.shape and self.indices.ndim == 1
+        assert len(torch.unique(self.indices)) == len(self.indices), "a solver picked a row twice"
+        assert bool(torch.isfinite(self.weights).all()), "a solver returned a weight that is not finite"
+
+
+def labels_digest(label_at: Callable[[int], int], size: int) -> str:
+    """A data set's fingerprint: its size and its labels at up to 256 evenly spaced positions.
+
+    Labels only, so that a plain and an augmented view of the same data agree; cheap enough to ask of any
+    map-style data set.
+    """
+    positions = [i * size // min(size, 256) for i in range(min(size, 256))]
+    text = repr((size, [int(label_at(i)) for i in positions]))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Coreset:
+    """A weighted subset that stands for a whole data set. Made by `AdversarialCoreset.select`.
+
+    Parameters
+    ----------
+    indices : (K,) long, unique, into the data set that was given.
+    weights : (K,) float32; the coefficient of this example in the sum that stands for the whole set.
+    blocks : (K,) long, for `per_batch`: the block each example came in, replayed whole; else None.
+    num_examples : N.
+    fingerprint : of the data (`labels_digest`).
+    epoch, solver, partition, seed, budget : where it came from.
+    quality : gradient_error, gradient_error_trained, gradient_error_random (None where no gradient was
+        measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
+    cost : passes and seconds by phase.
+    info : the solvers' own words, one entry a sub-problem.
+    events : what fell back or was left out, one line each.
+    """
+
+    indices: Tensor
+    weights: Tensor
+    num_examples: int
+    fingerprint: str
+    solver: str
+    partition: str
+    seed: int
+    budget: float
+    epoch: int = 0
+    blocks: Tensor | None = None
+    quality: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    info: tuple[dict[str, Any], ...] = ()
+    events: tuple[str, ...] = ()
+    _ARRAYS: ClassVar[tuple[str, ...]] = ("indices", "weights", "blocks")
+
+    def __post_init__(self):
+        k = len(self.indices)
+        inside = k and 0 <= int(self.indices.min()) and int(self.indices.max()) < self.num_examples
+        if not inside or len(torch.unique(self.indices)) != k:
+            raise DataError(f"a coreset needs unique indices in 0..{self.num_examples - 1}, got {k} indices that are not")
+        if self.weights.shape != self.indices.shape or not bool(torch.isfinite(self.weights).all()):
+            raise DataError(f"a coreset needs one finite weight for each of its {k} indices")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def training_weights(self, normalise: str = "coreset") -> Tensor:
+        """(K,) float32 weights for `mean(w * loss)`: "coreset" rescales to mean 1 over the coreset, "none"
+        keeps w K / N, "batch" leaves them for the step to divide by each batch's own sum (ACS, CORDS)."""
+        require(one_of("normalise", normalise, NORMALISE))
+        if normalise == "none":
+            return self.weights * (len(self) / self.num_examples)
+        if normalise == "batch":
+            return self.weights
+        mean = float(self.weights.double().mean())
+        if mean <= 0:
+            raise DataError(
+                f"the coreset's weights sum to {mean * len(self):.3g} and cannot be rescaled to mean 1; "
+                "use normalise: none or a non-negative solver"
+            )
+        return (self.weights.double() / mean).float()
+
+    def subset(self, dataset: Dataset) -> "WeightedSubset":
+        """The chosen examples of `dataset` as an ordinary torch Dataset of (x, y, w), w rescaled to mean 1.
+
+        `dataset` may be another view (augmented) of the data it was selected on; its length and labels must
+        agree. Raises DataError for other data.
+        """
+        self.check(len(dataset), labels_digest(lambda i: dataset[i][1], len(dataset)))
+        return WeightedSubset(dataset, self.indices.tolist(), self.training_weights())
+
+    def check(self, size: int, fingerprint: str) -> None:
+        """Raise DataError unless size and fingerprint are those of the data this was selected on."""
+        if (size, fingerprint) != (self.num_examples, self.fingerprint):
+            raise DataError(
+                f"this coreset was selected on other data: {self.num_examples} examples ({self.fingerprint}), "
+                f"got {size} ({fingerprint}); select again, or give the data it was made for"
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path` (.npz) and a JSON beside it; returns the path."""
+        from advcore.files import save_arrays
+
+        path = Path(path).with_suffix(".npz")
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        arrays = {name: values.pop(name) for name in self._ARRAYS}
+        save_arrays(path, {name: array.cpu().numpy() for name, array in arrays.items() if array is not None}, values)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Coreset":
+        """Read what `save` wrote. Raises CheckpointError on damage, UnsafeFileError on pickled content."""
+        from advcore.files import load_arrays
+
+        arrays, facts = load_arrays(Path(path))
+        known = {f.name for f in dataclasses.fields(cls)} - set(cls._ARRAYS)
+        try:
+            facts = {name: facts[name] for name in known}
+            facts.update(info=tuple(facts["info"]), events=tuple(facts["events"]))
+            return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is not a coreset of this version: {error}") from None
+
+
+class WeightedSubset(Dataset):
+    """(x, y, w) of the chosen examples, in the coreset's order."""
+
+    def __init__(self, dataset: Dataset, indices: list[int], weights: Tensor):
+        self.dataset, self.indices, self.weights = dataset, indices, weights
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, float]:
+        x, y = self.dataset[self.indices[position]][:2]
+        return x, y, float(self.weights[position])
