@@ -48,7 +48,11 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """JSON without NaN or infinity: what cannot be read elsewhere is not written."""
-    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, _json(value))
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> object:
@@ -65,11 +69,26 @@ def _described(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def _seal(facts: dict) -> str:
+    """A hash of the facts as they are read back, so that damage to the JSON is noticed too."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _write_described(path: Path, content: bytes, schema: str, facts: dict) -> None:
+    """`path` and, last, the JSON beside it; what cannot be serialised fails before either is touched."""
+    facts = {**facts, "schema": schema, "sha256": hashlib.sha256(content).hexdigest()}
+    described = _json({**facts, "seal": _seal(json.loads(_json(facts)))})
+    write_bytes(path, content)
+    write_bytes(_described(path), described)
+
+
 def _read_described(path: Path, schema: str) -> tuple[bytes, dict]:
     """The file's bytes and the facts beside it, checked against the hash they name."""
     facts = read_json(_described(path))
     if not isinstance(facts, dict) or facts.get("schema") != schema:
         raise CheckpointError(f"{_described(path)} does not describe {schema}")
+    if facts.pop("seal", None) != _seal(facts):
+        raise CheckpointError(f"{_described(path)} is damaged: its facts are not the ones that were saved")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -84,8 +103,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
     from safetensors.torch import save
 
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    digest = write_bytes(path, content)
-    write_json(_described(path), {"schema": "advcore-tensors-1", "sha256": digest, **facts})
+    _write_described(path, content, "advcore-tensors-1", facts)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -104,8 +122,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
     """`path` (.npz) and, last, the JSON of `facts` beside it."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    digest = write_bytes(path, buffer.getvalue())
-    write_json(_described(path), {"schema": "advcore-arrays-1", "sha256": digest, **facts})
+    _write_described(path, buffer.getvalue(), "advcore-arrays-1", facts)
 
 
 def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from advcore.errors import DataError, one_of, require
 
 KINDS = ("full", "weight", "bias")
-_EQUAL = 1e-12  # squared distance over squared norms below which float64 cannot tell two rows apart
+_EQUAL = 1e-12  # squared distance over squared norms below which two rows count as equal
+_ROUNDING = 1e-14  # the same over squared parts: what is left where passes cancel is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,11 @@ class FactoredRows:
     def squared_norms(self) -> Tensor:
         """(N,) float64 <G_i, G_i>."""
         parts = self._passes()
-        return sum((a * b).sum(1) * (g * h).sum(1) for a, g in parts for b, h in parts)
+        return sum((a * b).sum(1) * (g * h).sum(1) for a, g in parts for b, h in parts).clamp_min(0)
+
+    def squared_parts(self) -> Tensor:
+        """(N,) float64, squared norms of each pass alone, summed: what rounding is relative to where passes cancel."""
+        return sum(a.square().sum(1) * g.square().sum(1) for a, g in self._passes())
 
     def total(self, i: Tensor | slice = slice(None)) -> Tensor:
         """(C, D + 1) float64, the sum of the rows at `i`; all of them by default."""
@@ -117,6 +122,9 @@ class DenseRows:
     def squared_norms(self) -> Tensor:
         return self.matrix.double().square().sum(1)
 
+    def squared_parts(self) -> Tensor:
+        return self.squared_norms()
+
     def total(self, i: Tensor | slice = slice(None)) -> Tensor:
         return self.matrix[i].double().sum(0)
 
@@ -139,11 +147,12 @@ Rows = FactoredRows | DenseRows
 def squared_distances(rows: Rows) -> Tensor:
     """(N, N) float64 squared Euclidean distances; exactly 0 for equal rows, symmetric.
 
-    Through float64 inner products; pairs closer than 1e-6 x norm, which is below what float32 factors
-    can tell apart, are at distance 0. Cost O(N^2 (C + D)) time, O(N^2) memory.
+    Through float64 inner products; pairs closer than 1e-6 x norm, or, where a row's passes cancel, than 1e-7 x the
+    passes' own norms, are at distance 0: float32 factors can hardly tell them apart. Cost O(N^2 (C + D)) time,
+    O(N^2) memory.
     """
     gram, norms = rows.gram(), rows.squared_norms()
-    scale = norms[:, None] + norms[None, :]
-    squared = scale - (gram + gram.T)
-    squared = torch.where(squared > _EQUAL * scale, squared, torch.zeros_like(squared))
+    least = torch.maximum(_EQUAL * norms, _ROUNDING * rows.squared_parts())
+    squared = norms[:, None] + norms[None, :] - (gram + gram.T)
+    squared = torch.where(squared > least[:, None] + least[None, :], squared, torch.zeros_like(squared))
     return squared.fill_diagonal_(0)

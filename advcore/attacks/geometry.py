@@ -16,7 +16,8 @@ def _flat_norm(delta: Tensor) -> Tensor:
     """(B, 1, 1, ...) l2 norms that neither under- nor overflow."""
     flat = delta.flatten(1)
     largest = flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-    norm = largest * (flat / largest).norm(dim=1, keepdim=True)
+    # summed in float64: over the pixels of a large image float32 is off by more than 1e-6
+    norm = largest * (flat / largest).norm(dim=1, keepdim=True, dtype=torch.float64).to(flat)
     return norm.view(-1, *[1] * (delta.ndim - 1))
 
 
@@ -46,10 +47,17 @@ def linf_distance(x: Tensor, x_adv: Tensor) -> Tensor:
 
 
 def l2_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Nearest point of the ball, then of [0, 1]; the second moves every pixel towards x, so it stays inside."""
+    """Nearest point of the ball, then of [0, 1]; the second moves every pixel towards x, so it stays inside.
+
+    Pixels are rounded towards x: where many round alike, as in flat images, the nearest floats add up to a
+    distance outside the ball.
+    """
     delta = x_adv - x
     norm = _flat_norm(delta)
-    return (x + delta * torch.where(norm > eps, eps / norm, torch.ones_like(norm))).clamp(0, 1)
+    delta = delta * torch.where(norm > eps, eps / norm, torch.ones_like(norm))
+    moved = x + delta
+    beyond = (moved - x).abs() > delta.abs()
+    return torch.where(beyond, torch.nextafter(moved, x), moved).clamp(0, 1)
 
 
 def l2_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:

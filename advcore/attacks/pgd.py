@@ -72,7 +72,7 @@ class PGD:
 
     def _eps_problem(self, pixels: float) -> str | None:
         largest = self.geometry.diameter(pixels)
-        way_out = f"pixels are in [0, 1], and eps counts in the same units: write {self.eps}/255"
+        way_out = "" if not isinstance(self.eps, (int, float)) else f"pixels are in [0, 1], and eps counts in the same units: write {self.eps:g}/255"
         return within("eps", self.eps, 0, round(largest, 4), way_out)
 
     @property

@@ -39,13 +39,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads: `train`, `validation` (None without one) and `test`; `part` (N,) says where the
-    training examples stand in the whole training set."""
+    """What a run reads: `train`, `validation` (None without one) and `test`; `part` (N,) says where the training
+    examples stand in the whole training set, whose labels are `whole`."""
 
     train: Source
     validation: Source | None
     test: Source
     part: Tensor
+    whole: Tensor
     num_classes: int
     augment: Callable[[Tensor, Stream], Tensor]
 
@@ -105,6 +106,7 @@ class DataSettings:
             validation=train.source(aside, device, self.workers) if len(aside) else None,
             test=test.source(thinned(test.labels, self.test_size, self.split_seed, "test_size"), device, self.workers),
             part=part,
+            whole=train.labels,
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
         )

@@ -40,7 +40,8 @@ class ImageFolder(DataSettings):
     def read(self) -> tuple[Split, Split]:
         root = find_path(self.path)
         test = root / "test" if (root / "test").is_dir() else root / "val"
-        return self._split(root / "train"), self._split(test)
+        train = self._split(root / "train", root / "train")
+        return train, self._split(test, root / "train")
 
     def classes(self, train: Split, test: Split) -> int:
         return len(self._names(find_path(self.path) / "train"))
@@ -49,14 +50,14 @@ class ImageFolder(DataSettings):
         """Classes in label order."""
         return list(self.groups or self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
 
-    def _split(self, folder: Path) -> Split:
+    def _split(self, folder: Path, named_by: Path) -> Split:
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
             raise missing_package("torchvision", "data.name: image_folder", None, error) from None
         if not folder.is_dir():
             raise DataError(f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}")
-        names = self._names(folder)
+        names = self._names(named_by)
         numbers = {sub: i for i, name in enumerate(names) for sub in (self.groups[name] if self.groups else [name])}
         missing = [sub for sub in numbers if not (folder / sub).is_dir()]
         if missing or not numbers:

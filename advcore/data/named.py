@@ -56,7 +56,7 @@ class _Torchvision(DataSettings):
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
             raise missing_package("torchvision", f"reading {self.reader}", None, error) from None
-        root = Path(self.path).expanduser() if self.download else find_path(self.path)
+        root = Path(self.path).expanduser() if self.download else self._root()
         reader = getattr(datasets, self.reader)
         try:
             return self._part(reader, root, True), self._part(reader, root, False)
@@ -65,6 +65,12 @@ class _Torchvision(DataSettings):
                 f"data.path must be a folder with torchvision's {self.reader} files, got {str(root)!r} "
                 f"({str(error).splitlines()[0]}); set data.download: true to fetch them"
             ) from None
+
+    def _root(self) -> Path:
+        try:
+            return find_path(self.path)
+        except DataError as error:
+            raise DataError(f"{error}; set data.download: true to fetch the files") from None
 
     def _part(self, reader: type, root: Path, train: bool) -> Split:
         part = reader(root, train=train, download=self.download)

@@ -66,6 +66,15 @@ def _class_names(table) -> list[str]:
 
 
 def _split(table) -> Split:
+    from pyarrow import types
+
+    label, image = table.schema.field("label").type, table.schema.field("image").type
+    missing = table.column("label").null_count
+    if not types.is_integer(label) or missing:
+        got = f"{label} with {missing} missing"
+        raise DataError(f"label must be a column of whole numbers, one an image, got {got}; turn other labels into class numbers")
+    if not types.is_struct(image) or image.get_field_index("bytes") < 0:
+        raise DataError(f"image must be a column of {{bytes, path}}, got {image}")
     labels = torch.from_numpy(np.array(table.column("label").to_numpy(), dtype=np.int64))
     encoded = table.column("image").combine_chunks().field("bytes")
     return Split(labels, images=lambda positions: _decode(encoded, positions))

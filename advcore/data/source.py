@@ -4,12 +4,13 @@ Both answer the same questions by index, in the order asked, so a coreset's indi
 that were given.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from advcore.errors import DataError
 from advcore.types import labels_digest
@@ -151,10 +152,14 @@ class Streamed:
             _Checked(self.dataset, self.shape),
             batch_sampler=[chunk.tolist() for chunk in chunks],
             num_workers=self.workers,
+            collate_fn=_collated,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own: a default one would draw from the global state
         )
-        for chunk, (x, y) in zip(chunks, loader, strict=True):
+        for chunk, batch in zip(chunks, loader, strict=True):
+            if isinstance(batch, DataError):
+                raise batch
+            x, y = batch
             check_images(x, chunk)
             yield chunk.to(self.device), to_float(x.to(self.device, non_blocking=True)), y.to(self.device)
 
@@ -170,7 +175,8 @@ class Streamed:
 
 
 class _Checked(Dataset):
-    """Items of one shape with whole-number labels, or an error that names the index."""
+    """Items of one shape with whole-number labels, or the error that names the index: handed over as a value,
+    because a DataLoader worker wraps what is raised in its own traceback."""
 
     def __init__(self, dataset: Dataset, shape: tuple[int, ...]):
         self.dataset, self.shape = dataset, shape
@@ -178,11 +184,19 @@ class _Checked(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        x, y = _item(self.dataset, i)
+    def __getitem__(self, i: int) -> tuple[Tensor, int] | DataError:
+        try:
+            x, y = _item(self.dataset, i)
+        except DataError as error:
+            return error
         if tuple(x.shape) != self.shape:
-            raise DataError(f"images must have one size, got {tuple(x.shape)} at example {i} and {self.shape} at 0; resize them")
+            return DataError(f"images must have one size, got {tuple(x.shape)} at example {i} and {self.shape} at 0; resize them")
         return x, y
+
+
+def _collated(items: list) -> list[Tensor] | DataError:
+    """The items as one batch, or the first error among them."""
+    return next((item for item in items if isinstance(item, DataError)), None) or default_collate(items)
 
 
 def _item(dataset: Dataset, i: int) -> tuple[Tensor, int]:
@@ -195,9 +209,12 @@ def _item(dataset: Dataset, i: int) -> tuple[Tensor, int]:
         raise DataError(f"image {i} must be a tensor (C, H, W), got {got}; add torchvision.transforms.ToTensor()")
     if isinstance(y, Tensor) and y.ndim == 0:
         y = y.item()
-    if isinstance(y, bool) or not hasattr(y, "__index__"):
-        raise DataError(f"label {i} must be a whole number, got {y!r}; turn one-hot or text labels into class numbers")
-    return x, int(y)
+    try:
+        if not isinstance(y, bool):
+            return x, operator.index(y)
+    except (TypeError, ValueError):  # arrays and tensors have __index__ whatever they hold
+        pass
+    raise DataError(f"label {i} must be a whole number, got {y!r}; turn one-hot or text labels into class numbers")
 
 
 def as_source(dataset: "Source | Dataset", device: torch.device) -> Source:

@@ -1,0 +1,1 @@
+"""Records, and what is made from them and from nothing else."""

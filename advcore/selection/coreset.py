@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, DataError, at_least, must, one_of, require, share
 from advcore.gradients.last_layer import last_layer_rows
-from advcore.objectives.base import Objective, attacked
+from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import KINDS, DenseRows, FactoredRows, Rows
 from advcore.selection.partition import PARTITIONS, Problem, Split
@@ -64,19 +63,26 @@ class AdversarialCoreset:
     normalise: str = "coreset"
 
     def __post_init__(self):
-        needs_attack = attacked(self.objective) and self.solver.reads == "last_layer" and self.attack is None
+        unarmed = attacked(self.objective) and self.solver.reads == "last_layer" and self.attack is None
         require(
-            one_of("partition", self.partition, PARTITIONS),
+            *self.problems(self),
             share("budget", self.budget, "it is the share of the data to keep"),
-            one_of("rows", self.rows, KINDS),
             one_of("attack_mode", self.attack_mode, ATTACK_MODES),
-            one_of("blocks", self.blocks, BLOCKS),
             at_least("block_size", self.block_size, 1),
-            at_least("chunk_size", self.chunk_size, 16)
-            or (must("chunk_size", "a multiple of 16", self.chunk_size) if self.chunk_size % 16 else None),
             one_of("normalise", self.normalise, NORMALISE),
-            must("attack", "an attack for an objective that is attacked", None) if needs_attack else None,
+            must("attack", "an attack for an objective that is attacked", None) if unarmed else None,
         )
+
+    @staticmethod
+    def problems(given) -> list[str | None]:
+        """What is wrong with the settings of `given` that belong to a selection alone."""
+        size = at_least("chunk_size", given.chunk_size, 16)
+        return [
+            one_of("partition", given.partition, PARTITIONS),
+            one_of("rows", given.rows, KINDS),
+            one_of("blocks", given.blocks, BLOCKS),
+            size or (must("chunk_size", "a multiple of 16", given.chunk_size) if given.chunk_size % 16 else None),
+        ]
 
     def select(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from advcore.errors import at_least, must, one_of, require, share, within
 from advcore.types import settings
 
-MODES = ("compressed", "acs")
+SCHEDULES = ("compressed", "acs")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Schedule:
     warm_start : kappa, share of E before the first selection, in [0, 1). round(c int(kappa E)) of those epochs run,
         on all data; the others are skipped, so that the work is about c E.
     period : T, coreset epochs from one selection to the next; None selects once.
-    mode : "compressed", or "acs" to select where (epoch mod T) == 0 in the full run's count, on a random subset
+    schedule : "compressed", or "acs" to select where (epoch mod T) == 0 in the full run's count, on a random subset
         until then.
 
     With budget 1 all E epochs run on all data.
@@ -41,17 +41,22 @@ class Schedule:
     budget: float = 1.0
     warm_start: float = 0.0
     period: int | None = None
-    mode: str = "compressed"
+    schedule: str = "compressed"
 
     def __post_init__(self):
-        require(
-            at_least("epochs", self.epochs, 1),
-            share("budget", self.budget, "it is the share of the data to keep"),
-            within("warm_start", self.warm_start, 0, 0.999),
-            None if self.period is None else at_least("period", self.period, 1, "leave it out to select once"),
-            one_of("mode", self.mode, MODES),
-            must("period", "set", None, "the acs schedule counts in it") if self.mode == "acs" and not self.period else None,
-        )
+        require(at_least("epochs", self.epochs, 1), *self.problems(self))
+
+    @staticmethod
+    def problems(given) -> list[str | None]:
+        """What is wrong with the settings of `given` that it shares with a schedule, all but `epochs`."""
+        unset = given.schedule == "acs" and not given.period
+        return [
+            share("budget", given.budget, "it is the share of the data to keep"),
+            within("warm_start", given.warm_start, 0, 0.999),
+            None if given.period is None else at_least("period", given.period, 1, "leave it out to select once"),
+            one_of("schedule", given.schedule, SCHEDULES),
+            must("period", "set", None, "the acs schedule counts in it") if unset else None,
+        ]
 
     @property
     def first(self) -> int:
@@ -71,7 +76,7 @@ class Schedule:
         return warm + [Epoch(i, self._action(i)) for i in range(self.first, self.epochs)]
 
     def _action(self, i: int) -> str:
-        if self.mode == "acs":
+        if self.schedule == "acs":
             if i % self.period == 0:
                 return "select"
             return "reuse" if i // self.period * self.period >= self.first else "random"

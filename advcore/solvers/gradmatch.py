@@ -17,6 +17,7 @@ from advcore.types import Selection, settings
 
 FILLS = ("rounds", "random", "none")
 _ZERO = 1e-10  # correlation over norms below which a row is orthogonal to the residual
+_CANCELLED = 1e-14  # the sum over its parts' norms below which it is float64 rounding
 
 
 @dataclass
@@ -121,6 +122,12 @@ def _refit(
     return np.zeros(0), gone
 
 
+def _whole(rows: Rows) -> Tensor:
+    """The sum of all rows; zero where they cancel and what is left is rounding, which must not be fitted."""
+    total = rows.total()
+    return total * bool(total.norm() > _CANCELLED * rows.squared_parts().sqrt().sum())
+
+
 @settings
 class GradMatch:
     """Rows and non-negative weights whose sum is nearest to the target (by default the sum of all rows).
@@ -156,7 +163,7 @@ class GradMatch:
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         check_problem(rows, k)
-        target = rows.total() if target is None else target
+        target = _whole(rows) if target is None else target
         rounds = self._rounds(rows, k, target)
         picked = np.array([i for one in rounds for i in one.support], dtype=np.int64)
         weights = np.concatenate([one.weights * len(one.support) / max(len(picked), 1) for one in rounds])
@@ -192,6 +199,8 @@ class GradMatch:
             )
             if found.support or not rounds:
                 rounds.append(found)
+            else:
+                rounds[-1].stopped = found.stopped  # the round that added none says why there are fewer
             closed[found.support] = True
             if self.fill != "rounds" or not found.support or closed.sum() == k:
                 return rounds

@@ -97,29 +97,32 @@ class Trainer:
     probe_examples: int = 1000
 
     def __post_init__(self):
-        unscored = (
-            self.selector is not None
-            and self.selector.solver.reads == "input_norm"
-            and self.schedule.budget < 1
-            and not self.schedule.warm_epochs
-            and not self.probe_epochs
-        )
+        reads = None if self.selector is None else self.selector.solver.reads
         coreset = self.schedule.budget < 1
+        unscored = coreset and reads == "input_norm" and not self.schedule.warm_epochs and not self.probe_epochs
+        unarmed = attacked(self.objective) and self.attack is None
         require(
-            at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
-            one_of("normalise", self.normalise, NORMALISE),
-            one_of("attack_mode", self.attack_mode, ATTACK_MODES),
-            within("eps_ramp", self.eps_ramp, 0, 10_000),
-            None if self.clip_norm is None else positive("clip_norm", self.clip_norm),
-            None if self.ema is None else within("ema", self.ema, 0, 0.999999),
+            *self.problems(self),
             at_least("probe_epochs", self.probe_epochs, 0),
-            at_least("probe_examples", self.probe_examples, 1),
-            must("attack", "an attack for an objective that is attacked", None) if attacked(self.objective) and self.attack is None else None,
-            must("selector", "a selector for a schedule with a budget below 1", None) if coreset and self.selector is None else None,
-            "selection.probe_epochs must be at least 1 when easycore has no warm start, got 0; scores need a training run"
+            must("attack", "an attack for an objective that is attacked", None) if unarmed else None,
+            must("selector", "set for a schedule with a budget below 1", None) if coreset and self.selector is None else None,
+            must("probe_epochs", "at least 1 when easycore has no warm start", 0, "its scores need a training run")
             if unscored
             else None,
         )
+
+    @staticmethod
+    def problems(given) -> list[str | None]:
+        """What is wrong with the settings of `given` that it shares with a trainer."""
+        return [
+            at_least("batch_size", given.batch_size, 2, "BatchNorm cannot learn from one example"),
+            one_of("normalise", given.normalise, NORMALISE),
+            one_of("attack_mode", given.attack_mode, ATTACK_MODES),
+            within("eps_ramp", given.eps_ramp, 0, 10_000),
+            None if given.clip_norm is None else positive("clip_norm", given.clip_norm),
+            None if given.ema is None else within("ema", given.ema, 0, 0.999999),
+            at_least("probe_examples", given.probe_examples, 1),
+        ]
 
     def fit(
         self,
@@ -290,7 +293,7 @@ class _Run:
 
     def _set_lr(self, i: int, epoch: Epoch, share: float) -> float:
         schedule = self.settings.schedule
-        if schedule.mode == "acs":
+        if schedule.schedule == "acs":
             progress = (epoch.lr_index + share) / schedule.epochs
         else:
             lengths = [1.0 if e.action == "full" else schedule.budget for e in self.plan]

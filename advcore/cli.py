@@ -1,0 +1,233 @@
+"""Arguments, printing, exit codes; no science. torch is imported inside the commands."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from advcore.errors import AdvcoreError, UserError, one_of, require
+from advcore.version import __version__
+
+app = typer.Typer(
+    name="advcore",
+    help="Adversarial training on less: weighted coresets chosen at the attacked points.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting of the run file; repeatable.")
+]
+Checkpoint = Annotated[str, typer.Option(help="last, best, or a .safetensors file.")]
+
+
+@app.command()
+def run(
+    file: RunFile,
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME-sSEED by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
+) -> None:
+    """Train, select and evaluate as FILE says, and write a record."""
+    from advcore.reporting.tables import closing
+    from advcore.runner import run as runner
+    from advcore.runner.config import load
+
+    config = load(file, set_ or ())
+    path = runner.target(config, out, overwrite)
+    prepared = runner.prepare(config)
+    with _progress(len(prepared.trainer.schedule.plan())) as reporter:
+        record = runner.run(prepared, path, reporter)
+    _table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))
+    typer.echo(f"record: {path / 'record.json'}")
+
+
+@app.command()
+def select(
+    file: RunFile,
+    checkpoint: Annotated[Path, typer.Option(help="A .safetensors file of the model to attack.")],
+    set_: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Where the coreset goes (.npz, and a JSON beside it).")] = Path("coreset.npz"),
+) -> None:
+    """Choose one coreset with a trained model; indices count in the whole training set."""
+    from advcore.errors import ConfigError, must
+    from advcore.runner import run as runner
+    from advcore.runner.config import load
+
+    config = load(file, set_ or ())
+    if config.selection is None:
+        raise ConfigError(must("selection", "set in a file that is to select", None))
+    prepared = runner.prepare(config)
+    runner.load_state(prepared.model, checkpoint)
+    with _progress(1) as reporter:
+        coreset = runner.select(prepared, reporter)
+    path = coreset.save(out)
+    facts = runner.summary(coreset)
+    _table(f"{len(coreset)} of {coreset.num_examples} examples", ("", ""), [(k, str(v)) for k, v in facts.items()])
+    typer.echo(f"coreset: {path}")
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.")],
+    checkpoint: Checkpoint = "last",
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
+) -> None:
+    """Clean and robust accuracy on the test set of a checkpoint."""
+    from advcore.files import write_json
+    from advcore.reporting.record import RunRecord
+    from advcore.reporting.tables import accuracies
+    from advcore.runner import run as runner
+    from advcore.runner.config import from_dict, load, overridden
+
+    if target.is_dir():
+        config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
+    else:
+        config = load(target, set_ or ())
+    path = runner.checkpoint(target, checkpoint)
+    prepared = runner.prepare(config)
+    runner.load_state(prepared.model, path)
+    with _progress(1) as reporter:
+        found = runner.final(prepared, None, reporter, path.stem).as_dict()
+    _table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, found))
+    if out:
+        write_json(out, {"checkpoint": str(path), **found})
+
+
+@app.command(name="list")
+def list_(kind: Annotated[str | None, typer.Argument(help="attacks, objectives, solvers, ...; all by default.")] = None) -> None:
+    """What can stand as a `name` in a run file."""
+    from advcore.gradients import GRADIENTS
+    from advcore.runner.schema import TABLES
+    from advcore.selection.partition import PARTITIONS
+
+    tables = TABLES | {"partitions": PARTITIONS, "gradients": GRADIENTS}
+    require(one_of("kind", kind, tables) if kind else None)
+    rows = [
+        (name, entry, _first_line(thing))
+        for name, table in tables.items()
+        if kind in (None, name)
+        for entry, thing in table.items()
+    ]
+    _table("", ("kind", "name", "what it is"), rows)
+
+
+@app.command()
+def check(file: RunFile, set_: Overrides = None) -> None:
+    """Validate FILE and its data, print the plan, its cost and what it holds in memory; run nothing."""
+    from advcore.runner import run as runner
+    from advcore.runner.config import load
+
+    plan = runner.prepare(load(file, set_ or ())).plan
+    rows = [
+        ("plan", plan.text),
+        ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
+        ("reference", f"{plan.reference.epochs} epochs, {plan.reference.steps} attack steps: {plan.reference.units:,} passes"),
+        *((f"memory, {name}", f"{held / 1e6:,.1f} MB") for name, held in plan.memory.items()),
+    ]
+    _table(str(file), ("", ""), rows)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, what is not, and what this machine has."""
+    from advcore.runner.doctor import findings
+
+    rows = findings()
+    _table(f"advcore {__version__}", ("", ""), rows)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """The console script: exit 0 done, 2 the user's mistake, 3 the run stopped itself, 130 Ctrl-C, 1 our bug."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = _fail(error.problems, 2)
+    except AdvcoreError as error:
+        code = _fail([str(error)], 3)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail(["interrupted; what the last finished epoch left is in the run's folder"], 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not a usage error
+            raise
+        code = _fail([error.format_message()], 2)
+    sys.exit(code or 0)
+
+
+def _fail(lines, code: int) -> int:
+    for line in lines:
+        typer.echo(f"advcore: {line}", err=True)
+    return code
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0].rstrip(".:")
+
+
+def _table(title: str, header: tuple[str, ...], rows) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", show_header=any(header))
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(table)
+
+
+@contextlib.contextmanager
+def _progress(epochs: int) -> Iterator:
+    """A reporter that draws a bar under a terminal and prints plain lines otherwise."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from advcore.runner.run import Reporter
+
+    console = Console(highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        whole, phase = bar.add_task("epochs", total=epochs), bar.add_task("", total=1)
+
+        def on_epoch(entry: dict) -> None:
+            bar.update(whole, completed=entry["epoch"] + 1, description=f"epochs, loss {entry['loss']:.3f}")
+            bar.console.print(_epoch_line(entry, epochs), markup=False)
+
+        yield Reporter(
+            on_plan=lambda plan: bar.console.print(plan.text, markup=False),
+            on_epoch=on_epoch,
+            on_progress=lambda name, done, total: bar.update(phase, description=name, completed=done, total=total),
+            on_coreset=lambda coreset: bar.console.print(_coreset_line(coreset), markup=False),
+            on_final=lambda which: bar.console.print(f"evaluating {which}", markup=False),
+        )
+
+
+def _epoch_line(entry: dict, epochs: int) -> str:
+    accuracies = [f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None]
+    seen = f"epoch {entry['epoch'] + 1:3d}/{epochs}  {entry['action']:6s}  {entry['examples']} examples"
+    return "  ".join([seen, f"loss {entry['loss']:.4f}", *accuracies, f"{entry['seconds']:.1f} s"])
+
+
+def _coreset_line(coreset) -> str:
+    error, chance = coreset.quality["gradient_error"], coreset.quality["gradient_error_random"]
+    compared = "" if error is None else f", gradient error {error:.3f} (random {chance:.3f})"
+    return f"selection: {coreset.solver} keeps {len(coreset)} of {coreset.num_examples}{compared}"

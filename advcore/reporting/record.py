@@ -1,0 +1,53 @@
+"""What a run leaves behind: one JSON file from which every table is made."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advcore.errors import CheckpointError
+from advcore.files import read_json, write_json
+
+SCHEMA = "advcore-record-1"
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """A run's facts.
+
+    name, config (resolved), environment, plan (text), epochs and selections (one dict each), ledger {phase: {forward,
+    backward, seconds}}, relative_cost and the reference it compares with, events (fallbacks and flags), final
+    {last, best: {clean, attacks}}, finished.
+    """
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    plan: str
+    reference: dict[str, Any]
+    schema: str = SCHEMA
+    finished: bool = False
+    relative_cost: float = 0.0
+    seconds: float = 0.0
+    peak_memory: int = 0
+    best_epoch: int | None = None
+    ledger: dict[str, dict[str, float]] = field(default_factory=dict)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    selections: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    final: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "RunRecord":
+        """Read what `save` wrote. Raises CheckpointError for anything else."""
+        value = read_json(path)
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            raise CheckpointError(f"{path} is not a record of this version ({SCHEMA})")
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise CheckpointError(f"{path} is not a record of this version: {error}") from None

@@ -1,0 +1,84 @@
+"""Records to rows, rows to markdown; pure."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from advcore.reporting.record import RunRecord
+
+Row = Sequence[str]
+
+
+def markdown(header: Row, rows: Iterable[Row]) -> str:
+    """A table; the first column to the left, the others to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def attack_label(entry: dict) -> str:
+    """"linf 0.1, PGD-50 x 3" of an entry of `final`."""
+    kind = entry["name"].removeprefix(f"{entry['norm']}_").upper()
+    restarts = f" x {entry['restarts']}" if entry["restarts"] > 1 else ""
+    return f"{entry['norm']} {entry['eps']:.4g}, {kind}-{entry['steps']}{restarts}"
+
+
+def accuracy(entry: dict) -> str:
+    """"91.2 [88.0, 93.6]", in percent with the interval."""
+    low, high = entry["interval"]
+    return f"{percent(entry['accuracy'])} [{percent(low)}, {percent(high)}]"
+
+
+def accuracies(which: str, found: dict) -> list[Row]:
+    """Clean and robust accuracy of one state, with intervals."""
+    rows = [(f"{which}: clean, % of {found['clean']['n']}", accuracy(found["clean"]))]
+    return rows + [(f"{which}: robust, % ({attack_label(attack)})", accuracy(attack)) for attack in found["attacks"]]
+
+
+def closing(record: RunRecord) -> list[Row]:
+    """What a run ends with: accuracies of last and best, cost, seconds by phase, gradient error against random."""
+    rows = [row for which in ("last", "best") for row in accuracies(which, record.final[which])]
+    rows.append(("relative cost", f"{record.relative_cost:.3f}"))
+    spent = {phase: entry["seconds"] for phase, entry in record.ledger.items() if entry["seconds"] >= 0.05}
+    rows.append(("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())))
+    for one in record.selections:
+        if one["gradient_error"] is not None:
+            compared = f"{one['gradient_error']:.3f} (random {one['gradient_error_random']:.3f})"
+            rows.append((f"gradient error, selection at {one['epoch']}", compared))
+    return rows
+
+
+def _mean(values: list[float], form: str = "{:.1f}") -> str:
+    """Mean and sample deviation."""
+    spread = f" ± {form.format(statistics.stdev(values))}" if len(values) > 1 else ""
+    return form.format(statistics.fmean(values)) + spread
+
+
+def comparison(groups: dict[str, list[RunRecord]], which: str = "last") -> tuple[Row, list[Row]]:
+    """One row a method: seeds, clean and robust accuracy (mean and deviation over seeds), relative cost, and the
+    mean gradient error of its selections beside random's."""
+    attacks = next(iter(groups.values()))[0].final[which]["attacks"]
+    robust = [f"robust, % ({attack_label(attack)})" for attack in attacks]
+    header = ("method", "seeds", "clean, %", *robust, "relative cost", "gradient error (random)")
+    return header, [_method(name, records, which, len(attacks)) for name, records in groups.items()]
+
+
+def _method(name: str, records: list[RunRecord], which: str, num_attacks: int) -> Row:
+    finals = [record.final[which] for record in records]
+    errors = [s for record in records for s in record.selections if s["gradient_error"] is not None]
+    compared = (
+        f"{statistics.fmean(s['gradient_error'] for s in errors):.3f} "
+        f"({statistics.fmean(s['gradient_error_random'] for s in errors):.3f})"
+        if errors
+        else "–"
+    )
+    return (
+        name,
+        str(len(records)),
+        _mean([100 * final["clean"]["accuracy"] for final in finals]),
+        *(_mean([100 * final["attacks"][i]["accuracy"] for final in finals]) for i in range(num_attacks)),
+        f"{statistics.fmean(record.relative_cost for record in records):.2f}",
+        compared,
+    )

@@ -1,0 +1,175 @@
+"""Config to objects: data, model, trainer, selector; every cross-check before the first step."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from advcore.borrow import borrow
+from advcore.data.base import Data
+from advcore.data.source import chunked
+from advcore.errors import AdvcoreError, ConfigError, UserError, must, require
+from advcore.models.base import ModelSettings, Normalize, channel_statistics, find_head
+from advcore.rng import Stream, preserved
+from advcore.runner.schema import RunConfig
+from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.schedule import Schedule
+from advcore.training.plan import Reference, planned_units, reference
+from advcore.training.trainer import Trainer
+
+Built = TypeVar("Built")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do and take: text, units against the reference, and bytes of the largest things held."""
+
+    text: str
+    relative_cost: float
+    reference: Reference
+    memory: dict[str, int]
+
+
+def under(section: str, build: Callable[[], Built]) -> Built:
+    """`build()`, its problems named as settings of `section`."""
+    try:
+        return build()
+    except UserError as error:
+        raise type(error)(*(f"{section}.{problem}" for problem in error.problems)) from None
+
+
+def device(config: RunConfig) -> torch.device:
+    """The device that the config asks for; nothing else is taken in its place."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(must("device", "one that this machine has (cpu)", config.device, "torch finds no CUDA device"))
+    return torch.device(config.device)
+
+
+def selector(config: RunConfig) -> AdversarialCoreset | None:
+    chosen = config.selection
+    if chosen is None:
+        return None
+    return under(
+        "selection",
+        lambda: AdversarialCoreset(
+            objective=config.objective,
+            solver=chosen.solver,
+            attack=chosen.attack or config.attack,
+            partition=chosen.partition,
+            budget=chosen.budget,
+            rows=chosen.rows,
+            head=config.model.head,
+            attack_mode=config.training.attack_mode,
+            blocks=chosen.blocks,
+            block_size=config.training.batch_size,
+            chunk_size=chosen.chunk_size,
+            normalise=config.training.normalise,
+        ),
+    )
+
+
+def schedule(config: RunConfig) -> Schedule:
+    chosen = config.selection
+    if chosen is None:
+        return Schedule(epochs=config.training.epochs)
+    shared = {name: getattr(chosen, name) for name in ("budget", "warm_start", "period", "schedule")}
+    return under("selection", lambda: Schedule(epochs=config.training.epochs, **shared))
+
+
+def trainer(config: RunConfig) -> Trainer:
+    """The trainer with its selector; settings that share a name are the same thing in both."""
+    training = config.training
+    shared = {f.name: getattr(training, f.name) for f in dataclasses.fields(training) if f.name != "epochs"}
+    when, chooser = schedule(config), selector(config)
+    return under(
+        "selection",
+        lambda: Trainer(
+            objective=config.objective,
+            attack=config.attack,
+            schedule=when,
+            selector=chooser,
+            probe_epochs=config.selection.probe_epochs if config.selection else 0,
+            **shared,
+        ),
+    )
+
+
+def data(config: RunConfig, where: torch.device) -> Data:
+    """The data, and whether the attacks' settings make sense for their shape."""
+    loaded = config.data.load(where)
+    attacks = {"attack": config.attack, "selection.attack": config.selection and config.selection.attack}
+    attacks |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
+    found = {path: attack.problem(loaded.train.shape) for path, attack in attacks.items() if attack is not None}
+    require(*(f"{path}.{problem}" for path, problem in found.items() if problem))
+    if config.selection is not None:
+        too_small = config.selection.budget * len(loaded.train) < 0.5
+        rule = f"at least one example of {len(loaded.train)}"
+        require(must("selection.budget", rule, config.selection.budget) if too_small else None)
+    return loaded
+
+
+def model(config: RunConfig, loaded: Data, where: torch.device) -> nn.Module:
+    """The seeded model with its normalisation inside, tried on two images; its head is a linear layer."""
+    with preserved(Stream(seed=config.seed, purpose="init")):
+        net = config.model.body(loaded.num_classes, loaded.train.shape)
+    if config.model.normalize == "data":
+        everything = chunked(torch.arange(len(loaded.train)), 1024)
+        net = nn.Sequential(Normalize(*channel_statistics(loaded.train.batches(everything))), net)
+    net = net.to(where)
+    head = _inside(config.model, net)
+    _, x, _ = next(loaded.train.batches([torch.arange(min(2, len(loaded.train)))]))
+    try:
+        with borrow(net):
+            under("model", lambda: find_head(net, x, head))
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, AdvcoreError):
+            raise
+        name = f"{type(config.model).__name__} on images {tuple(loaded.train.shape)}"
+        raise ConfigError(f"model.name must take the data's images, got {name}: {str(error).splitlines()[0]}") from None
+    return net
+
+
+def _inside(settings: ModelSettings, net: nn.Module) -> str | None:
+    """The head's name within the sequence that normalisation makes."""
+    return settings.head and (f"1.{settings.head}" if settings.normalize == "data" else settings.head)
+
+
+def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Plan:
+    """What the run will do, its cost relative to the reference, and what it will hold in memory."""
+    n = len(loaded.train)
+    epochs = config.cost.reference_epochs or config.training.epochs
+    compared = reference(config.objective, config.attack, n, epochs, config.cost.reference_steps)
+    units = planned_units(built.schedule, config.objective, config.attack, built.selector, n, built.probe_epochs)
+    cost = units / compared.units
+    return Plan(
+        text=f"{built.schedule.describe()}: {cost:.2f} of full training",
+        relative_cost=cost,
+        reference=compared,
+        memory=memory(built, loaded, net),
+    )
+
+
+def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, int]:
+    """Bytes of what is held longest: images, parameters with gradients and momentum, rows, the largest problem."""
+    _, x, _ = next(loaded.train.batches([torch.arange(1)]))
+    held = {
+        "images": len(loaded.train) * math.prod(loaded.train.shape) * (x.element_size() if x.dtype.is_floating_point else 1),
+        "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
+    }
+    chooser = built.selector
+    if chooser is None or chooser.solver.reads != "last_layer" or built.schedule.budget == 1:
+        return held
+    n = len(loaded.train)
+    with borrow(net):
+        head = find_head(net, x.expand(2, -1, -1, -1), None)
+    held["gradient rows"] = 4 * n * (head.out_features + head.in_features) * len(chooser.objective.passes)
+    classes = torch.bincount(loaded.train.labels())
+    size = {"whole": n, "per_batch": math.ceil(n / chooser.block_size)}.get(chooser.partition, int(classes.max()))
+    held["largest problem"] = 8 * (2 * size * size + int(chooser.budget * size) * size)
+    return held

@@ -1,0 +1,237 @@
+"""run(config) -> RunRecord, with everything written as it becomes known; and the pieces of it the other commands use."""
+
+import importlib.metadata
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from advcore.cost import peak_memory
+from advcore.data.base import Data
+from advcore.errors import CheckpointError, ConfigError, must
+from advcore.evaluation.evaluate import Evaluation, evaluate
+from advcore.files import load_tensors, save_tensors
+from advcore.reporting.record import RunRecord
+from advcore.runner import build
+from advcore.runner.config import resolved
+from advcore.runner.schema import RunConfig
+from advcore.training.trainer import Listener, State, Trained, Trainer
+from advcore.types import Coreset, labels_digest
+from advcore.version import __version__
+
+OURS = ("record.json", "checkpoints", "coresets")
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is checked and ready: everything that can fail for a wrong setting has been built."""
+
+    config: RunConfig
+    data: Data
+    model: nn.Module
+    trainer: Trainer
+    plan: build.Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporter(Listener):
+    """A listener that is also told the plan, and of the final evaluation."""
+
+    on_plan: Callable[[build.Plan], None] = lambda plan: None
+    on_final: Callable[[str], None] = lambda which: None
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Read and check the data, build model and trainer, write the plan; runs nothing.
+
+    The trainer comes first: it needs no data, so a wrong setting is found before anything is read.
+    """
+    trainer = build.trainer(config)
+    where = build.device(config)
+    loaded = build.data(config, where)
+    net = build.model(config, loaded, where)
+    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net))
+
+
+def target(config: RunConfig, out: Path | None, overwrite: bool) -> Path:
+    """The folder for a run; nothing is changed yet. Raises ConfigError rather than mix two runs."""
+    path = out or Path("runs") / f"{config.name}-s{config.seed}"
+    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if taken and not (overwrite and path.is_dir()):
+        raise ConfigError(must("--out", "a new or empty folder", str(path), "pass --overwrite, or another --out"))
+    return path
+
+
+def _clear(path: Path) -> None:
+    """Remove what an earlier run left in the folder, and nothing else."""
+    for name in OURS:
+        entry = path / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> RunRecord:
+    """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
+
+    Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it) and `coresets/epoch-NNN.npz`.
+    """
+    reporter = reporter or Reporter()
+    config, loaded, started = prepared.config, prepared.data, time.perf_counter()
+    _clear(path)
+    where = loaded.train.device
+    record = RunRecord(
+        name=config.name,
+        config=resolved(config),
+        environment=environment(where),
+        plan=prepared.plan.text,
+        reference=asdict(prepared.plan.reference),
+    )
+    record.save(path / "record.json")
+    reporter.on_plan(prepared.plan)
+    writer = replace(
+        reporter,
+        on_epoch=lambda entry: (record.epochs.append(entry), record.save(path / "record.json"), reporter.on_epoch(entry)),
+        on_coreset=lambda coreset: (
+            record.selections.append(summary(coreset)),
+            in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}"),
+            reporter.on_coreset(coreset),
+        ),
+        on_state=lambda name, state, entry: save_state(path, name, state, entry),
+    )
+    trained = prepared.trainer.fit(
+        prepared.model, loaded.train, loaded.validation, seed=config.seed, augment=loaded.augment, listener=writer
+    )
+    _conclude(record, prepared, trained, path, reporter)
+    record.seconds = round(time.perf_counter() - started, 2)
+    record.peak_memory = peak_memory(where)
+    record.finished = True
+    record.save(path / "record.json")
+    return record
+
+
+def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Path, reporter: Reporter) -> None:
+    """Final accuracies of `last` and `best`, ledger and relative cost."""
+    if trained.best_epoch is None:  # no validation examples: best is last
+        save_state(path, "best", trained.best, trained.epochs[-1])
+    for which, state in (("last", trained.last), ("best", trained.best)):
+        reporter.on_final(which)
+        prepared.model.load_state_dict(state)
+        record.final[which] = final(prepared, trained, reporter, which).as_dict()
+    record.best_epoch = trained.best_epoch
+    record.events = trained.events
+    record.ledger = trained.ledger.summary()
+    record.relative_cost = trained.ledger.units() / prepared.plan.reference.units
+
+
+def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str) -> Evaluation:
+    """Accuracies on the test set as the run file asks for them."""
+    return evaluate(
+        prepared.model,
+        prepared.data.test,
+        prepared.config.evaluation.attacks,
+        seed=prepared.config.seed,
+        batch_size=prepared.config.evaluation.batch_size,
+        ledger=trained.ledger if trained else None,
+        on_chunk=lambda done, total: reporter.on_progress(f"evaluate {which}", done, total),
+    )
+
+
+def select(prepared: Prepared, reporter: Reporter) -> Coreset:
+    """One coreset with the model as it stands, as the first selection of the run would choose it."""
+    chosen = prepared.trainer.selector.select(
+        prepared.model,
+        prepared.data.train,
+        seed=prepared.config.seed,
+        on_chunk=lambda done, total: reporter.on_progress("select", done, total),
+    )
+    return in_training_set(chosen, prepared.data)
+
+
+def summary(coreset: Coreset) -> dict:
+    """A coreset's facts for the record."""
+    return {
+        "epoch": coreset.epoch,
+        "solver": coreset.solver,
+        "partition": coreset.partition,
+        "k": len(coreset),
+        **coreset.quality,
+        **({"seconds": dict.fromkeys(("attack", "rows", "solve"), 0.0), "passes": 0} | coreset.cost),
+    }
+
+
+def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
+    """The same coreset with indices into the whole training set, not into the part left after validation."""
+    return replace(
+        coreset,
+        indices=loaded.part[coreset.indices],
+        num_examples=len(loaded.whole),
+        fingerprint=labels_digest(lambda i: loaded.whole[i], len(loaded.whole)),
+    )
+
+
+def save_state(path: Path, name: str, state: State, entry: dict) -> None:
+    """`checkpoints/NAME.safetensors`, and a JSON with the epoch it is from."""
+    save_tensors(path / "checkpoints" / f"{name}.safetensors", state, {"epoch": entry["epoch"], "version": __version__})
+
+
+def load_state(net: nn.Module, path: Path) -> None:
+    """Fill `net` from a checkpoint. Raises CheckpointError with the first keys that do not fit."""
+    state, _ = load_tensors(path)
+    own = net.state_dict()
+    wrong = [
+        f"{key} {list(own[key].shape) if key in own else 'not in the model'} / "
+        f"{list(state[key].shape) if key in state else 'not in the file'}"
+        for key in [*own, *(key for key in state if key not in own)]
+        if key not in state or key not in own or own[key].shape != state[key].shape
+    ]
+    if wrong:
+        some = "; ".join(wrong[:5])
+        raise CheckpointError(f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {some}")
+    net.load_state_dict(state)
+
+
+def checkpoint(path: Path, which: str = "last") -> Path:
+    """The file that `--checkpoint` means: a path, or `last` or `best` of the run folder `path`."""
+    if which not in ("last", "best"):
+        return Path(which)
+    found = path / "checkpoints" / f"{which}.safetensors"
+    if not found.exists():
+        raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{found} does not exist"))
+    return found
+
+
+def environment(where: torch.device) -> dict:
+    """What the numbers were made with."""
+    return {
+        "advcore": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, read from git's own files; None outside of one."""
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        ref = git / head[5:]
+        if ref.exists():
+            return ref.read_text().strip()
+        packed = (git / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(head[5:])), None)
+    except OSError:
+        return None

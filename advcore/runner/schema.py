@@ -1,0 +1,199 @@
+"""The run file's settings as frozen dataclasses, and which class each `name` means."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Union
+
+from pydantic import BeforeValidator, Discriminator, Tag
+
+from advcore.attacks import ATTACKS
+from advcore.data import DATASETS
+from advcore.errors import at_least, must, require
+from advcore.models import MODELS
+from advcore.objectives import OBJECTIVES
+from advcore.objectives.base import attacked
+from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.schedule import Schedule
+from advcore.solvers import SOLVERS
+from advcore.training import LR_SCHEDULES, OPTIMIZERS
+from advcore.training.lr import OneCycle
+from advcore.training.trainer import Trainer
+from advcore.types import settings
+
+TABLES: dict[str, dict[str, type]] = {
+    "data": DATASETS,
+    "models": MODELS,
+    "objectives": OBJECTIVES,
+    "attacks": ATTACKS,
+    "solvers": SOLVERS,
+    "optimizers": OPTIMIZERS,
+    "lr_schedules": LR_SCHEDULES,
+}
+
+def _name_of(value: Any) -> str | None:
+    name = value.get("name") if isinstance(value, Mapping) else None
+    return name.partition(":")[0] if isinstance(name, str) else None
+
+
+def _unnamed(value: Any) -> Any:
+    """The settings without the name that chose their class; `timm:NAME` leaves its architecture."""
+    if not isinstance(value, Mapping):
+        return value
+    rest = {key: entry for key, entry in value.items() if key != "name"}
+    architecture = value["name"].partition(":")[2]
+    return rest | {"architecture": architecture} if architecture else rest
+
+
+def _named(table: dict[str, type]) -> Any:
+    """The type "one of these classes, told apart by `name`"."""
+    choices = tuple(Annotated[cls, BeforeValidator(_unnamed), Tag(name)] for name, cls in table.items())
+    return Annotated[Union[choices], Discriminator(_name_of)]  # noqa: UP007
+
+
+DataChoice = _named(DATASETS)
+ModelChoice = _named(MODELS)
+ObjectiveChoice = _named(OBJECTIVES)
+AttackChoice = _named(ATTACKS)
+SolverChoice = _named(SOLVERS)
+OptimizerChoice = _named(OPTIMIZERS)
+LrScheduleChoice = _named(LR_SCHEDULES)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@settings
+class SelectionConfig:
+    """When to select, how much, by what.
+
+    Parameters
+    ----------
+    solver : chooses the coreset.
+    budget : share of the data to keep, in (0, 1].
+    partition : whole, per_class, per_batch or per_class_per_gradient.
+    warm_start : share of the epochs before the first selection.
+    period : coreset epochs from one selection to the next; null selects once.
+    schedule : compressed, or acs for the published code's epochs.
+    attack : of the selection; null for the training attack.
+    rows : full, weight or bias: the part of the head's gradient that is matched.
+    blocks : of per_batch: permuted or stored_order.
+    chunk_size : examples attacked at once, a multiple of 16.
+    probe_epochs : for easycore without a warm start: epochs of ordinary training that are scored.
+    """
+
+    solver: SolverChoice
+    budget: float = 0.5
+    partition: str = "per_class"
+    warm_start: float = 0.6
+    period: int | None = 20
+    schedule: str = "compressed"
+    attack: AttackChoice | None = None
+    rows: str = "full"
+    blocks: str = "permuted"
+    chunk_size: int = 256
+    probe_epochs: int = 0
+
+    def __post_init__(self):
+        require(
+            *Schedule.problems(self),
+            *AdversarialCoreset.problems(self),
+            at_least("probe_epochs", self.probe_epochs, 0),
+        )
+
+
+@settings
+class TrainingConfig:
+    """The loop; every key but `epochs` is the trainer's.
+
+    Parameters
+    ----------
+    epochs : of the full run that this one stands for.
+    """
+
+    epochs: int
+    optimizer: OptimizerChoice
+    lr_schedule: LrScheduleChoice = OneCycle()
+    batch_size: int = 128
+    normalise: str = "coreset"
+    attack_mode: str = "eval"
+    eps_ramp: float = 0
+    clip_norm: float | None = None
+    ema: float | None = None
+    probe_examples: int = 1000
+
+    def __post_init__(self):
+        require(at_least("epochs", self.epochs, 1), *Trainer.problems(self))
+
+
+@settings
+class EvaluationConfig:
+    """What the final accuracies are measured with.
+
+    Parameters
+    ----------
+    attacks : each on its own, on the test set, at `last` and at `best`.
+    batch_size : examples attacked at once.
+    """
+
+    attacks: list[AttackChoice]
+    batch_size: int = 256
+
+    def __post_init__(self):
+        require(at_least("batch_size", self.batch_size, 1))
+
+
+@settings
+class CostConfig:
+    """The run that `relative_cost` compares with.
+
+    Parameters
+    ----------
+    reference_steps : attack steps, one restart.
+    reference_epochs : null for `training.epochs`.
+    """
+
+    reference_steps: int = 10
+    reference_epochs: int | None = None
+
+    def __post_init__(self):
+        epochs = self.reference_epochs
+        require(
+            at_least("reference_steps", self.reference_steps, 1),
+            None if epochs is None else at_least("reference_epochs", epochs, 1),
+        )
+
+
+@settings
+class RunConfig:
+    """A run file.
+
+    Parameters
+    ----------
+    name : names the run's folder; letters, digits, dot, dash, underscore.
+    seed : of every random number.
+    data, model, objective, attack, selection, training, evaluation, cost : see their own pages.
+    minibatch : reserved; null.
+    device : auto (CUDA if there is one), cpu, cuda or cuda:N.
+    """
+
+    name: str
+    data: DataChoice
+    model: ModelChoice
+    objective: ObjectiveChoice
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    seed: int = 0
+    attack: AttackChoice | None = None
+    selection: SelectionConfig | None = None
+    minibatch: None = None
+    cost: CostConfig = CostConfig()
+    device: str = "auto"
+
+    def __post_init__(self):
+        require(
+            None if NAME.fullmatch(self.name) else must("name", "letters, digits, '.', '-' and '_'", self.name),
+            None
+            if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
+            else must("device", "auto, cpu, cuda or cuda:N", self.device),
+            must("attack", "set for an objective that is attacked", None)
+            if attacked(self.objective) and self.attack is None
+            else None,
+        )

@@ -1,0 +1,57 @@
+"""Run a suite of experiments: python benchmarks/suite.py NAME. Runs whose record is committed are skipped.
+
+Records land in benchmarks/records/NAME/METHOD-sSEED.json; then benchmarks/tables.py writes the tables.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import tables
+
+HERE = Path(__file__).parent
+
+# Each method: an experiment file and what changes in it. "shortened" is full training cut to the coreset runs' cost;
+# "fewer steps" keeps all epochs and has the most attack steps whose cost fits it.
+DIGITS = {
+    "full": ("trades_full", []),
+    "GradMatch": ("trades_gradmatch", []),
+    "CRAIG": ("trades_craig", []),
+    "random": ("trades_random", []),
+    "shortened": ("trades_full", ["training.epochs=17", "cost.reference_epochs=30"]),
+    "fewer steps (PGD-4)": ("trades_full", ["attack.steps=4", "attack.step_size=null"]),
+}
+MNIST = {
+    "GradMatch": ("mnist/linf_gradmatch", []),
+    "random": ("mnist/linf_random", []),
+    "shortened": ("mnist/linf_full", ["training.epochs=6", "cost.reference_epochs=15", "cost.reference_steps=7"]),
+}
+CIFAR10 = {"GradMatch": ("cifar10/linf_gradmatch_small", [])}
+SUITES = {"digits": (DIGITS, (0, 1, 2)), "mnist": (MNIST, (0,)), "cifar10": (CIFAR10, (0,))}
+
+
+def main(suite: str) -> None:
+    methods, seeds = SUITES[suite]
+    for seed in seeds:
+        for method, (experiment, changes) in methods.items():
+            record = tables.record_path(suite, method, seed)
+            if not record.exists():
+                _run(experiment, [*changes, f"seed={seed}"], record)
+    tables.main()
+
+
+def _run(experiment: str, changes: list[str], record: Path) -> None:
+    file = HERE.parent / "experiments" / f"{experiment}.yaml"
+    sets = [part for change in changes for part in ("--set", change)]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "advcore", "run", str(file), *sets, "--out", folder]
+        print(" ".join(command), flush=True)
+        subprocess.run(command, check=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(folder) / "record.json", record)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,58 @@
+"""Tables from committed records, into benchmarks/*.md and README.md: python benchmarks/tables.py."""
+
+import re
+from pathlib import Path
+
+from advcore.reporting.record import RunRecord
+from advcore.reporting.tables import comparison, markdown
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+TITLES = {
+    "digits": "digits (1,294 training images), TRADES, linf 0.1, small CNN",
+    "mnist": "MNIST (20,000 images, 10 % of them for validation), PGD adversarial training, linf 0.3, small CNN",
+    "cifar10": "CIFAR-10 (JPEG copies; 10,000 images, 10 % of them for validation), PGD adversarial training, small CNN",
+}
+
+
+def record_path(suite: str, method: str, seed: int) -> Path:
+    """Where a run's record is kept."""
+    return HERE / "records" / suite / f"{re.sub(r'[^a-z0-9]+', '-', method.lower()).strip('-')}-s{seed}.json"
+
+
+def groups(suite: str) -> dict[str, list[RunRecord]]:
+    """Records by method, in the suite's order; methods without one are left out."""
+    from suite import SUITES
+
+    methods, seeds = SUITES[suite]
+    found = {m: [record_path(suite, m, s) for s in seeds if record_path(suite, m, s).exists()] for m in methods}
+    return {method: [RunRecord.load(path) for path in paths] for method, paths in found.items() if paths}
+
+
+def text(suite: str) -> str:
+    """The suite's tables, for the last and for the best checkpoint, with what made them."""
+    found = groups(suite)
+    any_one = next(iter(found.values()))[0]
+    n = any_one.final["last"]["clean"]["n"]
+    lines = [f"**{TITLES[suite]}.** Mean ± sample deviation over seeds, {n} test images, device {any_one.environment['device']}."]
+    for which in ("last", "best"):
+        lines += ["", f"Checkpoint `{which}`:", "", markdown(*comparison(found, which))]
+    return "\n".join(lines)
+
+
+def readme_text() -> str:
+    """README with its table renewed."""
+    table = markdown(*comparison(groups("digits")))
+    pattern = r"(<!-- digits -->\n).*?(\n<!-- /digits -->)"
+    return re.sub(pattern, lambda match: match[1] + table + match[2], README.read_text(), flags=re.S)
+
+
+def main() -> None:
+    for suite in TITLES:
+        if groups(suite):
+            (HERE / f"{suite}.md").write_text(f"# {suite}\n\n{text(suite)}\n")
+    README.write_text(readme_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""PGD against closed forms: a two-class linear model has a worst case that can be written down."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from advcore.attacks.geometry import L2, LINF
+from advcore.attacks.pgd import L2PGD, LinfPGD
+from advcore.errors import ConfigError
+from advcore.rng import Stream
+
+BOTH = pytest.mark.parametrize("kind", [LinfPGD, L2PGD])
+DUAL = {"linf": 1, "l2": 2}
+
+
+def stream(size, seed=0):
+    return Stream(seed=seed, purpose="attack").at(torch.arange(size))
+
+
+def linear(shape, seed=0):
+    """Weights (2, D), scaled so that the classes' margin is of order 1, and biases."""
+    draw = torch.Generator().manual_seed(seed)
+    pixels = math.prod(shape)
+    return torch.randn(2, pixels, generator=draw) * 3 / pixels**0.5, torch.randn(2, generator=draw)
+
+
+def inside(size, shape, eps, seed=0):
+    """Images at least eps away from both ends of the range."""
+    x = torch.rand(size, *shape, generator=torch.Generator().manual_seed(seed))
+    return eps + (1 - 2 * eps) * x
+
+
+def centred(weights, bias, x):
+    """Biases moved so that about half of the images are of either class."""
+    z = x.flatten(1) @ weights.T + bias
+    return bias + torch.stack([torch.zeros(()), (z[:, 0] - z[:, 1]).median()])
+
+
+@BOTH
+@pytest.mark.parametrize("start", ["clean", "uniform", "gaussian"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 8), (3, 32, 32), (2, 5, 7)])
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_pgd_reaches_the_worst_case_of_a_linear_model(kind, start, shape, batch):
+    eps, size = {"linf": 8 / 255, "l2": 0.3}[kind.norm], 64
+    weights, bias = linear(shape)
+    x = inside(size, shape, eps)
+    bias = centred(weights, bias, x)
+    y = torch.arange(size) % 2
+
+    def logits(z):
+        return z.flatten(1) @ weights.to(z).T + bias.to(z)
+
+    attack = kind(eps=eps, steps=20, step_size=eps, start=start)
+    pieces = [
+        attack(
+            lambda z, y=y[i]: F.cross_entropy(logits(z), y, reduction="none"), x[i], generator=stream(size).take(i)
+        )
+        for i in torch.arange(size).split(batch)
+    ]
+    x_adv = torch.cat(pieces).double()
+
+    away = (weights[y] - weights[1 - y]).double()
+    margin = (away * x.double().flatten(1)).sum(1) + (bias[y] - bias[1 - y]).double()
+    reach = eps * away.norm(p=DUAL[kind.norm], dim=1)
+    worst = F.softplus(reach - margin)
+    assert torch.allclose(F.cross_entropy(logits(x_adv), y, reduction="none"), worst, rtol=0, atol=1e-5)
+    decided = (margin - reach).abs() > 1e-5
+    flips = logits(x_adv).argmax(1) != y
+    assert torch.equal(flips[decided], (margin < reach)[decided])
+    assert decided.sum() > size - 3
+    if shape != (1, 1, 1):
+        assert 0 < int((flips & (margin > 0)).sum()) and int(flips.sum()) < size  # some fall, some stand
+
+
+@BOTH
+def test_the_default_step_reaches_the_worst_case_from_the_clean_image(kind):
+    eps, shape = 0.1, (1, 6, 6)
+    weights = linear(shape)[0]
+    x = inside(8, shape, eps)
+    x_adv = kind(eps=eps, steps=7, start="clean")(lambda z: z.flatten(1) @ weights[0], x, generator=stream(8))
+    best = x.flatten(1) @ weights[0] + eps * weights[0].norm(p=DUAL[kind.norm])
+    assert torch.allclose(x_adv.flatten(1) @ weights[0], best, atol=1e-5)
+
+
+def network(dtype=torch.float32):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
+
+
+def cross_entropy(model, size):
+    return lambda x: F.cross_entropy(model(x), torch.arange(size) % 3, reduction="none")
+
+
+def images(size, dtype=torch.float32):
+    return torch.rand(size, 3, 4, 4, generator=torch.Generator().manual_seed(2)).to(dtype)
+
+
+def own_gradients(loss_of_one, x):
+    """Each image's gradient by itself."""
+    rows = []
+    for i in range(len(x)):
+        one = x[i : i + 1].clone().requires_grad_(True)
+        rows.append(torch.autograd.grad(loss_of_one(i, one), one)[0][0])
+    return torch.stack(rows)
+
+
+def one_at_a_time(model):
+    return lambda i, z: F.cross_entropy(model(z), torch.tensor([i % 3]))
+
+
+def test_one_step_of_eps_from_the_clean_image_is_fgsm():
+    model, x, eps = network(), images(9), 0.1
+    x_adv = LinfPGD(eps=eps, steps=1, step_size=eps, start="clean")(cross_entropy(model, 9), x, generator=stream(9))
+    gradient = own_gradients(one_at_a_time(model), x)
+    assert torch.allclose(x_adv, (x + eps * gradient.sign()).clamp(0, 1), atol=1e-7)
+
+
+def test_one_l2_step_is_the_normalised_gradient():
+    model, x, eps = network(), 0.3 + 0.4 * images(9), 0.2
+    x_adv = L2PGD(eps=eps, steps=1, step_size=eps, start="clean")(cross_entropy(model, 9), x, generator=stream(9))
+    gradient = own_gradients(one_at_a_time(model), x)
+    unit = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert torch.allclose(x_adv, x + eps * unit, atol=1e-6)
+
+
+@pytest.mark.parametrize("step_size, length", [(None, 2.5 * 0.1 / 5), (0.03, 0.03)])
+def test_linf_pgd_is_the_textbook_loop(step_size, length):
+    model, x, eps = network(torch.float64), images(6, torch.float64), 0.1
+    attack = LinfPGD(eps=eps, steps=5, step_size=step_size, start="clean")
+    slow = x.clone()
+    for _ in range(5):
+        slow = slow + length * own_gradients(one_at_a_time(model), slow).sign()
+        slow = torch.max(torch.min(slow, x + eps), x - eps).clamp(0, 1)
+    assert torch.allclose(attack(cross_entropy(model, 6), x, generator=stream(6)), slow, atol=1e-12)
+
+
+def test_l2_pgd_is_the_textbook_loop():
+    model, x, eps = network(torch.float64), images(6, torch.float64), 0.4
+    slow = x.clone()
+    for _ in range(5):
+        gradient = own_gradients(one_at_a_time(model), slow)
+        slow = slow + 2.5 * eps / 5 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        for i in range(6):
+            delta = slow[i] - x[i]
+            slow[i] = (x[i] + delta * min(1.0, eps / float(delta.norm()))).clamp(0, 1)
+    fast = L2PGD(eps=eps, steps=5, start="clean")(cross_entropy(model, 6), x, generator=stream(6))
+    assert torch.allclose(fast, slow, atol=1e-12)
+
+
+# ---- starts ----
+
+
+@BOTH
+def test_the_uniform_start_fills_the_ball(kind):
+    """Without a gradient the attack ends where it began. In two dimensions, so that the inner half of the ball,
+    a quarter of its area, is not rare."""
+    x = torch.full((2000, 1, 1, 2), 0.5)
+    attack = kind(eps=0.2, steps=1)
+    start = attack(lambda z: 0 * z.flatten(1).sum(1), x, generator=stream(2000))
+    delta = (start - x).flatten(1)
+    radius = delta.norm(p=math.inf if kind is LinfPGD else 2, dim=1) / 0.2
+    assert abs(float((radius < 0.5).double().mean()) - 0.25) < 0.04
+    assert delta.mean(0).abs().max() < 0.01 and radius.max() > 0.98
+    for right, up in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        assert abs(float(((delta[:, 0] * right > 0) & (delta[:, 1] * up > 0)).double().mean()) - 0.25) < 0.04
+
+
+@BOTH
+def test_the_gaussian_start_is_a_thousandth(kind):
+    x = torch.full((500, 1, 4, 4), 0.5)
+    start = kind(eps=0.4, steps=1, start="gaussian")(lambda z: 0 * z.flatten(1).sum(1), x, generator=stream(500))
+    assert float((start - x).std()) == pytest.approx(1e-3, rel=0.05)
+
+
+# ---- restarts ----
+
+
+def bumpy(z):
+    """Many local maxima, so that where an ascent starts decides where it ends."""
+    return torch.sin(60 * z.flatten(1)).sum(1)
+
+
+class Recorder:
+    """A loss that keeps what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, z):
+        self.asked.append(z.detach().clone())
+        return bumpy(z)
+
+
+@BOTH
+def test_each_example_keeps_the_worst_of_its_restarts(kind):
+    x, loss = images(12), Recorder()
+    x_adv = kind(eps=0.2, steps=3, restarts=4)(loss, x, generator=stream(12))
+    candidates = loss.asked[-4:]  # the end of each restart is looked at last, all together
+    losses = torch.stack([bumpy(c) for c in candidates])
+    assert len(losses.argmax(0).unique()) > 1
+    for i in range(12):
+        worst = max(candidates, key=lambda c, i=i: float(bumpy(c)[i]))
+        assert torch.equal(x_adv[i], worst[i])
+
+
+@BOTH
+def test_more_restarts_never_lower_the_loss(kind):
+    x = images(12)
+    losses = [
+        bumpy(kind(eps=0.2, steps=3, restarts=r)(bumpy, x, generator=stream(12))) for r in (1, 2, 3, 6)
+    ]
+    for fewer, more in zip(losses, losses[1:], strict=False):
+        assert (more >= fewer).all()
+    assert (losses[-1] > losses[0]).any()
+
+
+# ---- settings ----
+
+
+@BOTH
+def test_scaling_shrinks_ball_and_step_together_and_nothing_else(kind):
+    for attack in (kind(eps=0.2, steps=5, restarts=3, start="clean"), kind(eps=0.2, steps=5, step_size=0.07)):
+        half = attack.scaled(0.5)
+        assert half.eps == pytest.approx(0.1) and half.length == pytest.approx(attack.length / 2)
+        assert (half.steps, half.restarts, half.start) == (attack.steps, attack.restarts, attack.start)
+        assert attack.scaled(1.0).describe() == attack.describe()
+    assert kind(eps=0.2).scaled(0.0).eps == 0
+
+
+@BOTH
+def test_the_default_step_is_two_and_a_half_radii_over_the_steps(kind):
+    assert kind(eps=0.2, steps=8).length == pytest.approx(0.0625)
+    assert kind(eps=0.2, steps=8, step_size=0.01).length == 0.01
+    assert kind(eps=0.2, steps=8).describe()["step_size"] == pytest.approx(0.0625)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"eps": -0.1}, ("eps", "-0.1", "[0, 1]")),
+        ({"eps": float("nan")}, ("eps", "nan")),
+        ({"eps": "8/255"}, ("eps", "'8/255'")),
+        ({"steps": 0}, ("steps", "0")),
+        ({"steps": 2.5}, ("steps", "2.5")),
+        ({"step_size": 0}, ("step_size", "0", "2.5 eps / steps")),
+        ({"step_size": float("inf")}, ("step_size", "inf")),
+        ({"restarts": 0}, ("restarts", "0")),
+        ({"start": "unifrom"}, ("start", "'unifrom'", "did you mean 'uniform'?")),
+    ],
+)
+def test_settings_out_of_range_name_key_value_and_way_out(kind, changes, told):
+    with pytest.raises(ConfigError) as caught:
+        kind(**{"eps": 0.1, **changes})
+    assert all(part in str(caught.value) for part in told), str(caught.value)
+
+
+def test_several_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        LinfPGD(eps=8, steps=0, restarts=0)
+    assert [problem.split()[0] for problem in caught.value.problems] == ["eps", "steps", "restarts"]
+
+
+@pytest.mark.parametrize("eps", [8, 8.0, 1.5])
+def test_eps_in_0_255_units_is_refused_with_the_fraction_to_write(eps):
+    with pytest.raises(ConfigError) as caught:
+        LinfPGD(eps=eps)
+    told = str(caught.value)
+    assert "eps" in told and "[0, 1" in told and f"{eps!r}" in told and f"{eps:g}/255" in told
+
+
+def test_an_l2_radius_is_refused_beyond_the_images_diameter():
+    attack = L2PGD(eps=9.0)
+    assert attack.problem((3, 32, 32)) is None
+    assert "9" in attack.problem((1, 8, 8)) and "8" in attack.problem((1, 8, 8))
+    assert L2PGD(eps=8.0).problem((1, 8, 8)) is None
+    assert LinfPGD(eps=1.0).problem((1, 8, 8)) is None
+
+
+# ---- projections ----
+
+FLOATS = st.floats(-3, 4, width=32)
+GEOMETRIES = {"linf": LINF, "l2": L2}
+
+
+@pytest.mark.parametrize("norm", GEOMETRIES)
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    pairs=st.lists(st.tuples(st.floats(0, 1, width=32), FLOATS), min_size=1, max_size=12),
+    eps=st.floats(0.0009765625, 2, width=32),
+)
+def test_a_projection_lands_in_ball_and_range_and_leaves_what_is_inside(norm, pairs, eps):
+    geometry = GEOMETRIES[norm]
+    x, far = (torch.tensor(column).view(1, 1, 1, -1) for column in zip(*pairs, strict=True))
+    landed = geometry.project(far, x, eps)
+    assert landed.min() >= 0 and landed.max() <= 1
+    assert float(geometry.distance(x, landed)) <= eps + max(6e-8 if norm == "linf" else 0, 1e-6 * eps)
+    again = geometry.project(landed, x, eps)
+    assert torch.allclose(again, landed, rtol=0, atol=5e-7)
+    near = x + 0.99 * (landed - x)
+    assert torch.allclose(geometry.project(near, x, eps), near, rtol=0, atol=2e-7)
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(seed=st.integers(0, 1000))
+def test_the_l2_projection_is_the_nearest_point_of_the_ball(seed):
+    draw = torch.Generator().manual_seed(seed)
+    x = 0.5 + torch.zeros(1, 1, 1, 3, dtype=torch.float64)
+    far = x + torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    landed = L2.project(far, x, 0.2)
+    offsets = torch.randn(500, 3, generator=draw, dtype=torch.float64)
+    others = x.view(1, 3) + 0.2 * offsets / offsets.norm(dim=1, keepdim=True).clamp_min(1)
+    assert (landed - far).norm() <= (others - far.view(1, 3)).norm(dim=1).min() + 1e-12
