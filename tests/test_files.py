@@ -77,7 +77,11 @@ def test_a_first_write_that_fails_leaves_nothing(tmp_path, monkeypatch, fault):
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch.bfloat16)}
 ARRAYS = {"indices": np.arange(4), "weights": np.ones(4, np.float32)}
 PAIRS = {
-    "tensors": ("state.safetensors", lambda path, facts: files.save_tensors(path, TENSORS, facts), files.load_tensors),
+    "tensors": (
+        "state.safetensors",
+        lambda path, facts: files.save_tensors(path, TENSORS, facts),
+        files.load_tensors,
+    ),
     "arrays": ("state.npz", lambda path, facts: files.save_arrays(path, ARRAYS, facts), files.load_arrays),
 }
 each_pair = pytest.mark.parametrize(("name", "save", "load"), PAIRS.values(), ids=PAIRS)

@@ -12,10 +12,11 @@ N, C, D = 11, 3, 5
 
 def factored(kind, passes, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda width: torch.randn(N, width, generator=generator, dtype=torch.float64).to(dtype)  # noqa: E731
-    return FactoredRows(
-        residuals=tuple(draw(C) for _ in range(passes)), features=tuple(draw(D) for _ in range(passes)), kind=kind
-    )
+
+    def draw(width):
+        return tuple(torch.randn(N, width, generator=generator).to(dtype) for _ in range(passes))
+
+    return FactoredRows(residuals=draw(C), features=draw(D), kind=kind)
 
 
 def written_out(rows):
@@ -24,8 +25,8 @@ def written_out(rows):
     for i in range(len(rows)):
         row = 0
         for residual, feature in zip(rows.residuals, rows.features, strict=True):
-            h = feature[i].double()
-            seen = {"full": torch.cat([h, torch.ones(1, dtype=h.dtype)]), "weight": h, "bias": torch.ones_like(h[:1])}
+            h, one = feature[i].double(), torch.ones(1, dtype=torch.float64)
+            seen = {"full": torch.cat([h, one]), "weight": h, "bias": one}
             row = row + torch.outer(residual[i].double(), seen[rows.kind])
         matrix.append(row.flatten())
     return torch.stack(matrix)

@@ -70,7 +70,7 @@ def test_weights_must_be_finite_and_one_each(weights):
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
-@given(weights=strategies.lists(strategies.floats(1e-3, 1e4, width=32), min_size=1, max_size=10))
+@given(weights=strategies.lists(strategies.floats(2**-10, 1e4, width=32), min_size=1, max_size=10))
 def test_training_weights_in_the_three_modes(weights):
     k, n = len(weights), len(LABELS)
     made = coreset(indices=range(k), weights=weights)

@@ -47,17 +47,21 @@ def linf_distance(x: Tensor, x_adv: Tensor) -> Tensor:
 
 
 def l2_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Nearest point of the ball, then of [0, 1]; the second moves every pixel towards x, so it stays inside.
-
-    Pixels are rounded towards x: where many round alike, as in flat images, the nearest floats add up to a
-    distance outside the ball.
-    """
+    """Nearest point of the ball, then of [0, 1]; the second moves every pixel towards x, so it stays inside."""
     delta = x_adv - x
     norm = _flat_norm(delta)
-    delta = delta * torch.where(norm > eps, eps / norm, torch.ones_like(norm))
-    moved = x + delta
-    beyond = (moved - x).abs() > delta.abs()
-    return torch.where(beyond, torch.nextafter(moved, x), moved).clamp(0, 1)
+    return _drawn_in(x + delta * torch.where(norm > eps, eps / norm, torch.ones_like(norm)), x, eps).clamp(0, 1)
+
+
+def _drawn_in(moved: Tensor, x: Tensor, eps: float) -> Tensor:
+    """`moved` with as many pixels as it takes, and no more, one float nearer to x: rounding leaves the ball where
+    many pixels round alike, as in flat images."""
+    nearer = torch.nextafter(moved, x)
+    before, after = ((z.double() - x.double()).flatten(1).square() for z in (moved, nearer))
+    unit = 2.0**60  # running sums of whole numbers are exact, and deterministic on every device
+    gain = ((before - after) * unit).long()
+    need = ((before.sum(1, keepdim=True) - eps**2).clamp(0, 1) * unit).long()
+    return torch.where((gain.cumsum(1) - gain < need).view_as(x), nearer, moved)
 
 
 def l2_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:

@@ -1,5 +1,6 @@
 """YAML to frozen config, checked whole before anything is built."""
 
+import copy
 import dataclasses
 import json
 import re
@@ -24,6 +25,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{_place(key.start_mark)}: a setting's name must be text")
             if key.value in seen:
                 raise ConfigError(f"{_place(key.start_mark)}: the key {key.value!r} stands twice; keep one")
             seen.add(key.value)
@@ -86,7 +89,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunCo
 
 def overridden(raw: dict, overrides: list[str] | tuple[str, ...]) -> dict:
     """`raw` with each `a.b=c` set; numbers in the path count in lists."""
-    raw = json.loads(json.dumps(raw, default=str))
+    raw = copy.deepcopy(raw)
     for override in overrides:
         path, equals, value = override.partition("=")
         keys = path.split(".")

@@ -1,0 +1,52 @@
+"""Small worlds that many tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from advcore.data.source import Resident
+
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "data.train_size=160",
+    "data.test_size=60",
+    "model.width=4",
+    "attack.steps=2",
+    "training.epochs=4",
+    "training.batch_size=32",
+    "evaluation.attacks.0.steps=3",
+    "evaluation.attacks.0.restarts=1",
+]
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Overrides that make any digits experiment run in about a second."""
+    return list(TINY)
+
+
+@pytest.fixture
+def source() -> Resident:
+    """96 random 1 x 8 x 8 images of 4 uneven classes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(96, 1, 8, 8, generator=generator)
+    labels = torch.tensor([0] * 40 + [1] * 30 + [2] * 20 + [3] * 6)[torch.randperm(96, generator=generator)]
+    return Resident(images, labels)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """A small BatchNorm network for `source`, whose head is not called fc."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)
+        )

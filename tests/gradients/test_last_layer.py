@@ -1,0 +1,281 @@
+"""Gradient rows against autograd of the head's own weight and bias, one example at a time."""
+
+import functools
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from advcore.adversary import perturb
+from advcore.attacks import ATTACKS
+from advcore.cost import CostLedger
+from advcore.data.source import Resident, Streamed
+from advcore.errors import ConfigError, DataError, NonFiniteError
+from advcore.gradients.last_layer import last_layer_rows, residuals
+from advcore.objectives import OBJECTIVES
+from advcore.objectives.base import attacked
+from advcore.rng import Stream
+
+N, SHAPE, CLASSES = 70, (2, 6, 6), 4  # chunks of 16 and of 64 both leave a shorter last one
+STREAM = Stream(seed=3, purpose="selection")
+PGD = {"eps": 0.1, "steps": 3}
+
+
+@dataclass(frozen=True)
+class Given:
+    """An attack whose answers are written down beforehand, by example."""
+
+    answers: torch.Tensor
+    climbs: str = "own"
+    training_only: bool = False
+    log: list = field(default_factory=list)
+
+    def __call__(self, loss_fn, x, *, generator):
+        self.log.append(generator.indices.tolist())
+        return self.answers[generator.indices]
+
+    def passes(self):
+        return 0, 0
+
+
+def images():
+    return torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def moved():
+    return (images() + 0.1 * torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+
+
+LABELS = torch.arange(N) * 7 % CLASSES
+
+
+def network(bias=True):
+    """A float64 CNN whose BatchNorm has seen data, so that train and eval mode differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = [nn.Conv2d(2, 5, 3, 2, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(45, 6)]
+        model = nn.Sequential(*body, nn.Tanh(), nn.Linear(6, CLASSES, bias=bias)).double()
+        for piece in images().split(20):
+            model(3 * piece - 1)
+    return model.eval()
+
+
+def measure(model=None, source=None, *, name="trades", attack=None, **settings):
+    return last_layer_rows(
+        model or network(),
+        source or Resident(images(), LABELS),
+        objective=OBJECTIVES[name](),
+        attack=attack,
+        stream=STREAM,
+        **{"ledger": CostLedger(), **settings},
+    )
+
+
+def slow_rows(model, name, x_adv):
+    """(N, C (D + 1)): the head's gradient of one example after another, weights and bias side by side."""
+    head, rows, objective = model[-1], [], OBJECTIVES[name]()
+    for i in range(N):
+        given = {"clean": images()[i : i + 1], "adversarial": x_adv[i : i + 1]}
+        loss = objective.loss(LABELS[i : i + 1], **{key: model(given[key]) for key in objective.passes})
+        gradients = torch.autograd.grad(loss[0], list(head.parameters()))
+        rows.append(torch.cat([gradients[0], *(g[:, None] for g in gradients[1:])], 1).flatten())
+    return torch.stack(rows)
+
+
+@functools.cache
+def attacked_alone(name, attack):
+    """Each example attacked by itself, and its rows by autograd there."""
+    model, one, points = network(), ATTACKS[attack](**PGD), []
+    for i in range(N):
+        index = torch.tensor([i])
+        generator = STREAM.at(index)
+        points.append(perturb(model, OBJECTIVES[name](), one, images()[index], LABELS[index], generator=generator))
+    return slow_rows(model, name, torch.cat(points))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("chunk_size", [16, 64, 256])
+def test_rows_equal_autograd_one_example_at_a_time(name, chunk_size):
+    model = network()
+    measured = measure(model, name=name, attack=Given(moved()), chunk_size=chunk_size)
+    slow = slow_rows(model, name, moved())
+    assert (measured.rows.dense() - slow).abs().max() < 1e-6 and slow.abs().max() > 0.1
+    assert torch.equal(measured.labels, LABELS)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if attacked(kind())])
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("chunk_size", [16, 64, 256])
+def test_rows_equal_autograd_at_the_points_a_real_attack_finds(name, attack, chunk_size):
+    rows = measure(name=name, attack=ATTACKS[attack](**PGD), chunk_size=chunk_size).rows
+    assert (rows.dense() - attacked_alone(name, attack)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_rows_come_from_the_model_in_eval_mode_even_if_it_was_training(name):
+    model = network()
+    expected = measure(model, name=name, attack=Given(moved())).rows.dense()
+    assert torch.equal(measure(model.train(), name=name, attack=Given(moved())).rows.dense(), expected)
+    assert model.training
+
+
+def test_train_mode_rows_are_there_for_those_who_ask():
+    model = network()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    rows = measure(model, name="pgd", attack=Given(moved()), attack_mode="train").rows
+    assert not torch.allclose(rows.dense(), slow_rows(model, "pgd", moved()), atol=1e-3)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name, passes", [("standard", 1), ("pgd", 1), ("trades", 2)])
+def test_one_pair_of_factors_a_forward_pass(name, passes):
+    rows = measure(name=name, attack=Given(moved())).rows
+    assert [tuple(a.shape) for a in rows.residuals] == [(N, CLASSES)] * passes
+    assert [tuple(h.shape) for h in rows.features] == [(N, 6)] * passes
+
+
+@pytest.mark.parametrize("kind, columns", [("weight", slice(0, 6)), ("bias", slice(6, 7))])
+def test_a_kind_is_its_part_of_the_full_row(kind, columns):
+    full, part = (measure(attack=Given(moved()), kind=k).rows.dense() for k in ("full", kind))
+    assert torch.allclose(part, full.view(N, CLASSES, 7)[:, :, columns].flatten(1), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["full", "weight"])
+def test_a_head_without_bias_has_rows_of_its_weight_alone(kind):
+    model = network(bias=False)
+    rows = measure(model, attack=Given(moved()), kind=kind).rows
+    slow = slow_rows(model, "trades", moved())
+    assert slow.shape == (N, CLASSES * 6) and (rows.dense() - slow).abs().max() < 1e-6
+
+
+def test_bias_rows_of_a_head_without_bias_are_refused():
+    with pytest.raises(ConfigError, match="selection.rows.*'bias'"):
+        measure(network(bias=False), attack=Given(moved()), kind="bias")
+
+
+def test_a_streamed_source_gives_the_rows_of_a_resident_one():
+    sources = Resident(images(), LABELS), Streamed(TensorDataset(images(), LABELS))
+    held, streamed = (measure(source=source, attack=ATTACKS["linf_pgd"](**PGD)) for source in sources)
+    assert torch.equal(held.rows.dense(), streamed.rows.dense()) and torch.equal(held.labels, streamed.labels)
+
+
+def test_every_example_is_attacked_once_in_chunks_and_told_of():
+    attack, told = Given(moved()), []
+    measure(attack=attack, chunk_size=32, on_chunk=lambda done, total: told.append((done, total)))
+    assert attack.log == [list(range(32)), list(range(32, 64)), list(range(64, 70))]
+    assert told == [(32, N), (64, N), (N, N)]
+
+
+@pytest.mark.parametrize(
+    "name, passes",
+    [("standard", lambda k: 1), ("pgd", lambda k: 2 * k + 1), ("trades", lambda k: 2 * k + 2)],
+)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_ledger_counts_the_closed_form(name, passes, steps):
+    """K ascent steps cost K forward and K backward passes; each forward pass of the loss is one more, and the clean
+    one of TRADES serves its attack too."""
+    ledger = CostLedger()
+    measure(name=name, attack=ATTACKS["linf_pgd"](eps=0.1, steps=steps), ledger=ledger, chunk_size=16)
+    assert ledger.units() == N * passes(steps)
+    assert ledger.units(without=("attack",)) == 0
+    assert ledger.passes["attack"]["backward"] == (0 if name == "standard" else N * steps)
+
+
+# ---- the model and the data ----
+
+
+def as_it_is(model):
+    return (
+        {key: value.clone() for key, value in model.state_dict().items()},
+        [p.requires_grad for p in model.parameters()],
+        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        [module.training for module in model.modules()],
+        [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
+    )
+
+
+def same(before, after):
+    grads = all(a is b is None or torch.equal(a, b) for a, b in zip(before[2], after[2], strict=True))
+    state = all(torch.equal(value, after[0][key]) for key, value in before[0].items())
+    return state and grads and before[1] == after[1] and before[3:] == after[3:]
+
+
+class Stop(Exception):
+    pass
+
+
+class Fails(Given):
+    def __call__(self, loss_fn, x, *, generator):
+        raise Stop
+
+
+@pytest.mark.parametrize("attack_mode", ["eval", "train"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_comes_back_as_it_was(attack_mode, fails):
+    model = network().train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    model(images()).sum().backward()
+    before = as_it_is(model)
+    if fails:
+        with pytest.raises(Stop):
+            measure(model, attack=Fails(moved()), attack_mode=attack_mode)
+    else:
+        measure(model, attack=ATTACKS["linf_pgd"](**PGD), attack_mode=attack_mode)
+    assert same(before, as_it_is(model))
+
+
+def test_a_diverged_model_is_a_non_finite_error():
+    model = network()
+    nn.init.constant_(model[-1].weight, float("nan"))
+    for name in OBJECTIVES:
+        with pytest.raises(NonFiniteError, match="example 0 is NaN"):
+            measure(model, name=name, attack=ATTACKS["linf_pgd"](**PGD))
+
+
+class Overflows(nn.Module):
+    """NaN for bright images alone."""
+
+    def forward(self, x):
+        return x / (x.mean((1, 2, 3), keepdim=True) < 0.99)
+
+
+def test_the_first_example_without_a_finite_gradient_is_named():
+    x = images()
+    x[[37, 50]] = 1
+    model = nn.Sequential(Overflows(), nn.Flatten(), nn.Linear(72, CLASSES).double())
+    with pytest.raises(NonFiniteError, match=r"example 37 "):
+        measure(model, Resident(x, LABELS), name="standard", chunk_size=16)
+
+
+@pytest.mark.parametrize("bad", [CLASSES, -1])
+def test_labels_out_of_range_are_named_before_any_loss(bad):
+    y = LABELS.clone()
+    y[[33, 60]] = bad
+    with pytest.raises(DataError) as caught:
+        measure(source=Resident(images(), y), attack=Given(moved()), chunk_size=16)
+    assert all(part in str(caught.value) for part in (f"0..{CLASSES - 1}", str(bad), "example 33"))
+
+
+@pytest.mark.parametrize("head, told", [("7", None), ("fc", "'fc'"), ("5", "torch.nn.Linear")])
+def test_the_head_can_be_named(head, told):
+    if told is None:
+        slow = slow_rows(network(), "pgd", moved())
+        assert (measure(name="pgd", attack=Given(moved()), head=head).rows.dense() - slow).abs().max() < 1e-6
+    else:
+        with pytest.raises(ConfigError, match=told):
+            measure(name="pgd", attack=Given(moved()), head=head)
+
+
+def test_half_precision_logits_have_float32_residuals():
+    z = {"clean": torch.randn(5, CLASSES, generator=torch.Generator().manual_seed(0)).bfloat16()}
+    (got,) = residuals(OBJECTIVES["standard"](), LABELS[:5], z).values()
+    expected = z["clean"].double().softmax(1) - nn.functional.one_hot(LABELS[:5], CLASSES)
+    assert got.dtype == torch.float32 and (got - expected).abs().max() < 1e-6
+
+
+def test_one_example_is_enough():
+    rows = measure(source=Resident(images()[:1], LABELS[:1]), attack=Given(moved())).rows
+    assert len(rows) == 1 and torch.isfinite(rows.dense()).all()

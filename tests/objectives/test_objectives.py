@@ -1,0 +1,255 @@
+"""Losses per example: against hand-worked values, naive formulas, and the derived closed forms."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advcore.errors import ConfigError
+from advcore.objectives import OBJECTIVES
+from advcore.objectives.base import ASCENTS, ascent, attacked, margin, needs_clean
+from advcore.objectives.standard import Pgd, Standard
+from advcore.objectives.trades import Trades, divergence
+
+B, C = 9, 5
+EVERY = pytest.mark.parametrize("name", OBJECTIVES)
+
+
+def some_logits(objective, dtype=torch.float64, scale=3.0):
+    draw = torch.Generator().manual_seed(4)
+    return {
+        key: (scale * torch.randn(B, C, generator=draw, dtype=torch.float64)).to(dtype) for key in objective.passes
+    }
+
+
+def labels():
+    return torch.arange(B) % C
+
+
+def residuals(loss, logits):
+    """d loss / d logits, one tensor for each forward pass, in order."""
+    leaves = {key: z.clone().requires_grad_(True) for key, z in logits.items()}
+    return torch.autograd.grad(loss(**leaves).sum(), list(leaves.values()))
+
+
+# ---- over the table ----
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_is_one_number_an_example(name, dtype):
+    objective = OBJECTIVES[name]()
+    loss = objective.loss(labels(), **some_logits(objective, dtype))
+    assert loss.shape == (B,) and loss.dtype == dtype and torch.isfinite(loss).all()
+
+
+@EVERY
+def test_an_examples_loss_does_not_depend_on_its_batch(name):
+    objective = OBJECTIVES[name]()
+    logits = some_logits(objective)
+    whole = objective.loss(labels(), **logits)
+    for i in range(B):
+        alone = objective.loss(labels()[i : i + 1], **{key: z[i : i + 1] for key, z in logits.items()})
+        assert torch.allclose(alone[0], whole[i], atol=1e-12)
+
+
+@EVERY
+@pytest.mark.parametrize("climbs", ASCENTS)
+def test_what_an_attack_climbs_is_one_number_an_example(name, climbs):
+    objective = OBJECTIVES[name]()
+    draw = torch.Generator().manual_seed(1)
+    clean, moved = torch.randn(2, B, C, generator=draw)
+    climbed = ascent(objective, climbs, labels(), clean)(moved)
+    assert climbed.shape == (B,) and torch.isfinite(climbed).all()
+
+
+@EVERY
+def test_only_an_ascent_that_needs_the_clean_logits_reads_them(name):
+    objective, moved = OBJECTIVES[name](), torch.randn(B, C, generator=torch.Generator().manual_seed(1))
+    for climbs in ASCENTS:
+        if not needs_clean(objective, climbs):
+            assert ascent(objective, climbs, labels(), None)(moved).shape == (B,)
+        else:
+            one, other = (ascent(objective, climbs, labels(), shift + 0 * moved)(moved) for shift in (moved, 0.0))
+            assert not torch.allclose(one, other)
+
+
+@EVERY
+@pytest.mark.parametrize("gap", [200.0, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logit_gaps_of_any_size_keep_loss_gradient_and_ascent_finite(name, gap, dtype):
+    objective = OBJECTIVES[name]()
+    ends = torch.tensor([[gap, 0.0, 0.0], [0.0, gap, 0.0], [-gap, 0.0, gap], [0.0, 0.0, 0.0]], dtype=dtype)
+    first, second = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T  # every pair of extremes
+    given = dict(zip(objective.passes, (ends[first], ends[second]), strict=False))
+    for label in range(3):
+        y = torch.full((16,), label)
+        assert torch.isfinite(objective.loss(y, **given)).all()
+        for residual in residuals(lambda y=y, **z: objective.loss(y, **z), given):
+            assert torch.isfinite(residual).all()
+        for climbs in ASCENTS:
+            climbed = ascent(objective, climbs, y, ends[first])
+            (slope,) = residuals(lambda z, climbed=climbed: climbed(z), {"z": ends[second]})
+            assert torch.isfinite(climbed(ends[second])).all() and torch.isfinite(slope).all()
+
+
+@EVERY
+def test_residuals_agree_with_finite_differences(name):
+    objective, h = OBJECTIVES[name](), 1e-5
+    logits = some_logits(objective, scale=1.5)
+    for key, residual in zip(logits, residuals(lambda **z: objective.loss(labels(), **z), logits), strict=True):
+        for c in range(C):
+            step = torch.zeros(C, dtype=torch.float64)
+            step[c] = h
+            up, down = (
+                objective.loss(labels(), **{**logits, key: logits[key] + sign * step}) for sign in (1, -1)
+            )
+            assert torch.allclose(residual[:, c], (up - down) / (2 * h), atol=1e-8)
+
+
+# ---- closed forms: p = softmax(clean), q = softmax(adversarial), y one-hot ----
+
+
+def softmaxes():
+    logits = some_logits(Trades())
+    p, q = logits["clean"].softmax(1), logits["adversarial"].softmax(1)
+    return logits, p, q, F.one_hot(labels(), C).double()
+
+
+def test_standard_residual_is_p_minus_y():
+    logits, p, _, y = softmaxes()
+    (a,) = residuals(lambda clean: Standard().loss(labels(), clean=clean), {"clean": logits["clean"]})
+    assert torch.allclose(a, p - y, atol=1e-12)
+
+
+def test_pgd_residual_is_q_minus_y():
+    logits, _, q, y = softmaxes()
+    moved = {"adversarial": logits["adversarial"]}
+    (a,) = residuals(lambda adversarial: Pgd().loss(labels(), adversarial=adversarial), moved)
+    assert torch.allclose(a, q - y, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [1.0, 6.0])
+def test_trades_residuals_carry_gradient_in_both_branches_and_beta_once(beta):
+    logits, p, q, y = softmaxes()
+    clean, adversarial = residuals(lambda **z: Trades(beta=beta).loss(labels(), **z), logits)
+    kl = (p * (p.log() - q.log())).sum(1, keepdim=True)
+    assert torch.allclose(clean, (p - y) + beta * p * (p.log() - q.log() - kl), atol=1e-12)
+    assert torch.allclose(adversarial, beta * (q - p), atol=1e-12)
+
+
+def test_the_trades_attack_climbs_the_divergence_and_leaves_the_clean_branch_alone():
+    logits, p, q, _ = softmaxes()
+    clean = logits["clean"].requires_grad_(True)
+    climb = ascent(Trades(beta=6.0), "own", labels(), clean)
+    moved = logits["adversarial"].clone().requires_grad_(True)
+    climbed = climb(moved)
+    assert torch.allclose(climbed, (p * (p.log() - q.log())).sum(1), atol=1e-12)  # without beta: same maximiser
+    slope, stopped = torch.autograd.grad(climbed.sum(), [moved, clean], allow_unused=True)
+    assert torch.allclose(slope, q - p, atol=1e-12) and stopped is None
+    assert torch.allclose(climb(clean.detach()), torch.zeros(B, dtype=torch.float64), atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", [Standard(), Pgd()], ids=["standard", "pgd"])
+def test_cross_entropy_objectives_climb_the_cross_entropy(objective):
+    moved = some_logits(Standard())["clean"]
+    expected = torch.stack([-moved[i].log_softmax(0)[labels()[i]] for i in range(B)])
+    assert torch.allclose(ascent(objective, "own", labels(), None)(moved), expected, atol=1e-12)
+
+
+# ---- values ----
+
+
+def test_trades_by_hand():
+    """p = (3/4, 1/4), q = (1/2, 1/2), label 0: -ln 3/4 + 6 (3/4 ln 3/2 + 1/4 ln 1/2)."""
+    clean = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+    loss = Trades(beta=6.0).loss(torch.tensor([0]), clean=clean, adversarial=torch.zeros_like(clean))
+    assert float(loss) == pytest.approx(0.2876820724517809 + 6 * 0.1308120359, abs=1e-8)
+
+
+def test_cross_entropy_by_hand():
+    z = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+    assert float(Standard().loss(torch.tensor([1]), clean=z)) == pytest.approx(math.log(4))
+    assert float(Pgd().loss(torch.tensor([0]), adversarial=z)) == pytest.approx(math.log(4 / 3))
+
+
+def test_trades_is_the_naive_formula_where_that_is_safe():
+    logits, p, q, _ = softmaxes()
+    for i in range(B):
+        kl = sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p[i], q[i], strict=True))
+        expected = -math.log(float(p[i, labels()[i]])) + 2.5 * kl
+        assert float(Trades(beta=2.5).loss(labels(), **logits)[i]) == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("gap", [200.0, 1000.0])
+def test_trades_at_an_extreme_gap_is_the_gap(gap):
+    """Clean certain of class 0, attacked certain of class 1, label 1: cross-entropy and divergence are both the gap."""
+    clean, moved = torch.tensor([[gap, 0.0]]), torch.tensor([[0.0, gap]])
+    assert float(divergence(clean, moved)) == pytest.approx(gap)
+    assert float(Trades(beta=6.0).loss(torch.tensor([1]), clean=clean, adversarial=moved)) == pytest.approx(7 * gap)
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=2, max_size=6))
+def test_the_divergence_is_zero_at_equality_never_negative_and_blind_to_shifts(pairs):
+    z, moved = torch.tensor(pairs, dtype=torch.float64).T[:, None, :]
+    assert divergence(z, z) == 0 and float(divergence(z, moved)) >= -1e-12
+    assert torch.allclose(divergence(z + 5, moved - 7), divergence(z, moved), atol=1e-9)
+
+
+# ---- margin ----
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(
+    rows=st.lists(st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3), min_size=1, max_size=5),
+    label=st.integers(0, 2),
+    kappa=st.floats(0.5, 60),
+)
+def test_margin_is_best_other_minus_own_clipped_above(rows, label, kappa):
+    z, y = torch.tensor(rows), torch.full((len(rows),), label)
+    for got, clipped, row in zip(margin(z, y), margin(z, y, kappa), z, strict=True):
+        others = [row[k] for k in range(3) if k != label]
+        expected = max(float(other - row[label]) for other in others)
+        assert float(got) == pytest.approx(expected)
+        assert float(clipped) == pytest.approx(min(expected, kappa))
+
+
+def test_margin_is_above_zero_exactly_where_misclassified():
+    z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(200) % 4
+    assert torch.equal(margin(z, y) > 0, z.argmax(1) != y)
+
+
+# ---- settings ----
+
+
+def test_which_objectives_are_attacked():
+    told = {name: (attacked(kind()), kind.own_needs_clean) for name, kind in OBJECTIVES.items()}
+    assert {name: told[name] for name in ("standard", "pgd", "trades")} == {
+        "standard": (False, False),
+        "pgd": (True, False),
+        "trades": (True, True),
+    }
+
+
+def test_an_unknown_ascent_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="climbs.*'margins'.*did you mean 'margin'"):
+        ascent(Pgd(), "margins", labels(), None)
+
+
+@pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "6"])
+def test_beta_out_of_range_is_named(beta):
+    with pytest.raises(ConfigError) as caught:
+        Trades(beta=beta)
+    assert "beta" in str(caught.value) and repr(beta) in str(caught.value)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(AttributeError):
+        Trades().beta = 1.0
+    assert replace(Trades(), beta=1.0).beta == 1.0

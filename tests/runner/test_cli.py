@@ -1,0 +1,238 @@
+"""The command line from end to end on digits: files, exit codes, one line an error."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from advcore import Coreset, cli
+from advcore.reporting.record import RunRecord
+from advcore.runner.config import from_dict
+
+SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "gradient_error", "gradient_error_trained",
+                  "gradient_error_random", "weight_sum", "effective_sample_size", "class_counts", "overlap", "seconds",
+                  "passes"}  # fmt: skip
+ATTACK_KEYS = {"name", "eps", "norm", "steps", "step_size", "restarts", "seed", "split", "n", "accuracy", "interval"}
+
+
+@pytest.fixture
+def advcore(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["advcore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        out, err = capsys.readouterr()
+        return leaving.value.code, out, err
+
+    return call
+
+
+def sets(*changes: str) -> list[str]:
+    return [part for change in changes for part in ("--set", change)]
+
+
+@pytest.fixture
+def run(advcore, root, tiny, tmp_path):
+    """Run a tiny version of a digits experiment; its folder."""
+
+    def call(name: str, *changes: str, out: str = "run"):
+        code, _, err = advcore(
+            "run", root / "experiments" / f"{name}.yaml", *sets(*tiny, *changes), "--out", tmp_path / out
+        )
+        assert code == 0, err
+        return tmp_path / out
+
+    return call
+
+
+def test_a_run_leaves_a_whole_record_checkpoints_and_coresets(run):
+    folder = run("trades_gradmatch", "selection.period=1")
+    record = RunRecord.load(folder / "record.json")
+    assert record.finished and record.name == "trades_gradmatch"
+    assert len(record.epochs) == 3 and len(record.selections) == 2
+    assert all(SELECTION_KEYS <= set(one) for one in record.selections)
+    assert set(record.selections[0]["seconds"]) == {"attack", "rows", "solve"}
+    assert set(record.ledger["attack"]) == {"forward", "backward", "seconds"}
+    for which in ("last", "best"):
+        assert set(record.final[which]["clean"]) == {"accuracy", "n", "interval"}
+        assert ATTACK_KEYS <= set(record.final[which]["attacks"][0])
+        assert (folder / "checkpoints" / f"{which}.safetensors").exists()
+    assert record.final["last"]["attacks"][0]["split"] == "test"
+    assert from_dict(record.config).training.epochs == 4
+    assert {"torch", "device", "commit", "threads"} <= set(record.environment)
+    coreset = Coreset.load(folder / "coresets" / "epoch-001.npz")
+    assert coreset.num_examples == 1438 and len(coreset) == record.selections[0]["k"]
+
+
+def test_the_relative_cost_is_the_ledgers_and_full_training_costs_1(run):
+    record = RunRecord.load(run("trades_full", "cost.reference_steps=2") / "record.json")
+    assert record.relative_cost == 1.0 and record.selections == []
+    units = sum(e["forward"] + e["backward"] for phase, e in record.ledger.items() if phase != "evaluation")
+    assert units == record.reference["units"] == 4 * 144 * (2 * 2 + 5)
+
+
+def test_two_runs_are_the_same_but_for_times(run):
+    one, two = run("trades_gradmatch", out="a"), run("trades_gradmatch", out="b")
+    assert (one / "checkpoints/last.safetensors").read_bytes() == (two / "checkpoints/last.safetensors").read_bytes()
+    facts = [json.loads((folder / "record.json").read_text()) for folder in (one, two)]
+    assert _timeless(facts[0]) == _timeless(facts[1])
+
+
+def _timeless(value):
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k not in ("seconds", "peak_memory")}
+    return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["linf_craig", "l2_gradmatch", "fat_gradmatch", "easycore_standard", "easycore_trades", "trades_random"],
+)
+def test_every_kind_of_experiment_runs_to_the_end(run, name):
+    changes = ["selection.probe_epochs=1"] if name.startswith("easycore") else []
+    changes += ["attack=null"] if name == "easycore_standard" else []
+    changes += ["training.lr_schedule.milestones=[2]"] if name == "fat_gradmatch" else []
+    record = RunRecord.load(run(name, *changes) / "record.json")
+    assert record.finished and record.relative_cost > 0 and len(record.selections) == 1
+
+
+def test_evaluate_repeats_the_records_numbers_and_select_writes_a_coreset(run, advcore, root, tiny, tmp_path):
+    folder = run("trades_gradmatch")
+    code, out, _ = advcore("evaluate", folder, "--checkpoint", "best", "--out", tmp_path / "e.json")
+    assert code == 0 and "robust" in out
+    found = json.loads((tmp_path / "e.json").read_text())
+    record = RunRecord.load(folder / "record.json")
+    assert {k: found[k] for k in ("clean", "attacks")} == record.final["best"]
+    file, state = root / "experiments/trades_craig.yaml", folder / "checkpoints/last.safetensors"
+    code, out, err = advcore("select", file, "--checkpoint", state, *sets(*tiny), "--out", tmp_path / "c.npz")
+    assert code == 0, err
+    assert Coreset.load(tmp_path / "c.npz").solver == "craig"
+    code, _, err = advcore("evaluate", folder, "--checkpoint", "best", *sets("model.width=8"))
+    assert code == 2 and "another model" in err and "keys differ" in err
+
+
+def test_an_existing_run_is_refused_and_overwrite_removes_only_our_own_files(run, advcore, root, tiny, tmp_path):
+    folder = run("trades_random")
+    (folder / "notes.txt").write_text("mine")
+    file = root / "experiments/trades_random.yaml"
+    code, _, err = advcore("run", file, *sets(*tiny), "--out", folder)
+    assert code == 2 and "--overwrite" in err
+    code, _, err = advcore("run", file, *sets(*tiny), "--out", folder, "--overwrite")
+    assert code == 0 and (folder / "notes.txt").read_text() == "mine"
+
+
+def test_check_prints_the_plan_and_runs_nothing(advcore, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = advcore("check", root / "experiments/trades_gradmatch.yaml")
+    assert code == 0 and "0.56 of full training" in out and "gradient rows" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_names_everything(advcore):
+    code, out, _ = advcore("list")
+    assert code == 0
+    for name in ("linf_pgd", "trades", "gradmatch", "per_batch", "svhn", "wide_resnet34_10", "one_cycle", "last_layer"):
+        assert name in out
+    assert advcore("list", "sovlers")[0] == 2
+
+
+def test_doctor_reports_packages(advcore):
+    code, out, _ = advcore("doctor")
+    assert code == 0 and "torch" in out and "extra hf" in out
+
+
+@pytest.fixture
+def bad_data(tmp_path):
+    """An npz whose images or labels are wrong in one named way."""
+
+    def write(kind: str):
+        x, y = np.random.default_rng(0).random((40, 1, 8, 8)).astype("float32"), np.arange(40) % 4
+        arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y.copy()}
+        if kind == "0-255 floats":
+            arrays["x_train"] = x * 255
+        if kind == "labels":
+            arrays["y_test"][7] = 9
+        np.savez(tmp_path / "data.npz", **arrays)
+        return [f"data={{name: npz, path: {tmp_path / 'data.npz'}}}"]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (["colour=red"], ["colour"]),
+        (["training.optimizer.momentm=0.9"], ["training.optimizer.momentm", "momentum"]),
+        (["selection.budget=1.5"], ["selection.budget", "1.5", "(0, 1]"]),
+        (["attack.eps=8"], ["attack.eps", "8/255"]),
+        (["data={name: parquet, path: /nowhere/at/all}"], ["data.path", "/nowhere/at/all"]),
+        (["data={name: cifar10, path: /nowhere/at/all}"], ["data.path", "/nowhere/at/all"]),
+        ("labels", ["9", "example 7", "0..3"]),
+        ("0-255 floats", ["[0, 1]", "image 0", "255"]),
+        (["model.head=nope"], ["model.head", "nope"]),
+        (["selection.solver.name=gradmach"], ["selection.solver.name", "gradmatch"]),
+        (["attack={name: l2_pgd, eps: 100}"], ["attack.eps", "100"]),
+        (["device=cuda:7"] if not torch.cuda.is_available() else ["device=x"], ["device"]),
+        (["selection.chunk_size=20"], ["selection.chunk_size", "16"]),
+        (["data.train_size=100000"], ["train_size", "100000"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2_before_anything_is_written(advcore, root, tmp_path, bad_data, changes, parts):
+    changes = bad_data(changes) if isinstance(changes, str) else changes
+    started = time.perf_counter()
+    code, out, err = advcore("run", root / "experiments/trades_gradmatch.yaml", *sets(*changes), "--out", tmp_path / "run")
+    assert time.perf_counter() - started < 10
+    assert code == 2 and err.count("\n") == 1 and "Traceback" not in err, err
+    assert all(part in err for part in parts), err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_a_linear_head_is_refused(advcore, root, tmp_path):
+    pytest.importorskip("timm", reason="needs the package timm")
+    change = sets("model={name: 'timm:dpn68'}")  # its classifier is a 1 x 1 convolution
+    code, _, err = advcore("run", root / "experiments/trades_gradmatch.yaml", *change, "--out", tmp_path / "run")
+    assert code == 2 and err.count("\n") == 1 and "Linear" in err, err
+
+
+def test_a_key_that_stands_twice_is_refused(advcore, root, tmp_path):
+    file = tmp_path / "f.yaml"
+    file.write_text((root / "experiments/trades_gradmatch.yaml").read_text() + "seed: 1\n")
+    code, _, err = advcore("run", file, "--out", tmp_path / "run")
+    assert code == 2 and "'seed'" in err and err.count("\n") == 1
+
+
+def test_a_diverged_run_stops_with_3_and_one_line(advcore, root, tiny, tmp_path):
+    file = root / "experiments/linf_full.yaml"
+    changes = sets(*tiny, "training.optimizer.lr=1e30", "training.lr_schedule={name: constant}")
+    code, _, err = advcore("run", file, *changes, "--out", tmp_path / "run")
+    assert code == 3 and "epoch" in err and "Traceback" not in err
+
+
+def test_a_wrong_option_is_the_users_mistake(advcore):
+    assert advcore("run", "x.yaml", "--nope")[0] == 2
+    assert advcore("run")[0] == 2
+    assert advcore("fly")[0] == 2
+
+
+def test_help_is_quick_and_the_module_runs_as_a_process():
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        shown = subprocess.run([sys.executable, "-m", "advcore", "--help"], capture_output=True, text=True)
+        times.append(time.perf_counter() - started)
+        assert shown.returncode == 0 and "select" in shown.stdout
+    assert min(times) < 0.5
+
+
+def test_a_mistake_in_a_process_has_no_traceback(root):
+    file = root / "experiments/trades_gradmatch.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "advcore", "run", str(file), "--set", "attack.eps=8"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr

@@ -1,0 +1,275 @@
+"""AdversarialCoreset.select(): what it returns, what it leaves alone, what it refuses."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+from advcore import AdversarialCoreset, Coreset
+from advcore.attacks import LinfPGD
+from advcore.cost import CostLedger
+from advcore.data.source import Resident
+from advcore.errors import AdvcoreError, ConfigError, DataError, NonFiniteError
+from advcore.gradients.input_norm import InputNorms, input_norms
+from advcore.gradients.last_layer import last_layer_rows
+from advcore.objectives import Pgd, Standard, Trades
+from advcore.rng import Stream
+from advcore.selection.coreset import gradient_error
+from advcore.selection.partition import PARTITIONS
+from advcore.solvers import Craig, EasyCore, GradMatch, Random
+
+ATTACK = LinfPGD(eps=0.1, steps=3)
+
+
+def selector(solver=None, objective=None, **settings) -> AdversarialCoreset:
+    settings = {"attack": ATTACK, "block_size": 16, "budget": 0.25, **settings}
+    return AdversarialCoreset(objective=objective or Trades(), solver=solver or GradMatch(), **settings)
+
+
+def leaves(model: nn.Module) -> list:
+    """Everything a borrower must give back, bit for bit."""
+    state = [t.clone() for t in model.state_dict().values()]
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    return [state, grads, [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]]
+
+
+def same(a, b) -> bool:
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("solver", [GradMatch(), Craig(), Random()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
+def test_every_combination_returns_a_valid_coreset_twice_the_same(model, source, solver, objective, partition):
+    chooser = selector(solver, objective, partition=partition)
+    one, two = chooser.select(model, source, seed=3), chooser.select(model, source, seed=3)
+    assert torch.equal(one.indices, two.indices) and torch.equal(one.weights, two.weights)
+    assert 0 < len(one) <= 32 and one.num_examples == 96
+    assert sum(one.quality["class_counts"]) == len(one)
+    assert (one.quality["gradient_error"] is None) == (solver.reads is None)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_the_model_and_the_global_random_state_come_back_bitwise(model, source, mode):
+    model.train()
+    model[0].eval()
+    model[5].weight.requires_grad_(False)
+    model(torch.rand(8, 1, 8, 8)).sum().backward()
+    before = leaves(model)
+    globals_before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    selector(attack_mode=mode).select(model, source, seed=0)
+    assert same(leaves(model), before)
+    assert torch.equal(torch.get_rng_state(), globals_before[0]) and random.getstate() == globals_before[1]
+    assert (np.random.get_state()[1] == globals_before[2][1]).all()
+
+
+def test_the_model_comes_back_also_when_selection_fails(model, source):
+    class Broken(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.calls = inner, 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls > 5:
+                raise RuntimeError("broken")
+            return self.inner(x)
+
+    broken = Broken(model.train())
+    before = leaves(broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        selector().select(broken, source, seed=0)
+    assert same(leaves(broken), before)
+
+
+def test_the_coreset_does_not_depend_on_the_global_random_state_nor_on_the_models_mode(model, source):
+    one = selector().select(model.eval(), source, seed=0)
+    torch.rand(1)
+    assert torch.equal(one.indices, selector().select(model.train(), source, seed=0).indices)
+    assert not torch.equal(one.weights, selector().select(model, source, seed=1).weights)
+
+
+def test_dropout_left_on_by_a_train_mode_attack_is_seeded_too(source):
+    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 4))
+    chooser = selector(attack_mode="train")
+    torch.manual_seed(1)
+    one = chooser.select(net, source, seed=0)
+    torch.manual_seed(2)
+    assert torch.equal(one.weights, chooser.select(net, source, seed=0).weights)
+
+
+def test_the_chunk_size_does_not_matter_beyond_rounding(model, source):
+    double = model.double()
+    exact = Resident(source._images.double(), source.labels())
+    chosen = [selector(chunk_size=size).select(double, exact, seed=0) for size in (16, 64, 256)]
+    for other in chosen[1:]:
+        assert torch.equal(chosen[0].indices, other.indices)
+        torch.testing.assert_close(chosen[0].weights, other.weights)
+
+
+def test_quality_is_what_it_says(model, source):
+    chooser = selector()
+    coreset = chooser.select(model, source, seed=0)
+    rows = last_layer_rows(
+        model, source, objective=Trades(), attack=ATTACK, stream=Stream(seed=0, purpose="selection"), ledger=CostLedger()
+    ).rows.dense()
+    total, w = rows.sum(0), coreset.weights.double()
+    slow = (w @ rows[coreset.indices] - total).norm() / total.norm()
+    assert coreset.quality["gradient_error"] == pytest.approx(float(slow), rel=1e-6)
+    trained = w * (96 / w.sum())
+    slow = (trained @ rows[coreset.indices] - total).norm() / total.norm()
+    assert coreset.quality["gradient_error_trained"] == pytest.approx(float(slow), rel=1e-6)
+    assert coreset.quality["weight_sum"] == pytest.approx(float(w.sum()) / 96)
+    assert coreset.quality["effective_sample_size"] == pytest.approx(float(w.sum() ** 2 / (len(w) * (w @ w))))
+    assert coreset.quality["gradient_error"] < coreset.quality["gradient_error_random"]
+
+
+@pytest.mark.parametrize("normalise", ["coreset", "none", "batch"])
+def test_the_trained_error_follows_the_trainers_rescaling(model, source, normalise):
+    coreset = selector(normalise=normalise).select(model, source, seed=0)
+    plain = coreset.quality["gradient_error"]
+    assert (coreset.quality["gradient_error_trained"] == pytest.approx(plain)) == (normalise == "none")
+
+
+def test_gradmatch_at_ridge_0_beats_craig_on_the_same_rows(model, source):
+    errors = {type(s): selector(s).select(model, source, seed=0).quality["gradient_error"] for s in (GradMatch(ridge=0), Craig())}
+    assert errors[GradMatch] < errors[Craig]
+
+
+def test_cost_counts_the_attack_and_random_costs_nothing(model, source):
+    ledger = CostLedger()
+    coreset = selector().select(model, source, seed=0, ledger=ledger)
+    assert coreset.cost["passes"] == 96 * (2 * 3 + 2) == ledger.units()
+    assert selector(Random()).select(model, source, seed=0).cost["passes"] == 0
+
+
+def test_budget_1_keeps_all_with_weight_1_and_attacks_nothing(model, source):
+    ledger = CostLedger()
+    coreset = selector(budget=1.0).select(model, source, seed=0, ledger=ledger)
+    assert torch.equal(coreset.indices, torch.arange(96)) and bool((coreset.weights == 1).all())
+    assert ledger.units() == 0
+
+
+def test_a_budget_below_one_example_a_class_names_who_is_left_out(model, source):
+    coreset = selector(Craig(), budget=0.02).select(model, source, seed=0)
+    assert len(coreset) == 2
+    assert any("class 3" in event for event in coreset.events)
+
+
+def test_a_class_that_a_solver_leaves_empty_gets_random_picks_at_the_mean_weight(model, source):
+    features = torch.randn(96, 3)
+    residuals = torch.randn(96, 4)
+    residuals[source.labels() == 2] = 0
+    from advcore.rows import FactoredRows
+
+    rows = FactoredRows(residuals=(residuals,), features=(features,))
+    coreset = selector(GradMatch(ridge=0.1)).select(model, source, seed=0, rows=rows)
+    own = source.labels()[coreset.indices] == 2
+    assert int(own.sum()) == 5
+    torch.testing.assert_close(coreset.weights[own], coreset.weights[~own].mean().expand(5))
+    assert any("class 2" in event for event in coreset.events)
+
+
+def test_rows_measured_earlier_serve_several_budgets(model, source):
+    kept = last_layer_rows(
+        model, source, objective=Trades(), attack=ATTACK, stream=Stream(seed=0, purpose="selection"), ledger=CostLedger()
+    ).rows
+    fresh = selector(budget=0.5).select(model, source, seed=0)
+    again = selector(budget=0.5).select(model, source, seed=0, rows=kept)
+    assert torch.equal(fresh.indices, again.indices) and again.cost["passes"] == 0
+    with pytest.raises(DataError, match="95"):
+        selector().select(model, source, seed=0, rows=kept.take(torch.arange(95)))
+
+
+def test_easycore_takes_scores_and_refuses_to_go_without(model, source):
+    with pytest.raises(ConfigError, match="InputNorms"):
+        selector(EasyCore()).select(model, source, seed=0)
+    norms = InputNorms()
+    norms.add(input_norms(model, source, ledger=CostLedger()))
+    coreset = selector(EasyCore(), partition="whole").select(model, source, seed=0, rows=norms.rows)
+    assert set(coreset.indices.tolist()) == set(norms.rows.matrix[:, 0].argsort()[:24].tolist())
+
+
+def test_random_is_redrawn_at_every_epoch_unless_told_otherwise(model, source):
+    def picks(solver, epoch):
+        return selector(solver).select(model, source, seed=0, epoch=epoch).indices.tolist()
+
+    assert picks(Random(), 1) != picks(Random(), 2)
+    assert picks(Random(redraw=False), 1) == picks(Random(redraw=False), 2)
+
+
+def test_overlap_is_the_share_of_the_previous_coreset_that_stays(model, source):
+    one = selector().select(model, source, seed=0)
+    assert selector().select(model, source, seed=0, previous=one).quality["overlap"] == 1.0
+
+
+def test_per_batch_keeps_blocks_whole_with_one_weight_each(model, source):
+    coreset = selector(partition="per_batch").select(model, source, seed=0)
+    for block in coreset.blocks.unique():
+        own = coreset.blocks == block
+        assert int(own.sum()) == 16 and len(coreset.weights[own].unique()) == 1
+
+
+def test_indices_mean_the_data_that_were_given_through_subset(model, source):
+    order = torch.randperm(96, generator=torch.Generator().manual_seed(5)).tolist()
+    whole = TensorDataset(source._images, source.labels())
+    shuffled = Subset(whole, order)
+    coreset = selector(Craig()).select(model, shuffled, seed=0)
+    for x, y, _ in coreset.subset(shuffled):
+        assert any(torch.equal(x, image) and y == label for image, label in zip(source._images, source.labels(), strict=True))
+    with pytest.raises(DataError, match="other data"):
+        coreset.subset(whole)
+
+
+def test_save_and_load_give_the_same_coreset(model, source, tmp_path):
+    coreset = selector(partition="per_batch").select(model, source, seed=0)
+    again = Coreset.load(coreset.save(tmp_path / "c"))
+    for name in ("indices", "weights", "blocks"):
+        assert torch.equal(getattr(coreset, name), getattr(again, name))
+    assert (again.quality, again.fingerprint, again.events) == (coreset.quality, coreset.fingerprint, coreset.events)
+
+
+def test_a_model_without_a_linear_head_is_refused(source):
+    net = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten())
+    with pytest.raises(ConfigError, match="Linear"):
+        selector().select(net, source, seed=0)
+
+
+def test_a_diverged_model_is_a_nonfinite_error(model, source):
+    model[5].weight.data.fill_(float("nan"))
+    with pytest.raises(NonFiniteError) as error:
+        selector().select(model, source, seed=0)
+    assert "NaN" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("budget", 1.5),
+        ("budget", 0.0),
+        ("partition", "per_clas"),
+        ("rows", "weights"),
+        ("attack_mode", "test"),
+        ("blocks", "x"),
+        ("chunk_size", 20),
+        ("normalise", "mean"),
+        ("attack", None),
+    ],
+)
+def test_bad_settings_name_themselves_and_their_value(setting, value):
+    with pytest.raises(AdvcoreError) as error:
+        selector(**{setting: value})
+    assert setting in str(error.value) and repr(value) in str(error.value)
+
+
+def test_errors_are_measured_with_the_weights_as_given(model, source):
+    rows = last_layer_rows(
+        model, source, objective=Standard(), attack=None, stream=Stream(seed=0, purpose="selection"), ledger=CostLedger()
+    ).rows
+    assert gradient_error(rows, torch.arange(96), torch.ones(96)) == pytest.approx(0, abs=1e-12)
+    assert gradient_error(rows, torch.arange(96), torch.zeros(96)) == pytest.approx(1)

@@ -1,0 +1,149 @@
+"""What every solver in the table promises; registering one is enough to have it tested."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies
+
+from advcore.errors import BudgetError, DataError
+from advcore.rng import Stream
+from advcore.rows import DenseRows, FactoredRows
+from advcore.solvers import SOLVERS
+
+each_solver = pytest.mark.parametrize("solver", [Solver() for Solver in SOLVERS.values()], ids=SOLVERS)
+# `random` looks at positions alone.
+ORDERED = {name: Solver() for name, Solver in SOLVERS.items() if name != "random"}
+order_free = pytest.mark.parametrize("solver", ORDERED.values(), ids=ORDERED)
+
+
+def stream(n, seed=0):
+    return Stream(seed=seed, purpose="solver").at(torch.arange(n))
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def generic(solver, n, seed=0):
+    """Rows of the kind that the solver reads, as a selection would hand them over."""
+    if solver.reads == "input_norm":
+        return DenseRows(matrix=draw(n, 1, seed=seed).abs())
+    if solver.reads is None:
+        return DenseRows(matrix=torch.zeros(n, 0))
+    residuals, features = draw(2, n, 3, seed=seed), draw(2, n, 5, seed=seed + 1)
+    return FactoredRows(residuals=tuple(residuals), features=tuple(features))
+
+
+def assert_sane(selection, n, k):
+    """The answer keeps its promises, and says why where it is shorter than asked for."""
+    indices, weights = selection.indices, selection.weights
+    assert indices.dtype == torch.int64 and weights.dtype == torch.float64
+    assert len(indices) == len(weights) <= k
+    assert sorted(set(indices.tolist())) == sorted(indices.tolist())
+    assert all(0 <= i < n for i in indices.tolist())
+    assert torch.isfinite(weights).all() and (weights >= 0).all()
+    assert isinstance(selection.info["stopped"], str)
+    assert (len(indices) == k) == (selection.info["stopped"] == "budget")
+
+
+@each_solver
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(n=strategies.integers(1, 25), share=strategies.floats(0, 1), seed=strategies.integers(0, 1000))
+def test_never_over_k_unique_and_not_negative(solver, n, share, seed):
+    k = max(1, round(share * n))
+    assert_sane(solver(generic(solver, n, seed), k, generator=stream(n, seed)), n, k)
+
+
+@each_solver
+def test_generic_rows_give_all_k(solver):
+    for k in (1, 7, 20):
+        assert len(solver(generic(solver, 40), k, generator=stream(40)).indices) == k
+
+
+@order_free
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(
+    order=strategies.permutations(range(40)), k=strategies.integers(1, 40), seed=strategies.integers(0, 1000)
+)
+def test_the_order_of_the_rows_does_not_matter(solver, order, k, seed):
+    rows, order = generic(solver, 40, seed), torch.tensor(order)
+    given_order = solver(rows, k, generator=stream(40))
+    shuffled = solver(rows.take(order), k, generator=stream(40).take(order))
+    assert torch.equal(given_order.indices, order[shuffled.indices])
+    torch.testing.assert_close(given_order.weights, shuffled.weights, rtol=1e-6, atol=1e-9)
+
+
+@each_solver
+def test_the_same_question_gets_the_same_bits_and_nothing_is_disturbed(solver):
+    rows = generic(solver, 30)
+    before, state = rows.dense().clone(), torch.get_rng_state()
+    first, second = (solver(rows, 9, generator=stream(30)) for _ in range(2))
+    assert torch.equal(first.indices, second.indices) and torch.equal(first.weights, second.weights)
+    assert first.info == second.info
+    assert torch.equal(rows.dense(), before) and torch.equal(torch.get_rng_state(), state)
+
+
+@each_solver
+@pytest.mark.parametrize("k", [0, -1, 11, True, 2.0, "3", None])
+def test_a_count_outside_1_to_n_is_a_budget_error(solver, k):
+    with pytest.raises(BudgetError, match=rf"k must be a whole number in 1\.\.10, .* got {k!r}"):
+        solver(generic(solver, 10), k, generator=stream(10))
+
+
+@each_solver
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_rows_that_are_not_finite_are_refused_naming_the_first(solver, bad):
+    matrix = draw(10, 3)
+    matrix[7, 0] = matrix[4, 2] = bad
+    with pytest.raises(DataError, match="row 4$"):
+        solver(DenseRows(matrix=matrix), 3, generator=stream(10))
+
+
+LINE = torch.tensor([3.0, 2.0, 1.0, 0.5, -1.0, -2.0])
+HARD = {
+    "zero rows": torch.zeros(6, 4),
+    "one zero row among others": torch.cat([draw(5, 4), torch.zeros(1, 4)]),
+    "all equal": draw(1, 4).expand(6, 4),
+    "pairs of equals": draw(3, 4).repeat(2, 1),
+    "rank one": LINE[:, None] * draw(1, 4),
+    "sum is zero": torch.cat([draw(3, 4), -draw(3, 4)]),
+    "one row": draw(1, 4),
+    "one zero row": torch.zeros(1, 4),
+    "tiny": draw(6, 4) * 1e-20,
+    "huge": draw(6, 4) * 1e18,
+    "tiny beside huge": draw(6, 4) * torch.tensor([1e-18, 1e18, 1.0, 1e-18, 1e18, 1.0])[:, None],
+}
+
+
+@each_solver
+@pytest.mark.parametrize("matrix", HARD.values(), ids=HARD)
+def test_hard_rows_give_what_can_be_had_and_say_why(solver, matrix):
+    n = len(matrix)
+    if solver.reads == "input_norm":
+        matrix = matrix.norm(dim=1, keepdim=True)
+    factored = FactoredRows(residuals=(matrix,), features=(torch.ones(n, 2),))
+    for rows in (DenseRows(matrix=matrix), factored):
+        for k in range(1, n + 1):
+            assert_sane(solver(rows, k, generator=stream(n)), n, k)
+
+
+@each_solver
+def test_a_subset_of_a_block_problem_is_solved_as_such(solver):
+    blocks = list(torch.arange(40).split(5))
+    rows = generic(solver, 40).block_means(blocks)
+    assert_sane(solver(rows, 3, generator=stream(8)), 8, 3)
+
+
+@pytest.mark.gpu
+@each_solver
+def test_a_gpu_gives_the_same_answer(solver):
+    rows = generic(solver, 60)
+    if isinstance(rows, DenseRows):
+        there = DenseRows(matrix=rows.matrix.cuda())
+    else:
+        residuals, features = ([part.cuda() for part in parts] for parts in (rows.residuals, rows.features))
+        there = FactoredRows(residuals=tuple(residuals), features=tuple(features))
+    here = solver(rows, 20, generator=stream(60))
+    answer = solver(there, 20, generator=Stream(seed=0, purpose="solver").at(torch.arange(60).cuda()))
+    assert answer.indices.is_cuda and answer.weights.is_cuda
+    assert torch.equal(answer.indices.cpu(), here.indices)
+    torch.testing.assert_close(answer.weights.cpu(), here.weights, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,73 @@
+"""What README promises: its example runs, its tables are fresh."""
+
+import importlib.util
+import re
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+
+class MyData(Dataset):
+    """A user's own data."""
+
+    def __len__(self) -> int:
+        return 80
+
+    def __getitem__(self, i: int):
+        return torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(i)), i % 5
+
+
+class MyModel(nn.Module):
+    """A user's own model, whose head is not called fc."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        self.to_classes = nn.Linear(288, 5)
+
+    def forward(self, x):
+        return self.to_classes(self.body(x))
+
+
+def test_the_example_runs_with_a_users_own_model_and_data(root):
+    code = re.search(r"<!-- example -->\n```python\n(.*?)```", (root / "README.md").read_text(), re.S)[1]
+    torch.manual_seed(0)
+    model = MyModel().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    names = {"model": model, "dataset": MyData(), "DataLoader": DataLoader}
+    exec(compile(code, "README.md", "exec"), names)
+    coreset = names["coreset"]
+    assert len(coreset) == 40 and model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    x, y, w = names["x"], names["y"], names["w"]
+    assert x.shape[1:] == (3, 8, 8) and torch.isfinite((w * F.cross_entropy(model(x), y, reduction="none")).mean())
+    assert float(coreset.training_weights().mean()) == pytest.approx(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+
+
+@pytest.fixture
+def tables(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("tables", root / "benchmarks/tables.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "tables", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_committed_table_comes_from_the_committed_records(root, tables):
+    assert tables.readme_text() == (root / "README.md").read_text()
+    for suite in tables.TITLES:
+        page = root / "benchmarks" / f"{suite}.md"
+        assert page.read_text() == f"# {suite}\n\n{tables.text(suite)}\n"
+
+
+def test_the_digits_table_holds_every_method_at_three_seeds(tables):
+    found = tables.groups("digits")
+    assert {"full", "GradMatch", "CRAIG", "random", "shortened", "fewer steps (PGD-4)"} == set(found)
+    assert all(len(records) == 3 for records in found.values())
+    assert len({record.environment["torch"] for records in found.values() for record in records}) == 1

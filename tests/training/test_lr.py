@@ -1,0 +1,63 @@
+"""Each schedule against torch's own scheduler as the slow twin."""
+
+import pytest
+import torch
+from torch.optim import lr_scheduler as torchs
+
+from advcore.errors import ConfigError
+from advcore.training import LR_SCHEDULES
+from advcore.training.lr import Constant, Cosine, Cyclic, MultiStep, OneCycle
+
+STEPS = 40
+
+
+def by_torch(make) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = make(optimizer)
+    rates = []
+    for _ in range(STEPS):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def ours(schedule) -> list[float]:
+    return [schedule.factor(i / STEPS, i) for i in range(STEPS)]
+
+
+def test_multi_step():
+    assert ours(MultiStep(milestones=[10, 30])) == pytest.approx(by_torch(lambda o: torchs.MultiStepLR(o, [10, 30])))
+
+
+def test_cosine():
+    assert ours(Cosine()) == pytest.approx(by_torch(lambda o: torchs.CosineAnnealingLR(o, STEPS)))
+
+
+def test_one_cycle():
+    slow = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torchs.OneCycleLR(slow, 1.0, total_steps=STEPS + 1, pct_start=(12 + 1) / (STEPS + 1), cycle_momentum=False)
+    rates = []
+    for _ in range(STEPS):
+        rates.append(slow.param_groups[0]["lr"])
+        slow.step()
+        scheduler.step()
+    assert ours(OneCycle(peak=0.3)) == pytest.approx(rates, abs=1e-6)
+
+
+def test_cyclic_is_linear_up_and_down():
+    assert ours(Cyclic()) == pytest.approx([min(i / 20, 2 - i / 20) for i in range(STEPS)])
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+def test_factors_stay_in_0_1(name):
+    schedule = MultiStep(milestones=[3]) if name == "multi_step" else LR_SCHEDULES[name]()
+    assert all(0 <= factor <= 1 for factor in ours(schedule))
+
+
+def test_constant_is_constant_and_milestones_must_ascend():
+    assert set(ours(Constant())) == {1.0}
+    for milestones in ([3, 2], [2, 2], [0]):
+        with pytest.raises(ConfigError) as error:
+            MultiStep(milestones=milestones)
+        assert "milestones" in str(error.value) and str(milestones) in str(error.value)

@@ -1,0 +1,172 @@
+"""The loop: the same bits twice, what each epoch trains on, exact cost, what is kept."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from advcore import AdversarialCoreset, Trainer
+from advcore.attacks import LinfPGD
+from advcore.errors import ConfigError
+from advcore.objectives import Pgd, Standard, Trades
+from advcore.selection.schedule import Schedule
+from advcore.solvers import Craig, EasyCore, GradMatch, Random
+from advcore.training import Adam, Constant, SGD
+from advcore.training.plan import planned_units, reference, step_units
+from advcore.training.trainer import Listener
+
+ATTACK = LinfPGD(eps=0.1, steps=2)
+
+
+def trainer(solver=None, objective=None, *, epochs=4, budget=0.5, warm=0.5, period=1, partition="per_class", **settings) -> Trainer:
+    objective = objective or Pgd()
+    chooser = solver and AdversarialCoreset(
+        objective=objective, solver=solver, attack=ATTACK, budget=budget, partition=partition, block_size=16
+    )
+    schedule = Schedule(epochs=epochs, budget=budget, warm_start=warm, period=period) if solver else Schedule(epochs=epochs)
+    settings = {"optimizer": SGD(lr=0.05), "batch_size": 16, "probe_examples": 32, **settings}
+    return Trainer(objective=objective, attack=ATTACK, schedule=schedule, selector=chooser, **settings)
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("solver", [Random(), Craig(), GradMatch(), EasyCore()], ids=lambda s: type(s).__name__)
+def test_same_seed_same_bits_whatever_the_global_state(model, source, solver, objective):
+    made = trainer(solver, objective, period=None)
+    one = made.fit(copy.deepcopy(model), source, source, seed=1)
+    torch.manual_seed(99)
+    np.random.seed(3)
+    before = torch.get_rng_state()
+    two = made.fit(copy.deepcopy(model), source, source, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    assert equal(one.last, two.last) and equal(one.best, two.best)
+    assert not equal(one.last, made.fit(copy.deepcopy(model), source, source, seed=2).last)
+
+
+def test_looking_at_validation_or_not_does_not_change_training(model, source):
+    made = trainer(GradMatch())
+    assert equal(
+        made.fit(copy.deepcopy(model), source, source, seed=0).last, made.fit(copy.deepcopy(model), source, seed=0).last
+    )
+
+
+def test_budget_1_is_bitwise_the_full_run(model, source):
+    full = trainer().fit(copy.deepcopy(model), source, seed=0)
+    kept = trainer(GradMatch(), budget=1.0).fit(copy.deepcopy(model), source, seed=0)
+    assert equal(full.last, kept.last) and full.ledger.passes == kept.ledger.passes
+
+
+@pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("solver", [None, Random(), GradMatch(), EasyCore()], ids=lambda s: type(s).__name__)
+def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
+    made = trainer(solver, objective)
+    trained = made.fit(model, source, source, seed=0)
+    assert trained.ledger.units() == planned_units(made.schedule, objective, ATTACK, made.selector, 96)
+
+
+def test_the_full_run_costs_its_reference(model, source):
+    trained = trainer().fit(model, source, seed=0)
+    assert trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * step_units(Pgd(), ATTACK)
+
+
+def test_epochs_train_on_what_the_plan_says(model, source):
+    trained = trainer(Craig(), epochs=6, warm=0.34, period=2).fit(model, source, seed=0)
+    assert [e["action"] for e in trained.epochs] == ["full", "select", "reuse", "select", "reuse"]
+    assert [e["examples"] for e in trained.epochs] == [96, 48, 48, 48, 48]
+    assert [c.epoch for c in trained.coresets] == [1, 3]
+    assert trained.coresets[1].quality["overlap"] is not None
+
+
+def test_whole_blocks_are_replayed_and_others_are_shuffled(model, source):
+    seen: list[list[list[int]]] = []
+    original = type(source).batches
+
+    class Watched(type(source)):
+        def batches(self, chunks):
+            if self.training:
+                seen.append([sorted(chunk.tolist()) for chunk in chunks])
+            return original(self, chunks)
+
+    source.__class__ = Watched
+    source.training = False
+    listener = Listener(on_coreset=lambda c: setattr(source, "training", True))
+    trained = trainer(GradMatch(), partition="per_batch", period=None, warm=0.0).fit(model, source, seed=0, listener=listener)
+    coreset = trained.coresets[0]
+    blocks = sorted(sorted(coreset.indices[coreset.blocks == b].tolist()) for b in coreset.blocks.unique())
+    assert len(seen) == 4 and all(sorted(epoch) == blocks for epoch in seen)
+    assert len({str(epoch) for epoch in seen}) > 1
+
+
+def test_best_is_the_state_of_the_best_validation_epoch(model, source):
+    states = {}
+    made = trainer(optimizer=Adam(lr=0.02), lr_schedule=Constant())
+    keep = Listener(on_model=lambda m: states.__setitem__(len(states), {k: v.clone() for k, v in m.state_dict().items()}))
+    trained = made.fit(model, source, source, seed=0, listener=keep)
+    scores = [entry["robust"] for entry in trained.epochs]
+    assert trained.best_epoch == scores.index(max(scores))
+    assert equal(trained.best, states[trained.best_epoch]) and equal(trained.last, states[3])
+
+
+def test_without_validation_best_is_last(model, source):
+    trained = trainer().fit(model, source, seed=0)
+    assert trained.best_epoch is None and equal(trained.best, trained.last)
+
+
+def test_the_moving_average_is_what_is_kept(model, source):
+    raw, averaged = copy.deepcopy(model), copy.deepcopy(model)
+    one = trainer().fit(raw, source, seed=0)
+    two = trainer(ema=0.9).fit(averaged, source, seed=0)
+    assert equal(one.last, dict(averaged.state_dict())) and not equal(two.last, one.last)
+    still = trainer(ema=0.0).fit(copy.deepcopy(model), source, seed=0)
+    assert equal(still.last, one.last)
+
+
+def test_the_ball_grows_over_the_ramp(model, source):
+    sizes = []
+
+    class Spy(LinfPGD):
+        def __call__(self, loss_fn, x, *, generator):
+            sizes.append(self.eps)
+            return super().__call__(loss_fn, x, generator=generator)
+
+    made = Trainer(
+        objective=Pgd(), attack=Spy(eps=0.3, steps=1), schedule=Schedule(epochs=3), optimizer=SGD(lr=0.01), batch_size=16, eps_ramp=2
+    )
+    made.fit(model, source, seed=0)
+    assert sizes[:12] == pytest.approx([0.3 * (i + 1) / 12 for i in range(12)])
+    assert set(sizes[12:]) == {0.3}
+
+
+def test_easycore_scores_come_from_the_warm_start_or_from_a_probe(model, source):
+    warm = trainer(EasyCore(), partition="whole").fit(copy.deepcopy(model), source, seed=0)
+    assert sum(warm.ledger.passes["scoring"].values()) == 96 * 2 * 1
+    probe = trainer(EasyCore(), partition="whole", warm=0.0, period=None, probe_epochs=2)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trained = probe.fit(model, source, seed=0)
+    assert sum(trained.ledger.passes["scoring"].values()) == 96 * 2 * 4
+    assert len(trained.coresets) == 1 and not equal(before, trained.last)
+    with pytest.raises(ConfigError, match="probe_epochs"):
+        trainer(EasyCore(), warm=0.0)
+
+
+def test_learning_rates_follow_milestones_of_the_full_run(model, source):
+    from advcore.training import MultiStep
+
+    made = trainer(Random(), epochs=10, warm=0.6, period=2, lr_schedule=MultiStep(milestones=[7]))
+    trained = made.fit(model, source, seed=0)
+    assert [e["lr_index"] for e in trained.epochs] == [0, 1, 2, 6, 7, 8, 9]
+    assert [round(e["lr"], 6) for e in trained.epochs] == [0.05] * 4 + [0.005] * 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("batch_size", 1), ("normalise", "x"), ("eps_ramp", -1), ("ema", 2), ("clip_norm", 0), ("probe_examples", 0)],
+)
+def test_bad_settings_name_themselves_and_their_value(setting, value):
+    with pytest.raises(ConfigError) as error:
+        trainer(**{setting: value})
+    assert setting in str(error.value) and repr(value) in str(error.value)
