@@ -54,7 +54,9 @@ def select(
     file: RunFile,
     checkpoint: Annotated[Path, typer.Option(help="A .safetensors file of the model to attack.")],
     set_: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Where the coreset goes (.npz, and a JSON beside it).")] = Path("coreset.npz"),
+    out: Annotated[Path, typer.Option(help="Where the coreset goes (.npz, and a JSON beside it).")] = Path(
+        "coreset.npz"
+    ),
 ) -> None:
     """Choose one coreset with a trained model; indices count in the whole training set."""
     from advcore.errors import ConfigError, must
@@ -103,7 +105,9 @@ def evaluate(
 
 
 @app.command(name="list")
-def list_(kind: Annotated[str | None, typer.Argument(help="attacks, objectives, solvers, ...; all by default.")] = None) -> None:
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="attacks, objectives, solvers, ...; all by default.")] = None,
+) -> None:
     """What can stand as a `name` in a run file."""
     from advcore.gradients import GRADIENTS
     from advcore.runner.schema import TABLES
@@ -130,7 +134,10 @@ def check(file: RunFile, set_: Overrides = None) -> None:
     rows = [
         ("plan", plan.text),
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
-        ("reference", f"{plan.reference.epochs} epochs, {plan.reference.steps} attack steps: {plan.reference.units:,} passes"),
+        (
+            "reference",
+            f"{plan.reference.epochs} epochs, {plan.reference.steps} attack steps: {plan.reference.units:,} passes",
+        ),
         *((f"memory, {name}", f"{held / 1e6:,.1f} MB") for name, held in plan.memory.items()),
     ]
     _table(str(file), ("", ""), rows)

@@ -107,7 +107,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors on the CPU and the facts saved with them. Raises CheckpointError on a missing, damaged or foreign file."""
+    """Tensors on the CPU and the facts saved with them. Raises CheckpointError for a missing, damaged or other file."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

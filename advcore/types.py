@@ -91,7 +91,9 @@ class Coreset:
         k = len(self.indices)
         inside = k and int(self.indices.min()) >= 0 and int(self.indices.max()) < self.num_examples
         if not inside or len(torch.unique(self.indices)) != k:
-            raise DataError(f"a coreset needs unique indices in 0..{self.num_examples - 1}, got {k} indices that are not")
+            raise DataError(
+                f"a coreset needs unique indices in 0..{self.num_examples - 1}, got {k} indices that are not"
+            )
         if self.weights.shape != self.indices.shape or not bool(torch.isfinite(self.weights).all()):
             raise DataError(f"a coreset needs one finite weight for each of its {k} indices")
 

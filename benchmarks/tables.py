@@ -10,8 +10,8 @@ HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 TITLES = {
     "digits": "digits (1,294 training images), TRADES, linf 0.1, small CNN",
-    "mnist": "MNIST (20,000 images, 10 % of them for validation), PGD adversarial training, linf 0.3, small CNN",
-    "cifar10": "CIFAR-10 (JPEG copies; 10,000 images, 10 % of them for validation), PGD adversarial training, small CNN",
+    "mnist": "MNIST (20,000 images, 10 % for validation), PGD adversarial training, linf 0.3, small CNN",
+    "cifar10": "CIFAR-10 (JPEG copies; 10,000 images, 10 % for validation), PGD adversarial training, small CNN",
 }
 
 
@@ -33,8 +33,8 @@ def text(suite: str) -> str:
     """The suite's tables, for the last and for the best checkpoint, with what made them."""
     found = groups(suite)
     any_one = next(iter(found.values()))[0]
-    n = any_one.final["last"]["clean"]["n"]
-    lines = [f"**{TITLES[suite]}.** Mean ± sample deviation over seeds, {n} test images, device {any_one.environment['device']}."]
+    n, device = any_one.final["last"]["clean"]["n"], any_one.environment["device"]
+    lines = [f"**{TITLES[suite]}.** Mean ± sample deviation over seeds, {n} test images, device {device}."]
     for which in ("last", "best"):
         lines += ["", f"Checkpoint `{which}`:", "", markdown(*comparison(found, which))]
     return "\n".join(lines)

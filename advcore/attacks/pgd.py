@@ -20,7 +20,12 @@ _GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
 
 
 def climb(
-    loss_fn: Loss, start: Tensor, *, steps: int, move: Callable[[Tensor, Tensor], Tensor], project: Callable[[Tensor], Tensor]
+    loss_fn: Loss,
+    start: Tensor,
+    *,
+    steps: int,
+    move: Callable[[Tensor, Tensor], Tensor],
+    project: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """`steps` times: move along the gradient of the per-example loss, then project. The one loop of every PGD."""
     x_adv = project(start)
@@ -62,7 +67,9 @@ class PGD:
         require(
             self._eps_problem(_MOST_PIXELS),
             at_least("steps", self.steps, 1),
-            None if self.step_size is None else positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
+            None
+            if self.step_size is None
+            else positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
             at_least("restarts", self.restarts, 1),
             one_of("start", self.start, STARTS),
         )
@@ -72,7 +79,11 @@ class PGD:
 
     def _eps_problem(self, pixels: float) -> str | None:
         largest = self.geometry.diameter(pixels)
-        way_out = "" if not isinstance(self.eps, (int, float)) else f"pixels are in [0, 1], and eps counts in the same units: write {self.eps:g}/255"
+        way_out = (
+            ""
+            if not isinstance(self.eps, (int, float))
+            else f"pixels are in [0, 1], and eps counts in the same units: write {self.eps:g}/255"
+        )
         return within("eps", self.eps, 0, round(largest, 4), way_out)
 
     @property

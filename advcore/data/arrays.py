@@ -44,7 +44,9 @@ class Npz(DataSettings):
 
 def _split(x, y) -> Split:
     if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x) or len(y) == 0:
-        raise DataError(f"labels must be one whole number an image and at least one, got {y.dtype} {y.shape} for {len(x)} images")
+        raise DataError(
+            f"labels must be one whole number an image and at least one, got {y.dtype} {y.shape} for {len(x)} images"
+        )
     if x.dtype.kind != "f" and x.dtype.name != "uint8":
         raise DataError(f"images must be uint8, or floats in [0, 1], got {x.dtype}")
     images = torch.from_numpy(x if x.dtype.name == "uint8" else x.astype("float32"))

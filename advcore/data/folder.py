@@ -34,7 +34,9 @@ class ImageFolder(DataSettings):
         super().__post_init__()
         require(
             at_least("size", self.size, 8),
-            "only and groups must not both be given; groups already names its folders" if self.only and self.groups else None,
+            "only and groups must not both be given; groups already names its folders"
+            if self.only and self.groups
+            else None,
         )
 
     def read(self) -> tuple[Split, Split]:
@@ -56,7 +58,9 @@ class ImageFolder(DataSettings):
         except (ImportError, RuntimeError) as error:
             raise missing_package("torchvision", "data.name: image_folder", None, error) from None
         if not folder.is_dir():
-            raise DataError(f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}")
+            raise DataError(
+                f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"
+            )
         names = self._names(named_by)
         numbers = {sub: i for i, name in enumerate(names) for sub in (self.groups[name] if self.groups else [name])}
         missing = [sub for sub in numbers if not (folder / sub).is_dir()]

@@ -72,7 +72,9 @@ def _split(table) -> Split:
     missing = table.column("label").null_count
     if not types.is_integer(label) or missing:
         got = f"{label} with {missing} missing"
-        raise DataError(f"label must be a column of whole numbers, one an image, got {got}; turn other labels into class numbers")
+        raise DataError(
+            f"label must be a column of whole numbers, one an image, got {got}; turn other labels into class numbers"
+        )
     if not types.is_struct(image) or image.get_field_index("bytes") < 0:
         raise DataError(f"image must be a column of {{bytes, path}}, got {image}")
     labels = torch.from_numpy(np.array(table.column("label").to_numpy(), dtype=np.int64))
@@ -92,6 +94,8 @@ def _decode(encoded, positions: Tensor) -> Tensor:
         except (UnidentifiedImageError, OSError, TypeError) as error:
             raise DataError(f"image {position} cannot be decoded: {error}") from None
         if images[-1].shape != images[0].shape:
-            raise DataError(f"images must have one size, got {images[-1].shape} at {position} and {images[0].shape} at first")
+            raise DataError(
+                f"images must have one size, got {images[-1].shape} at {position} and {images[0].shape} at first"
+            )
     stacked = torch.from_numpy(np.stack(images))
     return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()

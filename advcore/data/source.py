@@ -66,7 +66,7 @@ def check_images(x: Tensor, indices: Tensor) -> None:
         first = int(bad.nonzero()[0])
         raise DataError(
             f"images must be finite and in [0, 1], got minimum {low[first]:.4g} and maximum {high[first]:.4g} in image "
-            f"{int(indices[first])}; divide 0-255 values by 255, and put a normalisation into the model as its first layer"
+            f"{int(indices[first])}; divide 0-255 values by 255, and put normalisation into the model as its first layer"
         )
 
 
@@ -76,8 +76,8 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         raise DataError(
-            f"labels must be whole numbers in 0..{num_classes - 1}, got {int(y[first])} at example {int(indices[first])}; "
-            f"renumber the labels, or use a model and data.num_classes with more classes than {num_classes}"
+            f"labels must be whole numbers in 0..{num_classes - 1}, got {int(y[first])} at example "
+            f"{int(indices[first])}; renumber the labels, or use a model and data.num_classes with more classes than {num_classes}"
         )
 
 
@@ -87,10 +87,13 @@ class Resident:
     def __init__(self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu"):
         if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
             raise DataError(
-                f"images must be (N, C, H, W) with one label each and N > 0, got {tuple(images.shape)} and {len(labels)} labels"
+                f"images must be (N, C, H, W) with one label each and N > 0, "
+                f"got {tuple(images.shape)} and {len(labels)} labels"
             )
         if labels.dtype.is_floating_point or labels.ndim != 1:
-            raise DataError(f"labels must be one whole number an example, got {labels.dtype} of shape {tuple(labels.shape)}")
+            raise DataError(
+                f"labels must be one whole number an example, got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
         check_images(images, torch.arange(len(images)))
         self.device = torch.device(device)
         self.shape = tuple(images.shape[1:])
@@ -190,7 +193,9 @@ class _Checked(Dataset):
         except DataError as error:
             return error
         if tuple(x.shape) != self.shape:
-            return DataError(f"images must have one size, got {tuple(x.shape)} at example {i} and {self.shape} at 0; resize them")
+            return DataError(
+                f"images must have one size, got {tuple(x.shape)} at example {i} and {self.shape} at 0; resize them"
+            )
         return x, y
 
 

@@ -87,7 +87,11 @@ def evaluate(
     n = min(limit or len(source), len(source))
     right, robust = 0, [0] * len(attacks)
     chunks, done = chunked(torch.arange(n), batch_size), 0
-    with preserved(Stream(seed=seed, purpose="model")), borrow(model, training=False), ledger.phase("evaluation", source.device):
+    with (
+        preserved(Stream(seed=seed, purpose="model")),
+        borrow(model, training=False),
+        ledger.phase("evaluation", source.device),
+    ):
         forward = ledger.counted(model)
         for indices, x, y in source.batches(chunks):
             correct = _correct(forward(x), y, indices)

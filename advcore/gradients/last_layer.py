@@ -24,7 +24,8 @@ def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> 
     In float32, or the logits' dtype if wider.
     """
     leaves = {
-        name: z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_(True) for name, z in logits.items()
+        name: z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_(True)
+        for name, z in logits.items()
     }
     with torch.enable_grad():
         loss = objective.loss(y, **leaves).sum()
@@ -120,4 +121,6 @@ def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple
 def _check_finite(rows: FactoredRows) -> None:
     finite = torch.isfinite(rows.squared_norms())
     if not bool(finite.all()):
-        raise NonFiniteError(f"the model's gradient at example {int((~finite).nonzero()[0])} is NaN or infinite; training has diverged")
+        raise NonFiniteError(
+            f"the model's gradient at example {int((~finite).nonzero()[0])} is NaN or infinite; training has diverged"
+        )

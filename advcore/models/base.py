@@ -47,7 +47,7 @@ class Normalize(nn.Module):
 
 
 def channel_statistics(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel (C,) over batches of (indices, x, y); a constant channel has deviation 1."""
+    """Mean and standard deviation per channel (C,) over batches of (indices, x, y); 1 for a constant channel."""
     count, total, squares = 0, 0, 0
     for _, x, _ in batches:
         x = x.double()
@@ -72,7 +72,9 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
     """
     linear = {key: module for key, module in model.named_modules() if isinstance(module, nn.Linear)}
     if name is not None and name not in linear:
-        raise ConfigError(must("head", f"the name of a linear layer ({', '.join(linear) or 'the model has none'})", name))
+        raise ConfigError(
+            must("head", f"the name of a linear layer ({', '.join(linear) or 'the model has none'})", name)
+        )
     outputs: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda m, args, out, key=key: outputs.__setitem__(key, out))

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from advcore.errors import ConfigError, missing_package, nearest
+from advcore.errors import ConfigError, missing_package, must, nearest
 from advcore.models.base import ModelSettings
 from advcore.types import settings
 
@@ -25,5 +25,6 @@ class Timm(ModelSettings):
             raise missing_package("timm", f"model.name: timm:{self.architecture}", "hf", error) from None
         known = timm.list_models()
         if self.architecture not in known:
-            raise ConfigError(f"model.name must be timm:NAME with a name timm knows, got {self.architecture!r}; {nearest(self.architecture, known)}")
+            way_out = nearest(self.architecture, known)
+            raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, way_out))
         return timm.create_model(self.architecture, pretrained=False, num_classes=num_classes, in_chans=shape[0])

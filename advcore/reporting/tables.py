@@ -19,14 +19,14 @@ def percent(share: float) -> str:
 
 
 def attack_label(entry: dict) -> str:
-    """"linf 0.1, PGD-50 x 3" of an entry of `final`."""
+    """ "linf 0.1, PGD-50 x 3" of an entry of `final`."""
     kind = entry["name"].removeprefix(f"{entry['norm']}_").upper()
     restarts = f" x {entry['restarts']}" if entry["restarts"] > 1 else ""
     return f"{entry['norm']} {entry['eps']:.4g}, {kind}-{entry['steps']}{restarts}"
 
 
 def accuracy(entry: dict) -> str:
-    """"91.2 [88.0, 93.6]", in percent with the interval."""
+    """ "91.2 [88.0, 93.6]", in percent with the interval."""
     low, high = entry["interval"]
     return f"{percent(entry['accuracy'])} [{percent(low)}, {percent(high)}]"
 

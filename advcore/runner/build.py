@@ -47,7 +47,9 @@ def device(config: RunConfig) -> torch.device:
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(must("device", "one that this machine has (cpu)", config.device, "torch finds no CUDA device"))
+        raise ConfigError(
+            must("device", "one that this machine has (cpu)", config.device, "torch finds no CUDA device")
+        )
     return torch.device(config.device)
 
 
@@ -159,7 +161,9 @@ def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, int]:
     """Bytes of what is held longest: images, parameters with gradients and momentum, rows, the largest problem."""
     _, x, _ = next(loaded.train.batches([torch.arange(1)]))
     held = {
-        "images": len(loaded.train) * math.prod(loaded.train.shape) * (x.element_size() if x.dtype.is_floating_point else 1),
+        "images": len(loaded.train)
+        * math.prod(loaded.train.shape)
+        * (x.element_size() if x.dtype.is_floating_point else 1),
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
     }
     chooser = built.selector

@@ -5,7 +5,19 @@ import importlib.metadata
 import os
 import platform
 
-NEEDED = ("torch", "torchvision", "numpy", "scipy", "sklearn", "yaml", "pydantic", "typer", "rich", "safetensors", "pyarrow")
+NEEDED = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "yaml",
+    "pydantic",
+    "typer",
+    "rich",
+    "safetensors",
+    "pyarrow",
+)
 EXTRAS = {"timm": "hf", "submodlib": "submodular"}
 
 
@@ -13,7 +25,10 @@ def findings() -> list[tuple[str, str]]:
     """One (what, state) row each for the machine, the packages and the extras; an import that fails says why."""
     rows = [("python", f"{platform.python_version()}, {platform.platform()}"), ("device", _device())]
     rows += [(name, _imported(name, f"pip install --upgrade {name}")) for name in NEEDED]
-    rows += [(f"{name} (extra {extra})", _imported(name, f'pip install "advcore[{extra}]"')) for name, extra in EXTRAS.items()]
+    rows += [
+        (f"{name} (extra {extra})", _imported(name, f'pip install "advcore[{extra}]"'))
+        for name, extra in EXTRAS.items()
+    ]
     return [*rows, ("ADVCORE_DATA", os.environ.get("ADVCORE_DATA", "not set"))]
 
 

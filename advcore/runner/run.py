@@ -1,4 +1,4 @@
-"""run(config) -> RunRecord, with everything written as it becomes known; and the pieces of it the other commands use."""
+"""run(config) -> RunRecord, written as it becomes known; and the pieces of it that the other commands use."""
 
 import importlib.metadata
 import platform
@@ -98,7 +98,11 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
     reporter.on_plan(prepared.plan)
     writer = replace(
         reporter,
-        on_epoch=lambda entry: (record.epochs.append(entry), record.save(path / "record.json"), reporter.on_epoch(entry)),
+        on_epoch=lambda entry: (
+            record.epochs.append(entry),
+            record.save(path / "record.json"),
+            reporter.on_epoch(entry),
+        ),
         on_coreset=lambda coreset: (
             record.selections.append(summary(coreset)),
             in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}"),
@@ -194,7 +198,9 @@ def load_state(net: nn.Module, path: Path) -> None:
     ]
     if wrong:
         some = "; ".join(wrong[:5])
-        raise CheckpointError(f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {some}")
+        raise CheckpointError(
+            f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {some}"
+        )
     net.load_state_dict(state)
 
 

@@ -30,6 +30,7 @@ TABLES: dict[str, dict[str, type]] = {
     "lr_schedules": LR_SCHEDULES,
 }
 
+
 def _name_of(value: Any) -> str | None:
     name = value.get("name") if isinstance(value, Mapping) else None
     return name.partition(":")[0] if isinstance(name, str) else None

@@ -102,7 +102,8 @@ class AdversarialCoreset:
         ----------
         model : any nn.Module that ends in a linear layer. Parameters, modes, buffers, gradients and the global
             random state come back bitwise as they were.
-        dataset : map-style, (x, y) with x (C, H, W) float in [0, 1] or uint8; the plain view. Moved to the model's device.
+        dataset : map-style, (x, y) with x (C, H, W) float in [0, 1] or uint8; the plain view. Moved to the model's
+            device batch by batch.
         seed, epoch : name the random numbers; same inputs, same coreset, bit for bit.
         rows : measured earlier, one a example in the data set's order; they are not measured again.
         previous : the coreset before this one, for `overlap`.
@@ -158,7 +159,10 @@ class AdversarialCoreset:
             blocks=None if blocks is None else blocks.cpu(),
             info=tuple({"problem": p.name, "k": p.k, **a.info} for p, a in zip(problems, answers, strict=True)),
             events=tuple(events),
-            cost={"passes": ledger.units(), "seconds": {name: ledger.seconds[name] for name in ("attack", "rows", "solve")}},
+            cost={
+                "passes": ledger.units(),
+                "seconds": {name: ledger.seconds[name] for name in ("attack", "rows", "solve")},
+            },
         )
         coreset.quality.update(self._quality(coreset, rows, labels, Stream(seed=seed, purpose="quality", epoch=epoch)))
         coreset.quality.update(
@@ -178,7 +182,7 @@ class AdversarialCoreset:
             return DenseRows(matrix=torch.zeros(len(source), 0)), source.labels()
         if self.solver.reads != "last_layer":
             raise ConfigError(
-                f"solver {type(self.solver).__name__} reads {self.solver.reads} scores, which come from a training run; "
+                f"solver {type(self.solver).__name__} reads {self.solver.reads} scores of a training run; "
                 "pass rows=InputNorms(...).rows (advcore.gradients.input_norm), or use Trainer or `advcore run`"
             )
         measured = last_layer_rows(
@@ -260,7 +264,9 @@ def solve_all(solver: Solver, problems: list[Problem], generator: Stream) -> tup
             picks = stream.permutation()[: problem.k]
             weights = torch.full((problem.k,), mean, dtype=torch.float64, device=picks.device)
             answers[i] = Selection(indices=picks, weights=weights, info={**answer.info, "filled": problem.k})
-            events.append(f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); {problem.k} random picks")
+            events.append(
+                f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); {problem.k} random picks"
+            )
     return answers, events
 
 
@@ -277,7 +283,11 @@ def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Ten
     chosen = [p.blocks[i] for p, a in pairs for i in a.indices.tolist()]
     sizes = torch.tensor([len(block) for block in chosen], device=chosen[0].device)
     weights = torch.cat([a.weights for _, a in pairs])
-    return torch.cat(chosen), weights.repeat_interleave(sizes), torch.arange(len(chosen)).to(sizes).repeat_interleave(sizes)
+    return (
+        torch.cat(chosen),
+        weights.repeat_interleave(sizes),
+        torch.arange(len(chosen)).to(sizes).repeat_interleave(sizes),
+    )
 
 
 def gradient_error(rows: Rows, indices: Tensor, weights: Tensor) -> float:

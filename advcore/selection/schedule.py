@@ -84,7 +84,7 @@ class Schedule:
         return "select" if since == 0 or (self.period and since % self.period == 0) else "reuse"
 
     def describe(self) -> str:
-        """"9 full epochs, then 12 at 50 %, selecting at 9 and 15"; epochs count those that run."""
+        """ "9 full epochs, then 12 at 50 %, selecting at 9 and 15"; epochs count those that run."""
         plan = self.plan()
         selecting = [str(i) for i, epoch in enumerate(plan) if epoch.action == "select"]
         full = sum(epoch.action == "full" for epoch in plan)

@@ -15,8 +15,9 @@ class Solver(Protocol):
     """Frozen settings; `solver(rows, k, target=None, generator=...)` picks at most k of N rows.
 
     reads : the kind of row it needs, a name in GRADIENTS; None if it looks at nothing but their number.
-    unique_picks, no more than k, weights finite. Raises BudgetError unless 1 <= k <= N, DataError naming the first
-    row that is not finite. Zero rows, duplicates and a zero target return what can be had, and `info["stopped"]` says why.
+    Picks are unique, at most k, their weights finite. Raises BudgetError unless 1 <= k <= N, DataError naming the
+    first row that is not finite. Zero rows, duplicates and a zero target return what can be had, and
+    `info["stopped"]` says why.
     """
 
     reads: ClassVar[str | None]

@@ -100,7 +100,12 @@ def pursue(
 
 
 def _refit(
-    factor: Cholesky, support: list[int], weights: np.ndarray, correlation: np.ndarray, picked_rows: np.ndarray, nonnegative: bool
+    factor: Cholesky,
+    support: list[int],
+    weights: np.ndarray,
+    correlation: np.ndarray,
+    picked_rows: np.ndarray,
+    nonnegative: bool,
 ) -> tuple[np.ndarray, list[int]]:
     """Least squares on the support; rows whose weight reaches 0 leave it. Returns weights and who left."""
     gone: list[int] = []

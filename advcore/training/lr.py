@@ -33,7 +33,9 @@ class MultiStep:
     gamma: float = 0.1
 
     def __post_init__(self):
-        ascending = all(isinstance(m, int) and m > 0 for m in self.milestones) and sorted(set(self.milestones)) == list(self.milestones)
+        ascending = all(isinstance(m, int) and m > 0 for m in self.milestones) and sorted(set(self.milestones)) == list(
+            self.milestones
+        )
         require(
             None if ascending else must("milestones", "ascending epochs above 0", self.milestones),
             within("gamma", self.gamma, 1e-6, 1),
@@ -67,7 +69,9 @@ class OneCycle:
     end: float = 4e-6
 
     def __post_init__(self):
-        require(within("peak", self.peak, 0.001, 0.999), within("start", self.start, 0, 1), within("end", self.end, 0, 1))
+        require(
+            within("peak", self.peak, 0.001, 0.999), within("start", self.start, 0, 1), within("end", self.end, 0, 1)
+        )
 
     def factor(self, progress: float, lr_index: int) -> float:
         if progress < self.peak:

@@ -10,7 +10,7 @@ from advcore.selection.schedule import Schedule
 
 
 def step_units(objective: Objective, attack: Attack | None) -> int:
-    """Passes of one training step, an example: the attack, and forward and backward of each of the objective's passes."""
+    """Passes of one training step, an example: the attack, then forward and backward of the objective's passes."""
     return passes(objective, attack) + 2 * len(objective.passes)
 
 

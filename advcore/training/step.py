@@ -57,6 +57,8 @@ def step(
         norm = nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm else float("inf"))
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; nothing was applied")
+            raise NonFiniteError(
+                f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; nothing was applied"
+            )
         optimizer.step()
     return loss.detach()

@@ -76,8 +76,8 @@ class Trainer:
     attack_mode : "eval", or "train" as some published codes attack.
     eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
     clip_norm : largest gradient norm; None does not clip.
-    ema : decay of an exponential moving average of the weights, which is then what is evaluated and saved; None for none.
-    probe_epochs : for EasyCore without a warm start: epochs of ordinary training, on a copy, over which scores are averaged.
+    ema : decay of a moving average of the weights, which is then what is evaluated and saved; None for none.
+    probe_epochs : for EasyCore without a warm start: epochs of ordinary training of a copy that are scored.
     probe_examples : validation examples attacked after each epoch to choose `best`.
     """
 
@@ -105,7 +105,9 @@ class Trainer:
             *self.problems(self),
             at_least("probe_epochs", self.probe_epochs, 0),
             must("attack", "an attack for an objective that is attacked", None) if unarmed else None,
-            must("selector", "set for a schedule with a budget below 1", None) if coreset and self.selector is None else None,
+            must("selector", "set for a schedule with a budget below 1", None)
+            if coreset and self.selector is None
+            else None,
             must("probe_epochs", "at least 1 when easycore has no warm start", 0, "its scores need a training run")
             if unscored
             else None,
@@ -159,7 +161,9 @@ class _Run:
         self.plan = settings.schedule.plan()
         self.optimizer = settings.optimizer.build(model)
         decay = settings.ema
-        self.average = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.average = (
+            None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        )
         self.out = Trained()
         self.norms = InputNorms()
         self.coreset: Coreset | None = None
