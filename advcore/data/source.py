@@ -66,7 +66,7 @@ def check_images(x: Tensor, indices: Tensor) -> None:
         first = int(bad.nonzero()[0])
         raise DataError(
             f"images must be finite and in [0, 1], got minimum {low[first]:.4g} and maximum {high[first]:.4g} in image "
-            f"{int(indices[first])}; divide 0-255 values by 255, and put normalisation into the model as its first layer"
+            f"{int(indices[first])}; divide 0-255 values by 255, and make normalisation the model's first layer"
         )
 
 
@@ -77,7 +77,7 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
         first = int(bad.nonzero()[0])
         raise DataError(
             f"labels must be whole numbers in 0..{num_classes - 1}, got {int(y[first])} at example "
-            f"{int(indices[first])}; renumber the labels, or use a model and data.num_classes with more classes than {num_classes}"
+            f"{int(indices[first])}; renumber the labels, or use a model and data.num_classes with more classes"
         )
 
 

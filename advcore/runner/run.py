@@ -126,6 +126,9 @@ def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Pat
     if trained.best_epoch is None:  # no validation examples: best is last
         save_state(path, "best", trained.best, trained.epochs[-1])
     for which, state in (("last", trained.last), ("best", trained.best)):
+        if which == "best" and trained.best_epoch in (None, trained.epochs[-1]["epoch"]):
+            record.final["best"] = record.final["last"]  # the same state
+            break
         reporter.on_final(which)
         prepared.model.load_state_dict(state)
         record.final[which] = final(prepared, trained, reporter, which).as_dict()
