@@ -25,7 +25,11 @@ def images():
 def network():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).double().requires_grad_(False)
+        return (
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+            .double()
+            .requires_grad_(False)
+        )
 
 
 def attack(kind="linf_pgd", **settings):
@@ -58,6 +62,21 @@ def test_the_answer_is_a_constant(name):
     assert not torch.equal(x_adv, images())
 
 
+class KeepsItsGraph:
+    """An attack of someone else's that forgets to detach."""
+
+    climbs = "own"
+
+    def __call__(self, loss_fn, x, *, generator):
+        return x.clone().requires_grad_(True) * 0.5
+
+
+def test_a_graph_that_an_attack_leaves_behind_is_cut():
+    generator = Stream(seed=0, purpose="attack").at(torch.arange(B))
+    x_adv = perturb(network(), OBJECTIVES["pgd"](), KeepsItsGraph(), images(), LABELS, generator=generator)
+    assert not x_adv.requires_grad and torch.equal(x_adv, images() * 0.5)
+
+
 @EVERY
 @pytest.mark.parametrize("kind", ATTACKS)
 @pytest.mark.parametrize("restarts", [1, 3])
@@ -76,7 +95,9 @@ def test_the_clean_logits_of_trades_are_computed_once_at_most(known, forwards):
     model, seen = network(), []
 
     def forward(x):
-        seen.append(torch.equal(x, images()))
+        clean = torch.equal(x, images())
+        assert torch.is_grad_enabled() != clean  # no graph is kept for them
+        seen.append(clean)
         return model(x)
 
     run("trades", forward, clean=model(images()) if known else None)

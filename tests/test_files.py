@@ -74,15 +74,29 @@ def test_a_first_write_that_fails_leaves_nothing(tmp_path, monkeypatch, fault):
     assert content(tmp_path) == {}
 
 
-TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch.bfloat16)}
-ARRAYS = {"indices": np.arange(4), "weights": np.ones(4, np.float32)}
+def tensors(facts):
+    """Content that differs where the facts do, so that new content under old facts would show."""
+    return {
+        "weight": torch.arange(6.0).reshape(2, 3) + facts.get("epoch", 0),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+    }
+
+
+def arrays(facts):
+    return {"indices": np.arange(4) + facts.get("epoch", 0), "weights": np.ones(4, np.float32)}
+
+
 PAIRS = {
     "tensors": (
         "state.safetensors",
-        lambda path, facts: files.save_tensors(path, TENSORS, facts),
+        lambda path, facts: files.save_tensors(path, tensors(facts), facts),
         files.load_tensors,
     ),
-    "arrays": ("state.npz", lambda path, facts: files.save_arrays(path, ARRAYS, facts), files.load_arrays),
+    "arrays": (
+        "state.npz",
+        lambda path, facts: files.save_arrays(path, arrays(facts), facts),
+        files.load_arrays,
+    ),
 }
 each_pair = pytest.mark.parametrize(("name", "save", "load"), PAIRS.values(), ids=PAIRS)
 SERIALISERS = {"tensors": (safetensors.torch, "save"), "arrays": (np, "savez_compressed")}
@@ -134,7 +148,7 @@ def test_a_pair_reads_back_as_it_was(tmp_path, name, save, load):
     save(tmp_path / "deep" / name, facts)
     values, read = load(tmp_path / "deep" / name)
     assert {key: read[key] for key in ("epoch", "é", "7")} == {"epoch": 1, "é": facts["é"], "7": [1, 2]}
-    saved = TENSORS if load is files.load_tensors else ARRAYS
+    saved = (tensors if load is files.load_tensors else arrays)(facts)
     assert values.keys() == saved.keys()
     for key in saved:
         assert values[key].dtype == saved[key].dtype and (values[key] == saved[key]).all()
@@ -168,7 +182,7 @@ def test_changed_facts_are_noticed(tmp_path, name, save, load):
 
 
 def test_one_kind_is_not_read_as_the_other(tmp_path):
-    files.save_arrays(tmp_path / "state.npz", ARRAYS, {})
+    files.save_arrays(tmp_path / "state.npz", arrays({}), {})
     with pytest.raises(CheckpointError, match="state.json does not describe advcore-tensors-1"):
         files.load_tensors(tmp_path / "state.safetensors")
 

@@ -109,8 +109,11 @@ def test_neighbouring_draws_and_examples_are_uncorrelated():
         assert abs(float((left * right).mean())) < 4 / left.numel() ** 0.5
 
 
-def test_normal_is_finite_where_uniform_would_be_zero():
-    assert torch.isfinite(SEED.at(torch.arange(2000)).normal((2000, 500))).all()
+@pytest.mark.parametrize("bits", [0, -1])
+def test_the_rarest_bits_are_still_in_range(monkeypatch, bits):
+    monkeypatch.setattr(Stream, "bits", lambda self, count: torch.full((3, count), bits))
+    assert torch.isfinite(SEED.normal((3, 4))).all()
+    assert SEED.uniform((3, 4)).unique().tolist() == [0 if bits == 0 else 1 - 2.0**-24]
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)

@@ -159,7 +159,7 @@ def test_facts_that_json_cannot_hold_leave_the_old_coreset_whole(tmp_path):
     path = coreset().save(tmp_path / "coreset.npz")
     for bad in (float("nan"), torch.zeros(1), {1, 2}):
         with pytest.raises((ValueError, TypeError)):
-            coreset(seed=9, quality={"gradient_error": bad}).save(path)
+            coreset(weights=(9.0, 9.0, 9.0), quality={"gradient_error": bad}).save(path)
         assert_equal(Coreset.load(path), coreset())
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from advcore.data.base import DataSettings, Split, find_path
-from advcore.errors import DataError, at_least, missing_package, require
+from advcore.errors import DataError, at_least, missing_package, must, require
 from advcore.types import settings
 
 
@@ -37,7 +37,14 @@ class ImageFolder(DataSettings):
             "only and groups must not both be given; groups already names its folders"
             if self.only and self.groups
             else None,
+            self._twice(),
         )
+
+    def _twice(self) -> str | None:
+        """Problem if a sub-folder stands in two places: it can have one label only."""
+        named = [sub for subs in self.groups.values() for sub in subs] if self.groups else self.only or []
+        twice = sorted({sub for sub in named if named.count(sub) > 1})
+        return must("groups" if self.groups else "only", "sub-folders each named once", twice[0]) if twice else None
 
     def read(self) -> tuple[Split, Split]:
         root = find_path(self.path)

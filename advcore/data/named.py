@@ -60,10 +60,11 @@ class _Torchvision(DataSettings):
         reader = getattr(datasets, self.reader)
         try:
             return self._part(reader, root, True), self._part(reader, root, False)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, AssertionError, OSError) as error:  # what its readers raise for damaged files
+            said = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(
                 f"data.path must be a folder with torchvision's {self.reader} files, got {str(root)!r} "
-                f"({str(error).splitlines()[0]}); set data.download: true to fetch them"
+                f"({said}); set data.download: true to fetch them"
             ) from None
 
     def _root(self) -> Path:

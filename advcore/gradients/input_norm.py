@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from advcore.attacks.base import input_gradient
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
-from advcore.data.source import Source, chunked
+from advcore.data.source import Source, check_labels, chunked
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows
 
@@ -22,8 +22,14 @@ def input_norms(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_s
     objective, norms = Standard(), []
     with borrow(model, training=False), ledger.phase("scoring", source.device):
         forward = ledger.counted(model)
-        for _, x, y in source.batches(chunked(torch.arange(len(source)), chunk_size)):
-            _, gradient = input_gradient(lambda z, y=y: objective.loss(y, clean=forward(z)), x)
+        for indices, x, y in source.batches(chunked(torch.arange(len(source)), chunk_size)):
+
+            def loss(z: Tensor, y: Tensor = y, indices: Tensor = indices) -> Tensor:
+                logits = forward(z)
+                check_labels(y, indices, logits.shape[1])
+                return objective.loss(y, clean=logits)
+
+            _, gradient = input_gradient(loss, x)
             norms.append(gradient.double().flatten(1).norm(dim=1))
     return torch.cat(norms)
 

@@ -74,20 +74,22 @@ def test_stays_in_its_ball_and_in_unit_range(name, start, scale):
 @EVERY
 @pytest.mark.parametrize("size", [1, 64, 224])
 def test_stays_in_its_ball_where_all_pixels_round_alike(name, size):
-    level = torch.linspace(0.05, 0.95, 8).view(8, 1, 1, 1)
-    x = level.expand(8, 3, size, size).contiguous()
+    level = torch.linspace(0.05, 0.95, 5).view(5, 1, 1, 1)
+    x = level.expand(5, 3, size, size).contiguous()
     for sign in (1, -1):
         attack = build(name, start="clean", steps=3)
-        x_adv = attack(lambda z, sign=sign: sign * z.flatten(1).sum(1), x, generator=stream(torch.arange(8)))
+        x_adv = attack(lambda z, sign=sign: sign * z.flatten(1).sum(1), x, generator=stream(torch.arange(5)))
         bounded(attack, x, x_adv)
         assert bool(((x_adv - x) * sign > 0).all())  # it did move
 
 
 @EVERY
-def test_stays_in_its_ball_on_large_noisy_images(name):
-    x = torch.full((2, 3, 224, 224), 0.5)
-    push = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    attack = build(name, start="clean", steps=3)
+@pytest.mark.parametrize("level, size", [(0.0, 512), (0.5, 224)])
+def test_stays_in_its_ball_on_large_images(name, level, size):
+    """Many pixels, each with its own gradient; around black, floats are so fine that a wrong norm shows."""
+    x = torch.full((2, 3, size, size), level)
+    push = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).abs()
+    attack = build(name, start="clean", steps=2)
     bounded(attack, x, attack(lambda z: (push * z).flatten(1).sum(1), x, generator=stream(torch.arange(2))))
 
 

@@ -36,16 +36,20 @@ def inside(size, shape, eps):
 @BOTH
 @pytest.mark.parametrize("start", ["clean", "uniform", "gaussian"])
 @pytest.mark.parametrize(
-    "shape, batch", [((1, 1, 1), 1), ((1, 8, 8), 32), ((3, 32, 32), 5), ((2, 5, 7), 1), ((3, 4, 4), 31)]
+    "shape, batch", [((1, 1, 1), 4), ((1, 8, 8), 16), ((3, 32, 32), 5), ((2, 5, 7), 1), ((3, 4, 4), 15)]
 )
 def test_pgd_reaches_the_worst_case_of_a_linear_model(kind, start, shape, batch):
     """The loss at the closed form, and the answer flips exactly where the margin is below eps x dual norm."""
-    size = 32
-    eps = 0.1 if kind is L2PGD else 0.12 / math.prod(shape) ** 0.5  # so that some examples fall and some stand
+    size = 16
+    eps = (
+        0.1 if kind is L2PGD else 0.12 / math.prod(shape) ** 0.5
+    )  # so that some examples fall and some stand
     weights, x = linear(shape), inside(size, shape, eps)
     scores = x.flatten(1) @ (weights[0] - weights[1])
     bias = torch.stack([torch.zeros(()), scores.median() + 1e-3])
-    y = ((scores < bias[1]) ^ (torch.arange(size) % 4 == 0)).long()  # a quarter is misclassified to begin with
+    y = (
+        (scores < bias[1]) ^ (torch.arange(size) % 4 == 0)
+    ).long()  # a quarter is misclassified to begin with
 
     def logits(z):
         return z.flatten(1) @ weights.to(z).T + bias.to(z)
@@ -54,7 +58,9 @@ def test_pgd_reaches_the_worst_case_of_a_linear_model(kind, start, shape, batch)
     x_adv = torch.cat(
         [
             attack(
-                lambda z, y=y[i]: F.cross_entropy(logits(z), y, reduction="none"), x[i], generator=stream(size).take(i)
+                lambda z, y=y[i]: F.cross_entropy(logits(z), y, reduction="none"),
+                x[i],
+                generator=stream(size).take(i),
             )
             for i in torch.arange(size).split(batch)
         ]
@@ -109,14 +115,18 @@ def one_at_a_time(model):
 
 def test_one_step_of_eps_from_the_clean_image_is_fgsm():
     model, x, eps = network(), images(9), 0.1
-    x_adv = LinfPGD(eps=eps, steps=1, step_size=eps, start="clean")(cross_entropy(model, 9), x, generator=stream(9))
+    x_adv = LinfPGD(eps=eps, steps=1, step_size=eps, start="clean")(
+        cross_entropy(model, 9), x, generator=stream(9)
+    )
     gradient = own_gradients(one_at_a_time(model), x)
     assert torch.allclose(x_adv, (x + eps * gradient.sign()).clamp(0, 1), atol=1e-7)
 
 
 def test_one_l2_step_is_the_normalised_gradient():
     model, x, eps = network(), 0.3 + 0.4 * images(9), 0.2
-    x_adv = L2PGD(eps=eps, steps=1, step_size=eps, start="clean")(cross_entropy(model, 9), x, generator=stream(9))
+    x_adv = L2PGD(eps=eps, steps=1, step_size=eps, start="clean")(
+        cross_entropy(model, 9), x, generator=stream(9)
+    )
     gradient = own_gradients(one_at_a_time(model), x)
     unit = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     assert torch.allclose(x_adv, x + eps * unit, atol=1e-6)
@@ -151,8 +161,8 @@ def test_l2_pgd_is_the_textbook_loop():
 
 @BOTH
 def test_the_uniform_start_fills_the_ball(kind):
-    """Without a gradient the attack ends where it began. In two dimensions, so that the inner half of the ball,
-    a quarter of its area, is not rare."""
+    """Without a gradient the attack ends where it began. In two dimensions, so that the inner half of the
+    ball, a quarter of its area, is not rare."""
     x = torch.full((2000, 1, 1, 2), 0.5)
     attack = kind(eps=0.2, steps=1)
     start = attack(lambda z: 0 * z.flatten(1).sum(1), x, generator=stream(2000))
@@ -167,7 +177,9 @@ def test_the_uniform_start_fills_the_ball(kind):
 @BOTH
 def test_the_gaussian_start_is_a_thousandth(kind):
     x = torch.full((500, 1, 4, 4), 0.5)
-    start = kind(eps=0.4, steps=1, start="gaussian")(lambda z: 0 * z.flatten(1).sum(1), x, generator=stream(500))
+    start = kind(eps=0.4, steps=1, start="gaussian")(
+        lambda z: 0 * z.flatten(1).sum(1), x, generator=stream(500)
+    )
     assert float((start - x).std()) == pytest.approx(1e-3, rel=0.05)
 
 
@@ -205,9 +217,7 @@ def test_each_example_keeps_the_worst_of_its_restarts(kind):
 @BOTH
 def test_more_restarts_never_lower_the_loss(kind):
     x = images(12)
-    losses = [
-        bumpy(kind(eps=0.2, steps=3, restarts=r)(bumpy, x, generator=stream(12))) for r in (1, 2, 3, 6)
-    ]
+    losses = [bumpy(kind(eps=0.2, steps=3, restarts=r)(bumpy, x, generator=stream(12))) for r in (1, 2, 3, 6)]
     for fewer, more in zip(losses, losses[1:], strict=False):
         assert (more >= fewer).all()
     assert (losses[-1] > losses[0]).any()
@@ -277,6 +287,21 @@ def test_an_l2_radius_is_refused_beyond_the_images_diameter():
 
 
 # ---- projections ----
+
+
+@pytest.mark.parametrize("level", [None, 0.5], ids=["noise", "flat"])
+def test_the_l2_projection_gives_no_room_away(level):
+    """It ends at the ball's edge, not where every pixel was rounded towards the image."""
+    draw = torch.Generator().manual_seed(0)
+    x = (
+        0.3 + 0.4 * torch.rand(16, 3, 32, 32, generator=draw)
+        if level is None
+        else torch.full((16, 3, 32, 32), level)
+    )
+    far = x + torch.randn(x.shape, generator=draw)
+    short = 0.5 - L2.distance(x, L2.project(far, x, 0.5))
+    assert float(short.min()) > -1e-12 and float(short.max()) < 2e-7
+
 
 FLOATS = st.floats(-3, 4, width=32)
 GEOMETRIES = {"linf": LINF, "l2": L2}

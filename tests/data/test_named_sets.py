@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from advcore.data import DATASETS
 from advcore.data.base import stratified, thinned
-from advcore.errors import DataError, UserError
+from advcore.errors import UserError
 
 CPU = torch.device("cpu")
 TORCHVISION = ("mnist", "fashion_mnist", "cifar10", "cifar100", "svhn")
@@ -143,7 +143,9 @@ def write_idx(folder, part, images, labels, pack=False):
 @pytest.mark.parametrize("name, folder", [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
 def test_idx_files_are_read_as_gray_images_in_unit_range(tmp_path, name, folder):
     draw = np.random.default_rng(0)
-    parts = {part: draw.integers(0, 256, (n, 28, 28), dtype=np.uint8) for part, n in (("train", 40), ("t10k", 10))}
+    parts = {
+        part: draw.integers(0, 256, (n, 28, 28), dtype=np.uint8) for part, n in (("train", 40), ("t10k", 10))
+    }
     for part, images in parts.items():
         write_idx(tmp_path / folder / "raw", part, images, (np.arange(len(images)) % 10).astype(np.uint8))
     data = load(name, path=str(tmp_path), validation=0)
@@ -152,6 +154,16 @@ def test_idx_files_are_read_as_gray_images_in_unit_range(tmp_path, name, folder)
         x, y = contents(source)
         assert np.allclose(x.numpy(), images[:, None] / 255, atol=1e-7)
         assert y.tolist() == [i % 10 for i in range(len(images))]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"junk, and not an idx file", struct.pack(">IIII", 2051, 40, 28, 28) + b"cut"]
+)
+def test_damaged_files_are_refused_by_folder(tmp_path, content):
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / "MNIST" / "raw", part, np.zeros((40, 28, 28), np.uint8), np.zeros(40, np.uint8))
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
+    assert str(tmp_path) in refused("mnist", path=str(tmp_path))
 
 
 def color(n, classes, channels_first):
@@ -253,7 +265,17 @@ def test_npz_is_read_as_bytes_or_floats(tmp_path):
         ({"x_train": np.full((40, 2, 5, 5), 254.0)}, ("254", "divide")),
         ({"x_train": np.zeros((40, 5, 5))}, ("(N, C, H, W)", "5, 5")),
     ],
-    ids=["one-hot", "float", "text", "too few", "too large", "negative", "int pixels", "0-255", "no channels"],
+    ids=[
+        "one-hot",
+        "float",
+        "text",
+        "too few",
+        "too large",
+        "negative",
+        "int pixels",
+        "0-255",
+        "no channels",
+    ],
 )
 def test_a_bad_npz_is_told_by_value(tmp_path, changes, told):
     message = refused("npz", path=write_npz(tmp_path / "a.npz", **changes))
@@ -364,7 +386,10 @@ def test_bad_parquet_labels_are_refused(tmp_path, labels, told):
 
 def test_a_parquet_image_that_cannot_be_decoded_is_named(tmp_path):
     write_parquet(tmp_path, "test", pictures(6, 4, 4), [0, 1] * 3)
-    broken = [{"bytes": b"junk" if i == 4 else png(image), "path": None} for i, image in enumerate(pictures(6, 4, 4))]
+    broken = [
+        {"bytes": b"junk" if i == 4 else png(image), "path": None}
+        for i, image in enumerate(pictures(6, 4, 4))
+    ]
     pq.write_table(pa.table({"image": broken, "label": [0, 1] * 3}), tmp_path / "train-0.parquet")
     assert "image 4" in refused("parquet", path=str(tmp_path))
 
@@ -419,7 +444,9 @@ def write_folder(root, parts=("train", "val"), animals=tuple(COLORS), each=5):
 
 def colors_by_label(source):
     x, y = contents(source)
-    return {label: set((x[y == label] * 255).round().int().flatten().tolist()) for label in y.unique().tolist()}
+    return {
+        label: set((x[y == label] * 255).round().int().flatten().tolist()) for label in y.unique().tolist()
+    }
 
 
 @pytest.mark.parametrize(
@@ -457,6 +484,14 @@ def test_a_missing_part_is_named(tmp_path):
 def test_only_and_groups_exclude_each_other(tmp_path):
     message = refused("image_folder", path=str(tmp_path), only=["ant"], groups={"a": ["ant"]})
     assert "only" in message and "groups" in message
+
+
+@pytest.mark.parametrize(
+    "settings", [{"only": ["ant", "bee", "ant"]}, {"groups": {"small": ["ant", "bee"], "fast": ["ant"]}}]
+)
+def test_a_sub_folder_named_twice_is_refused(tmp_path, settings):
+    message = refused("image_folder", path=str(tmp_path), **settings)
+    assert "'ant'" in message and next(iter(settings)) in message
 
 
 def test_folders_without_images_are_refused(tmp_path):

@@ -135,9 +135,7 @@ def test_one_worker_reads_the_same_batches_and_leaves_the_global_random_state():
 
 def test_an_error_in_a_worker_is_the_same_single_line():
     dataset = pairs(y={5: "cat"})
-    here, there = (
-        refused(lambda w=w: read(Streamed(dataset, workers=w), [4, 5], [6])) for w in (0, 1)
-    )
+    here, there = (refused(lambda w=w: read(Streamed(dataset, workers=w), [4, 5], [6])) for w in (0, 1))
     assert here == there
 
 
@@ -154,7 +152,10 @@ BAD_IMAGES = {
 def test_bad_pixels_name_the_first_bad_image_and_the_way_out(spoil, way_out):
     x = images()
     x[[7, 10]] = torch.stack([spoil(x[7]), spoil(x[10])])
-    for make in (lambda: Resident(x, LABELS), lambda: read(Streamed(TensorDataset(x, LABELS)), range(6), range(6, N))):
+    for make in (
+        lambda: Resident(x, LABELS),
+        lambda: read(Streamed(TensorDataset(x, LABELS)), range(6), range(6, N)),
+    ):
         message = refused(make)
         assert names(message, 7) and not names(message, 10) and way_out in message
 
@@ -219,7 +220,16 @@ def test_labels_in_range_pass_though_a_class_is_absent():
         (lambda: Resident(images(), torch.eye(3)[LABELS].long()), "(12, 3)"),
         (lambda: Resident(images(torch.uint8).int(), LABELS), "int32"),
     ],
-    ids=["empty", "empty tensors", "no length", "label missing", "one image", "floats", "one-hot", "int pixels"],
+    ids=[
+        "empty",
+        "empty tensors",
+        "no length",
+        "label missing",
+        "one image",
+        "floats",
+        "one-hot",
+        "int pixels",
+    ],
 )
 def test_bad_data_are_refused_at_once(make, got):
     assert got in refused(make)

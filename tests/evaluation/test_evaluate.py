@@ -31,7 +31,14 @@ def images(dtype=torch.float64):
 def network():
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        body = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, CLASSES)]
+        body = [
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Tanh(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(16, CLASSES),
+        ]
         model = nn.Sequential(*body).double()
         model(images())
         return model.eval()
@@ -52,7 +59,9 @@ def attack(name, **changes):
 
 
 def robust(*attacks, model=None, **settings):
-    return [entry["accuracy"] for entry in evaluate(model or network(), source(), attacks, **settings).attacks]
+    return [
+        entry["accuracy"] for entry in evaluate(model or network(), source(), attacks, **settings).attacks
+    ]
 
 
 # ---- intervals ----
@@ -132,7 +141,8 @@ def test_more_restarts_never_help_the_defence_and_here_they_hurt_it(name):
     data = Resident(images(), torch.zeros(N).long())
     weak = {"eps": EPS[ATTACKS[name].norm] * 0.4, "steps": 1, "step_size": 1e-3}
     accuracies = [
-        evaluate(Bumpy(), data, [attack(name, restarts=r, **weak)]).attacks[0]["accuracy"] for r in (1, 2, 5, 10)
+        evaluate(Bumpy(), data, [attack(name, restarts=r, **weak)]).attacks[0]["accuracy"]
+        for r in (1, 2, 5, 10)
     ]
     assert accuracies == sorted(accuracies, reverse=True) and accuracies[0] > accuracies[-1]
 
@@ -148,7 +158,8 @@ def test_the_seed_decides(name):
     weak = {"eps": EPS[ATTACKS[name].norm] * 0.4, "steps": 1, "step_size": 1e-3}
     data = Resident(images(), torch.zeros(N).long())
     first, again, *others = (
-        evaluate(Bumpy(), data, [attack(name, **weak)], seed=seed).attacks[0]["accuracy"] for seed in (0, 0, 1, 2, 3)
+        evaluate(Bumpy(), data, [attack(name, **weak)], seed=seed).attacks[0]["accuracy"]
+        for seed in (0, 0, 1, 2, 3)
     )
     assert first == again and set(others) != {first}
 
@@ -179,7 +190,13 @@ class Scripted:
         return x
 
     def describe(self):
-        return {"norm": self.norm, "eps": 1.0, "steps": len(self.shifts), "step_size": 1.0, "restarts": self.restarts}
+        return {
+            "norm": self.norm,
+            "eps": 1.0,
+            "steps": len(self.shifts),
+            "step_size": 1.0,
+            "restarts": self.restarts,
+        }
 
 
 class Threshold(nn.Module):
@@ -195,7 +212,9 @@ class Threshold(nn.Module):
 
 
 def dark(*levels):
-    return Resident(torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, *SHAPE).clone(), torch.zeros(len(levels)).long())
+    return Resident(
+        torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, *SHAPE).clone(), torch.zeros(len(levels)).long()
+    )
 
 
 def test_an_attack_that_passes_through_a_misclassified_point_and_comes_back_has_won():
@@ -210,13 +229,18 @@ def test_where_the_attack_ends_counts_too():
         def __call__(self, loss_fn, x, *, generator):
             return x + 0.25
 
-    assert evaluate(Threshold(), dark(0.2, 0.3, 0.4), [Ends(())]).attacks[0]["accuracy"] == pytest.approx(1 / 3)
+    assert evaluate(Threshold(), dark(0.2, 0.3, 0.4), [Ends(())]).attacks[0]["accuracy"] == pytest.approx(
+        1 / 3
+    )
 
 
-def test_only_examples_still_right_are_attacked_and_a_fooled_one_is_left_alone():
+@pytest.mark.parametrize(
+    "batch_size, asked", [(4, [[0, 2, 3], [0, 3], [0, 3]]), (2, [[0], [0], [0], [2, 3], [3], [3]])]
+)
+def test_only_examples_still_right_are_attacked_and_draw_by_their_own_index(batch_size, asked):
     script = Scripted((0.25,), restarts=3)
-    result = evaluate(Threshold(), dark(0.2, 0.9, 0.3, 0.1), [script])
-    assert script.log == [[0, 2, 3], [0, 3], [0, 3]]  # 1 is wrong from the start, 2 falls in the first try
+    result = evaluate(Threshold(), dark(0.2, 0.9, 0.3, 0.1), [script], batch_size=batch_size)
+    assert script.log == asked  # 1 is wrong from the start, 2 falls in the first try
     assert result.clean.accuracy == 0.75 and result.attacks[0]["accuracy"] == 0.5
 
 
@@ -227,7 +251,9 @@ def test_a_misclassified_example_stands_still():
     @dataclass(frozen=True)
     class Probe(Scripted):
         def __call__(self, loss_fn, x, *, generator):
-            gradients.extend(input_gradient(loss_fn, x + shift)[1].abs().amax((1, 2, 3)) for shift in self.shifts)
+            gradients.extend(
+                input_gradient(loss_fn, x + shift)[1].abs().amax((1, 2, 3)) for shift in self.shifts
+            )
             return x
 
     evaluate(Threshold(), dark(0.2, 0.4), [Probe((0.05, 0.25, 0.05))])
@@ -255,7 +281,8 @@ def test_the_loss_an_attack_asks_for_is_the_one_it_climbs():
 def test_every_number_says_how_it_was_made():
     result = evaluate(network(), source(), [attack("linf_pgd", restarts=2)], seed=5, split="validation")
     entry = result.as_dict()["attacks"][0]
-    told = {"name": "linf_pgd", "norm": "linf", "eps": 0.05, "steps": 4, "restarts": 2, "seed": 5, "split": "validation"}
+    made = {"name": "linf_pgd", "norm": "linf", "eps": 0.05, "steps": 4, "restarts": 2}
+    told = {**made, "seed": 5, "split": "validation"}
     assert {key: entry[key] for key in told} == told
     assert entry["step_size"] == pytest.approx(2.5 * 0.05 / 4) and entry["n"] == N
     assert entry["interval"] == list(wilson(round(entry["accuracy"] * N), N).interval)
@@ -285,7 +312,10 @@ def test_all_passes_are_evaluation():
     ledger, chosen = CostLedger(), attack("linf_pgd", eps=1e-6)
     evaluate(network(), source(), [chosen], ledger=ledger)
     right = 50  # the attack is too weak to fool any: each pays its steps and one look at the end
-    assert ledger.passes["evaluation"] == {"forward": N + right * (chosen.steps + 1), "backward": right * chosen.steps}
+    assert ledger.passes["evaluation"] == {
+        "forward": N + right * (chosen.steps + 1),
+        "backward": right * chosen.steps,
+    }
     assert ledger.units() == 0
 
 
@@ -394,7 +424,9 @@ def test_logit_gaps_of_any_size_have_an_accuracy():
         model[-1].weight.mul_(1e4)
         model[-1].bias.mul_(1e4)
     result = evaluate(model, source(), [attack("linf_pgd"), attack("l2_pgd", restarts=2)])
-    assert result.clean.accuracy == 50 / N and all(0 <= entry["accuracy"] < 50 / N for entry in result.attacks)
+    assert result.clean.accuracy == 50 / N and all(
+        0 <= entry["accuracy"] < 50 / N for entry in result.attacks
+    )
 
 
 def test_settings_may_be_replaced_between_attacks():

@@ -7,6 +7,7 @@ from torch import nn
 
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
+from advcore.errors import DataError
 from advcore.gradients.input_norm import InputNorms, input_norms
 
 N, SHAPE, CLASSES = 37, (2, 5, 5), 3
@@ -21,7 +22,12 @@ def network():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(36, CLASSES)
+            nn.Conv2d(2, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(36, CLASSES),
         ).double()
         model(2 * images() - 1)
     return model
@@ -71,6 +77,15 @@ def test_the_cost_is_one_forward_and_one_backward_pass_under_scoring():
     assert ledger.passes["scoring"] == {"forward": N, "backward": N} and ledger.units() == 2 * N
 
 
+@pytest.mark.parametrize("bad", [CLASSES, -1, -100])
+def test_labels_out_of_range_are_named(bad):
+    """-100 above all, which cross-entropy would skip, giving the example the lowest score there is."""
+    y = LABELS.clone()
+    y[[20, 30]] = bad
+    with pytest.raises(DataError, match=f"0..{CLASSES - 1}, got {bad} at example 20"):
+        input_norms(network(), Resident(images(), y), ledger=CostLedger(), chunk_size=16)
+
+
 def test_a_perfect_classifier_scores_zero_and_a_huge_gap_stays_finite():
     model = network()
     with torch.no_grad():
@@ -81,7 +96,9 @@ def test_a_perfect_classifier_scores_zero_and_a_huge_gap_stays_finite():
 
 def test_the_score_is_the_average_over_epochs():
     scores = InputNorms()
-    epochs = [torch.rand(N, generator=torch.Generator().manual_seed(e), dtype=torch.float64) for e in range(3)]
+    epochs = [
+        torch.rand(N, generator=torch.Generator().manual_seed(e), dtype=torch.float64) for e in range(3)
+    ]
     for e, norms in enumerate(epochs):
         scores.add(norms)
         expected = sum(epochs[: e + 1]) / (e + 1)

@@ -55,7 +55,14 @@ def network(bias=True):
     """A float64 CNN whose BatchNorm has seen data, so that train and eval mode differ."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        body = [nn.Conv2d(2, 5, 3, 2, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(45, 6)]
+        body = [
+            nn.Conv2d(2, 5, 3, 2, 1),
+            nn.BatchNorm2d(5),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(45, 6),
+        ]
         model = nn.Sequential(*body, nn.Tanh(), nn.Linear(6, CLASSES, bias=bias)).double()
         for piece in images().split(20):
             model(3 * piece - 1)
@@ -91,7 +98,9 @@ def attacked_alone(name, attack):
     for i in range(N):
         index = torch.tensor([i])
         generator = STREAM.at(index)
-        points.append(perturb(model, OBJECTIVES[name](), one, images()[index], LABELS[index], generator=generator))
+        points.append(
+            perturb(model, OBJECTIVES[name](), one, images()[index], LABELS[index], generator=generator)
+        )
     return slow_rows(model, name, torch.cat(points))
 
 
@@ -174,8 +183,8 @@ def test_every_example_is_attacked_once_in_chunks_and_told_of():
 )
 @pytest.mark.parametrize("steps", [1, 4])
 def test_the_ledger_counts_the_closed_form(name, passes, steps):
-    """K ascent steps cost K forward and K backward passes; each forward pass of the loss is one more, and the clean
-    one of TRADES serves its attack too."""
+    """K ascent steps cost K forward and K backward passes; each forward pass of the loss is one more, and the
+    clean one of TRADES serves its attack too."""
     ledger = CostLedger()
     measure(name=name, attack=ATTACKS["linf_pgd"](eps=0.1, steps=steps), ledger=ledger, chunk_size=16)
     assert ledger.units() == N * passes(steps)

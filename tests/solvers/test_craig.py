@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies
 from advcore.errors import ConfigError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, squared_distances
-from advcore.solvers.craig import DISTANCES, Craig, facility_location
+from advcore.solvers.craig import DISTANCES, Craig, cluster_sizes, facility_location
 
 
 def stream(n):
@@ -154,6 +154,25 @@ def test_a_hand_worked_line():
     assert found.indices.tolist() == [2, 1]
     assert found.weights.tolist() == [3, 2]
     assert found.info["gains"] == pytest.approx([38, 18])
+
+
+def test_a_pick_is_its_own_medoid_though_an_earlier_pick_equals_it():
+    assert cluster_sizes(np.zeros((4, 4)), [2, 0]).tolist() == [
+        3,
+        1,
+    ]  # row 0 is its own, 1 and 3 go to the earlier
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rounding_does_not_break_ties(seed):
+    """Two rows that are each other's nearest gain the same; the last bits of their distances must not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    a, h = torch.randn(40, 3, generator=generator), torch.randn(40, 5, generator=generator)
+    distance = slow_distances(FactoredRows(residuals=(a,), features=(h,)), "euclidean")
+    noise = np.random.default_rng(seed).normal(size=(40, 40)) * 1e-14
+    similarity = distance.max() - distance
+    picks = facility_location(similarity, 40)[0]
+    assert facility_location(similarity * (1 + noise + noise.T), 40)[0] == picks
 
 
 def test_squared_distances_are_another_problem():

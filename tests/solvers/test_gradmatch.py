@@ -115,6 +115,17 @@ def test_any_sign_weights_are_least_squares_on_the_support(ridge, k, seed):
     np.testing.assert_allclose(found.weights, weights, rtol=1e-6, atol=1e-9)
 
 
+@a_few
+@given(ridge=strategies.sampled_from([0.0, 0.001, 0.02]), seed=SEEDS)
+def test_a_pursuit_without_a_count_ends_at_the_best_non_negative_weights_of_all(ridge, seed):
+    rows = DenseRows(matrix=gaussian(60, 20, seed).matrix + 0.3)
+    goal = torch.randn(20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.3
+    matrix, target = extended(*written(rows, goal), absolute(rows.dense().numpy(), ridge))
+    found = once(rows, 60, target=goal, ridge=ridge)
+    residual = found.weights.numpy() @ matrix[found.indices.numpy()] - target
+    assert np.linalg.norm(residual) == pytest.approx(nnls(matrix.T, target)[1], rel=1e-6, abs=1e-6)
+
+
 def test_rows_do_leave_the_support():
     """Without this the tests above would not reach the walk back to the first weight of 0."""
     left = 0
@@ -149,12 +160,12 @@ def test_each_pick_correlates_most_with_the_residual_of_a_slow_refit(nonnegative
 
 
 @a_few
-@given(nonnegative=strategies.booleans(), seed=SEEDS)
-def test_the_residual_path_never_rises_and_ends_at_the_real_error(nonnegative, seed):
+@given(ridge=strategies.sampled_from([0.0, 0.02, 0.5]), nonnegative=strategies.booleans(), seed=SEEDS)
+def test_the_residual_path_ends_at_the_real_error_and_without_ridge_never_rises(ridge, nonnegative, seed):
     rows = gradient_like(30, seed)
-    found = once(rows, 15, ridge=0.0, nonnegative=nonnegative)
+    found = once(rows, 15, ridge=ridge, nonnegative=nonnegative)
     path = found.info["residuals"]
-    assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise([1.0, *path]))
+    assert ridge or all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise([1.0, *path]))
     assert path[-1] == pytest.approx(relative_error(rows, found), rel=1e-6, abs=1e-7)
 
 
