@@ -23,10 +23,8 @@ def _flat_norm(delta: Tensor) -> Tensor:
 
 def _unit(direction: Tensor) -> Tensor:
     """Each example's direction at l2 norm 1; zero stays zero."""
-    largest = direction.flatten(1).abs().amax(1).view(-1, *[1] * (direction.ndim - 1))
-    scaled = direction / torch.where(largest > 0, largest, torch.ones_like(largest))
-    norm = _flat_norm(scaled)
-    return torch.where(largest > 0, scaled / norm, torch.zeros_like(scaled))
+    norm = _flat_norm(direction)
+    return torch.where(norm > 0, direction / norm, torch.zeros_like(direction))
 
 
 def linf_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:

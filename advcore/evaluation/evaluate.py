@@ -84,7 +84,7 @@ def evaluate(
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
     source = as_source(dataset, next(model.parameters()).device)
     ledger = ledger or CostLedger()
-    n = min(limit or len(source), len(source))
+    n = len(source) if limit is None else min(limit, len(source))
     right, robust = 0, [0] * len(attacks)
     chunks, done = chunked(torch.arange(n), batch_size), 0
     with (

@@ -86,15 +86,20 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
     finally:
         for hook in hooks:
             hook.remove()
-    known = logits.nan_to_num()  # a diverged model still has its head
-    made = [key for key, out in outputs.items() if out.shape == logits.shape and torch.equal(out.nan_to_num(), known)]
-    made = [key for key in made if name in (None, key)]
-    if not made or logits.ndim != 2:
+    made = [key for key, out in outputs.items() if name in (None, key) and _same(out, logits)]
+    if not made:
         raise ConfigError(
             "the model's logits (B, C) must be the output of a last torch.nn.Linear, got none that gives them; "
             f"end the model in one (it has: {', '.join(linear) or 'none'}), or name it with head"
         )
     return linear[made[-1]]
+
+
+def _same(out: Tensor, logits: object) -> bool:
+    """Whether a layer's output is the logits (B, C); a diverged model's NaN still are."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or out.shape != logits.shape:
+        return False
+    return torch.equal(out.nan_to_num(), logits.nan_to_num())
 
 
 class Tap:
