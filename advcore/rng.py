@@ -58,7 +58,7 @@ class Stream:
     @property
     def key(self) -> int:
         """64 bits that name the stream, as a signed int."""
-        name = repr((self.seed, self.purpose, self.epoch, self.path)).encode()
+        name = repr((int(self.seed), self.purpose, self.epoch, self.path)).encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little", signed=True)
 
     def child(self, *names) -> "Stream":

@@ -137,7 +137,7 @@ class Coreset:
         """Write `path` (.npz) and a JSON beside it; returns the path."""
         from advcore.files import save_arrays
 
-        path = Path(path).with_suffix(".npz")
+        path = _npz(path)
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         arrays = {name: values.pop(name) for name in self._ARRAYS}
         save_arrays(path, {name: array.cpu().numpy() for name, array in arrays.items() if array is not None}, values)
@@ -148,7 +148,7 @@ class Coreset:
         """Read what `save` wrote. Raises CheckpointError on damage, UnsafeFileError on pickled content."""
         from advcore.files import load_arrays
 
-        arrays, facts = load_arrays(Path(path))
+        arrays, facts = load_arrays(_npz(path))
         known = {f.name for f in dataclasses.fields(cls)} - set(cls._ARRAYS)
         try:
             facts = {name: facts[name] for name in known}
@@ -156,6 +156,10 @@ class Coreset:
             return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a coreset of this version: {error}") from None
+
+
+def _npz(path: str | Path) -> Path:
+    return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
 
 
 class WeightedSubset(Dataset):

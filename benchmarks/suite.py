@@ -26,7 +26,7 @@ DIGITS = {
 MNIST = {
     "GradMatch": ("mnist/linf_gradmatch", []),
     "random": ("mnist/linf_random", []),
-    "shortened": ("mnist/linf_full", ["training.epochs=6", "cost.reference_epochs=15"]),
+    "shortened": ("mnist/linf_full", ["training.epochs=7", "cost.reference_epochs=20"]),
 }
 CIFAR10 = {"GradMatch": ("cifar10/linf_gradmatch_small", [])}
 SUITES = {"digits": (DIGITS, (0, 1, 2)), "mnist": (MNIST, (0,)), "cifar10": (CIFAR10, (0,))}

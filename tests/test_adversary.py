@@ -25,11 +25,7 @@ def images():
 def network():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return (
-            nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
-            .double()
-            .requires_grad_(False)
-        )
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).double().requires_grad_(False)
 
 
 def attack(kind="linf_pgd", **settings):

@@ -82,7 +82,9 @@ def test_no_printing_outside_the_command_line_and_no_code_from_text(path):
 
 
 def modules_after(code: str) -> set[str]:
-    out = subprocess.run([sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True
+    )
     assert out.returncode == 0, out.stderr
     return set(out.stdout.split())
 
@@ -98,7 +100,10 @@ def test_the_library_imports_without_torchvision_or_sklearn():
 
 def test_importing_everything_does_not_touch_cuda_or_the_global_state():
     code = "; ".join(
-        ["import torch, random, numpy as np", "a = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1])"]
+        [
+            "import torch, random, numpy as np",
+            "a = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1])",
+        ]
         + ["import advcore.runner.run, advcore.cli, advcore.solvers", "assert not torch.cuda.is_initialized()"]
         + ["assert torch.equal(a[0], torch.get_rng_state()) and a[1] == random.getstate()"]
         + ["assert (a[2] == np.random.get_state()[1]).all()"]

@@ -27,9 +27,7 @@ def state(model):
         "modes": [module.training for module in model.modules()],
         "asks": [parameter.requires_grad for parameter in model.parameters()],
         "parameters": [parameter.detach().clone() for parameter in model.parameters()],
-        "gradients": [
-            None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()
-        ],
+        "gradients": [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()],
         "buffers": [buffer.clone() for buffer in model.buffers()],
         "objects": [id(tensor) for tensor in (*model.parameters(), *model.buffers())],
     }

@@ -73,9 +73,7 @@ def test_a_child_of_a_child_is_named_by_the_whole_path():
 
 def test_64_workers_by_64_purposes_begin_apart():
     one = torch.tensor([0])
-    streams = [
-        Stream(seed=0, purpose=f"purpose {p}").child("worker", w) for w in range(64) for p in range(64)
-    ]
+    streams = [Stream(seed=0, purpose=f"purpose {p}").child("worker", w) for w in range(64) for p in range(64)]
     assert len({stream.at(one).bits(1).item() for stream in streams}) == 64 * 64
 
 
@@ -89,9 +87,7 @@ LAYOUTS = {
     "within an example": lambda draw: draw(SEED.at(torch.tensor([5])), (1, 20_000)),
     "across examples": lambda draw: draw(SEED.at(torch.arange(20_000)), (20_000,)),
     "across strided examples": lambda draw: draw(SEED.at(torch.arange(20_000) * 4096), (20_000,)),
-    "across epochs": lambda draw: torch.cat(
-        [draw(SEED.at_epoch(e).at(torch.arange(20)), (20,)) for e in range(500)]
-    ),
+    "across epochs": lambda draw: torch.cat([draw(SEED.at_epoch(e).at(torch.arange(20)), (20,)) for e in range(500)]),
 }
 
 

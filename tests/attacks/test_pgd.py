@@ -41,15 +41,11 @@ def inside(size, shape, eps):
 def test_pgd_reaches_the_worst_case_of_a_linear_model(kind, start, shape, batch):
     """The loss at the closed form, and the answer flips exactly where the margin is below eps x dual norm."""
     size = 16
-    eps = (
-        0.1 if kind is L2PGD else 0.12 / math.prod(shape) ** 0.5
-    )  # so that some examples fall and some stand
+    eps = 0.1 if kind is L2PGD else 0.12 / math.prod(shape) ** 0.5  # so that some examples fall and some stand
     weights, x = linear(shape), inside(size, shape, eps)
     scores = x.flatten(1) @ (weights[0] - weights[1])
     bias = torch.stack([torch.zeros(()), scores.median() + 1e-3])
-    y = (
-        (scores < bias[1]) ^ (torch.arange(size) % 4 == 0)
-    ).long()  # a quarter is misclassified to begin with
+    y = ((scores < bias[1]) ^ (torch.arange(size) % 4 == 0)).long()  # a quarter is misclassified to begin with
 
     def logits(z):
         return z.flatten(1) @ weights.to(z).T + bias.to(z)
@@ -115,18 +111,14 @@ def one_at_a_time(model):
 
 def test_one_step_of_eps_from_the_clean_image_is_fgsm():
     model, x, eps = network(), images(9), 0.1
-    x_adv = LinfPGD(eps=eps, steps=1, step_size=eps, start="clean")(
-        cross_entropy(model, 9), x, generator=stream(9)
-    )
+    x_adv = LinfPGD(eps=eps, steps=1, step_size=eps, start="clean")(cross_entropy(model, 9), x, generator=stream(9))
     gradient = own_gradients(one_at_a_time(model), x)
     assert torch.allclose(x_adv, (x + eps * gradient.sign()).clamp(0, 1), atol=1e-7)
 
 
 def test_one_l2_step_is_the_normalised_gradient():
     model, x, eps = network(), 0.3 + 0.4 * images(9), 0.2
-    x_adv = L2PGD(eps=eps, steps=1, step_size=eps, start="clean")(
-        cross_entropy(model, 9), x, generator=stream(9)
-    )
+    x_adv = L2PGD(eps=eps, steps=1, step_size=eps, start="clean")(cross_entropy(model, 9), x, generator=stream(9))
     gradient = own_gradients(one_at_a_time(model), x)
     unit = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     assert torch.allclose(x_adv, x + eps * unit, atol=1e-6)
@@ -177,9 +169,7 @@ def test_the_uniform_start_fills_the_ball(kind):
 @BOTH
 def test_the_gaussian_start_is_a_thousandth(kind):
     x = torch.full((500, 1, 4, 4), 0.5)
-    start = kind(eps=0.4, steps=1, start="gaussian")(
-        lambda z: 0 * z.flatten(1).sum(1), x, generator=stream(500)
-    )
+    start = kind(eps=0.4, steps=1, start="gaussian")(lambda z: 0 * z.flatten(1).sum(1), x, generator=stream(500))
     assert float((start - x).std()) == pytest.approx(1e-3, rel=0.05)
 
 
@@ -293,11 +283,7 @@ def test_an_l2_radius_is_refused_beyond_the_images_diameter():
 def test_the_l2_projection_gives_no_room_away(level):
     """It ends at the ball's edge, not where every pixel was rounded towards the image."""
     draw = torch.Generator().manual_seed(0)
-    x = (
-        0.3 + 0.4 * torch.rand(16, 3, 32, 32, generator=draw)
-        if level is None
-        else torch.full((16, 3, 32, 32), level)
-    )
+    x = 0.3 + 0.4 * torch.rand(16, 3, 32, 32, generator=draw) if level is None else torch.full((16, 3, 32, 32), level)
     far = x + torch.randn(x.shape, generator=draw)
     short = 0.5 - L2.distance(x, L2.project(far, x, 0.5))
     assert float(short.min()) > -1e-12 and float(short.max()) < 2e-7

@@ -143,9 +143,7 @@ def write_idx(folder, part, images, labels, pack=False):
 @pytest.mark.parametrize("name, folder", [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
 def test_idx_files_are_read_as_gray_images_in_unit_range(tmp_path, name, folder):
     draw = np.random.default_rng(0)
-    parts = {
-        part: draw.integers(0, 256, (n, 28, 28), dtype=np.uint8) for part, n in (("train", 40), ("t10k", 10))
-    }
+    parts = {part: draw.integers(0, 256, (n, 28, 28), dtype=np.uint8) for part, n in (("train", 40), ("t10k", 10))}
     for part, images in parts.items():
         write_idx(tmp_path / folder / "raw", part, images, (np.arange(len(images)) % 10).astype(np.uint8))
     data = load(name, path=str(tmp_path), validation=0)
@@ -386,10 +384,7 @@ def test_bad_parquet_labels_are_refused(tmp_path, labels, told):
 
 def test_a_parquet_image_that_cannot_be_decoded_is_named(tmp_path):
     write_parquet(tmp_path, "test", pictures(6, 4, 4), [0, 1] * 3)
-    broken = [
-        {"bytes": b"junk" if i == 4 else png(image), "path": None}
-        for i, image in enumerate(pictures(6, 4, 4))
-    ]
+    broken = [{"bytes": b"junk" if i == 4 else png(image), "path": None} for i, image in enumerate(pictures(6, 4, 4))]
     pq.write_table(pa.table({"image": broken, "label": [0, 1] * 3}), tmp_path / "train-0.parquet")
     assert "image 4" in refused("parquet", path=str(tmp_path))
 
@@ -444,9 +439,7 @@ def write_folder(root, parts=("train", "val"), animals=tuple(COLORS), each=5):
 
 def colors_by_label(source):
     x, y = contents(source)
-    return {
-        label: set((x[y == label] * 255).round().int().flatten().tolist()) for label in y.unique().tolist()
-    }
+    return {label: set((x[y == label] * 255).round().int().flatten().tolist()) for label in y.unique().tolist()}
 
 
 @pytest.mark.parametrize(

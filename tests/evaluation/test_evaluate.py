@@ -59,9 +59,7 @@ def attack(name, **changes):
 
 
 def robust(*attacks, model=None, **settings):
-    return [
-        entry["accuracy"] for entry in evaluate(model or network(), source(), attacks, **settings).attacks
-    ]
+    return [entry["accuracy"] for entry in evaluate(model or network(), source(), attacks, **settings).attacks]
 
 
 # ---- intervals ----
@@ -141,8 +139,7 @@ def test_more_restarts_never_help_the_defence_and_here_they_hurt_it(name):
     data = Resident(images(), torch.zeros(N).long())
     weak = {"eps": EPS[ATTACKS[name].norm] * 0.4, "steps": 1, "step_size": 1e-3}
     accuracies = [
-        evaluate(Bumpy(), data, [attack(name, restarts=r, **weak)]).attacks[0]["accuracy"]
-        for r in (1, 2, 5, 10)
+        evaluate(Bumpy(), data, [attack(name, restarts=r, **weak)]).attacks[0]["accuracy"] for r in (1, 2, 5, 10)
     ]
     assert accuracies == sorted(accuracies, reverse=True) and accuracies[0] > accuracies[-1]
 
@@ -158,8 +155,7 @@ def test_the_seed_decides(name):
     weak = {"eps": EPS[ATTACKS[name].norm] * 0.4, "steps": 1, "step_size": 1e-3}
     data = Resident(images(), torch.zeros(N).long())
     first, again, *others = (
-        evaluate(Bumpy(), data, [attack(name, **weak)], seed=seed).attacks[0]["accuracy"]
-        for seed in (0, 0, 1, 2, 3)
+        evaluate(Bumpy(), data, [attack(name, **weak)], seed=seed).attacks[0]["accuracy"] for seed in (0, 0, 1, 2, 3)
     )
     assert first == again and set(others) != {first}
 
@@ -212,9 +208,7 @@ class Threshold(nn.Module):
 
 
 def dark(*levels):
-    return Resident(
-        torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, *SHAPE).clone(), torch.zeros(len(levels)).long()
-    )
+    return Resident(torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, *SHAPE).clone(), torch.zeros(len(levels)).long())
 
 
 def test_an_attack_that_passes_through_a_misclassified_point_and_comes_back_has_won():
@@ -229,9 +223,7 @@ def test_where_the_attack_ends_counts_too():
         def __call__(self, loss_fn, x, *, generator):
             return x + 0.25
 
-    assert evaluate(Threshold(), dark(0.2, 0.3, 0.4), [Ends(())]).attacks[0]["accuracy"] == pytest.approx(
-        1 / 3
-    )
+    assert evaluate(Threshold(), dark(0.2, 0.3, 0.4), [Ends(())]).attacks[0]["accuracy"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -251,9 +243,7 @@ def test_a_misclassified_example_stands_still():
     @dataclass(frozen=True)
     class Probe(Scripted):
         def __call__(self, loss_fn, x, *, generator):
-            gradients.extend(
-                input_gradient(loss_fn, x + shift)[1].abs().amax((1, 2, 3)) for shift in self.shifts
-            )
+            gradients.extend(input_gradient(loss_fn, x + shift)[1].abs().amax((1, 2, 3)) for shift in self.shifts)
             return x
 
     evaluate(Threshold(), dark(0.2, 0.4), [Probe((0.05, 0.25, 0.05))])
@@ -424,9 +414,7 @@ def test_logit_gaps_of_any_size_have_an_accuracy():
         model[-1].weight.mul_(1e4)
         model[-1].bias.mul_(1e4)
     result = evaluate(model, source(), [attack("linf_pgd"), attack("l2_pgd", restarts=2)])
-    assert result.clean.accuracy == 50 / N and all(
-        0 <= entry["accuracy"] < 50 / N for entry in result.attacks
-    )
+    assert result.clean.accuracy == 50 / N and all(0 <= entry["accuracy"] < 50 / N for entry in result.attacks)
 
 
 def test_settings_may_be_replaced_between_attacks():

@@ -96,9 +96,7 @@ def test_a_perfect_classifier_scores_zero_and_a_huge_gap_stays_finite():
 
 def test_the_score_is_the_average_over_epochs():
     scores = InputNorms()
-    epochs = [
-        torch.rand(N, generator=torch.Generator().manual_seed(e), dtype=torch.float64) for e in range(3)
-    ]
+    epochs = [torch.rand(N, generator=torch.Generator().manual_seed(e), dtype=torch.float64) for e in range(3)]
     for e, norms in enumerate(epochs):
         scores.add(norms)
         expected = sum(epochs[: e + 1]) / (e + 1)

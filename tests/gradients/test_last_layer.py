@@ -98,9 +98,7 @@ def attacked_alone(name, attack):
     for i in range(N):
         index = torch.tensor([i])
         generator = STREAM.at(index)
-        points.append(
-            perturb(model, OBJECTIVES[name](), one, images()[index], LABELS[index], generator=generator)
-        )
+        points.append(perturb(model, OBJECTIVES[name](), one, images()[index], LABELS[index], generator=generator))
     return slow_rows(model, name, torch.cat(points))
 
 

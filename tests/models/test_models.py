@@ -76,9 +76,7 @@ def test_the_cifar_stem_keeps_the_resolution_and_the_own_stem_quarters_it(name):
     sizes = {}
     for stem in ("cifar", "imagenet"):
         model = on_meta(name, stem=stem)
-        model.layer1.register_forward_pre_hook(
-            lambda m, args, stem=stem: sizes.update({stem: args[0].shape[2:]})
-        )
+        model.layer1.register_forward_pre_hook(lambda m, args, stem=stem: sizes.update({stem: args[0].shape[2:]}))
         model(torch.empty(2, 3, 32, 32, device="meta"))
     assert sizes == {"cifar": (32, 32), "imagenet": (8, 8)}
 
@@ -90,9 +88,7 @@ def test_the_own_stem_is_torchvisions_network(name):
     with torch.device("meta"):
         theirs = getattr(models, name)(num_classes=10)
     ours = on_meta(name, shape=(3, 224, 224), stem="imagenet")
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {
-        k: v.shape for k, v in theirs.state_dict().items()
-    }
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     assert on_meta(name, shape=(1, 64, 64), stem="imagenet").conv1.weight.shape == (64, 1, 7, 7)
 
 

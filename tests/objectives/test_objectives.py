@@ -21,10 +21,7 @@ EVERY = pytest.mark.parametrize("name", OBJECTIVES)
 
 def some_logits(objective, dtype=torch.float64, scale=3.0):
     draw = torch.Generator().manual_seed(4)
-    return {
-        key: (scale * torch.randn(B, C, generator=draw, dtype=torch.float64)).to(dtype)
-        for key in objective.passes
-    }
+    return {key: (scale * torch.randn(B, C, generator=draw, dtype=torch.float64)).to(dtype) for key in objective.passes}
 
 
 def labels():
@@ -75,9 +72,7 @@ def test_only_an_ascent_that_needs_the_clean_logits_reads_them(name):
         if not needs_clean(objective, climbs):
             assert ascent(objective, climbs, labels(), None)(moved).shape == (B,)
         else:
-            one, other = (
-                ascent(objective, climbs, labels(), shift + 0 * moved)(moved) for shift in (moved, 0.0)
-            )
+            one, other = (ascent(objective, climbs, labels(), shift + 0 * moved)(moved) for shift in (moved, 0.0))
             assert not torch.allclose(one, other)
 
 
@@ -104,15 +99,11 @@ def test_logit_gaps_of_any_size_keep_loss_gradient_and_ascent_finite(name, gap, 
 def test_residuals_agree_with_finite_differences(name):
     objective, h = OBJECTIVES[name](), 1e-5
     logits = some_logits(objective, scale=1.5)
-    for key, residual in zip(
-        logits, residuals(lambda **z: objective.loss(labels(), **z), logits), strict=True
-    ):
+    for key, residual in zip(logits, residuals(lambda **z: objective.loss(labels(), **z), logits), strict=True):
         for c in range(C):
             step = torch.zeros(C, dtype=torch.float64)
             step[c] = h
-            up, down = (
-                objective.loss(labels(), **{**logits, key: logits[key] + sign * step}) for sign in (1, -1)
-            )
+            up, down = (objective.loss(labels(), **{**logits, key: logits[key] + sign * step}) for sign in (1, -1))
             assert torch.allclose(residual[:, c], (up - down) / (2 * h), atol=1e-8)
 
 
@@ -153,9 +144,7 @@ def test_the_trades_attack_climbs_the_divergence_and_leaves_the_clean_branch_alo
     climb = ascent(Trades(beta=6.0), "own", labels(), clean)
     moved = logits["adversarial"].clone().requires_grad_(True)
     climbed = climb(moved)
-    assert torch.allclose(
-        climbed, (p * (p.log() - q.log())).sum(1), atol=1e-12
-    )  # without beta: same maximiser
+    assert torch.allclose(climbed, (p * (p.log() - q.log())).sum(1), atol=1e-12)  # without beta: same maximiser
     slope, stopped = torch.autograd.grad(climbed.sum(), [moved, clean], allow_unused=True)
     assert torch.allclose(slope, q - p, atol=1e-12) and stopped is None
     assert torch.allclose(climb(clean.detach()), torch.zeros(B, dtype=torch.float64), atol=1e-12)
@@ -197,9 +186,7 @@ def test_trades_at_an_extreme_gap_is_the_gap(gap):
     """Clean certain of class 0, attacked certain of class 1, label 1: both terms are the gap."""
     clean, moved = torch.tensor([[gap, 0.0]]), torch.tensor([[0.0, gap]])
     assert float(divergence(clean, moved)) == pytest.approx(gap)
-    assert float(Trades(beta=6.0).loss(torch.tensor([1]), clean=clean, adversarial=moved)) == pytest.approx(
-        7 * gap
-    )
+    assert float(Trades(beta=6.0).loss(torch.tensor([1]), clean=clean, adversarial=moved)) == pytest.approx(7 * gap)
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)

@@ -48,7 +48,14 @@ def test_nan_is_never_written(tmp_path):
 
 def test_the_closing_table_says_what_matters():
     text = json.dumps(closing(record()))
-    for part in ("99.0 [95.0, 100.0]", "90.0 [80.0, 95.0]", "linf 0.1, PGD-50 x 3", "0.500", "attack 2.0", "0.020 (random 0.500)"):
+    for part in (
+        "99.0 [95.0, 100.0]",
+        "90.0 [80.0, 95.0]",
+        "linf 0.1, PGD-50 x 3",
+        "0.500",
+        "attack 2.0",
+        "0.020 (random 0.500)",
+    ):
         assert part in text
 
 

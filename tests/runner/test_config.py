@@ -27,9 +27,10 @@ def problems(*sets: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("8/255", 8 / 255), ("0.5", 0.5), (".5", 0.5), ("5.", 5.0), ("010", 10), ("-3", -3), ("+2", 2), ("1E2", 100.0),
-     ("1.5/3", 0.5), ("true", True), ("null", None), ("~", None), ("no", "no"), ("yes", "yes"), ("0x10", "0x10"), ("1_000", "1_000"),
-     ("2024-01-01", "2024-01-01"), ("1:30", "1:30"), ("'8/255'", "8/255"), (".inf", ".inf"), ("8/", "8/")],
+    [("1e-3", 1e-3), ("8/255", 8 / 255), ("0.5", 0.5), (".5", 0.5), ("5.", 5.0), ("010", 10), ("-3", -3), ("+2", 2),
+     ("1E2", 100.0), ("1.5/3", 0.5), ("true", True), ("null", None), ("~", None), ("no", "no"), ("yes", "yes"),
+     ("0x10", "0x10"), ("1_000", "1_000"), ("2024-01-01", "2024-01-01"), ("1:30", "1:30"), ("'8/255'", "8/255"),
+     (".inf", ".inf"), ("8/", "8/")],
 )  # fmt: skip
 def test_scalars(text, value):
     found = parse(f"a: {text}", "f")["a"]
@@ -67,9 +68,18 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
     [
         ("attack.epss=1", "attack.epss is not a setting of attack; did you mean 'eps'?"),
         ("sed=3", "sed is not a setting of the run file; did you mean 'seed'?"),
-        ("selection.solver.rigde=1", "selection.solver.rigde is not a setting of selection.solver; did you mean 'ridge'?"),
-        ("training.optimizer.lrr=1", "training.optimizer.lrr is not a setting of training.optimizer; did you mean 'lr'?"),
-        ("evaluation.attacks.0.stps=1", "evaluation.attacks.0.stps is not a setting of evaluation.attacks.0; did you mean 'steps'?"),
+        (
+            "selection.solver.rigde=1",
+            "selection.solver.rigde is not a setting of selection.solver; did you mean 'ridge'?",
+        ),
+        (
+            "training.optimizer.lrr=1",
+            "training.optimizer.lrr is not a setting of training.optimizer; did you mean 'lr'?",
+        ),
+        (
+            "evaluation.attacks.0.stps=1",
+            "evaluation.attacks.0.stps is not a setting of evaluation.attacks.0; did you mean 'steps'?",
+        ),
         ("model.width=1.5", "model.width must be a whole number, got 1.5"),
         ("training.optimizer.lr=true", "training.optimizer.lr must be a number, got True"),
         ("attack.eps='0.1'", "attack.eps must be a number, got '0.1'"),

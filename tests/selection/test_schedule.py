@@ -40,7 +40,15 @@ def test_acs_selects_where_the_full_runs_epoch_is_a_multiple_of_the_period_on_a_
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("budget", 1.5), ("budget", 0), ("warm_start", 1), ("period", 0), ("epochs", 0), ("schedule", "ac"), ("budget", True)],
+    [
+        ("budget", 1.5),
+        ("budget", 0),
+        ("warm_start", 1),
+        ("period", 0),
+        ("epochs", 0),
+        ("schedule", "ac"),
+        ("budget", True),
+    ],
 )
 def test_bad_settings_name_themselves_and_their_value(setting, value):
     with pytest.raises(ConfigError) as error:

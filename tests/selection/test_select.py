@@ -116,7 +116,12 @@ def test_quality_is_what_it_says(model, source):
     chooser = selector()
     coreset = chooser.select(model, source, seed=0)
     rows = last_layer_rows(
-        model, source, objective=Trades(), attack=ATTACK, stream=Stream(seed=0, purpose="selection"), ledger=CostLedger()
+        model,
+        source,
+        objective=Trades(),
+        attack=ATTACK,
+        stream=Stream(seed=0, purpose="selection"),
+        ledger=CostLedger(),
     ).rows.dense()
     total, w = rows.sum(0), coreset.weights.double()
     slow = (w @ rows[coreset.indices] - total).norm() / total.norm()
@@ -137,7 +142,10 @@ def test_the_trained_error_follows_the_trainers_rescaling(model, source, normali
 
 
 def test_gradmatch_at_ridge_0_beats_craig_on_the_same_rows(model, source):
-    errors = {type(s): selector(s).select(model, source, seed=0).quality["gradient_error"] for s in (GradMatch(ridge=0), Craig())}
+    errors = {
+        type(s): selector(s).select(model, source, seed=0).quality["gradient_error"]
+        for s in (GradMatch(ridge=0), Craig())
+    }
     assert errors[GradMatch] < errors[Craig]
 
 
@@ -177,7 +185,12 @@ def test_a_class_that_a_solver_leaves_empty_gets_random_picks_at_the_mean_weight
 
 def test_rows_measured_earlier_serve_several_budgets(model, source):
     kept = last_layer_rows(
-        model, source, objective=Trades(), attack=ATTACK, stream=Stream(seed=0, purpose="selection"), ledger=CostLedger()
+        model,
+        source,
+        objective=Trades(),
+        attack=ATTACK,
+        stream=Stream(seed=0, purpose="selection"),
+        ledger=CostLedger(),
     ).rows
     fresh = selector(budget=0.5).select(model, source, seed=0)
     again = selector(budget=0.5).select(model, source, seed=0, rows=kept)
@@ -221,7 +234,9 @@ def test_indices_mean_the_data_that_were_given_through_subset(model, source):
     shuffled = Subset(whole, order)
     coreset = selector(Craig()).select(model, shuffled, seed=0)
     for x, y, _ in coreset.subset(shuffled):
-        assert any(torch.equal(x, image) and y == label for image, label in zip(source._images, source.labels(), strict=True))
+        assert any(
+            torch.equal(x, image) and y == label for image, label in zip(source._images, source.labels(), strict=True)
+        )
     with pytest.raises(DataError, match="other data"):
         coreset.subset(whole)
 
@@ -269,7 +284,12 @@ def test_bad_settings_name_themselves_and_their_value(setting, value):
 
 def test_errors_are_measured_with_the_weights_as_given(model, source):
     rows = last_layer_rows(
-        model, source, objective=Standard(), attack=None, stream=Stream(seed=0, purpose="selection"), ledger=CostLedger()
+        model,
+        source,
+        objective=Standard(),
+        attack=None,
+        stream=Stream(seed=0, purpose="selection"),
+        ledger=CostLedger(),
     ).rows
     assert gradient_error(rows, torch.arange(96), torch.ones(96)) == pytest.approx(0, abs=1e-12)
     assert gradient_error(rows, torch.arange(96), torch.zeros(96)) == pytest.approx(1)

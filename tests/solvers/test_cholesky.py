@@ -17,9 +17,7 @@ def assert_factors(factor, gram, support, b):
     lower = factor._factor[: factor.size, : factor.size]
     assert factor.size == len(support)
     np.testing.assert_allclose(lower, np.linalg.cholesky(own), rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(
-        factor.solve(b[support]), np.linalg.solve(own, b[support]), rtol=1e-6, atol=1e-9
-    )
+    np.testing.assert_allclose(factor.solve(b[support]), np.linalg.solve(own, b[support]), rtol=1e-6, atol=1e-9)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)

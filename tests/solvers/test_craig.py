@@ -57,9 +57,7 @@ def naive_greedy(similarity, k):
     return picks
 
 
-CASES = [
-    pytest.param(kind, range(start, 200, 4), id=f"{kind}-{start}") for kind in DISTANCES for start in range(4)
-]
+CASES = [pytest.param(kind, range(start, 200, 4), id=f"{kind}-{start}") for kind in DISTANCES for start in range(4)]
 each_case = pytest.mark.parametrize(("kind", "cases"), CASES)
 
 
@@ -140,9 +138,7 @@ def test_the_value_equals_submodlibs_lazy_greedy(seed):
     similarity = distance.max() - distance
     theirs = submodlib.FacilityLocationFunction(
         n=40, mode="dense", separate_rep=False, sijs=similarity, pybind_mode="array"
-    ).maximize(
-        budget=12, optimizer="LazyGreedy", stopIfZeroGain=False, stopIfNegativeGain=False, verbose=False
-    )
+    ).maximize(budget=12, optimizer="LazyGreedy", stopIfZeroGain=False, stopIfNegativeGain=False, verbose=False)
     ours = value(similarity, solve(rows, 12).indices.tolist())
     # their kernel is float32
     assert ours == pytest.approx(value(similarity, [i for i, _ in theirs]), rel=1e-5)
@@ -165,7 +161,7 @@ def test_a_pick_is_its_own_medoid_though_an_earlier_pick_equals_it():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_rounding_does_not_break_ties(seed):
-    """Two rows that are each other's nearest gain the same; the last bits of their distances must not matter."""
+    """Two rows that are each other's nearest gain the same; their distances' last bits must not matter."""
     generator = torch.Generator().manual_seed(seed)
     a, h = torch.randn(40, 3, generator=generator), torch.randn(40, 5, generator=generator)
     distance = slow_distances(FactoredRows(residuals=(a,), features=(h,)), "euclidean")

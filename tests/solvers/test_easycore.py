@@ -15,9 +15,7 @@ def solve(scores, k):
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(
-    scores=strategies.lists(strategies.integers(0, 6), min_size=1, max_size=20), share=strategies.floats(0, 1)
-)
+@given(scores=strategies.lists(strategies.integers(0, 6), min_size=1, max_size=20), share=strategies.floats(0, 1))
 def test_the_k_lowest_scores_with_ties_to_the_lower_index(scores, share):
     k = max(1, round(share * len(scores)))
     found = solve(scores, k)

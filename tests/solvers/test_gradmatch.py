@@ -169,16 +169,14 @@ def test_the_residual_path_ends_at_the_real_error_and_without_ridge_never_rises(
     assert path[-1] == pytest.approx(relative_error(rows, found), rel=1e-6, abs=1e-7)
 
 
-@a_few
+@settings(deadline=None, derandomize=True, max_examples=12)
 @given(seed=SEEDS)
 def test_with_ridge_the_penalised_residual_never_rises(seed):
     rows = gradient_like(25, seed)
     matrix, target = written(rows)
     matrix, target = extended(matrix, target, absolute(matrix, 0.1))
     supports = [once(rows, k, ridge=0.1) for k in range(1, 15)]
-    errors = [
-        np.linalg.norm(found.weights.numpy() @ matrix[found.indices.numpy()] - target) for found in supports
-    ]
+    errors = [np.linalg.norm(found.weights.numpy() @ matrix[found.indices.numpy()] - target) for found in supports]
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(errors))
 
 
@@ -199,7 +197,7 @@ def test_the_residual_is_orthogonal_to_the_rows_in_use_and_no_row_outside_improv
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("nonnegative", [True, False])
 def test_planted_truth_is_recovered(nonnegative, dtype):
-    for seed in range(20):
+    for seed in range(8):
         rows = gaussian(60, 300, seed, dtype)
         generator = torch.Generator().manual_seed(1000 + seed)
         planted = torch.randperm(60, generator=generator)[:8]
@@ -234,9 +232,7 @@ def test_ridge_has_no_unit(scale, ridge, seed):
 
 
 def test_more_ridge_means_smaller_weights():
-    norms = [
-        float(once(gradient_like(40), 10, ridge=ridge).weights.norm()) for ridge in (0.0, 0.02, 0.5, 5.0)
-    ]
+    norms = [float(once(gradient_like(40), 10, ridge=ridge).weights.norm()) for ridge in (0.0, 0.02, 0.5, 5.0)]
     assert norms == sorted(norms, reverse=True) and norms[-1] < 0.9 * norms[0]
 
 
@@ -292,9 +288,7 @@ def test_fill_random_adds_rows_of_weight_one_and_says_how_many():
     assert torch.equal(found.indices[:m], short.indices) and torch.equal(found.weights[:m], short.weights)
     assert found.weights[m:].tolist() == [1.0] * (k - m)
     assert found.info["stopped"] != "budget"
-    others = {
-        tuple(solve(rows, k, ridge=0.0, fill="random", seed=seed).indices.tolist()) for seed in range(10)
-    }
+    others = {tuple(solve(rows, k, ridge=0.0, fill="random", seed=seed).indices.tolist()) for seed in range(10)}
     assert len(others) == 10
 
 

@@ -61,9 +61,7 @@ def test_generic_rows_give_all_k(solver):
 
 @order_free
 @settings(deadline=None, derandomize=True, max_examples=25)
-@given(
-    order=strategies.permutations(range(40)), k=strategies.integers(1, 40), seed=strategies.integers(0, 1000)
-)
+@given(order=strategies.permutations(range(40)), k=strategies.integers(1, 40), seed=strategies.integers(0, 1000))
 def test_the_order_of_the_rows_does_not_matter(solver, order, k, seed):
     rows, order = generic(solver, 40, seed), torch.tensor(order)
     given_order = solver(rows, k, generator=stream(40))

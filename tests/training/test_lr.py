@@ -36,7 +36,9 @@ def test_cosine():
 
 def test_one_cycle():
     slow = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = torchs.OneCycleLR(slow, 1.0, total_steps=STEPS + 1, pct_start=(12 + 1) / (STEPS + 1), cycle_momentum=False)
+    scheduler = torchs.OneCycleLR(
+        slow, 1.0, total_steps=STEPS + 1, pct_start=(12 + 1) / (STEPS + 1), cycle_momentum=False
+    )
     rates = []
     for _ in range(STEPS):
         rates.append(slow.param_groups[0]["lr"])

@@ -20,7 +20,16 @@ def take(model, *, objective, attack=None, weights=W, ledger=None, lr=0.1, **set
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     ledger = ledger or CostLedger()
     return step(
-        model, X, Y, weights, objective=objective, attack=attack, optimizer=optimizer, generator=STREAM, ledger=ledger, **settings
+        model,
+        X,
+        Y,
+        weights,
+        objective=objective,
+        attack=attack,
+        optimizer=optimizer,
+        generator=STREAM,
+        ledger=ledger,
+        **settings,
     )
 
 
@@ -61,7 +70,9 @@ def test_attacking_in_either_mode_leaves_the_batchnorm_statistics_to_the_update(
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_says_where(model):
-    before = {name: value.clone() for name, value in model.state_dict().items() if "running" not in name and "num" not in name}
+    before = {
+        name: value.clone() for name, value in model.state_dict().items() if "running" not in name and "num" not in name
+    }
     with pytest.raises(NonFiniteError, match="epoch 7"):
         take(model, objective=Standard(), weights=torch.full((12,), float("nan")), where=lambda: "epoch 7")
     for name, value in before.items():

@@ -12,19 +12,23 @@ from advcore.errors import ConfigError
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
-from advcore.training import Adam, Constant, SGD
+from advcore.training import SGD, Adam, Constant
 from advcore.training.plan import planned_units, reference, step_units
 from advcore.training.trainer import Listener
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
 
-def trainer(solver=None, objective=None, *, epochs=4, budget=0.5, warm=0.5, period=1, partition="per_class", **settings) -> Trainer:
+def trainer(
+    solver=None, objective=None, *, epochs=4, budget=0.5, warm=0.5, period=1, partition="per_class", **settings
+) -> Trainer:
     objective = objective or Pgd()
     chooser = solver and AdversarialCoreset(
         objective=objective, solver=solver, attack=ATTACK, budget=budget, partition=partition, block_size=16
     )
-    schedule = Schedule(epochs=epochs, budget=budget, warm_start=warm, period=period) if solver else Schedule(epochs=epochs)
+    schedule = (
+        Schedule(epochs=epochs, budget=budget, warm_start=warm, period=period) if solver else Schedule(epochs=epochs)
+    )
     settings = {"optimizer": SGD(lr=0.05), "batch_size": 16, "probe_examples": 32, **settings}
     return Trainer(objective=objective, attack=ATTACK, schedule=schedule, selector=chooser, **settings)
 
@@ -94,7 +98,9 @@ def test_whole_blocks_are_replayed_and_others_are_shuffled(model, source):
     source.__class__ = Watched
     source.training = False
     listener = Listener(on_coreset=lambda c: setattr(source, "training", True))
-    trained = trainer(GradMatch(), partition="per_batch", period=None, warm=0.0).fit(model, source, seed=0, listener=listener)
+    trained = trainer(GradMatch(), partition="per_batch", period=None, warm=0.0).fit(
+        model, source, seed=0, listener=listener
+    )
     coreset = trained.coresets[0]
     blocks = sorted(sorted(coreset.indices[coreset.blocks == b].tolist()) for b in coreset.blocks.unique())
     assert len(seen) == 4 and all(sorted(epoch) == blocks for epoch in seen)
@@ -104,7 +110,9 @@ def test_whole_blocks_are_replayed_and_others_are_shuffled(model, source):
 def test_best_is_the_state_of_the_best_validation_epoch(model, source):
     states = {}
     made = trainer(optimizer=Adam(lr=0.02), lr_schedule=Constant())
-    keep = Listener(on_model=lambda m: states.__setitem__(len(states), {k: v.clone() for k, v in m.state_dict().items()}))
+    keep = Listener(
+        on_model=lambda m: states.__setitem__(len(states), {k: v.clone() for k, v in m.state_dict().items()})
+    )
     trained = made.fit(model, source, source, seed=0, listener=keep)
     scores = [entry["robust"] for entry in trained.epochs]
     assert trained.best_epoch == scores.index(max(scores))
@@ -134,7 +142,12 @@ def test_the_ball_grows_over_the_ramp(model, source):
             return super().__call__(loss_fn, x, generator=generator)
 
     made = Trainer(
-        objective=Pgd(), attack=Spy(eps=0.3, steps=1), schedule=Schedule(epochs=3), optimizer=SGD(lr=0.01), batch_size=16, eps_ramp=2
+        objective=Pgd(),
+        attack=Spy(eps=0.3, steps=1),
+        schedule=Schedule(epochs=3),
+        optimizer=SGD(lr=0.01),
+        batch_size=16,
+        eps_ramp=2,
     )
     made.fit(model, source, seed=0)
     assert sizes[:12] == pytest.approx([0.3 * (i + 1) / 12 for i in range(12)])
