@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from advcore.attacks.base import Attack
+from advcore.errors import must
 from advcore.objectives.base import Objective, ascent, attacked, needs_clean
 from advcore.rng import Stream
 
@@ -36,6 +37,19 @@ def perturb(
             clean = forward(x)
     climbed = ascent(objective, attack.climbs, y, clean)
     return attack(lambda x_adv: climbed(forward(x_adv)), x, generator=generator).detach()
+
+
+def mismatch(objective: Objective, attack: Attack | None) -> str | None:
+    """Why the objective cannot be attacked so, as a problem with the setting `attack`; None if it can."""
+    if not attacked(objective):
+        return None
+    if attack is None:
+        return must("attack", "set for an objective that is attacked", None)
+    if needs_clean(objective, attack.climbs) and getattr(attack, "start", None) == "clean":
+        return must(
+            "attack.start", "uniform or gaussian here", "clean", "the divergence has no gradient at the clean image"
+        )
+    return None
 
 
 def passes(objective: Objective, attack: Attack | None, *, clean_known: bool = False) -> int:

@@ -3,7 +3,18 @@
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
+
+from advcore.errors import ConfigError, must
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model is. Raises ConfigError for a model without parameters: it has no linear head either."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise ConfigError(must("model", "a network that ends in a torch.nn.Linear", type(model).__name__))
+    return parameter.device
 
 
 @contextlib.contextmanager

@@ -66,6 +66,7 @@ def select(
     config = load(file, set_ or ())
     if config.selection is None:
         raise ConfigError(must("selection", "set in a file that is to select", None))
+    runner.check_writable(out)
     prepared = runner.prepare(config)
     runner.load_state(prepared.model, checkpoint)
     with _progress(1) as reporter:
@@ -95,6 +96,8 @@ def evaluate(
     else:
         config = load(target, set_ or ())
     path = runner.checkpoint(target, checkpoint)
+    if out:
+        runner.check_writable(out)
     prepared = runner.prepare(config)
     runner.load_state(prepared.model, path)
     with _progress(1) as reporter:
@@ -215,7 +218,7 @@ def _progress(epochs: int) -> Iterator:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         whole, phase = bar.add_task("epochs", total=epochs), bar.add_task("", total=1)
 
-        def on_epoch(entry: dict) -> None:
+        def on_epoch(entry: dict, so_far) -> None:
             bar.update(whole, completed=entry["epoch"] + 1, description=f"epochs, loss {entry['loss']:.3f}")
             bar.console.print(_epoch_line(entry, epochs), markup=False)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from advcore.errors import ConfigError, must
+
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
 
 
@@ -55,6 +57,11 @@ class CostLedger:
 
         def forward(x: Tensor) -> Tensor:
             logits = model(x)
+            if not isinstance(logits, Tensor) or logits.ndim != 2:
+                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise ConfigError(
+                    must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them")
+                )
             self.count("forward", len(x))
             if logits.requires_grad:
                 size = len(x)

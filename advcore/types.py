@@ -61,7 +61,8 @@ class Coreset:
     indices : (K,) long, unique, into the data set that was given.
     weights : (K,) float32; the coefficient of this example in the sum that stands for the whole set.
     blocks : (K,) long, for `per_batch`: the block each example came in, replayed whole; else None.
-    num_examples : N.
+    num_examples : N, the size of the data that `indices` count in.
+    population : how many of them the weights stand for, when it is not all; else None.
     fingerprint : of the data (`labels_digest`).
     epoch, solver, partition, seed, budget : where it came from.
     quality : gradient_error, gradient_error_trained, gradient_error_random (None where no gradient was
@@ -79,6 +80,7 @@ class Coreset:
     partition: str
     seed: int
     budget: float
+    population: int | None = None
     epoch: int = 0
     blocks: Tensor | None = None
     quality: dict[str, Any] = field(default_factory=dict)
@@ -102,10 +104,10 @@ class Coreset:
 
     def training_weights(self, normalise: str = "coreset") -> Tensor:
         """(K,) float32 weights for `mean(w * loss)`: "coreset" rescales to mean 1 over the coreset, "none"
-        keeps w K / N, "batch" leaves them for the step to divide by each batch's own sum (ACS, CORDS)."""
+        keeps w K / population, "batch" leaves them for the step to divide by each batch's own sum (ACS, CORDS)."""
         require(one_of("normalise", normalise, NORMALISE))
         if normalise == "none":
-            return self.weights * (len(self) / self.num_examples)
+            return self.weights * (len(self) / (self.population or self.num_examples))
         if normalise == "batch":
             return self.weights
         mean = float(self.weights.double().mean())
@@ -171,6 +173,6 @@ class WeightedSubset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, float]:
+    def __getitem__(self, position: int) -> tuple[Tensor, int, Tensor]:
         x, y = self.dataset[self.indices[position]][:2]
-        return x, y, float(self.weights[position])
+        return x, y, self.weights[position]

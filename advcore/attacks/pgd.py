@@ -139,13 +139,15 @@ class PGD:
 
 @settings
 class LinfPGD(PGD):
-    __doc__ = PGD.__doc__
+    """PGD in the linf ball, by signed steps; see `PGD` for its settings."""
+
     norm: ClassVar[str] = "linf"
     geometry: ClassVar[Geometry] = LINF
 
 
 @settings
 class L2PGD(PGD):
-    __doc__ = PGD.__doc__
+    """PGD in the l2 ball, by normalised steps; see `PGD` for its settings."""
+
     norm: ClassVar[str] = "l2"
     geometry: ClassVar[Geometry] = L2

@@ -2,8 +2,8 @@
 
 import torch
 
-from advcore.data.base import DataSettings, Split, find_path
-from advcore.errors import CheckpointError, DataError, at_least, require
+from advcore.data.base import OwnData, Split, find_path
+from advcore.errors import CheckpointError, DataError, must
 from advcore.files import read_npz
 from advcore.types import settings
 
@@ -11,24 +11,16 @@ _NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
 @settings
-class Npz(DataSettings):
+class Npz(OwnData):
     """Arrays x_train (N, C, H, W), uint8 or float in [0, 1], y_train (N,) whole numbers, and the same for test.
 
-    Parameters
-    ----------
-    path : the .npz file.
-    num_classes : how many classes there are; None for the largest training label + 1.
+    `path` is the .npz file.
     """
-
-    path: str
-    num_classes: int | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2))
 
     def read(self) -> tuple[Split, Split]:
         path = find_path(self.path)
+        if not path.is_file():
+            raise DataError(must("data.path", "an .npz file", str(path)))
         try:
             arrays = read_npz(path, path)
         except CheckpointError as error:
@@ -37,9 +29,6 @@ class Npz(DataSettings):
         if missing:
             raise DataError(f"{path} must hold {', '.join(_NAMES)}, got {', '.join(arrays)}; {missing[0]} is missing")
         return _split(arrays["x_train"], arrays["y_train"]), _split(arrays["x_test"], arrays["y_test"])
-
-    def classes(self, train: Split, test: Split) -> int:
-        return self.num_classes or super().classes(train, test)
 
 
 def _split(x, y) -> Split:

@@ -101,15 +101,41 @@ class DataSettings:
         chosen = thinned(train.labels, self.train_size, self.split_seed, "train_size")
         held_out = stratified(train.labels[chosen], round(self.validation * len(chosen)), self.split_seed, "validation")
         part, aside = chosen[~held_out], chosen[held_out]
+        test_part = thinned(test.labels, self.test_size, self.split_seed, "test_size")
+        sources = [train.source(part, device, self.workers), test.source(test_part, device, self.workers)]
+        if sources[0].shape != sources[1].shape:
+            shapes = f"{sources[0].shape} and {sources[1].shape}"
+            raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
         return Data(
-            train=train.source(part, device, self.workers),
+            train=sources[0],
             validation=train.source(aside, device, self.workers) if len(aside) else None,
-            test=test.source(thinned(test.labels, self.test_size, self.split_seed, "test_size"), device, self.workers),
+            test=sources[1],
             part=part,
             whole=train.labels,
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnData(DataSettings):
+    """A user's own files.
+
+    Parameters
+    ----------
+    path : where they are; a relative path is also looked up below the folder that ADVCORE_DATA names.
+    num_classes : how many classes there are; None for what the files say, else the largest training label + 1.
+    """
+
+    path: str
+    num_classes: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2))
+
+    def classes(self, train: Split, test: Split) -> int:
+        return self.num_classes or super().classes(train, test)
 
 
 def stratified(labels: Tensor, count: int, seed: int, purpose: str) -> Tensor:

@@ -9,23 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.data.base import DataSettings, Split, find_path
+from advcore.data.base import OwnData, Split, find_path
 from advcore.errors import DataError, missing_package
 from advcore.types import settings
 
 
 @settings
-class Parquet(DataSettings):
-    """`train-*.parquet` and `test-*.parquet` in one folder, read with pyarrow; images of one size.
+class Parquet(OwnData):
+    """`train-*.parquet` and `test-*.parquet` in the folder `path`, read with pyarrow; images of one size.
 
-    Parameters
-    ----------
-    path : the folder; also looked up below the folder that ADVCORE_DATA names.
-    num_classes : how many classes there are; None for the names in the schema, else the largest label + 1.
+    Class names in the schema's metadata say how many classes there are, unless `num_classes` does.
     """
 
-    path: str
-    num_classes: int | None = None
     columns: ClassVar[tuple[str, str]] = ("image", "label")
 
     def read(self) -> tuple[Split, Split]:
@@ -33,8 +28,10 @@ class Parquet(DataSettings):
         return tuple(_split(_table(folder, part)) for part in ("train", "test"))
 
     def classes(self, train: Split, test: Split) -> int:
+        if self.num_classes:
+            return self.num_classes
         names = _class_names(_table(find_path(self.path), "test", columns=["label"]))
-        return self.num_classes or len(names) or super().classes(train, test)
+        return len(names) or super().classes(train, test)
 
 
 def _table(folder: Path, part: str, columns: list[str] | None = None):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from advcore.errors import DataError
@@ -51,6 +51,13 @@ def chunked(indices: Tensor, size: int) -> list[Tensor]:
 def to_float(x: Tensor) -> Tensor:
     """uint8 to float32 / 255; floats as they are."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def batches_for(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+    """The source's batches, images in the model's dtype, or float32 if that is wider."""
+    dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)
+    for indices, x, y in source.batches(chunks):
+        yield indices, x.to(torch.promote_types(dtype, torch.float32)), y
 
 
 def check_images(x: Tensor, indices: Tensor) -> None:

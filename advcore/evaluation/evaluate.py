@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
-from advcore.borrow import borrow
+from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
-from advcore.data.source import Source, as_source, check_labels, chunked
+from advcore.data.source import Source, as_source, batches_for, check_labels, chunked
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.objectives.base import ascent
 from advcore.objectives.standard import Pgd
@@ -58,7 +58,7 @@ def evaluate(
     seed: int = 0,
     split: str = "test",
     batch_size: int = 256,
-    limit: int | None = None,
+    indices: Tensor | None = None,
     ledger: CostLedger | None = None,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -74,7 +74,7 @@ def evaluate(
     dataset : map-style (x, y), x (C, H, W) in [0, 1] or uint8.
     attacks : evaluated each on its own, climbing the cross-entropy unless they ask for another loss.
     split : what `dataset` is, for the record.
-    limit : only the first so many examples.
+    indices : (n,) long, which examples; None for all.
 
     Raises ConfigError for a training-only attack, DataError for bad images or labels. Cost: one forward pass an
     example, then each attack's passes on the examples still right, per restart.
@@ -82,22 +82,23 @@ def evaluate(
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
-    source = as_source(dataset, next(model.parameters()).device)
+    source = as_source(dataset, device_of(model))
     ledger = ledger or CostLedger()
-    n = len(source) if limit is None else min(limit, len(source))
+    indices = torch.arange(len(source)) if indices is None else indices
+    n = len(indices)
     right, robust = 0, [0] * len(attacks)
-    chunks, done = chunked(torch.arange(n), batch_size), 0
+    chunks, done = chunked(indices, batch_size), 0
     with (
         preserved(Stream(seed=seed, purpose="model")),
         borrow(model, training=False),
         ledger.phase("evaluation", source.device),
     ):
         forward = ledger.counted(model)
-        for indices, x, y in source.batches(chunks):
-            correct = _correct(forward(x), y, indices)
+        for batch, x, y in batches_for(model, source, chunks):
+            correct = _correct(forward(x), y, batch)
             right += int(correct.sum())
             for i, attack in enumerate(attacks):
-                stream = Stream(seed=seed, purpose="evaluation").child(i).at(indices)
+                stream = Stream(seed=seed, purpose="evaluation").child(i).at(batch)
                 robust[i] += int(still_right(forward, attack, x, y, correct, stream).sum())
             done += len(y)
             on_chunk(done, n)
@@ -141,7 +142,8 @@ class _Watch:
 
     def __call__(self, x_adv: Tensor) -> Tensor:
         logits = self._forward(x_adv)
-        self.fooled |= logits.detach().argmax(1) != self._y
+        found = logits.detach()
+        self.fooled |= (found.argmax(1) != self._y) | ~torch.isfinite(found).all(1)  # NaN is no answer
         return self._loss(logits).masked_fill(self.fooled, 0)
 
 

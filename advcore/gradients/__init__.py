@@ -1,6 +1,7 @@
 """One row an example: the thing a solver looks at."""
 
-from advcore.gradients.input_norm import input_norms
-from advcore.gradients.last_layer import last_layer_rows
+from advcore.gradients.base import Gradient
+from advcore.gradients.input_norm import INPUT_NORM
+from advcore.gradients.last_layer import LAST_LAYER
 
-GRADIENTS = {"last_layer": last_layer_rows, "input_norm": input_norms}
+GRADIENTS: dict[str, Gradient] = {"last_layer": LAST_LAYER, "input_norm": INPUT_NORM}

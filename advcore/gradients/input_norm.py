@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from advcore.attacks.base import input_gradient
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
-from advcore.data.source import Source, check_labels, chunked
+from advcore.data.source import Source, batches_for, check_labels, chunked
+from advcore.gradients.base import Gradient, Measured
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows
 
@@ -22,7 +23,7 @@ def input_norms(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_s
     objective, norms = Standard(), []
     with borrow(model, training=False), ledger.phase("scoring", source.device):
         forward = ledger.counted(model)
-        for indices, x, y in source.batches(chunked(torch.arange(len(source)), chunk_size)):
+        for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
 
             def loss(z: Tensor, y: Tensor = y, indices: Tensor = indices) -> Tensor:
                 logits = forward(z)
@@ -34,18 +35,10 @@ def input_norms(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_s
     return torch.cat(norms)
 
 
-class InputNorms:
-    """Adds up `input_norms` over the epochs of a run; `rows` is their average, one score an example."""
+def _measure(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_size: int = 256, **_) -> Measured:
+    """Scores (N, 1), whatever the objective and its attack."""
+    scores = input_norms(model, source, ledger=ledger, chunk_size=chunk_size)
+    return Measured(rows=DenseRows(matrix=scores[:, None]), labels=source.labels())
 
-    def __init__(self):
-        self.epochs = 0
-        self._total: Tensor | float = 0.0
 
-    def add(self, norms: Tensor) -> None:
-        """(N,) norms of one more epoch."""
-        self._total, self.epochs = self._total + norms, self.epochs + 1
-
-    @property
-    def rows(self) -> DenseRows:
-        """(N, 1) the average over the epochs so far."""
-        return DenseRows(matrix=(self._total / self.epochs)[:, None])
+INPUT_NORM = Gradient(measure=_measure, averaged=True, units=lambda objective, attack: 2)

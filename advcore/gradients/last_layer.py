@@ -1,17 +1,17 @@
 """Last-layer gradients at the attacked points, as factors, in one pass over the plain view."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from advcore.adversary import perturb
+from advcore.adversary import passes, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
-from advcore.data.source import Source, check_labels, chunked
+from advcore.data.source import Source, batches_for, check_labels, chunked
 from advcore.errors import ConfigError, NonFiniteError
+from advcore.gradients.base import Gradient, Measured
 from advcore.models.base import find_head, tapped
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
@@ -30,14 +30,6 @@ def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> 
     with torch.enable_grad():
         loss = objective.loss(y, **leaves).sum()
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Gradient rows of a whole source, in its order, and the labels (N,) met on the way, on the CPU."""
-
-    rows: FactoredRows
-    labels: Tensor
 
 
 def last_layer_rows(
@@ -77,14 +69,14 @@ def last_layer_rows(
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in objective.passes}
     labels, done = [], 0
     with borrow(model, training=False):
-        layer = find_head(model, next(source.batches([torch.arange(min(2, len(source)))]))[1], head)
+        layer = find_head(model, next(batches_for(model, source, [torch.arange(min(2, len(source)))]))[1], head)
     if kind != "weight" and layer.bias is None:
         if kind == "bias":
             raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
         kind = "weight"
     with borrow(model, training=attack_mode == "train"), tapped(layer) as tap:
         forward = ledger.counted(model)
-        for indices, x, y in source.batches(chunked(torch.arange(len(source)), chunk_size)):
+        for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
             check_labels(y, indices, layer.out_features)
             with ledger.phase("attack", device):
                 seen = _passes(forward, tap, objective, attack, x, y, stream.at(indices))
@@ -124,3 +116,11 @@ def _check_finite(rows: FactoredRows) -> None:
         raise NonFiniteError(
             f"the model's gradient at example {int((~finite).nonzero()[0])} is NaN or infinite; training has diverged"
         )
+
+
+def _units(objective: Objective, attack: Attack | None) -> int:
+    """The attack, and one forward pass of each of the objective's passes; the clean one serves both."""
+    return passes(objective, attack, clean_known="clean" in objective.passes) + len(objective.passes)
+
+
+LAST_LAYER = Gradient(measure=last_layer_rows, averaged=False, units=_units)

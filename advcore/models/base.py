@@ -66,15 +66,16 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
     ----------
     model : borrowed in eval mode.
     x : (B, C, H, W) any images it accepts.
-    name : dotted name of the layer, when it is not to be looked for.
+    name : dotted name of the layer, or the end of one, when it is not to be looked for.
 
     Raises ConfigError when there is none, naming the model's linear layers. Cost: one forward pass of x.
     """
     linear = {key: module for key, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if name is not None and name not in linear:
-        raise ConfigError(
-            must("head", f"the name of a linear layer ({', '.join(linear) or 'the model has none'})", name)
-        )
+    known = ", ".join(linear) or "the model has none"
+    if name is not None:
+        linear = {key: module for key, module in linear.items() if f".{key}".endswith(f".{name}")}
+        if len(linear) != 1:
+            raise ConfigError(must("head", f"the name of one linear layer ({known})", name))
     outputs: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda m, args, out, key=key: outputs.__setitem__(key, out))
@@ -86,12 +87,10 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
     finally:
         for hook in hooks:
             hook.remove()
-    made = [key for key, out in outputs.items() if name in (None, key) and _same(out, logits)]
+    made = [key for key, out in outputs.items() if _same(out, logits)]
     if not made:
-        raise ConfigError(
-            "the model's logits (B, C) must be the output of a last torch.nn.Linear, got none that gives them; "
-            f"end the model in one (it has: {', '.join(linear) or 'none'}), or name it with head"
-        )
+        rule = "a last torch.nn.Linear whose output is the logits (B, C)"
+        raise ConfigError(must("head", rule, name, f"end the model in one; linear layers it has: {known}"))
     return linear[made[-1]]
 
 

@@ -27,7 +27,7 @@ def _torchvision(name: str, num_classes: int, channels: int, stem: str) -> nn.Mo
 
 @settings
 class _ResNet(ModelSettings):
-    """torchvision's network (He et al. 2016).
+    """A torchvision ResNet.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class _ResNet(ModelSettings):
 
 @settings
 class ResNet18(_ResNet):
-    __doc__ = _ResNet.__doc__
+    """torchvision's ResNet-18 (He et al. 2016)."""
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         return _torchvision("resnet18", num_classes, shape[0], self.stem)
@@ -51,7 +51,7 @@ class ResNet18(_ResNet):
 
 @settings
 class ResNet50(_ResNet):
-    __doc__ = _ResNet.__doc__
+    """torchvision's ResNet-50 (He et al. 2016)."""
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         return _torchvision("resnet50", num_classes, shape[0], self.stem)

@@ -12,14 +12,14 @@ from torch import nn
 from advcore.borrow import borrow
 from advcore.data.base import Data
 from advcore.data.source import chunked
-from advcore.errors import AdvcoreError, ConfigError, UserError, must, require
-from advcore.models.base import ModelSettings, Normalize, channel_statistics, find_head
+from advcore.errors import ConfigError, UserError, must, require
+from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
 from advcore.runner.schema import RunConfig
-from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.training.plan import Reference, planned_units, reference
-from advcore.training.trainer import Trainer
+from advcore.training.trainer import LoopSettings, Trainer
 
 Built = TypeVar("Built")
 
@@ -50,7 +50,10 @@ def device(config: RunConfig) -> torch.device:
         raise ConfigError(
             must("device", "one that this machine has (cpu)", config.device, "torch finds no CUDA device")
         )
-    return torch.device(config.device)
+    found = torch.device(config.device)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(must("device", f"cuda:0 to cuda:{torch.cuda.device_count() - 1}", config.device))
+    return found
 
 
 def selector(config: RunConfig) -> AdversarialCoreset | None:
@@ -63,15 +66,11 @@ def selector(config: RunConfig) -> AdversarialCoreset | None:
             objective=config.objective,
             solver=chosen.solver,
             attack=chosen.attack or config.attack,
-            partition=chosen.partition,
-            budget=chosen.budget,
-            rows=chosen.rows,
             head=config.model.head,
             attack_mode=config.training.attack_mode,
-            blocks=chosen.blocks,
             block_size=config.training.batch_size,
-            chunk_size=chosen.chunk_size,
             normalise=config.training.normalise,
+            **{f.name: getattr(chosen, f.name) for f in dataclasses.fields(SelectionSettings)},
         ),
     )
 
@@ -86,8 +85,7 @@ def schedule(config: RunConfig) -> Schedule:
 
 def trainer(config: RunConfig) -> Trainer:
     """The trainer with its selector; settings that share a name are the same thing in both."""
-    training = config.training
-    shared = {f.name: getattr(training, f.name) for f in dataclasses.fields(training) if f.name != "epochs"}
+    shared = {f.name: getattr(config.training, f.name) for f in dataclasses.fields(LoopSettings)}
     when, chooser = schedule(config), selector(config)
     return under(
         "selection",
@@ -96,6 +94,8 @@ def trainer(config: RunConfig) -> Trainer:
             attack=config.attack,
             schedule=when,
             selector=chooser,
+            optimizer=config.training.optimizer,
+            lr_schedule=config.training.lr_schedule,
             probe_epochs=config.selection.probe_epochs if config.selection else 0,
             **shared,
         ),
@@ -109,37 +109,33 @@ def data(config: RunConfig, where: torch.device) -> Data:
     attacks |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
     found = {path: attack.problem(loaded.train.shape) for path, attack in attacks.items() if attack is not None}
     require(*(f"{path}.{problem}" for path, problem in found.items() if problem))
-    if config.selection is not None:
-        too_small = config.selection.budget * len(loaded.train) < 0.5
-        rule = f"at least one example of {len(loaded.train)}"
-        require(must("selection.budget", rule, config.selection.budget) if too_small else None)
+    n, chooser = len(loaded.train), selector(config)
+    kept = n if chooser is None else chooser.size(n)
+    require(must("selection.budget", f"at least two examples of {n}", kept, "keep more data") if kept < 2 else None)
+    if chooser is not None and chooser.partition == "per_batch" and chooser.budget < 1 and n <= chooser.block_size + 1:
+        raise ConfigError(must("training.batch_size", f"less than the {n} training examples", chooser.block_size))
     return loaded
 
 
 def model(config: RunConfig, loaded: Data, where: torch.device) -> nn.Module:
     """The seeded model with its normalisation inside, tried on two images; its head is a linear layer."""
-    with preserved(Stream(seed=config.seed, purpose="init")):
-        net = config.model.body(loaded.num_classes, loaded.train.shape)
-    if config.model.normalize == "data":
-        everything = chunked(torch.arange(len(loaded.train)), 1024)
-        net = nn.Sequential(Normalize(*channel_statistics(loaded.train.batches(everything))), net)
-    net = net.to(where)
-    head = _inside(config.model, net)
     _, x, _ = next(loaded.train.batches([torch.arange(min(2, len(loaded.train)))]))
     try:
+        with preserved(Stream(seed=config.seed, purpose="init")):
+            net = config.model.body(loaded.num_classes, loaded.train.shape)
+        if config.model.normalize == "data":
+            everything = chunked(torch.arange(len(loaded.train)), 1024)
+            net = nn.Sequential(Normalize(*channel_statistics(loaded.train.batches(everything))), net)
+        net = net.to(where)
         with borrow(net):
-            under("model", lambda: find_head(net, x, head))
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, AdvcoreError):
-            raise
+            under("model", lambda: find_head(net, x, config.model.head))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a network says to images that it cannot take
         name = f"{type(config.model).__name__} on images {tuple(loaded.train.shape)}"
-        raise ConfigError(f"model.name must take the data's images, got {name}: {str(error).splitlines()[0]}") from None
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise ConfigError(must("model.name", "a network that takes the data's images", name, said)) from None
     return net
-
-
-def _inside(settings: ModelSettings, net: nn.Module) -> str | None:
-    """The head's name within the sequence that normalisation makes."""
-    return settings.head and (f"1.{settings.head}" if settings.normalize == "data" else settings.head)
 
 
 def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Plan:
@@ -147,8 +143,7 @@ def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Pla
     n = len(loaded.train)
     epochs = config.cost.reference_epochs or config.training.epochs
     compared = reference(config.objective, config.attack, n, epochs, config.cost.reference_steps)
-    units = planned_units(built.schedule, config.objective, config.attack, built.selector, n, built.probe_epochs)
-    cost = units / compared.units
+    cost = planned_units(built, n) / compared.units
     return Plan(
         text=f"{built.schedule.describe()}: {cost:.2f} of full training",
         relative_cost=cost,
@@ -167,11 +162,11 @@ def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, int]:
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
     }
     chooser = built.selector
-    if chooser is None or chooser.solver.reads != "last_layer" or built.schedule.budget == 1:
+    if built.solver_reads is None or built.scored:
         return held
     n = len(loaded.train)
     with borrow(net):
-        head = find_head(net, x.expand(2, -1, -1, -1), None)
+        head = find_head(net, x.expand(2, -1, -1, -1), chooser.head)
     held["gradient rows"] = 4 * n * (head.out_features + head.in_features) * len(chooser.objective.passes)
     classes = torch.bincount(loaded.train.labels())
     size = {"whole": n, "per_batch": math.ceil(n / chooser.block_size)}.get(chooser.partition, int(classes.max()))

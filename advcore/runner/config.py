@@ -70,8 +70,8 @@ def parse(text: str, where: str) -> Any:
         if "\\t" in str(problem):
             problem = "a tab cannot indent; use spaces"
         raise ConfigError(f"{where}: {_place(mark) + ': ' if mark else ''}{problem}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: cannot be read: {error}") from None
+    except Exception as error:  # what its constructors raise for tags that do not fit
+        raise ConfigError(f"{where}: cannot be read: {type(error).__name__}: {error}") from None
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:

@@ -1,6 +1,7 @@
 """run(config) -> RunRecord, written as it becomes known; and the pieces of it that the other commands use."""
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import time
@@ -65,7 +66,17 @@ def target(config: RunConfig, out: Path | None, overwrite: bool) -> Path:
     taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if taken and not (overwrite and path.is_dir()):
         raise ConfigError(must("--out", "a new or empty folder", str(path), "pass --overwrite, or another --out"))
+    check_writable(path)
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Raise ConfigError unless `path` can be made: the nearest folder above that exists lets us write."""
+    above = path
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if above is not path and not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(must("--out", "where files can be written", str(path), f"{above} is not such a folder"))
 
 
 def _clear(path: Path) -> None:
@@ -96,18 +107,22 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
     )
     record.save(path / "record.json")
     reporter.on_plan(prepared.plan)
+
+    def on_epoch(entry: dict, so_far: Trained) -> None:
+        record.epochs.append(entry)
+        _count(record, so_far, prepared)
+        record.save(path / "record.json")
+        reporter.on_epoch(entry, so_far)
+
+    def on_coreset(coreset: Coreset) -> None:
+        record.selections.append(summary(coreset))
+        in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
+        reporter.on_coreset(coreset)
+
     writer = replace(
         reporter,
-        on_epoch=lambda entry: (
-            record.epochs.append(entry),
-            record.save(path / "record.json"),
-            reporter.on_epoch(entry),
-        ),
-        on_coreset=lambda coreset: (
-            record.selections.append(summary(coreset)),
-            in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}"),
-            reporter.on_coreset(coreset),
-        ),
+        on_epoch=on_epoch,
+        on_coreset=on_coreset,
         on_state=lambda name, state, entry: save_state(path, name, state, entry),
     )
     trained = prepared.trainer.fit(
@@ -122,7 +137,7 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
 
 
 def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Path, reporter: Reporter) -> None:
-    """Final accuracies of `last` and `best`, ledger and relative cost."""
+    """Final accuracies of `last` and `best`; the ledger now holds their evaluation too."""
     if trained.best_epoch is None:  # no validation examples: best is last
         save_state(path, "best", trained.best, trained.epochs[-1])
     for which, state in (("last", trained.last), ("best", trained.best)):
@@ -133,6 +148,11 @@ def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Pat
         prepared.model.load_state_dict(state)
         record.final[which] = final(prepared, trained, reporter, which).as_dict()
     record.best_epoch = trained.best_epoch
+    _count(record, trained, prepared)
+
+
+def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
+    """What fell back and what it took, so far."""
     record.events = trained.events
     record.ledger = trained.ledger.summary()
     record.relative_cost = trained.ledger.units() / prepared.plan.reference.units
@@ -152,11 +172,13 @@ def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which
 
 
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
-    """One coreset with the model as it stands, as the first selection of the run would choose it."""
+    """One coreset with the model as it stands; random numbers are those of the run's first selection."""
+    plan = prepared.trainer.schedule.plan()
     chosen = prepared.trainer.selector.select(
         prepared.model,
         prepared.data.train,
         seed=prepared.config.seed,
+        epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
         on_chunk=lambda done, total: reporter.on_progress("select", done, total),
     )
     return in_training_set(chosen, prepared.data)
@@ -180,6 +202,7 @@ def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
         coreset,
         indices=loaded.part[coreset.indices],
         num_examples=len(loaded.whole),
+        population=len(loaded.part),
         fingerprint=labels_digest(lambda i: loaded.whole[i], len(loaded.whole)),
     )
 

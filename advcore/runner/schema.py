@@ -6,18 +6,18 @@ from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
+from advcore.adversary import mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
 from advcore.errors import at_least, must, require
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import attacked
-from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.solvers import SOLVERS
 from advcore.training import LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
-from advcore.training.trainer import Trainer
+from advcore.training.trainer import LoopSettings
 from advcore.types import settings
 
 TABLES: dict[str, dict[str, type]] = {
@@ -62,66 +62,47 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @settings
-class SelectionConfig:
+class SelectionConfig(SelectionSettings):
     """When to select, how much, by what.
 
     Parameters
     ----------
     solver : chooses the coreset.
-    budget : share of the data to keep, in (0, 1].
-    partition : whole, per_class, per_batch or per_class_per_gradient.
     warm_start : share of the epochs before the first selection.
     period : coreset epochs from one selection to the next; null selects once.
     schedule : compressed, or acs for the published code's epochs.
     attack : of the selection; null for the training attack.
-    rows : full, weight or bias: the part of the head's gradient that is matched.
-    blocks : of per_batch: permuted or stored_order.
-    chunk_size : examples attacked at once, a multiple of 16.
     probe_epochs : for easycore without a warm start: epochs of ordinary training that are scored.
     """
 
     solver: SolverChoice
-    budget: float = 0.5
-    partition: str = "per_class"
     warm_start: float = 0.6
     period: int | None = 20
     schedule: str = "compressed"
     attack: AttackChoice | None = None
-    rows: str = "full"
-    blocks: str = "permuted"
-    chunk_size: int = 256
     probe_epochs: int = 0
 
-    def __post_init__(self):
-        require(
-            *Schedule.problems(self),
-            *AdversarialCoreset.problems(self),
-            at_least("probe_epochs", self.probe_epochs, 0),
-        )
+    def _more_problems(self) -> list[str | None]:
+        return [*Schedule.problems(self), at_least("probe_epochs", self.probe_epochs, 0)]
 
 
 @settings
-class TrainingConfig:
-    """The loop; every key but `epochs` is the trainer's.
+class TrainingConfig(LoopSettings):
+    """The loop.
 
     Parameters
     ----------
     epochs : of the full run that this one stands for.
+    optimizer : moves the weights.
+    lr_schedule : moves the learning rate.
     """
 
     epochs: int
     optimizer: OptimizerChoice
     lr_schedule: LrScheduleChoice = OneCycle()
-    batch_size: int = 128
-    normalise: str = "coreset"
-    attack_mode: str = "eval"
-    eps_ramp: float = 0
-    clip_norm: float | None = None
-    ema: float | None = None
-    probe_examples: int = 1000
 
-    def __post_init__(self):
-        require(at_least("epochs", self.epochs, 1), *Trainer.problems(self))
+    def _more_problems(self) -> list[str | None]:
+        return [at_least("epochs", self.epochs, 1)]
 
 
 @settings
@@ -194,7 +175,5 @@ class RunConfig:
             None
             if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
             else must("device", "auto, cpu, cuda or cuda:N", self.device),
-            must("attack", "set for an objective that is attacked", None)
-            if attacked(self.objective) and self.attack is None
-            else None,
+            mismatch(self.objective, self.attack),
         )

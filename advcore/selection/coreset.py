@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from advcore.adversary import mismatch
+from advcore.borrow import device_of
 from advcore.cost import CostLedger
-from advcore.data.source import Source, as_source
+from advcore.data.source import Source, as_source, check_labels, chunked
 from advcore.errors import ConfigError, DataError, at_least, must, one_of, require, share
-from advcore.gradients.last_layer import last_layer_rows
-from advcore.objectives.base import attacked
+from advcore.gradients import GRADIENTS
 from advcore.rng import Stream, preserved
 from advcore.rows import KINDS, DenseRows, FactoredRows, Rows
 from advcore.selection.partition import PARTITIONS, Problem, Split
@@ -27,7 +28,43 @@ _DRAWS = 5  # random subsets behind gradient_error_random
 
 
 @settings
-class AdversarialCoreset:
+class SelectionSettings:
+    """What a selection is, whatever its objective, attack and solver.
+
+    Parameters
+    ----------
+    partition : "whole", "per_class", "per_batch" or "per_class_per_gradient".
+    budget : share of the data to keep, in (0, 1]; K = max(1, round(budget N)). 1.0 keeps all with weight 1 and skips
+        attack and solve.
+    rows : "full", "weight" or "bias": which part of the head's gradient is matched.
+    blocks : of per_batch: "permuted" (anew at every selection) or "stored_order" (as published).
+    chunk_size : examples attacked at once; a multiple of 16. The result does not depend on it beyond float rounding.
+    """
+
+    partition: str = "per_class"
+    budget: float = 0.5
+    rows: str = "full"
+    blocks: str = "permuted"
+    chunk_size: int = 256
+
+    def __post_init__(self):
+        require(
+            one_of("partition", self.partition, PARTITIONS),
+            share("budget", self.budget, "it is the share of the data to keep"),
+            one_of("rows", self.rows, KINDS),
+            one_of("blocks", self.blocks, BLOCKS),
+            at_least("chunk_size", self.chunk_size, 16)
+            or (must("chunk_size", "a multiple of 16", self.chunk_size) if self.chunk_size % 16 else None),
+            *self._more_problems(),
+        )
+
+    def _more_problems(self) -> list[str | None]:
+        """What a subclass's own settings may have wrong."""
+        return []
+
+
+@settings
+class AdversarialCoreset(SelectionSettings):
     """Chooses a weighted subset whose gradient at the attacked points stands for the whole set's.
 
     Parameters
@@ -35,16 +72,11 @@ class AdversarialCoreset:
     objective : what is trained, such as `Trades(beta=6)`.
     solver : `GradMatch()`, `Craig()`, `EasyCore()` or `Random()`.
     attack : of the selection; None for an objective that is not attacked.
-    partition : "whole", "per_class", "per_batch" or "per_class_per_gradient".
-    budget : share of the data to keep, in (0, 1]; K = max(1, round(budget N)). 1.0 keeps all with weight 1 and skips
-        attack and solve.
-    rows : "full", "weight" or "bias": which part of the head's gradient is matched.
     head : name of the last linear layer; None finds it.
     attack_mode : "eval", or "train" as some published codes attack.
-    blocks : of per_batch: "permuted" (anew at every selection) or "stored_order" (as published).
     block_size : of per_batch: the training batch size.
-    chunk_size : examples attacked at once; a multiple of 16. The result does not depend on it beyond float rounding.
     normalise : how the trainer will rescale weights; for `gradient_error_trained`.
+    partition, budget, rows, blocks, chunk_size : see `SelectionSettings`.
 
     Reference: Dolatabadi et al. 2022, algorithm 1.
     """
@@ -52,37 +84,26 @@ class AdversarialCoreset:
     objective: Any
     solver: Any
     attack: Any = None
-    partition: str = "per_class"
-    budget: float = 0.5
-    rows: str = "full"
     head: str | None = None
     attack_mode: str = "eval"
-    blocks: str = "permuted"
     block_size: int = 128
-    chunk_size: int = 256
     normalise: str = "coreset"
 
-    def __post_init__(self):
-        unarmed = attacked(self.objective) and self.solver.reads == "last_layer" and self.attack is None
-        require(
-            *self.problems(self),
-            share("budget", self.budget, "it is the share of the data to keep"),
+    def _more_problems(self) -> list[str | None]:
+        attacks_here = self.solver.reads is not None and not GRADIENTS[self.solver.reads].averaged
+        return [
             one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             at_least("block_size", self.block_size, 1),
             one_of("normalise", self.normalise, NORMALISE),
-            must("attack", "an attack for an objective that is attacked", None) if unarmed else None,
-        )
-
-    @staticmethod
-    def problems(given) -> list[str | None]:
-        """What is wrong with the settings of `given` that belong to a selection alone."""
-        size = at_least("chunk_size", given.chunk_size, 16)
-        return [
-            one_of("partition", given.partition, PARTITIONS),
-            one_of("rows", given.rows, KINDS),
-            one_of("blocks", given.blocks, BLOCKS),
-            size or (must("chunk_size", "a multiple of 16", given.chunk_size) if given.chunk_size % 16 else None),
+            mismatch(self.objective, self.attack) if attacks_here else None,
         ]
+
+    def size(self, n: int) -> int:
+        """How many of n examples it is asked for: K, or, for per_batch, what that many whole blocks hold."""
+        if self.budget == 1.0 or self.partition != "per_batch":
+            return n if self.budget == 1.0 else max(1, round(self.budget * n))
+        blocks = len(chunked(torch.arange(n), self.block_size))
+        return min(n, max(1, round(self.budget * blocks)) * self.block_size)
 
     def select(
         self,
@@ -113,8 +134,7 @@ class AdversarialCoreset:
         Raises DataError, ConfigError, BudgetError for what the user can mend, NonFiniteError if the model has diverged.
         Cost one attack of the whole set, then the solver's.
         """
-        device = next(model.parameters()).device
-        source = as_source(dataset, device)
+        source = as_source(dataset, device_of(model))
         own = CostLedger()
         with preserved(Stream(seed=seed, purpose="model", epoch=epoch)):
             if self.budget == 1.0:
@@ -142,7 +162,7 @@ class AdversarialCoreset:
                 budget=self.budget,
                 block_size=self.block_size,
                 blocks=self.blocks,
-                stream=Stream(seed=seed, purpose="blocks", epoch=epoch),
+                stream=Stream(seed=seed, purpose="blocks", epoch=epoch if getattr(self.solver, "redraw", True) else 0),
             )
             problems = PARTITIONS[self.partition](split)
             generator = Stream(seed=seed, purpose="solver", epoch=epoch)
@@ -177,15 +197,16 @@ class AdversarialCoreset:
         if rows is not None:
             if len(rows) != len(source):
                 raise DataError(must("rows", f"one row for each of the {len(source)} examples", len(rows)))
-            return rows, source.labels()
+            return rows, _known_labels(source)
         if self.solver.reads is None:
-            return DenseRows(matrix=torch.zeros(len(source), 0)), source.labels()
-        if self.solver.reads != "last_layer":
+            return DenseRows(matrix=torch.zeros(len(source), 0)), _known_labels(source)
+        gradient = GRADIENTS[self.solver.reads]
+        if gradient.averaged:
             raise ConfigError(
-                f"solver {type(self.solver).__name__} reads {self.solver.reads} scores of a training run; "
-                "pass rows=InputNorms(...).rows (advcore.gradients.input_norm), or use Trainer or `advcore run`"
+                f"{type(self.solver).__name__} reads {self.solver.reads} scores, averaged over a training run; pass "
+                "rows=AveragedScores(...).rows (advcore.gradients.base), or use Trainer or `advcore run`"
             )
-        measured = last_layer_rows(
+        measured = gradient.measure(
             model,
             source,
             objective=self.objective,
@@ -214,6 +235,15 @@ class AdversarialCoreset:
             **facts,
         )
 
+    def _as_trained(self, coreset: Coreset) -> Tensor:
+        """(K,) the coefficients that the trainer's rescaling amounts to, over a whole epoch."""
+        n, k = coreset.num_examples, len(coreset)
+        if self.normalise == "none":
+            return coreset.weights
+        if self.normalise == "batch" and coreset.blocks is not None:
+            return torch.full((k,), n / k)  # a batch is one block of one weight, which its own sum cancels
+        return coreset.training_weights("coreset") * (n / k)
+
     @staticmethod
     def _shortfall(problems: list[Problem], answers: list[Selection]) -> str:
         short = [
@@ -233,14 +263,19 @@ class AdversarialCoreset:
         }
         if not isinstance(rows, FactoredRows):
             return quality | dict.fromkeys(("gradient_error", "gradient_error_trained", "gradient_error_random"))
-        trained = coreset.training_weights(self.normalise).double() * coreset.num_examples
-        trained /= trained.sum() if self.normalise == "batch" else len(w)
-        trained *= coreset.num_examples if self.normalise == "batch" else 1
+        trained = self._as_trained(coreset).double()
         return quality | {
             "gradient_error": gradient_error(rows, coreset.indices, w),
             "gradient_error_trained": gradient_error(rows, coreset.indices, trained),
             "gradient_error_random": random_gradient_error(rows, len(w), stream),
         }
+
+
+def _known_labels(source: Source) -> Tensor:
+    """The source's labels, without a model to say how many classes there are."""
+    labels = source.labels()
+    check_labels(labels, torch.arange(len(labels)), int(labels.max()) + 1)
+    return labels
 
 
 def solve_all(solver: Solver, problems: list[Problem], generator: Stream) -> tuple[list[Selection], list[str]]:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from advcore.apportion import largest_remainder
+from advcore.data.source import chunked
+from advcore.errors import BudgetError, must
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
 
@@ -77,7 +79,11 @@ def per_batch(split: Split) -> list[Problem]:
     order = torch.arange(len(split.rows), device=split.rows.device)
     if split.blocks == "permuted":
         order = split.stream.at(order).permutation()
-    blocks = list(order.split(split.block_size))
+    blocks = chunked(order, split.block_size)
+    if len(blocks) == 1:
+        raise BudgetError(
+            must("block_size", f"less than the {len(order)} examples", split.block_size, "or use per_class")
+        )
     k = max(1, round(split.budget * len(blocks)))
     return [Problem("blocks", split.rows.block_means(blocks), torch.stack([b[0] for b in blocks]), k, blocks)]
 

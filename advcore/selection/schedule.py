@@ -44,14 +44,17 @@ class Schedule:
     schedule: str = "compressed"
 
     def __post_init__(self):
-        require(at_least("epochs", self.epochs, 1), *self.problems(self))
+        require(
+            at_least("epochs", self.epochs, 1),
+            share("budget", self.budget, "it is the share of the data to keep"),
+            *self.problems(self),
+        )
 
     @staticmethod
     def problems(given) -> list[str | None]:
-        """What is wrong with the settings of `given` that it shares with a schedule, all but `epochs`."""
+        """What is wrong with the `warm_start`, `period` and `schedule` of `given`."""
         unset = given.schedule == "acs" and not given.period
         return [
-            share("budget", given.budget, "it is the share of the data to keep"),
             within("warm_start", given.warm_start, 0, 0.999),
             None if given.period is None else at_least("period", given.period, 1, "leave it out to select once"),
             one_of("schedule", given.schedule, SCHEDULES),

@@ -4,9 +4,11 @@ from dataclasses import dataclass, replace
 
 from advcore.adversary import passes
 from advcore.attacks.base import Attack
+from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, attacked
+from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
-from advcore.selection.schedule import Schedule
+from advcore.training.trainer import Trainer
 
 
 def step_units(objective: Objective, attack: Attack | None) -> int:
@@ -16,10 +18,8 @@ def step_units(objective: Objective, attack: Attack | None) -> int:
 
 def selection_units(selector: AdversarialCoreset) -> int:
     """Passes of one selection, an example of the whole set."""
-    if selector.solver.reads != "last_layer":
-        return 0
-    objective = selector.objective
-    return passes(objective, selector.attack, clean_known="clean" in objective.passes) + len(objective.passes)
+    gradient = GRADIENTS.get(selector.solver.reads)
+    return 0 if gradient is None or gradient.averaged else gradient.units(selector.objective, selector.attack)
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,13 @@ def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, 
     return Reference(epochs, steps, epochs * n * step_units(objective, attack))
 
 
-def planned_units(
-    schedule: Schedule,
-    objective: Objective,
-    attack: Attack | None,
-    selector: AdversarialCoreset | None,
-    n: int,
-    probe_epochs: int = 0,
-) -> int:
-    """Units of all phases but evaluation that the schedule will take on n training examples."""
-    k = max(1, round(schedule.budget * n))
-    total = 0
-    for epoch in schedule.plan():
-        total += (n if epoch.action == "full" else k) * step_units(objective, attack)
-        if epoch.action == "select":
-            total += n * selection_units(selector)
-        if epoch.action == "full" and selector is not None and selector.solver.reads == "input_norm":
-            total += 2 * n
-    return total + probe_epochs * n * 4
+def planned_units(trainer: Trainer, n: int) -> int:
+    """Units of all phases but evaluation that the trainer will take on n training examples."""
+    objective, selector, total = trainer.objective, trainer.selector, 0
+    scoring = GRADIENTS[trainer.solver_reads].units(objective, trainer.attack) if trainer.scored else 0
+    for epoch in trainer.schedule.plan():
+        examples = n if epoch.action == "full" else selector.size(n)
+        total += examples * step_units(objective, trainer.attack)
+        total += n * selection_units(selector) if epoch.action == "select" else 0
+        total += n * scoring if epoch.action == "full" else 0
+    return total + trainer.probe_epochs * n * (step_units(Standard(), None) + scoring)

@@ -40,7 +40,8 @@ def step(
 ) -> Tensor:
     """Attack x (B, C, H, W), then one optimiser step on the weighted loss; returns that loss, detached.
 
-    A loss or gradient that is not finite raises NonFiniteError, which says `where()`, and changes nothing.
+    A loss or gradient that is not finite raises NonFiniteError, which says `where()`, and changes no weight;
+    BatchNorm's running statistics have seen the batch by then.
     Cost: the attack, then one forward and one backward pass for each of the objective's passes.
     """
     forward = ledger.counted(model)

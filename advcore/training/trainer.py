@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
+from advcore.adversary import mismatch
+from advcore.borrow import device_of
 from advcore.cost import CostLedger, peak_memory
 from advcore.data.augment import none
-from advcore.data.source import Source, as_source, chunked
+from advcore.data.base import thinned
+from advcore.data.source import Source, as_source, batches_for, chunked
 from advcore.errors import at_least, must, one_of, positive, require, within
 from advcore.evaluation.evaluate import evaluate
-from advcore.gradients.input_norm import InputNorms, input_norms
-from advcore.objectives.base import attacked
+from advcore.gradients import GRADIENTS
+from advcore.gradients.base import AveragedScores
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserved
 from advcore.selection.coreset import ATTACK_MODES, AdversarialCoreset
@@ -48,12 +51,12 @@ class Trained:
 class Listener:
     """Who is told what, as it happens; does nothing by default.
 
-    on_epoch : the epoch's dict. on_progress : phase, done, total. on_coreset : each selection.
+    on_epoch : the epoch's dict, and all there is so far. on_progress : phase, done, total. on_coreset : each selection.
     on_state : "last" after each epoch and "best" when it improves, with the state and the epoch's dict.
     on_model : the model after each epoch.
     """
 
-    on_epoch: Callable[[dict], None] = lambda entry: None
+    on_epoch: Callable[[dict, Trained], None] = lambda entry, so_far: None
     on_progress: Callable[[str, int, int], None] = lambda phase, done, total: None
     on_coreset: Callable[[Coreset], None] = lambda coreset: None
     on_state: Callable[[str, State, dict], None] = lambda name, state, entry: None
@@ -61,7 +64,47 @@ class Listener:
 
 
 @settings
-class Trainer:
+class LoopSettings:
+    """How the loop trains, whatever its objective, attack and schedule.
+
+    Parameters
+    ----------
+    batch_size : examples a step.
+    normalise : of the weights: "coreset", "none" or "batch" (`Coreset.training_weights`).
+    attack_mode : "eval", or "train" as some published codes attack.
+    eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
+    clip_norm : largest gradient norm; None does not clip.
+    ema : decay of a moving average of the weights, which is then what is evaluated and saved; None for none.
+    probe_examples : validation examples, stratified, attacked after each epoch to choose `best`.
+    """
+
+    batch_size: int = 128
+    normalise: str = "coreset"
+    attack_mode: str = "eval"
+    eps_ramp: float = 0
+    clip_norm: float | None = None
+    ema: float | None = None
+    probe_examples: int = 1000
+
+    def __post_init__(self):
+        require(
+            at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
+            one_of("normalise", self.normalise, NORMALISE),
+            one_of("attack_mode", self.attack_mode, ATTACK_MODES),
+            within("eps_ramp", self.eps_ramp, 0, 10_000),
+            None if self.clip_norm is None else positive("clip_norm", self.clip_norm),
+            None if self.ema is None else within("ema", self.ema, 0, 0.999999),
+            at_least("probe_examples", self.probe_examples, 1),
+            *self._more_problems(),
+        )
+
+    def _more_problems(self) -> list[str | None]:
+        """What a subclass's own settings may have wrong."""
+        return []
+
+
+@settings
+class Trainer(LoopSettings):
     """Weighted adversarial training on all data, then on coresets.
 
     Parameters
@@ -71,14 +114,8 @@ class Trainer:
     schedule : which epochs run, and on what.
     selector : chooses the coresets; None trains on all data.
     optimizer, lr_schedule : settings of `advcore.training`.
-    batch_size : examples a step.
-    normalise : of the weights: "coreset", "none" or "batch" (`Coreset.training_weights`).
-    attack_mode : "eval", or "train" as some published codes attack.
-    eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
-    clip_norm : largest gradient norm; None does not clip.
-    ema : decay of a moving average of the weights, which is then what is evaluated and saved; None for none.
     probe_epochs : for EasyCore without a warm start: epochs of ordinary training of a copy that are scored.
-    probe_examples : validation examples attacked after each epoch to choose `best`.
+    batch_size, normalise, attack_mode, eps_ramp, clip_norm, ema, probe_examples : see `LoopSettings`.
     """
 
     objective: Any
@@ -87,44 +124,52 @@ class Trainer:
     attack: Any = None
     selector: AdversarialCoreset | None = None
     lr_schedule: Any = OneCycle()
-    batch_size: int = 128
-    normalise: str = "coreset"
-    attack_mode: str = "eval"
-    eps_ramp: float = 0
-    clip_norm: float | None = None
-    ema: float | None = None
     probe_epochs: int = 0
-    probe_examples: int = 1000
 
-    def __post_init__(self):
-        reads = None if self.selector is None else self.selector.solver.reads
+    def _more_problems(self) -> list[str | None]:
         coreset = self.schedule.budget < 1
-        unscored = coreset and reads == "input_norm" and not self.schedule.warm_epochs and not self.probe_epochs
-        unarmed = attacked(self.objective) and self.attack is None
-        require(
-            *self.problems(self),
-            at_least("probe_epochs", self.probe_epochs, 0),
-            must("attack", "an attack for an objective that is attacked", None) if unarmed else None,
-            must("selector", "set for a schedule with a budget below 1", None)
-            if coreset and self.selector is None
-            else None,
-            must("probe_epochs", "at least 1 when easycore has no warm start", 0, "its scores need a training run")
-            if unscored
-            else None,
-        )
-
-    @staticmethod
-    def problems(given) -> list[str | None]:
-        """What is wrong with the settings of `given` that it shares with a trainer."""
+        start = self.schedule.warm_epochs or self.probe_epochs
         return [
-            at_least("batch_size", given.batch_size, 2, "BatchNorm cannot learn from one example"),
-            one_of("normalise", given.normalise, NORMALISE),
-            one_of("attack_mode", given.attack_mode, ATTACK_MODES),
-            within("eps_ramp", given.eps_ramp, 0, 10_000),
-            None if given.clip_norm is None else positive("clip_norm", given.clip_norm),
-            None if given.ema is None else within("ema", given.ema, 0, 0.999999),
-            at_least("probe_examples", given.probe_examples, 1),
+            mismatch(self.objective, self.attack),
+            at_least("probe_epochs", self.probe_epochs, 0),
+            must("selector", "set for a schedule with a budget below 1", None)
+            if coreset and not self.selector
+            else None,
+            must(
+                "probe_epochs", "at least 1 without a warm start", 0, f"{self.solver_reads} scores need a training run"
+            )
+            if self.scored and not start
+            else None,
+            must("probe_epochs", "0 for a solver that reads no scores", self.probe_epochs, "leave it out")
+            if self.probe_epochs and not self.scored
+            else None,
+            *self._disagreements(),
         ]
+
+    def _disagreements(self) -> list[str | None]:
+        """Where the selector's idea of the run is not the trainer's own."""
+        if self.selector is None:
+            return []
+        own = {"budget": self.schedule.budget, "normalise": self.normalise, "attack_mode": self.attack_mode}
+        if self.selector.partition == "per_batch":
+            own["block_size"] = self.batch_size
+        theirs = {name: getattr(self.selector, name) for name in own}
+        way_out = "give selector and trainer the same"
+        return [
+            must(f"selector.{name}", repr(own[name]), theirs[name], way_out)
+            for name in own
+            if theirs[name] != own[name]
+        ]
+
+    @property
+    def solver_reads(self) -> str | None:
+        """The kind of row that the selector's solver reads; None without a selection."""
+        return self.selector.solver.reads if self.selector and self.schedule.budget < 1 else None
+
+    @property
+    def scored(self) -> bool:
+        """Whether selections read scores that are averaged over training."""
+        return self.solver_reads is not None and GRADIENTS[self.solver_reads].averaged
 
     def fit(
         self,
@@ -155,9 +200,12 @@ class _Run:
 
     def __init__(self, settings: Trainer, model, train, validation, seed, augment, listener: Listener):
         self.settings, self.model, self.seed, self.augment, self.listener = settings, model, seed, augment, listener
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.train = as_source(train, self.device)
         self.validation = None if validation is None else as_source(validation, self.device)
+        if self.validation is not None:
+            size = min(settings.probe_examples, len(self.validation))
+            self.probed = thinned(self.validation.labels(), size, seed, "probe")
         self.plan = settings.schedule.plan()
         self.optimizer = settings.optimizer.build(model)
         decay = settings.ema
@@ -165,35 +213,45 @@ class _Run:
             None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         )
         self.out = Trained()
-        self.norms = InputNorms()
+        self.scores = AveragedScores()
         self.coreset: Coreset | None = None
         self.steps_done = 0
         self.best_score = -math.inf
 
     def run(self) -> Trained:
-        if self.settings.probe_epochs and self._reads_scores():
+        if self.settings.probe_epochs:
             self._probe_scores()
         for i, epoch in enumerate(self.plan):
             started = time.perf_counter()
             self._choose(i, epoch)
             entry = self._one_epoch(i, epoch)
-            if epoch.action == "full" and self._reads_scores():
-                self.norms.add(input_norms(self.model, self.train, ledger=self.out.ledger))
+            if epoch.action == "full" and self.settings.scored:
+                self.scores.add(self._score(self.model, self.out.ledger))
             self._judge(entry)
             entry["seconds"] = round(time.perf_counter() - started, 3)
             self.out.epochs.append(entry)
-            self.listener.on_epoch(entry)
+            self.listener.on_epoch(entry, self.out)
             self.listener.on_model(self.model)
         self.out.last = _copy(self._judged())
         self.out.best = self.out.best or self.out.last
         return self.out
 
-    def _reads_scores(self) -> bool:
-        selector = self.settings.selector
-        return selector is not None and selector.solver.reads == "input_norm" and self.settings.schedule.budget < 1
+    def _score(self, model: nn.Module, ledger: CostLedger) -> Tensor:
+        """(N,) the scores of one epoch."""
+        settings = self.settings
+        gradient = GRADIENTS[settings.solver_reads]
+        return gradient.measure(
+            model,
+            self.train,
+            objective=settings.objective,
+            attack=settings.attack,
+            stream=Stream(seed=self.seed, purpose="scoring"),
+            ledger=ledger,
+            chunk_size=settings.selector.chunk_size,
+        ).rows.matrix[:, 0]
 
     def _probe_scores(self) -> None:
-        """Ordinary training of a copy; its input-gradient norms after each epoch are the scores."""
+        """Ordinary training of a copy, scored after each epoch."""
         ledger = CostLedger()
         probe = replace(
             self.settings,
@@ -204,7 +262,7 @@ class _Run:
             probe_epochs=0,
             ema=None,
         )
-        watch = Listener(on_model=lambda model: self.norms.add(input_norms(model, self.train, ledger=ledger)))
+        watch = Listener(on_model=lambda model: self.scores.add(self._score(model, ledger)))
         trained = probe.fit(copy.deepcopy(self.model), self.train, seed=self.seed, augment=self.augment, listener=watch)
         ledger.add(trained.ledger)
         self.out.ledger.add(ledger, under="scoring")
@@ -224,7 +282,7 @@ class _Run:
             self.train,
             seed=self.seed,
             epoch=i,
-            rows=self.norms.rows if self._reads_scores() else None,
+            rows=self.scores.rows if self.settings.scored else None,
             previous=self.out.coresets[-1] if self.out.coresets else None,
             ledger=self.out.ledger,
             on_chunk=lambda done, total: self.listener.on_progress("select", done, total),
@@ -242,7 +300,7 @@ class _Run:
         attack_stream = Stream(seed=self.seed, purpose="attack", epoch=i)
         augment_stream = Stream(seed=self.seed, purpose="augment", epoch=i)
         total, seen, lr = torch.zeros((), device=self.device), 0, 0.0
-        for j, (indices, x, y) in enumerate(self.train.batches(batches)):
+        for j, (indices, x, y) in enumerate(batches_for(self.model, self.train, batches)):
             lr = self._set_lr(i, epoch, j / len(batches))
             x = self.augment(x, augment_stream.at(indices))
             loss = step(
@@ -321,7 +379,7 @@ class _Run:
                 [] if self.settings.attack is None else [self.settings.attack],
                 seed=self.seed,
                 split="validation",
-                limit=self.settings.probe_examples,
+                indices=self.probed,
                 ledger=self.out.ledger,
             )
             entry["clean"] = found.clean.accuracy

@@ -285,11 +285,12 @@ def test_without_attacks_there_is_clean_accuracy_alone():
     assert result.attacks == () and result.clean.accuracy == 50 / N
 
 
-@pytest.mark.parametrize("limit, n", [(7, 7), (N + 5, N), (None, N)])
-def test_a_limit_takes_the_first_examples(limit, n):
-    result = evaluate(network(), source(), limit=limit)
-    wrong = sum(i % 6 == 0 for i in range(n))
-    assert (result.clean.n, result.clean.accuracy) == (n, (n - wrong) / n)
+@pytest.mark.parametrize("indices", [None, list(range(7)), [0, 6, 12, 5]])
+def test_only_the_examples_asked_for_count(indices):
+    asked = range(N) if indices is None else indices
+    result = evaluate(network(), source(), indices=None if indices is None else torch.tensor(indices))
+    wrong = sum(i % 6 == 0 for i in asked)
+    assert (result.clean.n, result.clean.accuracy) == (len(asked), (len(asked) - wrong) / len(asked))
 
 
 def test_any_map_style_data_set_will_do():
@@ -421,3 +422,19 @@ def test_settings_may_be_replaced_between_attacks():
     """A ramp or a sweep: the same frozen attack in another ball."""
     chosen = attack("linf_pgd")
     assert robust(chosen, replace(chosen, eps=0.0))[1] == 50 / N
+
+
+def test_nan_at_an_attacked_point_is_not_robust():
+    class Fragile(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            right = torch.tensor([5.0, 0.0]).expand(len(x), 2) * self.scale
+            moved = (x - 0.5).flatten(1).abs().amax(1, keepdim=True) > 0
+            return torch.where(moved, x.flatten(1).sum(1, keepdim=True) * float("nan"), right + 0 * x.flatten(1)[:, :1])
+
+    still = Resident(torch.full((4, 1, 2, 2), 0.5), torch.zeros(4, dtype=torch.long))
+    found = evaluate(Fragile(), still, [attack("linf_pgd", eps=0.1)])
+    assert found.clean.accuracy == 1 and found.attacks[0]["accuracy"] == 0

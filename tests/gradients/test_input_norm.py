@@ -8,7 +8,8 @@ from torch import nn
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import DataError
-from advcore.gradients.input_norm import InputNorms, input_norms
+from advcore.gradients.base import AveragedScores
+from advcore.gradients.input_norm import input_norms
 
 N, SHAPE, CLASSES = 37, (2, 5, 5), 3
 LABELS = torch.arange(N) % CLASSES
@@ -95,7 +96,7 @@ def test_a_perfect_classifier_scores_zero_and_a_huge_gap_stays_finite():
 
 
 def test_the_score_is_the_average_over_epochs():
-    scores = InputNorms()
+    scores = AveragedScores()
     epochs = [torch.rand(N, generator=torch.Generator().manual_seed(e), dtype=torch.float64) for e in range(3)]
     for e, norms in enumerate(epochs):
         scores.add(norms)

@@ -156,6 +156,8 @@ def bad_data(tmp_path):
         arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y.copy()}
         if kind == "0-255 floats":
             arrays["x_train"] = x * 255
+        if kind == "other shape":
+            arrays["x_test"] = x.repeat(3, 1)
         if kind == "labels":
             arrays["y_test"][7] = 9
         np.savez(tmp_path / "data.npz", **arrays)
@@ -180,6 +182,12 @@ def bad_data(tmp_path):
         (["attack={name: l2_pgd, eps: 100}"], ["attack.eps", "100"]),
         (["device=cuda:7"] if not torch.cuda.is_available() else ["device=x"], ["device"]),
         (["selection.chunk_size=20"], ["selection.chunk_size", "16"]),
+        (["attack.start=clean"], ["attack.start", "clean"]),
+        (["selection.probe_epochs=3"], ["selection.probe_epochs", "3"]),
+        (["selection.partition=per_batch", "data.train_size=60"], ["training.batch_size", "64"]),
+        (["data.train_size=3", "selection.budget=0.1"], ["selection.budget", "at least two"]),
+        ("other shape", ["one shape", "(3, 8, 8)"]),
+        (["data={name: npz, path: .}"], ["data.path", "'.'"]),
         (["data.train_size=100000"], ["train_size", "100000"]),
     ],
 )
@@ -200,6 +208,32 @@ def test_a_model_without_a_linear_head_is_refused(advcore, root, tmp_path):
     change = sets("model={name: 'timm:dpn68'}")  # its classifier is a 1 x 1 convolution
     code, _, err = advcore("run", root / "experiments/trades_gradmatch.yaml", *change, "--out", tmp_path / "run")
     assert code == 2 and err.count("\n") == 1 and "Linear" in err, err
+
+
+def test_a_model_of_another_image_size_is_refused(advcore, root, tmp_path):
+    pytest.importorskip("timm", reason="needs the package timm")
+    change = sets("model={name: 'timm:vit_tiny_patch16_224'}")
+    code, _, err = advcore("run", root / "experiments/trades_gradmatch.yaml", *change, "--out", tmp_path / "run")
+    assert code == 2 and err.count("\n") == 1 and "model.name" in err
+
+
+def test_a_head_can_be_named(run):
+    assert RunRecord.load(run("linf_craig", "model.head='13'") / "record.json").finished
+
+
+def test_out_must_be_a_place_to_write(advcore, root, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = advcore("run", root / "experiments/linf_full.yaml", *sets(*tiny), "--out", tmp_path / "file/below")
+    assert code == 2 and "--out" in err and err.count("\n") == 1
+
+
+def test_select_repeats_the_runs_first_selection(run, advcore, root, tiny, tmp_path):
+    folder = run("trades_random")
+    file, state = root / "experiments/trades_random.yaml", folder / "checkpoints/last.safetensors"
+    assert advcore("select", file, "--checkpoint", state, *sets(*tiny), "--out", tmp_path / "c.npz")[0] == 0
+    made = Coreset.load(folder / "coresets/epoch-001.npz")
+    assert torch.equal(Coreset.load(tmp_path / "c.npz").indices, made.indices)
+    assert made.training_weights("none").mean() == pytest.approx(1)
 
 
 def test_a_key_that_stands_twice_is_refused(advcore, root, tmp_path):

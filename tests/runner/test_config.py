@@ -40,7 +40,8 @@ def test_scalars(text, value):
 @pytest.mark.parametrize(
     ("text", "part"),
     [("a: 1\na: 2", "'a'"), ("b: {a: 1, a: 2}", "'a'"), ("a:\n\t- 1", "tab"), ("a: [1", "line 1"), ("a: 1/0", "zero"),
-     ("a: !!python/object/apply:os.system [ls]", "python/object"), ("a: *b", "b"), ("? [1]\n: 2", "line 1")],
+     ("a: !!python/object/apply:os.system [ls]", "python/object"), ("a: *b", "b"), ("? [1]\n: 2", "line 1"),
+     ("a: !!bool foo", "foo"), ("a: !!timestamp x", "cannot"), ("a: !number [1]", "cannot")],
 )  # fmt: skip
 def test_yaml_that_cannot_be_meant_is_one_line_that_says_where(text, part):
     with pytest.raises(ConfigError) as error:

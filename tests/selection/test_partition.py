@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from advcore.errors import BudgetError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.partition import PARTITIONS, Split
@@ -55,7 +56,8 @@ def test_per_gradient_keeps_only_the_classs_own_output_row():
 
 def test_blocks_are_means_over_a_permutation_or_over_the_stored_order():
     stored = PARTITIONS["per_batch"](split(UNEVEN, blocks="stored_order"))[0]
-    assert torch.equal(stored.blocks[0], torch.arange(16)) and len(stored.blocks[-1]) == 97 % 16
+    assert torch.equal(stored.blocks[0], torch.arange(16))
+    assert len(stored.blocks[-1]) == 17  # a block of one example joins the one before it
     permuted = PARTITIONS["per_batch"](split(UNEVEN))[0]
     assert not torch.equal(permuted.blocks[0], torch.arange(16))
     dense = split(UNEVEN).rows.dense()
@@ -67,3 +69,8 @@ def test_blocks_are_means_over_a_permutation_or_over_the_stored_order():
 def test_scores_and_rows_of_no_width_can_be_split_too(name):
     assert PARTITIONS[name](split(UNEVEN, rows=DenseRows(matrix=torch.zeros(97, 0))))
     assert PARTITIONS[name](split(UNEVEN, rows=DenseRows(matrix=torch.arange(97.0)[:, None])))
+
+
+def test_one_block_is_no_choice():
+    with pytest.raises(BudgetError, match="block_size must be less than the 97 examples, got 128"):
+        PARTITIONS["per_batch"](split(UNEVEN, block_size=128))

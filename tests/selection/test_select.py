@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from advcore import AdversarialCoreset, Coreset
+from advcore import AdversarialCoreset, Coreset, evaluate
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import AdvcoreError, ConfigError, DataError, NonFiniteError
-from advcore.gradients.input_norm import InputNorms, input_norms
+from advcore.gradients.base import AveragedScores
+from advcore.gradients.input_norm import input_norms
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
@@ -200,9 +201,9 @@ def test_rows_measured_earlier_serve_several_budgets(model, source):
 
 
 def test_easycore_takes_scores_and_refuses_to_go_without(model, source):
-    with pytest.raises(ConfigError, match="InputNorms"):
+    with pytest.raises(ConfigError, match="AveragedScores"):
         selector(EasyCore()).select(model, source, seed=0)
-    norms = InputNorms()
+    norms = AveragedScores()
     norms.add(input_norms(model, source, ledger=CostLedger()))
     coreset = selector(EasyCore(), partition="whole").select(model, source, seed=0, rows=norms.rows)
     assert set(coreset.indices.tolist()) == set(norms.rows.matrix[:, 0].argsort()[:24].tolist())
@@ -293,3 +294,61 @@ def test_errors_are_measured_with_the_weights_as_given(model, source):
     ).rows
     assert gradient_error(rows, torch.arange(96), torch.ones(96)) == pytest.approx(0, abs=1e-12)
     assert gradient_error(rows, torch.arange(96), torch.zeros(96)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("solver", [GradMatch(), Random(redraw=False)], ids=lambda s: type(s).__name__)
+def test_a_batchs_own_sum_cancels_the_weights_of_whole_blocks(model, source, solver):
+    coreset = selector(solver, partition="per_batch", normalise="batch").select(model, source, seed=0)
+    if solver.reads is not None:
+        rows = last_layer_rows(
+            model,
+            source,
+            objective=Trades(),
+            attack=ATTACK,
+            stream=Stream(seed=0, purpose="selection"),
+            ledger=CostLedger(),
+        ).rows
+        uniform = gradient_error(rows, coreset.indices, torch.full((len(coreset),), 96 / len(coreset)))
+        assert coreset.quality["gradient_error_trained"] == pytest.approx(uniform, rel=1e-5)
+    else:
+        later = selector(solver, partition="per_batch").select(model, source, seed=0, epoch=3)
+        assert torch.equal(coreset.indices, later.indices)
+
+
+def test_the_size_asked_for_is_the_size_returned(model, source):
+    for partition in PARTITIONS:
+        chooser = selector(Random(), partition=partition)
+        assert len(chooser.select(model, source, seed=0)) == chooser.size(96)
+
+
+def test_a_float64_model_takes_float32_and_float16_images(model, source):
+    for images in (source._images, source._images.half()):
+        assert len(selector().select(model.double(), TensorDataset(images, source.labels()), seed=0)) == 24
+
+
+def test_a_model_without_parameters_or_that_returns_no_logits_is_refused(source):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(64, 4)
+
+        def forward(self, x):
+            return self.fc(x.flatten(1)), x
+
+    for net in (nn.Flatten(), Pair()):
+        with pytest.raises(ConfigError):
+            selector().select(net, source, seed=0)
+        with pytest.raises(ConfigError):
+            evaluate(net, source)
+
+
+def test_negative_labels_are_refused_also_where_nothing_is_attacked(model):
+    labels = torch.arange(20) % 4 - 1
+    with pytest.raises(DataError, match="-1 at example 0"):
+        selector(Random()).select(model, Resident(torch.rand(20, 1, 8, 8), labels), seed=0)
+
+
+def test_an_attack_that_could_not_move_is_refused():
+    with pytest.raises(ConfigError, match="attack.start"):
+        selector(attack=LinfPGD(eps=0.1, start="clean"))
+    selector(objective=Pgd(), attack=LinfPGD(eps=0.1, start="clean"))

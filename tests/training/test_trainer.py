@@ -1,6 +1,7 @@
 """The loop: the same bits twice, what each epoch trains on, exact cost, what is kept."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from advcore import AdversarialCoreset, Trainer
 from advcore.attacks import LinfPGD
+from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.selection.schedule import Schedule
@@ -69,7 +71,7 @@ def test_budget_1_is_bitwise_the_full_run(model, source):
 def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
     made = trainer(solver, objective)
     trained = made.fit(model, source, source, seed=0)
-    assert trained.ledger.units() == planned_units(made.schedule, objective, ATTACK, made.selector, 96)
+    assert trained.ledger.units() == planned_units(made, 96)
 
 
 def test_the_full_run_costs_its_reference(model, source):
@@ -162,7 +164,7 @@ def test_easycore_scores_come_from_the_warm_start_or_from_a_probe(model, source)
     trained = probe.fit(model, source, seed=0)
     assert sum(trained.ledger.passes["scoring"].values()) == 96 * 2 * 4
     assert len(trained.coresets) == 1 and not equal(before, trained.last)
-    with pytest.raises(ConfigError, match="probe_epochs"):
+    with pytest.raises(ConfigError, match="probe_epochs must be at least 1"):
         trainer(EasyCore(), warm=0.0)
 
 
@@ -183,3 +185,26 @@ def test_bad_settings_name_themselves_and_their_value(setting, value):
     with pytest.raises(ConfigError) as error:
         trainer(**{setting: value})
     assert setting in str(error.value) and repr(value) in str(error.value)
+
+
+def test_a_selector_that_contradicts_its_trainer_is_refused():
+    other = trainer(GradMatch()).selector
+    for change in ({"schedule": Schedule(epochs=4, budget=0.25)}, {"normalise": "batch"}, {"attack_mode": "train"}):
+        with pytest.raises(ConfigError, match="selector"):
+            dataclasses.replace(trainer(GradMatch()), selector=other, **change)
+
+
+def test_a_probe_for_a_solver_that_reads_no_scores_is_refused():
+    with pytest.raises(ConfigError, match="probe_epochs must be 0"):
+        trainer(GradMatch(), probe_epochs=2)
+
+
+def test_the_probe_is_a_fair_sample_of_sorted_validation_data(model, source):
+    order = source.labels().argsort()
+    ordered = Resident(source._images[order], source.labels()[order])
+    seen = []
+    original = Resident.batches
+    ordered.batches = lambda chunks: (seen.extend(torch.cat(list(chunks)).tolist()), original(ordered, chunks))[1]
+    trainer(probe_examples=48).fit(model, source, ordered, seed=0)
+    counts = torch.bincount(ordered.labels()[seen[:48]])
+    assert counts.tolist() == [20, 15, 10, 3]
