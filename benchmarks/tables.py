@@ -11,7 +11,6 @@ README = HERE.parent / "README.md"
 TITLES = {
     "digits": "digits (1,294 training images), TRADES, linf 0.1, small CNN",
     "mnist": "MNIST (20,000 images, 10 % for validation), PGD adversarial training, linf 0.3, small CNN",
-    "cifar10": "CIFAR-10 (JPEG copies; 10,000 images, 10 % for validation), PGD adversarial training, small CNN",
 }
 
 
