@@ -172,11 +172,13 @@ def main() -> None:
     except AdvcoreError as error:
         code = _fail([str(error)], 3)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail(["interrupted; what the last finished epoch left is in the run's folder"], 130)
+        code = 130
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a usage error
             raise
         code = _fail([error.format_message()], 2)
+    if code == 130:  # typer may have turned Ctrl-C into its exit code already
+        _fail(["interrupted; what the last finished epoch left is in the run's folder"], code)
     sys.exit(code or 0)
 
 
@@ -194,7 +196,9 @@ def _table(title: str, header: tuple[str, ...], rows) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", show_header=any(header))
+    if title:
+        typer.echo(title)
+    table = Table(show_header=any(header))
     for column in header:
         table.add_column(column, overflow="fold")
     for row in rows:

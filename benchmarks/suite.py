@@ -27,7 +27,11 @@ MNIST = {
     "GradMatch": ("mnist/linf_gradmatch", []),
     "random": ("mnist/linf_random", []),
     "shortened": ("mnist/linf_full", ["training.epochs=7", "cost.reference_epochs=20"]),
-    "fewer steps (PGD-2)": ("mnist/linf_full", ["attack.steps=2", "attack.step_size=null"]),
+    # PGD-2 on all 20 epochs, which costs the same, collapses here (clean accuracy 40 %)
+    "fewer steps (PGD-3)": (
+        "mnist/linf_full",
+        ["attack.steps=3", "attack.step_size=0.15", "training.epochs=15", "cost.reference_epochs=20"],
+    ),
 }
 SUITES = {"digits": (DIGITS, (0, 1, 2)), "mnist": (MNIST, (0,))}
 

@@ -40,10 +40,13 @@ def text(suite: str) -> str:
 
 
 def readme_text() -> str:
-    """README with its table renewed."""
-    table = markdown(*comparison(groups("digits")))
-    pattern = r"(<!-- digits -->\n).*?(\n<!-- /digits -->)"
-    return re.sub(pattern, lambda match: match[1] + table + match[2], README.read_text(), flags=re.S)
+    """README with its tables renewed."""
+    readme = README.read_text()
+    for suite in TITLES:
+        table = markdown(*comparison(groups(suite)))
+        pattern = rf"(<!-- {suite} -->\n).*?(<!-- /{suite} -->)"
+        readme = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", readme, flags=re.S)
+    return readme
 
 
 def main() -> None:

@@ -272,3 +272,20 @@ def test_a_mistake_in_a_process_has_no_traceback(root):
         [sys.executable, "-m", "advcore", "run", str(file), "--set", "attack.eps=8"], capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_with_130_and_what_was_done(root, tmp_path):
+    import signal
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "advcore", "run", root / "experiments/linf_full.yaml", "--out", tmp_path / "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    while "epoch   1" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    record = RunRecord.load(tmp_path / "run/record.json")
+    assert len(record.epochs) >= 1 and not record.finished and record.relative_cost > 0
