@@ -22,10 +22,11 @@ _TOLERANCE = 1e-4
 
 
 class Source(Protocol):
-    """N examples of shape (C, H, W)."""
+    """N examples of shape (C, H, W); `nbytes` is what their images hold on the device."""
 
     device: torch.device
     shape: tuple[int, int, int]
+    nbytes: int
 
     def __len__(self) -> int: ...
 
@@ -105,6 +106,7 @@ class Resident:
         self.device = torch.device(device)
         self.shape = tuple(images.shape[1:])
         self._images = images.to(self.device)
+        self.nbytes = self._images.nbytes
         self._labels = labels.long()
         self._labels_on_device = self._labels.to(self.device)
 
@@ -141,6 +143,7 @@ class Streamed:
         self, dataset: Dataset, device: torch.device | str = "cpu", *, labels: Tensor | None = None, workers: int = 0
     ):
         self.dataset, self.device, self.workers = dataset, torch.device(device), workers
+        self.nbytes = 0
         try:
             self._size = len(dataset)
         except TypeError:

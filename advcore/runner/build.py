@@ -119,23 +119,29 @@ def data(config: RunConfig, where: torch.device) -> Data:
 
 def model(config: RunConfig, loaded: Data, where: torch.device) -> nn.Module:
     """The seeded model with its normalisation inside, tried on two images; its head is a linear layer."""
+    shape = loaded.train.shape
+    with preserved(Stream(seed=config.seed, purpose="init")):
+        net = _tried(config, shape, lambda: config.model.body(loaded.num_classes, shape))
+    if config.model.normalize == "data":
+        everything = chunked(torch.arange(len(loaded.train)), 1024)
+        net = nn.Sequential(Normalize(*channel_statistics(loaded.train.batches(everything))), net)
+    net = net.to(where)
     _, x, _ = next(loaded.train.batches([torch.arange(min(2, len(loaded.train)))]))
+    with borrow(net):
+        _tried(config, shape, lambda: under("model", lambda: find_head(net, x, config.model.head)))
+    return net
+
+
+def _tried(config: RunConfig, shape: tuple[int, int, int], build: Callable[[], Built]) -> Built:
+    """`build()`; whatever a network raises at images that it cannot take becomes one line."""
     try:
-        with preserved(Stream(seed=config.seed, purpose="init")):
-            net = config.model.body(loaded.num_classes, loaded.train.shape)
-        if config.model.normalize == "data":
-            everything = chunked(torch.arange(len(loaded.train)), 1024)
-            net = nn.Sequential(Normalize(*channel_statistics(loaded.train.batches(everything))), net)
-        net = net.to(where)
-        with borrow(net):
-            under("model", lambda: find_head(net, x, config.model.head))
+        return build()
     except UserError:
         raise
-    except Exception as error:  # whatever a network says to images that it cannot take
-        name = f"{type(config.model).__name__} on images {tuple(loaded.train.shape)}"
+    except Exception as error:
+        name = f"{type(config.model).__name__} on images {shape}"
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise ConfigError(must("model.name", "a network that takes the data's images", name, said)) from None
-    return net
 
 
 def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Plan:
@@ -154,19 +160,17 @@ def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Pla
 
 def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, int]:
     """Bytes of what is held longest: images, parameters with gradients and momentum, rows, the largest problem."""
-    _, x, _ = next(loaded.train.batches([torch.arange(1)]))
     held = {
-        "images": len(loaded.train)
-        * math.prod(loaded.train.shape)
-        * (x.element_size() if x.dtype.is_floating_point else 1),
+        "images": loaded.train.nbytes,
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
     }
     chooser = built.selector
     if built.solver_reads is None or built.scored:
         return held
     n = len(loaded.train)
+    _, x, _ = next(loaded.train.batches([torch.arange(2)]))
     with borrow(net):
-        head = find_head(net, x.expand(2, -1, -1, -1), chooser.head)
+        head = find_head(net, x, chooser.head)
     held["gradient rows"] = 4 * n * (head.out_features + head.in_features) * len(chooser.objective.passes)
     classes = torch.bincount(loaded.train.labels())
     size = {"whole": n, "per_batch": math.ceil(n / chooser.block_size)}.get(chooser.partition, int(classes.max()))

@@ -30,6 +30,12 @@ def selector(solver=None, objective=None, **settings) -> AdversarialCoreset:
     return AdversarialCoreset(objective=objective or Trades(), solver=solver or GradMatch(), **settings)
 
 
+def measured(model, source, objective, attack):
+    """The rows that a selection with seed 0 looks at."""
+    stream, ledger = Stream(seed=0, purpose="selection"), CostLedger()
+    return last_layer_rows(model, source, objective=objective, attack=attack, stream=stream, ledger=ledger).rows
+
+
 def leaves(model: nn.Module) -> list:
     """Everything a borrower must give back, bit for bit."""
     state = [t.clone() for t in model.state_dict().values()]
@@ -116,14 +122,7 @@ def test_the_chunk_size_does_not_matter_beyond_rounding(model, source):
 def test_quality_is_what_it_says(model, source):
     chooser = selector()
     coreset = chooser.select(model, source, seed=0)
-    rows = last_layer_rows(
-        model,
-        source,
-        objective=Trades(),
-        attack=ATTACK,
-        stream=Stream(seed=0, purpose="selection"),
-        ledger=CostLedger(),
-    ).rows.dense()
+    rows = measured(model, source, Trades(), ATTACK).dense()
     total, w = rows.sum(0), coreset.weights.double()
     slow = (w @ rows[coreset.indices] - total).norm() / total.norm()
     assert coreset.quality["gradient_error"] == pytest.approx(float(slow), rel=1e-6)
@@ -185,14 +184,7 @@ def test_a_class_that_a_solver_leaves_empty_gets_random_picks_at_the_mean_weight
 
 
 def test_rows_measured_earlier_serve_several_budgets(model, source):
-    kept = last_layer_rows(
-        model,
-        source,
-        objective=Trades(),
-        attack=ATTACK,
-        stream=Stream(seed=0, purpose="selection"),
-        ledger=CostLedger(),
-    ).rows
+    kept = measured(model, source, Trades(), ATTACK)
     fresh = selector(budget=0.5).select(model, source, seed=0)
     again = selector(budget=0.5).select(model, source, seed=0, rows=kept)
     assert torch.equal(fresh.indices, again.indices) and again.cost["passes"] == 0
@@ -284,14 +276,7 @@ def test_bad_settings_name_themselves_and_their_value(setting, value):
 
 
 def test_errors_are_measured_with_the_weights_as_given(model, source):
-    rows = last_layer_rows(
-        model,
-        source,
-        objective=Standard(),
-        attack=None,
-        stream=Stream(seed=0, purpose="selection"),
-        ledger=CostLedger(),
-    ).rows
+    rows = measured(model, source, Standard(), None)
     assert gradient_error(rows, torch.arange(96), torch.ones(96)) == pytest.approx(0, abs=1e-12)
     assert gradient_error(rows, torch.arange(96), torch.zeros(96)) == pytest.approx(1)
 
@@ -300,14 +285,7 @@ def test_errors_are_measured_with_the_weights_as_given(model, source):
 def test_a_batchs_own_sum_cancels_the_weights_of_whole_blocks(model, source, solver):
     coreset = selector(solver, partition="per_batch", normalise="batch").select(model, source, seed=0)
     if solver.reads is not None:
-        rows = last_layer_rows(
-            model,
-            source,
-            objective=Trades(),
-            attack=ATTACK,
-            stream=Stream(seed=0, purpose="selection"),
-            ledger=CostLedger(),
-        ).rows
+        rows = measured(model, source, Trades(), ATTACK)
         uniform = gradient_error(rows, coreset.indices, torch.full((len(coreset),), 96 / len(coreset)))
         assert coreset.quality["gradient_error_trained"] == pytest.approx(uniform, rel=1e-5)
     else:
