@@ -150,8 +150,9 @@ def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Pla
     epochs = config.cost.reference_epochs or config.training.epochs
     compared = reference(config.objective, config.attack, n, epochs, config.cost.reference_steps)
     cost = planned_units(built, n) / compared.units
+    dear = "; selection costs more than it saves" if cost >= 1 and built.selector else ""
     return Plan(
-        text=f"{built.schedule.describe()}: {cost:.2f} of full training",
+        text=f"{built.schedule.describe()}: {cost:.2f} of full training{dear}",
         relative_cost=cost,
         reference=compared,
         memory=memory(built, loaded, net),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.errors import one_of, require, within
+from advcore.errors import DataError, one_of, require, within
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.solvers.base import check_problem
@@ -169,6 +169,8 @@ class GradMatch:
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         check_problem(rows, k)
         target = _whole(rows) if target is None else target
+        if not bool(torch.isfinite(target).all()):
+            raise DataError("the target must be finite, got NaN or infinity")
         rounds = self._rounds(rows, k, target)
         picked = np.array([i for one in rounds for i in one.support], dtype=np.int64)
         weights = np.concatenate([one.weights * len(one.support) / max(len(picked), 1) for one in rounds])

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 
-from advcore.errors import ConfigError
+from advcore.errors import ConfigError, DataError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.solvers.craig import Craig
@@ -340,3 +340,11 @@ def test_a_row_joins_once_though_its_equal_is_there():
 def test_settings_that_cannot_be_meant_are_refused(changes, named):
     with pytest.raises(ConfigError, match=named):
         GradMatch(**changes)
+
+
+def test_a_target_that_is_not_finite_is_refused():
+    rows = DenseRows(matrix=torch.rand(5, 3))
+    with pytest.raises(DataError, match="target"):
+        GradMatch()(
+            rows, 2, target=torch.full((3,), float("nan")), generator=Stream(seed=0, purpose="x").at(torch.arange(5))
+        )

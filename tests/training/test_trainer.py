@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from advcore import AdversarialCoreset, Trainer
 from advcore.attacks import LinfPGD
@@ -208,3 +209,11 @@ def test_the_probe_is_a_fair_sample_of_sorted_validation_data(model, source):
     trainer(probe_examples=48).fit(model, source, ordered, seed=0)
     counts = torch.bincount(ordered.labels()[seen[:48]])
     assert counts.tolist() == [20, 15, 10, 3]
+
+
+def test_a_streamed_data_set_trains_to_the_same_bits_as_a_resident_one(model, source):
+    plain = TensorDataset(source._images, source.labels())
+    made = trainer(GradMatch(), epochs=2, warm=0.0)
+    one = made.fit(copy.deepcopy(model), source, source, seed=0)
+    two = made.fit(copy.deepcopy(model), plain, plain, seed=0)
+    assert equal(one.last, two.last) and torch.equal(one.coresets[0].weights, two.coresets[0].weights)
