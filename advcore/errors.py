@@ -59,7 +59,7 @@ def _is_number(value: object) -> bool:
 def within(setting: str, value: object, low: float, high: float, way_out: str = "") -> str | None:
     """Problem unless `value` is a number in [low, high]."""
     ok = _is_number(value) and low <= value <= high
-    return None if ok else must(setting, f"a number in [{low}, {high}]", value, way_out)
+    return None if ok else must(setting, f"a number in [{low:g}, {high:g}]", value, way_out)
 
 
 def positive(setting: str, value: object, way_out: str = "") -> str | None:

@@ -52,11 +52,11 @@ class _Torchvision(DataSettings):
     reader: ClassVar[str]
 
     def read(self) -> tuple[Split, Split]:
+        root = Path(self.path).expanduser() if self.download else self._root()
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
             raise missing_package("torchvision", f"reading {self.reader}", None, error) from None
-        root = Path(self.path).expanduser() if self.download else self._root()
         reader = getattr(datasets, self.reader)
         try:
             return self._part(reader, root, True), self._part(reader, root, False)
