@@ -3,12 +3,20 @@
 import importlib.util
 import re
 import sys
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
+
+from advcore import AdversarialCoreset, Trainer
+from advcore.attacks import LinfPGD
+from advcore.selection.schedule import Schedule
+from advcore.solvers import GradMatch
+from advcore.training import SGD
+from advcore.types import settings
 
 
 class MyData(Dataset):
@@ -38,7 +46,7 @@ def test_the_example_runs_with_a_users_own_model_and_data(root):
     torch.manual_seed(0)
     model = MyModel().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    names = {"model": model, "dataset": MyData(), "DataLoader": DataLoader}
+    names = {"model": model, "dataset": MyData()}
     exec(compile(code, "README.md", "exec"), names)
     coreset = names["coreset"]
     assert len(coreset) == 40 and model.training
@@ -47,6 +55,17 @@ def test_the_example_runs_with_a_users_own_model_and_data(root):
     assert x.shape[1:] == (3, 8, 8) and torch.isfinite((w * F.cross_entropy(model(x), y, reduction="none")).mean())
     assert float(coreset.training_weights().mean()) == pytest.approx(1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
+
+
+def test_the_objective_in_the_extending_page_selects_and_trains(root, model, source):
+    code = re.search(r"```python\n(.*?)```", (root / "docs/extending.md").read_text(), re.S)[1]
+    names = {"settings": settings, "ClassVar": ClassVar, "F": F}
+    exec(compile(code, "extending.md", "exec"), names)
+    objective, attack = names["Smoothed"](), LinfPGD(eps=0.1, steps=2)
+    selector = AdversarialCoreset(objective=objective, solver=GradMatch(), attack=attack)
+    schedule = Schedule(epochs=2, budget=0.5, warm_start=0, period=None)
+    made = Trainer(objective=objective, attack=attack, schedule=schedule, selector=selector, optimizer=SGD(lr=0.01))
+    assert len(made.fit(model, source, seed=0).coresets) == 1
 
 
 @pytest.fixture
