@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from advcore.errors import AdvcoreError, UserError, one_of, require
+from advcore.errors import AdvcoreError, ConfigError, UserError, must, one_of, require
 from advcore.version import __version__
 
 app = typer.Typer(
@@ -59,7 +59,6 @@ def select(
     ),
 ) -> None:
     """Choose one coreset with a trained model; indices count in the whole training set."""
-    from advcore.errors import ConfigError, must
     from advcore.runner import run as runner
     from advcore.runner.config import load
 

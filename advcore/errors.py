@@ -89,7 +89,7 @@ def one_of(setting: str, value: object, known: Iterable[str]) -> str | None:
 
 
 def nearest(value: object, known: Iterable[str]) -> str:
-    """ "did you mean ...?" or nothing."""
+    """A question that offers the known word most like `value`, or nothing."""
     close = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else ""
 

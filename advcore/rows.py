@@ -85,7 +85,7 @@ class FactoredRows:
 
     def block_means(self, blocks: Sequence[Tensor]) -> "DenseRows":
         """One row a block of indices: the mean of its members' rows, flattened."""
-        return DenseRows(matrix=torch.stack([self.total(block).flatten() / len(block) for block in blocks]))
+        return _block_means(self, blocks)
 
     def dense(self) -> Tensor:
         """(N, C (D + 1)) float64. For tests: this is what the factors avoid."""
@@ -135,13 +135,23 @@ class DenseRows:
         return self.matrix.double() @ target.double()
 
     def block_means(self, blocks: Sequence[Tensor]) -> "DenseRows":
-        return DenseRows(matrix=torch.stack([self.total(block) / len(block) for block in blocks]))
+        return _block_means(self, blocks)
 
     def dense(self) -> Tensor:
         return self.matrix.double()
 
 
 Rows = FactoredRows | DenseRows
+
+
+def _block_means(rows: Rows, blocks: Sequence[Tensor]) -> DenseRows:
+    return DenseRows(matrix=torch.stack([rows.total(block).flatten() / len(block) for block in blocks]))
+
+
+def first_not_finite(rows: Rows) -> int | None:
+    """Position of the first row with NaN or infinity, None if there is none."""
+    finite = torch.isfinite(rows.squared_norms())
+    return None if bool(finite.all()) else int((~finite).nonzero()[0])
 
 
 def squared_distances(rows: Rows) -> Tensor:

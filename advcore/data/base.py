@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from advcore.apportion import largest_remainder
 from advcore.data.augment import AUGMENTATIONS
 from advcore.data.source import Resident, Source, Streamed, check_labels
 from advcore.errors import DataError, at_least, must, one_of, require, within
@@ -21,11 +22,13 @@ RESIDENT_LIMIT = 4 * 2**30
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a raw set: labels (N,) long, and its images, either by position at once or one by one."""
+    """One part of a raw set: labels (N,) long, its images, either by position at once or one by one, and how many
+    classes its files speak of (None where they do not)."""
 
     labels: Tensor
     images: Callable[[Tensor], Tensor] | None = None
     dataset: Dataset | None = None
+    num_classes: int | None = None
 
     def source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
         """The examples at `positions`, on the device if they fit."""
@@ -88,14 +91,14 @@ class DataSettings:
         """The raw training and test sets."""
         raise NotImplementedError
 
-    def classes(self, train: Split, test: Split) -> int:
+    def classes(self, train: Split) -> int:
         """How many classes there are."""
-        return self.known_classes or int(train.labels.max()) + 1
+        return self.known_classes or train.num_classes or int(train.labels.max()) + 1
 
     def load(self, device: torch.device) -> Data:
         """Read, check and split. Raises DataError for missing files and for labels out of range."""
         train, test = self.read()
-        num_classes = self.classes(train, test)
+        num_classes = self.classes(train)
         for split in (train, test):
             check_labels(split.labels, torch.arange(len(split.labels)), num_classes)
         chosen = thinned(train.labels, self.train_size, self.split_seed, "train_size")
@@ -134,14 +137,12 @@ class OwnData(DataSettings):
         super().__post_init__()
         require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2))
 
-    def classes(self, train: Split, test: Split) -> int:
-        return self.num_classes or super().classes(train, test)
+    def classes(self, train: Split) -> int:
+        return self.num_classes or super().classes(train)
 
 
 def stratified(labels: Tensor, count: int, seed: int, purpose: str) -> Tensor:
     """(N,) bool, True for `count` examples drawn with each class's share (largest remainder)."""
-    from advcore.apportion import largest_remainder
-
     order = Stream(seed=seed, purpose=f"split-{purpose}").at(torch.arange(len(labels))).permutation()
     classes = labels.unique()
     shares = largest_remainder(count, [int((labels == c).sum()) for c in classes])

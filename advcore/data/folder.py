@@ -52,9 +52,6 @@ class ImageFolder(DataSettings):
         train = self._split(root / "train", root / "train")
         return train, self._split(test, root / "train")
 
-    def classes(self, train: Split, test: Split) -> int:
-        return len(self._names(find_path(self.path) / "train"))
-
     def _names(self, folder: Path) -> list[str]:
         """Classes in label order."""
         return list(self.groups or self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
@@ -78,7 +75,8 @@ class ImageFolder(DataSettings):
         )
         if not samples:
             raise DataError(f"{folder} must hold images, got none in {len(numbers)} sub-folders")
-        return Split(torch.tensor([label for _, label in samples]), dataset=_Files(samples, self.size))
+        labels = torch.tensor([label for _, label in samples])
+        return Split(labels, dataset=_Files(samples, self.size), num_classes=len(names))
 
 
 class _Files(Dataset):

@@ -27,14 +27,8 @@ class Parquet(OwnData):
         folder = find_path(self.path)
         return tuple(_split(_table(folder, part)) for part in ("train", "test"))
 
-    def classes(self, train: Split, test: Split) -> int:
-        if self.num_classes:
-            return self.num_classes
-        names = _class_names(_table(find_path(self.path), "test", columns=["label"]))
-        return len(names) or super().classes(train, test)
 
-
-def _table(folder: Path, part: str, columns: list[str] | None = None):
+def _table(folder: Path, part: str):
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -44,10 +38,10 @@ def _table(folder: Path, part: str, columns: list[str] | None = None):
     if not files:
         raise DataError(f"data.path must be a folder with {part}-*.parquet files, got {str(folder)!r}")
     try:
-        table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
+        table = pa.concat_tables([pq.read_table(file) for file in files])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-    missing = [name for name in columns or Parquet.columns if name not in table.column_names]
+    missing = [name for name in Parquet.columns if name not in table.column_names]
     if missing:
         raise DataError(f"{files[0]} must have the columns image and label, got {', '.join(table.column_names)}")
     return table
@@ -76,7 +70,8 @@ def _split(table) -> Split:
         raise DataError(f"image must be a column of {{bytes, path}}, got {image}")
     labels = torch.from_numpy(np.array(table.column("label").to_numpy(), dtype=np.int64))
     encoded = table.column("image").combine_chunks().field("bytes")
-    return Split(labels, images=lambda positions: _decode(encoded, positions))
+    known = len(_class_names(table)) or None
+    return Split(labels, images=lambda positions: _decode(encoded, positions), num_classes=known)
 
 
 def _decode(encoded, positions: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from advcore.gradients.base import Gradient, Measured
 from advcore.models.base import find_head, tapped
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
-from advcore.rows import FactoredRows
+from advcore.rows import FactoredRows, first_not_finite
 
 
 def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,7 +93,9 @@ def last_layer_rows(
             features=tuple(torch.cat([h for _, h in pairs]) for pairs in parts.values()),
             kind=kind,
         )
-    _check_finite(rows)
+    bad = first_not_finite(rows)
+    if bad is not None:
+        raise NonFiniteError(f"the model's gradient at example {bad} is NaN or infinite; training has diverged")
     return Measured(rows=rows, labels=torch.cat(labels).cpu())
 
 
@@ -108,14 +110,6 @@ def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple
             x_adv = perturb(forward, objective, attack, x, y, clean=clean, generator=generator)
             seen["adversarial"] = forward(x_adv), tap.features
     return seen
-
-
-def _check_finite(rows: FactoredRows) -> None:
-    finite = torch.isfinite(rows.squared_norms())
-    if not bool(finite.all()):
-        raise NonFiniteError(
-            f"the model's gradient at example {int((~finite).nonzero()[0])} is NaN or infinite; training has diverged"
-        )
 
 
 def _units(objective: Objective, attack: Attack | None) -> int:

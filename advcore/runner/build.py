@@ -102,14 +102,14 @@ def trainer(config: RunConfig) -> Trainer:
     )
 
 
-def data(config: RunConfig, where: torch.device) -> Data:
+def data(config: RunConfig, built: Trainer, where: torch.device) -> Data:
     """The data, and whether the attacks' settings make sense for their shape."""
     loaded = config.data.load(where)
     attacks = {"attack": config.attack, "selection.attack": config.selection and config.selection.attack}
     attacks |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
     found = {path: attack.problem(loaded.train.shape) for path, attack in attacks.items() if attack is not None}
     require(*(f"{path}.{problem}" for path, problem in found.items() if problem))
-    n, chooser = len(loaded.train), selector(config)
+    n, chooser = len(loaded.train), built.selector
     kept = n if chooser is None else chooser.size(n)
     require(must("selection.budget", f"at least two examples of {n}", kept, "keep more data") if kept < 2 else None)
     if chooser is not None and chooser.partition == "per_batch" and chooser.budget < 1 and n <= chooser.block_size + 1:

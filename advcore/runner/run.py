@@ -55,7 +55,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     trainer = build.trainer(config)
     where = build.device(config)
-    loaded = build.data(config, where)
+    loaded = build.data(config, trainer, where)
     net = build.model(config, loaded, where)
     return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net))
 

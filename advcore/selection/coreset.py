@@ -264,10 +264,11 @@ class AdversarialCoreset(SelectionSettings):
         if not isinstance(rows, FactoredRows):
             return quality | dict.fromkeys(("gradient_error", "gradient_error_trained", "gradient_error_random"))
         trained = self._as_trained(coreset).double()
+        total = rows.total()
         return quality | {
-            "gradient_error": gradient_error(rows, coreset.indices, w),
-            "gradient_error_trained": gradient_error(rows, coreset.indices, trained),
-            "gradient_error_random": random_gradient_error(rows, len(w), stream),
+            "gradient_error": gradient_error(rows, coreset.indices, w, total),
+            "gradient_error_trained": gradient_error(rows, coreset.indices, trained, total),
+            "gradient_error_random": random_gradient_error(rows, len(w), stream, total),
         }
 
 
@@ -325,19 +326,19 @@ def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Ten
     )
 
 
-def gradient_error(rows: Rows, indices: Tensor, weights: Tensor) -> float:
-    """||sum of w_i g_i over the indices - sum of all g|| / ||sum of all g||."""
-    total = rows.total()
+def gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:
+    """||sum of w_i g_i over the indices - sum of all g|| / ||sum of all g||; `total` is the latter, if it is known."""
+    total = rows.total() if total is None else total
     weighted = rows.combine(indices.to(rows.device), weights.to(rows.device))
     return float((weighted - total).norm() / total.norm().clamp_min(1e-300))
 
 
-def random_gradient_error(rows: Rows, k: int, stream: Stream) -> float:
+def random_gradient_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> float:
     """Mean `gradient_error` of 5 random subsets of k rows with weights N / k."""
     everything = torch.arange(len(rows), device=rows.device)
     weights = torch.full((k,), len(rows) / k, device=rows.device)
     draws = [stream.child(draw).at(everything).permutation()[:k] for draw in range(_DRAWS)]
-    return sum(gradient_error(rows, picks, weights) for picks in draws) / _DRAWS
+    return sum(gradient_error(rows, picks, weights, total) for picks in draws) / _DRAWS
 
 
 def overlap(before: Tensor, after: Tensor) -> float:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
-from advcore.rows import Rows
+from advcore.rows import Rows, first_not_finite
 from advcore.types import Selection
 
 
@@ -31,9 +31,9 @@ def check_problem(rows: Rows, k: int) -> None:
     """Raise BudgetError or DataError for a count or rows that no solver can serve."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(rows):
         raise BudgetError(must("k", f"a whole number in 1..{len(rows)}, the number of rows", k))
-    finite = torch.isfinite(rows.squared_norms())
-    if not bool(finite.all()):
-        raise DataError(f"gradient rows must be finite, got NaN or infinity in row {int((~finite).nonzero()[0])}")
+    bad = first_not_finite(rows)
+    if bad is not None:
+        raise DataError(f"gradient rows must be finite, got NaN or infinity in row {bad}")
 
 
 def equal_weights(indices: Tensor, n: int) -> Tensor:

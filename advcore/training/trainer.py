@@ -207,6 +207,7 @@ class _Run:
             size = min(settings.probe_examples, len(self.validation))
             self.probed = thinned(self.validation.labels(), size, seed, "probe")
         self.plan = settings.schedule.plan()
+        self.lengths = [1.0 if epoch.action == "full" else settings.schedule.budget for epoch in self.plan]
         self.optimizer = settings.optimizer.build(model)
         decay = settings.ema
         self.average = (
@@ -358,8 +359,7 @@ class _Run:
         if schedule.schedule == "acs":
             progress = (epoch.lr_index + share) / schedule.epochs
         else:
-            lengths = [1.0 if e.action == "full" else schedule.budget for e in self.plan]
-            progress = (sum(lengths[:i]) + share * lengths[i]) / sum(lengths)
+            progress = (sum(self.lengths[:i]) + share * self.lengths[i]) / sum(self.lengths)
         lr = self.settings.optimizer.lr * self.settings.lr_schedule.factor(progress, epoch.lr_index)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
