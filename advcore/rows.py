@@ -3,10 +3,12 @@
 For a linear head z = W h + b, an example's gradient with respect to (W, b) is a sum over its forward
 passes of residual x feature outer products, G_i = sum_r a_i^r [h_i^r; 1]^T with a = d loss / d logits.
 `FactoredRows` keeps the factors: N (C + D) numbers a pass instead of N C (D + 1).
+
+Sums and inner products are taken in float64, a few thousand rows at a time, whatever the factors are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +16,21 @@ from torch import Tensor
 from advcore.errors import DataError, one_of, require
 
 KINDS = ("full", "weight", "bias")
-_EQUAL = 1e-12  # squared distance over squared norms below which two rows count as equal
-_ROUNDING = 1e-14  # the same over squared parts: what is left where passes cancel is rounding
+_AT_ONCE = 4096  # rows that a sum turns to float64 at a time
+_TILE = 256 * 2**20  # bytes of block means that are written out at a time
+
+Where = Tensor | slice
+ALL = slice(None)
+
+
+def cut(i: Where, n: int, size: int) -> Iterator[Where]:
+    """`i`, positions in 0..n - 1, in pieces of `size`; a slice stays one."""
+    if isinstance(i, Tensor):
+        yield from i.split(size)
+        return
+    start, stop, _ = i.indices(n)
+    for low in range(start, max(stop, start + 1), size):
+        yield slice(low, min(low + size, stop))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +42,7 @@ class FactoredRows:
     residuals : one (N, C) float tensor a forward pass.
     features : one (N, D) float tensor a forward pass, on the same device.
     kind : what of the head's gradient a row holds.
+    release : called after every read; rows that live in a memory-mapped file (`spill.py`) give their pages back.
 
     Sums and inner products are taken in float64. Raises DataError when shapes disagree.
     """
@@ -34,6 +50,7 @@ class FactoredRows:
     residuals: tuple[Tensor, ...]
     features: tuple[Tensor, ...]
     kind: str = "full"
+    release: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
         require(one_of("kind", self.kind, KINDS))
@@ -48,61 +65,105 @@ class FactoredRows:
     def device(self) -> torch.device:
         return self.residuals[0].device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the widest factor."""
+        widest = self.residuals[0].dtype
+        for part in (*self.residuals, *self.features):
+            widest = torch.promote_types(widest, part.dtype)
+        return widest
+
+    @property
+    def nbytes(self) -> int:
+        """What the factors hold."""
+        return sum(part.nbytes for part in (*self.residuals, *self.features))
+
     def take(self, i: Tensor) -> "FactoredRows":
-        """The rows at `i`, in that order."""
-        pick = tuple(part[i] for part in self.residuals), tuple(part[i] for part in self.features)
-        return replace(self, residuals=pick[0], features=pick[1])
+        """The rows at `i`, in that order, in memory of their own."""
+        parts = [tuple(self._read(part, i) for part in side) for side in (self.residuals, self.features)]
+        return replace(self, residuals=parts[0], features=parts[1], release=None)
 
     def output(self, c: int) -> "FactoredRows":
         """Each row's part that belongs to logit `c` alone: (1, D + 1)."""
         return replace(self, residuals=tuple(part[:, c : c + 1] for part in self.residuals))
 
-    def gram(self, i: Tensor | slice = slice(None), j: Tensor | slice = slice(None)) -> Tensor:
+    def double(self) -> "FactoredRows":
+        """The same rows with float64 factors, so that products need not convert them again."""
+        both = [tuple(part.double() for part in side) for side in (self.residuals, self.features)]
+        return replace(self, residuals=both[0], features=both[1], release=None)
+
+    def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
         """(len(i), len(j)) float64 inner products <G_i, G_j>. Cost O(len(i) len(j) (C + D)) a pair of passes."""
         left, right = self._passes(i), self._passes(j)
-        return sum((a @ b.T) * (g @ h.T) for a, g in left for b, h in right)
+        return sum((a @ b.T).mul_(g @ h.T) for a, g in left for b, h in right)
 
     def squared_norms(self) -> Tensor:
         """(N,) float64 <G_i, G_i>."""
-        parts = self._passes()
-        return sum((a * b).sum(1) * (g * h).sum(1) for a, g in parts for b, h in parts).clamp_min(0)
+        return torch.cat([self._norms_of(parts) for parts in self._pieces()])
 
     def squared_parts(self) -> Tensor:
         """(N,) float64, squared norms of each pass alone, summed: what rounding is relative to where passes cancel."""
-        return sum(a.square().sum(1) * g.square().sum(1) for a, g in self._passes())
+        alone = (sum(a.square().sum(1) * g.square().sum(1) for a, g in parts) for parts in self._pieces())
+        return torch.cat(list(alone))
 
-    def total(self, i: Tensor | slice = slice(None)) -> Tensor:
+    def total(self, i: Where = ALL) -> Tensor:
         """(C, D + 1) float64, the sum of the rows at `i`; all of them by default."""
-        return sum(a.T @ g for a, g in self._passes(i))
+        return sum(a.T @ g for parts in self._pieces(i) for a, g in parts)
 
     def combine(self, i: Tensor, w: Tensor) -> Tensor:
         """(C, D + 1) float64, sum of w_i G_i."""
-        return sum((a * w.double()[:, None]).T @ g for a, g in self._passes(i))
+        weights = w.double().split(_AT_ONCE)
+        pieces = zip(self._pieces(i), weights, strict=True)
+        return sum((a * own[:, None]).T @ g for parts, own in pieces for a, g in parts)
 
-    def correlate(self, target: Tensor) -> Tensor:
-        """(N,) float64 <G_i, target>; `target` as `total` gives it. Cost O(N C D)."""
-        return sum(((a @ target.double()) * g).sum(1) for a, g in self._passes())
+    def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """(N,) <G_i, target>; `target` as `total` gives it. Cost O(N C D), in `dtype`."""
+        target = target.to(dtype)
+        pieces = self._pieces(dtype=dtype)
+        return torch.cat([sum(((a @ target) * g).sum(1) for a, g in parts) for parts in pieces])
 
-    def block_means(self, blocks: Sequence[Tensor]) -> "DenseRows":
-        """One row a block of indices: the mean of its members' rows, flattened."""
-        return _block_means(self, blocks)
+    def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
+        """One row a block of indices: the mean of its members' rows."""
+        return BlockRows(members=self, blocks=tuple(blocks))
 
     def dense(self) -> Tensor:
         """(N, C (D + 1)) float64. For tests: this is what the factors avoid."""
         return sum(a[:, :, None] * g[:, None, :] for a, g in self._passes()).flatten(1)
 
-    def _passes(self, i: Tensor | slice = slice(None)) -> list[tuple[Tensor, Tensor]]:
-        """Per pass, residuals and features as the kind sees them, in float64."""
-        return [(a[i].double(), self._seen(h[i].double())) for a, h in zip(self.residuals, self.features, strict=True)]
+    @staticmethod
+    def _norms_of(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return sum((a * b).sum(1) * (g * h).sum(1) for a, g in parts for b, h in parts).clamp_min(0)
 
-    def _seen(self, h: Tensor) -> Tensor:
-        ones = h.new_ones(len(h), 1)
-        return {"full": lambda: torch.cat([h, ones], 1), "weight": lambda: h, "bias": lambda: ones}[self.kind]()
+    def _pieces(self, i: Where = ALL, dtype: torch.dtype = torch.float64) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        return (self._passes(piece, dtype) for piece in cut(i, len(self), _AT_ONCE))
+
+    def _passes(self, i: Where = ALL, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
+        """Per pass, residuals and features as the kind sees them, in `dtype`."""
+        pairs = zip(self.residuals, self.features, strict=True)
+        return [(self._read(a, i).to(dtype), self._seen(h, i, dtype)) for a, h in pairs]
+
+    def _read(self, part: Tensor, i: Where) -> Tensor:
+        """`part[i]`; from a file, a copy, and the file's pages are given back."""
+        if self.release is None:
+            return part[i]
+        copy = part[i].clone() if isinstance(i, slice) else part[i]
+        self.release()
+        return copy
+
+    def _seen(self, h: Tensor, i: Where, dtype: torch.dtype) -> Tensor:
+        if self.kind == "weight":
+            return self._read(h, i).to(dtype)
+        if self.kind == "bias":
+            return h.new_ones(len(h[i]), 1, dtype=dtype)
+        own = self._read(h, i)
+        seen = own.new_ones(len(own), own.shape[1] + 1, dtype=dtype)
+        seen[:, :-1] = own
+        return seen
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseRows:
-    """N rows written out, (N, F) float: block means, scores (F = 1), and tests."""
+    """N rows written out, (N, F) float: scores (F = 1), rows of another kind, and tests."""
 
     matrix: Tensor
 
@@ -113,10 +174,21 @@ class DenseRows:
     def device(self) -> torch.device:
         return self.matrix.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.matrix.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.matrix.nbytes
+
     def take(self, i: Tensor) -> "DenseRows":
         return DenseRows(matrix=self.matrix[i])
 
-    def gram(self, i: Tensor | slice = slice(None), j: Tensor | slice = slice(None)) -> Tensor:
+    def double(self) -> "DenseRows":
+        return DenseRows(matrix=self.matrix.double())
+
+    def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
         return self.matrix[i].double() @ self.matrix[j].double().T
 
     def squared_norms(self) -> Tensor:
@@ -125,44 +197,117 @@ class DenseRows:
     def squared_parts(self) -> Tensor:
         return self.squared_norms()
 
-    def total(self, i: Tensor | slice = slice(None)) -> Tensor:
+    def total(self, i: Where = ALL) -> Tensor:
         return self.matrix[i].double().sum(0)
 
     def combine(self, i: Tensor, w: Tensor) -> Tensor:
         return w.double() @ self.matrix[i].double()
 
-    def correlate(self, target: Tensor) -> Tensor:
-        return self.matrix.double() @ target.double()
+    def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        return self.matrix.to(dtype) @ target.to(dtype)
 
-    def block_means(self, blocks: Sequence[Tensor]) -> "DenseRows":
-        return _block_means(self, blocks)
+    def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
+        return BlockRows(members=self, blocks=tuple(blocks))
 
     def dense(self) -> Tensor:
         return self.matrix.double()
 
 
-Rows = FactoredRows | DenseRows
+@dataclass(frozen=True, kw_only=True)
+class BlockRows:
+    """One row a block: the mean of its members' rows. Never held written out: a tile of blocks at a time is.
+
+    Parameters
+    ----------
+    members : the rows that the blocks are of.
+    blocks : indices into them, one tensor a block.
+
+    Products are exact, in float64. Cost of `gram` O(N C D) a tile and O(blocks^2 C D); everything else O(N C D).
+    """
+
+    members: FactoredRows | DenseRows
+    blocks: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def device(self) -> torch.device:
+        return self.members.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.members.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def take(self, i: Tensor) -> "BlockRows":
+        return replace(self, blocks=tuple(self.blocks[p] for p in i.tolist()))
+
+    def double(self) -> "BlockRows":
+        return self
+
+    def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
+        right = self._tile(j)
+        if len(right) * self._width * 8 <= _TILE:
+            means = self._dense(right)
+            return torch.cat([self._dense(tile) @ means.T for tile in self._tiles(i)])
+        return torch.cat([self.gram(i, tile) for tile in self._positions(j)], 1)
+
+    def squared_norms(self) -> Tensor:
+        return torch.cat([self._dense(tile).square().sum(1) for tile in self._tiles(ALL)])
+
+    def squared_parts(self) -> Tensor:
+        return self.squared_norms()
+
+    def total(self, i: Where = ALL) -> Tensor:
+        chosen = self._tile(i)
+        return self.members.combine(torch.cat(chosen), self._shares(chosen))
+
+    def combine(self, i: Tensor, w: Tensor) -> Tensor:
+        chosen = self._tile(i)
+        sizes = torch.tensor([len(block) for block in chosen], device=w.device)
+        return self.members.combine(torch.cat(chosen), self._shares(chosen) * w.double().repeat_interleave(sizes))
+
+    def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        own = self.members.correlate(target, dtype)
+        return torch.stack([own[block].mean() for block in self.blocks])
+
+    def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
+        return BlockRows(members=DenseRows(matrix=self.dense()), blocks=tuple(blocks))
+
+    def dense(self) -> Tensor:
+        return self._dense(self.blocks)
+
+    @property
+    def _width(self) -> int:
+        return self.members.total(slice(0, 1)).numel()
+
+    def _tile(self, i: Where) -> tuple[Tensor, ...]:
+        return tuple(self.blocks[p] for p in i.tolist()) if isinstance(i, Tensor) else self.blocks[i]
+
+    def _positions(self, i: Where) -> Iterator[Where]:
+        return cut(i, len(self), max(1, _TILE // (8 * max(self._width, 1))))
+
+    def _tiles(self, i: Where) -> Iterator[tuple[Tensor, ...]]:
+        return (self._tile(piece) for piece in self._positions(i))
+
+    def _dense(self, blocks: Sequence[Tensor]) -> Tensor:
+        return torch.stack([self.members.total(block).flatten() / len(block) for block in blocks])
+
+    @staticmethod
+    def _shares(blocks: Sequence[Tensor]) -> Tensor:
+        """Each member's share of its block's mean."""
+        shares = [torch.full((len(block),), 1 / len(block), dtype=torch.float64) for block in blocks]
+        return torch.cat(shares).to(blocks[0].device)
 
 
-def _block_means(rows: Rows, blocks: Sequence[Tensor]) -> DenseRows:
-    return DenseRows(matrix=torch.stack([rows.total(block).flatten() / len(block) for block in blocks]))
+Rows = FactoredRows | DenseRows | BlockRows
 
 
 def first_not_finite(rows: Rows) -> int | None:
     """Position of the first row with NaN or infinity, None if there is none."""
     finite = torch.isfinite(rows.squared_norms())
     return None if bool(finite.all()) else int((~finite).nonzero()[0])
-
-
-def squared_distances(rows: Rows) -> Tensor:
-    """(N, N) float64 squared Euclidean distances; exactly 0 for equal rows, symmetric.
-
-    Through float64 inner products; pairs closer than 1e-6 x norm, or, where a row's passes cancel, than 1e-7 x the
-    passes' own norms, are at distance 0: float32 factors can hardly tell them apart. Cost O(N^2 (C + D)) time,
-    O(N^2) memory.
-    """
-    gram, norms = rows.gram(), rows.squared_norms()
-    least = torch.maximum(_EQUAL * norms, _ROUNDING * rows.squared_parts())
-    squared = norms[:, None] + norms[None, :] - (gram + gram.T)
-    squared = torch.where(squared > least[:, None] + least[None, :], squared, torch.zeros_like(squared))
-    return squared.fill_diagonal_(0)

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "advcore"
 FLOORS = [
-    {"types", "errors", "rng", "cost", "rows", "files", "borrow", "apportion", "version"},
+    {"types", "errors", "rng", "cost", "rows", "pairs", "spill", "files", "borrow", "apportion", "version"},
     {"data", "models", "attacks", "objectives", "solvers"},
     {"adversary"},
     {"gradients"},

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings, strategies
 
 from advcore.errors import ConfigError, DataError
-from advcore.rows import KINDS, DenseRows, FactoredRows, squared_distances
+from advcore.pairs import distance_matrix
+from advcore.rows import KINDS, DenseRows, FactoredRows
 
 N, C, D = 11, 3, 5
 
@@ -137,7 +138,7 @@ def test_products_are_taken_in_float64_whatever_the_factors(kind, passes, dtype)
 def test_squared_distances_are_those_of_the_matrix(kind, passes, seed):
     rows, matrix = rows_of(kind, passes, seed)
     slow = (matrix[:, None] - matrix[None]).square().sum(2)
-    fast = squared_distances(rows)
+    fast = distance_matrix(rows, squared=True)
     close(fast, slow)
     assert torch.equal(fast, fast.T) and not fast.diagonal().any()
 
@@ -146,7 +147,7 @@ def test_equal_rows_are_at_distance_zero_whatever_their_norm():
     for scale in (1e-20, 1e-3, 1.0, 22.0, 1e8):
         rows = factored("full", 2).take(torch.tensor([0, 1, 2, 1, 0, 5, 1]))
         rows = FactoredRows(residuals=tuple(a * scale for a in rows.residuals), features=rows.features)
-        distance = squared_distances(rows)
+        distance = distance_matrix(rows)
         equal = (rows.dense()[:, None] == rows.dense()[None]).all(2)
         assert not distance[equal].any() and (distance[~equal] > 0).all()
 
@@ -157,7 +158,7 @@ def test_equal_rows_are_at_distance_zero_where_two_passes_nearly_cancel(gap):
     a, h = torch.randn(7, 10, generator=generator), torch.randn(7, 30, generator=generator)
     nearly = -a * (1 + gap * torch.randn(7, 10, generator=generator))
     rows = FactoredRows(residuals=(a, nearly), features=(h, h)).take(torch.arange(14) % 7)
-    distance = squared_distances(rows)
+    distance = distance_matrix(rows)
     assert not distance[torch.arange(7), torch.arange(7) + 7].any()
 
 
@@ -168,7 +169,7 @@ def test_norms_are_never_negative_where_passes_cancel(seed, digits):
     a = torch.randn(20, 4, generator=generator, dtype=torch.float64)
     h = torch.randn(20, 6, generator=generator, dtype=torch.float64)
     rows = FactoredRows(residuals=(a, -a * (1 + 10.0**-digits)), features=(h, h))
-    assert (rows.squared_norms() >= 0).all() and torch.isfinite(squared_distances(rows).sqrt()).all()
+    assert (rows.squared_norms() >= 0).all() and torch.isfinite(distance_matrix(rows)).all()
 
 
 def test_a_non_finite_factor_shows_in_the_norms():

@@ -1,14 +1,30 @@
 """What a solver is, and the checks that all of them make."""
 
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from advcore.errors import BudgetError, DataError, must
+from advcore.errors import BudgetError, ConfigError, DataError, must
+from advcore.pairs import matrix_bytes
 from advcore.rng import Stream
 from advcore.rows import Rows, first_not_finite
 from advcore.types import Selection
+
+
+MATRIX = ("auto", "held", "free")
+_HELD_UP_TO = 4e9  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One call of a solver."""
+
+    rows: Rows
+    k: int
+    target: Tensor | None = None
+    generator: Stream
 
 
 class Solver(Protocol):
@@ -18,9 +34,13 @@ class Solver(Protocol):
     Picks are unique, at most k, their weights finite. Raises BudgetError unless 1 <= k <= N, DataError naming the
     first row that is not finite. Zero rows, duplicates and a zero target return what can be had, and
     `info["stopped"]` says why.
+    has_target : whether it fits a target; the others look at the rows alone and refuse one.
+    `together(tasks)`, if it is there, solves several problems as one batch where that is faster.
+    `memory(n, k)`: bytes {"matrix", "solver"} that it takes beside n rows.
     """
 
     reads: ClassVar[str | None]
+    has_target: ClassVar[bool]
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         """`target` is what the weighted rows stand for, as `rows.total` gives it; by default the sum of all rows.
@@ -34,6 +54,18 @@ def check_problem(rows: Rows, k: int) -> None:
     bad = first_not_finite(rows)
     if bad is not None:
         raise DataError(f"gradient rows must be finite, got NaN or infinity in row {bad}")
+
+
+def no_target(solver: object, target: Tensor | None) -> None:
+    """Raise ConfigError where a target is given to a solver that looks at the rows alone."""
+    if target is not None:
+        raise ConfigError(f"{type(solver).__name__} stands for its rows and takes no target; use GradMatch for one")
+
+
+def matrix_is_held(choice: str, n: int) -> bool:
+    """Whether a problem keeps its (n, n) matrix: as chosen; "auto" keeps it up to 4 GB, whatever the machine, so that
+    the answer does not depend on it."""
+    return choice == "held" or (choice == "auto" and matrix_bytes(n) <= _HELD_UP_TO)
 
 
 def equal_weights(indices: Tensor, n: int) -> Tensor:

@@ -1,70 +1,23 @@
 """CRAIG: the rows that, as medoids, are nearest to all rows (facility location)."""
 
-import heapq
+import math
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.errors import one_of, require
+from advcore.errors import must, one_of, require
+from advcore.pairs import distance_matrix, distances_between, matrix_bytes, matrix_dtype
 from advcore.rng import Stream
-from advcore.rows import Rows, squared_distances
-from advcore.solvers.base import check_problem
+from advcore.rows import ALL, Rows, cut
+from advcore.solvers.base import MATRIX, check_problem, matrix_is_held, no_target
+from advcore.solvers.location import Located, Sample, locate, locate_tiled, locate_with_submodlib
 from advcore.types import Selection, settings
 
 DISTANCES = ("euclidean", "squared")
-
-
-def facility_location(similarity: np.ndarray, k: int) -> tuple[list[int], list[float], int]:
-    """Greedily maximise sum_i max_{j in S} s_ij over S of at most k.
-
-    Parameters
-    ----------
-    similarity : (N, N) float64, symmetric, >= 0.
-    k : how many to pick at most.
-
-    Returns the picks in order, each one's gain, and the number of gain evaluations. Each gain is the best one
-    there is, to 9 digits. Ties, which are common (two rows that are each other's nearest gain the same), go to the
-    row most similar to all, whatever the order of the rows, then to the lower index. Stops early once no pick
-    gains anything; the first pick is always made.
-    Cost O(N) an evaluation, N of them to begin with and few a pick (gains only fall, so old ones are bounds);
-    at worst N a pick. O(N) memory beside the input.
-    Reference: Minoux 1978 (lazy greedy); Mirzasoleiman et al. 2020, section 3, algorithm 1.
-    """
-    first = similarity.sum(1)
-    floor = 1e-14 * float(first.max())
-    central = [_rounded(gain) for gain in first.tolist()]
-    heap = [(-gain, -gain, i) for i, gain in enumerate(central)]
-    heapq.heapify(heap)
-    covered = np.zeros(len(similarity))
-    picks, gains, evaluations = [], [], len(similarity)
-    while len(picks) < k and heap:
-        i = heapq.heappop(heap)[-1]
-        gain = float(np.maximum(similarity[i] - covered, 0).sum())
-        evaluations += 1
-        bound = (-_rounded(gain), -central[i], i)
-        if heap and bound > heap[0]:
-            heapq.heappush(heap, bound)
-            continue
-        if picks and gain <= floor:
-            break
-        picks.append(i)
-        gains.append(gain)
-        np.maximum(covered, similarity[i], out=covered)
-    return picks, gains, evaluations
-
-
-def _rounded(gain: float) -> float:
-    """To 9 digits: sums that differ only by the order of their terms are ties."""
-    return float(f"{gain:.8e}")
-
-
-def cluster_sizes(distance: np.ndarray, picks: list[int]) -> np.ndarray:
-    """(K,) how many rows have each pick as their nearest; ties go to the earlier pick, a pick is its own."""
-    nearest = distance[:, picks].argmin(1)
-    nearest[picks] = np.arange(len(picks))
-    return np.bincount(nearest, minlength=len(picks)).astype(np.float64)
+BACKENDS = ("advcore", "submodlib")
+_BATCH = 64  # rows of similarities made together where no matrix is held
 
 
 @settings
@@ -74,31 +27,99 @@ class Craig:
     Parameters
     ----------
     distance : "euclidean", or "squared" as the published adversarial code has it.
+    epsilon : null for exact greedy, at least 1 - 1/e of the best objective; a number in (0, 1) for stochastic greedy:
+        each pick is the best of (N / k) ln(1 / epsilon) rows drawn anew, and the expected objective is at least
+        1 - 1/e - epsilon of the best (Mirzasoleiman et al. 2015, theorem 1).
+    matrix : "held" keeps a problem's distance matrix, "free" makes its rows when they are looked at, "auto" holds it up
+        to 4 GB (about 31,000 rows). Both are exact.
+    backend : "advcore", or "submodlib" as a twin (LazyGreedy; needs the matrix and the extra `submodular`).
 
     Similarity is max(distance) - distance. Returns fewer than k when no further pick gains anything
-    (`info["stopped"] == "no gain"`: all rows are duplicates of picks). Float64 on the CPU.
-    Cost O(N^2 (C + D)) time and O(N^2) memory for the distances, then lazy greedy.
+    (`info["stopped"] == "no gain"`: all rows are duplicates of picks). `info`: `gains`, `evaluations`.
+    Precision: distances are float64 products, stored in float32 for more than 5000 float32 rows; gains are summed in
+    float64. Cost O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 5000) for the distances, then O(N^2 log k).
     Reference: Mirzasoleiman et al. 2020, eq. 14; Dolatabadi et al. 2022, section 3.2. Differs: distances are not
     squared, rows are the full head gradient, and indices stay aligned with the data.
     """
 
     distance: str = "euclidean"
+    epsilon: float | None = None
+    matrix: str = "auto"
+    backend: str = "advcore"
     reads: ClassVar[str | None] = "last_layer"
+    has_target: ClassVar[bool] = False
 
     def __post_init__(self):
-        require(one_of("distance", self.distance, DISTANCES))
+        epsilon, twin = self.epsilon, self.backend == "submodlib"
+        require(
+            one_of("distance", self.distance, DISTANCES),
+            one_of("matrix", self.matrix, MATRIX),
+            one_of("backend", self.backend, BACKENDS),
+            must("epsilon", "in (0, 1)", epsilon, "null is exact greedy")
+            if epsilon is not None and not 0 < epsilon < 1
+            else None,
+            must("matrix", "'held' or 'auto' for submodlib", self.matrix) if twin and self.matrix == "free" else None,
+            must("epsilon", "null for submodlib", epsilon) if twin and epsilon is not None else None,
+        )
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         check_problem(rows, k)
-        squared = squared_distances(rows)
-        distance = (squared if self.distance == "squared" else squared.sqrt_()).cpu().numpy()
-        picks, gains, evaluations = facility_location(distance.max() - distance, k)
+        no_target(self, target)
+        found = self._locate(rows, k, self._sample(len(rows), k, generator))
         return Selection(
-            indices=torch.tensor(picks, device=rows.device),
-            weights=torch.from_numpy(cluster_sizes(distance, picks)).to(rows.device),
+            indices=torch.tensor(found.picks, device=rows.device),
+            weights=torch.from_numpy(found.cluster_sizes()).to(rows.device),
             info={
-                "stopped": "budget" if len(picks) == k else "no gain",
-                "gains": gains,
-                "evaluations": evaluations,
+                "stopped": "budget" if len(found.picks) == k else "no gain",
+                "gains": found.gains,
+                "evaluations": found.evaluations,
             },
         )
+
+    def memory(self, n: int, k: int) -> dict[str, int]:
+        """Bytes beside n float32 rows: the matrix, and what is looked at together."""
+        held = self.backend == "submodlib" or matrix_is_held(self.matrix, n)
+        return {"matrix": matrix_bytes(n) if held else 0, "solver": 8 * _BATCH * n * (1 if held else 4)}
+
+    def _locate(self, rows: Rows, k: int, sample: Sample | None) -> Located:
+        squared = self.distance == "squared"
+        if self.backend != "submodlib" and not matrix_is_held(self.matrix, len(rows)):
+            return _without_matrix(rows, k, squared, sample)
+        similarity = distance_matrix(rows, matrix_dtype(rows), squared=squared)
+        largest = similarity.max()
+        similarity.neg_().add_(largest)
+        if self.backend == "submodlib":
+            return locate_with_submodlib(similarity.cpu().numpy(), k)
+        if similarity.is_cuda:
+            central = similarity.sum(1, dtype=torch.float64)
+            return locate_tiled(lambda own: similarity[own].double(), central, k, sample=sample)
+        return locate(similarity.numpy(), k, sample=sample)
+
+    def _sample(self, n: int, k: int, generator: Stream) -> Sample | None:
+        if self.epsilon is None:
+            return None
+        size = math.ceil(n / k * math.log(1 / self.epsilon))
+
+        def draw(step: int, rows: np.ndarray) -> np.ndarray:
+            keys = generator.child("sample", step).uniform((n,)).cpu().numpy()[rows]
+            return np.sort(rows[np.argsort(keys, kind="stable")[:size]])
+
+        return draw
+
+
+def _without_matrix(rows: Rows, k: int, squared: bool, sample: Sample | None) -> Located:
+    """Two passes over all pairs, kept nowhere (the largest distance, each row's sum); then tiles of them."""
+    n, exact = len(rows), rows.double()
+    between = distances_between(rows, squared=squared)
+
+    def distances(own: Tensor) -> Tensor:
+        made = between(exact.gram(own), own, ALL)
+        made[torch.arange(len(own), device=own.device), own] = 0
+        return made
+
+    largest, sums = 0.0, []
+    for own in cut(torch.arange(n, device=rows.device), n, _BATCH):
+        made = distances(own)
+        largest, sums = max(largest, float(made.max())), [*sums, made.sum(1)]
+    central = n * largest - torch.cat(sums)
+    return locate_tiled(lambda own: largest - distances(own), central, k, batch=_BATCH, sample=sample)

@@ -1,6 +1,7 @@
 """GradMatch: non-negative ridge orthogonal matching pursuit (OMP) on gradient rows."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,128 +10,16 @@ import torch
 from torch import Tensor
 
 from advcore.errors import DataError, one_of, require, within
+from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.solvers.base import check_problem
-from advcore.solvers.cholesky import Cholesky
+from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
+from advcore.solvers.batched import pursue_together
+from advcore.solvers.pursuit import FactorProducts, GramProducts, Products, Pursuit, pursue, refit
 from advcore.types import Selection, settings
 
 FILLS = ("rounds", "random", "none")
-_ZERO = 1e-10  # correlation over norms below which a row is orthogonal to the residual
 _CANCELLED = 1e-14  # the sum over its parts' norms below which it is float64 rounding
-
-
-@dataclass
-class Pursuit:
-    """One round's answer: rows in the order they joined, their weights, the relative residual after each pick."""
-
-    support: list[int] = field(default_factory=list)
-    weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    path: list[float] = field(default_factory=list)
-    stopped: str = "budget"
-
-
-def pursue(
-    gram: np.ndarray,
-    correlation: np.ndarray,
-    target_norm: float,
-    k: int,
-    *,
-    ridge: float = 0.0,
-    nonnegative: bool = True,
-    tolerance: float = 0.0,
-    closed: np.ndarray | None = None,
-) -> Pursuit:
-    """Minimise ||sum_i w_i g_i - t||^2 + ridge ||w||^2 over at most k rows, greedily.
-
-    Each step lets the row join that correlates most with the residual (by absolute value unless
-    `nonnegative`) and refits all weights. With `nonnegative`, a refit that would turn weights negative walks
-    towards it until the first reaches 0, lets that row leave, and refits (Lawson and Hanson 1974, chapter 23), so
-    the weights are the non-negative least-squares solution on the support.
-
-    Parameters
-    ----------
-    gram : (N, N) float64, <g_i, g_j>.
-    correlation : (N,) float64, <g_i, t>.
-    target_norm : ||t||.
-    k : most rows in the support.
-    ridge : absolute, >= 0.
-    tolerance : stop once ||residual|| <= tolerance ||t||.
-    closed : (N,) bool, rows that may not join.
-
-    Cost O(N) + O(m^2) a pick for the choice and the refit, O(N m) for the correlations, m the support's size;
-    O(k N + k^2) memory beside the input.
-    Reference: Killamsetty et al. 2021 (GradMatch), algorithm 2; Rubinstein et al. 2008 (Batch-OMP). Differs:
-    a row that left may join again; rows with no positive correlation never join.
-    """
-    n = len(gram)
-    diagonal = gram.diagonal()
-    least = _ZERO * target_norm * np.sqrt(np.maximum(diagonal, 0))
-    is_open = np.ones(n, dtype=bool) if closed is None else ~closed
-    factor, picked_rows = Cholesky(k), np.empty((k, n))
-    found, left = Pursuit(), correlation.copy()
-    for _ in range(10 * n + 10 * k):
-        if len(found.support) == k:
-            break
-        if found.path and found.path[-1] <= tolerance:
-            found.stopped = "tolerance"
-            break
-        score = left if nonnegative else np.abs(left)
-        eligible = is_open & (score > least)
-        if not eligible.any():
-            found.stopped = "no row correlates with the residual"
-            break
-        j = int(np.argmax(np.where(eligible, score, -np.inf)))
-        is_open[j] = False
-        m = len(found.support)
-        if not factor.append(gram[j, found.support], diagonal[j] + ridge):
-            continue  # a combination of the support: closed for this round
-        picked_rows[m] = gram[j]
-        found.support.append(j)
-        weights = np.append(found.weights, 0.0)
-        found.weights, gone = _refit(factor, found.support, weights, correlation, picked_rows, nonnegative)
-        is_open[[i for i in gone if i != j]] = True
-        m = len(found.support)
-        left = correlation - found.weights @ picked_rows[:m]
-        squared = target_norm**2 - found.weights @ (correlation[found.support] + left[found.support])
-        found.path.append(math.sqrt(max(squared, 0.0)) / target_norm)
-    else:
-        found.stopped = "rounding"
-    return found
-
-
-def _refit(
-    factor: Cholesky,
-    support: list[int],
-    weights: np.ndarray,
-    correlation: np.ndarray,
-    picked_rows: np.ndarray,
-    nonnegative: bool,
-) -> tuple[np.ndarray, list[int]]:
-    """Least squares on the support; rows whose weight reaches 0 leave it. Returns weights and who left."""
-    gone: list[int] = []
-    while support:
-        wanted = factor.solve(correlation[support])
-        negative = wanted <= 0
-        if not nonnegative or not negative.any():
-            return wanted, gone
-        falling = np.flatnonzero(negative)
-        drop = weights[falling] - wanted[falling]
-        strides = np.divide(weights[falling], drop, out=np.zeros(len(falling)), where=drop > 0)
-        weights = np.maximum(weights + strides.min() * (wanted - weights), 0)
-        leaving = falling[strides <= strides.min()]
-        for p in leaving[::-1].tolist():
-            factor.remove(p)
-            picked_rows[p : len(support) - 1] = picked_rows[p + 1 : len(support)].copy()
-            gone.append(support.pop(p))
-        weights = np.delete(weights, leaving)
-    return np.zeros(0), gone
-
-
-def _whole(rows: Rows) -> Tensor:
-    """The sum of all rows; zero where they cancel and what is left is rounding, which must not be fitted."""
-    total = rows.total()
-    return total * bool(total.norm() > _CANCELLED * rows.squared_parts().sqrt().sum())
 
 
 @settings
@@ -145,10 +34,15 @@ class GradMatch:
     fill : what to do when a round ends before k rows: "rounds" runs OMP again for the same target on the rows
         not picked yet and averages the rounds' weights by their counts; "random" adds random rows of weight 1
         (as published); "none" returns fewer.
+    matrix : "held" keeps a problem's Gram matrix, "free" works from the factors, "auto" holds it up to 4 GB
+        (about 31,000 rows). Both are exact.
 
     Weights are coefficients of the sum; with ridge they need not sum to N. `info`: `stopped` (why the last round
     ended), `rounds`, `filled` (random rows added), `residuals` (relative, after each pick of the first round).
-    Float64 on the CPU. Cost: see `pursue`; the Gram matrix takes O(N^2 (C + D)) time and O(N^2) memory.
+    Precision: products are summed in float64 and, for more than 5000 float32 rows, stored in float32; pivots,
+    weights and the residual's correlations are float64, and the last weights are refitted from float64 products.
+    Cost: the Gram matrix O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 5000), then O(k^2 N) time and 8 k^2 bytes; without it
+    O(k N C D) time and 8 k^2 bytes. On CUDA the problems of a selection advance as one batch.
     Reference: Killamsetty et al. 2021, eq. 4 and algorithm 2; Dolatabadi et al. 2022, section 3.2. Differs: ridge
     is scaled, weights are refitted exactly, a shortfall is not filled at random unless asked.
     """
@@ -157,57 +51,152 @@ class GradMatch:
     nonnegative: bool = True
     tolerance: float = 1e-4
     fill: str = "rounds"
+    matrix: str = "auto"
     reads: ClassVar[str | None] = "last_layer"
+    has_target: ClassVar[bool] = True
 
     def __post_init__(self):
         require(
             within("ridge", self.ridge, 0, 1e6),
             within("tolerance", self.tolerance, 0, 1),
             one_of("fill", self.fill, FILLS),
+            one_of("matrix", self.matrix, MATRIX),
         )
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
-        check_problem(rows, k)
-        target = _whole(rows) if target is None else target
+        return self.together([Task(rows=rows, k=k, target=target, generator=generator)])[0]
+
+    def together(self, tasks: Sequence[Task]) -> list[Selection]:
+        """One answer a task; those whose Gram matrix is on CUDA advance as one batch."""
+        pending = [self._prepare(task) for task in tasks]
+        while waiting := [one for one in pending if not one.done]:
+            batch = [one for one in waiting if one.on_cuda]
+            found = pursue_together([one.gram for one in batch], **self._settings(batch)) if batch else []
+            for one, pursuit in zip(batch, found, strict=True):
+                self._take(one, pursuit)
+            for one in waiting:
+                if not one.on_cuda:
+                    self._take(one, self._advance(one))
+        return [self._answer(one) for one in pending]
+
+    def memory(self, n: int, k: int) -> dict[str, int]:
+        """Bytes beside n float32 rows: the matrix, and the inverse of the support's."""
+        held = matrix_is_held(self.matrix, n)
+        size = matrix_bytes(n) // max(n, 1)
+        return {"matrix": size * n if held else 0, "solver": 8 * k * k}
+
+    def _prepare(self, task: Task) -> "_Pending":
+        rows = task.rows
+        check_problem(rows, task.k)
+        target = _whole(rows) if task.target is None else task.target.double()
         if not bool(torch.isfinite(target).all()):
             raise DataError("the target must be finite, got NaN or infinity")
-        rounds = self._rounds(rows, k, target)
-        picked = np.array([i for one in rounds for i in one.support], dtype=np.int64)
-        weights = np.concatenate([one.weights * len(one.support) / max(len(picked), 1) for one in rounds])
+        unit = natural_unit(rows)
+        held = matrix_is_held(self.matrix, len(rows))
+        return _Pending(
+            task=task,
+            target=target,
+            unit=unit,
+            gram=gram_matrix(rows, matrix_dtype(rows), unit=unit) if held else None,
+            correlation=rows.correlate(target).cpu().numpy() / unit,
+            norm=float(target.norm()) / math.sqrt(unit),
+            ridge=self.ridge * float(rows.squared_norms().mean()) / unit,
+            closed=np.zeros(len(rows), dtype=bool),
+        )
+
+    def _advance(self, one: "_Pending") -> Pursuit:
+        """One round of one problem."""
+        if one.products is None:
+            held = one.gram is not None
+            one.products = GramProducts(one.gram.numpy()) if held else FactorProducts(one.task.rows, one.unit)
+        return pursue(
+            one.products,
+            one.correlation,
+            one.norm,
+            one.left,
+            ridge=one.ridge,
+            nonnegative=self.nonnegative,
+            tolerance=self.tolerance,
+            closed=one.closed,
+        )
+
+    def _settings(self, batch: list["_Pending"]) -> dict:
+        """What `pursue_together` needs to know of the problems, one entry each, and of all."""
+        names = {"correlations": "correlation", "norms": "norm", "ks": "left", "ridges": "ridge", "closed": "closed"}
+        each = {name: [getattr(one, key) for one in batch] for name, key in names.items()}
+        return each | {"nonnegative": self.nonnegative, "tolerance": self.tolerance}
+
+    def _take(self, one: "_Pending", found: Pursuit) -> None:
+        """Note a round: its rows are closed for the next; one that adds none says why there are fewer."""
+        if one.gram is None or one.gram.dtype != torch.float64:
+            self._refit(one, found)
+        if found.support or not one.rounds:
+            one.rounds.append(found)
+        else:
+            one.rounds[-1].stopped = found.stopped
+        one.closed[found.support] = True
+        one.done = self.fill != "rounds" or not found.support or one.left == 0
+
+    def _refit(self, one: "_Pending", found: Pursuit) -> None:
+        """The weights again, from float64 products of the support."""
+        if not found.support:
+            return
+        rows, support = one.task.rows, np.array(found.support)
+        at = torch.from_numpy(support).to(rows.device)
+        gram = gram_matrix(rows.take(at), unit=one.unit).cpu().numpy()
+        weights = refit(
+            gram, one.correlation[support], found.weights, ridge=one.ridge, nonnegative=self.nonnegative
+        )
+        keep = weights != 0
+        found.support, found.weights = support[keep].tolist(), weights[keep]
+        left = rows.combine(at, torch.from_numpy(weights).to(rows.device)) - one.target
+        found.path[-1] = float(left.norm()) / math.sqrt(one.unit) / one.norm
+
+    def _answer(self, one: "_Pending") -> Selection:
+        rounds, k, device = one.rounds, one.task.k, one.task.rows.device
+        picked = np.array([i for found in rounds for i in found.support], dtype=np.int64)
+        weights = np.concatenate([found.weights * len(found.support) / max(len(picked), 1) for found in rounds])
         stopped = "budget" if len(picked) == k else rounds[-1].stopped
         filled = 0
         if self.fill == "random" and len(picked) < k:
-            order = generator.child("fill").permutation().cpu().numpy()
+            order = one.task.generator.child("fill").permutation().cpu().numpy()
             extra = order[~np.isin(order, picked)][: k - len(picked)]
             picked, filled = np.concatenate([picked, extra]), len(extra)
             weights = np.concatenate([weights, np.ones(filled)])
         return Selection(
-            indices=torch.from_numpy(picked).to(rows.device),
-            weights=torch.from_numpy(weights).to(rows.device),
+            indices=torch.from_numpy(picked).to(device),
+            weights=torch.from_numpy(weights).to(device),
             info={"stopped": stopped, "rounds": len(rounds), "filled": filled, "residuals": rounds[0].path},
         )
 
-    def _rounds(self, rows: Rows, k: int, target: Tensor) -> list[Pursuit]:
-        """Rounds until k rows are found, one adds none, or one is all that is asked for."""
-        norm = float(target.double().norm())
-        gram, correlation = rows.gram().cpu().numpy(), rows.correlate(target).cpu().numpy()
-        closed = np.zeros(len(rows), dtype=bool)
-        rounds: list[Pursuit] = []
-        while True:
-            found = pursue(
-                gram,
-                correlation,
-                norm,
-                k - int(closed.sum()),
-                ridge=self.ridge * float(gram.diagonal().mean()),
-                nonnegative=self.nonnegative,
-                tolerance=self.tolerance,
-                closed=closed,
-            )
-            if found.support or not rounds:
-                rounds.append(found)
-            else:
-                rounds[-1].stopped = found.stopped  # the round that added none says why there are fewer
-            closed[found.support] = True
-            if self.fill != "rounds" or not found.support or closed.sum() == k:
-                return rounds
+
+@dataclass(kw_only=True)
+class _Pending:
+    """A problem on its way, its products over `unit`."""
+
+    task: Task
+    target: Tensor
+    unit: float
+    gram: Tensor | None
+    correlation: np.ndarray
+    norm: float
+    ridge: float
+    closed: np.ndarray
+    products: Products | None = None
+    rounds: list[Pursuit] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def left(self) -> int:
+        """How many rows are still to be picked."""
+        return self.task.k - int(self.closed.sum())
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.gram is not None and self.gram.is_cuda
+
+
+def _whole(rows: Rows) -> Tensor:
+    """The sum of all rows; zero where they cancel and what is left is rounding, which must not be fitted."""
+    total = rows.total()
+    return total * bool(total.norm() > _CANCELLED * rows.squared_parts().sqrt().sum())

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings, strategies
 
 from advcore.errors import ConfigError
+from advcore.pairs import distance_matrix
 from advcore.rng import Stream
-from advcore.rows import DenseRows, FactoredRows, squared_distances
-from advcore.solvers.craig import DISTANCES, Craig, cluster_sizes, facility_location
+from advcore.rows import DenseRows, FactoredRows
+from advcore.solvers.craig import DISTANCES, Craig
+from advcore.solvers.location import locate, locate_tiled
 
 
 def stream(n):
@@ -20,6 +22,15 @@ def stream(n):
 
 def solve(rows, k, **changes):
     return Craig(**changes)(rows, k, generator=stream(len(rows)))
+
+
+def tiled(similarity, k, batch=4):
+    """`locate` without a matrix, from one."""
+    matrix = torch.from_numpy(similarity)
+    return locate_tiled(lambda rows: matrix[rows], matrix.sum(1), k, batch=batch)
+
+
+each_way = pytest.mark.parametrize("way", [locate, tiled])
 
 
 def small_problem(case):
@@ -113,12 +124,14 @@ def test_gains_never_rise_and_add_up_to_the_value(n, width, seed):
     assert sum(gains) == pytest.approx(value(distance.max() - distance, found.indices.tolist()), rel=1e-9)
 
 
+@each_way
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(n=strategies.integers(1, 12), top=strategies.integers(1, 4), seed=strategies.integers(0, 10**6))
-def test_lazy_picks_are_naive_greedys_with_ties_to_the_most_similar_then_the_lower_index(n, top, seed):
+def test_lazy_picks_are_naive_greedys_with_ties_to_the_most_similar_then_the_lower_index(way, n, top, seed):
     half = np.triu(np.random.default_rng(seed).integers(0, top + 1, (n, n)).astype(float))
     similarity = half + np.triu(half, 1).T  # small whole numbers: many exact ties
-    picks, gains, _ = facility_location(similarity, n)
+    found = way(similarity, n)
+    picks, gains = found.picks, found.gains
     assert picks == naive_greedy(similarity, len(picks))
     rest = [slow_gain(similarity, picks, i) for i in range(n) if i not in picks]
     assert not any(rest) and all(gain > 0 for gain in gains[1:])
@@ -152,23 +165,24 @@ def test_a_hand_worked_line():
     assert found.info["gains"] == pytest.approx([38, 18])
 
 
-def test_a_pick_is_its_own_medoid_though_an_earlier_pick_equals_it():
-    assert cluster_sizes(np.zeros((4, 4)), [2, 0]).tolist() == [
-        3,
-        1,
-    ]  # row 0 is its own, 1 and 3 go to the earlier
+@each_way
+def test_a_pick_is_its_own_medoid_and_ties_go_to_the_earlier_pick(way):
+    similarity = np.array([[4.0, 2, 0, 2], [2, 4, 3, 2], [0, 3, 4, 2], [2, 2, 2, 4]])
+    found = way(similarity, 3)
+    assert (found.picks, found.nearest.tolist()) == ([1, 3, 0], [2, 0, 0, 1])
+    assert found.cluster_sizes().tolist() == [2, 1, 1]
 
 
+@each_way
 @pytest.mark.parametrize("seed", range(10))
-def test_rounding_does_not_break_ties(seed):
+def test_rounding_does_not_break_ties(way, seed):
     """Two rows that are each other's nearest gain the same; their distances' last bits must not matter."""
     generator = torch.Generator().manual_seed(seed)
     a, h = torch.randn(40, 3, generator=generator), torch.randn(40, 5, generator=generator)
     distance = slow_distances(FactoredRows(residuals=(a,), features=(h,)), "euclidean")
     noise = np.random.default_rng(seed).normal(size=(40, 40)) * 1e-14
     similarity = distance.max() - distance
-    picks = facility_location(similarity, 40)[0]
-    assert facility_location(similarity * (1 + noise + noise.T), 40)[0] == picks
+    assert way(similarity * (1 + noise + noise.T), 40).picks == way(similarity, 40).picks
 
 
 def test_squared_distances_are_another_problem():
@@ -206,7 +220,7 @@ def test_equal_float32_rows_at_norm_22_are_at_distance_zero(rank):
     a = a * 22 / (a.norm(dim=1) * h.norm(dim=1))[:, None]
     rows = FactoredRows(residuals=(a,), features=(h,), kind="weight")
     twice = torch.arange(60) % 30
-    distance = squared_distances(rows.take(twice)).sqrt()
+    distance = distance_matrix(rows.take(twice))
     equal = twice[:, None] == twice[None]
     assert (distance[equal] <= 1e-6 * 22).all() and (distance[~equal] > 1).all()
 
