@@ -140,7 +140,7 @@ def check(file: RunFile, set_: Overrides = None) -> None:
             "reference",
             f"{plan.reference.epochs} epochs, {plan.reference.steps} attack steps: {plan.reference.units:,} passes",
         ),
-        *((f"memory, {name}", f"{held / 1e6:,.1f} MB") for name, held in plan.memory.items()),
+        *((f"memory, {name}", held) for name, held in plan.memory.items()),
     ]
     _table(str(file), ("", ""), rows)
 

@@ -14,7 +14,7 @@ from advcore.rows import ALL, Rows, Where, cut
 EXACT_UP_TO = 5000  # rows: a matrix is kept in float64 up to here, 200 MB
 _EQUAL = 1e-12  # squared distance over squared norms below which two rows count as equal
 _ROUNDING = 1e-14  # the same over squared parts: what is left where passes cancel is rounding
-_STRIP = 2**22  # entries of a matrix that are computed at a time: 32 MB of float64
+_TILE = 512  # rows and columns of a matrix that are computed at a time: 2 MB of float64
 
 
 def matrix_dtype(rows: Rows) -> torch.dtype:
@@ -67,15 +67,14 @@ def distances_between(rows: Rows, *, squared: bool = False) -> Callable[[Tensor,
 
 
 def _all_pairs(rows: Rows, dtype: torch.dtype, entries: Callable[[Tensor, slice, slice], Tensor]) -> Tensor:
-    """A symmetric (N, N) matrix, a strip of it at a time, each pair computed once."""
+    """A symmetric (N, N) matrix, a tile of it at a time, each pair computed once."""
     n = len(rows)
     matrix = torch.empty(n, n, dtype=dtype, device=rows.device)
-    for i in cut(ALL, n, max(16, min(512, _STRIP // max(n, 1)))):
-        j = slice(i.start, n)
-        strip = entries(rows.gram(i, j), i, j)
-        matrix[i, j] = strip.to(dtype)
-        size = i.stop - i.start
-        corner = strip[:, :size]
-        matrix[i, i] = ((corner + corner.T) / 2).to(dtype)
-        matrix[i.stop :, i] = matrix[i, i.stop :].T
+    for i in cut(ALL, n, _TILE):
+        for j in cut(slice(i.start, n), n, _TILE):
+            tile = entries(rows.gram(i, j), i, j)
+            if i == j:
+                tile = (tile + tile.T) / 2
+            matrix[i, j] = tile
+            matrix[j, i] = tile.T
     return matrix

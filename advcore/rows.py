@@ -16,7 +16,7 @@ from torch import Tensor
 from advcore.errors import DataError, one_of, require
 
 KINDS = ("full", "weight", "bias")
-_AT_ONCE = 4096  # rows that a sum turns to float64 at a time
+_AT_ONCE = 512  # rows that a sum turns to float64 at a time
 _TILE = 256 * 2**20  # bytes of block means that are written out at a time
 
 Where = Tensor | slice

@@ -36,6 +36,9 @@ class Source(Protocol):
     def labels(self) -> Tensor:
         """(N,) long on the CPU."""
 
+    def class_counts(self) -> list[int] | None:
+        """Examples of each class that is there; None where that would take reading the data."""
+
     def fingerprint(self) -> str:
         """Names the data; see `labels_digest`."""
 
@@ -59,6 +62,11 @@ def batches_for(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> I
     dtype = next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)
     for indices, x, y in source.batches(chunks):
         yield indices, x.to(torch.promote_types(dtype, torch.float32)), y
+
+
+def first_images(model: nn.Module, source: Source) -> Tensor:
+    """Two images, or the only one, as `batches_for` gives them: enough to see the shapes inside a model."""
+    return next(batches_for(model, source, [torch.arange(min(2, len(source)))]))[1]
 
 
 def check_images(x: Tensor, indices: Tensor) -> None:
@@ -124,6 +132,9 @@ class Resident:
     def labels(self) -> Tensor:
         return self._labels
 
+    def class_counts(self) -> list[int]:
+        return _counts(self._labels)
+
     def fingerprint(self) -> str:
         return labels_digest(lambda i: self._labels[i], len(self))
 
@@ -182,9 +193,16 @@ class Streamed:
             self._labels = torch.cat([y.cpu() for _, _, y in self.batches(everything)])
         return self._labels
 
+    def class_counts(self) -> list[int] | None:
+        return None if self._labels is None else _counts(self._labels)
+
     def fingerprint(self) -> str:
         known = self._labels
         return labels_digest(lambda i: known[i] if known is not None else _item(self.dataset, i)[1], len(self))
+
+
+def _counts(labels: Tensor) -> list[int]:
+    return labels.unique(return_counts=True)[1].tolist()
 
 
 class _Checked(Dataset):

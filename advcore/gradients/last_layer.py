@@ -1,6 +1,7 @@
 """Last-layer gradients at the attacked points, as factors, in one pass over the plain view."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,14 @@ from advcore.adversary import passes, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
-from advcore.data.source import Source, batches_for, check_labels, chunked
+from advcore.data.source import Source, batches_for, check_labels, chunked, first_images
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measured
 from advcore.models.base import find_head, tapped
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, first_not_finite
+from advcore.spill import FactorStore
 
 
 def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -44,6 +46,7 @@ def last_layer_rows(
     head: str | None = None,
     attack_mode: str = "eval",
     chunk_size: int = 256,
+    folder: Path | None = None,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> Measured:
     """Attack every example with the model as it stands; keep residuals and features of each forward pass.
@@ -56,6 +59,7 @@ def last_layer_rows(
     stream : of the attack's draws; bound to the examples here.
     kind : "full", "weight" or "bias" (`FactoredRows`).
     attack_mode : "eval", or "train" as some published codes have it (statistics are restored all the same).
+    folder : keep the factors in a temporary file there, not in memory; they read the same.
     on_chunk : told examples done and in all.
 
     Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem the
@@ -66,10 +70,10 @@ def last_layer_rows(
     beta enters once.
     """
     device = source.device
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in objective.passes}
+    store = FactorStore(objective.passes, len(source), folder)
     labels, done = [], 0
     with borrow(model, training=False):
-        layer = find_head(model, next(batches_for(model, source, [torch.arange(min(2, len(source)))]))[1], head)
+        layer = find_head(model, first_images(model, source), head)
     if kind != "weight" and layer.bias is None:
         if kind == "bias":
             raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
@@ -83,17 +87,13 @@ def last_layer_rows(
             with ledger.phase("rows", device):
                 logits = {name: z for name, (z, _) in seen.items()}
                 for name, residual in residuals(objective, y, logits).items():
-                    parts[name].append((residual, seen[name][1]))
+                    store.append(name, residual, seen[name][1])
             labels.append(y)
             done += len(y)
             on_chunk(done, len(source))
     with ledger.phase("rows", device):
-        rows = FactoredRows(
-            residuals=tuple(torch.cat([a for a, _ in pairs]) for pairs in parts.values()),
-            features=tuple(torch.cat([h for _, h in pairs]) for pairs in parts.values()),
-            kind=kind,
-        )
-    bad = first_not_finite(rows)
+        rows = FactoredRows(**store.factors(), kind=kind)
+        bad = first_not_finite(rows)
     if bad is not None:
         raise NonFiniteError(f"the model's gradient at example {bad} is NaN or infinite; training has diverged")
     return Measured(rows=rows, labels=torch.cat(labels).cpu())

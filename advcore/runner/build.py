@@ -1,7 +1,6 @@
 """Config to objects: data, model, trainer, selector; every cross-check before the first step."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,12 +10,13 @@ from torch import nn
 
 from advcore.borrow import borrow
 from advcore.data.base import Data
-from advcore.data.source import chunked
+from advcore.data.source import chunked, first_images
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
 from advcore.runner.schema import RunConfig
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
+from advcore.selection.memory import estimate, settle
 from advcore.selection.schedule import Schedule
 from advcore.training.plan import Reference, planned_units, reference
 from advcore.training.trainer import LoopSettings, Trainer
@@ -26,12 +26,12 @@ Built = TypeVar("Built")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do and take: text, units against the reference, and bytes of the largest things held."""
+    """What a run will do and take: text, units against the reference, and the largest things held."""
 
     text: str
     relative_cost: float
     reference: Reference
-    memory: dict[str, int]
+    memory: dict[str, str]
 
 
 def under(section: str, build: Callable[[], Built]) -> Built:
@@ -114,6 +114,10 @@ def data(config: RunConfig, built: Trainer, where: torch.device) -> Data:
     require(must("selection.budget", f"at least two examples of {n}", kept, "keep more data") if kept < 2 else None)
     if chooser is not None and chooser.partition == "per_batch" and chooser.budget < 1 and n <= chooser.block_size + 1:
         raise ConfigError(must("training.batch_size", f"less than the {n} training examples", chooser.block_size))
+    if chooser is not None and chooser.target == "validation" and loaded.validation is None:
+        raise ConfigError(
+            must("selection.target", "'train' without validation data", "validation", "set data.validation")
+        )
     return loaded
 
 
@@ -149,7 +153,7 @@ def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Pla
     n = len(loaded.train)
     epochs = config.cost.reference_epochs or config.training.epochs
     compared = reference(config.objective, config.attack, n, epochs, config.cost.reference_steps)
-    cost = planned_units(built, n) / compared.units
+    cost = planned_units(built, n, held_out(loaded)) / compared.units
     dear = "; selection costs more than it saves" if cost >= 1 and built.selector else ""
     return Plan(
         text=f"{built.schedule.describe()}: {cost:.2f} of full training{dear}",
@@ -159,21 +163,32 @@ def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Pla
     )
 
 
-def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, int]:
-    """Bytes of what is held longest: images, parameters with gradients and momentum, rows, the largest problem."""
+def held_out(loaded: Data) -> int:
+    """How many validation examples there are."""
+    return 0 if loaded.validation is None else len(loaded.validation)
+
+
+def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, str]:
+    """What is held: images, parameters with gradients and momentum, and a selection at its height.
+
+    Raises ConfigError if a selection cannot fit into `selection.memory_limit`, also with its rows in a file.
+    """
     held = {
         "images": loaded.train.nbytes,
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
     }
-    chooser = built.selector
-    if built.solver_reads is None or built.scored:
-        return held
-    n = len(loaded.train)
-    _, x, _ = next(loaded.train.batches([torch.arange(2)]))
+    chooser, where = built.selector, loaded.train.device
+    if chooser is None or built.solver_reads is None or built.scored:
+        return {name: _megabytes(size) for name, size in held.items()}
     with borrow(net):
-        head = find_head(net, x, chooser.head)
-    held["gradient rows"] = 4 * n * (head.out_features + head.in_features) * len(chooser.objective.passes)
-    classes = torch.bincount(loaded.train.labels())
-    size = {"whole": n, "per_batch": math.ceil(n / chooser.block_size)}.get(chooser.partition, int(classes.max()))
-    held["largest problem"] = 8 * (2 * size * size + int(chooser.budget * size) * size)
-    return held
+        head = find_head(net, first_images(net, loaded.train), chooser.head)
+    counts = loaded.train.class_counts()
+    found = estimate(chooser, counts=counts, classes=head.out_features, features=head.in_features)
+    found, event = under("selection", lambda: settle(found, chooser.memory_limit, where))
+    held |= {"largest problem": found.problem + found.matrix + found.solver, "selection at its height": found.peak}
+    rows = {"gradient rows": _megabytes(found.rows) + (" in a temporary file" if event else "")}
+    return rows | {name: _megabytes(size) for name, size in held.items()}
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

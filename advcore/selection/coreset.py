@@ -1,7 +1,11 @@
 """AdversarialCoreset.select(): attack, rows, partition, solver, coreset."""
 
 import logging
+import math
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,22 +13,26 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from advcore.adversary import mismatch
-from advcore.borrow import device_of
+from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
-from advcore.data.source import Source, as_source, check_labels, chunked
-from advcore.errors import ConfigError, DataError, at_least, must, one_of, require, share
+from advcore.data.source import Source, as_source, check_labels, chunked, first_images
+from advcore.errors import ConfigError, DataError, at_least, must, one_of, positive, require, share
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import Measured
+from advcore.models.base import find_head
 from advcore.rng import Stream, preserved
-from advcore.rows import KINDS, DenseRows, FactoredRows, Rows
-from advcore.selection.partition import PARTITIONS, Problem, Split
-from advcore.solvers.base import Solver
-from advcore.types import NORMALISE, Coreset, Selection, settings
+from advcore.rows import KINDS, DenseRows, Rows
+from advcore.selection.memory import estimate, settle
+from advcore.selection.partition import PARTITIONS, Split
+from advcore.selection.quality import overlap, quality
+from advcore.selection.solve import join, solve_all
+from advcore.types import NORMALISE, Coreset, settings
 
 log = logging.getLogger(__name__)
 
 BLOCKS = ("permuted", "stored_order")
+TARGETS = ("train", "validation")
 ATTACK_MODES = ("eval", "train")
-_DRAWS = 5  # random subsets behind gradient_error_random
 
 
 @settings
@@ -39,6 +47,10 @@ class SelectionSettings:
     rows : "full", "weight" or "bias": which part of the head's gradient is matched.
     blocks : of per_batch: "permuted" (anew at every selection) or "stored_order" (as published).
     chunk_size : examples attacked at once; a multiple of 16. The result does not depend on it beyond float rounding.
+    target : whose gradient the coreset is to match: "train", its own data's, or "validation", the held-out examples',
+        attacked too (GradMatch only).
+    memory_limit : GB that a selection may hold, without the model; rows go to a temporary file above it, and what would
+        still exceed it is refused. Null: 80 % of what is free when the selection begins.
     """
 
     partition: str = "per_class"
@@ -46,6 +58,8 @@ class SelectionSettings:
     rows: str = "full"
     blocks: str = "permuted"
     chunk_size: int = 256
+    target: str = "train"
+    memory_limit: float | None = None
 
     def __post_init__(self):
         require(
@@ -55,6 +69,8 @@ class SelectionSettings:
             one_of("blocks", self.blocks, BLOCKS),
             at_least("chunk_size", self.chunk_size, 16)
             or (must("chunk_size", "a multiple of 16", self.chunk_size) if self.chunk_size % 16 else None),
+            one_of("target", self.target, TARGETS),
+            None if self.memory_limit is None else positive("memory_limit", self.memory_limit),
             *self._more_problems(),
         )
 
@@ -76,7 +92,7 @@ class AdversarialCoreset(SelectionSettings):
     attack_mode : "eval", or "train" as some published codes attack.
     block_size : of per_batch: the training batch size.
     normalise : how the trainer will rescale weights; for `gradient_error_trained`.
-    partition, budget, rows, blocks, chunk_size : see `SelectionSettings`.
+    partition, budget, rows, blocks, chunk_size, target, memory_limit : see `SelectionSettings`.
 
     Reference: Dolatabadi et al. 2022, algorithm 1.
     """
@@ -96,6 +112,9 @@ class AdversarialCoreset(SelectionSettings):
             at_least("block_size", self.block_size, 1),
             one_of("normalise", self.normalise, NORMALISE),
             mismatch(self.objective, self.attack) if attacks_here else None,
+            must("target", "'train' for a solver that fits no target", self.target, "use gradmatch")
+            if self.target != "train" and not getattr(self.solver, "has_target", False)
+            else None,
         ]
 
     def size(self, n: int) -> int:
@@ -113,6 +132,7 @@ class AdversarialCoreset(SelectionSettings):
         seed: int,
         epoch: int = 0,
         rows: Rows | None = None,
+        validation: Dataset | Source | None = None,
         previous: Coreset | None = None,
         ledger: CostLedger | None = None,
         on_chunk: Callable[[int, int], None] = lambda done, total: None,
@@ -127,20 +147,24 @@ class AdversarialCoreset(SelectionSettings):
             device batch by batch.
         seed, epoch : name the random numbers; same inputs, same coreset, bit for bit.
         rows : measured earlier, one a example in the data set's order; they are not measured again.
+        validation : for `target: validation`, the held-out examples; attacked as the others are.
         previous : the coreset before this one, for `overlap`.
         ledger : also counts this selection's passes and seconds.
         on_chunk : told examples attacked and in all.
 
         Raises DataError, ConfigError, BudgetError for what the user can mend, NonFiniteError if the model has diverged.
-        Cost one attack of the whole set, then the solver's.
+        Cost one attack of the whole set, then the solver's. Rows are held, or in a temporary file (`memory_limit`), and
+        then one problem's at a time.
         """
-        source = as_source(dataset, device_of(model))
-        own = CostLedger()
+        source, own = as_source(dataset, device_of(model)), CostLedger()
+        if self.target == "validation" and validation is None and self.budget < 1:
+            raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
+        held_out = None if validation is None else as_source(validation, device_of(model))
         with preserved(Stream(seed=seed, purpose="model", epoch=epoch)):
             if self.budget == 1.0:
                 coreset = self._everything(source, seed, epoch)
             else:
-                coreset = self._choose(model, source, seed, epoch, rows, previous, own, on_chunk)
+                coreset = self._choose(_Call(model, source, held_out, seed, epoch, own, on_chunk), rows, previous)
         for event in coreset.events:
             log.warning("selection at epoch %d: %s", epoch, event)
         if ledger is not None:
@@ -153,73 +177,88 @@ class AdversarialCoreset(SelectionSettings):
         quality |= {"weight_sum": 1.0, "effective_sample_size": 1.0, "filled": 0, "rounds": 1, "overlap": None}
         return self._coreset(source, seed, epoch, torch.arange(n), torch.ones(n), quality=quality)
 
-    def _choose(self, model, source, seed, epoch, rows, previous, ledger, on_chunk) -> Coreset:
-        rows, labels = self._measure(model, source, seed, epoch, rows, ledger, on_chunk)
+    def _choose(self, call: "_Call", rows: Rows | None, previous: Coreset | None) -> Coreset:
+        source, ledger = call.source, call.ledger
+        if rows is not None and len(rows) != len(source):
+            raise DataError(must("rows", f"one row for each of the {len(source)} examples", len(rows)))
+        folder, events = self._folder(call) if rows is None or self.target != "train" else (None, ())
+        found = Measured(rows=rows, labels=_known_labels(source)) if rows is not None else None
+        found = found or self._measure(call, source, "selection", folder)
+        goal = None if self.target == "train" else self._measure(call, call.validation, "validation", folder)
         with ledger.phase("solve", source.device):
             split = Split(
-                rows=rows,
-                labels=labels.to(rows.device),
+                rows=found.rows,
+                labels=found.labels.to(found.rows.device),
                 budget=self.budget,
                 block_size=self.block_size,
                 blocks=self.blocks,
-                stream=Stream(seed=seed, purpose="blocks", epoch=epoch if getattr(self.solver, "redraw", True) else 0),
+                stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
+                goal=goal and goal.rows,
+                goal_labels=goal and goal.labels.to(goal.rows.device),
             )
             problems = PARTITIONS[self.partition](split)
-            generator = Stream(seed=seed, purpose="solver", epoch=epoch)
-            answers, events = solve_all(self.solver, problems, generator)
+            answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"))
             indices, weights, blocks = join(problems, answers)
-        if any(len(answer.indices) < problem.k for problem, answer in zip(problems, answers, strict=True)):
-            events.append(f"fewer picks than asked for: {self._shortfall(problems, answers)}")
         coreset = self._coreset(
             source,
-            seed,
-            epoch,
+            call.seed,
+            call.epoch,
             indices.cpu(),
             weights.float().cpu(),
             blocks=None if blocks is None else blocks.cpu(),
             info=tuple({"problem": p.name, "k": p.k, **a.info} for p, a in zip(problems, answers, strict=True)),
-            events=tuple(events),
+            events=(*events, *fallbacks),
             cost={
                 "passes": ledger.units(),
                 "seconds": {name: ledger.seconds[name] for name in ("attack", "rows", "solve")},
             },
         )
-        coreset.quality.update(self._quality(coreset, rows, labels, Stream(seed=seed, purpose="quality", epoch=epoch)))
         coreset.quality.update(
+            **quality(coreset, found, goal and goal.rows, self.normalise, call.stream("quality")),
             overlap=None if previous is None else overlap(previous.indices, coreset.indices),
             filled=sum(answer.info.get("filled", 0) for answer in answers),
             rounds=max(answer.info.get("rounds", 1) for answer in answers),
         )
         return coreset
 
-    def _measure(self, model, source, seed, epoch, rows, ledger, on_chunk) -> tuple[Rows, Tensor]:
+    def _folder(self, call: "_Call") -> tuple[Path | None, tuple[str, ...]]:
+        """Where the rows must go if they do not fit in memory, and the event that says so."""
+        reads = self.solver.reads
+        if reads is None or GRADIENTS[reads].averaged:
+            return None, ()
+        with borrow(call.model, training=False):
+            layer = find_head(call.model, first_images(call.model, call.source), self.head)
+        sizes = [int(count) for count in call.source.class_counts() or ()]
+        classes, n = layer.out_features, len(call.source)
+        counts = sizes or [math.ceil(n / classes)] * classes
+        found = estimate(self, counts=counts, classes=classes, features=layer.in_features)
+        found, event = settle(found, self.memory_limit, call.source.device)
+        return (Path(tempfile.gettempdir()), (event,)) if found.spilled else (None, ())
+
+    def _measure(self, call: "_Call", data: Source, purpose: str, folder: Path | None) -> Measured:
         """The rows the solver reads, and all labels; nothing is attacked for a solver that reads nothing."""
-        if rows is not None:
-            if len(rows) != len(source):
-                raise DataError(must("rows", f"one row for each of the {len(source)} examples", len(rows)))
-            return rows, _known_labels(source)
         if self.solver.reads is None:
-            return DenseRows(matrix=torch.zeros(len(source), 0)), _known_labels(source)
+            return Measured(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_known_labels(data))
         gradient = GRADIENTS[self.solver.reads]
         if gradient.averaged:
             raise ConfigError(
                 f"{type(self.solver).__name__} reads {self.solver.reads} scores, averaged over a training run; pass "
                 "rows=AveragedScores(...).rows (advcore.gradients.base), or use Trainer or `advcore run`"
             )
-        measured = gradient.measure(
-            model,
-            source,
+        return gradient.measure(
+            call.model,
+            data,
             objective=self.objective,
             attack=self.attack,
-            stream=Stream(seed=seed, purpose="selection", epoch=epoch),
-            ledger=ledger,
+            stream=call.stream(purpose),
+            ledger=call.ledger,
             kind=self.rows,
             head=self.head,
             attack_mode=self.attack_mode,
             chunk_size=self.chunk_size,
-            on_chunk=on_chunk,
+            folder=folder,
+            on_chunk=call.on_chunk,
         )
-        return measured.rows, measured.labels
 
     def _coreset(self, source: Source, seed: int, epoch: int, indices: Tensor, weights: Tensor, **facts) -> Coreset:
         return Coreset(
@@ -235,41 +274,22 @@ class AdversarialCoreset(SelectionSettings):
             **facts,
         )
 
-    def _as_trained(self, coreset: Coreset) -> Tensor:
-        """(K,) the coefficients that the trainer's rescaling amounts to, over a whole epoch."""
-        n, k = coreset.num_examples, len(coreset)
-        if self.normalise == "none":
-            return coreset.weights
-        if self.normalise == "batch" and coreset.blocks is not None:
-            return torch.full((k,), n / k)  # a batch is one block of one weight, which its own sum cancels
-        return coreset.training_weights("coreset") * (n / k)
 
-    @staticmethod
-    def _shortfall(problems: list[Problem], answers: list[Selection]) -> str:
-        short = [
-            f"{problem.name} {len(answer.indices)} of {problem.k} ({answer.info.get('stopped')})"
-            for problem, answer in zip(problems, answers, strict=True)
-            if len(answer.indices) < problem.k
-        ]
-        return "; ".join(short[:3]) + (f"; and {len(short) - 3} more" if len(short) > 3 else "")
+@dataclass(frozen=True)
+class _Call:
+    """What one call of `select` was given."""
 
-    def _quality(self, coreset: Coreset, rows: Rows, labels: Tensor, stream: Stream) -> dict[str, Any]:
-        """What the weights are like and, where gradients were measured, how well they stand for the whole."""
-        w = coreset.weights.double()
-        quality: dict[str, Any] = {
-            "weight_sum": float(w.sum()) / coreset.num_examples,
-            "effective_sample_size": float(w.sum() ** 2 / (len(w) * w.square().sum())),
-            "class_counts": torch.bincount(labels[coreset.indices], minlength=int(labels.max()) + 1).tolist(),
-        }
-        if not isinstance(rows, FactoredRows):
-            return quality | dict.fromkeys(("gradient_error", "gradient_error_trained", "gradient_error_random"))
-        trained = self._as_trained(coreset).double()
-        total = rows.total()
-        return quality | {
-            "gradient_error": gradient_error(rows, coreset.indices, w, total),
-            "gradient_error_trained": gradient_error(rows, coreset.indices, trained, total),
-            "gradient_error_random": random_gradient_error(rows, len(w), stream, total),
-        }
+    model: nn.Module
+    source: Source
+    validation: Source | None
+    seed: int
+    epoch: int
+    ledger: CostLedger
+    on_chunk: Callable[[int, int], None]
+
+    def stream(self, purpose: str, *, fixed: bool = False) -> Stream:
+        """Of this selection; `fixed`: the same at every selection of a run."""
+        return Stream(seed=self.seed, purpose=purpose, epoch=0 if fixed else self.epoch)
 
 
 def _known_labels(source: Source) -> Tensor:
@@ -277,70 +297,3 @@ def _known_labels(source: Source) -> Tensor:
     labels = source.labels()
     check_labels(labels, torch.arange(len(labels)), int(labels.max()) + 1)
     return labels
-
-
-def solve_all(solver: Solver, problems: list[Problem], generator: Stream) -> tuple[list[Selection], list[str]]:
-    """One answer a problem; a problem with a share that its solver leaves empty gets random picks at the others'
-    mean weight. What fell back or was left out comes as events."""
-    answers, events = [], []
-    for problem in problems:
-        stream = generator.child(problem.name).at(problem.members)
-        if problem.k == 0:
-            answers.append(_nothing(problem, "no share"))
-        else:
-            answers.append(solver(problem.rows, problem.k, generator=stream))
-    left_out = [problem.name for problem in problems if problem.k == 0]
-    if left_out:
-        events.append(f"the budget is too small for every class: nothing from {', '.join(left_out)}")
-    given = torch.cat([answer.weights for answer in answers])
-    mean = float(given.mean()) if len(given) else sum(len(p.rows) for p in problems) / sum(p.k for p in problems)
-    for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
-        if problem.k and not len(answer.indices):
-            stream = generator.child(problem.name, "empty").at(problem.members)
-            picks = stream.permutation()[: problem.k]
-            weights = torch.full((problem.k,), mean, dtype=torch.float64, device=picks.device)
-            answers[i] = Selection(indices=picks, weights=weights, info={**answer.info, "filled": problem.k})
-            events.append(
-                f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); {problem.k} random picks"
-            )
-    return answers, events
-
-
-def _nothing(problem: Problem, why: str) -> Selection:
-    none = torch.zeros(0, dtype=torch.long, device=problem.rows.device)
-    return Selection(indices=none, weights=none.double(), info={"stopped": why})
-
-
-def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Indices (K,) into the data set, weights (K,), and the block of each (K,) where blocks were picked whole."""
-    pairs = list(zip(problems, answers, strict=True))
-    if problems[0].blocks is None:
-        return torch.cat([p.members[a.indices] for p, a in pairs]), torch.cat([a.weights for _, a in pairs]), None
-    chosen = [p.blocks[i] for p, a in pairs for i in a.indices.tolist()]
-    sizes = torch.tensor([len(block) for block in chosen], device=chosen[0].device)
-    weights = torch.cat([a.weights for _, a in pairs])
-    return (
-        torch.cat(chosen),
-        weights.repeat_interleave(sizes),
-        torch.arange(len(chosen)).to(sizes).repeat_interleave(sizes),
-    )
-
-
-def gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:
-    """||sum of w_i g_i over the indices - sum of all g|| / ||sum of all g||; `total` is the latter, if it is known."""
-    total = rows.total() if total is None else total
-    weighted = rows.combine(indices.to(rows.device), weights.to(rows.device))
-    return float((weighted - total).norm() / total.norm().clamp_min(1e-300))
-
-
-def random_gradient_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> float:
-    """Mean `gradient_error` of 5 random subsets of k rows with weights N / k."""
-    everything = torch.arange(len(rows), device=rows.device)
-    weights = torch.full((k,), len(rows) / k, device=rows.device)
-    draws = [stream.child(draw).at(everything).permutation()[:k] for draw in range(_DRAWS)]
-    return sum(gradient_error(rows, picks, weights, total) for picks in draws) / _DRAWS
-
-
-def overlap(before: Tensor, after: Tensor) -> float:
-    """Share of `before` that is also in `after`."""
-    return float(torch.isin(before, after).double().mean())

@@ -8,21 +8,35 @@ from torch import Tensor
 
 from advcore.apportion import largest_remainder
 from advcore.data.source import chunked
-from advcore.errors import BudgetError, must
+from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of a solver: its name and rows, the example each row belongs to (n,), how many to pick, and, where a
-    row stands for a whole block, the blocks (then `members` holds each block's first example)."""
+    """One call of a solver.
+
+    name : of the problem. members : the example each row belongs to (n,). k : how many to pick.
+    load : makes its rows, when they are asked for: one problem's are in memory at a time.
+    blocks : where a row stands for a whole block, the blocks (then `members` holds each block's first example).
+    load_target : makes what the rows are to stand for, as `rows.total` gives it; None: their own sum.
+    """
 
     name: str
-    rows: Rows
+    load: Callable[[], Rows]
     members: Tensor
     k: int
     blocks: Sequence[Tensor] | None = None
+    load_target: Callable[[], Tensor] | None = None
+
+    @property
+    def rows(self) -> Rows:
+        return self.load()
+
+    @property
+    def target(self) -> Tensor | None:
+        return None if self.load_target is None else self.load_target()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +44,8 @@ class Split:
     """What a partition works from.
 
     rows : N of them; labels : (N,) on the rows' device; budget : share to keep; block_size and blocks : of `per_batch`;
-    stream : of the block permutation.
+    stream : of the block permutation; goal, goal_labels : rows of other examples (a validation set) whose mean
+    gradient is to be matched, None for the rows themselves.
     """
 
     rows: Rows
@@ -39,17 +54,33 @@ class Split:
     block_size: int
     blocks: str
     stream: Stream
+    goal: Rows | None = None
+    goal_labels: Tensor | None = None
 
     @property
     def k(self) -> int:
         """max(1, round(budget N)), how many examples to pick in all."""
         return max(1, round(self.budget * len(self.rows)))
 
+    def target(
+        self, count: int, own: Tensor | None = None, narrow: Callable[[Rows], Rows] = lambda rows: rows
+    ) -> Callable[[], Tensor] | None:
+        """`count` times the goal's mean row, over all of it or over those at `own`, as `narrow` leaves them."""
+        if self.goal is None:
+            return None
+
+        def load() -> Tensor:
+            rows = narrow(self.goal if own is None else self.goal.take(own))
+            return rows.total() * (count / len(rows))
+
+        return load
+
 
 def whole(split: Split) -> list[Problem]:
     """One problem over all rows."""
-    everything = torch.arange(len(split.rows), device=split.rows.device)
-    return [Problem("all", split.rows, everything, split.k)]
+    n = len(split.rows)
+    everything = torch.arange(n, device=split.rows.device)
+    return [Problem("all", lambda: split.rows, everything, split.k, load_target=split.target(n))]
 
 
 def per_class(split: Split) -> list[Problem]:
@@ -65,10 +96,17 @@ def per_class_per_gradient(split: Split) -> list[Problem]:
 def _by_class(split: Split, narrow: Callable[[Rows, int], Rows]) -> list[Problem]:
     members = {int(c): (split.labels == c).nonzero()[:, 0] for c in split.labels.unique()}
     counts = largest_remainder(split.k, [len(own) for own in members.values()])
-    return [
-        Problem(f"class {label}", narrow(split.rows.take(own), label), own, k)
-        for (label, own), k in zip(members.items(), counts, strict=True)
-    ]
+    return [_of_class(split, narrow, label, own, k) for (label, own), k in zip(members.items(), counts, strict=True)]
+
+
+def _of_class(split: Split, narrow: Callable[[Rows, int], Rows], label: int, own: Tensor, k: int) -> Problem:
+    target = None
+    if split.goal is not None:
+        goal = (split.goal_labels == label).nonzero()[:, 0]
+        if not len(goal):
+            raise DataError(f"target: validation needs examples of every class, got none of class {label}; use whole")
+        target = split.target(len(own), goal, lambda rows: narrow(rows, label))
+    return Problem(f"class {label}", lambda: narrow(split.rows.take(own), label), own, k, load_target=target)
 
 
 def per_batch(split: Split) -> list[Problem]:
@@ -85,7 +123,9 @@ def per_batch(split: Split) -> list[Problem]:
             must("block_size", f"less than the {len(order)} examples", split.block_size, "or use per_class")
         )
     k = max(1, round(split.budget * len(blocks)))
-    return [Problem("blocks", split.rows.block_means(blocks), torch.stack([b[0] for b in blocks]), k, blocks)]
+    first = torch.stack([block[0] for block in blocks])
+    rows = split.rows.block_means(blocks)
+    return [Problem("blocks", lambda: rows, first, k, blocks, split.target(len(blocks)))]
 
 
 PARTITIONS: dict[str, Callable[[Split], list[Problem]]] = {

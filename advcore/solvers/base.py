@@ -12,7 +12,6 @@ from advcore.rng import Stream
 from advcore.rows import Rows, first_not_finite
 from advcore.types import Selection
 
-
 MATRIX = ("auto", "held", "free")
 _HELD_UP_TO = 4e9  # bytes
 
@@ -60,6 +59,12 @@ def no_target(solver: object, target: Tensor | None) -> None:
     """Raise ConfigError where a target is given to a solver that looks at the rows alone."""
     if target is not None:
         raise ConfigError(f"{type(solver).__name__} stands for its rows and takes no target; use GradMatch for one")
+
+
+def memory_of(solver: object, n: int, k: int) -> dict[str, int]:
+    """Bytes that `solver` says it takes beside n rows; none where it does not say."""
+    told = getattr(solver, "memory", None)
+    return told(n, k) if told else {"matrix": 0, "solver": 0}
 
 
 def matrix_is_held(choice: str, n: int) -> bool:

@@ -139,7 +139,7 @@ class _Batch:
         self.weights[p, slot], self.wanted[p, slot] = 0, 0
 
     def apply(self, *, exact: bool) -> None:
-        """The refitted weights count; so do the residual's correlations. `exact`: sum them again, correct the weights."""
+        """The refitted weights count, and the residual's correlations. `exact`: sum those anew, correct the weights."""
         self.weights = self.wanted.clone()
         if exact:
             self.left = self.correlation - (self.weights[:, None] @ self.used.double())[:, 0]

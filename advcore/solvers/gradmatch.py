@@ -41,8 +41,8 @@ class GradMatch:
     ended), `rounds`, `filled` (random rows added), `residuals` (relative, after each pick of the first round).
     Precision: products are summed in float64 and, for more than 5000 float32 rows, stored in float32; pivots,
     weights and the residual's correlations are float64, and the last weights are refitted from float64 products.
-    Cost: the Gram matrix O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 5000), then O(k^2 N) time and 8 k^2 bytes; without it
-    O(k N C D) time and 8 k^2 bytes. On CUDA the problems of a selection advance as one batch.
+    Cost: the Gram matrix O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 5000), then O(k^2 N) time and 8 k^2 bytes;
+    without it O(k N C D) time and 8 k^2 bytes. On CUDA the problems of a selection advance as one batch.
     Reference: Killamsetty et al. 2021, eq. 4 and algorithm 2; Dolatabadi et al. 2022, section 3.2. Differs: ridge
     is scaled, weights are refitted exactly, a shortfall is not filled at random unless asked.
     """
@@ -144,9 +144,7 @@ class GradMatch:
         rows, support = one.task.rows, np.array(found.support)
         at = torch.from_numpy(support).to(rows.device)
         gram = gram_matrix(rows.take(at), unit=one.unit).cpu().numpy()
-        weights = refit(
-            gram, one.correlation[support], found.weights, ridge=one.ridge, nonnegative=self.nonnegative
-        )
+        weights = refit(gram, one.correlation[support], found.weights, ridge=one.ridge, nonnegative=self.nonnegative)
         keep = weights != 0
         found.support, found.weights = support[keep].tolist(), weights[keep]
         left = rows.combine(at, torch.from_numpy(weights).to(rows.device)) - one.target

@@ -216,21 +216,36 @@ def locate_tiled(
 
 
 def locate_with_submodlib(similarity: np.ndarray, k: int) -> Located:
-    """`locate` by submodlib's LazyGreedy (Kaushal et al. 2022), for comparison; its gains are float32 sums."""
+    """`locate` by submodlib's LazyGreedy (Kaushal et al. 2022), for comparison; it chooses by float32 sums."""
     try:
         from submodlib import FacilityLocationFunction
     except ImportError as error:
         raise missing_package("submodlib", "solver.backend: submodlib", "submodular", error) from None
     function = FacilityLocationFunction(n=len(similarity), mode="dense", sijs=similarity, separate_rep=False)
+    # its own stops take gains below 1 for nothing
     pairs = function.maximize(
-        budget=k,
+        budget=min(k, len(similarity) - 1),
         optimizer="LazyGreedy",
-        stopIfZeroGain=True,
-        stopIfNegativeGain=True,
+        stopIfZeroGain=False,
+        stopIfNegativeGain=False,
         verbose=False,
         show_progress=False,
     )
-    picks = [int(i) for i, _ in pairs]
-    nearest = similarity[:, picks].argmax(1)
-    nearest[picks] = np.arange(len(picks))
-    return Located(picks, [float(gain) for _, gain in pairs], nearest)
+    order = [int(i) for i, _ in pairs]
+    return _in_order(similarity, order if k < len(similarity) else [*order, *set(range(k)).difference(order)])
+
+
+def _in_order(similarity: np.ndarray, order: list[int]) -> Located:
+    """What these picks are worth, one after the other, up to the first that gains nothing."""
+    covered, found = np.zeros(len(similarity)), Located(nearest=np.zeros(len(similarity), dtype=np.int64))
+    for row in order:
+        gain = float(np.maximum(similarity[row] - covered, 0).sum())
+        if found.picks and gain <= _NOTHING * found.gains[0]:
+            break
+        nearer = similarity[row] > covered
+        nearer[row] = True
+        found.nearest[nearer] = len(found.picks)
+        covered = np.maximum(covered, similarity[row])
+        found.picks.append(row)
+        found.gains.append(gain)
+    return found

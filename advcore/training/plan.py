@@ -40,13 +40,15 @@ def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, 
     return Reference(epochs, steps, epochs * n * step_units(objective, attack))
 
 
-def planned_units(trainer: Trainer, n: int) -> int:
-    """Units of all phases but evaluation that the trainer will take on n training examples."""
+def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
+    """Units of all phases but evaluation that the trainer will take on n training examples; `held_out` is how many
+    validation examples there are, for selections that match their gradient."""
     objective, selector, total = trainer.objective, trainer.selector, 0
     scoring = GRADIENTS[trainer.solver_reads].units(objective, trainer.attack) if trainer.scored else 0
     for epoch in trainer.schedule.plan():
         examples = n if epoch.action == "full" else selector.size(n)
         total += examples * step_units(objective, trainer.attack)
-        total += n * selection_units(selector) if epoch.action == "select" else 0
+        measured = n + (held_out if selector and selector.target == "validation" else 0)
+        total += measured * selection_units(selector) if epoch.action == "select" else 0
         total += n * scoring if epoch.action == "full" else 0
     return total + trainer.probe_epochs * n * (step_units(Standard(), None) + scoring)

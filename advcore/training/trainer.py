@@ -275,7 +275,7 @@ class _Run:
         selector = self.settings.selector
         if epoch.action == "random":
             if self.coreset is None:
-                stand_in = replace(selector, solver=Random(), partition="whole")
+                stand_in = replace(selector, solver=Random(), partition="whole", target="train")
                 self.coreset = stand_in.select(self.model, self.train, seed=self.seed, epoch=i)
             return
         self.coreset = selector.select(
@@ -284,6 +284,7 @@ class _Run:
             seed=self.seed,
             epoch=i,
             rows=self.scores.rows if self.settings.scored else None,
+            validation=self.validation,
             previous=self.out.coresets[-1] if self.out.coresets else None,
             ledger=self.out.ledger,
             on_chunk=lambda done, total: self.listener.on_progress("select", done, total),

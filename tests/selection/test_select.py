@@ -18,8 +18,8 @@ from advcore.gradients.input_norm import input_norms
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
-from advcore.selection.coreset import gradient_error
 from advcore.selection.partition import PARTITIONS
+from advcore.selection.quality import gradient_error
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 
 ATTACK = LinfPGD(eps=0.1, steps=3)

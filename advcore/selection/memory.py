@@ -1,0 +1,96 @@
+"""What a selection will hold, told before anything is allocated."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from advcore.errors import ConfigError
+from advcore.gradients import GRADIENTS
+from advcore.solvers.base import memory_of
+
+_TILES = 5 * 8 * 512**2  # bytes of a matrix of all pairs that are being made
+_SHARE = 0.8  # of the free memory, where no limit is given
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes at the height of a selection, without the model and its activations.
+
+    rows : all gradient rows. problem : the largest problem's own copy. matrix, solver : what its solver adds.
+    working : of sums and strips in float64. spilled : whether the rows are in a file, and so not in memory.
+    """
+
+    rows: int
+    problem: int
+    matrix: int
+    solver: int
+    working: int
+    spilled: bool = False
+
+    @property
+    def peak(self) -> int:
+        """What is held at the same time."""
+        return (0 if self.spilled else self.rows) + self.problem + self.matrix + self.solver + self.working
+
+
+def estimate(selector: Any, *, counts: list[int], classes: int, features: int, itemsize: int = 4) -> Estimate | None:
+    """Of `selector` (an `AdversarialCoreset`) on data with `counts` examples a class, for a head of `features` inputs
+    and `classes` outputs; None where no row is measured. Features of half precision have `itemsize` 2."""
+    reads = selector.solver.reads
+    if selector.budget == 1.0 or reads is None or GRADIENTS[reads].averaged:
+        return None
+    n, passes = sum(counts), len(selector.objective.passes)
+    width = classes + features
+    by_class = selector.partition in ("per_class", "per_class_per_gradient")
+    size = max(counts) if by_class else n
+    if selector.partition == "per_batch":
+        size = math.ceil(n / selector.block_size)
+    k = max(1, round(selector.budget * size))
+    took = memory_of(selector.solver, size, k)
+    return Estimate(
+        rows=n * width * passes * itemsize,
+        problem=size * width * passes * itemsize if by_class else 0,
+        matrix=took["matrix"],
+        solver=took["solver"],
+        working=16 * (width + 1) * passes * 512 + (_TILES if took["matrix"] else 0),
+    )
+
+
+def settle(found: Estimate, limit: float | None, device: torch.device) -> tuple[Estimate, str | None]:
+    """Whether rows must go to a file, and the event that says so.
+
+    limit : GB; None is 80 % of what is free on `device`. Raises ConfigError if that would not be enough either.
+    """
+    allowed = limit * 1e9 if limit is not None else _free(device)
+    if allowed is None or found.peak <= allowed:
+        return found, None
+    spilled = Estimate(**{**found.__dict__, "spilled": True})
+    given = f"memory_limit {limit:g} GB" if limit is not None else f"80 % of the free memory, {_gb(allowed)}"
+    if spilled.peak > allowed:
+        raise ConfigError(
+            f"memory_limit must be at least {_gb(spilled.peak)} for this selection (rows in a file, one problem "
+            f"{_gb(spilled.problem + spilled.matrix + spilled.solver)}), got {given}; use partition: per_class, "
+            "solver.matrix: free, a smaller budget, or a higher memory_limit"
+        )
+    return spilled, (
+        f"gradient rows ({_gb(found.rows)}) go to a temporary file: the selection would hold {_gb(found.peak)}, above "
+        f"{given}"
+    )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def _free(device: torch.device) -> float | None:
+    """80 % of the bytes that are free on `device`; None where that is not known."""
+    if device.type == "cuda":
+        return _SHARE * torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as lines:
+            facts = dict(line.split(":", 1) for line in lines)
+        return _SHARE * 1024 * int(facts["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None

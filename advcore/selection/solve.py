@@ -1,0 +1,95 @@
+"""Problems to a solver, its answers to one selection."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from advcore.rng import Stream
+from advcore.selection.partition import Problem
+from advcore.solvers.base import Solver, Task, memory_of
+from advcore.types import Selection
+
+_TOGETHER = 4e9  # bytes of matrices that are solved as one batch
+
+
+def solve_all(solver: Solver, problems: list[Problem], generator: Stream) -> tuple[list[Selection], list[str]]:
+    """One answer a problem; a problem with a share that its solver leaves empty gets random picks at the others'
+    mean weight. What fell back or was left out comes as events."""
+    answers, events = list(_answers(solver, problems, generator)), []
+    left_out = [problem.name for problem in problems if problem.k == 0]
+    if left_out:
+        events.append(f"the budget is too small for every class: nothing from {', '.join(left_out)}")
+    given = torch.cat([answer.weights for answer in answers])
+    mean = float(given.mean()) if len(given) else sum(len(p.members) for p in problems) / sum(p.k for p in problems)
+    for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
+        if problem.k and not len(answer.indices):
+            stream = generator.child(problem.name, "empty").at(problem.members)
+            picks = stream.permutation()[: problem.k]
+            weights = torch.full((problem.k,), mean, dtype=torch.float64, device=picks.device)
+            answers[i] = Selection(indices=picks, weights=weights, info={**answer.info, "filled": problem.k})
+            events.append(
+                f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); {problem.k} random picks"
+            )
+    return answers, [*events, *_shortfall(problems, answers)]
+
+
+def _answers(solver: Solver, problems: list[Problem], generator: Stream) -> Iterator[Selection]:
+    """One problem's rows are loaded at a time; on CUDA a few GB of problems, which are then solved as one batch."""
+    for group in _groups(solver, problems):
+        yield from _solved(solver, group, generator)
+
+
+def _solved(solver: Solver, group: list[Problem], generator: Stream) -> list[Selection]:
+    tasks = [
+        Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members)) for p in group if p.k
+    ]
+    together = getattr(solver, "together", None)
+    if together:
+        answers = iter(together(tasks))
+    else:
+        answers = iter([solver(t.rows, t.k, target=t.target, generator=t.generator) for t in tasks])
+    return [next(answers) if p.k else _nothing(p, "no share") for p in group]
+
+
+def _groups(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:
+    """Problems to be solved together: on CUDA up to 4 GB of them, elsewhere each on its own."""
+    group, held = [], 0
+    for problem in problems:
+        took = sum(memory_of(solver, len(problem.members), problem.k).values())
+        if group and (not problem.members.is_cuda or held + took > _TOGETHER):
+            yield group
+            group, held = [], 0
+        group, held = [*group, problem], held + took
+    yield group
+
+
+def _shortfall(problems: list[Problem], answers: list[Selection]) -> list[str]:
+    """Which problems got fewer picks than asked for, and why; nothing if none did."""
+    short = [
+        f"{problem.name} {len(answer.indices)} of {problem.k} ({answer.info.get('stopped')})"
+        for problem, answer in zip(problems, answers, strict=True)
+        if len(answer.indices) < problem.k
+    ]
+    more = f"; and {len(short) - 3} more" if len(short) > 3 else ""
+    return [f"fewer picks than asked for: {'; '.join(short[:3])}{more}"] if short else []
+
+
+def _nothing(problem: Problem, why: str) -> Selection:
+    none = torch.zeros(0, dtype=torch.long, device=problem.members.device)
+    return Selection(indices=none, weights=none.double(), info={"stopped": why})
+
+
+def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Indices (K,) into the data set, weights (K,), and the block of each (K,) where blocks were picked whole."""
+    pairs = list(zip(problems, answers, strict=True))
+    if problems[0].blocks is None:
+        return torch.cat([p.members[a.indices] for p, a in pairs]), torch.cat([a.weights for _, a in pairs]), None
+    chosen = [p.blocks[i] for p, a in pairs for i in a.indices.tolist()]
+    sizes = torch.tensor([len(block) for block in chosen], device=chosen[0].device)
+    weights = torch.cat([a.weights for _, a in pairs])
+    return (
+        torch.cat(chosen),
+        weights.repeat_interleave(sizes),
+        torch.arange(len(chosen)).to(sizes).repeat_interleave(sizes),
+    )
