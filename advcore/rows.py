@@ -7,7 +7,7 @@ passes of residual x feature outer products, G_i = sum_r a_i^r [h_i^r; 1]^T with
 Sums and inner products are taken in float64, a few thousand rows at a time, whatever the factors are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -108,13 +108,13 @@ class FactoredRows:
 
     def total(self, i: Where = ALL) -> Tensor:
         """(C, D + 1) float64, the sum of the rows at `i`; all of them by default."""
-        return sum(a.T @ g for parts in self._pieces(i) for a, g in parts)
+        return _summed(pair for parts in self._pieces(i) for pair in parts)
 
     def combine(self, i: Tensor, w: Tensor) -> Tensor:
         """(C, D + 1) float64, sum of w_i G_i."""
         weights = w.double().split(_AT_ONCE)
         pieces = zip(self._pieces(i), weights, strict=True)
-        return sum((a * own[:, None]).T @ g for parts, own in pieces for a, g in parts)
+        return _summed((a.mul_(own[:, None]), g) for parts, own in pieces for a, g in parts)
 
     def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """(N,) <G_i, target>; `target` as `total` gives it. Cost O(N C D), in `dtype`."""
@@ -159,6 +159,16 @@ class FactoredRows:
         seen = own.new_ones(len(own), own.shape[1] + 1, dtype=dtype)
         seen[:, :-1] = own
         return seen
+
+
+def _summed(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The sum of a^T g over pairs, in one piece of memory."""
+    pairs = iter(pairs)
+    a, g = next(pairs)
+    out = a.T @ g
+    for a, g in pairs:
+        out.addmm_(a.T, g)
+    return out
 
 
 @dataclass(frozen=True, kw_only=True)
