@@ -87,11 +87,6 @@ class FactoredRows:
         """Each row's part that belongs to logit `c` alone: (1, D + 1)."""
         return replace(self, residuals=tuple(part[:, c : c + 1] for part in self.residuals))
 
-    def double(self) -> "FactoredRows":
-        """The same rows with float64 factors, so that products need not convert them again."""
-        both = [tuple(part.double() for part in side) for side in (self.residuals, self.features)]
-        return replace(self, residuals=both[0], features=both[1], release=None)
-
     def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
         """(len(i), len(j)) float64 inner products <G_i, G_j>. Cost O(len(i) len(j) (C + D)) a pair of passes."""
         left, right = self._passes(i), self._passes(j)
@@ -154,7 +149,8 @@ class FactoredRows:
         if self.kind == "weight":
             return self._read(h, i).to(dtype)
         if self.kind == "bias":
-            return h.new_ones(len(h[i]), 1, dtype=dtype)
+            size = len(i) if isinstance(i, Tensor) else len(range(*i.indices(len(self))))
+            return h.new_ones(size, 1, dtype=dtype)
         own = self._read(h, i)
         seen = own.new_ones(len(own), own.shape[1] + 1, dtype=dtype)
         seen[:, :-1] = own
@@ -194,9 +190,6 @@ class DenseRows:
 
     def take(self, i: Tensor) -> "DenseRows":
         return DenseRows(matrix=self.matrix[i])
-
-    def double(self) -> "DenseRows":
-        return DenseRows(matrix=self.matrix.double())
 
     def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
         return self.matrix[i].double() @ self.matrix[j].double().T
@@ -256,9 +249,6 @@ class BlockRows:
     def take(self, i: Tensor) -> "BlockRows":
         return replace(self, blocks=tuple(self.blocks[p] for p in i.tolist()))
 
-    def double(self) -> "BlockRows":
-        return self
-
     def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
         right = self._tile(j)
         if len(right) * self._width * 8 <= _TILE:
@@ -305,7 +295,8 @@ class BlockRows:
         return (self._tile(piece) for piece in self._positions(i))
 
     def _dense(self, blocks: Sequence[Tensor]) -> Tensor:
-        return torch.stack([self.members.total(block).flatten() / len(block) for block in blocks])
+        means = [self.members.total(block).flatten() / len(block) for block in blocks]
+        return torch.stack(means) if means else torch.zeros(0, self._width, dtype=torch.float64, device=self.device)
 
     @staticmethod
     def _shares(blocks: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advcore.errors import DataError
+
 
 class Column:
     """(N, width) numbers, appended in order.
@@ -29,7 +31,13 @@ class Column:
         """The next (b, width) numbers."""
         if self._file is not None:
             self._held = part[:0].cpu()
-            self._file.write(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            try:
+                self._file.write(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            except OSError as error:
+                folder = tempfile.gettempdir()
+                raise DataError(
+                    f"gradient rows do not fit below {folder}: {error}; free space, or set TMPDIR"
+                ) from None
             return
         if self._held is None:
             self._held = part.new_empty(self._length, *part.shape[1:])

@@ -43,7 +43,8 @@ from advcore.rng import Stream, preserved
 from advcore.rows import FactoredRows
 from advcore.solvers import Craig, GradMatch, Random, gradmatch
 from advcore.solvers.location import locate, locate_with_submodlib
-from advcore.solvers.pursuit import GramProducts, pursue
+from advcore.solvers.products import GramProducts
+from advcore.solvers.pursuit import pursue
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records" / "solvers"

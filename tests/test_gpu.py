@@ -1,14 +1,23 @@
 """What must hold on a CUDA device too; run with -m gpu."""
 
+import copy
+import tempfile
+from dataclasses import replace
+
 import pytest
 import torch
 
 from advcore import AdversarialCoreset
 from advcore.attacks import L2PGD, LinfPGD
+from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
 from advcore.data.source import Resident
-from advcore.objectives import Trades
+from advcore.gradients.last_layer import last_layer_rows
+from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
+from advcore.rows import FactoredRows
+from advcore.selection.memory import estimate
+from advcore.selection.partition import PARTITIONS
 from advcore.solvers import Craig, GradMatch
 
 pytestmark = pytest.mark.gpu
@@ -36,9 +45,112 @@ def test_attacks_stay_in_their_ball(model, source, attack):
 
 @pytest.mark.parametrize("solver", [Craig(), GradMatch()], ids=lambda s: type(s).__name__)
 def test_a_selection_on_the_device_is_that_of_the_cpu(model, source, solver):
-    chooser = AdversarialCoreset(objective=Trades(), attack=LinfPGD(eps=0.1, start="clean"), solver=solver, budget=0.25)
+    chooser = AdversarialCoreset(objective=Trades(), attack=LinfPGD(eps=0.1), solver=solver, budget=0.25)
     double = Resident(source._images.double(), source.labels())
     here = chooser.select(model.double(), double, seed=0)
     there = chooser.select(model.cuda(), Resident(source._images.double(), source.labels(), "cuda"), seed=0)
     assert torch.equal(here.indices, there.indices)
     torch.testing.assert_close(here.weights, there.weights, rtol=1e-4, atol=1e-6)
+
+
+# ---- rows and selections: 96 examples of 4 classes, a head of 24 inputs ----
+
+
+def rows_of(model, source, objective, folder=None) -> FactoredRows:
+    settings = {"objective": objective, "attack": LinfPGD(eps=0.1, steps=2), "chunk_size": 32, "folder": folder}
+    stream = Stream(seed=0, purpose="selection")
+    return last_layer_rows(model, source, stream=stream, ledger=CostLedger(), **settings).rows
+
+
+def on_cuda(source, dtype=torch.float32) -> Resident:
+    return Resident(source._images.to(dtype), source.labels(), "cuda")
+
+
+def limited(chooser: AdversarialCoreset) -> AdversarialCoreset:
+    """The same, with a limit that it exceeds, but not with its rows in a file."""
+    found = estimate(chooser, counts=[40, 30, 20, 6], classes=4, features=24)
+    return replace(chooser, memory_limit=(found.peak - found.rows / 2) / 1e9)
+
+
+def chooser(solver, **settings) -> AdversarialCoreset:
+    settings = {"attack": LinfPGD(eps=0.1, steps=2), "budget": 0.25, "block_size": 16, **settings}
+    return AdversarialCoreset(objective=Trades(), solver=solver, **settings)
+
+
+@pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
+def test_rows_measured_on_the_device_are_the_cpus(model, source, objective):
+    double = Resident(source._images.double(), source.labels())
+    here = rows_of(model.double(), double, objective)
+    there = rows_of(model.cuda(), on_cuda(source, torch.float64), objective)
+    assert there.device.type == "cuda"
+    torch.testing.assert_close(there.dense().cpu(), here.dense(), rtol=1e-5, atol=1e-6)
+
+
+def test_float32_rows_of_the_device_are_the_cpus_within_rounding(model, source):
+    """Of an objective without an attack: signs of gradients near zero may differ between devices."""
+    here = rows_of(model, source, Standard())
+    there = rows_of(model.cuda(), on_cuda(source), Standard())
+    torch.testing.assert_close(there.dense().cpu(), here.dense(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [Craig(), GradMatch(), GradMatch(ridge=0)], ids=str)
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_every_partition_picks_on_the_device_what_it_picks_on_the_cpu(model, source, solver, partition):
+    given = chooser(solver, partition=partition)
+    there = given.select(copy.deepcopy(model).double().cuda(), on_cuda(source, torch.float64), seed=0)
+    here = given.select(model.double(), Resident(source._images.double(), source.labels()), seed=0)
+    assert torch.equal(here.indices, there.indices)
+    torch.testing.assert_close(here.weights, there.weights, rtol=1e-4, atol=1e-6)
+
+
+def test_the_classes_of_a_selection_are_solved_as_one_batch(model, source):
+    class Together(GradMatch):
+        def together(self, tasks):
+            batches.append([task.rows.device.type for task in tasks])
+            return super().together(tasks)
+
+    batches: list[list[str]] = []
+    chooser(Together()).select(model.cuda(), on_cuda(source), seed=0)
+    assert batches == [["cuda"] * 4]
+
+
+def test_rows_from_the_device_in_a_file_are_on_the_cpu_and_the_same(model, source, tmp_path):
+    model, there = model.cuda(), on_cuda(source)
+    held, filed = (rows_of(model, there, Standard(), folder) for folder in (None, tmp_path))
+    assert (held.device.type, filed.device.type) == ("cuda", "cpu") and not list(tmp_path.iterdir())
+    for one, two in zip((*held.residuals, *held.features), (*filed.residuals, *filed.features), strict=True):
+        torch.testing.assert_close(one.cpu(), two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [Craig(), GradMatch()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_rows_in_a_file_are_solved_on_the_cpu_to_the_same_coreset(
+    model, source, solver, partition, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model, there, given = model.double().cuda(), on_cuda(source, torch.float64), chooser(solver, partition=partition)
+    held, filed = given.select(model, there, seed=0), limited(given).select(model, there, seed=0)
+    assert held.events == () and len(filed.events) == 1 and not list(tmp_path.iterdir())
+    assert torch.equal(held.indices, filed.indices)
+    torch.testing.assert_close(held.weights, filed.weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("spill", [False, True])
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_validation_rows_are_matched_on_the_device_as_on_the_cpu(model, source, partition, spill):
+    given = chooser(GradMatch(), partition=partition, target="validation")
+    given = limited(given) if spill else given
+    here, there = Resident(source._images.double(), source.labels()), on_cuda(source, torch.float64)
+    one = given.select(copy.deepcopy(model).double().cuda(), there, seed=0, validation=there)
+    two = given.select(model.double(), here, seed=0, validation=here)
+    assert torch.equal(one.indices, two.indices)
+    assert one.quality["target_error"] == pytest.approx(two.quality["target_error"], rel=1e-4)
+
+
+def test_rows_on_the_device_serve_a_selection_whose_validation_rows_are_in_a_file(model, source):
+    model, there = model.cuda(), on_cuda(source)
+    kept = rows_of(model, there, Trades())
+    given = chooser(GradMatch(), target="validation")
+    held = given.select(model, there, seed=0, validation=there, rows=kept)
+    filed = limited(given).select(model, there, seed=0, validation=there, rows=kept)
+    assert torch.equal(held.indices, filed.indices)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
+from advcore import rows as module
 from advcore.errors import ConfigError, DataError
-from advcore.pairs import distance_matrix
-from advcore.rows import KINDS, DenseRows, FactoredRows
+from advcore.rows import KINDS, DenseRows, FactoredRows, cut, first_not_finite
 
 N, C, D = 11, 3, 5
 
@@ -132,36 +132,6 @@ def test_products_are_taken_in_float64_whatever_the_factors(kind, passes, dtype)
     close(rows.total().flatten(), matrix.sum(0))
 
 
-@each_kind
-@settings(deadline=None, derandomize=True, max_examples=10)
-@given(seed=strategies.integers(0, 10**6))
-def test_squared_distances_are_those_of_the_matrix(kind, passes, seed):
-    rows, matrix = rows_of(kind, passes, seed)
-    slow = (matrix[:, None] - matrix[None]).square().sum(2)
-    fast = distance_matrix(rows, squared=True)
-    close(fast, slow)
-    assert torch.equal(fast, fast.T) and not fast.diagonal().any()
-
-
-def test_equal_rows_are_at_distance_zero_whatever_their_norm():
-    for scale in (1e-20, 1e-3, 1.0, 22.0, 1e8):
-        rows = factored("full", 2).take(torch.tensor([0, 1, 2, 1, 0, 5, 1]))
-        rows = FactoredRows(residuals=tuple(a * scale for a in rows.residuals), features=rows.features)
-        distance = distance_matrix(rows)
-        equal = (rows.dense()[:, None] == rows.dense()[None]).all(2)
-        assert not distance[equal].any() and (distance[~equal] > 0).all()
-
-
-@pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
-def test_equal_rows_are_at_distance_zero_where_two_passes_nearly_cancel(gap):
-    generator = torch.Generator().manual_seed(0)
-    a, h = torch.randn(7, 10, generator=generator), torch.randn(7, 30, generator=generator)
-    nearly = -a * (1 + gap * torch.randn(7, 10, generator=generator))
-    rows = FactoredRows(residuals=(a, nearly), features=(h, h)).take(torch.arange(14) % 7)
-    distance = distance_matrix(rows)
-    assert not distance[torch.arange(7), torch.arange(7) + 7].any()
-
-
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(seed=strategies.integers(0, 10**6), digits=strategies.integers(3, 15))
 def test_norms_are_never_negative_where_passes_cancel(seed, digits):
@@ -169,7 +139,7 @@ def test_norms_are_never_negative_where_passes_cancel(seed, digits):
     a = torch.randn(20, 4, generator=generator, dtype=torch.float64)
     h = torch.randn(20, 6, generator=generator, dtype=torch.float64)
     rows = FactoredRows(residuals=(a, -a * (1 + 10.0**-digits)), features=(h, h))
-    assert (rows.squared_norms() >= 0).all() and torch.isfinite(distance_matrix(rows)).all()
+    assert (rows.squared_norms() >= 0).all()
 
 
 def test_a_non_finite_factor_shows_in_the_norms():
@@ -190,3 +160,150 @@ def test_shapes_that_disagree_are_refused():
         FactoredRows(residuals=(), features=())
     with pytest.raises(ConfigError, match="'biass'.*bias"):
         FactoredRows(residuals=(a,), features=(h,), kind="biass")
+
+
+POSITIONS = [slice(None), slice(2, 9), I, torch.tensor([10])]
+
+
+@each_kind
+@pytest.mark.parametrize("at_once", [1, 3, 11])
+def test_sums_of_more_rows_than_are_read_at_a_time(kind, passes, at_once, monkeypatch):
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    rows, matrix = rows_of(kind, passes)
+    weights = torch.linspace(-1, 2, N, dtype=torch.float64)
+    every = torch.arange(N).flip(0)
+    close(rows.squared_norms(), matrix.square().sum(1))
+    close(rows.combine(every, weights).flatten(), weights @ matrix[every])
+    close(rows.correlate(rows.total()), matrix @ matrix.sum(0))
+    for i in POSITIONS:
+        close(rows.total(i).flatten(), matrix[i].sum(0))
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 512])
+def test_squared_parts_are_the_passes_own_norms_summed(at_once, monkeypatch):
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    rows = factored("full", 3)
+    alone = [FactoredRows(residuals=(a,), features=(h,)) for a, h in zip(rows.residuals, rows.features, strict=True)]
+    close(rows.squared_parts(), sum(written_out(one).square().sum(1) for one in alone))
+
+
+@each_kind
+def test_correlations_may_be_float32(kind, passes):
+    rows, matrix = rows_of(kind, passes)
+    found = rows.correlate(rows.total(), torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), matrix @ matrix.sum(0), rtol=1e-5, atol=1e-4)
+
+
+def storages(rows):
+    parts = (rows.matrix,) if isinstance(rows, DenseRows) else (*rows.residuals, *rows.features)
+    return [part.data_ptr() for part in parts]
+
+
+@each_kind
+def test_take_copies(kind, passes):
+    rows, matrix = rows_of(kind, passes)
+    taken = rows.take(torch.arange(N))
+    assert not set(storages(taken)) & set(storages(rows))
+    for part in (rows.matrix,) if kind == "dense" else (*rows.residuals, *rows.features):
+        part.zero_()
+    close(taken.dense(), matrix)
+
+
+def test_nbytes_and_dtype_are_the_factors_and_the_widest():
+    half, single = torch.zeros(4, 2, dtype=torch.float16), torch.zeros(4, 3)
+    rows = FactoredRows(residuals=(half, half), features=(single, single))
+    assert rows.nbytes == 2 * (4 * 2 * 2 + 4 * 3 * 4) and rows.dtype == torch.float32
+    assert FactoredRows(residuals=(half,), features=(half,)).dtype == torch.float16
+    assert FactoredRows(residuals=(half.bfloat16(),), features=(half,)).dtype == torch.float32
+    assert (DenseRows(matrix=single).nbytes, DenseRows(matrix=half).dtype) == (48, torch.float16)
+
+
+BLOCKS = [torch.tensor([3]), torch.tensor([0, 10, 5]), torch.arange(N), torch.tensor([2, 2]), torch.tensor([7, 1])]
+WHERE = [slice(None), slice(1, 4), torch.tensor([4, 0]), torch.tensor([2, 2, 1])]
+
+
+def blocks_of(kind, passes):
+    rows, matrix = rows_of(kind, passes)
+    return rows.block_means(BLOCKS), torch.stack([matrix[block].mean(0) for block in BLOCKS])
+
+
+@each_kind
+@pytest.mark.parametrize("tile", [150, 300, 10**6])
+def test_gram_of_block_means_whatever_fits_at_a_time(kind, passes, tile, monkeypatch):
+    monkeypatch.setattr(module, "_TILE", tile)
+    blocks, means = blocks_of(kind, passes)
+    for i in WHERE:
+        for j in WHERE:
+            close(blocks.gram(i, j), means[i] @ means[j].T)
+
+
+def test_block_means_wider_than_what_fits_are_taken_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(module, "_TILE", 8)
+    blocks, means = blocks_of("full", 2)
+    close(blocks.gram(), means @ means.T)
+
+
+@each_kind
+def test_no_rows_have_an_empty_gram(kind, passes):
+    rows, _ = rows_of(kind, passes)
+    none, one = torch.tensor([], dtype=torch.long), torch.tensor([1])
+    for own in (rows, rows.block_means(BLOCKS)):
+        assert own.gram(none, one).shape == (0, 1) and own.gram(one, none).shape == (1, 0)
+
+
+@each_kind
+@pytest.mark.parametrize("tile", [1, 200, 10**6])
+def test_block_means_are_the_means_written_out(kind, passes, tile, monkeypatch):
+    monkeypatch.setattr(module, "_TILE", tile)
+    blocks, means = blocks_of(kind, passes)
+    close(blocks.dense(), means)
+    close(blocks.squared_norms(), means.square().sum(1))
+    close(blocks.squared_parts(), means.square().sum(1))
+    close(
+        blocks.block_means([torch.tensor([0, 4]), torch.tensor([1])]).dense(),
+        torch.stack([means[[0, 4]].mean(0), means[1]]),
+    )
+    target = blocks.total(torch.tensor([0, 2]))
+    close(blocks.correlate(target), means @ target.flatten())
+    assert blocks.correlate(target, torch.float32).dtype == torch.float32
+    torch.testing.assert_close(
+        blocks.correlate(target, torch.float32).double(), means @ target.flatten(), rtol=1e-5, atol=1e-4
+    )
+
+
+@each_kind
+@pytest.mark.parametrize("i", WHERE, ids=str)
+def test_sums_and_subsets_of_block_means(kind, passes, i):
+    blocks, means = blocks_of(kind, passes)
+    close(blocks.total(i).flatten(), means[i].sum(0))
+    if isinstance(i, torch.Tensor):
+        weights = torch.linspace(-1, 2, len(i))
+        close(blocks.combine(i, weights).flatten(), weights.double() @ means[i])
+        taken = blocks.take(i)
+        close(taken.dense(), means[i])
+        assert len(taken) == len(i)
+
+
+def test_block_means_hold_nothing_and_are_of_their_members_kind():
+    rows, _ = rows_of("full", 2)
+    blocks = rows.block_means(BLOCKS)
+    assert (len(blocks), blocks.nbytes, blocks.device, blocks.dtype) == (5, 0, rows.device, torch.float32)
+
+
+def test_a_block_mean_with_a_bad_member_is_found():
+    rows = factored("full", 1)
+    rows.residuals[0][7, 0] = float("nan")
+    assert first_not_finite(rows) == 7
+    assert first_not_finite(rows.block_means([torch.tensor([1, 2]), torch.tensor([3, 7])])) == 1
+    assert first_not_finite(factored("full", 1)) is None
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(n=strategies.integers(1, 20), size=strategies.integers(1, 25), start=strategies.integers(0, 20))
+def test_pieces_are_the_positions_in_order(n, size, start):
+    every = torch.arange(n)
+    for whole in (slice(None), slice(min(start, n), n), every.flip(0)):
+        pieces = list(cut(whole, n, size))
+        assert all(len(every[piece]) <= size for piece in pieces)
+        assert torch.equal(torch.cat([every[piece] for piece in pieces]), every[whole])

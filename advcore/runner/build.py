@@ -182,8 +182,14 @@ def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, str]:
         return {name: _megabytes(size) for name, size in held.items()}
     with borrow(net):
         head = find_head(net, first_images(net, loaded.train), chooser.head)
-    counts = loaded.train.class_counts()
-    found = estimate(chooser, counts=counts, classes=head.out_features, features=head.in_features)
+    found = estimate(
+        chooser,
+        counts=loaded.train.class_counts(),
+        classes=head.out_features,
+        features=head.in_features,
+        held_out=held_out(loaded),
+        itemsize=max(head.weight.element_size(), 4),
+    )
     found, event = under("selection", lambda: settle(found, chooser.memory_limit, where))
     held |= {"largest problem": found.problem + found.matrix + found.solver, "selection at its height": found.peak}
     rows = {"gradient rows": _megabytes(found.rows) + (" in a temporary file" if event else "")}

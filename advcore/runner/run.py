@@ -178,6 +178,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
         prepared.model,
         prepared.data.train,
         seed=prepared.config.seed,
+        validation=prepared.data.validation,
         epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
         on_chunk=lambda done, total: reporter.on_progress("select", done, total),
     )

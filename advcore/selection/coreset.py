@@ -231,7 +231,10 @@ class AdversarialCoreset(SelectionSettings):
         sizes = [int(count) for count in call.source.class_counts() or ()]
         classes, n = layer.out_features, len(call.source)
         counts = sizes or [math.ceil(n / classes)] * classes
-        found = estimate(self, counts=counts, classes=classes, features=layer.in_features)
+        held_out = 0 if call.validation is None else len(call.validation)
+        size = max(layer.weight.element_size(), 4)  # residuals are float32 at least
+        head = {"classes": classes, "features": layer.in_features}
+        found = estimate(self, counts=counts, **head, held_out=held_out, itemsize=size)
         found, event = settle(found, self.memory_limit, call.source.device)
         return (Path(tempfile.gettempdir()), (event,)) if found.spilled else (None, ())
 

@@ -35,9 +35,14 @@ class Estimate:
         return (0 if self.spilled else self.rows) + self.problem + self.matrix + self.solver + self.working
 
 
-def estimate(selector: Any, *, counts: list[int], classes: int, features: int, itemsize: int = 4) -> Estimate | None:
-    """Of `selector` (an `AdversarialCoreset`) on data with `counts` examples a class, for a head of `features` inputs
-    and `classes` outputs; None where no row is measured. Features of half precision have `itemsize` 2."""
+def estimate(
+    selector: Any, *, counts: list[int], classes: int, features: int, held_out: int = 0, itemsize: int = 4
+) -> Estimate | None:
+    """Of `selector` (an `AdversarialCoreset`), None where no row is measured.
+
+    counts : examples of each class. classes, features : outputs and inputs of the head. held_out : validation examples,
+    which count where they are the target. itemsize : bytes of a number in the factors.
+    """
     reads = selector.solver.reads
     if selector.budget == 1.0 or reads is None or GRADIENTS[reads].averaged:
         return None
@@ -50,9 +55,9 @@ def estimate(selector: Any, *, counts: list[int], classes: int, features: int, i
     k = max(1, round(selector.budget * size))
     took = memory_of(selector.solver, size, k)
     return Estimate(
-        rows=n * width * passes * itemsize,
+        rows=(n + (held_out if selector.target == "validation" else 0)) * width * passes * itemsize,
         problem=size * width * passes * itemsize if by_class else 0,
-        matrix=took["matrix"],
+        matrix=took["matrix"] if itemsize <= 4 else 8 * size * size * bool(took["matrix"]),
         solver=took["solver"],
         working=16 * (width + 1) * passes * 512 + (_TILES if took["matrix"] else 0),
     )
@@ -81,7 +86,9 @@ def settle(found: Estimate, limit: float | None, device: torch.device) -> tuple[
 
 
 def _gb(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
+    """To three digits, upwards: what is asked for is enough."""
+    step = 10.0 ** (math.floor(math.log10(size)) - 2)
+    return f"{math.ceil(size / step) * step / 1e9:.4g} GB"
 
 
 def _free(device: torch.device) -> float | None:

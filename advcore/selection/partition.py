@@ -71,7 +71,7 @@ class Split:
 
         def load() -> Tensor:
             rows = narrow(self.goal if own is None else self.goal.take(own))
-            return rows.total() * (count / len(rows))
+            return (rows.total() * (count / len(rows))).to(self.rows.device)
 
         return load
 

@@ -45,7 +45,7 @@ def _solved(solver: Solver, group: list[Problem], generator: Stream) -> list[Sel
         Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members)) for p in group if p.k
     ]
     together = getattr(solver, "together", None)
-    if together:
+    if together and tasks:
         answers = iter(together(tasks))
     else:
         answers = iter([solver(t.rows, t.k, target=t.target, generator=t.generator) for t in tasks])

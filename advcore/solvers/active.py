@@ -24,7 +24,7 @@ class ActiveSet:
         self.weights = np.zeros(capacity)
         self.high = 0  # slots in use or used before
         self._wanted = np.zeros(capacity)
-        self._since = np.zeros(capacity, dtype=np.int64)
+        self._since = np.full(capacity, -1)
         self._inverse = np.zeros((capacity, capacity))
         self._reach = np.zeros(-(-capacity // _PANEL), dtype=np.int64)  # columns that a panel of B may fill
         self._dependent, self._nonnegative, self._joined = dependent, nonnegative, 0
@@ -44,6 +44,32 @@ class ActiveSet:
         """Of the rows in use, in the order they joined."""
         used = np.flatnonzero(self.members[: self.high] >= 0)
         return used[np.argsort(self._since[used])]
+
+    @property
+    def size(self) -> int:
+        """How many rows are in use."""
+        return int(np.count_nonzero(self.members[: self.high] >= 0))
+
+    @property
+    def newest(self) -> int:
+        """The slot of the row that joined last, if it is still in use."""
+        return int(self._since.argmax())
+
+    def must_leave(self) -> bool:
+        """Whether a refit turns a weight negative."""
+        live = self.members[: self.high] >= 0
+        return self._nonnegative and bool((self._wanted[: self.high][live] <= 0).any())
+
+    def undo(self, weights: np.ndarray) -> None:
+        """Take the last join back, if nobody has left since; `weights` are those before it, (high,) or fewer."""
+        slot = self.newest
+        self._inverse[slot] = 0
+        self.members[slot], self._since[slot] = -1, -1
+        self.weights[: self.high], self._wanted[: self.high] = 0, 0
+        self.weights[: len(weights)], self._wanted[: len(weights)] = weights, weights
+        if slot == self.high - 1:
+            self.high -= 1
+            np.minimum(self._reach, self.high, out=self._reach)
 
     def free_slot(self) -> int:
         """Where the next row goes."""
@@ -108,7 +134,7 @@ class ActiveSet:
         column = -sign * np.sqrt(squared) * self._inverse[slot, : self.high]  # of A^-1
         self._wanted[: self.high] -= self._wanted[slot] / squared * column
         self._inverse[slot], self._inverse[:, slot] = 0, 0
-        self.members[slot], self.weights[slot], self._wanted[slot] = -1, 0, 0
+        self.members[slot], self.weights[slot], self._wanted[slot], self._since[slot] = -1, 0, 0, -1
 
     def _solved(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """(high,) A^-1 x = B^T B x, and x^T A^-1 x, which is how much of x's row the members explain."""

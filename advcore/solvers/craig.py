@@ -17,7 +17,7 @@ from advcore.types import Selection, settings
 
 DISTANCES = ("euclidean", "squared")
 BACKENDS = ("advcore", "submodlib")
-_BATCH = 64  # rows of similarities made together where no matrix is held
+_BATCH, _COLUMNS = 64, 512  # rows of similarities made together where no matrix is held; columns at a time
 
 
 @settings
@@ -109,11 +109,10 @@ class Craig:
 
 def _without_matrix(rows: Rows, k: int, squared: bool, sample: Sample | None) -> Located:
     """Two passes over all pairs, kept nowhere (the largest distance, each row's sum); then tiles of them."""
-    n, exact = len(rows), rows.double()
-    between = distances_between(rows, squared=squared)
+    n, between = len(rows), distances_between(rows, squared=squared)
 
     def distances(own: Tensor) -> Tensor:
-        made = between(exact.gram(own), own, ALL)
+        made = torch.cat([between(rows.gram(own, others), own, others) for others in cut(ALL, n, _COLUMNS)], 1)
         made[torch.arange(len(own), device=own.device), own] = 0
         return made
 

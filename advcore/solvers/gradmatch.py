@@ -15,7 +15,8 @@ from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
 from advcore.solvers.batched import pursue_together
-from advcore.solvers.pursuit import FactorProducts, GramProducts, Products, Pursuit, pursue, refit
+from advcore.solvers.products import FactorProducts, GramProducts, Products
+from advcore.solvers.pursuit import Pursuit, pursue, refit
 from advcore.types import Selection, settings
 
 FILLS = ("rounds", "random", "none")

@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.linalg import cho_factor, cho_solve, lapack
 
-from advcore.rows import Rows
 from advcore.solvers.active import ActiveSet
+from advcore.solvers.products import FactorProducts, GramProducts, Products  # noqa: F401
 
 REFRESH = 128  # steps after which correlations are summed again in float64
 LEAST = {True: 1e-10, False: 1e-8}  # correlation over norms below which a row is orthogonal; by `precise`
+_LEAP_FROM = 2**21  # entries of the matrix that a step would read, before steps are taken several at once
+_FIRST_LEAP, _LONGEST_LEAP = 8, 64  # steps
+_FEW = 256  # rows that a leap follows, at least; else an eighth of all
 PIVOT = {True: 1e-12, False: 2e-6}  # pivot over diagonal below which a row is a combination of others; by `precise`
 
 
@@ -24,76 +26,6 @@ class Pursuit:
     weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
     path: list[float] = field(default_factory=list)
     stopped: str = "budget"
-
-
-class Products(Protocol):
-    """Inner products of N rows, as a pursuit asks for them; slots are those of an `ActiveSet`.
-
-    precise : they are exact to float64; False: to float32.
-    """
-
-    diagonal: np.ndarray
-    precise: bool
-
-    def put(self, slot: int, j: int) -> None:
-        """Row j takes a slot."""
-
-    def with_row(self, j: int, high: int) -> np.ndarray:
-        """(high,) float64 products of row j with the rows in the slots."""
-
-    def spread(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
-        """(N,) products of all rows with the weighted sum of those in the slots. `exact`: summed in float64."""
-
-
-class GramProducts:
-    """From a Gram matrix (N, N), float32 or float64, whose rows it reorders in place so that the slots come first:
-    then a weighted sum of rows in use is one matrix-vector product, and no copy of them is kept."""
-
-    def __init__(self, gram: np.ndarray):
-        self._gram = gram
-        self._place, self._row = np.arange(len(gram)), np.arange(len(gram))  # of a row; at a place
-        self.diagonal = gram.diagonal().astype(np.float64)
-        self.precise = gram.dtype == np.float64
-
-    def put(self, slot: int, j: int) -> None:
-        place, other = self._place[j], self._row[slot]
-        if place != slot:
-            self._gram[[slot, place]] = self._gram[[place, slot]]
-        self._row[slot], self._row[place] = j, other
-        self._place[other], self._place[j] = place, slot
-
-    def with_row(self, j: int, high: int) -> np.ndarray:
-        return self._gram[self._place[j]][self._row[:high]].astype(np.float64)
-
-    def spread(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
-        used = self._gram[: len(weights)]
-        if not exact or self.precise:
-            return weights.astype(used.dtype) @ used
-        parts = range(0, len(weights), 64)
-        return sum(weights[s : s + 64] @ used[s : s + 64].astype(np.float64) for s in parts)
-
-
-class FactorProducts:
-    """From the rows' factors: no matrix, O(N C D) a pick."""
-
-    precise = False
-
-    def __init__(self, rows: Rows, unit: float = 1.0):
-        self._rows, self._unit = rows, unit
-        self.diagonal = rows.squared_norms().cpu().numpy() / unit
-        self._members = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-
-    def put(self, slot: int, j: int) -> None:
-        self._members[slot] = j
-
-    def with_row(self, j: int, high: int) -> np.ndarray:
-        own = torch.tensor([j], device=self._rows.device)
-        return self._rows.gram(self._members[:high], own)[:, 0].cpu().numpy() / self._unit
-
-    def spread(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
-        own = torch.from_numpy(weights).to(self._rows.device)
-        combined = self._rows.combine(self._members[: len(own)], own) / self._unit
-        return self._rows.correlate(combined, torch.float64 if exact else torch.float32).double().cpu().numpy()
 
 
 def pursue(
@@ -131,52 +63,178 @@ def pursue(
     Reference: Killamsetty et al. 2021 (GradMatch), algorithm 2; Rubinstein et al. 2008 (Batch-OMP). Differs:
     a row that left may join again; rows with no positive correlation never join.
     """
-    n = len(correlation)
-    active = ActiveSet(k, dependent=PIVOT[products.precise], nonnegative=nonnegative)
-    least = LEAST[products.precise] * target_norm * np.sqrt(np.maximum(products.diagonal, 0))
-    is_open = np.ones(n, dtype=bool) if closed is None else ~closed
-    applied, left = np.zeros(k), correlation.copy()
-    path, size, stopped = [], 0, "budget"
-    for step in range(1, 10 * n + 10 * k):
-        if size == k:
-            break
-        if path and path[-1] <= tolerance:
-            stopped = "tolerance"
-            break
-        score = left if nonnegative else np.abs(left)
-        score = np.where(is_open & (score > least), score, -np.inf)
-        j = int(score.argmax())
-        if score[j] == -np.inf:
-            stopped = "no row correlates with the residual"
-            break
-        is_open[j] = False
-        column = products.with_row(j, active.high)
-        slot = active.free_slot()
-        if not active.join(j, column, products.diagonal[j] + ridge, left[j]):
-            continue  # a combination of the support: closed for this round
-        products.put(slot, j)
+    run = _Run(products, correlation, target_norm, k, ridge, nonnegative, tolerance, closed)
+    while not run.is_done():
+        if not run.leap():
+            run.step()
+    slots = run.active.slots
+    return Pursuit(run.active.members[slots].tolist(), run.active.weights[slots], run.path, run.stopped)
+
+
+class _Run:
+    """A pursuit on its way.
+
+    left : (N,) correlations of the residual at the weights `applied`. scores : (N,) of them, since `is_done` was asked.
+    """
+
+    def __init__(self, products, correlation, target_norm, k, ridge, nonnegative, tolerance, closed):
+        n = len(correlation)
+        self.products, self.correlation, self.target_norm, self.k = products, correlation, target_norm, k
+        self.ridge, self.nonnegative, self.tolerance = ridge, nonnegative, tolerance
+        self.active = ActiveSet(k, dependent=PIVOT[products.precise], nonnegative=nonnegative)
+        self.least = LEAST[products.precise] * target_norm * np.sqrt(np.maximum(products.diagonal, 0))
+        self.is_open = np.ones(n, dtype=bool) if closed is None else ~closed
+        self.left, self.applied = correlation.copy(), np.zeros(k)
+        self.path: list[float] = []
+        self.stopped = "budget"
+        self._steps, self._most, self._drifted = 0, 10 * n + 10 * k, 0
+        self._leap, self._wait = _FIRST_LEAP, 0
+
+    def is_done(self) -> bool:
+        """Whether it ends here; `stopped` says why."""
+        if self.active.size == self.k:
+            return True
+        if self.path and self.path[-1] <= self.tolerance:
+            self.stopped = "tolerance"
+            return True
+        self.scores = self._score(self.left, self.is_open, self.least)
+        if self.scores.max(initial=-np.inf) == -np.inf:
+            self.stopped = "no row correlates with the residual"
+            return True
+        if self._steps > self._most:
+            self.stopped = "rounding"
+            return True
+        return False
+
+    def _score(self, left: np.ndarray, is_open: np.ndarray, least: np.ndarray) -> np.ndarray:
+        """How much each row correlates with the residual; -inf for rows that may not join."""
+        score = left if self.nonnegative else np.abs(left)
+        return np.where(is_open & (score > least), score, -np.inf)
+
+    def step(self) -> None:
+        """The row of the best score joins; rows whose weight reaches 0 leave."""
+        active, products = self.active, self.products
+        self._steps += 1
+        j = int(self.scores.argmax())
+        self.is_open[j] = False
+        if not self._join(j, self.left[j]):
+            return  # a combination of the support: closed for this round
         gone = active.settle()
-        is_open[[i for i in gone if i != j]] = True
-        size += 1 - len(gone)
-        high = active.high
-        members = active.members[:high]
-        if step % REFRESH == 0:
-            applied[:high] = active.weights[:high]
-            left = correlation - products.spread(applied[:high], exact=True)
-            active.correct(left[members] - ridge * applied[:high])
-            gone = active.settle()
-            is_open[gone] = True
-            size -= len(gone)
-        weights = active.weights[:high]
-        left = left - products.spread(weights - applied[:high], exact=False)
-        applied[:high] = weights
-        held = members >= 0
-        squared = target_norm**2 - weights[held] @ (correlation[members[held]] + left[members[held]])
-        path.append(math.sqrt(max(squared, 0.0)) / target_norm)
-    else:
-        stopped = "rounding"
-    slots = active.slots
-    return Pursuit(active.members[slots].tolist(), active.weights[slots], path, stopped)
+        self.is_open[[i for i in gone if i != j]] = True
+        self._drifted += 1
+        if self._drifted >= REFRESH:
+            self._refresh()
+        weights = active.weights[: active.high]
+        self.left = self.left - products.spread(weights - self.applied[: active.high], exact=False)
+        self.applied[: active.high] = weights
+        self._note(self.left)
+
+    def leap(self) -> int:
+        """Several steps at once, where no row leaves: how many were taken.
+
+        The rows of the best scores are followed alone, which costs a fraction of a step each. Then the correlations of
+        all rows after each of these steps are one matrix product, and the steps stand up to the first at which a row
+        outside would have been better; so the picks are those of `step`.
+        """
+        high, size = self.active.high, self.active.size
+        self._wait -= 1
+        small = not self.products.leaps or high * len(self.left) < _LEAP_FROM
+        if small or self._wait > 0 or self._drifted >= REFRESH:
+            return 0
+        few = self._best_few()
+        taken = self._follow(few, min(self._leap, self.k - size))
+        kept = self._verified(taken, few) if taken else 0
+        self._leap = min(2 * self._leap, _LONGEST_LEAP) if kept == self._leap else max(_FIRST_LEAP, kept)
+        self._wait = 0 if 2 * kept >= _FIRST_LEAP else 2 * _FIRST_LEAP
+        self._steps, self._drifted = self._steps + kept, self._drifted + kept
+        return kept
+
+    def _best_few(self) -> np.ndarray:
+        scores = self.scores
+        count = min(max(_FEW, len(scores) // 8), len(scores))
+        few = np.argpartition(-scores, count - 1)[:count]
+        return np.sort(few[scores[few] > -np.inf])
+
+    def _follow(self, few: np.ndarray, most: int) -> list["_Taken"]:
+        """Up to `most` joins of rows among `few`, until one would make a row leave or is dependent."""
+        active, high = self.active, self.active.high
+        products, start, least = self.products.among(few, high + most), self.left[few], self.least[few]
+        before, taken, left, is_open = self.applied[:high].copy(), [], start, np.ones(len(few), dtype=bool)
+        while len(taken) < most:
+            score = self._score(left, is_open, least)
+            at = int(score.argmax()) if len(few) else 0
+            if not len(few) or score[at] == -np.inf or not self._join(int(few[at]), left[at]):
+                break
+            if active.must_leave():
+                active.undo(taken[-1].weights if taken else before)
+                break
+            active.settle()
+            is_open[at] = False
+            weights = active.weights[: active.high].copy()
+            products[active.newest] = self.products.row(int(few[at]))[few]
+            taken.append(_Taken(int(few[at]), score[at], weights))
+            change = weights - _grown(before, len(weights))
+            left = start - change.astype(products.dtype) @ products[: len(weights)]
+        return taken
+
+    def _verified(self, taken: list["_Taken"], few: np.ndarray) -> int:
+        """Keep the steps up to the first that a row outside `few` would have won; returns how many."""
+        high = self.active.high
+        weights = np.stack([_grown(one.weights, high) for one in taken])
+        left = self.left - self.products.spread(weights - self.applied[:high], exact=False)
+        outside = self.is_open.copy()
+        outside[few] = False
+        beaten = self._score(left[:-1], outside, self.least).max(1, initial=-np.inf) > [one.score for one in taken[1:]]
+        kept = int(beaten.argmax()) + 1 if beaten.any() else len(taken)
+        for count in range(kept):
+            self.is_open[taken[count].row] = False
+            self._note(left[count], taken[count].weights)
+            if self.path[-1] <= self.tolerance:
+                kept = count + 1
+                break
+        for one in taken[kept - 1 : -1][::-1]:
+            self.active.undo(one.weights)
+        self.left, self.applied[:high] = left[kept - 1], weights[kept - 1]
+        return kept
+
+    def _join(self, j: int, left: float) -> bool:
+        active = self.active
+        column = self.products.with_row(j, active.high)
+        slot = active.free_slot()
+        if not active.join(j, column, self.products.diagonal[j] + self.ridge, left):
+            return False
+        self.products.put(slot, j)
+        return True
+
+    def _refresh(self) -> None:
+        """Sum the correlations again in float64, and correct the weights by what rounding left over."""
+        self._drifted = 0
+        active, high = self.active, self.active.high
+        self.applied[:high] = active.weights[:high]
+        self.left = self.correlation - self.products.spread(self.applied[:high], exact=True)
+        active.correct(self.left[active.members[:high]] - self.ridge * self.applied[:high])
+        self.is_open[active.settle()] = True
+
+    def _note(self, left: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """The relative residual after a pick."""
+        weights = self.active.weights[: self.active.high] if weights is None else weights
+        used = np.flatnonzero(weights)
+        members = self.active.members[used]
+        squared = self.target_norm**2 - weights[used] @ (self.correlation[members] + left[members])
+        self.path.append(math.sqrt(max(squared, 0.0)) / self.target_norm)
+
+
+class _Taken(NamedTuple):
+    """A step of a leap: who joined, its score then, and all weights after it."""
+
+    row: int
+    score: float
+    weights: np.ndarray
+
+
+def _grown(weights: np.ndarray, size: int) -> np.ndarray:
+    """With zeros at the end, up to `size`."""
+    return np.pad(weights, (0, size - len(weights)))
 
 
 def refit(

@@ -18,7 +18,7 @@ from advcore.cost import CostLedger, peak_memory
 from advcore.data.augment import none
 from advcore.data.base import thinned
 from advcore.data.source import Source, as_source, batches_for, chunked
-from advcore.errors import at_least, must, one_of, positive, require, within
+from advcore.errors import ConfigError, at_least, must, one_of, positive, require, within
 from advcore.evaluation.evaluate import evaluate
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import AveragedScores
@@ -191,6 +191,9 @@ class Trainer(LoopSettings):
 
         Raises NonFiniteError when the loss or a gradient is; nothing of that step is applied.
         """
+        wants = self.selector is not None and self.schedule.budget < 1 and self.selector.target == "validation"
+        if wants and validation is None:
+            raise ConfigError(must("validation", "given for a selection with target: validation", None))
         with preserved(Stream(seed=seed, purpose="training")):
             return _Run(self, model, train, validation, seed, augment, listener or Listener()).run()
 

@@ -18,7 +18,7 @@ from advcore.objectives import OBJECTIVES
 from advcore.objectives.base import attacked
 from advcore.rng import Stream
 
-N, SHAPE, CLASSES = 70, (2, 6, 6), 4  # chunks of 16 and of 64 both leave a shorter last one
+N, SHAPE, CLASSES = 70, (2, 6, 6), 4  # chunks of 16, 32 and 64 all leave a shorter last one
 STREAM = Stream(seed=3, purpose="selection")
 PGD = {"eps": 0.1, "steps": 3}
 
@@ -103,7 +103,7 @@ def attacked_alone(name, attack):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("chunk_size", [16, 64, 256])
+@pytest.mark.parametrize("chunk_size", [16, 32, 64, 256])
 def test_rows_equal_autograd_one_example_at_a_time(name, chunk_size):
     model = network()
     measured = measure(model, name=name, attack=Given(moved()), chunk_size=chunk_size)
@@ -114,7 +114,7 @@ def test_rows_equal_autograd_one_example_at_a_time(name, chunk_size):
 
 @pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if attacked(kind())])
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("chunk_size", [16, 64, 256])
+@pytest.mark.parametrize("chunk_size", [16, 32, 64, 256])
 def test_rows_equal_autograd_at_the_points_a_real_attack_finds(name, attack, chunk_size):
     rows = measure(name=name, attack=ATTACKS[attack](**PGD), chunk_size=chunk_size).rows
     assert (rows.dense() - attacked_alone(name, attack)).abs().max() < 1e-6
@@ -166,6 +166,42 @@ def test_a_streamed_source_gives_the_rows_of_a_resident_one():
     sources = Resident(images(), LABELS), Streamed(TensorDataset(images(), LABELS))
     held, streamed = (measure(source=source, attack=ATTACKS["linf_pgd"](**PGD)) for source in sources)
     assert torch.equal(held.rows.dense(), streamed.rows.dense()) and torch.equal(held.labels, streamed.labels)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("kind", ["full", "weight", "bias"])
+def test_rows_in_a_temporary_file_are_the_rows_in_memory(tmp_path, name, kind):
+    held, filed = (
+        measure(name=name, attack=Given(moved()), kind=kind, chunk_size=16, folder=f) for f in (None, tmp_path)
+    )
+    assert torch.equal(held.rows.dense(), filed.rows.dense()) and torch.equal(held.labels, filed.labels)
+    assert held.rows.release is None is not filed.rows.release and not list(tmp_path.iterdir())
+
+
+def test_no_file_is_left_when_the_model_has_diverged_or_the_attack_fails(tmp_path):
+    model = network()
+    nn.init.constant_(model[-1].weight, float("nan"))
+    with pytest.raises(NonFiniteError, match="example 0 is NaN"):
+        measure(model, attack=Given(moved()), folder=tmp_path)
+    with pytest.raises(Stop):
+        measure(attack=Fails(moved()), folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("gap", [200.0, 1000.0])
+def test_logit_gaps_of_any_size_give_finite_rows_that_are_autograds(name, gap):
+    model = network().float()
+    with torch.no_grad():
+        model[-1].weight.mul_(gap)
+        model[-1].bias.copy_(torch.tensor([gap, 0.0, -gap, 0.0]))
+    x, x_adv = images().float(), moved().float()
+    rows = measure(model, Resident(x, LABELS), name=name, attack=Given(x_adv)).rows
+    slow = slow_rows(model.double(), name, x_adv.double())
+    assert torch.isfinite(rows.dense()).all() and torch.isfinite(slow).all()
+    assert (rows.dense() - slow).abs().max() < 1e-2 * slow.abs().max()
+    certain = slow.abs().amax(1) < 1e-12
+    assert certain.any() and not certain.all() and rows.dense()[certain].abs().max() < 1e-6
 
 
 def test_every_example_is_attacked_once_in_chunks_and_told_of():

@@ -1,6 +1,7 @@
 """The command line from end to end on digits: files, exit codes, one line an error."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -134,6 +135,76 @@ def test_check_prints_the_plan_and_runs_nothing(advcore, root, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def no_tiles(monkeypatch):
+    """Without the constant part of what a selection holds, its rows are a large part."""
+    monkeypatch.setattr("advcore.selection.memory._TILES", 0)
+
+
+def test_check_says_what_a_selection_will_hold(advcore, root, no_tiles):
+    file = root / "experiments/trades_gradmatch.yaml"
+    code, out, _ = advcore("check", file, *sets("data.train_size=160"))
+    held = {name.strip(): size for name, size in re.findall(r"memory, ([^│]+)│\s*([\d.,]+) MB", out)}
+    assert code == 0 and {"gradient rows", "largest problem", "selection at its height"} <= held.keys()
+    height = float(held["selection at its height"])
+    assert height >= float(held["largest problem"]) and height >= float(held["gradient rows"])
+    assert "temporary file" not in out
+    limit = _least(advcore, file) * 1.02
+    code, spilled, _ = advcore("check", file, *sets(f"selection.memory_limit={limit}"))
+    assert code == 0 and "temporary file" in spilled
+    for change in ("selection.solver={name: random}", "selection.budget=1.0"):
+        code, out, _ = advcore("check", file, *sets("data.train_size=160", change))
+        assert code == 0 and "gradient rows" not in out and "model and optimiser" in out
+
+
+def _least(advcore, file, *changes: str) -> float:
+    """The limit that a refusal asks for."""
+    _, _, err = advcore("check", file, *sets(*changes, "selection.memory_limit=1e-6"))
+    return float(re.search(r"at least (\S+) GB", err).group(1))
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_limit_that_no_file_can_keep_is_one_line_and_exit_2(advcore, root, tmp_path, command):
+    where = ["--out", tmp_path / "run"] if command == "run" else []
+    file = root / "experiments/trades_gradmatch.yaml"
+    code, out, err = advcore(command, file, *sets("selection.memory_limit=1e-6"), *where)
+    assert code == 2 and err.count("\n") == 1 and out == ""
+    assert all(part in err for part in ("selection.memory_limit must be at least", "1e-06 GB", "per_class"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_rows_are_in_a_file_has_the_numbers_of_one_whose_rows_are_not(run, advcore, root, tiny, no_tiles):
+    file = root / "experiments/trades_gradmatch.yaml"
+    limit = _least(advcore, file, *tiny) * 1.02
+    one, two = (
+        RunRecord.load(run("trades_gradmatch", *changes, out=name) / "record.json")
+        for name, changes in (("a", []), ("b", [f"selection.memory_limit={limit}"]))
+    )
+    assert one.events == [] and len(two.events) == len(two.selections)
+    assert all(f"memory_limit {limit:g}" in entry["event"] for entry in two.events)
+    assert _timeless(one.selections) == _timeless(two.selections) and one.final == two.final
+
+
+def test_a_run_that_matches_validation_counts_what_check_says(run, advcore, root, tiny):
+    changes = ["selection.target=validation", "selection.period=1"]
+    record = RunRecord.load(run("trades_gradmatch", *changes) / "record.json")
+    assert all(one["target_error"] > 0 for one in record.selections) and record.finished
+    _, out, _ = advcore("check", root / "experiments/trades_gradmatch.yaml", *sets(*tiny, *changes))
+    planned = int(re.search(r"backward\s*│\s*([\d,]+)", out).group(1).replace(",", ""))
+    assert record.relative_cost * record.reference["units"] == pytest.approx(planned)
+    assert {one["passes"] for one in record.selections} == {160 * (2 * 2 + 2)}  # 144 train and 16 validation examples
+
+
+def test_select_can_match_validation_too(run, advcore, root, tiny, tmp_path):
+    changes = ["selection.target=validation"]
+    folder = run("trades_gradmatch", *changes)
+    file, state = root / "experiments/trades_gradmatch.yaml", folder / "checkpoints/last.safetensors"
+    given = ("select", file, "--checkpoint", state, *sets(*tiny, *changes), "--out", tmp_path / "c.npz")
+    code, _, err = advcore(*given)
+    assert code == 0, err
+    assert Coreset.load(tmp_path / "c.npz").quality["target_error"] > 0
+
+
 def test_list_names_everything(advcore):
     code, out, _ = advcore("list")
     assert code == 0
@@ -189,6 +260,9 @@ def bad_data(tmp_path):
         ("other shape", ["one shape", "(3, 8, 8)"]),
         (["data={name: npz, path: .}"], ["data.path", "'.'"]),
         (["data.train_size=100000"], ["train_size", "100000"]),
+        (["selection.target=validation", "data.validation=0"], ["selection.target", "'validation'", "data.validation"]),
+        (["selection.target=validation", "selection.solver={name: craig}"], ["selection.target", "gradmatch"]),
+        (["selection.memory_limit=-1"], ["selection.memory_limit", "-1"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2_before_anything_is_written(advcore, root, tmp_path, bad_data, changes, parts):

@@ -89,6 +89,13 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         ("selection=3", "selection must be a mapping of settings, got 3"),
         ("attack=linf_pgd", "attack must be a mapping with a name, got 'linf_pgd'"),
         ("attack=null", "attack must be set for an objective that is attacked, got None"),
+        (
+            "selection.target=validatoin",
+            "selection.target must be one of train, validation, got 'validatoin'; did you mean 'validation'?",
+        ),
+        ("selection.memory_limit=0", "selection.memory_limit must be a number above 0, got 0.0"),
+        ("selection.memory_limit=-2", "selection.memory_limit must be a number above 0, got -2.0"),
+        ("selection.memory_limit='2'", "selection.memory_limit must be a number, got '2'"),
     ],
 )
 def test_one_problem_is_one_line(setting, line):
@@ -133,6 +140,26 @@ def test_the_resolved_config_reads_back_as_itself():
     config = from_dict(overridden(RUN, ["model.name=timm:resnet18"]) | {"model": {"name": "timm:resnet18"}})
     assert from_dict(resolved(config)) == config
     assert resolved(config)["model"]["name"] == "timm:resnet18"
+
+
+def test_the_target_and_the_memory_limit_reach_the_selector():
+    from advcore.runner.build import selector
+
+    assert (selector(from_dict(RUN)).target, selector(from_dict(RUN)).memory_limit) == ("train", None)
+    for text, limit in (("2", 2.0), ("1e-3", 1e-3), ("1/4", 0.25), ("null", None)):
+        chosen = selector(from_dict(overridden(RUN, ["selection.target=validation", f"selection.memory_limit={text}"])))
+        assert (chosen.target, chosen.memory_limit) == ("validation", limit)
+
+
+@pytest.mark.parametrize("solver", ["craig", "random", "easycore"])
+def test_a_solver_that_fits_no_target_is_refused_with_one_line(solver):
+    from advcore.runner.build import selector
+
+    config = from_dict(overridden(RUN, [f"selection.solver={{name: {solver}}}", "selection.target=validation"]))
+    with pytest.raises(ConfigError) as error:
+        selector(config)
+    (line,) = error.value.problems
+    assert line.startswith("selection.target must be 'train'") and "'validation'" in line and "gradmatch" in line
 
 
 def test_every_experiment_reads_and_builds_its_trainer(root):

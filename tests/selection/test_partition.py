@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from advcore.errors import BudgetError
+from advcore.errors import BudgetError, DataError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.partition import PARTITIONS, Split
@@ -9,13 +9,25 @@ from advcore.selection.partition import PARTITIONS, Split
 STREAM = Stream(seed=0, purpose="blocks")
 
 
-def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None) -> Split:
+def factored(n, seed=0) -> FactoredRows:
+    generator = torch.Generator().manual_seed(seed)
+    return FactoredRows(
+        residuals=(torch.randn(n, 4, generator=generator),), features=(torch.randn(n, 3, generator=generator),)
+    )
+
+
+def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None, goal=(None, None)) -> Split:
     labels = torch.tensor(labels)
-    if rows is None:
-        generator = torch.Generator().manual_seed(0)
-        a, h = torch.randn(len(labels), 4, generator=generator), torch.randn(len(labels), 3, generator=generator)
-        rows = FactoredRows(residuals=(a,), features=(h,))
-    return Split(rows=rows, labels=labels, budget=budget, block_size=block_size, blocks=blocks, stream=STREAM)
+    return Split(
+        rows=factored(len(labels)) if rows is None else rows,
+        labels=labels,
+        budget=budget,
+        block_size=block_size,
+        blocks=blocks,
+        stream=STREAM,
+        goal=goal[0],
+        goal_labels=goal[1],
+    )
 
 
 UNEVEN = [0] * 50 + [1] * 29 + [2] * 17 + [3]
@@ -74,3 +86,71 @@ def test_scores_and_rows_of_no_width_can_be_split_too(name):
 def test_one_block_is_no_choice():
     with pytest.raises(BudgetError, match="block_size must be less than the 97 examples, got 128"):
         PARTITIONS["per_batch"](split(UNEVEN, block_size=128))
+
+
+# ---- one problem's rows at a time, and what they are to stand for ----
+
+
+class Asked(FactoredRows):
+    """Says when rows are taken."""
+
+    def take(self, i):
+        TAKEN.append(len(i))
+        return super().take(i)
+
+
+TAKEN: list[int] = []
+
+
+@pytest.mark.parametrize("name", ["per_class", "per_class_per_gradient"])
+def test_rows_are_taken_when_a_problem_is_asked_for_them(name):
+    rows = factored(97)
+    asked = Asked(residuals=rows.residuals, features=rows.features)
+    goal = Asked(residuals=rows.residuals, features=rows.features), torch.tensor(UNEVEN)
+    TAKEN.clear()
+    problems = PARTITIONS[name](split(UNEVEN, rows=asked, goal=goal))
+    assert TAKEN == []
+    assert len(problems[1].rows) == 29 and TAKEN == [29]
+    assert problems[2].target is not None and TAKEN == [29, 17]
+
+
+def goal_of(labels) -> tuple[FactoredRows, torch.Tensor]:
+    return factored(len(labels), seed=7), torch.tensor(labels)
+
+
+HELD_OUT = [0, 1, 2, 3, 1, 1, 0, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_without_a_goal_there_is_no_target(name):
+    assert all(problem.target is None for problem in PARTITIONS[name](split(UNEVEN)))
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_the_target_is_the_goals_mean_row_times_the_problems_count(name):
+    goal, labels = goal_of(HELD_OUT)
+    written = goal.dense().view(11, 4, 4)
+    counts = {"whole": [97], "per_batch": [6], "per_class": [50, 29, 17, 1]}.get(name, [50, 29, 17, 1])
+    problems = PARTITIONS[name](split(UNEVEN, goal=(goal, labels)))
+    assert len(problems) == len(counts)
+    for c, (problem, count) in enumerate(zip(problems, counts, strict=True)):
+        own = written if len(counts) == 1 else written[labels == c]
+        expected = count * sum(own) / len(own)
+        if name == "per_class_per_gradient":
+            expected = expected[c : c + 1]
+        assert problem.target.shape == problem.rows.total().shape
+        torch.testing.assert_close(problem.target, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["per_class", "per_class_per_gradient"])
+def test_a_class_that_the_goal_lacks_is_named(name):
+    goal = goal_of([0, 1, 3, 3])
+    with pytest.raises(DataError, match="class 2.*whole"):
+        PARTITIONS[name](split(UNEVEN, goal=goal))
+    for other in ("whole", "per_batch"):
+        assert PARTITIONS[other](split(UNEVEN, goal=goal))[0].target is not None
+
+
+def test_a_class_of_the_goal_alone_is_no_problem():
+    problems = PARTITIONS["per_class"](split([0] * 9 + [2] * 9, goal=goal_of([0, 1, 2])))
+    assert [problem.name for problem in problems] == ["class 0", "class 2"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from advcore import AdversarialCoreset, Coreset, evaluate
+from advcore import AdversarialCoreset, Coreset, Trainer, evaluate
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
@@ -20,7 +20,11 @@ from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.selection.partition import PARTITIONS
 from advcore.selection.quality import gradient_error
+from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
+from advcore.training import SGD
+from advcore.training.plan import planned_units
+from advcore.training.trainer import Listener
 
 ATTACK = LinfPGD(eps=0.1, steps=3)
 
@@ -30,9 +34,9 @@ def selector(solver=None, objective=None, **settings) -> AdversarialCoreset:
     return AdversarialCoreset(objective=objective or Trades(), solver=solver or GradMatch(), **settings)
 
 
-def measured(model, source, objective, attack):
+def measured(model, source, objective, attack, purpose="selection"):
     """The rows that a selection with seed 0 looks at."""
-    stream, ledger = Stream(seed=0, purpose="selection"), CostLedger()
+    stream, ledger = Stream(seed=0, purpose=purpose), CostLedger()
     return last_layer_rows(model, source, objective=objective, attack=attack, stream=stream, ledger=ledger).rows
 
 
@@ -330,3 +334,182 @@ def test_an_attack_that_could_not_move_is_refused():
     with pytest.raises(ConfigError, match="attack.start"):
         selector(attack=LinfPGD(eps=0.1, start="clean"))
     selector(objective=Pgd(), attack=LinfPGD(eps=0.1, start="clean"))
+
+
+# ---- target: validation ----
+
+
+@pytest.fixture
+def held_out() -> Resident:
+    """40 examples of the same 4 classes, in shares of their own."""
+    generator = torch.Generator().manual_seed(9)
+    labels = torch.tensor([0] * 5 + [1] * 20 + [2] * 5 + [3] * 10)[torch.randperm(40, generator=generator)]
+    return Resident(torch.rand(40, 1, 8, 8, generator=generator), labels)
+
+
+class Recorder:
+    """GradMatch that keeps the rows and the target it was given."""
+
+    reads, has_target = "last_layer", True
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, rows, k, *, target=None, generator):
+        self.calls.append((rows.dense(), target))
+        return GradMatch()(rows, k, target=target, generator=generator)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("objective", [Standard(), Trades()], ids=lambda o: type(o).__name__)
+def test_the_solver_is_given_the_validation_examples_mean_times_the_count(
+    model, source, held_out, objective, partition
+):
+    chooser = selector(Recorder(), objective, partition=partition, target="validation")
+    coreset = chooser.select(model, source, seed=0, validation=held_out)
+    rows = measured(model, held_out, objective, ATTACK, purpose="validation").dense().view(40, 4, 25)
+    by_class = partition in ("per_class", "per_class_per_gradient")
+    assert len(chooser.solver.calls) == (4 if by_class else 1)
+    for c, (own, target) in enumerate(chooser.solver.calls):
+        chosen = rows[held_out.labels() == c] if by_class else rows
+        chosen = chosen[:, c] if partition == "per_class_per_gradient" else chosen
+        slow = len(own) * sum(chosen) / len(chosen)
+        torch.testing.assert_close(target.flatten(), slow.flatten(), rtol=1e-9, atol=1e-9)
+    whole = measured(model, source, objective, ATTACK).dense()
+    mixed = sum(float(w) * whole[i] for i, w in zip(coreset.indices, coreset.weights, strict=True))
+    aim = 96 * sum(rows).flatten() / 40
+    assert coreset.quality["target_error"] == pytest.approx(float((mixed - aim).norm() / aim.norm()), rel=1e-6)
+
+
+def test_target_train_gives_no_target_and_does_not_look_at_validation(model, source, held_out):
+    chooser = selector(Recorder())
+    plain, with_more = chooser.select(model, source, seed=0), chooser.select(model, source, seed=0, validation=held_out)
+    assert all(target is None for _, target in chooser.solver.calls)
+    assert torch.equal(plain.weights, with_more.weights) and plain.cost["passes"] == with_more.cost["passes"]
+    assert plain.quality["target_error"] is None
+    assert selector(Random()).select(model, source, seed=0).quality["target_error"] is None
+
+
+def test_validation_matches_validation_better_than_train_does(model, source, held_out):
+    aimed = selector(GradMatch(ridge=0), partition="whole", target="validation")
+    near = aimed.select(model, source, seed=0, validation=held_out).quality
+    assert near["target_error"] < near["gradient_error"]
+    # the same examples as both: the same target, up to the attack's own random start
+    same_data = aimed.select(model, source, seed=0, validation=source).quality
+    assert same_data["target_error"] == pytest.approx(same_data["gradient_error"], abs=0.2)
+
+
+def test_the_validation_examples_are_attacked_and_counted(model, source, held_out):
+    ledger = CostLedger()
+    coreset = selector(target="validation").select(model, source, seed=0, validation=held_out, ledger=ledger)
+    assert coreset.cost["passes"] == ledger.units() == (96 + 40) * (2 * 3 + 2)
+    assert ledger.passes["attack"]["backward"] == (96 + 40) * 3
+    kept = measured(model, source, Trades(), ATTACK)
+    again = selector(target="validation").select(model, source, seed=0, validation=held_out, rows=kept)
+    assert again.cost["passes"] == 40 * (2 * 3 + 2) and torch.equal(again.weights, coreset.weights)
+
+
+def test_a_streamed_validation_set_is_as_good_as_a_resident_one(model, source, held_out):
+    plain = TensorDataset(held_out._images, held_out.labels())
+    one, two = (selector(target="validation").select(model, source, seed=0, validation=v) for v in (held_out, plain))
+    assert torch.equal(one.indices, two.indices) and torch.equal(one.weights, two.weights)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_a_class_without_validation_examples_is_named(model, source, held_out, partition):
+    present = held_out.labels() != 3
+    some = Resident(held_out._images[present], held_out.labels()[present])
+    chooser = selector(partition=partition, target="validation")
+    if partition.startswith("per_class"):
+        with pytest.raises(DataError, match="class 3.*whole"):
+            chooser.select(model, source, seed=0, validation=some)
+    else:
+        assert chooser.select(model, source, seed=0, validation=some).quality["target_error"] > 0
+
+
+@pytest.mark.parametrize("solver", [Craig(), Random(), EasyCore()], ids=lambda s: type(s).__name__)
+def test_a_solver_that_fits_no_target_refuses_validation(solver):
+    with pytest.raises(ConfigError, match="target must be 'train'.*'validation'.*gradmatch"):
+        selector(solver, target="validation")
+
+
+def test_a_validation_target_without_validation_examples_is_refused(model, source):
+    with pytest.raises(ConfigError, match="validation.*None.*target: train"):
+        selector(target="validation").select(model, source, seed=0)
+    kept = selector(target="validation", budget=1.0).select(model, source, seed=0)
+    assert len(kept) == 96  # all of it needs no target
+
+
+def trainer(objective, schedule="compressed", period=1, **settings) -> Trainer:
+    """Of a few epochs on coresets that match the validation examples."""
+    chooser = selector(objective=objective, budget=0.5, target="validation", **settings)
+    return Trainer(
+        objective=objective,
+        attack=ATTACK,
+        schedule=Schedule(epochs=4, budget=0.5, warm_start=0.5, period=period, schedule=schedule),
+        selector=chooser,
+        optimizer=SGD(lr=0.05),
+        batch_size=16,
+        probe_examples=32,
+    )
+
+
+@pytest.mark.parametrize("schedule", ["compressed", "acs"])
+@pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
+def test_the_ledger_of_a_run_equals_its_plan_with_the_validation_examples(model, source, held_out, objective, schedule):
+    made = trainer(objective, schedule)
+    trained = made.fit(model, source, held_out, seed=0)
+    selections = [one for one in trained.epochs if one["action"] == "select"]
+    assert len(selections) == len(trained.coresets) > 0
+    assert trained.ledger.units() == planned_units(made, 96, 40) > planned_units(made, 96)
+    assert all(one.quality["target_error"] > 0 for one in trained.coresets)
+
+
+def test_the_published_schedule_starts_on_random_subsets_and_then_matches_validation(model, source, held_out):
+    made = trainer(Trades(), "acs", period=3)
+    trained = made.fit(model, source, held_out, seed=0)
+    assert [one["action"] for one in trained.epochs] == ["full", "random", "select"]
+    assert trained.ledger.units() == planned_units(made, 96, 40)
+    assert trained.coresets[0].quality["target_error"] > 0
+
+
+def test_a_trainer_without_validation_examples_refuses_the_target_before_the_first_epoch(model, source):
+    seen = []
+    with pytest.raises(ConfigError, match="validation"):
+        trainer(Standard()).fit(model, source, seed=0, listener=Listener(on_epoch=lambda *told: seen.append(told)))
+    assert seen == []
+
+
+# ---- saturated models ----
+
+
+@pytest.mark.parametrize("gap", [200.0, 1000.0])
+@pytest.mark.parametrize("partition", ["whole", "per_class", "per_batch"])
+@pytest.mark.parametrize("solver", [GradMatch(), Craig()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("objective", [Standard(), Trades()], ids=lambda o: type(o).__name__)
+def test_logit_gaps_and_zero_gradients_stay_finite(source, objective, solver, partition, gap):
+    """Certain of class 0, whatever the image: no gradient where that is right, the largest where it is wrong."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with torch.no_grad():
+        net[1].weight.mul_(0.01)
+        net[1].bias.copy_(torch.tensor([gap, 0.0, 0.0, 0.0]))
+    coreset = selector(solver, objective, partition=partition).select(net, source, seed=0)
+    rows = measured(net, source, objective, ATTACK)
+    assert torch.isfinite(rows.dense()).all()
+    assert not rows.dense()[source.labels() == 0].any() and rows.dense()[source.labels() != 0].any(1).all()
+    assert len(coreset) > 0 and torch.isfinite(coreset.weights).all()
+    assert all(np.isfinite(value) for name, value in coreset.quality.items() if "error" in name and value is not None)
+
+
+@pytest.mark.parametrize(
+    ("solver", "target"), [(GradMatch(), "train"), (GradMatch(), "validation"), (Craig(), "train")], ids=str
+)
+def test_no_gradient_at_all_gives_a_finite_coreset_that_says_so(source, solver, target):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].bias.copy_(torch.tensor([1000.0, 0.0, 0.0, 0.0]))
+    easy = Resident(source._images, torch.zeros(96, dtype=torch.long))
+    coreset = selector(solver, target=target).select(net, easy, seed=0, validation=easy)
+    assert 0 < len(coreset) <= 24 and torch.isfinite(coreset.weights).all() and coreset.events
+    assert all(np.isfinite(value) for name, value in coreset.quality.items() if "error" in name and value is not None)

@@ -9,9 +9,11 @@ from hypothesis import given, settings, strategies
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 
+from advcore import pairs
 from advcore.errors import ConfigError, DataError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
+from advcore.solvers.base import Task
 from advcore.solvers.craig import Craig
 from advcore.solvers.gradmatch import GradMatch
 
@@ -348,3 +350,196 @@ def test_a_target_that_is_not_finite_is_refused():
         GradMatch()(
             rows, 2, target=torch.full((3,), float("nan")), generator=Stream(seed=0, purpose="x").at(torch.arange(5))
         )
+
+
+def separated(n=80, seed=0, width=12, dtype=torch.float32):
+    """Rows whose scores are far enough apart that float32 sums pick the same."""
+    generator = torch.Generator().manual_seed(seed)
+    residuals = [torch.randn(n, 5, generator=generator) + 0.2 for _ in range(2)]
+    features = [torch.rand(n, width, generator=generator) for _ in range(2)]
+    sides = [tuple(part.to(dtype) for part in side) for side in (residuals, features)]
+    return FactoredRows(residuals=sides[0], features=sides[1])
+
+
+def scaled(rows, scale):
+    return FactoredRows(residuals=tuple(part * scale for part in rows.residuals), features=rows.features)
+
+
+def at(rows, device):
+    sides = [tuple(part.to(device) for part in side) for side in (rows.residuals, rows.features)]
+    return FactoredRows(residuals=sides[0], features=sides[1])
+
+
+def assert_same(found, other, rtol=1e-6):
+    assert torch.equal(found.indices, other.indices)
+    torch.testing.assert_close(found.weights, other.weights, rtol=rtol, atol=1e-6)
+    assert found.info["stopped"] == other.info["stopped"] and found.info["rounds"] == other.info["rounds"]
+
+
+def assert_nnls(rows, found, ridge, target=None, rtol=1e-6):
+    matrix, goal = written(rows, target)
+    matrix, goal = extended(matrix, goal, absolute(matrix, ridge))
+    weights, _ = nnls(matrix[found.indices.cpu().numpy()].T, goal)
+    assert len(found.indices) and (found.weights > 0).all()
+    np.testing.assert_allclose(found.weights.cpu(), weights, rtol=rtol, atol=1e-6 * weights.max())
+
+
+@pytest.fixture
+def stored_in_float32(monkeypatch):
+    monkeypatch.setattr(pairs, "EXACT_UP_TO", 10)
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+@pytest.mark.parametrize("ridge", [0.0, 0.02, 0.5])
+@pytest.mark.parametrize("kind", ["factored", "dense", "blocks"])
+def test_without_the_matrix_it_picks_and_weighs_the_same(kind, ridge, nonnegative):
+    for seed in range(1 if kind == "blocks" else 3):
+        rows = separated(seed=seed)
+        if kind == "dense":
+            rows = DenseRows(matrix=rows.dense().float())
+        if kind == "blocks":
+            rows = rows.block_means(torch.arange(80).split(3))
+        for fill in ("none", "rounds"):
+            ways = {"ridge": ridge, "nonnegative": nonnegative, "fill": fill}
+            held, free = (solve(rows, 12, matrix=matrix, **ways) for matrix in ("held", "free"))
+            assert_same(held, free)
+            np.testing.assert_allclose(held.info["residuals"], free.info["residuals"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+@pytest.mark.parametrize("ridge", [0.0, 0.02, 0.5])
+def test_a_matrix_stored_in_float32_gives_the_same_picks_and_float64_weights(ridge, nonnegative, monkeypatch):
+    for seed in range(4):
+        rows = separated(seed=seed)
+        monkeypatch.setattr(pairs, "EXACT_UP_TO", 5000)
+        exact = once(rows, 30, ridge=ridge, nonnegative=nonnegative)
+        monkeypatch.setattr(pairs, "EXACT_UP_TO", 10)
+        found = once(rows, 30, ridge=ridge, nonnegative=nonnegative)
+        assert_same(found, exact)
+        if nonnegative:
+            assert_nnls(rows, found, ridge)
+        assert found.info["residuals"][-1] == pytest.approx(relative_error(rows, found), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("matrix", ["held", "free"])
+def test_many_rounds_end_as_they_do_in_float64(matrix, monkeypatch):
+    rows = low_rank()
+    rows = DenseRows(matrix=rows.matrix.float())
+    exact = solve(rows, 15, ridge=0.0)
+    monkeypatch.setattr(pairs, "EXACT_UP_TO", 10)
+    found = solve(rows, 15, ridge=0.0, matrix=matrix)
+    assert found.info["rounds"] > 3 and found.info["stopped"] == "budget" and len(found.indices) == 15
+    assert relative_error(rows, found) == pytest.approx(relative_error(rows, exact), abs=0.05)
+
+
+@pytest.mark.parametrize("matrix", ["held", "free"])
+@pytest.mark.parametrize("power", [-66, 60])
+def test_rows_of_any_scale_are_the_same_problem_in_float32(power, matrix, stored_in_float32):
+    rows = separated()
+    plain, far = solve(rows, 25, matrix=matrix), solve(scaled(rows, 2.0**power), 25, matrix=matrix)
+    assert torch.equal(plain.indices, far.indices) and torch.equal(plain.weights, far.weights)
+    assert plain.info == far.info
+
+
+@pytest.mark.parametrize("matrix", ["held", "free"])
+@pytest.mark.parametrize("scale", [1e18, 1e-20])
+def test_huge_and_tiny_rows_get_nnls_weights_in_float32(scale, matrix, stored_in_float32):
+    rows = scaled(separated(), scale)
+    found = once(rows, 25, matrix=matrix)
+    unit = scaled(FactoredRows(residuals=tuple(a.double() for a in rows.residuals), features=rows.features), 1 / scale)
+    assert len(found.indices) == 25
+    assert_nnls(unit, found, 0.02)
+
+
+@pytest.mark.parametrize("matrix", ["held", "free"])
+@pytest.mark.parametrize("exact_up_to", [10, 5000])
+def test_the_total_of_other_rows_may_be_the_target(matrix, exact_up_to, monkeypatch):
+    monkeypatch.setattr(pairs, "EXACT_UP_TO", exact_up_to)
+    rows, validation = separated(), separated(30, seed=9)
+    target = validation.total()
+    found = once(rows, 15, target=target, matrix=matrix)
+    assert_nnls(rows, found, 0.02, target)
+    error = float((rows.combine(found.indices, found.weights) - target).norm() / target.norm())
+    assert found.info["residuals"][-1] == pytest.approx(error, rel=1e-6) and error < 0.5
+    assert not torch.equal(found.indices, once(rows, 15, matrix=matrix).indices)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("matrix", ["auto", "free"])
+@pytest.mark.parametrize("fill", ["rounds", "none", "random"])
+def test_problems_solved_together_are_each_solved_as_alone(fill, matrix, device):
+    solver, tasks = GradMatch(fill=fill, matrix=matrix, tolerance=0.05), []
+    for seed, (n, k) in enumerate([(60, 20), (25, 25), (7, 1), (40, 39), (5, 3)]):
+        rows = at(separated(n, seed), device)
+        target = rows.total() * 0 if n == 5 else at(separated(9, 50), device).total() if n == 25 else None
+        generator = Stream(seed=seed, purpose="solver").at(torch.arange(n, device=device))
+        tasks.append(Task(rows=rows, k=k, target=target, generator=generator))
+    found = solver.together(tasks)
+    assert len(found) == len(tasks) and solver.together([]) == []
+    for own, task in zip(found, tasks, strict=True):
+        alone = solver(task.rows, task.k, target=task.target, generator=task.generator)
+        assert own.indices.device == task.rows.device and own.info["filled"] == alone.info["filled"]
+        assert_same(own, alone)
+
+
+@pytest.mark.parametrize("matrix", ["held", "free"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_factors_are_taken_as_the_numbers_they_are(dtype, matrix):
+    rows = separated(dtype=dtype)
+    sides = [tuple(part.double() for part in side) for side in (rows.residuals, rows.features)]
+    double = FactoredRows(residuals=sides[0], features=sides[1])
+    found = once(rows, 20, matrix=matrix)
+    assert_same(found, once(double, 20))
+    assert_nnls(double, found, 0.02)
+
+
+@pytest.mark.parametrize("exact_up_to", [0, 5000])
+@pytest.mark.parametrize("matrix", ["held", "free"])
+def test_why_it_stopped_is_told(matrix, exact_up_to, monkeypatch):
+    monkeypatch.setattr(pairs, "EXACT_UP_TO", exact_up_to)
+    rows = separated()
+    line = DenseRows(matrix=torch.tensor([[3.0, 0], [-1, 0], [-2, 0.0]]))
+    told = [
+        once(rows, 5, matrix=matrix),
+        once(rows, 60, tolerance=0.3, matrix=matrix),
+        once(line, 3, target=torch.tensor([1.0, 1.0]), ridge=0.0, matrix=matrix),
+    ]
+    reasons = ["budget", "tolerance", "no row correlates with the residual"]
+    assert [found.info["stopped"] for found in told] == reasons
+    assert len(told[0].indices) == 5 and told[1].info["residuals"][-1] <= 0.3 < told[1].info["residuals"][-2]
+    assert told[2].indices.tolist() == [0] and told[2].info["residuals"] == pytest.approx([0.5**0.5])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("matrix", ["held", "free"])
+@pytest.mark.parametrize("ridge", [0.0, 0.02])
+def test_weights_are_scipys_and_scikit_learns_on_any_device(device, matrix, ridge):
+    for seed in range(3):
+        here = separated(seed=seed)
+        rows = at(here, device)
+        generator = Stream(seed=0, purpose="solver").at(torch.arange(80, device=device))
+        found = GradMatch(ridge=ridge, tolerance=0.0, fill="none", matrix=matrix)(rows, 25, generator=generator)
+        assert_nnls(here, found, ridge)
+        path = found.info["residuals"]
+        assert ridge or all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise([1.0, *path]))
+        anyhow = GradMatch(ridge=0.0, tolerance=0.0, fill="none", matrix=matrix, nonnegative=False)
+        signed, (written_out, target) = anyhow(rows, 10, generator=generator), written(here)
+        theirs = orthogonal_mp(written_out.T, target, n_nonzero_coefs=10)
+        assert set(np.flatnonzero(theirs)) == set(signed.indices.tolist())
+        np.testing.assert_allclose(signed.weights.cpu(), theirs[signed.indices.cpu()], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"matrix": "hold"}, "'hold'.*'held'"), ({"ridge": True}, "ridge .*True")]
+)
+def test_other_settings_that_cannot_be_meant_are_refused(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        GradMatch(**changes)
+
+
+@pytest.mark.parametrize(("n", "held"), [(100, True), (31_000, True), (32_000, False), (10**6, False)])
+def test_the_memory_told_is_that_of_the_matrix_if_it_is_held(n, held):
+    each = 8 if n <= pairs.EXACT_UP_TO else 4
+    assert GradMatch().memory(n, 50)["matrix"] == (each * n * n if held else 0)
+    assert GradMatch(matrix="held").memory(n, 50)["matrix"] == each * n * n
+    assert GradMatch(matrix="free").memory(n, 50) == {"matrix": 0, "solver": GradMatch().memory(n, 50)["solver"]}

@@ -1,17 +1,28 @@
 """What every solver in the table promises; registering one is enough to have it tested."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from advcore.errors import BudgetError, DataError
+from advcore.errors import BudgetError, ConfigError, DataError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
-from advcore.solvers import SOLVERS
+from advcore.solvers import SOLVERS, Craig, GradMatch
+from advcore.solvers.base import memory_of
 
-each_solver = pytest.mark.parametrize("solver", [Solver() for Solver in SOLVERS.values()], ids=SOLVERS)
+EACH = {name: Solver() for name, Solver in SOLVERS.items()} | {
+    "craig without a matrix": Craig(matrix="free"),
+    "stochastic craig": Craig(epsilon=0.1),
+    "gradmatch without a matrix": GradMatch(matrix="free"),
+    "gradmatch of any sign": GradMatch(nonnegative=False),
+}
+each_solver = pytest.mark.parametrize("solver", EACH.values(), ids=EACH)
+each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 # `random` looks at positions alone.
-ORDERED = {name: Solver() for name, Solver in SOLVERS.items() if name != "random"}
+ORDERED = {name: solver for name, solver in EACH.items() if name != "random"}
 order_free = pytest.mark.parametrize("solver", ORDERED.values(), ids=ORDERED)
 
 
@@ -33,14 +44,14 @@ def generic(solver, n, seed=0):
     return FactoredRows(residuals=tuple(residuals), features=tuple(features))
 
 
-def assert_sane(selection, n, k):
+def assert_sane(selection, n, k, solver):
     """The answer keeps its promises, and says why where it is shorter than asked for."""
     indices, weights = selection.indices, selection.weights
     assert indices.dtype == torch.int64 and weights.dtype == torch.float64
     assert len(indices) == len(weights) <= k
     assert sorted(set(indices.tolist())) == sorted(indices.tolist())
     assert all(0 <= i < n for i in indices.tolist())
-    assert torch.isfinite(weights).all() and (weights >= 0).all()
+    assert torch.isfinite(weights).all() and ((weights >= 0).all() or not getattr(solver, "nonnegative", True))
     assert isinstance(selection.info["stopped"], str)
     assert (len(indices) == k) == (selection.info["stopped"] == "budget")
 
@@ -50,7 +61,7 @@ def assert_sane(selection, n, k):
 @given(n=strategies.integers(1, 25), share=strategies.floats(0, 1), seed=strategies.integers(0, 1000))
 def test_never_over_k_unique_and_not_negative(solver, n, share, seed):
     k = max(1, round(share * n))
-    assert_sane(solver(generic(solver, n, seed), k, generator=stream(n, seed)), n, k)
+    assert_sane(solver(generic(solver, n, seed), k, generator=stream(n, seed)), n, k, solver)
 
 
 @each_solver
@@ -81,9 +92,9 @@ def test_the_same_question_gets_the_same_bits_and_nothing_is_disturbed(solver):
 
 
 @each_solver
-@pytest.mark.parametrize("k", [0, -1, 11, True, 2.0, "3", None])
+@pytest.mark.parametrize("k", [0, -1, 11, True, False, 2.0, "3", None, np.int64(3), np.float64(3), np.bool_(True)])
 def test_a_count_outside_1_to_n_is_a_budget_error(solver, k):
-    with pytest.raises(BudgetError, match=rf"k must be a whole number in 1\.\.10, .* got {k!r}"):
+    with pytest.raises(BudgetError, match=rf"k must be a whole number in 1\.\.10, .* got {re.escape(repr(k))}"):
         solver(generic(solver, 10), k, generator=stream(10))
 
 
@@ -112,23 +123,47 @@ HARD = {
 }
 
 
+@each_device
 @each_solver
 @pytest.mark.parametrize("matrix", HARD.values(), ids=HARD)
-def test_hard_rows_give_what_can_be_had_and_say_why(solver, matrix):
-    n = len(matrix)
+def test_hard_rows_give_what_can_be_had_and_say_why(solver, matrix, device):
+    n, matrix = len(matrix), matrix.to(device)
+    generator = Stream(seed=0, purpose="solver").at(torch.arange(n, device=device))
     if solver.reads == "input_norm":
         matrix = matrix.norm(dim=1, keepdim=True)
-    factored = FactoredRows(residuals=(matrix,), features=(torch.ones(n, 2),))
+    factored = FactoredRows(residuals=(matrix,), features=(torch.ones(n, 2, device=device),))
     for rows in (DenseRows(matrix=matrix), factored):
         for k in range(1, n + 1):
-            assert_sane(solver(rows, k, generator=stream(n)), n, k)
+            assert_sane(solver(rows, k, generator=generator), n, k, solver)
 
 
 @each_solver
 def test_a_subset_of_a_block_problem_is_solved_as_such(solver):
     blocks = list(torch.arange(40).split(5))
     rows = generic(solver, 40).block_means(blocks)
-    assert_sane(solver(rows, 3, generator=stream(8)), 8, 3)
+    assert_sane(solver(rows, 3, generator=stream(8)), 8, 3, solver)
+
+
+@each_solver
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(n=strategies.integers(1, 10**6), share=strategies.floats(0, 1))
+def test_memory_is_told_in_whole_bytes(solver, n, share):
+    told = memory_of(solver, n, max(1, round(share * n)))
+    assert told == solver.memory(n, max(1, round(share * n))) and set(told) == {"matrix", "solver"}
+    assert all(isinstance(size, int) and size >= 0 for size in told.values())
+
+
+@each_solver
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_target_is_fitted_or_refused_in_one_line(solver, zero):
+    rows = generic(solver, 10)
+    target = rows.total(torch.arange(4)) * (0 if zero else 1)
+    if solver.has_target:
+        assert_sane(solver(rows, 3, target=target, generator=stream(10)), 10, 3, solver)
+        return
+    with pytest.raises(ConfigError, match=rf"^{type(solver).__name__} .*takes no target; use GradMatch") as caught:
+        solver(rows, 3, target=target, generator=stream(10))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.gpu

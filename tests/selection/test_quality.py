@@ -1,0 +1,98 @@
+"""What a coreset says of itself, against dense rows."""
+
+import pytest
+import torch
+
+from advcore.gradients.base import Measured
+from advcore.rng import Stream
+from advcore.rows import DenseRows, FactoredRows
+from advcore.selection.quality import gradient_error, overlap, quality, random_gradient_error
+from advcore.types import Coreset
+
+N, C, D = 30, 3, 5
+STREAM = Stream(seed=0, purpose="quality")
+LABELS = torch.arange(N) % C
+PICKS, WEIGHTS = torch.tensor([4, 0, 29, 17]), torch.tensor([1.0, 7.0, 0.5, 20.0])
+
+
+def factored(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return FactoredRows(
+        residuals=(torch.randn(n, C, generator=generator),), features=(torch.randn(n, D, generator=generator),)
+    )
+
+
+def coreset(**more) -> Coreset:
+    facts = {"num_examples": N, "fingerprint": "x", "solver": "x", "partition": "whole", "seed": 0, "budget": 0.1}
+    return Coreset(indices=PICKS, weights=WEIGHTS, **facts, **more)
+
+
+def found(rows, goal=None, normalise="coreset", **more):
+    return quality(coreset(**more), Measured(rows=rows, labels=LABELS), goal, normalise, STREAM)
+
+
+def slow(matrix, weights, target):
+    mixed = sum(float(w) * matrix[int(i)] for i, w in zip(PICKS, weights, strict=True))
+    return float((mixed - target).norm() / target.norm())
+
+
+def test_errors_are_those_of_the_written_out_rows():
+    rows, goal = factored(N, 0), factored(11, 1)
+    facts, matrix = found(rows, goal), rows.dense()
+    mean = sum(goal.dense()) / 11
+    assert facts["gradient_error"] == pytest.approx(slow(matrix, WEIGHTS, sum(matrix)), rel=1e-9)
+    assert facts["target_error"] == pytest.approx(slow(matrix, WEIGHTS, N * mean), rel=1e-9)
+    trained = WEIGHTS.double() * N / WEIGHTS.sum()
+    assert facts["gradient_error_trained"] == pytest.approx(slow(matrix, trained, sum(matrix)), rel=1e-6)
+
+
+def test_the_target_error_is_of_the_weights_as_given_and_of_the_mean_not_the_number():
+    rows, goal = factored(N, 0), factored(11, 1)
+    twice = goal.take(torch.arange(22) % 11)
+    for normalise in ("coreset", "none", "batch"):
+        assert found(rows, goal, normalise)["target_error"] == pytest.approx(found(rows, twice)["target_error"])
+    facts = found(rows, rows)
+    assert facts["target_error"] == pytest.approx(facts["gradient_error"], rel=1e-12)
+
+
+def test_there_is_no_target_error_without_a_target():
+    facts = found(factored(N, 0))
+    assert "target_error" in facts and facts["target_error"] is None and facts["gradient_error"] > 0
+
+
+def test_scores_have_no_error_but_the_weights_facts_are_there():
+    facts = found(DenseRows(matrix=torch.rand(N, 1)))
+    errors = {name: value for name, value in facts.items() if "error" in name}
+    assert len(errors) == 4 and set(errors.values()) == {None}
+    assert facts["weight_sum"] == pytest.approx(28.5 / N) and facts["class_counts"] == [1, 1, 2]
+    assert facts["effective_sample_size"] == pytest.approx(28.5**2 / (4 * (1 + 49 + 0.25 + 400)))
+
+
+def test_zero_gradients_have_finite_errors():
+    rows = FactoredRows(residuals=(torch.zeros(N, C),), features=(torch.ones(N, D),))
+    facts = found(rows, rows)
+    assert all(facts[name] == 0 for name in facts if "error" in name)
+
+
+def test_random_errors_are_a_mean_of_five_seeded_draws():
+    rows = factored(N, 0)
+    total, matrix = rows.total(), rows.dense()
+    errors = []
+    for draw in range(5):
+        picks = STREAM.child(draw).at(torch.arange(N)).permutation()[:4]
+        errors.append(float((matrix[picks].sum(0) * N / 4 - matrix.sum(0)).norm() / matrix.sum(0).norm()))
+    assert len(set(errors)) == 5
+    assert random_gradient_error(rows, 4, STREAM, total) == pytest.approx(sum(errors) / 5)
+    assert random_gradient_error(rows, N, STREAM, total) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_whole_set_with_weights_1_has_no_error():
+    rows = factored(N, 0)
+    assert gradient_error(rows, torch.arange(N), torch.ones(N)) == pytest.approx(0, abs=1e-12)
+    assert gradient_error(rows, torch.arange(N), torch.zeros(N)) == pytest.approx(1)
+    assert gradient_error(rows, torch.arange(N), torch.ones(N), 2 * rows.total()) == pytest.approx(0.5)
+
+
+def test_overlap_is_a_share_of_what_was_there_before():
+    assert overlap(torch.tensor([1, 2, 3, 4]), torch.tensor([4, 9, 1])) == 0.5
+    assert overlap(torch.tensor([4, 9, 1]), torch.tensor([1, 2, 3, 4])) == pytest.approx(2 / 3)
