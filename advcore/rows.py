@@ -251,7 +251,7 @@ class BlockRows:
 
     def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
         right = self._tile(j)
-        if len(right) * self._width * 8 <= _TILE:
+        if len(right) <= 1 or len(right) * self._width * 8 <= _TILE:
             means = self._dense(right)
             return torch.cat([self._dense(tile) @ means.T for tile in self._tiles(i)])
         return torch.cat([self.gram(i, tile) for tile in self._positions(j)], 1)

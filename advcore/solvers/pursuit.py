@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve, lapack
 
 from advcore.solvers.active import ActiveSet
-from advcore.solvers.products import FactorProducts, GramProducts, Products  # noqa: F401
+from advcore.solvers.products import Products
 
 REFRESH = 128  # steps after which correlations are summed again in float64
 LEAST = {True: 1e-10, False: 1e-8}  # correlation over norms below which a row is orthogonal; by `precise`
@@ -57,7 +57,8 @@ def pursue(
     closed : (N,) bool, rows that may not join.
 
     Weights, pivots and the residual's correlations are float64. What a step changes in the correlations is a sum in the
-    products' own precision; every 128 steps all of it is summed again in float64, and the weights are corrected.
+    products' own precision; after 128 steps (or the leap that passes them) all of it is summed again in float64, and
+    the weights are corrected.
     Cost O(N) + O(m^2) a pick for the choice and the refit, m the support's size, and the products': O(N m) from a
     Gram matrix, O(N C D) from factors. A row that leaves costs O(m^2).
     Reference: Killamsetty et al. 2021 (GradMatch), algorithm 2; Rubinstein et al. 2008 (Batch-OMP). Differs:
