@@ -54,12 +54,15 @@ def estimate(
         size = math.ceil(n / selector.block_size)
     k = max(1, round(selector.budget * size))
     took = memory_of(selector.solver, size, k)
+    means = 0
+    if selector.partition == "per_batch":  # two tiles of block means, each while it is put together
+        means = 4 * min(8 * classes * (features + 1) * min(size, 512), 2**28)
     return Estimate(
         rows=(n + (held_out if selector.target == "validation" else 0)) * width * passes * itemsize,
         problem=size * width * passes * itemsize if by_class else 0,
         matrix=took["matrix"] if itemsize <= 4 else 8 * size * size * bool(took["matrix"]),
         solver=took["solver"],
-        working=16 * (width + 1) * passes * 512 + (_TILES if took["matrix"] else 0),
+        working=16 * (width + 1) * passes * 512 + (_TILES if took["matrix"] else 0) + means,
     )
 
 
