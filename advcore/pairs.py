@@ -1,26 +1,34 @@
 """Matrices of all pairs of rows: inner products and distances.
 
-Every entry is a float64 product that is rounded once, when it is stored: to float64 for few rows, to float32 for many.
+Distances are float64 products, rounded once when they are stored: to float64 for few rows, to float32 for many.
+Inner products of many float32 rows are float32 products: what they decide is refitted in float64 (GradMatch).
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from advcore.rows import ALL, Rows, Where, cut
+from advcore.rows import ALL, FactoredRows, Rows, Where, cut
 
-EXACT_UP_TO = 5000  # rows: a matrix is kept in float64 up to here, 200 MB
+EXACT_UP_TO = 2048  # rows: a matrix is kept in float64 up to here, where it is small
 _EQUAL = 1e-12  # squared distance over squared norms below which two rows count as equal
 _ROUNDING = 1e-14  # the same over squared parts: what is left where passes cancel is rounding
 _TILE = 512  # rows and columns of a matrix that are computed at a time: 2 MB of float64
+_CONVERTED = 2**25  # bytes of rows up to which `ready` converts them
 
 
 def matrix_dtype(rows: Rows) -> torch.dtype:
-    """Of a matrix of all pairs: float64 for float64 rows and up to 5000 rows, float32 for more."""
+    """Of a matrix of all pairs: float64 for float64 rows and up to 2048 rows, float32 for more."""
     exact = rows.dtype == torch.float64 or len(rows) <= EXACT_UP_TO
     return torch.float64 if exact else torch.float32
+
+
+def ready(rows: Rows) -> Rows:
+    """The rows with float64 factors if these are small (64 MB): then they are converted once, not for every product."""
+    return rows.exact() if rows.nbytes <= _CONVERTED and rows.dtype != torch.float64 else rows
 
 
 def matrix_bytes(n: int) -> int:
@@ -29,16 +37,32 @@ def matrix_bytes(n: int) -> int:
 
 
 def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float = 1.0) -> Tensor:
-    """(N, N) inner products over `unit`, symmetric; float64 products, each rounded once to `dtype`.
+    """(N, N) inner products over `unit`, symmetric: of float64 factors in float64, of float32 factors in `dtype`.
 
     Cost O(N^2 (C + D) / 2) time; memory is the matrix and O(N (C + D)) beside it.
     """
+    if dtype == torch.float32 and isinstance(rows, FactoredRows) and rows.nbytes <= _CONVERTED:
+        small, scale = rows.in_float32()
+        with full_precision():
+            return _all_pairs(small, dtype, lambda block, i, j: block.mul_(scale * (scale / unit)), products=dtype)
     return _all_pairs(rows, dtype, lambda block, i, j: block.mul_(1 / unit))
 
 
-def natural_unit(rows: Rows) -> float:
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32 and no autocast: float32 products are float32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def natural_unit(squared_norms: Tensor) -> float:
     """A power of two near the largest squared norm: over it, inner products fit float32 and lose no digit."""
-    largest = float(rows.squared_norms().max())
+    largest = float(squared_norms.max())
     return 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0
 
 
@@ -66,15 +90,22 @@ def distances_between(rows: Rows, *, squared: bool = False) -> Callable[[Tensor,
     return entries
 
 
-def _all_pairs(rows: Rows, dtype: torch.dtype, entries: Callable[[Tensor, slice, slice], Tensor]) -> Tensor:
+def _all_pairs(
+    rows: Rows,
+    dtype: torch.dtype,
+    entries: Callable[[Tensor, slice, slice], Tensor],
+    products: torch.dtype = torch.float64,
+) -> Tensor:
     """A symmetric (N, N) matrix, a tile of it at a time, each pair computed once."""
     n = len(rows)
+    rows = ready(rows) if products == torch.float64 else rows
     matrix = torch.empty(n, n, dtype=dtype, device=rows.device)
     for i in cut(ALL, n, _TILE):
         for j in cut(slice(i.start, n), n, _TILE):
-            tile = entries(rows.gram(i, j), i, j)
+            tile = entries(rows.gram(i, j) if products == torch.float64 else rows.gram(i, j, products), i, j)
             if i == j:
                 tile = (tile + tile.T) / 2
-            matrix[i, j] = tile
-            matrix[j, i] = tile.T
+            stored = tile.to(dtype)
+            matrix[i, j] = stored
+            matrix[j, i] = stored.T
     return matrix

@@ -7,6 +7,7 @@ passes of residual x feature outer products, G_i = sum_r a_i^r [h_i^r; 1]^T with
 Sums and inner products are taken in float64, a few thousand rows at a time, whatever the factors are.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -87,9 +88,24 @@ class FactoredRows:
         """Each row's part that belongs to logit `c` alone: (1, D + 1)."""
         return replace(self, residuals=tuple(part[:, c : c + 1] for part in self.residuals))
 
-    def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
-        """(len(i), len(j)) float64 inner products <G_i, G_j>. Cost O(len(i) len(j) (C + D)) a pair of passes."""
-        left, right = self._passes(i), self._passes(j)
+    def in_float32(self) -> tuple["FactoredRows", float]:
+        """The same rows with float32 factors of at most 1, and the power of two that they are to be multiplied by."""
+        sides, scale = [], 1.0
+        for parts in zip(*self._passes(dtype=torch.promote_types(self.dtype, torch.float32)), strict=True):
+            largest = max(float(part.abs().max()) for part in parts)
+            own = 2.0 ** math.ceil(math.log2(largest)) if largest > 0 else 1.0
+            sides.append(tuple((part / own).float() for part in parts))
+            scale *= own
+        return FactoredRows(residuals=sides[0], features=sides[1], kind="weight"), scale
+
+    def exact(self) -> "FactoredRows":
+        """The same rows with float64 factors as the kind sees them, so that products need not convert them again."""
+        both = tuple(zip(*self._passes(), strict=True))
+        return FactoredRows(residuals=both[0], features=both[1], kind="weight")
+
+    def gram(self, i: Where = ALL, j: Where = ALL, dtype: torch.dtype = torch.float64) -> Tensor:
+        """(len(i), len(j)) inner products <G_i, G_j>, in `dtype`. Cost O(len(i) len(j) (C + D)) a pair of passes."""
+        left, right = self._passes(i, dtype), self._passes(j, dtype)
         return sum((a @ b.T).mul_(g @ h.T) for a, g in left for b, h in right)
 
     def squared_norms(self) -> Tensor:
@@ -98,6 +114,8 @@ class FactoredRows:
 
     def squared_parts(self) -> Tensor:
         """(N,) float64, squared norms of each pass alone, summed: what rounding is relative to where passes cancel."""
+        if len(self.residuals) == 1:
+            return self.squared_norms()
         alone = (sum(a.square().sum(1) * g.square().sum(1) for a, g in parts) for parts in self._pieces())
         return torch.cat(list(alone))
 
@@ -191,6 +209,9 @@ class DenseRows:
     def take(self, i: Tensor) -> "DenseRows":
         return DenseRows(matrix=self.matrix[i])
 
+    def exact(self) -> "DenseRows":
+        return DenseRows(matrix=self.matrix.double())
+
     def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
         return self.matrix[i].double() @ self.matrix[j].double().T
 
@@ -248,6 +269,9 @@ class BlockRows:
 
     def take(self, i: Tensor) -> "BlockRows":
         return replace(self, blocks=tuple(self.blocks[p] for p in i.tolist()))
+
+    def exact(self) -> "BlockRows":
+        return self
 
     def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
         right = self._tile(j)
@@ -308,7 +332,7 @@ class BlockRows:
 Rows = FactoredRows | DenseRows | BlockRows
 
 
-def first_not_finite(rows: Rows) -> int | None:
-    """Position of the first row with NaN or infinity, None if there is none."""
-    finite = torch.isfinite(rows.squared_norms())
+def first_not_finite(squared_norms: Tensor) -> int | None:
+    """Position of the first row with NaN or infinity, by its norm; None if there is none."""
+    finite = torch.isfinite(squared_norms)
     return None if bool(finite.all()) else int((~finite).nonzero()[0])

@@ -26,11 +26,29 @@ def text(records: dict[str, Facts]) -> str:
     return "\n".join(lines)
 
 
+def headline(record: Facts) -> str:
+    """The table of README: ours beside what a user would call instead, at n = 5000, from the record of `peers`."""
+    rows = []
+    for solver, k, ours, theirs in (
+        ("GradMatch", 500, "ours, whole call", "sklearn, own Gram"),
+        ("GradMatch", 2500, "ours, whole call", "sklearn, own Gram"),
+        ("CRAIG", 500, "ours", SUBMODLIB),
+        ("CRAIG", 2500, "ours", SUBMODLIB),
+    ):
+        for kind, title in TITLES.items():
+            own = _find(record, solver, kind, k)
+            ratio = _ratio(own, theirs, ours)
+            if ratio is not None:
+                times = (duration(own[name]["seconds"]) for name in (ours, theirs))
+                rows.append((f"{solver}, {title}", str(k), *times, f"{ratio:.1f} x"))
+    return markdown(("problem of 5000 rows", "picks", "advcore", "scikit-learn or submodlib", "faster"), rows)
+
+
 def _verdicts(record: Facts, make: Callable[[Facts], list["Gate"]]) -> list[Row]:
     """A part's gates, each with yes or no; a small run has neither."""
     own = record["settings"]
     small = own["quick"] or own.get("solved_classes", IMAGENET_CLASSES) < IMAGENET_CLASSES
-    verdict = {True: "yes", False: "no", None: "not measured"}
+    verdict = {True: "yes", False: "no", None: "–"}
     return [
         (what, figure, limit, "a small run" if small else verdict[holds]) for what, figure, limit, holds in make(record)
     ]
@@ -196,6 +214,11 @@ def _at_most(what: str, figure: float | None, limit: float, form: Callable[[floa
     return what, form(figure), f"≤ {form(limit)}", bool(figure <= limit)
 
 
+def _told(what: str, figure: float | None) -> Gate:
+    """A figure without a limit."""
+    return what, "–" if figure is None else f"{figure:.3g}", "none", None
+
+
 def _find(record: Facts, solver: str, rows: str, k: int) -> dict[str, Facts]:
     """The peers of the cell with n = 5000; none where it is not there."""
     wanted = (rows, 5000, k)
@@ -217,6 +240,7 @@ def _peers_gates(record: Facts) -> list[Gate]:
     gates = [
         _at_most(f"{where}: whole call over sklearn with its own Gram", _ratio(own, "ours, whole call", dense), 1 / 4),
         _at_most(f"{where}: solve over sklearn's on our Gram", _ratio(own, "ours", gram), 1 / 3),
+        _told(f"{where}: the same, sklearn overwriting the Gram", _ratio(own, "ours", "sklearn, overwriting")),
         _at_most(f"{where}: non-negative over any sign", _ratio(own, "ours", "ours, any sign"), 1.3),
         _at_most(f"{where}: residual off sklearn's", _off(_ratio(own, "ours, any sign", gram, "residual")), 1e-3),
     ]

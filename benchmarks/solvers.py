@@ -207,7 +207,7 @@ def _cell(kind: str, rows: FactoredRows, k: int, make: Callable, options: argpar
 
 def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
     """Orthogonal matching pursuit of the sum of all rows, ridge 0, tolerance 0; and why a peer is left out."""
-    target, unit = rows.total(), natural_unit(rows)
+    target, unit = rows.total(), natural_unit(rows.squared_norms())
     exact = gram_matrix(rows, unit=unit).numpy()
     held = gram_matrix(rows, matrix_dtype(rows), unit=unit).numpy()
     correlation, norm = rows.correlate(target).numpy() / unit, float(target.norm()) / math.sqrt(unit)
@@ -232,7 +232,8 @@ def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
 
     whole, at = "ours, whole call", stream(len(rows))
     listed = [
-        Peer("sklearn, our Gram", lambda g: _sklearn(g, correlation, k), judge_sklearn, lambda: exact.copy("F")),
+        Peer("sklearn, our Gram", lambda g: _sklearn(g, correlation, k, copy=True), judge_sklearn, lambda: exact),
+        Peer("sklearn, overwriting", lambda g: _sklearn(g, correlation, k), judge_sklearn, lambda: exact.copy("F")),
         Peer("ours, any sign", lambda g: solve(g, False), judge_pursuit, held.copy),
         Peer("ours", lambda g: solve(g, True), judge_pursuit, held.copy),
         Peer(whole, lambda _: ONE_ROUND(rows, k, generator=at), judge_call),
@@ -252,13 +253,14 @@ def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
     return listed, left_out
 
 
-def _sklearn(gram: np.ndarray, correlation: np.ndarray, k: int) -> tuple[np.ndarray, str]:
-    """Weights (n,) and why it stopped. `gram` is in column order and is not copied: that is not solving."""
+def _sklearn(gram: np.ndarray, correlation: np.ndarray, k: int, copy: bool = False) -> tuple[np.ndarray, str]:
+    """Weights (n,) and why it stopped. `copy`, its default, keeps the Gram matrix; else it overwrites one in column
+    order."""
     from sklearn.linear_model import orthogonal_mp_gram
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        weights = orthogonal_mp_gram(gram, correlation, n_nonzero_coefs=k, copy_Gram=False)
+        weights = orthogonal_mp_gram(gram, correlation, n_nonzero_coefs=k, copy_Gram=copy)
     early = any(issubclass(one.category, RuntimeWarning) for one in caught)
     return weights, "linear dependence" if early else "budget"
 

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+import solver_page
+
+from advcore.files import read_json
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import comparison, markdown
 
@@ -43,10 +46,15 @@ def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
     for suite in filter(groups, TITLES):
-        table = markdown(*comparison(groups(suite)))
-        pattern = rf"(<!-- {suite} -->\n).*?(<!-- /{suite} -->)"
-        readme = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", readme, flags=re.S)
-    return readme
+        readme = _with_table(readme, suite, markdown(*comparison(groups(suite))))
+    peers = HERE / "records" / "solvers" / "peers.json"
+    return _with_table(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
+
+
+def _with_table(page: str, name: str, table: str) -> str:
+    """`page` with the table between the marks of that name."""
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    return re.sub(pattern, lambda match: f"{match[1]}{table}\n{match[2]}", page, flags=re.S)
 
 
 def main() -> None:

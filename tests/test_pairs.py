@@ -77,7 +77,7 @@ def test_squared_distances_are_those_of_the_matrix(kind, passes, seed):
 def test_float32_storage_is_the_float64_value_rounded_once(tile, monkeypatch):
     monkeypatch.setattr(pairs, "_TILE", tile)
     rows = factored(30)
-    unit = natural_unit(rows)
+    unit = natural_unit(rows.squared_norms())
     assert torch.equal(gram_matrix(rows, torch.float32, unit=unit), gram_matrix(rows, unit=unit).float())
     for squared in (False, True):
         stored = distance_matrix(rows, torch.float32, squared=squared)
@@ -93,11 +93,11 @@ def test_a_unit_divides_and_changes_no_digit():
 @given(power=strategies.integers(-66, 60), seed=strategies.integers(0, 10**6))
 def test_the_natural_unit_is_a_power_of_two_that_scales_with_the_rows(power, seed):
     rows = factored(seed=seed)
-    unit, largest = natural_unit(rows), float(rows.squared_norms().max())
+    unit, largest = natural_unit(rows.squared_norms()), float(rows.squared_norms().max())
     assert math.frexp(unit)[0] == 0.5 and unit <= largest < 2 * unit
     scaled = FactoredRows(residuals=tuple(part * 2.0**power for part in rows.residuals), features=rows.features)
-    assert natural_unit(scaled) == unit * 4.0**power
-    same = [gram_matrix(own, torch.float32, unit=natural_unit(own)) for own in (rows, scaled)]
+    assert natural_unit(scaled.squared_norms()) == unit * 4.0**power
+    same = [gram_matrix(own, torch.float32, unit=natural_unit(own.squared_norms())) for own in (rows, scaled)]
     assert torch.equal(*same)
 
 
@@ -108,7 +108,7 @@ def test_the_natural_unit_of_zero_rows_is_1():
 @pytest.mark.parametrize("scale", [1e-20, 1e18])
 def test_float32_storage_over_the_unit_neither_overflows_nor_vanishes(scale):
     rows = DenseRows(matrix=torch.randn(9, 4, generator=torch.Generator().manual_seed(0)) * scale)
-    unit = natural_unit(rows)
+    unit = natural_unit(rows.squared_norms())
     gram = gram_matrix(rows, torch.float32, unit=unit)
     torch.testing.assert_close(gram.double(), slow_gram(rows) / unit, rtol=1e-6, atol=1e-6)
     assert (gram.diagonal() > 0).all() and gram.max() < 2

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 import sys
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from advcore import AdversarialCoreset, Trainer
 from advcore.attacks import LinfPGD
+from advcore.files import read_json
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD
@@ -81,10 +83,28 @@ def tables(root, monkeypatch):
 def test_every_committed_table_comes_from_the_committed_records(root, tables):
     readme = (root / "README.md").read_text()
     assert tables.readme_text() == readme
-    assert readme.count("| GradMatch |") == len(tables.TITLES)
+    assert readme.count("| GradMatch |") == len(tables.TITLES) and readme.count("| GradMatch, ") >= 2
     for suite in tables.TITLES:
         page = root / "benchmarks" / f"{suite}.md"
         assert page.read_text() == f"# {suite}\n\n{tables.text(suite)}\n"
+
+
+def test_the_solver_page_comes_from_its_records_and_no_limit_is_missed_unsaid(root, tables):
+    records = {path.stem: read_json(path) for path in (root / "benchmarks/records/solvers").glob("*.json")}
+    page = (root / "benchmarks/solvers.md").read_text()
+    assert set(records) == set(tables.solver_page.SECTIONS) and (root / "benchmarks/solvers.png").exists()
+    assert page == f"{tables.solver_page.text(records)}\n"
+    assert not any(record["settings"]["quick"] for record in records.values())
+
+
+@pytest.mark.slow
+def test_the_solver_benchmark_runs_small(root, tmp_path):
+    command = [sys.executable, str(root / "benchmarks/solvers.py"), "peers", "--quick", "--threads", "1"]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
+    cells = read_json(tmp_path / "peers.json")["results"]["cells"]
+    assert {cell["solver"] for cell in cells} == {"GradMatch", "CRAIG"}
+    assert all(peer["seconds"] > 0 for cell in cells for peer in cell["peers"])
+    assert "a small run" in (tmp_path / "solvers.md").read_text()
 
 
 def test_every_table_holds_what_one_would_do_instead(tables):

@@ -93,7 +93,7 @@ def last_layer_rows(
             on_chunk(done, len(source))
     with ledger.phase("rows", device):
         rows = FactoredRows(**store.factors(), kind=kind)
-        bad = first_not_finite(rows)
+        bad = first_not_finite(rows.squared_norms())
     if bad is not None:
         raise NonFiniteError(f"the model's gradient at example {bad} is NaN or infinite; training has diverged")
     return Measured(rows=rows, labels=torch.cat(labels).cpu())

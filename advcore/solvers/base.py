@@ -46,13 +46,15 @@ class Solver(Protocol):
         `generator` is bound to the rows' example indices."""
 
 
-def check_problem(rows: Rows, k: int) -> None:
-    """Raise BudgetError or DataError for a count or rows that no solver can serve."""
+def check_problem(rows: Rows, k: int) -> Tensor:
+    """(N,) squared norms. Raises BudgetError or DataError for a count or rows that no solver can serve."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(rows):
         raise BudgetError(must("k", f"a whole number in 1..{len(rows)}, the number of rows", k))
-    bad = first_not_finite(rows)
+    norms = rows.squared_norms()
+    bad = first_not_finite(norms)
     if bad is not None:
         raise DataError(f"gradient rows must be finite, got NaN or infinity in row {bad}")
+    return norms
 
 
 def no_target(solver: object, target: Tensor | None) -> None:

@@ -4,13 +4,13 @@ The same mathematics as `pursuit.pursue` over a Gram matrix, with a leading dime
 row leave wherever one must, or else a row join everywhere; problems that are done stand still.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from advcore.pairs import full_precision
 from advcore.solvers.pursuit import LEAST, PIVOT, REFRESH, Pursuit
 
 _STOPPED = ("budget", "tolerance", "no row correlates with the residual", "rounding")
@@ -32,7 +32,7 @@ def pursue_together(
     Cost a few dozen kernels a step, as many steps as the largest k and the rows that leave; memory
     P N (N + k) x 4 + P k^2 x 8 bytes for P problems of at most N rows, beside the matrices given.
     """
-    with _full_precision():
+    with full_precision():
         batch = _Batch(grams, correlations, norms, ks, ridges, closed, nonnegative, tolerance)
         for step in range(1, 10 * batch.n + 10 * batch.k):
             if batch.must_leave():
@@ -48,18 +48,6 @@ def pursue_together(
         else:
             batch.stopped[batch.running] = 3
     return batch.answers()
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TF32 and no autocast: float32 products are float32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class _Batch:

@@ -36,8 +36,8 @@ class Craig:
 
     Similarity is max(distance) - distance. Returns fewer than k when no further pick gains anything
     (`info["stopped"] == "no gain"`: all rows are duplicates of picks). `info`: `gains`, `evaluations`.
-    Precision: distances are float64 products, stored in float32 for more than 5000 float32 rows; gains are summed in
-    float64. Cost O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 5000) for the distances, then O(N^2 log k).
+    Precision: distances are float64 products, stored in float32 for more than 2048 float32 rows; gains are summed in
+    float64. Cost O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 2048) for the distances, then O(N^2 log k).
     Reference: Mirzasoleiman et al. 2020, eq. 14; Dolatabadi et al. 2022, section 3.2. Differs: distances are not
     squared, rows are the full head gradient, and indices stay aligned with the data.
     """

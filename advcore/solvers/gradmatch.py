@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advcore.errors import DataError, one_of, require, within
-from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit
+from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, ready
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
@@ -20,6 +20,7 @@ from advcore.solvers.pursuit import Pursuit, pursue, refit
 from advcore.types import Selection, settings
 
 FILLS = ("rounds", "random", "none")
+_CLEAR = 1e-6  # the sum over its rows' norms above which it cannot be rounding
 _CANCELLED = 1e-14  # the sum over its parts' norms below which it is float64 rounding
 
 
@@ -40,9 +41,9 @@ class GradMatch:
 
     Weights are coefficients of the sum; with ridge they need not sum to N. `info`: `stopped` (why the last round
     ended), `rounds`, `filled` (random rows added), `residuals` (relative, after each pick of the first round).
-    Precision: products are summed in float64 and, for more than 5000 float32 rows, stored in float32; pivots,
-    weights and the residual's correlations are float64, and the last weights are refitted from float64 products.
-    Cost: the Gram matrix O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 5000), then O(k^2 N) time and 8 k^2 bytes;
+    Precision: products are float64, or float32 for more than 2048 float32 rows; pivots, weights and the residual's
+    correlations are float64, and the last weights are refitted from float64 products.
+    Cost: the Gram matrix O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 2048), then O(k^2 N) time and 8 k^2 bytes;
     without it O(k N C D) time and 8 k^2 bytes. On CUDA the problems of a selection advance as one batch.
     Reference: Killamsetty et al. 2021, eq. 4 and algorithm 2; Dolatabadi et al. 2022, section 3.2. Differs: ridge
     is scaled, weights are refitted exactly, a shortfall is not filled at random unless asked.
@@ -71,10 +72,11 @@ class GradMatch:
         """One answer a task; those whose Gram matrix is on CUDA advance as one batch."""
         pending = [self._prepare(task) for task in tasks]
         while waiting := [one for one in pending if not one.done]:
-            batch = [one for one in waiting if one.on_cuda]
-            found = pursue_together([one.gram for one in batch], **self._settings(batch)) if batch else []
-            for one, pursuit in zip(batch, found, strict=True):
-                self._take(one, pursuit)
+            for dtype in (torch.float32, torch.float64):
+                batch = [one for one in waiting if one.on_cuda and one.gram.dtype == dtype]
+                found = pursue_together([one.gram for one in batch], **self._settings(batch)) if batch else []
+                for one, pursuit in zip(batch, found, strict=True):
+                    self._take(one, pursuit)
             for one in waiting:
                 if not one.on_cuda:
                     self._take(one, self._advance(one))
@@ -87,21 +89,21 @@ class GradMatch:
         return {"matrix": size * n if held else 0, "solver": 8 * k * k}
 
     def _prepare(self, task: Task) -> "_Pending":
-        rows = task.rows
-        check_problem(rows, task.k)
-        target = _whole(rows) if task.target is None else task.target.double()
+        rows = ready(task.rows)
+        norms = check_problem(rows, task.k)
+        target = _whole(rows, norms) if task.target is None else task.target.double()
         if not bool(torch.isfinite(target).all()):
             raise DataError("the target must be finite, got NaN or infinity")
-        unit = natural_unit(rows)
+        unit = natural_unit(norms)
         held = matrix_is_held(self.matrix, len(rows))
         return _Pending(
             task=task,
             target=target,
             unit=unit,
-            gram=gram_matrix(rows, matrix_dtype(rows), unit=unit) if held else None,
+            gram=gram_matrix(task.rows, matrix_dtype(task.rows), unit=unit) if held else None,
             correlation=rows.correlate(target).cpu().numpy() / unit,
             norm=float(target.norm()) / math.sqrt(unit),
-            ridge=self.ridge * float(rows.squared_norms().mean()) / unit,
+            ridge=self.ridge * float(norms.mean()) / unit,
             closed=np.zeros(len(rows), dtype=bool),
         )
 
@@ -195,7 +197,9 @@ class _Pending:
         return self.gram is not None and self.gram.is_cuda
 
 
-def _whole(rows: Rows) -> Tensor:
+def _whole(rows: Rows, squared_norms: Tensor) -> Tensor:
     """The sum of all rows; zero where they cancel and what is left is rounding, which must not be fitted."""
     total = rows.total()
+    if total.norm() > _CLEAR * squared_norms.sqrt().sum():
+        return total
     return total * bool(total.norm() > _CANCELLED * rows.squared_parts().sqrt().sum())

@@ -45,25 +45,27 @@ def locate(similarity: np.ndarray, k: int, *, sample: Sample | None = None) -> L
     ----------
     similarity : (N, N) float, symmetric, >= 0, each row most similar to itself.
     k : how many to pick at most.
-    sample : which rows a step may pick; None: all that are left.
+    sample : which rows a step may pick (all that are left, if none of them gains anything); None: all that are left.
 
     Each gain is the best one there is, to 9 digits, summed in float64. Ties, which are common (two rows that are
     each other's nearest gain the same), go to the row most similar to all, whatever the order of the rows, then to
     the lower index. Stops early once no pick gains anything; the first pick is always made.
 
     Gains only fall, so old ones are bounds (Minoux 1978): the row of the best bound is evaluated again, O(N), until
-    it stays best. When that has cost as much as bringing all gains up to date would (as many evaluations as there are
-    rows whose nearest pick changed since), that is done instead; late, when a pick concerns few rows, after every pick.
+    it stays best. When that has cost as much as bringing all gains up to date would (a sixteenth of an evaluation for
+    each row that is covered better since), that is done instead; late, when a pick concerns few rows, after every pick.
     Cost about O(N^2 log k); O(N) memory beside the input.
     Reference: Mirzasoleiman et al. 2020, section 3, algorithm 1.
     """
     n = len(similarity)
     central = similarity.sum(1, dtype=np.float64)
     state = _Cover(similarity, central)
-    found = Located(nearest=np.zeros(n, dtype=np.int64), evaluations=n)
+    found, least = Located(nearest=np.zeros(n, dtype=np.int64), evaluations=n), _NOTHING * central.max()
     while len(found.picks) < k:
         best = state.best(None if sample is None else sample(len(found.picks), state.open_rows))
-        if best is None or (found.picks and state.gains[best] <= _NOTHING * central.max()):
+        if sample is not None and state.gains[best] <= least:
+            best = state.best(None)
+        if best is None or (found.picks and state.gains[best] <= least):
             break
         found.gains.append(float(state.gains[best]))
         found.nearest[state.take(best)] = len(found.picks)
@@ -178,27 +180,29 @@ def locate_tiled(
     """
     n, device = len(central), central.device
     bound, covered = central.clone(), torch.zeros(n, dtype=torch.float64, device=device)
-    fresh = torch.ones(n, dtype=torch.bool, device=device)
+    fresh, is_open = (torch.ones(n, dtype=torch.bool, device=device) for _ in range(2))
     nearest = torch.zeros(n, dtype=torch.long, device=device)
     found, least = Located(evaluations=n), _NOTHING * float(central.max())
-    is_open = torch.ones(n, dtype=torch.bool, device=device)
-    while len(found.picks) < k:
-        rows = is_open.nonzero()[:, 0]
-        if sample is not None:
-            rows = torch.from_numpy(sample(len(found.picks), rows.cpu().numpy())).to(device)
+
+    def best_of(rows: Tensor) -> Tensor:
         while True:
             top, order = bound[rows].topk(min(batch, len(rows)))
-            candidates = rows[order]
-            stale = candidates[~fresh[candidates]]
             tied = rows[bound[rows] >= top[0] - _TIE * top[0].abs()]
             if bool(fresh[tied].all()):
-                break
+                own = central[tied]
+                return tied[own >= own.max() * (1 - _TIE)][0]
+            stale = rows[order][~fresh[rows[order]]]
             stale = stale if len(stale) else tied[~fresh[tied]][:batch]
             bound[stale] = (similar(stale) - covered).clamp_min_(0).sum(1)
             fresh[stale] = True
             found.evaluations += len(stale)
-        own = central[tied]
-        best = tied[own >= own.max() * (1 - _TIE)][0]
+
+    while len(found.picks) < k:
+        rows = is_open.nonzero()[:, 0]
+        some = rows if sample is None else torch.from_numpy(sample(len(found.picks), rows.cpu().numpy())).to(device)
+        best = best_of(some)
+        if sample is not None and bound[best] <= least:
+            best = best_of(rows)
         gain = float(bound[best])
         if found.picks and gain <= least:
             break
@@ -207,8 +211,7 @@ def locate_tiled(
         nearer[best] = True
         nearest[nearer] = len(found.picks)
         covered = torch.maximum(covered, row)
-        is_open[best], bound[best] = False, -torch.inf
-        fresh[:] = False
+        is_open[best], bound[best], fresh[:] = False, -torch.inf, False
         found.picks.append(int(best))
         found.gains.append(gain)
     found.nearest = nearest.cpu().numpy()

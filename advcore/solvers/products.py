@@ -37,7 +37,7 @@ class GramProducts:
     leaps = True
 
     def __init__(self, gram: np.ndarray):
-        self._gram = gram
+        self._gram, self._spare = gram, np.empty(len(gram), dtype=gram.dtype)
         self._place, self._row = np.arange(len(gram)), np.arange(len(gram))  # of a row; at a place
         self.diagonal = gram.diagonal().astype(np.float64)
         self.precise = gram.dtype == np.float64
@@ -45,7 +45,9 @@ class GramProducts:
     def put(self, slot: int, j: int) -> None:
         place, other = self._place[j], self._row[slot]
         if place != slot:
-            self._gram[[slot, place]] = self._gram[[place, slot]]
+            self._spare[:] = self._gram[slot]
+            self._gram[slot] = self._gram[place]
+            self._gram[place] = self._spare
         self._row[slot], self._row[place] = j, other
         self._place[other], self._place[j] = place, slot
 

@@ -126,7 +126,7 @@ class _Run:
         if self._drifted >= REFRESH:
             self._refresh()
         weights = active.weights[: active.high]
-        self.left = self.left - products.spread(weights - self.applied[: active.high], exact=False)
+        self.left -= products.spread(weights - self.applied[: active.high], exact=False)
         self.applied[: active.high] = weights
         self._note(self.left)
 
@@ -195,7 +195,7 @@ class _Run:
                 break
         for one in taken[kept - 1 : -1][::-1]:
             self.active.undo(one.weights)
-        self.left, self.applied[:high] = left[kept - 1], weights[kept - 1]
+        self.left, self.applied[:high] = left[kept - 1].copy(), weights[kept - 1]
         return kept
 
     def _join(self, j: int, left: float) -> bool:
@@ -220,8 +220,8 @@ class _Run:
         """The relative residual after a pick."""
         weights = self.active.weights[: self.active.high] if weights is None else weights
         used = np.flatnonzero(weights)
-        members = self.active.members[used]
-        squared = self.target_norm**2 - weights[used] @ (self.correlation[members] + left[members])
+        members, used = self.active.members[used], weights[used]
+        squared = self.target_norm**2 - used @ (self.correlation[members] + left[members])
         self.path.append(math.sqrt(max(squared, 0.0)) / self.target_norm)
 
 
@@ -235,7 +235,9 @@ class _Taken(NamedTuple):
 
 def _grown(weights: np.ndarray, size: int) -> np.ndarray:
     """With zeros at the end, up to `size`."""
-    return np.pad(weights, (0, size - len(weights)))
+    grown = np.zeros(size)
+    grown[: len(weights)] = weights
+    return grown
 
 
 def refit(

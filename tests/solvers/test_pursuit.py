@@ -26,13 +26,13 @@ def factored(n, seed=0, width=20):
 
 def products_of(rows, way):
     if way == "factors":
-        return FactorProducts(rows, natural_unit(rows))
+        return FactorProducts(rows, natural_unit(rows.squared_norms()))
     dtype = torch.float64 if way == "float64" else torch.float32
-    return GramProducts(gram_matrix(rows, dtype, unit=natural_unit(rows)).numpy())
+    return GramProducts(gram_matrix(rows, dtype, unit=natural_unit(rows.squared_norms())).numpy())
 
 
 def run(rows, k, way="float64", *, target=None, **changes):
-    unit, target = natural_unit(rows), rows.total() if target is None else target
+    unit, target = natural_unit(rows.squared_norms()), rows.total() if target is None else target
     correlation = rows.correlate(target).numpy() / unit
     return pursue(products_of(rows, way), correlation, float(target.norm()) / np.sqrt(unit), k, **changes)
 
@@ -63,7 +63,7 @@ def test_weights_are_nnls_on_the_support_also_where_rows_left(way, ridge):
     for seed in range(4):
         rows = factored(60, seed, width=3)
         found = run(rows, 25, way, ridge=ridge)
-        unit = natural_unit(rows)
+        unit = natural_unit(rows.squared_norms())
         matrix = rows.dense().numpy()[found.support] / np.sqrt(unit)
         columns, goal = extended(matrix, rows.total().flatten().numpy() / np.sqrt(unit), ridge)
         fast, slow = columns @ found.weights, columns @ nnls(columns, goal)[0]
@@ -133,7 +133,7 @@ def test_a_long_run_of_leaps_is_still_summed_again_in_float64(monkeypatch):
         return spread(weights, exact=exact)
 
     monkeypatch.setattr(products, "spread", watched)
-    unit, target = natural_unit(rows), rows.total()
+    unit, target = natural_unit(rows.squared_norms()), rows.total()
     pursue(products, rows.correlate(target).numpy() / unit, float(target.norm()) / np.sqrt(unit), 520)
     assert sum(sums) >= 520 // (128 + 64)
 
@@ -191,7 +191,7 @@ def test_exact_sums_over_more_rows_than_are_read_at_a_time_are_float64():
         for slot in range(150):
             products.put(slot, slot)
         weights = np.random.default_rng(0).normal(size=150)
-        unit = natural_unit(rows)
+        unit = natural_unit(rows.squared_norms())
         stored = gram_matrix(rows, torch.float32 if way == "float32" else torch.float64, unit=unit).double().numpy()
         np.testing.assert_allclose(products.spread(weights, exact=True), weights @ stored[:150], rtol=0, atol=1e-11)
         np.testing.assert_allclose(products.spread(weights, exact=False), weights @ stored[:150], rtol=0, atol=1e-3)
