@@ -41,7 +41,7 @@ def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float =
 
     Cost O(N^2 (C + D) / 2) time; memory is the matrix and O(N (C + D)) beside it.
     """
-    if dtype == torch.float32 and isinstance(rows, FactoredRows) and rows.nbytes <= _CONVERTED:
+    if dtype == torch.float32 and isinstance(rows, FactoredRows):
         small, scale = rows.in_float32()
         with full_precision():
             return _all_pairs(small, dtype, lambda block, i, j: block.mul_(scale * (scale / unit)), products=dtype)

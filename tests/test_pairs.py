@@ -74,11 +74,9 @@ def test_squared_distances_are_those_of_the_matrix(kind, passes, seed):
 
 
 @pytest.mark.parametrize("tile", [4, 512])
-def test_float32_storage_is_the_float64_value_rounded_once(tile, monkeypatch):
+def test_float32_distances_are_the_float64_values_rounded_once(tile, monkeypatch):
     monkeypatch.setattr(pairs, "_TILE", tile)
     rows = factored(30)
-    unit = natural_unit(rows.squared_norms())
-    assert torch.equal(gram_matrix(rows, torch.float32, unit=unit), gram_matrix(rows, unit=unit).float())
     for squared in (False, True):
         stored = distance_matrix(rows, torch.float32, squared=squared)
         assert torch.equal(stored, distance_matrix(rows, squared=squared).float())
@@ -102,7 +100,22 @@ def test_the_natural_unit_is_a_power_of_two_that_scales_with_the_rows(power, see
 
 
 def test_the_natural_unit_of_zero_rows_is_1():
-    assert natural_unit(DenseRows(matrix=torch.zeros(4, 3))) == 1.0
+    assert natural_unit(torch.zeros(4)) == 1.0
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0), (1e-18, 1e18), (1e18, 1e15), (1e-20, 1e-15), (1.0, 0.0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_products_are_right_to_float32_at_any_scale(kind, sizes):
+    plain = factored(30, kind=kind)
+    rows = FactoredRows(
+        residuals=tuple(part * sizes[0] for part in plain.residuals),
+        features=tuple(part * sizes[1] for part in plain.features),
+        kind=kind,
+    )
+    unit = natural_unit(rows.squared_norms())
+    gram, exact = gram_matrix(rows, torch.float32, unit=unit), gram_matrix(rows, unit=unit)
+    assert torch.equal(gram, gram.T) and torch.isfinite(gram).all()
+    torch.testing.assert_close(gram.double(), exact, rtol=0, atol=2e-5)  # of norms of about 1
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e18])

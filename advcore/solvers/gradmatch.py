@@ -121,6 +121,7 @@ class GradMatch:
             nonnegative=self.nonnegative,
             tolerance=self.tolerance,
             closed=one.closed,
+            residual=one.residual,
         )
 
     def _settings(self, batch: list["_Pending"]) -> dict:
@@ -150,8 +151,7 @@ class GradMatch:
         weights = refit(gram, one.correlation[support], found.weights, ridge=one.ridge, nonnegative=self.nonnegative)
         keep = weights != 0
         found.support, found.weights = support[keep].tolist(), weights[keep]
-        left = rows.combine(at, torch.from_numpy(weights).to(rows.device)) - one.target
-        found.path[-1] = float(left.norm()) / math.sqrt(one.unit) / one.norm
+        found.path[-1] = one.residual(np.array(found.support, dtype=np.int64), found.weights)
 
     def _answer(self, one: "_Pending") -> Selection:
         rounds, k, device = one.rounds, one.task.k, one.task.rows.device
@@ -191,6 +191,12 @@ class _Pending:
     def left(self) -> int:
         """How many rows are still to be picked."""
         return self.task.k - int(self.closed.sum())
+
+    def residual(self, members: np.ndarray, weights: np.ndarray) -> float:
+        """Of the weighted rows, relative to the target."""
+        rows = self.task.rows
+        at, own = (torch.from_numpy(numbers).to(rows.device) for numbers in (members, weights))
+        return float((rows.combine(at, own) - self.target).norm()) / math.sqrt(self.unit) / self.norm
 
     @property
     def on_cuda(self) -> bool:
