@@ -209,7 +209,6 @@ def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
     """Orthogonal matching pursuit of the sum of all rows, ridge 0, tolerance 0; and why a peer is left out."""
     target, unit = rows.total(), natural_unit(rows.squared_norms())
     exact = gram_matrix(rows, unit=unit).numpy()
-    held = gram_matrix(rows, matrix_dtype(rows), unit=unit).numpy()
     correlation, norm = rows.correlate(target).numpy() / unit, float(target.norm()) / math.sqrt(unit)
 
     def solve(gram: np.ndarray, nonnegative: bool):
@@ -234,8 +233,8 @@ def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
     listed = [
         Peer("sklearn, our Gram", lambda g: _sklearn(g, correlation, k, copy=True), judge_sklearn, lambda: exact),
         Peer("sklearn, overwriting", lambda g: _sklearn(g, correlation, k), judge_sklearn, lambda: exact.copy("F")),
-        Peer("ours, any sign", lambda g: solve(g, False), judge_pursuit, held.copy),
-        Peer("ours", lambda g: solve(g, True), judge_pursuit, held.copy),
+        Peer("ours, any sign", lambda g: solve(g, False), judge_pursuit, exact.copy),
+        Peer("ours", lambda g: solve(g, True), judge_pursuit, exact.copy),
         Peer(whole, lambda _: ONE_ROUND(rows, k, generator=at), judge_call),
         Peer(f"{whole}, default", lambda _: GradMatch()(rows, k, generator=at), judge_call),
     ]
@@ -247,7 +246,7 @@ def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
     else:
         left_out.append(f"sklearn, own Gram: dense rows would hold more than {DENSE_LIMIT / 1e9:.0f} GB")
     if k <= NNLS_UP_TO:
-        listed.append(_nnls(rows, target, solve(held.copy(), True)))
+        listed.append(_nnls(rows, target, solve(exact.copy(), True)))
     else:
         left_out.append(f"scipy nnls on our support: k is above {NNLS_UP_TO}")
     return listed, left_out

@@ -92,7 +92,8 @@ def test_every_committed_table_comes_from_the_committed_records(root, tables):
 def test_the_solver_page_comes_from_its_records_and_no_limit_is_missed_unsaid(root, tables):
     records = {path.stem: read_json(path) for path in (root / "benchmarks/records/solvers").glob("*.json")}
     page = (root / "benchmarks/solvers.md").read_text()
-    assert set(records) == set(tables.solver_page.SECTIONS) and (root / "benchmarks/solvers.png").exists()
+    assert records and set(records) <= set(tables.solver_page.SECTIONS)
+    assert ("growth" in records) == (root / "benchmarks/solvers.png").exists()
     assert page == f"{tables.solver_page.text(records)}\n"
     assert not any(record["settings"]["quick"] for record in records.values())
 

@@ -20,6 +20,7 @@ from advcore.solvers.pursuit import Pursuit, pursue, refit
 from advcore.types import Selection, settings
 
 FILLS = ("rounds", "random", "none")
+_STEADY = 1e-3  # ridge from which float32 products of many rows are exact enough
 _CLEAR = 1e-6  # the sum over its rows' norms above which it cannot be rounding
 _CANCELLED = 1e-14  # the sum over its parts' norms below which it is float64 rounding
 
@@ -41,8 +42,8 @@ class GradMatch:
 
     Weights are coefficients of the sum; with ridge they need not sum to N. `info`: `stopped` (why the last round
     ended), `rounds`, `filled` (random rows added), `residuals` (relative, after each pick of the first round).
-    Precision: products are float64, or float32 for more than 2048 float32 rows; pivots, weights and the residual's
-    correlations are float64, and the last weights are refitted from float64 products.
+    Precision: products are float64, or, with a ridge of 0.001 or more, float32 for more than 2048 float32 rows; pivots,
+    weights and the residual's correlations are float64, and the last weights are refitted from float64 products.
     Cost: the Gram matrix O(N^2 (C + D)) time and 4 N^2 bytes (8 N^2 up to 2048), then O(k^2 N) time and 8 k^2 bytes;
     without it O(k N C D) time and 8 k^2 bytes. On CUDA the problems of a selection advance as one batch.
     Reference: Killamsetty et al. 2021, eq. 4 and algorithm 2; Dolatabadi et al. 2022, section 3.2. Differs: ridge
@@ -85,8 +86,12 @@ class GradMatch:
     def memory(self, n: int, k: int) -> dict[str, int]:
         """Bytes beside n float32 rows: the matrix, and the inverse of the support's."""
         held = matrix_is_held(self.matrix, n)
-        size = matrix_bytes(n) // max(n, 1)
+        size = (matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n) // max(n, 1)
         return {"matrix": size * n if held else 0, "solver": 8 * k * k}
+
+    def _dtype(self, rows: Rows) -> torch.dtype:
+        """Of the Gram matrix; with next to no ridge the residual of rows that are much alike needs float64."""
+        return matrix_dtype(rows) if self.ridge >= _STEADY else torch.float64
 
     def _prepare(self, task: Task) -> "_Pending":
         rows = ready(task.rows)
@@ -100,7 +105,7 @@ class GradMatch:
             task=task,
             target=target,
             unit=unit,
-            gram=gram_matrix(task.rows, matrix_dtype(task.rows), unit=unit) if held else None,
+            gram=gram_matrix(task.rows, self._dtype(task.rows), unit=unit) if held else None,
             correlation=rows.correlate(target).cpu().numpy() / unit,
             norm=float(target.norm()) / math.sqrt(unit),
             ridge=self.ridge * float(norms.mean()) / unit,
