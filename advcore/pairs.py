@@ -27,8 +27,13 @@ def matrix_dtype(rows: Rows) -> torch.dtype:
 
 
 def ready(rows: Rows) -> Rows:
-    """The rows with float64 factors if these are small (64 MB): then they are converted once, not for every product."""
-    return rows.exact() if rows.nbytes <= _CONVERTED and rows.dtype != torch.float64 else rows
+    """The rows with float64 factors if these are small (64 MB): then they are converted once, not for every product.
+    Rows in a file stay there."""
+    return rows.exact() if rows.nbytes <= _CONVERTED and rows.dtype != torch.float64 and _in_memory(rows) else rows
+
+
+def _in_memory(rows: Rows) -> bool:
+    return getattr(rows, "release", None) is None
 
 
 def matrix_bytes(n: int) -> int:
@@ -41,7 +46,7 @@ def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float =
 
     Cost O(N^2 (C + D) / 2) time; memory is the matrix and O(N (C + D)) beside it.
     """
-    if dtype == torch.float32 and isinstance(rows, FactoredRows):
+    if dtype == torch.float32 and isinstance(rows, FactoredRows) and _in_memory(rows):
         small, scale = rows.in_float32()
         with full_precision():
             return _all_pairs(small, dtype, lambda block, i, j: block.mul_(scale * (scale / unit)), products=dtype)

@@ -100,12 +100,12 @@ class GradMatch:
         if not bool(torch.isfinite(target).all()):
             raise DataError("the target must be finite, got NaN or infinity")
         unit = natural_unit(norms)
-        held = matrix_is_held(self.matrix, len(rows))
+        held, dtype = matrix_is_held(self.matrix, len(rows)), self._dtype(task.rows)
         return _Pending(
             task=task,
             target=target,
             unit=unit,
-            gram=gram_matrix(task.rows, self._dtype(task.rows), unit=unit) if held else None,
+            gram=gram_matrix(task.rows if dtype == torch.float32 else rows, dtype, unit=unit) if held else None,
             correlation=rows.correlate(target).cpu().numpy() / unit,
             norm=float(target.norm()) / math.sqrt(unit),
             ridge=self.ridge * float(norms.mean()) / unit,

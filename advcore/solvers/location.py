@@ -85,7 +85,8 @@ class _Cover:
         self.covered, self._seen = np.zeros(n), np.zeros(n)
         self._fresh, self._summed = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
         self._spent, self._largest = 0, central.max()
-        self._buffer = np.empty((_PANEL, n))
+        self._changed = np.zeros(0, dtype=np.int64)  # rows that are covered better than `_seen`
+        self._buffer, self._ones = np.empty((_PANEL, n)), np.ones(_PANEL)
 
     @property
     def open_rows(self) -> np.ndarray:
@@ -98,7 +99,7 @@ class _Cover:
             top = gains.max(initial=-np.inf)
             if top == -np.inf:
                 return None
-            tied = np.flatnonzero(gains >= top - _TIE * abs(top))
+            tied = (gains >= top - _TIE * abs(top)).nonzero()[0]
             tied = tied if rows is None else rows[tied]
             stale = tied[~self._fresh[tied]]
             if not len(stale):
@@ -107,9 +108,8 @@ class _Cover:
                     return row
                 self._evaluate(row)  # what is left after many updates may be their rounding
                 continue
-            changed = np.flatnonzero(self.covered > self._seen)
-            if (self._spent + len(stale)) * _CHEAPER > len(changed):
-                self._update_all(changed)
+            if (self._spent + len(stale)) * _CHEAPER > len(self._changed):
+                self._update_all()
             else:
                 for row in stale.tolist():
                     self._evaluate(row)
@@ -118,11 +118,12 @@ class _Cover:
         """Cover with `row`; who has it as the nearest pick."""
         own = self.similarity[row]
         nearer = own > self.covered
-        nearer[row] = True
-        np.maximum(self.covered, own, out=self.covered)
+        better = nearer.nonzero()[0]
+        self.covered[better] = own[better]
+        self._changed = (self.covered > self._seen).nonzero()[0] if len(self._changed) else better
         self.gains[row] = self._known[row] = -np.inf
         self._fresh[:], self._summed[:] = False, False
-        return np.flatnonzero(nearer)
+        return better if nearer[row] else np.append(better, row)
 
     def _most_central(self, tied: np.ndarray) -> int:
         central = self.central[tied]
@@ -136,18 +137,21 @@ class _Cover:
         self.gains[row] = np.maximum(more, 0, out=more).sum()
         self._fresh[row] = self._summed[row] = True
 
-    def _update_all(self, changed: np.ndarray) -> None:
+    def _update_all(self) -> None:
         """Bring all gains to the present cover: a row i that is covered better gains less, by how far its similarity
         reached above the old cover and no longer does."""
+        changed = self._changed
         for start in range(0, len(changed), _PANEL):
             own = changed[start : start + _PANEL]
             reached, low = self._rows_at(own), self._seen[own]
             np.maximum(reached, low[:, None], out=reached)
             np.minimum(reached, self.covered[own][:, None], out=reached)
-            self._known += low.sum() - np.ones(len(own)) @ reached
+            self._known -= self._ones[: len(own)] @ reached
+            self._known += low.sum()
         self.evaluations += len(changed)
         self.gains[:] = self._known
         self._seen[changed] = self.covered[changed]
+        self._changed = changed[:0]
         self._fresh[:], self._spent = True, 0
 
     def _rows_at(self, rows: np.ndarray) -> np.ndarray:
