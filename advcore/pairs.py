@@ -17,7 +17,7 @@ EXACT_UP_TO = 2048  # rows: a matrix is kept in float64 up to here, where it is 
 _EQUAL = 1e-12  # squared distance over squared norms below which two rows count as equal
 _ROUNDING = 1e-14  # the same over squared parts: what is left where passes cancel is rounding
 _TILE = 512  # rows and columns of a matrix that are computed at a time: 2 MB of float64
-_CONVERTED = 2**25  # bytes of rows up to which `ready` converts them
+CONVERTED = 2**25  # bytes of rows up to which `ready` converts them
 
 
 def matrix_dtype(rows: Rows) -> torch.dtype:
@@ -29,7 +29,7 @@ def matrix_dtype(rows: Rows) -> torch.dtype:
 def ready(rows: Rows) -> Rows:
     """The rows with float64 factors if these are small (64 MB): then they are converted once, not for every product.
     Rows in a file stay there."""
-    return rows.exact() if rows.nbytes <= _CONVERTED and rows.dtype != torch.float64 and _in_memory(rows) else rows
+    return rows.exact() if rows.nbytes <= CONVERTED and rows.dtype != torch.float64 and _in_memory(rows) else rows
 
 
 def _in_memory(rows: Rows) -> bool:

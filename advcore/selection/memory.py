@@ -8,6 +8,7 @@ import torch
 
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
+from advcore.pairs import CONVERTED
 from advcore.solvers.base import memory_of
 
 _TILES = 5 * 8 * 512**2  # bytes of a matrix of all pairs that are being made
@@ -55,14 +56,16 @@ def estimate(
     k = max(1, round(selector.budget * size))
     took = memory_of(selector.solver, size, k)
     means = 0
-    if selector.partition == "per_batch":  # two tiles of block means, each while it is put together
-        means = 4 * min(8 * classes * (features + 1) * min(size, 512), 2**28)
+    if selector.partition == "per_batch":  # two tiles of block means, and while they are put together
+        means = 8 * min(8 * classes * (features + 1) * min(size, 512), 2**28)
+    problem = size * width * passes * itemsize if by_class else 0
+    converted = 3 * problem if took["matrix"] and problem <= CONVERTED else 0
     return Estimate(
         rows=(n + (held_out if selector.target == "validation" else 0)) * width * passes * itemsize,
-        problem=size * width * passes * itemsize if by_class else 0,
+        problem=problem,
         matrix=took["matrix"] if itemsize <= 4 else 8 * size * size * bool(took["matrix"]),
         solver=took["solver"],
-        working=16 * (width + 1) * passes * 512 + (_TILES if took["matrix"] else 0) + means,
+        working=16 * (width + 1) * passes * 512 + (_TILES if took["matrix"] else 0) + means + converted,
     )
 
 
