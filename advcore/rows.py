@@ -319,8 +319,10 @@ class BlockRows:
         return (self._tile(piece) for piece in self._positions(i))
 
     def _dense(self, blocks: Sequence[Tensor]) -> Tensor:
-        means = [self.members.total(block).flatten() / len(block) for block in blocks]
-        return torch.stack(means) if means else torch.zeros(0, self._width, dtype=torch.float64, device=self.device)
+        means = torch.empty(len(blocks), self._width, dtype=torch.float64, device=self.device)
+        for mean, block in zip(means, blocks, strict=True):
+            torch.div(self.members.total(block).flatten(), len(block), out=mean)
+        return means
 
     @staticmethod
     def _shares(blocks: Sequence[Tensor]) -> Tensor:

@@ -56,8 +56,8 @@ def estimate(
     k = max(1, round(selector.budget * size))
     took = memory_of(selector.solver, size, k)
     means = 0
-    if selector.partition == "per_batch":  # two tiles of block means, and while they are put together
-        means = 8 * min(8 * classes * (features + 1) * min(size, 512), 2**28)
+    if selector.partition == "per_batch":  # two tiles of block means
+        means = 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)
     problem = size * width * passes * itemsize if by_class else 0
     converted = 3 * problem if took["matrix"] and problem <= CONVERTED else 0
     return Estimate(
