@@ -93,7 +93,7 @@ class _Run:
         self.path: list[float] = []
         self.stopped = "budget"
         self._steps, self._most, self._drifted = 0, 10 * n + 10 * k, 0
-        self._leap, self._wait = _FIRST_LEAP, 0
+        self._leap, self._lately, self._wait = _FIRST_LEAP, float(_FIRST_LEAP), 0
 
     def is_done(self) -> bool:
         """Whether it ends here; `stopped` says why."""
@@ -147,10 +147,13 @@ class _Run:
         if small or self._wait > 0 or self._drifted >= REFRESH:
             return 0
         few = self._best_few()
-        taken = self._follow(few, min(self._leap, self.k - size))
+        most = min(self._leap, self.k - size)
+        taken = self._follow(few, most)
         kept = self._verified(taken, few) if taken else 0
         self._leap = min(2 * self._leap, _LONGEST_LEAP) if kept == self._leap else max(_FIRST_LEAP, kept)
-        self._wait = 0 if 2 * kept >= _FIRST_LEAP else 2 * _FIRST_LEAP
+        self._lately = (self._lately + kept) / 2
+        about_to_leave = len(taken) < most and kept == len(taken)  # which takes a step
+        self._wait = int(about_to_leave) + 1 if 2 * self._lately >= _FIRST_LEAP else 2 * _FIRST_LEAP
         self._steps, self._drifted = self._steps + kept, self._drifted + kept
         return kept
 
