@@ -110,14 +110,13 @@ class FactoredRows:
 
     def squared_norms(self) -> Tensor:
         """(N,) float64 <G_i, G_i>."""
-        return torch.cat([self._norms_of(parts) for parts in self._pieces()])
+        return self._each_row(self._norms_of)
 
     def squared_parts(self) -> Tensor:
         """(N,) float64, squared norms of each pass alone, summed: what rounding is relative to where passes cancel."""
         if len(self.residuals) == 1:
             return self.squared_norms()
-        alone = (sum(a.square().sum(1) * g.square().sum(1) for a, g in parts) for parts in self._pieces())
-        return torch.cat(list(alone))
+        return self._each_row(lambda parts: sum(a.square().sum(1) * g.square().sum(1) for a, g in parts))
 
     def total(self, i: Where = ALL) -> Tensor:
         """(C, D + 1) float64, the sum of the rows at `i`; all of them by default."""
@@ -132,8 +131,7 @@ class FactoredRows:
     def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """(N,) <G_i, target>; `target` as `total` gives it. Cost O(N C D), in `dtype`."""
         target = target.to(dtype)
-        pieces = self._pieces(dtype=dtype)
-        return torch.cat([sum(((a @ target) * g).sum(1) for a, g in parts) for parts in pieces])
+        return self._each_row(lambda parts: sum(((a @ target) * g).sum(1) for a, g in parts), dtype)
 
     def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
         """One row a block of indices: the mean of its members' rows."""
@@ -146,6 +144,13 @@ class FactoredRows:
     @staticmethod
     def _norms_of(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
         return sum((a * b).sum(1) * (g * h).sum(1) for a, g in parts for b, h in parts).clamp_min(0)
+
+    def _each_row(self, value: Callable, dtype: torch.dtype = torch.float64) -> Tensor:
+        """(N,) `value` of the passes, in memory taken beforehand: kept pieces between freed ones leave holes in it."""
+        out = torch.empty(len(self), dtype=dtype, device=self.device)
+        for own, parts in zip(out.split(_AT_ONCE), self._pieces(dtype=dtype), strict=True):
+            own.copy_(value(parts))
+        return out
 
     def _pieces(self, i: Where = ALL, dtype: torch.dtype = torch.float64) -> Iterator[list[tuple[Tensor, Tensor]]]:
         return (self._passes(piece, dtype) for piece in cut(i, len(self), _AT_ONCE))
