@@ -107,7 +107,7 @@ def _all_pairs(
     matrix = torch.empty(n, n, dtype=dtype, device=rows.device)
     for i in cut(ALL, n, _TILE):
         for j in cut(slice(i.start, n), n, _TILE):
-            tile = entries(rows.gram(i, j) if products == torch.float64 else rows.gram(i, j, products), i, j)
+            tile = entries(rows.gram(i, j, products), i, j)
             if i == j:
                 tile = (tile + tile.T) / 2
             stored = tile.to(dtype)

@@ -217,8 +217,8 @@ class DenseRows:
     def exact(self) -> "DenseRows":
         return DenseRows(matrix=self.matrix.double())
 
-    def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
-        return self.matrix[i].double() @ self.matrix[j].double().T
+    def gram(self, i: Where = ALL, j: Where = ALL, dtype: torch.dtype = torch.float64) -> Tensor:
+        return self.matrix[i].to(dtype) @ self.matrix[j].to(dtype).T
 
     def squared_norms(self) -> Tensor:
         return self.matrix.double().square().sum(1)
@@ -278,12 +278,12 @@ class BlockRows:
     def exact(self) -> "BlockRows":
         return self
 
-    def gram(self, i: Where = ALL, j: Where = ALL) -> Tensor:
+    def gram(self, i: Where = ALL, j: Where = ALL, dtype: torch.dtype = torch.float64) -> Tensor:
         right = self._tile(j)
         if len(right) <= 1 or len(right) * self._width * 8 <= _TILE:
             means = self._dense(right)
-            return torch.cat([self._dense(tile) @ means.T for tile in self._tiles(i)])
-        return torch.cat([self.gram(i, tile) for tile in self._positions(j)], 1)
+            return torch.cat([self._dense(tile) @ means.T for tile in self._tiles(i)]).to(dtype)
+        return torch.cat([self.gram(i, tile, dtype) for tile in self._positions(j)], 1)
 
     def squared_norms(self) -> Tensor:
         return torch.cat([self._dense(tile).square().sum(1) for tile in self._tiles(ALL)])

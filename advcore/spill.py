@@ -22,7 +22,7 @@ class Column:
     """
 
     def __init__(self, length: int, folder: Path | None = None):
-        self._length, self._filled = length, 0
+        self._length, self._filled, self._folder = length, 0, folder
         self._file = None if folder is None else tempfile.TemporaryFile(dir=folder, prefix="advcore-rows-")  # noqa: SIM115
         self._held: Tensor | None = None
         self._mapped: np.memmap | None = None
@@ -34,9 +34,8 @@ class Column:
             try:
                 self._file.write(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
             except OSError as error:
-                folder = tempfile.gettempdir()
                 raise DataError(
-                    f"gradient rows do not fit below {folder}: {error}; free space, or set TMPDIR"
+                    f"gradient rows do not fit below {self._folder}: {error}; free space, or set TMPDIR"
                 ) from None
             return
         if self._held is None:

@@ -241,8 +241,12 @@ def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
     left_out = []
     if 8 * len(rows) * target.numel() <= DENSE_LIMIT:
         x, t = rows.dense().numpy(), target.flatten().numpy()
-        own = Peer("sklearn, own Gram", lambda _: _sklearn((x @ x.T).T, x @ t, k), judge_sklearn, base=whole)
-        listed.insert(0, own)
+        listed[:0] = [
+            Peer("sklearn, own Gram", lambda _: _sklearn(x @ x.T, x @ t, k, copy=True), judge_sklearn, base=whole),
+            Peer(
+                "sklearn, own Gram, overwriting", lambda _: _sklearn((x @ x.T).T, x @ t, k), judge_sklearn, base=whole
+            ),
+        ]
     else:
         left_out.append(f"sklearn, own Gram: dense rows would hold more than {DENSE_LIMIT / 1e9:.0f} GB")
     if k <= NNLS_UP_TO:

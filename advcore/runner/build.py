@@ -10,13 +10,13 @@ from torch import nn
 
 from advcore.borrow import borrow
 from advcore.data.base import Data
-from advcore.data.source import chunked, first_images
+from advcore.data.source import chunked
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
 from advcore.runner.schema import RunConfig
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
-from advcore.selection.memory import estimate, settle
+from advcore.selection.memory import estimate_for, settle
 from advcore.selection.schedule import Schedule
 from advcore.training.plan import Reference, planned_units, reference
 from advcore.training.trainer import LoopSettings, Trainer
@@ -114,7 +114,7 @@ def data(config: RunConfig, built: Trainer, where: torch.device) -> Data:
     require(must("selection.budget", f"at least two examples of {n}", kept, "keep more data") if kept < 2 else None)
     if chooser is not None and chooser.partition == "per_batch" and chooser.budget < 1 and n <= chooser.block_size + 1:
         raise ConfigError(must("training.batch_size", f"less than the {n} training examples", chooser.block_size))
-    if chooser is not None and chooser.target == "validation" and loaded.validation is None:
+    if chooser is not None and chooser.needs_validation and loaded.validation is None:
         raise ConfigError(
             must("selection.target", "'train' without validation data", "validation", "set data.validation")
         )
@@ -180,16 +180,7 @@ def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, str]:
     chooser, where = built.selector, loaded.train.device
     if chooser is None or built.solver_reads is None or built.scored:
         return {name: _megabytes(size) for name, size in held.items()}
-    with borrow(net):
-        head = find_head(net, first_images(net, loaded.train), chooser.head)
-    found = estimate(
-        chooser,
-        counts=loaded.train.class_counts(),
-        classes=head.out_features,
-        features=head.in_features,
-        held_out=held_out(loaded),
-        itemsize=max(head.weight.element_size(), 4),
-    )
+    found = estimate_for(chooser, net, loaded.train, held_out(loaded))
     found, event = under("selection", lambda: settle(found, chooser.memory_limit, where))
     held |= {"largest problem": found.problem + found.matrix + found.solver, "selection at its height": found.peak}
     rows = {"gradient rows": _megabytes(found.rows) + (" in a temporary file" if event else "")}

@@ -1,7 +1,6 @@
 """AdversarialCoreset.select(): attack, rows, partition, solver, coreset."""
 
 import logging
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from advcore.adversary import mismatch
-from advcore.borrow import borrow, device_of
+from advcore.borrow import device_of
 from advcore.cost import CostLedger
-from advcore.data.source import Source, as_source, check_labels, chunked, first_images
+from advcore.data.source import Source, as_source, check_labels, chunked
 from advcore.errors import ConfigError, DataError, at_least, must, one_of, positive, require, share
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measured
-from advcore.models.base import find_head
 from advcore.rng import Stream, preserved
 from advcore.rows import KINDS, DenseRows, Rows
-from advcore.selection.memory import estimate, settle
+from advcore.selection.memory import estimate_for, settle
 from advcore.selection.partition import PARTITIONS, Split
 from advcore.selection.quality import overlap, quality
 from advcore.selection.solve import join, solve_all
@@ -117,6 +115,11 @@ class AdversarialCoreset(SelectionSettings):
             else None,
         ]
 
+    @property
+    def needs_validation(self) -> bool:
+        """Whether held-out examples are what a selection is to match."""
+        return self.target == "validation" and self.budget < 1
+
     def size(self, n: int) -> int:
         """How many of n examples it is asked for: K, or, for per_batch, what that many whole blocks hold."""
         if self.budget == 1.0 or self.partition != "per_batch":
@@ -157,7 +160,7 @@ class AdversarialCoreset(SelectionSettings):
         then one problem's at a time.
         """
         source, own = as_source(dataset, device_of(model)), CostLedger()
-        if self.target == "validation" and validation is None and self.budget < 1:
+        if self.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
         held_out = None if validation is None else as_source(validation, device_of(model))
         with preserved(Stream(seed=seed, purpose="model", epoch=epoch)):
@@ -175,6 +178,7 @@ class AdversarialCoreset(SelectionSettings):
         n = len(source)
         quality = {"gradient_error": 0.0, "gradient_error_trained": 0.0, "gradient_error_random": 0.0}
         quality |= {"weight_sum": 1.0, "effective_sample_size": 1.0, "filled": 0, "rounds": 1, "overlap": None}
+        quality |= {"class_counts": source.class_counts(), "target_error": None}
         return self._coreset(source, seed, epoch, torch.arange(n), torch.ones(n), quality=quality)
 
     def _choose(self, call: "_Call", rows: Rows | None, previous: Coreset | None) -> Coreset:
@@ -226,15 +230,8 @@ class AdversarialCoreset(SelectionSettings):
         reads = self.solver.reads
         if reads is None or GRADIENTS[reads].averaged:
             return None, ()
-        with borrow(call.model, training=False):
-            layer = find_head(call.model, first_images(call.model, call.source), self.head)
-        sizes = [int(count) for count in call.source.class_counts() or ()]
-        classes, n = layer.out_features, len(call.source)
-        counts = sizes or [math.ceil(n / classes)] * classes
         held_out = 0 if call.validation is None else len(call.validation)
-        size = max(layer.weight.element_size(), 4)  # residuals are float32 at least
-        head = {"classes": classes, "features": layer.in_features}
-        found = estimate(self, counts=counts, **head, held_out=held_out, itemsize=size)
+        found = estimate_for(self, call.model, call.source, held_out)
         found, event = settle(found, self.memory_limit, call.source.device)
         return (Path(tempfile.gettempdir()), (event,)) if found.spilled else (None, ())
 

@@ -1,13 +1,17 @@
 """What a selection will hold, told before anything is allocated."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
+from advcore.borrow import borrow
+from advcore.data.source import Source, first_images
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
+from advcore.models.base import find_head
 from advcore.pairs import CONVERTED
 from advcore.solvers.base import memory_of
 
@@ -34,6 +38,21 @@ class Estimate:
     def peak(self) -> int:
         """What is held at the same time."""
         return (0 if self.spilled else self.rows) + self.problem + self.matrix + self.solver + self.working
+
+
+def estimate_for(selector: Any, model: nn.Module, source: Source, held_out: int) -> Estimate | None:
+    """`estimate` of a selection from `source` with `model`; even classes where the source cannot count them."""
+    with borrow(model, training=False):
+        head = find_head(model, first_images(model, source), selector.head)
+    counts = source.class_counts() or [math.ceil(len(source) / head.out_features)] * head.out_features
+    return estimate(
+        selector,
+        counts=[int(count) for count in counts],
+        classes=head.out_features,
+        features=head.in_features,
+        held_out=held_out,
+        itemsize=max(head.weight.element_size(), 4),  # residuals are float32 at least
+    )
 
 
 def estimate(
@@ -77,7 +96,7 @@ def settle(found: Estimate, limit: float | None, device: torch.device) -> tuple[
     allowed = limit * 1e9 if limit is not None else _free(device)
     if allowed is None or found.peak <= allowed:
         return found, None
-    spilled = Estimate(**{**found.__dict__, "spilled": True})
+    spilled = replace(found, spilled=True)
     given = f"memory_limit {limit:g} GB" if limit is not None else f"80 % of the free memory, {_gb(allowed)}"
     if spilled.peak > allowed:
         raise ConfigError(

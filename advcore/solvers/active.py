@@ -57,8 +57,7 @@ class ActiveSet:
 
     def must_leave(self) -> bool:
         """Whether a refit turns a weight negative."""
-        live = self.members[: self.high] >= 0
-        return self._nonnegative and bool((self._wanted[: self.high][live] <= 0).any())
+        return len(self._falling()) > 0
 
     def undo(self, weights: np.ndarray) -> None:
         """Take the last join back, if nobody has left since; `weights` are those before it, (high,) or fewer."""
@@ -106,10 +105,7 @@ class ActiveSet:
         """Take the refitted weights. With `nonnegative`, walk towards them until the first reaches 0, let that row
         leave, refit, and so on (Lawson and Hanson 1974, chapter 23). Returns who left."""
         gone: list[int] = []
-        while self._nonnegative:
-            falling = np.flatnonzero((self._wanted[: self.high] <= 0) & (self.members[: self.high] >= 0))
-            if not len(falling):
-                break
+        while len(falling := self._falling()):
             drop = self.weights[falling] - self._wanted[falling]
             strides = np.divide(self.weights[falling], drop, out=np.zeros(len(falling)), where=drop > 0)
             self.weights = np.maximum(self.weights + strides.min() * (self._wanted - self.weights), 0)
@@ -118,6 +114,10 @@ class ActiveSet:
                 self._leave(slot)
         self.weights[: self.high] = self._wanted[: self.high]
         return gone
+
+    def _falling(self) -> np.ndarray:
+        """The slots whose refitted weight may not stay."""
+        return np.flatnonzero(self._nonnegative & (self._wanted[: self.high] <= 0) & (self.members[: self.high] >= 0))
 
     def _leave(self, slot: int) -> None:
         """The row at `slot` leaves; the others' weights are refitted."""

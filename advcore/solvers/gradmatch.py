@@ -85,9 +85,8 @@ class GradMatch:
 
     def memory(self, n: int, k: int) -> dict[str, int]:
         """Bytes beside n float32 rows: the matrix, and the inverse of the support's."""
-        held = matrix_is_held(self.matrix, n)
-        size = (matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n) // max(n, 1)
-        return {"matrix": size * n if held else 0, "solver": 8 * k * k}
+        matrix = matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n
+        return {"matrix": matrix if matrix_is_held(self.matrix, n) else 0, "solver": 8 * k * k}
 
     def _dtype(self, rows: Rows) -> torch.dtype:
         """Of the Gram matrix; with next to no ridge the residual of rows that are much alike needs float64."""
@@ -105,7 +104,7 @@ class GradMatch:
             task=task,
             target=target,
             unit=unit,
-            gram=gram_matrix(task.rows if dtype == torch.float32 else rows, dtype, unit=unit) if held else None,
+            gram=gram_matrix(rows, dtype, unit=unit) if held else None,
             correlation=rows.correlate(target).cpu().numpy() / unit,
             norm=float(target.norm()) / math.sqrt(unit),
             ridge=self.ridge * float(norms.mean()) / unit,

@@ -191,8 +191,7 @@ class Trainer(LoopSettings):
 
         Raises NonFiniteError when the loss or a gradient is; nothing of that step is applied.
         """
-        wants = self.selector is not None and self.schedule.budget < 1 and self.selector.target == "validation"
-        if wants and validation is None:
+        if self.selector is not None and self.selector.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for a selection with target: validation", None))
         with preserved(Stream(seed=seed, purpose="training")):
             return _Run(self, model, train, validation, seed, augment, listener or Listener()).run()
