@@ -239,7 +239,9 @@ def _peers_gates(record: Facts) -> list[Gate]:
     dense, gram = "sklearn, own Gram", "sklearn, our Gram"
     gates = [
         _at_most(f"{where}: whole call over sklearn with its own Gram", _ratio(own, "ours, whole call", dense), 1 / 4),
-        _told(f"{where}: the same, sklearn overwriting its Gram", _ratio(own, "ours, whole call", f"{dense}, overwriting")),
+        _told(
+            f"{where}: the same, sklearn overwriting its Gram", _ratio(own, "ours, whole call", f"{dense}, overwriting")
+        ),
         _at_most(f"{where}: solve over sklearn's on our Gram", _ratio(own, "ours", gram), 1 / 3),
         _told(f"{where}: the same, sklearn overwriting the Gram", _ratio(own, "ours", "sklearn, overwriting")),
         _at_most(f"{where}: non-negative over any sign", _ratio(own, "ours", "ours, any sign"), 1.3),
