@@ -94,6 +94,8 @@ class _Cover:
 
     def best(self, rows: np.ndarray | None) -> int | None:
         """The row that gains most, its gain exact; among `rows`, if given."""
+        if len(self._changed) and self._dearer(1):
+            self._update_all()
         while True:
             gains = self.gains if rows is None else self.gains[rows]
             top = gains.max(initial=-np.inf)
@@ -108,11 +110,15 @@ class _Cover:
                     return row
                 self._evaluate(row)  # what is left after many updates may be their rounding
                 continue
-            if (self._spent + len(stale)) * _CHEAPER > len(self._changed):
+            if self._dearer(len(stale)):
                 self._update_all()
             else:
                 for row in stale.tolist():
                     self._evaluate(row)
+
+    def _dearer(self, count: int) -> bool:
+        """Whether so many evaluations more cost as much as bringing all gains up to date."""
+        return (self._spent + count) * _CHEAPER > len(self._changed)
 
     def take(self, row: int) -> np.ndarray:
         """Cover with `row`; who has it as the nearest pick."""
@@ -144,8 +150,7 @@ class _Cover:
         for start in range(0, len(changed), _PANEL):
             own = changed[start : start + _PANEL]
             reached, low = self._rows_at(own), self._seen[own]
-            np.maximum(reached, low[:, None], out=reached)
-            np.minimum(reached, self.covered[own][:, None], out=reached)
+            np.clip(reached, low[:, None], self.covered[own][:, None], out=reached)
             self._known -= self._ones[: len(own)] @ reached
             self._known += low.sum()
         self.evaluations += len(changed)
