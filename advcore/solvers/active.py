@@ -66,9 +66,6 @@ class ActiveSet:
         self.members[slot], self._since[slot] = -1, -1
         self.weights[: self.high], self._wanted[: self.high] = 0, 0
         self.weights[: len(weights)], self._wanted[: len(weights)] = weights, weights
-        if slot == self.high - 1:
-            self.high -= 1
-            np.minimum(self._reach, self.high, out=self._reach)
 
     def free_slot(self) -> int:
         """Where the next row goes."""

@@ -285,6 +285,26 @@ def test_a_join_that_is_undone_leaves_no_trace(steps, panel, seed):
             assert_solved(active, gram, b, support)
 
 
+def test_an_undone_join_never_makes_the_slots_fewer_than_the_weights_noted_before_it():
+    """A join into a free slot at the end, above one that a step before it noted the weights of: that crashed a leap."""
+    gram, b = problem(0, 8, 24)
+    active = ActiveSet(8, nonnegative=False)
+    for i in range(5):
+        join(active, gram, b, i)
+        active.settle()
+    active._leave(1)
+    active._leave(4)
+    active.settle()
+    join(active, gram, b, 5)
+    active.settle()
+    noted = active.weights[: active.high].copy()
+    join(active, gram, b, 6)
+    assert active.members[4] == 6
+    active.undo(noted)
+    assert active.high >= len(noted) and np.array_equal(active.weights[: len(noted)], noted)
+    assert_solved(active, gram, b, [0, 2, 3, 5])
+
+
 def test_must_leave_says_whether_a_refit_turns_a_weight_negative():
     gram, b = problem(0, 3, 9)
     b = np.abs(b)
