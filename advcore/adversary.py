@@ -3,12 +3,18 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.attacks.base import Attack
 from advcore.errors import must
 from advcore.objectives.base import Objective, ascent, attacked, needs_clean
 from advcore.rng import Stream
+
+
+def bound(attack: Attack | None, model: nn.Module, counted: Callable) -> Attack | None:
+    """The attack with what it needs of the model it is to attack (`Attack.bind`)."""
+    bind = getattr(attack, "bind", None)
+    return bind(model, counted) if bind else attack
 
 
 def perturb(
@@ -26,7 +32,7 @@ def perturb(
     Parameters
     ----------
     forward : images to logits, of a model borrowed in the mode in which to attack.
-    attack : what climbs; may be None for an objective that is not attacked.
+    attack : what climbs, `bound` to the model; may be None for an objective that is not attacked.
     clean : (B, C) logits at x if they are known already; computed here, once, if the attack needs them.
     generator : bound to the B examples.
     """

@@ -80,28 +80,41 @@ def select(
 def evaluate(
     target: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.")],
     checkpoint: Checkpoint = "last",
+    suite: Annotated[str, typer.Option(help="seen (the file's attacks), unseen, or autoattack.")] = "seen",
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Keep each image's verdicts here (.npz); a stopped evaluation goes on from it.")
+    ] = None,
+    examples: Annotated[Path | None, typer.Option(help="Also write the adversarial examples here (.npz).")] = None,
 ) -> None:
-    """Clean and robust accuracy on the test set of a checkpoint."""
-    from advcore.files import write_json
+    """Clean and robust accuracy of a checkpoint on the test set, and what makes the numbers untrustworthy."""
+    from advcore.evaluation.suites import SUITES
+    from advcore.files import save_arrays, write_json
     from advcore.reporting.record import RunRecord
     from advcore.reporting.tables import accuracies
     from advcore.runner import run as runner
     from advcore.runner.config import from_dict, load, overridden
 
+    require(one_of("--suite", suite, SUITES))
     if target.is_dir():
         config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
     else:
         config = load(target, set_ or ())
     path = runner.checkpoint(target, checkpoint)
-    if out:
-        runner.check_writable(out)
+    for written in filter(None, (out, state, examples)):
+        runner.check_writable(written)
     prepared = runner.prepare(config)
     runner.load_state(prepared.model, path)
     with _progress(1) as reporter:
-        found = runner.final(prepared, None, reporter, path.stem).as_dict()
+        how = {"state": state, "keep_examples": examples is not None}
+        evaluation = runner.final(prepared, None, reporter, path.stem, suite, **how)
+    found = evaluation.as_dict()
     _table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, found))
+    if examples:
+        arrays = {f"x_adv_{key}": own.numpy() for key, own in evaluation.examples.items()}
+        arrays |= {f"right_{key}": own.numpy() for key, own in evaluation.verdicts.items()}
+        save_arrays(examples, arrays, {"attacks": found["attacks"]})
     if out:
         write_json(out, {"checkpoint": str(path), **found})
 

@@ -108,14 +108,46 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors on the CPU and the facts saved with them. Raises CheckpointError for a missing, damaged or other file."""
+    content, facts = _read_described(path, "advcore-tensors-1")
+    return _parsed(content, path), facts
+
+
+def _parsed(content: bytes, path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    content, facts = _read_described(path, "advcore-tensors-1")
     try:
-        return load(content), facts
+        return load(content)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict: one of ours (checked against its hash), any safetensors file, or one saved by torch, alone or under
+    "state_dict" or "model". Raises CheckpointError for what is none, UnsafeFileError for what would run code."""
+    if path.suffix == ".safetensors" and _described(path).exists():
+        return load_tensors(path)[0]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if path.suffix == ".safetensors":
+        return _parsed(content, path)
+    try:
+        import torch
+
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a family of errors
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise UnsafeFileError(
+                f"{path} holds more than tensors, which can run code; save model.state_dict() alone"
+            ) from None
+        raise CheckpointError(f"{path} is not a state dict: {type(error).__name__}") from None
+    for name in ("state_dict", "model"):
+        state = state[name] if isinstance(state, dict) and isinstance(state.get(name), dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is not a state dict: it must map names to tensors")
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:

@@ -7,7 +7,7 @@ import solver_page
 
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import comparison, markdown
+from advcore.reporting.tables import comparison, flagged, markdown
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -39,6 +39,7 @@ def text(suite: str) -> str:
     lines = [f"**{TITLES[suite]}.** Mean ± sample deviation over seeds, {n} test images, device {device}."]
     for which in ("last", "best"):
         lines += ["", f"Checkpoint `{which}`:", "", markdown(*comparison(found, which))]
+        lines += [f"\nFlags: {told}." for told in ["; ".join(flagged(found, which))] if told]
     return "\n".join(lines)
 
 

@@ -231,3 +231,52 @@ def test_a_lone_array_is_not_an_npz(tmp_path):
     np.save(tmp_path / "data.npy", np.arange(3))
     with pytest.raises(CheckpointError, match="data.npy"):
         files.read_npz(tmp_path / "data.npy", tmp_path / "data.npy")
+
+
+class Reduces:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch /tmp/advcore-was-here",)
+
+
+STATE = {"0.weight": torch.arange(6.0).view(2, 3), "0.bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("wrapped", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_saved_by_torch_are_read_also_when_wrapped(tmp_path, wrapped, prefix):
+    path = tmp_path / "weights.pt"
+    torch.save(wrapped({prefix + name: value for name, value in STATE.items()}), path)
+    found = files.load_weights(path)
+    assert found.keys() == STATE.keys() and all(torch.equal(found[name], STATE[name]) for name in STATE)
+
+
+def test_a_safetensors_file_of_someone_else_is_read_and_ours_is_checked(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(STATE, path)
+    assert torch.equal(files.load_weights(path)["0.weight"], STATE["0.weight"])
+    files.save_tensors(tmp_path / "own.safetensors", STATE, {})
+    safetensors.torch.save_file({"0.weight": torch.zeros(2, 3)}, tmp_path / "own.safetensors")
+    with pytest.raises(CheckpointError, match="damaged"):
+        files.load_weights(tmp_path / "own.safetensors")
+
+
+@pytest.mark.parametrize("hostile", [Reduces(), {"state_dict": STATE, "extra": Reduces()}])
+def test_weights_that_would_run_code_are_unsafe_and_do_not(tmp_path, hostile):
+    path = tmp_path / "weights.pt"
+    torch.save(hostile, path)
+    with pytest.raises(UnsafeFileError, match="run code"):
+        files.load_weights(path)
+    assert not os.path.exists("/tmp/advcore-was-here")
+
+
+@pytest.mark.parametrize("bad", [b"", b"junk", None, [1, 2], {"a": 1}])
+def test_what_is_no_state_dict_is_a_checkpoint_error(tmp_path, bad):
+    path = tmp_path / "weights.pt"
+    if isinstance(bad, bytes):
+        path.write_bytes(bad)
+    elif bad is not None:
+        torch.save(bad, path)
+    with pytest.raises(CheckpointError):
+        files.load_weights(path)

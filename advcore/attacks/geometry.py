@@ -1,4 +1,4 @@
-"""Project, step and start for linf and l2 balls around images in [0, 1]: pure functions of (B, ...) tensors.
+"""Project, step and start for linf, l2 and l1 balls around images in [0, 1]: pure functions of (B, ...) tensors.
 
 Arithmetic is float32, or wider if the images are.
 """
@@ -51,14 +51,14 @@ def l2_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     return _drawn_in(x + delta * torch.where(norm > eps, eps / norm, torch.ones_like(norm)), x, eps).clamp(0, 1)
 
 
-def _drawn_in(moved: Tensor, x: Tensor, eps: float) -> Tensor:
+def _drawn_in(moved: Tensor, x: Tensor, eps: float, power: int = 2) -> Tensor:
     """`moved` with as many pixels as it takes, and no more, one float nearer to x: rounding leaves the ball where
-    many pixels round alike, as in flat images."""
+    many pixels round alike, as in flat images. `power`: of the norm."""
     nearer = torch.nextafter(moved, x)
-    before, after = ((z.double() - x.double()).flatten(1).square() for z in (moved, nearer))
+    before, after = ((z.double() - x.double()).flatten(1).abs() ** power for z in (moved, nearer))
     unit = 2.0**60  # running sums of whole numbers are exact, and deterministic on every device
     gain = ((before - after) * unit).long()
-    need = ((before.sum(1, keepdim=True) - eps**2).clamp(0, 1) * unit).long()
+    need = ((before.sum(1, keepdim=True) - eps**power).clamp(0, 1) * unit).long()
     return torch.where((gain.cumsum(1) - gain < need).view_as(x), nearer, moved)
 
 
@@ -76,6 +76,48 @@ def l2_distance(x: Tensor, x_adv: Tensor) -> Tensor:
     return (x_adv.double() - x.double()).flatten(1).norm(dim=1)
 
 
+def l1_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Nearest point of the ball and of [0, 1] together: each pixel's move is shortened by one length, the same for
+    all, and cut at its room (Croce and Hein 2021, proposition 2.1). That length is where the moves sum to eps, found
+    among the breakpoints of a piecewise linear function. Cost O(D log D)."""
+    delta = (x_adv - x).flatten(1)
+    size, room = delta.abs().double(), torch.where(delta > 0, 1 - x.flatten(1), x.flatten(1)).double().clamp_min(0)
+    # downwards in the length: a pixel's move grows from `size`, until `size - room`, where it is cut
+    at, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
+    slope = torch.where(order < size.shape[1], 1.0, -1.0).double().cumsum(1)
+    moved = torch.cat([torch.zeros_like(at[:, :1]), (slope[:, :-1] * (at[:, :-1] - at[:, 1:])).cumsum(1)], 1)
+    first = (moved < eps).sum(1, keepdim=True).clamp(1, at.shape[1] - 1)  # the breakpoint past eps
+    left = eps - moved.gather(1, first - 1)
+    length = at.gather(1, first - 1) - left / slope.gather(1, first - 1).clamp_min(1)
+    length = torch.where(torch.minimum(size, room).sum(1, keepdim=True) <= eps, torch.zeros_like(length), length)
+    short = torch.minimum((size - length).clamp_min(0), room).to(x) * delta.sign()
+    return _drawn_in(x + short.view_as(x), x, eps, power=1).clamp(0, 1)
+
+
+def l1_step(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float = 0.05) -> Tensor:
+    """The share `sparsity` of the pixels, those of the largest gradients among the ones with room, move alike; all
+    moves sum to `step_size`."""
+    flat, at = gradient.flatten(1), x_adv.flatten(1)
+    has_room = torch.where(flat > 0, at < 1, at > 0) & (flat != 0)
+    count = max(1, round(sparsity * flat.shape[1]))
+    chosen = flat.abs().masked_fill(~has_room, -1).topk(count, 1).indices
+    moves = torch.zeros_like(flat).scatter_(1, chosen, 1.0) * flat.sign() * has_room
+    moves = moves / moves.abs().sum(1, keepdim=True).clamp_min(1)
+    return x_adv + step_size * moves.view_as(x_adv)
+
+
+def l1_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
+    """Uniform in the ball: exponential lengths over the sum of these and one more, random signs."""
+    shape = (len(x), 2 * x[0].numel() + 1)
+    drawn = generator.uniform(shape).to(x)
+    lengths, signs = -torch.log1p(-drawn[:, ::2]), (drawn[:, 1::2] < 0.5).to(x) * 2 - 1
+    return x + eps * (lengths[:, :-1] * signs / lengths.sum(1, keepdim=True)).view_as(x)
+
+
+def l1_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+    return (x_adv.double() - x.double()).flatten(1).abs().sum(1)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """One threat model's functions; `diameter` is the largest eps that means anything for (C, H, W) pixels."""
@@ -88,4 +130,5 @@ class Geometry:
 
 
 LINF = Geometry(linf_project, linf_step, linf_start, linf_distance, lambda pixels: 1.0)
+L1 = Geometry(l1_project, l1_step, l1_start, l1_distance, lambda pixels: float(pixels))
 L2 = Geometry(l2_project, l2_step, l2_start, l2_distance, lambda pixels: pixels**0.5)

@@ -1,23 +1,34 @@
 """evaluate(): clean accuracy, and the worst case over every iterate and restart of each attack."""
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from advcore.adversary import bound
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
 from advcore.data.source import Source, as_source, batches_for, check_labels, chunked
-from advcore.errors import ConfigError, NonFiniteError
+from advcore.errors import CheckpointError, ConfigError, NonFiniteError
+from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.checks import IMAGES, masking_flag, model_flags, order_flags, strength_flags
+from advcore.files import load_arrays, save_arrays
 from advcore.objectives.base import ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream, preserved
+
+EVALUATED = ATTACKS | {"autoattack": AutoAttack}
+"""What an evaluation may run."""
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 
@@ -33,13 +44,24 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Clean accuracy, and one entry an attack: how the number was made, then accuracy, n and interval."""
+    """Clean accuracy, and one entry an attack: how the number was made, then accuracy, n and interval.
+
+    worst : share right under every attack at once. flags : what makes the numbers untrustworthy, one line each.
+    verdicts : (n,) bool an example, "clean" and each attack by its place. examples : where an attack found an example
+    misclassified, else where it ended, (n, C, H, W) an attack by its place; only if they were asked for.
+    """
 
     clean: Accuracy
     attacks: tuple[dict, ...]
+    worst: Accuracy | None = None
+    flags: tuple[str, ...] = ()
+    verdicts: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    examples: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self) -> dict:
-        return {"clean": {**asdict(self.clean), "interval": list(self.clean.interval)}, "attacks": list(self.attacks)}
+        """Without what there is for each example."""
+        worst = {} if self.worst is None else {"worst": _entry(self.worst)}
+        return {"clean": _entry(self.clean), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
 
 
 def wilson(correct: int, n: int) -> Accuracy:
@@ -53,98 +75,192 @@ def wilson(correct: int, n: int) -> Accuracy:
 def evaluate(
     model: nn.Module,
     dataset: Dataset | Source,
-    attacks: Sequence[Attack] = (),
+    attacks: Sequence[Attack | AutoAttack] = (),
     *,
     seed: int = 0,
     split: str = "test",
     batch_size: int = 256,
     indices: Tensor | None = None,
+    checks: bool = False,
+    keep_examples: bool = False,
+    state: Path | None = None,
     ledger: CostLedger | None = None,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Clean accuracy and robust accuracy under each attack, in eval mode.
 
-    An example is robust only if it is classified right at the clean image and at every iterate of every restart.
-    Examples already misclassified are not stepped further, so more steps (of one size) and more restarts never
-    help the defence.
+    An example is robust only if it is classified right at the clean image and at every iterate of every restart (where
+    an attack leaves its ball on the way, at what it returns). Examples already misclassified are not stepped further,
+    so more steps (of one size) and more restarts never help the defence.
 
     Parameters
     ----------
     model : borrowed; comes back as it was, and so does the global random state.
     dataset : map-style (x, y), x (C, H, W) in [0, 1] or uint8.
-    attacks : evaluated each on its own, climbing the cross-entropy unless they ask for another loss.
+    attacks : evaluated each on its own, climbing the cross-entropy unless they ask for another loss; or `AutoAttack`.
     split : what `dataset` is, for the record.
     indices : (n,) long, which examples; None for all.
+    checks : look for what makes the numbers untrustworthy (`checks.py`).
+    keep_examples : also return the adversarial examples.
+    state : a file (.npz) that holds the verdicts so far, brought up to date after every batch; an evaluation that was
+        stopped goes on from it. Refused for another model, data, attack or seed.
 
     Raises ConfigError for a training-only attack, DataError for bad images or labels. Cost: one forward pass an
     example, then each attack's passes on the examples still right, per restart.
     """
-    unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
+    unfit = [type(attack).__name__ for attack in attacks if getattr(attack, "training_only", False)]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
+    names, told = [attack_name(attack) for attack in attacks], [attack.describe() for attack in attacks]
     source = as_source(dataset, device_of(model))
     ledger = ledger or CostLedger()
     indices = torch.arange(len(source)) if indices is None else indices
-    n = len(indices)
-    right, robust = 0, [0] * len(attacks)
-    chunks, done = chunked(indices, batch_size), 0
+    n, keys = len(indices), ["clean", *map(str, range(len(attacks)))]
+    saved = _Saved(state, keys, lambda: _identity(model, source, indices, names, told, seed, batch_size))
+    parts, found, flags = dict(saved.parts), {key: [] for key in keys[1:]}, ()
+    done = len(parts["clean"])
+    if keep_examples and done:
+        raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
     with (
         preserved(Stream(seed=seed, purpose="model")),
         borrow(model, training=False),
         ledger.phase("evaluation", source.device),
     ):
         forward = ledger.counted(model)
-        for batch, x, y in batches_for(model, source, chunks):
+        attacks = [bound(attack, model, ledger.counted) for attack in attacks]
+        for batch, x, y in batches_for(model, source, chunked(indices[done:], batch_size)):
             correct = _correct(forward(x), y, batch)
-            right += int(correct.sum())
+            now = {"clean": correct}
             for i, attack in enumerate(attacks):
                 stream = Stream(seed=seed, purpose="evaluation").child(i).at(batch)
-                robust[i] += int(still_right(forward, attack, x, y, correct, stream).sum())
+                now[str(i)], x_adv = stood(forward, attack, x, y, correct, stream)
+                if keep_examples:
+                    found[str(i)].append(x_adv.cpu())
+            parts = {key: torch.cat([parts[key], now[key].cpu()]) for key in keys}
             done += len(y)
+            saved.keep(parts)
             on_chunk(done, n)
+        if checks:
+            _, x, y = next(batches_for(model, source, [indices[:IMAGES]]))
+            flags = (*model_flags(model, forward, x, y), *_masked(forward, attacks, x, y))
     entries = tuple(
-        {"name": attack_name(attack), **attack.describe(), "seed": seed, "split": split, **_entry(wilson(count, n))}
-        for attack, count in zip(attacks, robust, strict=True)
+        {"name": name, **how, "seed": seed, "split": split, **_entry(wilson(int(parts[str(i)].sum()), n))}
+        for i, (name, how) in enumerate(zip(names, told, strict=True))
     )
-    return Evaluation(clean=wilson(right, n), attacks=entries)
+    if checks:
+        flags = (*flags, *strength_flags(told, names), *order_flags(entries))
+    worst = torch.stack([parts[key] for key in keys]).all(0)
+    return Evaluation(
+        clean=wilson(int(parts["clean"].sum()), n),
+        attacks=entries,
+        worst=wilson(int(worst.sum()), n) if len(keys) > 1 else None,
+        flags=flags,
+        verdicts=parts,
+        examples={key: torch.cat(own) for key, own in found.items() if own},
+    )
 
 
-def still_right(
-    forward: Callable[[Tensor], Tensor], attack: Attack, x: Tensor, y: Tensor, correct: Tensor, stream: Stream
-) -> Tensor:
-    """(B,) bool: which of the `correct` examples no iterate of no restart misclassifies.
+def _masked(forward: Callable[[Tensor], Tensor], attacks: Sequence[Any], x: Tensor, y: Tensor) -> list[str]:
+    """In the largest linf ball of the attacks, or in one of 8/255."""
+    radii = [told["eps"] for told in (attack.describe() for attack in attacks) if told["norm"] == "linf"]
+    largest = max(radii, default=8 / 255)
+    return [flag for flag in [masking_flag(forward, largest, x, y)] if flag]
+
+
+def stood(
+    forward: Callable[[Tensor], Tensor], attack: Any, x: Tensor, y: Tensor, correct: Tensor, stream: Stream
+) -> tuple[Tensor, Tensor]:
+    """(B,) bool: which of the `correct` examples the attack leaves right; and (B, C, H, W), where it found the others
+    wrong, and where it ended for those.
 
     Restarts run one by one on the examples that are left; a misclassified one stands still, because its loss
     is held at 0.
     """
-    alive = correct.clone()
+    alive, ends = correct.clone(), x.clone()
     restarts = getattr(attack, "restarts", 1)
-    once = replace(attack, restarts=1) if restarts > 1 else attack
+    changed = getattr(attack, "changed", partial(replace, attack))
+    once = changed(restarts=1) if restarts > 1 else attack
     for restart in range(restarts):
         left = alive.nonzero()[:, 0]
         if not len(left):
             break
-        watch = _Watch(forward, attack, y[left])
-        x_adv = once(watch, x[left], generator=stream.take(left).child("try", restart))
+        own = stream.take(left).child("try", restart)
+        if isinstance(attack, AutoAttack):
+            x_adv = attack.adversarial(forward, x[left], y[left], own)
+            watch = _Watch(forward, "own", y[left])
+        else:
+            watch = _Watch(forward, attack.climbs, y[left], everywhere=not getattr(attack, "probes_outside", False))
+            x_adv = once(watch, x[left], generator=own)
         with torch.no_grad():
-            watch(x_adv)
+            watch.last(x_adv)
         alive[left] = ~watch.fooled
-    return alive
+        ends[left] = watch.ends(x_adv).to(ends)
+    return alive, ends
 
 
 class _Watch:
-    """The loss an attack climbs, noting which examples were misclassified at any point it was asked for."""
+    """The loss an attack climbs, noting which examples were misclassified at a point it was asked for, and where.
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], attack: Attack, y: Tensor):
-        self._forward, self._y = forward, y
-        self._loss = ascent(Pgd(), attack.climbs, y, None)
+    everywhere : whether every point counts; else only `last` does.
+    """
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], climbs: str, y: Tensor, *, everywhere: bool = True):
+        self._forward, self._y, self._everywhere = forward, y, everywhere
+        self._loss = ascent(Pgd(), climbs, y, None)
         self.fooled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        self._where: Tensor | None = None
 
     def __call__(self, x_adv: Tensor) -> Tensor:
         logits = self._forward(x_adv)
-        found = logits.detach()
-        self.fooled |= (found.argmax(1) != self._y) | ~torch.isfinite(found).all(1)  # NaN is no answer
+        if not self._everywhere:
+            return self._loss(logits)
+        self._note(x_adv, logits)
         return self._loss(logits).masked_fill(self.fooled, 0)
+
+    def last(self, x_adv: Tensor) -> None:
+        """Where the attack ended."""
+        self._note(x_adv, self._forward(x_adv))
+
+    def ends(self, x_adv: Tensor) -> Tensor:
+        """Where each was first misclassified, or `x_adv`."""
+        return torch.where(self.fooled.view(-1, *[1] * (x_adv.ndim - 1)), self._where, x_adv)
+
+    def _note(self, x_adv: Tensor, logits: Tensor) -> None:
+        found, x_adv = logits.detach(), x_adv.detach()
+        wrong = (found.argmax(1) != self._y) | ~torch.isfinite(found).all(1)  # NaN is no answer
+        anew = (wrong & ~self.fooled).view(-1, *[1] * (x_adv.ndim - 1))
+        self._where = torch.where(anew, x_adv, x_adv if self._where is None else self._where)
+        self.fooled |= wrong
+
+
+class _Saved:
+    """Verdicts so far, in a file that tells whose they are."""
+
+    def __init__(self, path: Path | None, keys: list[str], identity: Callable[[], str]):
+        self._path, self.parts = path, {key: torch.zeros(0, dtype=torch.bool) for key in keys}
+        if path is None:
+            return
+        self._identity = identity()
+        if path.exists():
+            arrays, facts = load_arrays(path)
+            if facts.get("identity") != self._identity:
+                raise CheckpointError(
+                    f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"
+                )
+            self.parts = {key: torch.from_numpy(arrays[key]) for key in keys}
+
+    def keep(self, parts: dict[str, Tensor]) -> None:
+        if self._path is not None:
+            save_arrays(self._path, {key: own.numpy() for key, own in parts.items()}, {"identity": self._identity})
+
+
+def _identity(model: nn.Module, source: Source, indices: Tensor, *facts: Any) -> str:
+    """A hash of all that the verdicts depend on."""
+    digest = hashlib.sha256(repr((source.fingerprint(), facts)).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(indices.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _correct(logits: Tensor, y: Tensor, indices: Tensor) -> Tensor:
@@ -156,7 +272,7 @@ def _correct(logits: Tensor, y: Tensor, indices: Tensor) -> Tensor:
 
 def attack_name(attack: Attack) -> str:
     """Its name in the table, or its class's for one that is not in it."""
-    return next((name for name, known in ATTACKS.items() if type(attack) is known), type(attack).__name__)
+    return next((name for name, known in EVALUATED.items() if type(attack) is known), type(attack).__name__)
 
 
 def _entry(accuracy: Accuracy) -> dict:

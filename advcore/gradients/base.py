@@ -12,10 +12,11 @@ from advcore.rows import DenseRows, Rows
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows of a whole source, in its order, and the labels (N,) met on the way, on the CPU."""
+    """Rows of a whole source, in its order, the labels (N,) met on the way, on the CPU, and what fell back."""
 
     rows: Rows
     labels: Tensor
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

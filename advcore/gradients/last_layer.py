@@ -1,12 +1,13 @@
 """Last-layer gradients at the attacked points, as factors, in one pass over the plain view."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from advcore.adversary import passes, perturb
+from advcore.adversary import bound, passes, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
@@ -15,6 +16,7 @@ from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measured
 from advcore.models.base import find_head, tapped
 from advcore.objectives.base import Objective
+from advcore.pieces import Pieces
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, first_not_finite
 from advcore.spill import FactorStore
@@ -62,8 +64,9 @@ def last_layer_rows(
     folder : keep the factors in a temporary file there, not in memory; they read the same.
     on_chunk : told examples done and in all.
 
-    Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem the
-    gradient of the inner maximum is the loss gradient at the maximiser.
+    When memory runs out, a chunk goes on in halves, down to 16, and an event says so; the rows are the same up to
+    float32 rounding. Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem
+    the gradient of the inner maximum is the loss gradient at the maximiser.
     Cost: the attack, one forward pass a pass of the objective, O(N (C + D)) memory a pass.
     Raises ConfigError without a linear head, DataError for bad images or labels, NonFiniteError for NaN logits.
     Reference: Dolatabadi et al. 2022, eqs. 12 and 14. Differs: attack and gradient see the same tensor, un-augmented;
@@ -79,11 +82,14 @@ def last_layer_rows(
             raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
         kind = "weight"
     with borrow(model, training=attack_mode == "train"), tapped(layer) as tap:
-        forward = ledger.counted(model)
+        forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
+        pieces = Pieces(chunk_size)
         for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
             check_labels(y, indices, layer.out_features)
             with ledger.phase("attack", device):
-                seen = _passes(forward, tap, objective, attack, x, y, stream.at(indices))
+                batch = (x, y, stream.at(indices))
+                work = partial(_piece, forward, tap, objective, attack, batch)
+                seen = _joined(pieces.over(len(x), work))
             with ledger.phase("rows", device):
                 logits = {name: z for name, (z, _) in seen.items()}
                 for name, residual in residuals(objective, y, logits).items():
@@ -96,7 +102,7 @@ def last_layer_rows(
         bad = first_not_finite(rows.squared_norms())
     if bad is not None:
         raise NonFiniteError(f"the model's gradient at example {bad} is NaN or infinite; training has diverged")
-    return Measured(rows=rows, labels=torch.cat(labels).cpu())
+    return Measured(rows=rows, labels=torch.cat(labels).cpu(), events=tuple(pieces.events))
 
 
 def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple[Tensor, Tensor]]:
@@ -110,6 +116,20 @@ def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple
             x_adv = perturb(forward, objective, attack, x, y, clean=clean, generator=generator)
             seen["adversarial"] = forward(x_adv), tap.features
     return seen
+
+
+def _piece(forward, tap, objective, attack, batch, i: slice) -> dict[str, tuple[Tensor, Tensor]]:
+    x, y, generator = batch
+    return _passes(forward, tap, objective, attack, x[i], y[i], generator.take(i))
+
+
+def _joined(parts: list[dict[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Logits and features of a chunk from those of its pieces."""
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        name: tuple(torch.cat(both) for both in zip(*(part[name] for part in parts), strict=True)) for name in parts[0]
+    }
 
 
 def _units(objective: Objective, attack: Attack | None) -> int:

@@ -20,6 +20,8 @@ def percent(share: float) -> str:
 
 def attack_label(entry: dict) -> str:
     """ "linf 0.1, PGD-50 x 3" of an entry of `final`."""
+    if entry["name"] == "autoattack":
+        return f"{entry['norm']} {entry['eps']:.4g}, AutoAttack {entry['version']}"
     kind = entry["name"].removeprefix(f"{entry['norm']}_").upper()
     restarts = f" x {entry['restarts']}" if entry["restarts"] > 1 else ""
     return f"{entry['norm']} {entry['eps']:.4g}, {kind}-{entry['steps']}{restarts}"
@@ -34,7 +36,10 @@ def accuracy(entry: dict) -> str:
 def accuracies(which: str, found: dict) -> list[Row]:
     """Clean and robust accuracy of one state, with intervals."""
     rows = [(f"{which}: clean, % of {found['clean']['n']}", accuracy(found["clean"]))]
-    return rows + [(f"{which}: robust, % ({attack_label(attack)})", accuracy(attack)) for attack in found["attacks"]]
+    rows += [(f"{which}: robust, % ({attack_label(attack)})", accuracy(attack)) for attack in found["attacks"]]
+    if len(found["attacks"]) > 1 and "worst" in found:
+        rows.append((f"{which}: robust, % (all of these)", accuracy(found["worst"])))
+    return rows + [(f"{which}: flag", flag) for flag in found.get("flags", ())]
 
 
 def closing(record: RunRecord) -> list[Row]:
@@ -63,6 +68,17 @@ def comparison(groups: dict[str, list[RunRecord]], which: str = "last") -> tuple
     robust = [f"robust, % ({attack_label(attack)})" for attack in attacks]
     header = ("method", "seeds", "clean, %", *robust, "relative cost", "gradient error (random)")
     return header, [_method(name, records, which, len(attacks)) for name, records in groups.items()]
+
+
+def flagged(groups: dict[str, list[RunRecord]], which: str = "last") -> list[str]:
+    """What makes a method's numbers untrustworthy, for a table's footer: "method: flag"."""
+    found = {
+        f"{name}: {flag}": None
+        for name, records in groups.items()
+        for record in records
+        for flag in record.final[which].get("flags", ())
+    }
+    return list(found)
 
 
 def _method(name: str, records: list[RunRecord], which: str, num_attacks: int) -> Row:

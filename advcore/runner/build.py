@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -102,12 +102,22 @@ def trainer(config: RunConfig) -> Trainer:
     )
 
 
+def attacks(config: RunConfig) -> dict[str, Any]:
+    """All attacks of a run, by the path of their setting."""
+    found = {"attack": config.attack, "selection.attack": config.selection and config.selection.attack}
+    found |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
+    return {path: attack for path, attack in found.items() if attack is not None}
+
+
 def data(config: RunConfig, built: Trainer, where: torch.device) -> Data:
     """The data, and whether the attacks' settings make sense for their shape."""
     loaded = config.data.load(where)
-    attacks = {"attack": config.attack, "selection.attack": config.selection and config.selection.attack}
-    attacks |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
-    found = {path: attack.problem(loaded.train.shape) for path, attack in attacks.items() if attack is not None}
+    found = {path: attack.problem(loaded.train.shape) for path, attack in attacks(config).items()}
+    found |= {
+        path: attack.classes_problem(loaded.num_classes)
+        for path, attack in attacks(config).items()
+        if hasattr(attack, "classes_problem") and not found[path]
+    }
     require(*(f"{path}.{problem}" for path, problem in found.items() if problem))
     n, chooser = len(loaded.train), built.selector
     kept = n if chooser is None else chooser.size(n)

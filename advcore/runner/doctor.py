@@ -18,7 +18,7 @@ NEEDED = (
     "safetensors",
     "pyarrow",
 )
-EXTRAS = {"timm": "hf", "submodlib": "submodular"}
+EXTRAS = {"timm": "hf", "submodlib": "submodular", "pyautoattack": "eval", "foolbox": "eval"}
 
 
 def findings() -> list[tuple[str, str]]:

@@ -8,18 +8,21 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from advcore.adversary import bound
 from advcore.cost import peak_memory
-from advcore.data.base import Data
+from advcore.data.base import Data, thinned
 from advcore.errors import CheckpointError, ConfigError, must
 from advcore.evaluation.evaluate import Evaluation, evaluate
-from advcore.files import load_tensors, save_tensors
+from advcore.evaluation.suites import SUITES
+from advcore.files import load_weights, save_tensors
 from advcore.reporting.record import RunRecord
 from advcore.runner import build
-from advcore.runner.config import resolved
+from advcore.runner.config import from_dict, resolved
 from advcore.runner.schema import RunConfig
 from advcore.training.trainer import Listener, State, Trained, Trainer
 from advcore.types import Coreset, labels_digest
@@ -57,7 +60,32 @@ def prepare(config: RunConfig) -> Prepared:
     where = build.device(config)
     loaded = build.data(config, trainer, where)
     net = build.model(config, loaded, where)
+    own = with_networks(config, loaded, where)
+    config, trainer = (config, trainer) if own is config else (own, build.trainer(own))
+    for path, attack in build.attacks(config).items():
+        build.under(path, lambda attack=attack: bound(attack, net, lambda network: network))
     return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net))
+
+
+def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunConfig:
+    """The config with each attack that names a run's folder measuring its distance in that run's `best` model."""
+
+    def ready(attack: Any) -> Any:
+        if getattr(attack, "network", None) is None:
+            return attack
+        folder = Path(attack.network)
+        net = build.model(from_dict(RunRecord.load(folder / "record.json").config), loaded, where)
+        load_state(net, checkpoint(folder, "best"))
+        return attack.by(net)
+
+    if not any(getattr(attack, "network", None) for attack in build.attacks(config).values()):
+        return config
+    return replace(
+        config,
+        attack=ready(config.attack),
+        selection=config.selection and replace(config.selection, attack=ready(config.selection.attack)),
+        evaluation=replace(config.evaluation, attacks=[ready(attack) for attack in config.evaluation.attacks]),
+    )
 
 
 def target(config: RunConfig, out: Path | None, overwrite: bool) -> Path:
@@ -158,16 +186,28 @@ def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
     record.relative_cost = trained.ledger.units() / prepared.plan.reference.units
 
 
-def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str) -> Evaluation:
-    """Accuracies on the test set as the run file asks for them."""
+def examined(prepared: Prepared) -> Tensor | None:
+    """Which test examples are evaluated; None for all."""
+    size, test = prepared.config.evaluation.examples, prepared.data.test
+    return None if size is None else thinned(test.labels(), min(size, len(test)), prepared.config.seed, "evaluation")
+
+
+def final(
+    prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str, suite: str = "seen", **how: Any
+) -> Evaluation:
+    """Accuracies on the test set as the run file asks for them; `how` goes to `evaluate`."""
+    settings = prepared.config.evaluation
     return evaluate(
         prepared.model,
         prepared.data.test,
-        prepared.config.evaluation.attacks,
+        SUITES[suite](settings.attacks),
         seed=prepared.config.seed,
-        batch_size=prepared.config.evaluation.batch_size,
+        batch_size=settings.batch_size,
+        indices=examined(prepared),
+        checks=settings.checks,
         ledger=trained.ledger if trained else None,
         on_chunk=lambda done, total: reporter.on_progress(f"evaluate {which}", done, total),
+        **how,
     )
 
 
@@ -214,8 +254,9 @@ def save_state(path: Path, name: str, state: State, entry: dict) -> None:
 
 
 def load_state(net: nn.Module, path: Path) -> None:
-    """Fill `net` from a checkpoint. Raises CheckpointError with the first keys that do not fit."""
-    state, _ = load_tensors(path)
+    """Fill `net` from a checkpoint: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
+    Raises CheckpointError with the first keys that do not fit."""
+    state = load_weights(path)
     own = net.state_dict()
     wrong = [
         f"{key} {list(own[key].shape) if key in own else 'not in the model'} / "

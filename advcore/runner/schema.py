@@ -10,6 +10,7 @@ from advcore.adversary import mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
 from advcore.errors import at_least, must, require
+from advcore.evaluation.evaluate import EVALUATED, attack_name
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
@@ -28,6 +29,7 @@ TABLES: dict[str, dict[str, type]] = {
     "solvers": SOLVERS,
     "optimizers": OPTIMIZERS,
     "lr_schedules": LR_SCHEDULES,
+    "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
 }
 
 
@@ -55,9 +57,11 @@ DataChoice = _named(DATASETS)
 ModelChoice = _named(MODELS)
 ObjectiveChoice = _named(OBJECTIVES)
 AttackChoice = _named(ATTACKS)
+EvaluatedChoice = _named(EVALUATED)
 SolverChoice = _named(SOLVERS)
 OptimizerChoice = _named(OPTIMIZERS)
 LrScheduleChoice = _named(LR_SCHEDULES)
+_FIT = "this one is for training only (fast_lpa: set project: true)"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -111,15 +115,27 @@ class EvaluationConfig:
 
     Parameters
     ----------
-    attacks : each on its own, on the test set, at `last` and at `best`.
+    attacks : each on its own, on the test set, at `last` and at `best`; or autoattack.
     batch_size : examples attacked at once.
+    examples : how many of the test set are attacked, stratified; null for all.
+    checks : look for what makes the numbers untrustworthy; flags go into the record.
     """
 
-    attacks: list[AttackChoice]
+    attacks: list[EvaluatedChoice]
     batch_size: int = 256
+    examples: int | None = None
+    checks: bool = True
 
     def __post_init__(self):
-        require(at_least("batch_size", self.batch_size, 1))
+        require(
+            at_least("batch_size", self.batch_size, 1),
+            None if self.examples is None else at_least("examples", self.examples, 1),
+            *(
+                must(f"attacks.{i}.name", "an attack that stays in its ball", attack_name(attack), _FIT)
+                for i, attack in enumerate(self.attacks)
+                if getattr(attack, "training_only", False)
+            ),
+        )
 
 
 @settings

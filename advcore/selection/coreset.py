@@ -211,7 +211,7 @@ class AdversarialCoreset(SelectionSettings):
             weights.float().cpu(),
             blocks=None if blocks is None else blocks.cpu(),
             info=tuple({"problem": p.name, "k": p.k, **a.info} for p, a in zip(problems, answers, strict=True)),
-            events=(*events, *fallbacks),
+            events=(*events, *found.events, *(goal.events if goal else ()), *fallbacks),
             cost={
                 "passes": ledger.units(),
                 "seconds": {name: ledger.seconds[name] for name in ("attack", "rows", "solve")},

@@ -7,7 +7,7 @@ in the full run, which milestones count in.
 
 import math
 
-from advcore.errors import must, require, within
+from advcore.errors import at_least, must, require, within
 from advcore.types import settings
 
 
@@ -27,10 +27,12 @@ class MultiStep:
     ----------
     milestones : epochs of the full run, ascending.
     gamma : in (0, 1].
+    ramp : epochs over which the rate first grows linearly to its size, as PAT does for 5.
     """
 
     milestones: list[int]
     gamma: float = 0.1
+    ramp: int = 0
 
     def __post_init__(self):
         ascending = all(isinstance(m, int) and m > 0 for m in self.milestones) and sorted(set(self.milestones)) == list(
@@ -39,10 +41,12 @@ class MultiStep:
         require(
             None if ascending else must("milestones", "ascending epochs above 0", self.milestones),
             within("gamma", self.gamma, 1e-6, 1),
+            at_least("ramp", self.ramp, 0),
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
-        return self.gamma ** sum(lr_index >= milestone for milestone in self.milestones)
+        grown = min(1.0, (lr_index + 1) / self.ramp) if self.ramp else 1.0
+        return grown * self.gamma ** sum(lr_index >= milestone for milestone in self.milestones)
 
 
 @settings

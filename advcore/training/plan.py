@@ -1,6 +1,6 @@
 """What a run will cost, in forward and backward passes, before anything runs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from advcore.adversary import passes
 from advcore.attacks.base import Attack
@@ -35,9 +35,7 @@ def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, 
     """Units of `epochs` over n examples with the same objective and `steps` attack steps."""
     if not attacked(objective):
         return Reference(epochs, None, epochs * n * step_units(objective, None))
-    if hasattr(attack, "steps") and hasattr(attack, "restarts"):
-        attack = replace(attack, steps=steps, restarts=1)
-    return Reference(epochs, steps, epochs * n * step_units(objective, attack))
+    return Reference(epochs, steps, epochs * n * step_units(objective, attack.reference(steps)))
 
 
 def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:

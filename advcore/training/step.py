@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advcore.adversary import perturb
+from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
@@ -36,6 +36,7 @@ def step(
     normalise: str = "coreset",
     attack_mode: str = "eval",
     clip_norm: float | None = None,
+    clip_value: float | None = None,
     where: Callable[[], Any] = lambda: "",
 ) -> Tensor:
     """Attack x (B, C, H, W), then one optimiser step on the weighted loss; returns that loss, detached.
@@ -46,7 +47,7 @@ def step(
     """
     forward = ledger.counted(model)
     with ledger.phase("attack", x.device), borrow(model, training=attack_mode == "train"):
-        x_adv = perturb(forward, objective, attack, x, y, generator=generator)
+        x_adv = perturb(forward, objective, bound(attack, model, ledger.counted), x, y, generator=generator)
     with ledger.phase("update", x.device):
         model.train()
         inputs = {"clean": x, "adversarial": x_adv}
@@ -61,5 +62,7 @@ def step(
             raise NonFiniteError(
                 f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; nothing was applied"
             )
+        if clip_value:
+            nn.utils.clip_grad_value_(parameters, clip_value)
         optimizer.step()
     return loss.detach()

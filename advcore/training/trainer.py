@@ -1,6 +1,7 @@
 """The loop: epochs, selections, schedule, checkpoints, cost."""
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -32,6 +33,10 @@ from advcore.training.step import step
 from advcore.types import NORMALISE, Coreset, settings
 
 State = dict[str, Tensor]
+COLLAPSE = 0.20
+"""Fall of probe robust accuracy between epochs that is catastrophic overfitting."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,7 +57,8 @@ class Listener:
     """Who is told what, as it happens; does nothing by default.
 
     on_epoch : the epoch's dict, and all there is so far. on_progress : phase, done, total. on_coreset : each selection.
-    on_state : "last" after each epoch and "best" when it improves, with the state and the epoch's dict.
+    on_state : "last" after each epoch, "best" when it improves, and "before_collapse", the epoch before a catastrophic
+        overfitting; with the state and its epoch's dict.
     on_model : the model after each epoch.
     """
 
@@ -74,6 +80,7 @@ class LoopSettings:
     attack_mode : "eval", or "train" as some published codes attack.
     eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
     clip_norm : largest gradient norm; None does not clip.
+    clip_value : largest size of a gradient's entry, as PAT clips; None does not clip.
     ema : decay of a moving average of the weights, which is then what is evaluated and saved; None for none.
     probe_examples : validation examples, stratified, attacked after each epoch to choose `best`.
     """
@@ -83,6 +90,7 @@ class LoopSettings:
     attack_mode: str = "eval"
     eps_ramp: float = 0
     clip_norm: float | None = None
+    clip_value: float | None = None
     ema: float | None = None
     probe_examples: int = 1000
 
@@ -93,6 +101,7 @@ class LoopSettings:
             one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             within("eps_ramp", self.eps_ramp, 0, 10_000),
             None if self.clip_norm is None else positive("clip_norm", self.clip_norm),
+            None if self.clip_value is None else positive("clip_value", self.clip_value),
             None if self.ema is None else within("ema", self.ema, 0, 0.999999),
             at_least("probe_examples", self.probe_examples, 1),
             *self._more_problems(),
@@ -115,7 +124,7 @@ class Trainer(LoopSettings):
     selector : chooses the coresets; None trains on all data.
     optimizer, lr_schedule : settings of `advcore.training`.
     probe_epochs : for EasyCore without a warm start: epochs of ordinary training of a copy that are scored.
-    batch_size, normalise, attack_mode, eps_ramp, clip_norm, ema, probe_examples : see `LoopSettings`.
+    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples : see `LoopSettings`.
     """
 
     objective: Any
@@ -220,6 +229,7 @@ class _Run:
         self.coreset: Coreset | None = None
         self.steps_done = 0
         self.best_score = -math.inf
+        self.previous: tuple[State, dict, dict] | None = None  # the epoch before: state, entry, robust accuracy
 
     def run(self) -> Trained:
         if self.settings.probe_epochs:
@@ -320,6 +330,7 @@ class _Run:
                 normalise=self.settings.normalise,
                 attack_mode=self.settings.attack_mode,
                 clip_norm=self.settings.clip_norm,
+                clip_value=self.settings.clip_value,
                 where=lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}...",
             )
             if self.average is not None:
@@ -375,11 +386,12 @@ class _Run:
     def _judge(self, entry: dict[str, Any]) -> None:
         """Validation accuracies into `entry`; keep the state if it is the best so far."""
         model = self._judged()
+        state = _copy(model)
         if self.validation is not None:
             found = evaluate(
                 model,
                 self.validation,
-                [] if self.settings.attack is None else [self.settings.attack],
+                [] if self.settings.attack is None else [self.settings.attack.probe()],
                 seed=self.seed,
                 split="validation",
                 indices=self.probed,
@@ -389,10 +401,30 @@ class _Run:
             entry["robust"] = found.attacks[0]["accuracy"] if found.attacks else None
             score = entry["clean"] if entry["robust"] is None else entry["robust"]
             if score > self.best_score:
-                self.best_score, self.out.best_epoch, self.out.best = score, entry["epoch"], _copy(model)
-                self.listener.on_state("best", self.out.best, entry)
+                self.best_score, self.out.best_epoch, self.out.best = score, entry["epoch"], state
+                self.listener.on_state("best", state, entry)
+            if found.attacks:
+                self._watch_for_collapse(state, entry, found.attacks[0])
         entry["peak_memory"] = peak_memory(self.device)
-        self.listener.on_state("last", _copy(model), entry)
+        self.listener.on_state("last", state, entry)
+
+    def _watch_for_collapse(self, state: State, entry: dict[str, Any], robust: dict[str, Any]) -> None:
+        """Catastrophic overfitting (Wong et al. 2020, section 5.4): the weights before it are kept, and an event."""
+        before, self.previous = self.previous, (state, entry, robust)
+        if before is None or not collapsed(before[2], robust):
+            return
+        kept = f"the weights of epoch {before[1]['epoch']} are kept as before_collapse"
+        fall = f"from {before[2]['accuracy']:.3f} to {robust['accuracy']:.3f}"
+        event = f"catastrophic overfitting: probe robust accuracy fell {fall}; {kept}"
+        self.out.events.append({"epoch": entry["epoch"], "event": event})
+        log.warning("epoch %d: %s", entry["epoch"], event)
+        self.listener.on_state("before_collapse", before[0], before[1])
+
+
+def collapsed(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether robust accuracy fell by more than 0.20, and by more than both intervals allow."""
+    fell = before["accuracy"] - after["accuracy"] > COLLAPSE
+    return fell and after["interval"][1] < before["interval"][0]
 
 
 def _copy(model: nn.Module) -> State:

@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 
 from advcore.adversary import perturb
 from advcore.attacks import ATTACKS
+from advcore.attacks.pgd import PGD as BALL
 from advcore.cost import CostLedger
 from advcore.data.source import Resident, Streamed
 from advcore.errors import ConfigError, DataError, NonFiniteError
@@ -113,7 +114,7 @@ def test_rows_equal_autograd_one_example_at_a_time(name, chunk_size):
 
 
 @pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if attacked(kind())])
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", [name for name, kind in ATTACKS.items() if issubclass(kind, BALL)])
 @pytest.mark.parametrize("chunk_size", [16, 32, 64, 256])
 def test_rows_equal_autograd_at_the_points_a_real_attack_finds(name, attack, chunk_size):
     rows = measure(name=name, attack=ATTACKS[attack](**PGD), chunk_size=chunk_size).rows
@@ -322,3 +323,31 @@ def test_half_precision_logits_have_float32_residuals():
 def test_one_example_is_enough():
     rows = measure(source=Resident(images()[:1], LABELS[:1]), attack=Given(moved())).rows
     assert len(rows) == 1 and torch.isfinite(rows.dense()).all()
+
+
+class Small(nn.Module):
+    """A network on a device that holds so many examples at once and no more."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.net, self.most = network(), most
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return self.net(x)
+
+
+@pytest.mark.parametrize("name", ["pgd", "trades"])
+@pytest.mark.parametrize("attack", ["linf_pgd", "fast_lpa"])
+def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_rows(name, attack):
+    made = ATTACKS[attack](eps=0.1, steps=3)
+    whole = measure(name=name, attack=made, chunk_size=64)
+    pieced = measure(Small(20), name=name, attack=made, chunk_size=64)
+    assert not whole.events and len(pieced.events) == 2
+    assert pieced.events[0] == "out of memory with 64 examples at once; going on with 32"
+    assert torch.equal(whole.labels, pieced.labels)
+    exact = whole.rows.dense()
+    assert (pieced.rows.dense() - exact).abs().max() < 1e-6 * exact.abs().max()
+    with pytest.raises(torch.OutOfMemoryError):
+        measure(Small(8), name=name, attack=made, chunk_size=64)

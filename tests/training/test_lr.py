@@ -63,3 +63,11 @@ def test_constant_is_constant_and_milestones_must_ascend():
         with pytest.raises(ConfigError) as error:
             MultiStep(milestones=milestones)
         assert "milestones" in str(error.value) and str(milestones) in str(error.value)
+
+
+def test_the_rate_grows_over_the_ramps_epochs_and_milestones_still_count():
+    ramped, plain = MultiStep(milestones=[8], ramp=5), MultiStep(milestones=[8])
+    assert [ramped.factor(0, i) for i in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+    assert ramped.factor(0, 9) == plain.factor(0, 9) == pytest.approx(0.1)
+    with pytest.raises(ConfigError, match="ramp must be"):
+        MultiStep(milestones=[8], ramp=-1)

@@ -84,3 +84,14 @@ def test_clipping_bounds_the_update(model):
     take(model, objective=Standard(), clip_norm=1e-3, lr=1.0)
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert float((after - before).norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_values_are_clipped_one_by_one(model):
+    slow = copy.deepcopy(model)
+    take(slow, objective=Standard(), lr=1.0)
+    moved = {name: p - q for (name, p), q in zip(model.named_parameters(), slow.parameters(), strict=True)}
+    take(model := copy.deepcopy(model), objective=Standard(), lr=1.0, clip_value=0.01)
+    for name, p in model.named_parameters():
+        start = dict(slow.named_parameters())[name] + moved[name]
+        torch.testing.assert_close(start - p, moved[name].clamp(-0.01, 0.01), atol=1e-6, rtol=0)
+    assert max(float(m.abs().max()) for m in moved.values()) > 0.01

@@ -1,0 +1,74 @@
+"""N-FGSM: one signed step from a noisy image, not brought back to the ball; for training."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from advcore.attacks.base import Bounded, climb, in_full
+from advcore.attacks.geometry import linf_distance, linf_step
+from advcore.attacks.pgd import LinfPGD, pixel_radius
+from advcore.errors import positive, within
+from advcore.rng import Stream
+from advcore.types import Loss, settings
+
+
+@settings
+class NFGSM(Bounded):
+    """Uniform noise of `noise` eps, then a signed step of `step_size`; cut to [0, 1] only. For training.
+
+    Parameters
+    ----------
+    eps : radius of the linf ball to train for, in [0, 1] pixel units.
+    noise : half width of the noise, in eps.
+    step_size : length of the step, in pixel units; None means eps.
+
+    Cost: one forward and one backward pass an example. Reference: de Jorge et al. 2022, algorithm 1.
+    """
+
+    noise: float = 2.0
+    step_size: float | None = None
+    norm: ClassVar[str] = "linf"
+    training_only: ClassVar[bool] = True
+
+    def _eps_problem(self) -> str | None:
+        return pixel_radius(self.eps, 1.0)
+
+    def _more_problems(self) -> list[str | None]:
+        return [
+            within("noise", self.noise, 0, 100),
+            None if self.step_size is None else positive("step_size", self.step_size, "leave it out for eps"),
+        ]
+
+    @property
+    def length(self) -> float:
+        """Length of the step."""
+        return self.eps if self.step_size is None else self.step_size
+
+    def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
+        x = in_full(x)
+        noise = self.noise * self.eps * (2 * generator.uniform(tuple(x.shape)).to(x) - 1)
+        return climb(
+            loss_fn,
+            x + noise,
+            steps=1,
+            move=lambda x_adv, gradient: linf_step(x_adv, gradient, self.length),
+            project=lambda x_adv: x_adv.clamp(0, 1),
+        )
+
+    def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return linf_distance(x, x_adv) - self.eps
+
+    def scaled(self, fraction: float) -> "NFGSM":
+        return self.changed(eps=self.eps * fraction, step_size=self.length * fraction or None)
+
+    def passes(self) -> tuple[int, int]:
+        return 1, 1
+
+    def reference(self, steps: int) -> LinfPGD:
+        return LinfPGD(eps=self.eps, steps=steps)
+
+    def probe(self) -> LinfPGD:
+        return self.reference(10)
+
+    def describe(self) -> dict:
+        return {"norm": "linf", "eps": self.eps, "steps": 1, "step_size": self.length, "restarts": 1}

@@ -1,0 +1,53 @@
+"""ReColorAdv: one smooth change of colours for the whole image."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from advcore.attacks.functional import Functional
+from advcore.attacks.geometry import linf_distance
+from advcore.errors import ConfigError, at_least, must
+from advcore.types import settings
+
+
+@settings
+class ReColorAdv(Functional):
+    """Adds to each pixel what a table, interpolated linearly, holds for its colour.
+
+    Parameters
+    ----------
+    eps : largest change of a channel, in [0, 1] pixel units.
+    resolution : entries of the table along each channel.
+    steps, restarts : see `Iterated`.
+
+    For images of one or three channels. Reference: Laidlaw and Feizi 2019, section 4. Differs: RGB (their paper has it
+    beside CIELUV), and no smoothness penalty beyond the table's own resolution.
+    """
+
+    eps: float = 0.06
+    resolution: int = 16
+    norm: ClassVar[str] = "recolor"
+    widest: ClassVar[float] = 1.0
+
+    def _more_problems(self) -> list[str | None]:
+        return [*super()._more_problems(), at_least("resolution", self.resolution, 2)]
+
+    def problem(self, shape: tuple[int, int, int]) -> str | None:
+        return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")
+
+    def shape(self, x: Tensor) -> tuple[int, ...]:
+        channels = x.shape[1]
+        if channels not in (1, 3):
+            raise ConfigError(must("images", "of 1 or 3 channels for recoloradv", channels))
+        return len(x), channels, *(self.resolution if axis < channels else 1 for axis in range(3))
+
+    def applied(self, x: Tensor, p: Tensor) -> Tensor:
+        axes = [2 * x[:, c] - 1 if c < x.shape[1] else torch.zeros_like(x[:, 0]) for c in range(3)]
+        grid = torch.stack(axes[::-1], -1)[:, None]  # grid_sample's first coordinate is the table's last axis
+        change = F.grid_sample(p, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        return (x + change[:, :, 0]).clamp(0, 1)
+
+    def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return linf_distance(x, x_adv) - self.eps

@@ -1,0 +1,120 @@
+"""AutoAttack's standard version, through the package pyautoattack (or a git-installed autoattack)."""
+
+import importlib.metadata
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advcore.attacks.pgd import pixel_radius
+from advcore.errors import missing_package, must, one_of, require
+from advcore.rng import Stream, preserved
+from advcore.types import settings
+
+_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+_FEWEST = 4
+VERSIONS = ("standard", "plus", "rand", "square")
+
+
+@settings
+class AutoAttack:
+    """APGD-CE, APGD-T, FAB-T and Square, each on what is still right; it reads logits and labels, so it evaluates only.
+
+    Parameters
+    ----------
+    eps : radius of the ball, in [0, 1] pixel units.
+    norm : "linf", "l2" or "l1".
+    version : "standard", "plus" or "rand"; "square" is the black box alone.
+
+    Needs the extra `eval`. Cost: thousands of passes an example. Reference: Croce and Hein 2020, section 5.
+    """
+
+    eps: float
+    norm: str = "linf"
+    version: str = "standard"
+
+    def __post_init__(self):
+        require(
+            pixel_radius(self.eps, 1e12), one_of("norm", self.norm, _NORMS), one_of("version", self.version, VERSIONS)
+        )
+
+    def problem(self, shape: tuple[int, int, int]) -> str | None:
+        _package()
+        pixels = shape[0] * shape[1] * shape[2]
+        return pixel_radius(self.eps, {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[self.norm])
+
+    def classes_problem(self, classes: int) -> str | None:
+        """What is wrong with so many classes, or None."""
+        if classes >= _FEWEST or self.version == "square":
+            return None
+        way_out = "its targeted loss compares four logits; set version: square, or use PGD with restarts"
+        return must("version", f"square for less than {_FEWEST} classes", self.version, way_out)
+
+    def adversarial(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
+        """x_adv (B, C, H, W) of images that are right; those that stand come back as they are."""
+        custom = {"version": "custom", "attacks": ["square"]} if self.version == "square" else {"version": self.version}
+        attack = _package().AutoAttack(
+            _Callable(forward),
+            device=x.device,
+            eps=self.eps,
+            norm=_NORMS[self.norm],
+            seed=stream.key & 0x7FFFFFFF,
+            **custom,
+        )
+        attack.verbose = False
+        logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
+        with torch.no_grad():
+            classes = forward(x[:1]).shape[1]
+        require(self.classes_problem(classes))
+        for one in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
+            one.n_target_classes = min(one.n_target_classes, classes - 1)
+        with preserved(stream):
+            found = attack.run_standard_evaluation(x, y, batch_size=len(x))
+        return found[0] if isinstance(found, tuple) else found
+
+    def describe(self) -> dict:
+        return {
+            "norm": self.norm,
+            "eps": self.eps,
+            "version": self.version,
+            "package": version(),
+            "steps": 5000 if self.version == "square" else 100,
+            "step_size": None,
+            "restarts": 1,
+        }
+
+
+class _Callable(nn.Module):
+    """A function of images as the module that AutoAttack asks for."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self._call = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._call(x)
+
+
+def _package() -> Any:
+    try:
+        import pyautoattack
+
+        return pyautoattack
+    except (ImportError, RuntimeError) as error:
+        try:
+            import autoattack
+
+            return autoattack
+        except (ImportError, RuntimeError):
+            raise missing_package("pyautoattack", "AutoAttack", "eval", error) from None
+
+
+def version() -> str:
+    """ "pyautoattack 0.2.0"."""
+    name = _package().__name__
+    try:
+        return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{name}, unknown version"

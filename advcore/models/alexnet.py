@@ -1,0 +1,40 @@
+"""AlexNet for 32 x 32, whose activations PAT measures perceptual distance in."""
+
+from torch import nn
+
+from advcore.models.base import ModelSettings
+from advcore.types import settings
+
+
+@settings
+class AlexNetCIFAR(ModelSettings):
+    """Five convolutions of 64, 192, 384, 256, 256 channels with ReLU, three max-poolings, hidden layers of 4096.
+
+    For LPIPS after its five ReLUs: `layers: [features.1, features.4, features.7, features.9, features.11]`.
+    Reference: Krizhevsky et al. 2012; sizes as Laidlaw et al. 2021 (PAT) have them for CIFAR-10. Differs: pooling to
+    2 x 2 before the hidden layers is adaptive, so that other sizes fit.
+    """
+
+    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+        return nn.Sequential(
+            _Features(shape[0]), nn.Flatten(), *_hidden(1024), *_hidden(4096), nn.Linear(4096, num_classes)
+        )
+
+
+def _hidden(inputs: int) -> list[nn.Module]:
+    return [nn.Dropout(), nn.Linear(inputs, 4096), nn.ReLU()]
+
+
+class _Features(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 192, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(2),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.features(x)

@@ -1,0 +1,125 @@
+"""Can the numbers be trusted? MNIST, two models: one trained by PGD, one by FGSM until its gradients mislead.
+
+python benchmarks/masking.py [--quick]: trains both, then sets clean accuracy, our PGD-50 x 10, foolbox's at the same
+settings, and AutoAttack side by side on 1,000 test images, with the flags of our checks; writes records/masking.json
+and masking.md. Needs the extra `eval` and ADVCORE_DATA. About 40 minutes on 2 cores.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from advcore.attacks import LinfPGD
+from advcore.borrow import borrow
+from advcore.data.source import Source
+from advcore.errors import AdvcoreError
+from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.evaluate import evaluate, wilson
+from advcore.files import read_json, write_json
+from advcore.reporting.tables import accuracy, markdown
+from advcore.runner import run as runner
+from advcore.runner.config import load
+
+HERE = Path(__file__).parent
+RECORD, PAGE = HERE / "records" / "masking.json", HERE / "masking.md"
+EPS, STEP, STEPS, RESTARTS = 0.3, 0.0125, 50, 10
+MODELS = {
+    "PGD-7 training": [],
+    "FGSM training": [
+        "attack.steps=1", "attack.step_size=0.3", "attack.start=clean", "training.eps_ramp=0", "cost.reference_steps=1"
+    ],
+}  # fmt: skip
+"""What changes in experiments/mnist/linf_full.yaml."""
+
+
+def main(quick: bool) -> None:
+    found = {name: measure(name, changes, quick) for name, changes in MODELS.items()}
+    settings = {"eps": EPS, "step_size": STEP, "steps": STEPS, "restarts": RESTARTS, "quick": quick}
+    write_json(RECORD, {"settings": settings, "environment": runner.environment(torch.device("cpu")), "models": found})
+    PAGE.write_text(page(read_json(RECORD)))
+
+
+def measure(name: str, changes: list[str], quick: bool) -> dict:
+    """Trains one model; its four accuracies on the same images, and its flags."""
+    images = 100 if quick else 1000
+    small = ["data.train_size=1000", "data.test_size=200", "training.epochs=3"] if quick else ["data.train_size=10000"]
+    shared = [*small, "evaluation.attacks=[]", f"evaluation.examples={images}"]
+    prepared = runner.prepare(load(HERE.parent / "experiments/mnist/linf_full.yaml", [*shared, *changes]))
+    with tempfile.TemporaryDirectory() as folder:
+        record = runner.run(prepared, Path(folder))
+        runner.load_state(prepared.model, runner.checkpoint(Path(folder), "last"))
+    model, test = prepared.model, prepared.data.test
+    chosen = runner.examined(prepared)
+    pgd = LinfPGD(eps=EPS, steps=STEPS, step_size=STEP, restarts=RESTARTS)
+    entries, flags = {}, []
+    for label, attack in (("ours", pgd), ("AutoAttack", AutoAttack(eps=EPS))):
+        start = time.perf_counter()
+        got = evaluate(model, test, [attack], indices=chosen, batch_size=250, checks=label == "ours")
+        entries[label] = {**got.attacks[0], "seconds": time.perf_counter() - start}
+        flags += got.flags
+        print(name, label, got.attacks[0]["accuracy"], flush=True)
+    start = time.perf_counter()
+    entries["foolbox"] = {**by_foolbox(model, test, chosen), "seconds": time.perf_counter() - start}
+    print(name, "foolbox", entries["foolbox"]["accuracy"], flags, flush=True)
+    return {"config": record.config, "clean": got.as_dict()["clean"], "attacks": entries, "flags": flags}
+
+
+def by_foolbox(model: torch.nn.Module, test: Source, chosen: torch.Tensor) -> dict:
+    """foolbox's LinfPGD with the same steps, step size and restarts; worst case over restarts."""
+    import foolbox
+
+    _, x, y = next(test.batches([chosen]))
+    with borrow(model, training=False):
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+        attack = foolbox.attacks.LinfPGD(rel_stepsize=STEP / EPS, steps=STEPS, random_start=True)
+        right = model(x).argmax(1) == y
+        for restart in range(RESTARTS):
+            torch.manual_seed(restart)
+            left = right.nonzero()[:, 0]
+            for part in left.split(250):
+                _, _, fooled = attack(wrapped, x[part], y[part], epsilons=EPS)
+                right[part] &= ~fooled
+    found = wilson(int(right.sum()), len(y))
+    return {"n": found.n, "accuracy": found.accuracy, "interval": list(found.interval)}
+
+
+def page(record: dict) -> str:
+    """The table, from the record alone."""
+    columns = ("ours", "foolbox", "AutoAttack")
+    rows = [
+        (name, accuracy(one["clean"]), *(accuracy(one["attacks"][column]) for column in columns))
+        for name, one in record["models"].items()
+    ]
+    told = record["settings"]
+    how = f"PGD-{told['steps']} x {told['restarts']}, step {told['step_size']}"
+    header = ("model", "clean, %", f"ours, {how}", f"foolbox, {how}", "AutoAttack")
+    flags = [f"- {name}: {'; '.join(one['flags']) or 'no flag'}" for name, one in record["models"].items()]
+    n = next(iter(record["models"].values()))["clean"]["n"]
+    return "\n".join(
+        [
+            "# Two models, and what four attacks say of them",
+            "",
+            f"Made by `python benchmarks/masking.py`. MNIST, linf {told['eps']}, small CNN, {n} test images, device "
+            f"{record['environment']['device']}; 95 % intervals.",
+            "",
+            markdown(header, rows),
+            "",
+            "What our checks say:",
+            "",
+            *flags,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small trial; its record is not to be committed")
+    try:
+        main(parser.parse_args().quick)
+    except AdvcoreError as error:
+        sys.exit(str(error))

@@ -1,0 +1,256 @@
+"""What every registered attack promises, on a model it is bound to; a new line in ATTACKS needs one in USUAL."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from advcore.adversary import bound, perturb
+from advcore.attacks import ATTACKS
+from advcore.borrow import borrow
+from advcore.cost import CostLedger
+from advcore.errors import ConfigError
+from advcore.objectives import OBJECTIVES
+from advcore.objectives.base import ascent
+from advcore.objectives.standard import Pgd
+from advcore.rng import Stream
+
+USUAL = {
+    "linf_pgd": {"eps": 8 / 255, "steps": 4},
+    "l2_pgd": {"eps": 0.5, "steps": 4},
+    "l1_pgd": {"eps": 4.0, "steps": 4},
+    "n_fgsm": {"eps": 8 / 255},
+    "fast_lpa": {"eps": 0.3, "steps": 4},
+    "lpa": {"eps": 0.3, "steps": 4, "rounds": 3},
+    "ppgd": {"eps": 0.3, "steps": 3},
+    "stadv": {"eps": 0.2, "steps": 5},
+    "recoloradv": {"eps": 0.06, "steps": 5},
+    "jpeg_linf": {"eps": 0.5, "steps": 5},
+}
+"""Small settings of each; a new attack adds its own here."""
+
+SLACK = {"lpips": 0.01, "l2": 1e-6, "l1": 1e-6}
+"""How far outside its ball float32 may end, of eps; else 1e-6."""
+
+N, SHAPE = 6, (3, 16, 16)
+EVERY = pytest.mark.parametrize("name", ATTACKS)
+LABELS = torch.arange(N) % 4
+
+
+def build(name, **changes):
+    return ATTACKS[name](**{**USUAL[name], **changes})
+
+
+def stream(indices=None, seed=0):
+    return Stream(seed=seed, purpose="attack").at(torch.arange(N) if indices is None else indices)
+
+
+def images(dtype=torch.float32):
+    x = torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return (1.4 * x - 0.2).clamp(0, 1).to(dtype)
+
+
+def network(dtype=torch.float32):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Tanh(), nn.Conv2d(8, 8, 3, 2, 1), nn.Tanh(), nn.Flatten(),
+            nn.Linear(128, 4),
+        ).to(dtype).eval()  # fmt: skip
+
+
+def attacked(attack, model, x, y=LABELS, ledger=None, generator=None, forward=None):
+    """x_adv, and the attack as it was bound."""
+    ledger = ledger or CostLedger()
+    with ledger.phase("attack"), borrow(model):
+        own = bound(attack, model, ledger.counted)
+        loss = ascent(Pgd(), own.climbs, y, None)
+        counted = ledger.counted(forward or model)
+        return own(lambda z: loss(counted(z)), x, generator=generator or stream()), own
+
+
+def assert_bounded(attack, x, x_adv):
+    assert x_adv.shape == x.shape and not x_adv.requires_grad
+    assert torch.isfinite(x_adv).all() and x_adv.min() >= 0 and x_adv.max() <= 1
+    excess = attack.excess(x, x_adv)
+    assert excess.shape == (len(x),) and excess.dtype == torch.float64
+    slack = attack.eps * SLACK.get(attack.norm, 0) + (6e-8 if attack.norm == "linf" else 1e-6)
+    assert attack.training_only or float(excess.max()) <= slack
+
+
+def test_the_table_of_settings_is_whole():
+    assert set(USUAL) == set(ATTACKS)
+
+
+@EVERY
+def test_stays_in_its_ball_and_raises_the_margin(name):
+    x, model = images(), network()
+    x_adv, attack = attacked(build(name), model, x)
+    assert_bounded(attack, x, x_adv)
+    assert not torch.equal(x_adv, x)
+    with torch.no_grad():
+        rises = [F.cross_entropy(model(z), LABELS, reduction="none") for z in (x, x_adv)]
+    assert rises[1].mean() > rises[0].mean()
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_stays_in_its_ball_under_autocast(name, dtype):
+    x, model = images(), network()
+
+    def forward(z):
+        with torch.autocast("cpu", dtype=dtype):
+            return model(z).float()
+
+    x_adv, attack = attacked(build(name), model, x, forward=forward)
+    if attack.norm == "lpips":  # its distance is the network's, as it was called
+        slack = 0.05 * attack.eps
+        assert attack.training_only or float(attack.excess(x, x_adv).max()) <= slack
+        assert torch.isfinite(x_adv).all() and x_adv.min() >= 0 and x_adv.max() <= 1
+    else:
+        assert_bounded(attack, x, x_adv)
+
+
+@EVERY
+def test_without_room_the_answer_is_the_clean_image(name):
+    x = images()
+    x_adv, attack = attacked(build(name, eps=0.0), network(), x)
+    assert attack.training_only or torch.equal(x_adv, x)
+
+
+@EVERY
+def test_the_seed_decides_and_the_global_random_state_does_not(name):
+    x, model = images(), network()
+    torch.manual_seed(1)
+    first = attacked(build(name), model, x)[0]
+    before = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(first, attacked(build(name), model, x)[0])
+    torch.manual_seed(1)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(first, attacked(build(name), model, x, generator=stream(seed=1))[0])
+
+
+@EVERY
+def test_an_example_is_attacked_the_same_in_any_batch(name):
+    x, model = images(torch.float64), network(torch.float64)
+    whole = attacked(build(name), model, x)[0]
+    for batch in ([4], [2, 0]):
+        i = torch.tensor(batch)
+        part = attacked(build(name), model, x[i], LABELS[i], generator=stream(i))[0]
+        assert torch.allclose(part, whole[i], atol=1e-6)
+
+
+@EVERY
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_and_the_images_come_back_bitwise(name, training):
+    model, x = network().train(training), images()
+    F.cross_entropy(model(x), LABELS).backward()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    grads = [p.grad.clone() for p in model.parameters()]
+    pixels, hooks = x.clone(), [len(m._forward_hooks) for m in model.modules()]
+    attacked(build(name), model, x)
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert all(torch.equal(g, p.grad) and p.requires_grad for g, p in zip(grads, model.parameters(), strict=True))
+    assert all(module.training == training for module in model.modules())
+    assert torch.equal(x, pixels) and hooks == [len(m._forward_hooks) for m in model.modules()]
+
+
+@EVERY
+def test_passes_are_what_the_attack_takes_or_the_most(name):
+    ledger = CostLedger()
+    attack = build(name)
+    attacked(attack, network(), images(), ledger=ledger)
+    forward, backward = attack.passes()
+    took = ledger.passes["attack"]
+    if attack.norm == "lpips" and not attack.training_only:
+        assert 0 < took["forward"] <= N * forward and 0 < took["backward"] <= N * backward
+    else:
+        assert took == {"forward": N * forward, "backward": N * backward}
+
+
+@EVERY
+def test_an_attack_says_how_its_number_is_made(name):
+    attack = build(name)
+    told = attack.describe()
+    assert told["norm"] == attack.norm and told["eps"] == attack.eps and told["step_size"] > 0
+    assert told["steps"] >= 1 and told["restarts"] == 1
+    assert attack.scaled(0.5).eps == attack.eps / 2
+
+
+@EVERY
+def test_the_attack_that_judges_is_fit_for_it_and_in_the_same_ball(name):
+    judge = build(name).probe()
+    assert not judge.training_only and judge.describe()["steps"] > 1
+    assert (judge.norm, judge.eps) == (build(name).norm, build(name).eps)
+
+
+@EVERY
+def test_the_reference_has_the_steps_asked_for(name):
+    forward, backward = build(name).reference(7).passes()
+    assert backward >= 7 and forward >= 7
+
+
+@EVERY
+@pytest.mark.parametrize("objective", ["pgd", "trades"])
+def test_every_objective_can_be_attacked(name, objective):
+    model, x, ledger = network(), images(), CostLedger()
+    with ledger.phase("attack"), borrow(model):
+        attack = bound(build(name), model, ledger.counted)
+        x_adv = perturb(ledger.counted(model), OBJECTIVES[objective](), attack, x, LABELS, generator=stream())
+    assert_bounded(attack, x, x_adv)
+
+
+@EVERY
+@pytest.mark.parametrize("eps", [-0.1, float("nan"), 1e30, "a", None])
+def test_a_radius_that_cannot_be_meant_is_one_line(name, eps):
+    with pytest.raises(ConfigError, match="eps must be a number") as caught:
+        build(name, eps=eps)
+    assert len(caught.value.problems) == 1
+
+
+class Sharp(nn.Module):
+    """Logits with a gap of a given size, or none and no gradient either."""
+
+    def __init__(self, gap):
+        super().__init__()
+        self.net, self.gap = network(), gap
+
+    def forward(self, x):
+        logits = self.net(x)
+        return self.gap * logits / logits.detach().abs().amax() if self.gap else 0 * logits
+
+
+@EVERY
+@pytest.mark.parametrize("gap", [0.0, 200.0, 1000.0])
+def test_logit_gaps_of_any_size_and_zero_gradients_are_survived(name, gap):
+    x, model = images(), Sharp(gap)
+    x_adv, attack = attacked(build(name), model, x)
+    assert_bounded(attack, x, x_adv)
+
+
+class Fails(nn.Module):
+    """Raises at its third call."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.calls = network(), 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 3:
+            raise KeyError("third")
+        return self.net(x)
+
+
+@EVERY
+def test_a_model_that_raises_comes_back_too(name):
+    model = Fails()
+    if name == "n_fgsm":
+        model.calls = 2
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(KeyError):
+        attacked(build(name), model, images())
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(p.requires_grad for p in model.parameters())

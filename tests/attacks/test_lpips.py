@@ -1,0 +1,195 @@
+"""The perceptual distance and the attacks in its ball, beside slow twins."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from advcore.adversary import bound
+from advcore.attacks import LPA, PPGD, FastLPA
+from advcore.attacks.lpips import Embedder, between, caught, project
+from advcore.attacks.perceptual import steepest
+from advcore.cost import CostLedger
+from advcore.errors import ConfigError
+from advcore.models import MODELS
+from advcore.objectives.base import margin
+from advcore.rng import Stream
+
+N = 4
+
+
+def images(dtype=torch.float64, size=8, n=N):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def network(dtype=torch.float64):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, 1, 1), nn.Softplus(), nn.Conv2d(6, 5, 3, 2, 1), nn.Softplus(), nn.Flatten(),
+            nn.Linear(80, 4),
+        ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+
+
+def slow_distance(a, b):
+    """Pixel by pixel, by hand: activations after each convolution's nonlinearity."""
+    net, total = network(), 0.0
+    for layers in (net[:2], net[:4]):
+        one, other = (layers(z[None])[0].numpy() for z in (a, b))
+        _, height, width = one.shape
+        for i in range(height):
+            for j in range(width):
+                u, v = (act[:, i, j] / math.sqrt((act[:, i, j] ** 2).sum()) for act in (one, other))
+                total += ((u - v) ** 2).sum() / (height * width)
+    return math.sqrt(total)
+
+
+def test_the_distance_is_the_one_by_hand():
+    x, y = images(), images().flip(0)
+    embed = Embedder(network(), None, None)
+    expected = [slow_distance(a, b) for a, b in zip(x, y, strict=True)]
+    assert np.abs(between(embed(x), embed(y)).numpy() - expected).max() < 1e-8
+
+
+def test_named_layers_are_the_ones_compared():
+    found = Embedder(network(), ["1", "3"], None)(images())
+    assert torch.equal(found, Embedder(network(), None, None)(images()))
+    assert Embedder(network(), ["3"], None)(images()).shape == (N, 80)
+    with pytest.raises(ConfigError, match="layers must be names of layers"):
+        Embedder(network(), ["nothing"], None)(images())
+    with pytest.raises(ConfigError, match="layers"):
+        Embedder(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).double(), None, None)(images())
+
+
+@pytest.mark.parametrize("name, stages", [("resnet18", 4), ("preact_resnet18", 4), ("small_cnn", 3)])
+def test_a_networks_stages_are_found(name, stages):
+    pytest.importorskip("torchvision")
+    net = MODELS[name]().body(10, (3, 32, 32)).eval()
+    with torch.no_grad(), caught(net, None) as seen:
+        net(torch.rand(1, 3, 32, 32))
+    sizes = [tuple(out.shape[2:]) for out in seen()]
+    assert len(set(sizes)) == len(sizes) >= stages and sizes[0] == (32, 32)
+
+
+def test_alexnet_has_five_layers_by_name():
+    net = MODELS["alexnet_cifar"]().body(10, (3, 32, 32)).eval()
+    names = ["features.1", "features.4", "features.7", "features.9", "features.11"]
+    with torch.no_grad(), caught(net, names) as seen:
+        net(torch.rand(1, 3, 32, 32))
+    assert [out.shape[1] for out in seen()] == [64, 192, 384, 256, 256]
+
+
+def test_the_gradient_is_finite_at_the_image_itself():
+    x, embed = images(), Embedder(network(), None, None)
+    z = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(between(embed(z), embed(x)).sum(), z)
+    assert torch.isfinite(gradient).all() and between(embed(x), embed(x)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.02, 0.1, 0.5])
+def test_the_projection_ends_inside_and_leaves_those_inside_alone(eps):
+    x, embed = images(), Embedder(network(), None, None)
+    clean = embed(x)
+    far = (x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)).clamp(0, 1)
+    far[1] = x[1]  # inside already
+    near = project(lambda z: between(embed(z), clean), x, far, eps)
+    assert between(embed(near), clean).max() <= eps + 1e-9
+    assert torch.equal(near[1], x[1]) and near.min() >= 0 and near.max() <= 1
+    outside = between(embed(far), clean) > eps
+    assert eps == 0 or (between(embed(near), clean)[outside] > 0.5 * eps).all()  # no more than it takes
+
+
+def test_each_image_is_projected_alone():
+    x, embed = images(), Embedder(network(), None, None)
+    far = (x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)).clamp(0, 1)
+    whole = project(lambda z: between(embed(z), embed(x)), x, far, 0.05)
+    for i in range(N):
+        own = x[i : i + 1]
+        alone = project(lambda z, own=own: between(embed(z), embed(own)), own, far[i : i + 1], 0.05)
+        assert torch.allclose(alone, whole[i : i + 1], atol=1e-9)
+
+
+class Smooth(nn.Module):
+    """Embeddings whose Jacobian is known: a linear map of the pixels."""
+
+    def __init__(self, width=12, pixels=6):
+        super().__init__()
+        self.map = torch.randn(width, pixels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_the_steepest_direction_solves_the_normal_equations():
+    """g^T v is largest at ||J v|| = 1 for v = (J^T J)^-1 g, scaled; on so few pixels 5 steps of CG come close."""
+    j = Smooth(pixels=4).map[:, :4]
+    push = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = torch.zeros(3, 1, 2, 2, dtype=torch.float64)
+    got = steepest(lambda z: ((push * z.flatten(1)).sum(1), z.flatten(1) @ j.T), x).flatten(1)
+    for own, g in zip(got, push, strict=True):
+        exact = torch.linalg.solve(j.T @ j, g)
+        exact = exact / (j @ exact).norm()
+        assert torch.allclose(own, exact, atol=1e-6)
+    flat = steepest(lambda z: (0 * z.flatten(1).sum(1), z.flatten(1) @ j.T), x)
+    assert torch.equal(flat, torch.zeros_like(x))
+
+
+def run(attack, model, x, y, network=None):
+    ledger = CostLedger()
+    own = attack.by(network) if network is not None else attack
+    own = bound(own, model, ledger.counted)
+    with ledger.phase("attack"):
+        forward = ledger.counted(model)
+        x_adv = own(lambda z: margin(forward(z), y), x, generator=Stream(seed=0, purpose="a").at(torch.arange(len(x))))
+    return x_adv, own, ledger.passes["attack"]
+
+
+@pytest.mark.parametrize("attack", [PPGD(eps=0.2, steps=5), LPA(eps=0.2, steps=5), FastLPA(eps=0.2, project=True)])
+def test_the_bound_holds_by_the_slow_distance(attack):
+    x, model = images(), network()
+    x_adv, _, _ = run(attack, model, x, model(x).argmax(1))
+    distances = [slow_distance(a, b) for a, b in zip(x, x_adv, strict=True)]
+    assert max(distances) <= 0.2 * 1.01 and max(distances) > 0.1
+
+
+@pytest.mark.parametrize("attack", [PPGD(eps=0.3, steps=8), LPA(eps=0.3, steps=10), FastLPA(eps=0.3, project=True)])
+def test_more_room_never_leaves_more_right(attack):
+    x, model = images(n=40), network()
+    model[-1].bias -= model(x).mean(0)  # so that it does not say one thing of all
+    y = model(x).argmax(1)
+    stands = []
+    for eps in (0.0005, 0.002, 0.005, 0.02):
+        x_adv, _, _ = run(attack.changed(eps=eps), model, x, y)
+        stands.append(int((model(x_adv).argmax(1) == y).sum()))
+    assert stands[0] > stands[-1] and all(b <= a + 2 for a, b in zip(stands, stands[1:], strict=False))
+
+
+def test_an_external_network_measures_the_distance_and_its_passes_count():
+    x, model, other = images(), network(), network()
+    with torch.no_grad():
+        other[0].weight.mul_(-1)
+    y = model(x).argmax(1)
+    own, _, passes = run(FastLPA(eps=0.2, steps=3), model, x, y)
+    external, attack, more = run(FastLPA(eps=0.2, steps=3), model, x, y, network=other)
+    assert not torch.equal(own, external) and attack.describe()["network"] == "Sequential"
+    assert passes == {"forward": N * 7, "backward": N * 3}
+    assert more == {"forward": 2 * N * 7, "backward": 2 * N * 3}
+    assert attack.changed(eps=0.1).describe()["network"] == "Sequential"
+    with pytest.raises(ConfigError, match="network must be loaded first"):
+        bound(FastLPA(eps=0.2, network="runs/x"), model, CostLedger().counted)
+
+
+@pytest.mark.parametrize("attack", [PPGD(eps=0.3, steps=2), LPA(eps=0.3, steps=2), FastLPA(eps=0.3, steps=2)])
+def test_only_images_that_are_right_are_attacked_on_request(attack):
+    x, model = images(), network()
+    y = model(x).argmax(1)
+    y[2] = (y[2] + 1) % 4
+    x_adv, _, _ = run(attack.changed(correct_only=True), model, x, y)
+    still = [torch.equal(a, b) for a, b in zip(x, x_adv, strict=True)]
+    assert still == [False, False, True, False]
+
+
+def test_an_attack_that_is_not_bound_says_so():
+    with pytest.raises(ConfigError, match="bound to a model"):
+        FastLPA(eps=0.2)(
+            lambda z: z.sum((1, 2, 3)), images(), generator=Stream(seed=0, purpose="a").at(torch.arange(N))
+        )
