@@ -254,3 +254,17 @@ def test_a_model_that_raises_comes_back_too(name):
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.gpu
+@EVERY
+def test_on_a_gpu_it_stays_in_its_ball_and_raises_the_loss(name):
+    device = torch.device("cuda")
+    x, y, model = images().to(device), LABELS.to(device), network().to(device)
+    generator = stream(torch.arange(N, device=device))
+    x_adv, attack = attacked(build(name), model, x, y, generator=generator)
+    assert x_adv.device.type == "cuda"
+    assert_bounded(attack, x, x_adv)
+    with torch.no_grad():
+        before, after = (F.cross_entropy(model(z), y) for z in (x, x_adv))
+    assert after > before
