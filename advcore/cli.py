@@ -102,13 +102,15 @@ def evaluate(
     else:
         config = load(target, set_ or ())
     path = runner.checkpoint(target, checkpoint)
-    for written in filter(None, (out, state, examples)):
-        runner.check_writable(written)
+    for option, written in (("--out", out), ("--state", state), ("--examples", examples)):
+        if written:
+            runner.check_writable(written, option, file=True)
+    config = runner.with_suite(config, suite)
     prepared = runner.prepare(config)
     runner.load_state(prepared.model, path)
     with _progress(1) as reporter:
         how = {"state": state, "keep_examples": examples is not None}
-        evaluation = runner.final(prepared, None, reporter, path.stem, suite, **how)
+        evaluation = runner.final(prepared, None, reporter, path.stem, **how)
     found = evaluation.as_dict()
     _table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, found))
     if examples:

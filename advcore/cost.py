@@ -70,6 +70,16 @@ class CostLedger:
 
         return forward
 
+    @contextlib.contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """What is counted inside does not count if it raises: it is done again."""
+        before = {phase: dict(both) for phase, both in self.passes.items()}
+        try:
+            yield
+        except BaseException:
+            self.passes = before
+            raise
+
     def count(self, kind: str, examples: int) -> None:
         """Add `examples` passes of `kind`, "forward" or "backward", to the current phase."""
         if not self._stack:

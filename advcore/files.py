@@ -123,8 +123,11 @@ def _parsed(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict: one of ours (checked against its hash), any safetensors file, or one saved by torch, alone or under
-    "state_dict" or "model". Raises CheckpointError for what is none, UnsafeFileError for what would run code."""
+    """A state dict: one of ours (checked against its hash), any safetensors file, or one saved by torch, alone or as
+    the only mapping of tensors beside other facts; without the prefixes that wrappers put before names.
+
+    Raises CheckpointError for what is none, UnsafeFileError for what would run code.
+    """
     if path.suffix == ".safetensors" and _described(path).exists():
         return load_tensors(path)[0]
     try:
@@ -132,7 +135,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     if path.suffix == ".safetensors":
-        return _parsed(content, path)
+        return _unwrapped(_parsed(content, path))
     try:
         import torch
 
@@ -143,18 +146,37 @@ def load_weights(path: Path) -> dict[str, Tensor]:
                 f"{path} holds more than tensors, which can run code; save model.state_dict() alone"
             ) from None
         raise CheckpointError(f"{path} is not a state dict: {type(error).__name__}") from None
-    for name in ("state_dict", "model"):
-        state = state[name] if isinstance(state, dict) and isinstance(state.get(name), dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is not a state dict: it must map names to tensors")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    if not _is_state(state) and isinstance(state, dict):
+        inside = [value for value in state.values() if _is_state(value)]
+        state = inside[0] if len(inside) == 1 else state
+    if not _is_state(state):
+        raise CheckpointError(f"{path} is not a state dict: it must map names to tensors, and hold one such mapping")
+    return _unwrapped(state)
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes of DataParallel, DDP and torch.compile."""
+    return {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
     """`path` (.npz) and, last, the JSON of `facts` beside it."""
+    _write_described(path, _npz(arrays), "advcore-arrays-1", facts)
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """`path` (.npz) alone, whole or not at all."""
+    write_bytes(path, _npz(arrays))
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    _write_described(path, buffer.getvalue(), "advcore-arrays-1", facts)
+    return buffer.getvalue()
 
 
 def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -7,8 +7,6 @@ and masking.md. Needs the extra `eval` and ADVCORE_DATA. About 40 minutes on 2 c
 
 import argparse
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from advcore.errors import AdvcoreError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.evaluate import evaluate, wilson
 from advcore.files import read_json, write_json
+from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import accuracy, markdown
 from advcore.runner import run as runner
 from advcore.runner.config import load
@@ -28,10 +27,10 @@ HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "masking.json", HERE / "masking.md"
 EPS, STEP, STEPS, RESTARTS = 0.3, 0.0125, 50, 10
 MODELS = {
-    "PGD-7 training": [],
     "FGSM training": [
         "attack.steps=1", "attack.step_size=0.3", "attack.start=clean", "training.eps_ramp=0", "cost.reference_steps=1"
     ],
+    "PGD-7 training": [],
 }  # fmt: skip
 """What changes in experiments/mnist/linf_full.yaml."""
 
@@ -44,27 +43,28 @@ def main(quick: bool) -> None:
 
 
 def measure(name: str, changes: list[str], quick: bool) -> dict:
-    """Trains one model; its four accuracies on the same images, and its flags."""
+    """One model's four accuracies on the same images, and its flags. The trained model and each image's verdicts are kept
+    below runs/, so that a benchmark that was stopped goes on."""
     images = 100 if quick else 1000
     small = ["data.train_size=1000", "data.test_size=200", "training.epochs=3"] if quick else ["data.train_size=10000"]
     shared = [*small, "evaluation.attacks=[]", f"evaluation.examples={images}"]
     prepared = runner.prepare(load(HERE.parent / "experiments/mnist/linf_full.yaml", [*shared, *changes]))
-    with tempfile.TemporaryDirectory() as folder:
-        record = runner.run(prepared, Path(folder))
-        runner.load_state(prepared.model, runner.checkpoint(Path(folder), "last"))
+    folder = Path("runs") / f"masking-{name.split('-')[0].split()[0].lower()}{'-quick' if quick else ''}"
+    done = (folder / "record.json").exists() and RunRecord.load(folder / "record.json").finished
+    record = RunRecord.load(folder / "record.json") if done else runner.run(prepared, folder)
+    runner.load_state(prepared.model, runner.checkpoint(folder, "last"))
     model, test = prepared.model, prepared.data.test
     chosen = runner.examined(prepared)
     pgd = LinfPGD(eps=EPS, steps=STEPS, step_size=STEP, restarts=RESTARTS)
     entries, flags = {}, []
     for label, attack in (("ours", pgd), ("AutoAttack", AutoAttack(eps=EPS))):
-        start = time.perf_counter()
-        got = evaluate(model, test, [attack], indices=chosen, batch_size=250, checks=label == "ours")
-        entries[label] = {**got.attacks[0], "seconds": time.perf_counter() - start}
+        kept = folder / f"{label.lower()}.npz"
+        got = evaluate(model, test, [attack], indices=chosen, batch_size=250, checks=label == "ours", state=kept)
+        entries[label] = got.attacks[0]
         flags += got.flags
-        print(name, label, got.attacks[0]["accuracy"], flush=True)
-    start = time.perf_counter()
-    entries["foolbox"] = {**by_foolbox(model, test, chosen), "seconds": time.perf_counter() - start}
-    print(name, "foolbox", entries["foolbox"]["accuracy"], flags, flush=True)
+        print(name, label, got.attacks[0]["accuracy"], list(got.flags), flush=True)
+    entries["foolbox"] = by_foolbox(model, test, chosen)
+    print(name, "foolbox", entries["foolbox"]["accuracy"], flush=True)
     return {"config": record.config, "clean": got.as_dict()["clean"], "attacks": entries, "flags": flags}
 
 
@@ -80,7 +80,7 @@ def by_foolbox(model: torch.nn.Module, test: Source, chosen: torch.Tensor) -> di
         for restart in range(RESTARTS):
             torch.manual_seed(restart)
             left = right.nonzero()[:, 0]
-            for part in left.split(250):
+            for part in filter(len, left.split(250)):
                 _, _, fooled = attack(wrapped, x[part], y[part], epsilons=EPS)
                 right[part] &= ~fooled
     found = wilson(int(right.sum()), len(y))

@@ -47,6 +47,9 @@ class JPEGLinf(Functional):
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), within("quality", self.quality, 1, 100)]
 
+    def describe(self) -> dict:
+        return super().describe() | {"quality": self.quality}
+
     def shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), x.shape[1], *(8 * math.ceil(size / 8) for size in x.shape[2:])
 

@@ -1,6 +1,7 @@
 """LPIPS distance over a network's own activations, without learned weights, and the projection onto its ball."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,32 +35,45 @@ def between(one: Tensor, other: Tensor) -> Tensor:
     return ((one - other).square().sum(1) + _TINY).sqrt() - _TINY**0.5
 
 
+_STAGE = re.compile(r"(.*\.)?layer\d+")  # of torchvision's and timm's ResNets
+
+
 @contextlib.contextmanager
 def caught(network: nn.Module, layers: Sequence[str] | None) -> Iterator[Callable[[], list[Tensor]]]:
-    """What comes out of the layers in the forward passes inside: those named, or, of each image size above one pixel,
-    the last, which are a residual network's stages. A name is a dotted one, or the end of one; raises ConfigError for
-    those unknown."""
+    """What comes out of the layers in the forward passes inside, each (B, C, H, W).
+
+    layers : dotted names, or the ends of some; None: a ResNet's stages, else, from the first convolution on, the last
+        output of each image size above one pixel. Raises ConfigError for unknown names.
+    """
     modules = dict(network.named_modules())
-    named = [[key for key in modules if f".{key}".endswith(f".{name}")] for name in layers or ()]
-    for name, keys in zip(layers or (), named, strict=True):
-        if len(keys) != 1:
-            raise ConfigError(must("layers", f"names of layers ({', '.join(filter(None, modules))})", name))
+    chosen = [_named(name, modules) for name in layers] if layers else [key for key in modules if _STAGE.fullmatch(key)]
     seen: dict[Any, Tensor] = {}
 
-    def keep(key: str | None) -> Callable:
+    def keep(key: str | None, first: bool = False) -> Callable:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
-            if isinstance(out, Tensor) and out.ndim == 4 and (key or out.shape[2] * out.shape[3] > 1):
-                seen[key or out.shape[2:]] = out
+            if not isinstance(out, Tensor) or out.ndim != 4:
+                return
+            if key or first or (seen and out.shape[2] * out.shape[3] > 1):
+                seen[key or tuple(out.shape[2:])] = out
 
         return hook
 
-    hooks = [modules[key].register_forward_hook(keep(key)) for (key,) in named]
-    hooks = hooks or [module.register_forward_hook(keep(None)) for module in modules.values()]
+    hooks = [modules[key].register_forward_hook(keep(key)) for key in chosen]
+    if not chosen:
+        is_first = [isinstance(module, nn.Conv2d) for module in modules.values()]
+        hooks = [m.register_forward_hook(keep(None, one)) for m, one in zip(modules.values(), is_first, strict=True)]
     try:
         yield lambda: list(seen.values())
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _named(name: str, modules: dict[str, nn.Module]) -> str:
+    found = [key for key in modules if f".{key}".endswith(f".{name}")]
+    if len(found) != 1:
+        raise ConfigError(must("layers", f"names of layers ({', '.join(filter(None, modules))})", name))
+    return found[0]
 
 
 class Embedder:
@@ -81,18 +95,29 @@ class Embedder:
 
     def both(self, loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
         """The losses (B,) at x and the embedding (B, F): one pass if the attacked model is the network, else two."""
+        if self._forward is not None:
+            return loss_fn(x), self.alone(loss_fn, x)
+        losses, found = self._caught(lambda: loss_fn(x))
+        return losses, found + _nothing(losses)
+
+    def alone(self, loss_fn: Loss, x: Tensor) -> Tensor:
+        """The embedding (B, F): one pass."""
         if self._forward is None:
-            losses, found = self._caught(lambda: loss_fn(x))
-            return losses, found + 0 * losses[:, None]  # so that a gradient of it alone is counted too
-        losses, (logits, found) = loss_fn(x), self._caught(lambda: self._forward(x))
-        return losses, found + 0 * logits.sum(1, keepdim=True)
+            return self.both(loss_fn, x)[1]
+        logits, found = self._caught(lambda: self._forward(x))
+        return found + _nothing(logits.sum(1))
 
     def _caught(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         with caught(self._network, self._layers) as seen:
             out = run()
-        if not seen():
-            raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self._layers, "name some"))
+        if not seen() or (self._layers and len(seen()) != len(self._layers)):
+            raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self._layers, "name others"))
         return out, embedding(seen())
+
+
+def _nothing(out: Tensor) -> Tensor:
+    """(B, 1) zeros that hang on the network's output, so that a gradient of its embedding alone is counted too."""
+    return 0 * out.nan_to_num(0, 0, 0)[:, None]
 
 
 def project(distance: Loss, x: Tensor, x_adv: Tensor, eps: float) -> Tensor:
@@ -107,13 +132,13 @@ def project(distance: Loss, x: Tensor, x_adv: Tensor, eps: float) -> Tensor:
     x_adv = x_adv.detach().clamp(0, 1)
     for _ in range(_NEWTON):
         found, gradient = input_gradient(distance, x_adv)
-        outside = found > eps
+        outside = ~(found <= eps)  # NaN is no place inside
         if not bool(outside.any()):
             return x_adv
         squared = gradient.flatten(1).square().sum(1)
         stride = (1 + _OVERSHOOT) * (found - eps) / squared.clamp_min(torch.finfo(squared.dtype).tiny)
         stride = torch.where(outside & torch.isfinite(stride), stride, torch.zeros_like(stride))
-        x_adv = (x_adv - stride.view(-1, 1, 1, 1) * gradient).clamp(0, 1)
+        x_adv = (x_adv - stride.view(-1, 1, 1, 1) * gradient.nan_to_num(0, 0, 0)).clamp(0, 1)
     with torch.no_grad():
         return _halved(distance, x, x_adv, distance(x_adv) <= eps, eps)
 

@@ -71,4 +71,11 @@ class NFGSM(Bounded):
         return self.reference(10)
 
     def describe(self) -> dict:
-        return {"norm": "linf", "eps": self.eps, "steps": 1, "step_size": self.length, "restarts": 1}
+        return {
+            "norm": "linf",
+            "eps": self.eps,
+            "steps": 1,
+            "step_size": self.length,
+            "restarts": 1,
+            "noise": self.noise,
+        }

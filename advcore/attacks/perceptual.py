@@ -1,5 +1,6 @@
 """LPIPS-bounded attacks (Laidlaw et al. 2021): PPGD, LPA, and Fast-LPA, which PAT trains with."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -28,7 +29,8 @@ class Perceptual(Iterated):
     ----------
     eps : the LPIPS bound.
     steps, restarts : see `Iterated`.
-    layers : names of the layers whose activations are compared; None: the last of each image size.
+    layers : names of the layers whose activations are compared; None finds them: a ResNet's stages, else the last
+        activation of each image size.
     network : folder of a run whose `best` model measures the distance (external); None: the attacked model itself does
         (self-bounded). In a library call, `attack.by(module)`.
     correct_only : leave images as they are that are misclassified already, as PAT trains.
@@ -47,8 +49,17 @@ class Perceptual(Iterated):
     _embedder: ClassVar[Embedder | None] = None
 
     def by(self, network: nn.Module) -> "Perceptual":
-        """The same attack, its distance measured in `network` (frozen, eval mode) instead of the attacked model."""
-        return self._with("_external", network.eval().requires_grad_(False))
+        """The same attack, its distance measured in a frozen copy of `network` instead of the attacked model."""
+        return self._with("_external", copy.deepcopy(network).eval().requires_grad_(False))
+
+    def _more_problems(self) -> list[str | None]:
+        empty = must("layers", "at least one name", self.layers, "leave it out") if self.layers == [] else None
+        return [*super()._more_problems(), empty]
+
+    @property
+    def _both(self) -> int:
+        """Passes that losses and distances take: the external network's are its own."""
+        return 1 if self._external is None and self.network is None else 2
 
     def bind(self, model: nn.Module, counted: Callable[[nn.Module], Any]) -> "Perceptual":
         own = self._external is None
@@ -66,7 +77,7 @@ class Perceptual(Iterated):
 
     def describe(self) -> dict:
         network = "own" if self._external is None else type(self._external).__name__
-        return super().describe() | {"network": network, "layers": self.layers}
+        return super().describe() | {"network": network, "layers": self.layers, "correct_only": self.correct_only}
 
     @property
     def _bound(self) -> Embedder:
@@ -83,9 +94,9 @@ class Perceptual(Iterated):
         with torch.no_grad():
             margins, clean = self._bound.both(loss_fn, x)
 
-        def seen(z: Tensor) -> Seen:
-            losses, found = self._bound.both(loss_fn, z)
-            return Seen(losses, found, between(found, clean))
+        def seen(z: Tensor, margins: bool = True) -> Seen:
+            own, found = self._bound.both(loss_fn, z) if margins else (None, self._bound.alone(loss_fn, z))
+            return Seen(own, found, between(found, clean))
 
         start = (x + _NOISE * generator.normal(tuple(x.shape)).to(x)).clamp(0, 1)
         x_adv = self._found(seen, x, start)
@@ -96,13 +107,13 @@ class Perceptual(Iterated):
         raise NotImplementedError
 
     def _inside(self, seen: Callable, x: Tensor, x_adv: Tensor) -> Tensor:
-        return project(lambda z: seen(z).distances, x, x_adv, self.eps)
+        return project(lambda z: seen(z, margins=False).distances, x, x_adv, self.eps)
 
 
 class Seen(NamedTuple):
-    """Of images: margins (B,), embeddings (B, F), and distances (B,) from the clean ones."""
+    """Of images: margins (B,), if they were asked for, embeddings (B, F), and distances (B,) from the clean ones."""
 
-    margins: Tensor
+    margins: Tensor | None
     embeddings: Tensor
     distances: Tensor
 
@@ -123,9 +134,9 @@ def ascend(
 
     _, gradient = input_gradient(lagrangian, x_adv)
     margins, embeddings, distances = (part.detach() for part in now[0])
-    direction = gradient / (_norm(gradient) + 1e-8)
+    direction = (gradient / (_norm(gradient) + 1e-8)).nan_to_num(0, 0, 0)
     with torch.no_grad():
-        probed = seen(x_adv + _PROBE * direction).embeddings
+        probed = seen(x_adv + _PROBE * direction, margins=False).embeddings
     rate = between(probed, embeddings).view(-1, 1, 1, 1) / _PROBE
     return (x_adv + direction * (size / (rate + 1e-4))).clamp(0, 1), margins, distances
 
@@ -136,7 +147,8 @@ class FastLPA(Perceptual):
 
     Parameters
     ----------
-    project : bring the result back into the ball; as published it is not, and is then for training only.
+    project : bring the result back into the ball; as published it is not, and is then for training only. What
+        the last step gives is projected, and may be worse than an iterate before it.
 
     Cost: 2 steps + 1 forward and `steps` backward passes an example; the projection at most 21 and 10 more.
     Reference: Laidlaw et al. 2021, algorithm 3 (margin not clipped).
@@ -158,7 +170,7 @@ class FastLPA(Perceptual):
 
     def _passes_once(self) -> tuple[int, int]:
         more = _PROJECTION if self.project else (0, 0)
-        return 2 * self.steps + 1 + more[0], self.steps + more[1]
+        return self._both + (self._both + 1) * self.steps + more[0], self._both * self.steps + more[1]
 
     def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, start: Tensor) -> Tensor:
         x_adv = start
@@ -195,8 +207,8 @@ class LPA(Perceptual):
         return self.eps
 
     def _passes_once(self) -> tuple[int, int]:
-        forward, backward = self.rounds * (2 * self.steps + 1), self.rounds * self.steps
-        return 1 + forward + _PROJECTION[0], backward + _PROJECTION[1]
+        forward, backward = self.rounds * ((self._both + 1) * self.steps + 1), self.rounds * self.steps * self._both
+        return self._both + forward + _PROJECTION[0], backward + _PROJECTION[1]
 
     def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, start: Tensor) -> Tensor:
         x_adv = start
@@ -210,7 +222,7 @@ class LPA(Perceptual):
                 if not bool(moving.any()):
                     return self._inside(seen, x, x_adv)
             with torch.no_grad():
-                distances = seen(x_adv).distances
+                distances = seen(x_adv, margins=False).distances
             penalty = torch.where(distances > self.eps, 10 * penalty, penalty)
         return self._inside(seen, x, x_adv)
 
@@ -221,7 +233,7 @@ class LPA(Perceptual):
 @settings
 class PPGD(Perceptual):
     """Perceptual PGD: each step is the ascent direction of a given LPIPS length to first order, found by conjugate
-    gradients on J^T J, J the embedding's Jacobian, and is projected.
+    gradients on J^T J, J the embedding's Jacobian, and is projected. Misclassified images stand still.
 
     Cost: a step takes 7 forward and 6 backward passes, and the projection at most 21 and 10 more.
     Reference: Laidlaw et al. 2021, algorithm 1.
@@ -235,38 +247,40 @@ class PPGD(Perceptual):
         return 2 * self.eps / self.steps
 
     def _passes_once(self) -> tuple[int, int]:
-        forward, backward = 2 + _CG + _PROJECTION[0], 1 + _CG + _PROJECTION[1]
-        return 1 + self.steps * forward, self.steps * backward
+        forward, backward = self._both + _CG + 1 + _PROJECTION[0], 1 + _CG + _PROJECTION[1]
+        return self._both + _PROJECTION[0] + self.steps * forward, _PROJECTION[1] + self.steps * backward
 
     def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, start: Tensor) -> Tensor:
-        x_adv = start
-
-        def both(z: Tensor) -> tuple[Tensor, Tensor]:
-            now = seen(z)
-            return now.margins.clamp_max(_CLIP), now.embeddings
-
+        x_adv = self._inside(seen, x, start)
         for _ in range(self.steps):
-            x_adv = self._inside(seen, x, x_adv + self.length * steepest(both, x_adv))
+            step, margins = steepest(seen, x_adv)
+            moving = margins <= 0  # the others are misclassified inside the ball, and stand still
+            if not bool(moving.any()):
+                break
+            moved = self._inside(seen, x, x_adv + self.length * step)
+            x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
         return x_adv
 
 
-def steepest(both: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+def steepest(seen: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
     """(B, C, H, W): the v that maximises g^T v at ||J v|| = 1, from 5 steps of conjugate gradients on J^T J v = g, g
     the loss's gradient and J the embedding's Jacobian at x (J p by finite differences, J^T u by autograd).
 
-    both : images to losses (B,) and embeddings (B, F). Zero where g is.
+    Zero where g is. Also the margins (B,) at x, which are the loss, clipped at 1.
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        losses, found = both(x)
-        (gradient,) = torch.autograd.grad(losses.sum(), x, retain_graph=True)
-    still = found.detach()
+        now = seen(x)
+        found = now.embeddings
+        (gradient,) = torch.autograd.grad(now.margins.clamp_max(_CLIP).sum(), x, retain_graph=True)
+    still, gradient = found.detach(), gradient.nan_to_num(0, 0, 0)
 
     def forwards(p: Tensor) -> Tensor:
         size = _norm(p)
         unit = p / size.clamp_min(torch.finfo(p.dtype).tiny)
         with torch.no_grad():
-            return (both(x + _CG_PROBE * unit)[1] - still) * (size.view(-1, 1) / _CG_PROBE)
+            probed = seen(x + _CG_PROBE * unit, margins=False).embeddings
+            return (probed - still) * (size.view(-1, 1) / _CG_PROBE)
 
     v, residual = torch.zeros_like(gradient), gradient
     p, squared = residual, _dot(residual, residual)
@@ -277,7 +291,7 @@ def steepest(both: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tens
         before, squared = squared, _dot(residual, residual)
         p = residual + _over(squared, before) * p
     length = forwards(v).norm(dim=1).view(-1, 1, 1, 1)
-    return _over(v, length)
+    return _over(v, length), now.margins.detach()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -134,3 +134,6 @@ class L1PGD(PGD):
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
         return l1_step(x_adv, gradient, self.length, self.sparsity)
+
+    def describe(self) -> dict:
+        return super().describe() | {"sparsity": self.sparsity}

@@ -37,6 +37,9 @@ class ReColorAdv(Functional):
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")
 
+    def describe(self) -> dict:
+        return super().describe() | {"resolution": self.resolution}
+
     def shape(self, x: Tensor) -> tuple[int, ...]:
         channels = x.shape[1]
         if channels not in (1, 3):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from advcore.data.source import Source, as_source, batches_for, check_labels, ch
 from advcore.errors import CheckpointError, ConfigError, NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.checks import IMAGES, masking_flag, model_flags, order_flags, strength_flags
-from advcore.files import load_arrays, save_arrays
+from advcore.files import read_npz, write_npz
 from advcore.objectives.base import ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream, preserved
@@ -90,8 +91,9 @@ def evaluate(
     """Clean accuracy and robust accuracy under each attack, in eval mode.
 
     An example is robust only if it is classified right at the clean image and at every iterate of every restart (where
-    an attack leaves its ball on the way, at what it returns). Examples already misclassified are not stepped further,
-    so more steps (of one size) and more restarts never help the defence.
+    an attack leaves its ball on the way, at what it returns; PPGD and LPA stand still where they have won). Examples
+    already misclassified are not stepped further, so more steps (of one size) and more restarts never help the
+    defence.
 
     Parameters
     ----------
@@ -116,7 +118,7 @@ def evaluate(
     ledger = ledger or CostLedger()
     indices = torch.arange(len(source)) if indices is None else indices
     n, keys = len(indices), ["clean", *map(str, range(len(attacks)))]
-    saved = _Saved(state, keys, lambda: _identity(model, source, indices, names, told, seed, batch_size))
+    saved = _Saved(state, keys, lambda: _identity(model, source, indices, attacks, seed, batch_size))
     parts, found, flags = dict(saved.parts), {key: [] for key in keys[1:]}, ()
     done = len(parts["clean"])
     if keep_examples and done:
@@ -141,7 +143,8 @@ def evaluate(
             saved.keep(parts)
             on_chunk(done, n)
         if checks:
-            _, x, y = next(batches_for(model, source, [indices[:IMAGES]]))
+            spread = indices[:: max(1, n // IMAGES)][:IMAGES]  # data may be sorted by class
+            _, x, y = next(batches_for(model, source, [spread]))
             flags = (*model_flags(model, forward, x, y), *_masked(forward, attacks, x, y))
     entries = tuple(
         {"name": name, **how, "seed": seed, "split": split, **_entry(wilson(int(parts[str(i)].sum()), n))}
@@ -234,7 +237,7 @@ class _Watch:
 
 
 class _Saved:
-    """Verdicts so far, in a file that tells whose they are."""
+    """Verdicts so far, in one file that tells whose they are."""
 
     def __init__(self, path: Path | None, keys: list[str], identity: Callable[[], str]):
         self._path, self.parts = path, {key: torch.zeros(0, dtype=torch.bool) for key in keys}
@@ -242,8 +245,8 @@ class _Saved:
             return
         self._identity = identity()
         if path.exists():
-            arrays, facts = load_arrays(path)
-            if facts.get("identity") != self._identity:
+            arrays = read_npz(path, path)
+            if str(arrays.get("identity")) != self._identity:
                 raise CheckpointError(
                     f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"
                 )
@@ -251,13 +254,15 @@ class _Saved:
 
     def keep(self, parts: dict[str, Tensor]) -> None:
         if self._path is not None:
-            save_arrays(self._path, {key: own.numpy() for key, own in parts.items()}, {"identity": self._identity})
+            arrays = {key: own.numpy() for key, own in parts.items()}
+            write_npz(self._path, {**arrays, "identity": np.array(self._identity)})
 
 
-def _identity(model: nn.Module, source: Source, indices: Tensor, *facts: Any) -> str:
+def _identity(model: nn.Module, source: Source, indices: Tensor, attacks: Sequence[Any], *facts: Any) -> str:
     """A hash of all that the verdicts depend on."""
-    digest = hashlib.sha256(repr((source.fingerprint(), facts)).encode())
-    for name, value in sorted(model.state_dict().items()):
+    digest = hashlib.sha256(repr((source.fingerprint(), list(attacks), facts)).encode())
+    networks = [model, *(net for net in (getattr(attack, "_external", None) for attack in attacks) if net is not None)]
+    for name, value in (pair for net in networks for pair in sorted(net.state_dict().items())):
         digest.update(name.encode() + value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     digest.update(indices.cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -38,7 +38,7 @@ def unseen(attacks: Sequence[Any]) -> list[Any]:
         AutoAttack(norm="l2", eps=1.0),
         StAdv(eps=0.05, steps=100),
         ReColorAdv(eps=0.06, steps=100),
-        JPEGLinf(eps=0.125, steps=100),
+        JPEGLinf(eps=0.125, steps=200),
         PPGD(eps=0.5),
         LPA(eps=0.5),
     ]

@@ -65,8 +65,9 @@ def last_layer_rows(
     on_chunk : told examples done and in all.
 
     When memory runs out, a chunk goes on in halves, down to 16, and an event says so; the rows are the same up to
-    float32 rounding. Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem
-    the gradient of the inner maximum is the loss gradient at the maximiser.
+    float32 rounding (not with attack_mode "train", whose rows depend on the chunk: there the error passes).
+    Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem the gradient of
+    the inner maximum is the loss gradient at the maximiser.
     Cost: the attack, one forward pass a pass of the objective, O(N (C + D)) memory a pass.
     Raises ConfigError without a linear head, DataError for bad images or labels, NonFiniteError for NaN logits.
     Reference: Dolatabadi et al. 2022, eqs. 12 and 14. Differs: attack and gradient see the same tensor, un-augmented;
@@ -83,12 +84,12 @@ def last_layer_rows(
         kind = "weight"
     with borrow(model, training=attack_mode == "train"), tapped(layer) as tap:
         forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
-        pieces = Pieces(chunk_size)
+        pieces = Pieces(chunk_size, least=chunk_size if attack_mode == "train" else 16)  # BatchNorm sees a whole chunk
         for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
             check_labels(y, indices, layer.out_features)
             with ledger.phase("attack", device):
                 batch = (x, y, stream.at(indices))
-                work = partial(_piece, forward, tap, objective, attack, batch)
+                work = partial(_piece, ledger, forward, tap, objective, attack, batch)
                 seen = _joined(pieces.over(len(x), work))
             with ledger.phase("rows", device):
                 logits = {name: z for name, (z, _) in seen.items()}
@@ -118,9 +119,10 @@ def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple
     return seen
 
 
-def _piece(forward, tap, objective, attack, batch, i: slice) -> dict[str, tuple[Tensor, Tensor]]:
+def _piece(ledger, forward, tap, objective, attack, batch, i: slice) -> dict[str, tuple[Tensor, Tensor]]:
     x, y, generator = batch
-    return _passes(forward, tap, objective, attack, x[i], y[i], generator.take(i))
+    with ledger.undone_on_error():
+        return _passes(forward, tap, objective, attack, x[i], y[i], generator.take(i))
 
 
 def _joined(parts: list[dict[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:

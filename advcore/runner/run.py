@@ -1,6 +1,7 @@
 """run(config) -> RunRecord, written as it becomes known; and the pieces of it that the other commands use."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
@@ -20,6 +21,7 @@ from advcore.errors import CheckpointError, ConfigError, must
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
 from advcore.files import load_weights, save_tensors
+from advcore.models.base import Normalize
 from advcore.reporting.record import RunRecord
 from advcore.runner import build
 from advcore.runner.config import from_dict, resolved
@@ -27,6 +29,8 @@ from advcore.runner.schema import RunConfig
 from advcore.training.trainer import Listener, State, Trained, Trainer
 from advcore.types import Coreset, labels_digest
 from advcore.version import __version__
+
+log = logging.getLogger(__name__)
 
 OURS = ("record.json", "checkpoints", "coresets")
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
@@ -98,13 +102,15 @@ def target(config: RunConfig, out: Path | None, overwrite: bool) -> Path:
     return path
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> None:
     """Raise ConfigError unless `path` can be made: the nearest folder above that exists lets us write."""
+    if file and path.is_dir():
+        raise ConfigError(must(option, "a file", str(path), "it is a folder"))
     above = path
     while not above.exists() and above != above.parent:
         above = above.parent
     if above is not path and not above.is_dir() or not os.access(above, os.W_OK):
-        raise ConfigError(must("--out", "where files can be written", str(path), f"{above} is not such a folder"))
+        raise ConfigError(must(option, "where files can be written", str(path), f"{above} is not such a folder"))
 
 
 def _clear(path: Path) -> None:
@@ -192,15 +198,18 @@ def examined(prepared: Prepared) -> Tensor | None:
     return None if size is None else thinned(test.labels(), min(size, len(test)), prepared.config.seed, "evaluation")
 
 
-def final(
-    prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str, suite: str = "seen", **how: Any
-) -> Evaluation:
+def with_suite(config: RunConfig, suite: str) -> RunConfig:
+    """The config with a named suite's attacks to evaluate."""
+    return replace(config, evaluation=replace(config.evaluation, attacks=SUITES[suite](config.evaluation.attacks)))
+
+
+def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str, **how: Any) -> Evaluation:
     """Accuracies on the test set as the run file asks for them; `how` goes to `evaluate`."""
     settings = prepared.config.evaluation
     return evaluate(
         prepared.model,
         prepared.data.test,
-        SUITES[suite](settings.attacks),
+        settings.attacks,
         seed=prepared.config.seed,
         batch_size=settings.batch_size,
         indices=examined(prepared),
@@ -257,6 +266,9 @@ def load_state(net: nn.Module, path: Path) -> None:
     """Fill `net` from a checkpoint: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
     Raises CheckpointError with the first keys that do not fit."""
     state = load_weights(path)
+    if isinstance(net, nn.Sequential) and isinstance(net[0], Normalize) and state.keys() == net[1].state_dict().keys():
+        log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
+        state = net[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
     own = net.state_dict()
     wrong = [
         f"{key} {list(own[key].shape) if key in own else 'not in the model'} / "

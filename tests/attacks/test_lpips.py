@@ -10,10 +10,11 @@ from torch import nn
 from advcore.adversary import bound
 from advcore.attacks import LPA, PPGD, FastLPA
 from advcore.attacks.lpips import Embedder, between, caught, project
-from advcore.attacks.perceptual import steepest
+from advcore.attacks.perceptual import Seen, steepest
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.models import MODELS
+from advcore.models.base import Normalize
 from advcore.objectives.base import margin
 from advcore.rng import Stream
 
@@ -59,18 +60,31 @@ def test_named_layers_are_the_ones_compared():
     assert Embedder(network(), ["3"], None)(images()).shape == (N, 80)
     with pytest.raises(ConfigError, match="layers must be names of layers"):
         Embedder(network(), ["nothing"], None)(images())
-    with pytest.raises(ConfigError, match="layers"):
-        Embedder(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).double(), None, None)(images())
+    flat = nn.Sequential(Normalize(torch.zeros(3), torch.ones(3)), nn.Flatten(), nn.Linear(192, 4)).double()
+    for net, layers in ((flat, None), (network(), ["1", "5"])):  # pixels alone; a linear layer
+        with pytest.raises(ConfigError, match="layers must be layers whose output"):
+            Embedder(net, layers, None)(images())
+    with pytest.raises(ConfigError, match="layers must be at least one name"):
+        PPGD(eps=0.1, layers=[])
 
 
-@pytest.mark.parametrize("name, stages", [("resnet18", 4), ("preact_resnet18", 4), ("small_cnn", 3)])
-def test_a_networks_stages_are_found(name, stages):
+@pytest.mark.parametrize(
+    "name, settings, size, channels",
+    [
+        ("resnet18", {}, 32, [64, 128, 256, 512]),
+        ("resnet50", {"stem": "imagenet"}, 32, [256, 512, 1024, 2048]),
+        ("preact_resnet18", {}, 32, [64, 128, 256, 512]),
+        ("small_cnn", {}, 16, [16, 32, 64, 64]),
+    ],
+)
+def test_a_networks_stages_are_found_behind_a_normalisation(name, settings, size, channels):
     pytest.importorskip("torchvision")
-    net = MODELS[name]().body(10, (3, 32, 32)).eval()
+    net = nn.Sequential(
+        Normalize(torch.zeros(3), torch.ones(3)), MODELS[name](**settings).body(10, (3, size, size))
+    ).eval()
     with torch.no_grad(), caught(net, None) as seen:
-        net(torch.rand(1, 3, 32, 32))
-    sizes = [tuple(out.shape[2:]) for out in seen()]
-    assert len(set(sizes)) == len(sizes) >= stages and sizes[0] == (32, 32)
+        net(torch.rand(1, 3, size, size))
+    assert [out.shape[1] for out in seen()] == channels
 
 
 def test_alexnet_has_five_layers_by_name():
@@ -124,12 +138,18 @@ def test_the_steepest_direction_solves_the_normal_equations():
     j = Smooth(pixels=4).map[:, :4]
     push = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x = torch.zeros(3, 1, 2, 2, dtype=torch.float64)
-    got = steepest(lambda z: ((push * z.flatten(1)).sum(1), z.flatten(1) @ j.T), x).flatten(1)
+
+    def seen(z, margins=True, size=0.1):
+        return Seen(size * (push * z.flatten(1)).sum(1), z.flatten(1) @ j.T, None)
+
+    got, margins = steepest(seen, x)
+    got = got.flatten(1)
+    assert torch.equal(margins, torch.zeros(3, dtype=torch.float64))
     for own, g in zip(got, push, strict=True):
         exact = torch.linalg.solve(j.T @ j, g)
         exact = exact / (j @ exact).norm()
         assert torch.allclose(own, exact, atol=1e-6)
-    flat = steepest(lambda z: (0 * z.flatten(1).sum(1), z.flatten(1) @ j.T), x)
+    flat, _ = steepest(lambda z, margins=True: seen(z, margins, 0.0), x)
     assert torch.equal(flat, torch.zeros_like(x))
 
 
@@ -163,19 +183,82 @@ def test_more_room_never_leaves_more_right(attack):
     assert stands[0] > stands[-1] and all(b <= a + 2 for a, b in zip(stands, stands[1:], strict=False))
 
 
-def test_an_external_network_measures_the_distance_and_its_passes_count():
-    x, model, other = images(), network(), network()
+def other_network():
+    other = network()
     with torch.no_grad():
         other[0].weight.mul_(-1)
-    y = model(x).argmax(1)
-    own, _, passes = run(FastLPA(eps=0.2, steps=3), model, x, y)
-    external, attack, more = run(FastLPA(eps=0.2, steps=3), model, x, y, network=other)
+    return other
+
+
+def test_an_external_network_measures_the_distance():
+    x, model = images(), network()
+    y, other = model(x).argmax(1), other_network().train().requires_grad_(True)
+    own, _, _ = run(FastLPA(eps=0.2, steps=3), model, x, y)
+    external, attack, _ = run(FastLPA(eps=0.2, steps=3), model, x, y, network=other)
     assert not torch.equal(own, external) and attack.describe()["network"] == "Sequential"
-    assert passes == {"forward": N * 7, "backward": N * 3}
-    assert more == {"forward": 2 * N * 7, "backward": 2 * N * 3}
     assert attack.changed(eps=0.1).describe()["network"] == "Sequential"
+    assert other.training and all(p.requires_grad for p in other.parameters())  # a copy is what was frozen
     with pytest.raises(ConfigError, match="network must be loaded first"):
         bound(FastLPA(eps=0.2, network="runs/x"), model, CostLedger().counted)
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize(
+    "attack",
+    [FastLPA(eps=0.2, steps=3), FastLPA(eps=0.2, steps=3, project=True), LPA(eps=0.2, steps=3), PPGD(eps=0.2, steps=3)],
+)
+def test_passes_are_foretold_the_external_networks_too(attack, external):
+    x, model = images(), network()
+    own = attack.by(other_network()) if external else attack
+    _, _, took = run(own, model, x, model(x).argmax(1))
+    forward, backward = own.passes()
+    if attack.training_only:
+        assert took == {"forward": N * forward, "backward": N * backward}
+        assert (forward, backward) == ((2 + 3 * 3, 2 * 3) if external else (1 + 2 * 3, 3))
+    else:
+        assert took["forward"] <= N * forward and took["backward"] <= N * backward
+
+
+@pytest.mark.parametrize("kind", [PPGD, LPA])
+def test_an_image_that_is_lost_inside_the_ball_stays_lost(kind):
+    """More steps with the same seed never help the defence: the misclassified stand still."""
+    x, model = images(n=60), network()
+    model[-1].bias -= model(x).mean(0)
+    y = model(x).argmax(1)
+    attack = kind(eps=0.006, steps=12)
+    x_adv, own, _ = run(attack, model, x, y)
+    lost = torch.zeros(60, dtype=torch.bool)
+    clean = Embedder(model, None, None)(x)
+
+    def watching(z):
+        nonlocal lost
+        inside = between(Embedder(model, None, None)(z), clean) <= attack.eps
+        lost |= inside & (model(z).argmax(1) != y)
+        return margin(model(z), y)
+
+    own(watching, x, generator=Stream(seed=0, purpose="a").at(torch.arange(60)))
+    ended = model(x_adv).argmax(1) != y
+    # probes of a direction also ask; what an iterate inside lost is lost at the end
+    assert ended.any() and not ended.all() and int((lost & ~ended).sum()) <= int(0.1 * int(lost.sum()))
+
+
+def test_a_distance_that_is_not_finite_is_not_inside_and_no_gradient_makes_an_image_nan():
+    x = images()
+    far = (x + 0.1).clamp(0, 1)
+    got = project(lambda z: z.flatten(1).sum(1) * float("nan"), x, far, 0.1)
+    assert torch.equal(got, x)  # nothing on the way is known to be inside
+
+    class Overflows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, z):
+            return self.net(z) * torch.tensor([float("inf"), 1, 1, 1], dtype=z.dtype)
+
+    for attack in (PPGD(eps=0.2, steps=2), LPA(eps=0.2, steps=2), FastLPA(eps=0.2, steps=2)):
+        x_adv, _, _ = run(attack, Overflows(), x, torch.zeros(N).long())
+        assert torch.isfinite(x_adv).all()
 
 
 @pytest.mark.parametrize("attack", [PPGD(eps=0.3, steps=2), LPA(eps=0.3, steps=2), FastLPA(eps=0.3, steps=2)])

@@ -6,7 +6,7 @@ from torch import nn
 
 from advcore.adversary import bound
 from advcore.attacks import LPA, ReColorAdv
-from advcore.attacks.pgd import L2PGD, LinfPGD
+from advcore.attacks.pgd import L1PGD, L2PGD, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import CheckpointError, ConfigError
@@ -94,6 +94,36 @@ def test_verdicts_of_another_evaluation_are_refused(tmp_path, change):
     data = Resident(images(), (source().labels() + 1) % 5) if change == "data" else source()
     with pytest.raises(CheckpointError, match="another evaluation"):
         evaluate(network(1 if change == "model" else 0), data, attacks, state=file, **settings)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (L1PGD(eps=1.0, steps=3), L1PGD(eps=1.0, steps=3, sparsity=0.5)),
+        (ReColorAdv(eps=0.05, steps=3), ReColorAdv(eps=0.05, steps=3, resolution=4)),
+        (LPA(eps=0.1, steps=2).by(network(1)), LPA(eps=0.1, steps=2).by(network(2))),
+        (LPA(eps=0.1, steps=2), LPA(eps=0.1, steps=2, correct_only=True)),
+    ],
+)
+def test_every_setting_of_an_attack_and_its_network_count(tmp_path, one, other):
+    file = tmp_path / "verdicts.npz"
+    evaluate(network(), source(), [one], state=file)
+    evaluate(network(), source(), [one], state=file)
+    with pytest.raises(CheckpointError, match="another evaluation"):
+        evaluate(network(), source(), [other], state=file)
+
+
+def test_a_stop_between_two_writes_loses_at_most_the_last_batch(tmp_path, monkeypatch):
+    file, settings = tmp_path / "verdicts.npz", {"batch_size": 16, "state": tmp_path / "verdicts.npz"}
+    with pytest.raises(Stopped):
+        evaluate(network(), source(), ATTACKS[:1], **settings, on_chunk=stop_after(2))
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    monkeypatch.setattr("advcore.files.os.replace", lambda *_: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        evaluate(network(), source(), ATTACKS[:1], **settings)
+    monkeypatch.undo()
+    whole = evaluate(network(), source(), ATTACKS[:1], batch_size=16)
+    assert evaluate(network(), source(), ATTACKS[:1], **settings).as_dict() == whole.as_dict()
 
 
 def test_examples_cannot_be_kept_of_batches_already_done(tmp_path):

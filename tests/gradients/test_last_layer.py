@@ -353,6 +353,27 @@ def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_rows(name, attack
     assert (pieced.rows.dense() - exact).abs().max() < 1e-6 * exact.abs().max()
     with pytest.raises(torch.OutOfMemoryError):
         measure(Small(8), name=name, attack=made, chunk_size=64)
+    with pytest.raises(torch.OutOfMemoryError):  # BatchNorm is to see a whole chunk
+        measure(Small(20), name=name, attack=made, chunk_size=64, attack_mode="train")
+
+
+class Late(Small):
+    """Runs out of memory in the middle of an attack on a batch."""
+
+    def __init__(self, most):
+        super().__init__(most)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += len(x) > self.most
+        return super().forward(x) if self.calls > 2 else self.net(x)
+
+
+def test_passes_that_ran_out_of_memory_do_not_count():
+    made, ledgers = ATTACKS["linf_pgd"](**PGD), (CostLedger(), CostLedger())
+    whole = measure(network(), name="pgd", attack=made, chunk_size=64, ledger=ledgers[0])
+    pieced = measure(Late(20), name="pgd", attack=made, chunk_size=64, ledger=ledgers[1])
+    assert not whole.events and pieced.events and ledgers[0].passes == ledgers[1].passes
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from advcore import Coreset, cli
 from advcore.files import load_arrays, load_tensors
@@ -465,3 +466,27 @@ def test_attacks_that_cannot_be_meant_are_refused_before_anything_runs(advcore, 
     code, _, err = advcore("run", file, *sets(*sizes, change), "--out", tmp_path / "run")
     assert code == 2 and told in err, err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_weights_of_the_body_alone_are_evaluated_too(run, advcore, root, tiny, tmp_path, kind):
+    folder = run("linf_full")
+    state, _ = load_tensors(folder / "checkpoints/last.safetensors")
+    body = {f"module.{name.removeprefix('1.')}": value for name, value in state.items() if name.startswith("1.")}
+    path = tmp_path / f"theirs.{kind}"
+    torch.save({"net": body, "epoch": 3}, path) if kind == "pt" else save_file(body, path)
+    file, record = root / "experiments/linf_full.yaml", RunRecord.load(folder / "record.json")
+    code, _, err = advcore("evaluate", file, "--checkpoint", path, *sets(*tiny), "--out", tmp_path / "e.json")
+    assert code == 0, err
+    assert json.loads((tmp_path / "e.json").read_text())["attacks"] == record.final["last"]["attacks"]
+
+
+def test_a_suite_and_its_files_are_checked_before_anything_runs(run, advcore, root, tiny, tmp_path):
+    folder, file = run("linf_full"), root / "experiments/linf_full.yaml"
+    state = folder / "checkpoints/last.safetensors"
+    for option in ("--examples", "--state", "--out"):
+        code, _, err = advcore("evaluate", file, "--checkpoint", state, *sets(*tiny), option, tmp_path)
+        assert code == 2 and f"{option} must be a file" in err
+    only = "evaluation.attacks=[{name: stadv}]"
+    code, _, err = advcore("evaluate", file, "--checkpoint", state, *sets(*tiny[:2], only), "--suite", "autoattack")
+    assert code == 2 and "--suite must be" in err
