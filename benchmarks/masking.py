@@ -43,8 +43,8 @@ def main(quick: bool) -> None:
 
 
 def measure(name: str, changes: list[str], quick: bool) -> dict:
-    """One model's four accuracies on the same images, and its flags. The trained model and each image's verdicts are kept
-    below runs/, so that a benchmark that was stopped goes on."""
+    """One model's four accuracies on the same images, and its flags. The trained model and each image's verdicts are
+    kept below runs/, so that a benchmark that was stopped goes on."""
     images = 100 if quick else 1000
     small = ["data.train_size=1000", "data.test_size=200", "training.epochs=3"] if quick else ["data.train_size=10000"]
     shared = [*small, "evaluation.attacks=[]", f"evaluation.examples={images}"]
