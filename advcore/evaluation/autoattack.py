@@ -14,8 +14,10 @@ from advcore.rng import Stream, preserved
 from advcore.types import settings
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-_FEWEST = 4
-VERSIONS = ("standard", "plus", "rand", "square")
+_ALONE = ("apgd-ce", "apgd-dlr", "square")
+_FEWEST = {"apgd-ce": 2, "square": 2, "apgd-dlr": 3}
+"""Classes that a version needs; 4, where it has the targeted loss, which compares four logits."""
+VERSIONS = ("standard", "plus", "rand", *_ALONE)
 
 
 @settings
@@ -26,7 +28,7 @@ class AutoAttack:
     ----------
     eps : radius of the ball, in [0, 1] pixel units.
     norm : "linf", "l2" or "l1".
-    version : "standard", "plus" or "rand"; "square" is the black box alone.
+    version : "standard", "plus" or "rand"; or one attack alone: "apgd-ce", "apgd-dlr", "square" (the black box).
 
     Needs the extra `eval`. Cost: thousands of passes an example. Reference: Croce and Hein 2020, section 5.
     """
@@ -47,21 +49,25 @@ class AutoAttack:
 
     def classes_problem(self, classes: int) -> str | None:
         """What is wrong with so many classes, or None."""
-        if classes >= _FEWEST or self.version == "square":
+        if classes >= _FEWEST.get(self.version, 4):
             return None
-        way_out = "its targeted loss compares four logits; set version: square, or use PGD with restarts"
-        return must("version", f"square for less than {_FEWEST} classes", self.version, way_out)
+        return must(
+            "version", f"apgd-ce or square for {classes} classes", self.version, "its losses compare more logits"
+        )
 
     def adversarial(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
         """x_adv (B, C, H, W) of images that are right; those that stand come back as they are."""
-        custom = {"version": "custom", "attacks": ["square"]} if self.version == "square" else {"version": self.version}
-        attack = _package().AutoAttack(
+        package, alone = _package(), self.version in _ALONE
+        ours = package.__name__ == "pyautoattack"  # the git-installed one names two arguments otherwise
+        chosen = {"attacks" if ours else "attacks_to_run": [self.version]} if alone else {}
+        attack = package.AutoAttack(
             _Callable(forward),
             device=x.device,
             eps=self.eps,
             norm=_NORMS[self.norm],
             seed=stream.key & 0x7FFFFFFF,
-            **custom,
+            version="custom" if alone else self.version,
+            **chosen,
         )
         attack.verbose = False
         logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
@@ -71,7 +77,7 @@ class AutoAttack:
         for one in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             one.n_target_classes = min(one.n_target_classes, classes - 1)
         with preserved(stream):
-            found = attack.run_standard_evaluation(x, y, batch_size=len(x))
+            found = attack.run_standard_evaluation(x, y, **{"batch_size" if ours else "bs": len(x)})
         return found[0] if isinstance(found, tuple) else found
 
     def describe(self) -> dict:

@@ -162,8 +162,11 @@ def test_autoattack_says_that_it_needs_four_classes():
     pytest.importorskip("pyautoattack", reason="extra eval")
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     data = Resident(images(), model(images()).argmax(1))
-    with pytest.raises(ConfigError, match="version must be square for less than 4 classes"):
+    with pytest.raises(ConfigError, match="version must be apgd-ce or square for 3 classes"):
         evaluate(model, data, [AutoAttack(eps=0.02)])
+    assert evaluate(model, data, [AutoAttack(eps=0.02, version="apgd-ce")]).attacks[0]["accuracy"] < 1
+    dlr = AutoAttack(eps=0.02, version="apgd-dlr")
+    assert not dlr.classes_problem(3) and dlr.classes_problem(2)
 
 
 @pytest.mark.parametrize("settings", [{"eps": -1}, {"eps": 0.1, "norm": "l3"}, {"eps": 0.1, "version": "best"}])
