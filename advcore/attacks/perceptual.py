@@ -183,8 +183,10 @@ class FastLPA(Perceptual):
 
 @settings
 class LPA(Perceptual):
-    """Lagrangian perceptual attack: rounds of ascent; after each, the penalty of images outside the ball grows tenfold.
-    Examples that are misclassified inside the ball stand still. Projected at the end.
+    """Lagrangian perceptual attack: rounds of ascent under a penalty for leaving the ball, projected at the end.
+
+    After each round the penalty of images outside the ball grows tenfold. Images that are misclassified inside it stand
+    still.
 
     Parameters
     ----------
@@ -232,8 +234,10 @@ class LPA(Perceptual):
 
 @settings
 class PPGD(Perceptual):
-    """Perceptual PGD: each step is the ascent direction of a given LPIPS length to first order, found by conjugate
-    gradients on J^T J, J the embedding's Jacobian, and is projected. Misclassified images stand still.
+    """Perceptual PGD: steps of a given LPIPS length, each projected; misclassified images stand still.
+
+    A step is the ascent direction of that length to first order, found by conjugate gradients on J^T J, J the
+    embedding's Jacobian.
 
     Cost: a step takes 7 forward and 6 backward passes, and the projection at most 21 and 10 more.
     Reference: Laidlaw et al. 2021, algorithm 1.

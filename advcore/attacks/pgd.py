@@ -115,8 +115,10 @@ class L2PGD(PGD):
 
 @settings
 class L1PGD(PGD):
-    """PGD in the l1 ball, by sparse steps: a step moves the pixels of the largest gradients that have room, all by the
-    same length. The projection is onto the ball and [0, 1] at once. See `PGD` for its other settings.
+    """PGD in the l1 ball, by sparse steps; see `PGD` for its other settings.
+
+    A step moves the pixels of the largest gradients that have room, all by the same length; the projection is onto the
+    ball and [0, 1] at once.
 
     Parameters
     ----------

@@ -143,15 +143,16 @@ def test_suites_are_made_of_the_files_attacks():
         SUITES["autoattack"]([ReColorAdv()])
 
 
-@pytest.mark.parametrize("norm, eps", [("linf", 0.02), pytest.param("l2", 0.2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm, eps", [("linf", 0.02), ("l2", 0.2)])
 def test_autoattack_is_at_least_as_strong_and_stays_in_its_ball(norm, eps):
     pytest.importorskip("pyautoattack", reason="extra eval")
-    model, data, some = network(), source(), {"indices": torch.arange(12), "batch_size": 12}
+    model, data, some = network(), source(), {"indices": torch.arange(5), "batch_size": 5}
     pgd = {"linf": LinfPGD, "l2": L2PGD}[norm](eps=eps, steps=20)
     found = evaluate(model, data, [pgd, AutoAttack(norm=norm, eps=eps)], keep_examples=True, **some)
     assert found.attacks[1]["accuracy"] <= found.attacks[0]["accuracy"] < found.clean.accuracy
     assert found.attacks[1]["package"].startswith("pyautoattack ")
-    assert pgd.excess(images()[:12], found.examples["1"]).max() <= 1e-6
+    assert pgd.excess(images()[:5], found.examples["1"]).max() <= 1e-6
     again = evaluate(model, data, [pgd, AutoAttack(norm=norm, eps=eps)], **some)
     assert torch.equal(again.verdicts["1"], found.verdicts["1"])
     black = evaluate(model, data, [AutoAttack(norm=norm, eps=eps, version="square")], **some)
@@ -164,7 +165,8 @@ def test_autoattack_says_that_it_needs_four_classes():
     data = Resident(images(), model(images()).argmax(1))
     with pytest.raises(ConfigError, match="version must be apgd-ce or square for 3 classes"):
         evaluate(model, data, [AutoAttack(eps=0.02)])
-    assert evaluate(model, data, [AutoAttack(eps=0.02, version="apgd-ce")]).attacks[0]["accuracy"] < 1
+    found = evaluate(model, data, [LinfPGD(eps=0.02, steps=20), AutoAttack(eps=0.02, version="apgd-ce")])
+    assert found.attacks[1]["accuracy"] <= found.attacks[0]["accuracy"] < 1
     dlr = AutoAttack(eps=0.02, version="apgd-dlr")
     assert not dlr.classes_problem(3) and dlr.classes_problem(2)
 
