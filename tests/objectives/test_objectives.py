@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
 from advcore.objectives.base import ASCENTS, ascent, attacked, margin, needs_clean
+from advcore.objectives.mart import Mart, log_rest
 from advcore.objectives.standard import Pgd, Standard
 from advcore.objectives.trades import Trades, divergence
 
@@ -150,7 +151,7 @@ def test_the_trades_attack_climbs_the_divergence_and_leaves_the_clean_branch_alo
     assert torch.allclose(climb(clean.detach()), torch.zeros(B, dtype=torch.float64), atol=1e-12)
 
 
-@pytest.mark.parametrize("objective", [Standard(), Pgd()], ids=["standard", "pgd"])
+@pytest.mark.parametrize("objective", [Standard(), Pgd(), Mart()], ids=["standard", "pgd", "mart"])
 def test_cross_entropy_objectives_climb_the_cross_entropy(objective):
     moved = some_logits(Standard())["clean"]
     expected = torch.stack([-moved[i].log_softmax(0)[labels()[i]] for i in range(B)])
@@ -179,6 +180,30 @@ def test_trades_is_the_naive_formula_where_that_is_safe():
         kl = sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p[i], q[i], strict=True))
         expected = -math.log(float(p[i, labels()[i]])) + 2.5 * kl
         assert float(Trades(beta=2.5).loss(labels(), **logits)[i]) == pytest.approx(expected, abs=1e-10)
+
+
+def test_mart_by_hand():
+    """p = (1/2, 1/4, 1/4), q = (1/4, 1/2, 1/4): -ln q_y - ln(1 - q_rival) + beta (1/2 ln 2 - 1/4 ln 2)(1 - p_y)."""
+    clean = torch.tensor([[math.log(2), 0.0, 0.0]], dtype=torch.float64)
+    moved = torch.tensor([[0.0, math.log(2), 0.0]], dtype=torch.float64)
+    kl = 0.5 * math.log(2) - 0.25 * math.log(2)
+    expected = math.log(4) + math.log(2) + 5 * kl * 0.5  # the rival is class 1
+    assert float(Mart().loss(torch.tensor([0]), clean=clean, adversarial=moved)) == pytest.approx(expected)
+    expected = math.log(2) - math.log(1 - 0.25) + 3 * kl * 0.75  # now the rival is class 0 or 2
+    assert float(Mart(beta=3).loss(torch.tensor([1]), clean=clean, adversarial=moved)) == pytest.approx(expected)
+
+
+def test_mart_is_the_naive_formula_where_that_is_safe():
+    logits, p, q, _ = softmaxes()
+    for i, y in enumerate(labels().tolist()):
+        kl = sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p[i], q[i], strict=True))
+        rival = max(float(q[i, k]) for k in range(C) if k != y)
+        expected = -math.log(float(q[i, y])) - math.log(1 - rival) + 2.5 * kl * (1 - float(p[i, y]))
+        assert float(Mart(beta=2.5).loss(labels(), **logits)[i]) == pytest.approx(expected, abs=1e-10)
+
+
+def test_the_log_of_a_vanishing_rest_is_the_gap():
+    assert float(log_rest(torch.tensor([[500.0, 0.0]]), torch.tensor([0]))) == pytest.approx(-500)
 
 
 @pytest.mark.parametrize("gap", [200.0, 1000.0])
@@ -238,10 +263,11 @@ def test_an_unknown_ascent_is_refused_with_the_nearest():
         ascent(Pgd(), "margins", labels(), None)
 
 
+@pytest.mark.parametrize("objective", [Trades, Mart])
 @pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "6"])
-def test_beta_out_of_range_is_named(beta):
+def test_beta_out_of_range_is_named(objective, beta):
     with pytest.raises(ConfigError) as caught:
-        Trades(beta=beta)
+        objective(beta=beta)
     assert "beta" in str(caught.value) and repr(beta) in str(caught.value)
 
 

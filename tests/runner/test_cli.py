@@ -380,6 +380,7 @@ KINDS = {
     "standard": ("standard", "null"),
     "pgd": ("pgd", "{name: linf_pgd, eps: 0.1, steps: 2}"),
     "trades": ("trades", "{name: linf_pgd, eps: 0.1, steps: 2}"),
+    "MART": ("mart", "{name: linf_pgd, eps: 0.1, steps: 2}"),
     "l2": ("pgd", "{name: l2_pgd, eps: 0.5, steps: 2}"),
     "l1": ("pgd", "{name: l1_pgd, eps: 3, steps: 2}"),
     "Fast AT": ("pgd", "{name: linf_pgd, eps: 0.1, steps: 1, step_size: 0.125}"),
