@@ -12,7 +12,7 @@ from advcore.rng import Stream
 
 
 def bound(attack: Attack | None, model: nn.Module, counted: Callable) -> Attack | None:
-    """The attack with what it needs of the model it is to attack (`Attack.bind`)."""
+    """The attack with what it needs of the model it is to attack (`Attack.bind`); one without `bind` needs nothing."""
     bind = getattr(attack, "bind", None)
     return bind(model, counted) if bind else attack
 

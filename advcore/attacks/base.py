@@ -20,12 +20,14 @@ class Attack(Protocol):
     norm : of its threat model, for records.
     training_only : exempt from the ball (never from [0, 1]); not fit for evaluation.
     probes_outside : whether it asks for the loss outside its ball, so that only what it returns counts against a model.
+    restarts : independent starts.
     """
 
     climbs: ClassVar[str]
     norm: ClassVar[str]
     training_only: bool
     probes_outside: ClassVar[bool]
+    restarts: int
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         """`x` (B, C, H, W) in [0, 1] to x_adv of the same shape; `generator` is bound to the B examples."""
@@ -36,6 +38,9 @@ class Attack(Protocol):
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """(B,) float64: how far x_adv is outside the ball around x; at most 0 inside."""
+
+    def changed(self, **changes: Any) -> "Attack":
+        """With other settings; what it was bound to stays."""
 
     def scaled(self, fraction: float) -> "Attack":
         """The same attack in a ball `fraction` as large, for a ramp over the first epochs."""
@@ -86,6 +91,7 @@ class Bounded:
     climbs: ClassVar[str] = "own"
     training_only: ClassVar[bool] = False
     probes_outside: ClassVar[bool] = False
+    restarts: ClassVar[int] = 1
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything
 
@@ -109,7 +115,6 @@ class Bounded:
         return self
 
     def changed(self, **changes: Any) -> "Bounded":
-        """With other settings; what it was bound to stays."""
         new = replace(self, **changes)
         new.__dict__.update({name: value for name, value in self.__dict__.items() if name.startswith("_")})
         return new

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from advcore.attacks.base import Iterated, climb
+from advcore.attacks.geometry import linf_start, linf_step
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
@@ -26,12 +27,11 @@ class Functional(Iterated):
         raise NotImplementedError
 
     def _once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
-        start = self.eps * (2 * generator.uniform(self.shape(x)).to(x) - 1)
         found = climb(
             lambda p: loss_fn(self.applied(x, p)),
-            start,
+            linf_start(x.new_zeros(self.shape(x)), self.eps, generator),
             steps=self.steps,
-            move=lambda p, gradient: p + self.length * gradient.sign(),
+            move=lambda p, gradient: linf_step(p, gradient, self.length),
             project=lambda p: p.clamp(-self.eps, self.eps),
         )
         with torch.no_grad():

@@ -132,3 +132,4 @@ class Geometry:
 LINF = Geometry(linf_project, linf_step, linf_start, linf_distance, lambda pixels: 1.0)
 L1 = Geometry(l1_project, l1_step, l1_start, l1_distance, lambda pixels: float(pixels))
 L2 = Geometry(l2_project, l2_step, l2_start, l2_distance, lambda pixels: pixels**0.5)
+LP = {"linf": LINF, "l2": L2, "l1": L1}

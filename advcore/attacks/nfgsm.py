@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from advcore.attacks.base import Bounded, climb, in_full
-from advcore.attacks.geometry import linf_distance, linf_step
+from advcore.attacks.geometry import linf_distance, linf_start, linf_step
 from advcore.attacks.pgd import LinfPGD, pixel_radius
 from advcore.errors import positive, within
 from advcore.rng import Stream
@@ -46,10 +46,9 @@ class NFGSM(Bounded):
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         x = in_full(x)
-        noise = self.noise * self.eps * (2 * generator.uniform(tuple(x.shape)).to(x) - 1)
         return climb(
             loss_fn,
-            x + noise,
+            linf_start(x, self.noise * self.eps, generator),
             steps=1,
             move=lambda x_adv, gradient: linf_step(x_adv, gradient, self.length),
             project=lambda x_adv: x_adv.clamp(0, 1),
@@ -68,7 +67,7 @@ class NFGSM(Bounded):
         return LinfPGD(eps=self.eps, steps=steps)
 
     def probe(self) -> LinfPGD:
-        return self.reference(10)
+        return self.reference(1).probe()
 
     def describe(self) -> dict:
         return {

@@ -35,7 +35,8 @@ class Perceptual(Iterated):
         (self-bounded). In a library call, `attack.by(module)`.
     correct_only : leave images as they are that are misclassified already, as PAT trains.
 
-    Climbs the margin. Iterates leave the ball; only what is returned is inside.
+    Climbs the margin. Iterates leave the ball; only what is returned is inside. Costs are a self-bounded attack's;
+    an external network's passes come on top (`passes`).
     """
 
     layers: list[str] | None = None
@@ -55,6 +56,15 @@ class Perceptual(Iterated):
     def _more_problems(self) -> list[str | None]:
         empty = must("layers", "at least one name", self.layers, "leave it out") if self.layers == [] else None
         return [*super()._more_problems(), empty]
+
+    @property
+    def length(self) -> float:
+        """LPIPS length of the first step."""
+        return self.eps
+
+    def _size(self, done: float) -> float:
+        """LPIPS length of a step when the share `done` of the steps is behind."""
+        return self.length * _DECAY**done
 
     @property
     def _both(self) -> int:
@@ -102,8 +112,8 @@ class Perceptual(Iterated):
         x_adv = self._found(seen, x, start)
         return torch.where((margins > 0).view(-1, 1, 1, 1), x, x_adv) if self.correct_only else x_adv
 
-    def _found(self, seen: Callable[[Tensor], "Seen"], x: Tensor, start: Tensor) -> Tensor:
-        """x_adv from a noisy start."""
+    def _found(self, seen: Callable[[Tensor], "Seen"], x: Tensor, x_adv: Tensor) -> Tensor:
+        """x_adv from a noisy start, which is given."""
         raise NotImplementedError
 
     def _inside(self, seen: Callable, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -163,21 +173,15 @@ class FastLPA(Perceptual):
     def probe(self) -> "FastLPA":
         return self.changed(project=True) if self.training_only else self
 
-    @property
-    def length(self) -> float:
-        """LPIPS length of the first step."""
-        return self.eps
-
     def _passes_once(self) -> tuple[int, int]:
         more = _PROJECTION if self.project else (0, 0)
         return self._both + (self._both + 1) * self.steps + more[0], self._both * self.steps + more[1]
 
-    def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, start: Tensor) -> Tensor:
-        x_adv = start
+    def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, x_adv: Tensor) -> Tensor:
         for step in range(self.steps):
             done = step / self.steps
-            penalty, size = 10 * 0.1 ** (1 - done), self.eps * _DECAY**done
-            x_adv, _, _ = ascend(seen, x_adv, penalty=penalty, eps=self.eps, size=size, clip=float("inf"))
+            penalty = 10 * 0.1 ** (1 - done)
+            x_adv, _, _ = ascend(seen, x_adv, penalty=penalty, eps=self.eps, size=self._size(done), clip=float("inf"))
         return self._inside(seen, x, x_adv) if self.project else x_adv
 
 
@@ -203,21 +207,15 @@ class LPA(Perceptual):
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), at_least("rounds", self.rounds, 1)]
 
-    @property
-    def length(self) -> float:
-        """LPIPS length of a round's first step."""
-        return self.eps
-
     def _passes_once(self) -> tuple[int, int]:
         forward, backward = self.rounds * ((self._both + 1) * self.steps + 1), self.rounds * self.steps * self._both
         return self._both + forward + _PROJECTION[0], backward + _PROJECTION[1]
 
-    def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, start: Tensor) -> Tensor:
-        x_adv = start
+    def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, x_adv: Tensor) -> Tensor:
         penalty = torch.full((len(x),), 0.01, device=x.device, dtype=x.dtype)
         for _ in range(self.rounds):
             for step in range(self.steps):
-                size = self.eps * _DECAY ** (step / self.steps)
+                size = self._size(step / self.steps)
                 moved, margins, distances = ascend(seen, x_adv, penalty=penalty, eps=self.eps, size=size, clip=_CLIP)
                 moving = (margins <= 0) | (distances > self.eps)
                 x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
@@ -254,8 +252,8 @@ class PPGD(Perceptual):
         forward, backward = self._both + _CG + 1 + _PROJECTION[0], 1 + _CG + _PROJECTION[1]
         return self._both + _PROJECTION[0] + self.steps * forward, _PROJECTION[1] + self.steps * backward
 
-    def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, start: Tensor) -> Tensor:
-        x_adv = self._inside(seen, x, start)
+    def _found(self, seen: Callable[[Tensor], Seen], x: Tensor, x_adv: Tensor) -> Tensor:
+        x_adv = self._inside(seen, x, x_adv)
         for _ in range(self.steps):
             step, margins = steepest(seen, x_adv)
             moving = margins <= 0  # the others are misclassified inside the ball, and stand still

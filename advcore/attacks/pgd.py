@@ -12,7 +12,7 @@ from advcore.rng import Stream
 from advcore.types import Loss, settings
 
 STARTS = ("uniform", "gaussian", "clean")
-_MOST_PIXELS = 1e12  # before the data are seen
+MOST_PIXELS = 1e12  # before the data are seen
 _PROBE_STEPS = 10  # of a model trained with one step, which such a step cannot judge
 _GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
 
@@ -46,7 +46,7 @@ class PGD(Iterated):
     geometry: ClassVar[Geometry]
 
     def _eps_problem(self) -> str | None:
-        return pixel_radius(self.eps, self.geometry.diameter(_MOST_PIXELS))
+        return pixel_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
 
     def _more_problems(self) -> list[str | None]:
         return [

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcore.attacks.functional import Functional
 from advcore.attacks.geometry import linf_distance
-from advcore.errors import ConfigError, at_least, must
+from advcore.errors import at_least, must, require
 from advcore.types import settings
 
 
@@ -41,10 +41,8 @@ class ReColorAdv(Functional):
         return super().describe() | {"resolution": self.resolution}
 
     def shape(self, x: Tensor) -> tuple[int, ...]:
-        channels = x.shape[1]
-        if channels not in (1, 3):
-            raise ConfigError(must("images", "of 1 or 3 channels for recoloradv", channels))
-        return len(x), channels, *(self.resolution if axis < channels else 1 for axis in range(3))
+        require(self.problem(tuple(x.shape[1:])))
+        return len(x), x.shape[1], *(self.resolution if axis < x.shape[1] else 1 for axis in range(3))
 
     def applied(self, x: Tensor, p: Tensor) -> Tensor:
         axes = [2 * x[:, c] - 1 if c < x.shape[1] else torch.zeros_like(x[:, 0]) for c in range(3)]

@@ -2,13 +2,15 @@
 
 import importlib.metadata
 import logging
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.pgd import pixel_radius
+from advcore.attacks.geometry import LP
+from advcore.attacks.pgd import MOST_PIXELS, pixel_radius
 from advcore.errors import missing_package, must, one_of, require
 from advcore.rng import Stream, preserved
 from advcore.types import settings
@@ -36,16 +38,19 @@ class AutoAttack:
     eps: float
     norm: str = "linf"
     version: str = "standard"
+    training_only: ClassVar[bool] = False
+    restarts: ClassVar[int] = 1
 
     def __post_init__(self):
         require(
-            pixel_radius(self.eps, 1e12), one_of("norm", self.norm, _NORMS), one_of("version", self.version, VERSIONS)
+            pixel_radius(self.eps, MOST_PIXELS),
+            one_of("norm", self.norm, _NORMS),
+            one_of("version", self.version, VERSIONS),
         )
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         _package()
-        pixels = shape[0] * shape[1] * shape[2]
-        return pixel_radius(self.eps, {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[self.norm])
+        return pixel_radius(self.eps, LP[self.norm].diameter(math.prod(shape)))
 
     def classes_problem(self, classes: int) -> str | None:
         """What is wrong with so many classes, or None."""

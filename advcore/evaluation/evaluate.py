@@ -3,8 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from advcore.cost import CostLedger
 from advcore.data.source import Source, as_source, batches_for, check_labels, chunked
 from advcore.errors import CheckpointError, ConfigError, NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
-from advcore.evaluation.checks import IMAGES, masking_flag, model_flags, order_flags, strength_flags
+from advcore.evaluation.checks import IMAGES, model_flags, order_flags, strength_flags
 from advcore.files import read_npz, write_npz
 from advcore.objectives.base import ascent
 from advcore.objectives.standard import Pgd
@@ -110,7 +109,7 @@ def evaluate(
     Raises ConfigError for a training-only attack, DataError for bad images or labels. Cost: one forward pass an
     example, then each attack's passes on the examples still right, per restart.
     """
-    unfit = [type(attack).__name__ for attack in attacks if getattr(attack, "training_only", False)]
+    unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
     names, told = [attack_name(attack) for attack in attacks], [attack.describe() for attack in attacks]
@@ -119,7 +118,7 @@ def evaluate(
     indices = torch.arange(len(source)) if indices is None else indices
     n, keys = len(indices), ["clean", *map(str, range(len(attacks)))]
     saved = _Saved(state, keys, lambda: _identity(model, source, indices, attacks, seed, batch_size))
-    parts, found, flags = dict(saved.parts), {key: [] for key in keys[1:]}, ()
+    parts, found = dict(saved.parts), {key: [] for key in keys[1:]}
     done = len(parts["clean"])
     if keep_examples and done:
         raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
@@ -142,10 +141,7 @@ def evaluate(
             done += len(y)
             saved.keep(parts)
             on_chunk(done, n)
-        if checks:
-            spread = indices[:: max(1, n // IMAGES)][:IMAGES]  # data may be sorted by class
-            _, x, y = next(batches_for(model, source, [spread]))
-            flags = (*model_flags(model, forward, x, y), *_masked(forward, attacks, x, y))
+        flags = _looked_at(model, forward, source, indices, told) if checks else ()
     entries = tuple(
         {"name": name, **how, "seed": seed, "split": split, **_entry(wilson(int(parts[str(i)].sum()), n))}
         for i, (name, how) in enumerate(zip(names, told, strict=True))
@@ -163,11 +159,14 @@ def evaluate(
     )
 
 
-def _masked(forward: Callable[[Tensor], Tensor], attacks: Sequence[Any], x: Tensor, y: Tensor) -> list[str]:
-    """In the largest linf ball of the attacks, or in one of 8/255."""
-    radii = [told["eps"] for told in (attack.describe() for attack in attacks) if told["norm"] == "linf"]
-    largest = max(radii, default=8 / 255)
-    return [flag for flag in [masking_flag(forward, largest, x, y)] if flag]
+def _looked_at(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], source: Source, indices: Tensor, told: Sequence[dict]
+) -> list[str]:
+    """Flags of the model, on a few of the images; masking in the largest linf ball of the attacks, or one of 8/255."""
+    spread = indices[:: max(1, len(indices) // IMAGES)][:IMAGES]  # data may be sorted by class
+    _, x, y = next(batches_for(model, source, [spread]))
+    largest = max((one["eps"] for one in told if one["norm"] == "linf"), default=8 / 255)
+    return model_flags(model, forward, x, y, largest)
 
 
 def stood(
@@ -180,10 +179,8 @@ def stood(
     is held at 0.
     """
     alive, ends = correct.clone(), x.clone()
-    restarts = getattr(attack, "restarts", 1)
-    changed = getattr(attack, "changed", partial(replace, attack))
-    once = changed(restarts=1) if restarts > 1 else attack
-    for restart in range(restarts):
+    once = attack.changed(restarts=1) if attack.restarts > 1 else attack
+    for restart in range(attack.restarts):
         left = alive.nonzero()[:, 0]
         if not len(left):
             break
@@ -192,7 +189,7 @@ def stood(
             x_adv = attack.adversarial(forward, x[left], y[left], own)
             watch = _Watch(forward, "own", y[left])
         else:
-            watch = _Watch(forward, attack.climbs, y[left], everywhere=not getattr(attack, "probes_outside", False))
+            watch = _Watch(forward, attack.climbs, y[left], everywhere=not attack.probes_outside)
             x_adv = once(watch, x[left], generator=own)
         with torch.no_grad():
             watch.last(x_adv)

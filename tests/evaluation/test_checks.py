@@ -7,7 +7,7 @@ from torch import nn
 
 from advcore.attacks import L2PGD, LinfPGD
 from advcore.data.source import Resident
-from advcore.evaluation.checks import masking_flag, order_flags, strength_flags
+from advcore.evaluation.checks import bent, order_flags, strength_flags
 from advcore.evaluation.evaluate import attack_name, evaluate
 
 N, SHAPE = 40, (1, 6, 6)
@@ -153,5 +153,12 @@ def test_a_boundary_that_bends_back_along_the_gradient_is_masking():
 
     inside = 0.3 + 0.4 * x
     x = inside
-    assert "right again further along" in masking_flag(wave, 0.08, inside, y)
-    assert masking_flag(slope, 0.08, inside, y) is None
+
+    def lost(z):
+        """Misclassified in the first half of the ball, right in the other."""
+        return torch.stack([(z - x).flatten(1).mean(1) - 0.05, torch.zeros(N)], 1)
+
+    down, up = -torch.ones_like(x), torch.ones_like(x)
+    assert bent(wave, inside, y, up, 0.08) == 1
+    assert bent(lost, inside, y, up, 0.08) == 1
+    assert bent(slope, inside, y, up, 0.08) == bent(slope, inside, y, down, 0.08) == 0

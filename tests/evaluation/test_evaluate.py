@@ -179,6 +179,10 @@ class Scripted:
     norm: str = "linf"
     training_only: bool = False
     log: list = field(default_factory=list)
+    probes_outside: bool = False
+
+    def changed(self, **changes):
+        return replace(self, **changes)
 
     def __call__(self, loss_fn, x, *, generator):
         self.log.append(generator.indices.tolist())
