@@ -9,12 +9,14 @@ from torch import Tensor
 from advcore.rng import Stream
 
 
-def crop(x: Tensor, generator: Stream, padding: int = 4) -> Tensor:
+def crop(x: Tensor, generator: Stream, padding: int | None = None) -> Tensor:
     """Pad (B, C, H, W) with zeros on each side, then cut each image back to (H, W) at its own offset.
 
+    padding : in pixels; None means an eighth of the height: 4 of 32, 28 of 224, as the papers have it.
     Zeros as in the papers' pipelines; `generator` is bound to the B examples.
     """
     size, _, height, width = x.shape
+    padding = height // 8 if padding is None else padding
     padded = F.pad(x, [padding] * 4)
     offsets = (generator.child("crop").uniform((size, 2)) * (2 * padding + 1)).long()
     rows = offsets[:, :1] + torch.arange(height, device=x.device)

@@ -31,13 +31,19 @@ def windows(image, padding):
 
 def test_a_crop_is_one_of_the_windows_of_its_own_zero_padded_image():
     x = batch(40)
-    out = crop(x, stream(torch.arange(40)))
+    out = crop(x, stream(torch.arange(40)), padding=4)
     offsets = set()
     for image, cut in zip(x, out, strict=True):
         found = [place for place, window in windows(image, 4).items() if torch.equal(window, cut)]
         assert found
         offsets.update(found)
     assert len(offsets) > 20  # 40 draws of 81 places: each image has its own
+
+
+@pytest.mark.parametrize("side, padding", [(32, 4), (28, 3), (224, 28)])
+def test_the_padding_is_an_eighth_of_the_side(side, padding):
+    x, draw = torch.rand(8, 1, side, side), stream(torch.arange(8))
+    assert torch.equal(crop(x, draw), crop(x, draw, padding))
 
 
 def test_crop_reaches_every_offset_evenly():
