@@ -91,7 +91,7 @@ class Bounded:
     climbs: ClassVar[str] = "own"
     training_only: ClassVar[bool] = False
     probes_outside: ClassVar[bool] = False
-    restarts: ClassVar[int] = 1
+    restarts = 1  # not annotated: where it is a setting, its place among the settings is that class's
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything
 
