@@ -311,9 +311,13 @@ def _commit() -> str | None:
     """The checkout's commit, read from git's own files; None outside of one."""
     git = Path(__file__).resolve().parents[2] / ".git"
     try:
+        if git.is_file():  # a worktree's: it names its folder, which names the repository's
+            git = git.parent / git.read_text().strip().removeprefix("gitdir: ")
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
+        shared = git / "commondir"
+        git = git / shared.read_text().strip() if shared.exists() else git
         ref = git / head[5:]
         if ref.exists():
             return ref.read_text().strip()

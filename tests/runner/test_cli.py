@@ -54,6 +54,28 @@ def run(advcore, root, tiny, tmp_path):
     return call
 
 
+def test_the_commit_is_read_from_a_checkout_and_from_a_worktree(tmp_path, monkeypatch):
+    from advcore.runner import run as module
+
+    main, tree = tmp_path / "main", tmp_path / "tree"
+    for folder in (
+        main / ".git/refs/heads",
+        main / ".git/worktrees/tree",
+        tree / "advcore/runner",
+        main / "advcore/runner",
+    ):
+        folder.mkdir(parents=True)
+    (main / ".git/HEAD").write_text("ref: refs/heads/main\n")
+    (main / ".git/refs/heads/main").write_text("a" * 40 + "\n")
+    (main / ".git/packed-refs").write_text("b" * 40 + " refs/heads/side\n")
+    (main / ".git/worktrees/tree/HEAD").write_text("ref: refs/heads/side\n")
+    (main / ".git/worktrees/tree/commondir").write_text("../..\n")
+    (tree / ".git").write_text(f"gitdir: {main}/.git/worktrees/tree\n")
+    for folder, commit in ((main, "a" * 40), (tree, "b" * 40), (tmp_path, None)):
+        monkeypatch.setattr(module, "__file__", str(folder / "advcore/runner/run.py"))
+        assert module._commit() == commit
+
+
 def test_a_run_leaves_a_whole_record_checkpoints_and_coresets(run):
     folder = run("trades_gradmatch", "selection.period=1")
     record = RunRecord.load(folder / "record.json")
