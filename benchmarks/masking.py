@@ -2,7 +2,7 @@
 
 python benchmarks/masking.py [--quick]: trains both, then sets clean accuracy, our PGD-50 x 10, foolbox's at the same
 settings, and AutoAttack side by side on 1,000 test images, with the flags of our checks; writes records/masking.json
-and masking.md. Needs the extra `eval` and ADVCORE_DATA. About 40 minutes on 2 cores.
+and masking.md. Needs the extra `eval` and ADVCORE_DATA. Half an hour on one core.
 """
 
 import argparse

@@ -108,6 +108,23 @@ def test_the_solver_benchmark_runs_small(root, tmp_path):
     assert "a small run" in (tmp_path / "solvers.md").read_text()
 
 
+def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(root, monkeypatch):
+    """Ours within a point of foolbox, AutoAttack not above it beyond the interval, and only the masked model flagged."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import masking
+
+    record = read_json(masking.RECORD)
+    assert masking.PAGE.read_text() == masking.page(record)
+    assert record["settings"] == {"eps": 0.3, "step_size": 0.0125, "steps": 50, "restarts": 10, "quick": False}
+    for one in record["models"].values():
+        ours, foolbox, auto = (one["attacks"][name] for name in ("ours", "foolbox", "AutoAttack"))
+        assert ours["n"] == foolbox["n"] == auto["n"] == 1000
+        assert abs(ours["accuracy"] - foolbox["accuracy"]) <= 0.01
+        assert auto["accuracy"] <= ours["interval"][1]
+    flags = {name: [flag.split(":")[0] for flag in one["flags"]] for name, one in record["models"].items()}
+    assert flags == {"FGSM training": ["masked"], "PGD-7 training": []}
+
+
 def test_every_table_holds_what_one_would_do_instead(tables):
     from suite import SUITES
 
