@@ -109,7 +109,7 @@ def test_the_solver_benchmark_runs_small(root, tmp_path):
 
 
 def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(root, monkeypatch):
-    """Ours within a point of foolbox, AutoAttack not above it beyond the interval, and only the masked model flagged."""
+    """Ours within a point of foolbox, AutoAttack not above it beyond the interval, only the masked model flagged."""
     monkeypatch.syspath_prepend(str(root / "benchmarks"))
     import masking
 
