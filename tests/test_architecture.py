@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "advcore"
 FLOORS = [
     {"types", "errors", "rng", "cost", "rows", "pairs", "spill", "files", "borrow", "apportion", "pieces", "version"},
-    {"data", "models", "attacks", "objectives", "solvers"},
+    {"data", "models", "attacks", "objectives", "solvers", "minibatch"},
     {"adversary"},
     {"gradients"},
     {"selection", "evaluation"},

@@ -198,6 +198,38 @@ def stood(
     return alive, ends
 
 
+def smallest_radius(
+    model: nn.Module,
+    source: Source,
+    attack: Attack,
+    indices: Tensor,
+    *,
+    stream: Stream,
+    ledger: CostLedger,
+    parts: int = 8,
+    batch_size: int = 256,
+) -> Tensor:
+    """(n,) float64: the radius of the smallest ball, by `parts` equal parts of the attack's, in which it flips the
+    prediction; 0 for examples misclassified already, infinity where it does not.
+
+    Cost: one forward pass an example, and the attack for each ball that is tried; in phase "evaluation".
+    """
+    found = []
+    with borrow(model, training=False), ledger.phase("evaluation", source.device):
+        forward = ledger.counted(model)
+        attack = bound(attack.probe(), model, ledger.counted)
+        for batch, x, y in batches_for(model, source, chunked(indices, batch_size)):
+            with torch.no_grad():
+                alive = _correct(forward(x), y, batch)
+            radius = torch.where(alive, float("inf"), 0.0).double()
+            for part in range(1, parts + 1):
+                stands, _ = stood(forward, attack.scaled(part / parts), x, y, alive, stream.at(batch))
+                radius[alive & ~stands] = attack.eps * part / parts
+                alive = stands
+            found.append(radius.cpu())
+    return torch.cat(found)
+
+
 class _Watch:
     """The loss an attack climbs, noting which examples were misclassified at a point it was asked for, and where.
 

@@ -18,6 +18,7 @@ from advcore.runner.schema import RunConfig
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.schedule import Schedule
+from advcore.training.minibatch import rule_problem
 from advcore.training.plan import Reference, planned_units, reference
 from advcore.training.trainer import LoopSettings, Trainer
 
@@ -87,11 +88,14 @@ def trainer(config: RunConfig) -> Trainer:
     """The trainer with its selector; settings that share a name are the same thing in both."""
     shared = {f.name: getattr(config.training, f.name) for f in dataclasses.fields(LoopSettings)}
     when, chooser = schedule(config), selector(config)
+    require(rule_problem(config.minibatch, config.objective, len(when.plan())))
     return under(
         "selection",
         lambda: Trainer(
             objective=config.objective,
             attack=config.attack,
+            minibatch=config.minibatch,
+            head=config.model.head,
             schedule=when,
             selector=chooser,
             optimizer=config.training.optimizer,
@@ -128,6 +132,8 @@ def data(config: RunConfig, built: Trainer, where: torch.device) -> Data:
         raise ConfigError(
             must("selection.target", "'train' without validation data", "validation", "set data.validation")
         )
+    if config.minibatch is not None and config.minibatch.needs_validation and loaded.validation is None:
+        raise ConfigError(must("minibatch.adaptive", "fixed without validation data", config.minibatch.adaptive))
     return loaded
 
 
@@ -164,9 +170,10 @@ def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Pla
     epochs = config.cost.reference_epochs or config.training.epochs
     compared = reference(config.objective, config.attack, n, epochs, config.cost.reference_steps)
     cost = planned_units(built, n, held_out(loaded)) / compared.units
+    rule = f", {config.minibatch.describe()}" if config.minibatch else ""
     dear = "; selection costs more than it saves" if cost >= 1 and built.selector else ""
     return Plan(
-        text=f"{built.schedule.describe()}: {cost:.2f} of full training{dear}",
+        text=f"{built.schedule.describe()}{rule}: {cost:.2f} of full training{dear}",
         relative_cost=cost,
         reference=compared,
         memory=memory(built, loaded, net),

@@ -11,6 +11,7 @@ from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
 from advcore.errors import at_least, must, require
 from advcore.evaluation.evaluate import EVALUATED, attack_name
+from advcore.minibatch import RULES
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
@@ -27,6 +28,7 @@ TABLES: dict[str, dict[str, type]] = {
     "objectives": OBJECTIVES,
     "attacks": ATTACKS,
     "solvers": SOLVERS,
+    "minibatch": RULES,
     "optimizers": OPTIMIZERS,
     "lr_schedules": LR_SCHEDULES,
     "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
@@ -59,6 +61,7 @@ ObjectiveChoice = _named(OBJECTIVES)
 AttackChoice = _named(ATTACKS)
 EvaluatedChoice = _named(EVALUATED)
 SolverChoice = _named(SOLVERS)
+RuleChoice = _named(RULES)
 OptimizerChoice = _named(OPTIMIZERS)
 LrScheduleChoice = _named(LR_SCHEDULES)
 _FIT = "this one is for training only (fast_lpa: set project: true)"
@@ -168,7 +171,7 @@ class RunConfig:
     name : names the run's folder; letters, digits, dot, dash, underscore.
     seed : of every random number.
     data, model, objective, attack, selection, training, evaluation, cost : see their own pages.
-    minibatch : reserved; null.
+    minibatch : which examples of a batch are attacked, or which images are learned from; null: all.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
     """
 
@@ -181,7 +184,7 @@ class RunConfig:
     seed: int = 0
     attack: AttackChoice | None = None
     selection: SelectionConfig | None = None
-    minibatch: None = None
+    minibatch: RuleChoice | None = None
     cost: CostConfig = CostConfig()
     device: str = "auto"
 

@@ -1,19 +1,23 @@
 """What a run will cost, in forward and backward passes, before anything runs."""
 
+from collections import Counter
 from dataclasses import dataclass
 
-from advcore.adversary import passes
+import torch
+
 from advcore.attacks.base import Attack
+from advcore.data.source import chunked
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
+from advcore.training.minibatch import batch_units
 from advcore.training.trainer import Trainer
 
 
 def step_units(objective: Objective, attack: Attack | None) -> int:
     """Passes of one training step, an example: the attack, then forward and backward of the objective's passes."""
-    return passes(objective, attack) + 2 * len(objective.passes)
+    return batch_units(None, objective, attack, 1, 0)
 
 
 def selection_units(selector: AdversarialCoreset) -> int:
@@ -40,12 +44,13 @@ def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, 
 
 def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
     """Units of all phases but evaluation that the trainer will take on n training examples; `held_out` is how many
-    validation examples there are, for selections that match their gradient."""
+    validation examples there are, for selections that match their gradient. At most, where a minibatch rule adapts."""
     objective, selector, total = trainer.objective, trainer.selector, 0
     scoring = GRADIENTS[trainer.solver_reads].units(objective, trainer.attack) if trainer.scored else 0
-    for epoch in trainer.schedule.plan():
+    for i, epoch in enumerate(trainer.schedule.plan()):
         examples = n if epoch.action == "full" else selector.size(n)
-        total += examples * step_units(objective, trainer.attack)
+        for size, batches in Counter(map(len, chunked(torch.arange(examples), trainer.batch_size))).items():
+            total += batches * batch_units(trainer.minibatch, objective, trainer.attack, size, i)
         measured = n + (held_out if selector and selector.target == "validation" else 0)
         total += measured * selection_units(selector) if epoch.action == "select" else 0
         total += n * scoring if epoch.action == "full" else 0

@@ -1,6 +1,7 @@
 """One weighted update: attack in the given mode, learn in train mode."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,47 +23,74 @@ def weighted_mean(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
     return (weights * losses).mean()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What all steps of a run share, and the halves that a step is made of.
+
+    on_update : called after each optimiser step.
+    """
+
+    model: nn.Module
+    objective: Objective
+    attack: Attack | None
+    optimizer: torch.optim.Optimizer
+    ledger: CostLedger
+    normalise: str = "coreset"
+    attack_mode: str = "eval"
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    on_update: Callable[[], None] = lambda: None
+
+    def perturbed(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
+        """x_adv (B, C, H, W)."""
+        forward = self.ledger.counted(self.model)
+        with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
+            attack = bound(self.attack, self.model, self.ledger.counted)
+            return perturb(forward, self.objective, attack, x, y, generator=generator)
+
+    def loss(self, forward: Callable, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """The weighted objective at B examples, clean and attacked."""
+        inputs = {"clean": clean, "adversarial": adversarial}
+        logits = {name: forward(inputs[name]) for name in self.objective.passes}
+        return weighted_mean(self.objective.loss(y, **logits), weights, self.normalise)
+
+    def update(self, loss_of: Callable[[Callable], Tensor], device: torch.device, where: Callable[[], Any]) -> Tensor:
+        """One optimiser step on `loss_of(forward)`, in train mode; that loss, detached.
+
+        A loss or gradient that is not finite raises NonFiniteError, which says `where()`, and changes no weight;
+        BatchNorm's running statistics have seen the batch by then.
+        """
+        with self.ledger.phase("update", device):
+            self.model.train()
+            loss = loss_of(self.ledger.counted(self.model))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            parameters = [p for p in self.model.parameters() if p.grad is not None]
+            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm if self.clip_norm else float("inf"))
+            if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+                self.optimizer.zero_grad(set_to_none=True)
+                raise NonFiniteError(
+                    f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; nothing was applied"
+                )
+            if self.clip_value:
+                nn.utils.clip_grad_value_(parameters, self.clip_value)
+            self.optimizer.step()
+        self.on_update()
+        return loss.detach()
+
+
 def step(
-    model: nn.Module,
+    learner: Learner,
     x: Tensor,
     y: Tensor,
     weights: Tensor,
     *,
-    objective: Objective,
-    attack: Attack | None,
-    optimizer: torch.optim.Optimizer,
     generator: Stream,
-    ledger: CostLedger,
-    normalise: str = "coreset",
-    attack_mode: str = "eval",
-    clip_norm: float | None = None,
-    clip_value: float | None = None,
     where: Callable[[], Any] = lambda: "",
 ) -> Tensor:
     """Attack x (B, C, H, W), then one optimiser step on the weighted loss; returns that loss, detached.
 
-    A loss or gradient that is not finite raises NonFiniteError, which says `where()`, and changes no weight;
-    BatchNorm's running statistics have seen the batch by then.
     Cost: the attack, then one forward and one backward pass for each of the objective's passes.
     """
-    forward = ledger.counted(model)
-    with ledger.phase("attack", x.device), borrow(model, training=attack_mode == "train"):
-        x_adv = perturb(forward, objective, bound(attack, model, ledger.counted), x, y, generator=generator)
-    with ledger.phase("update", x.device):
-        model.train()
-        inputs = {"clean": x, "adversarial": x_adv}
-        logits = {name: forward(inputs[name]) for name in objective.passes}
-        loss = weighted_mean(objective.loss(y, **logits), weights, normalise)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [p for p in model.parameters() if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm else float("inf"))
-        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(
-                f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; nothing was applied"
-            )
-        if clip_value:
-            nn.utils.clip_grad_value_(parameters, clip_value)
-        optimizer.step()
-    return loss.detach()
+    x_adv = learner.perturbed(x, y, generator)
+    return learner.update(lambda forward: learner.loss(forward, x, x_adv, y, weights), x.device, where)

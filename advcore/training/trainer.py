@@ -29,7 +29,8 @@ from advcore.selection.coreset import ATTACK_MODES, AdversarialCoreset
 from advcore.selection.schedule import Epoch, Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.lr import OneCycle
-from advcore.training.step import step
+from advcore.training.minibatch import Batch, follow, rule_problem
+from advcore.training.step import Learner
 from advcore.types import NORMALISE, Coreset, settings
 
 State = dict[str, Tensor]
@@ -124,6 +125,9 @@ class Trainer(LoopSettings):
     selector : chooses the coresets; None trains on all data.
     optimizer, lr_schedule : settings of `advcore.training`.
     probe_epochs : for EasyCore without a warm start: epochs of ordinary training of a copy that are scored.
+    minibatch : a rule of `advcore.minibatch`: which examples of a batch are attacked, or which images are learned from;
+        None: all.
+    head : name of the last linear layer, for a rule that reads features; None finds it.
     batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples : see `LoopSettings`.
     """
 
@@ -131,6 +135,8 @@ class Trainer(LoopSettings):
     optimizer: Any
     schedule: Schedule
     attack: Any = None
+    minibatch: Any = None
+    head: str | None = None
     selector: AdversarialCoreset | None = None
     lr_schedule: Any = OneCycle()
     probe_epochs: int = 0
@@ -140,6 +146,7 @@ class Trainer(LoopSettings):
         start = self.schedule.warm_epochs or self.probe_epochs
         return [
             mismatch(self.objective, self.attack),
+            rule_problem(self.minibatch, self.objective, len(self.schedule.plan())),
             at_least("probe_epochs", self.probe_epochs, 0),
             must("selector", "set for a schedule with a budget below 1", None)
             if coreset and not self.selector
@@ -202,6 +209,8 @@ class Trainer(LoopSettings):
         """
         if self.selector is not None and self.selector.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for a selection with target: validation", None))
+        if self.minibatch is not None and self.minibatch.needs_validation and validation is None:
+            raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
         with preserved(Stream(seed=seed, purpose="training")):
             return _Run(self, model, train, validation, seed, augment, listener or Listener()).run()
 
@@ -225,6 +234,7 @@ class _Run:
             None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         )
         self.out = Trained()
+        self.rule = follow(settings.minibatch, model, self.train, settings.batch_size, seed, settings.head)
         self.scores = AveragedScores()
         self.coreset: Coreset | None = None
         self.steps_done = 0
@@ -270,6 +280,7 @@ class _Run:
             self.settings,
             objective=Standard(),
             attack=None,
+            minibatch=None,
             selector=None,
             schedule=Schedule(epochs=self.settings.probe_epochs),
             probe_epochs=0,
@@ -311,43 +322,51 @@ class _Run:
         if epoch.action != "full":
             chosen = self.coreset.training_weights(self.settings.normalise).to(self.device)
             weights[self.coreset.indices.to(self.device)] = chosen
-        attack_stream = Stream(seed=self.seed, purpose="attack", epoch=i)
-        augment_stream = Stream(seed=self.seed, purpose="augment", epoch=i)
-        total, seen, lr = torch.zeros((), device=self.device), 0, 0.0
+        streams = [Stream(seed=self.seed, purpose=name, epoch=i) for name in ("augment", "attack", "minibatch")]
+        total, seen, counted, lr = torch.zeros((), device=self.device), 0, 0, 0.0
+        self.rule.begin(i, self.out.epochs)
         for j, (indices, x, y) in enumerate(batches_for(self.model, self.train, batches)):
             lr = self._set_lr(i, epoch, j / len(batches))
-            x = self.augment(x, augment_stream.at(indices))
-            loss = step(
-                self.model,
-                x,
-                y,
-                weights[indices],
-                objective=self.settings.objective,
-                attack=self._attack(),
-                optimizer=self.optimizer,
-                generator=attack_stream.at(indices),
-                ledger=self.out.ledger,
-                normalise=self.settings.normalise,
-                attack_mode=self.settings.attack_mode,
-                clip_norm=self.settings.clip_norm,
-                clip_value=self.settings.clip_value,
-                where=lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}...",
-            )
-            if self.average is not None:
-                self.average.update_parameters(self.model)
-            total += loss * len(y)
+            augment, attack, rule = (stream.at(indices) for stream in streams)
+            where = lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}..."  # noqa: E731
+            batch = Batch(indices, self.augment(x, augment), y, weights[indices], attack, rule, where)
+            loss, images = self.rule.step(self._learner(), batch)
+            total += loss * images
+            counted += images
             seen += len(y)
             self.steps_done += 1
             self.listener.on_progress("train", j + 1, len(batches))
+        told = self.rule.end(self._learner())
         return {
             "epoch": i,
             "lr_index": epoch.lr_index,
             "action": epoch.action,
             "examples": seen,
             "steps": len(batches),
-            "loss": float(total) / seen,
+            "loss": float(total) / counted,
             "lr": lr,
+            **({"minibatch": told} if told else {}),
         }
+
+    def _learner(self) -> Learner:
+        settings = self.settings
+        return Learner(
+            model=self.model,
+            objective=settings.objective,
+            attack=self._attack(),
+            optimizer=self.optimizer,
+            ledger=self.out.ledger,
+            normalise=settings.normalise,
+            attack_mode=settings.attack_mode,
+            clip_norm=settings.clip_norm,
+            clip_value=settings.clip_value,
+            on_update=self._averaged,
+        )
+
+    def _averaged(self) -> None:
+        """After each optimiser step."""
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def _batches(self, i: int, epoch: Epoch) -> list[Tensor]:
         """This epoch's batches of indices: shuffled examples, or whole blocks in random order."""

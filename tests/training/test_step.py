@@ -8,7 +8,7 @@ from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
-from advcore.training.step import step, weighted_mean
+from advcore.training.step import Learner, step, weighted_mean
 
 X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(12) % 4
@@ -18,19 +18,10 @@ STREAM = Stream(seed=0, purpose="attack").at(torch.arange(12))
 
 def take(model, *, objective, attack=None, weights=W, ledger=None, lr=0.1, **settings):
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    where = settings.pop("where", lambda: "")
     ledger = ledger or CostLedger()
-    return step(
-        model,
-        X,
-        Y,
-        weights,
-        objective=objective,
-        attack=attack,
-        optimizer=optimizer,
-        generator=STREAM,
-        ledger=ledger,
-        **settings,
-    )
+    one = Learner(model=model, objective=objective, attack=attack, optimizer=optimizer, ledger=ledger, **settings)
+    return step(one, X, Y, weights, generator=STREAM, where=where)
 
 
 def test_the_weighted_step_is_one_sgd_step_on_the_hand_made_loss(model):

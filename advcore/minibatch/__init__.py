@@ -1,0 +1,15 @@
+"""Which examples of a batch are attacked, and which images are learned from."""
+
+from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm
+from advcore.minibatch.loss_ranked import LossRanked
+from advcore.minibatch.margin import Margin
+from advcore.minibatch.uniform import RandomMix, RandomSubset
+
+RULES = {
+    "margin": Margin,
+    "gradient_matching": GradientMatching,
+    "residual_norm": ResidualNorm,
+    "random": RandomSubset,
+    "loss_ranked": LossRanked,
+    "random_mix": RandomMix,
+}

@@ -1,0 +1,76 @@
+"""Learn from the images with the largest losses, clean and attacked ranked together."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advcore.errors import at_least, one_of, share
+from advcore.minibatch.base import UpdateSubset, count
+from advcore.rng import Stream
+from advcore.types import settings
+
+SHARES = ("fixed", "recursive", "direct")
+ACCURACIES = ("clean", "robust")
+
+
+@settings
+class LossRanked(UpdateSubset):
+    """All B images are attacked; of the 2 B, the share P with the largest losses is kept and learned from.
+
+    Parameters
+    ----------
+    p_up : P where it is fixed.
+    adaptive : "fixed"; "recursive": P(t) = max(p_min, (1 - acc(t - 1)) P(t - 1)), P(0) = 1; "direct":
+        P(t) = max(p_min, 1 - acc(t - 1)).
+    p_min : the floor of an adaptive P.
+    accuracy : which validation accuracy an adaptive P follows: "clean" or "robust".
+    warm_up : epochs in which all are kept.
+    queue : collect what is kept until a full batch exists, so that steps keep their size; the rest is learned from at
+        the end of the epoch.
+    probed : kept examples for which each epoch tells the smallest radius that flips the prediction; a measurement, not
+        in the cost.
+
+    Cost of a batch: B attacks, 2 B forward passes to rank, 2 passes for each image kept.
+    Reference: paper S2, sections 3 and 4, eq. 9 in two readings. Differs: cross-entropy with the true label ranks.
+    """
+
+    adaptive: str = "fixed"
+    p_min: float = 0.1
+    accuracy: str = "clean"
+    warm_up: int = 0
+    queue: bool = False
+    probed: int = 0
+    reads: ClassVar[str | None] = "losses"
+
+    def _more_problems(self) -> list[str | None]:
+        return [
+            one_of("adaptive", self.adaptive, SHARES),
+            share("p_min", self.p_min),
+            one_of("accuracy", self.accuracy, ACCURACIES),
+            at_least("warm_up", self.warm_up, 0),
+            at_least("probed", self.probed, 0),
+        ]
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether P follows a validation accuracy."""
+        return self.adaptive != "fixed"
+
+    def describe(self) -> str:
+        adaptive = "learning from an adaptive share of each batch's clean and attacked images; at most"
+        return adaptive if self.needs_validation else super().describe()
+
+    def share(self, epoch: int, accuracies: list[dict]) -> float:
+        if epoch < self.warm_up:
+            return 1.0
+        if self.adaptive == "fixed":
+            return self.p_up
+        part = 1.0
+        for known in accuracies[max(self.warm_up - 1, 0) : epoch]:
+            part = max(self.p_min, (1 - known[self.accuracy]) * (part if self.adaptive == "recursive" else 1))
+        return part
+
+    def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
+        k = count(part, len(losses))
+        return torch.argsort(losses, descending=True, stable=True)[:k].sort().values

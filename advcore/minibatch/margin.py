@@ -1,0 +1,34 @@
+"""Attack what lies near the decision boundary."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from advcore.errors import positive
+from advcore.minibatch.base import AttackSubset, Seen
+from advcore.types import settings
+
+
+@settings
+class Margin(AttackSubset):
+    """Preference 1 / (|m| + margin_eps), m = z_y - max over k != y of z_k at the clean image.
+
+    Parameters
+    ----------
+    margin_eps : what keeps one example near 0 from taking all the probability.
+    signed : misclassified examples (m < 0) count as m = 0, so they come first instead of last.
+    rho, warm_up, clean, draw, correction : see `AttackSubset`.
+
+    Reference: Selective AT (papers' S0), margin-based sampling. Differs: margin_eps 1e-2, their code's is 1e-6.
+    """
+
+    margin_eps: float = 1e-2
+    signed: bool = False
+    reads: ClassVar[str | None] = "logits"
+
+    def _more_problems(self) -> list[str | None]:
+        return [positive("margin_eps", self.margin_eps)]
+
+    def preferences(self, seen: Seen) -> Tensor:
+        distance = seen.margins.clamp_min(0) if self.signed else seen.margins.abs()
+        return 1 / (distance + self.margin_eps)

@@ -1,0 +1,235 @@
+"""Steps that attack, or learn from, a part of each batch; and what they tell of an epoch."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advcore.adversary import passes
+from advcore.attacks.base import Attack
+from advcore.borrow import borrow
+from advcore.data.source import Source, first_images
+from advcore.errors import must
+from advcore.evaluation.evaluate import smallest_radius
+from advcore.gradients.last_layer import residuals
+from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count
+from advcore.models.base import find_head, tapped
+from advcore.objectives.base import Objective, attacked, margin
+from advcore.objectives.standard import Standard
+from advcore.rng import Stream
+from advcore.training.step import Learner, step, weighted_mean
+
+Rule = AttackSubset | UpdateSubset
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B examples of an epoch, and their streams: of the attack, and of the rule."""
+
+    indices: Tensor
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    attack: Stream
+    rule: Stream
+    where: Callable[[], Any]
+
+
+class Plain:
+    """No rule: every example is attacked and learned from."""
+
+    def begin(self, epoch: int, accuracies: list[dict]) -> None:
+        """A new epoch; what validation said of those before it."""
+
+    def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
+        """The loss, and how many images it is the mean of."""
+        loss = step(learner, batch.x, batch.y, batch.weights, generator=batch.attack, where=batch.where)
+        return loss, len(batch.y)
+
+    def end(self, learner: Learner) -> dict[str, Any]:
+        """What the epoch's entry tells of the rule."""
+        return {}
+
+
+class OfAttacks(Plain):
+    """`AttackSubset` over the epochs of a run on `size` examples.
+
+    head : the last linear layer, where the rule reads features.
+    """
+
+    def __init__(self, rule: AttackSubset, size: int, device: torch.device, head: nn.Linear | None):
+        self.rule, self.head, self.epoch = rule, head, 0
+        self.counts = torch.zeros(size, dtype=torch.long, device=device)
+        self.now: Tensor | None = None
+        self.entropies: list[Tensor] = []
+
+    def begin(self, epoch: int, accuracies: list[dict]) -> None:
+        self.epoch, self.entropies = epoch, []
+        self.before, self.now = self.now, torch.zeros_like(self.counts, dtype=torch.bool)
+
+    def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
+        seen = self._look(learner, batch) if self.rule.scores(self.epoch, len(batch.y)) else None
+        picked = self.rule.pick(seen, batch.rule)
+        i, x, y, weights = picked.positions, batch.x, batch.y, batch.weights
+        x_adv = learner.perturbed(x[i], y[i], batch.attack.take(i))
+
+        def loss(forward: Callable) -> Tensor:
+            found = learner.loss(forward, x[i], x_adv, y[i], weights[i] * picked.weights)
+            if not self.rule.clean:
+                return found
+            clean = Standard().loss(y, clean=forward(x))
+            return found + self.rule.clean * weighted_mean(clean, weights, learner.normalise)
+
+        self.entropies.append(picked.entropy)
+        chosen = batch.indices.to(i.device)[i]
+        self.counts[chosen] += 1
+        self.now[chosen] = True
+        return learner.update(loss, x.device, batch.where), len(i)
+
+    def end(self, learner: Learner) -> dict[str, Any]:
+        """picked : examples attacked. entropy : of the draws, 1 where they are uniform. overlap : share of the picked
+        that the epoch before picked too. coverage : share of all examples attacked so far. spread : entropy of how
+        often each was attacked so far, 1 where all were alike."""
+        picked, often = int(self.now.sum()), self.counts.double() / self.counts.sum()
+        return {
+            "picked": picked,
+            "entropy": float(torch.stack(self.entropies).mean()),
+            "overlap": None if self.before is None else int((self.now & self.before).sum()) / picked,
+            "coverage": float((self.counts > 0).double().mean()),
+            "spread": float(torch.special.entr(often).sum()) / math.log(len(often)),
+        }
+
+    def _look(self, learner: Learner, batch: Batch) -> Seen:
+        """The clean images in eval mode: one forward pass each, phase "scoring"."""
+        forward, y = learner.ledger.counted(learner.model), batch.y
+        catch = contextlib.nullcontext(None) if self.head is None else tapped(self.head)
+        with _scoring(learner, y.device), catch as tap:
+            logits = forward(batch.x)
+            features = None if tap is None else tap.features
+        return Seen(-margin(logits, y), residuals(Standard(), y, {"clean": logits})["clean"], features)
+
+
+class OfUpdates(Plain):
+    """`UpdateSubset` over the epochs of a run on `source`.
+
+    batch_size : of a step, where what is kept is queued.
+    """
+
+    def __init__(self, rule: UpdateSubset, source: Source, batch_size: int, seed: int):
+        self.rule, self.source, self.batch_size, self.seed = rule, source, batch_size, seed
+        self.waiting: tuple[Tensor, ...] | None = None
+
+    def begin(self, epoch: int, accuracies: list[dict]) -> None:
+        self.epoch, self.part = epoch, self.rule.share(epoch, accuracies)
+        self.kept: list[Tensor] = []
+        self.attacked: list[Tensor] = []
+
+    def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
+        x, y, size = batch.x, batch.y, len(batch.y)
+        if self.rule.reads is None:
+            kept = self.rule.keep(self.part, None, batch.rule)
+            moved = kept[kept >= size] - size
+            images = torch.cat([x[kept[kept < size]], learner.perturbed(x[moved], y[moved], batch.attack.take(moved))])
+        else:
+            both = torch.cat([x, learner.perturbed(x, y, batch.attack)])
+            with _scoring(learner, y.device):
+                losses = learner.objective.loss(y.repeat(2), adversarial=learner.ledger.counted(learner.model)(both))
+            kept = self.rule.keep(self.part, losses, batch.rule)
+            images = both[kept]
+        of = kept % size
+        self.kept.append(batch.indices.to(of.device)[of])
+        self.attacked.append(kept >= size)
+        new = (images, y[of], batch.weights[of])
+        return self._queued(learner, new, batch.where) if self.rule.queue else self._learn(learner, new, batch.where)
+
+    def end(self, learner: Learner) -> dict[str, Any]:
+        """p_up : the share kept. clean, adversarial : shares of the two among the kept images. radius : of the smallest
+        ball, by eighths of the attack's, in which the prediction flips, for some of the kept examples."""
+        if self.waiting is not None and len(self.waiting[1]):
+            self._learn(learner, self.waiting, lambda: f"the end of epoch {self.epoch}")
+            self.waiting = None
+        moved = float(torch.cat(self.attacked).double().mean())
+        measured = {"radius": self._radius(learner)} if self.rule.probed else {}
+        return {"p_up": self.part, "clean": 1 - moved, "adversarial": moved, **measured}
+
+    def _queued(self, learner: Learner, new: tuple[Tensor, ...], where: Callable) -> tuple[Tensor, int]:
+        """Steps of a full batch each, as far as what waits allows; a last single image joins the one before."""
+        waiting = (
+            new if self.waiting is None else tuple(torch.cat(pair) for pair in zip(self.waiting, new, strict=True))
+        )
+        total, images, size = torch.zeros((), device=new[0].device), 0, self.batch_size
+        while len(waiting[1]) >= size and len(waiting[1]) != size + 1:
+            loss, _ = self._learn(learner, tuple(part[:size] for part in waiting), where)
+            waiting, total, images = tuple(part[size:] for part in waiting), total + loss * size, images + size
+        self.waiting = waiting
+        return total / max(images, 1), images
+
+    def _learn(self, learner: Learner, new: tuple[Tensor, ...], where: Callable) -> tuple[Tensor, int]:
+        images, y, weights = new
+        found = learner.update(lambda call: learner.loss(call, images, images, y, weights), images.device, where)
+        return found, len(y)
+
+    def _radius(self, learner: Learner) -> dict[str, Any]:
+        """Of `probed` kept examples, evenly chosen, on the plain view."""
+        kept = torch.cat(self.kept).unique()
+        chosen = kept[:: max(1, len(kept) // self.rule.probed)][: self.rule.probed].cpu()
+        stream = Stream(seed=self.seed, purpose="radius", epoch=self.epoch)
+        found = smallest_radius(
+            learner.model, self.source, learner.attack, chosen, stream=stream, ledger=learner.ledger
+        )
+        flipped = torch.isfinite(found)
+        mean = float(found[flipped].mean()) if bool(flipped.any()) else None
+        return {"n": len(found), "flipped": float(flipped.double().mean()), "mean": mean}
+
+
+@contextlib.contextmanager
+def _scoring(learner: Learner, device: torch.device) -> Iterator[None]:
+    """Eval mode, no gradients, phase "scoring"; BatchNorm sees nothing."""
+    with learner.ledger.phase("scoring", device), borrow(learner.model, training=False), torch.no_grad():
+        yield
+
+
+def follow(rule: Rule | None, model: nn.Module, source: Source, batch_size: int, seed: int, head: str | None) -> Plain:
+    """The rule's state over a run; `head` names the last linear layer, None finds it."""
+    if rule is None:
+        return Plain()
+    if isinstance(rule, UpdateSubset):
+        return OfUpdates(rule, source, batch_size, seed)
+    layer = None
+    if rule.reads == "features":
+        with borrow(model, training=False):
+            layer = find_head(model, first_images(model, source), head)
+    return OfAttacks(rule, len(source), source.device, layer)
+
+
+def rule_problem(rule: Rule | None, objective: Objective, epochs: int) -> str | None:
+    """Why the rule cannot serve the objective, or a run of so many epochs; None if it can."""
+    if rule is None:
+        return None
+    name = type(objective).__name__.lower()
+    if not attacked(objective):
+        return must("minibatch", "null for an objective that is not attacked", name, "there is no attack to save")
+    if rule.single_image and len(objective.passes) > 1:
+        way_out = "use pgd, or a rule that chooses what to attack"
+        return must("objective", "one with a loss of a single image for this minibatch rule", name, way_out)
+    if rule.warm_up > epochs:
+        return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
+    return None
+
+
+def batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
+    """Passes of one step on `size` examples; at most, where P_up adapts."""
+    each = passes(objective, attack)
+    if rule is None:
+        return size * (each + 2 * len(objective.passes))
+    if isinstance(rule, AttackSubset):
+        clean = 2 * size if rule.clean else 0
+        scoring = size if rule.scores(epoch, size) else 0
+        return count(rule.rho, size) * (each + 2 * len(objective.passes)) + scoring + clean
+    kept = count(rule.share(epoch, []), 2 * size)
+    moved, scoring = (size, 2 * size) if rule.reads else (rule.attacked(size), 0)
+    return moved * each + scoring + 2 * kept

@@ -1,0 +1,386 @@
+"""Minibatch rules inside the training loop: what they cost, what they leave alone, and what they are equal to."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from advcore.attacks import FastLPA, LinfPGD
+from advcore.borrow import borrow
+from advcore.cost import CostLedger
+from advcore.data.source import Resident, chunked
+from advcore.errors import ConfigError
+from advcore.evaluation.evaluate import smallest_radius
+from advcore.gradients.last_layer import residuals
+from advcore.minibatch import RULES
+from advcore.minibatch.base import AttackSubset, count
+from advcore.minibatch.gradient_matching import GradientMatching
+from advcore.objectives import Mart, Pgd, Standard, Trades
+from advcore.rng import Stream
+from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.schedule import Schedule
+from advcore.solvers import GradMatch, Random
+from advcore.training import SGD
+from advcore.training.minibatch import Batch, OfAttacks, follow
+from advcore.training.plan import planned_units
+from advcore.training.step import Learner
+from advcore.training.trainer import Trainer
+
+K, SIZE, N = 3, 16, 96
+ATTACK = LinfPGD(eps=0.1, steps=K)
+ATTACKS = [name for name, kind in RULES.items() if issubclass(kind, AttackSubset)]
+
+
+def trainer(rule=None, objective=None, *, epochs=2, budget=1.0, solver=None, attack=ATTACK, **settings):
+    objective = objective or Pgd()
+    schedule = Schedule(epochs=epochs, budget=budget, warm_start=0.4)
+    chooser = solver and AdversarialCoreset(
+        objective=objective, solver=solver, attack=attack, budget=budget, block_size=SIZE, chunk_size=32
+    )
+    settings = {"optimizer": SGD(lr=0.05), "batch_size": SIZE, "probe_examples": 32, **settings}
+    return Trainer(objective=objective, attack=attack, minibatch=rule, schedule=schedule, selector=chooser, **settings)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def learner(model, objective=None, ledger=None, **settings):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    settings = {"attack": ATTACK, **settings}
+    return Learner(
+        model=model, objective=objective or Pgd(), optimizer=optimizer, ledger=ledger or CostLedger(), **settings
+    )
+
+
+def batch(source, indices=None, weights=None):
+    indices = torch.arange(SIZE) if indices is None else indices
+    _, x, y = next(source.batches([indices]))
+    streams = [Stream(seed=0, purpose=name).at(indices) for name in ("attack", "minibatch")]
+    return Batch(indices, x, y, torch.ones(len(y)) if weights is None else weights, *streams, lambda: "here")
+
+
+# ---- cost ----
+
+
+@pytest.mark.parametrize("clean", [0.0, 0.2])
+@pytest.mark.parametrize("rho", [0.1, 0.25, 1.0])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_one_epoch_of_selective_training_costs_the_closed_form(model, source, name, rho, clean):
+    """k (2 K + 2) + s B + 2 B [clean > 0] over batches of 16, s = 1 where the rule looks at the batch."""
+    rule = RULES[name](rho=rho, clean=clean, warm_up=0)
+    found = trainer(rule, epochs=1).fit(model, source, seed=0).ledger
+    k, s = int(rho * SIZE), int(rule.reads is not None and rho < 1)
+    assert found.units() == N // SIZE * (k * (2 * K + 2) + s * SIZE + 2 * SIZE * (clean > 0))
+    assert found.passes["attack"] == {"forward": N // SIZE * k * K, "backward": N // SIZE * k * K}
+    assert found.passes["scoring"] == {"forward": N * s, "backward": 0}
+
+
+@pytest.mark.parametrize("p_up", [0.1, 0.5, 1.0])
+def test_one_epoch_of_loss_ranked_training_costs_the_closed_form(model, source, p_up):
+    """2 K b' + 2 b' + 2 kept."""
+    found = trainer(RULES["loss_ranked"](p_up=p_up), epochs=1).fit(model, source, seed=0).ledger
+    kept = N // SIZE * int(p_up * 2 * SIZE)
+    assert found.units() == 2 * K * N + 2 * N + 2 * kept
+    assert found.passes["update"] == {"forward": kept, "backward": kept}
+
+
+def test_a_random_mix_attacks_only_what_it_keeps(model, source):
+    found = trainer(RULES["random_mix"](), epochs=1).fit(model, source, seed=0).ledger
+    assert found.units() == N // SIZE * (2 * K * (SIZE // 2) + 2 * SIZE)
+
+
+def test_full_training_costs_what_the_papers_count(model, source):
+    assert trainer(epochs=1).fit(model, source, seed=0).ledger.units() == N * (2 * K + 2)
+
+
+@pytest.mark.parametrize("objective", [Pgd(), Trades(), Mart()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("solver", [None, Random(), GradMatch()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("name", RULES)
+def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, name, solver, objective):
+    rule = RULES[name]()
+    if rule.single_image and len(objective.passes) > 1:
+        with pytest.raises(ConfigError, match="single image.*use pgd"):
+            trainer(rule, objective)
+        return
+    made = trainer(rule, objective, epochs=4, solver=solver, budget=0.5 if solver else 1.0)
+    found = made.fit(model, source, seed=0)
+    assert found.ledger.units() == planned_units(made, N)
+    assert all(set(entry["minibatch"]) for entry in found.epochs)
+
+
+# ---- equal to plain training at the ends of their range ----
+
+
+@pytest.mark.parametrize("objective", [Pgd(), Trades(), Mart()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("correction", ["none", "inverse_probability"])
+def test_at_rho_one_and_no_clean_loss_a_selective_run_is_the_full_run(model, source, name, objective, correction):
+    rule = RULES[name](rho=1.0, clean=0.0, warm_up=0, correction=correction)
+    full = trainer(None, objective).fit(copy.deepcopy(model), source, source, seed=1)
+    found = trainer(rule, objective).fit(copy.deepcopy(model), source, source, seed=1)
+    assert equal(full.last, found.last) and equal(full.best, found.best)
+    assert found.ledger.units() == full.ledger.units()
+
+
+def test_at_p_up_one_a_loss_ranked_epoch_is_a_plain_epoch_on_clean_and_attacked_images(model, source):
+    made = trainer(RULES["loss_ranked"](p_up=1.0), epochs=1, optimizer=SGD(lr=0.05, momentum=0.0, weight_decay=0.0))
+    found = made.fit(copy.deepcopy(model), source, seed=1).last
+    slow = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(slow.parameters(), lr=0.05)
+    order = Stream(seed=1, purpose="order").at(torch.arange(N)).permutation()
+    for j, indices in enumerate(chunked(order, SIZE)):
+        _, x, y = next(source.batches([indices]))
+        with borrow(slow):
+            generator = Stream(seed=1, purpose="attack").at(indices)
+            x_adv = ATTACK(lambda z, y=y: F.cross_entropy(slow(z), y, reduction="none"), x, generator=generator)
+        slow.train()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * made.lr_schedule.factor(j / (N // SIZE), 0)
+        optimizer.zero_grad()
+        F.cross_entropy(slow(torch.cat([x, x_adv])), y.repeat(2), reduction="none").mean().backward()
+        optimizer.step()
+    assert equal(found, slow.state_dict())
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_at_budget_one_a_coreset_run_with_a_rule_is_the_run_on_all_data(model, source, name):
+    rule = RULES[name]()
+    one = trainer(rule).fit(copy.deepcopy(model), source, seed=1)
+    other = trainer(rule, solver=GradMatch()).fit(copy.deepcopy(model), source, seed=1)
+    assert equal(one.last, other.last)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_same_seed_same_bits(model, source, name):
+    made = trainer(RULES[name](**({"warm_up": 1} if name != "random_mix" else {})), solver=GradMatch(), budget=0.5)
+    one, two = (made.fit(copy.deepcopy(model), source, source, seed=1) for _ in range(2))
+    told = [entry["minibatch"] for entry in one.epochs]
+    assert equal(one.last, two.last) and told == [entry["minibatch"] for entry in two.epochs]
+    assert not equal(one.last, made.fit(copy.deepcopy(model), source, source, seed=2).last)
+
+
+# ---- one step against the loss written out ----
+
+
+@pytest.mark.parametrize("correction", ["none", "inverse_probability"])
+@pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
+def test_a_selective_step_is_sgd_on_the_mixed_loss(model, source, objective, correction):
+    weights = torch.linspace(0.2, 1.8, SIZE)
+    rule = RULES["margin"](warm_up=0, clean=0.3, correction=correction)
+    one, slow, fast = batch(source, weights=weights), copy.deepcopy(model), copy.deepcopy(model)
+    state = follow(rule, fast, source, SIZE, 0, None)
+    state.begin(0, [])
+    found, _ = state.step(learner(fast, objective), one)
+
+    slow.eval()
+    margins = torch.stack(
+        [z[y] - max(z[k] for k in range(4) if k != y) for z, y in zip(slow(one.x), one.y, strict=True)]
+    )
+    picked = rule.pick(state_seen(margins), one.rule)
+    i = picked.positions
+    x_adv = learner(slow, objective).perturbed(one.x[i], one.y[i], one.attack.take(i))
+    slow.train()
+    inputs = {"clean": one.x[i], "adversarial": x_adv}
+    losses = objective.loss(one.y[i], **{name: slow(inputs[name]) for name in objective.passes})
+    loss = sum(weights[p] * w * own for p, w, own in zip(i, picked.weights, losses, strict=True)) / len(i)
+    loss = loss + 0.3 * (weights * F.cross_entropy(slow(one.x), one.y, reduction="none")).sum() / SIZE
+    loss.backward()
+    assert float(found) == pytest.approx(loss.item(), rel=1e-5) and len(i) == 4
+    for got, reference in zip(fast.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(got, reference - 0.1 * reference.grad, atol=1e-6, rtol=1e-4)
+
+
+def state_seen(margins):
+    from advcore.minibatch.base import Seen
+
+    return Seen(margins.detach(), torch.zeros(len(margins), 4), None)
+
+
+def test_a_loss_ranked_step_learns_from_the_images_with_the_largest_losses(model, source):
+    one, slow, fast = batch(source), copy.deepcopy(model), copy.deepcopy(model)
+    state = follow(RULES["loss_ranked"](p_up=0.25), fast, source, SIZE, 0, None)
+    state.begin(0, [])
+    found, n = state.step(learner(fast), one)
+    told = state.end(learner(fast))
+
+    x_adv = learner(slow).perturbed(one.x, one.y, one.attack)
+    images, y = torch.cat([one.x, x_adv]), one.y.repeat(2)
+    slow.eval().requires_grad_(False)
+    losses = [
+        (float(F.cross_entropy(slow(image[None]), label[None])), i)
+        for i, (image, label) in enumerate(zip(images, y, strict=True))
+    ]
+    kept = sorted(i for _, i in sorted(losses, reverse=True)[:8])
+    slow.train().requires_grad_(True)
+    loss = F.cross_entropy(slow(images[kept]), y[kept])
+    loss.backward()
+    assert n == 8 and float(found) == pytest.approx(loss.item(), rel=1e-5)
+    for got, reference in zip(fast.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(got, reference - 0.1 * reference.grad, atol=1e-6, rtol=1e-4)
+    moved = sum(i >= SIZE for i in kept) / 8
+    assert told == {"p_up": 0.25, "clean": pytest.approx(1 - moved), "adversarial": pytest.approx(moved)}
+
+
+def test_scores_are_those_of_autograd_one_example_at_a_time(model, source):
+    one, fast = batch(source), copy.deepcopy(model)
+    state = follow(GradientMatching(), fast, source, SIZE, 0, None)
+    look = state._look(learner(fast), one)
+    head, model = model[-1], model.eval()
+    rows = []
+    for image, label in zip(one.x, one.y, strict=True):
+        loss = F.cross_entropy(model(image[None]).double(), label[None])
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [head.weight, head.bias])]).double())
+    rows = torch.stack(rows)
+    expected = F.cosine_similarity(rows, rows.sum(0, keepdim=True), dim=1).clamp_min(0) + 1e-6
+    assert torch.allclose(GradientMatching().preferences(look), expected, atol=1e-5)
+    z = model(one.x).detach()
+    assert torch.allclose(look.residuals, z.softmax(1) - F.one_hot(one.y, 4), atol=1e-6)
+    assert torch.equal(look.residuals, residuals(Standard(), one.y, {"clean": z})["clean"])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_scoring_touches_neither_batchnorm_nor_modes_nor_random_states(model, source, name):
+    """Looking alone: what is left is one update, whose batch BatchNorm counts once per forward pass."""
+    rule = RULES[name](**({"clean": 0.0, "warm_up": 0} if name in ATTACKS else {}))
+    before = torch.get_rng_state()
+    state = follow(rule, model, source, SIZE, 0, None)
+    model.train()
+    state.begin(5, [{"clean": 0.5, "robust": 0.5}] * 5)
+    state.step(learner(model), batch(source))
+    assert int(model[1].num_batches_tracked) == 1 and all(module.training for module in model.modules())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ---- the queue ----
+
+
+def test_a_queue_keeps_the_size_of_steps_and_loses_nothing(model, source, monkeypatch):
+    sizes, original = [], Learner.update
+
+    def watched(self, loss_of, device, where):
+        seen = []
+        counted = self.loss
+
+        def loss(forward, clean, adversarial, y, weights):
+            seen.append(len(y))
+            return counted(forward, clean, adversarial, y, weights)
+
+        object.__setattr__(self, "loss", loss)
+        found = original(self, loss_of, device, where)
+        sizes.append(seen[0])
+        return found
+
+    monkeypatch.setattr(Learner, "update", watched)
+    found = trainer(RULES["loss_ranked"](p_up=0.3, queue=True), epochs=1).fit(model, source, seed=0)
+    kept = N // SIZE * int(0.3 * 2 * SIZE)
+    assert sum(sizes) == kept and set(sizes[:-1]) == {SIZE} and sizes[-1] <= SIZE + 1
+    assert found.ledger.passes["update"]["forward"] == kept and found.epochs[0]["loss"] > 0
+
+
+# ---- what an epoch tells ----
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_epoch_tells_how_its_picks_were_spread(model, source, name):
+    found = trainer(RULES[name](warm_up=1), epochs=3).fit(model, source, seed=0).epochs
+    told = [entry["minibatch"] for entry in found]
+    assert [one["picked"] for one in told] == [24] * 3 and told[0]["overlap"] is None
+    assert told[0]["entropy"] == pytest.approx(1) and all(0 < one["entropy"] <= 1 + 1e-9 for one in told)
+    assert all(0 <= one["overlap"] <= 1 for one in told[1:])
+    assert told[0]["coverage"] == 0.25 and told[0]["coverage"] <= told[1]["coverage"] <= told[2]["coverage"] <= 0.75
+    assert all(0 < one["spread"] <= 1 for one in told)
+    if name != "random":
+        assert told[1]["entropy"] < 1 - 1e-6
+
+
+def test_an_adaptive_share_follows_the_validation_accuracies(model, source):
+    rule = RULES["loss_ranked"](adaptive="direct", p_min=0.2)
+    found = trainer(rule, epochs=4).fit(model, source, source, seed=0).epochs
+    expected = [1.0] + [max(0.2, 1 - entry["clean"]) for entry in found[:-1]]
+    assert [entry["minibatch"]["p_up"] for entry in found] == pytest.approx(expected)
+    with pytest.raises(ConfigError, match="validation must be given"):
+        trainer(rule).fit(model, source, seed=0)
+
+
+class Threshold(nn.Module):
+    """Class 1 where the mean brightness is above 1/2; a head of its own for nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(1, 2)
+        self.head.weight.data, self.head.bias.data = torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, -0.5])
+
+    def forward(self, x):
+        return self.head(x.flatten(1).mean(1, keepdim=True))
+
+
+def test_the_smallest_radius_is_found_to_an_eighth_of_the_ball():
+    levels = [0.3, 0.45, 0.49, 0.6]
+    data = Resident(torch.tensor(levels).view(4, 1, 1, 1).expand(4, 1, 2, 2).contiguous(), torch.zeros(4).long())
+    found = smallest_radius(
+        Threshold(), data, LinfPGD(eps=0.08, steps=5), torch.arange(4), stream=Stream(seed=0, purpose="r"),
+        ledger=CostLedger(),
+    )  # fmt: skip
+    assert found.tolist() == pytest.approx([float("inf"), 0.06, 0.02, 0.0], abs=1e-9)  # the next eighth above the gap
+
+
+def test_the_radius_of_what_is_kept_is_told_and_not_in_the_cost(model, source):
+    plain, measured = (
+        trainer(RULES["loss_ranked"](probed=probed), epochs=1).fit(copy.deepcopy(model), source, seed=0)
+        for probed in (0, 8)
+    )
+    told = measured.epochs[0]["minibatch"]["radius"]
+    assert told["n"] == 8 and 0 <= told["flipped"] <= 1 and (told["mean"] is None or 0 <= told["mean"] <= 0.1)
+    assert equal(plain.last, measured.last) and plain.ledger.units() == measured.ledger.units()
+
+
+# ---- with everything else ----
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, source, name, monkeypatch):
+    made = trainer(RULES[name](), epochs=4, solver=GradMatch(), budget=0.5)
+    seen, original = [], OfAttacks.step
+
+    def step(self, one, batch):
+        seen.append(batch)
+        return original(self, one, batch)
+
+    from advcore.training import minibatch
+
+    kind = OfAttacks if name in ATTACKS else minibatch.OfUpdates
+    original = kind.step
+    monkeypatch.setattr(kind, "step", step)
+    (coreset,) = (found := made.fit(model, source, seed=0)).coresets
+    first = sum(entry["steps"] for entry in found.epochs if entry["action"] == "full")
+    weights = dict(zip(coreset.indices.tolist(), coreset.training_weights().tolist(), strict=True))
+    for one in seen[first:]:
+        assert one.weights.tolist() == pytest.approx([weights[i] for i in one.indices.tolist()])
+
+
+@pytest.mark.parametrize("name", ["margin", "loss_ranked"])
+def test_a_perceptual_attack_is_saved_too(model, source, name):
+    found = trainer(RULES[name](), attack=FastLPA(eps=0.3, steps=2)).fit(model, source, seed=0)
+    assert found.epochs[0]["minibatch"]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_objective_without_an_attack_has_nothing_to_save(name):
+    with pytest.raises(ConfigError, match="minibatch must be null.*'standard'"):
+        trainer(RULES[name](), Standard(), attack=None)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    with pytest.raises(ConfigError, match="warm_up must be at most the 2 epochs.*got 3"):
+        trainer(RULES["margin"](warm_up=3))
+
+
+def test_a_batch_smaller_than_one_over_rho_still_attacks_one(model, source):
+    assert count(0.25, 2) == 1
+    one = batch(source, torch.arange(2))
+    state = follow(RULES["random"](clean=0.0), model, source, SIZE, 0, None)
+    state.begin(0, [])
+    assert state.step(learner(model), one)[1] == 1
