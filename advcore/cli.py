@@ -77,6 +77,37 @@ def select(
 
 
 @app.command()
+def score(
+    file: RunFile,
+    score: Annotated[
+        str | None, typer.Option(help="input_norm (AIGN), el2n, grand, ...; by default what the file's solver reads.")
+    ] = None,
+    set_: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Where the scores go (.npz, and a JSON beside it).")] = Path("scores.npz"),
+) -> None:
+    """Train FILE's model on all data and score every example, for solvers that name the file as `scores`."""
+    from advcore.gradients import GRADIENTS
+    from advcore.runner import run as runner
+    from advcore.runner.config import load
+
+    config = load(file, set_ or ())
+    known = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
+    reads = config.selection.solver.reads if config.selection else None
+    name = score or (reads if reads in known else "input_norm")
+    require(one_of("--score", name, known))
+    require(None if out.suffix == ".npz" else must("--out", "a file that ends in .npz", str(out)))
+    runner.check_writable(out, file=True)
+    with _progress(config.training.epochs) as reporter:
+        path = runner.score(config, name, reporter).save(out)
+    scores = runner.Scores.load(path)
+    low, middle, high = (float(scores.values.quantile(q)) for q in (0.0, 0.5, 1.0))
+    rows = [("score", name), ("examples", str(len(scores.values))), ("epochs", str(scores.epochs))]
+    rows += [("lowest, median, highest", f"{low:.4g}, {middle:.4g}, {high:.4g}"), ("sha256", scores.sha256)]
+    _table(f"{config.name}: scores", ("", ""), rows)
+    typer.echo(f"scores: {path}")
+
+
+@app.command()
 def evaluate(
     target: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.")],
     checkpoint: Checkpoint = "last",
@@ -203,7 +234,7 @@ def _fail(lines, code: int) -> int:
 
 
 def _first_line(thing: object) -> str:
-    return (thing.__doc__ or "").strip().splitlines()[0].rstrip(".:")
+    return (getattr(thing, "about", None) or thing.__doc__ or "").strip().splitlines()[0].rstrip(".:")
 
 
 def _table(title: str, header: tuple[str, ...], rows) -> None:

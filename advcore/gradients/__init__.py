@@ -1,7 +1,8 @@
 """One row an example: the thing a solver looks at."""
 
 from advcore.gradients.base import Gradient
-from advcore.gradients.input_norm import INPUT_NORM
+from advcore.gradients.input_norm import INPUT_NORMS
 from advcore.gradients.last_layer import LAST_LAYER
+from advcore.gradients.scores import SCORES
 
-GRADIENTS: dict[str, Gradient] = {"last_layer": LAST_LAYER, "input_norm": INPUT_NORM}
+GRADIENTS: dict[str, Gradient] = {"last_layer": LAST_LAYER, **INPUT_NORMS, **SCORES}

@@ -3,42 +3,61 @@
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import input_gradient
+from advcore.adversary import bound, perturb
+from advcore.attacks.base import Attack, input_gradient
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.data.source import Source, batches_for, check_labels, chunked
-from advcore.gradients.base import Gradient, Measured
+from advcore.gradients.base import AveragedScores, Measured, clean_and_attacked
+from advcore.objectives.base import Objective
 from advcore.objectives.standard import Standard
+from advcore.rng import Stream
 from advcore.rows import DenseRows
 
 
-def input_norms(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_size: int = 256) -> Tensor:
-    """(N,) float64: l2 norm of each example's gradient of the clean cross-entropy with respect to its own pixels.
+def input_norms(
+    model: nn.Module,
+    source: Source,
+    *,
+    ledger: CostLedger,
+    chunk_size: int = 256,
+    attacked: bool = False,
+    objective: Objective | None = None,
+    attack: Attack | None = None,
+    stream: Stream | None = None,
+) -> Tensor:
+    """(N,) float64: l2 norm of each example's gradient of the cross-entropy with respect to its own pixels, at the
+    clean image, or where `attack` leads on the objective's loss.
 
     In eval mode on the plain view, so that examples do not mix; does not depend on `chunk_size`.
-    Cost one forward and one backward pass an example, in phase "scoring".
+    Cost one forward and one backward pass an example, and the attack if `attacked`, in phase "scoring".
     Reference: EasyCore (arXiv 2510.11018): the norm whose average over epochs is AIGN. Differs: pixels are in [0, 1]
     and the loss is the clean one, where the abstract is silent.
     """
-    objective, norms = Standard(), []
+    norms = []
     with borrow(model, training=False), ledger.phase("scoring", source.device):
-        forward = ledger.counted(model)
+        forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
         for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
+            if attacked:
+                x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
 
             def loss(z: Tensor, y: Tensor = y, indices: Tensor = indices) -> Tensor:
                 logits = forward(z)
                 check_labels(y, indices, logits.shape[1])
-                return objective.loss(y, clean=logits)
+                return Standard().loss(y, clean=logits)
 
             _, gradient = input_gradient(loss, x)
             norms.append(gradient.double().flatten(1).norm(dim=1))
     return torch.cat(norms)
 
 
-def _measure(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_size: int = 256, **_) -> Measured:
-    """Scores (N, 1), whatever the objective and its attack."""
-    scores = input_norms(model, source, ledger=ledger, chunk_size=chunk_size)
+def _measure(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_size: int = 256, **known) -> Measured:
+    """Scores (N, 1)."""
+    wanted = {name: known.get(name) for name in ("attacked", "objective", "attack", "stream")}
+    scores = input_norms(model, source, ledger=ledger, chunk_size=chunk_size, **wanted)
     return Measured(rows=DenseRows(matrix=scores[:, None]), labels=source.labels())
 
 
-INPUT_NORM = Gradient(measure=_measure, averaged=True, units=lambda objective, attack: 2)
+INPUT_NORMS = clean_and_attacked(
+    "input_norm", "norm of the input gradient, averaged over epochs (AIGN)", _measure, 2, AveragedScores
+)

@@ -139,4 +139,6 @@ def _units(objective: Objective, attack: Attack | None) -> int:
     return passes(objective, attack, clean_known="clean" in objective.passes) + len(objective.passes)
 
 
-LAST_LAYER = Gradient(measure=last_layer_rows, averaged=False, units=_units)
+LAST_LAYER = Gradient(
+    "gradient of the loss with respect to the last layer, as factors", last_layer_rows, _units, one_number=False
+)

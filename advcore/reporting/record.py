@@ -17,7 +17,7 @@ class RunRecord:
 
     name, config (resolved), environment, plan (text), epochs and selections (one dict each), ledger {phase: {forward,
     backward, seconds}}, relative_cost and the reference it compares with, events (fallbacks and flags), final
-    {last, best: {clean, attacks}}, finished.
+    {last, best: {clean, attacks}}, finished; inputs: files that the run read, by setting, with their sha256.
     """
 
     name: str
@@ -36,6 +36,7 @@ class RunRecord:
     selections: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

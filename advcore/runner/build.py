@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,13 +15,17 @@ from advcore.data.source import chunked
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
+from advcore.rows import Rows
 from advcore.runner.schema import RunConfig
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.schedule import Schedule
+from advcore.selection.scores import Scores
+from advcore.solvers.base import scores_file
 from advcore.training.minibatch import rule_problem
 from advcore.training.plan import Reference, planned_units, reference
 from advcore.training.trainer import LoopSettings, Trainer
+from advcore.types import labels_digest
 
 Built = TypeVar("Built")
 
@@ -180,6 +185,25 @@ def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Pla
     )
 
 
+def scores(built: Trainer, loaded: Data) -> tuple[Rows | None, dict[str, Any]]:
+    """The scores that the solver reads from a file, for the training examples; and what the record tells of them."""
+    if not built.given:
+        return None, {}
+    path, solver = scores_file(built.selector.solver), built.selector.solver
+    try:
+        found = Scores.load(Path(path))
+        rows = found.rows(path, solver.reads, loaded.part, len(loaded.whole), whole_fingerprint(loaded))
+    except UserError as error:
+        raise type(error)(f"selection.solver.scores: {error}") from None
+    told = {name: getattr(found, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
+    return rows, {"selection.solver.scores": {"path": path, **told}}
+
+
+def whole_fingerprint(loaded: Data) -> str:
+    """Of the whole training set, before validation is taken out."""
+    return labels_digest(lambda i: loaded.whole[i], len(loaded.whole))
+
+
 def held_out(loaded: Data) -> int:
     """How many validation examples there are."""
     return 0 if loaded.validation is None else len(loaded.validation)
@@ -195,9 +219,9 @@ def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, str]:
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
     }
     chooser, where = built.selector, loaded.train.device
-    if chooser is None or built.solver_reads is None or built.scored:
+    found = chooser and estimate_for(chooser, net, loaded.train, held_out(loaded))
+    if found is None:
         return {name: _megabytes(size) for name, size in held.items()}
-    found = estimate_for(chooser, net, loaded.train, held_out(loaded))
     found, event = under("selection", lambda: settle(found, chooser.memory_limit, where))
     held |= {"largest problem": found.problem + found.matrix + found.solver, "selection at its height": found.peak}
     rows = {"gradient rows": _megabytes(found.rows) + (" in a temporary file" if event else "")}

@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from advcore.adversary import bound
-from advcore.cost import peak_memory
+from advcore.cost import CostLedger, peak_memory
 from advcore.data.base import Data, thinned
 from advcore.errors import CheckpointError, ConfigError, must
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
 from advcore.files import load_weights, save_tensors
+from advcore.gradients import GRADIENTS
 from advcore.models.base import Normalize
+from advcore.objectives.base import attacked
 from advcore.reporting.record import RunRecord
+from advcore.rng import Stream
+from advcore.rows import Rows
 from advcore.runner import build
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.schema import RunConfig
+from advcore.selection.scores import Scores
 from advcore.training.trainer import Listener, State, Trained, Trainer
-from advcore.types import Coreset, labels_digest
+from advcore.types import Coreset
 from advcore.version import __version__
 
 log = logging.getLogger(__name__)
@@ -45,6 +50,8 @@ class Prepared:
     model: nn.Module
     trainer: Trainer
     plan: build.Plan
+    scores: Rows | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +75,8 @@ def prepare(config: RunConfig) -> Prepared:
     config, trainer = (config, trainer) if own is config else (own, build.trainer(own))
     for path, attack in build.attacks(config).items():
         build.under(path, lambda attack=attack: bound(attack, net, lambda network: network))
-    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net))
+    scores, inputs = build.scores(trainer, loaded)
+    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net), scores, inputs)
 
 
 def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunConfig:
@@ -138,6 +146,7 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
         environment=environment(where),
         plan=prepared.plan.text,
         reference=asdict(prepared.plan.reference),
+        inputs=prepared.inputs,
     )
     record.save(path / "record.json")
     reporter.on_plan(prepared.plan)
@@ -160,7 +169,13 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
         on_state=lambda name, state, entry: save_state(path, name, state, entry),
     )
     trained = prepared.trainer.fit(
-        prepared.model, loaded.train, loaded.validation, seed=config.seed, augment=loaded.augment, listener=writer
+        prepared.model,
+        loaded.train,
+        loaded.validation,
+        seed=config.seed,
+        augment=loaded.augment,
+        listener=writer,
+        scores=prepared.scores,
     )
     _conclude(record, prepared, trained, path, reporter)
     record.seconds = round(time.perf_counter() - started, 2)
@@ -227,11 +242,58 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
         prepared.model,
         prepared.data.train,
         seed=prepared.config.seed,
+        rows=prepared.scores,
         validation=prepared.data.validation,
         epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
         on_chunk=lambda done, total: reporter.on_progress("select", done, total),
     )
     return in_training_set(chosen, prepared.data)
+
+
+def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
+    """Train the run file's model on all data, and score every example by `name`, of GRADIENTS, after each epoch."""
+    gradient = GRADIENTS[name]
+    whole = replace(config, selection=None, minibatch=None)
+    if gradient.attacked and not attacked(config.objective):
+        kind = type(config.objective).__name__.lower()
+        raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, kind))
+    prepared = prepare(whole)
+    loaded, collector = prepared.data, gradient.collect() if gradient.collect else None
+    ledger, last = CostLedger(), []
+
+    def on_model(model: nn.Module) -> None:
+        found = gradient.measure(
+            model,
+            loaded.train,
+            objective=config.objective,
+            attack=(config.selection and config.selection.attack) or prepared.config.attack,
+            stream=Stream(seed=config.seed, purpose="scoring"),
+            ledger=ledger,
+            head=config.model.head,
+        ).rows.matrix[:, 0]
+        last[:] = [found]
+        if collector:
+            collector.add(found)
+
+    trained = prepared.trainer.fit(
+        prepared.model,
+        loaded.train,
+        loaded.validation,
+        seed=config.seed,
+        augment=loaded.augment,
+        listener=replace(reporter, on_model=on_model),
+    )
+    return Scores(
+        indices=loaded.part,
+        values=(collector.rows.matrix[:, 0] if collector else last[0]).double().cpu(),
+        num_examples=len(loaded.whole),
+        fingerprint=build.whole_fingerprint(loaded),
+        score=name,
+        epochs=len(trained.epochs),
+        model=resolved(whole)["model"]["name"],
+        objective=resolved(whole)["objective"]["name"],
+        seed=config.seed,
+    )
 
 
 def summary(coreset: Coreset) -> dict:
@@ -253,7 +315,7 @@ def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
         indices=loaded.part[coreset.indices],
         num_examples=len(loaded.whole),
         population=len(loaded.part),
-        fingerprint=labels_digest(lambda i: loaded.whole[i], len(loaded.whole)),
+        fingerprint=build.whole_fingerprint(loaded),
     )
 
 

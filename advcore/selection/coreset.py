@@ -18,12 +18,14 @@ from advcore.data.source import Source, as_source, check_labels, chunked
 from advcore.errors import ConfigError, DataError, at_least, must, one_of, positive, require, share
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measured
+from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import KINDS, DenseRows, Rows
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.partition import PARTITIONS, Split
 from advcore.selection.quality import overlap, quality
 from advcore.selection.solve import join, solve_all
+from advcore.solvers.base import scores_file
 from advcore.types import NORMALISE, Coreset, settings
 
 log = logging.getLogger(__name__)
@@ -104,12 +106,15 @@ class AdversarialCoreset(SelectionSettings):
     normalise: str = "coreset"
 
     def _more_problems(self) -> list[str | None]:
-        attacks_here = self.solver.reads is not None and not GRADIENTS[self.solver.reads].averaged
+        reads = GRADIENTS.get(self.solver.reads)
+        attacks_here = reads is not None and not reads.one_number
+        unfit = reads is not None and reads.attacked and not attacked(self.objective)
         return [
             one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             at_least("block_size", self.block_size, 1),
             one_of("normalise", self.normalise, NORMALISE),
-            mismatch(self.objective, self.attack) if attacks_here else None,
+            mismatch(self.objective, self.attack) if attacks_here or (reads and reads.attacked) else None,
+            must("solver.points", "clean for an objective that is not attacked", "adversarial") if unfit else None,
             must("target", "'train' for a solver that fits no target", self.target, "use gradmatch")
             if self.target != "train" and not getattr(self.solver, "has_target", False)
             else None,
@@ -228,7 +233,7 @@ class AdversarialCoreset(SelectionSettings):
     def _folder(self, call: "_Call") -> tuple[Path | None, tuple[str, ...]]:
         """Where the rows must go if they do not fit in memory, and the event that says so."""
         reads = self.solver.reads
-        if reads is None or GRADIENTS[reads].averaged:
+        if reads is None or GRADIENTS[reads].one_number:
             return None, ()
         held_out = 0 if call.validation is None else len(call.validation)
         found = estimate_for(self, call.model, call.source, held_out)
@@ -240,10 +245,11 @@ class AdversarialCoreset(SelectionSettings):
         if self.solver.reads is None:
             return Measured(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_known_labels(data))
         gradient = GRADIENTS[self.solver.reads]
-        if gradient.averaged:
+        if gradient.averaged or scores_file(self.solver):
             raise ConfigError(
                 f"{type(self.solver).__name__} reads {self.solver.reads} scores, averaged over a training run; pass "
-                "rows=AveragedScores(...).rows (advcore.gradients.base), or use Trainer or `advcore run`"
+                "rows=AveragedScores(...).rows (advcore.gradients.base) or Scores.load(...).rows(...) "
+                "(advcore.selection.scores), or use Trainer or `advcore run`"
             )
         return gradient.measure(
             call.model,

@@ -64,7 +64,7 @@ def estimate(
     which count where they are the target. itemsize : bytes of a number in the factors.
     """
     reads = selector.solver.reads
-    if selector.budget == 1.0 or reads is None or GRADIENTS[reads].averaged:
+    if selector.budget == 1.0 or reads is None or GRADIENTS[reads].one_number:
         return None
     n, passes = sum(counts), len(selector.objective.passes)
     width = classes + features

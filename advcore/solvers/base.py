@@ -69,6 +69,11 @@ def memory_of(solver: object, n: int, k: int) -> dict[str, int]:
     return told(n, k) if told else {"matrix": 0, "solver": 0}
 
 
+def scores_file(solver: object) -> str | None:
+    """The file that a solver by scores reads them from, or None."""
+    return getattr(solver, "scores", None)
+
+
 def matrix_is_held(choice: str, n: int) -> bool:
     """Whether a problem keeps its (n, n) matrix: as chosen; "auto" keeps it up to 4 GB, whatever the machine, so that
     the answer does not depend on it."""

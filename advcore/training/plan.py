@@ -11,6 +11,7 @@ from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
+from advcore.solvers.base import scores_file
 from advcore.training.minibatch import batch_units
 from advcore.training.trainer import Trainer
 
@@ -23,7 +24,11 @@ def step_units(objective: Objective, attack: Attack | None) -> int:
 def selection_units(selector: AdversarialCoreset) -> int:
     """Passes of one selection, an example of the whole set."""
     gradient = GRADIENTS.get(selector.solver.reads)
-    return 0 if gradient is None or gradient.averaged else gradient.units(selector.objective, selector.attack)
+    return (
+        0
+        if gradient is None or gradient.averaged or scores_file(selector.solver)
+        else gradient.units(selector.objective, selector.attack)
+    )
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
     """Units of all phases but evaluation that the trainer will take on n training examples; `held_out` is how many
     validation examples there are, for selections that match their gradient. At most, where a minibatch rule adapts."""
     objective, selector, total = trainer.objective, trainer.selector, 0
-    scoring = GRADIENTS[trainer.solver_reads].units(objective, trainer.attack) if trainer.scored else 0
+    scoring = GRADIENTS[trainer.solver_reads].units(objective, selector.attack) if trainer.scored else 0
     for i, epoch in enumerate(trainer.schedule.plan()):
         examples = n if epoch.action == "full" else selector.size(n)
         for size, batches in Counter(map(len, chunked(torch.arange(examples), trainer.batch_size))).items():

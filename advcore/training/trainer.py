@@ -22,11 +22,12 @@ from advcore.data.source import Source, as_source, batches_for, chunked
 from advcore.errors import ConfigError, at_least, must, one_of, positive, require, within
 from advcore.evaluation.evaluate import evaluate
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import AveragedScores
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserved
+from advcore.rows import Rows
 from advcore.selection.coreset import ATTACK_MODES, AdversarialCoreset
 from advcore.selection.schedule import Epoch, Schedule
+from advcore.solvers.base import scores_file
 from advcore.solvers.uniform import Random
 from advcore.training.lr import OneCycle
 from advcore.training.minibatch import Batch, follow, rule_problem
@@ -156,7 +157,7 @@ class Trainer(LoopSettings):
             )
             if self.scored and not start
             else None,
-            must("probe_epochs", "0 for a solver that reads no scores", self.probe_epochs, "leave it out")
+            must("probe_epochs", "0 for a solver that takes no scores in this run", self.probe_epochs, "leave it out")
             if self.probe_epochs and not self.scored
             else None,
             *self._disagreements(),
@@ -184,8 +185,13 @@ class Trainer(LoopSettings):
 
     @property
     def scored(self) -> bool:
-        """Whether selections read scores that are averaged over training."""
-        return self.solver_reads is not None and GRADIENTS[self.solver_reads].averaged
+        """Whether selections read scores that this run takes over its epochs."""
+        return self.solver_reads is not None and GRADIENTS[self.solver_reads].averaged and not self.given
+
+    @property
+    def given(self) -> bool:
+        """Whether selections read scores from a file."""
+        return self.solver_reads is not None and scores_file(self.selector.solver) is not None
 
     def fit(
         self,
@@ -196,6 +202,7 @@ class Trainer(LoopSettings):
         seed: int = 0,
         augment: Callable[[Tensor, Stream], Tensor] = none,
         listener: Listener | None = None,
+        scores: Rows | None = None,
     ) -> Trained:
         """Train `model` in place.
 
@@ -204,6 +211,7 @@ class Trainer(LoopSettings):
         train : plain view, map-style (x, y); `augment` makes the augmented view of each batch (B, C, H, W).
         validation : held-out examples; they alone choose `best`. Without them `best` is `last`.
         seed : names every random number; the global random state is neither used nor changed.
+        scores : for a solver that names a file of scores: one row for each of `train` (`Scores.rows`).
 
         Raises NonFiniteError when the loss or a gradient is; nothing of that step is applied.
         """
@@ -211,14 +219,16 @@ class Trainer(LoopSettings):
             raise ConfigError(must("validation", "given for a selection with target: validation", None))
         if self.minibatch is not None and self.minibatch.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
+        if self.given and scores is None:
+            raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
         with preserved(Stream(seed=seed, purpose="training")):
-            return _Run(self, model, train, validation, seed, augment, listener or Listener()).run()
+            return _Run(self, model, train, validation, seed, augment, listener or Listener(), scores).run()
 
 
 class _Run:
     """One call of `fit`: what changes while it goes on."""
 
-    def __init__(self, settings: Trainer, model, train, validation, seed, augment, listener: Listener):
+    def __init__(self, settings: Trainer, model, train, validation, seed, augment, listener: Listener, scores):
         self.settings, self.model, self.seed, self.augment, self.listener = settings, model, seed, augment, listener
         self.device = device_of(model)
         self.train = as_source(train, self.device)
@@ -235,7 +245,8 @@ class _Run:
         )
         self.out = Trained()
         self.rule = follow(settings.minibatch, model, self.train, settings.batch_size, seed, settings.head)
-        self.scores = AveragedScores()
+        self.given = scores
+        self.scores = GRADIENTS[settings.solver_reads].collect() if settings.scored else None
         self.coreset: Coreset | None = None
         self.steps_done = 0
         self.best_score = -math.inf
@@ -267,9 +278,10 @@ class _Run:
             model,
             self.train,
             objective=settings.objective,
-            attack=settings.attack,
+            attack=settings.selector.attack,
             stream=Stream(seed=self.seed, purpose="scoring"),
             ledger=ledger,
+            head=settings.head,
             chunk_size=settings.selector.chunk_size,
         ).rows.matrix[:, 0]
 
@@ -306,7 +318,7 @@ class _Run:
             self.train,
             seed=self.seed,
             epoch=i,
-            rows=self.scores.rows if self.settings.scored else None,
+            rows=self.scores.rows if self.settings.scored else self.given,
             validation=self.validation,
             previous=self.out.coresets[-1] if self.out.coresets else None,
             ledger=self.out.ledger,

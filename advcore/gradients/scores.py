@@ -1,0 +1,131 @@
+"""One number an example, from logits and features over a training run; the higher, the harder the example."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from advcore.adversary import bound, perturb
+from advcore.attacks.base import Attack
+from advcore.borrow import borrow
+from advcore.cost import CostLedger
+from advcore.data.source import Source, batches_for, check_labels, chunked, first_images
+from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measured, clean_and_attacked
+from advcore.gradients.last_layer import residuals
+from advcore.models.base import find_head, tapped
+from advcore.objectives.base import Objective, margin
+from advcore.objectives.standard import Standard
+from advcore.rng import Stream
+from advcore.rows import DenseRows, FactoredRows
+
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits (B, C), features (B, D) and labels (B,) to scores (B,)."""
+
+
+def _cross_entropy_residual(z: Tensor, y: Tensor) -> Tensor:
+    return residuals(Standard(), y, {"clean": z})["clean"].double()
+
+
+def el2n(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+    """||softmax(z) - onehot(y)||_2. Reference: Paul et al. 2021, definition 2.2."""
+    return _cross_entropy_residual(z, y).norm(dim=1)
+
+
+def grand(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+    """Norm of the cross-entropy's gradient with respect to the last layer, exact from factors.
+
+    Reference: Paul et al. 2021, definition 2.1. Differs: the last layer instead of all parameters.
+    """
+    return FactoredRows(residuals=(_cross_entropy_residual(z, y),), features=(h,)).squared_norms().sqrt()
+
+
+def closeness(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+    """max over k != y of z_k - z_y: above 0 means misclassified."""
+    return margin(z, y).double()
+
+
+def right(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+    """1 where the example is classified right, else 0."""
+    return (z.argmax(1) == y).double()
+
+
+def instability(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+    """1 where the example is misclassified, else 0: averaged over epochs, 1 minus its learning stability.
+
+    Reference: Dong et al. 2021 (the baseline of paper S2), whose stability is how steadily an example is learned.
+    Differs: the exact form is not in our sources; ours is the share of epochs in which it is right.
+    """
+    return 1 - right(z, h, y)
+
+
+def scored(
+    score: Score,
+    model: nn.Module,
+    source: Source,
+    *,
+    ledger: CostLedger,
+    objective: Objective | None = None,
+    attack: Attack | None = None,
+    stream: Stream | None = None,
+    attacked: bool = False,
+    head: str | None = None,
+    chunk_size: int = 256,
+    **_,
+) -> Measured:
+    """(N, 1) float64 `score` of each example, clean or `attacked`, in eval mode on the plain view.
+
+    Cost: one forward pass an example, and the attack if `attacked`; all in phase "scoring".
+    """
+    found, labels = [], []
+    with borrow(model, training=False):
+        layer = find_head(model, first_images(model, source), head)
+        with ledger.phase("scoring", source.device), tapped(layer) as tap:
+            forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
+            for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
+                check_labels(y, indices, layer.out_features)
+                if attacked:
+                    x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
+                with torch.no_grad():
+                    logits = forward(x)
+                found.append(score(logits, tap.features, y))
+                labels.append(y)
+    return Measured(rows=DenseRows(matrix=torch.cat(found)[:, None]), labels=torch.cat(labels).cpu())
+
+
+def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
+    """(N, 1) float64: distance of each example's features to the mean features of its class.
+
+    Reference: Xia et al. 2023 (Moderate coreset), section 3. Cost as `scored`.
+    """
+    features: list[Tensor] = []
+
+    def keep(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+        features.append(h.double().cpu())
+        return torch.zeros(len(y), dtype=torch.float64)
+
+    labels = scored(keep, model, source, **how).labels
+    h = torch.cat(features)
+    counts = torch.bincount(labels).clamp_min(1)[:, None]
+    centres = h.new_zeros(len(counts), h.shape[1]).index_add_(0, labels, h) / counts
+    return Measured(rows=DenseRows(matrix=(h - centres[labels]).norm(dim=1, keepdim=True)), labels=labels)
+
+
+SCORES: dict[str, Gradient] = {
+    name: gradient
+    for kind in (
+        ("el2n", "norm of softmax - onehot, averaged over epochs", partial(scored, el2n), 1, AveragedScores),
+        ("grand", "norm of the last layer's gradient, averaged over epochs", partial(scored, grand), 1, AveragedScores),
+        (
+            "margin",
+            "best other logit less the label's, averaged over epochs",
+            partial(scored, closeness),
+            1,
+            AveragedScores,
+        ),
+        ("forgetting", "epochs in which a right example turns wrong", partial(scored, right), 1, Forgetting),
+        ("instability", "share of epochs misclassified", partial(scored, instability), 1, AveragedScores),
+        ("centre_distance", "distance to the class's mean features", centre_distances, 1, None),
+    )
+    for name, gradient in clean_and_attacked(*kind).items()
+}

@@ -1,0 +1,75 @@
+"""Scores of a data set, computed once and kept in a file, for any model that trains on it later."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from advcore.errors import CheckpointError, DataError
+from advcore.files import load_arrays, save_arrays
+from advcore.rows import DenseRows
+
+SCHEMA = "scores-1"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score for each of the examples `indices` of a data set.
+
+    indices : (n,) long, into the whole training set. values : (n,) float64, the higher, the harder.
+    num_examples, fingerprint : of the whole training set. score : its name in GRADIENTS. epochs : of the training run
+    that it was taken over. model, objective : what was trained. seed : of that run. sha256 : of the file, once it is
+    one.
+    """
+
+    indices: Tensor
+    values: Tensor
+    num_examples: int
+    fingerprint: str
+    score: str
+    epochs: int
+    model: str
+    objective: str
+    seed: int
+    sha256: str = field(default="", compare=False)
+
+    def save(self, path: Path) -> Path:
+        """`path` (.npz) and a JSON beside it, which holds the hash."""
+        facts = {name: value for name, value in asdict(self).items() if name not in ("indices", "values", "sha256")}
+        save_arrays(path, {"indices": self.indices.numpy(), "values": self.values.numpy()}, {"kind": SCHEMA, **facts})
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Scores":
+        """What `save` wrote. Raises CheckpointError for a missing, damaged or other file."""
+        arrays, facts = load_arrays(path)
+        try:
+            if facts.pop("kind", None) != SCHEMA:
+                raise TypeError("it holds something else")
+            facts.pop("schema", None)
+            return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
+        except TypeError as error:
+            raise CheckpointError(f"{path} does not hold scores: {error}") from None
+
+    def rows(self, path: str, reads: str, part: Tensor, num_examples: int, fingerprint: str) -> DenseRows:
+        """(len(part), 1): the scores of the examples `part` of the whole training set.
+
+        Raises DataError, which names `path`, for scores of another kind or data set, or that lack some of the examples.
+        """
+        if self.score != reads:
+            raise DataError(f"{path} holds {self.score} scores, and the solver reads {reads}")
+        if (self.num_examples, self.fingerprint) != (num_examples, fingerprint):
+            raise DataError(
+                f"{path} holds the scores of another data set: {self.num_examples} examples ({self.fingerprint}), got "
+                f"{num_examples} ({fingerprint}); make them anew with `advcore score`"
+            )
+        found = torch.full((num_examples,), float("nan"), dtype=torch.float64)
+        found[self.indices] = self.values
+        missing = int(torch.isnan(found[part]).sum())
+        if missing:
+            raise DataError(
+                f"{path} lacks the scores of {missing} of the {len(part)} training examples; score with the same "
+                "data.validation and data.split_seed"
+            )
+        return DenseRows(matrix=found[part][:, None])

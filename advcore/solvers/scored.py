@@ -1,0 +1,142 @@
+"""Keep examples by one score each: the hardest, the easiest, those in the middle, or some of every kind."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from advcore.errors import at_least, one_of, require, within
+from advcore.rng import Stream
+from advcore.rows import Rows
+from advcore.solvers.base import check_problem, equal_weights, no_target
+from advcore.types import Selection, settings
+
+SCORES = ("el2n", "grand", "margin", "forgetting", "instability", "centre_distance", "input_norm")
+POINTS = ("clean", "adversarial")
+KEEP = ("hardest", "easiest", "middle")
+
+
+@settings
+class Scored:
+    """What solvers share that look at one score an example, the higher the harder; weight N / k each.
+
+    Parameters
+    ----------
+    points : "clean" images are scored, or "adversarial" ones, attacked with the selection's attack.
+    scores : a file that `advcore score` wrote; None: scored in this run.
+    """
+
+    points: str = "clean"
+    scores: str | None = None
+    score: ClassVar[str]
+    has_target: ClassVar[bool] = False
+
+    def __post_init__(self):
+        require(one_of("points", self.points, POINTS), *self._more_problems())
+
+    def _more_problems(self) -> list[str | None]:
+        """What a subclass's own settings may have wrong."""
+        return []
+
+    @property
+    def reads(self) -> str:
+        """The kind of row it needs."""
+        return self.score if self.points == "clean" else f"adversarial_{self.score}"
+
+    def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
+        check_problem(rows, k)
+        no_target(self, target)
+        indices = self.chosen(rows.dense()[:, 0], k, generator)
+        return Selection(indices=indices, weights=equal_weights(indices, len(rows)), info={"stopped": "budget"})
+
+    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        """(k,) positions, by scores (N,)."""
+        raise NotImplementedError
+
+    def memory(self, n: int, k: int) -> dict[str, int]:
+        """Bytes beside the rows: nothing to speak of."""
+        return {"matrix": 0, "solver": 0}
+
+
+def kept(scores: Tensor, k: int, which: str) -> Tensor:
+    """(k,) positions of the "hardest" (highest scores), the "easiest", or the nearest to the median; ties go to the
+    lower index. Cost O(N log N)."""
+    order = {"hardest": -scores, "easiest": scores, "middle": (scores - scores.median()).abs()}[which]
+    return torch.argsort(order, stable=True)[:k]
+
+
+@settings
+class ByScore(Scored):
+    """The k hardest, easiest or middle examples.
+
+    Parameters
+    ----------
+    score : "el2n", "grand", "margin", "forgetting", "instability" (1 minus learning stability), "centre_distance" or
+        "input_norm" (AIGN).
+    keep : "hardest", "easiest" or "middle".
+    points, scores : see `Scored`.
+
+    Reference: Paul et al. 2021 (EL2N, GraNd: hardest), Toneva et al. 2019 (forgetting: hardest).
+    """
+
+    score: str = "el2n"
+    keep: str = "hardest"
+
+    def _more_problems(self) -> list[str | None]:
+        return [one_of("score", self.score, SCORES), one_of("keep", self.keep, KEEP)]
+
+    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        return kept(scores, k, self.keep)
+
+
+@settings
+class Moderate(Scored):
+    """The k examples whose distance to their class's mean features is nearest to the median.
+
+    Partition `per_class` is the paper's. Settings: see `Scored`.
+    Reference: Xia et al. 2023, section 3.
+    """
+
+    score: ClassVar[str] = "centre_distance"
+
+    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        return kept(scores, k, "middle")
+
+
+@settings
+class CCS(Scored):
+    """Coverage-centric: the hardest are dropped, the range of scores is cut into strata of equal width, and each gives
+    the same number as far as it has them.
+
+    Parameters
+    ----------
+    score : see `ByScore`; "margin" averaged over training is the paper's AUM with the sign turned.
+    drop : beta, share of the examples that is dropped as too hard; less where k needs them.
+    strata : how many.
+    points, scores : see `Scored`.
+
+    Reference: Zheng et al. 2023, algorithm 1.
+    """
+
+    score: str = "margin"
+    drop: float = 0.1
+    strata: int = 50
+
+    def _more_problems(self) -> list[str | None]:
+        return [
+            one_of("score", self.score, SCORES),
+            within("drop", self.drop, 0, 0.99),
+            at_least("strata", self.strata, 1),
+        ]
+
+    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        left = kept(scores, max(k, len(scores) - int(self.drop * len(scores))), "easiest")
+        values = scores[left]
+        low, width = values.min(), (values.max() - values.min()) / self.strata
+        place = torch.zeros_like(left) if width == 0 else ((values - low) / width).long().clamp_max(self.strata - 1)
+        members = sorted((left[place == s] for s in place.unique()), key=len)
+        found = []
+        for i, own in enumerate(members):  # the smallest first: what it lacks, the others give
+            share = min(len(own), (k - sum(map(len, found))) // (len(members) - i))
+            found.append(own[generator.take(own).child("stratum").permutation()[:share]])
+        return torch.cat(found)

@@ -1,0 +1,156 @@
+"""Scores taken over a run, or from a file that another run wrote."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from advcore.attacks import LinfPGD
+from advcore.cost import CostLedger
+from advcore.errors import CheckpointError, ConfigError, DataError
+from advcore.gradients import GRADIENTS
+from advcore.gradients.input_norm import INPUT_NORMS
+from advcore.gradients.scores import SCORES
+from advcore.objectives import Pgd, Standard, Trades
+from advcore.rng import Stream
+from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.schedule import Schedule
+from advcore.selection.scores import Scores
+from advcore.solvers import CCS, ByScore, EasyCore, GradMatch, Moderate
+from advcore.training import SGD
+from advcore.training.plan import planned_units
+from advcore.training.trainer import Listener, Trainer
+
+ATTACK = LinfPGD(eps=0.1, steps=2)
+N = 96
+
+
+def trainer(solver, objective=None, *, warm_start=0.5, **settings):
+    objective = objective or Pgd()
+    attack = None if isinstance(objective, Standard) else ATTACK
+    chooser = AdversarialCoreset(
+        objective=objective, solver=solver, attack=attack, budget=0.5, partition="whole", chunk_size=32
+    )
+    return Trainer(
+        objective=objective,
+        attack=attack,
+        selector=chooser,
+        optimizer=SGD(lr=0.05),
+        batch_size=16,
+        schedule=Schedule(epochs=6, budget=0.5, warm_start=warm_start),
+        **settings,
+    )
+
+
+def some_scores(**changes):
+    facts = {"num_examples": N, "fingerprint": "f", "score": "el2n", "epochs": 3, "model": "m", "objective": "pgd"}
+    draw = torch.Generator().manual_seed(0)
+    own = Scores(indices=torch.arange(N), values=torch.rand(N, generator=draw).double(), seed=0, **facts)
+    return dataclasses.replace(own, **changes)
+
+
+@pytest.mark.parametrize("objective", [Standard(), Trades()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("name", SCORES | INPUT_NORMS)
+def test_a_run_scores_selects_and_costs_what_was_planned(model, source, name, objective):
+    points, score = ("adversarial", name[12:]) if name.startswith("adversarial_") else ("clean", name)
+    solver = ByScore(score=score, points=points, keep="middle")
+    if GRADIENTS[name].attacked and isinstance(objective, Standard):
+        with pytest.raises(ConfigError, match="points must be clean for an objective that is not attacked"):
+            trainer(solver, objective)
+        return
+    made = trainer(solver, objective)
+    found = made.fit(model, source, seed=0)
+    (coreset,) = found.coresets
+    assert len(coreset) == N // 2 and set(coreset.weights.tolist()) == {2.0}
+    assert found.ledger.units() == planned_units(made, N)
+
+
+@pytest.mark.parametrize(
+    "solver", [ByScore(score="forgetting"), CCS(), EasyCore(), Moderate()], ids=lambda s: type(s).__name__
+)
+def test_the_coreset_is_the_solvers_choice_of_what_the_epochs_scored(model, source, solver):
+    """The warm epochs are trained again, each scored by hand."""
+    made, gradient = trainer(solver), GRADIENTS[solver.reads]
+    (coreset,) = made.fit(copy.deepcopy(model), source, seed=0).coresets
+    collector = gradient.collect() if gradient.collect else None
+    last = []
+
+    def on_model(net):
+        found = gradient.measure(net, source, ledger=CostLedger(), chunk_size=32).rows
+        last.append(found)
+        if collector and len(last) <= 2:  # two warm epochs
+            collector.add(found.matrix[:, 0])
+
+    made.fit(copy.deepcopy(model), source, seed=0, listener=Listener(on_model=on_model))
+    rows = collector.rows if collector else last[1]
+    stream = Stream(seed=0, purpose="solver", epoch=2).child("all").at(torch.arange(N))
+    expected = solver(rows, N // 2, generator=stream).indices
+    if isinstance(solver, CCS):  # draws: the strata's stream is its own
+        assert len(set(coreset.indices.tolist())) == N // 2
+    else:
+        assert sorted(coreset.indices.tolist()) == sorted(expected.tolist())
+
+
+def test_given_scores_are_used_cost_nothing_and_need_no_warm_start(model, source, tmp_path):
+    solver = ByScore(scores=str(tmp_path / "s.npz"), keep="easiest")
+    made, own = trainer(solver, warm_start=0.0), some_scores()
+    rows = own.rows("s.npz", "el2n", torch.arange(N), N, "f")
+    found = made.fit(copy.deepcopy(model), source, seed=0, scores=rows)
+    assert sorted(found.coresets[0].indices.tolist()) == sorted(own.values.argsort()[: N // 2].tolist())
+    assert found.ledger.units() == planned_units(made, N) and not any(found.ledger.passes["scoring"].values())
+    with pytest.raises(ConfigError, match="scores must be given"):
+        made.fit(copy.deepcopy(model), source, seed=0)
+    with pytest.raises(ConfigError, match=r"Scores.load"):
+        made.selector.select(model, source, seed=0)
+    with pytest.raises(ConfigError, match="probe_epochs must be 0"):
+        trainer(solver, probe_epochs=2)
+
+
+def test_a_file_comes_back_with_its_hash(tmp_path):
+    own = some_scores()
+    path = own.save(tmp_path / "s.npz")
+    found = Scores.load(path)
+    assert torch.equal(found.values, own.values) and torch.equal(found.indices, own.indices)
+    assert dataclasses.replace(found, sha256="", indices=0, values=0) == dataclasses.replace(own, indices=0, values=0)
+    import hashlib
+
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "reads, part, n, fingerprint, words",
+    [
+        ("grand", N, N, "f", "s.npz holds el2n scores, and the solver reads grand"),
+        ("el2n", N, N, "other", "another data set"),
+        ("el2n", 90, 90, "f", "another data set: 96 examples"),
+    ],
+)
+def test_scores_of_something_else_are_refused(reads, part, n, fingerprint, words):
+    with pytest.raises(DataError, match=words):
+        some_scores().rows("s.npz", reads, torch.arange(part), n, fingerprint)
+
+
+def test_scores_that_lack_examples_are_refused_and_others_are_put_in_order():
+    own = some_scores(indices=torch.arange(N - 1, 9, -1), values=torch.arange(N - 10).double())
+    with pytest.raises(DataError, match="lacks the scores of 10 of the 96"):
+        own.rows("s.npz", "el2n", torch.arange(N), N, "f")
+    assert own.rows("s.npz", "el2n", torch.tensor([10, 95, 50]), N, "f").dense()[:, 0].tolist() == [85, 0, 45]
+
+
+def test_a_damaged_or_other_file_is_a_checkpoint_error(tmp_path):
+    path = some_scores().save(tmp_path / "s.npz")
+    with pytest.raises(CheckpointError, match="missing"):
+        Scores.load(tmp_path / "none.npz")
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match="damaged"):
+        Scores.load(path)
+    from advcore.files import save_arrays
+
+    save_arrays(path, {"a": torch.zeros(2).numpy()}, {"epoch": 1})
+    with pytest.raises(CheckpointError, match="does not hold scores"):
+        Scores.load(path)
+
+
+def test_a_solver_that_reads_rows_takes_no_file():
+    assert not hasattr(GradMatch(), "scores")
