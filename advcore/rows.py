@@ -133,6 +133,14 @@ class FactoredRows:
         target = target.to(dtype)
         return self._each_row(lambda parts: sum(((a @ target) * g).sum(1) for a, g in parts), dtype)
 
+    def inner(self, other: "FactoredRows") -> Tensor:
+        """(N,) float64 <G_i, H_i>: each row with the same example's of `other`, as many passes on either side."""
+        out = torch.empty(len(self), dtype=torch.float64, device=self.device)
+        pieces = zip(out.split(_AT_ONCE), self._pieces(), other._pieces(), strict=True)
+        for own, mine, theirs in pieces:
+            own.copy_(sum((a * b).sum(1) * (g * h).sum(1) for a, g in mine for b, h in theirs))
+        return out
+
     def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
         """One row a block of indices: the mean of its members' rows."""
         return BlockRows(members=self, blocks=tuple(blocks))

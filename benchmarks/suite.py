@@ -85,11 +85,22 @@ MINIBATCH_CIFAR10 = _study(
     ["attack.steps=2", "attack.step_size=null"],
     "fewer steps (PGD-2)",
 )
+_STRONG = {"MNIST": (MINIBATCH_MNIST, 0.3), "CIFAR-10 (JPEG copies)": (MINIBATCH_CIFAR10, "8/255")}
+MINIBATCH_STRONG = {
+    f"{data}, {name}": (
+        methods[name][0],
+        [*methods[name][1], f"evaluation.attacks=[{{name: autoattack, eps: {eps}}}]", "evaluation.examples=200"],
+    )
+    for data, (methods, eps) in _STRONG.items()
+    for name in ("full", "random", "margin")
+}
+"""The same runs, seed 0, before AutoAttack."""
 SUITES = {
     "digits": (DIGITS, (0, 1, 2)),
     "mnist": (MNIST, (0,)),
     "minibatch-mnist": (MINIBATCH_MNIST, (0, 1, 2)),
     "minibatch-cifar10": (MINIBATCH_CIFAR10, (0, 1, 2)),
+    "minibatch-strong": (MINIBATCH_STRONG, (0,)),
 }
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import minibatch_page
 import solver_page
 
 from advcore.files import read_json
@@ -15,6 +16,7 @@ TITLES = {
     "digits": "digits (1,294 training images), TRADES, linf 0.1, small CNN",
     "mnist": "MNIST (20,000 images, 10 % for validation), PGD adversarial training, linf 0.3, small CNN",
 }
+STUDY = {"minibatch-mnist": "MNIST, linf 0.3", "minibatch-cifar10": "CIFAR-10 (JPEG copies), linf 8/255"}
 
 
 def record_path(suite: str, method: str, seed: int) -> Path:
@@ -43,6 +45,12 @@ def text(suite: str) -> str:
     return "\n".join(lines)
 
 
+def study_text() -> str:
+    """The page of the minibatch study."""
+    sections = {title: groups(suite) for suite, title in STUDY.items() if groups(suite)}
+    return minibatch_page.page(sections, groups("minibatch-strong"))
+
+
 def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
@@ -62,6 +70,8 @@ def main() -> None:
     for suite in TITLES:
         if groups(suite):
             (HERE / f"{suite}.md").write_text(f"# {suite}\n\n{text(suite)}\n")
+    if any(map(groups, STUDY)):
+        (HERE / "minibatch.md").write_text(study_text())
     README.write_text(readme_text())
 
 

@@ -53,8 +53,8 @@ def right(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
 def instability(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
     """1 where the example is misclassified, else 0: averaged over epochs, 1 minus its learning stability.
 
-    Reference: Dong et al. 2021 (the baseline of paper S2), whose stability is how steadily an example is learned.
-    Differs: the exact form is not in our sources; ours is the share of epochs in which it is right.
+    Reference: Dong et al. 2021, a baseline of Mendonça et al. 2023: how steadily an example is learned. Differs: the
+    exact form is not in our sources; ours is the share of epochs in which it is right.
     """
     return 1 - right(z, h, y)
 

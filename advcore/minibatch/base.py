@@ -82,7 +82,7 @@ class AttackSubset:
         over the batch.
 
     Cost of a batch: int(rho B) full steps, B forward passes if it scores, 2 B passes if clean > 0. Nothing is scored in
-    the warm-up, nor where all are picked. Reference: Selective AT (papers' S0), algorithm 1.
+    the warm-up, nor where all are picked. Reference: Selective AT (arXiv 2512.22069), algorithm 1.
     """
 
     rho: float = 0.25

@@ -22,8 +22,8 @@ class GradientMatching(AttackSubset):
     """Preference max(cos(g_i, g), 0): g_i the exact last-layer gradient of the clean cross-entropy, g the batch's.
 
     From factors: one forward pass, no backward pass. Settings: see `AttackSubset`.
-    Reference: Selective AT (papers' S0), gradient-matching sampling. Differs: the last layer's gradient instead of all
-    parameters'; a floor of 1e-6.
+    Reference: Selective AT (arXiv 2512.22069), gradient-matching sampling. Differs: the gradient of the last layer
+    alone; a floor of 1e-6.
     """
 
     reads: ClassVar[str | None] = "features"

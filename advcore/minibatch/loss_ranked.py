@@ -32,7 +32,8 @@ class LossRanked(UpdateSubset):
         in the cost.
 
     Cost of a batch: B attacks, 2 B forward passes to rank, 2 passes for each image kept.
-    Reference: paper S2, sections 3 and 4, eq. 9 in two readings. Differs: cross-entropy with the true label ranks.
+    Reference: Mendonça et al. 2023 (arXiv 2301.04472), eqs. 7 to 9, the last in two readings. Differs: it is the
+    cross-entropy with the true label that ranks.
     """
 
     adaptive: str = "fixed"

@@ -19,7 +19,7 @@ class Margin(AttackSubset):
     signed : misclassified examples (m < 0) count as m = 0, so they come first instead of last.
     rho, warm_up, clean, draw, correction : see `AttackSubset`.
 
-    Reference: Selective AT (papers' S0), margin-based sampling. Differs: margin_eps 1e-2, their code's is 1e-6.
+    Reference: Selective AT (arXiv 2512.22069), margin-based sampling. Differs: margin_eps 1e-2, their code's is 1e-6.
     """
 
     margin_eps: float = 1e-2

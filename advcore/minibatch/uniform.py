@@ -29,7 +29,7 @@ class RandomMix(UpdateSubset):
     p_up : see `UpdateSubset`.
 
     Cost of a batch of B with A attacked of k = int(2 B p_up) kept: A attacks, and 2 k passes.
-    Reference: the random mix that paper S2 compares with. Differs: exact shares in each batch.
+    Reference: the random mix that Mendonça et al. 2023 compare with. Differs: exact shares in each batch.
     """
 
     adversarial: float = 0.5
