@@ -85,6 +85,31 @@ MINIBATCH_CIFAR10 = _study(
     ["attack.steps=2", "attack.step_size=null"],
     "fewer steps (PGD-2)",
 )
+_FACTORS = {
+    "rho 0.1": ("rho: 0.1", "rho: 0.15"),
+    "rho 0.5": ("rho: 0.5", "rho: 0.55"),
+    "rho 0.75": ("rho: 0.75", "rho: 0.8"),
+    "warm-up 0": ("warm_up: 0", None),
+    "warm-up 1": ("warm_up: 1", None),
+    "warm-up 5": ("warm_up: 5", None),
+    "lambda 0": ("clean: 0", "rho: 0.3, clean: 0"),
+    "lambda 1": ("clean: 1", "rho: 0.3, clean: 1"),
+}
+"""What changes in margin, and in random at its cost; random has no warm-up."""
+_experiment, _base = MINIBATCH_CIFAR10["full"]
+MINIBATCH_FACTORS = {
+    f"{name}, {factor}": (_experiment, [*_base, f"minibatch={{name: {name}, {change}}}"])
+    for factor, both in _FACTORS.items()
+    for name, change in zip(("margin", "random"), both, strict=True)
+    if change
+} | {
+    f"{name}, corrected": (
+        _experiment,
+        [*_base, f"minibatch={{name: {name.replace(' ', '_')}, correction: inverse_probability}}"],
+    )
+    for name in ("margin", "gradient matching")
+}
+"""One factor at a time, from margin with rho 0.25, warm-up 2, lambda 0.2; and weights that make the picked unbiased."""
 _STRONG = {"MNIST": (MINIBATCH_MNIST, 0.3), "CIFAR-10 (JPEG copies)": (MINIBATCH_CIFAR10, "8/255")}
 MINIBATCH_STRONG = {
     f"{data}, {name}": (
@@ -100,6 +125,7 @@ SUITES = {
     "mnist": (MNIST, (0,)),
     "minibatch-mnist": (MINIBATCH_MNIST, (0, 1, 2)),
     "minibatch-cifar10": (MINIBATCH_CIFAR10, (0, 1, 2)),
+    "minibatch-factors": (MINIBATCH_FACTORS, (0, 1, 2)),
     "minibatch-strong": (MINIBATCH_STRONG, (0,)),
 }
 

@@ -12,13 +12,18 @@ from advcore.attacks import L2PGD, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
 from advcore.data.source import Resident
+from advcore.gradients import GRADIENTS
 from advcore.gradients.last_layer import last_layer_rows
+from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.selection.memory import estimate
 from advcore.selection.partition import PARTITIONS
+from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch
+from advcore.training import SGD
+from advcore.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 
@@ -154,3 +159,38 @@ def test_rows_on_the_device_serve_a_selection_whose_validation_rows_are_in_a_fil
     held = given.select(model, there, seed=0, validation=there, rows=kept)
     filed = limited(given).select(model, there, seed=0, validation=there, rows=kept)
     assert torch.equal(held.indices, filed.indices)
+
+
+# ---- minibatch rules ----
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_picks_on_the_device_what_it_picks_on_the_cpu(model, source, name):
+    rule = RULES[name](**({"queue": True, "probed": 8} if name == "loss_ranked" else {}))
+    schedule = Schedule(epochs=3, budget=0.5, warm_start=0.4)
+    made = Trainer(
+        objective=Pgd(),
+        attack=LinfPGD(eps=0.1, steps=2),
+        minibatch=rule,
+        schedule=schedule,
+        selector=replace(chooser(GradMatch()), objective=Pgd(), budget=0.5),
+        optimizer=SGD(lr=0.05),
+        batch_size=16,
+    )
+    double = Resident(source._images.double(), source.labels())
+    here = made.fit(copy.deepcopy(model).double(), double, seed=0)
+    there = made.fit(model.double().cuda(), on_cuda(source, torch.float64), seed=0)
+    assert there.ledger.passes == here.ledger.passes
+    for one, other in zip(here.epochs, there.epochs, strict=True):
+        told = [{**entry["minibatch"], **entry["minibatch"].pop("radius", {})} for entry in (one, other)]
+        assert told[0] == pytest.approx(told[1], abs=1e-6)
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, gradient in GRADIENTS.items() if gradient.one_number])
+def test_scores_taken_on_the_device_are_the_cpus(model, source, name):
+    how = {"objective": Pgd(), "attack": LinfPGD(eps=0.1, steps=2), "stream": Stream(seed=0, purpose="scoring")}
+    double = Resident(source._images.double(), source.labels())
+    here = GRADIENTS[name].measure(model.double(), double, ledger=CostLedger(), **how)
+    there = GRADIENTS[name].measure(model.cuda(), on_cuda(source, torch.float64), ledger=CostLedger(), **how)
+    torch.testing.assert_close(there.rows.dense().cpu(), here.rows.dense(), rtol=1e-5, atol=1e-6)
