@@ -48,7 +48,9 @@ def text(suite: str) -> str:
 def study_text() -> str:
     """The page of the minibatch study."""
     sections = {title: groups(suite) for suite, title in STUDY.items() if groups(suite)}
-    return minibatch_page.page(sections, groups("minibatch-strong"))
+    single = groups("minibatch-factors")
+    told = minibatch_page.factors(single, groups("minibatch-cifar10")) if single else ""
+    return minibatch_page.page(sections, told, groups("minibatch-strong"))
 
 
 def readme_text() -> str:
