@@ -137,7 +137,7 @@ def evaluate(
         if written:
             runner.check_writable(written, option, file=True)
     config = runner.with_suite(config, suite)
-    prepared = runner.prepare(config)
+    prepared = runner.prepare(config, scores=False)
     runner.load_state(prepared.model, path)
     with _progress(1) as reporter:
         how = {"state": state, "keep_examples": examples is not None}

@@ -25,6 +25,7 @@ from advcore.minibatch.gradient_matching import cosines
 from advcore.objectives import Standard
 from advcore.reporting.tables import markdown
 from advcore.rng import Stream
+from advcore.rows import FactoredRows
 from advcore.runner import run as runner
 from advcore.runner.config import load
 from advcore.training.trainer import Listener
@@ -41,7 +42,7 @@ def main() -> None:
     plot(read_json(RECORD))
 
 
-def loss(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+def loss(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     return F.cross_entropy(z, y, reduction="none").double()
 
 

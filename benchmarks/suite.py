@@ -52,6 +52,7 @@ def _study(experiment: str, base: list[str], few: list[str], few_name: str) -> d
         "margin": ["minibatch={name: margin}"],
         "gradient matching": ["minibatch={name: gradient_matching}"],
         "loss-ranked": ["minibatch={name: loss_ranked}"],
+        "random mix": ["minibatch={name: random_mix}", "training.epochs=20", "cost.reference_epochs=10"],
         "coreset": [coreset],
         "random coreset": [drawn, *longer],
         "coreset x margin": [coreset, "minibatch={name: margin}"],
@@ -125,7 +126,7 @@ SUITES = {
     "mnist": (MNIST, (0,)),
     "minibatch-mnist": (MINIBATCH_MNIST, (0, 1, 2)),
     "minibatch-cifar10": (MINIBATCH_CIFAR10, (0, 1, 2)),
-    "minibatch-factors": (MINIBATCH_FACTORS, (0, 1, 2)),
+    "minibatch-factors": (MINIBATCH_FACTORS, (0, 1)),
     "minibatch-strong": (MINIBATCH_STRONG, (0,)),
 }
 

@@ -19,44 +19,46 @@ from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 
-Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Logits (B, C), features (B, D) and labels (B,) to scores (B,)."""
+Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
+"""Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""
 
 
-def _cross_entropy_residual(z: Tensor, y: Tensor) -> Tensor:
-    return residuals(Standard(), y, {"clean": z})["clean"].double()
+def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:
+    """Exact last-layer gradients of the cross-entropy at logits z (B, C), from features h (B, D)."""
+    residual = residuals(Standard(), y, {"clean": z})["clean"]
+    return FactoredRows(residuals=(residual,), features=(h,), kind="weight" if head.bias is None else "full")
 
 
-def el2n(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+def el2n(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     """||softmax(z) - onehot(y)||_2. Reference: Paul et al. 2021, definition 2.2."""
-    return _cross_entropy_residual(z, y).norm(dim=1)
+    return rows.residuals[0].double().norm(dim=1)
 
 
-def grand(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+def grand(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     """Norm of the cross-entropy's gradient with respect to the last layer, exact from factors.
 
     Reference: Paul et al. 2021, definition 2.1. Differs: the last layer instead of all parameters.
     """
-    return FactoredRows(residuals=(_cross_entropy_residual(z, y),), features=(h,)).squared_norms().sqrt()
+    return rows.squared_norms().sqrt()
 
 
-def closeness(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+def closeness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     """max over k != y of z_k - z_y: above 0 means misclassified."""
     return margin(z, y).double()
 
 
-def right(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+def right(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     """1 where the example is classified right, else 0."""
     return (z.argmax(1) == y).double()
 
 
-def instability(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
+def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     """1 where the example is misclassified, else 0: averaged over epochs, 1 minus its learning stability.
 
     Reference: Dong et al. 2021, a baseline of Mendonça et al. 2023: how steadily an example is learned. Differs: the
     exact form is not in our sources; ours is the share of epochs in which it is right.
     """
-    return 1 - right(z, h, y)
+    return 1 - right(z, y, rows)
 
 
 def scored(
@@ -88,7 +90,7 @@ def scored(
                     x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
                 with torch.no_grad():
                     logits = forward(x)
-                found.append(score(logits, tap.features, y))
+                found.append(score(logits, y, cross_entropy_rows(logits, y, tap.features, layer)))
                 labels.append(y)
     return Measured(rows=DenseRows(matrix=torch.cat(found)[:, None]), labels=torch.cat(labels).cpu())
 
@@ -100,8 +102,8 @@ def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
     """
     features: list[Tensor] = []
 
-    def keep(z: Tensor, h: Tensor, y: Tensor) -> Tensor:
-        features.append(h.double().cpu())
+    def keep(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
+        features.append(rows.features[0].double().cpu())
         return torch.zeros(len(y), dtype=torch.float64)
 
     labels = scored(keep, model, source, **how).labels

@@ -7,24 +7,29 @@ from torch import Tensor
 
 from advcore.errors import at_least, must, one_of, require, share, within
 from advcore.rng import Stream
+from advcore.rows import FactoredRows
 from advcore.types import settings
 
 DRAWS = ("multinomial", "top")
 CORRECTIONS = ("none", "inverse_probability")
 FLOOR = 1e-6
 """Added to a preference that may be 0, so that every example can be drawn."""
+_UNIFORM = 0.1
+"""Share of a corrected draw that is uniform: without it an example that is hardly ever drawn weighs without bound."""
 
 
 class Seen(NamedTuple):
     """A batch at its clean images, in eval mode: what rules look at.
 
     margins : (B,) z_y - max over k != y of z_k; below 0 means misclassified.
-    residuals : (B, C) d cross-entropy / d logits. features : (B, D) the head's inputs; None where no rule reads them.
+    residuals : (B, C) d cross-entropy / d logits.
+    weights : (B,) of the examples in training. rows : their exact last-layer gradients; None where no rule reads them.
     """
 
     margins: Tensor
     residuals: Tensor
-    features: Tensor | None
+    weights: Tensor
+    rows: FactoredRows | None = None
 
 
 class Picked(NamedTuple):
@@ -78,8 +83,8 @@ class AttackSubset:
     warm_up : epochs in which the pick is uniform.
     clean : lambda, weight of the clean loss, >= 0; 0 saves its passes.
     draw : "multinomial" (without replacement, by preference) or "top" (the largest preferences).
-    correction : "none": the mean over the picked. "inverse_probability": weighted so that its expectation is the mean
-        over the batch.
+    correction : "none": the mean over the picked. "inverse_probability": drawn with a uniform share of 0.1 and weighted
+        so that its expectation is the mean over the batch; not with normalise: batch, which undoes weights.
 
     Cost of a batch: int(rho B) full steps, B forward passes if it scores, 2 B passes if clean > 0. Nothing is scored in
     the warm-up, nor where all are picked. Reference: Selective AT (arXiv 2512.22069), algorithm 1.
@@ -124,11 +129,12 @@ class AttackSubset:
 
     def pick(self, seen: Seen | None, generator: Stream) -> Picked:
         """Of the B examples that `generator` is bound to; uniform without `seen`."""
-        size = len(generator.indices)
-        uniform = torch.ones(size, device=generator.indices.device)
-        how = self.draw if seen is not None else "multinomial"
-        picked = drawn(self.preferences(seen) if seen else uniform, count(self.rho, size), generator, how)
-        return picked if self.correction != "none" else picked._replace(weights=torch.ones_like(picked.weights))
+        size, corrected = len(generator.indices), seen is not None and self.correction != "none"
+        wanted = torch.ones(size, device=generator.indices.device) if seen is None else self.preferences(seen)
+        if corrected:
+            wanted = (1 - _UNIFORM) * wanted / wanted.sum() + _UNIFORM / size
+        picked = drawn(wanted, count(self.rho, size), generator, "multinomial" if seen is None else self.draw)
+        return picked if corrected else picked._replace(weights=torch.ones_like(picked.weights))
 
 
 @settings
@@ -156,6 +162,11 @@ class UpdateSubset:
     def _more_problems(self) -> list[str | None]:
         """What a subclass's own settings may have wrong."""
         return []
+
+    @property
+    def least(self) -> float:
+        """The smallest share that an epoch may keep."""
+        return self.p_up
 
     def describe(self) -> str:
         """For the plan."""

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from advcore.minibatch.base import FLOOR, AttackSubset, Seen
@@ -11,15 +12,16 @@ from advcore.types import settings
 _DELTA = 1e-12  # added to the product of norms
 
 
-def cosines(rows: FactoredRows) -> Tensor:
-    """(B,) float64: of each row with the sum of all; 0 for a zero row. Cost O(B C D)."""
-    total = rows.total()
+def cosines(rows: FactoredRows, weights: Tensor | None = None) -> Tensor:
+    """(B,) float64: of each row with the weighted sum of all; 0 for a zero row. Cost O(B C D)."""
+    total = rows.total() if weights is None else rows.combine(torch.arange(len(rows), device=rows.device), weights)
     return rows.correlate(total) / (rows.squared_norms().sqrt() * total.norm() + _DELTA)
 
 
 @settings
 class GradientMatching(AttackSubset):
-    """Preference max(cos(g_i, g), 0): g_i the exact last-layer gradient of the clean cross-entropy, g the batch's.
+    """Preference max(cos(g_i, g), 0): g_i the exact last-layer gradient of the clean cross-entropy, g the batch's, with
+    its weights.
 
     From factors: one forward pass, no backward pass. Settings: see `AttackSubset`.
     Reference: Selective AT (arXiv 2512.22069), gradient-matching sampling. Differs: the gradient of the last layer
@@ -29,7 +31,7 @@ class GradientMatching(AttackSubset):
     reads: ClassVar[str | None] = "features"
 
     def preferences(self, seen: Seen) -> Tensor:
-        return cosines(FactoredRows(residuals=(seen.residuals,), features=(seen.features,))).clamp_min(0) + FLOOR
+        return cosines(seen.rows, seen.weights).clamp_min(0) + FLOOR
 
 
 @settings

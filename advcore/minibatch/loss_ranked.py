@@ -54,6 +54,10 @@ class LossRanked(UpdateSubset):
         ]
 
     @property
+    def least(self) -> float:
+        return self.p_min if self.needs_validation else self.p_up
+
+    @property
     def needs_validation(self) -> bool:
         """Whether P follows a validation accuracy."""
         return self.adaptive != "fixed"

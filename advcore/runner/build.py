@@ -93,7 +93,7 @@ def trainer(config: RunConfig) -> Trainer:
     """The trainer with its selector; settings that share a name are the same thing in both."""
     shared = {f.name: getattr(config.training, f.name) for f in dataclasses.fields(LoopSettings)}
     when, chooser = schedule(config), selector(config)
-    require(rule_problem(config.minibatch, config.objective, len(when.plan())))
+    require(rule_problem(config.minibatch, config.objective, len(when.plan()), config.training.normalise))
     return under(
         "selection",
         lambda: Trainer(

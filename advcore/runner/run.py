@@ -30,6 +30,7 @@ from advcore.rows import Rows
 from advcore.runner import build
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.schema import RunConfig
+from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.training.trainer import Listener, State, Trained, Trainer
 from advcore.types import Coreset
@@ -62,8 +63,9 @@ class Reporter(Listener):
     on_final: Callable[[str], None] = lambda which: None
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Read and check the data, build model and trainer, write the plan; runs nothing.
+def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
+    """Read and check the data, build model and trainer, write the plan; runs nothing. `scores`: also read the file of
+    scores that the solver names; what does not select needs none.
 
     The trainer comes first: it needs no data, so a wrong setting is found before anything is read.
     """
@@ -75,8 +77,9 @@ def prepare(config: RunConfig) -> Prepared:
     config, trainer = (config, trainer) if own is config else (own, build.trainer(own))
     for path, attack in build.attacks(config).items():
         build.under(path, lambda attack=attack: bound(attack, net, lambda network: network))
-    scores, inputs = build.scores(trainer, loaded)
-    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net), scores, inputs)
+    trainer.check(net, loaded.train)
+    given, inputs = build.scores(trainer, loaded) if scores else (None, {})
+    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net), given, inputs)
 
 
 def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunConfig:
@@ -252,21 +255,21 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
 
 def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     """Train the run file's model on all data, and score every example by `name`, of GRADIENTS, after each epoch."""
-    gradient = GRADIENTS[name]
-    whole = replace(config, selection=None, minibatch=None)
+    gradient, kind = GRADIENTS[name], type(config.objective).__name__.lower()
     if gradient.attacked and not attacked(config.objective):
-        kind = type(config.objective).__name__.lower()
         raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, kind))
-    prepared = prepare(whole)
-    loaded, collector = prepared.data, gradient.collect() if gradient.collect else None
-    ledger, last = CostLedger(), []
+    prepared = prepare(config, scores=False)
+    loaded, selector = prepared.data, prepared.trainer.selector
+    whole = Schedule(epochs=config.training.epochs)
+    trainer = replace(prepared.trainer, schedule=whole, selector=None, minibatch=None, probe_epochs=0)
+    collector, ledger, last = gradient.collect() if gradient.collect else None, CostLedger(), []
 
     def on_model(model: nn.Module) -> None:
         found = gradient.measure(
             model,
             loaded.train,
-            objective=config.objective,
-            attack=(config.selection and config.selection.attack) or prepared.config.attack,
+            objective=trainer.objective,
+            attack=selector.attack if selector else trainer.attack,
             stream=Stream(seed=config.seed, purpose="scoring"),
             ledger=ledger,
             head=config.model.head,
@@ -275,7 +278,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         if collector:
             collector.add(found)
 
-    trained = prepared.trainer.fit(
+    trained = trainer.fit(
         prepared.model,
         loaded.train,
         loaded.validation,
@@ -290,8 +293,8 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         fingerprint=build.whole_fingerprint(loaded),
         score=name,
         epochs=len(trained.epochs),
-        model=resolved(whole)["model"]["name"],
-        objective=resolved(whole)["objective"]["name"],
+        model=resolved(config)["model"]["name"],
+        objective=kind,
         seed=config.seed,
     )
 

@@ -43,14 +43,28 @@ class Scores:
     @classmethod
     def load(cls, path: Path) -> "Scores":
         """What `save` wrote. Raises CheckpointError for a missing, damaged or other file."""
+        if not path.name:
+            raise CheckpointError(f"{str(path)!r} is not the name of a file")
         arrays, facts = load_arrays(path)
         try:
             if facts.pop("kind", None) != SCHEMA:
                 raise TypeError("it holds something else")
             facts.pop("schema", None)
-            return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
-        except TypeError as error:
+            found = cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
+            found.check()
+            return found
+        except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not hold scores: {error}") from None
+
+    def check(self) -> None:
+        """Raise ValueError unless indices and values are what they must be."""
+        indices, values = self.indices, self.values
+        if indices.dtype != torch.long or values.dtype != torch.float64 or indices.shape != values.shape:
+            raise ValueError("indices (n,) must be whole numbers and values (n,) float64")
+        if indices.ndim != 1 or len(indices.unique()) != len(indices) or not bool(torch.isfinite(values).all()):
+            raise ValueError("indices must be different ones and values finite")
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.num_examples:
+            raise ValueError(f"indices must be in 0..{self.num_examples - 1}")
 
     def rows(self, path: str, reads: str, part: Tensor, num_examples: int, fingerprint: str) -> DenseRows:
         """(len(part), 1): the scores of the examples `part` of the whole training set.

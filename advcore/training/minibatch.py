@@ -1,8 +1,9 @@
 """Steps that attack, or learn from, a part of each batch; and what they tell of an epoch."""
 
 import contextlib
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,17 @@ from torch import Tensor, nn
 
 from advcore.adversary import passes
 from advcore.attacks.base import Attack
-from advcore.borrow import borrow
+from advcore.borrow import borrow, device_of
 from advcore.data.source import Source, first_images
-from advcore.errors import must
+from advcore.errors import ConfigError, must
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
+from advcore.gradients.scores import cross_entropy_rows
 from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count
 from advcore.models.base import find_head, tapped
 from advcore.objectives.base import Objective, attacked, margin
 from advcore.objectives.standard import Standard
-from advcore.rng import Stream
+from advcore.rng import Stream, preserved
 from advcore.training.step import Learner, step, weighted_mean
 
 Rule = AttackSubset | UpdateSubset
@@ -49,6 +51,10 @@ class Plain:
         """The loss, and how many images it is the mean of."""
         loss = step(learner, batch.x, batch.y, batch.weights, generator=batch.attack, where=batch.where)
         return loss, len(batch.y)
+
+    def rest(self, learner: Learner) -> tuple[Tensor, int]:
+        """A last step of the epoch on what still waits: as `step`; 0 images where nothing does."""
+        return torch.zeros((), device=device_of(learner.model)), 0
 
     def end(self, learner: Learner) -> dict[str, Any]:
         """What the epoch's entry tells of the rule."""
@@ -109,18 +115,19 @@ class OfAttacks(Plain):
         catch = contextlib.nullcontext(None) if self.head is None else tapped(self.head)
         with _scoring(learner, y.device), catch as tap:
             logits = forward(batch.x)
-            features = None if tap is None else tap.features
-        return Seen(-margin(logits, y), residuals(Standard(), y, {"clean": logits})["clean"], features)
+        residual = residuals(Standard(), y, {"clean": logits})["clean"]
+        rows = None if tap is None else cross_entropy_rows(logits, y, tap.features, self.head)
+        return Seen(-margin(logits, y), residual, batch.weights, rows)
 
 
 class OfUpdates(Plain):
     """`UpdateSubset` over the epochs of a run on `source`.
 
-    batch_size : of a step, where what is kept is queued.
+    batch_size : of a step, where what is kept is queued. attack : whose ball the radius of what is kept is told in.
     """
 
-    def __init__(self, rule: UpdateSubset, source: Source, batch_size: int, seed: int):
-        self.rule, self.source, self.batch_size, self.seed = rule, source, batch_size, seed
+    def __init__(self, rule: UpdateSubset, source: Source, batch_size: int, seed: int, attack: Attack):
+        self.rule, self.source, self.batch_size, self.seed, self.attack = rule, source, batch_size, seed, attack
         self.waiting: tuple[Tensor, ...] | None = None
 
     def begin(self, epoch: int, accuracies: list[dict]) -> None:
@@ -146,12 +153,15 @@ class OfUpdates(Plain):
         new = (images, y[of], batch.weights[of])
         return self._queued(learner, new, batch.where) if self.rule.queue else self._learn(learner, new, batch.where)
 
+    def rest(self, learner: Learner) -> tuple[Tensor, int]:
+        waiting, self.waiting = self.waiting, None
+        if waiting is None or not len(waiting[1]):
+            return super().rest(learner)
+        return self._learn(learner, waiting, lambda: f"the end of epoch {self.epoch}")
+
     def end(self, learner: Learner) -> dict[str, Any]:
         """p_up : the share kept. clean, adversarial : shares of the two among the kept images. radius : of the smallest
         ball, by eighths of the attack's, in which the prediction flips, for some of the kept examples."""
-        if self.waiting is not None and len(self.waiting[1]):
-            self._learn(learner, self.waiting, lambda: f"the end of epoch {self.epoch}")
-            self.waiting = None
         moved = float(torch.cat(self.attacked).double().mean())
         measured = {"radius": self._radius(learner)} if self.rule.probed else {}
         return {"p_up": self.part, "clean": 1 - moved, "adversarial": moved, **measured}
@@ -178,9 +188,7 @@ class OfUpdates(Plain):
         kept = torch.cat(self.kept).unique()
         chosen = kept[:: max(1, len(kept) // self.rule.probed)][: self.rule.probed].cpu()
         stream = Stream(seed=self.seed, purpose="radius", epoch=self.epoch)
-        found = smallest_radius(
-            learner.model, self.source, learner.attack, chosen, stream=stream, ledger=learner.ledger
-        )
+        found = smallest_radius(learner.model, self.source, self.attack, chosen, stream=stream, ledger=learner.ledger)
         flipped = torch.isfinite(found)
         mean = float(found[flipped].mean()) if bool(flipped.any()) else None
         return {"n": len(found), "flipped": float(flipped.double().mean()), "mean": mean}
@@ -193,12 +201,21 @@ def _scoring(learner: Learner, device: torch.device) -> Iterator[None]:
         yield
 
 
-def follow(rule: Rule | None, model: nn.Module, source: Source, batch_size: int, seed: int, head: str | None) -> Plain:
+def follow(
+    rule: Rule | None,
+    model: nn.Module,
+    source: Source,
+    *,
+    attack: Attack | None,
+    batch_size: int,
+    seed: int = 0,
+    head: str | None = None,
+) -> Plain:
     """The rule's state over a run; `head` names the last linear layer, None finds it."""
     if rule is None:
         return Plain()
     if isinstance(rule, UpdateSubset):
-        return OfUpdates(rule, source, batch_size, seed)
+        return OfUpdates(rule, source, batch_size, seed, attack)
     layer = None
     if rule.reads == "features":
         with borrow(model, training=False):
@@ -206,8 +223,28 @@ def follow(rule: Rule | None, model: nn.Module, source: Source, batch_size: int,
     return OfAttacks(rule, len(source), source.device, layer)
 
 
-def rule_problem(rule: Rule | None, objective: Objective, epochs: int) -> str | None:
-    """Why the rule cannot serve the objective, or a run of so many epochs; None if it can."""
+def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, sizes: Iterable[int]) -> None:
+    """Raise ConfigError if the rule may leave a single image of a batch, of `sizes`, and the model cannot learn from
+    one, because BatchNorm has no spread to see."""
+    smallest = min(sizes)
+    if rule is None or learned(rule, smallest) > 1:
+        return
+    try:
+        with preserved(), torch.no_grad():
+            copy.deepcopy(model).train()(first_images(model, source)[:1])
+    except ValueError as error:
+        part = "rho" if isinstance(rule, AttackSubset) else "p_up"
+        why = f"it leaves one image of a batch of {smallest}, and the model cannot learn from one ({error})"
+        raise ConfigError(must(f"minibatch.{part}", "larger", getattr(rule, part), why)) from None
+
+
+def learned(rule: Rule, size: int) -> int:
+    """The smallest number of images of a batch of `size` that a forward pass of the update may see."""
+    return count(rule.rho, size) if isinstance(rule, AttackSubset) else count(rule.least, 2 * size)
+
+
+def rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise: str) -> str | None:
+    """Why the rule cannot serve the objective, a run of so many epochs, or this form of the loss; None if it can."""
     if rule is None:
         return None
     name = type(objective).__name__.lower()
@@ -218,6 +255,9 @@ def rule_problem(rule: Rule | None, objective: Objective, epochs: int) -> str | 
         return must("objective", "one with a loss of a single image for this minibatch rule", name, way_out)
     if rule.warm_up > epochs:
         return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
+    if normalise == "batch" and not rule.single_image and rule.correction != "none":
+        way_out = "normalise: batch divides by the picked weights' own sum, which undoes it"
+        return must("minibatch.correction", "none with training.normalise: batch", rule.correction, way_out)
     return None
 
 

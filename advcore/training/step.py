@@ -42,7 +42,9 @@ class Learner:
     on_update: Callable[[], None] = lambda: None
 
     def perturbed(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
-        """x_adv (B, C, H, W)."""
+        """x_adv (B, C, H, W); B may be 0."""
+        if not len(x):
+            return x
         forward = self.ledger.counted(self.model)
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bound(self.attack, self.model, self.ledger.counted)

@@ -30,7 +30,7 @@ from advcore.selection.schedule import Epoch, Schedule
 from advcore.solvers.base import scores_file
 from advcore.solvers.uniform import Random
 from advcore.training.lr import OneCycle
-from advcore.training.minibatch import Batch, follow, rule_problem
+from advcore.training.minibatch import Batch, follow, refuse_one_image, rule_problem
 from advcore.training.step import Learner
 from advcore.types import NORMALISE, Coreset, settings
 
@@ -147,7 +147,7 @@ class Trainer(LoopSettings):
         start = self.schedule.warm_epochs or self.probe_epochs
         return [
             mismatch(self.objective, self.attack),
-            rule_problem(self.minibatch, self.objective, len(self.schedule.plan())),
+            rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise),
             at_least("probe_epochs", self.probe_epochs, 0),
             must("selector", "set for a schedule with a budget below 1", None)
             if coreset and not self.selector
@@ -193,6 +193,14 @@ class Trainer(LoopSettings):
         """Whether selections read scores from a file."""
         return self.solver_reads is not None and scores_file(self.selector.solver) is not None
 
+    def check(self, model: nn.Module, train: Source) -> None:
+        """Raise ConfigError if the minibatch rule leaves less of a batch than the model can learn from."""
+        n, selector = len(train), self.selector
+        sizes = [
+            len(b) for m in {n, selector.size(n) if selector else n} for b in chunked(torch.arange(m), self.batch_size)
+        ]
+        refuse_one_image(self.minibatch, model, train, sizes)
+
     def fit(
         self,
         model: nn.Module,
@@ -222,6 +230,7 @@ class Trainer(LoopSettings):
         if self.given and scores is None:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
         with preserved(Stream(seed=seed, purpose="training")):
+            self.check(model, as_source(train, device_of(model)))
             return _Run(self, model, train, validation, seed, augment, listener or Listener(), scores).run()
 
 
@@ -244,7 +253,15 @@ class _Run:
             None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         )
         self.out = Trained()
-        self.rule = follow(settings.minibatch, model, self.train, settings.batch_size, seed, settings.head)
+        self.rule = follow(
+            settings.minibatch,
+            model,
+            self.train,
+            attack=settings.attack,
+            batch_size=settings.batch_size,
+            seed=seed,
+            head=settings.head,
+        )
         self.given = scores
         self.scores = GRADIENTS[settings.solver_reads].collect() if settings.scored else None
         self.coreset: Coreset | None = None
@@ -348,6 +365,8 @@ class _Run:
             seen += len(y)
             self.steps_done += 1
             self.listener.on_progress("train", j + 1, len(batches))
+        loss, images = self.rule.rest(self._learner())
+        total, counted = total + loss * images, counted + images
         told = self.rule.end(self._learner())
         return {
             "epoch": i,

@@ -27,13 +27,11 @@ def stream(size=4, epoch=0):
     return Stream(seed=0, purpose="minibatch", epoch=epoch).at(torch.arange(size))
 
 
-def seen(size=8, classes=3):
+def seen(size=8, classes=3, scale=1.0):
     draw = torch.Generator().manual_seed(0)
-    return Seen(
-        torch.randn(size, generator=draw),
-        torch.randn(size, classes, generator=draw),
-        torch.randn(size, 5, generator=draw),
-    )
+    margins, residuals, features = (scale * torch.randn(size, *w, generator=draw) for w in ((), (classes,), (5,)))
+    rows = FactoredRows(residuals=(residuals,), features=(features,))
+    return Seen(margins, residuals, torch.linspace(0.5, 1.5, size), rows)
 
 
 def successive(preferences, k):
@@ -134,18 +132,19 @@ def test_gradient_matching_by_hand():
     residuals = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [3.0, -3.0], [0.0, 0.0]])
     rows = FactoredRows(residuals=(residuals,), features=(torch.ones(4, 1),))
     assert torch.allclose(cosines(rows), torch.tensor([1.0, -1.0, 1.0, 0.0], dtype=torch.float64), atol=1e-9)
-    batch = Seen(torch.zeros(4), residuals, torch.ones(4, 1))
-    assert torch.allclose(
-        GradientMatching().preferences(batch), torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64) + 1e-6
-    )
+    weights = torch.tensor([1.0, 9.0, 1.0, 1.0])  # which turn the sum round
+    for own, expected in ((torch.ones(4), [1.0, 0, 1, 0]), (weights, [0, 1.0, 0, 0])):
+        batch = Seen(torch.zeros(4), residuals, own, rows)
+        expected = torch.tensor(expected, dtype=torch.float64) + 1e-6
+        assert torch.allclose(GradientMatching().preferences(batch), expected)
 
 
 def test_cosines_are_those_of_the_rows_written_out():
     batch = seen()
-    rows = FactoredRows(residuals=(batch.residuals,), features=(batch.features,))
-    matrix = rows.dense()
-    expected = torch.nn.functional.cosine_similarity(matrix, matrix.sum(0, keepdim=True), dim=1)
-    assert torch.allclose(cosines(rows), expected, atol=1e-9)
+    matrix, weights = batch.rows.dense(), batch.weights.double()
+    for own, total in ((None, matrix.sum(0)), (batch.weights, weights @ matrix)):
+        expected = torch.nn.functional.cosine_similarity(matrix, total[None], dim=1)
+        assert torch.allclose(cosines(batch.rows, own), expected, atol=1e-9)
 
 
 def test_residual_norm_by_hand():
@@ -209,11 +208,31 @@ def test_every_rule_picks_its_share_and_nothing_twice(name, draw, rho):
 def test_preferences_stay_above_zero_and_finite_at_any_logits(name):
     rule = RULES[name]()
     for scale in (0.0, 1e-20, 1.0, 1e8):
-        batch = Seen(*(scale * part for part in seen()))
+        batch = seen(scale=scale)
         if rule.reads:
             found = rule.preferences(batch)
             assert found.shape == (8,) and torch.isfinite(found).all() and (found > 0).all()
         assert len(rule.pick(batch if rule.reads else None, stream(8)).positions) == 2
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_corrected_weights_are_bounded_and_uniform_draws_have_none(name):
+    rule = RULES[name](correction="inverse_probability", rho=0.1)
+    for epoch in range(200):
+        assert rule.pick(None, stream(20, epoch)).weights.tolist() == [1.0, 1.0]
+        weights = rule.pick(seen(20), stream(20, epoch)).weights
+        assert torch.isfinite(weights).all() and float(weights.max()) < 500
+
+
+@pytest.mark.parametrize("name", ["margin", "gradient_matching"])
+def test_a_corrected_rule_is_unbiased_with_its_share_of_uniform_draws(name):
+    rule, batch, losses = RULES[name](correction="inverse_probability"), seen(8), torch.linspace(-1, 3, 8)
+    found = []
+    for epoch in range(4000):
+        picked = rule.pick(batch, stream(8, epoch))
+        found.append(float((picked.weights * losses[picked.positions]).mean()))
+    found = torch.tensor(found)
+    assert abs(float(found.mean() - losses.mean())) < 4 * float(found.std()) / math.sqrt(len(found))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -245,6 +264,7 @@ def test_a_share_out_of_range_is_one_line(name, value):
         ("margin", {"correction": "yes"}),
         ("margin", {"draw": "top", "correction": "inverse_probability"}),
         ("margin", {"margin_eps": 0}),
+        ("margin", {"margin_eps": 1e300}),
         ("loss_ranked", {"adaptive": "yes"}),
         ("loss_ranked", {"p_min": 0}),
         ("loss_ranked", {"accuracy": "both"}),

@@ -46,6 +46,24 @@ def test_scores_of_one_architecture_choose_the_coreset_of_another_and_the_record
     assert sorted(Coreset.load(path).indices.tolist()) == sorted(easiest)
 
 
+def test_a_finished_run_is_evaluated_without_its_scores(advcore, tmp_path):
+    out = tmp_path / "s.npz"
+    assert advcore("score", "linf_full.yaml", "--score", "el2n", "--out", out)[0] == 0
+    use = ["--set", f"selection.solver={{name: by_score, scores: {out}}}", "--out", tmp_path / "run"]
+    assert advcore("run", "linf_gradmatch.yaml", *use)[0] == 0
+    out.unlink()
+    code, _, err = advcore("evaluate", tmp_path / "run")
+    assert code == 0, err
+    code, _, err = advcore("check", "linf_gradmatch.yaml", *use[:2])
+    assert code == 2 and "selection.solver.scores: " in err
+
+
+def test_the_attack_of_the_selection_is_checked_before_scoring(advcore, tmp_path):
+    far = ["--set", "selection.attack={name: l2_pgd, eps: 100}", "--score", "adversarial_el2n"]
+    code, _, err = advcore("score", "linf_gradmatch.yaml", *far, "--out", tmp_path / "s.npz")
+    assert code == 2 and "selection.attack.eps" in err and not (tmp_path / "s.npz").exists()
+
+
 @pytest.mark.parametrize("score", ["el2n", "adversarial_grand", "forgetting", "centre_distance"])
 def test_any_score_can_be_asked_for(advcore, tmp_path, score):
     code, _, err = advcore("score", "linf_full.yaml", "--score", score, "--out", tmp_path / "s.npz")

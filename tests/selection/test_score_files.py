@@ -86,10 +86,24 @@ def test_the_coreset_is_the_solvers_choice_of_what_the_epochs_scored(model, sour
     rows = collector.rows if collector else last[1]
     stream = Stream(seed=0, purpose="solver", epoch=2).child("all").at(torch.arange(N))
     expected = solver(rows, N // 2, generator=stream).indices
-    if isinstance(solver, CCS):  # draws: the strata's stream is its own
-        assert len(set(coreset.indices.tolist())) == N // 2
-    else:
-        assert sorted(coreset.indices.tolist()) == sorted(expected.tolist())
+    assert sorted(coreset.indices.tolist()) == sorted(expected.tolist())
+
+
+def test_attacked_scores_of_a_run_are_of_the_selections_attack_and_the_scoring_stream(model, source):
+    solver, other = ByScore(score="el2n", points="adversarial"), LinfPGD(eps=0.2, steps=1)
+    made = trainer(solver)
+    made = dataclasses.replace(made, selector=dataclasses.replace(made.selector, attack=other))
+    collector, how = GRADIENTS["adversarial_el2n"].collect(), {"objective": Pgd(), "attack": other}
+
+    def on_model(net):
+        stream = Stream(seed=0, purpose="scoring")
+        found = GRADIENTS["adversarial_el2n"].measure(net, source, ledger=CostLedger(), stream=stream, **how).rows
+        if collector.epochs < 2:
+            collector.add(found.matrix[:, 0])
+
+    (coreset,) = made.fit(model, source, seed=0, listener=Listener(on_model=on_model)).coresets
+    hardest = collector.rows.dense()[:, 0].argsort(descending=True, stable=True)[: N // 2]
+    assert sorted(coreset.indices.tolist()) == sorted(hardest.tolist())
 
 
 def test_given_scores_are_used_cost_nothing_and_need_no_warm_start(model, source, tmp_path):
@@ -150,6 +164,32 @@ def test_a_damaged_or_other_file_is_a_checkpoint_error(tmp_path):
     save_arrays(path, {"a": torch.zeros(2).numpy()}, {"epoch": 1})
     with pytest.raises(CheckpointError, match="does not hold scores"):
         Scores.load(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"indices": torch.arange(1, N + 1)},
+        {"indices": torch.arange(-1, N - 1)},
+        {"indices": torch.zeros(N).long()},
+        {"indices": torch.arange(N).double()},
+        {"values": torch.zeros(N)},
+        {"values": torch.zeros(N - 1).double()},
+        {"values": torch.full((N,), float("nan")).double()},
+    ],
+)
+def test_a_whole_file_with_values_that_make_no_sense_is_refused(tmp_path, changes):
+    path = some_scores(**changes).save(tmp_path / "s.npz")
+    with pytest.raises(CheckpointError, match="does not hold scores"):
+        Scores.load(path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_path_without_a_name_is_refused(name):
+    from pathlib import Path
+
+    with pytest.raises(CheckpointError, match="not the name of a file"):
+        Scores.load(Path(name))
 
 
 def test_a_solver_that_reads_rows_takes_no_file():

@@ -1,13 +1,15 @@
 """Minibatch rules inside the training loop: what they cost, what they leave alone, and what they are equal to."""
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advcore.attacks import FastLPA, LinfPGD
+from advcore.attacks import L1PGD, L2PGD, FastLPA, LinfPGD
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.data.source import Resident, chunked
@@ -15,7 +17,7 @@ from advcore.errors import ConfigError
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
 from advcore.minibatch import RULES
-from advcore.minibatch.base import AttackSubset, count
+from advcore.minibatch.base import AttackSubset, Picked, count
 from advcore.minibatch.gradient_matching import GradientMatching
 from advcore.objectives import Mart, Pgd, Standard, Trades
 from advcore.rng import Stream
@@ -23,7 +25,7 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch, Random
 from advcore.training import SGD
-from advcore.training.minibatch import Batch, OfAttacks, follow
+from advcore.training.minibatch import Batch, OfUpdates, follow
 from advcore.training.plan import planned_units
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
@@ -60,6 +62,10 @@ def batch(source, indices=None, weights=None):
     _, x, y = next(source.batches([indices]))
     streams = [Stream(seed=0, purpose=name).at(indices) for name in ("attack", "minibatch")]
     return Batch(indices, x, y, torch.ones(len(y)) if weights is None else weights, *streams, lambda: "here")
+
+
+def followed(rule, model, source):
+    return follow(rule, model, source, attack=ATTACK, batch_size=SIZE)
 
 
 # ---- cost ----
@@ -171,7 +177,7 @@ def test_a_selective_step_is_sgd_on_the_mixed_loss(model, source, objective, cor
     weights = torch.linspace(0.2, 1.8, SIZE)
     rule = RULES["margin"](warm_up=0, clean=0.3, correction=correction)
     one, slow, fast = batch(source, weights=weights), copy.deepcopy(model), copy.deepcopy(model)
-    state = follow(rule, fast, source, SIZE, 0, None)
+    state = followed(rule, fast, source)
     state.begin(0, [])
     found, _ = state.step(learner(fast, objective), one)
 
@@ -196,26 +202,33 @@ def test_a_selective_step_is_sgd_on_the_mixed_loss(model, source, objective, cor
 def state_seen(margins):
     from advcore.minibatch.base import Seen
 
-    return Seen(margins.detach(), torch.zeros(len(margins), 4), None)
+    return Seen(margins.detach(), torch.zeros(len(margins), 4), torch.ones(len(margins)))
 
 
-def test_a_loss_ranked_step_learns_from_the_images_with_the_largest_losses(model, source):
-    one, slow, fast = batch(source), copy.deepcopy(model), copy.deepcopy(model)
-    state = follow(RULES["loss_ranked"](p_up=0.25), fast, source, SIZE, 0, None)
+@pytest.mark.parametrize("name", ["loss_ranked", "random_mix"])
+def test_a_step_on_a_part_of_the_images_is_sgd_on_their_weighted_losses(model, source, name):
+    """Which images are kept is worked out one by one; each keeps its own label and its example's weight."""
+    weights = torch.linspace(0.2, 1.8, SIZE)
+    rule = RULES[name](p_up=0.25)
+    one, slow, fast = batch(source, weights=weights), copy.deepcopy(model), copy.deepcopy(model)
+    state = followed(rule, fast, source)
     state.begin(0, [])
     found, n = state.step(learner(fast), one)
     told = state.end(learner(fast))
 
     x_adv = learner(slow).perturbed(one.x, one.y, one.attack)
-    images, y = torch.cat([one.x, x_adv]), one.y.repeat(2)
+    images, y = [*one.x, *x_adv], one.y.repeat(2)
     slow.eval().requires_grad_(False)
-    losses = [
-        (float(F.cross_entropy(slow(image[None]), label[None])), i)
-        for i, (image, label) in enumerate(zip(images, y, strict=True))
-    ]
-    kept = sorted(i for _, i in sorted(losses, reverse=True)[:8])
+    losses = [float(F.cross_entropy(slow(image[None]), label[None])) for image, label in zip(images, y, strict=True)]
+    if name == "loss_ranked":
+        kept = sorted(sorted(range(2 * SIZE), key=lambda i: -losses[i])[:8])
+    else:
+        kept = rule.keep(0.25, None, one.rule).tolist()
+        assert sum(i >= SIZE for i in kept) == 4
     slow.train().requires_grad_(True)
-    loss = F.cross_entropy(slow(images[kept]), y[kept])
+    logits = slow(torch.stack([images[i] for i in kept]))
+    terms = [weights[i % SIZE] * F.cross_entropy(z[None], y[i][None]) for z, i in zip(logits, kept, strict=True)]
+    loss = sum(terms) / 8
     loss.backward()
     assert n == 8 and float(found) == pytest.approx(loss.item(), rel=1e-5)
     for got, reference in zip(fast.parameters(), slow.parameters(), strict=True):
@@ -224,9 +237,18 @@ def test_a_loss_ranked_step_learns_from_the_images_with_the_largest_losses(model
     assert told == {"p_up": 0.25, "clean": pytest.approx(1 - moved), "adversarial": pytest.approx(moved)}
 
 
+@pytest.mark.parametrize("adversarial", [0.0, 1.0])
+@pytest.mark.parametrize("attack", [LinfPGD(eps=0.1, steps=K), L2PGD(eps=0.5, steps=K), L1PGD(eps=3.0, steps=K)])
+def test_a_mix_of_clean_images_alone_attacks_nothing(model, source, attack, adversarial):
+    rule = RULES["random_mix"](adversarial=adversarial)
+    found = trainer(rule, epochs=1, attack=attack).fit(model, source, seed=0)
+    assert found.ledger.passes["attack"]["backward"] == K * N * adversarial
+    assert found.epochs[0]["minibatch"]["adversarial"] == adversarial
+
+
 def test_scores_are_those_of_autograd_one_example_at_a_time(model, source):
     one, fast = batch(source), copy.deepcopy(model)
-    state = follow(GradientMatching(), fast, source, SIZE, 0, None)
+    state = followed(GradientMatching(), fast, source)
     look = state._look(learner(fast), one)
     head, model = model[-1], model.eval()
     rows = []
@@ -246,7 +268,7 @@ def test_scoring_touches_neither_batchnorm_nor_modes_nor_random_states(model, so
     """Looking alone: what is left is one update, whose batch BatchNorm counts once per forward pass."""
     rule = RULES[name](**({"clean": 0.0, "warm_up": 0} if name in ATTACKS else {}))
     before = torch.get_rng_state()
-    state = follow(rule, model, source, SIZE, 0, None)
+    state = followed(rule, model, source)
     model.train()
     state.begin(5, [{"clean": 0.5, "robust": 0.5}] * 5)
     state.step(learner(model), batch(source))
@@ -257,27 +279,34 @@ def test_scoring_touches_neither_batchnorm_nor_modes_nor_random_states(model, so
 # ---- the queue ----
 
 
-def test_a_queue_keeps_the_size_of_steps_and_loses_nothing(model, source, monkeypatch):
-    sizes, original = [], Learner.update
+def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_rest_at_the_end(
+    model, source, monkeypatch
+):
+    """9 of 32 images of each of 6 batches: 54, as 3 steps of 16 and one of 6; image, label and weight stay together."""
+    steps, kept = [], []
+    learn, queued = OfUpdates._learn, OfUpdates._queued
 
-    def watched(self, loss_of, device, where):
-        seen = []
-        counted = self.loss
+    def watched(self, one, new, where):
+        steps.append(new)
+        return learn(self, one, new, where)
 
-        def loss(forward, clean, adversarial, y, weights):
-            seen.append(len(y))
-            return counted(forward, clean, adversarial, y, weights)
+    def watching(self, one, new, where):
+        kept.append(new)
+        return queued(self, one, new, where)
 
-        object.__setattr__(self, "loss", loss)
-        found = original(self, loss_of, device, where)
-        sizes.append(seen[0])
-        return found
-
-    monkeypatch.setattr(Learner, "update", watched)
+    monkeypatch.setattr(OfUpdates, "_learn", watched)
+    monkeypatch.setattr(OfUpdates, "_queued", watching)
     found = trainer(RULES["loss_ranked"](p_up=0.3, queue=True), epochs=1).fit(model, source, seed=0)
-    kept = N // SIZE * int(0.3 * 2 * SIZE)
-    assert sum(sizes) == kept and set(sizes[:-1]) == {SIZE} and sizes[-1] <= SIZE + 1
-    assert found.ledger.passes["update"]["forward"] == kept and found.epochs[0]["loss"] > 0
+    assert [len(new[1]) for new in steps] == [16, 16, 16, 6] and [len(new[1]) for new in kept] == [9] * 6
+    for learned, waited in zip(zip(*steps, strict=True), zip(*kept, strict=True), strict=True):
+        assert torch.equal(torch.cat(learned), torch.cat(waited))
+    assert found.ledger.passes["update"]["forward"] == 54 and found.epochs[0]["loss"] > 0
+
+
+def test_a_queue_that_fills_no_batch_is_learned_from_at_the_end_of_the_epoch(model, source):
+    found = trainer(RULES["loss_ranked"](p_up=0.05, queue=True), epochs=2, batch_size=64).fit(model, source, seed=0)
+    assert all(entry["loss"] > 0 for entry in found.epochs)
+    assert found.ledger.passes["update"]["forward"] == 2 * (6 + 3)  # of 128 and of 64 images
 
 
 # ---- what an epoch tells ----
@@ -294,6 +323,27 @@ def test_an_epoch_tells_how_its_picks_were_spread(model, source, name):
     assert all(0 < one["spread"] <= 1 for one in told)
     if name != "random":
         assert told[1]["entropy"] < 1 - 1e-6
+
+
+def test_overlap_and_spread_by_hand(source, model):
+    """Epochs that attack 0-3 and then 2-5 of a batch of 16."""
+
+    class Written(RULES["random"]):
+        def pick(self, look, generator):
+            positions = torch.arange(4) + 2 * generator.epoch
+            return Picked(positions, torch.ones(4), torch.tensor(1.0))
+
+    state, told = followed(Written(clean=0.0), model, source), []
+    for epoch in range(2):
+        state.begin(epoch, [])
+        one = batch(source)
+        state.step(learner(model), dataclasses.replace(one, rule=one.rule.at_epoch(epoch)))
+        told.append(state.end(learner(model)))
+    assert [one["overlap"] for one in told] == [None, 0.5] and [one["coverage"] for one in told] == [4 / N, 6 / N]
+    counts = [1, 1, 2, 2, 1, 1]
+    entropy = -sum(c / 8 * math.log(c / 8) for c in counts)
+    assert told[1]["spread"] == pytest.approx(entropy / math.log(N))
+    assert told[0]["spread"] == pytest.approx(math.log(4) / math.log(N))
 
 
 def test_an_adaptive_share_follows_the_validation_accuracies(model, source):
@@ -342,23 +392,46 @@ def test_the_radius_of_what_is_kept_is_told_and_not_in_the_cost(model, source):
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, source, name, monkeypatch):
-    made = trainer(RULES[name](), epochs=4, solver=GradMatch(), budget=0.5)
-    seen, original = [], OfAttacks.step
+    """The weights reach the loss: `Learner.loss` is given those of the picked examples."""
+    made, seen, original = trainer(RULES[name](), epochs=4, solver=GradMatch(), budget=0.5), [], Learner.loss
 
-    def step(self, one, batch):
-        seen.append(batch)
-        return original(self, one, batch)
+    def loss(self, forward, clean, adversarial, y, weights):
+        seen.append((clean, y, weights))
+        return original(self, forward, clean, adversarial, y, weights)
 
+    monkeypatch.setattr(Learner, "loss", loss)
+    found = made.fit(model, source, seed=0)
+    (coreset,) = found.coresets
+    first = sum(entry["steps"] for entry in found.epochs if entry["action"] == "full")
+    chosen = coreset.training_weights()
+    _, x, y = next(source.batches([coreset.indices]))
+    for images, labels, weights in seen[first:]:
+        for image, label, weight in zip(images, labels, weights, strict=True):
+            near = (x - image).abs().amax((1, 2, 3))  # an attacked image is nearest to its own
+            i = int(near.argmin())
+            assert float(near[i]) <= 0.1 + 1e-6 and int(y[i]) == int(label)
+            assert float(weight) == pytest.approx(float(chosen[i]))
+
+
+def test_the_radius_is_of_kept_examples_in_the_ball_of_the_whole_attack(model, source, monkeypatch):
     from advcore.training import minibatch
 
-    kind = OfAttacks if name in ATTACKS else minibatch.OfUpdates
-    original = kind.step
-    monkeypatch.setattr(kind, "step", step)
-    (coreset,) = (found := made.fit(model, source, seed=0)).coresets
-    first = sum(entry["steps"] for entry in found.epochs if entry["action"] == "full")
-    weights = dict(zip(coreset.indices.tolist(), coreset.training_weights().tolist(), strict=True))
-    for one in seen[first:]:
-        assert one.weights.tolist() == pytest.approx([weights[i] for i in one.indices.tolist()])
+    asked, original = [], minibatch.smallest_radius
+
+    def watched(model, source, attack, indices, **how):
+        asked.append((attack, indices))
+        return original(model, source, attack, indices, **how)
+
+    monkeypatch.setattr(minibatch, "smallest_radius", watched)
+    rule = RULES["loss_ranked"](p_up=0.1, probed=4)
+    state = followed(rule, model, source)
+    state.begin(0, [])
+    one = batch(source, torch.arange(40, 56))
+    state.step(learner(model), one)
+    kept = torch.cat(state.kept).unique()
+    state.end(learner(model, attack=ATTACK.scaled(0.1)))
+    ((attack, indices),) = asked
+    assert attack == ATTACK and set(indices.tolist()) <= set(kept.tolist()) and int(indices.min()) >= 40
 
 
 @pytest.mark.parametrize("name", ["margin", "loss_ranked"])
@@ -378,9 +451,49 @@ def test_a_warm_up_longer_than_the_run_is_refused():
         trainer(RULES["margin"](warm_up=3))
 
 
+class Pointwise(nn.Module):
+    """BatchNorm where there is one pixel left, which cannot learn from one image."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(64), nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.head(self.norm(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    "name, changes", [("margin", {"rho": 0.1}), ("random_mix", {"p_up": 0.04}), ("loss_ranked", {"p_up": 0.05})]
+)
+def test_a_single_image_that_batchnorm_cannot_learn_from_is_refused_before_training(model, source, name, changes):
+    rule = RULES[name](**changes)
+    with pytest.raises(ConfigError, match="minibatch.* must be larger.*one image of a batch of 16"):
+        trainer(rule).fit(Pointwise(), source, seed=0)
+    assert trainer(rule).fit(model, source, seed=0).epochs  # where BatchNorm sees more than one pixel it may
+
+
+def test_weights_that_the_form_of_the_loss_undoes_are_refused():
+    rule = RULES["margin"](correction="inverse_probability")
+    with pytest.raises(ConfigError, match="correction must be none with training.normalise: batch"):
+        trainer(rule, normalise="batch")
+
+
+def test_a_head_without_bias_has_no_bias_in_its_gradients(source):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4, bias=False))
+    one = batch(source)
+    look = followed(GradientMatching(), net, source)._look(learner(net), one)
+    rows = []
+    for image, label in zip(one.x, one.y, strict=True):
+        loss = F.cross_entropy(net(image[None]), label[None])
+        rows.append(torch.autograd.grad(loss, net[-1].weight)[0].flatten().double())
+    assert torch.allclose(look.rows.squared_norms().sqrt(), torch.stack(rows).norm(dim=1), atol=1e-6)
+
+
 def test_a_batch_smaller_than_one_over_rho_still_attacks_one(model, source):
     assert count(0.25, 2) == 1
     one = batch(source, torch.arange(2))
-    state = follow(RULES["random"](clean=0.0), model, source, SIZE, 0, None)
+    state = followed(RULES["random"](clean=0.0), model, source)
     state.begin(0, [])
     assert state.step(learner(model), one)[1] == 1
