@@ -88,6 +88,12 @@ def test_every_committed_table_comes_from_the_committed_records(root, tables):
         page = root / "benchmarks" / f"{suite}.md"
         assert page.read_text() == f"# {suite}\n\n{tables.text(suite)}\n"
     assert (root / "benchmarks/minibatch.md").read_text() == tables.study_text()
+    strong = {
+        name: records[0].final["last"]["attacks"][0] for name, records in tables.groups("minibatch-strong").items()
+    }
+    assert (
+        strong["MNIST, margin"]["interval"][1] < strong["MNIST, random"]["interval"][0]
+    )  # what the page says in short
 
 
 def test_the_page_of_diagnostics_comes_from_its_record(root, monkeypatch):
