@@ -31,8 +31,8 @@ In short: no rule beats random at its cost here, and full data attacked with few
 attacks everything with the full attack, which is worth almost an epoch of ten; random spends it on updates. What
 margin and gradient matching spend on looking, random spends on attacking more. Gradient matching's score hardly lasts
 from one epoch to the next ([diagnostics](diagnostics.md)), and unbiased weights do not mend it. Loss-ranked training
-costs more than full training, because what it leaves out has been attacked already. PGD-20 flatters what attacks a part:
-before AutoAttack, at the end of this page, margin falls far behind random on MNIST.
+costs more than full training, because what it leaves out has been attacked already. PGD-20 flatters what attacks a
+part: before AutoAttack, at the end of this page, margin falls far behind random on MNIST.
 """
 
 
