@@ -138,7 +138,7 @@ class FactoredRows:
         out = torch.empty(len(self), dtype=torch.float64, device=self.device)
         pieces = zip(out.split(_AT_ONCE), self._pieces(), other._pieces(), strict=True)
         for own, mine, theirs in pieces:
-            own.copy_(sum((a * b).sum(1) * (g * h).sum(1) for a, g in mine for b, h in theirs))
+            own.copy_(self._inner_of(mine, theirs))
         return out
 
     def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
@@ -150,8 +150,11 @@ class FactoredRows:
         return sum(a[:, :, None] * g[:, None, :] for a, g in self._passes()).flatten(1)
 
     @staticmethod
-    def _norms_of(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-        return sum((a * b).sum(1) * (g * h).sum(1) for a, g in parts for b, h in parts).clamp_min(0)
+    def _inner_of(mine: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return sum((a * b).sum(1) * (g * h).sum(1) for a, g in mine for b, h in theirs)
+
+    def _norms_of(self, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return self._inner_of(parts, parts).clamp_min(0)
 
     def _each_row(self, value: Callable, dtype: torch.dtype = torch.float64) -> Tensor:
         """(N,) `value` of the passes, in memory taken beforehand: kept pieces between freed ones leave holes in it."""

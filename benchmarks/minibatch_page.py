@@ -16,7 +16,6 @@ BESIDE = {
     "coreset x margin": ["random coreset x random", "shortened"],
 }
 """Each rule, and what stands beside it: random at the same cost first."""
-_WARM_UP = 2  # epochs
 
 
 HEAD = """# Saving inside the minibatch
@@ -43,7 +42,7 @@ def robust(records: Sequence[RunRecord]) -> list[float]:
 
 def verdict(found: Groups, rule: str, other: str) -> str:
     """ "beats", "loses to" or "is level with", the difference of the means set beside the spread of both over seeds."""
-    (one, two), spread = (robust(found[name]) for name in (rule, other)), 0.0
+    one, two = (robust(found[name]) for name in (rule, other))
     spread = sum(statistics.variance(values) for values in (one, two)) ** 0.5
     gap = statistics.mean(one) - statistics.mean(two)
     word = "is level with" if abs(gap) <= spread else "beats" if gap > 0 else "loses to"
@@ -70,9 +69,10 @@ def section(title: str, found: Groups) -> str:
             lines.append(f"- {rule} {'; '.join(told)}.")
     lines += ["", "Does what is attacked become uniform? Entropy of the draws, 1 where they are uniform:", ""]
     for rule in ("margin", "gradient matching"):
-        entropies = [[entry["minibatch"]["entropy"] for entry in record.epochs] for record in found.get(rule, ())]
-        if entropies:
-            first, last = (statistics.mean(one[place] for one in entropies) for place in (_WARM_UP, -1))
+        records = found.get(rule, ())
+        if records:
+            places = (records[0].config["minibatch"]["warm_up"], -1)
+            first, last = (statistics.mean(one.epochs[i]["minibatch"]["entropy"] for one in records) for i in places)
             lines.append(f"- {rule}: {first:.2f} in the first epoch that scores, {last:.2f} in the last.")
     return "\n".join(lines)
 

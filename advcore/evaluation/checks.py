@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
-from advcore.attacks.geometry import linf_project, linf_step
+from advcore.attacks.geometry import LP, linf_project, linf_step
 
 IMAGES = 128  # that are looked at
 _SAME = 1e-3  # of the logits' size: a larger difference between equal inputs is no rounding
@@ -99,7 +99,7 @@ def strength_flags(attacks: Sequence[dict], names: Sequence[str]) -> list[str]:
     for told, name in zip(attacks, names, strict=True):
         if told.get("steps") is not None and told["steps"] < _STRONG:
             flags.append(f"weak: {name} takes {told['steps']} steps, of at least {_STRONG}")
-        if told["norm"] in ("linf", "l2", "l1") and told.get("step_size") is not None:
+        if told["norm"] in LP and told.get("step_size") is not None:
             reach = told["steps"] * told["step_size"]
             if reach < 2 * told["eps"] * (1 - 1e-6):
                 flags.append(f"weak: {name} reaches {reach / told['eps']:.2g} eps, and the ball is 2 eps wide")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from advcore.attacks import LPA, PPGD, JPEGLinf, ReColorAdv, StAdv
+from advcore.attacks.geometry import LP
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack
 
@@ -15,7 +16,7 @@ def seen(attacks: Sequence[Any]) -> list[Any]:
 
 def autoattack(attacks: Sequence[Any]) -> list[Any]:
     """AutoAttack, standard version, in each lp ball that the run file's attacks have."""
-    balls = dict.fromkeys((attack.norm, attack.eps) for attack in attacks if attack.norm in ("linf", "l2", "l1"))
+    balls = dict.fromkeys((attack.norm, attack.eps) for attack in attacks if attack.norm in LP)
     if not balls:
         raise ConfigError(
             must(

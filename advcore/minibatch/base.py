@@ -1,5 +1,6 @@
 """What a minibatch rule is: which examples of a batch are attacked, or which images are learned from."""
 
+import math
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -57,7 +58,7 @@ def drawn(preferences: Tensor, k: int, generator: Stream, how: str = "multinomia
     size = len(preferences)
     log_p = preferences.double().log()
     log_p = log_p - log_p.logsumexp(0)
-    entropy = -(log_p.exp() * log_p).sum() / max(torch.tensor(size).double().log().item(), 1e-12)
+    entropy = -(log_p.exp() * log_p).sum() / max(math.log(size), 1e-12)
     if how == "top":
         positions = torch.argsort(log_p, descending=True, stable=True)[:k].sort().values
         return Picked(positions, torch.ones(k, device=log_p.device), entropy)

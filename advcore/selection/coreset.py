@@ -232,11 +232,10 @@ class AdversarialCoreset(SelectionSettings):
 
     def _folder(self, call: "_Call") -> tuple[Path | None, tuple[str, ...]]:
         """Where the rows must go if they do not fit in memory, and the event that says so."""
-        reads = self.solver.reads
-        if reads is None or GRADIENTS[reads].one_number:
-            return None, ()
         held_out = 0 if call.validation is None else len(call.validation)
         found = estimate_for(self, call.model, call.source, held_out)
+        if found is None:
+            return None, ()
         found, event = settle(found, self.memory_limit, call.source.device)
         return (Path(tempfile.gettempdir()), (event,)) if found.spilled else (None, ())
 

@@ -42,6 +42,8 @@ class Estimate:
 
 def estimate_for(selector: Any, model: nn.Module, source: Source, held_out: int) -> Estimate | None:
     """`estimate` of a selection from `source` with `model`; even classes where the source cannot count them."""
+    if not _measured(selector):
+        return None
     with borrow(model, training=False):
         head = find_head(model, first_images(model, source), selector.head)
     counts = source.class_counts() or [math.ceil(len(source) / head.out_features)] * head.out_features
@@ -63,8 +65,7 @@ def estimate(
     counts : examples of each class. classes, features : outputs and inputs of the head. held_out : validation examples,
     which count where they are the target. itemsize : bytes of a number in the factors.
     """
-    reads = selector.solver.reads
-    if selector.budget == 1.0 or reads is None or GRADIENTS[reads].one_number:
+    if not _measured(selector):
         return None
     n, passes = sum(counts), len(selector.objective.passes)
     width = classes + features
@@ -86,6 +87,12 @@ def estimate(
         solver=took["solver"],
         working=16 * (width + 1) * passes * 512 + (_TILES if took["matrix"] else 0) + means + converted,
     )
+
+
+def _measured(selector: Any) -> bool:
+    """Whether the selection measures rows that take memory."""
+    reads = selector.solver.reads
+    return selector.budget < 1 and reads is not None and not GRADIENTS[reads].one_number
 
 
 def settle(found: Estimate, limit: float | None, device: torch.device) -> tuple[Estimate, str | None]:

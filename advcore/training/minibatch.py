@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +115,8 @@ class OfAttacks(Plain):
         catch = contextlib.nullcontext(None) if self.head is None else tapped(self.head)
         with _scoring(learner, y.device), catch as tap:
             logits = forward(batch.x)
-        residual = residuals(Standard(), y, {"clean": logits})["clean"]
         rows = None if tap is None else cross_entropy_rows(logits, y, tap.features, self.head)
+        residual = rows.residuals[0] if rows else residuals(Standard(), y, {"clean": logits})["clean"]
         return Seen(-margin(logits, y), residual, batch.weights, rows)
 
 
@@ -223,11 +223,10 @@ def follow(
     return OfAttacks(rule, len(source), source.device, layer)
 
 
-def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, sizes: Iterable[int]) -> None:
-    """Raise ConfigError if the rule may leave a single image of a batch, of `sizes`, and the model cannot learn from
+def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int) -> None:
+    """Raise ConfigError if the rule may leave a single image of the `smallest` batch, and the model cannot learn from
     one, because BatchNorm has no spread to see."""
-    smallest = min(sizes)
-    if rule is None or learned(rule, smallest) > 1:
+    if learned(rule, smallest) > 1:
         return
     try:
         with preserved(), torch.no_grad():

@@ -195,11 +195,10 @@ class Trainer(LoopSettings):
 
     def check(self, model: nn.Module, train: Source) -> None:
         """Raise ConfigError if the minibatch rule leaves less of a batch than the model can learn from."""
-        n, selector = len(train), self.selector
-        sizes = [
-            len(b) for m in {n, selector.size(n) if selector else n} for b in chunked(torch.arange(m), self.batch_size)
-        ]
-        refuse_one_image(self.minibatch, model, train, sizes)
+        if self.minibatch is not None:
+            wanted = {len(train), self.selector.size(len(train)) if self.selector else len(train)}
+            sizes = [len(batch) for n in wanted for batch in chunked(torch.arange(n), self.batch_size)]
+            refuse_one_image(self.minibatch, model, train, min(sizes))
 
     def fit(
         self,
@@ -230,7 +229,6 @@ class Trainer(LoopSettings):
         if self.given and scores is None:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
         with preserved(Stream(seed=seed, purpose="training")):
-            self.check(model, as_source(train, device_of(model)))
             return _Run(self, model, train, validation, seed, augment, listener or Listener(), scores).run()
 
 
@@ -241,6 +239,7 @@ class _Run:
         self.settings, self.model, self.seed, self.augment, self.listener = settings, model, seed, augment, listener
         self.device = device_of(model)
         self.train = as_source(train, self.device)
+        settings.check(model, self.train)
         self.validation = None if validation is None else as_source(validation, self.device)
         if self.validation is not None:
             size = min(settings.probe_examples, len(self.validation))
