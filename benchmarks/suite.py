@@ -1,4 +1,5 @@
-"""Run a suite of experiments: python benchmarks/suite.py NAME. Runs whose record is committed are skipped.
+"""Run a suite of experiments: python benchmarks/suite.py NAME [I/N]. Runs whose record is there are skipped, so a
+suite that was stopped goes on; I/N runs every N-th of them, from the I-th (from 0), beside other processes.
 
 Records land in benchmarks/records/NAME/METHOD-sSEED.json; then benchmarks/tables.py writes the tables.
 """
@@ -121,6 +122,42 @@ MINIBATCH_STRONG = {
     for name in ("full", "random", "margin")
 }
 """The same runs, seed 0, before AutoAttack."""
+_SAVINGS = [
+    *("selection=null", "data.train_size=4000", "data.test_size=4000", "training.epochs=10", "training.batch_size=64"),
+    "evaluation.attacks=[{name: linf_pgd, eps: 8/255, steps: 20}]",
+]
+_FEW = {5: "3/255", 3: "4/255", 2: "5/255"}
+
+
+def _pgd(steps: int) -> list[str]:
+    """PGD of fewer steps than 7, which are longer."""
+    return [f"attack.steps={steps}", f"attack.step_size={_FEW[steps]}"]
+
+
+def _subset(solver: str, amount: str, more: str = "") -> str:
+    """A selection at 60 % of the epochs, and every 4 from there; `amount`: budget or cost."""
+    return f"selection={{solver: {{name: {solver}}}, {amount}, warm_start: 0.6, period: 4{more}}}"
+
+
+SAVINGS = {
+    "full (PGD-7)": [],
+    "shortened": ["training.epochs=5", "cost.reference_epochs=10"],
+    **{f"PGD-{steps}": _pgd(steps) for steps in _FEW},
+    "FAT": ["attack.steps=1", "attack.step_size=10/255"],
+    "N-FGSM": ["attack={name: n_fgsm, eps: 8/255}"],
+    **{
+        f"{name} {budget}": [_subset(solver, f"budget: {budget}")]
+        for name, solver in {"random": "random", "CRAIG": "craig", "GradMatch": "gradmatch"}.items()
+        for budget in (0.1, 0.3, 0.5)
+    },
+}
+"""Each saving alone. PGD-1 from a random start is FAT."""
+
+
+def _on_cifar10(methods: dict[str, list[str]]) -> dict[str, tuple[str, list[str]]]:
+    return {name: ("cifar10/linf_gradmatch_small", [*_SAVINGS, *changes]) for name, changes in methods.items()}
+
+
 SUITES = {
     "digits": (DIGITS, (0, 1, 2)),
     "mnist": (MNIST, (0,)),
@@ -128,16 +165,18 @@ SUITES = {
     "minibatch-cifar10": (MINIBATCH_CIFAR10, (0, 1, 2)),
     "minibatch-factors": (MINIBATCH_FACTORS, (0, 1)),
     "minibatch-strong": (MINIBATCH_STRONG, (0,)),
+    "savings": (_on_cifar10(SAVINGS), (0, 1, 2)),
 }
 
 
-def main(suite: str) -> None:
+def main(suite: str, part: str = "0/1") -> None:
     methods, seeds = SUITES[suite]
-    for seed in seeds:
-        for method, (experiment, changes) in methods.items():
-            record = tables.record_path(suite, method, seed)
-            if not record.exists():
-                _run(experiment, [*changes, f"seed={seed}"], record)
+    first, every = map(int, part.split("/"))
+    runs = [(seed, method, *how) for seed in seeds for method, how in methods.items()]
+    for seed, method, experiment, changes in runs[first::every]:
+        record = tables.record_path(suite, method, seed)
+        if not record.exists():
+            _run(experiment, [*changes, f"seed={seed}"], record)
     tables.main()
 
 
@@ -153,4 +192,4 @@ def _run(experiment: str, changes: list[str], record: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
