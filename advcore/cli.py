@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from advcore.errors import AdvcoreError, ConfigError, UserError, must, one_of, require
+from advcore.errors import AdvcoreError, ConfigError, UserError, must, one_of, positive, require
 from advcore.version import __version__
 
 app = typer.Typer(
@@ -173,12 +173,22 @@ def list_(
 
 
 @app.command()
-def check(file: RunFile, set_: Overrides = None) -> None:
+def check(
+    file: RunFile,
+    set_: Overrides = None,
+    cost: Annotated[
+        float | None, typer.Option(help="Also print settings whose relative cost is this, such as 0.2.")
+    ] = None,
+) -> None:
     """Validate FILE and its data, print the plan, its cost and what it holds in memory; run nothing."""
     from advcore.runner import run as runner
+    from advcore.runner.build import offered
     from advcore.runner.config import load
 
-    plan = runner.prepare(load(file, set_ or ())).plan
+    require(None if cost is None else positive("--cost", cost, "it is relative to full training"))
+    prepared = runner.prepare(load(file, set_ or ()))
+    plan = prepared.plan
+    found = [] if cost is None else offered(prepared.config, prepared.data, cost)
     rows = [
         ("plan", plan.text),
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
@@ -189,6 +199,17 @@ def check(file: RunFile, set_: Overrides = None) -> None:
         *((f"memory, {name}", held) for name, held in plan.memory.items()),
     ]
     _table(str(file), ("", ""), rows)
+    if found:
+        header = ("attack.steps", "selection.attack.steps", "selection.period", "minibatch", "selection.budget", "cost")
+        _table(f"at most {cost:g} of full training", header, [_offer_cells(offer) for offer in found])
+
+
+def _offer_cells(offer) -> tuple[str, ...]:
+    rule = "null" if offer.rule is None else offer.rule.describe()
+    selects = [offer.selection_steps, "null" if offer.period is None else offer.period]
+    whole = offer.budget == 1
+    cells = [offer.steps, *(["–", "–"] if whole else selects), rule, "all data" if whole else f"{offer.budget:g}"]
+    return (*("–" if cell is None else str(cell) for cell in cells), f"{offer.cost:.3f}")
 
 
 @app.command()
@@ -289,4 +310,6 @@ def _epoch_line(entry: dict, epochs: int) -> str:
 def _coreset_line(coreset) -> str:
     error, chance = coreset.quality["gradient_error"], coreset.quality["gradient_error_random"]
     compared = "" if error is None else f", gradient error {error:.3f} (random {chance:.3f})"
+    full = coreset.quality.get("gradient_error_full")
+    compared += "" if full is None else f", against the full attack {full:.3f}"
     return f"selection: {coreset.solver} keeps {len(coreset)} of {coreset.num_examples}{compared}"

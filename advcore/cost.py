@@ -5,6 +5,7 @@ One unit is one forward or one backward pass of one example. Counting happens wh
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -28,6 +29,24 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory(device: torch.device) -> float | None:
+    """Bytes that are free on `device`; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as lines:
+            facts = dict(line.split(":", 1) for line in lines)
+        return 1024 * int(facts["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def gigabytes(size: float) -> str:
+    """To three digits, upwards: what is asked for is enough."""
+    step = 10.0 ** (math.floor(math.log10(size)) - 2)
+    return f"{math.ceil(size / step) * step / 1e9:.4g} GB"
 
 
 class CostLedger:

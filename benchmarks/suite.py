@@ -154,6 +154,45 @@ SAVINGS = {
 """Each saving alone. PGD-1 from a random start is FAT."""
 
 
+_ONE_STEP = SAVINGS["FAT"]
+_BY_FGSM = ", attack: {name: linf_pgd, eps: 8/255, steps: 1, step_size: 10/255}"
+_REMEMBERED = ["attack.start=remembered"]
+
+
+def _lasting(epochs: int) -> list[str]:
+    """More, or fewer, epochs than full training, whose cost stays the measure."""
+    return [f"training.epochs={epochs}", "cost.reference_epochs=10"]
+
+
+def _bought(solver: str, cost: float, few: list[str], epochs: int) -> list[str]:
+    """A coreset as large as the cost allows, selected by one attack step where it is selected by attacking."""
+    by = _BY_FGSM if solver == "gradmatch" else ""
+    return [*few, *_lasting(epochs), _subset(solver, f"cost: {cost}", by)]
+
+
+PARTS = {
+    "one step, remembered": [*_ONE_STEP, *_REMEMBERED],
+    "random, one step": _bought("random", 0.25, _ONE_STEP, 20),
+    "random, one step, remembered": [*_bought("random", 0.25, _ONE_STEP, 20), *_REMEMBERED],
+    "GradMatch, one step": _bought("gradmatch", 0.25, _ONE_STEP, 20),
+    "GradMatch, one step, remembered": [*_bought("gradmatch", 0.25, _ONE_STEP, 20), *_REMEMBERED],
+    "margin, one step": [*_ONE_STEP, *_lasting(20), "minibatch={name: margin, clean: 0}"],
+    "random minibatch, one step": [*_ONE_STEP, *_lasting(20), "minibatch={name: random, rho: 0.5, clean: 0}"],
+    "PGD-2, remembered": [*_pgd(2), *_REMEMBERED],
+    "PGD, steps 1 to 3": [*_pgd(2), "training.attack_steps={name: linear, first: 1, last: 3}"],
+    "random, PGD-2": _bought("random", 0.25, _pgd(2), 14),
+    "random, PGD-2, remembered": [*_bought("random", 0.25, _pgd(2), 14), *_REMEMBERED],
+    "GradMatch, PGD-2": _bought("gradmatch", 0.25, _pgd(2), 14),
+    "GradMatch, PGD-2, remembered": [*_bought("gradmatch", 0.25, _pgd(2), 14), *_REMEMBERED],
+    "GradMatch 0.3, selected by FGSM": [_subset("gradmatch", "budget: 0.3", _BY_FGSM)],
+    "one step, shortened": [*_ONE_STEP, *_lasting(5)],
+    "random, one step, half": _bought("random", 0.125, _ONE_STEP, 10),
+    "random, one step, half, remembered": [*_bought("random", 0.125, _ONE_STEP, 10), *_REMEMBERED],
+    "GradMatch, one step, half, remembered": [*_bought("gradmatch", 0.125, _ONE_STEP, 10), *_REMEMBERED],
+}
+"""Savings put together, at a quarter of full training's cost, or half of that; and what stands beside them."""
+
+
 def _on_cifar10(methods: dict[str, list[str]]) -> dict[str, tuple[str, list[str]]]:
     return {name: ("cifar10/linf_gradmatch_small", [*_SAVINGS, *changes]) for name, changes in methods.items()}
 
@@ -166,6 +205,7 @@ SUITES = {
     "minibatch-factors": (MINIBATCH_FACTORS, (0, 1)),
     "minibatch-strong": (MINIBATCH_STRONG, (0,)),
     "savings": (_on_cifar10(SAVINGS), (0, 1, 2)),
+    "savings-parts": (_on_cifar10(PARTS), (0, 1, 2)),
 }
 
 

@@ -21,6 +21,7 @@ class Attack(Protocol):
     training_only : exempt from the ball (never from [0, 1]); not fit for evaluation.
     probes_outside : whether it asks for the loss outside its ball, so that only what it returns counts against a model.
     restarts : independent starts.
+    remembers : whether it starts where it ended before (`recalling`); not fit for evaluation.
     """
 
     climbs: ClassVar[str]
@@ -28,6 +29,7 @@ class Attack(Protocol):
     training_only: bool
     probes_outside: ClassVar[bool]
     restarts: int
+    remembers: bool
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         """`x` (B, C, H, W) in [0, 1] to x_adv of the same shape; `generator` is bound to the B examples."""
@@ -35,6 +37,9 @@ class Attack(Protocol):
     def bind(self, model: nn.Module, counted: Callable[[nn.Module], Any]) -> "Attack":
         """The same attack with what it needs of the model; most need nothing. `counted` wraps a network so that its
         passes are counted."""
+
+    def recalling(self, memory: Any) -> "Attack":
+        """The same attack with the `Perturbations` that it starts from, if it `remembers`."""
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """(B,) float64: how far x_adv is outside the ball around x; at most 0 inside."""
@@ -91,6 +96,7 @@ class Bounded:
     climbs: ClassVar[str] = "own"
     training_only: ClassVar[bool] = False
     probes_outside: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
     restarts = 1  # not annotated: where it is a setting, its place among the settings is that class's
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything
@@ -109,6 +115,9 @@ class Bounded:
         return None
 
     def bind(self, model: nn.Module, counted: Callable[[nn.Module], Any]) -> "Bounded":
+        return self
+
+    def recalling(self, memory: Any) -> "Bounded":
         return self
 
     def probe(self) -> "Bounded":

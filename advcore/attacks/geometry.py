@@ -45,20 +45,35 @@ def linf_distance(x: Tensor, x_adv: Tensor) -> Tensor:
 
 
 def l2_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Nearest point of the ball, then of [0, 1]; the second moves every pixel towards x, so it stays inside."""
+    """Nearest point of the ball, then of [0, 1]; the second moves every pixel towards x, so it stays inside. A point
+    of both stays as it is, bitwise."""
     delta = x_adv - x
     norm = _flat_norm(delta)
-    return _drawn_in(x + delta * torch.where(norm > eps, eps / norm, torch.ones_like(norm)), x, eps).clamp(0, 1)
+    moved = x + delta * torch.where(norm > eps, eps / norm, torch.ones_like(norm))
+    return _where_outside(x_adv, _drawn_in(moved, x, eps).clamp(0, 1), x, eps)
+
+
+def _where_outside(x_adv: Tensor, moved: Tensor, x: Tensor, eps: float, power: int = 2) -> Tensor:
+    """`moved`, but for examples that are in the ball and in [0, 1] already. `power`: of the norm."""
+    flat = x_adv.flatten(1)
+    inside = (_powers(x, x_adv, power).sum(1) <= eps**power) & (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
+    return torch.where(inside.view(-1, *[1] * (x.ndim - 1)), x_adv, moved)
+
+
+def _powers(x: Tensor, x_adv: Tensor, power: int) -> Tensor:
+    """(B, D) float64 what each pixel adds to the norm's power."""
+    return (x_adv.double() - x.double()).flatten(1).abs() ** power
 
 
 def _drawn_in(moved: Tensor, x: Tensor, eps: float, power: int = 2) -> Tensor:
     """`moved` with as many pixels as it takes, and no more, one float nearer to x: rounding leaves the ball where
     many pixels round alike, as in flat images. `power`: of the norm."""
     nearer = torch.nextafter(moved, x)
-    before, after = ((z.double() - x.double()).flatten(1).abs() ** power for z in (moved, nearer))
+    before, after = (_powers(x, z, power) for z in (moved, nearer))
     unit = 2.0**60  # running sums of whole numbers are exact, and deterministic on every device
     gain = ((before - after) * unit).long()
-    need = ((before.sum(1, keepdim=True) - eps**power).clamp(0, 1) * unit).long()
+    inside = eps**power * (1 - 1e-14)  # however the sum is rounded when it is taken again
+    need = ((before.sum(1, keepdim=True) - inside).clamp(0, 1) * unit).long()
     return torch.where((gain.cumsum(1) - gain < need).view_as(x), nearer, moved)
 
 
@@ -91,7 +106,7 @@ def l1_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     length = at.gather(1, first - 1) - left / slope.gather(1, first - 1).clamp_min(1)
     length = torch.where(torch.minimum(size, room).sum(1, keepdim=True) <= eps, torch.zeros_like(length), length)
     short = torch.minimum((size - length).clamp_min(0), room).to(x) * delta.sign()
-    return _drawn_in(x + short.view_as(x), x, eps, power=1).clamp(0, 1)
+    return _where_outside(x_adv, _drawn_in(x + short.view_as(x), x, eps, power=1).clamp(0, 1), x, eps, power=1)
 
 
 def l1_step(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float = 0.05) -> Tensor:

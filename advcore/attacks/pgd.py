@@ -7,13 +7,15 @@ from torch import Tensor
 
 from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import L1, L2, LINF, Geometry, l1_step
-from advcore.errors import one_of, positive, share, within
+from advcore.attacks.memory import Perturbations
+from advcore.errors import must, one_of, positive, share, within
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
-STARTS = ("uniform", "gaussian", "clean")
+STARTS = ("uniform", "gaussian", "clean", "remembered")
 MOST_PIXELS = 1e12  # before the data are seen
-_PROBE_STEPS = 10  # of a model trained with one step, which such a step cannot judge
+_FEW = 4  # fewer steps cannot judge a model trained with them, which may have learned to resist just these
+_PROBE_STEPS = 10  # which can
 _GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
 
 
@@ -33,7 +35,9 @@ class PGD(Iterated):
     eps : radius of the ball around the clean image, in [0, 1] pixel units.
     steps, restarts : see `Iterated`.
     step_size : length of a step in the ball's norm, same units; None means 2.5 eps / steps.
-    start : "uniform" in the ball, "gaussian" (x + 0.001 N(0, 1), TRADES), or "clean".
+    start : "uniform" in the ball, "gaussian" (x + 0.001 N(0, 1), TRADES), "clean", or, for training, "remembered":
+        where the attack left the example in an earlier epoch (`advcore.attacks.memory`), uniform where nothing is known
+        of it.
 
     Raises ConfigError for values out of range. Cost: `steps` forward and backward passes an example and
     restart, and one forward more a restart when there are several.
@@ -55,6 +59,9 @@ class PGD(Iterated):
             if self.step_size is None
             else positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
             one_of("start", self.start, STARTS),
+            must("restarts", "1 for start: remembered", self.restarts, "one end is remembered")
+            if self.remembers and self.restarts != 1
+            else None,
         ]
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
@@ -78,11 +85,21 @@ class PGD(Iterated):
         return self.geometry.step(x_adv, gradient, self.length)
 
     def _begin(self, x: Tensor, generator: Stream) -> Tensor:
-        if self.start == "uniform":
-            return self.geometry.start(x, self.eps, generator)
         if self.start == "gaussian":
             return x + _GAUSSIAN_START * generator.normal(tuple(x.shape)).to(x)
-        return x
+        if self.start == "clean":
+            return x
+        fresh, memory = self.geometry.start(x, self.eps, generator), getattr(self, "_memory", None)
+        return memory.recall(x, generator.indices, fresh) if self.remembers and memory else fresh
+
+    @property
+    def remembers(self) -> bool:
+        return self.start == "remembered"
+
+    def recalling(self, memory: Perturbations) -> "PGD":
+        new = self.changed()
+        new.__dict__["_memory"] = memory
+        return new
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         return self.geometry.distance(x, x_adv) - self.eps
@@ -90,8 +107,13 @@ class PGD(Iterated):
     def scaled(self, fraction: float) -> "PGD":
         return self.changed(eps=self.eps * fraction, step_size=self.length * fraction or None)
 
+    def reference(self, steps: int) -> "PGD":
+        return super().reference(steps).changed(start="uniform" if self.remembers else self.start)
+
     def probe(self) -> "PGD":
-        return self if self.steps > 1 else self.changed(steps=_PROBE_STEPS, step_size=None)
+        if self.steps < _FEW:
+            return self.reference(_PROBE_STEPS).changed(step_size=None, restarts=self.restarts)
+        return self.changed(start="uniform") if self.remembers else self
 
     def describe(self) -> dict:
         return super().describe() | {"start": self.start}

@@ -201,6 +201,30 @@ class Streamed:
         return labels_digest(lambda i: known[i] if known is not None else _item(self.dataset, i)[1], len(self))
 
 
+class Part:
+    """Some examples of a source, by their indices there, which stay theirs: so do their random numbers."""
+
+    def __init__(self, source: Source, indices: Tensor):
+        self.source, self.indices = source, indices
+        self.device, self.shape, self.nbytes = source.device, source.shape, 0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        return self.source.batches([self.indices[chunk] for chunk in chunks])
+
+    def labels(self) -> Tensor:
+        return self.source.labels()[self.indices]
+
+    def class_counts(self) -> list[int] | None:
+        return _counts(self.labels())
+
+    def fingerprint(self) -> str:
+        labels = self.labels()
+        return labels_digest(lambda i: labels[i], len(self))
+
+
 def _counts(labels: Tensor) -> list[int]:
     return labels.unique(return_counts=True)[1].tolist()
 
@@ -252,6 +276,6 @@ def _item(dataset: Dataset, i: int) -> tuple[Tensor, int]:
 
 def as_source(dataset: "Source | Dataset", device: torch.device) -> Source:
     """`dataset` itself if it already is a source, else streamed to `device`."""
-    if isinstance(dataset, (Resident, Streamed)):
+    if isinstance(dataset, (Resident, Streamed, Part)):
         return dataset
     return Streamed(dataset, device)

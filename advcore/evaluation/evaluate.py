@@ -19,7 +19,7 @@ from advcore.attacks.base import Attack
 from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
 from advcore.data.source import Source, as_source, batches_for, check_labels, chunked
-from advcore.errors import CheckpointError, ConfigError, NonFiniteError
+from advcore.errors import CheckpointError, ConfigError, NonFiniteError, must
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.checks import IMAGES, model_flags, order_flags, strength_flags
 from advcore.files import read_npz, write_npz
@@ -112,6 +112,8 @@ def evaluate(
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
+    if any(getattr(attack, "remembers", False) for attack in attacks):
+        raise ConfigError(must("evaluation.attacks.start", "uniform, gaussian or clean", "remembered"))
     names, told = [attack_name(attack) for attack in attacks], [attack.describe() for attack in attacks]
     source = as_source(dataset, device_of(model))
     ledger = ledger or CostLedger()

@@ -16,12 +16,15 @@ from advcore.errors import ConfigError, UserError, must, require
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
 from advcore.rows import Rows
-from advcore.runner.schema import RunConfig
+from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.base import scores_file
+from advcore.solvers.uniform import Random
+from advcore.training.attack_steps import steps_problem
+from advcore.training.budget import Offer, budget_at_cost, offers
 from advcore.training.minibatch import rule_problem
 from advcore.training.plan import Reference, planned_units, reference
 from advcore.training.trainer import LoopSettings, Trainer
@@ -72,6 +75,7 @@ def selector(config: RunConfig) -> AdversarialCoreset | None:
             objective=config.objective,
             solver=chosen.solver,
             attack=chosen.attack or config.attack,
+            full_attack=full_attack(config),
             head=config.model.head,
             attack_mode=config.training.attack_mode,
             block_size=config.training.batch_size,
@@ -79,6 +83,14 @@ def selector(config: RunConfig) -> AdversarialCoreset | None:
             **{f.name: getattr(chosen, f.name) for f in dataclasses.fields(SelectionSettings)},
         ),
     )
+
+
+def full_attack(config: RunConfig) -> Any:
+    """The reference run's attack; its steps as long as so many should be, where the training attack has others."""
+    if config.attack is None:
+        return None
+    found, steps = config.attack.reference(config.cost.reference_steps), getattr(config.attack, "steps", None)
+    return found.changed(step_size=None) if hasattr(found, "step_size") and steps != found.steps else found
 
 
 def schedule(config: RunConfig) -> Schedule:
@@ -94,6 +106,7 @@ def trainer(config: RunConfig) -> Trainer:
     shared = {f.name: getattr(config.training, f.name) for f in dataclasses.fields(LoopSettings)}
     when, chooser = schedule(config), selector(config)
     require(rule_problem(config.minibatch, config.objective, len(when.plan()), config.training.normalise))
+    under("training", lambda: require(steps_problem(config.training.attack_steps, config.attack)))
     return under(
         "selection",
         lambda: Trainer(
@@ -105,6 +118,7 @@ def trainer(config: RunConfig) -> Trainer:
             selector=chooser,
             optimizer=config.training.optimizer,
             lr_schedule=config.training.lr_schedule,
+            attack_steps=config.training.attack_steps,
             probe_epochs=config.selection.probe_epochs if config.selection else 0,
             **shared,
         ),
@@ -169,18 +183,40 @@ def _tried(config: RunConfig, shape: tuple[int, int, int], build: Callable[[], B
         raise ConfigError(must("model.name", "a network that takes the data's images", name, said)) from None
 
 
+def budgeted(config: RunConfig, built: Trainer, loaded: Data) -> RunConfig:
+    """The config with the budget that `selection.cost` pays for in place of it."""
+    chosen = config.selection
+    if chosen is None or chosen.cost is None:
+        return config
+    n, wanted = len(loaded.train), chosen.cost
+    found = under(
+        "selection", lambda: budget_at_cost(built, n, held_out(loaded), wanted, compared(config, loaded).units)
+    )
+    return dataclasses.replace(config, selection=dataclasses.replace(chosen, budget=found, cost=None))
+
+
+def offered(config: RunConfig, loaded: Data, cost: float) -> list[Offer]:
+    """Runs near a wanted cost (`training.budget.offers`), from these settings; a random subset where none is chosen."""
+    own = config if config.selection else dataclasses.replace(config, selection=SelectionConfig(solver=Random()))
+    return offers(trainer(own), len(loaded.train), held_out(loaded), cost, compared(config, loaded).units)
+
+
+def compared(config: RunConfig, loaded: Data) -> Reference:
+    """The run that costs are relative to."""
+    epochs = config.cost.reference_epochs or config.training.epochs
+    return reference(config.objective, config.attack, len(loaded.train), epochs, config.cost.reference_steps)
+
+
 def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Plan:
     """What the run will do, its cost relative to the reference, and what it will hold in memory."""
-    n = len(loaded.train)
-    epochs = config.cost.reference_epochs or config.training.epochs
-    compared = reference(config.objective, config.attack, n, epochs, config.cost.reference_steps)
-    cost = planned_units(built, n, held_out(loaded)) / compared.units
+    against = compared(config, loaded)
+    cost = planned_units(built, len(loaded.train), held_out(loaded)) / against.units
     rule = f", {config.minibatch.describe()}" if config.minibatch else ""
     dear = "; selection costs more than it saves" if cost >= 1 and built.selector else ""
     return Plan(
         text=f"{built.schedule.describe()}{rule}: {cost:.2f} of full training{dear}",
         relative_cost=cost,
-        reference=compared,
+        reference=against,
         memory=memory(built, loaded, net),
     )
 
@@ -219,6 +255,9 @@ def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, str]:
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
     }
     chooser, where = built.selector, loaded.train.device
+    if built.remembers:
+        held["remembered perturbations"] = built.memory_bytes(len(loaded.train), loaded.train.shape)
+        under("training", lambda: built.memory.settle(held["remembered perturbations"], where))
     found = chooser and estimate_for(chooser, net, loaded.train, held_out(loaded))
     if found is None:
         return {name: _megabytes(size) for name, size in held.items()}

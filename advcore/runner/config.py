@@ -127,6 +127,9 @@ def from_dict(raw: dict) -> RunConfig:
         text = json.dumps(raw, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"settings must be plain finite values: {error}") from None
+    chosen = raw.get("selection") if isinstance(raw, dict) else None
+    if isinstance(chosen, dict) and chosen.get("cost") is not None and "budget" in chosen:
+        raise ConfigError(must("selection.cost", "null beside a budget", chosen["cost"], "leave one of the two out"))
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:

@@ -72,6 +72,10 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     trainer = build.trainer(config)
     where = build.device(config)
     loaded = build.data(config, trainer, where)
+    wanted = config.selection and config.selection.cost
+    if wanted is not None:
+        config = build.budgeted(config, trainer, loaded)
+        trainer = build.trainer(config)
     net = build.model(config, loaded, where)
     own = with_networks(config, loaded, where)
     config, trainer = (config, trainer) if own is config else (own, build.trainer(own))
@@ -79,6 +83,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         build.under(path, lambda attack=attack: bound(attack, net, lambda network: network))
     trainer.check(net, loaded.train)
     given, inputs = build.scores(trainer, loaded) if scores else (None, {})
+    inputs |= {"selection.cost": wanted} if wanted is not None else {}
     return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net), given, inputs)
 
 

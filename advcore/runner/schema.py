@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from advcore.adversary import mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
-from advcore.errors import at_least, must, require
+from advcore.errors import at_least, must, positive, require
 from advcore.evaluation.evaluate import EVALUATED, attack_name
 from advcore.minibatch import RULES
 from advcore.models import MODELS
@@ -17,7 +17,7 @@ from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.solvers import SOLVERS
-from advcore.training import LR_SCHEDULES, OPTIMIZERS
+from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
 from advcore.training.trainer import LoopSettings
 from advcore.types import settings
@@ -31,6 +31,7 @@ TABLES: dict[str, dict[str, type]] = {
     "minibatch": RULES,
     "optimizers": OPTIMIZERS,
     "lr_schedules": LR_SCHEDULES,
+    "attack_steps": ATTACK_STEPS,
     "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
 }
 
@@ -64,6 +65,7 @@ SolverChoice = _named(SOLVERS)
 RuleChoice = _named(RULES)
 OptimizerChoice = _named(OPTIMIZERS)
 LrScheduleChoice = _named(LR_SCHEDULES)
+AttackStepsChoice = _named(ATTACK_STEPS)
 _FIT = "this one is for training only (fast_lpa: set project: true)"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -79,6 +81,7 @@ class SelectionConfig(SelectionSettings):
     period : coreset epochs from one selection to the next; null selects once.
     schedule : compressed, or acs for the published code's epochs.
     attack : of the selection; null for the training attack.
+    cost : instead of a budget: the relative cost that the run is to have; the largest budget that it pays for is taken.
     probe_epochs : for easycore without a warm start: epochs of ordinary training that are scored.
     """
 
@@ -87,10 +90,15 @@ class SelectionConfig(SelectionSettings):
     period: int | None = 20
     schedule: str = "compressed"
     attack: AttackChoice | None = None
+    cost: float | None = None
     probe_epochs: int = 0
 
     def _more_problems(self) -> list[str | None]:
-        return [*Schedule.problems(self), at_least("probe_epochs", self.probe_epochs, 0)]
+        return [
+            *Schedule.problems(self),
+            None if self.cost is None else positive("cost", self.cost, "it is relative to full training"),
+            at_least("probe_epochs", self.probe_epochs, 0),
+        ]
 
 
 @settings
@@ -102,11 +110,13 @@ class TrainingConfig(LoopSettings):
     epochs : of the full run that this one stands for.
     optimizer : moves the weights.
     lr_schedule : moves the learning rate.
+    attack_steps : the training attack's steps in each epoch; null: always its own.
     """
 
     epochs: int
     optimizer: OptimizerChoice
     lr_schedule: LrScheduleChoice = OneCycle()
+    attack_steps: AttackStepsChoice | None = None
 
     def _more_problems(self) -> list[str | None]:
         return [at_least("epochs", self.epochs, 1)]
@@ -137,6 +147,11 @@ class EvaluationConfig:
                 must(f"attacks.{i}.name", "an attack that stays in its ball", attack_name(attack), _FIT)
                 for i, attack in enumerate(self.attacks)
                 if getattr(attack, "training_only", False)
+            ),
+            *(
+                must(f"attacks.{i}.start", "uniform, gaussian or clean in an evaluation", attack.start)
+                for i, attack in enumerate(self.attacks)
+                if getattr(attack, "remembers", False)
             ),
         )
 

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ from torch.utils.data import Dataset
 from advcore.adversary import mismatch
 from advcore.borrow import device_of
 from advcore.cost import CostLedger
-from advcore.data.source import Source, as_source, check_labels, chunked
+from advcore.data.source import Part, Source, as_source, check_labels, chunked
 from advcore.errors import ConfigError, DataError, at_least, must, one_of, positive, require, share
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measured
 from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
-from advcore.rows import KINDS, DenseRows, Rows
+from advcore.rows import KINDS, DenseRows, FactoredRows, Rows
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.partition import PARTITIONS, Split
-from advcore.selection.quality import overlap, quality
+from advcore.selection.quality import Sample, full_error, overlap, quality
 from advcore.selection.solve import join, solve_all
 from advcore.solvers.base import scores_file
 from advcore.types import NORMALISE, Coreset, settings
@@ -49,6 +49,8 @@ class SelectionSettings:
     chunk_size : examples attacked at once; a multiple of 16. The result does not depend on it beyond float rounding.
     target : whose gradient the coreset is to match: "train", its own data's, or "validation", the held-out examples',
         attacked too (GradMatch only).
+    full_examples : where the selection's attack is cheaper than the full one: how many examples, half of them from the
+        coreset, are attacked in full as well, for `gradient_error_full`; 0 for none. Counted as evaluation.
     memory_limit : GB that a selection may hold, without the model; rows go to a temporary file above it, and what would
         still exceed it is refused. Null: 80 % of what is free when the selection begins.
     """
@@ -59,6 +61,7 @@ class SelectionSettings:
     blocks: str = "permuted"
     chunk_size: int = 256
     target: str = "train"
+    full_examples: int = 1000
     memory_limit: float | None = None
 
     def __post_init__(self):
@@ -70,6 +73,9 @@ class SelectionSettings:
             at_least("chunk_size", self.chunk_size, 16)
             or (must("chunk_size", "a multiple of 16", self.chunk_size) if self.chunk_size % 16 else None),
             one_of("target", self.target, TARGETS),
+            must("full_examples", "0, or at least 4", self.full_examples)
+            if isinstance(self.full_examples, int) and 0 < self.full_examples < 4
+            else at_least("full_examples", self.full_examples, 0),
             None if self.memory_limit is None else positive("memory_limit", self.memory_limit),
             *self._more_problems(),
         )
@@ -88,11 +94,12 @@ class AdversarialCoreset(SelectionSettings):
     objective : what is trained, such as `Trades(beta=6)`.
     solver : `GradMatch()`, `Craig()`, `EasyCore()` or `Random()`.
     attack : of the selection; None for an objective that is not attacked.
+    full_attack : what `attack` is a cheap stand-in for; None: nothing else.
     head : name of the last linear layer; None finds it.
     attack_mode : "eval", or "train" as some published codes attack.
     block_size : of per_batch: the training batch size.
     normalise : how the trainer will rescale weights; for `gradient_error_trained`.
-    partition, budget, rows, blocks, chunk_size, target, memory_limit : see `SelectionSettings`.
+    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit : see `SelectionSettings`.
 
     Reference: Dolatabadi et al. 2022, algorithm 1.
     """
@@ -100,6 +107,7 @@ class AdversarialCoreset(SelectionSettings):
     objective: Any
     solver: Any
     attack: Any = None
+    full_attack: Any = None
     head: str | None = None
     attack_mode: str = "eval"
     block_size: int = 128
@@ -224,11 +232,31 @@ class AdversarialCoreset(SelectionSettings):
         )
         coreset.quality.update(
             **quality(coreset, found, goal and goal.rows, self.normalise, call.stream("quality")),
+            **self._in_full(call, coreset, found),
             overlap=None if previous is None else overlap(previous.indices, coreset.indices),
             filled=sum(answer.info.get("filled", 0) for answer in answers),
             rounds=max(answer.info.get("rounds", 1) for answer in answers),
         )
         return coreset
+
+    def _in_full(self, call: "_Call", coreset: Coreset, found: Measured) -> dict[str, float]:
+        """The coreset's error against the full attack, on a sample; nothing where the selection's is no cheaper."""
+        full, most = self.full_attack, self.full_examples
+        cheaper = full is not None and attacked(self.objective) and sum(full.passes()) > sum(self.attack.passes())
+        if not (cheaper and most and isinstance(found.rows, FactoredRows)):
+            return {}
+        outside = torch.ones(len(call.source), dtype=torch.bool)
+        outside[coreset.indices] = False
+        rest, stream = outside.nonzero()[:, 0], call.stream("full")
+        m = min(len(coreset), max(most // 2, most - len(rest)))  # half of them, or what the rest leaves over
+        chosen = stream.child("chosen").at(torch.arange(len(coreset))).permutation()[:m]
+        rest = rest[stream.child("rest").at(rest).permutation()[: most - m]]
+        part = Part(call.source, torch.cat([coreset.indices[chosen], rest]))
+        ledger = CostLedger()
+        rows = replace(self, attack=full)._measure(replace(call, ledger=ledger), part, "full", None).rows
+        call.ledger.add(ledger, under="evaluation")
+        error, noise = full_error(found.rows, coreset.indices, coreset.weights, Sample(chosen, rest, rows))
+        return {"gradient_error_full": error, "gradient_error_full_noise": noise}
 
     def _folder(self, call: "_Call") -> tuple[Path | None, tuple[str, ...]]:
         """Where the rows must go if they do not fit in memory, and the event that says so."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from advcore.borrow import borrow
+from advcore.cost import free_memory, gigabytes
 from advcore.data.source import Source, first_images
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
@@ -95,41 +96,29 @@ def _measured(selector: Any) -> bool:
     return selector.budget < 1 and reads is not None and not GRADIENTS[reads].one_number
 
 
+def _allowed(device: torch.device) -> float | None:
+    """80 % of the bytes that are free on `device`; None where that is not known."""
+    free = free_memory(device)
+    return None if free is None else _SHARE * free
+
+
 def settle(found: Estimate, limit: float | None, device: torch.device) -> tuple[Estimate, str | None]:
     """Whether rows must go to a file, and the event that says so.
 
     limit : GB; None is 80 % of what is free on `device`. Raises ConfigError if that would not be enough either.
     """
-    allowed = limit * 1e9 if limit is not None else _free(device)
+    allowed = limit * 1e9 if limit is not None else _allowed(device)
     if allowed is None or found.peak <= allowed:
         return found, None
     spilled = replace(found, spilled=True)
-    given = f"memory_limit {limit:g} GB" if limit is not None else f"80 % of the free memory, {_gb(allowed)}"
+    given = f"memory_limit {limit:g} GB" if limit is not None else f"80 % of the free memory, {gigabytes(allowed)}"
     if spilled.peak > allowed:
         raise ConfigError(
-            f"memory_limit must be at least {_gb(spilled.peak)} for this selection (rows in a file, one problem "
-            f"{_gb(spilled.problem + spilled.matrix + spilled.solver)}), got {given}; use partition: per_class, "
+            f"memory_limit must be at least {gigabytes(spilled.peak)} for this selection (rows in a file, one problem "
+            f"{gigabytes(spilled.problem + spilled.matrix + spilled.solver)}), got {given}; use partition: per_class, "
             "solver.matrix: free, a smaller budget, or a higher memory_limit"
         )
     return spilled, (
-        f"gradient rows ({_gb(found.rows)}) go to a temporary file: the selection would hold {_gb(found.peak)}, above "
-        f"{given}"
+        f"gradient rows ({gigabytes(found.rows)}) go to a temporary file: the selection would hold "
+        f"{gigabytes(found.peak)}, above {given}"
     )
-
-
-def _gb(size: float) -> str:
-    """To three digits, upwards: what is asked for is enough."""
-    step = 10.0 ** (math.floor(math.log10(size)) - 2)
-    return f"{math.ceil(size / step) * step / 1e9:.4g} GB"
-
-
-def _free(device: torch.device) -> float | None:
-    """80 % of the bytes that are free on `device`; None where that is not known."""
-    if device.type == "cuda":
-        return _SHARE * torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as lines:
-            facts = dict(line.split(":", 1) for line in lines)
-        return _SHARE * 1024 * int(facts["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return None

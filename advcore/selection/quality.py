@@ -1,6 +1,6 @@
 """What a coreset's weights are like, and how well they stand for the whole."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +60,59 @@ def random_gradient_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> 
     weights = torch.full((k,), len(rows) / k, device=rows.device)
     draws = [stream.child(draw).at(everything).permutation()[:k] for draw in range(_DRAWS)]
     return sum(gradient_error(rows, picks, weights, total) for picks in draws) / _DRAWS
+
+
+class Sample(NamedTuple):
+    """What the full attack finds at some examples of the coreset, and at some of the rest.
+
+    chosen : (m,) long, which positions of the coreset, drawn without replacement. rest : (s,) long, which examples
+    outside of it, likewise; either may be all. rows : the gradient rows under the full attack of the chosen, then of
+    the rest.
+    """
+
+    chosen: Tensor
+    rest: Tensor
+    rows: FactoredRows
+
+
+def full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample) -> tuple[float, float]:
+    """The coreset's gradient error where its examples and all others are attacked in full, and the sampling's share.
+
+    rows : of all N examples, as the selection attacked them; what the full attack changes in them is what is sampled.
+    indices, weights : (K,) the coreset.
+
+    Both over the norm of the full attack's total. The norm of something noisy is too large: the first is the root of
+    an unbiased estimate of its square, where that is above 0, else 0. Where all were attacked, the second is 0.
+    """
+    n, k, m = len(rows), len(indices), len(sample.chosen)
+    indices, weights = indices.to(rows.device), weights.double().to(rows.device)
+    of_chosen = _changed(sample.rows.take(torch.arange(m)), rows.take(indices[sample.chosen]))
+    of_rest = _changed(sample.rows.take(torch.arange(m, len(sample.rows))), rows.take(sample.rest))
+    once, _ = _sampled(of_chosen, torch.ones(m), k)
+    others, noise_rest = _sampled(of_rest, torch.ones(len(sample.rest)), n - k)
+    more, noise = _sampled(of_chosen, weights[sample.chosen] - 1, k)  # the coreset's sum less its part of the whole
+    total = rows.total()
+    error = rows.combine(indices, weights) - total + more - others
+    size, variance = (total + once + others).norm().clamp_min(1e-300), noise + noise_rest
+    return float((error.square().sum() - variance).clamp_min(0).sqrt() / size), float(variance.sqrt() / size)
+
+
+def _changed(full: FactoredRows, cheap: FactoredRows) -> FactoredRows:
+    """Row by row, full - cheap: another sum of outer products."""
+    residuals = (*full.residuals, *(-residual for residual in cheap.residuals))
+    return FactoredRows(residuals=residuals, features=(*full.features, *cheap.features), kind=full.kind)
+
+
+def _sampled(rows: FactoredRows, weights: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The sum of weight x row over `size` examples, from these, drawn without replacement, and the estimate's variance,
+    summed over its entries (Cochran 1977, theorem 2.2)."""
+    drawn, weights = len(rows), weights.double().to(rows.device)
+    if not drawn:
+        return torch.zeros((), dtype=torch.float64, device=rows.device), torch.zeros((), device=rows.device)
+    summed = rows.combine(torch.arange(drawn, device=rows.device), weights)
+    squares = (weights.square() * rows.squared_norms()).sum() - summed.square().sum() / drawn
+    variance = size**2 * (1 / drawn - 1 / size) * squares.clamp_min(0) / max(1, drawn - 1)
+    return summed * (size / drawn), variance
 
 
 def overlap(before: Tensor, after: Tensor) -> float:

@@ -1,5 +1,6 @@
 """Weighted adversarial training: one step, one loop."""
 
+from advcore.training.attack_steps import ByBudget, Linear, Steady
 from advcore.training.lr import Constant, Cosine, Cyclic, MultiStep, OneCycle
 from advcore.training.optimizers import SGD, Adam
 
@@ -11,3 +12,4 @@ LR_SCHEDULES = {
     "one_cycle": OneCycle,
     "cyclic": Cyclic,
 }
+ATTACK_STEPS = {"constant": Steady, "linear": Linear, "by_budget": ByBudget}

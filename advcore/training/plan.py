@@ -1,12 +1,8 @@
 """What a run will cost, in forward and backward passes, before anything runs."""
 
-from collections import Counter
 from dataclasses import dataclass
 
-import torch
-
 from advcore.attacks.base import Attack
-from advcore.data.source import chunked
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, attacked
 from advcore.objectives.standard import Standard
@@ -47,6 +43,14 @@ def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, 
     return Reference(epochs, steps, epochs * n * step_units(objective, attack.reference(steps)))
 
 
+def batch_sizes(n: int, size: int) -> dict[int, int]:
+    """How many batches of which size `data.source.chunked` cuts n examples into."""
+    whole, rest = divmod(n, size)
+    if rest == 1 and whole:
+        return {size: whole - 1, size + 1: 1}
+    return {size: whole, rest: int(rest > 0)}
+
+
 def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
     """Units of all phases but evaluation that the trainer will take on n training examples; `held_out` is how many
     validation examples there are, for selections that match their gradient. At most, where a minibatch rule adapts."""
@@ -54,8 +58,8 @@ def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
     scoring = GRADIENTS[trainer.solver_reads].units(objective, selector.attack) if trainer.scored else 0
     for i, epoch in enumerate(trainer.schedule.plan()):
         examples = n if epoch.action == "full" else selector.size(n)
-        for size, batches in Counter(map(len, chunked(torch.arange(examples), trainer.batch_size))).items():
-            total += batches * batch_units(trainer.minibatch, objective, trainer.attack, size, i)
+        for size, batches in batch_sizes(examples, trainer.batch_size).items():
+            total += batches * batch_units(trainer.minibatch, objective, trainer.attack_at(i), size, i)
         measured = n + (held_out if selector and selector.target == "validation" else 0)
         total += measured * selection_units(selector) if epoch.action == "select" else 0
         total += n * scoring if epoch.action == "full" else 0

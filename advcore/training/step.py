@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack
+from advcore.attacks.memory import Perturbations
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
@@ -27,6 +28,7 @@ def weighted_mean(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
 class Learner:
     """What all steps of a run share, and the halves that a step is made of.
 
+    memory : of where the attack ended, if it starts there; what `attack` recalls from.
     on_update : called after each optimiser step.
     """
 
@@ -39,6 +41,7 @@ class Learner:
     attack_mode: str = "eval"
     clip_norm: float | None = None
     clip_value: float | None = None
+    memory: Perturbations | None = None
     on_update: Callable[[], None] = lambda: None
 
     def perturbed(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
@@ -48,7 +51,10 @@ class Learner:
         forward = self.ledger.counted(self.model)
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bound(self.attack, self.model, self.ledger.counted)
-            return perturb(forward, self.objective, attack, x, y, generator=generator)
+            x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
+            if self.memory is not None:
+                self.memory.keep(x, x_adv, generator.indices)
+            return x_adv
 
     def loss(self, forward: Callable, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """The weighted objective at B examples, clean and attacked."""

@@ -1,6 +1,7 @@
 """The loop: epochs, selections, schedule, checkpoints, cost."""
 
 import copy
+import itertools
 import logging
 import math
 import time
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
 from advcore.adversary import mismatch
+from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
 from advcore.borrow import device_of
 from advcore.cost import CostLedger, peak_memory
 from advcore.data.augment import none
@@ -29,6 +31,7 @@ from advcore.selection.coreset import ATTACK_MODES, AdversarialCoreset
 from advcore.selection.schedule import Epoch, Schedule
 from advcore.solvers.base import scores_file
 from advcore.solvers.uniform import Random
+from advcore.training.attack_steps import steps_problem
 from advcore.training.lr import OneCycle
 from advcore.training.minibatch import Batch, follow, refuse_one_image, rule_problem
 from advcore.training.step import Learner
@@ -85,6 +88,7 @@ class LoopSettings:
     clip_value : largest size of a gradient's entry, as PAT clips; None does not clip.
     ema : decay of a moving average of the weights, which is then what is evaluated and saved; None for none.
     probe_examples : validation examples, stratified, attacked after each epoch to choose `best`.
+    memory : how perturbations are remembered, for an attack with `start: remembered`.
     """
 
     batch_size: int = 128
@@ -95,6 +99,7 @@ class LoopSettings:
     clip_value: float | None = None
     ema: float | None = None
     probe_examples: int = 1000
+    memory: Memory = Memory()
 
     def __post_init__(self):
         require(
@@ -129,7 +134,9 @@ class Trainer(LoopSettings):
     minibatch : a rule of `advcore.minibatch`: which examples of a batch are attacked, or which images are learned from;
         None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
-    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples : see `LoopSettings`.
+    attack_steps : the attack's steps in each epoch, of `advcore.training.attack_steps`; None: always its own.
+    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples, memory : see
+        `LoopSettings`.
     """
 
     objective: Any
@@ -140,6 +147,7 @@ class Trainer(LoopSettings):
     head: str | None = None
     selector: AdversarialCoreset | None = None
     lr_schedule: Any = OneCycle()
+    attack_steps: Any = None
     probe_epochs: int = 0
 
     def _more_problems(self) -> list[str | None]:
@@ -161,6 +169,12 @@ class Trainer(LoopSettings):
             if self.probe_epochs and not self.scored
             else None,
             *self._disagreements(),
+            must(
+                "attack.start", "uniform, or another that needs no memory, without the training attack's", "remembered"
+            )
+            if self.selector and _remembers(self.selector.attack) and not self.remembers
+            else None,
+            steps_problem(self.attack_steps, self.attack),
         ]
 
     def _disagreements(self) -> list[str | None]:
@@ -179,6 +193,35 @@ class Trainer(LoopSettings):
         ]
 
     @property
+    def remembers(self) -> bool:
+        """Whether the training attack starts where it ended before."""
+        return _remembers(self.attack)
+
+    def attack_at(self, i: int) -> Any:
+        """The attack of the i-th epoch that runs, from 0."""
+        if self.attack_steps is None:
+            return self.attack
+        return self.attack.changed(steps=self.attack_steps.at(i, len(self.schedule.plan())))
+
+    @property
+    def probe(self) -> Any:
+        """The attack that judges every epoch: of many steps where the training attack has few in any of them."""
+        if self.attack_steps is None:
+            return self.attack and self.attack.probe()
+        fewest = min((self.attack_at(i) for i in range(len(self.schedule.plan()))), key=lambda attack: attack.steps)
+        judge = fewest.probe()
+        return judge if judge.steps > fewest.steps else self.attack.probe()
+
+    def memory_bytes(self, n: int, shape: tuple[int, int, int]) -> int:
+        """What remembering takes, of n training images of `shape`: the most that two epochs in a row keep, while the
+        one's moves to the other's; 0 without memory."""
+        if not self.remembers:
+            return 0
+        sizes = [n if epoch.action == "full" else self.selector.size(n) for epoch in self.schedule.plan()]
+        moved = [max(a, b) if a == b else a + b for a, b in itertools.pairwise([0, *sizes])]
+        return self.memory.nbytes(max(moved), shape)
+
+    @property
     def solver_reads(self) -> str | None:
         """The kind of row that the selector's solver reads; None without a selection."""
         return self.selector.solver.reads if self.selector and self.schedule.budget < 1 else None
@@ -194,7 +237,10 @@ class Trainer(LoopSettings):
         return self.solver_reads is not None and scores_file(self.selector.solver) is not None
 
     def check(self, model: nn.Module, train: Source) -> None:
-        """Raise ConfigError if the minibatch rule leaves less of a batch than the model can learn from."""
+        """Raise ConfigError if the minibatch rule leaves less of a batch than the model can learn from, or if
+        the data give other images each time, which leaves nothing to remember."""
+        if self.remembers:
+            refuse_other_images(train)
         if self.minibatch is not None:
             wanted = {len(train), self.selector.size(len(train)) if self.selector else len(train)}
             sizes = [len(batch) for n in wanted for batch in chunked(torch.arange(n), self.batch_size)]
@@ -240,18 +286,22 @@ class _Run:
         self.device = device_of(model)
         self.train = as_source(train, self.device)
         settings.check(model, self.train)
+        self.out = Trained()
         self.validation = None if validation is None else as_source(validation, self.device)
         if self.validation is not None:
             size = min(settings.probe_examples, len(self.validation))
             self.probed = thinned(self.validation.labels(), size, seed, "probe")
+        elif settings.attack is not None and sum(settings.probe.passes()) > sum(settings.attack.passes()):
+            told = "few attack steps and no validation examples: nothing watches for catastrophic overfitting"
+            self.out.events.append({"epoch": 0, "event": f"{told}; hold some examples out"})
         self.plan = settings.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else settings.schedule.budget for epoch in self.plan]
+        self.memory = self._remembered()
         self.optimizer = settings.optimizer.build(model)
         decay = settings.ema
         self.average = (
             None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         )
-        self.out = Trained()
         self.rule = follow(
             settings.minibatch,
             model,
@@ -267,6 +317,19 @@ class _Run:
         self.steps_done = 0
         self.best_score = -math.inf
         self.previous: tuple[State, dict, dict] | None = None  # the epoch before: state, entry, robust accuracy
+
+    def _remembered(self) -> Perturbations | None:
+        """What the training attack will start from, if it does; an event where it is not on the images' device."""
+        settings, shape = self.settings, self.train.shape
+        if not settings.remembers:
+            return None
+        refuse_unmoved(self.augment, shape, Stream(seed=self.seed, purpose="augment"))
+        place = settings.memory.settle(settings.memory_bytes(len(self.train), shape), self.train.device)
+        if place.type != self.train.device.type and settings.memory.place == "auto":
+            told = "perturbations are remembered in the host's memory: more than half of the device's would be needed"
+            self.out.events.append({"epoch": 0, "event": told})
+        augment = None if self.augment is none else self.augment
+        return Perturbations(settings.memory, len(self.train), shape, self.train.device, augment, place)
 
     def run(self) -> Trained:
         if self.settings.probe_epochs:
@@ -324,6 +387,10 @@ class _Run:
         if epoch.action in ("full", "reuse"):
             return
         selector = self.settings.selector
+        if self.memory is not None:
+            self.memory.look(None)
+            if selector.attack is not None:
+                selector = replace(selector, attack=selector.attack.recalling(self.memory))
         if epoch.action == "random":
             if self.coreset is None:
                 stand_in = replace(selector, solver=Random(), partition="whole", target="train")
@@ -351,6 +418,10 @@ class _Run:
             chosen = self.coreset.training_weights(self.settings.normalise).to(self.device)
             weights[self.coreset.indices.to(self.device)] = chosen
         streams = [Stream(seed=self.seed, purpose=name, epoch=i) for name in ("augment", "attack", "minibatch")]
+        if self.memory is not None:
+            self.memory.begin(
+                torch.arange(len(weights)) if epoch.action == "full" else self.coreset.indices, streams[0]
+            )
         total, seen, counted, lr = torch.zeros((), device=self.device), 0, 0, 0.0
         self.rule.begin(i, self.out.epochs)
         for j, (indices, x, y) in enumerate(batches_for(self.model, self.train, batches)):
@@ -358,15 +429,15 @@ class _Run:
             augment, attack, rule = (stream.at(indices) for stream in streams)
             where = lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}..."  # noqa: E731
             batch = Batch(indices, self.augment(x, augment), y, weights[indices], attack, rule, where)
-            loss, images = self.rule.step(self._learner(), batch)
+            loss, images = self.rule.step(self._learner(i), batch)
             total += loss * images
             counted += images
             seen += len(y)
             self.steps_done += 1
             self.listener.on_progress("train", j + 1, len(batches))
-        loss, images = self.rule.rest(self._learner())
+        loss, images = self.rule.rest(self._learner(i))
         total, counted = total + loss * images, counted + images
-        told = self.rule.end(self._learner())
+        told = self.rule.end(self._learner(i))
         return {
             "epoch": i,
             "lr_index": epoch.lr_index,
@@ -376,20 +447,23 @@ class _Run:
             "loss": float(total) / counted,
             "lr": lr,
             **({"minibatch": told} if told else {}),
+            **({"attack_steps": self.settings.attack_at(i).steps} if self.settings.attack_steps else {}),
         }
 
-    def _learner(self) -> Learner:
+    def _learner(self, i: int) -> Learner:
+        """Of the i-th epoch."""
         settings = self.settings
         return Learner(
             model=self.model,
             objective=settings.objective,
-            attack=self._attack(),
+            attack=self._attack(i),
             optimizer=self.optimizer,
             ledger=self.out.ledger,
             normalise=settings.normalise,
             attack_mode=settings.attack_mode,
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
+            memory=self.memory,
             on_update=self._averaged,
         )
 
@@ -409,9 +483,11 @@ class _Run:
             return [blocks[b] for b in stream.at(torch.arange(len(blocks))).permutation().tolist()]
         return chunked(self.coreset.indices[stream.at(self.coreset.indices).permutation()], size)
 
-    def _attack(self):
-        """The training attack, in a smaller ball while the ramp lasts."""
-        attack, ramp = self.settings.attack, self.settings.eps_ramp
+    def _attack(self, i: int):
+        """The training attack of the i-th epoch, in a smaller ball while the ramp lasts."""
+        attack, ramp = self.settings.attack_at(i), self.settings.eps_ramp
+        if self.memory is not None:
+            attack = attack.recalling(self.memory)
         if attack is None or not ramp:
             return attack
         steps = ramp * math.ceil(len(self.train) / self.settings.batch_size)
@@ -440,7 +516,7 @@ class _Run:
             found = evaluate(
                 model,
                 self.validation,
-                [] if self.settings.attack is None else [self.settings.attack.probe()],
+                [] if self.settings.attack is None else [self.settings.probe],
                 seed=self.seed,
                 split="validation",
                 indices=self.probed,
@@ -468,6 +544,23 @@ class _Run:
         self.out.events.append({"epoch": entry["epoch"], "event": event})
         log.warning("epoch %d: %s", entry["epoch"], event)
         self.listener.on_state("before_collapse", before[0], before[1])
+
+
+def _remembers(attack: Any) -> bool:
+    return getattr(attack, "remembers", False)
+
+
+def refuse_other_images(train: Source) -> None:
+    """Raise ConfigError if the data give other images when they are asked again: nothing can be remembered of them."""
+    some = torch.arange(len(train))[:: max(1, len(train) // 16)][:16]
+    (_, first, _), (_, again, _) = (next(iter(train.batches([some]))) for _ in range(2))
+    other = (first != again).flatten(1).any(1).nonzero()[:, 0].tolist()
+    if other:
+        got = f"{len(other)} of {len(some)} that change from one reading to the next (example {int(some[other[0]])})"
+        way_out = "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
+        raise ConfigError(
+            f"attack.start: remembered needs data that give an index the same image each time, got {got}; {way_out}"
+        )
 
 
 def collapsed(before: dict[str, Any], after: dict[str, Any]) -> bool:

@@ -1,0 +1,231 @@
+"""Start rule: where an attack left an example is where it starts the next time."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from advcore.cost import free_memory, gigabytes
+from advcore.errors import ConfigError, at_least, must, one_of, require
+from advcore.rng import Stream
+from advcore.types import settings
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+PLACES = ("auto", "device", "host")
+_MOST = 0.5  # of the device's free memory, before "auto" turns to the host's: the model needs the rest
+_LEVELS = 127  # of int8, on either side of 0
+
+
+@settings
+class Memory:
+    """How perturbations are remembered, for a training attack with `start: remembered`.
+
+    Parameters
+    ----------
+    precision : "float32" holds attacked pixels exactly. "float16" holds what was added to each, rounded to 11 bits:
+        off by at most 1/2048 of it. "int8" rounds to 127 equal parts of the example's largest: off by at most 1/254
+        of that. What is read is projected again.
+    reset : epochs after which all is forgotten; null never forgets.
+    place : "device", "host" (pinned memory under CUDA), or "auto": the device if half of what is free there is enough.
+    """
+
+    precision: str = "float16"
+    reset: int | None = None
+    place: str = "auto"
+
+    def __post_init__(self):
+        require(
+            one_of("precision", self.precision, PRECISIONS),
+            None if self.reset is None else at_least("reset", self.reset, 1, "leave it out never to forget"),
+            one_of("place", self.place, PLACES),
+        )
+
+    def nbytes(self, examples: int, shape: tuple[int, int, int]) -> int:
+        """Bytes that the perturbations of so many images of `shape` (C, H, W) take."""
+        return examples * (torch.Size(shape).numel() * PRECISIONS[self.precision].itemsize + 5)
+
+    def settle(self, needed: int, device: torch.device) -> torch.device:
+        """Where `needed` bytes are kept. Raises ConfigError, with figures, where they do not fit."""
+        host, free = torch.device("cpu"), free_memory(device)
+        if device.type == "cpu" or self.place == "host":
+            where, free = host, free_memory(host)
+        else:
+            fits = free is None or needed <= _MOST * free
+            where = device if self.place == "device" or fits else host
+            free = free if where == device else free_memory(host)
+        if free is not None and needed > free:
+            way_out = "use memory.precision: int8, memory.place: host, a smaller budget, or another attack.start"
+            raise ConfigError(
+                must("memory.place", f"where {gigabytes(needed)} of perturbations fit", self.place, way_out)
+                + f" ({gigabytes(free)} are free on {where})"
+            )
+        return where
+
+
+class Perturbations:
+    """What is remembered of the examples that are trained on, in the frame of the plain view.
+
+    An augmentation that moves pixels is applied to what is read and undone in what is written: pixels that a crop cut
+    away keep what they had, those of its padding have no place and are lost.
+
+    Parameters
+    ----------
+    settings : how. place : device that holds it (`Memory.settle`).
+    size : N, how many examples there are. shape : (C, H, W) of their images. device : of the images.
+    augment : (x (B, C, H, W), stream) to the augmented view.
+
+    Reference: Zheng et al. 2020 (ATTA), section 4. Differs: forgotten when an example leaves the coreset; the inverse
+    of any augmentation that moves pixels, found by moving their numbers.
+    """
+
+    def __init__(
+        self,
+        settings: Memory,
+        size: int,
+        shape: tuple[int, int, int],
+        device: torch.device,
+        augment: Callable[[Tensor, Stream], Tensor] | None = None,
+        place: torch.device | None = None,
+    ):
+        self.settings, self.shape, self.device, self.augment = settings, tuple(shape), device, augment
+        self.place = device if place is None else place
+        self.slots = torch.full((size,), -1, dtype=torch.long, device=device)
+        self.epochs = 0  # begun since all was forgotten
+        self._view: Stream | None = None
+        self._last: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._room(0)
+
+    def _room(self, examples: int) -> None:
+        """Space for so many, with nothing in it."""
+        pinned = self.place.type == "cpu" and self.device.type == "cuda"
+        kind = PRECISIONS[self.settings.precision]
+        blank = float("nan") if kind == torch.float32 else 0
+        pixels = (self.shape[0], self.shape[1] * self.shape[2])
+        self.values = torch.full((examples, *pixels), blank, dtype=kind, device=self.place, pin_memory=pinned)
+        self.scale = torch.zeros(examples, device=self.device)
+        self.known = torch.zeros(examples, dtype=torch.bool, device=self.device)
+
+    def begin(self, indices: Tensor, view: Stream | None) -> None:
+        """An epoch on the examples `indices` (K,), whose augmented view draws from `view`; None: the plain one.
+
+        Examples that are not among them are forgotten; new ones know nothing.
+        """
+        self.look(view)
+        wanted = torch.zeros_like(self.slots, dtype=torch.bool)
+        wanted[indices.to(self.device)] = True
+        held = self.slots >= 0
+        if len(indices) == len(self.known):
+            leaving, joining = (held & ~wanted).nonzero()[:, 0], (wanted & ~held).nonzero()[:, 0]
+            if len(joining):
+                free = self.slots[leaving] if len(leaving) else torch.arange(len(joining), device=self.device)
+                self.slots[leaving] = -1
+                self.slots[joining] = free
+                self.known[free] = False
+        else:
+            self._resize(wanted, wanted & held)
+        if self.settings.reset and self.epochs == self.settings.reset:
+            self.known[:], self.epochs = False, 0
+        self.epochs += 1
+
+    def _resize(self, wanted: Tensor, staying: Tensor) -> None:
+        """Room for the `wanted` examples (N,) bool; those that stay keep what they have."""
+        old, values, scale, known = self.slots[staying], self.values, self.scale, self.known
+        self._room(int(wanted.sum()))
+        self.slots = torch.where(wanted, wanted.cumsum(0) - 1, -1)
+        new = self.slots[staying]
+        self.values[new.to(self.place)] = values[old.to(self.place)]
+        self.scale[new], self.known[new] = scale[old], known[old]
+
+    def look(self, view: Stream | None) -> None:
+        """Read through another view of the data; None: the plain one."""
+        self._view, self._last = view, (None, None)
+
+    def recall(self, x: Tensor, indices: Tensor, fresh: Tensor) -> Tensor:
+        """(B, C, H, W) where to start on the images `x` of the view: `fresh` for examples that nothing is known of."""
+        if not len(self.known):
+            return fresh
+        slot = self.slots[indices]
+        at = slot.clamp_min(0)
+        known = (slot >= 0) & self.known[at]
+        found, frame = self._read(at), self._frame(indices)
+        if frame is not None:
+            found = F.pad(found, (1, 0), value=self._blank).gather(2, frame)
+        return torch.where(known.view(-1, 1, 1, 1), self._start(x, found.view_as(x)), fresh)
+
+    def keep(self, x: Tensor, x_adv: Tensor, indices: Tensor) -> None:
+        """Remember where the attack ended: `x_adv` on the images `x` of the view, (B, C, H, W)."""
+        slot, frame = self.slots[indices], self._frame(indices)
+        new = (x_adv if self.settings.precision == "float32" else x_adv - x).flatten(2)
+        if frame is not None:
+            blank = torch.tensor(self._blank, device=x.device)
+            before = torch.where(self.known[slot].view(-1, 1, 1), self._read(slot), blank).to(new.dtype)
+            new = F.pad(before, (1, 0)).scatter(2, frame, new)[:, :, 1:]
+        self._write(slot, new)
+        self.known[slot] = True
+
+    @property
+    def _blank(self) -> float:
+        """What stands for a pixel that nothing is known of."""
+        return float("nan") if self.settings.precision == "float32" else 0.0
+
+    def _start(self, x: Tensor, found: Tensor) -> Tensor:
+        return torch.where(found.isnan(), x, found.to(x)) if self.settings.precision == "float32" else x + found.to(x)
+
+    def _read(self, slot: Tensor) -> Tensor:
+        """(B, C, H W) float: pixels for "float32", else what was added to them."""
+        found = self.values[slot.to(self.place)].to(self.device, non_blocking=True)
+        return found * self.scale[slot].view(-1, 1, 1) if self.settings.precision == "int8" else found
+
+    def _write(self, slot: Tensor, new: Tensor) -> None:
+        if self.settings.precision == "int8":
+            scale = new.abs().amax((1, 2)).float() / _LEVELS
+            self.scale[slot] = scale
+            new = (new / scale.clamp_min(torch.finfo(scale.dtype).tiny).view(-1, 1, 1)).round()
+        self.values[slot.to(self.place)] = new.to(self.values.dtype).to(self.place)
+
+    def _frame(self, indices: Tensor) -> Tensor | None:
+        """(B, C, H W) long: which pixel of the plain view stands where in this view, from 1; 0 where none does. None
+        for the plain view itself."""
+        if self._view is None or self.augment is None:
+            return None
+        if self._last[0] is not indices:
+            numbers = _numbers(len(indices), self.shape, self.device)
+            frame = self.augment(numbers, self._view.at(indices)).flatten(2).long()
+            self._last = indices, frame.expand(-1, self.shape[0], -1)
+        return self._last[1]
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is remembered, for a checkpoint."""
+        told = {"values": self.values, "scale": self.scale, "known": self.known, "slots": self.slots}
+        return {name: tensor.cpu() for name, tensor in told.items()} | {"epochs": torch.tensor(self.epochs)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """What `state` gave."""
+        self._room(len(state["known"]))
+        for name in ("values", "scale", "known", "slots"):
+            getattr(self, name).copy_(state[name])
+        self.epochs = int(state["epochs"])
+
+
+def _numbers(size: int, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """(size, 1, H, W) float32: the pixels' numbers, from 1; exact up to 2^24 pixels."""
+    _, height, width = shape
+    count = torch.arange(1, height * width + 1, dtype=torch.float32, device=device)
+    return count.view(1, 1, height, width).expand(size, 1, height, width)
+
+
+def refuse_unmoved(augment: Callable[[Tensor, Stream], Tensor], shape: tuple[int, int, int], stream: Stream) -> None:
+    """Raise ConfigError unless `augment` only moves pixels, so that what is remembered can move with them."""
+    indices = torch.arange(8)
+    numbers = _numbers(len(indices), shape, torch.device("cpu"))
+    try:
+        moved = augment(numbers.clone(), stream.at(indices))
+        known = moved.shape == numbers.shape and bool(torch.isin(moved, torch.arange(0.0, numbers.max() + 1)).all())
+    except Exception:  # one that takes colour images only, say
+        known = False
+    if not known:
+        name = getattr(augment, "__name__", type(augment).__name__)
+        raise ConfigError(
+            must("augment", "an augmentation that only moves pixels, for start: remembered", name, "use start: uniform")
+        )
