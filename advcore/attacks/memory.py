@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.cost import free_memory, gigabytes
@@ -43,7 +42,8 @@ class Memory:
 
     def nbytes(self, examples: int, shape: tuple[int, int, int]) -> int:
         """Bytes that the perturbations of so many images of `shape` (C, H, W) take."""
-        return examples * (torch.Size(shape).numel() * PRECISIONS[self.precision].itemsize + 5)
+        channels, height, width = shape
+        return examples * (channels * (height * width + 1) * PRECISIONS[self.precision].itemsize + 5)
 
     def settle(self, needed: int, device: torch.device) -> torch.device:
         """Where `needed` bytes are kept. Raises ConfigError, with figures, where they do not fit."""
@@ -97,12 +97,11 @@ class Perturbations:
         self._room(0)
 
     def _room(self, examples: int) -> None:
-        """Space for so many, with nothing in it."""
+        """Space for so many, with nothing in it. Column 0 stands for pixels that have no place, and stays blank."""
         pinned = self.place.type == "cpu" and self.device.type == "cuda"
-        kind = PRECISIONS[self.settings.precision]
-        blank = float("nan") if kind == torch.float32 else 0
-        pixels = (self.shape[0], self.shape[1] * self.shape[2])
-        self.values = torch.full((examples, *pixels), blank, dtype=kind, device=self.place, pin_memory=pinned)
+        kind, pixels = PRECISIONS[self.settings.precision], self.shape[1] * self.shape[2]
+        wanted = (examples, self.shape[0], pixels + 1)
+        self.values = torch.full(wanted, self._blank, dtype=kind, device=self.place, pin_memory=pinned)
         self.scale = torch.zeros(examples, device=self.device)
         self.known = torch.zeros(examples, dtype=torch.bool, device=self.device)
 
@@ -121,11 +120,12 @@ class Perturbations:
                 free = self.slots[leaving] if len(leaving) else torch.arange(len(joining), device=self.device)
                 self.slots[leaving] = -1
                 self.slots[joining] = free
-                self.known[free] = False
+                self._forget(free)
         else:
             self._resize(wanted, wanted & held)
         if self.settings.reset and self.epochs == self.settings.reset:
-            self.known[:], self.epochs = False, 0
+            self._forget(torch.arange(len(self.known), device=self.device))
+            self.epochs = 0
         self.epochs += 1
 
     def _resize(self, wanted: Tensor, staying: Tensor) -> None:
@@ -141,48 +141,54 @@ class Perturbations:
         """Read through another view of the data; None: the plain one."""
         self._view, self._last = view, (None, None)
 
+    def _forget(self, slots: Tensor) -> None:
+        self.known[slots] = False
+        self.values[slots.to(self.place)] = self._blank
+
     def recall(self, x: Tensor, indices: Tensor, fresh: Tensor) -> Tensor:
         """(B, C, H, W) where to start on the images `x` of the view: `fresh` for examples that nothing is known of."""
         if not len(self.known):
             return fresh
         slot = self.slots[indices]
-        at = slot.clamp_min(0)
+        at, frame = slot.clamp_min(0), self._frame(indices)
+        found = self._rows(at)
+        found = (found[:, :, 1:] if frame is None else found.gather(2, frame)).reshape(x.shape)
+        if self.settings.precision == "float32":
+            start = torch.where(found.isnan(), x, found.to(x))
+        elif self.settings.precision == "float16":
+            start = x + found
+        else:
+            start = torch.addcmul(x, found.to(x), self.scale[at].to(x).view(-1, 1, 1, 1))
         known = (slot >= 0) & self.known[at]
-        found, frame = self._read(at), self._frame(indices)
-        if frame is not None:
-            found = F.pad(found, (1, 0), value=self._blank).gather(2, frame)
-        return torch.where(known.view(-1, 1, 1, 1), self._start(x, found.view_as(x)), fresh)
+        return torch.where(known.view(-1, 1, 1, 1), start, fresh)
 
     def keep(self, x: Tensor, x_adv: Tensor, indices: Tensor) -> None:
         """Remember where the attack ended: `x_adv` on the images `x` of the view, (B, C, H, W)."""
         slot, frame = self.slots[indices], self._frame(indices)
         new = (x_adv if self.settings.precision == "float32" else x_adv - x).flatten(2)
-        if frame is not None:
-            blank = torch.tensor(self._blank, device=x.device)
-            before = torch.where(self.known[slot].view(-1, 1, 1), self._read(slot), blank).to(new.dtype)
-            new = F.pad(before, (1, 0)).scatter(2, frame, new)[:, :, 1:]
-        self._write(slot, new)
+        rows = self._rows(slot)
+        if self.settings.precision == "int8":  # in parts of the example's largest, which may be another now
+            rows = rows * self.scale[slot].view(-1, 1, 1)
+        new = new.to(rows.dtype)
+        if frame is None:
+            rows[:, :, 1:] = new
+        else:
+            rows.scatter_(2, frame, new)
+            rows[:, :, 0] = self._blank
+        if self.settings.precision == "int8":
+            self.scale[slot] = scale = rows.abs().amax((1, 2)) / _LEVELS
+            rows = rows.div_(scale.clamp_min(torch.finfo(scale.dtype).tiny).view(-1, 1, 1)).round_().to(torch.int8)
+        self.values[slot.to(self.place)] = rows.to(self.place)
         self.known[slot] = True
+
+    def _rows(self, slot: Tensor) -> Tensor:
+        """(B, C, 1 + H W) of what is held, a copy, on the images' device."""
+        return self.values.index_select(0, slot.to(self.place)).to(self.device, non_blocking=True)
 
     @property
     def _blank(self) -> float:
         """What stands for a pixel that nothing is known of."""
         return float("nan") if self.settings.precision == "float32" else 0.0
-
-    def _start(self, x: Tensor, found: Tensor) -> Tensor:
-        return torch.where(found.isnan(), x, found.to(x)) if self.settings.precision == "float32" else x + found.to(x)
-
-    def _read(self, slot: Tensor) -> Tensor:
-        """(B, C, H W) float: pixels for "float32", else what was added to them."""
-        found = self.values[slot.to(self.place)].to(self.device, non_blocking=True)
-        return found * self.scale[slot].view(-1, 1, 1) if self.settings.precision == "int8" else found
-
-    def _write(self, slot: Tensor, new: Tensor) -> None:
-        if self.settings.precision == "int8":
-            scale = new.abs().amax((1, 2)).float() / _LEVELS
-            self.scale[slot] = scale
-            new = (new / scale.clamp_min(torch.finfo(scale.dtype).tiny).view(-1, 1, 1)).round()
-        self.values[slot.to(self.place)] = new.to(self.values.dtype).to(self.place)
 
     def _frame(self, indices: Tensor) -> Tensor | None:
         """(B, C, H W) long: which pixel of the plain view stands where in this view, from 1; 0 where none does. None

@@ -123,17 +123,27 @@ def _position(here: list, key: str, override: str) -> int:
 
 def from_dict(raw: dict) -> RunConfig:
     """Plain values to config. Raises ConfigError with every problem, a line each, by dotted path."""
+    raw = _one_of_budget_and_cost(raw)
     try:
         text = json.dumps(raw, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"settings must be plain finite values: {error}") from None
-    chosen = raw.get("selection") if isinstance(raw, dict) else None
-    if isinstance(chosen, dict) and chosen.get("cost") is not None and "budget" in chosen:
-        raise ConfigError(must("selection.cost", "null beside a budget", chosen["cost"], "leave one of the two out"))
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:
         raise ConfigError(*problems(error)) from None
+
+
+def _one_of_budget_and_cost(raw: Any) -> Any:
+    """`raw` without a null budget beside `selection.cost`. Raises ConfigError where both are given."""
+    chosen = raw.get("selection") if isinstance(raw, dict) else None
+    if not isinstance(chosen, dict) or chosen.get("cost") is None:
+        return raw
+    if chosen.get("budget") is not None:
+        raise ConfigError(
+            must("selection.cost", "null beside a budget", chosen["cost"], "set selection.budget to null")
+        )
+    return raw | {"selection": {key: value for key, value in chosen.items() if key != "budget"}}
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def _lines(entry: dict) -> list[str]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             known = [f.name for f in dataclasses.fields(cls)] if cls else []
             inside = ".".join(keys[:-1]) or "the run file"
-            hint = nearest(keys[-1], known) or f"{inside} has {', '.join(known)}"
+            hint = nearest(keys[-1], known) or f"{inside} has {', '.join(known) or 'none'}"
             return [f"{path} is not a setting of {inside}; {hint}"]
         case "missing":
             return [f"{path} is missing; it has no default"]

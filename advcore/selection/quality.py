@@ -84,6 +84,16 @@ def full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sam
     Both over the norm of the full attack's total. The norm of something noisy is too large: the first is the root of
     an unbiased estimate of its square, where that is above 0, else 0. Where all were attacked, the second is 0.
     """
+    error, variance, total = sampled_error(rows, indices, weights, sample)
+    size = total.norm().clamp_min(1e-300)
+    return float((error.square().sum() - variance).clamp_min(0).sqrt() / size), float(variance.sqrt() / size)
+
+
+def sampled_error(
+    rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the same: estimates of the coreset's sum less that of all, of that estimate's variance (over all entries), and
+    of the sum of all. Cost: the sample's rows, twice."""
     n, k, m = len(rows), len(indices), len(sample.chosen)
     indices, weights = indices.to(rows.device), weights.double().to(rows.device)
     of_chosen = _changed(sample.rows.take(torch.arange(m)), rows.take(indices[sample.chosen]))
@@ -92,9 +102,7 @@ def full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sam
     others, noise_rest = _sampled(of_rest, torch.ones(len(sample.rest)), n - k)
     more, noise = _sampled(of_chosen, weights[sample.chosen] - 1, k)  # the coreset's sum less its part of the whole
     total = rows.total()
-    error = rows.combine(indices, weights) - total + more - others
-    size, variance = (total + once + others).norm().clamp_min(1e-300), noise + noise_rest
-    return float((error.square().sum() - variance).clamp_min(0).sqrt() / size), float(variance.sqrt() / size)
+    return rows.combine(indices, weights) - total + more - others, noise + noise_rest, total + once + others
 
 
 def _changed(full: FactoredRows, cheap: FactoredRows) -> FactoredRows:

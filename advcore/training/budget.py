@@ -71,7 +71,7 @@ def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units
     """
     found, least = [], float("inf")
     for one in _variants(trainer):
-        whole = replace(one, schedule=replace(one.schedule, budget=1.0), selector=None)
+        whole = replace(one, schedule=replace(one.schedule, budget=1.0), selector=None, probe_epochs=0)
         if planned_units(whole, n, held_out) <= cost * reference_units:
             found.append(_offer(whole, 1.0, n, held_out, reference_units))
             continue

@@ -296,6 +296,30 @@ def bad_data(tmp_path):
         (["selection.target=validation", "data.validation=0"], ["selection.target", "'validation'", "data.validation"]),
         (["selection.target=validation", "selection.solver={name: craig}"], ["selection.target", "gradmatch"]),
         (["selection.memory_limit=-1"], ["selection.memory_limit", "-1"]),
+        (["attack.start=remembered", "attack.restarts=2"], ["attack.restarts", "remembered", "2"]),
+        (
+            ["evaluation.attacks.0.start=remembered", "evaluation.attacks.0.restarts=1"],
+            ["evaluation.attacks.0.start", "'remembered'"],
+        ),
+        (
+            ["selection.attack={name: linf_pgd, eps: 0.1, start: remembered}"],
+            ["selection.attack.start", "'remembered'"],
+        ),
+        (["training.memory={precision: int4}"], ["training.memory.precision", "int8", "'int4'"]),
+        (["training.attack_steps={name: linear, first: 0, last: 3}"], ["training.attack_steps.first", "0"]),
+        (["training.attack_steps={name: by_budget, mean: 20}"], ["training.attack_steps.first, mean, last", "20"]),
+        (
+            [
+                "attack={name: n_fgsm, eps: 0.1}",
+                "training.attack_steps={name: constant, steps: 2}",
+                "objective={name: pgd}",
+            ],
+            ["training.attack_steps", "null", "'NFGSM'"],
+        ),
+        (["selection.cost=0.2"], ["selection.cost", "beside a budget", "0.2"]),
+        (["selection.budget=null", "selection.cost=0.01"], ["selection.cost", "at least 0.0593", "0.01"]),
+        (["selection.budget=null", "selection.cost=2"], ["selection.cost", "at most 1.06", "2"]),
+        (["selection.budget=null", "selection.cost=-1"], ["selection.cost", "above 0", "-1"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2_before_anything_is_written(advcore, root, tmp_path, bad_data, changes, parts):
@@ -308,6 +332,55 @@ def test_a_mistake_is_one_line_and_exit_2_before_anything_is_written(advcore, ro
     assert code == 2 and err.count("\n") == 1 and "Traceback" not in err, err
     assert all(part in err for part in parts), err
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_does_not_fit_is_a_line_with_figures(advcore, root, tmp_path, monkeypatch):
+    monkeypatch.setattr("advcore.attacks.memory.free_memory", lambda device: 1e5)
+    change = sets("attack.start=remembered")
+    for command, out in (("run", ["--out", tmp_path / "run"]), ("check", [])):
+        code, _, err = advcore(command, root / "experiments/trades_gradmatch.yaml", *change, *out)
+        assert code == 2 and err.count("\n") == 1, err
+        assert "training.memory.place" in err and "0.000259 GB" in err and "0.0001 GB are free on cpu" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wanted_cost_becomes_a_budget_that_the_record_keeps(run, advcore):
+    folder = run("linf_gradmatch", "selection.budget=null", "selection.cost=0.25", "selection.period=1")
+    record = RunRecord.load(folder / "record.json")
+    assert record.inputs["selection.cost"] == 0.25 and record.config["selection"]["cost"] is None
+    assert 0.2 < record.relative_cost <= 0.25
+    budget = record.config["selection"]["budget"]
+    assert all(one["k"] == round(budget * 144) for one in record.selections)
+    assert advcore("evaluate", folder)[0] == 0
+    assert from_dict(record.config).selection.budget == budget
+
+
+def test_a_remembered_run_with_a_schedule_tells_what_it_did(run):
+    folder = run(
+        "trades_gradmatch", "attack.start=remembered", "selection.attack={name: linf_pgd, eps: 0.1, steps: 1}",
+        "training.attack_steps={name: linear, first: 1, last: 3}", "training.memory={precision: int8, reset: 2}",
+    )  # fmt: skip
+    record = RunRecord.load(folder / "record.json")
+    assert [entry["attack_steps"] for entry in record.epochs] == [1, 2, 3]
+    errors = [(one["gradient_error_full"], one["gradient_error_full_noise"]) for one in record.selections]
+    assert errors and all(error >= 0 and noise == 0 for error, noise in errors)  # all 144 are attacked in full
+    assert all(one["gradient_error_full"] > one["gradient_error"] for one in record.selections)
+
+
+def test_check_offers_settings_for_a_cost(advcore, root):
+    code, out, _ = advcore("check", root / "experiments/trades_gradmatch.yaml", "--cost", "0.2")
+    assert code == 0 and "at most 0.2 of full training" in out and "selection.budget" in out and "all data" in out
+    rows = [line for line in out[out.index("at most") :].splitlines() if line.startswith("│")]
+    assert len(rows) > 10 and all(float(row.split("│")[-2]) <= 0.2 for row in rows)
+    for cost, part in (("0.001", "at least 0.00"), ("0", "above 0")):
+        code, _, err = advcore("check", root / "experiments/trades_gradmatch.yaml", "--cost", cost)
+        assert code == 2 and err.count("\n") == 1 and "--cost" in err and part in err
+
+
+@pytest.mark.parametrize("name", ["trades_full", "nfgsm_full", "fat_cyclic", "el2n_trades", "selective_margin"])
+def test_a_cost_can_be_asked_of_any_file(advcore, root, name):
+    code, out, err = advcore("check", root / f"experiments/{name}.yaml", "--cost", "0.15")
+    assert code == 0 and "at most 0.15 of full training" in out, err
 
 
 def test_a_model_without_a_linear_head_is_refused(advcore, root, tmp_path):

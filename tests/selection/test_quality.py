@@ -6,7 +6,15 @@ import torch
 from advcore.gradients.base import Measured
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
-from advcore.selection.quality import gradient_error, overlap, quality, random_gradient_error
+from advcore.selection.quality import (
+    Sample,
+    full_error,
+    gradient_error,
+    overlap,
+    quality,
+    random_gradient_error,
+    sampled_error,
+)
 from advcore.types import Coreset
 
 N, C, D = 30, 3, 5
@@ -96,3 +104,48 @@ def test_the_whole_set_with_weights_1_has_no_error():
 def test_overlap_is_a_share_of_what_was_there_before():
     assert overlap(torch.tensor([1, 2, 3, 4]), torch.tensor([4, 9, 1])) == 0.5
     assert overlap(torch.tensor([4, 9, 1]), torch.tensor([1, 2, 3, 4])) == pytest.approx(2 / 3)
+
+
+def changed_rows(seed=5):
+    """Rows as a cheap attack and as the full one finds them: alike, one pass each."""
+    cheap = factored(N, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    moved = [part + 0.5 * torch.randn(part.shape, generator=generator) for part in (*cheap.residuals, *cheap.features)]
+    return cheap, FactoredRows(residuals=(moved[0],), features=(moved[1],))
+
+
+def sample_of(full, m, s, seed):
+    generator = torch.Generator().manual_seed(seed)
+    outside = torch.tensor([i for i in range(N) if i not in PICKS.tolist()])
+    chosen = torch.randperm(len(PICKS), generator=generator)[:m]
+    rest = outside[torch.randperm(len(outside), generator=generator)[:s]]
+    return Sample(chosen, rest, full.take(torch.cat([PICKS[chosen], rest])))
+
+
+def test_attacked_in_full_everywhere_the_error_is_exact():
+    cheap, full = changed_rows()
+    error, noise = full_error(cheap, PICKS, WEIGHTS, sample_of(full, len(PICKS), N - len(PICKS), 0))
+    assert error == pytest.approx(slow(full.dense(), WEIGHTS, sum(full.dense())), rel=1e-9) and noise == 0
+
+
+def test_on_samples_its_square_is_right_on_average_and_its_noise_is_what_it_says():
+    """Over 3,000 samples: before a root is taken, nothing is biased but the size that both are divided by."""
+    cheap, full = changed_rows()
+    exact = slow(full.dense(), WEIGHTS, sum(full.dense())) * float(sum(full.dense()).norm())
+    squares, told, vectors = [], [], []
+    for seed in range(3000):
+        sample = sample_of(full, 3, 12, seed)
+        error, variance, _ = sampled_error(cheap, PICKS, WEIGHTS, sample)
+        squares.append(float(error.square().sum() - variance))
+        told.append(float(variance))
+        vectors.append(error)
+    vectors = torch.stack(vectors)
+    assert torch.tensor(squares).mean() == pytest.approx(exact**2, rel=0.05)
+    assert torch.tensor(told).mean() == pytest.approx(float(vectors.var(0).sum()), rel=0.05)
+    assert float(vectors.mean(0).norm()) == pytest.approx(exact, rel=0.05)
+
+
+def test_rows_that_do_not_change_have_the_error_they_had():
+    cheap, _ = changed_rows()
+    error, noise = full_error(cheap, PICKS, WEIGHTS, sample_of(cheap, 2, 5, 0))
+    assert error == pytest.approx(gradient_error(cheap, PICKS, WEIGHTS), rel=1e-9) and noise < 1e-6

@@ -1,0 +1,78 @@
+"""What remembering perturbations takes of an epoch: python benchmarks/memory.py [--quick].
+
+Epochs of the same training with and without memory take turns; a ratio of two neighbours in time is one observation,
+and the median of them is told. CIFAR-10 (JPEG copies) below the folder that ADVCORE_DATA names, crop and flip, small
+CNN: the smallest model here, and few attack steps, so that nothing hides the memory. The record goes to
+benchmarks/records/memory.json, the page to benchmarks/memory.md.
+"""
+
+import dataclasses
+import statistics
+import sys
+from pathlib import Path
+
+from advcore.attacks import LinfPGD
+from advcore.attacks.memory import PRECISIONS, Memory
+from advcore.files import write_json
+from advcore.reporting.tables import markdown
+from advcore.runner import config, run
+
+HERE = Path(__file__).parent
+RECORD, PAGE = HERE / "records" / "memory.json", HERE / "memory.md"
+STEPS = (1, 2)
+
+
+def measured(trainer, prepared, memory: Memory, turns: int) -> list[float]:
+    """Seconds of an epoch that starts from what the one before remembered, over those of one that starts uniformly."""
+    remembering = dataclasses.replace(trainer, attack=trainer.attack.changed(start="remembered"), memory=memory)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(turns):
+        for own in (False, True) if turn % 2 else (True, False):
+            model = run.prepare(prepared.config).model
+            data = prepared.data
+            trained = (remembering if own else trainer).fit(model, data.train, seed=0, augment=data.augment)
+            seconds[own].append(trained.epochs[-1]["seconds"])
+    return [b / a for a, b in zip(*seconds.values(), strict=True)]
+
+
+def main(quick: bool = False) -> None:
+    size, turns = (200, 2) if quick else (1000, 10)
+    changes = ["selection=null", f"data.train_size={size}", "data.test_size=100", "data.validation=0"]
+    changes += ["training.epochs=2", "training.batch_size=64"]
+    prepared = run.prepare(config.load(HERE.parent / "experiments" / "cifar10" / "linf_gradmatch_small.yaml", changes))
+    ratios = {}
+    for steps in STEPS:
+        trainer = dataclasses.replace(prepared.trainer, attack=LinfPGD(eps=8 / 255, steps=steps))
+        for precision in PRECISIONS:
+            found = measured(trainer, prepared, Memory(precision=precision), turns)
+            ratios[f"PGD-{steps}, {precision}"] = found
+            print(f"PGD-{steps}, {precision}: {statistics.median(found):.3f}", flush=True)
+    settings = {"images": size, "turns": turns, "quick": quick}
+    record = {"settings": settings, "environment": run.environment(prepared.data.train.device), "ratios": ratios}
+    write_json(RECORD, record)
+    PAGE.write_text(page(record))
+
+
+def page(record: dict) -> str:
+    """The page of a record."""
+    rows = []
+    for name, found in record["ratios"].items():
+        rows.append(
+            (name, *(f"{100 * (value - 1):+.1f}" for value in (statistics.median(found), min(found), max(found))))
+        )
+    settings, environment = record["settings"], record["environment"]
+    lines = [
+        "# What remembering takes of an epoch",
+        "",
+        f"Seconds of an epoch with `attack.start: remembered` over those of one without, {settings['turns']} times in "
+        "turn:",
+        f"{settings['images']} CIFAR-10 images (JPEG copies), crop and flip, small CNN, "
+        f"device {environment['device']}, {environment['threads']} threads.",
+        "",
+        markdown(("attack, precision", "median, %", "least, %", "most, %"), rows),
+    ]
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main("--quick" in sys.argv[1:])
