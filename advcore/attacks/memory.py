@@ -93,6 +93,7 @@ class Perturbations:
         self.slots = torch.full((size,), -1, dtype=torch.long, device=device)
         self.epochs = 0  # begun since all was forgotten
         self._view: Stream | None = None
+        self._whole = False
         self._last: tuple[Tensor | None, Tensor | None] = (None, None)
         self._room(0)
 
@@ -127,6 +128,7 @@ class Perturbations:
             self._forget(torch.arange(len(self.known), device=self.device))
             self.epochs = 0
         self.epochs += 1
+        self._settle_whole()
 
     def _resize(self, wanted: Tensor, staying: Tensor) -> None:
         """Room for the `wanted` examples (N,) bool; those that stay keep what they have."""
@@ -140,17 +142,25 @@ class Perturbations:
     def look(self, view: Stream | None) -> None:
         """Read through another view of the data; None: the plain one."""
         self._view, self._last = view, (None, None)
+        self._settle_whole()
+
+    def _settle_whole(self) -> None:
+        """Whether something is known of every example that may be asked for: of those kept in an epoch, of all in a
+        selection. Asked once here, so that no batch has to wait for the answer."""
+        asked_for_all = self._view is None and len(self.known) < len(self.slots)
+        self._whole = bool(len(self.known)) and not asked_for_all and bool(self.known.all())
 
     def _forget(self, slots: Tensor) -> None:
         self.known[slots] = False
         self.values[slots.to(self.place)] = self._blank
 
-    def recall(self, x: Tensor, indices: Tensor, fresh: Tensor) -> Tensor:
-        """(B, C, H, W) where to start on the images `x` of the view: `fresh` for examples that nothing is known of."""
+    def recall(self, x: Tensor, indices: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
+        """(B, C, H, W) where to start on the images `x` of the view; `fresh()`, for examples that nothing is known of, is
+        not asked for where there are none."""
         if not len(self.known):
-            return fresh
-        slot = self.slots[indices]
-        at, frame = slot.clamp_min(0), self._frame(indices)
+            return fresh()
+        slot, frame = self.slots[indices], self._frame(indices)
+        at = slot.clamp_min(0)
         found = self._rows(at)
         found = (found[:, :, 1:] if frame is None else found.gather(2, frame)).reshape(x.shape)
         if self.settings.precision == "float32":
@@ -159,8 +169,10 @@ class Perturbations:
             start = x + found
         else:
             start = torch.addcmul(x, found.to(x), self.scale[at].to(x).view(-1, 1, 1, 1))
+        if self._whole:
+            return start
         known = (slot >= 0) & self.known[at]
-        return torch.where(known.view(-1, 1, 1, 1), start, fresh)
+        return torch.where(known.view(-1, 1, 1, 1), start, fresh())
 
     def keep(self, x: Tensor, x_adv: Tensor, indices: Tensor) -> None:
         """Remember where the attack ended: `x_adv` on the images `x` of the view, (B, C, H, W)."""
@@ -212,6 +224,7 @@ class Perturbations:
         for name in ("values", "scale", "known", "slots"):
             getattr(self, name).copy_(state[name])
         self.epochs = int(state["epochs"])
+        self._settle_whole()
 
 
 def _numbers(size: int, shape: tuple[int, int, int], device: torch.device) -> Tensor:

@@ -1,6 +1,7 @@
 """Projected gradient ascent in a ball; one step of it is FGSM."""
 
 import math
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -89,8 +90,8 @@ class PGD(Iterated):
             return x + _GAUSSIAN_START * generator.normal(tuple(x.shape)).to(x)
         if self.start == "clean":
             return x
-        fresh, memory = self.geometry.start(x, self.eps, generator), getattr(self, "_memory", None)
-        return memory.recall(x, generator.indices, fresh) if self.remembers and memory else fresh
+        fresh, memory = partial(self.geometry.start, x, self.eps, generator), getattr(self, "_memory", None)
+        return memory.recall(x, generator.indices, fresh) if self.remembers and memory else fresh()
 
     @property
     def remembers(self) -> bool:

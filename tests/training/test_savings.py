@@ -87,7 +87,7 @@ class Spied(Perturbations):
 
     def recall(self, x, indices, fresh):
         found = super().recall(x, indices, fresh)
-        fresh_ones = (found == fresh).flatten(1).all(1)
+        fresh_ones = (found == fresh()).flatten(1).all(1)
         self.log.append(
             ("recall" if self._view else "plain", set(indices[~fresh_ones].tolist()), set(indices.tolist()))
         )
