@@ -23,6 +23,13 @@ DIGITS = {
     "random": ("trades_random", []),
     "shortened": ("trades_full", ["training.epochs=17", "cost.reference_epochs=30"]),
     "fewer steps (PGD-4)": ("trades_full", ["attack.steps=4", "attack.step_size=null"]),
+    "GradMatch, PGD-2, remembered": ("trades_remembered", []),
+    "random, PGD-2, remembered": ("trades_remembered", ["selection.solver={name: random}"]),
+    "random, PGD-2": ("trades_remembered", ["selection.solver={name: random}", "attack.start=uniform"]),
+    "PGD-1, 20 epochs": (
+        "trades_full",
+        ["attack.steps=1", "attack.step_size=0.125", "training.epochs=20", "cost.reference_epochs=30"],
+    ),
 }
 MNIST = {
     "GradMatch": ("mnist/linf_gradmatch", []),

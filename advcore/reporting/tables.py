@@ -51,6 +51,9 @@ def closing(record: RunRecord) -> list[Row]:
     for one in record.selections:
         if one["gradient_error"] is not None:
             compared = f"{one['gradient_error']:.3f} (random {one['gradient_error_random']:.3f})"
+            if "gradient_error_full" in one:
+                noise = f" ± {one['gradient_error_full_noise']:.3f}" if one["gradient_error_full_noise"] else ""
+                compared += f"; against the full attack {one['gradient_error_full']:.3f}{noise}"
             rows.append((f"gradient error, selection at {one['epoch']}", compared))
     return rows
 
@@ -63,10 +66,12 @@ def _mean(values: list[float], form: str = "{:.1f}") -> str:
 
 def comparison(groups: dict[str, list[RunRecord]], which: str = "last") -> tuple[Row, list[Row]]:
     """One row a method: seeds, clean and robust accuracy (mean and deviation over seeds), relative cost, and the
-    mean gradient error of its selections beside random's."""
+    mean gradient error of its selections beside random's, and, where these were cheaper, against the full attack."""
     attacks = next(iter(groups.values()))[0].final[which]["attacks"]
     robust = [f"robust, % ({attack_label(attack)})" for attack in attacks]
-    header = ("method", "seeds", "clean, %", *robust, "relative cost", "gradient error (random)")
+    full = any("gradient_error_full" in s for records in groups.values() for one in records for s in one.selections)
+    error = f"gradient error{' [against the full attack]' if full else ''} (random)"
+    header = ("method", "seeds", "clean, %", *robust, "relative cost", error)
     return header, [_method(name, records, which, len(attacks)) for name, records in groups.items()]
 
 
@@ -84,8 +89,10 @@ def flagged(groups: dict[str, list[RunRecord]], which: str = "last") -> list[str
 def _method(name: str, records: list[RunRecord], which: str, num_attacks: int) -> Row:
     finals = [record.final[which] for record in records]
     errors = [s for record in records for s in record.selections if s["gradient_error"] is not None]
+    full = [s["gradient_error_full"] for s in errors if "gradient_error_full" in s]
+    against = f" [{statistics.fmean(full):.3f}]" if full else ""
     compared = (
-        f"{statistics.fmean(s['gradient_error'] for s in errors):.3f} "
+        f"{statistics.fmean(s['gradient_error'] for s in errors):.3f}{against} "
         f"({statistics.fmean(s['gradient_error_random'] for s in errors):.3f})"
         if errors
         else "–"

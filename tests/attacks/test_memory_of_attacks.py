@@ -188,6 +188,19 @@ def test_an_example_that_nothing_is_known_of_starts_as_uniform_does(name):
     assert torch.equal(start[:5], images()[:5] * 0.9) and bool((start[5:] == 7).all())
 
 
+def test_no_fresh_start_is_drawn_where_all_is_known():
+    kept, x = memory(), images()
+    asked = []
+    for some in (ALL[:6], ALL):  # then not all of the plain view, which a selection reads, but all of an epoch's
+        kept.begin(some, view(0))
+        kept.keep(x[some], x[some], some)
+        kept.look(view(1))
+        kept.recall(x[:4], ALL[:4], lambda: asked.append("epoch"))
+        kept.look(None)
+        kept.recall(x, ALL, lambda n=len(some): asked.append(n) or x)
+    assert asked == [6]
+
+
 @every_precision
 @pytest.mark.parametrize("later", [[1, 3, 4, 9], [0, 1, 2, 3, 9], [11]], ids=["as many", "more", "one"])
 def test_who_stays_is_remembered_and_who_leaves_is_forgotten(precision, later):

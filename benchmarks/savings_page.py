@@ -1,0 +1,186 @@
+"""The page of the savings: robust accuracy over relative cost, its Pareto front, and which parts matter."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from minibatch_page import robust, verdict
+
+from advcore.reporting.record import RunRecord
+from advcore.reporting.tables import comparison, flagged, markdown
+
+Groups = Mapping[str, Sequence[RunRecord]]
+
+QUARTER = 0.2505
+"""A quarter of full training, and the rounding of a plan to whole epochs."""
+QUESTIONS = {
+    "Memory": [
+        ("one step, remembered", "FAT"),
+        ("random, one step, remembered", "random, one step"),
+        ("GradMatch, one step, remembered", "GradMatch, one step"),
+        ("random, one step, half, remembered", "random, one step, half"),
+        ("PGD-2, remembered", "PGD-2"),
+        ("random, PGD-2, remembered", "random, PGD-2"),
+        ("GradMatch, PGD-2, remembered", "GradMatch, PGD-2"),
+    ],
+    "The coreset, beside a random subset of the same cost": [
+        ("GradMatch, one step", "random, one step"),
+        ("GradMatch, one step, remembered", "random, one step, remembered"),
+        ("GradMatch, one step, half, remembered", "random, one step, half, remembered"),
+        ("GradMatch, PGD-2", "random, PGD-2"),
+        ("GradMatch, PGD-2, remembered", "random, PGD-2, remembered"),
+    ],
+    "A subset for more epochs, beside all data for fewer": [
+        ("random, one step", "FAT"),
+        ("GradMatch, one step", "FAT"),
+        ("random, one step, half", "one step, shortened"),
+    ],
+    "Selection by one step": [("GradMatch 0.3, selected by FGSM", "GradMatch 0.3")],
+    "The margin rule, beside random minibatches of its cost": [("margin, one step", "random minibatch, one step")],
+    "Minibatches attacked in part for more epochs, beside all": [
+        ("random minibatch, one step", "FAT"),
+        ("margin, one step", "FAT"),
+    ],
+    "Steps that grow": [("PGD, steps 1 to 3", "PGD-2")],
+}
+"""What is asked, and the pairs of methods that answer: with the part, and without."""
+FAMILIES = {
+    "GradMatch": "tab:orange",
+    "CRAIG": "tab:green",
+    "random minibatch": "tab:purple",
+    "margin": "tab:red",
+    "random": "tab:gray",
+    "": "tab:blue",  # all data
+}
+
+
+def family(method: str) -> str:
+    """The first family whose name begins the method's."""
+    return next(name for name in FAMILIES if method.startswith(name))
+
+
+def cost(records: Sequence[RunRecord]) -> float:
+    return statistics.fmean(record.relative_cost for record in records)
+
+
+def front(found: Groups) -> list[str]:
+    """Methods than which none is both no dearer and more robust (mean over seeds), by cost."""
+    points = sorted((cost(records), -statistics.fmean(robust(records)), name) for name, records in found.items())
+    best, names = math.inf, []
+    for _, negative, name in points:
+        if negative < best:
+            best, names = negative, [*names, name]
+    return names
+
+
+def table(found: Groups) -> str:
+    """All methods, the cheapest first; those on the front in bold."""
+    best = front(found)
+    ordered = sorted(found, key=lambda name: cost(found[name]))
+    return markdown(*comparison({f"**{n}**" if n in best else n: found[n] for n in ordered}, "last"))
+
+
+def paired(found: Groups, pairs: Sequence[tuple[str, str]]) -> tuple[float, float, int]:
+    """Mean difference in robust accuracy over all pairs and their common seeds, its standard error, and their number."""
+    gaps = []
+    for one, two in pairs:
+        by_seed = [
+            {r.config["seed"]: value for r, value in zip(found[m], robust(found[m]), strict=True)} for m in (one, two)
+        ]
+        gaps += [by_seed[0][seed] - by_seed[1][seed] for seed in by_seed[0].keys() & by_seed[1].keys()]
+    return statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0, len(gaps)
+
+
+def answers(found: Groups) -> str:
+    """A paragraph a question: pair by pair, then all pairs together."""
+    lines = []
+    for question, pairs in QUESTIONS.items():
+        known = [pair for pair in pairs if all(len(found.get(name, ())) > 1 for name in pair)]
+        if not known:
+            continue
+        gap, error, count = paired(found, known)
+        word = "makes no difference beyond chance" if abs(gap) <= 2 * error else "helps" if gap > 0 else "hurts"
+        lines += [f"**{question}**: {word} ({gap:+.2f} ± {error:.2f} points, mean and standard error of {count} runs "]
+        lines += ["beside runs of the same seed).", ""]
+        lines += [f"- {one} {verdict(found, one, two)}." for one, two in known]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def quarter(found: Groups, full: str) -> str:
+    """The best at a quarter of the cost, beside full training."""
+    cheap = {name: statistics.fmean(robust(records)) for name, records in found.items() if cost(records) <= QUARTER}
+    order = sorted(cheap, key=cheap.get, reverse=True)
+    reached = statistics.fmean(robust(found[full]))
+    told = "; ".join(f"{name} {cheap[name]:.1f} at {cost(found[name]):.2f}" for name in order[:4])
+    return f"At most a quarter of full training ({reached:.1f} % robust): {told}."
+
+
+def text(found: Groups, lasting: Groups, strong: Groups, head: str) -> str:
+    """The whole page. `lasting`: runs of three times the epochs; `strong`: the front before AutoAttack."""
+    first = next(iter(found.values()))[0]
+    n, device = first.final["last"]["clean"]["n"], first.environment["device"]
+    lines = [head, "![Robust accuracy over relative cost](savings.png)", ""]
+    lines += [
+        f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}; bold: on the front."
+    ]
+    lines += ["", table(found), ""]
+    lines += [f"Flags: {told}.\n" for told in ["; ".join(flagged(found, "last"))] if told]
+    collapsed = [
+        f"{name}, seed {record.config['seed']}: {event['event']}"
+        for groups in (found, lasting)
+        for name, records in groups.items()
+        for record in records
+        for event in record.events
+        if "catastrophic" in event["event"]
+    ]
+    lines += [f"- {told}." for told in collapsed] or ["No run overfitted catastrophically (PGD-10 probe)."]
+    lines += ["", quarter(found, next(iter(found))), "", "## Which parts matter", "", answers(found)]
+    if lasting:
+        lines += ["## Three times the epochs", "", "Costs are relative to full PGD-7 training of the same length.", ""]
+        lines += [markdown(*comparison(lasting, "last")), "", "Checkpoint `best`:", ""]
+        lines += [markdown(*comparison(lasting, "best")), ""]
+    if strong:
+        count = next(iter(strong.values()))[0].final["last"]["clean"]["n"]
+        lines += [f"## AutoAttack on the front, {count} images, seed 0", "", markdown(*comparison(strong, "last")), ""]
+    return "\n".join(lines)
+
+
+def draw(found: Groups, path: Path) -> None:
+    """Robust accuracy over relative cost; a star where perturbations are remembered."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8.5, 5.2), layout="constrained")
+    best = front(found)
+    for name, records in found.items():
+        values = robust(records)
+        spread = statistics.stdev(values) if len(values) > 1 else 0
+        axes.errorbar(
+            cost(records),
+            statistics.fmean(values),
+            yerr=spread,
+            color=FAMILIES[family(name)],
+            marker="*" if "remembered" in name else "o",
+            markersize=10 if "remembered" in name else 5,
+            elinewidth=0.6,
+            alpha=0.85,
+        )
+    places = [(cost(found[name]), statistics.fmean(robust(found[name]))) for name in best]
+    axes.step(*zip(*places, strict=True), where="post", color="black", linewidth=0.8, linestyle="--")
+    for i, (name, place) in enumerate(zip(best, places, strict=True)):
+        axes.annotate(name, place, xytext=(4, 9 + 9 * (i % 2)), textcoords="offset points", fontsize=7)
+    for name, colour in FAMILIES.items():
+        axes.plot([], [], "o", color=colour, label=name or "all data")
+    axes.plot([], [], "*", color="black", markersize=10, label="remembered")
+    axes.plot([], [], "--", color="black", label="Pareto front")
+    axes.set(xscale="log", xlabel="relative cost (log)", ylabel="robust accuracy, % (PGD-20)")
+    ticks = [0.1, 0.15, 0.25, 0.4, 0.6, 1.0]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
