@@ -82,7 +82,7 @@ def table(found: Groups) -> str:
 
 
 def paired(found: Groups, pairs: Sequence[tuple[str, str]]) -> tuple[float, float, int]:
-    """Mean difference in robust accuracy over all pairs and their common seeds, its standard error, and their number."""
+    """Mean difference in robust accuracy over all pairs and common seeds, its standard error, and how many there are."""
     gaps = []
     for one, two in pairs:
         by_seed = [

@@ -155,8 +155,8 @@ class Perturbations:
         self.values[slots.to(self.place)] = self._blank
 
     def recall(self, x: Tensor, indices: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
-        """(B, C, H, W) where to start on the images `x` of the view: at `fresh()` for examples that nothing is known of;
-        where there are none, it is not asked."""
+        """(B, C, H, W) where to start on the images `x` of the view: at `fresh()` for examples that nothing is known
+        of; where there are none, it is not asked."""
         if not len(self.known):
             return fresh()
         slot, frame = self.slots[indices], self._frame(indices)

@@ -197,7 +197,7 @@ def test_no_fresh_start_is_drawn_where_all_is_known():
         kept.look(view(1))
         kept.recall(x[:4], ALL[:4], lambda: asked.append("epoch"))
         kept.look(None)
-        kept.recall(x, ALL, lambda n=len(some): asked.append(n) or x)
+        kept.recall(x, ALL, lambda some=some: asked.append(len(some)) or x)
     assert asked == [6]
 
 
