@@ -28,7 +28,7 @@ from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.runner import run as runner
 from advcore.runner.config import load
-from advcore.training.trainer import Listener
+from advcore.training.loop import Listener
 
 HERE = Path(__file__).parent
 RECORD, PAGE, PLOT = HERE / "records/diagnostics.json", HERE / "diagnostics.md", HERE / "diagnostics.png"

@@ -55,6 +55,10 @@ FAMILIES = {
 }
 
 
+HEAD = """# Cheaper training, all savings in one picture
+"""
+
+
 def family(method: str) -> str:
     """The first family whose name begins the method's."""
     return next(name for name in FAMILIES if method.startswith(name))
@@ -82,7 +86,7 @@ def table(found: Groups) -> str:
 
 
 def paired(found: Groups, pairs: Sequence[tuple[str, str]]) -> tuple[float, float, int]:
-    """Mean difference in robust accuracy over all pairs and common seeds, its standard error, and how many there are."""
+    """Mean difference in robust accuracy over all pairs and common seeds, its standard error, and their number."""
     gaps = []
     for one, two in pairs:
         by_seed = [
@@ -117,11 +121,11 @@ def quarter(found: Groups, full: str) -> str:
     return f"At most a quarter of full training ({reached:.1f} % robust): {told}."
 
 
-def text(found: Groups, lasting: Groups, strong: Groups, head: str) -> str:
+def text(found: Groups, lasting: Groups, strong: Groups) -> str:
     """The whole page. `lasting`: runs of three times the epochs; `strong`: the front before AutoAttack."""
     first = next(iter(found.values()))[0]
     n, device = first.final["last"]["clean"]["n"], first.environment["device"]
-    lines = [head, "![Robust accuracy over relative cost](savings.png)", ""]
+    lines = [HEAD, "![Robust accuracy over relative cost](savings.png)", ""]
     lines += [
         f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}; bold: on the front."
     ]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import minibatch_page
+import savings_page
 import solver_page
 
 from advcore.files import read_json
@@ -53,6 +54,12 @@ def study_text() -> str:
     return minibatch_page.page(sections, told, groups("minibatch-strong"))
 
 
+def savings_text() -> str:
+    """The page of the savings."""
+    found = groups("savings") | groups("savings-parts")
+    return savings_page.text(found, groups("savings-long"), groups("savings-strong"))
+
+
 def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
@@ -74,6 +81,9 @@ def main() -> None:
             (HERE / f"{suite}.md").write_text(f"# {suite}\n\n{text(suite)}\n")
     if any(map(groups, STUDY)):
         (HERE / "minibatch.md").write_text(study_text())
+    if groups("savings"):
+        (HERE / "savings.md").write_text(savings_text())
+        savings_page.draw(groups("savings") | groups("savings-parts"), HERE / "savings.png")
     README.write_text(readme_text())
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import statistics
 import subprocess
 import sys
 from typing import ClassVar
@@ -154,6 +155,38 @@ def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(root, m
         assert auto["accuracy"] <= ours["interval"][1]
     flags = {name: [flag.split(":")[0] for flag in one["flags"]] for name, one in record["models"].items()}
     assert flags == {"FGSM training": ["masked"], "PGD-7 training": []}
+
+
+def test_remembering_takes_less_than_3_percent_of_an_epoch(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import memory
+
+    record = read_json(memory.RECORD)
+    assert memory.PAGE.read_text() == memory.page(record)
+    assert record["settings"] == {"images": 1000, "turns": 10, "quick": False}
+    assert len(record["ratios"]) == 6 and all(len(found) == 10 for found in record["ratios"].values())
+    assert all(statistics.median(found) < 1.03 for found in record["ratios"].values())
+
+
+def test_the_savings_page_comes_from_its_records_and_asks_what_it_must(root, tables):
+    """Within 1.5 points of full training at a quarter of its cost; every pair three times; a picture beside it."""
+    import savings_page
+
+    assert (root / "benchmarks" / "savings.md").read_text() == tables.savings_text()
+    assert (root / "benchmarks" / "savings.png").stat().st_size > 10_000
+    found = tables.groups("savings") | tables.groups("savings-parts")
+    robust = {name: statistics.fmean(savings_page.robust(records)) for name, records in found.items()}
+    cheap = [name for name, records in found.items() if savings_page.cost(records) <= savings_page.QUARTER]
+    assert max(robust[name] for name in cheap) >= robust["full (PGD-7)"] - 1.5
+    for one, two in (pair for pairs in savings_page.QUESTIONS.values() for pair in pairs):
+        assert len(found[one]) == len(found[two]) == 3
+    assert set(savings_page.front(found)) <= set(tables.groups("savings-strong"))
+    best = savings_page.front(found)
+    assert all(
+        not (savings_page.cost(found[other]) <= savings_page.cost(found[name]) and robust[other] > robust[name])
+        for name in best
+        for other in found
+    )
 
 
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong")

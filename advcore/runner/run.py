@@ -32,7 +32,8 @@ from advcore.runner.config import from_dict, resolved
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
-from advcore.training.trainer import Listener, State, Trained, Trainer
+from advcore.training.loop import Listener, State, Trained
+from advcore.training.trainer import Trainer
 from advcore.types import Coreset
 from advcore.version import __version__
 

@@ -19,8 +19,9 @@ from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers import CCS, ByScore, EasyCore, GradMatch, Moderate
 from advcore.training import SGD
+from advcore.training.loop import Listener
 from advcore.training.plan import planned_units
-from advcore.training.trainer import Listener, Trainer
+from advcore.training.trainer import Trainer
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 N = 96

@@ -23,8 +23,8 @@ from advcore.selection.quality import gradient_error
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD
+from advcore.training.loop import Listener
 from advcore.training.plan import planned_units
-from advcore.training.trainer import Listener
 
 ATTACK = LinfPGD(eps=0.1, steps=3)
 

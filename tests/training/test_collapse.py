@@ -11,8 +11,8 @@ from advcore.evaluation.evaluate import wilson
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
 from advcore.training import SGD, Constant
-from advcore.training import trainer as module
-from advcore.training.trainer import Listener, collapsed
+from advcore.training import loop as module
+from advcore.training.loop import Listener, collapsed
 
 
 def probe(share, n=200):

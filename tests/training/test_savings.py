@@ -23,7 +23,7 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch, Random
 from advcore.training import SGD, ByBudget, Linear, Steady
-from advcore.training import trainer as module
+from advcore.training import loop as module
 from advcore.training.budget import budget_at_cost, offers, with_budget
 from advcore.training.plan import batch_sizes, planned_units, reference
 from advcore.training.step import Learner

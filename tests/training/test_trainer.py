@@ -16,8 +16,8 @@ from advcore.objectives import Pgd, Standard, Trades
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, Constant
+from advcore.training.loop import Listener
 from advcore.training.plan import planned_units, reference, step_units
-from advcore.training.trainer import Listener
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
