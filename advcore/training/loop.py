@@ -20,7 +20,6 @@ from advcore.data.base import thinned
 from advcore.data.source import as_source, batches_for, chunked
 from advcore.evaluation.evaluate import evaluate
 from advcore.gradients import GRADIENTS
-from advcore.objectives.base import attacked
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.selection.schedule import Epoch, Schedule
@@ -79,7 +78,7 @@ class Loop:
         if self.validation is not None:
             size = min(settings.probe_examples, len(self.validation))
             self.probed = thinned(self.validation.labels(), size, seed, "probe")
-        elif attacked(settings.objective) and sum(settings.probe.passes()) > sum(settings.attack.passes()):
+        elif settings.few_steps:
             told = "few attack steps and no validation examples: nothing watches for catastrophic overfitting"
             self.out.events.append({"epoch": 0, "event": f"{told}; hold some examples out"})
         self.plan = settings.schedule.plan()

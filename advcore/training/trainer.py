@@ -14,6 +14,7 @@ from advcore.data.augment import none
 from advcore.data.source import Source, chunked
 from advcore.errors import ConfigError, at_least, must, one_of, positive, require, within
 from advcore.gradients import GRADIENTS
+from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import Rows
 from advcore.selection.coreset import ATTACK_MODES, AdversarialCoreset
@@ -156,13 +157,21 @@ class Trainer(LoopSettings):
         return self.attack.changed(steps=self.attack_steps.at(i, len(self.schedule.plan())))
 
     @property
-    def probe(self) -> Any:
-        """The attack that judges every epoch: of many steps where the training attack has few in any of them."""
+    def weakest(self) -> Any:
+        """The attack of the epoch that has the fewest steps."""
         if self.attack_steps is None:
-            return self.attack and self.attack.probe()
-        fewest = min((self.attack_at(i) for i in range(len(self.schedule.plan()))), key=lambda attack: attack.steps)
-        judge = fewest.probe()
-        return judge if judge.steps > fewest.steps else self.attack.probe()
+            return self.attack
+        return min((self.attack_at(i) for i in range(len(self.schedule.plan()))), key=lambda attack: attack.steps)
+
+    @property
+    def few_steps(self) -> bool:
+        """Whether an epoch's attack has so few steps that it cannot judge the model: another of more steps does."""
+        return attacked(self.objective) and sum(self.weakest.probe().passes()) > sum(self.weakest.passes())
+
+    @property
+    def probe(self) -> Any:
+        """The attack that judges every epoch; of many steps where the training attack has few in any of them."""
+        return self.attack and (self.weakest if self.few_steps else self.attack).probe()
 
     def memory_bytes(self, n: int, shape: tuple[int, int, int]) -> int:
         """What remembering takes, of n training images of `shape`: the most that two epochs in a row keep, while the

@@ -281,6 +281,8 @@ def test_nobody_watching_few_steps_is_an_event(model, source, attack):
     (event,) = trainer(attack, epochs=1).fit(copy.deepcopy(model), source, seed=0).events
     assert "catastrophic overfitting" in event["event"]
     assert not trainer(attack, epochs=1).fit(copy.deepcopy(model), source, source, seed=0).events
+    scheduled = trainer(LinfPGD(eps=0.1, steps=5), epochs=2, attack_steps=Linear(first=2, last=5))
+    assert len(scheduled.fit(copy.deepcopy(model), source, seed=0).events) == 1
     assert not trainer(attack.reference(7), epochs=1).fit(copy.deepcopy(model), source, seed=0).events
 
 
