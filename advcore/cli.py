@@ -201,11 +201,13 @@ def check(
     _table(str(file), ("", ""), rows)
     if found:
         header = ("attack.steps", "selection.attack.steps", "selection.period", "minibatch", "selection.budget", "cost")
-        _table(f"at most {cost:g} of full training", header, [_offer_cells(offer) for offer in found])
+        of = "" if prepared.config.selection else ", on random subsets"
+        _table(f"at most {cost:g} of full training{of}", header, [_offer_cells(offer) for offer in found])
+        typer.echo("where the steps are not the file's own, the attack's step_size is null")
 
 
 def _offer_cells(offer) -> tuple[str, ...]:
-    rule = "null" if offer.rule is None else offer.rule.describe()
+    rule = "null" if offer.rule is None else f"{type(offer.rule).__name__.lower()}, {offer.rule.describe()}"
     selects = [offer.selection_steps, "null" if offer.period is None else offer.period]
     whole = offer.budget == 1
     cells = [offer.steps, *(["–", "–"] if whole else selects), rule, "all data" if whole else f"{offer.budget:g}"]

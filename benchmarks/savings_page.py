@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import scipy.stats
 from minibatch_page import robust, verdict
 
 from advcore.reporting.record import RunRecord
@@ -38,10 +39,7 @@ QUESTIONS = {
     ],
     "Selection by one step": [("GradMatch 0.3, selected by FGSM", "GradMatch 0.3")],
     "The margin rule, beside random minibatches of its cost": [("margin, one step", "random minibatch, one step")],
-    "Minibatches attacked in part for more epochs, beside all": [
-        ("random minibatch, one step", "FAT"),
-        ("margin, one step", "FAT"),
-    ],
+    "Half of each batch, drawn at random, for twice the epochs": [("random minibatch, one step", "FAT")],
     "Steps that grow": [("PGD, steps 1 to 3", "PGD-2")],
 }
 """What is asked, and the pairs of methods that answer: with the part, and without."""
@@ -104,9 +102,10 @@ def answers(found: Groups) -> str:
         if not known:
             continue
         gap, error, count = paired(found, known)
-        word = "makes no difference beyond chance" if abs(gap) <= 2 * error else "helps" if gap > 0 else "hurts"
-        lines += [f"**{question}**: {word} ({gap:+.2f} ± {error:.2f} points, mean and standard error of {count} runs "]
-        lines += ["beside runs of the same seed).", ""]
+        chance = abs(gap) <= scipy.stats.t.ppf(0.975, count - 1) * error
+        word = "makes no difference beyond chance" if chance else "helps" if gap > 0 else "hurts"
+        told = f"{gap:+.2f} ± {error:.2f} points, mean and standard error of {count} runs beside runs of the same seed"
+        lines += [f"**{question}**: {word} ({told}).", ""]
         lines += [f"- {one} {verdict(found, one, two)}." for one, two in known]
         lines.append("")
     return "\n".join(lines)

@@ -11,6 +11,9 @@ from advcore.errors import at_least, require, within
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
+_ENOUGH = 4  # steps that can judge a model trained with them
+_PROBE = 10  # steps that judge where there are fewer
+
 
 class Attack(Protocol):
     """Frozen settings; `attack(loss_fn, x, generator=...)` gives x_adv inside [0, 1] and, unless
@@ -22,6 +25,8 @@ class Attack(Protocol):
     probes_outside : whether it asks for the loss outside its ball, so that only what it returns counts against a model.
     restarts : independent starts.
     remembers : whether it starts where it ended before (`recalling`); not fit for evaluation.
+    few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
+        just these; `probe` has more.
     """
 
     climbs: ClassVar[str]
@@ -30,6 +35,7 @@ class Attack(Protocol):
     probes_outside: ClassVar[bool]
     restarts: int
     remembers: bool
+    few_steps: bool
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         """`x` (B, C, H, W) in [0, 1] to x_adv of the same shape; `generator` is bound to the B examples."""
@@ -39,7 +45,7 @@ class Attack(Protocol):
         passes are counted."""
 
     def recalling(self, memory: Any) -> "Attack":
-        """The same attack with the `Perturbations` that it starts from, if it `remembers`."""
+        """The same attack with the `Perturbations` that it starts from, if it `remembers`; None: it starts anew."""
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """(B,) float64: how far x_adv is outside the ball around x; at most 0 inside."""
@@ -97,6 +103,7 @@ class Bounded:
     training_only: ClassVar[bool] = False
     probes_outside: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    few_steps: ClassVar[bool] = False
     restarts = 1  # not annotated: where it is a setting, its place among the settings is that class's
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything
@@ -163,6 +170,13 @@ class Iterated(Bounded):
 
     def reference(self, steps: int) -> "Iterated":
         return self.changed(steps=steps, restarts=1)
+
+    @property
+    def few_steps(self) -> bool:
+        return self.steps < _ENOUGH
+
+    def probe(self) -> "Iterated":
+        return self.changed(steps=_PROBE) if self.few_steps else self
 
     def passes(self) -> tuple[int, int]:
         forward, backward = self._passes_once()

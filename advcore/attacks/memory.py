@@ -1,12 +1,13 @@
 """Start rule: where an attack left an example is where it starts the next time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advcore.cost import free_memory, gigabytes
-from advcore.errors import ConfigError, at_least, must, one_of, require
+from advcore.errors import CheckpointError, ConfigError, at_least, must, one_of, require
 from advcore.rng import Stream
 from advcore.types import settings
 
@@ -14,6 +15,7 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.
 PLACES = ("auto", "device", "host")
 _MOST = 0.5  # of the device's free memory, before "auto" turns to the host's: the model needs the rest
 _LEVELS = 127  # of int8, on either side of 0
+_AT_ONCE = 1024  # examples that move to other places
 
 
 @settings
@@ -23,10 +25,11 @@ class Memory:
     Parameters
     ----------
     precision : "float32" holds attacked pixels exactly. "float16" holds what was added to each, rounded to 11 bits:
-        off by at most 1/2048 of it. "int8" rounds to 127 equal parts of the example's largest: off by at most 1/254
-        of that. What is read is projected again.
+        off by at most 1/2048 of it, or 3e-8. "int8" rounds to 127 equal parts of the largest that the example had so
+        far: off by at most 1/254 of that. What is read is projected again.
     reset : epochs after which all is forgotten; null never forgets.
-    place : "device", "host" (pinned memory under CUDA), or "auto": the device if half of what is free there is enough.
+    place : "device", "host" (through a pinned buffer under CUDA), or "auto": the device if half of what is free there
+        is enough.
     """
 
     precision: str = "float16"
@@ -94,50 +97,51 @@ class Perturbations:
         self.epochs = 0  # begun since all was forgotten
         self._view: Stream | None = None
         self._whole = False
+        self._buffer: Tensor | None = None  # pinned, between the host's memory and the device
         self._last: tuple[Tensor | None, Tensor | None] = (None, None)
         self._room(0)
 
     def _room(self, examples: int) -> None:
         """Space for so many, with nothing in it. Column 0 stands for pixels that have no place, and stays blank."""
-        pinned = self.place.type == "cpu" and self.device.type == "cuda"
         kind, pixels = PRECISIONS[self.settings.precision], self.shape[1] * self.shape[2]
         wanted = (examples, self.shape[0], pixels + 1)
-        self.values = torch.full(wanted, self._blank, dtype=kind, device=self.place, pin_memory=pinned)
+        self.values = torch.full(wanted, self._blank, dtype=kind, device=self.place)
         self.scale = torch.zeros(examples, device=self.device)
         self.known = torch.zeros(examples, dtype=torch.bool, device=self.device)
 
-    def begin(self, indices: Tensor, view: Stream | None) -> None:
+    def begin(self, indices: Tensor, view: Stream | None, room: int | None = None) -> None:
         """An epoch on the examples `indices` (K,), whose augmented view draws from `view`; None: the plain one.
 
-        Examples that are not among them are forgotten; new ones know nothing.
+        Examples that are not among them are forgotten; new ones know nothing. `room`: for how many there is to be
+        space, K by default; what is held moves only when it changes.
         """
-        self.look(view)
         wanted = torch.zeros_like(self.slots, dtype=torch.bool)
         wanted[indices.to(self.device)] = True
-        held = self.slots >= 0
-        if len(indices) == len(self.known):
-            leaving, joining = (held & ~wanted).nonzero()[:, 0], (wanted & ~held).nonzero()[:, 0]
-            if len(joining):
-                free = self.slots[leaving] if len(leaving) else torch.arange(len(joining), device=self.device)
-                self.slots[leaving] = -1
-                self.slots[joining] = free
-                self._forget(free)
-        else:
-            self._resize(wanted, wanted & held)
+        staying = wanted & (self.slots >= 0)
+        if (room or len(indices)) != len(self.known):
+            self._resize(room or len(indices), staying)
+        self.slots = torch.where(staying, self.slots, -1)
+        joining = (wanted & ~staying).nonzero()[:, 0]
+        if len(joining):
+            free = torch.ones_like(self.known)
+            free[self.slots[staying]] = False
+            self.slots[joining] = free.nonzero()[: len(joining), 0]
+            self._forget(self.slots[joining])
         if self.settings.reset and self.epochs == self.settings.reset:
             self._forget(torch.arange(len(self.known), device=self.device))
             self.epochs = 0
         self.epochs += 1
-        self._settle_whole()
+        self.look(view)
 
-    def _resize(self, wanted: Tensor, staying: Tensor) -> None:
-        """Room for the `wanted` examples (N,) bool; those that stay keep what they have."""
+    def _resize(self, room: int, staying: Tensor) -> None:
+        """Room for so many; the examples `staying` (N,) bool keep what they have."""
         old, values, scale, known = self.slots[staying], self.values, self.scale, self.known
-        self._room(int(wanted.sum()))
-        self.slots = torch.where(wanted, wanted.cumsum(0) - 1, -1)
-        new = self.slots[staying]
-        self.values[new.to(self.place)] = values[old.to(self.place)]
+        self._room(room)
+        new = torch.arange(len(old), device=self.device)
+        for piece in new.split(_AT_ONCE):  # so that no third copy is held
+            self.values[piece.to(self.place)] = values[old[piece].to(self.place)]
         self.scale[new], self.known[new] = scale[old], known[old]
+        self.slots[staying] = new
 
     def look(self, view: Stream | None) -> None:
         """Read through another view of the data; None: the plain one."""
@@ -147,11 +151,12 @@ class Perturbations:
     def _settle_whole(self) -> None:
         """Whether something is known of every example that may be asked for: of those kept in an epoch, of all in a
         selection. Asked once here, so that no batch has to wait for the answer."""
-        asked_for_all = self._view is None and len(self.known) < len(self.slots)
-        self._whole = bool(len(self.known)) and not asked_for_all and bool(self.known.all())
+        held = self.slots[self.slots >= 0]
+        asked_for_all = self._view is None and len(held) < len(self.slots)
+        self._whole = bool(len(held)) and not asked_for_all and bool(self.known[held].all())
 
     def _forget(self, slots: Tensor) -> None:
-        self.known[slots] = False
+        self.known[slots], self.scale[slots] = False, 0.0
         self.values[slots.to(self.place)] = self._blank
 
     def recall(self, x: Tensor, indices: Tensor, fresh: Callable[[], Tensor]) -> Tensor:
@@ -179,23 +184,31 @@ class Perturbations:
         slot, frame = self.slots[indices], self._frame(indices)
         new = (x_adv if self.settings.precision == "float32" else x_adv - x).flatten(2)
         rows = self._rows(slot)
-        if self.settings.precision == "int8":  # in parts of the example's largest, which may be another now
-            rows = rows * self.scale[slot].view(-1, 1, 1)
+        if self.settings.precision == "int8":
+            before = self.scale[slot]
+            self.scale[slot] = scale = torch.maximum(before, new.abs().amax((1, 2)).float() / _LEVELS)
+            part = scale.clamp_min(torch.finfo(scale.dtype).tiny).view(-1, 1, 1)
+            rows = (rows * (before.view(-1, 1, 1) / part)).round_()  # itself, where the parts are what they were
+            new = (new / part).round_()
         new = new.to(rows.dtype)
         if frame is None:
             rows[:, :, 1:] = new
         else:
             rows.scatter_(2, frame, new)
             rows[:, :, 0] = self._blank
-        if self.settings.precision == "int8":
-            self.scale[slot] = scale = rows.abs().amax((1, 2)) / _LEVELS
-            rows = rows.div_(scale.clamp_min(torch.finfo(scale.dtype).tiny).view(-1, 1, 1)).round_().to(torch.int8)
-        self.values[slot.to(self.place)] = rows.to(self.place)
+        self.values[slot.to(self.place)] = rows.to(self.values.dtype).to(self.place)
         self.known[slot] = True
 
     def _rows(self, slot: Tensor) -> Tensor:
         """(B, C, 1 + H W) of what is held, a copy, on the images' device."""
-        return self.values.index_select(0, slot.to(self.place)).to(self.device, non_blocking=True)
+        if self.place.type == self.device.type:
+            return self.values.index_select(0, slot)
+        wanted = (len(slot), *self.values.shape[1:])
+        if self._buffer is None or self._buffer.numel() < torch.Size(wanted).numel():
+            self._buffer = torch.empty(wanted, dtype=self.values.dtype, pin_memory=True).flatten()
+        found = self._buffer[: torch.Size(wanted).numel()].view(wanted)
+        torch.index_select(self.values, 0, slot.to(self.place), out=found)  # waits for what was read before
+        return found.to(self.device, non_blocking=True)
 
     @property
     def _blank(self) -> float:
@@ -213,18 +226,25 @@ class Perturbations:
             self._last = indices, frame.expand(-1, self.shape[0], -1)
         return self._last[1]
 
-    def state(self) -> dict[str, Tensor]:
-        """All that is remembered, for a checkpoint."""
-        told = {"values": self.values, "scale": self.scale, "known": self.known, "slots": self.slots}
-        return {name: tensor.cpu() for name, tensor in told.items()} | {"epochs": torch.tensor(self.epochs)}
+    def state(self) -> dict[str, Any]:
+        """A copy of all that is remembered, for a checkpoint."""
+        told = {name: getattr(self, name).detach().cpu().clone() for name in _HELD}
+        return told | {"epochs": self.epochs, "precision": self.settings.precision, "shape": list(self.shape)}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """What `state` gave."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """What `state` gave. Raises CheckpointError if it is of other images or another precision."""
+        own = [self.settings.precision, list(self.shape), len(self.slots)]
+        theirs = [state["precision"], list(state["shape"]), len(state["slots"])]
+        if own != theirs:
+            raise CheckpointError(must("the remembered precision, shape and size", str(own), theirs))
         self._room(len(state["known"]))
-        for name in ("values", "scale", "known", "slots"):
+        for name in _HELD:
             getattr(self, name).copy_(state[name])
-        self.epochs = int(state["epochs"])
-        self._settle_whole()
+        self.epochs = state["epochs"]
+        self.look(None)
+
+
+_HELD = ("values", "scale", "known", "slots")
 
 
 def _numbers(size: int, shape: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -235,15 +255,21 @@ def _numbers(size: int, shape: tuple[int, int, int], device: torch.device) -> Te
 
 
 def refuse_unmoved(augment: Callable[[Tensor, Stream], Tensor], shape: tuple[int, int, int], stream: Stream) -> None:
-    """Raise ConfigError unless `augment` only moves pixels, so that what is remembered can move with them."""
-    indices = torch.arange(8)
+    """Raise ConfigError unless `augment` only moves pixels, each to one place at most, in all channels alike, so that
+    what is remembered can move with them."""
+    indices, pixels = torch.arange(8), shape[1] * shape[2]
     numbers = _numbers(len(indices), shape, torch.device("cpu"))
     try:
         moved = augment(numbers.clone(), stream.at(indices))
-        known = moved.shape == numbers.shape and bool(torch.isin(moved, torch.arange(0.0, numbers.max() + 1)).all())
+        channels = torch.arange(shape[0]).view(1, -1, 1, 1) * pixels
+        coloured = augment(numbers + channels, stream.at(indices))
+        alike = torch.equal(coloured, torch.where(moved > 0, moved + channels, 0))
+        once = all(len(own[own > 0].unique()) == int((own > 0).sum()) for own in moved)
+        known = bool(torch.isin(moved, torch.arange(0.0, pixels + 1)).all())
+        fit = moved.shape == numbers.shape and alike and once and known
     except Exception:  # one that takes colour images only, say
-        known = False
-    if not known:
+        fit = False
+    if not fit:
         name = getattr(augment, "__name__", type(augment).__name__)
         raise ConfigError(
             must("augment", "an augmentation that only moves pixels, for start: remembered", name, "use start: uniform")

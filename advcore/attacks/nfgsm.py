@@ -29,6 +29,7 @@ class NFGSM(Bounded):
     step_size: float | None = None
     norm: ClassVar[str] = "linf"
     training_only: ClassVar[bool] = True
+    few_steps: ClassVar[bool] = True
 
     def _eps_problem(self) -> str | None:
         return pixel_radius(self.eps, 1.0)

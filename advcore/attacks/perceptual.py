@@ -171,7 +171,7 @@ class FastLPA(Perceptual):
         return not self.project
 
     def probe(self) -> "FastLPA":
-        return self.changed(project=True) if self.training_only else self
+        return super().probe().changed(project=True)
 
     def _passes_once(self) -> tuple[int, int]:
         more = _PROJECTION if self.project else (0, 0)

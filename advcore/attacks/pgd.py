@@ -15,8 +15,6 @@ from advcore.types import Loss, settings
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
 MOST_PIXELS = 1e12  # before the data are seen
-_FEW = 4  # fewer steps cannot judge a model trained with them, which may have learned to resist just these
-_PROBE_STEPS = 10  # which can
 _GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
 
 
@@ -112,9 +110,9 @@ class PGD(Iterated):
         return super().reference(steps).changed(start="uniform" if self.remembers else self.start)
 
     def probe(self) -> "PGD":
-        if self.steps < _FEW:
-            return self.reference(_PROBE_STEPS).changed(step_size=None, restarts=self.restarts)
-        return self.changed(start="uniform") if self.remembers else self
+        new = super().probe()
+        new = new.changed(step_size=None) if new.steps != self.steps else new
+        return new.changed(start="uniform") if self.remembers else new
 
     def describe(self) -> dict:
         return super().describe() | {"start": self.start}

@@ -52,6 +52,14 @@ def chunked(indices: Tensor, size: int) -> list[Tensor]:
     return pieces
 
 
+def chunk_sizes(n: int, size: int) -> dict[int, int]:
+    """How many pieces of which size `chunked` cuts n indices into."""
+    whole, rest = divmod(n, size)
+    if rest == 1 and whole:
+        return {size: whole - 1, size + 1: 1}
+    return {size: whole, rest: int(rest > 0)}
+
+
 def to_float(x: Tensor) -> Tensor:
     """uint8 to float32 / 255; floats as they are."""
     return x.float() / 255 if x.dtype == torch.uint8 else x

@@ -27,10 +27,11 @@ from advcore.training.attack_steps import steps_problem
 from advcore.training.budget import Offer, budget_at_cost, offers
 from advcore.training.minibatch import rule_problem
 from advcore.training.plan import Reference, planned_units, reference
-from advcore.training.trainer import LoopSettings, Trainer
+from advcore.training.trainer import LoopSettings, Trainer, memory_problem
 from advcore.types import labels_digest
 
 Built = TypeVar("Built")
+_NEAR = 0.95  # of a wanted cost: what is further from it is told
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def trainer(config: RunConfig) -> Trainer:
     shared = {f.name: getattr(config.training, f.name) for f in dataclasses.fields(LoopSettings)}
     when, chooser = schedule(config), selector(config)
     require(rule_problem(config.minibatch, config.objective, len(when.plan()), config.training.normalise))
-    under("training", lambda: require(steps_problem(config.training.attack_steps, config.attack)))
+    problems = [steps_problem(config.training.attack_steps, config.attack)]
+    problems += [memory_problem(config.training.memory, config.attack)]
+    under("training", lambda: require(*problems))
     return under(
         "selection",
         lambda: Trainer(
@@ -207,12 +210,15 @@ def compared(config: RunConfig, loaded: Data) -> Reference:
     return reference(config.objective, config.attack, len(loaded.train), epochs, config.cost.reference_steps)
 
 
-def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module) -> Plan:
-    """What the run will do, its cost relative to the reference, and what it will hold in memory."""
+def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module, wanted: float | None = None) -> Plan:
+    """What the run will do, its cost relative to the reference, and what it will hold in memory. `wanted`: the cost
+    that the budget was found for."""
     against = compared(config, loaded)
     cost = planned_units(built, len(loaded.train), held_out(loaded)) / against.units
     rule = f", {config.minibatch.describe()}" if config.minibatch else ""
     dear = "; selection costs more than it saves" if cost >= 1 and built.selector else ""
+    short = wanted is not None and cost < _NEAR * wanted
+    dear += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much" if short else ""
     return Plan(
         text=f"{built.schedule.describe()}{rule}: {cost:.2f} of full training{dear}",
         relative_cost=cost,

@@ -148,7 +148,10 @@ def _one_of_budget_and_cost(raw: Any) -> Any:
 
 def resolved(config: RunConfig) -> dict[str, Any]:
     """Every setting, defaults included, as `from_dict` reads it."""
-    return json.loads(json.dumps(_plain(config)))
+    found = json.loads(json.dumps(_plain(config)))
+    if config.selection is not None and config.selection.cost is not None:
+        found["selection"]["budget"] = None  # it is not known yet
+    return found
 
 
 _NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}

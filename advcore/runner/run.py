@@ -85,7 +85,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     trainer.check(net, loaded.train)
     given, inputs = build.scores(trainer, loaded) if scores else (None, {})
     inputs |= {"selection.cost": wanted} if wanted is not None else {}
-    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net), given, inputs)
+    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net, wanted), given, inputs)
 
 
 def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunConfig:

@@ -97,6 +97,9 @@ class SelectionConfig(SelectionSettings):
         return [
             *Schedule.problems(self),
             None if self.cost is None else positive("cost", self.cost, "it is relative to full training"),
+            must("cost", "null beside a budget", self.cost)
+            if self.cost is not None and self.budget != SelectionSettings.budget
+            else None,
             at_least("probe_epochs", self.probe_epochs, 0),
         ]
 

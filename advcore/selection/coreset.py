@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from advcore.adversary import mismatch
 from advcore.borrow import device_of
 from advcore.cost import CostLedger
-from advcore.data.source import Part, Source, as_source, check_labels, chunked
+from advcore.data.source import Part, Source, as_source, check_labels, chunk_sizes
 from advcore.errors import ConfigError, DataError, at_least, must, one_of, positive, require, share
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measured
@@ -137,7 +137,7 @@ class AdversarialCoreset(SelectionSettings):
         """How many of n examples it is asked for: K, or, for per_batch, what that many whole blocks hold."""
         if self.budget == 1.0 or self.partition != "per_batch":
             return n if self.budget == 1.0 else max(1, round(self.budget * n))
-        blocks = len(chunked(torch.arange(n), self.block_size))
+        blocks = sum(chunk_sizes(n, self.block_size).values())
         return min(n, max(1, round(self.budget * blocks)) * self.block_size)
 
     def select(
@@ -201,7 +201,7 @@ class AdversarialCoreset(SelectionSettings):
         folder, events = self._folder(call) if rows is None or self.target != "train" else (None, ())
         found = Measured(rows=rows, labels=_known_labels(source)) if rows is not None else None
         found = found or self._measure(call, source, "selection", folder)
-        goal = None if self.target == "train" else self._measure(call, call.validation, "validation", folder)
+        goal = None if self.target == "train" else self._anew()._measure(call, call.validation, "validation", folder)
         with ledger.phase("solve", source.device):
             split = Split(
                 rows=found.rows,
@@ -242,8 +242,9 @@ class AdversarialCoreset(SelectionSettings):
     def _in_full(self, call: "_Call", coreset: Coreset, found: Measured) -> dict[str, float]:
         """The coreset's error against the full attack, on a sample; nothing where the selection's is no cheaper."""
         full, most = self.full_attack, self.full_examples
-        cheaper = full is not None and attacked(self.objective) and sum(full.passes()) > sum(self.attack.passes())
-        if not (cheaper and most and isinstance(found.rows, FactoredRows)):
+        if full is None or not most or not attacked(self.objective) or not isinstance(found.rows, FactoredRows):
+            return {}
+        if sum(full.passes()) <= sum(self.attack.passes()):
             return {}
         outside = torch.ones(len(call.source), dtype=torch.bool)
         outside[coreset.indices] = False
@@ -257,6 +258,11 @@ class AdversarialCoreset(SelectionSettings):
         call.ledger.add(ledger, under="evaluation")
         error, noise = full_error(found.rows, coreset.indices, coreset.weights, Sample(chosen, rest, rows))
         return {"gradient_error_full": error, "gradient_error_full_noise": noise}
+
+    def _anew(self) -> "AdversarialCoreset":
+        """The same, for examples that no training attack has seen."""
+        remembers = getattr(self.attack, "remembers", False)
+        return replace(self, attack=self.attack.recalling(None)) if remembers else self
 
     def _folder(self, call: "_Call") -> tuple[Path | None, tuple[str, ...]]:
         """Where the rows must go if they do not fit in memory, and the event that says so."""

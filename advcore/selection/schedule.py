@@ -71,6 +71,11 @@ class Schedule:
         """Full epochs that run before the first coreset."""
         return round(self.budget * self.first)
 
+    @property
+    def length(self) -> int:
+        """How many epochs run."""
+        return self.epochs if self.budget == 1.0 else self.warm_epochs + self.epochs - self.first
+
     def plan(self) -> list[Epoch]:
         """Every epoch that runs, in order."""
         if self.budget == 1.0:

@@ -1,5 +1,6 @@
 """Attack steps as a function of the epoch: cheap attacks while the model is young, or as many as a budget pays for."""
 
+import math
 from typing import Any
 
 from advcore.errors import at_least, must, positive, require
@@ -27,7 +28,7 @@ class Steady:
 
 @settings
 class Linear:
-    """From `first` steps in the first epoch to `last` in the last, along a line, rounded.
+    """From `first` steps in the first epoch to `last` in the last, along a line, rounded, halves upwards.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class Linear:
 
     def at(self, epoch: int, epochs: int) -> int:
         """Steps of the epoch-th of `epochs` that run, from 0."""
-        return round(self.first + (self.last - self.first) * epoch / max(1, epochs - 1))
+        return math.floor(self.first + (self.last - self.first) * epoch / max(1, epochs - 1) + 0.5)
 
 
 @settings

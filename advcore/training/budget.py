@@ -1,6 +1,6 @@
 """What a wanted cost buys: budgets, steps, periods and rules, from the closed forms of `plan.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,32 +21,53 @@ def with_budget(trainer: Trainer, budget: float) -> Trainer:
     return replace(trainer, schedule=replace(trainer.schedule, budget=budget), selector=selector)
 
 
-def budget_for(trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
-    """The largest share of n training examples with which the run takes at most `units` passes, to four digits; None
-    where two examples take more. `held_out`: how many validation examples there are."""
-    low, high = 2, n - 1  # low: known to fit
-    if _units(trainer, low / n, n, held_out) > units:
+def _units(trainer: Trainer, k: int, n: int, held_out: int) -> int | None:
+    """Of a run on k of n examples; None where the trainer refuses it, as it may a run of few epochs on all data."""
+    try:
+        return planned_units(with_budget(trainer, k / n), n, held_out)
+    except ConfigError:
         return None
+
+
+def _largest(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The largest in low..high for which `holds`, which does from low on until it does no more."""
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _units(trainer, middle / n, n, held_out) <= units else (low, middle - 1)
-    return max(int(low / n * _DIGITS) / _DIGITS, 2 / n)
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
 
 
-def _units(trainer: Trainer, budget: float, n: int, held_out: int) -> int:
-    return planned_units(with_budget(trainer, budget), n, held_out)
+def _range(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | None:
+    """The smallest and the largest number of examples, of 2..n - 1, with which the trainer agrees to run; None if with
+    none. What it refuses is too small."""
+    if _units(trainer, n - 1, n, held_out) is None:
+        return None
+    refused = _largest(lambda k: k < 2 or _units(trainer, k, n, held_out) is None, 1, n - 1)
+    return refused + 1, n - 1
+
+
+def budget_for(trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
+    """The largest share of n training examples with which the run takes at most `units` passes, to four digits; None
+    where the fewest take more. `held_out`: how many validation examples there are."""
+    found = _range(trainer, n, held_out)
+    if found is None or _units(trainer, found[0], n, held_out) > units:
+        return None
+    k = _largest(lambda k: _units(trainer, k, n, held_out) <= units, *found)
+    return max(int(k / n * _DIGITS) / _DIGITS, found[0] / n)
 
 
 def budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> float:
     """The budget of a run that is to have a relative cost. Raises ConfigError, with figures, where none has."""
-    found = budget_for(trainer, n, held_out, cost * reference_units)
-    least, most = (_units(trainer, k / n, n, held_out) / reference_units for k in (2, n - 1))
+    found = _range(trainer, n, held_out)
     if found is None:
+        with_budget(trainer, (n - 1) / n)  # which raises why
+    least, most = (_units(trainer, k, n, held_out) / reference_units for k in found)
+    if cost < least:
         way_out = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
-        raise ConfigError(must("cost", f"at least {least:.3g}, what two examples of {n} cost", cost, way_out))
+        raise ConfigError(must("cost", f"at least {least:.3g}, what {found[0]} examples of {n} cost", cost, way_out))
     if cost > most:
         raise ConfigError(must("cost", f"at most {most:.3g}, what {n - 1} examples of {n} cost", cost, "use all data"))
-    return found
+    return budget_for(trainer, n, held_out, cost * reference_units)
 
 
 @dataclass(frozen=True)
@@ -75,8 +96,11 @@ def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units
         if planned_units(whole, n, held_out) <= cost * reference_units:
             found.append(_offer(whole, 1.0, n, held_out, reference_units))
             continue
+        sizes = _range(one, n, held_out)
+        if sizes is None:
+            continue
+        least = min(least, _units(one, sizes[0], n, held_out) / reference_units)
         budget = budget_for(one, n, held_out, cost * reference_units)
-        least = min(least, _units(one, 2 / n, n, held_out) / reference_units)
         if budget is not None:
             found.append(_offer(with_budget(one, budget), budget, n, held_out, reference_units))
     if not found:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from advcore.attacks.memory import Perturbations, refuse_unmoved
+from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
 from advcore.borrow import device_of
 from advcore.cost import CostLedger, peak_memory
 from advcore.data.augment import none
@@ -158,6 +158,8 @@ class Loop:
             self.settings,
             objective=Standard(),
             attack=None,
+            attack_steps=None,
+            memory=Memory(),
             minibatch=None,
             selector=None,
             schedule=Schedule(epochs=self.settings.probe_epochs),
@@ -199,6 +201,7 @@ class Loop:
         self.listener.on_coreset(self.coreset)
 
     def _one_epoch(self, i: int, epoch: Epoch) -> dict[str, Any]:
+        settings = self.settings
         batches = self._batches(i, epoch)
         weights = torch.ones(len(self.train), device=self.device)
         if epoch.action != "full":
@@ -206,9 +209,10 @@ class Loop:
             weights[self.coreset.indices.to(self.device)] = chosen
         streams = [Stream(seed=self.seed, purpose=name, epoch=i) for name in ("augment", "attack", "minibatch")]
         if self.memory is not None:
-            self.memory.begin(
-                torch.arange(len(weights)) if epoch.action == "full" else self.coreset.indices, streams[0]
-            )
+            everything = epoch.action == "full"
+            kept = torch.arange(len(weights)) if everything else self.coreset.indices
+            room = len(weights) if everything else max(len(kept), settings.selector.size(len(weights)))
+            self.memory.begin(kept, streams[0], room)
         total, seen, counted, lr = torch.zeros((), device=self.device), 0, 0, 0.0
         self.rule.begin(i, self.out.epochs)
         for j, (indices, x, y) in enumerate(batches_for(self.model, self.train, batches)):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from advcore.attacks.base import Attack
+from advcore.data.source import chunk_sizes
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, attacked
 from advcore.objectives.standard import Standard
@@ -43,22 +44,15 @@ def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, 
     return Reference(epochs, steps, epochs * n * step_units(objective, attack.reference(steps)))
 
 
-def batch_sizes(n: int, size: int) -> dict[int, int]:
-    """How many batches of which size `data.source.chunked` cuts n examples into."""
-    whole, rest = divmod(n, size)
-    if rest == 1 and whole:
-        return {size: whole - 1, size + 1: 1}
-    return {size: whole, rest: int(rest > 0)}
-
-
 def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
     """Units of all phases but evaluation that the trainer will take on n training examples; `held_out` is how many
     validation examples there are, for selections that match their gradient. At most, where a minibatch rule adapts."""
     objective, selector, total = trainer.objective, trainer.selector, 0
     scoring = GRADIENTS[trainer.solver_reads].units(objective, selector.attack) if trainer.scored else 0
+    kept = n if selector is None else selector.size(n)
     for i, epoch in enumerate(trainer.schedule.plan()):
-        examples = n if epoch.action == "full" else selector.size(n)
-        for size, batches in batch_sizes(examples, trainer.batch_size).items():
+        examples = n if epoch.action == "full" else kept
+        for size, batches in chunk_sizes(examples, trainer.batch_size).items():
             total += batches * batch_units(trainer.minibatch, objective, trainer.attack_at(i), size, i)
         measured = n + (held_out if selector and selector.target == "validation" else 0)
         total += measured * selection_units(selector) if epoch.action == "select" else 0

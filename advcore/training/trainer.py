@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -128,6 +129,7 @@ class Trainer(LoopSettings):
             if self.selector and _remembers(self.selector.attack) and not self.remembers
             else None,
             steps_problem(self.attack_steps, self.attack),
+            memory_problem(self.memory, self.attack),
         ]
 
     def _disagreements(self) -> list[str | None]:
@@ -154,19 +156,19 @@ class Trainer(LoopSettings):
         """The attack of the i-th epoch that runs, from 0."""
         if self.attack_steps is None:
             return self.attack
-        return self.attack.changed(steps=self.attack_steps.at(i, len(self.schedule.plan())))
+        return self.attack.changed(steps=self.attack_steps.at(i, self.schedule.length))
 
     @property
     def weakest(self) -> Any:
         """The attack of the epoch that has the fewest steps."""
         if self.attack_steps is None:
             return self.attack
-        return min((self.attack_at(i) for i in range(len(self.schedule.plan()))), key=lambda attack: attack.steps)
+        return min((self.attack_at(i) for i in range(self.schedule.length)), key=lambda attack: attack.steps)
 
     @property
     def few_steps(self) -> bool:
-        """Whether an epoch's attack has so few steps that it cannot judge the model: another of more steps does."""
-        return attacked(self.objective) and sum(self.weakest.probe().passes()) > sum(self.weakest.passes())
+        """Whether an epoch's attack has too few steps to judge the model."""
+        return attacked(self.objective) and getattr(self.weakest, "few_steps", False)
 
     @property
     def probe(self) -> Any:
@@ -178,9 +180,9 @@ class Trainer(LoopSettings):
         one's moves to the other's; 0 without memory."""
         if not self.remembers:
             return 0
-        sizes = [n if epoch.action == "full" else self.selector.size(n) for epoch in self.schedule.plan()]
-        moved = [max(a, b) if a == b else a + b for a, b in itertools.pairwise([0, *sizes])]
-        return self.memory.nbytes(max(moved), shape)
+        kept = n if self.selector is None else self.selector.size(n)
+        sizes = [n if epoch.action == "full" else kept for epoch in self.schedule.plan()]
+        return self.memory.nbytes(max(a if a == b else a + b for a, b in itertools.pairwise([0, *sizes])), shape)
 
     @property
     def solver_reads(self) -> str | None:
@@ -241,6 +243,13 @@ class Trainer(LoopSettings):
 
 def _remembers(attack: Any) -> bool:
     return getattr(attack, "remembers", False)
+
+
+def memory_problem(memory: Memory, attack: Any) -> str | None:
+    """Why these settings of a memory are not used; None if they are, or are the defaults."""
+    if memory == Memory() or _remembers(attack):
+        return None
+    return must("memory", "left out where nothing is remembered", asdict(memory), "set attack.start to remembered")
 
 
 def refuse_other_images(train: Source) -> None:

@@ -176,6 +176,7 @@ def test_every_experiment_reads_and_builds_its_trainer(root):
     for file in files:
         config = load(file)
         trainer(config)
+        assert from_dict(resolved(config)) == config, file
         assert config.name == str(file.relative_to(root / "experiments")).removesuffix(".yaml").replace("/", "_"), file
         assert file.read_text().startswith("# ")
 

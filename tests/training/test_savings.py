@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from advcore.attacks import L2PGD, NFGSM, LinfPGD
+from advcore.attacks import L2PGD, NFGSM, FastLPA, LinfPGD, StAdv
 from advcore.attacks.memory import Memory, Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
-from advcore.data.source import chunked
+from advcore.data.source import Resident, chunk_sizes, chunked
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
 from advcore.minibatch.base import AttackSubset
@@ -21,11 +21,11 @@ from advcore.objectives import Pgd, Trades
 from advcore.rng import Stream
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
-from advcore.solvers import Craig, GradMatch, Random
+from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, ByBudget, Linear, Steady
 from advcore.training import loop as module
 from advcore.training.budget import budget_at_cost, offers, with_budget
-from advcore.training.plan import batch_sizes, planned_units, reference
+from advcore.training.plan import planned_units, reference
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
 
@@ -81,8 +81,8 @@ class Spied(Perturbations):
 
     log: list = []
 
-    def begin(self, indices, view):
-        super().begin(indices, view)
+    def begin(self, indices, view, room=None):
+        super().begin(indices, view, room)
         self.log.append(("begin", set(indices.tolist()), self._known()))
 
     def recall(self, x, indices, fresh):
@@ -206,6 +206,11 @@ def test_what_goes_to_the_host_is_an_event(model, source, monkeypatch):
     assert "host's memory" in event["event"]
 
 
+def test_settings_of_a_memory_that_is_not_used_are_refused():
+    with pytest.raises(ConfigError, match="memory must be left out where nothing is remembered, got .*int8"):
+        trainer(ATTACK, memory=Memory(precision="int8"))
+
+
 # ---- step schedules ----
 
 
@@ -216,6 +221,7 @@ def test_what_goes_to_the_host_is_an_event(model, source, monkeypatch):
         (Linear(first=1, last=7), 4, [1, 3, 5, 7]),
         (Linear(first=5, last=1), 3, [5, 3, 1]),
         (Linear(first=2, last=9), 1, [2]),
+        (Linear(first=1, last=4), 3, [1, 3, 4]),
         (ByBudget(mean=2.5, first=1, last=4), 4, [1, 1, 4, 4]),
         (ByBudget(mean=2.0, first=1, last=4), 4, [1, 1, 2, 4]),
         (ByBudget(mean=1.0, first=1, last=4), 3, [1, 1, 1]),
@@ -270,10 +276,16 @@ def test_epochs_attack_with_the_steps_of_their_schedule(model, source):
         (ATTACK.changed(steps=7), Linear(first=1, last=7), 10),
         (ATTACK.changed(steps=7), Linear(first=5, last=7), 7),
         (NFGSM(eps=0.1), None, 10),
+        (ATTACK.changed(steps=10), Linear(first=1, last=2), 10),
+        (FastLPA(eps=0.2, steps=7), None, 7),
+        (FastLPA(eps=0.2, steps=7), Linear(first=1, last=7), 10),
+        (StAdv(eps=0.1, steps=2), None, 10),
     ],
 )
 def test_few_steps_in_any_epoch_are_judged_by_many_in_all(attack, schedule, steps):
-    assert trainer(attack, attack_steps=schedule).probe.steps == steps
+    made = trainer(attack, attack_steps=schedule)
+    assert made.probe.steps == steps and not made.probe.training_only
+    assert made.few_steps == (steps == 10)
 
 
 @pytest.mark.parametrize("attack", [ATTACK.changed(steps=1), ATTACK.changed(steps=3), REMEMBERED, NFGSM(eps=0.1)])
@@ -301,7 +313,59 @@ def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, s
     made = trainer(solver=solver, objective=objective, minibatch=rule, attack_steps=schedule, selecting=cheap)
     trained = made.fit(model, source, seed=0, augment=crop_flip)
     assert trained.ledger.units() == planned_units(made, N)
-    assert planned_units(dataclasses.replace(made, attack=ATTACK, selector=None, schedule=Schedule(epochs=4)), N) > 0
+
+
+OTHERS = {
+    "per batch": ({"solver": GradMatch(), "partition": "per_batch"}, {}),
+    "validation": ({"solver": GradMatch(), "target": "validation"}, {}),
+    "acs": ({"solver": GradMatch()}, {"schedule": "acs"}),
+    "scores of the warm start": ({"solver": EasyCore()}, {}),
+    "scores of a probe": ({"solver": EasyCore()}, {"probe_epochs": 2, "warm_start": 0.0}),
+    "n-fgsm": ({"solver": GradMatch(), "attack": NFGSM(eps=0.1)}, {"attack": NFGSM(eps=0.1), "attack_steps": None}),
+    "eps ramp": ({"solver": GradMatch()}, {"eps_ramp": 1.5}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_ledger_is_the_plan_in_corners_too(model, source, name):
+    chosen, more = OTHERS[name]
+    when = {"warm_start": more.pop("warm_start", 0.5), "schedule": more.pop("schedule", "compressed")} if more else {}
+    settings = {"attack": REMEMBERED, "attack_steps": Linear(first=1, last=3), **more}
+    budgeted = {"objective": Pgd(), "attack": REMEMBERED, "budget": 0.5, "block_size": SIZE, "chunk_size": 32, **chosen}
+    made = Trainer(
+        objective=Pgd(), schedule=Schedule(epochs=4, budget=0.5, period=2, **({"warm_start": 0.5} | when)),
+        selector=AdversarialCoreset(**budgeted), optimizer=SGD(lr=0.05), batch_size=SIZE, probe_examples=16, **settings,
+    )  # fmt: skip
+    held_out = Resident(torch.rand(150, 1, 8, 8), torch.arange(150) % 4)  # more of them than there are to remember
+    trained = made.fit(model, source, held_out, seed=0, augment=crop_flip)
+    assert trained.ledger.units() == planned_units(made, N, len(held_out))
+
+
+@pytest.mark.parametrize("size", [50, 150])
+def test_validation_images_are_not_taken_for_training_images(model, source, log, size):
+    held_out = Resident(torch.rand(size, 1, 8, 8), torch.arange(size) % 4)
+    made = trainer(solver=GradMatch())
+    made = dataclasses.replace(made, selector=dataclasses.replace(made.selector, target="validation"))
+    made.fit(copy.deepcopy(model), source, held_out, seed=0)
+    asked = [entry[2] for entry in log if entry[0] == "plain"]
+    assert sum(map(len, asked)) == N and set().union(*asked) == set(range(N))
+
+
+def test_blocks_of_different_sizes_do_not_move_what_is_held(model, source, monkeypatch):
+    moved, resize = [], Perturbations._resize
+
+    def resized(self, room, staying):
+        moved.append(room)
+        resize(self, room, staying)
+
+    monkeypatch.setattr(Perturbations, "_resize", resized)
+    part = Resident(source._images[:90], source.labels()[:90])  # five batches of 16 and one of 10
+    made = trainer(solver=GradMatch(), epochs=12, period=1)
+    made = dataclasses.replace(made, selector=dataclasses.replace(made.selector, partition="per_batch"))
+    trained = made.fit(copy.deepcopy(model), part, seed=0)
+    assert len({len(coreset) for coreset in trained.coresets}) == 2  # with the small block, and without
+    assert moved == [90, made.selector.size(90)]
+    assert made.memory_bytes(90, (1, 8, 8)) == sum(moved) * Memory().nbytes(1, (1, 8, 8))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -318,7 +382,7 @@ def test_a_run_written_out_by_hand(model, source, steps):
 def test_batch_sizes_are_those_that_are_cut():
     for n, size in itertools.product((1, 2, 15, 16, 17, 31, 32, 33, 95, 97), (2, 4, 16, 200)):
         cut = [len(batch) for batch in chunked(torch.arange(n), size)]
-        assert sorted(cut) == sorted(itertools.chain(*([s] * count for s, count in batch_sizes(n, size).items())))
+        assert sorted(cut) == sorted(itertools.chain(*([s] * count for s, count in chunk_sizes(n, size).items())))
 
 
 def random_plan(seed):
@@ -375,6 +439,24 @@ def test_what_is_offered_costs_what_is_told(model, source, seed):
         dataclasses.replace(same, schedule=dataclasses.replace(same.schedule, period=one.period)), one.budget
     )
     assert same.fit(model, source, seed=0).ledger.units() / units == pytest.approx(one.cost, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"solver": EasyCore()}, {"solver": GradMatch(), "minibatch": RULES["margin"](warm_up=3)}],
+    ids=["scores of the warm start", "a rule that warms up for long"],
+)
+def test_budgets_that_the_trainer_refuses_are_stepped_over(model, source, more):
+    """With few examples no full epoch is left to score, or fewer epochs than the rule's warm-up."""
+    made = trainer(ATTACK, **more)
+    with pytest.raises(ConfigError):
+        with_budget(made, 2 / N)
+    units = reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    budget = budget_at_cost(made, N, 0, 0.3, units)
+    assert with_budget(made, budget).fit(model, source, seed=0).ledger.units() <= 0.3 * units
+    assert offers(made, N, 0, 0.3, units)
+    with pytest.raises(ConfigError, match=r"cost must be at least 0\.[12]"):
+        budget_at_cost(made, N, 0, 0.05, units)
 
 
 def test_full_data_is_offered_where_it_is_cheap_enough():
@@ -436,9 +518,10 @@ def full_rows(chosen, model, source):
         {"full_attack": None},
         {"attack": LinfPGD(eps=0.2, steps=5)},
         {"solver": Random()},
+        {"solver": Random(), "attack": None},
         {"budget": 1.0},
     ],
-    ids=["none wanted", "no full one", "no cheaper", "no rows", "all data"],
+    ids=["none wanted", "no full one", "no cheaper", "no rows", "no attack", "all data"],
 )
 def test_where_there_is_no_price_none_is_told(model, source, more):
     coreset = selector(**more).select(model, source, seed=0)
