@@ -163,7 +163,7 @@ def test_remembering_takes_less_than_3_percent_of_an_epoch(root, monkeypatch):
 
     record = read_json(memory.RECORD)
     assert memory.PAGE.read_text() == memory.page(record)
-    assert record["settings"] == {"images": 1000, "turns": 10, "quick": False}
+    assert record["settings"] == {"images": 600, "turns": 10, "quick": False}
     assert len(record["ratios"]) == 6 and all(len(found) == 10 for found in record["ratios"].values())
     assert all(statistics.median(found) < 1.03 for found in record["ratios"].values())
 
