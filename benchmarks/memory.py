@@ -1,9 +1,10 @@
 """What remembering perturbations takes of an epoch: python benchmarks/memory.py [--quick].
 
-Epochs of the same training with and without memory take turns; each turn takes the quickest of three, because what
-disturbs only adds; a ratio of two neighbours in time is one observation, and the median of them is told. CIFAR-10 (JPEG copies) below the folder that ADVCORE_DATA names, crop and flip, small
-CNN: the smallest model here, and few attack steps, so that nothing hides the memory. The record goes to
-benchmarks/records/memory.json, the page to benchmarks/memory.md.
+Epochs of the same training with and without memory take turns. Each turn takes the quickest of three, because what
+disturbs only adds; a ratio of two neighbours in time is one observation, and the median of them is told. CIFAR-10 (JPEG
+copies) below the folder that ADVCORE_DATA names, crop and flip, small CNN: the smallest model here, and few attack
+steps, so that nothing hides the memory. The record goes to benchmarks/records/memory.json, the page to
+benchmarks/memory.md.
 """
 
 import dataclasses
@@ -53,10 +54,16 @@ def main(quick: bool = False) -> None:
     PAGE.write_text(page(record))
 
 
+def pooled(record: dict) -> dict[str, list[float]]:
+    """The observations of both attacks together, by precision."""
+    ratios = record["ratios"]
+    return {f"both, {p}": [r for name, found in ratios.items() if name.endswith(p) for r in found] for p in PRECISIONS}
+
+
 def page(record: dict) -> str:
     """The page of a record."""
     rows = []
-    for name, found in record["ratios"].items():
+    for name, found in (record["ratios"] | pooled(record)).items():
         rows.append(
             (name, *(f"{100 * (value - 1):+.1f}" for value in (statistics.median(found), min(found), max(found))))
         )
