@@ -1,6 +1,7 @@
 """Arguments, printing, exit codes; no science. torch is imported inside the commands."""
 
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from advcore.errors import AdvcoreError, ConfigError, UserError, must, one_of, positive, require
+from advcore.signals import Stopped, caught
 from advcore.version import __version__
 
 app = typer.Typer(
@@ -33,6 +35,7 @@ def run(
     file: RunFile,
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME-sSEED by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped, in its folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
 ) -> None:
     """Train, select and evaluate as FILE says, and write a record."""
@@ -41,10 +44,10 @@ def run(
     from advcore.runner.config import load
 
     config = load(file, set_ or ())
-    path = runner.target(config, out, overwrite)
+    path = runner.target(config, out, overwrite, resume)
     prepared = runner.prepare(config)
     with _progress(len(prepared.trainer.schedule.plan())) as reporter:
-        record = runner.run(prepared, path, reporter)
+        record = runner.run(prepared, path, reporter, resume=resume)
     _table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))
     typer.echo(f"record: {path / 'record.json'}")
 
@@ -231,23 +234,37 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 
 
 def main() -> None:
-    """The console script: exit 0 done, 2 the user's mistake, 3 the run stopped itself, 130 Ctrl-C, 1 our bug."""
+    """The console script: exit 0 done, 2 the user's mistake, 3 the run stopped itself, 130 Ctrl-C, 143
+    SIGTERM, 1 our bug."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        code = app(standalone_mode=False)
+        with caught():
+            code = app(standalone_mode=False)
+    except Stopped as stopped:
+        sys.exit(_fail([f"stopped by {stopped}{_goes_on()}"], 128 + stopped.number))
     except UserError as error:
         code = _fail(error.problems, 2)
     except AdvcoreError as error:
         code = _fail([str(error)], 3)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "the disk"
+        code = _fail([f"{where}: {error.strerror}{_goes_on()}"], 3)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a usage error
             raise
         code = _fail([error.format_message()], 2)
     if code == 130:  # typer may have turned Ctrl-C into its exit code already
-        _fail(["interrupted; what the last finished epoch left is in the run's folder"], code)
+        _fail([f"interrupted{_goes_on()}"], code)
     sys.exit(code or 0)
+
+
+def _goes_on() -> str:
+    """How to go on, where that is possible."""
+    return "; what is done is kept, and the same command with --resume goes on" if sys.argv[1:2] == ["run"] else ""
 
 
 def _fail(lines, code: int) -> int:

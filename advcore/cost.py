@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from advcore.errors import ConfigError, must
+from advcore.signals import check
 
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
 
@@ -75,6 +76,7 @@ class CostLedger:
         """`model` with its forward and backward passes counted in the phase in which each happens."""
 
         def forward(x: Tensor) -> Tensor:
+            check()
             logits = model(x)
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -116,6 +118,12 @@ class CostLedger:
             self.seconds[target] += other.seconds[phase]
             for kind, count in other.passes[phase].items():
                 self.passes[target][kind] += count
+
+    def restore(self, summary: dict[str, dict[str, float]]) -> None:
+        """Take the counts of a `summary` as its own."""
+        for phase in PHASES:
+            self.passes[phase] = {kind: summary[phase][kind] for kind in ("forward", "backward")}
+            self.seconds[phase] = summary[phase]["seconds"]
 
     def summary(self) -> dict[str, dict[str, float]]:
         """{phase: {forward, backward, seconds}}."""

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -161,6 +162,110 @@ def _is_state(value: object) -> bool:
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the prefixes of DataParallel, DDP and torch.compile."""
     return {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
+
+
+def save_folder(path: Path, tree: dict, facts: dict) -> None:
+    """`path`, a new folder: the tensors of a nested `tree`, its other values, and, last, a manifest with the sha256 and
+    size of each file and `facts`. All is written beside `path`, synced, and renamed: it exists whole or not at all.
+
+    Leaves are tensors, numbers, text, None and lists of these; keys are text.
+    """
+    from safetensors.torch import save
+
+    tensors: list[Tensor] = []
+    values = _without_tensors(tree, tensors, {})
+    contents = {
+        "tensors.safetensors": save({str(i): t.detach().cpu().contiguous() for i, t in enumerate(tensors)}),
+        "values.json": _json(values),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        files = {
+            name: {"sha256": _write_synced(temporary / name, own), "size": len(own)} for name, own in contents.items()
+        }
+        manifest = {"schema": _FOLDER, "files": files, **facts}
+        _write_synced(temporary / MANIFEST, _json({**manifest, "seal": _seal(json.loads(_json(manifest)))}))
+        _sync_folder(temporary)
+        os.chmod(temporary, 0o755)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def load_folder(path: Path) -> tuple[dict, dict]:
+    """The tree, tensors on the CPU, and the facts of what `save_folder` wrote. Raises CheckpointError where a byte is
+    not what was written."""
+    contents, facts = _whole(path)
+    try:
+        tensors = _parsed(contents["tensors.safetensors"], path / "tensors.safetensors")
+        return _with_tensors(json.loads(contents["values.json"]), tensors), facts
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not what was saved: {type(error).__name__}: {error}") from None
+
+
+def check_folder(path: Path) -> None:
+    """Raise CheckpointError unless every byte of the folder is what `save_folder` wrote."""
+    _whole(path)
+
+
+def _whole(path: Path) -> tuple[dict[str, bytes], dict]:
+    """The files' contents, and the facts of the manifest, all checked against their hashes."""
+    facts = read_json(path / MANIFEST)
+    if not isinstance(facts, dict) or facts.get("schema") != _FOLDER:
+        raise CheckpointError(f"{path / MANIFEST} does not describe {_FOLDER}")
+    files = facts.get("files")
+    if facts.pop("seal", None) != _seal(facts) or not isinstance(files, dict) or files.keys() != set(_FILES):
+        raise CheckpointError(f"{path / MANIFEST} is damaged: its facts are not the ones that were saved")
+    contents = {}
+    for name in _FILES:
+        try:
+            contents[name] = (path / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path / name} cannot be read: {error.strerror}") from None
+        if hashlib.sha256(contents[name]).hexdigest() != files[name]["sha256"]:
+            raise CheckpointError(f"{path / name} is damaged: its sha256 is not the one in {MANIFEST}")
+    del facts["files"]
+    return contents, facts
+
+
+_FILES = ("tensors.safetensors", "values.json")
+MANIFEST = "manifest.json"
+_FOLDER = "advcore-state-1"
+_TENSOR = "$tensor"
+
+
+def _without_tensors(value: object, tensors: list[Tensor], numbers: dict[int, int]) -> object:
+    """The tree with {"$tensor": number} in the tensors' places, and these into `tensors`; one that stands twice goes
+    once."""
+    if isinstance(value, Tensor):
+        if id(value) not in numbers:
+            numbers[id(value)] = len(tensors)
+            tensors.append(value)
+        return {_TENSOR: numbers[id(value)]}
+    if isinstance(value, dict):
+        return {key: _without_tensors(entry, tensors, numbers) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(entry, tensors, numbers) for entry in value]
+    return value
+
+
+def _with_tensors(value: object, tensors: dict[str, Tensor]) -> object:
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[str(value[_TENSOR])]
+        return {key: _with_tensors(entry, tensors) for key, entry in value.items()}
+    return [_with_tensors(entry, tensors) for entry in value] if isinstance(value, list) else value
+
+
+def _write_synced(path: Path, content: bytes) -> str:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(content).hexdigest()
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:

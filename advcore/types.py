@@ -135,6 +135,15 @@ class Coreset:
                 f"got {size} ({fingerprint}); select again, or give the data it was made for"
             )
 
+    def state(self) -> dict[str, Any]:
+        """Arrays as tensors, and facts, for a checkpoint."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> "Coreset":
+        """What `state` gave."""
+        return cls(**(state | {"info": tuple(state["info"]), "events": tuple(state["events"])}))
+
     def save(self, path: str | Path) -> Path:
         """Write `path` (.npz) and a JSON beside it; returns the path."""
         from advcore.files import save_arrays

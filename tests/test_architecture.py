@@ -10,7 +10,21 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "advcore"
 FLOORS = [
-    {"types", "errors", "rng", "cost", "rows", "pairs", "spill", "files", "borrow", "apportion", "pieces", "version"},
+    {
+        "types",
+        "errors",
+        "rng",
+        "cost",
+        "rows",
+        "pairs",
+        "spill",
+        "files",
+        "signals",
+        "borrow",
+        "apportion",
+        "pieces",
+        "version",
+    },
     {"data", "models", "attacks", "objectives", "solvers", "minibatch"},
     {"adversary"},
     {"gradients"},

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from advcore.errors import DataError
+from advcore.signals import ignore
 from advcore.types import labels_digest
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -186,6 +187,7 @@ class Streamed:
             num_workers=self.workers,
             collate_fn=_collated,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=ignore,
             generator=torch.Generator(),  # its own: a default one would draw from the global state
         )
         for chunk, batch in zip(chunks, loader, strict=True):

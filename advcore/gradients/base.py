@@ -35,6 +35,12 @@ class Collector(Protocol):
     def rows(self) -> DenseRows:
         """(N, 1) float64."""
 
+    def state(self) -> dict:
+        """All of it, for a checkpoint."""
+
+    def restore(self, state: dict) -> None:
+        """What `state` gave."""
+
 
 @dataclass(frozen=True)
 class Gradient:
@@ -89,6 +95,12 @@ class AveragedScores:
         """(N,) scores of one more epoch."""
         self._total, self.epochs = self._total + scores, self.epochs + 1
 
+    def state(self) -> dict:
+        return {"epochs": self.epochs, "total": self._total}
+
+    def restore(self, state: dict) -> None:
+        self.epochs, self._total = state["epochs"], state["total"]
+
     @property
     def rows(self) -> DenseRows:
         """(N, 1) the average over the epochs so far."""
@@ -115,6 +127,13 @@ class Forgetting:
             self._count = torch.zeros_like(scores, dtype=torch.float64)
         self._count = self._count + (self._before & ~right)
         self._before, self._learned, self.epochs = right, self._learned | right, self.epochs + 1
+
+    def state(self) -> dict:
+        return {"epochs": self.epochs, "before": self._before, "learned": self._learned, "count": self._count}
+
+    def restore(self, state: dict) -> None:
+        self.epochs = state["epochs"]
+        self._before, self._learned, self._count = state["before"], state["learned"], state["count"]
 
     @property
     def rows(self) -> DenseRows:

@@ -17,7 +17,8 @@ class RunRecord:
 
     name, config (resolved), environment, plan (text), epochs and selections (one dict each), ledger {phase: {forward,
     backward, seconds}}, relative_cost and the reference it compares with, events (fallbacks and flags), final
-    {last, best: {clean, attacks}}, finished; inputs: files that the run read, by setting, with their sha256.
+    {last, best: {clean, attacks}}, finished; inputs: files that the run read, by setting, with their sha256; resumes:
+    where it was gone on with, what had changed since, and which states were damaged.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RunRecord:
     events: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
+    resumes: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

@@ -1,5 +1,6 @@
 """run(config) -> RunRecord, written as it becomes known; and the pieces of it that the other commands use."""
 
+import hashlib
 import importlib.metadata
 import logging
 import os
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from advcore.adversary import bound
 from advcore.cost import CostLedger, peak_memory
 from advcore.data.base import Data, thinned
-from advcore.errors import CheckpointError, ConfigError, must
+from advcore.data.source import Resident, chunked
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
 from advcore.files import load_weights, save_tensors
@@ -27,7 +29,7 @@ from advcore.objectives.base import attacked
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.runner import build
+from advcore.runner import build, checkpoints
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
@@ -39,7 +41,7 @@ from advcore.version import __version__
 
 log = logging.getLogger(__name__)
 
-OURS = ("record.json", "checkpoints", "coresets")
+OURS = ("record.json", "checkpoints", "coresets", "states")
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 
@@ -109,14 +111,83 @@ def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunCo
     )
 
 
-def target(config: RunConfig, out: Path | None, overwrite: bool) -> Path:
+def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False) -> Path:
     """The folder for a run; nothing is changed yet. Raises ConfigError rather than mix two runs."""
     path = out or Path("runs") / f"{config.name}-s{config.seed}"
+    if resume and overwrite:
+        raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
+    begun = path.is_dir() and any((path / name).exists() for name in OURS)
+    if resume and (path.is_dir() or not path.exists()) and (not begun or (path / "record.json").is_file()):
+        check_writable(path)
+        return path
     taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if taken and not (overwrite and path.is_dir()):
-        raise ConfigError(must("--out", "a new or empty folder", str(path), "pass --overwrite, or another --out"))
+        way_out = f"pass {'' if resume else '--resume or '}--overwrite, or another --out"
+        raise ConfigError(must("--out", "a new or empty folder", str(path), way_out))
     check_writable(path)
     return path
+
+
+FREE = ("device", "evaluation", "cost", "data.workers", "data.path", "training.memory.place", "selection.memory_limit")
+"""Settings that may change when a run is gone on with: they do not change how it trains."""
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """ "a.b.c: old -> new" of two resolved configs, setting by setting."""
+    found = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        old, new, here = before.get(key), now.get(key), f"{path}.{key}" if path else key
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
+            found += changes(old, new, here)
+        elif old != new:
+            found.append(f"{here}: {old!r} -> {new!r}")
+    return found
+
+
+def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
+    """What differs from the settings that the run began with. Raises ConfigError, with all of it, where it trains."""
+    changed = changes(record.config, resolved(prepared.config))
+    wanted = [one.get("selection.cost") for one in (record.inputs, prepared.inputs)]
+    changed += [f"selection.cost: {wanted[0]!r} -> {wanted[1]!r}"] if wanted[0] != wanted[1] else []
+    refused = [line for line in changed if not _is_free(line.split(":")[0])]
+    if refused:
+        raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
+    return changed
+
+
+def resumable(prepared: Prepared, path: Path, record: RunRecord) -> tuple[dict | None, list[str]]:
+    """The state to go on from (None: the beginning), and which newer ones were damaged.
+
+    Raises ConfigError if files or data are not those that the run began with, AdvcoreError if there must be a state and
+    none is whole.
+    """
+    found = checkpoints.newest(path)
+    if found is None and record.epochs:
+        where = checkpoints.folder(path)
+        raise AdvcoreError(
+            f"{len(record.epochs)} epochs are done and {where} holds no state; start again with --overwrite"
+        )
+    state, facts, damaged = found or (None, {"data": fingerprint(prepared)}, [])
+    for what, before, now in (
+        ("files", record.inputs, prepared.inputs),
+        ("data (examples, hash)", facts["data"], fingerprint(prepared)),
+    ):
+        require(None if before == now else must("--resume", f"given the {what} that the run began with, {before}", now))
+    return state, damaged
+
+
+def _is_free(setting: str) -> bool:
+    return any(setting == free or setting.startswith(f"{free}.") for free in FREE)
+
+
+def fingerprint(prepared: Prepared) -> list:
+    """Of the training data: how many examples, and a hash of all labels, and of all images where they are in memory."""
+    train = prepared.data.train
+    found = hashlib.sha256(train.labels().numpy().tobytes())
+    if isinstance(train, Resident):
+        for _, x, _ in train.batches(chunked(torch.arange(len(train)), 4096)):
+            found.update(x.cpu().numpy().tobytes())
+    return [len(train), found.hexdigest()[:16]]
 
 
 def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> None:
@@ -140,14 +211,19 @@ def _clear(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> RunRecord:
+def run(prepared: Prepared, path: Path, reporter: Reporter | None = None, *, resume: bool = False) -> RunRecord:
+    """As `_run`, in a folder of its own. Raises ConfigError if another process works there."""
+    with checkpoints.alone(path):
+        return _run(prepared, path, reporter or Reporter(), resume)
+
+
+def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> RunRecord:
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
-    Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it) and `coresets/epoch-NNN.npz`.
+    Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it), `coresets/epoch-NNN.npz`, and `states/`,
+    from which `resume` goes on. A finished run that is resumed stays as it is.
     """
-    reporter = reporter or Reporter()
     config, loaded, started = prepared.config, prepared.data, time.perf_counter()
-    _clear(path)
     where = loaded.train.device
     record = RunRecord(
         name=config.name,
@@ -157,17 +233,33 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
         reference=asdict(prepared.plan.reference),
         inputs=prepared.inputs,
     )
+    state = None
+    if resume and (path / "record.json").is_file():
+        before = RunRecord.load(path / "record.json")
+        changed = changed_settings(prepared, before)
+        if before.finished and not changed:
+            return before
+        state, damaged = resumable(prepared, path, before)
+        note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": damaged}
+        kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
+        record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
+        started -= before.seconds
+    else:
+        _clear(path)
+    record.seconds = round(time.perf_counter() - started, 2)
     record.save(path / "record.json")
     reporter.on_plan(prepared.plan)
+    data = fingerprint(prepared)
 
     def on_epoch(entry: dict, so_far: Trained) -> None:
-        record.epochs.append(entry)
+        record.epochs = so_far.epochs
+        record.selections = [summary(coreset) for coreset in so_far.coresets]
+        record.seconds = round(time.perf_counter() - started, 2)
         _count(record, so_far, prepared)
         record.save(path / "record.json")
         reporter.on_epoch(entry, so_far)
 
     def on_coreset(coreset: Coreset) -> None:
-        record.selections.append(summary(coreset))
         in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
         reporter.on_coreset(coreset)
 
@@ -176,6 +268,7 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
         on_epoch=on_epoch,
         on_coreset=on_coreset,
         on_state=lambda name, state, entry: save_state(path, name, state, entry),
+        on_checkpoint=lambda state: checkpoints.save(path, state, {"data": data}),
     )
     trained = prepared.trainer.fit(
         prepared.model,
@@ -185,7 +278,11 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
         augment=loaded.augment,
         listener=writer,
         scores=prepared.scores,
+        resume=state,
     )
+    record.epochs, record.selections = trained.epochs, [summary(coreset) for coreset in trained.coresets]
+    for coreset in trained.coresets if state else ():  # what a stop left half-written
+        in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
     _conclude(record, prepared, trained, path, reporter)
     record.seconds = round(time.perf_counter() - started, 2)
     record.peak_memory = peak_memory(where)
@@ -196,8 +293,9 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None) -> Run
 
 def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Path, reporter: Reporter) -> None:
     """Final accuracies of `last` and `best`; the ledger now holds their evaluation too."""
-    if trained.best_epoch is None:  # no validation examples: best is last
-        save_state(path, "best", trained.best, trained.epochs[-1])
+    best = -1 if trained.best_epoch is None else trained.best_epoch  # no validation examples: best is last
+    save_state(path, "last", trained.last, trained.epochs[-1])
+    save_state(path, "best", trained.best, trained.epochs[best])
     for which, state in (("last", trained.last), ("best", trained.best)):
         if which == "best" and trained.best_epoch in (None, trained.epochs[-1]["epoch"]):
             record.final["best"] = record.final["last"]  # the same state

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from advcore.rng import Stream
 from advcore.selection.partition import Problem
+from advcore.signals import check
 from advcore.solvers.base import Solver, Task, memory_of
 from advcore.types import Selection
 
@@ -41,6 +42,7 @@ def _answers(solver: Solver, problems: list[Problem], generator: Stream) -> Iter
 
 
 def _solved(solver: Solver, group: list[Problem], generator: Stream) -> list[Selection]:
+    check()
     tasks = [
         Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members)) for p in group if p.k
     ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advcore.pairs import full_precision
+from advcore.signals import check
 from advcore.solvers.pursuit import LEAST, PIVOT, REFRESH, Pursuit
 
 _STOPPED = ("budget", "tolerance", "no row correlates with the residual", "rounding")
@@ -35,6 +36,7 @@ def pursue_together(
     with full_precision():
         batch = _Batch(grams, correlations, norms, ks, ridges, closed, nonnegative, tolerance)
         for step in range(1, 10 * batch.n + 10 * batch.k):
+            check()
             if batch.must_leave():
                 batch.leave()
                 continue

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advcore.errors import missing_package
+from advcore.signals import check
 
 _TIE = 1e-9  # gains closer than this, relative, are ties: sums that differ by the order of their terms
 _NOTHING = 1e-14  # gain over the first pick's below which a pick gains nothing
@@ -62,6 +63,7 @@ def locate(similarity: np.ndarray, k: int, *, sample: Sample | None = None) -> L
     state = _Cover(similarity, central)
     found, least = Located(nearest=np.zeros(n, dtype=np.int64), evaluations=n), _NOTHING * central.max()
     while len(found.picks) < k:
+        check()
         best = state.best(None if sample is None else sample(len(found.picks), state.open_rows))
         if sample is not None and state.gains[best] <= least:
             best = state.best(None)
@@ -207,6 +209,7 @@ def locate_tiled(
             found.evaluations += len(stale)
 
     while len(found.picks) < k:
+        check()
         rows = is_open.nonzero()[:, 0]
         some = rows if sample is None else torch.from_numpy(sample(len(found.picks), rows.cpu().numpy())).to(device)
         best = best_of(some)

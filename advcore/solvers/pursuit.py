@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, lapack
 
+from advcore.signals import check
 from advcore.solvers.active import ActiveSet
 from advcore.solvers.products import Products
 
@@ -70,6 +71,7 @@ def pursue(
     """
     run = _Run(products, correlation, target_norm, k, ridge, nonnegative, tolerance, closed, residual)
     while not run.is_done():
+        check()
         if not run.leap():
             run.step()
     slots = run.active.slots

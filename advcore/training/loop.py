@@ -18,11 +18,13 @@ from advcore.cost import CostLedger, peak_memory
 from advcore.data.augment import none
 from advcore.data.base import thinned
 from advcore.data.source import as_source, batches_for, chunked
+from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.evaluation.evaluate import evaluate
 from advcore.gradients import GRADIENTS
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.selection.schedule import Epoch, Schedule
+from advcore.signals import Stopped, check, whole
 from advcore.solvers.uniform import Random
 from advcore.training.minibatch import Batch, follow
 from advcore.training.step import Learner
@@ -56,6 +58,8 @@ class Listener:
     on_state : "last" after each epoch, "best" when it improves, and "before_collapse", the epoch before a catastrophic
         overfitting; with the state and its epoch's dict.
     on_model : the model after each epoch.
+    on_checkpoint : after each epoch, and where a signal stops the run: a function that gives all that the rest of the
+        run depends on, for `fit(resume=...)`.
     """
 
     on_epoch: Callable[[dict, Trained], None] = lambda entry, so_far: None
@@ -63,6 +67,30 @@ class Listener:
     on_coreset: Callable[[Coreset], None] = lambda coreset: None
     on_state: Callable[[str, State, dict], None] = lambda name, state, entry: None
     on_model: Callable[[nn.Module], None] = lambda model: None
+    on_checkpoint: Callable[[Callable[[], dict]], None] = lambda state: None
+
+
+@dataclass
+class Place:
+    """How far a run is: the epoch that runs, or runs next, and what there is of it.
+
+    begun : its coreset is chosen, and rule and memory know of it. step : how many of its steps are done. total,
+    counted : the losses so far times images, and how many images. seen : examples. lr : of the last step. entry : what
+    the epoch tells, once all steps are done. rested : what a rule left waiting is learned from. scored : its scores are
+    taken. seconds : spent on it.
+    """
+
+    epoch: int = 0
+    begun: bool = False
+    step: int = 0
+    total: Tensor | float = 0.0
+    counted: int = 0
+    seen: int = 0
+    lr: float = 0.0
+    entry: dict[str, Any] | None = None
+    rested: bool = False
+    scored: bool = False
+    seconds: float = 0.0
 
 
 class Loop:
@@ -104,6 +132,7 @@ class Loop:
         self.steps_done = 0
         self.best_score = -math.inf
         self.previous: tuple[State, dict, dict] | None = None  # the epoch before: state, entry, robust accuracy
+        self.place = Place()
 
     def _remembered(self) -> Perturbations | None:
         """What the training attack will start from, if it does; an event where it is not on the images' device."""
@@ -119,22 +148,106 @@ class Loop:
         return Perturbations(settings.memory, len(self.train), shape, self.train.device, augment, place)
 
     def run(self) -> Trained:
-        if self.settings.probe_epochs:
-            self._probe_scores()
-        for i, epoch in enumerate(self.plan):
-            started = time.perf_counter()
-            self._choose(i, epoch)
-            entry = self._one_epoch(i, epoch)
-            if epoch.action == "full" and self.settings.scored:
-                self.scores.add(self._score(self.model, self.out.ledger))
-            self._judge(entry)
-            entry["seconds"] = round(time.perf_counter() - started, 3)
-            self.out.epochs.append(entry)
-            self.listener.on_epoch(entry, self.out)
-            self.listener.on_model(self.model)
+        try:
+            if self.settings.probe_epochs and not self.scores.epochs:
+                self._probe_scores()
+            while self.place.epoch < len(self.plan):
+                self._next_epoch()
+        except Stopped:
+            self.listener.on_checkpoint(self.state)
+            raise
         self.out.last = _copy(self._judged())
         self.out.best = self.out.best or self.out.last
         return self.out
+
+    def _next_epoch(self) -> None:
+        """The epoch at hand, from where it is. A signal stops it between two steps, or in what only looks at the model,
+        which is then as if it had not begun."""
+        i, place, ledger = self.place.epoch, self.place, self.out.ledger
+        epoch, started = self.plan[i], time.perf_counter() - place.seconds
+        try:
+            if not place.begun:
+                with ledger.undone_on_error():
+                    self._choose(i, epoch)
+            if place.entry is None:
+                self._steps(i, epoch)
+            if epoch.action == "full" and self.settings.scored and not place.scored:
+                with ledger.undone_on_error():
+                    self.scores.add(self._score(self.model, ledger))
+                place.scored = True
+            with ledger.undone_on_error():
+                self._judge(place.entry)
+        except Stopped:
+            place.seconds = time.perf_counter() - started
+            raise
+        place.entry["seconds"] = round(time.perf_counter() - started, 3)
+        self.out.epochs.append(place.entry)
+        self.place = Place(epoch=i + 1)
+        if not all(bool(torch.isfinite(value).all()) for value in self.model.state_dict().values()):
+            raise NonFiniteError(f"the weights are NaN or infinite after epoch {i}; nothing of it was saved")
+        self.listener.on_epoch(place.entry, self.out)
+        self.listener.on_model(self.model)
+        self.listener.on_checkpoint(self.state)
+
+    def state(self) -> dict[str, Any]:
+        """A copy, on the CPU, of all that the rest of the run depends on, for `fit(resume=...)`."""
+        out, optimizer = self.out, self.optimizer.state_dict()
+        return _copied(
+            {
+                "of": self._identity(),
+                "place": vars(self.place),
+                "steps_done": self.steps_done,
+                "model": self.model.state_dict(),
+                "optimizer": optimizer | {"state": {str(key): own for key, own in optimizer["state"].items()}},
+                "average": None if self.average is None else self.average.state_dict(),
+                "rule": self.rule.state(),
+                "memory": self.memory and self.memory.state(),
+                "scores": self.scores and self.scores.state(),
+                "coresets": [coreset.state() for coreset in out.coresets],
+                "coreset": self.coreset and self.coreset.state(),
+                "best": out.best,
+                "best_epoch": out.best_epoch,
+                "best_score": None if self.best_score == -math.inf else self.best_score,
+                "previous": self.previous and list(self.previous),
+                "epochs": out.epochs,
+                "events": out.events,
+                "ledger": out.ledger.summary(),
+                "random": _random_states(self.device),
+            }
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree on, for its indices and names of random numbers to mean the same."""
+        return {"seed": self.seed, "examples": len(self.train), "labels": self.train.fingerprint()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """What `state` gave, in a loop of the same run; `state` stays as it is. Raises ConfigError for another seed or
+        other data."""
+        if state["of"] != self._identity():
+            raise ConfigError(must("resume", f"a state of this run, {self._identity()}", state["of"]))
+        state = _copied(state)
+        out, optimizer = self.out, state["optimizer"]
+        self.place = Place(**_moved(state["place"], self.device))
+        self.steps_done = state["steps_done"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(
+            optimizer | {"state": {int(key): own for key, own in optimizer["state"].items()}}
+        )
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.rule.restore(state["rule"])
+        if self.memory is not None:
+            self.memory.restore(state["memory"])
+        if self.scores is not None:
+            self.scores.restore(_moved(state["scores"], self.train.device))
+        out.coresets = [Coreset.restored(own) for own in state["coresets"]]
+        self.coreset = None if state["coreset"] is None else Coreset.restored(state["coreset"])
+        out.best, out.best_epoch, out.epochs = state["best"], state["best_epoch"], list(state["epochs"])
+        self.best_score = -math.inf if state["best_score"] is None else state["best_score"]
+        self.previous = state["previous"] and tuple(state["previous"])
+        out.events = list(state["events"])
+        out.ledger.restore(state["ledger"])
+        _set_random_states(state["random"], self.device)
 
     def _score(self, model: nn.Module, ledger: CostLedger) -> Tensor:
         """(N,) the scores of one epoch."""
@@ -166,10 +279,12 @@ class Loop:
             probe_epochs=0,
             ema=None,
         )
-        watch = Listener(on_model=lambda model: self.scores.add(self._score(model, ledger)))
+        found = GRADIENTS[self.settings.solver_reads].collect()
+        watch = Listener(on_model=lambda model: found.add(self._score(model, ledger)))
         trained = probe.fit(copy.deepcopy(self.model), self.train, seed=self.seed, augment=self.augment, listener=watch)
         ledger.add(trained.ledger)
         self.out.ledger.add(ledger, under="scoring")
+        self.scores = found
 
     def _choose(self, i: int, epoch: Epoch) -> None:
         """Set the coreset this epoch trains on; None for all data."""
@@ -200,46 +315,64 @@ class Loop:
         self.out.events.extend({"epoch": i, "event": event} for event in self.coreset.events)
         self.listener.on_coreset(self.coreset)
 
-    def _one_epoch(self, i: int, epoch: Epoch) -> dict[str, Any]:
-        settings = self.settings
+    def _steps(self, i: int, epoch: Epoch) -> None:
+        """The steps of the i-th epoch that are still to do; then `place.entry`."""
+        settings, place, n = self.settings, self.place, len(self.train)
         batches = self._batches(i, epoch)
-        weights = torch.ones(len(self.train), device=self.device)
+        weights = torch.ones(n, device=self.device)
         if epoch.action != "full":
-            chosen = self.coreset.training_weights(self.settings.normalise).to(self.device)
+            chosen = self.coreset.training_weights(settings.normalise).to(self.device)
             weights[self.coreset.indices.to(self.device)] = chosen
         streams = [Stream(seed=self.seed, purpose=name, epoch=i) for name in ("augment", "attack", "minibatch")]
-        if self.memory is not None:
-            everything = epoch.action == "full"
-            kept = torch.arange(len(weights)) if everything else self.coreset.indices
-            room = len(weights) if everything else max(len(kept), settings.selector.size(len(weights)))
-            self.memory.begin(kept, streams[0], room)
-        total, seen, counted, lr = torch.zeros((), device=self.device), 0, 0, 0.0
-        self.rule.begin(i, self.out.epochs)
-        for j, (indices, x, y) in enumerate(batches_for(self.model, self.train, batches)):
-            lr = self._set_lr(i, epoch, j / len(batches))
-            augment, attack, rule = (stream.at(indices) for stream in streams)
-            where = lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}..."  # noqa: E731
-            batch = Batch(indices, self.augment(x, augment), y, weights[indices], attack, rule, where)
-            loss, images = self.rule.step(self._learner(i), batch)
-            total += loss * images
-            counted += images
-            seen += len(y)
-            self.steps_done += 1
+        self._begin(i, epoch, streams[0])
+        for indices, x, y in batches_for(self.model, self.train, batches[place.step :]):
+            j = place.step
+            with whole():
+                place.lr = self._set_lr(i, epoch, j / len(batches))
+                augment, attack, rule = (stream.at(indices) for stream in streams)
+                where = lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}..."  # noqa: E731
+                batch = Batch(indices, self.augment(x, augment), y, weights[indices], attack, rule, where)
+                self._count(*self.rule.step(self._learner(i), batch))
+                place.seen += len(y)
+                place.step += 1
+                self.steps_done += 1
             self.listener.on_progress("train", j + 1, len(batches))
-        loss, images = self.rule.rest(self._learner(i))
-        total, counted = total + loss * images, counted + images
-        told = self.rule.end(self._learner(i))
-        return {
+            check()
+        if not place.rested:
+            with whole():
+                self._count(*self.rule.rest(self._learner(i)))
+                place.rested = True
+        with self.out.ledger.undone_on_error():
+            told = self.rule.end(self._learner(i))
+        place.entry = {
             "epoch": i,
             "lr_index": epoch.lr_index,
             "action": epoch.action,
-            "examples": seen,
+            "examples": place.seen,
             "steps": len(batches),
-            "loss": float(total) / counted,
-            "lr": lr,
+            "loss": float(place.total) / place.counted,
+            "lr": place.lr,
             **({"minibatch": told} if told else {}),
-            **({"attack_steps": self.settings.attack_at(i).steps} if self.settings.attack_steps else {}),
+            **({"attack_steps": settings.attack_at(i).steps} if settings.attack_steps else {}),
         }
+
+    def _begin(self, i: int, epoch: Epoch, view: Stream) -> None:
+        """Tell rule and memory of the epoch, if they do not know of it."""
+        if self.place.begun:
+            if self.memory is not None:
+                self.memory.look(view)
+            return
+        n = len(self.train)
+        if self.memory is not None:
+            everything = epoch.action == "full"
+            kept = torch.arange(n) if everything else self.coreset.indices
+            self.memory.begin(kept, view, n if everything else max(len(kept), self.settings.selector.size(n)))
+        self.rule.begin(i, self.out.epochs)
+        self.place.begun = True
+
+    def _count(self, loss: Tensor, images: int) -> None:
+        self.place.total = self.place.total + loss * images
+        self.place.counted += images
 
     def _learner(self, i: int) -> Learner:
         """Of the i-th epoch."""
@@ -345,3 +478,40 @@ def collapsed(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 def _copy(model: nn.Module) -> State:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def _copied(tree: Any) -> Any:
+    """The same, each tensor a copy on the CPU; one that stands twice is copied once."""
+    done: dict[int, Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) not in done:
+                done[id(value)] = value.detach().to("cpu", copy=True)
+            return done[id(value)]
+        return _mapped(copied, value)
+
+    return copied(tree)
+
+
+def _moved(tree: Any, device: torch.device) -> Any:
+    return tree.to(device) if isinstance(tree, Tensor) else _mapped(lambda value: _moved(value, device), tree)
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """`function` of the entries of a dict or list; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: function(entry) for key, entry in value.items()}
+    return [function(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    """torch's own, which layers such as dropout draw from."""
+    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def _set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -60,6 +60,13 @@ class Plain:
         """What the epoch's entry tells of the rule."""
         return {}
 
+    def state(self) -> dict[str, Any]:
+        """All that a later step depends on, for a checkpoint."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """What `state` gave, on the rule of the same run."""
+
 
 class OfAttacks(Plain):
     """`AttackSubset` over the epochs of a run on `size` examples.
@@ -70,6 +77,7 @@ class OfAttacks(Plain):
     def __init__(self, rule: AttackSubset, size: int, device: torch.device, head: nn.Linear | None):
         self.rule, self.head, self.epoch = rule, head, 0
         self.counts = torch.zeros(size, dtype=torch.long, device=device)
+        self.before: Tensor | None = None
         self.now: Tensor | None = None
         self.entropies: list[Tensor] = []
 
@@ -109,6 +117,16 @@ class OfAttacks(Plain):
             "spread": float(torch.special.entr(often).sum()) / math.log(len(often)),
         }
 
+    def state(self) -> dict[str, Any]:
+        told = {"epoch": self.epoch, "counts": self.counts, "before": self.before, "now": self.now}
+        return told | {"entropies": list(self.entropies)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        device = self.counts.device
+        self.epoch, self.entropies = state["epoch"], [entropy.to(device) for entropy in state["entropies"]]
+        for name in ("counts", "before", "now"):
+            setattr(self, name, None if state[name] is None else state[name].to(device))
+
     def _look(self, learner: Learner, batch: Batch) -> Seen:
         """The clean images in eval mode: one forward pass each, phase "scoring"."""
         forward, y = learner.ledger.counted(learner.model), batch.y
@@ -129,6 +147,7 @@ class OfUpdates(Plain):
     def __init__(self, rule: UpdateSubset, source: Source, batch_size: int, seed: int, attack: Attack):
         self.rule, self.source, self.batch_size, self.seed, self.attack = rule, source, batch_size, seed, attack
         self.waiting: tuple[Tensor, ...] | None = None
+        self.epoch, self.part, self.kept, self.attacked = 0, 0.0, [], []
 
     def begin(self, epoch: int, accuracies: list[dict]) -> None:
         self.epoch, self.part = epoch, self.rule.share(epoch, accuracies)
@@ -165,6 +184,16 @@ class OfUpdates(Plain):
         moved = float(torch.cat(self.attacked).double().mean())
         measured = {"radius": self._radius(learner)} if self.rule.probed else {}
         return {"p_up": self.part, "clean": 1 - moved, "adversarial": moved, **measured}
+
+    def state(self) -> dict[str, Any]:
+        told = {"epoch": self.epoch, "part": self.part, "kept": list(self.kept), "attacked": list(self.attacked)}
+        return told | {"waiting": None if self.waiting is None else list(self.waiting)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        device = self.source.device
+        self.epoch, self.part = state["epoch"], state["part"]
+        self.kept, self.attacked = ([part.to(device) for part in state[name]] for name in ("kept", "attacked"))
+        self.waiting = None if state["waiting"] is None else tuple(part.to(device) for part in state["waiting"])
 
     def _queued(self, learner: Learner, new: tuple[Tensor, ...], where: Callable) -> tuple[Tensor, int]:
         """Steps of a full batch each, as far as what waits allows; a last single image joins the one before."""

@@ -219,6 +219,7 @@ class Trainer(LoopSettings):
         augment: Callable[[Tensor, Stream], Tensor] = none,
         listener: Listener | None = None,
         scores: Rows | None = None,
+        resume: dict[str, Any] | None = None,
     ) -> Trained:
         """Train `model` in place.
 
@@ -228,6 +229,8 @@ class Trainer(LoopSettings):
         validation : held-out examples; they alone choose `best`. Without them `best` is `last`.
         seed : names every random number; the global random state is neither used nor changed.
         scores : for a solver that names a file of scores: one row for each of `train` (`Scores.rows`).
+        resume : what `Listener.on_checkpoint` was given by a run with the same settings, data and seed; it goes on from
+            there, and ends where that run would have, bit for bit.
 
         Raises NonFiniteError when the loss or a gradient is; nothing of that step is applied.
         """
@@ -238,7 +241,10 @@ class Trainer(LoopSettings):
         if self.given and scores is None:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
         with preserved(Stream(seed=seed, purpose="training")):
-            return Loop(self, model, train, validation, seed, augment, listener or Listener(), scores).run()
+            loop = Loop(self, model, train, validation, seed, augment, listener or Listener(), scores)
+            if resume is not None:
+                loop.restore(resume)
+            return loop.run()
 
 
 def _remembers(attack: Any) -> bool:

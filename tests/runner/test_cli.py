@@ -476,7 +476,7 @@ def test_ctrl_c_leaves_with_130_and_what_was_done(root, tmp_path):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert process.returncode == 130 and "stopped by SIGINT" in err and "Traceback" not in err
     record = RunRecord.load(tmp_path / "run/record.json")
     assert len(record.epochs) >= 1 and not record.finished and record.relative_cost > 0
 

@@ -1,0 +1,84 @@
+"""A run's states on disk: numbered folders, the newest that is whole counts."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
+from advcore.files import check_folder, load_folder, save_folder
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+"""States that are kept, so that there is another where the newest is damaged."""
+
+
+def folder(run: Path) -> Path:
+    return run / "states"
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Raise ConfigError if another process works in the run's folder; keep others out until the end."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(must("--out", "a folder in which no other process runs", str(run))) from None
+        yield
+
+
+def _numbers(run: Path) -> list[int]:
+    """Of all states, rising."""
+    found = folder(run)
+    return sorted(int(entry.name) for entry in found.iterdir() if entry.name.isdigit()) if found.is_dir() else []
+
+
+def save(run: Path, state: Callable[[], dict], facts: dict[str, Any]) -> None:
+    """One state more; the oldest go once every byte of it is known to be there. What a dead process left half-written
+    goes, too."""
+    numbers = _numbers(run)
+    number = numbers[-1] + 1 if numbers else 1
+    path = folder(run) / f"{number:06d}"
+    save_folder(path, state(), facts)
+    check_folder(path)
+    for old in numbers[: len(numbers) + 1 - KEPT]:
+        _remove(folder(run) / f"{old:06d}")
+    for leftover in folder(run).glob(".[0-9]*"):
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        log.warning("%s could not be removed: %s", path, error.strerror)
+
+
+def newest(run: Path) -> tuple[dict, dict, list[str]] | None:
+    """The newest state that is whole, its facts, and a line about each newer one that is damaged; None where nothing
+    was saved yet. Raises AdvcoreError if all are damaged."""
+    damaged = []
+    for number in reversed(_numbers(run)):
+        path = folder(run) / f"{number:06d}"
+        try:
+            tree, facts = load_folder(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        for line, bad in zip(damaged, reversed(_numbers(run)), strict=False):
+            log.warning("%s; going on from %s", line, path)
+            _remove(folder(run) / f"{bad:06d}")  # so that it is not kept in a whole one's place
+        return tree, facts, damaged
+    if damaged:
+        raise AdvcoreError(f"no state in {folder(run)} is whole: {'; '.join(damaged)}; start again with --overwrite")
+    return None

@@ -1,0 +1,79 @@
+"""SIGINT and SIGTERM as a flag that long loops look at, so that a stop comes where nothing is half done.
+
+`caught()` sets the flag instead of stopping the process; `check()`, which stands at every forward pass and every chunk,
+raises Stopped. A training step is `whole()`: it is finished first, and what it changed is saved.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+_received: list[int] = []
+_whole = 0
+
+
+class Stopped(BaseException):
+    """A signal asked to stop; `number` is which. Not an Exception: nothing may take it for a failure and go on."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def requested() -> int | None:
+    """The signal that asked to stop, or None."""
+    return _received[0] if _received else None
+
+
+def check() -> None:
+    """Raise Stopped if a signal came, unless inside `whole()`."""
+    if _received and not _whole:
+        raise Stopped(_received[0])
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """What is inside is not stopped half-way."""
+    global _whole
+    _whole += 1
+    try:
+        yield
+    finally:
+        _whole -= 1
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[None]:
+    """SIGINT and SIGTERM set the flag; the second one of a kind does what it did before. Handlers that stood before are
+    called too, and are put back; a signal that was ignored stays ignored. Does nothing outside of the main thread,
+    where python cannot catch signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: earlier for number, earlier in found.items() if earlier not in (signal.SIG_IGN, None)}
+    already = list(_received)
+
+    def handler(number, frame):
+        earlier = before[number]
+        _received.append(number)
+        if callable(earlier) and earlier is not signal.default_int_handler:
+            earlier(number, frame)
+        signal.signal(number, earlier)  # once more, and it stops at once
+
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+        if not any(getattr(earlier, "__qualname__", "").startswith("caught.") for earlier in before.values()):
+            _received[:] = already
+
+
+def ignore(*_) -> None:
+    """For processes that only help: the one that started them says when to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

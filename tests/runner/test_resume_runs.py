@@ -1,0 +1,462 @@
+"""Runs on disk that are stopped and gone on with: what is equal, what is refused, what a damaged state does."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from advcore import cli
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError
+from advcore.files import load_arrays, load_folder, load_tensors, save_folder
+from advcore.runner import checkpoints
+from advcore.runner.run import changes
+
+TIMES = {"seconds", "peak_memory", "resumes", "environment"}
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(entry) for key, entry in value.items() if key not in TIMES}
+    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
+def same_runs(one: Path, two: Path):
+    """Records but for times, and every tensor of both checkpoints."""
+    records = [without_times(json.loads((path / "record.json").read_text())) for path in (one, two)]
+    assert records[0] == records[1]
+    for name in ("last", "best"):
+        tensors = [load_tensors(path / "checkpoints" / f"{name}.safetensors") for path in (one, two)]
+        assert tensors[0][1] == tensors[1][1]  # their hashes among them
+    coresets = [{file.name: load_arrays(file)[0] for file in path.glob("coresets/*.npz")} for path in (one, two)]
+    assert coresets[0].keys() == coresets[1].keys()
+    for name, arrays in coresets[0].items():
+        assert all(np.array_equal(own, coresets[1][name][key]) for key, own in arrays.items())
+
+
+@pytest.fixture
+def advcore(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["advcore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        out, err = capsys.readouterr()
+        return leaving.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def command(root, tiny):
+    """The arguments of a tiny run with two selections, remembered perturbations and a step schedule."""
+    changed = [
+        *tiny, "training.epochs=6", "selection.period=2", "selection.warm_start=0.4", "attack.start=remembered",
+        "training.attack_steps={name: linear, first: 1, last: 2}", "data.validation=0.2",
+    ]  # fmt: skip
+    return ["run", root / "experiments/trades_gradmatch.yaml", *(part for c in changed for part in ("--set", c))]
+
+
+@pytest.fixture
+def undisturbed(advcore, command, tmp_path):
+    assert advcore(*command, "--out", tmp_path / "undisturbed")[0] == 0
+    return tmp_path / "undisturbed"
+
+
+def cut(folder: Path, states: int, to: Path) -> Path:
+    """The run as it was when it had saved so many states; needs all of them kept."""
+    shutil.copytree(folder, to)
+    for number in checkpoints._numbers(to)[states:]:
+        shutil.rmtree(checkpoints.folder(to) / f"{number:06d}")
+    record = json.loads((to / "record.json").read_text())
+    begun = {"finished": False, "final": {}, "epochs": record["epochs"][:states], "best_epoch": None}
+    (to / "record.json").write_text(json.dumps(record | begun))
+    return to
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    monkeypatch.setattr(checkpoints, "KEPT", 100)
+
+
+def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_path, kept, undisturbed):
+    count = len(checkpoints._numbers(undisturbed))
+    assert count == 5  # 1 full epoch and 4 on coresets
+    for states in range(count + 1):
+        run = cut(undisturbed, states, tmp_path / str(states))
+        code, out, err = advcore(*command, "--out", run, "--resume")
+        assert code == 0, err
+        same_runs(undisturbed, run)
+        (note,) = json.loads((run / "record.json").read_text())["resumes"]
+        assert note == {"epoch": states, "changed": [], "damaged": []}
+
+
+def test_two_states_are_kept(undisturbed):
+    assert len(checkpoints._numbers(undisturbed)) == 2
+    assert not list(checkpoints.folder(undisturbed).glob(".*"))
+
+
+def flip(path: Path, where: float = 0.5):
+    content = bytearray(path.read_bytes())
+    content[int(where * (len(content) - 1))] ^= 4
+    path.write_bytes(bytes(content))
+
+
+def rewrite(path: Path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+DAMAGES = {
+    "truncated": lambda state: rewrite(state / "tensors.safetensors", lambda content: content[:-9]),
+    "zeros": lambda state: rewrite(state / "tensors.safetensors", lambda content: bytes(len(content))),
+    "junk": lambda state: (state / "values.json").write_text("junk"),
+    "a bit of the tensors": lambda state: flip(state / "tensors.safetensors", 0.9),
+    "a bit of the values": lambda state: flip(state / "values.json"),
+    "a bit of the manifest": lambda state: flip(state / "manifest.json"),
+    "no manifest": lambda state: (state / "manifest.json").unlink(),
+    "no tensors": lambda state: (state / "tensors.safetensors").unlink(),
+    "empty": lambda state: [entry.unlink() for entry in state.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_told_and_the_one_before_it_used(advcore, command, tmp_path, kept, undisturbed, damage):
+    run = cut(undisturbed, 3, tmp_path / "run")
+    DAMAGES[damage](checkpoints.folder(run) / "000003")
+    code, _, err = advcore(*command, "--out", run, "--resume")
+    assert code == 0, err
+    same_runs(undisturbed, run)
+    (note,) = json.loads((run / "record.json").read_text())["resumes"]
+    assert note["epoch"] == 2 and len(note["damaged"]) == 1 and "000003" in note["damaged"][0]
+
+
+def test_a_run_without_a_whole_state_stops_itself(advcore, command, tmp_path, kept, undisturbed):
+    run = cut(undisturbed, 2, tmp_path / "run")
+    for state in checkpoints.folder(run).iterdir():
+        flip(state / "tensors.safetensors")
+    before = (run / "record.json").read_bytes()
+    code, _, err = advcore(*command, "--out", run, "--resume")
+    assert code == 3 and err.count("\n") == 1 and "no state" in err and "000001" in err and "000002" in err
+    assert (run / "record.json").read_bytes() == before
+
+
+def test_a_state_that_replaces_a_damaged_one_does_not_leave_it_the_only_other(tmp_path):
+    for i in range(2):
+        checkpoints.save(tmp_path, lambda i=i: {"a": i}, {"data": []})
+    flip(checkpoints.folder(tmp_path) / "000002" / "values.json")
+    assert checkpoints.newest(tmp_path)[0] == {"a": 0}
+    checkpoints.save(tmp_path, lambda: {"a": 2}, {"data": []})
+    for number in checkpoints._numbers(tmp_path):
+        load_folder(checkpoints.folder(tmp_path) / f"{number:06d}")
+    assert len(checkpoints._numbers(tmp_path)) == 2
+
+
+def test_a_state_written_short_does_not_push_out_the_good_ones(tmp_path, monkeypatch):
+    from advcore import files
+
+    for i in range(2):
+        checkpoints.save(tmp_path, lambda i=i: {"a": torch.ones(3) * i}, {"data": []})
+    original = files._write_synced
+
+    def short(path, content):
+        found = original(path, content)
+        if path.suffix == ".safetensors":
+            path.write_bytes(content[:-5])
+        return found
+
+    monkeypatch.setattr(files, "_write_synced", short)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="tensors.safetensors is damaged"):
+            checkpoints.save(tmp_path, lambda: {"a": torch.ones(3)}, {"data": []})
+    assert float(checkpoints.newest(tmp_path)[0]["a"][0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"a": "tensor: what", "b": "$tensor"},
+        {"a/b": torch.ones(2), "a": {"b": torch.zeros(2)}},
+        {"a": [None, 1.5, [True]]},
+    ],
+)
+def test_a_tree_comes_back_as_it_was(tmp_path, tree):
+    save_folder(tmp_path / "x", tree, {"fact": 1})
+    found, facts = load_folder(tmp_path / "x")
+    assert repr(found) == repr(tree) and facts["fact"] == 1
+
+
+def test_a_tensor_that_stands_twice_is_one_again(tmp_path):
+    one = torch.ones(2)
+    save_folder(tmp_path / "x", {"a": one, "b": {"c": one}}, {})
+    found, _ = load_folder(tmp_path / "x")
+    assert found["a"] is found["b"]["c"] and torch.equal(found["a"], one)
+
+
+def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
+    refused = pytest.raises(ConfigError, match="no other process")
+    with checkpoints.alone(tmp_path / "run"), refused, checkpoints.alone(tmp_path / "run"):
+        pass
+    with checkpoints.alone(tmp_path / "run"):
+        pass
+
+
+def test_done_epochs_without_a_state_are_not_done_again_in_silence(advcore, command, tmp_path, kept, undisturbed):
+    run = cut(undisturbed, 3, tmp_path / "run")
+    shutil.rmtree(checkpoints.folder(run))
+    code, _, err = advcore(*command, "--out", run, "--resume")
+    assert code == 3 and err.count("\n") == 1 and "3 epochs are done" in err
+
+
+def test_a_finished_run_needs_no_states(advcore, command, undisturbed):
+    for state in checkpoints.folder(undisturbed).iterdir():
+        flip(state / "tensors.safetensors")
+    assert advcore(*command, "--out", undisturbed, "--resume")[0] == 0
+
+
+def test_what_a_stop_left_of_files_is_mended(advcore, command, tmp_path, kept, undisturbed):
+    run = cut(undisturbed, 5, tmp_path / "run")
+    rewrite(run / "checkpoints" / "best.safetensors", lambda content: content[:-1])
+    next(run.glob("coresets/*.npz")).unlink()
+    assert advcore(*command, "--out", run, "--resume")[0] == 0
+    same_runs(undisturbed, run)
+
+
+def test_a_resume_that_is_stopped_at_once_leaves_the_record(advcore, command, tmp_path, kept, undisturbed, monkeypatch):
+    run = cut(undisturbed, 3, tmp_path / "run")
+    before = json.loads((run / "record.json").read_text())
+    monkeypatch.setattr("advcore.signals._received", [signal.SIGTERM])
+    code, _, err = advcore(*command, "--out", run, "--resume")
+    assert code == 143 and err.count("\n") == 1
+    after = json.loads((run / "record.json").read_text())
+    assert after["epochs"] == before["epochs"] and after["seconds"] >= before["seconds"] and len(after["epochs"]) == 3
+
+
+def test_a_folder_with_nothing_of_a_run_can_be_begun_with_resume(advcore, command, tmp_path, undisturbed):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("from the job script")
+    assert advcore(*command, "--out", tmp_path / "run", "--resume")[0] == 0
+    same_runs(undisturbed, tmp_path / "run")
+
+
+def test_a_finished_run_stays_as_it_is(advcore, command, undisturbed):
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    assert advcore(*command, "--out", undisturbed, "--resume")[0] == 0
+    assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_never_began_is_begun(advcore, command, tmp_path, undisturbed):
+    assert advcore(*command, "--out", tmp_path / "new", "--resume")[0] == 0
+    same_runs(undisturbed, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["attack.eps=0.2", "model.width=5", "selection.solver={name: craig}", "selection.period=1", "selection.budget=0.4",
+     "data.train_size=150", "training.epochs=7", "seed=1", "training.optimizer.lr=0.01", "name=other"],
+)  # fmt: skip
+def test_other_settings_are_refused_old_and_new(advcore, command, tmp_path, kept, undisturbed, change):
+    run = cut(undisturbed, 2, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    code, _, err = advcore(*command, "--set", change, "--out", run, "--resume")
+    assert code == 2 and "Traceback" not in err
+    assert f"{change.split('=')[0]}: " in err and " -> " in err, err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_all_changed_settings_are_told_at_once(advcore, command, tmp_path, kept, undisturbed):
+    run = cut(undisturbed, 2, tmp_path / "run")
+    code, _, err = advcore(*command, "--set", "seed=1", "--set", "attack.eps=0.2", "--out", run, "--resume")
+    assert code == 2 and err.count("\n") == 2 and "seed: 0 -> 1" in err and "attack.eps: 0.1 -> 0.2" in err
+
+
+def test_settings_that_do_not_train_may_change_and_are_noted(advcore, command, tmp_path, kept, undisturbed):
+    run = cut(undisturbed, 2, tmp_path / "run")
+    change = ["--set", "evaluation.batch_size=40", "--set", "device=cpu"]
+    assert advcore(*command, *change, "--out", run, "--resume")[0] == 0
+    (note,) = json.loads((run / "record.json").read_text())["resumes"]
+    assert sorted(note["changed"]) == ["device: 'auto' -> 'cpu'", "evaluation.batch_size: 256 -> 40"]
+
+
+def test_other_data_of_the_same_settings_are_refused(advcore, command, tmp_path, kept):
+    """One pixel of one image."""
+    generator = np.random.default_rng(0)
+    x, y = generator.random((200, 1, 8, 8)).astype("float32"), np.arange(200) % 4
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x[:40], y_test=y[:40])
+    own = [*command, "--set", f"data={{name: npz, path: {tmp_path / 'data.npz'}}}", "--out", tmp_path / "run"]
+    assert advcore(*own)[0] == 0
+    run = cut(tmp_path / "run", 2, tmp_path / "cut")
+    x[17] = x[17][:, ::-1]
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x[:40], y_test=y[:40])
+    code, _, err = advcore(*own[:-1], run, "--resume")
+    assert code == 2 and err.count("\n") == 1 and "--resume" in err and "data" in err
+
+
+def test_both_options_are_too_many(advcore, command, tmp_path):
+    code, _, err = advcore(*command, "--out", tmp_path / "run", "--resume", "--overwrite")
+    assert code == 2 and "--resume" in err and "--overwrite" in err
+
+
+def test_overwriting_removes_the_states_too(advcore, command, undisturbed):
+    old = (checkpoints.folder(undisturbed) / "000004").stat().st_mtime_ns
+    assert advcore(*command, "--out", undisturbed, "--overwrite")[0] == 0
+    assert (checkpoints.folder(undisturbed) / "000004").stat().st_mtime_ns > old
+
+
+def test_changes_name_the_setting_by_its_path():
+    before = {"a": 1, "b": {"name": "x", "c": 2, "d": None}, "e": {"name": "x", "f": 1}}
+    now = {"a": 1, "b": {"name": "x", "c": 3, "d": 4}, "e": {"name": "y", "g": 1}, "h": 5}
+    assert changes(before, now) == [
+        "b.c: 2 -> 3", "b.d: None -> 4", "e: {'name': 'x', 'f': 1} -> {'name': 'y', 'g': 1}", "h: None -> 5",
+    ]  # fmt: skip
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path):
+    checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
+    with pytest.raises(TypeError):
+        checkpoints.save(tmp_path, lambda: {"a": object()}, {"data": []})
+    assert checkpoints._numbers(tmp_path) == [1] and not list(checkpoints.folder(tmp_path).glob(".*"))
+    assert checkpoints.newest(tmp_path)[0] == {"a": 1}
+
+
+def test_what_a_dead_process_left_half_written_goes(tmp_path):
+    checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
+    (checkpoints.folder(tmp_path) / ".000002.abc").mkdir()
+    checkpoints.save(tmp_path, lambda: {"a": 2}, {"data": []})
+    assert sorted(path.name for path in checkpoints.folder(tmp_path).iterdir()) == ["000001", "000002"]
+
+
+def test_a_state_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplog):
+    for i in range(2):
+        checkpoints.save(tmp_path, lambda i=i: {"a": i}, {"data": []})
+
+    def fails(path):
+        raise OSError(13, "denied")
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", fails)
+    checkpoints.save(tmp_path, lambda: {"a": 2}, {"data": []})
+    assert "denied" in caplog.text and checkpoints.newest(tmp_path)[0] == {"a": 2}
+
+
+def test_no_state_at_all_is_none_and_only_damaged_ones_an_error(tmp_path):
+    assert checkpoints.newest(tmp_path) is None
+    checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
+    flip(checkpoints.folder(tmp_path) / "000001" / "values.json", 1.0)
+    with pytest.raises(AdvcoreError, match="no state in .* is whole: .*values.json is damaged"):
+        checkpoints.newest(tmp_path)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_ends_the_run_in_a_line_and_it_can_be_gone_on_with(
+    advcore, command, tmp_path, undisturbed, monkeypatch, error
+):
+    """From the 20th time that bytes are to reach the disk on, there is no room."""
+    run, synced, original = tmp_path / "run", [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(descriptor)
+        if len(synced) >= 20:
+            raise OSError(error, os.strerror(error))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    code, _, err = advcore(*command, "--out", run)
+    assert code == 3 and err.count("\n") == 1 and os.strerror(error) in err and "--resume" in err
+    monkeypatch.setattr(os, "fsync", original)
+    assert advcore(*command, "--out", run, "--resume")[0] == 0
+    same_runs(undisturbed, run)
+
+
+def started(command, out, environment=None):
+    arguments = [sys.executable, "-m", "advcore", *map(str, command), "--out", str(out), "--resume"]
+    own = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, undisturbed, number):
+    run = tmp_path / "run"
+    process = started([*command, "--set", "data.train_size=1000", "--set", "attack.steps=10"], run)
+    deadline = time.monotonic() + 60
+    while not (run / "record.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(number)
+    sent = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 30
+    assert process.returncode == 128 + number and "Traceback" not in err, err
+    assert err.count("\n") == 1 and "--resume" in err
+    state, _, _ = checkpoints.newest(run)
+    assert state["place"]["epoch"] or state["place"]["step"]
+
+
+def test_a_signal_to_the_whole_group_with_workers_saves_too(tmp_path, root):
+    """As `timeout` and job schedulers send it: the processes that read the data must not die before the run does."""
+    script = tmp_path / "run.py"
+    script.write_text(GROUP.format(tmp_path=tmp_path))
+    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "began").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143, err
+    assert load_folder(tmp_path / "state")[0]["place"]["step"] > 0
+
+
+GROUP = """
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from advcore import Trainer
+from advcore.attacks import LinfPGD
+from advcore.data.source import Streamed
+from advcore.files import save_folder
+from advcore.objectives import Pgd
+from advcore.selection.schedule import Schedule
+from advcore.signals import Stopped, caught
+from advcore.training import SGD
+from advcore.training.loop import Listener
+
+data = Streamed(TensorDataset(torch.rand(4000, 1, 8, 8), torch.arange(4000) % 4), workers=2)
+made = Trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=10), schedule=Schedule(epochs=50), optimizer=SGD(lr=0.01))
+folder = Path("{tmp_path}")
+listener = Listener(
+    on_progress=lambda *_: (folder / "began").touch(),
+    on_checkpoint=lambda state: save_folder(folder / "state", state(), {{}}),
+)
+try:
+    with caught():
+        made.fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), data, seed=0, listener=listener)
+except Stopped as stopped:
+    sys.exit(128 + stopped.number)
+"""
+
+
+@pytest.mark.slow
+def test_killed_20_times_a_run_ends_as_if_it_had_not_been(command, tmp_path, undisturbed):
+    """SIGKILL at random moments, gone on with each time."""
+    run, generator, kills = tmp_path / "run", random.Random(0), 0
+    while True:
+        process = started(command, run)
+        try:
+            _, err = process.communicate(timeout=generator.uniform(3, 8) if kills < 20 else 120)
+            assert process.returncode == 0, err
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    same_runs(undisturbed, run)

@@ -1,0 +1,119 @@
+"""Signals become a flag: who asked before is asked too, and gets his handler back."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from advcore import signals
+from advcore.signals import Stopped, caught, check, requested, whole
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@BOTH
+def test_a_signal_stops_at_the_next_look_and_not_before(number):
+    before = signal.getsignal(number)
+    with caught():
+        check()
+        send(number)
+        assert requested() == number
+        with pytest.raises(Stopped) as stopped:
+            check()
+        assert stopped.value.number == number and str(stopped.value) == signal.Signals(number).name
+    assert signal.getsignal(number) is before
+    check()
+    assert requested() is None
+
+
+@BOTH
+def test_what_is_whole_is_finished_first(number):
+    done = []
+    with caught(), pytest.raises(Stopped):
+        with whole():
+            send(number)
+            with whole():
+                check()
+            check()
+            done.append("all of it")
+        check()
+    assert done == ["all of it"]
+
+
+def test_a_stop_is_no_exception_that_somebody_handles():
+    with caught(), pytest.raises(Stopped):
+        send(signal.SIGTERM)
+        try:
+            check()
+        except Exception:
+            pytest.fail("it was taken for a failure")
+
+
+@BOTH
+def test_a_handler_that_stood_before_is_called_and_put_back(number):
+    told = []
+
+    def theirs(received, frame):
+        told.append(received)
+
+    before = signal.signal(number, theirs)
+    try:
+        with caught():
+            send(number)
+            assert told == [number] and requested() == number
+        assert signal.getsignal(number) is theirs
+    finally:
+        signal.signal(number, before)
+
+
+def test_the_second_ctrl_c_stops_at_once():
+    with caught(), pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        pytest.fail("nothing happened")
+
+
+def test_handlers_are_put_back_after_an_error_too():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), caught():
+        1 / 0  # noqa: B018
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_another_thread_catches_nothing():
+    before, found = signal.getsignal(signal.SIGINT), []
+
+    def run():
+        with caught():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [before] and not signals._received
+
+
+def test_what_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with caught():
+            send(signal.SIGINT)
+            check()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_inner_one_leaves_the_signal_to_the_outer():
+    with caught():
+        with caught():
+            send(signal.SIGTERM)
+        assert requested() == signal.SIGTERM
+        with pytest.raises(Stopped):
+            check()
+    assert requested() is None

@@ -1,0 +1,201 @@
+"""A run that is stopped, saved, read back and gone on with ends where the undisturbed run ends, bit for bit."""
+
+import copy
+import json
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from advcore import signals
+from advcore.attacks import LinfPGD
+from advcore.attacks.memory import Memory
+from advcore.data.augment import crop_flip
+from advcore.data.source import Resident
+from advcore.errors import ConfigError, NonFiniteError
+from advcore.files import load_folder, save_folder
+from advcore.minibatch import RULES
+from advcore.objectives import Pgd, Trades
+from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.schedule import Schedule
+from advcore.signals import Stopped
+from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
+from advcore.training import SGD, Adam, ByBudget
+from advcore.training.loop import Listener
+from advcore.training.trainer import Trainer
+
+ATTACK = LinfPGD(eps=0.1, steps=2)
+REMEMBERED = ATTACK.changed(start="remembered")
+N, SIZE = 96, 16
+
+RUNS = {
+    "full": {},
+    "craig": {"solver": Craig()},
+    "gradmatch, trades": {"solver": GradMatch(), "objective": Trades()},
+    "random, acs": {"solver": Random(), "schedule": "acs"},
+    "easycore": {"solver": EasyCore()},
+    "forgetting": {"solver": ByScore(score="forgetting")},
+    "scores of a probe": {"solver": EasyCore(), "probe_epochs": 2, "warm": 0.0},
+    "per batch": {"solver": GradMatch(), "partition": "per_batch"},
+    "remembered": {"solver": GradMatch(), "attack": REMEMBERED, "memory": Memory(reset=2)},
+    "remembered, int8": {"attack": REMEMBERED, "memory": Memory(precision="int8")},
+    "steps by budget": {"attack_steps": ByBudget(mean=1.5, last=3)},
+    "margin": {"minibatch": RULES["margin"](warm_up=1)},
+    "queue": {"minibatch": RULES["loss_ranked"](queue=True)},
+    "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
+    "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
+    "eps ramp": {"eps_ramp": 2.5},
+}
+each_run = pytest.mark.parametrize("name", RUNS)
+
+
+def trainer(attack=ATTACK, solver=None, objective=None, *, partition="per_class", warm=0.5, schedule=None, **more):
+    objective = objective or Pgd()
+    chooser = solver and AdversarialCoreset(
+        objective=objective, solver=solver, attack=attack, partition=partition, block_size=SIZE, chunk_size=32
+    )
+    when = {"budget": 0.5, "warm_start": warm, "period": 2, "schedule": schedule or "compressed"} if solver else {}
+    more = {"optimizer": SGD(lr=0.05), "batch_size": SIZE, "probe_examples": 16, **more}
+    return Trainer(objective=objective, attack=attack, schedule=Schedule(epochs=4, **when), selector=chooser, **more)
+
+
+@pytest.fixture
+def net(model):
+    """With dropout: what it draws must go on, too."""
+    return nn.Sequential(*model[:-1], nn.Dropout(0.2), model[-1])
+
+
+def told(trained):
+    """Everything but times and the peak of memory, as text that shows where two runs differ."""
+    epochs = [
+        {key: own for key, own in entry.items() if key not in ("seconds", "peak_memory")} for entry in trained.epochs
+    ]
+    facts = {"epochs": epochs, "events": trained.events, "passes": trained.ledger.passes, "best": trained.best_epoch}
+    facts["coresets"] = [(c.indices.tolist(), c.weights.tolist(), c.quality) for c in trained.coresets]
+    return json.dumps(facts)
+
+
+def same(one, two):
+    assert told(one) == told(two)
+    for a, b in ((one.last, two.last), (one.best, two.best)):
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def fit(made, net, source, listener=None, resume=None):
+    return made.fit(
+        copy.deepcopy(net), source, source, seed=3, augment=crop_flip, listener=listener or Listener(), resume=resume
+    )
+
+
+class Signal:
+    """A signal that comes at the n-th time anybody looks; what was saved then, by way of a folder."""
+
+    def __init__(self, monkeypatch, folder):
+        self.looks, self.at, self.folder, self.saved = 0, None, folder, 0
+        original = signals.check
+
+        def check():
+            self.looks += 1
+            if self.looks == self.at:
+                monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
+            original()
+
+        for module in ("advcore.cost", "advcore.training.loop"):
+            monkeypatch.setattr(f"{module}.check", check)
+        self.monkeypatch = monkeypatch
+
+    def listener(self):
+        return Listener(on_checkpoint=self.save)
+
+    def save(self, state):
+        self.saved += 1
+        save_folder(self.folder / str(self.saved), state(), {})
+
+    def stop_at(self, n):
+        self.looks, self.at = 0, n
+        self.monkeypatch.setattr(signals, "_received", [])
+
+    def last(self):
+        return load_folder(self.folder / str(self.saved))[0] if self.saved else None
+
+
+@each_run
+def test_stopped_again_and_again_it_ends_where_the_undisturbed_run_ends(net, source, tmp_path, monkeypatch, name):
+    made = trainer(**RUNS[name])
+    undisturbed = fit(made, net, source)
+    sent, stops = Signal(monkeypatch, tmp_path), 0
+    while stops < 200:
+        sent.stop_at(7 + 5 * (stops % 5) + stops)  # in steps, selections, scores; a probe is begun again
+        try:
+            resumed = fit(made, net, source, sent.listener(), sent.last())
+            break
+        except Stopped as stopped:
+            assert stopped.number == signal.SIGTERM
+            stops += 1
+    assert stops > 2
+    same(undisturbed, resumed)
+
+
+@each_run
+def test_gone_on_with_after_any_epoch_it_ends_where_the_undisturbed_run_ends(net, source, tmp_path, name):
+    made, states = trainer(**RUNS[name]), []
+    undisturbed = fit(made, net, source, Listener(on_checkpoint=lambda state: states.append(state())))
+    assert len(states) == len(undisturbed.epochs) == made.schedule.length
+    for i, state in enumerate(states):
+        save_folder(tmp_path / str(i), state, {})
+        same(undisturbed, fit(made, net, source, resume=load_folder(tmp_path / str(i))[0]))
+
+
+def test_a_state_is_a_copy_and_can_be_gone_on_with_twice(net, source):
+    made, states = trainer(**RUNS["remembered"]), []
+    fit(made, net, source, Listener(on_checkpoint=lambda state: states.append(state())))
+    same(*(fit(made, net, source, resume=states[1]) for _ in range(2)))
+
+
+def test_nothing_is_stopped_inside_a_step(net, source, tmp_path, monkeypatch):
+    """The signal comes in the middle of a step's attack; the state that is saved has whole steps only."""
+    made = trainer()
+    sent = Signal(monkeypatch, tmp_path)
+    sent.stop_at(2)
+    with pytest.raises(Stopped):
+        fit(made, net, source, sent.listener())
+    place = sent.last()["place"]
+    assert place["step"] == 1 and place["seen"] == SIZE and sent.last()["steps_done"] == 1
+    assert sent.last()["ledger"]["update"]["forward"] == SIZE
+
+
+def test_without_a_listener_a_stop_is_a_stop(net, source, monkeypatch, tmp_path):
+    sent = Signal(monkeypatch, tmp_path)
+    sent.stop_at(5)
+    before = torch.get_rng_state()
+    with pytest.raises(Stopped):
+        fit(trainer(), net, source)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_another_runs_state_is_refused(net, source):
+    made, states = trainer(), []
+    fit(made, net, source, Listener(on_checkpoint=lambda state: states.append(state())))
+    with pytest.raises(ConfigError, match="resume must be a state of this run"):
+        made.fit(copy.deepcopy(net), source, source, seed=4, resume=states[0])
+    with pytest.raises(ConfigError, match="'examples': 60"):
+        part = Resident(source._images[:60], source.labels()[:60])
+        made.fit(copy.deepcopy(net), part, source, seed=3, resume=states[0])
+
+
+def test_weights_that_are_not_finite_are_not_saved(net, source, monkeypatch):
+    """The last step of an epoch breaks a weight; what was saved is the epoch before."""
+    states, made = [], trainer()
+
+    def on_epoch(entry, so_far):
+        if entry["epoch"] == 1:
+            monkeypatch.setattr("advcore.training.loop.Loop._judge", broken)
+
+    def broken(self, entry):
+        next(self.model.parameters()).data[0] = float("nan")
+
+    listener = Listener(on_epoch=on_epoch, on_checkpoint=lambda state: states.append(state()))
+    with pytest.raises(NonFiniteError, match="after epoch 2"):
+        fit(made, net, source, listener)
+    assert [state["place"]["epoch"] for state in states] == [1, 2]
