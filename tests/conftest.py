@@ -22,15 +22,15 @@ TINY = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
 
 
-@pytest.fixture
-def tiny() -> list[str]:
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
     """Overrides that make any digits experiment run in about a second."""
-    return list(TINY)
+    return tuple(TINY)
 
 
 @pytest.fixture

@@ -468,7 +468,8 @@ def test_ctrl_c_leaves_with_130_and_what_was_done(root, tmp_path):
     import signal
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "advcore", "run", root / "experiments/linf_full.yaml", "--out", tmp_path / "run"],
+        [sys.executable, "-m", "advcore", "run", root / "experiments/linf_full.yaml", "--out", tmp_path / "run",
+         *sets("data.train_size=400", "training.epochs=200")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip

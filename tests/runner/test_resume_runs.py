@@ -55,20 +55,38 @@ def advcore(monkeypatch, capsys):
     return call
 
 
-@pytest.fixture
-def command(root, tiny):
-    """The arguments of a tiny run with two selections, remembered perturbations and a step schedule."""
+def arguments_of(root, tiny, *more):
+    """Of a tiny run with two selections, remembered perturbations and a step schedule."""
     changed = [
         *tiny, "training.epochs=6", "selection.period=2", "selection.warm_start=0.4", "attack.start=remembered",
-        "training.attack_steps={name: linear, first: 1, last: 2}", "data.validation=0.2",
+        "training.attack_steps={name: linear, first: 1, last: 2}", "data.validation=0.2", *more,
     ]  # fmt: skip
     return ["run", root / "experiments/trades_gradmatch.yaml", *(part for c in changed for part in ("--set", c))]
 
 
 @pytest.fixture
-def undisturbed(advcore, command, tmp_path):
-    assert advcore(*command, "--out", tmp_path / "undisturbed")[0] == 0
-    return tmp_path / "undisturbed"
+def command(root, tiny):
+    return arguments_of(root, tiny)
+
+
+@pytest.fixture(scope="module")
+def finished(root, tiny, tmp_path_factory):
+    """The run of `command`, never stopped, with all its states; made once."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    arguments = ["advcore", *map(str, arguments_of(root, tiny)), "--out", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "KEPT", 100)
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+    assert leaving.value.code == 0
+    return out
+
+
+@pytest.fixture
+def undisturbed(finished, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "undisturbed"))
 
 
 def cut(folder: Path, states: int, to: Path) -> Path:
@@ -99,9 +117,10 @@ def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_
         assert note == {"epoch": states, "changed": [], "damaged": []}
 
 
-def test_two_states_are_kept(undisturbed):
-    assert len(checkpoints._numbers(undisturbed)) == 2
-    assert not list(checkpoints.folder(undisturbed).glob(".*"))
+def test_two_states_are_kept(advcore, command, tmp_path):
+    assert advcore(*command, "--out", tmp_path / "run")[0] == 0
+    assert checkpoints._numbers(tmp_path / "run") == [4, 5]
+    assert not list(checkpoints.folder(tmp_path / "run").glob(".*"))
 
 
 def flip(path: Path, where: float = 0.5):
@@ -128,9 +147,16 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_told_and_the_one_before_it_used(advcore, command, tmp_path, kept, undisturbed, damage):
+def test_a_damaged_state_is_told_and_the_one_before_it_found(tmp_path, undisturbed, damage):
     run = cut(undisturbed, 3, tmp_path / "run")
     DAMAGES[damage](checkpoints.folder(run) / "000003")
+    state, _, (line,) = checkpoints.newest(run)
+    assert state["place"]["epoch"] == 2 and "000003" in line
+
+
+def test_from_the_state_before_a_damaged_one_a_run_ends_as_it_did(advcore, command, tmp_path, kept, undisturbed):
+    run = cut(undisturbed, 3, tmp_path / "run")
+    flip(checkpoints.folder(run) / "000003" / "tensors.safetensors")
     code, _, err = advcore(*command, "--out", run, "--resume")
     assert code == 0, err
     same_runs(undisturbed, run)
@@ -380,7 +406,7 @@ def started(command, out, environment=None):
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, undisturbed, number):
     run = tmp_path / "run"
     process = started([*command, "--set", "data.train_size=1000", "--set", "attack.steps=10"], run)
@@ -446,17 +472,22 @@ except Stopped as stopped:
 
 
 @pytest.mark.slow
-def test_killed_20_times_a_run_ends_as_if_it_had_not_been(command, tmp_path, undisturbed):
-    """SIGKILL at random moments, gone on with each time."""
+def test_killed_20_times_a_run_ends_as_if_it_had_not_been(advcore, root, tiny, tmp_path):
+    """SIGKILL at random moments, some before the first state, most a while after a new one; gone on with each time."""
+    command = arguments_of(root, tiny, "training.epochs=60")
+    assert advcore(*command, "--out", tmp_path / "undisturbed")[0] == 0
     run, generator, kills = tmp_path / "run", random.Random(0), 0
-    while True:
-        process = started(command, run)
-        try:
-            _, err = process.communicate(timeout=generator.uniform(3, 8) if kills < 20 else 120)
-            assert process.returncode == 0, err
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-    same_runs(undisturbed, run)
+    while kills < 20:
+        process, before = started(command, run), checkpoints._numbers(run)
+        while kills % 5 and checkpoints._numbers(run) == before:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.15) if kills % 5 else generator.uniform(0, 5))
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+        kills += 1
+    process = started(command, run)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    same_runs(tmp_path / "undisturbed", run)
