@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from torch import Tensor
@@ -25,9 +26,7 @@ def write_bytes(path: Path, content: bytes) -> str:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            digest = _synced(file, content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -35,7 +34,7 @@ def write_bytes(path: Path, content: bytes) -> str:
             os.unlink(temporary)
         raise
     _sync_folder(path.parent)
-    return hashlib.sha256(content).hexdigest()
+    return digest
 
 
 def _sync_folder(folder: Path) -> None:
@@ -262,9 +261,14 @@ def _with_tensors(value: object, tensors: dict[str, Tensor]) -> object:
 
 def _write_synced(path: Path, content: bytes) -> str:
     with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        return _synced(file, content)
+
+
+def _synced(file: BinaryIO, content: bytes) -> str:
+    """Write, and wait until it is on the disk; the content's sha256."""
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,11 +1,13 @@
 """Small worlds that many tests share."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from advcore import cli
 from advcore.data.source import Resident
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
@@ -55,3 +57,17 @@ def model() -> nn.Module:
             nn.Flatten(),
             nn.Linear(24, 4),
         )
+
+
+@pytest.fixture
+def advcore(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["advcore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        out, err = capsys.readouterr()
+        return leaving.value.code, out, err
+
+    return call

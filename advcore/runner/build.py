@@ -189,8 +189,6 @@ def _tried(config: RunConfig, shape: tuple[int, int, int], build: Callable[[], B
 def budgeted(config: RunConfig, built: Trainer, loaded: Data) -> RunConfig:
     """The config with the budget that `selection.cost` pays for in place of it."""
     chosen = config.selection
-    if chosen is None or chosen.cost is None:
-        return config
     n, wanted = len(loaded.train), chosen.cost
     found = under(
         "selection", lambda: budget_at_cost(built, n, held_out(loaded), wanted, compared(config, loaded).units)

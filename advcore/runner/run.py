@@ -155,8 +155,8 @@ def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     return changed
 
 
-def resumable(prepared: Prepared, path: Path, record: RunRecord) -> tuple[dict | None, list[str]]:
-    """The state to go on from (None: the beginning), and which newer ones were damaged.
+def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
+    """The state to go on from (None: the beginning), and which newer ones were damaged. `data`: their `fingerprint`.
 
     Raises ConfigError if files or data are not those that the run began with, AdvcoreError if there must be a state and
     none is whole.
@@ -167,10 +167,10 @@ def resumable(prepared: Prepared, path: Path, record: RunRecord) -> tuple[dict |
         raise AdvcoreError(
             f"{len(record.epochs)} epochs are done and {where} holds no state; start again with --overwrite"
         )
-    state, facts, damaged = found or (None, {"data": fingerprint(prepared)}, [])
+    state, facts, damaged = found or (None, {"data": data}, [])
     for what, before, now in (
         ("files", record.inputs, prepared.inputs),
-        ("data (examples, hash)", facts["data"], fingerprint(prepared)),
+        ("data (examples, hash)", facts["data"], data),
     ):
         require(None if before == now else must("--resume", f"given the {what} that the run began with, {before}", now))
     return state, damaged
@@ -233,13 +233,13 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         reference=asdict(prepared.plan.reference),
         inputs=prepared.inputs,
     )
-    state = None
+    data, state = fingerprint(prepared), None
     if resume and (path / "record.json").is_file():
         before = RunRecord.load(path / "record.json")
         changed = changed_settings(prepared, before)
         if before.finished and not changed:
             return before
-        state, damaged = resumable(prepared, path, before)
+        state, damaged = resumable(prepared, path, before, data)
         note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": damaged}
         kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
         record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
@@ -249,11 +249,8 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
     record.seconds = round(time.perf_counter() - started, 2)
     record.save(path / "record.json")
     reporter.on_plan(prepared.plan)
-    data = fingerprint(prepared)
 
     def on_epoch(entry: dict, so_far: Trained) -> None:
-        record.epochs = so_far.epochs
-        record.selections = [summary(coreset) for coreset in so_far.coresets]
         record.seconds = round(time.perf_counter() - started, 2)
         _count(record, so_far, prepared)
         record.save(path / "record.json")
@@ -280,7 +277,6 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         scores=prepared.scores,
         resume=state,
     )
-    record.epochs, record.selections = trained.epochs, [summary(coreset) for coreset in trained.coresets]
     for coreset in trained.coresets if state else ():  # what a stop left half-written
         in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
     _conclude(record, prepared, trained, path, reporter)
@@ -308,7 +304,8 @@ def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Pat
 
 
 def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
-    """What fell back and what it took, so far."""
+    """What was done, what fell back and what it took, so far."""
+    record.epochs, record.selections = trained.epochs, [summary(coreset) for coreset in trained.coresets]
     record.events = trained.events
     record.ledger = trained.ledger.summary()
     record.relative_cost = trained.ledger.units() / prepared.plan.reference.units

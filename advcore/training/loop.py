@@ -201,7 +201,6 @@ class Loop:
                 "optimizer": optimizer | {"state": {str(key): own for key, own in optimizer["state"].items()}},
                 "average": None if self.average is None else self.average.state_dict(),
                 "rule": self.rule.state(),
-                "memory": self.memory and self.memory.state(),
                 "scores": self.scores and self.scores.state(),
                 "coresets": [coreset.state() for coreset in out.coresets],
                 "coreset": self.coreset and self.coreset.state(),
@@ -214,7 +213,7 @@ class Loop:
                 "ledger": out.ledger.summary(),
                 "random": _random_states(self.device),
             }
-        )
+        ) | {"memory": self.memory and self.memory.state()}  # a copy already
 
     def _identity(self) -> dict[str, Any]:
         """What a state must agree on, for its indices and names of random numbers to mean the same."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from advcore import Coreset, cli
+from advcore import Coreset
 from advcore.files import load_arrays, load_tensors
 from advcore.reporting.record import RunRecord
 from advcore.runner.config import from_dict, overridden
@@ -20,20 +20,6 @@ SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "grad
                   "gradient_error_random", "weight_sum", "effective_sample_size", "class_counts", "overlap", "seconds",
                   "passes"}  # fmt: skip
 ATTACK_KEYS = {"name", "eps", "norm", "steps", "step_size", "restarts", "seed", "split", "n", "accuracy", "interval"}
-
-
-@pytest.fixture
-def advcore(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["advcore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as leaving:
-            cli.main()
-        out, err = capsys.readouterr()
-        return leaving.value.code, out, err
-
-    return call
 
 
 def sets(*changes: str) -> list[str]:

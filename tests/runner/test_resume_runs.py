@@ -43,18 +43,6 @@ def same_runs(one: Path, two: Path):
         assert all(np.array_equal(own, coresets[1][name][key]) for key, own in arrays.items())
 
 
-@pytest.fixture
-def advcore(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["advcore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as leaving:
-            cli.main()
-        out, err = capsys.readouterr()
-        return leaving.value.code, out, err
-
-    return call
-
-
 def arguments_of(root, tiny, *more):
     """Of a tiny run with two selections, remembered perturbations and a step schedule."""
     changed = [
