@@ -10,7 +10,7 @@ run: $(READY)
 	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -24,6 +24,11 @@ TINY = [
 ]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`-k A3` selects the tests that are marked as holding case A3."""
+    item.extra_keyword_matches.update(name for mark in item.iter_markers("case") for name in mark.args)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
