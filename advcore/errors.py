@@ -40,9 +40,18 @@ class NonFiniteError(AdvcoreError):
     """NaN or infinity where training or selection would go on with it; the command line leaves with 3."""
 
 
+_SHOWN = 500  # characters of a value
+
+
 def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
-    """The one phrasing: "`setting` must be `rule`, got `got`; `way_out`"."""
-    return f"{setting} must be {rule}, got {got!r}" + (f"; {way_out}" if way_out else "")
+    """The one phrasing: "`setting` must be `rule`, got `got`; `way_out`". Of a long value, its ends."""
+    return f"{setting} must be {rule}, got {shown(got)}" + (f"; {way_out}" if way_out else "")
+
+
+def shown(value: object) -> str:
+    """A value in one line; of a long one, its ends."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
 
 
 def require(*problems: str | None, error: type[UserError] = ConfigError) -> None:
@@ -50,6 +59,10 @@ def require(*problems: str | None, error: type[UserError] = ConfigError) -> None
     found = [problem for problem in problems if problem]
     if found:
         raise error(*found)
+
+
+MOST = 1_000_000_000
+"""What no count needs more than; larger ones cannot be counted to, or overflow where they meet a float."""
 
 
 def _is_number(value: object) -> bool:
@@ -68,10 +81,13 @@ def positive(setting: str, value: object, way_out: str = "") -> str | None:
     return None if ok else must(setting, "a number above 0", value, way_out)
 
 
-def at_least(setting: str, value: object, low: int, way_out: str = "") -> str | None:
-    """Problem unless `value` is a whole number of at least `low`."""
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= low
-    return None if ok else must(setting, f"a whole number of at least {low}", value, way_out)
+def at_least(setting: str, value: object, low: int, way_out: str = "", *, most: int = MOST) -> str | None:
+    """Problem unless `value` is a whole number of at least `low`, and at most `most`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and low <= value <= most:
+        return None
+    above = f" and at most {most:,}" if whole and value > most else ""
+    return must(setting, f"a whole number of at least {low}{above}", value, way_out)
 
 
 def share(setting: str, value: object, way_out: str = "") -> str | None:

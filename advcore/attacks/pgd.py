@@ -20,8 +20,8 @@ _GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
 
 def pixel_radius(eps: object, largest: float) -> str | None:
     """The problem with a radius in pixel units, or None."""
-    known = isinstance(eps, (int, float))
-    way_out = f"pixels are in [0, 1], and eps counts in the same units: write {eps:g}/255" if known else ""
+    grey = isinstance(eps, (int, float)) and 1 < eps <= 255
+    way_out = "pixels are in [0, 1], and eps counts in the same units" + (f": write {eps:g}/255" if grey else "")
     return within("eps", eps, 0, round(largest, 4), way_out)
 
 

@@ -32,7 +32,7 @@ class ReColorAdv(Functional):
     widest: ClassVar[float] = 1.0
 
     def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), at_least("resolution", self.resolution, 2)]
+        return [*super()._more_problems(), at_least("resolution", self.resolution, 2, most=256)]
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")

@@ -1,5 +1,7 @@
 """What every data setting shares: sizes, the held-out split, and how a raw set becomes three sources."""
 
+import contextlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from advcore.data.augment import AUGMENTATIONS
 from advcore.data.source import Resident, Source, Streamed, check_labels
 from advcore.errors import DataError, at_least, must, one_of, require, within
 from advcore.rng import Stream
+
+log = logging.getLogger(__name__)
 
 RESIDENT_LIMIT = 4 * 2**30
 """Bytes up to which a set of images is held on the device."""
@@ -84,7 +88,7 @@ class DataSettings:
                 for name, size in (("train_size", self.train_size), ("test_size", self.test_size))
             ),
             None if self.augment is None else one_of("augment", self.augment, AUGMENTATIONS),
-            at_least("workers", self.workers, 0),
+            at_least("workers", self.workers, 0, most=1024),
         )
 
     def read(self) -> tuple[Split, Split]:
@@ -104,6 +108,9 @@ class DataSettings:
         chosen = thinned(train.labels, self.train_size, self.split_seed, "train_size")
         held_out = stratified(train.labels[chosen], round(self.validation * len(chosen)), self.split_seed, "validation")
         part, aside = chosen[~held_out], chosen[held_out]
+        absent = sorted(set(range(num_classes)) - set(train.labels[part].tolist()))
+        if absent:
+            log.warning("%d of %d classes have no training example: %s", len(absent), num_classes, _few(absent))
         test_part = thinned(test.labels, self.test_size, self.split_seed, "test_size")
         sources = [train.source(part, device, self.workers), test.source(test_part, device, self.workers)]
         if sources[0].shape != sources[1].shape:
@@ -135,10 +142,14 @@ class OwnData(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2))
+        require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2, most=1_000_000))
 
     def classes(self, train: Split) -> int:
         return self.num_classes or super().classes(train)
+
+
+def _few(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
 
 
 def stratified(labels: Tensor, count: int, seed: int, purpose: str) -> Tensor:
@@ -161,13 +172,22 @@ def thinned(labels: Tensor, size: int | None, seed: int, setting: str) -> Tensor
     return stratified(labels, size, seed, setting).nonzero()[:, 0]
 
 
+def expanded(path: str) -> Path:
+    """With the home folder in place of `~`, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user that this machine does not know
+        return Path(path)
+
+
 def find_path(path: str, setting: str = "data.path") -> Path:
     """The folder or file a setting names: as it stands, or below the folder named by ADVCORE_DATA."""
     root = os.environ.get("ADVCORE_DATA")
-    tried = [Path(path).expanduser(), *([Path(root) / path] if root else [])]
+    tried = [expanded(path), *([Path(root) / path] if root else [])]
     for candidate in tried:
-        if candidate.exists():
-            return candidate
+        with contextlib.suppress(OSError):  # a name that is too long for the file system
+            if candidate.exists():
+                return candidate
     places = " or ".join(str(candidate) for candidate in tried)
     hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"
     raise DataError(f"{setting} must be an existing file or folder, got {path!r} (looked for {places}){hint}")

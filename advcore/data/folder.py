@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from advcore.data.base import DataSettings, Split, find_path
+from advcore.data.images import decoded
 from advcore.errors import DataError, at_least, missing_package, must, require
 from advcore.types import settings
 
@@ -33,7 +34,7 @@ class ImageFolder(DataSettings):
     def __post_init__(self):
         super().__post_init__()
         require(
-            at_least("size", self.size, 8),
+            at_least("size", self.size, 8, most=10_000),
             "only and groups must not both be given; groups already names its folders"
             if self.only and self.groups
             else None,
@@ -89,12 +90,8 @@ class _Files(Dataset):
         return len(self.samples)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        from torchvision.datasets.folder import pil_loader
         from torchvision.transforms import functional as TF
 
         path, label = self.samples[i]
-        try:
-            image = TF.center_crop(TF.resize(pil_loader(path), round(self.size * 8 / 7)), self.size)
-        except OSError as error:
-            raise DataError(f"image {i} ({path}) cannot be read: {error}") from None
+        image = TF.center_crop(TF.resize(decoded(path, i), round(self.size * 8 / 7)), self.size)
         return TF.pil_to_tensor(image), label

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.data.base import DataSettings, Split, find_path, stratified
+from advcore.data.base import DataSettings, Split, expanded, find_path, stratified
 from advcore.errors import DataError, missing_package
 from advcore.types import settings
 
@@ -52,7 +52,7 @@ class _Torchvision(DataSettings):
     reader: ClassVar[str]
 
     def read(self) -> tuple[Split, Split]:
-        root = Path(self.path).expanduser() if self.download else self._root()
+        root = expanded(self.path) if self.download else self._root()
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
@@ -60,7 +60,7 @@ class _Torchvision(DataSettings):
         reader = getattr(datasets, self.reader)
         try:
             return self._part(reader, root, True), self._part(reader, root, False)
-        except (RuntimeError, ValueError, AssertionError, OSError) as error:  # what its readers raise for damaged files
+        except Exception as error:  # its readers raise a family of errors for damaged files
             said = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(
                 f"data.path must be a folder with torchvision's {self.reader} files, got {str(root)!r} "

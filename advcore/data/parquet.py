@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from advcore.data.base import OwnData, Split, find_path
+from advcore.data.images import decoded
 from advcore.errors import DataError, missing_package
 from advcore.types import settings
 
@@ -76,15 +77,12 @@ def _split(table) -> Split:
 
 def _decode(encoded, positions: Tensor) -> Tensor:
     """(n, C, H, W) uint8."""
-    from PIL import Image, UnidentifiedImageError
-
     images = []
     for position in positions.tolist():
-        try:
-            image = Image.open(io.BytesIO(encoded[position].as_py()))
-            images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
-        except (UnidentifiedImageError, OSError, TypeError) as error:
-            raise DataError(f"image {position} cannot be decoded: {error}") from None
+        content = encoded[position].as_py()
+        if not isinstance(content, bytes):
+            raise DataError(f"image {position} must hold bytes, got {type(content).__name__}")
+        images.append(np.asarray(decoded(io.BytesIO(content), position, grey=True)))
         if images[-1].shape != images[0].shape:
             raise DataError(
                 f"images must have one size, got {images[-1].shape} at {position} and {images[0].shape} at first"

@@ -10,36 +10,83 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, must, require, shown
 from advcore.runner.problems import problems
 from advcore.runner.schema import TABLES, RunConfig
 
 _ADAPTER = TypeAdapter(RunConfig)
 
 
+_LARGEST = 500_000  # bytes of a file
+_MOST_VALUES, _DEEPEST, _LONGEST = 100_000, 30, 400  # values of a file, aliases followed; levels; digits of a number
+_PLAIN = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "bool", "null"))
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with our own scalars (true, false, null, decimal, exponent, a/b) and no key twice."""
+    """Safe YAML with our own scalars (true, false, null, decimal, exponent, a/b), no other tags, no key twice, and no
+    aliases that grow beyond measure."""
 
     yaml_implicit_resolvers: dict = {}
+    yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _PLAIN}
 
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError(f"{_place(key.start_mark)}: a setting's name must be text")
-            if key.value in seen:
-                raise ConfigError(f"{_place(key.start_mark)}: the key {key.value!r} stands twice; keep one")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+    def __init__(self, stream):
+        super().__init__(stream)
+        self._level, self._measured = 0, {}
+
+    def compose_node(self, parent, index):
+        """A node, once it is known how many values and levels it holds where its aliases are followed: whatever is
+        built from it, merges too, is no larger."""
+        alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        self._level += 1
+        if self._level > _DEEPEST:
+            raise ConfigError(f"{_place(mark)}: settings must be nested at most {_DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if not alias:
+            self._measured[id(node)] = self._measure(node)
+        elif id(node) not in self._measured:
+            raise ConfigError(f"{_place(mark)}: an alias must not stand inside what it means")
+        size, levels = self._measured[id(node)]
+        if size > _MOST_VALUES or levels > _DEEPEST:
+            rule = f"at most {_MOST_VALUES:,} values, {_DEEPEST} deep, where aliases are followed"
+            raise ConfigError(f"{_place(mark)}: a run file must hold {rule}")
+        return node
+
+    def _measure(self, node) -> tuple[int, int]:
+        if isinstance(node, yaml.ScalarNode):
+            if _UNFIT.search(node.value):
+                raise ConfigError(f"{_place(node.start_mark)}: text must be characters without NUL or half of a pair")
+            return 1, 1
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+        below = [child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,))]
+        found = [self._measured[id(child)] for child in below]
+        return 1 + sum(size for size, _ in found), 1 + max((levels for _, levels in found), default=0)
 
     def construct_number(self, node) -> int | float:
         text = node.value
+        if len(text) > _LONGEST:
+            raise ConfigError(f"{_place(node.start_mark)}: a number must have at most {_LONGEST} characters")
         if "/" in text:
             above, below = (float(part) for part in text.split("/"))
             if not below:
                 raise ConfigError(f"{_place(node.start_mark)}: {text!r} divides by zero")
             return above / below
         return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+
+    def construct_undefined(self, node):
+        raise ConfigError(f"{_place(node.start_mark)}: the tag {shown(node.tag)} cannot be read; write plain values")
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{_place(key.start_mark)}: a setting's name must be text")
+        if key.value in seen:
+            raise ConfigError(f"{_place(key.start_mark)}: the key {shown(key.value)} stands twice; keep one")
+        seen.add(key.value)
 
 
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
@@ -52,6 +99,7 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(_tag, _pattern, list(_first))
 _Loader.add_constructor("!number", _Loader.construct_number)
+_Loader.add_constructor(None, _Loader.construct_undefined)
 
 
 def _place(mark) -> str:
@@ -76,15 +124,23 @@ def parse(text: str, where: str) -> Any:
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
     """The run file at `path` with `a.b=c` overrides. Raises ConfigError with every problem, a line each."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    raw = parse(text, str(path))
+    raw = parse(_text(Path(path)), str(path))
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else type(raw).__name__
         raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
     return from_dict(overridden(raw, overrides))
+
+
+def _text(path: Path) -> str:
+    """The file's text, if it is one that a run file can have."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ConfigError(f"{path} must be a run file of at most {_LARGEST:,} bytes")
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def overridden(raw: dict, overrides: list[str] | tuple[str, ...]) -> dict:
@@ -123,27 +179,28 @@ def _position(here: list, key: str, override: str) -> int:
 
 def from_dict(raw: dict) -> RunConfig:
     """Plain values to config. Raises ConfigError with every problem, a line each, by dotted path."""
-    raw = _one_of_budget_and_cost(raw)
+    raw, found = _one_of_budget_and_cost(raw)
     try:
-        text = json.dumps(raw, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"settings must be plain finite values: {error}") from None
+        text = json.dumps(raw)  # with NaN and infinity, which the settings refuse by name
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"settings must be plain values: {error}") from None
     try:
-        return _ADAPTER.validate_json(text)
+        config = _ADAPTER.validate_json(text)
     except ValidationError as error:
-        raise ConfigError(*problems(error)) from None
+        found += problems(error, raw)
+    require(*found)
+    return config
 
 
-def _one_of_budget_and_cost(raw: Any) -> Any:
-    """`raw` without a null budget beside `selection.cost`. Raises ConfigError where both are given."""
+def _one_of_budget_and_cost(raw: Any) -> tuple[Any, list[str]]:
+    """`raw` without a budget beside `selection.cost`, and the problem where that was not null."""
     chosen = raw.get("selection") if isinstance(raw, dict) else None
     if not isinstance(chosen, dict) or chosen.get("cost") is None:
-        return raw
+        return raw, []
+    found = []
     if chosen.get("budget") is not None:
-        raise ConfigError(
-            must("selection.cost", "null beside a budget", chosen["cost"], "set selection.budget to null")
-        )
-    return raw | {"selection": {key: value for key, value in chosen.items() if key != "budget"}}
+        found += [must("selection.cost", "null beside a budget", chosen["cost"], "set selection.budget to null")]
+    return raw | {"selection": {key: value for key, value in chosen.items() if key != "budget"}}, found
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:

@@ -6,20 +6,58 @@ from typing import Any, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
-from advcore.errors import must, nearest
+from advcore.errors import UserError, must, nearest, shown
 from advcore.runner.schema import RunConfig
 
+_LONGEST = 60  # characters of a key
 
-def problems(error: ValidationError) -> list[str]:
-    """One line a problem, each once."""
-    lines = [line for entry in error.errors(include_url=False) for line in _lines(entry)]
-    return list(dict.fromkeys(lines))
+
+def problems(error: ValidationError, raw: Any) -> list[str]:
+    """One line a problem of `raw`, each once; also those of settings that pydantic did not come to because others of
+    the same section are wrong."""
+    entries = error.errors(include_url=False)
+    lines = [line for entry in entries for line in _lines(entry)]
+    return list(dict.fromkeys(lines + _unasked(entries, raw)))
+
+
+def _unasked(entries: list[dict], raw: Any) -> list[str]:
+    """What the classes' own checks say about the settings that have the right type, beside those that have not."""
+    wrong: dict[tuple[str, ...], tuple[type | None, set[str]]] = {}
+    for entry in entries:
+        keys, owners = _walk(entry["loc"])
+        for depth, owner in enumerate(owners):
+            wrong.setdefault(tuple(keys[:depth]), (owner, set()))[1].add(keys[depth])
+    found = []
+    for above, (cls, bad) in wrong.items():
+        here = _given(raw, above)
+        if cls is None or not isinstance(here, dict):
+            continue
+        values = {f.name: here.get(f.name) for f in dataclasses.fields(cls) if f.name in here or _needed(f)}
+        try:
+            cls(**values)
+        except UserError as error:
+            sound = values.keys() & here.keys() - bad
+            found += [".".join([*above, line]) for line in error.problems if re.split(r"\W", line)[0] in sound]
+        except (TypeError, AttributeError, LookupError):  # what a wrong type breaks in a check across settings
+            continue
+    return found
+
+
+def _needed(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _given(raw: Any, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        raw = raw[int(key)] if isinstance(raw, list) else raw.get(key)
+    return raw
 
 
 def _lines(entry: dict) -> list[str]:
     """An entry of pydantic's as one line a problem: path, rule, value, way out."""
-    keys, cls = _walk(entry["loc"])
-    path, got = ".".join(keys), entry["input"]
+    keys, owners = _walk(entry["loc"])
+    keys, cls = [_word(key) for key in keys], owners[-1] if owners else None
+    path, got = ".".join(keys) or "the run file", entry["input"]
     match entry["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             known = [f.name for f in dataclasses.fields(cls)] if cls else []
@@ -33,6 +71,8 @@ def _lines(entry: dict) -> list[str]:
             return [must(f"{path}.name", f"one of {', '.join(known)}", got["name"], nearest(got["name"], known))]
         case "union_tag_not_found":
             return [must(path, "a mapping with a name", got)]
+        case "json_invalid":
+            return [f"settings cannot be read: {entry['ctx']['error']}"]
         case "value_error":
             return [".".join([*keys, problem]) for problem in str(entry["ctx"]["error"]).split("\n")]
         case _:
@@ -53,11 +93,15 @@ def _rule(entry: dict) -> str:
     }.get(entry["type"], entry["msg"].removeprefix("Input should be "))
 
 
-def _walk(loc: tuple) -> tuple[list[str], type | None]:
-    """The dotted path of `loc` without pydantic's tags, and the class whose setting its last key is."""
+def _word(key: str) -> str:
+    return key if key.isprintable() and len(key) <= _LONGEST else shown(key)
+
+
+def _walk(loc: tuple) -> tuple[list[str], list[type | None]]:
+    """The keys of `loc`, without pydantic's tags, and for each the class whose setting it is."""
     keys: list[str] = []
+    owners: list[type | None] = []
     here: Any = RunConfig
-    owner: type | None = None
     for part in loc:
         choices = _choices(here)
         if part in choices:
@@ -66,10 +110,12 @@ def _walk(loc: tuple) -> tuple[list[str], type | None]:
         keys.append(str(part))
         here = here if isinstance(here, type) and dataclasses.is_dataclass(here) else next(iter(choices.values()), here)
         if isinstance(here, type) and dataclasses.is_dataclass(here):
-            owner, here = here, {f.name: f.type for f in dataclasses.fields(here)}.get(part)
-        elif get_args(here):
-            here = get_args(here)[-1]
-    return keys, owner
+            owners.append(here)
+            here = {f.name: f.type for f in dataclasses.fields(here)}.get(part)
+        else:
+            owners.append(None)
+            here = get_args(here)[-1] if get_args(here) else here
+    return keys, owners
 
 
 def _choices(kind: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from advcore.minibatch import RULES
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
-from advcore.selection.schedule import Schedule
+from advcore.selection.schedule import MOST_EPOCHS, Schedule
 from advcore.solvers import SOLVERS
 from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
@@ -67,7 +67,7 @@ OptimizerChoice = _named(OPTIMIZERS)
 LrScheduleChoice = _named(LR_SCHEDULES)
 AttackStepsChoice = _named(ATTACK_STEPS)
 _FIT = "this one is for training only (fast_lpa: set project: true)"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @settings
@@ -122,7 +122,7 @@ class TrainingConfig(LoopSettings):
     attack_steps: AttackStepsChoice | None = None
 
     def _more_problems(self) -> list[str | None]:
-        return [at_least("epochs", self.epochs, 1)]
+        return [at_least("epochs", self.epochs, 1, most=MOST_EPOCHS)]
 
 
 @settings
@@ -207,10 +207,13 @@ class RunConfig:
     device: str = "auto"
 
     def __post_init__(self):
+        way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
         require(
-            None if NAME.fullmatch(self.name) else must("name", "letters, digits, '.', '-' and '_'", self.name),
+            None
+            if NAME.fullmatch(self.name)
+            else must("name", "letters, digits, '.', '-' and '_'", self.name, way_out),
             None
             if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
             else must("device", "auto, cpu, cuda or cuda:N", self.device),
-            mismatch(self.objective, self.attack),
+            mismatch(self.objective, self.attack) if isinstance(self.objective, tuple(OBJECTIVES.values())) else None,
         )

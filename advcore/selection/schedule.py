@@ -6,6 +6,8 @@ from advcore.errors import at_least, must, one_of, require, share, within
 from advcore.types import settings
 
 SCHEDULES = ("compressed", "acs")
+MOST_EPOCHS = 100_000
+"""All of them are planned before the first."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Schedule:
 
     def __post_init__(self):
         require(
-            at_least("epochs", self.epochs, 1),
+            at_least("epochs", self.epochs, 1, most=MOST_EPOCHS),
             share("budget", self.budget, "it is the share of the data to keep"),
             *self.problems(self),
         )

@@ -126,7 +126,7 @@ class CCS(Scored):
         return [
             one_of("score", self.score, SCORES),
             within("drop", self.drop, 0, 0.99),
-            at_least("strata", self.strata, 1),
+            at_least("strata", self.strata, 1, most=100_000),
         ]
 
     def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
