@@ -32,6 +32,8 @@ class Npz(OwnData):
 
 
 def _split(x, y) -> Split:
+    if x.ndim != 4:
+        raise DataError(f"images must be (N, C, H, W), got {x.shape}; give grey images one channel")
     if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x) or len(y) == 0:
         raise DataError(
             f"labels must be one whole number an image and at least one, got {y.dtype} {y.shape} for {len(x)} images"

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 RESIDENT_LIMIT = 4 * 2**30
 """Bytes up to which a set of images is held on the device."""
+MOST_CLASSES = 1_000_000
+"""A larger label is no class, or no model has a head for it."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,10 @@ class DataSettings:
 
     def classes(self, train: Split) -> int:
         """How many classes there are."""
-        return self.known_classes or train.num_classes or int(train.labels.max()) + 1
+        if self.known_classes or train.num_classes:
+            return self.known_classes or train.num_classes
+        check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
+        return int(train.labels.max()) + 1
 
     def load(self, device: torch.device) -> Data:
         """Read, check and split. Raises DataError for missing files and for labels out of range."""
@@ -142,7 +147,7 @@ class OwnData(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2, most=1_000_000))
+        require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2, most=MOST_CLASSES))
 
     def classes(self, train: Split) -> int:
         return self.num_classes or super().classes(train)
