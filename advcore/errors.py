@@ -64,6 +64,9 @@ def require(*problems: str | None, error: type[UserError] = ConfigError) -> None
 MOST = 1_000_000_000
 """What no count needs more than; larger ones cannot be counted to, or overflow where they meet a float."""
 
+LARGEST_SEED = 10**18
+"""Above and below 0; a seed stands in the name of a folder."""
+
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

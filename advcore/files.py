@@ -20,6 +20,19 @@ from torch import Tensor
 from advcore.errors import CheckpointError, UnsafeFileError
 
 
+def inside(path: Path, folder: Path) -> Path:
+    """`path`, which is below `folder` also where links are followed; `folder` itself may be a link. Raises
+    UnsafeFileError where it leads out."""
+    try:
+        found = path.resolve()
+        led_out = not found.is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise UnsafeFileError(f"{path} cannot be followed: {error}") from None
+    if led_out:
+        raise UnsafeFileError(f"{path} must stay in its folder {folder}, got a link to {found}; copy the file there")
+    return path
+
+
 def write_bytes(path: Path, content: bytes) -> str:
     """Write `content` to `path`, whole or not at all; returns its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +74,7 @@ def read_json(path: Path) -> object:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
 
 
@@ -113,12 +126,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def _parsed(content: bytes, path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         return load(content)
-    except SafetensorError as error:
+    except Exception as error:  # what torch raises for shapes and types that a header claims, too
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
 
 
@@ -128,9 +140,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError for what is none, UnsafeFileError for what would run code.
     """
-    if path.suffix == ".safetensors" and _described(path).exists():
-        return load_tensors(path)[0]
     try:
+        if path.suffix == ".safetensors" and _described(path).exists():
+            return load_tensors(path)[0]
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
@@ -155,7 +167,14 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _is_state(value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+    return isinstance(value, dict) and bool(value) and all(_is_plain(*entry) for entry in value.items())
+
+
+def _is_plain(name: object, value: object) -> bool:
+    """Whether this is a named tensor that holds its numbers itself: not sparse, quantised or of no device."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return str(value.layout) == "torch.strided" and not value.is_quantized and not value.is_meta
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -216,7 +235,8 @@ def _whole(path: Path) -> tuple[dict[str, bytes], dict]:
     if not isinstance(facts, dict) or facts.get("schema") != _FOLDER:
         raise CheckpointError(f"{path / MANIFEST} does not describe {_FOLDER}")
     files = facts.get("files")
-    if facts.pop("seal", None) != _seal(facts) or not isinstance(files, dict) or files.keys() != set(_FILES):
+    known = isinstance(files, dict) and files.keys() == set(_FILES)
+    if facts.pop("seal", None) != _seal(facts) or not known or not all(isinstance(one, dict) for one in files.values()):
         raise CheckpointError(f"{path / MANIFEST} is damaged: its facts are not the ones that were saved")
     contents = {}
     for name in _FILES:
@@ -224,7 +244,7 @@ def _whole(path: Path) -> tuple[dict[str, bytes], dict]:
             contents[name] = (path / name).read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path / name} cannot be read: {error.strerror}") from None
-        if hashlib.sha256(contents[name]).hexdigest() != files[name]["sha256"]:
+        if hashlib.sha256(contents[name]).hexdigest() != files[name].get("sha256"):
             raise CheckpointError(f"{path / name} is damaged: its sha256 is not the one in {MANIFEST}")
     del facts["files"]
     return contents, facts

@@ -91,6 +91,8 @@ class Coreset:
 
     def __post_init__(self):
         k = len(self.indices)
+        if self.indices.is_floating_point() or self.indices.ndim != 1:
+            raise DataError(f"a coreset needs whole numbers (K,) as indices, got {self.indices.dtype}")
         inside = k and int(self.indices.min()) >= 0 and int(self.indices.max()) < self.num_examples
         if not inside or len(torch.unique(self.indices)) != k:
             raise DataError(

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 from advcore.apportion import largest_remainder
 from advcore.data.augment import AUGMENTATIONS
 from advcore.data.source import Resident, Source, Streamed, check_labels
-from advcore.errors import DataError, at_least, must, one_of, require, within
+from advcore.errors import LARGEST_SEED, DataError, at_least, must, one_of, require, within
 from advcore.rng import Stream
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class DataSettings:
     def __post_init__(self):
         require(
             within("validation", self.validation, 0, 0.5),
+            at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
             *(
                 None if size is None else at_least(name, size, 1)
                 for name, size in (("train_size", self.train_size), ("test_size", self.test_size))

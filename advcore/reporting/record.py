@@ -3,10 +3,10 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
-from advcore.errors import CheckpointError
-from advcore.files import read_json, write_json
+from advcore.errors import CheckpointError, shown
+from advcore.files import inside, read_json, write_json
 
 SCHEMA = "advcore-record-1"
 
@@ -47,10 +47,22 @@ class RunRecord:
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
         """Read what `save` wrote. Raises CheckpointError for anything else."""
-        value = read_json(path)
+        value = read_json(inside(path, path.parent))
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise CheckpointError(f"{path} is not a record of this version ({SCHEMA})")
         try:
-            return cls(**value)
+            found = cls(**value)
+            for field in dataclasses.fields(cls):
+                _check(field, getattr(found, field.name))
+            return found
         except TypeError as error:
             raise CheckpointError(f"{path} is not a record of this version: {error}") from None
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    """Raise TypeError unless a value from JSON is what its field holds."""
+    kind = get_origin(field.type) if get_origin(field.type) in (list, dict) else field.type
+    kind = int | float if kind is float else kind
+    entries = value if isinstance(value, list) else []
+    if not isinstance(value, kind) or not all(isinstance(one, dict) for one in entries):
+        raise TypeError(f"{field.name} holds {shown(value)}")

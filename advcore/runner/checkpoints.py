@@ -2,15 +2,19 @@
 
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
-from advcore.files import check_folder, load_folder, save_folder
+from advcore.files import check_folder, inside, load_folder, save_folder
 
 log = logging.getLogger(__name__)
+
+OURS = ("record.json", "checkpoints", "coresets", "states")
+"""What a run writes into its folder."""
 
 KEPT = 2
 """States that are kept, so that there is another where the newest is damaged."""
@@ -22,14 +26,19 @@ def folder(run: Path) -> Path:
 
 @contextlib.contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Raise ConfigError if another process works in the run's folder; keep others out until the end."""
+    """Raise ConfigError if another process works in the run's folder; keep others out until the end. Raises
+    UnsafeFileError if a link in it, of what is ours, leads out."""
+    for name in OURS:
+        for entry in [run / name, *(run / name).rglob("*")]:
+            if entry.is_symlink():
+                inside(entry, run)
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "w") as lock:
+    with open(inside(run / ".lock", run), "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -40,7 +49,8 @@ def alone(run: Path) -> Iterator[None]:
 def _numbers(run: Path) -> list[int]:
     """Of all states, rising."""
     found = folder(run)
-    return sorted(int(entry.name) for entry in found.iterdir() if entry.name.isdigit()) if found.is_dir() else []
+    names = [entry.name for entry in found.iterdir()] if found.is_dir() else []
+    return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{6,}", name) and name == f"{int(name):06d}")
 
 
 def save(run: Path, state: Callable[[], dict], facts: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from advcore.data.source import Resident, chunked
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
-from advcore.files import load_weights, save_tensors
+from advcore.files import inside, load_weights, save_tensors
 from advcore.gradients import GRADIENTS
 from advcore.models.base import Normalize
 from advcore.objectives.base import attacked
@@ -41,7 +41,6 @@ from advcore.version import __version__
 
 log = logging.getLogger(__name__)
 
-OURS = ("record.json", "checkpoints", "coresets", "states")
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 
@@ -114,9 +113,10 @@ def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunCo
 def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False) -> Path:
     """The folder for a run; nothing is changed yet. Raises ConfigError rather than mix two runs."""
     path = out or Path("runs") / f"{config.name}-s{config.seed}"
+    _check_path(path)
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
-    begun = path.is_dir() and any((path / name).exists() for name in OURS)
+    begun = path.is_dir() and any((path / name).exists() for name in checkpoints.OURS)
     if resume and (path.is_dir() or not path.exists()) and (not begun or (path / "record.json").is_file()):
         check_writable(path)
         return path
@@ -170,7 +170,7 @@ def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> 
     state, facts, damaged = found or (None, {"data": data}, [])
     for what, before, now in (
         ("files", record.inputs, prepared.inputs),
-        ("data (examples, hash)", facts["data"], data),
+        ("data (examples, hash)", facts.get("data"), data),
     ):
         require(None if before == now else must("--resume", f"given the {what} that the run began with, {before}", now))
     return state, damaged
@@ -190,8 +190,20 @@ def fingerprint(prepared: Prepared) -> list:
     return [len(train), found.hexdigest()[:16]]
 
 
+def _check_path(path: Path, option: str = "--out") -> None:
+    """Raise ConfigError for what no file system takes as a path, such as a name that is too long."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(must(option, "a path that can be looked at", str(path), said)) from None
+
+
 def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> None:
     """Raise ConfigError unless `path` can be made: the nearest folder above that exists lets us write."""
+    _check_path(path, option)
     if file and path.is_dir():
         raise ConfigError(must(option, "a file", str(path), "it is a folder"))
     above = path
@@ -203,7 +215,7 @@ def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> 
 
 def _clear(path: Path) -> None:
     """Remove what an earlier run left in the folder, and nothing else."""
-    for name in OURS:
+    for name in checkpoints.OURS:
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -457,7 +469,8 @@ def checkpoint(path: Path, which: str = "last") -> Path:
     found = path / "checkpoints" / f"{which}.safetensors"
     if not found.exists():
         raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{found} does not exist"))
-    return found
+    inside(found.with_suffix(".json"), path)
+    return inside(found, path)
 
 
 def environment(where: torch.device) -> dict:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from advcore.adversary import mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
-from advcore.errors import at_least, must, positive, require
+from advcore.errors import LARGEST_SEED, at_least, must, positive, require
 from advcore.evaluation.evaluate import EVALUATED, attack_name
 from advcore.minibatch import RULES
 from advcore.models import MODELS
@@ -215,5 +215,6 @@ class RunConfig:
             None
             if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
             else must("device", "auto, cpu, cuda or cuda:N", self.device),
+            at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
             mismatch(self.objective, self.attack) if isinstance(self.objective, tuple(OBJECTIVES.values())) else None,
         )
