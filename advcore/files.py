@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
-from advcore.errors import CheckpointError, UnsafeFileError
+from advcore.errors import CheckpointError, UnsafeFileError, shown
 
 
 def inside(path: Path, folder: Path) -> Path:
@@ -318,10 +318,14 @@ def read_npz(source: Path | io.BytesIO, path: Path) -> dict[str, np.ndarray]:
     """All arrays of an npz. Raises UnsafeFileError for object arrays, CheckpointError for what is no npz."""
     try:
         with np.load(source, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            found = {name: archive[name] for name in archive.files}
     except ValueError as error:
         if "pickle" in str(error).lower():
             raise UnsafeFileError(f"{path} holds pickled objects, which can run code; save plain arrays") from None
         raise CheckpointError(f"{path} is not an npz file: {error}") from None
     except Exception as error:  # zipfile and numpy raise a family of errors for damaged archives
         raise CheckpointError(f"{path} is not a readable npz file: {type(error).__name__}: {error}") from None
+    others = [name for name, value in found.items() if not isinstance(value, np.ndarray)]
+    if others:
+        raise CheckpointError(f"{path} is not an npz file of arrays: it holds {shown(others[0])}")
+    return found

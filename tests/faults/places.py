@@ -139,3 +139,23 @@ def wrong_types(kind: Any) -> list[Any]:
 def numeric(kind: Any) -> type | None:
     """int or float, of a setting that is a number or null."""
     return next((part for part in (kind, *get_args(kind)) if part in (int, float)), None)
+
+
+def choices_at(path: str) -> list[str]:
+    """The names that can stand at this place of a run file, in the table's order."""
+    kind: Any = RunConfig
+    for key in path.split("."):
+        if key.isdigit():
+            kind = get_args(kind)[0]
+            continue
+        kind = next(
+            part for part in (kind, *get_args(kind)) if isinstance(part, type) and dataclasses.is_dataclass(part)
+        )
+        kind = {f.name: f.type for f in dataclasses.fields(kind)}[key]
+    return list(choices(kind))
+
+
+PLACES_WITH_NAMES = ("data", "model", "objective", "attack", "selection.solver", "selection.attack", "minibatch",
+                     "training.optimizer", "training.lr_schedule", "training.attack_steps",
+                     "evaluation.attacks.0")  # fmt: skip
+"""Where a `name` chooses a class."""
