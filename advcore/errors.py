@@ -9,11 +9,17 @@ class AdvcoreError(Exception):
 
 
 class UserError(AdvcoreError, ValueError):
-    """The user's mistake; the command line leaves with 2. Several problems are one line each."""
+    """The user's mistake; the command line leaves with 2. Several problems are one line each, whatever the names of
+    files and settings hold that they repeat."""
 
     def __init__(self, *problems: str):
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(map(_line, problems))
+        super().__init__("\n".join(self.problems))
+
+
+def _line(text: str) -> str:
+    """With what would begin a new line, or steer a terminal, written out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(UserError):

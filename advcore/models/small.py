@@ -21,7 +21,7 @@ class SmallCNN(ModelSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(at_least("width", self.width, 1, most=10_000))
+        require(at_least("width", self.width, 1, most=1024))
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         w = self.width

@@ -66,6 +66,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_number(self, node) -> int | float:
         text = node.value
+        if not isinstance(text, str) or not _NUMBER.fullmatch(text):
+            raise ConfigError(f"{_place(node.start_mark)}: {shown(text)} cannot be read as a number")
         if len(text) > _LONGEST:
             raise ConfigError(f"{_place(node.start_mark)}: a number must have at most {_LONGEST} characters")
         if "/" in text:
@@ -172,7 +174,7 @@ def _enter(here: Any, key: str, override: str) -> Any:
 
 
 def _position(here: list, key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(here):
+    if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(here):
         raise ConfigError(f"--set {override}: {key} must be a position in a list of {len(here)}")
     return int(key)
 

@@ -6,7 +6,7 @@ from advcore.errors import at_least, must, one_of, require, share, within
 from advcore.types import settings
 
 SCHEDULES = ("compressed", "acs")
-MOST_EPOCHS = 100_000
+MOST_EPOCHS = 10_000
 """All of them are planned before the first."""
 
 
