@@ -88,6 +88,7 @@ def test_special_packages_stay_where_they_belong(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.case("D2")
 def test_no_printing_outside_the_command_line_and_no_code_from_text(path):
     called = {node.func.id for node in ast.walk(ast.parse(path.read_text()))
               if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}  # fmt: skip

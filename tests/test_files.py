@@ -221,6 +221,7 @@ def test_a_cut_npz_is_a_checkpoint_error(tmp_path, cut):
         files.read_npz(io.BytesIO(whole[: int(cut * len(whole))]), tmp_path / "data.npz")
 
 
+@pytest.mark.case("D1")
 def test_objects_in_an_npz_are_unsafe_wherever_they_stand(tmp_path):
     for bad in (np.array([{}], dtype=object), np.array([(1, None)], dtype=[("a", "i4"), ("b", "O")])):
         with pytest.raises(UnsafeFileError, match="data.npz"):
@@ -263,6 +264,7 @@ def test_a_safetensors_file_of_someone_else_is_read_and_ours_is_checked(tmp_path
 
 
 @pytest.mark.parametrize("hostile", [Reduces(), {"state_dict": STATE, "extra": Reduces()}])
+@pytest.mark.case("D1")
 def test_weights_that_would_run_code_are_unsafe_and_do_not(tmp_path, hostile):
     path = tmp_path / "weights.pt"
     torch.save(hostile, path)
@@ -272,6 +274,7 @@ def test_weights_that_would_run_code_are_unsafe_and_do_not(tmp_path, hostile):
 
 
 @pytest.mark.parametrize("bad", [b"", b"junk", None, [1, 2], {"a": 1}])
+@pytest.mark.case("D1")
 def test_what_is_no_state_dict_is_a_checkpoint_error(tmp_path, bad):
     path = tmp_path / "weights.pt"
     if isinstance(bad, bytes):

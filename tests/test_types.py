@@ -111,6 +111,7 @@ def test_subset_is_the_chosen_examples_with_their_weights_in_order():
         assert w == made.training_weights()[position].item()
 
 
+@pytest.mark.case("G9")
 def test_subset_takes_another_view_of_the_same_data_and_any_nesting():
     made = coreset()
     assert made.subset(Plain(LABELS, shift=0.5))[0][0].unique().tolist() == [7.5]
@@ -119,6 +120,7 @@ def test_subset_takes_another_view_of_the_same_data_and_any_nesting():
 
 
 @pytest.mark.parametrize("labels", [LABELS[:-1], LABELS + [0], [1] + LABELS[1:], LABELS[:-1] + [1]])
+@pytest.mark.case("G9")
 def test_other_data_is_refused(labels):
     with pytest.raises(DataError, match=rf"other data: 10 examples .* got {len(labels)} "):
         coreset().subset(Plain(labels))

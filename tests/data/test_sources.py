@@ -93,6 +93,7 @@ def test_fingerprint_tells_other_labels_and_another_size():
     assert Resident(images()[:-1], LABELS[:-1]).fingerprint() != one
 
 
+@pytest.mark.case("G9")
 def test_indices_mean_the_data_set_given_through_subset_and_concat():
     whole = TensorDataset(images(), LABELS)
     picked = Subset(whole, [9, 1, 6, 3])
@@ -149,6 +150,7 @@ BAD_IMAGES = {
 
 
 @pytest.mark.parametrize("spoil, way_out", BAD_IMAGES.values(), ids=BAD_IMAGES)
+@pytest.mark.case("G7")
 def test_bad_pixels_name_the_first_bad_image_and_the_way_out(spoil, way_out):
     x = images()
     x[[7, 10]] = torch.stack([spoil(x[7]), spoil(x[10])])
@@ -160,6 +162,7 @@ def test_bad_pixels_name_the_first_bad_image_and_the_way_out(spoil, way_out):
         assert names(message, 7) and not names(message, 10) and way_out in message
 
 
+@pytest.mark.case("G7")
 def test_an_image_error_reports_its_range():
     x = images()
     x[4] = 0.5
@@ -190,6 +193,7 @@ BAD_ITEMS = {
 
 
 @pytest.mark.parametrize("dataset, got", BAD_ITEMS.values(), ids=BAD_ITEMS)
+@pytest.mark.case("G5", "G6", "G7")
 def test_a_bad_item_is_one_error_that_says_what_it_is_and_where(dataset, got, request):
     message = refused(lambda: read(Streamed(dataset), range(N)))
     assert got in message
@@ -197,6 +201,7 @@ def test_a_bad_item_is_one_error_that_says_what_it_is_and_where(dataset, got, re
 
 
 @pytest.mark.parametrize("bad", [3, -1, 255])
+@pytest.mark.case("G6")
 def test_labels_out_of_range_name_value_example_and_classes(bad):
     y = LABELS.clone()
     y[[4, 9]] = bad
@@ -204,6 +209,7 @@ def test_labels_out_of_range_name_value_example_and_classes(bad):
     assert names(message, 54) and not names(message, 59) and str(bad) in message and "0..2" in message
 
 
+@pytest.mark.case("G6")
 def test_labels_in_range_pass_though_a_class_is_absent():
     check_labels(torch.tensor([0, 2]), torch.arange(2), num_classes=4)
 
@@ -231,10 +237,12 @@ def test_labels_in_range_pass_though_a_class_is_absent():
         "int pixels",
     ],
 )
+@pytest.mark.case("G5", "G6", "G7")
 def test_bad_data_are_refused_at_once(make, got):
     assert got in refused(make)
 
 
+@pytest.mark.case("G5")
 def test_one_example_is_enough():
     ((_, x, y),) = read(Streamed(Pairs([(images()[0], 0)])), [0])
     assert x.shape == (1, *SHAPE) and y.tolist() == [0]

@@ -141,13 +141,12 @@ def test_a_header_that_lies_is_refused(tmp_path, door):
         {1: torch.zeros(2)},
         {"w": torch.zeros(2, 2).to_sparse()},
         {"w": torch.zeros(2, device="meta")},
-        {"w": torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)},
         {"w": [torch.zeros(2)]},
         {},
         [torch.zeros(2)],
         {"a": {"w": torch.zeros(2)}, "b": {"w": torch.zeros(2)}},
     ],
-    ids=["number", "sparse", "meta", "quantised", "list", "empty", "no mapping", "two"],
+    ids=["number", "sparse", "meta", "list", "empty", "no mapping", "two"],
 )
 def test_tensors_that_are_no_weights_are_refused(tmp_path, state):
     torch.save(state, tmp_path / "w.pt")

@@ -158,6 +158,7 @@ SMALL = (3, 4, 4)
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18", "preact_resnet18", "timm"])
+@pytest.mark.case("G10")
 def test_the_head_of_every_family_is_found(name):
     model = real(name, shape=(3, 16, 16), num_classes=7)
     head = find_head(model, images(2, (3, 16, 16)))
@@ -165,11 +166,13 @@ def test_the_head_of_every_family_is_found(name):
     assert head is last and head.out_features == 7
 
 
+@pytest.mark.case("G10")
 def test_a_head_called_anything_is_found_behind_a_normalisation_layer():
     model = nn.Sequential(Normalize(torch.full((3,), 0.4), torch.full((3,), 0.2)), Own())
     assert find_head(model, images(2, SMALL)) is model[1].verdict
 
 
+@pytest.mark.case("G10")
 def test_a_named_head_is_taken_and_must_give_the_logits():
     model, x = Twins(), images(2, (3, 2, 2))
     assert find_head(model, x, "first") is model.first and find_head(model, x, "second") is model.second

@@ -379,6 +379,7 @@ def test_a_cost_can_be_asked_of_any_file(advcore, root, name):
     assert code == 0 and "at most 0.15 of full training" in out, err
 
 
+@pytest.mark.case("G10")
 def test_a_model_without_a_linear_head_is_refused(advcore, root, tmp_path):
     pytest.importorskip("timm", reason="needs the package timm")
     change = sets("model={name: 'timm:dpn68'}")  # its classifier is a 1 x 1 convolution
@@ -393,6 +394,7 @@ def test_a_model_of_another_image_size_is_refused(advcore, root, tmp_path):
     assert code == 2 and err.count("\n") == 1 and "model.name" in err
 
 
+@pytest.mark.case("G10")
 def test_a_head_can_be_named(run):
     assert RunRecord.load(run("linf_craig", "model.head='13'") / "record.json").finished
 

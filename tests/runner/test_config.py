@@ -32,6 +32,7 @@ def problems(*sets: str) -> tuple[str, ...]:
      ("0x10", "0x10"), ("1_000", "1_000"), ("2024-01-01", "2024-01-01"), ("1:30", "1:30"), ("'8/255'", "8/255"),
      (".inf", ".inf"), ("8/", "8/")],
 )  # fmt: skip
+@pytest.mark.case("G3")
 def test_scalars(text, value):
     found = parse(f"a: {text}", "f")["a"]
     assert found == value and type(found) is type(value)
@@ -43,6 +44,7 @@ def test_scalars(text, value):
      ("a: !!python/object/apply:os.system [ls]", "python/object"), ("a: *b", "b"), ("? [1]\n: 2", "line 1"),
      ("a: !!bool foo", "foo"), ("a: !!timestamp x", "cannot"), ("a: !number [1]", "cannot")],
 )  # fmt: skip
+@pytest.mark.case("G3")
 def test_yaml_that_cannot_be_meant_is_one_line_that_says_where(text, part):
     with pytest.raises(ConfigError) as error:
         parse(text, "file.yaml")
@@ -50,6 +52,7 @@ def test_yaml_that_cannot_be_meant_is_one_line_that_says_where(text, part):
 
 
 @pytest.mark.parametrize(("text", "part"), [("", "nothing"), ("- 1", "list"), ("3", "int")])
+@pytest.mark.case("G3")
 def test_the_root_must_be_a_mapping(tmp_path, text, part):
     (tmp_path / "f.yaml").write_text(text)
     with pytest.raises(ConfigError, match=part):
@@ -104,21 +107,25 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         ("selection.memory_limit='2'", "selection.memory_limit must be a number, got '2'"),
     ],
 )
+@pytest.mark.case("G1", "G2")
 def test_one_problem_is_one_line(setting, line):
     assert problems(setting) == (line,)
 
 
+@pytest.mark.case("G3")
 def test_eps_in_grey_levels_is_explained():
     (line,) = problems("attack.eps=8")
     assert line.startswith("attack.eps must be") and "got 8" in line and "8/255" in line
 
 
 @pytest.mark.parametrize("path", ["data", "model", "objective", "attack", "selection.solver", "training.optimizer"])
+@pytest.mark.case("D3")
 def test_an_unknown_name_lists_the_known_ones_and_imports_nothing(path):
     (line,) = problems(f"{path}.name=os.system")
     assert line.startswith(f"{path}.name must be one of ") and "'os.system'" in line
 
 
+@pytest.mark.case("G3")
 def test_all_problems_come_at_once():
     found = problems("attack.epss=1", "selection.budget=1.5", "selection.partition=x", "sed=1", "training.epochs=0")
     assert len(found) == 5

@@ -85,6 +85,7 @@ def test_bad_arguments_are_one_line_before_anything_runs(advcore, file, argument
     assert code == 2 and words in err and err.count("\n") == 1
 
 
+@pytest.mark.case("G9")
 def test_scores_of_other_data_stop_a_run_before_it_starts(advcore, tmp_path):
     code, _, err = advcore("score", "linf_full.yaml", "--score", "el2n", "--out", tmp_path / "s.npz")
     assert code == 0, err

@@ -160,6 +160,7 @@ def test_cost_counts_the_attack_and_random_costs_nothing(model, source):
     assert selector(Random()).select(model, source, seed=0).cost["passes"] == 0
 
 
+@pytest.mark.case("G4")
 def test_budget_1_keeps_all_with_weight_1_and_attacks_nothing(model, source):
     ledger = CostLedger()
     coreset = selector(budget=1.0).select(model, source, seed=0, ledger=ledger)
@@ -167,6 +168,7 @@ def test_budget_1_keeps_all_with_weight_1_and_attacks_nothing(model, source):
     assert ledger.units() == 0
 
 
+@pytest.mark.case("G4")
 def test_a_budget_below_one_example_a_class_names_who_is_left_out(model, source):
     coreset = selector(Craig(), budget=0.02).select(model, source, seed=0)
     assert len(coreset) == 2
@@ -225,6 +227,7 @@ def test_per_batch_keeps_blocks_whole_with_one_weight_each(model, source):
         assert int(own.sum()) == 16 and len(coreset.weights[own].unique()) == 1
 
 
+@pytest.mark.case("G9")
 def test_indices_mean_the_data_that_were_given_through_subset(model, source):
     order = torch.randperm(96, generator=torch.Generator().manual_seed(5)).tolist()
     whole = TensorDataset(source._images, source.labels())
@@ -246,6 +249,7 @@ def test_save_and_load_give_the_same_coreset(model, source, tmp_path):
     assert (again.quality, again.fingerprint, again.events) == (coreset.quality, coreset.fingerprint, coreset.events)
 
 
+@pytest.mark.case("G10")
 def test_a_model_without_a_linear_head_is_refused(source):
     net = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten())
     with pytest.raises(ConfigError, match="Linear"):

@@ -61,6 +61,7 @@ def test_looking_at_validation_or_not_does_not_change_training(model, source):
     )
 
 
+@pytest.mark.case("G4")
 def test_budget_1_is_bitwise_the_full_run(model, source):
     full = trainer().fit(copy.deepcopy(model), source, seed=0)
     kept = trainer(GradMatch(), budget=1.0).fit(copy.deepcopy(model), source, seed=0)
