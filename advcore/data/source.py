@@ -85,6 +85,8 @@ def check_images(x: Tensor, indices: Tensor) -> None:
     if not x.dtype.is_floating_point:
         raise DataError(f"images must be uint8, or floats in [0, 1], got {x.dtype}")
     flat = x.flatten(1)
+    if not flat.shape[1]:
+        raise DataError(f"images must have pixels, got {tuple(x.shape[1:])} (channels, height, width)")
     low, high = flat.amin(1), flat.amax(1)
     bad = ~((low >= -_TOLERANCE) & (high <= 1 + _TOLERANCE))
     if bool(bad.any()):

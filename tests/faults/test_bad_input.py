@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from advcore import AdversarialCoreset, Coreset
 from advcore.data import DATASETS
+from advcore.data.fits import check_fits
 from advcore.data.source import Resident, as_source
 from advcore.errors import CheckpointError, ConfigError, DataError, UserError
 from advcore.files import save_tensors
@@ -393,6 +394,27 @@ def test_a_path_without_the_data_is_refused_by_name(name, path, monkeypatch, tmp
         DATASETS[name](path=path).load(torch.device("cpu"))
     (line,) = caught.value.problems
     assert "data.path must be" in line or str(tmp_path) in line or path in line
+
+
+@pytest.mark.case("G6", "G7")
+@pytest.mark.parametrize(
+    "x, y, told",
+    [
+        (torch.rand(12, 3, 8, 8), torch.arange(12) % 4, ["(3, 8, 8)", "takes", "1 channels"]),
+        (torch.rand(12, 1, 8, 8), torch.arange(12) % 5, ["0..3", "got 4", "example 4"]),
+        (torch.rand(12, 1, 8, 8), torch.arange(12) % 4 - 1, ["got -1", "example 0"]),
+        (torch.cat([torch.rand(11, 1, 8, 8), torch.full((1, 1, 8, 8), 2.0)]), torch.arange(12) % 4, ["image 11", "2"]),
+        (torch.rand(12, 1, 0, 8), torch.arange(12) % 4, ["pixels", "(1, 0, 8)"]),
+    ],
+    ids=["channels", "label", "negative label", "last image", "no pixels"],
+)
+def test_data_that_do_not_fit_a_model_are_found_before_the_first_step(model, x, y, told):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(DataError) as caught:
+        check_fits(model, as_source(TensorDataset(x, y), torch.device("cpu")))
+    assert all(part in str(caught.value) for part in told) and "\n" not in str(caught.value)
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    check_fits(model, as_source(TensorDataset(torch.rand(4, 1, 8, 8), torch.arange(4)), torch.device("cpu")))
 
 
 # ---- indices, heads, checkpoints ----

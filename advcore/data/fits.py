@@ -1,0 +1,28 @@
+"""Whether a data set and a model fit each other, before the first step."""
+
+import torch
+from torch import nn
+
+from advcore.borrow import borrow
+from advcore.data.source import Source, check_labels, first_images
+from advcore.errors import DataError
+
+
+def check_fits(model: nn.Module, source: Source) -> None:
+    """Raise DataError unless the model takes the images and has a class for every label.
+
+    Cost one forward pass of two images; streamed data whose labels are not known are read once, which checks their
+    images too.
+    """
+    x = first_images(model, source)
+    try:
+        with borrow(model, training=False), torch.no_grad():
+            logits = model(x)
+    except Exception as error:  # whatever a network raises at images that it cannot take
+        said = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
+            f"raises {type(error).__name__}: {said}; convert the images, or build the model for them"
+        ) from None
+    if isinstance(logits, torch.Tensor) and logits.ndim == 2:
+        check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])
