@@ -1,17 +1,22 @@
 """The small frozen values passed between stages; each checks itself."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import numbers
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, dataclass_transform
+from types import UnionType
+from typing import Any, ClassVar, dataclass_transform, get_args, get_origin
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advcore.errors import CheckpointError, DataError, one_of, require
+from advcore.errors import CheckpointError, ConfigError, DataError, UserError, must, one_of, require
 
 Loss = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to one loss an example (B,): what an attack climbs."""
@@ -21,9 +26,65 @@ NORMALISE = ("coreset", "batch", "none")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def settings(cls: type) -> type:
-    """A frozen, keyword-only dataclass whose unknown keys are refused when it is read from YAML."""
+    """A frozen, keyword-only dataclass whose unknown keys are refused when it is read from YAML, and which refuses
+    values of other types than its settings have, whatever its own checks look at."""
     cls.__pydantic_config__ = {"extra": "forbid", "strict": True}
+    own = getattr(cls, "__post_init__", lambda self: None)
+
+    def checked(self) -> None:
+        odd = [(n, kind) for n, kind, usual in _plain_fields(type(self)) if type(getattr(self, n)) not in usual]
+        wrong = {name: problem for name, kind in odd if (problem := _type_problem(name, kind, getattr(self, name)))}
+        if not wrong:
+            return own(self)
+        told: tuple[str, ...] = ()
+        with contextlib.suppress(TypeError, AttributeError):  # of its own checks, which meet the wrong type
+            try:
+                own(self)
+            except UserError as error:
+                told = error.problems
+        named = {one.split()[0].split(".")[0] for one in told}
+        raise ConfigError(*told, *(line for name, line in wrong.items() if name not in named))
+
+    cls.__post_init__ = checked
     return dataclass(frozen=True, kw_only=True)(cls)
+
+
+_PLAIN = {
+    bool: (bool, "true or false"),
+    str: ((str, os.PathLike), "text"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    list: ((list, tuple), "a list"),
+    dict: (dict, "a mapping"),
+}
+
+
+@functools.cache
+def _plain_fields(cls: type) -> list[tuple[str, Any, tuple[type, ...]]]:
+    """Name and type of each setting, and the classes of the values that need no closer look."""
+    found = []
+    for own in dataclasses.fields(cls):
+        kinds = get_args(own.type) if isinstance(own.type, UnionType) else (own.type,)
+        usual = tuple(kind for kind in kinds if kind in (bool, int, float, str, type(None)))
+        found.append((own.name, own.type, (*usual, int) if float in usual else usual))
+    return found
+
+
+def _type_problem(setting: str, kind: Any, value: Any) -> str | None:
+    """The problem with a value whose setting is of a plain type, or of lists and mappings of these, or None."""
+    kinds = [one for one in get_args(kind) if one is not type(None)] if isinstance(kind, UnionType) else [kind]
+    if (value is None and len(kinds) < len(get_args(kind))) or len(kinds) > 1:
+        return None
+    plain = get_origin(kinds[0]) or kinds[0]
+    if plain not in _PLAIN:
+        return None
+    fits, rule = _PLAIN[plain]
+    if not isinstance(value, fits) or (isinstance(value, bool) and plain is not bool):
+        return must(setting, rule, value)
+    inner = get_args(kinds[0])[-1:]
+    entries = value.items() if plain is dict else enumerate(value) if plain is list else ()
+    found = [_type_problem(f"{setting}.{key}", inner[0], entry) for key, entry in entries if inner]
+    return next(filter(None, found), None)
 
 
 @dataclass(frozen=True, kw_only=True)

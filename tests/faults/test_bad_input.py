@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from places import HUGE, Place, numeric, places, wrong_types
+from places import HUGE, Place, choices, numeric, places, wrong_types
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
@@ -75,6 +75,26 @@ def test_every_setting_refuses_every_wrong_type(place):
     for name, kind in place.settings().items():
         for value in wrong_types(kind):
             about(place, name, value, told(place.given(**{name: value})))
+
+
+@pytest.mark.case("G2")
+@pytest.mark.parametrize("place", [place for place in PLACES if place.path], ids=str)
+def test_every_setting_refuses_every_wrong_type_in_a_library_call_too(place):
+    valid = {f.name: getattr(_built(place), f.name) for f in dataclasses.fields(place.cls)}
+    for name, kind in place.settings().items():
+        if not choices(kind) and not dataclasses.is_dataclass(next(iter(getattr(kind, "__args__", [kind])))):
+            for value in wrong_types(kind):
+                with pytest.raises(ConfigError) as caught:
+                    place.cls(**(valid | {name: value}))
+                assert any(name in line.split(" must be ")[0] for line in caught.value.problems)
+
+
+def _built(place: Place) -> object:
+    """What stands at a place of its valid run."""
+    here = from_dict(place.run)
+    for key in place.path.split("."):
+        here = here[int(key)] if isinstance(here, list) else getattr(here, key)
+    return here
 
 
 @pytest.mark.case("G2", "G4")
