@@ -639,3 +639,28 @@ def test_arrays_that_are_no_coreset_are_refused(tmp_path):
     for bad in ({"num_examples": "9"}, {"info": 3}, {"events": None}):
         with pytest.raises(UserError):
             read(good, **bad)
+
+
+@pytest.mark.case("D1", "D5")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
+def test_hostile_files_at_the_command_line_are_one_line(advcore, root, tiny, tmp_path, suffix):
+    canary, path = tmp_path / "canary", tmp_path / f"file{suffix}"
+    path.write_bytes(hostile.contents(canary)["torch zip of system"])
+    sets, file = [part for change in tiny for part in ("--set", change)], root / "experiments/linf_craig.yaml"
+    scores = f"selection.solver={{name: easycore, scores: {path}}}"
+    network = f"attack={{name: fast_lpa, eps: 0.3, network: {tmp_path}}}"
+    (tmp_path / "record.json").write_bytes(path.read_bytes())
+    for command in (
+        ("evaluate", file, "--checkpoint", path, *sets),
+        ("select", file, "--checkpoint", path, *sets, "--out", tmp_path / "c.npz"),
+        ("check", file, *sets, "--set", scores),
+        ("check", file, *sets[:4], "--set", network),
+        ("check", path),
+        ("evaluate", tmp_path),
+    ):
+        code, _, err = advcore(*command)
+        assert code == 2 and err.count("\n") == 1 and err.startswith("advcore: ") and str(tmp_path) in err, (
+            command,
+            err,
+        )
+        assert not canary.exists() and not (tmp_path / "c.npz").exists()
