@@ -194,6 +194,24 @@ def save_folder(path: Path, tree: dict, facts: dict) -> None:
     _sync_folder(path.parent)
 
 
+def pack(tree: object) -> bytes:
+    """A nested tree, as `save_folder` takes it, for another process of the same run."""
+    from safetensors.torch import save
+
+    tensors: list[Tensor] = []
+    values = json.dumps(_without_tensors(tree, tensors, {})).encode()
+    content = save({str(i): t.detach().cpu().contiguous() for i, t in enumerate(tensors)})
+    return len(values).to_bytes(8, "little") + values + content
+
+
+def unpack(content: bytes) -> object:
+    """The tree that `pack` was given, tensors on the CPU."""
+    from safetensors.torch import load
+
+    start = 8 + int.from_bytes(content[:8], "little")
+    return _with_tensors(json.loads(content[8:start]), load(content[start:]))
+
+
 def load_folder(path: Path) -> tuple[dict, dict]:
     """The tree, tensors on the CPU, and the facts of what `save_folder` wrote. Raises CheckpointError where a byte is
     not what was written."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from advcore import distributed
 from advcore.adversary import bound
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
@@ -106,6 +107,9 @@ def evaluate(
     state : a file (.npz) that holds the verdicts so far, brought up to date after every batch; an evaluation that was
         stopped goes on from it. Refused for another model, data, attack or seed.
 
+    Several processes (torch.distributed) share the batches, and all get the same; each example counts once. All must
+    call this with the same model.
+
     Raises ConfigError for a training-only attack, DataError for bad images or labels. Cost: one forward pass an
     example, then each attack's passes on the examples still right, per restart.
     """
@@ -119,8 +123,10 @@ def evaluate(
     ledger = ledger or CostLedger()
     indices = torch.arange(len(source)) if indices is None else indices
     n, keys = len(indices), ["clean", *map(str, range(len(attacks)))]
-    saved = _Saved(state, keys, lambda: _identity(model, source, indices, attacks, seed, batch_size))
-    parts, found = dict(saved.parts), {key: [] for key in keys[1:]}
+    mine = state if distributed.first() else None
+    with distributed.together():
+        saved = _Saved(mine, keys, lambda: _identity(model, source, indices, attacks, seed, batch_size))
+    parts, found = distributed.by_first(lambda: dict(saved.parts)), {key: [] for key in keys[1:]}
     done = len(parts["clean"])
     if keep_examples and done:
         raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
@@ -131,19 +137,25 @@ def evaluate(
     ):
         forward = ledger.counted(model)
         attacks = [bound(attack, model, ledger.counted) for attack in attacks]
-        for batch, x, y in batches_for(model, source, chunked(indices[done:], batch_size)):
-            correct = _correct(forward(x), y, batch)
-            now = {"clean": correct}
-            for i, attack in enumerate(attacks):
-                stream = Stream(seed=seed, purpose="evaluation").child(i).at(batch)
-                now[str(i)], x_adv = stood(forward, attack, x, y, correct, stream)
-                if keep_examples:
-                    found[str(i)].append(x_adv.cpu())
-            parts = {key: torch.cat([parts[key], now[key].cpu()]) for key in keys}
-            done += len(y)
+        chunks = chunked(indices[done:], batch_size)
+
+        def verdicts() -> Iterator[tuple[Tensor, ...]]:
+            """Of each batch: which stand at the clean image and under each attack, then where each attack ended."""
+            for batch, x, y in batches_for(model, source, distributed.own(chunks)):
+                correct = _correct(forward(x), y, batch)
+                stream = Stream(seed=seed, purpose="evaluation")
+                ends = [stood(forward, one, x, y, correct, stream.child(i).at(batch)) for i, one in enumerate(attacks)]
+                yield correct, *(alive for alive, _ in ends), *(x_adv for _, x_adv in ends if keep_examples)
+
+        for now in distributed.in_order(chunks, verdicts()):
+            parts = {key: torch.cat([parts[key], own.cpu()]) for key, own in zip(keys, now, strict=False)}
+            for key, x_adv in zip(found, now[len(keys) :], strict=False):
+                found[key].append(x_adv.cpu())
+            done += len(now[0])
             saved.keep(parts)
             on_chunk(done, n)
-        flags = _looked_at(model, forward, source, indices, told) if checks else ()
+        parts = distributed.by_first(lambda: parts)
+        flags = distributed.by_first(lambda: list(_looked_at(model, forward, source, indices, told)) if checks else [])
     entries = tuple(
         {"name": name, **how, "seed": seed, "split": split, **_entry(wilson(int(parts[str(i)].sum()), n))}
         for i, (name, how) in enumerate(zip(names, told, strict=True))
@@ -155,9 +167,9 @@ def evaluate(
         clean=wilson(int(parts["clean"].sum()), n),
         attacks=entries,
         worst=wilson(int(worst.sum()), n) if len(keys) > 1 else None,
-        flags=flags,
+        flags=tuple(flags),
         verdicts=parts,
-        examples={key: torch.cat(own) for key, own in found.items() if own},
+        examples=distributed.by_first(lambda: {key: torch.cat(own) for key, own in found.items() if own}),
     )
 
 

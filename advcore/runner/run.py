@@ -1,5 +1,6 @@
 """run(config) -> RunRecord, written as it becomes known; and the pieces of it that the other commands use."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advcore import distributed
 from advcore.adversary import bound
 from advcore.cost import CostLedger, peak_memory
 from advcore.data.base import Data, thinned
@@ -35,7 +37,7 @@ from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.training.loop import Listener, State, Trained
-from advcore.training.trainer import Trainer
+from advcore.training.trainer import Trainer, refuse_processes
 from advcore.types import Coreset
 from advcore.version import __version__
 
@@ -73,6 +75,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     The trainer comes first: it needs no data, so a wrong setting is found before anything is read.
     """
     trainer = build.trainer(config)
+    refuse_processes(trainer)
     where = build.device(config)
     loaded = build.data(config, trainer, where)
     wanted = config.selection and config.selection.cost
@@ -114,6 +117,8 @@ def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunCo
 def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False) -> Path:
     """The folder for a run; nothing is changed yet. Raises ConfigError rather than mix two runs."""
     path = out or Path("runs") / f"{config.name}-s{config.seed}"
+    if not distributed.first():
+        return path
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
     begun = path.is_dir() and any((path / name).exists() for name in OURS)
@@ -212,8 +217,11 @@ def _clear(path: Path) -> None:
 
 
 def run(prepared: Prepared, path: Path, reporter: Reporter | None = None, *, resume: bool = False) -> RunRecord:
-    """As `_run`, in a folder of its own. Raises ConfigError if another process works there."""
-    with checkpoints.alone(path):
+    """As `_run`, in a folder of its own. Raises ConfigError if another run works there."""
+    with contextlib.ExitStack() as held:
+        with distributed.together():
+            if distributed.first():
+                held.enter_context(checkpoints.alone(path))
         return _run(prepared, path, reporter or Reporter(), resume)
 
 
@@ -221,7 +229,8 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
     Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it), `coresets/epoch-NNN.npz`, and `states/`,
-    from which `resume` goes on. A finished run that is resumed stays as it is.
+    from which `resume` goes on. A finished run that is resumed stays as it is. Of several processes, the first alone
+    reads and writes files of the run, and returns the record.
     """
     config, loaded, started = prepared.config, prepared.data, time.perf_counter()
     where = loaded.train.device
@@ -233,27 +242,43 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         reference=asdict(prepared.plan.reference),
         inputs=prepared.inputs,
     )
-    data, state = fingerprint(prepared), None
-    if resume and (path / "record.json").is_file():
+    data: list = []
+
+    def save() -> None:
+        if distributed.first():
+            record.seconds = round(time.perf_counter() - started, 2)
+            record.save(path / "record.json")
+
+    def begin() -> dict[str, Any]:
+        """Whether all is done, and the state to go on from."""
+        nonlocal record, started, data
+        data = fingerprint(prepared)
+        if not (resume and (path / "record.json").is_file()):
+            _clear(path)
+            save()
+            return {"done": False, "state": None}
         before = RunRecord.load(path / "record.json")
         changed = changed_settings(prepared, before)
         if before.finished and not changed:
-            return before
+            record = before
+            return {"done": True, "state": None}
         state, damaged = resumable(prepared, path, before, data)
         note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": damaged}
         kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
         record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
         started -= before.seconds
-    else:
-        _clear(path)
-    record.seconds = round(time.perf_counter() - started, 2)
-    record.save(path / "record.json")
+        save()
+        return {"done": False, "state": state}
+
+    begun = distributed.by_first(begin)
+    if begun["done"]:
+        return record
+    state = begun["state"]
     reporter.on_plan(prepared.plan)
 
     def on_epoch(entry: dict, so_far: Trained) -> None:
-        record.seconds = round(time.perf_counter() - started, 2)
         _count(record, so_far, prepared)
-        record.save(path / "record.json")
+        save()
         reporter.on_epoch(entry, so_far)
 
     def on_coreset(coreset: Coreset) -> None:
@@ -273,25 +298,25 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         loaded.validation,
         seed=config.seed,
         augment=loaded.augment,
-        listener=writer,
+        listener=writer if distributed.first() else Listener(on_checkpoint=lambda state: state()),
         scores=prepared.scores,
         resume=state,
     )
-    for coreset in trained.coresets if state else ():  # what a stop left half-written
+    for coreset in trained.coresets if state and distributed.first() else ():  # what a stop left half-written
         in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
     _conclude(record, prepared, trained, path, reporter)
-    record.seconds = round(time.perf_counter() - started, 2)
     record.peak_memory = peak_memory(where)
     record.finished = True
-    record.save(path / "record.json")
+    save()
     return record
 
 
 def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Path, reporter: Reporter) -> None:
     """Final accuracies of `last` and `best`; the ledger now holds their evaluation too."""
     best = -1 if trained.best_epoch is None else trained.best_epoch  # no validation examples: best is last
-    save_state(path, "last", trained.last, trained.epochs[-1])
-    save_state(path, "best", trained.best, trained.epochs[best])
+    if distributed.first():
+        save_state(path, "last", trained.last, trained.epochs[-1])
+        save_state(path, "best", trained.best, trained.epochs[best])
     for which, state in (("last", trained.last), ("best", trained.best)):
         if which == "best" and trained.best_epoch in (None, trained.epochs[-1]["epoch"]):
             record.final["best"] = record.final["last"]  # the same state
@@ -300,6 +325,7 @@ def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Pat
         prepared.model.load_state_dict(state)
         record.final[which] = final(prepared, trained, reporter, which).as_dict()
     record.best_epoch = trained.best_epoch
+    distributed.merge(trained.ledger)
     _count(record, trained, prepared)
 
 
@@ -469,6 +495,7 @@ def environment(where: torch.device) -> dict:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
+        "processes": distributed.size(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
 
