@@ -7,12 +7,13 @@ does nothing. Otherwise all processes call the same functions in the same order.
 
 import contextlib
 import inspect
+import json
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 from advcore import errors, signals
 from advcore.cost import PHASES, CostLedger
 from advcore.errors import AdvcoreError, UserError
-from advcore.files import pack, unpack
+from advcore.files import join, pack, split, unpack
+
+Item = TypeVar("Item")
 
 LEAST = 2  # examples of a training batch that a process needs: BatchNorm cannot learn from one
 
@@ -295,6 +298,41 @@ def _received(like: Tensor, length: int, other: int) -> Tensor:
     with _told():
         dist.recv(carrier, other)
     return carrier.to(like.device)
+
+
+def dealt(items: Sequence[Item] | None, tree: Callable[[Item], Any], device: torch.device) -> list[Item | Any]:
+    """The first process's `items`, every size-th to each process: its own as they are, to the others what `tree` tells
+    of them (dicts and lists of tensors and plain values), one by one, tensors on `device`. The others give None."""
+    count = by_first(lambda: len(items))
+    if not first():
+        return [_receive(0, device) for _ in range(rank(), count, size())]
+    for i, item in enumerate(items):
+        if i % size():
+            _send(tree(item), i % size())
+    return list(items[:: size()])
+
+
+def _send(tree: Any, other: int) -> None:
+    """How long the facts are, the facts, then each tensor by itself, from where it is."""
+    tensors: list[Tensor] = []
+    facts = {"values": split(tree, tensors), "tensors": [[str(t.dtype)[6:], list(t.shape), t.is_cuda] for t in tensors]}
+    content = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+    with _told():
+        for part in (torch.tensor([len(content)]), content, *tensors):
+            dist.send(_channel(part.contiguous()), other)
+
+
+def _receive(other: int, device: torch.device) -> Any:
+    def received(dtype: torch.dtype, shape: Sequence[int], cuda: bool = False) -> Tensor:
+        carrier = _channel(torch.empty(tuple(shape), dtype=dtype, device="cuda" if cuda else "cpu"))
+        with _told():
+            dist.recv(carrier, other)
+        return carrier
+
+    length = int(received(torch.int64, [1]))
+    facts = json.loads(bytes(received(torch.uint8, [length]).cpu().numpy()))
+    tensors = [received(getattr(torch, name), shape, cuda).to(device) for name, shape, cuda in facts["tensors"]]
+    return join(facts["values"], {str(i): tensor for i, tensor in enumerate(tensors)})
 
 
 def share(batch: Tensor) -> Tensor:

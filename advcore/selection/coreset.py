@@ -23,11 +23,11 @@ from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import KINDS, DenseRows, FactoredRows, Rows
 from advcore.selection.memory import estimate_for, settle
-from advcore.selection.partition import PARTITIONS, Split
+from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import Sample, full_error, overlap, quality
 from advcore.selection.solve import join, solve_all
 from advcore.solvers.base import scores_file
-from advcore.types import NORMALISE, Coreset, settings
+from advcore.types import NORMALISE, Coreset, Selection, settings
 
 log = logging.getLogger(__name__)
 
@@ -207,9 +207,13 @@ class AdversarialCoreset(SelectionSettings):
         found = found or self._measure(call, source, "selection", folder)
         goal = None if self.target == "train" else self._anew()._measure(call, call.validation, "validation", folder)
         with ledger.phase("solve", source.device):
-            solved = distributed.by_first(lambda: self._solved(call, found, goal))
+            with distributed.together():
+                problems = self._problems(call, found, goal) if distributed.first() else None
+            answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"), source.device)
+            solved = distributed.by_first(lambda: _joined(problems, answers))
+        fallbacks = distributed.by_first(lambda: fallbacks)
         (passes,), seconds = distributed.summed([ledger.units()]), ledger.seconds
-        told = (*events, *found.events, *(goal.events if goal else ()), *solved.pop("fallbacks"))
+        told = (*events, *found.events, *(goal.events if goal else ()), *fallbacks)
         coreset = self._coreset(
             source,
             call.seed,
@@ -236,8 +240,7 @@ class AdversarialCoreset(SelectionSettings):
         )
         return coreset
 
-    def _solved(self, call: "_Call", found: Measured, goal: Measured | None) -> dict[str, Any]:
-        """`indices`, `weights`, `blocks` and `info` of the coreset, and what fell back."""
+    def _problems(self, call: "_Call", found: Measured, goal: Measured | None) -> list[Problem]:
         split = Split(
             rows=found.rows,
             labels=found.labels.to(found.rows.device),
@@ -248,16 +251,7 @@ class AdversarialCoreset(SelectionSettings):
             goal=goal and goal.rows,
             goal_labels=goal and goal.labels.to(goal.rows.device),
         )
-        problems = PARTITIONS[self.partition](split)
-        answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"))
-        indices, weights, blocks = join(problems, answers)
-        return {
-            "indices": indices.cpu(),
-            "weights": weights.float().cpu(),
-            "blocks": None if blocks is None else blocks.cpu(),
-            "info": [{"problem": p.name, "k": p.k, **a.info} for p, a in zip(problems, answers, strict=True)],
-            "fallbacks": fallbacks,
-        }
+        return PARTITIONS[self.partition](split)
 
     def _sampled_in_full(self, call: "_Call", coreset: Coreset, found: Measured) -> Sample | None:
         """Some examples attacked in full; None where the selection's attack is no cheaper, or has no gradients."""
@@ -352,6 +346,17 @@ class _Call:
     def stream(self, purpose: str, *, fixed: bool = False) -> Stream:
         """Of this selection; `fixed`: the same at every selection of a run."""
         return Stream(seed=self.seed, purpose=purpose, epoch=0 if fixed else self.epoch)
+
+
+def _joined(problems: list[Problem], answers: list[Selection]) -> dict[str, Any]:
+    """`indices`, `weights`, `blocks` and `info` of a coreset."""
+    indices, weights, blocks = join(problems, answers)
+    return {
+        "indices": indices.cpu(),
+        "weights": weights.float().cpu(),
+        "blocks": None if blocks is None else blocks.cpu(),
+        "info": [{"problem": p.name, "k": p.k, **a.info} for p, a in zip(problems, answers, strict=True)],
+    }
 
 
 def _known_labels(source: Source) -> Tensor:
