@@ -127,6 +127,9 @@ def evaluate(
     with distributed.together():
         saved = _Saved(mine, keys, lambda: _identity(model, source, indices, attacks, seed, batch_size))
     parts, found = distributed.by_first(lambda: dict(saved.parts)), {key: [] for key in keys[1:]}
+    spent = saved.spent
+    for kind, count in zip(("forward", "backward"), spent.tolist(), strict=True):
+        ledger.passes["evaluation"][kind] += count
     done = len(parts["clean"])
     if keep_examples and done:
         raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
@@ -137,22 +140,27 @@ def evaluate(
     ):
         forward = ledger.counted(model)
         attacks = [bound(attack, model, ledger.counted) for attack in attacks]
-        chunks = chunked(indices[done:], batch_size)
+        chunks = chunked(indices[done:], batch_size) if done < n else []
 
         def verdicts() -> Iterator[tuple[Tensor, ...]]:
-            """Of each batch: which stand at the clean image and under each attack, then where each attack ended."""
+            """Of each batch: what it took, which stand at the clean image and under each attack, then where each attack
+            ended."""
             for batch, x, y in batches_for(model, source, distributed.own(chunks)):
+                before = dict(ledger.passes["evaluation"])
                 correct = _correct(forward(x), y, batch)
                 stream = Stream(seed=seed, purpose="evaluation")
                 ends = [stood(forward, one, x, y, correct, stream.child(i).at(batch)) for i, one in enumerate(attacks)]
-                yield correct, *(alive for alive, _ in ends), *(x_adv for _, x_adv in ends if keep_examples)
+                took = [count - before[kind] for kind, count in ledger.passes["evaluation"].items()]
+                told = torch.tensor([took] + [[0, 0]] * (len(y) - 1))  # a row an example, as processes exchange it
+                yield told, correct, *(alive for alive, _ in ends), *(x_adv for _, x_adv in ends if keep_examples)
 
-        for now in distributed.in_order(chunks, verdicts()):
+        for took, *now in distributed.in_order(chunks, verdicts()):
+            spent = spent + took.sum(0)
             parts = {key: torch.cat([parts[key], own.cpu()]) for key, own in zip(keys, now, strict=False)}
             for key, x_adv in zip(found, now[len(keys) :], strict=False):
                 found[key].append(x_adv.cpu())
             done += len(now[0])
-            saved.keep(parts)
+            saved.keep(parts, spent)
             on_chunk(done, n)
         parts = distributed.by_first(lambda: parts)
         flags = distributed.by_first(lambda: list(_looked_at(model, forward, source, indices, told)) if checks else [])
@@ -280,10 +288,11 @@ class _Watch:
 
 
 class _Saved:
-    """Verdicts so far, in one file that tells whose they are."""
+    """Verdicts so far, and the forward and backward passes that they took, in one file that tells whose they are."""
 
     def __init__(self, path: Path | None, keys: list[str], identity: Callable[[], str]):
         self._path, self.parts = path, {key: torch.zeros(0, dtype=torch.bool) for key in keys}
+        self.spent = torch.zeros(2, dtype=torch.long)
         if path is None:
             return
         self._identity = identity()
@@ -294,10 +303,11 @@ class _Saved:
                     f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"
                 )
             self.parts = {key: torch.from_numpy(arrays[key]) for key in keys}
+            self.spent = torch.from_numpy(arrays["spent"])
 
-    def keep(self, parts: dict[str, Tensor]) -> None:
+    def keep(self, parts: dict[str, Tensor], spent: Tensor) -> None:
         if self._path is not None:
-            arrays = {key: own.numpy() for key, own in parts.items()}
+            arrays = {key: own.numpy() for key, own in (parts | {"spent": spent}).items()}
             write_npz(self._path, {**arrays, "identity": np.array(self._identity)})
 
 

@@ -21,7 +21,7 @@ from advcore.adversary import bound
 from advcore.cost import CostLedger, peak_memory
 from advcore.data.base import Data, thinned
 from advcore.data.source import Resident, chunked
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnsafeFileError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
 from advcore.files import load_weights, save_tensors
@@ -89,6 +89,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         build.under(path, lambda attack=attack: bound(attack, net, lambda network: network))
     trainer.check(net, loaded.train)
     given, inputs = build.scores(trainer, loaded) if scores else (None, {})
+    inputs |= networks(config)
     inputs |= {"selection.cost": wanted} if wanted is not None else {}
     return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net, wanted), given, inputs)
 
@@ -104,7 +105,7 @@ def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunCo
         load_state(net, checkpoint(folder, "best"))
         return attack.by(net)
 
-    if not any(getattr(attack, "network", None) for attack in build.attacks(config).values()):
+    if not _networks(config):
         return config
     return replace(
         config,
@@ -112,6 +113,18 @@ def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunCo
         selection=config.selection and replace(config.selection, attack=ready(config.selection.attack)),
         evaluation=replace(config.evaluation, attacks=[ready(attack) for attack in config.evaluation.attacks]),
     )
+
+
+def _networks(config: RunConfig) -> dict[str, Path]:
+    """Folders of other runs in whose models attacks measure distances, by the path of their setting."""
+    found = {path: getattr(attack, "network", None) for path, attack in build.attacks(config).items()}
+    return {f"{path}.network": Path(folder) for path, folder in found.items() if folder}
+
+
+def networks(config: RunConfig) -> dict[str, str]:
+    """The sha256 of each file that such a model is read from: training depends on it. Evaluations may use another."""
+    found = {path: folder for path, folder in _networks(config).items() if not path.startswith("evaluation.")}
+    return {path: hashlib.sha256(checkpoint(folder, "best").read_bytes()).hexdigest() for path, folder in found.items()}
 
 
 def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False) -> Path:
@@ -133,7 +146,16 @@ def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = 
     return path
 
 
-FREE = ("device", "evaluation", "cost", "data.workers", "data.path", "training.memory.place", "selection.memory_limit")
+FREE = (
+    "device",
+    "evaluation",
+    "cost",
+    "checkpoint",
+    "data.workers",
+    "data.path",
+    "training.memory.place",
+    "selection.memory_limit",
+)
 """Settings that may change when a run is gone on with: they do not change how it trains."""
 
 
@@ -154,10 +176,24 @@ def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     changed = changes(record.config, resolved(prepared.config))
     wanted = [one.get("selection.cost") for one in (record.inputs, prepared.inputs)]
     changed += [f"selection.cost: {wanted[0]!r} -> {wanted[1]!r}"] if wanted[0] != wanted[1] else []
-    refused = [line for line in changed if not _is_free(line.split(":")[0])]
+    longer = "; more epochs go where no selection is left: the new plan is " + prepared.trainer.schedule.describe()
+    refused = [
+        line + (longer if line.startswith("training.epochs:") else "")
+        for line in changed
+        if not _is_free(line.split(":")[0]) and not (line.startswith("training.epochs:") and _longer(prepared, record))
+    ]
     if refused:
         raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
     return changed
+
+
+def _longer(prepared: Prepared, record: RunRecord) -> bool:
+    """Whether the plan is the run's with more epochs at its end: what is done is in it, and no selection comes."""
+    plan, done = prepared.trainer.schedule.plan(), [(one["lr_index"], one["action"]) for one in record.epochs]
+    rest = plan[len(done) :]
+    more = prepared.config.training.epochs > record.config["training"]["epochs"]
+    same = [(epoch.lr_index, epoch.action) for epoch in plan[: len(done)]] == done
+    return more and same and all(epoch.action in ("full", "reuse") for epoch in rest)
 
 
 def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
@@ -290,15 +326,17 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         on_epoch=on_epoch,
         on_coreset=on_coreset,
         on_state=lambda name, state, entry: save_state(path, name, state, entry),
-        on_checkpoint=lambda state: checkpoints.save(path, state, {"data": data}),
+        on_checkpoint=lambda state: checkpoints.save(path, state, {"data": data}, config.checkpoint.kept),
+        period=config.checkpoint.period,
     )
+    others = Listener(on_checkpoint=lambda state: state(), period=config.checkpoint.period)
     trained = prepared.trainer.fit(
         prepared.model,
         loaded.train,
         loaded.validation,
         seed=config.seed,
         augment=loaded.augment,
-        listener=writer if distributed.first() else Listener(on_checkpoint=lambda state: state()),
+        listener=writer if distributed.first() else others,
         scores=prepared.scores,
         resume=state,
     )
@@ -323,10 +361,21 @@ def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Pat
             break
         reporter.on_final(which)
         prepared.model.load_state_dict(state)
-        record.final[which] = final(prepared, trained, reporter, which).as_dict()
+        record.final[which] = _evaluated(prepared, trained, reporter, which, path / "states" / f"{which}.npz").as_dict()
     record.best_epoch = trained.best_epoch
     distributed.merge(trained.ledger)
     _count(record, trained, prepared)
+
+
+def _evaluated(prepared: Prepared, trained: Trained, reporter: Reporter, which: str, verdicts: Path) -> Evaluation:
+    """`final`, which goes on from the verdicts that a stopped one left; those of other settings, or damaged, go."""
+    try:
+        return final(prepared, trained, reporter, which, state=verdicts)
+    except (CheckpointError, UnsafeFileError) as error:
+        log.warning("%s; evaluating %s anew", error, which)
+    if distributed.first():
+        verdicts.unlink()
+    return final(prepared, trained, reporter, which, state=verdicts)
 
 
 def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:

@@ -59,8 +59,8 @@ class Listener:
     on_state : "last" after each epoch, "best" when it improves, and "before_collapse", the epoch before a catastrophic
         overfitting; with the state and its epoch's dict.
     on_model : the model after each epoch.
-    on_checkpoint : after each epoch, and where a signal stops the run: a function that gives all that the rest of the
-        run depends on, for `fit(resume=...)`.
+    on_checkpoint : after each `period`-th epoch and the last, and where a signal stops the run: a function that gives
+        all that the rest of the run depends on, for `fit(resume=...)`.
     """
 
     on_epoch: Callable[[dict, Trained], None] = lambda entry, so_far: None
@@ -69,6 +69,7 @@ class Listener:
     on_state: Callable[[str, State, dict], None] = lambda name, state, entry: None
     on_model: Callable[[nn.Module], None] = lambda model: None
     on_checkpoint: Callable[[Callable[[], dict]], None] = lambda state: None
+    period: int = 1
 
 
 @dataclass
@@ -190,7 +191,8 @@ class Loop:
             raise NonFiniteError(f"the weights are NaN or infinite after epoch {i}; nothing of it was saved")
         self.listener.on_epoch(place.entry, self.out)
         self.listener.on_model(self.model)
-        self.listener.on_checkpoint(self.state)
+        if (i + 1) % self.listener.period == 0 or i + 1 == len(self.plan):
+            self.listener.on_checkpoint(self.state)
 
     def state(self) -> dict[str, Any]:
         """A copy, on the CPU, of all that the rest of the run depends on, for `fit(resume=...)`. Of several processes,
