@@ -146,6 +146,7 @@ def test_equal_rows_are_at_distance_zero_whatever_their_norm():
         assert not distance[equal].any() and (distance[~equal] > 0).all()
 
 
+@pytest.mark.case("F8")
 @each_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("tile", [7, 512])
@@ -162,6 +163,7 @@ def test_equal_rows_are_within_a_millionth_of_their_norm(device, dtype, tile, mo
         assert (distance[equal] <= 1e-6 * 22).all() and (distance[~equal] > 1).all()
 
 
+@pytest.mark.case("F8")
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
 def test_equal_rows_are_at_distance_zero_where_two_passes_nearly_cancel(gap):
     generator = torch.Generator().manual_seed(0)
@@ -182,6 +184,7 @@ def test_distances_are_finite_where_passes_cancel(seed, digits):
     assert torch.isfinite(distance_matrix(rows)).all()
 
 
+@pytest.mark.case("F8")
 @pytest.mark.parametrize("gap", [1e-5, 1e-3])
 def test_rows_further_apart_than_a_millionth_of_their_norm_are_not_equal(gap):
     matrix = torch.zeros(2, 4, dtype=torch.float64)

@@ -82,6 +82,7 @@ def test_the_table_of_settings_is_whole():
     assert set(USUAL) == set(ATTACKS)
 
 
+@pytest.mark.case("E1")
 @EVERY
 def test_stays_in_its_ball_and_raises_the_margin(name):
     x, model = images(), network()
@@ -93,6 +94,7 @@ def test_stays_in_its_ball_and_raises_the_margin(name):
     assert rises[1].mean() > rises[0].mean()
 
 
+@pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_stays_in_its_ball_under_autocast(name, dtype):
@@ -108,6 +110,7 @@ def test_stays_in_its_ball_under_autocast(name, dtype):
     assert_bounded(attack, x.double(), x_adv.double())
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_without_room_the_answer_is_the_clean_image(name):
     x = images()
@@ -138,6 +141,7 @@ def test_an_example_is_attacked_the_same_in_any_batch(name):
         assert torch.allclose(part, whole[i], atol=1e-6)
 
 
+@pytest.mark.case("E2")
 @EVERY
 @pytest.mark.parametrize("training", [False, True])
 def test_the_model_and_the_images_come_back_bitwise(name, training):
@@ -166,6 +170,7 @@ def test_passes_are_what_the_attack_takes_or_the_most(name):
         assert took == {"forward": N * forward, "backward": N * backward}
 
 
+@pytest.mark.case("E9")
 @EVERY
 def test_an_attack_says_how_its_number_is_made(name):
     attack = build(name)
@@ -188,6 +193,7 @@ def test_the_reference_has_the_steps_asked_for(name):
     assert backward >= 7 and forward >= 7
 
 
+@pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("objective", ["pgd", "trades"])
 def test_every_objective_can_be_attacked(name, objective):
@@ -218,6 +224,7 @@ class Sharp(nn.Module):
         return self.gap * logits / logits.detach().abs().amax() if self.gap else 0 * logits
 
 
+@pytest.mark.case("F9")
 @EVERY
 @pytest.mark.parametrize("gap", [0.0, 200.0, 1000.0])
 def test_logit_gaps_of_any_size_and_zero_gradients_are_survived(name, gap):
@@ -240,6 +247,7 @@ class Fails(nn.Module):
         return self.net(x)
 
 
+@pytest.mark.case("E2")
 @EVERY
 def test_a_model_that_raises_comes_back_too(name):
     model = Fails()

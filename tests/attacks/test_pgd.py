@@ -33,6 +33,7 @@ def inside(size, shape, eps):
     return eps + (1 - 2 * eps) * torch.rand(size, *shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.case("E3")
 @BOTH
 @pytest.mark.parametrize("start", ["clean", "uniform", "gaussian"])
 @pytest.mark.parametrize(
@@ -73,6 +74,7 @@ def test_pgd_reaches_the_worst_case_of_a_linear_model(kind, start, shape, batch)
     assert (flips & (margin > 0)).any() and not flips.all()
 
 
+@pytest.mark.case("E3")
 @BOTH
 def test_the_default_step_reaches_the_worst_case_from_the_clean_image(kind):
     eps, shape = 0.1, (1, 6, 6)
@@ -204,6 +206,7 @@ def test_each_example_keeps_the_worst_of_its_restarts(kind):
         assert torch.equal(x_adv[i], worst[i])
 
 
+@pytest.mark.case("E5")
 @BOTH
 def test_more_restarts_never_lower_the_loss(kind):
     x = images(12)
@@ -293,6 +296,7 @@ FLOATS = st.floats(-3, 4, width=32)
 GEOMETRIES = {"linf": LINF, "l2": L2}
 
 
+@pytest.mark.case("E1")
 @pytest.mark.parametrize("norm", GEOMETRIES)
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(

@@ -88,10 +88,12 @@ def flags(model, attacks=(GOOD,)):
     return evaluate(model, data, attacks, checks=True).flags
 
 
+@pytest.mark.case("E6")
 def test_a_plain_model_under_a_fit_attack_has_no_flag():
     assert flags(plain()) == ()
 
 
+@pytest.mark.case("E6")
 @pytest.mark.parametrize("name", MODELS)
 def test_each_mistake_has_its_flag_and_the_model_comes_back(name):
     make, kind = MODELS[name]
@@ -125,6 +127,7 @@ def entry(accuracy, eps=0.1, name="linf_pgd", half=0.02, **more):
     return {"name": name, "norm": "linf", "eps": eps, "interval": [accuracy - half, accuracy + half], **more}
 
 
+@pytest.mark.case("E5")
 def test_a_larger_ball_that_leaves_more_right_is_flagged_beyond_the_interval():
     assert order_flags([entry(0.5), entry(0.3, eps=0.2)]) == []
     assert order_flags([entry(0.5), entry(0.53, eps=0.2)]) == []

@@ -66,6 +66,7 @@ def robust(*attacks, model=None, **settings):
 # ---- intervals ----
 
 
+@pytest.mark.case("E9")
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(n=st.integers(1, 20000), share=st.floats(0, 1))
 def test_the_interval_is_scipys_wilson_interval(n, share):
@@ -80,6 +81,7 @@ def test_the_interval_is_scipys_wilson_interval(n, share):
 # ---- numbers ----
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_clean_and_robust_accuracy_are_counts_of_single_examples(name):
     """The slow twin: one example at a time, misclassified if any iterate is; a start without a draw."""
@@ -102,6 +104,7 @@ def test_clean_and_robust_accuracy_are_counts_of_single_examples(name):
     assert result.attacks[0]["accuracy"] == stands / N and 0 < stands < clean
 
 
+@pytest.mark.case("E5")
 @EVERY
 @pytest.mark.parametrize("start", ["uniform", "gaussian", "clean"])
 def test_without_room_robust_is_clean_exactly(name, start):
@@ -109,6 +112,7 @@ def test_without_room_robust_is_clean_exactly(name, start):
     assert result.attacks[0]["accuracy"] == result.clean.accuracy == 50 / N
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_more_steps_of_one_size_never_help_the_defence(name):
     step_size = EPS[ATTACKS[name].norm] / 4
@@ -116,6 +120,7 @@ def test_more_steps_of_one_size_never_help_the_defence(name):
     assert by_steps == sorted(by_steps, reverse=True) and by_steps[0] > by_steps[-1]
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_more_steps_never_help_the_defence_from_a_random_start_either(name):
     step_size = EPS[ATTACKS[name].norm] / 4
@@ -135,6 +140,7 @@ class Bumpy(nn.Module):
         return torch.stack([wave + 3, -wave], 1)
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_more_restarts_never_help_the_defence_and_here_they_hurt_it(name):
     data = Resident(images(), torch.zeros(N).long())
@@ -216,6 +222,7 @@ def dark(*levels):
     return Resident(torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, *SHAPE).clone(), torch.zeros(len(levels)).long())
 
 
+@pytest.mark.case("E5")
 def test_an_attack_that_passes_through_a_misclassified_point_and_comes_back_has_won():
     result = evaluate(Threshold(), dark(0.2, 0.3, 0.4), [Scripted((0.05, 0.25, 0.05))])
     assert result.clean.accuracy == 1.0
@@ -273,6 +280,7 @@ def test_the_loss_an_attack_asks_for_is_the_one_it_climbs():
 # ---- what is reported ----
 
 
+@pytest.mark.case("E9")
 def test_every_number_says_how_it_was_made():
     result = evaluate(network(), source(), [attack("linf_pgd", restarts=2)], seed=5, split="validation")
     entry = result.as_dict()["attacks"][0]
@@ -353,6 +361,7 @@ def unchanged(before, after):
     return state and grads and rng and before[2:4] == after[2:4]
 
 
+@pytest.mark.case("E2")
 @pytest.mark.parametrize("fails", [False, True])
 def test_model_gradients_modes_and_global_random_state_come_back_bitwise(fails):
     model = network().train()
@@ -414,6 +423,7 @@ def test_a_diverged_model_has_no_accuracy(poison):
         evaluate(model, source())
 
 
+@pytest.mark.case("F9")
 def test_logit_gaps_of_any_size_have_an_accuracy():
     model = network()
     with torch.no_grad():

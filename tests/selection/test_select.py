@@ -65,6 +65,7 @@ def test_every_combination_returns_a_valid_coreset_twice_the_same(model, source,
     assert (one.quality["gradient_error"] is None) == (solver.reads is None)
 
 
+@pytest.mark.case("E2")
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_the_model_and_the_global_random_state_come_back_bitwise(model, source, mode):
     model.train()
@@ -79,6 +80,7 @@ def test_the_model_and_the_global_random_state_come_back_bitwise(model, source, 
     assert (np.random.get_state()[1] == globals_before[2][1]).all()
 
 
+@pytest.mark.case("E2")
 def test_the_model_comes_back_also_when_selection_fails(model, source):
     class Broken(nn.Module):
         def __init__(self, inner):
@@ -483,6 +485,7 @@ def test_a_trainer_without_validation_examples_refuses_the_target_before_the_fir
 # ---- saturated models ----
 
 
+@pytest.mark.case("F9")
 @pytest.mark.parametrize("gap", [200.0, 1000.0])
 @pytest.mark.parametrize("partition", ["whole", "per_class", "per_batch"])
 @pytest.mark.parametrize("solver", [GradMatch(), Craig()], ids=lambda s: type(s).__name__)
@@ -501,6 +504,7 @@ def test_logit_gaps_and_zero_gradients_stay_finite(source, objective, solver, pa
     assert all(np.isfinite(value) for name, value in coreset.quality.items() if "error" in name and value is not None)
 
 
+@pytest.mark.case("F9")
 @pytest.mark.parametrize(
     ("solver", "target"), [(GradMatch(), "train"), (GradMatch(), "validation"), (Craig(), "train")], ids=str
 )

@@ -56,6 +56,7 @@ def assert_sane(selection, n, k, solver):
     assert (len(indices) == k) == (selection.info["stopped"] == "budget")
 
 
+@pytest.mark.case("F5")
 @each_solver
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(n=strategies.integers(1, 25), share=strategies.floats(0, 1), seed=strategies.integers(0, 1000))
@@ -91,6 +92,7 @@ def test_the_same_question_gets_the_same_bits_and_nothing_is_disturbed(solver):
     assert torch.equal(rows.dense(), before) and torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.case("F5")
 @each_solver
 @pytest.mark.parametrize("k", [0, -1, 11, True, False, 2.0, "3", None, np.int64(3), np.float64(3), np.bool_(True)])
 def test_a_count_outside_1_to_n_is_a_budget_error(solver, k):
@@ -98,6 +100,7 @@ def test_a_count_outside_1_to_n_is_a_budget_error(solver, k):
         solver(generic(solver, 10), k, generator=stream(10))
 
 
+@pytest.mark.case("F5")
 @each_solver
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_rows_that_are_not_finite_are_refused_naming_the_first(solver, bad):
@@ -123,6 +126,7 @@ HARD = {
 }
 
 
+@pytest.mark.case("F5")
 @each_device
 @each_solver
 @pytest.mark.parametrize("matrix", HARD.values(), ids=HARD)
@@ -153,6 +157,7 @@ def test_memory_is_told_in_whole_bytes(solver, n, share):
     assert all(isinstance(size, int) and size >= 0 for size in told.values())
 
 
+@pytest.mark.case("F5")
 @each_solver
 @pytest.mark.parametrize("zero", [True, False])
 def test_a_target_is_fitted_or_refused_in_one_line(solver, zero):

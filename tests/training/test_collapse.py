@@ -14,6 +14,8 @@ from advcore.training import SGD, Constant
 from advcore.training import loop as module
 from advcore.training.loop import Listener, collapsed
 
+pytestmark = pytest.mark.case("E10")
+
 
 def probe(share, n=200):
     found = wilson(round(share * n), n)
