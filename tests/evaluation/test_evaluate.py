@@ -1,5 +1,8 @@
 """Clean and robust accuracy: the worst iterate of the worst restart, and nothing disturbed."""
 
+import functools
+import itertools
+import json
 import random
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +21,9 @@ from advcore.attacks.pgd import PGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import ConfigError, DataError, NonFiniteError
-from advcore.evaluation.evaluate import evaluate, wilson
+from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.checks import order_flags
+from advcore.evaluation.evaluate import EVALUATED, evaluate, wilson
 
 N, SHAPE, CLASSES = 60, (1, 4, 4), 3
 EPS = {"linf": 0.05, "l2": 0.15, "l1": 0.4}
@@ -165,6 +170,93 @@ def test_the_seed_decides(name):
         evaluate(Bumpy(), data, [attack(name, **weak)], seed=seed).attacks[0]["accuracy"] for seed in (0, 0, 1, 2, 3)
     )
     assert first == again and set(others) != {first}
+
+
+SMALL = {
+    "linf_pgd": {"eps": 0.06}, "l2_pgd": {"eps": 0.8}, "l1_pgd": {"eps": 8.0},
+    "fast_lpa": {"eps": 0.3, "project": True}, "lpa": {"eps": 0.3}, "ppgd": {"eps": 0.3}, "stadv": {"eps": 0.2}, "recoloradv": {"eps": 0.06},
+    "jpeg_linf": {"eps": 1.0},
+}  # fmt: skip
+"""Balls that leave some of `colours()` right, for every attack that may evaluate; a new one adds its own here."""
+FIT = pytest.mark.parametrize("name", SMALL)
+
+
+def fit(name, **changes):
+    return ATTACKS[name](**{"steps": 10, **SMALL[name], **changes})
+
+
+@functools.cache
+def colours():
+    """A network for 3 x 16 x 16 images, and 32 of them, of which it has every fourth wrong."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = [nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh(), nn.Conv2d(8, 8, 3, 2, 1), nn.Tanh(), nn.Flatten()]
+        model = nn.Sequential(*body, nn.Linear(128, 4)).eval()
+    x = torch.rand(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    y = model(x).argmax(1)
+    return model, Resident(x, torch.where(torch.arange(32) % 4 == 0, (y + 1) % 4, y))
+
+
+def right_under(*attacks, **settings):
+    return evaluate(*colours(), attacks, **settings).attacks
+
+
+@pytest.mark.case("E5", "E9")
+def test_the_table_of_balls_is_whole():
+    unfit = {name for name, kind in ATTACKS.items() if kind.training_only is True}
+    assert set(SMALL) == set(ATTACKS) - unfit and set(EVALUATED) == set(ATTACKS) | {"autoattack"}
+
+
+@pytest.mark.case("E5")
+@FIT
+def test_every_attack_without_room_leaves_the_clean_accuracy_exactly(name):
+    found = evaluate(*colours(), [fit(name, eps=0.0, steps=3, restarts=2), fit(name, steps=3).scaled(0.0)])
+    assert [entry["accuracy"] for entry in found.attacks] == [found.clean.accuracy] * 2 == [0.75] * 2
+
+
+@pytest.mark.case("E5")
+@FIT
+def test_restarts_of_any_attack_never_help_the_defence_on_any_example(name):
+    attacks = [fit(name, steps=2, restarts=r).scaled(0.3) for r in (1, 2, 3)]
+    stood = [evaluate(*colours(), [attack]).verdicts["0"] for attack in attacks]
+    assert not any(bool((more & ~fewer).any()) for fewer, more in itertools.pairwise(stood))
+
+
+@pytest.mark.case("E5")
+@FIT
+def test_right_falls_with_the_ball_of_any_attack_or_there_is_a_flag(name):
+    entries = right_under(*(fit(name).scaled(part) for part in (0.0, 0.2, 0.5, 1.0)))
+    accuracies = [entry["accuracy"] for entry in entries]
+    risen = any(b["interval"][0] > a["interval"][1] for a, b in itertools.combinations(entries, 2))
+    assert bool(order_flags(entries)) == risen
+    assert not risen and accuracies[0] == 0.75 and accuracies[-1] < 0.5 * accuracies[0]
+
+
+@pytest.mark.case("E5")
+@EVERY
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_in_a_ball_that_holds_every_image_right_is_chance_at_most(name, steps):
+    largest = {"linf": 1.0, "l2": 768**0.5, "l1": 768.0}[ATTACKS[name].norm]
+    (entry,) = right_under(ATTACKS[name](eps=largest, steps=steps))
+    assert entry["accuracy"] <= 1 / 4
+
+
+@pytest.mark.case("E9")
+@FIT
+def test_every_number_of_any_attack_says_how_it_was_made(name):
+    (entry,) = right_under(fit(name, steps=2, restarts=2), seed=7, split="validation", indices=torch.arange(20))
+    made = fit(name, steps=2)
+    told = {"name": name, "norm": made.norm, "eps": made.eps, "steps": 2, "restarts": 2, "seed": 7, "n": 20}
+    assert {key: entry[key] for key in told} == told and entry["split"] == "validation"
+    assert entry["step_size"] > 0 and entry["interval"][0] <= entry["accuracy"] <= entry["interval"][1]
+    json.dumps(entry, allow_nan=False)
+
+
+@pytest.mark.case("E9")
+def test_autoattack_says_as_much():
+    pytest.importorskip("pyautoattack", reason="extra eval")
+    told = {"norm", "eps", "version", "package", "steps", "step_size", "restarts"}
+    assert set(AutoAttack(eps=0.1).describe()) == told
 
 
 def test_each_attack_is_evaluated_on_its_own():
