@@ -173,10 +173,16 @@ def test_the_seed_decides(name):
 
 
 SMALL = {
-    "linf_pgd": {"eps": 0.06}, "l2_pgd": {"eps": 0.8}, "l1_pgd": {"eps": 8.0},
-    "fast_lpa": {"eps": 0.3, "project": True}, "lpa": {"eps": 0.3}, "ppgd": {"eps": 0.3}, "stadv": {"eps": 0.2}, "recoloradv": {"eps": 0.06},
+    "linf_pgd": {"eps": 0.06},
+    "l2_pgd": {"eps": 0.8},
+    "l1_pgd": {"eps": 8.0},
+    "fast_lpa": {"eps": 0.3, "project": True},
+    "lpa": {"eps": 0.3},
+    "ppgd": {"eps": 0.3},
+    "stadv": {"eps": 0.2},
+    "recoloradv": {"eps": 0.06},
     "jpeg_linf": {"eps": 1.0},
-}  # fmt: skip
+}
 """Balls that leave some of `colours()` right, for every attack that may evaluate; a new one adds its own here."""
 FIT = pytest.mark.parametrize("name", SMALL)
 
