@@ -164,6 +164,26 @@ def test_equal_rows_are_within_a_millionth_of_their_norm(device, dtype, tile, mo
 
 
 @pytest.mark.case("F8")
+@each_kind
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 1.0, 22.0, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rows_of_every_kind_and_scale_are_within_a_millionth_of_their_norm(kind, passes, scale, dtype):
+    rows, twice = rows_of(kind, passes), torch.randperm(2 * N, generator=torch.Generator().manual_seed(1)) % N
+    if isinstance(rows, DenseRows):
+        rows = DenseRows(matrix=rows.matrix * scale)
+    elif isinstance(rows, FactoredRows) and kind != "bias":
+        rows = FactoredRows(residuals=rows.residuals, features=tuple(h * scale for h in rows.features), kind=kind)
+    rows = rows.take(twice)
+    norms, equal = rows.squared_norms().sqrt(), twice[:, None] == twice[None]
+    unit = natural_unit(rows.squared_norms().sqrt())
+    distance = distance_matrix(rows, dtype, unit=unit).double() * unit
+    assert (distance <= 1e-6 * norms[:, None])[equal].all()
+    close(distance[~equal], slow_distances(rows)[~equal], rtol=1e-5, atol=0)
+    squared = distance_matrix(rows, dtype, squared=True, unit=unit**2).double().sqrt() * unit
+    assert (squared <= 1e-6 * norms[:, None])[equal].all()
+
+
+@pytest.mark.case("F8")
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
 def test_equal_rows_are_at_distance_zero_where_two_passes_nearly_cancel(gap):
     generator = torch.Generator().manual_seed(0)

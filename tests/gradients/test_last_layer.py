@@ -116,6 +116,36 @@ def test_rows_equal_autograd_one_example_at_a_time(name, chunk_size):
     assert torch.equal(measured.labels, LABELS)
 
 
+def in_the_middle():
+    """A head that is not the last thing registered, behind a wrapper."""
+    model = nn.Module()
+    model.head, model.body = network()[-1], network()[:-1]
+    model.forward = lambda x: model.head(model.body(x))
+    return nn.Sequential(nn.Identity(), model)
+
+
+HEADS = {"with bias": network, "without bias": lambda: network(bias=False), "in the middle": in_the_middle}
+
+
+@pytest.mark.case("F6")
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("chunk_size", [16, 48, 96])
+def test_float32_rows_equal_autograd_one_example_at_a_time_for_every_kind_of_head(name, head, chunk_size):
+    model, x, x_adv, objective = HEADS[head]().float(), images().float(), moved().float(), OBJECTIVES[name]()
+    got = measure(model, Resident(x, LABELS), name=name, attack=Given(x_adv), chunk_size=chunk_size).rows.dense()
+    layer = next(
+        module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == CLASSES
+    )
+    parameters = [p for p in (layer.weight, layer.bias) if p is not None]
+    for i in range(N):
+        logits = {"clean": model(x[i : i + 1]), "adversarial": model(x_adv[i : i + 1])}
+        loss = objective.loss(LABELS[i : i + 1], **{key: logits[key] for key in objective.passes})
+        gradients = torch.autograd.grad(loss[0], parameters)
+        own = torch.cat([gradients[0], *(g[:, None] for g in gradients[1:])], 1).flatten()
+        assert (got[i] - own).abs().max() < 1e-6 * max(1.0, float(own.abs().max()))
+
+
 @pytest.mark.case("F6")
 @pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if attacked(kind())])
 @pytest.mark.parametrize("attack", [name for name, kind in ATTACKS.items() if issubclass(kind, BALL)])

@@ -80,7 +80,7 @@ def test_only_an_ascent_that_needs_the_clean_logits_reads_them(name):
 @pytest.mark.case("F9")
 @EVERY
 @pytest.mark.parametrize("gap", [200.0, 1000.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_logit_gaps_of_any_size_keep_loss_gradient_and_ascent_finite(name, gap, dtype):
     objective = OBJECTIVES[name]()
     ends = torch.tensor([[gap, 0.0, 0.0], [0.0, gap, 0.0], [-gap, 0.0, gap], [0.0, 0.0, 0.0]], dtype=dtype)

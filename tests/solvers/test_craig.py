@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
+from advcore import pairs
 from advcore.errors import ConfigError
 from advcore.pairs import distance_matrix
 from advcore.rng import Stream
@@ -235,6 +236,48 @@ def test_equal_float32_rows_at_norm_22_are_at_distance_zero(rank):
     distance = distance_matrix(rows.take(twice))
     equal = twice[:, None] == twice[None]
     assert (distance[equal] <= 1e-6 * 22).all() and (distance[~equal] > 1).all()
+
+
+@pytest.mark.case("F1", "F3", "F5")
+@pytest.mark.parametrize("kind", DISTANCES)
+@pytest.mark.parametrize("way", ["held", "held, as of many rows", "free"])
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(
+    points=strategies.lists(
+        strategies.tuples(strategies.integers(-2, 2), strategies.integers(-2, 2)), min_size=1, max_size=8
+    ),
+    scale=strategies.sampled_from([1.0, 1e-30, 1e30, 0.3]),
+    share=strategies.floats(0, 1),
+)
+def test_on_a_lattice_full_of_ties_and_copies_gains_weights_and_value_are_those_of_brute_force(
+    kind, way, points, scale, share
+):
+    rows, k = DenseRows(matrix=torch.tensor(points) * torch.tensor(scale)), max(1, round(share * len(points)))
+    distance = np.array([[math.dist(a, b) for b in points] for a in points]) ** (2 if kind == "squared" else 1)
+    similarity, unit = distance.max() - distance, scale ** (2 if kind == "squared" else 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "EXACT_UP_TO", 0 if "many" in way else 2048)
+        found = solve(rows, k, distance=kind, matrix=way.split(",")[0])
+    picks, gains = found.indices.tolist(), [gain / unit for gain in found.info["gains"]]
+    rest = [i for i in range(len(points)) if i not in picks]
+    for m, (pick, gain) in enumerate(zip(picks, gains, strict=True)):
+        best = max(slow_gain(similarity, picks[:m], i) for i in range(len(points)) if i not in picks[:m])
+        own = slow_gain(similarity, picks[:m], pick)
+        assert own == pytest.approx(best, rel=1e-6, abs=1e-9) and gain == pytest.approx(own, rel=1e-6, abs=1e-9)
+    assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(gains))
+    reached = value(similarity, picks)
+    assert reached == pytest.approx(value(similarity, naive_greedy(similarity, len(picks))), rel=1e-6, abs=1e-9)
+    optimum = max(value(similarity, some) for some in itertools.combinations(range(len(points)), k))
+    assert reached >= (1 - 1 / math.e) * optimum * (1 - 1e-6)
+    assert len(picks) == k or all(slow_gain(similarity, picks, i) < 1e-6 for i in rest)
+    sizes = found.weights.tolist()
+    assert sum(sizes) == len(points) and all(size >= 1 and size == int(size) for size in sizes)
+    near = [[p for p in range(len(picks)) if distance[i, picks[p]] <= distance[i, picks].min() + 1e-6] for i in rest]
+    sure, maybe = [1] * len(picks), [1] * len(picks)  # a pick is its own
+    for own in near:
+        for p in own:
+            sure[p], maybe[p] = sure[p] + (len(own) == 1), maybe[p] + 1
+    assert all(low <= size <= high for low, size, high in zip(sure, sizes, maybe, strict=True))
 
 
 def test_an_unknown_distance_offers_the_nearest():

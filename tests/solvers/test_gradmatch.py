@@ -205,6 +205,45 @@ def test_the_residual_is_orthogonal_to_the_rows_in_use_and_no_row_outside_improv
         assert np.delete(cosines, found.indices.numpy()).max() <= 1e-4
 
 
+@pytest.mark.case("F4", "F5")
+@pytest.mark.parametrize("way", ["held", "held, as of many rows", "free"])
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(
+    copies=strategies.lists(strategies.integers(0, 8), min_size=2, max_size=20),
+    scale=strategies.sampled_from([1.0, 1e-30, 1e30, 0.3]),
+    ridge=strategies.sampled_from([0.0, 0.02, 0.5]),
+    nonnegative=strategies.booleans(),
+    other_target=strategies.booleans(),
+    seed=SEEDS,
+)
+def test_among_copies_and_zero_rows_of_any_scale_weights_are_the_best_on_the_support(
+    way, copies, scale, ridge, nonnegative, other_target, seed
+):
+    draw = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(9, 6, generator=draw)
+    matrix[0] = 0
+    matrix, goal = matrix[copies].double(), torch.randn(6, generator=draw, dtype=torch.float64)
+    rows = DenseRows(matrix=matrix * scale)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "EXACT_UP_TO", 0 if "many" in way else 2048)
+        how = {"ridge": ridge, "nonnegative": nonnegative, "matrix": way.split(",")[0]}
+        found = once(rows, len(copies), target=goal * scale if other_target else None, **how)
+    goal = (goal if other_target else matrix.sum(0)).numpy()
+    support, weights = found.indices.numpy(), found.weights.numpy()
+    assert len(set(support.tolist())) == len(support) and np.isfinite(weights).all()
+    assert not nonnegative or (weights > 0).all()
+    longer, goal = extended(matrix.numpy(), goal, absolute(matrix.numpy(), ridge))
+    atoms = longer[support].T
+    best = nnls(atoms, goal)[0] if nonnegative and len(support) else np.linalg.lstsq(atoms, goal, rcond=None)[0]
+    size = np.linalg.norm(goal)
+    left, least = (np.linalg.norm(atoms @ w - goal) for w in (weights, best))
+    assert left == pytest.approx(least, rel=1e-6, abs=1e-6 * size)
+    cosines = (goal - atoms @ weights) @ atoms / (np.linalg.norm(atoms, axis=0) * max(size, 1e-300))
+    assert np.abs(cosines[weights != 0]).max(initial=0) <= 1e-4
+    path = found.info["residuals"]
+    assert ridge or all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise([1.0, *path]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("nonnegative", [True, False])
 def test_planted_truth_is_recovered(nonnegative, dtype):

@@ -202,7 +202,7 @@ def test_hard_rows_of_every_kind_and_number_are_survived(solver, exact_up_to, mo
     monkeypatch.setattr(pairs, "EXACT_UP_TO", exact_up_to)
     for name, matrix in HARDER.items():
         for kind, rows in enumerate(as_read(solver, matrix)):
-            for k in {(len(rows) + 1) // 2, len(rows)}:
+            for k in {(len(rows) + 1) // 2} if kind else {(len(rows) + 1) // 2, len(rows)}:
                 try:
                     assert_sane(solver(rows, k, generator=stream(len(rows))), len(rows), k, solver)
                 except Exception as error:
