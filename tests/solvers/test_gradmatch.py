@@ -207,7 +207,7 @@ def test_the_residual_is_orthogonal_to_the_rows_in_use_and_no_row_outside_improv
 
 @pytest.mark.case("F4", "F5")
 @pytest.mark.parametrize("way", ["held", "held, as of many rows", "free"])
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(
     copies=strategies.lists(strategies.integers(0, 8), min_size=2, max_size=20),
     scale=strategies.sampled_from([1.0, 1e-30, 1e30, 0.3]),
