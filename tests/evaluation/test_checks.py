@@ -199,17 +199,14 @@ def test_a_clean_model_has_no_flag(name):
     assert flags(Through(CLEAN[name])) == ()
 
 
+QUICK = [("small_cnn", None), ("small_cnn", torch.bfloat16), ("timm", None)]
+TABLE = [(name, dtype) for name in ZOO for dtype in (None, torch.bfloat16)]
+
+
 @pytest.mark.case("E6")
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=pytest.mark.slow if name in ("resnet50", "wide_resnet28_10", "wide_resnet34_10") else ()
-        )
-        for name in ZOO
-    ],
+    ("name", "dtype"), [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in TABLE]
 )
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_no_model_of_the_table_has_a_flag_of_its_own(name, dtype):
     with torch.random.fork_rng():
         torch.manual_seed(0)
