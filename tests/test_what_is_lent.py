@@ -214,3 +214,43 @@ def test_everything_comes_back_bitwise_whenever_it_stops(use):
         assert {key for key in minded if now[key] != then[key]} == set()
         assert torch.equal(data._images, pixels) and torch.equal(data.labels(), labels)
         assert data._images.grad is None and not data._images.requires_grad
+
+
+class Centred(nn.Module):
+    """Takes the mean off its input: in place, or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(96, 4))
+        self.in_place = in_place
+
+    def forward(self, x):
+        return self.body(x.sub_(0.5) if self.in_place else x - 0.5)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_model_that_changes_its_input_in_place_is_attacked_as_one_that_does_not(name):
+    found = []
+    for in_place in (True, False):
+        model, ledger, x = Centred(in_place), CostLedger(), images()
+        generator = Stream(seed=0, purpose="attack").at(torch.arange(N))
+        with ledger.phase("attack"), borrow(model):
+            own = bound(small(name), model, ledger.counted)
+            found.append(perturb(ledger.counted(model), Trades(), own, x, LABELS, generator=generator))
+            assert torch.isfinite(own.excess(x, found[-1])).all()
+        assert torch.equal(x, images())
+    assert torch.equal(*found)
+
+
+def test_a_model_that_changes_its_input_in_place_is_judged_and_selected_for_as_one_that_does_not():
+    judged, chosen = [], []
+    for in_place in (True, False):
+        data = source()
+        judged.append(evaluate(Centred(in_place), data, [ATTACK, small("lpa")], checks=True).as_dict())
+        made = AdversarialCoreset(objective=Trades(), solver=GradMatch(), attack=ATTACK, budget=0.5)
+        chosen.append(made.select(Centred(in_place), data, seed=0))
+        assert torch.equal(data._images, images())
+    assert judged[0] == judged[1]
+    assert torch.equal(chosen[0].indices, chosen[1].indices) and torch.equal(chosen[0].weights, chosen[1].weights)
