@@ -178,6 +178,19 @@ def test_autoattack_says_that_it_needs_four_classes():
     assert not dlr.classes_problem(3) and dlr.classes_problem(2)
 
 
+@pytest.mark.case("E6", "E5")
+def test_autoattack_on_a_model_that_rounds_to_whole_numbers_runs_and_the_black_box_tells_on_it():
+    pytest.importorskip("pyautoattack", reason="extra eval")
+    model = network()
+    model.register_forward_pre_hook(lambda module, args: ((args[0] * 255).to(torch.uint8) / 255,))
+    attacks = [AutoAttack(eps=0.05, version=version) for version in ("apgd-ce", "square")]
+    data = Resident(images()[:8], model(images()[:8]).argmax(1))
+    blind, black = (found := evaluate(model, data, attacks, checks=True)).attacks
+    assert blind["accuracy"] == 1 > black["accuracy"]
+    assert any("no input gradient" in flag for flag in found.flags)
+    assert any("the black box autoattack beats autoattack" in flag for flag in found.flags)
+
+
 @pytest.mark.parametrize("settings", [{"eps": -1}, {"eps": 0.1, "norm": "l3"}, {"eps": 0.1, "version": "best"}])
 def test_autoattack_refuses_what_cannot_be_meant(settings):
     with pytest.raises(ConfigError):
