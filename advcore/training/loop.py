@@ -3,11 +3,13 @@
 import copy
 import logging
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -472,6 +474,7 @@ class Loop:
             )
             entry["clean"] = found.clean.accuracy
             entry["robust"] = found.attacks[0]["accuracy"] if found.attacks else None
+            entry |= {"probe": found.attacks[0]} if found.attacks else {}
             score = entry["clean"] if entry["robust"] is None else entry["robust"]
             if score > self.best_score:
                 self.best_score, self.out.best_epoch, self.out.best = score, entry["epoch"], state
@@ -529,13 +532,19 @@ def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
     return [function(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """torch's own, which layers such as dropout draw from."""
+def _random_states(device: torch.device) -> dict[str, Any]:
+    """The global ones, which layers such as dropout draw from."""
     cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-    return {"cpu": torch.get_rng_state(), **cuda}
+    _, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    numpy = [torch.from_numpy(keys.astype(np.int64)), *rest]
+    return {"cpu": torch.get_rng_state(), "python": [torch.tensor(words), gauss], "numpy": numpy, **cuda}
 
 
-def _set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+    (words, gauss), (keys, *rest) = states["python"], states["numpy"]
+    random.setstate((random.getstate()[0], tuple(words.tolist()), gauss))
+    np.random.set_state(("MT19937", keys.numpy(), *rest))
