@@ -21,11 +21,12 @@ def device_of(model: nn.Module) -> torch.device:
 def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
     """`model` in train or eval mode with its parameters not asking for gradients, restored also on error.
 
-    Restored are: each module's mode, each parameter's `requires_grad`, and each buffer's content (a
-    BatchNorm in train mode moves its statistics). Gradients are not touched. Cost: one copy of the buffers.
+    Restored are: each module's mode, each parameter's `requires_grad` and gradient (which is put aside: a model that
+    asks for gradients while it predicts adds to none), and each buffer's content (a BatchNorm in train mode moves its
+    statistics). Cost: one copy of the buffers.
     """
     modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
@@ -33,14 +34,16 @@ def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
     ]
     try:
         model.train(training)
-        for parameter, _ in flags:
+        for parameter, _, _ in flags:
             parameter.requires_grad_(False)
+            parameter.grad = None
         yield model
     finally:
         for module, mode in modes:
             module.training = mode
-        for parameter, flag in flags:
+        for parameter, flag, gradient in flags:
             parameter.requires_grad_(flag)
+            parameter.grad = gradient
         for module, name, buffer, content in buffers:
             buffer.data.copy_(content)
             setattr(module, name, buffer)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,13 +40,16 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
 ) -> None:
     """Train, select and evaluate as FILE says, and write a record."""
+    from advcore import distributed
     from advcore.reporting.tables import closing
     from advcore.runner import run as runner
     from advcore.runner.config import load
 
-    config = load(file, set_ or ())
-    path = runner.target(config, out, overwrite, resume)
-    prepared = runner.prepare(config)
+    resume = resume or distributed.restarted()
+    with distributed.together():
+        config = load(file, set_ or ())
+        path = runner.target(config, out, overwrite and not distributed.restarted(), resume)
+        prepared = runner.prepare(config)
     with _progress(len(prepared.trainer.schedule.plan())) as reporter:
         record = runner.run(prepared, path, reporter, resume=resume)
     _table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))
@@ -62,17 +66,21 @@ def select(
     ),
 ) -> None:
     """Choose one coreset with a trained model; indices count in the whole training set."""
+    from advcore import distributed
     from advcore.runner import run as runner
     from advcore.runner.config import load
 
-    config = load(file, set_ or ())
-    if config.selection is None:
-        raise ConfigError(must("selection", "set in a file that is to select", None))
-    runner.check_writable(out)
-    prepared = runner.prepare(config)
-    runner.load_state(prepared.model, checkpoint)
+    with distributed.together():
+        config = load(file, set_ or ())
+        if config.selection is None:
+            raise ConfigError(must("selection", "set in a file that is to select", None))
+        runner.check_writable(out)
+        prepared = runner.prepare(config)
+        runner.load_state(prepared.model, checkpoint)
     with _progress(1) as reporter:
         coreset = runner.select(prepared, reporter)
+    if not distributed.first():
+        return
     path = coreset.save(out)
     facts = runner.summary(coreset)
     _table(f"{len(coreset)} of {coreset.num_examples} examples", ("", ""), [(k, str(v)) for k, v in facts.items()])
@@ -89,6 +97,7 @@ def score(
     out: Annotated[Path, typer.Option(help="Where the scores go (.npz, and a JSON beside it).")] = Path("scores.npz"),
 ) -> None:
     """Train FILE's model on all data and score every example, for solvers that name the file as `scores`."""
+    from advcore import distributed
     from advcore.gradients import GRADIENTS
     from advcore.runner import run as runner
     from advcore.runner.config import load
@@ -101,7 +110,10 @@ def score(
     require(None if out.suffix == ".npz" else must("--out", "a file that ends in .npz", str(out)))
     runner.check_writable(out, file=True)
     with _progress(config.training.epochs) as reporter:
-        path = runner.score(config, name, reporter).save(out)
+        scores = runner.score(config, name, reporter)
+    if not distributed.first():
+        return
+    path = scores.save(out)
     scores = runner.Scores.load(path)
     low, middle, high = (float(scores.values.quantile(q)) for q in (0.0, 0.5, 1.0))
     rows = [("score", name), ("examples", str(len(scores.values))), ("epochs", str(scores.epochs))]
@@ -123,6 +135,7 @@ def evaluate(
     examples: Annotated[Path | None, typer.Option(help="Also write the adversarial examples here (.npz).")] = None,
 ) -> None:
     """Clean and robust accuracy of a checkpoint on the test set, and what makes the numbers untrustworthy."""
+    from advcore import distributed
     from advcore.evaluation.suites import SUITES
     from advcore.files import save_arrays, write_json
     from advcore.reporting.record import RunRecord
@@ -145,6 +158,8 @@ def evaluate(
     with _progress(1) as reporter:
         how = {"state": state, "keep_examples": examples is not None}
         evaluation = runner.final(prepared, None, reporter, path.stem, **how)
+    if not distributed.first():
+        return
     found = evaluation.as_dict()
     _table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, found))
     if examples:
@@ -238,14 +253,14 @@ def main() -> None:
     SIGTERM, 1 our bug."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        with caught():
+        with caught(), _joined():
             code = app(standalone_mode=False)
     except Stopped as stopped:
-        sys.exit(_fail([f"stopped by {stopped}{_goes_on()}"], 128 + stopped.number))
+        sys.exit(_fail([f"stopped by {stopped}{_goes_on()}"], 128 + stopped.number, shared=True))
     except UserError as error:
-        code = _fail(error.problems, 2)
+        code = _fail(error.problems, 2, shared=getattr(error, "shared", False))
     except AdvcoreError as error:
-        code = _fail([str(error)], 3)
+        code = _fail([str(error)], 3, shared=getattr(error, "shared", False))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:
@@ -267,9 +282,34 @@ def _goes_on() -> str:
     return "; what is done is kept, and the same command with --resume goes on" if sys.argv[1:2] == ["run"] else ""
 
 
-def _fail(lines, code: int) -> int:
-    for line in lines:
-        typer.echo(f"advcore: {line}", err=True)
+@contextlib.contextmanager
+def _joined() -> Iterator[None]:
+    """One of the processes that torchrun started, of which the first alone talks."""
+    if _rank() is None:
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns of what is asked for on purpose
+    from advcore import distributed
+
+    with contextlib.ExitStack() as held:
+        if _rank():
+            logging.getLogger("advcore").setLevel(logging.ERROR)
+            held.enter_context(contextlib.redirect_stdout(held.enter_context(open(os.devnull, "w"))))
+        held.enter_context(distributed.joined())
+        yield
+
+
+def _rank() -> int | None:
+    """The number of this process among several; None where it is the only one."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
+
+
+def _fail(lines, code: int, *, shared: bool = False) -> int:
+    """Tell why on stderr; what all processes know is told by the first."""
+    rank = _rank()
+    for line in () if shared and rank else lines:
+        typer.echo(f"advcore: {f'process {rank}: ' if rank else ''}{line}", err=True)
     return code
 
 
@@ -302,6 +342,9 @@ def _progress(epochs: int) -> Iterator:
 
     from advcore.runner.run import Reporter
 
+    if _rank():
+        yield Reporter()
+        return
     console = Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

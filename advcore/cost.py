@@ -73,11 +73,11 @@ class CostLedger:
             self._stack.pop()
 
     def counted(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """`model` with its forward and backward passes counted in the phase in which each happens."""
+        """`model` with its forward and backward passes counted in the phase in which each happens, on a copy of x."""
 
         def forward(x: Tensor) -> Tensor:
             check()
-            logits = model(x)
+            logits = model(x.clone())  # a model may change its input in place: it is not the caller's
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                 raise ConfigError(

@@ -191,7 +191,7 @@ def save_folder(path: Path, tree: dict, facts: dict) -> None:
     from safetensors.torch import save
 
     tensors: list[Tensor] = []
-    values = _without_tensors(tree, tensors, {})
+    values = split(tree, tensors)
     contents = {
         "tensors.safetensors": save({str(i): t.detach().cpu().contiguous() for i, t in enumerate(tensors)}),
         "values.json": _json(values),
@@ -213,13 +213,31 @@ def save_folder(path: Path, tree: dict, facts: dict) -> None:
     _sync_folder(path.parent)
 
 
+def pack(tree: object) -> bytes:
+    """A nested tree, as `save_folder` takes it, for another process of the same run."""
+    from safetensors.torch import save
+
+    tensors: list[Tensor] = []
+    values = json.dumps(split(tree, tensors)).encode()
+    content = save({str(i): t.detach().cpu().contiguous() for i, t in enumerate(tensors)})
+    return len(values).to_bytes(8, "little") + values + content
+
+
+def unpack(content: bytes) -> object:
+    """The tree that `pack` was given, tensors on the CPU."""
+    from safetensors.torch import load
+
+    start = 8 + int.from_bytes(content[:8], "little")
+    return join(json.loads(content[8:start]), load(content[start:]))
+
+
 def load_folder(path: Path) -> tuple[dict, dict]:
     """The tree, tensors on the CPU, and the facts of what `save_folder` wrote. Raises CheckpointError where a byte is
     not what was written."""
     contents, facts = _whole(path)
     try:
         tensors = _parsed(contents["tensors.safetensors"], path / "tensors.safetensors")
-        return _with_tensors(json.loads(contents["values.json"]), tensors), facts
+        return join(json.loads(contents["values.json"]), tensors), facts
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not what was saved: {type(error).__name__}: {error}") from None
 
@@ -256,27 +274,29 @@ _FOLDER = "advcore-state-1"
 _TENSOR = "$tensor"
 
 
-def _without_tensors(value: object, tensors: list[Tensor], numbers: dict[int, int]) -> object:
+def split(value: object, tensors: list[Tensor], numbers: dict[int, int] | None = None) -> object:
     """The tree with {"$tensor": number} in the tensors' places, and these into `tensors`; one that stands twice goes
-    once."""
+    once. numbers : of the tensors that are there already, by id."""
+    numbers = {} if numbers is None else numbers
     if isinstance(value, Tensor):
         if id(value) not in numbers:
             numbers[id(value)] = len(tensors)
             tensors.append(value)
         return {_TENSOR: numbers[id(value)]}
     if isinstance(value, dict):
-        return {key: _without_tensors(entry, tensors, numbers) for key, entry in value.items()}
+        return {key: split(entry, tensors, numbers) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_tensors(entry, tensors, numbers) for entry in value]
+        return [split(entry, tensors, numbers) for entry in value]
     return value
 
 
-def _with_tensors(value: object, tensors: dict[str, Tensor]) -> object:
+def join(value: object, tensors: dict[str, Tensor]) -> object:
+    """The tree that `split` took apart."""
     if isinstance(value, dict):
         if value.keys() == {_TENSOR}:
             return tensors[str(value[_TENSOR])]
-        return {key: _with_tensors(entry, tensors) for key, entry in value.items()}
-    return [_with_tensors(entry, tensors) for entry in value] if isinstance(value, list) else value
+        return {key: join(entry, tensors) for key, entry in value.items()}
+    return [join(entry, tensors) for entry in value] if isinstance(value, list) else value
 
 
 def _write_synced(path: Path, content: bytes) -> str:

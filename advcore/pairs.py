@@ -71,15 +71,17 @@ def natural_unit(squared_norms: Tensor) -> float:
     return 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0
 
 
-def distance_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, squared: bool = False) -> Tensor:
-    """(N, N) Euclidean distances (`squared`: their squares); exactly 0 for equal rows, symmetric.
+def distance_matrix(
+    rows: Rows, dtype: torch.dtype = torch.float64, *, squared: bool = False, unit: float = 1.0
+) -> Tensor:
+    """(N, N) Euclidean distances (`squared`: their squares) over `unit`; exactly 0 for equal rows, symmetric.
 
     Through float64 inner products, each rounded once to `dtype`; pairs closer than 1e-6 x norm, or, where a row's
     passes cancel, than 1e-7 x the passes' own norms, are at distance 0: float32 factors can hardly tell them apart.
     Cost as `gram_matrix`.
     """
     between = distances_between(rows, squared=squared)
-    return _all_pairs(rows, dtype, between).fill_diagonal_(0)
+    return _all_pairs(rows, dtype, lambda block, i, j: between(block, i, j).div_(unit)).fill_diagonal_(0)
 
 
 def distances_between(rows: Rows, *, squared: bool = False) -> Callable[[Tensor, Where, Where], Tensor]:

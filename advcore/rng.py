@@ -111,7 +111,7 @@ class Stream:
 def preserved(stream: Stream | None = None) -> Iterator[None]:
     """Leave the global random states of python, numpy and torch as they were, also on error.
 
-    Given a stream, torch's is seeded from it inside: for layers that draw by themselves (dropout, noise,
+    Given a stream, all are seeded from it inside: for layers that draw by themselves (dropout, noise,
     initialisation), so that they do not depend on the global state either.
     """
     python, numpy = random.getstate(), np.random.get_state()
@@ -119,6 +119,8 @@ def preserved(stream: Stream | None = None) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         if stream is not None:
             torch.manual_seed(stream.key)
+            random.seed(stream.key)
+            np.random.seed(stream.key % 2**32)
         try:
             yield
         finally:

@@ -6,11 +6,13 @@ raises Stopped. A training step is `whole()`: it is finished first, and what it 
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 _received: list[int] = []
 _whole = 0
+_alone = False
 
 
 class Stopped(BaseException):
@@ -27,9 +29,26 @@ def requested() -> int | None:
 
 
 def check() -> None:
-    """Raise Stopped if a signal came, unless inside `whole()`."""
-    if _received and not _whole:
+    """Raise Stopped if a signal came, unless inside `whole()`, or where other processes would go on without us."""
+    if _received and not _whole and (_alone or not _one_of_several()):
         raise Stopped(_received[0])
+
+
+def _one_of_several() -> bool:
+    group = sys.modules.get("torch.distributed")
+    return group is not None and group.is_available() and group.is_initialized() and group.get_world_size() > 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What is inside may be stopped although there are other processes: they are told afterwards."""
+    global _alone, _whole
+    before = _alone, _whole
+    _alone, _whole = True, 0
+    try:
+        yield
+    finally:
+        _alone, _whole = before
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ FLOORS = [
         "spill",
         "files",
         "signals",
+        "distributed",
         "borrow",
         "apportion",
         "pieces",

@@ -6,6 +6,8 @@ from torch import nn
 
 from advcore.borrow import borrow
 
+pytestmark = pytest.mark.case("E2")
+
 
 def lent():
     """Mixed modes, a frozen parameter, gradients present, a shared module, a buffer that is not saved."""

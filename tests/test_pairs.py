@@ -146,6 +146,7 @@ def test_equal_rows_are_at_distance_zero_whatever_their_norm():
         assert not distance[equal].any() and (distance[~equal] > 0).all()
 
 
+@pytest.mark.case("F8")
 @each_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("tile", [7, 512])
@@ -162,6 +163,27 @@ def test_equal_rows_are_within_a_millionth_of_their_norm(device, dtype, tile, mo
         assert (distance[equal] <= 1e-6 * 22).all() and (distance[~equal] > 1).all()
 
 
+@pytest.mark.case("F8")
+@each_kind
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 1.0, 22.0, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rows_of_every_kind_and_scale_are_within_a_millionth_of_their_norm(kind, passes, scale, dtype):
+    rows, twice = rows_of(kind, passes), torch.randperm(2 * N, generator=torch.Generator().manual_seed(1)) % N
+    if isinstance(rows, DenseRows):
+        rows = DenseRows(matrix=rows.matrix * scale)
+    elif isinstance(rows, FactoredRows) and kind != "bias":
+        rows = FactoredRows(residuals=rows.residuals, features=tuple(h * scale for h in rows.features), kind=kind)
+    rows = rows.take(twice)
+    norms, equal = rows.squared_norms().sqrt(), twice[:, None] == twice[None]
+    unit = natural_unit(rows.squared_norms().sqrt())
+    distance = distance_matrix(rows, dtype, unit=unit).double() * unit
+    assert (distance <= 1e-6 * norms[:, None])[equal].all()
+    close(distance[~equal], slow_distances(rows)[~equal], rtol=1e-5, atol=0)
+    squared = distance_matrix(rows, dtype, squared=True, unit=unit**2).double().sqrt() * unit
+    assert (squared <= 1e-6 * norms[:, None])[equal].all()
+
+
+@pytest.mark.case("F8")
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
 def test_equal_rows_are_at_distance_zero_where_two_passes_nearly_cancel(gap):
     generator = torch.Generator().manual_seed(0)
@@ -182,6 +204,7 @@ def test_distances_are_finite_where_passes_cancel(seed, digits):
     assert torch.isfinite(distance_matrix(rows)).all()
 
 
+@pytest.mark.case("F8")
 @pytest.mark.parametrize("gap", [1e-5, 1e-3])
 def test_rows_further_apart_than_a_millionth_of_their_norm_are_not_equal(gap):
     matrix = torch.zeros(2, 4, dtype=torch.float64)

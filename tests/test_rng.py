@@ -183,3 +183,15 @@ def test_preserved_seeds_torch_from_the_stream():
         disturb()
         assert torch.equal(first, inside(SEED))
     assert not torch.equal(first, inside(SEED.at_epoch(1)))
+
+
+def test_inside_every_global_state_comes_from_the_stream():
+    def drawn(seed: int) -> tuple:
+        with preserved(Stream(seed=seed, purpose="model")):
+            return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    random.seed(1)
+    first = drawn(0)
+    np.random.rand(3), torch.rand(3)
+    assert drawn(0) == first
+    assert all(one != other for one, other in zip(drawn(1), first, strict=True))

@@ -80,8 +80,16 @@ def input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         losses = loss_fn(x)
-        (gradient,) = torch.autograd.grad(losses.sum(), x)
+        gradient = slope(losses.sum(), x)
     return losses.detach(), gradient
+
+
+def slope(value: Tensor, x: Tensor, **how: Any) -> Tensor:
+    """torch.autograd.grad(value, x, **how) as one tensor; zeros where nothing leads from x to `value`, as in a model
+    that rounds to whole numbers or detaches its input (which `evaluation.checks` calls masked)."""
+    if not value.requires_grad:
+        return torch.zeros_like(x)
+    return torch.autograd.grad(value, x, allow_unused=True, materialize_grads=True, **how)[0]
 
 
 def in_full(x: Tensor) -> Tensor:

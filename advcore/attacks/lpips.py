@@ -91,7 +91,7 @@ class Embedder:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, F), by a forward pass that is not counted."""
-        return self._caught(lambda: self._network(x))[1]
+        return self._caught(lambda: self._network(x.clone()))[1]
 
     def both(self, loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
         """The losses (B,) at x and the embedding (B, F): one pass if the attacked model is the network, else two."""

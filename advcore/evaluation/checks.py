@@ -16,6 +16,7 @@ from advcore.attacks.geometry import LP, linf_project, linf_step
 
 IMAGES = 128  # that are looked at
 _SAME = 1e-3  # of the logits' size: a larger difference between equal inputs is no rounding
+_ROUNDED = 2.0**-8  # by how much probabilities in half precision may miss the sum of 1
 _FLAT = 0.1  # share of examples without a gradient above which it is masked
 _WALK = (0.0, 0.125, 0.25, 0.5, 1.0)  # parts of eps, for the walk along the first gradient
 _REGAINED = 0.1  # share of examples misclassified on that walk and right further on, above which it is masked
@@ -53,15 +54,17 @@ def model_flags(model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor
 
 
 def _probabilities(logits: Tensor) -> bool:
-    one = (logits.double().sum(1) - 1).abs().amax() < _SAME
+    one = (logits.double().sum(1) - 1).abs().amax() < _ROUNDED
     return bool(one) and bool(logits.min() >= 0) and bool(logits.max() <= 1)
 
 
 @contextlib.contextmanager
 def _noted() -> Iterator[list[str]]:
-    """Calls of autograd inside; a forward pass has no use for it."""
+    """Calls of autograd inside; a forward pass has no use for it. Also by a name that was imported before: all of
+    them end in torch's own `_engine_run_backward`."""
     calls: list[str] = []
-    originals = {name: getattr(torch.autograd, name) for name in ("grad", "backward")}
+    names = ("grad", "backward", "_engine_run_backward")
+    originals = {name: getattr(torch.autograd, name) for name in names if hasattr(torch.autograd, name)}
 
     def noting(name: str) -> Callable:
         def call(*args: Any, **kwargs: Any) -> Any:

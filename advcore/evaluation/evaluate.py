@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from advcore import distributed
 from advcore.adversary import bound
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
@@ -106,6 +107,9 @@ def evaluate(
     state : a file (.npz) that holds the verdicts so far, brought up to date after every batch; an evaluation that was
         stopped goes on from it. Refused for another model, data, attack or seed.
 
+    Several processes (torch.distributed) share the batches, and all get the same; each example counts once. All must
+    call this with the same model.
+
     Raises ConfigError for a training-only attack, DataError for bad images or labels. Cost: one forward pass an
     example, then each attack's passes on the examples still right, per restart.
     """
@@ -119,8 +123,13 @@ def evaluate(
     ledger = ledger or CostLedger()
     indices = torch.arange(len(source)) if indices is None else indices
     n, keys = len(indices), ["clean", *map(str, range(len(attacks)))]
-    saved = _Saved(state, keys, lambda: _identity(model, source, indices, attacks, seed, batch_size))
-    parts, found = dict(saved.parts), {key: [] for key in keys[1:]}
+    mine = state if distributed.first() else None
+    with distributed.together():
+        saved = _Saved(mine, keys, lambda: _identity(model, source, indices, attacks, seed, batch_size))
+    parts, found = distributed.by_first(lambda: dict(saved.parts)), {key: [] for key in keys[1:]}
+    spent = saved.spent
+    for kind, count in zip(("forward", "backward"), spent.tolist(), strict=True):
+        ledger.passes["evaluation"][kind] += count
     done = len(parts["clean"])
     if keep_examples and done:
         raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
@@ -131,19 +140,30 @@ def evaluate(
     ):
         forward = ledger.counted(model)
         attacks = [bound(attack, model, ledger.counted) for attack in attacks]
-        for batch, x, y in batches_for(model, source, chunked(indices[done:], batch_size)):
-            correct = _correct(forward(x), y, batch)
-            now = {"clean": correct}
-            for i, attack in enumerate(attacks):
-                stream = Stream(seed=seed, purpose="evaluation").child(i).at(batch)
-                now[str(i)], x_adv = stood(forward, attack, x, y, correct, stream)
-                if keep_examples:
-                    found[str(i)].append(x_adv.cpu())
-            parts = {key: torch.cat([parts[key], now[key].cpu()]) for key in keys}
-            done += len(y)
-            saved.keep(parts)
+        chunks = chunked(indices[done:], batch_size) if done < n else []
+
+        def verdicts() -> Iterator[tuple[Tensor, ...]]:
+            """Of each batch: what it took, which stand at the clean image and under each attack, then where each attack
+            ended."""
+            for batch, x, y in batches_for(model, source, distributed.own(chunks)):
+                before = dict(ledger.passes["evaluation"])
+                correct = _correct(forward(x), y, batch)
+                stream = Stream(seed=seed, purpose="evaluation")
+                ends = [stood(forward, one, x, y, correct, stream.child(i).at(batch)) for i, one in enumerate(attacks)]
+                took = [count - before[kind] for kind, count in ledger.passes["evaluation"].items()]
+                told = torch.tensor([took] + [[0, 0]] * (len(y) - 1))  # a row an example, as processes exchange it
+                yield told, correct, *(alive for alive, _ in ends), *(x_adv for _, x_adv in ends if keep_examples)
+
+        for took, *now in distributed.in_order(chunks, verdicts()):
+            spent = spent + took.sum(0)
+            parts = {key: torch.cat([parts[key], own.cpu()]) for key, own in zip(keys, now, strict=False)}
+            for key, x_adv in zip(found, now[len(keys) :], strict=False):
+                found[key].append(x_adv.cpu())
+            done += len(now[0])
+            saved.keep(parts, spent)
             on_chunk(done, n)
-        flags = _looked_at(model, forward, source, indices, told) if checks else ()
+        parts = distributed.by_first(lambda: parts)
+        flags = distributed.by_first(lambda: list(_looked_at(model, forward, source, indices, told)) if checks else [])
     entries = tuple(
         {"name": name, **how, "seed": seed, "split": split, **_entry(wilson(int(parts[str(i)].sum()), n))}
         for i, (name, how) in enumerate(zip(names, told, strict=True))
@@ -155,9 +175,9 @@ def evaluate(
         clean=wilson(int(parts["clean"].sum()), n),
         attacks=entries,
         worst=wilson(int(worst.sum()), n) if len(keys) > 1 else None,
-        flags=flags,
+        flags=tuple(flags),
         verdicts=parts,
-        examples={key: torch.cat(own) for key, own in found.items() if own},
+        examples=distributed.by_first(lambda: {key: torch.cat(own) for key, own in found.items() if own}),
     )
 
 
@@ -268,10 +288,11 @@ class _Watch:
 
 
 class _Saved:
-    """Verdicts so far, in one file that tells whose they are."""
+    """Verdicts so far, and the forward and backward passes that they took, in one file that tells whose they are."""
 
     def __init__(self, path: Path | None, keys: list[str], identity: Callable[[], str]):
         self._path, self.parts = path, {key: torch.zeros(0, dtype=torch.bool) for key in keys}
+        self.spent = torch.zeros(2, dtype=torch.long)
         if path is None:
             return
         self._identity = identity()
@@ -282,10 +303,11 @@ class _Saved:
                     f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"
                 )
             self.parts = {key: torch.from_numpy(arrays[key]) for key in keys}
+            self.spent = torch.from_numpy(arrays["spent"])
 
-    def keep(self, parts: dict[str, Tensor]) -> None:
+    def keep(self, parts: dict[str, Tensor], spent: Tensor) -> None:
         if self._path is not None:
-            arrays = {key: own.numpy() for key, own in parts.items()}
+            arrays = {key: own.numpy() for key, own in (parts | {"spent": spent}).items()}
             write_npz(self._path, {**arrays, "identity": np.array(self._identity)})
 
 

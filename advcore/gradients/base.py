@@ -16,10 +16,13 @@ from advcore.rows import DenseRows, Rows
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows of a whole source, in its order, the labels (N,) met on the way, on the CPU, and what fell back."""
+    """Rows of a whole source, in its order, the labels (N,) met on the way, on the CPU, and what fell back.
 
-    rows: Rows
-    labels: Tensor
+    Of several processes, the first may be the only one that has rows and labels; None in the others.
+    """
+
+    rows: Rows | None
+    labels: Tensor | None
     events: tuple[str, ...] = ()
 
 

@@ -1,8 +1,11 @@
 """AIGN: the norm of the input gradient, averaged over epochs of a training run (EasyCore)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
+from advcore import distributed
 from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack, input_gradient
 from advcore.borrow import borrow
@@ -34,21 +37,24 @@ def input_norms(
     Reference: EasyCore (arXiv 2510.11018): the norm whose average over epochs is AIGN. Differs: pixels are in [0, 1]
     and the loss is the clean one, where the abstract is silent.
     """
-    norms = []
+    chunks = chunked(torch.arange(len(source)), chunk_size)
     with borrow(model, training=False), ledger.phase("scoring", source.device):
         forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
-        for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
-            if attacked:
-                x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
 
-            def loss(z: Tensor, y: Tensor = y, indices: Tensor = indices) -> Tensor:
-                logits = forward(z)
-                check_labels(y, indices, logits.shape[1])
-                return Standard().loss(y, clean=logits)
+        def norms() -> Iterator[tuple[Tensor]]:
+            for indices, x, y in batches_for(model, source, distributed.own(chunks)):
+                if attacked:
+                    x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
 
-            _, gradient = input_gradient(loss, x)
-            norms.append(gradient.double().flatten(1).norm(dim=1))
-    return torch.cat(norms)
+                def loss(z: Tensor, y: Tensor = y, indices: Tensor = indices) -> Tensor:
+                    logits = forward(z)
+                    check_labels(y, indices, logits.shape[1])
+                    return Standard().loss(y, clean=logits)
+
+                _, gradient = input_gradient(loss, x)
+                yield (gradient.double().flatten(1).norm(dim=1),)
+
+        return distributed.combined(chunks, norms())[0]
 
 
 def _measure(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_size: int = 256, **known) -> Measured:

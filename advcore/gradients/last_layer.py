@@ -1,12 +1,13 @@
 """Last-layer gradients at the attacked points, as factors, in one pass over the plain view."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from advcore import distributed
 from advcore.adversary import bound, passes, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
@@ -66,14 +67,15 @@ def last_layer_rows(
 
     When memory runs out, a chunk goes on in halves, down to 16, and an event says so; the rows are the same up to
     float32 rounding (not with attack_mode "train", whose rows depend on the chunk: there the error passes).
-    Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem the gradient of
-    the inner maximum is the loss gradient at the maximiser.
+    Several processes share the chunks; the first one has all rows, the others none. Perturbations are not stored. A row
+    is exact for the x_adv it was taken at: by Danskin's theorem the gradient of the inner maximum is the loss gradient
+    at the maximiser.
     Cost: the attack, one forward pass a pass of the objective, O(N (C + D)) memory a pass.
     Raises ConfigError without a linear head, DataError for bad images or labels, NonFiniteError for NaN logits.
     Reference: Dolatabadi et al. 2022, eqs. 12 and 14. Differs: attack and gradient see the same tensor, un-augmented;
     beta enters once.
     """
-    device = source.device
+    device, chunks = source.device, chunked(torch.arange(len(source)), chunk_size)
     store = FactorStore(objective.passes, len(source), folder)
     labels, done = [], 0
     with borrow(model, training=False):
@@ -85,25 +87,35 @@ def last_layer_rows(
     with borrow(model, training=attack_mode == "train"), tapped(layer) as tap:
         forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
         pieces = Pieces(chunk_size, least=chunk_size if attack_mode == "train" else 16)  # BatchNorm sees a whole chunk
-        for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
-            check_labels(y, indices, layer.out_features)
-            with ledger.phase("attack", device):
-                batch = (x, y, stream.at(indices))
-                work = partial(_piece, ledger, forward, tap, objective, attack, batch)
-                seen = _joined(pieces.over(len(x), work))
+
+        def found() -> Iterator[tuple[Tensor, ...]]:
+            """Of each chunk: labels, then residuals and features of each forward pass."""
+            for indices, x, y in batches_for(model, source, distributed.own(chunks)):
+                check_labels(y, indices, layer.out_features)
+                with ledger.phase("attack", device):
+                    batch = (x, y, stream.at(indices))
+                    work = partial(_piece, ledger, forward, tap, objective, attack, batch)
+                    seen = _joined(pieces.over(len(x), work))
+                with ledger.phase("rows", device):
+                    own = residuals(objective, y, {name: z for name, (z, _) in seen.items()})
+                yield y, *(part for name in objective.passes for part in (own[name], seen[name][1]))
+
+        for y, *parts in distributed.in_order(chunks, found()):
             with ledger.phase("rows", device):
-                logits = {name: z for name, (z, _) in seen.items()}
-                for name, residual in residuals(objective, y, logits).items():
-                    store.append(name, residual, seen[name][1])
+                for name, residual, feature in zip(objective.passes, parts[::2], parts[1::2], strict=True):
+                    store.append(name, residual, feature)
             labels.append(y)
             done += len(y)
             on_chunk(done, len(source))
+    events = tuple(event for own in distributed.gathered(pieces.events) for event in own)
+    if not distributed.first():
+        return Measured(rows=None, labels=None, events=events)
     with ledger.phase("rows", device):
         rows = FactoredRows(**store.factors(), kind=kind)
         bad = first_not_finite(rows.squared_norms())
     if bad is not None:
         raise NonFiniteError(f"the model's gradient at example {bad} is NaN or infinite; training has diverged")
-    return Measured(rows=rows, labels=torch.cat(labels).cpu(), events=tuple(pieces.events))
+    return Measured(rows=rows, labels=torch.cat(labels).cpu(), events=events)
 
 
 def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple[Tensor, Tensor]]:

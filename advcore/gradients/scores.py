@@ -1,11 +1,12 @@
 """One number an example, from logits and features over a training run; the higher, the harder the example."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from advcore import distributed
 from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
@@ -79,20 +80,23 @@ def scored(
 
     Cost: one forward pass an example, and the attack if `attacked`; all in phase "scoring".
     """
-    found, labels = [], []
+    chunks = chunked(torch.arange(len(source)), chunk_size)
     with borrow(model, training=False):
         layer = find_head(model, first_images(model, source), head)
         with ledger.phase("scoring", source.device), tapped(layer) as tap:
             forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
-            for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
-                check_labels(y, indices, layer.out_features)
-                if attacked:
-                    x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
-                with torch.no_grad():
-                    logits = forward(x)
-                found.append(score(logits, y, cross_entropy_rows(logits, y, tap.features, layer)))
-                labels.append(y)
-    return Measured(rows=DenseRows(matrix=torch.cat(found)[:, None]), labels=torch.cat(labels).cpu())
+
+            def found() -> Iterator[tuple[Tensor, Tensor]]:
+                for indices, x, y in batches_for(model, source, distributed.own(chunks)):
+                    check_labels(y, indices, layer.out_features)
+                    if attacked:
+                        x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
+                    with torch.no_grad():
+                        logits = forward(x)
+                    yield score(logits, y, cross_entropy_rows(logits, y, tap.features, layer)), y
+
+            values, labels = distributed.combined(chunks, found())
+    return Measured(rows=DenseRows(matrix=values[:, None]), labels=labels.cpu())
 
 
 def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
@@ -100,14 +104,12 @@ def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
 
     Reference: Xia et al. 2023 (Moderate coreset), section 3. Cost as `scored`.
     """
-    features: list[Tensor] = []
 
-    def keep(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-        features.append(rows.features[0].double().cpu())
-        return torch.zeros(len(y), dtype=torch.float64)
+    def features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
+        return rows.features[0].double().cpu()
 
-    labels = scored(keep, model, source, **how).labels
-    h = torch.cat(features)
+    found = scored(features, model, source, **how)
+    h, labels = found.rows.matrix[:, 0], found.labels
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = h.new_zeros(len(counts), h.shape[1]).index_add_(0, labels, h) / counts
     return Measured(rows=DenseRows(matrix=(h - centres[labels]).norm(dim=1, keepdim=True)), labels=labels)

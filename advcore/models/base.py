@@ -83,7 +83,7 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
     ]
     try:
         with torch.no_grad():
-            logits = model(x)
+            logits = model(x.clone())
     finally:
         for hook in hooks:
             hook.remove()

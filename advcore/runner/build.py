@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from advcore import distributed
 from advcore.borrow import borrow
 from advcore.data.base import Data
 from advcore.data.source import chunked
@@ -53,7 +54,16 @@ def under(section: str, build: Callable[[], Built]) -> Built:
 
 
 def device(config: RunConfig) -> torch.device:
-    """The device that the config asks for; nothing else is taken in its place."""
+    """The device that the config asks for; nothing else is taken in its place. Of several processes on a machine, each
+    has its own."""
+    if distributed.launched() and (config.device == "cuda" or config.device == "auto" and torch.cuda.is_available()):
+        return device(dataclasses.replace(config, device=f"cuda:{distributed.local_rank()}"))
+    if (
+        distributed.launched()
+        and config.device.startswith("cuda:")
+        and config.device != f"cuda:{distributed.local_rank()}"
+    ):
+        raise ConfigError(must("device", "auto, cuda or cpu with several processes", config.device))
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device.startswith("cuda") and not torch.cuda.is_available():

@@ -16,9 +16,6 @@ log = logging.getLogger(__name__)
 OURS = ("record.json", "checkpoints", "coresets", "states")
 """What a run writes into its folder."""
 
-KEPT = 2
-"""States that are kept, so that there is another where the newest is damaged."""
-
 
 def folder(run: Path) -> Path:
     return run / "states"
@@ -53,15 +50,15 @@ def _numbers(run: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{6,}", name) and name == f"{int(name):06d}")
 
 
-def save(run: Path, state: Callable[[], dict], facts: dict[str, Any]) -> None:
-    """One state more; the oldest go once every byte of it is known to be there. What a dead process left half-written
-    goes, too."""
+def save(run: Path, state: Callable[[], dict], facts: dict[str, Any], kept: int = 2) -> None:
+    """One state more; the oldest but `kept` go once every byte of it is known to be there. What a dead process left
+    half-written goes, too."""
     numbers = _numbers(run)
     number = numbers[-1] + 1 if numbers else 1
     path = folder(run) / f"{number:06d}"
     save_folder(path, state(), facts)
     check_folder(path)
-    for old in numbers[: len(numbers) + 1 - KEPT]:
+    for old in numbers[: max(0, len(numbers) + 1 - kept)]:
         _remove(folder(run) / f"{old:06d}")
     for leftover in folder(run).glob(".[0-9]*"):
         _remove(leftover)

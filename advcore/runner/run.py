@@ -1,5 +1,6 @@
 """run(config) -> RunRecord, written as it becomes known; and the pieces of it that the other commands use."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
@@ -15,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advcore import distributed
 from advcore.adversary import bound
 from advcore.cost import CostLedger, peak_memory
 from advcore.data.base import Data, thinned
 from advcore.data.source import Resident, chunked
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnsafeFileError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
 from advcore.files import inside, load_weights, save_tensors
@@ -35,7 +37,7 @@ from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.training.loop import Listener, State, Trained
-from advcore.training.trainer import Trainer
+from advcore.training.trainer import Trainer, refuse_processes
 from advcore.types import Coreset
 from advcore.version import __version__
 
@@ -72,6 +74,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     The trainer comes first: it needs no data, so a wrong setting is found before anything is read.
     """
     trainer = build.trainer(config)
+    refuse_processes(trainer)
     where = build.device(config)
     loaded = build.data(config, trainer, where)
     wanted = config.selection and config.selection.cost
@@ -85,6 +88,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         build.under(path, lambda attack=attack: bound(attack, net, lambda network: network))
     trainer.check(net, loaded.train)
     given, inputs = build.scores(trainer, loaded) if scores else (None, {})
+    inputs |= networks(config)
     inputs |= {"selection.cost": wanted} if wanted is not None else {}
     return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net, wanted), given, inputs)
 
@@ -100,7 +104,7 @@ def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunCo
         load_state(net, checkpoint(folder, "best"))
         return attack.by(net)
 
-    if not any(getattr(attack, "network", None) for attack in build.attacks(config).values()):
+    if not _networks(config):
         return config
     return replace(
         config,
@@ -110,9 +114,23 @@ def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunCo
     )
 
 
+def _networks(config: RunConfig) -> dict[str, Path]:
+    """Folders of other runs in whose models attacks measure distances, by the path of their setting."""
+    found = {path: getattr(attack, "network", None) for path, attack in build.attacks(config).items()}
+    return {f"{path}.network": Path(folder) for path, folder in found.items() if folder}
+
+
+def networks(config: RunConfig) -> dict[str, str]:
+    """The sha256 of each file that such a model is read from: training depends on it. Evaluations may use another."""
+    found = {path: folder for path, folder in _networks(config).items() if not path.startswith("evaluation.")}
+    return {path: hashlib.sha256(checkpoint(folder, "best").read_bytes()).hexdigest() for path, folder in found.items()}
+
+
 def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False) -> Path:
     """The folder for a run; nothing is changed yet. Raises ConfigError rather than mix two runs."""
     path = out or Path("runs") / f"{config.name}-s{config.seed}"
+    if not distributed.first():
+        return path
     _check_path(path)
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
@@ -128,7 +146,16 @@ def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = 
     return path
 
 
-FREE = ("device", "evaluation", "cost", "data.workers", "data.path", "training.memory.place", "selection.memory_limit")
+FREE = (
+    "device",
+    "evaluation",
+    "cost",
+    "checkpoint",
+    "data.workers",
+    "data.path",
+    "training.memory.place",
+    "selection.memory_limit",
+)
 """Settings that may change when a run is gone on with: they do not change how it trains."""
 
 
@@ -149,10 +176,24 @@ def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     changed = changes(record.config, resolved(prepared.config))
     wanted = [one.get("selection.cost") for one in (record.inputs, prepared.inputs)]
     changed += [f"selection.cost: {wanted[0]!r} -> {wanted[1]!r}"] if wanted[0] != wanted[1] else []
-    refused = [line for line in changed if not _is_free(line.split(":")[0])]
+    longer = "; more epochs go where no selection is left: the new plan is " + prepared.trainer.schedule.describe()
+    refused = [
+        line + (longer if line.startswith("training.epochs:") else "")
+        for line in changed
+        if not _is_free(line.split(":")[0]) and not (line.startswith("training.epochs:") and _longer(prepared, record))
+    ]
     if refused:
         raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
     return changed
+
+
+def _longer(prepared: Prepared, record: RunRecord) -> bool:
+    """Whether the plan is the run's with more epochs at its end: what is done is in it, and no selection comes."""
+    plan, done = prepared.trainer.schedule.plan(), [(one["lr_index"], one["action"]) for one in record.epochs]
+    rest = plan[len(done) :]
+    more = prepared.config.training.epochs > record.config["training"]["epochs"]
+    same = [(epoch.lr_index, epoch.action) for epoch in plan[: len(done)]] == done
+    return more and same and all(epoch.action in ("full", "reuse") for epoch in rest)
 
 
 def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
@@ -224,8 +265,11 @@ def _clear(path: Path) -> None:
 
 
 def run(prepared: Prepared, path: Path, reporter: Reporter | None = None, *, resume: bool = False) -> RunRecord:
-    """As `_run`, in a folder of its own. Raises ConfigError if another process works there."""
-    with checkpoints.alone(path):
+    """As `_run`, in a folder of its own. Raises ConfigError if another run works there."""
+    with contextlib.ExitStack() as held:
+        with distributed.together():
+            if distributed.first():
+                held.enter_context(checkpoints.alone(path))
         return _run(prepared, path, reporter or Reporter(), resume)
 
 
@@ -233,7 +277,8 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
     Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it), `coresets/epoch-NNN.npz`, and `states/`,
-    from which `resume` goes on. A finished run that is resumed stays as it is.
+    from which `resume` goes on. A finished run that is resumed stays as it is. Of several processes, the first alone
+    reads and writes files of the run, and returns the record.
     """
     config, loaded, started = prepared.config, prepared.data, time.perf_counter()
     where = loaded.train.device
@@ -245,27 +290,43 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         reference=asdict(prepared.plan.reference),
         inputs=prepared.inputs,
     )
-    data, state = fingerprint(prepared), None
-    if resume and (path / "record.json").is_file():
+    data: list = []
+
+    def save() -> None:
+        if distributed.first():
+            record.seconds = round(time.perf_counter() - started, 2)
+            record.save(path / "record.json")
+
+    def begin() -> dict[str, Any]:
+        """Whether all is done, and the state to go on from."""
+        nonlocal record, started, data
+        data = fingerprint(prepared)
+        if not (resume and (path / "record.json").is_file()):
+            _clear(path)
+            save()
+            return {"done": False, "state": None}
         before = RunRecord.load(path / "record.json")
         changed = changed_settings(prepared, before)
         if before.finished and not changed:
-            return before
+            record = before
+            return {"done": True, "state": None}
         state, damaged = resumable(prepared, path, before, data)
         note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": damaged}
         kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
         record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
         started -= before.seconds
-    else:
-        _clear(path)
-    record.seconds = round(time.perf_counter() - started, 2)
-    record.save(path / "record.json")
+        save()
+        return {"done": False, "state": state}
+
+    begun = distributed.by_first(begin)
+    if begun["done"]:
+        return record
+    state = begun["state"]
     reporter.on_plan(prepared.plan)
 
     def on_epoch(entry: dict, so_far: Trained) -> None:
-        record.seconds = round(time.perf_counter() - started, 2)
         _count(record, so_far, prepared)
-        record.save(path / "record.json")
+        save()
         reporter.on_epoch(entry, so_far)
 
     def on_coreset(coreset: Coreset) -> None:
@@ -277,42 +338,56 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         on_epoch=on_epoch,
         on_coreset=on_coreset,
         on_state=lambda name, state, entry: save_state(path, name, state, entry),
-        on_checkpoint=lambda state: checkpoints.save(path, state, {"data": data}),
+        on_checkpoint=lambda state: checkpoints.save(path, state, {"data": data}, config.checkpoint.kept),
+        period=config.checkpoint.period,
     )
+    others = Listener(on_checkpoint=lambda state: state(), period=config.checkpoint.period)
     trained = prepared.trainer.fit(
         prepared.model,
         loaded.train,
         loaded.validation,
         seed=config.seed,
         augment=loaded.augment,
-        listener=writer,
+        listener=writer if distributed.first() else others,
         scores=prepared.scores,
         resume=state,
     )
-    for coreset in trained.coresets if state else ():  # what a stop left half-written
+    for coreset in trained.coresets if state and distributed.first() else ():  # what a stop left half-written
         in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
     _conclude(record, prepared, trained, path, reporter)
-    record.seconds = round(time.perf_counter() - started, 2)
     record.peak_memory = peak_memory(where)
     record.finished = True
-    record.save(path / "record.json")
+    save()
     return record
 
 
 def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Path, reporter: Reporter) -> None:
     """Final accuracies of `last` and `best`; the ledger now holds their evaluation too."""
     best = -1 if trained.best_epoch is None else trained.best_epoch  # no validation examples: best is last
-    save_state(path, "last", trained.last, trained.epochs[-1])
-    save_state(path, "best", trained.best, trained.epochs[best])
+    if distributed.first():
+        save_state(path, "last", trained.last, trained.epochs[-1])
+        save_state(path, "best", trained.best, trained.epochs[best])
     for which, state in (("last", trained.last), ("best", trained.best)):
         if which == "best" and trained.best_epoch in (None, trained.epochs[-1]["epoch"]):
             record.final["best"] = record.final["last"]  # the same state
             break
         reporter.on_final(which)
         prepared.model.load_state_dict(state)
-        record.final[which] = final(prepared, trained, reporter, which).as_dict()
+        record.final[which] = _evaluated(prepared, trained, reporter, which, path / "states" / f"{which}.npz").as_dict()
     record.best_epoch = trained.best_epoch
+    distributed.merge(trained.ledger)
     _count(record, trained, prepared)
+
+
+def _evaluated(prepared: Prepared, trained: Trained, reporter: Reporter, which: str, verdicts: Path) -> Evaluation:
+    """`final`, which goes on from the verdicts that a stopped one left; those of other settings, or damaged, go."""
+    try:
+        return final(prepared, trained, reporter, which, state=verdicts)
+    except (CheckpointError, UnsafeFileError) as error:
+        log.warning("%s; evaluating %s anew", error, which)
+    if distributed.first():
+        verdicts.unlink()
+    return final(prepared, trained, reporter, which, state=verdicts)
 
 
 def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
@@ -482,6 +557,7 @@ def environment(where: torch.device) -> dict:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
+        "processes": distributed.size(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
 

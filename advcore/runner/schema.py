@@ -181,6 +181,26 @@ class CostConfig:
 
 
 @settings
+class CheckpointConfig:
+    """The states from which `--resume` goes on; one is also written where a signal stops the run.
+
+    Parameters
+    ----------
+    period : epochs between two of them.
+    kept : how many stay, so that there is another where the newest is damaged.
+    """
+
+    period: int = 1
+    kept: int = 2
+
+    def __post_init__(self):
+        require(
+            at_least("period", self.period, 1),
+            at_least("kept", self.kept, 2, "there must be another where the newest is damaged"),
+        )
+
+
+@settings
 class RunConfig:
     """A run file.
 
@@ -188,7 +208,7 @@ class RunConfig:
     ----------
     name : names the run's folder; letters, digits, dot, dash, underscore.
     seed : of every random number.
-    data, model, objective, attack, selection, training, evaluation, cost : see their own pages.
+    data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
     minibatch : which examples of a batch are attacked, or which images are learned from; null: all.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
     """
@@ -204,6 +224,7 @@ class RunConfig:
     selection: SelectionConfig | None = None
     minibatch: RuleChoice | None = None
     cost: CostConfig = CostConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     device: str = "auto"
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from advcore import distributed
 from advcore.adversary import mismatch
 from advcore.borrow import device_of
 from advcore.cost import CostLedger
@@ -22,11 +23,11 @@ from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import KINDS, DenseRows, FactoredRows, Rows
 from advcore.selection.memory import estimate_for, settle
-from advcore.selection.partition import PARTITIONS, Split
+from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import Sample, full_error, overlap, quality
 from advcore.selection.solve import join, solve_all
 from advcore.solvers.base import scores_file
-from advcore.types import NORMALISE, Coreset, settings
+from advcore.types import NORMALISE, Coreset, Selection, settings
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,9 @@ class AdversarialCoreset(SelectionSettings):
         ledger : also counts this selection's passes and seconds.
         on_chunk : told examples attacked and in all.
 
+        Several processes (torch.distributed) share the attack, in chunks that do not depend on how many they are; the
+        first solves, and all must call this with the same model, and get the same coreset.
+
         Raises DataError, ConfigError, BudgetError for what the user can mend, NonFiniteError if the model has diverged.
         Cost one attack of the whole set, then the solver's. Rows are held, or in a temporary file (`memory_limit`), and
         then one problem's at a time.
@@ -192,7 +196,7 @@ class AdversarialCoreset(SelectionSettings):
         quality = {"gradient_error": 0.0, "gradient_error_trained": 0.0, "gradient_error_random": 0.0}
         quality |= {"weight_sum": 1.0, "effective_sample_size": 1.0, "filled": 0, "rounds": 1, "overlap": None}
         quality |= {"class_counts": source.class_counts(), "target_error": None}
-        return self._coreset(source, seed, epoch, torch.arange(n), torch.ones(n), quality=quality)
+        return self._coreset(source, seed, epoch, indices=torch.arange(n), weights=torch.ones(n), quality=quality)
 
     def _choose(self, call: "_Call", rows: Rows | None, previous: Coreset | None) -> Coreset:
         source, ledger = call.source, call.ledger
@@ -203,49 +207,60 @@ class AdversarialCoreset(SelectionSettings):
         found = found or self._measure(call, source, "selection", folder)
         goal = None if self.target == "train" else self._anew()._measure(call, call.validation, "validation", folder)
         with ledger.phase("solve", source.device):
-            split = Split(
-                rows=found.rows,
-                labels=found.labels.to(found.rows.device),
-                budget=self.budget,
-                block_size=self.block_size,
-                blocks=self.blocks,
-                stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
-                goal=goal and goal.rows,
-                goal_labels=goal and goal.labels.to(goal.rows.device),
-            )
-            problems = PARTITIONS[self.partition](split)
-            answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"))
-            indices, weights, blocks = join(problems, answers)
+            with distributed.together():
+                problems = self._problems(call, found, goal) if distributed.first() else None
+            answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"), source.device)
+            solved = distributed.by_first(lambda: _joined(problems, answers))
+        fallbacks = distributed.by_first(lambda: fallbacks)
+        (passes,), seconds = distributed.summed([ledger.units()]), ledger.seconds
+        told = (*events, *found.events, *(goal.events if goal else ()), *fallbacks)
         coreset = self._coreset(
             source,
             call.seed,
             call.epoch,
-            indices.cpu(),
-            weights.float().cpu(),
-            blocks=None if blocks is None else blocks.cpu(),
-            info=tuple({"problem": p.name, "k": p.k, **a.info} for p, a in zip(problems, answers, strict=True)),
-            events=(*events, *found.events, *(goal.events if goal else ()), *fallbacks),
-            cost={
-                "passes": ledger.units(),
-                "seconds": {name: ledger.seconds[name] for name in ("attack", "rows", "solve")},
-            },
+            events=told,
+            info=tuple(solved.pop("info")),
+            cost={"passes": passes, "seconds": {name: seconds[name] for name in ("attack", "rows", "solve")}},
+            **solved,
         )
+        in_full = self._sampled_in_full(call, coreset, found)
+
+        def facts() -> dict[str, Any]:
+            own = quality(coreset, found, goal and goal.rows, self.normalise, call.stream("quality"))
+            if in_full is None:
+                return own
+            error, noise = full_error(found.rows, coreset.indices, coreset.weights, in_full)
+            return own | {"gradient_error_full": error, "gradient_error_full_noise": noise}
+
         coreset.quality.update(
-            **quality(coreset, found, goal and goal.rows, self.normalise, call.stream("quality")),
-            **self._in_full(call, coreset, found),
+            **distributed.by_first(facts),
             overlap=None if previous is None else overlap(previous.indices, coreset.indices),
-            filled=sum(answer.info.get("filled", 0) for answer in answers),
-            rounds=max(answer.info.get("rounds", 1) for answer in answers),
+            filled=sum(one.get("filled", 0) for one in coreset.info),
+            rounds=max(one.get("rounds", 1) for one in coreset.info),
         )
         return coreset
 
-    def _in_full(self, call: "_Call", coreset: Coreset, found: Measured) -> dict[str, float]:
-        """The coreset's error against the full attack, on a sample; nothing where the selection's is no cheaper."""
+    def _problems(self, call: "_Call", found: Measured, goal: Measured | None) -> list[Problem]:
+        split = Split(
+            rows=found.rows,
+            labels=found.labels.to(found.rows.device),
+            budget=self.budget,
+            block_size=self.block_size,
+            blocks=self.blocks,
+            stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
+            goal=goal and goal.rows,
+            goal_labels=goal and goal.labels.to(goal.rows.device),
+        )
+        return PARTITIONS[self.partition](split)
+
+    def _sampled_in_full(self, call: "_Call", coreset: Coreset, found: Measured) -> Sample | None:
+        """Some examples attacked in full; None where the selection's attack is no cheaper, or has no gradients."""
         full, most = self.full_attack, self.full_examples
-        if full is None or not most or not attacked(self.objective) or not isinstance(found.rows, FactoredRows):
-            return {}
+        factored = found.rows is None or isinstance(found.rows, FactoredRows)
+        if full is None or not most or not attacked(self.objective) or not factored:
+            return None
         if sum(full.passes()) <= sum(self.attack.passes()):
-            return {}
+            return None
         outside = torch.ones(len(call.source), dtype=torch.bool)
         outside[coreset.indices] = False
         rest, stream = outside.nonzero()[:, 0], call.stream("full")
@@ -256,8 +271,7 @@ class AdversarialCoreset(SelectionSettings):
         ledger = CostLedger()
         rows = replace(self, attack=full)._measure(replace(call, ledger=ledger), part, "full", None).rows
         call.ledger.add(ledger, under="evaluation")
-        error, noise = full_error(found.rows, coreset.indices, coreset.weights, Sample(chosen, rest, rows))
-        return {"gradient_error_full": error, "gradient_error_full_noise": noise}
+        return Sample(chosen, rest, rows)
 
     def _anew(self) -> "AdversarialCoreset":
         """The same, for examples that no training attack has seen."""
@@ -270,8 +284,13 @@ class AdversarialCoreset(SelectionSettings):
         found = estimate_for(self, call.model, call.source, held_out)
         if found is None:
             return None, ()
-        found, event = settle(found, self.memory_limit, call.source.device)
-        return (Path(tempfile.gettempdir()), (event,)) if found.spilled else (None, ())
+
+        def spilled() -> str | None:
+            own, event = settle(found, self.memory_limit, call.source.device)
+            return event if own.spilled else None
+
+        event = distributed.by_first(spilled)
+        return (None, ()) if event is None else (Path(tempfile.gettempdir()), (event,))
 
     def _measure(self, call: "_Call", data: Source, purpose: str, folder: Path | None) -> Measured:
         """The rows the solver reads, and all labels; nothing is attacked for a solver that reads nothing."""
@@ -299,10 +318,8 @@ class AdversarialCoreset(SelectionSettings):
             on_chunk=call.on_chunk,
         )
 
-    def _coreset(self, source: Source, seed: int, epoch: int, indices: Tensor, weights: Tensor, **facts) -> Coreset:
+    def _coreset(self, source: Source, seed: int, epoch: int, **facts) -> Coreset:
         return Coreset(
-            indices=indices,
-            weights=weights,
             num_examples=len(source),
             fingerprint=source.fingerprint(),
             solver=type(self.solver).__name__.lower(),
@@ -329,6 +346,17 @@ class _Call:
     def stream(self, purpose: str, *, fixed: bool = False) -> Stream:
         """Of this selection; `fixed`: the same at every selection of a run."""
         return Stream(seed=self.seed, purpose=purpose, epoch=0 if fixed else self.epoch)
+
+
+def _joined(problems: list[Problem], answers: list[Selection]) -> dict[str, Any]:
+    """`indices`, `weights`, `blocks` and `info` of a coreset."""
+    indices, weights, blocks = join(problems, answers)
+    return {
+        "indices": indices.cpu(),
+        "weights": weights.float().cpu(),
+        "blocks": None if blocks is None else blocks.cpu(),
+        "info": [{"problem": p.name, "k": p.k, **a.info} for p, a in zip(problems, answers, strict=True)],
+    }
 
 
 def _known_labels(source: Source) -> Tensor:

@@ -1,11 +1,14 @@
 """Problems to a solver, its answers to one selection."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from advcore import distributed
 from advcore.rng import Stream
+from advcore.rows import DenseRows, FactoredRows, Rows
 from advcore.selection.partition import Problem
 from advcore.signals import check
 from advcore.solvers.base import Solver, Task, memory_of
@@ -14,10 +17,61 @@ from advcore.types import Selection
 _TOGETHER = 4e9  # bytes of matrices that are solved as one batch
 
 
-def solve_all(solver: Solver, problems: list[Problem], generator: Stream) -> tuple[list[Selection], list[str]]:
+def solve_all(
+    solver: Solver, problems: list[Problem] | None, generator: Stream, device: torch.device | None = None
+) -> tuple[list[Selection], list[str]]:
     """One answer a problem; a problem with a share that its solver leaves empty gets random picks at the others'
-    mean weight. What fell back or was left out comes as events."""
-    answers, events = list(_answers(solver, problems, generator)), []
+    mean weight. What fell back or was left out comes as events.
+
+    Of several processes, each solves every size-th problem. `problems` are the first one's, None in the others, which
+    solve on `device` and return no more than an empty list.
+    """
+    own = distributed.dealt(problems, _told, device)
+    with distributed.together():
+        mine = list(_answers(solver, [one if isinstance(one, Problem) else _heard(one) for one in own], generator))
+    if distributed.size() == 1:
+        return _completed(problems, mine, generator)
+    found = [iter(answers) for answers in distributed.gathered([vars(answer) for answer in mine])]
+    if problems is None:
+        return [], []
+    told = [next(found[i % len(found)]) for i in range(len(problems))]
+    answers = [_heard_answer(one, problem.members.device) for one, problem in zip(told, problems, strict=True)]
+    return _completed(problems, answers, generator)
+
+
+def _told(problem: Problem) -> dict[str, Any]:
+    """A problem for another process; without rows where it has no share."""
+    kept = {"name": problem.name, "members": problem.members, "k": problem.k}
+    return kept | {"rows": problem.k and _plain(problem.rows), "target": problem.k and problem.target}
+
+
+def _plain(rows: Rows) -> dict[str, Any]:
+    if isinstance(rows, FactoredRows):
+        return {"residuals": list(rows.residuals), "features": list(rows.features), "kind": rows.kind}
+    return {"matrix": rows.matrix}
+
+
+def _heard(told: dict[str, Any]) -> Problem:
+    """What `_told` told of."""
+    rows = told["rows"]
+    if told["k"] and "matrix" in rows:
+        made = DenseRows(**rows)
+    elif told["k"]:
+        made = FactoredRows(**(rows | {name: tuple(rows[name]) for name in ("residuals", "features")}))
+    target = None if told["target"] is None else lambda: told["target"]
+    return Problem(told["name"], lambda: made, told["members"], told["k"], load_target=target)
+
+
+def _heard_answer(told: dict[str, Any], device: torch.device) -> Selection:
+    return Selection(**(told | {name: told[name].to(device) for name in ("indices", "weights")}))
+
+
+def _completed(
+    problems: list[Problem], answers: list[Selection], generator: Stream
+) -> tuple[list[Selection], list[str]]:
+    """The answers with random picks at the others' mean weight for a problem with a share that its solver left empty;
+    and what fell back or was left out."""
+    events = []
     left_out = [problem.name for problem in problems if problem.k == 0]
     if left_out:
         events.append(f"the budget is too small for every class: nothing from {', '.join(left_out)}")

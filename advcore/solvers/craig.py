@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advcore.errors import must, one_of, require
-from advcore.pairs import distance_matrix, distances_between, matrix_bytes, matrix_dtype
+from advcore.pairs import distance_matrix, distances_between, matrix_bytes, matrix_dtype, natural_unit
 from advcore.rng import Stream
 from advcore.rows import ALL, Rows, cut
 from advcore.solvers.base import MATRIX, check_problem, matrix_is_held, no_target
@@ -63,15 +63,16 @@ class Craig:
         )
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
-        check_problem(rows, k)
+        norms = check_problem(rows, k)
         no_target(self, target)
-        found = self._locate(rows, k, self._sample(len(rows), k, generator))
+        unit = natural_unit(norms.sqrt()) ** (2 if self.distance == "squared" else 1)
+        found = self._locate(rows, k, unit, self._sample(len(rows), k, generator))
         return Selection(
             indices=torch.tensor(found.picks, device=rows.device),
             weights=torch.from_numpy(found.cluster_sizes()).to(rows.device),
             info={
                 "stopped": "budget" if len(found.picks) == k else "no gain",
-                "gains": found.gains,
+                "gains": [gain * unit for gain in found.gains],
                 "evaluations": found.evaluations,
             },
         )
@@ -81,11 +82,12 @@ class Craig:
         held = self.backend == "submodlib" or matrix_is_held(self.matrix, n)
         return {"matrix": matrix_bytes(n) if held else 0, "solver": 8 * _BATCH * n * (1 if held else 4)}
 
-    def _locate(self, rows: Rows, k: int, sample: Sample | None) -> Located:
+    def _locate(self, rows: Rows, k: int, unit: float, sample: Sample | None) -> Located:
+        """Distances count in `unit`s, a power of two that makes them fit float32 and loses no digit."""
         squared = self.distance == "squared"
         if self.backend != "submodlib" and not matrix_is_held(self.matrix, len(rows)):
-            return _without_matrix(rows, k, squared, sample)
-        similarity = distance_matrix(rows, matrix_dtype(rows), squared=squared)
+            return _without_matrix(rows, k, squared, unit, sample)
+        similarity = distance_matrix(rows, matrix_dtype(rows), squared=squared, unit=unit)
         largest = similarity.max()
         similarity.neg_().add_(largest)
         if self.backend == "submodlib":
@@ -107,14 +109,14 @@ class Craig:
         return draw
 
 
-def _without_matrix(rows: Rows, k: int, squared: bool, sample: Sample | None) -> Located:
+def _without_matrix(rows: Rows, k: int, squared: bool, unit: float, sample: Sample | None) -> Located:
     """Two passes over all pairs, kept nowhere (the largest distance, each row's sum); then tiles of them."""
     n, between = len(rows), distances_between(rows, squared=squared)
 
     def distances(own: Tensor) -> Tensor:
         made = torch.cat([between(rows.gram(own, others), own, others) for others in cut(ALL, n, _COLUMNS)], 1)
         made[torch.arange(len(own), device=own.device), own] = 0
-        return made
+        return made.div_(unit)
 
     largest, sums = 0.0, []
     for own in cut(torch.arange(n, device=rows.device), n, _BATCH):

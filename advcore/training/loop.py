@@ -3,15 +3,18 @@
 import copy
 import logging
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from advcore import distributed
 from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
 from advcore.borrow import device_of
 from advcore.cost import CostLedger, peak_memory
@@ -27,7 +30,7 @@ from advcore.selection.schedule import Epoch, Schedule
 from advcore.signals import Stopped, check, whole
 from advcore.solvers.uniform import Random
 from advcore.training.minibatch import Batch, follow
-from advcore.training.step import Learner
+from advcore.training.step import Learner, part_of_mean
 from advcore.types import Coreset
 
 State = dict[str, Tensor]
@@ -58,8 +61,8 @@ class Listener:
     on_state : "last" after each epoch, "best" when it improves, and "before_collapse", the epoch before a catastrophic
         overfitting; with the state and its epoch's dict.
     on_model : the model after each epoch.
-    on_checkpoint : after each epoch, and where a signal stops the run: a function that gives all that the rest of the
-        run depends on, for `fit(resume=...)`.
+    on_checkpoint : after each `period`-th epoch and the last, and where a signal stops the run: a function that gives
+        all that the rest of the run depends on, for `fit(resume=...)`.
     """
 
     on_epoch: Callable[[dict, Trained], None] = lambda entry, so_far: None
@@ -68,6 +71,7 @@ class Listener:
     on_state: Callable[[str, State, dict], None] = lambda name, state, entry: None
     on_model: Callable[[nn.Module], None] = lambda model: None
     on_checkpoint: Callable[[Callable[[], dict]], None] = lambda state: None
+    period: int = 1
 
 
 @dataclass
@@ -112,6 +116,7 @@ class Loop:
         self.plan = settings.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else settings.schedule.budget for epoch in self.plan]
         self.memory = self._remembered()
+        self.parallel = distributed.parallel(model)
         self.optimizer = settings.optimizer.build(model)
         decay = settings.ema
         self.average = (
@@ -180,6 +185,7 @@ class Loop:
         except Stopped:
             place.seconds = time.perf_counter() - started
             raise
+        distributed.merge(ledger)
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
         self.out.epochs.append(place.entry)
         self.place = Place(epoch=i + 1)
@@ -187,15 +193,18 @@ class Loop:
             raise NonFiniteError(f"the weights are NaN or infinite after epoch {i}; nothing of it was saved")
         self.listener.on_epoch(place.entry, self.out)
         self.listener.on_model(self.model)
-        self.listener.on_checkpoint(self.state)
+        if (i + 1) % self.listener.period == 0 or i + 1 == len(self.plan):
+            self.listener.on_checkpoint(self.state)
 
     def state(self) -> dict[str, Any]:
-        """A copy, on the CPU, of all that the rest of the run depends on, for `fit(resume=...)`."""
+        """A copy, on the CPU, of all that the rest of the run depends on, for `fit(resume=...)`. Of several processes,
+        all must ask for it; the first one's is whole."""
+        distributed.merge(self.out.ledger)
         out, optimizer = self.out, self.optimizer.state_dict()
         return _copied(
             {
                 "of": self._identity(),
-                "place": vars(self.place),
+                "place": vars(self.place) | {"total": distributed.gathered(self.place.total)},
                 "steps_done": self.steps_done,
                 "model": self.model.state_dict(),
                 "optimizer": optimizer | {"state": {str(key): own for key, own in optimizer["state"].items()}},
@@ -211,7 +220,7 @@ class Loop:
                 "epochs": out.epochs,
                 "events": out.events,
                 "ledger": out.ledger.summary(),
-                "random": _random_states(self.device),
+                "random": distributed.gathered(_random_states(self.device)),
             }
         ) | {"memory": self.memory and self.memory.state()}  # a copy already
 
@@ -227,6 +236,11 @@ class Loop:
         state = _copied(state)
         out, optimizer = self.out, state["optimizer"]
         self.place = Place(**_moved(state["place"], self.device))
+        totals = self.place.total
+        if len(totals) == distributed.size():
+            self.place.total = totals[distributed.rank()]
+        else:
+            self.place.total = sum(totals) if distributed.first() else 0.0
         self.steps_done = state["steps_done"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(
@@ -246,22 +260,29 @@ class Loop:
         self.previous = state["previous"] and tuple(state["previous"])
         out.events = list(state["events"])
         out.ledger.restore(state["ledger"])
-        _set_random_states(state["random"], self.device)
+        if not distributed.first():  # all that was counted is the first one's
+            out.ledger = CostLedger()
+        if distributed.rank() < len(state["random"]):  # a process that was not there keeps its own
+            _set_random_states(state["random"][distributed.rank()], self.device)
 
     def _score(self, model: nn.Module, ledger: CostLedger) -> Tensor:
         """(N,) the scores of one epoch."""
         settings = self.settings
         gradient = GRADIENTS[settings.solver_reads]
-        return gradient.measure(
-            model,
-            self.train,
-            objective=settings.objective,
-            attack=settings.selector.attack,
-            stream=Stream(seed=self.seed, purpose="scoring"),
-            ledger=ledger,
-            head=settings.head,
-            chunk_size=settings.selector.chunk_size,
-        ).rows.matrix[:, 0]
+        return (
+            gradient.measure(
+                model,
+                self.train,
+                objective=settings.objective,
+                attack=settings.selector.attack,
+                stream=Stream(seed=self.seed, purpose="scoring"),
+                ledger=ledger,
+                head=settings.head,
+                chunk_size=settings.selector.chunk_size,
+            )
+            .rows.matrix[:, 0]
+            .to(self.train.device)
+        )
 
     def _probe_scores(self) -> None:
         """Ordinary training of a copy, scored after each epoch."""
@@ -324,15 +345,19 @@ class Loop:
             weights[self.coreset.indices.to(self.device)] = chosen
         streams = [Stream(seed=self.seed, purpose=name, epoch=i) for name in ("augment", "attack", "minibatch")]
         self._begin(i, epoch, streams[0])
-        for indices, x, y in batches_for(self.model, self.train, batches[place.step :]):
-            j = place.step
+        read = batches_for(self.model, self.train, [distributed.share(batch) for batch in batches[place.step :]])
+        for j in range(place.step, len(batches)):
+            with distributed.together():
+                indices, x, y = next(read)
             with whole():
                 place.lr = self._set_lr(i, epoch, j / len(batches))
                 augment, attack, rule = (stream.at(indices) for stream in streams)
                 where = lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}..."  # noqa: E731
-                batch = Batch(indices, self.augment(x, augment), y, weights[indices], attack, rule, where)
-                self._count(*self.rule.step(self._learner(i), batch))
-                place.seen += len(y)
+                own, images = weights[indices], len(batches[j])
+                factor = part_of_mean(own, weights, batches[j], settings.normalise)
+                batch = Batch(indices, self.augment(x, augment), y, own, attack, rule, where, images, factor)
+                self._count(*self.rule.step(self._learner(i, batches[j]), batch))
+                place.seen += images
                 place.step += 1
                 self.steps_done += 1
             self.listener.on_progress("train", j + 1, len(batches))
@@ -349,7 +374,7 @@ class Loop:
             "action": epoch.action,
             "examples": place.seen,
             "steps": len(batches),
-            "loss": float(place.total) / place.counted,
+            "loss": distributed.summed([float(place.total)])[0] / place.counted,
             "lr": place.lr,
             **({"minibatch": told} if told else {}),
             **({"attack_steps": settings.attack_at(i).steps} if settings.attack_steps else {}),
@@ -370,23 +395,25 @@ class Loop:
         self.place.begun = True
 
     def _count(self, loss: Tensor, images: int) -> None:
-        self.place.total = self.place.total + loss * images
+        self.place.total = self.place.total + loss * (images / distributed.size())
         self.place.counted += images
 
-    def _learner(self, i: int) -> Learner:
-        """Of the i-th epoch."""
+    def _learner(self, i: int, batch: Tensor | None = None) -> Learner:
+        """Of the i-th epoch; what it does of a `batch` that every process does whole counts in one."""
         settings = self.settings
+        counts = batch is None or distributed.counts_here(batch)
         return Learner(
             model=self.model,
             objective=settings.objective,
             attack=self._attack(i),
             optimizer=self.optimizer,
-            ledger=self.out.ledger,
+            ledger=self.out.ledger if counts else CostLedger(),
             normalise=settings.normalise,
             attack_mode=settings.attack_mode,
             clip_norm=settings.clip_norm,
             clip_value=settings.clip_value,
             memory=self.memory,
+            parallel=self.parallel,
             on_update=self._averaged,
         )
 
@@ -447,6 +474,7 @@ class Loop:
             )
             entry["clean"] = found.clean.accuracy
             entry["robust"] = found.attacks[0]["accuracy"] if found.attacks else None
+            entry |= {"probe": found.attacks[0]} if found.attacks else {}
             score = entry["clean"] if entry["robust"] is None else entry["robust"]
             if score > self.best_score:
                 self.best_score, self.out.best_epoch, self.out.best = score, entry["epoch"], state
@@ -504,13 +532,19 @@ def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
     return [function(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """torch's own, which layers such as dropout draw from."""
+def _random_states(device: torch.device) -> dict[str, Any]:
+    """The global ones, which layers such as dropout draw from."""
     cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-    return {"cpu": torch.get_rng_state(), **cuda}
+    _, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    numpy = [torch.from_numpy(keys.astype(np.int64)), *rest]
+    return {"cpu": torch.get_rng_state(), "python": [torch.tensor(words), gauss], "numpy": numpy, **cuda}
 
 
-def _set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+    (words, gauss), (keys, *rest) = states["python"], states["numpy"]
+    random.setstate((random.getstate()[0], tuple(words.tolist()), gauss))
+    np.random.set_state(("MT19937", keys.numpy(), *rest))

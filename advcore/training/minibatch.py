@@ -30,7 +30,11 @@ Rule = AttackSubset | UpdateSubset
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples of an epoch, and their streams: of the attack, and of the rule."""
+    """B examples of an epoch, and their streams: of the attack, and of the rule.
+
+    images : of the whole batch, of which these may be one process's part; factor : what this part's loss counts for,
+    where the mean over the processes is to be the whole's.
+    """
 
     indices: Tensor
     x: Tensor
@@ -39,6 +43,8 @@ class Batch:
     attack: Stream
     rule: Stream
     where: Callable[[], Any]
+    images: int
+    factor: float = 1.0
 
 
 class Plain:
@@ -49,8 +55,8 @@ class Plain:
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
         """The loss, and how many images it is the mean of."""
-        loss = step(learner, batch.x, batch.y, batch.weights, generator=batch.attack, where=batch.where)
-        return loss, len(batch.y)
+        how = {"generator": batch.attack, "where": batch.where, "factor": batch.factor}
+        return step(learner, batch.x, batch.y, batch.weights, **how), batch.images
 
     def rest(self, learner: Learner) -> tuple[Tensor, int]:
         """A last step of the epoch on what still waits: as `step`; 0 images where nothing does."""

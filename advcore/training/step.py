@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advcore import distributed
 from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
@@ -24,11 +25,22 @@ def weighted_mean(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
     return (weights * losses).mean()
 
 
+def part_of_mean(own: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
+    """What one process's mean over the weights `own` counts for, so that the mean over the processes is the mean over
+    the whole `batch` of indices into `weights`. 1 where it does the whole batch."""
+    if len(own) == len(batch):
+        return 1.0
+    if normalise == "batch":
+        return distributed.size() * float(own.sum() / weights[batch.to(weights.device)].sum())
+    return distributed.size() * len(own) / len(batch)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Learner:
     """What all steps of a run share, and the halves that a step is made of.
 
     memory : of where the attack ended, if it starts there; what `attack` recalls from.
+    parallel : the model with its gradients averaged over several processes; None where there is one.
     on_update : called after each optimiser step.
     """
 
@@ -42,6 +54,7 @@ class Learner:
     clip_norm: float | None = None
     clip_value: float | None = None
     memory: Perturbations | None = None
+    parallel: nn.Module | None = None
     on_update: Callable[[], None] = lambda: None
 
     def perturbed(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
@@ -53,7 +66,7 @@ class Learner:
             attack = bound(self.attack, self.model, self.ledger.counted)
             x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
-                self.memory.keep(x, x_adv, generator.indices)
+                self.memory.keep(*distributed.joint(x, x_adv, generator.indices))
             return x_adv
 
     def loss(self, forward: Callable, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
@@ -63,19 +76,21 @@ class Learner:
         return weighted_mean(self.objective.loss(y, **logits), weights, self.normalise)
 
     def update(self, loss_of: Callable[[Callable], Tensor], device: torch.device, where: Callable[[], Any]) -> Tensor:
-        """One optimiser step on `loss_of(forward)`, in train mode; that loss, detached.
+        """One optimiser step on `loss_of(forward)`, in train mode; that loss, detached. Of several processes' losses,
+        the step is on the mean.
 
         A loss or gradient that is not finite raises NonFiniteError, which says `where()`, and changes no weight;
         BatchNorm's running statistics have seen the batch by then.
         """
         with self.ledger.phase("update", device):
             self.model.train()
-            loss = loss_of(self.ledger.counted(self.model))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            with distributed.reducing():
+                loss = loss_of(self.ledger.counted(self.parallel or self.model))
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
             parameters = [p for p in self.model.parameters() if p.grad is not None]
             norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm if self.clip_norm else float("inf"))
-            if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            if not distributed.everywhere(bool(torch.isfinite(loss) & torch.isfinite(norm))):
                 self.optimizer.zero_grad(set_to_none=True)
                 raise NonFiniteError(
                     f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; nothing was applied"
@@ -83,6 +98,8 @@ class Learner:
             if self.clip_value:
                 nn.utils.clip_grad_value_(parameters, self.clip_value)
             self.optimizer.step()
+            if self.parallel is not None:
+                distributed.average(list(self.model.buffers()))
         self.on_update()
         return loss.detach()
 
@@ -95,10 +112,11 @@ def step(
     *,
     generator: Stream,
     where: Callable[[], Any] = lambda: "",
+    factor: float = 1.0,
 ) -> Tensor:
-    """Attack x (B, C, H, W), then one optimiser step on the weighted loss; returns that loss, detached.
+    """Attack x (B, C, H, W), then one optimiser step on `factor` times the weighted loss; returns that, detached.
 
     Cost: the attack, then one forward and one backward pass for each of the objective's passes.
     """
     x_adv = learner.perturbed(x, y, generator)
-    return learner.update(lambda forward: learner.loss(forward, x, x_adv, y, weights), x.device, where)
+    return learner.update(lambda forward: factor * learner.loss(forward, x, x_adv, y, weights), x.device, where)

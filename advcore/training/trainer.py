@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from advcore import distributed
 from advcore.adversary import mismatch
 from advcore.attacks.memory import Memory
 from advcore.data.augment import none
@@ -34,7 +35,7 @@ class LoopSettings:
 
     Parameters
     ----------
-    batch_size : examples a step.
+    batch_size : examples a step, of all processes together.
     normalise : of the weights: "coreset", "none" or "batch" (`Coreset.training_weights`).
     attack_mode : "eval", or "train" as some published codes attack.
     eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
@@ -232,19 +233,40 @@ class Trainer(LoopSettings):
         resume : what `Listener.on_checkpoint` was given by a run with the same settings, data and seed; it goes on from
             there, and ends where that run would have, bit for bit.
 
+        Several processes (torch.distributed) share each batch: a step is on the whole batch's loss, BatchNorm sees each
+        part alone, and its statistics are averaged. All must call this with the same arguments.
+
         Raises NonFiniteError when the loss or a gradient is; nothing of that step is applied.
         """
+        refuse_processes(self)
         if self.selector is not None and self.selector.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for a selection with target: validation", None))
         if self.minibatch is not None and self.minibatch.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
         if self.given and scores is None:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
-        with preserved(Stream(seed=seed, purpose="training")):
+        others = f", process {distributed.rank()}" if distributed.rank() else ""  # else all drop out alike
+        with preserved(Stream(seed=seed, purpose="training" + others)):
             loop = Loop(self, model, train, validation, seed, augment, listener or Listener(), scores)
             if resume is not None:
                 loop.restore(resume)
             return loop.run()
+
+
+def refuse_processes(trainer: Trainer) -> None:
+    """Raise ConfigError for what several processes cannot do together."""
+    count = distributed.size()
+    if count == 1:
+        return
+    least = distributed.LEAST * count
+    require(
+        must("minibatch", f"null with {count} processes", "a rule", "its picks are of whole batches; use one process")
+        if trainer.minibatch is not None
+        else None,
+        at_least(
+            "training.batch_size", trainer.batch_size, least, f"{count} processes take {distributed.LEAST} or more each"
+        ),
+    )
 
 
 def _remembers(attack: Any) -> bool:

@@ -63,6 +63,7 @@ def bounded(attack, x, x_adv):
     assert attack.training_only or float(excess.max()) <= BOUND[attack.norm](attack.eps)
 
 
+@pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("start", ["uniform", "gaussian", "clean"])
 @pytest.mark.parametrize("scale", [0.01, 1, 10])
@@ -72,6 +73,7 @@ def test_stays_in_its_ball_and_in_unit_range(name, start, scale):
     bounded(attack, x, attack(cross_entropy(model, labels()), x, generator=stream(torch.arange(6))))
 
 
+@pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("size", [1, 64, 224])
 def test_stays_in_its_ball_where_all_pixels_round_alike(name, size):
@@ -86,6 +88,7 @@ def test_stays_in_its_ball_where_all_pixels_round_alike(name, size):
         assert name == "l1_pgd" or bool((moved > 0).all())  # whose steps are sparse
 
 
+@pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("level, size", [(0.0, 512), (0.5, 224)])
 def test_stays_in_its_ball_on_large_images(name, level, size):
@@ -96,6 +99,7 @@ def test_stays_in_its_ball_on_large_images(name, level, size):
     bounded(attack, x, attack(lambda z: (push * z).flatten(1).sum(1), x, generator=stream(torch.arange(2))))
 
 
+@pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_stays_in_its_ball_under_autocast_and_for_half_precision_images(name, dtype):
@@ -121,6 +125,7 @@ def test_the_loss_rises(name):
     assert float((after > before).double().mean()) > 0.9 and after.mean() > before.mean()
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_more_loss_in_a_larger_ball(name):
     x, model = images(32), network()
@@ -158,6 +163,7 @@ def test_an_example_is_attacked_the_same_in_any_batch(name, restarts):
         assert torch.allclose(part, whole[i], atol=1e-10)
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_without_room_the_answer_is_the_clean_image(name):
     x, loss = images(), cross_entropy(network(), labels())
@@ -192,6 +198,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.case("E2")
 @EVERY
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("fails_at", [None, 1, 3])
@@ -215,6 +222,7 @@ def test_model_and_images_come_back_bitwise_also_when_the_loss_raises(name, trai
     assert torch.equal(x, pixels) and not x.requires_grad and x.grad is None
 
 
+@pytest.mark.case("E2")
 @EVERY
 def test_images_that_ask_for_gradients_get_none(name):
     x = images().requires_grad_(True)
@@ -222,6 +230,7 @@ def test_images_that_ask_for_gradients_get_none(name):
     assert not x_adv.requires_grad and x.requires_grad and x.grad is None
 
 
+@pytest.mark.case("F9")
 @EVERY
 @pytest.mark.parametrize("restarts", [1, 2])
 def test_zero_gradients_are_survived(name, restarts):
@@ -234,6 +243,7 @@ def test_zero_gradients_are_survived(name, restarts):
         bounded(attack, x, attack(loss, x, generator=stream(torch.arange(6))))
 
 
+@pytest.mark.case("F9")
 @EVERY
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_a_gradient_of_any_size_gives_the_same_direction(name, size):
@@ -248,6 +258,7 @@ def test_a_gradient_of_any_size_gives_the_same_direction(name, size):
     assert torch.allclose(odd, usual, atol=1e-6) and not torch.equal(odd, x)
 
 
+@pytest.mark.case("F9")
 @EVERY
 @pytest.mark.parametrize("gap", [200.0, 1000.0])
 @pytest.mark.parametrize("climbed", ["cross-entropy", "divergence", "margin"])
@@ -280,6 +291,7 @@ def test_passes_are_what_the_attack_takes(name, restarts):
     assert ledger.passes["attack"] == {"forward": 6 * forward, "backward": 6 * backward}
 
 
+@pytest.mark.case("E9")
 @EVERY
 def test_an_attack_says_how_its_number_is_made(name):
     attack = build(name, restarts=2)

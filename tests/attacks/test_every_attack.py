@@ -1,5 +1,7 @@
 """What every registered attack promises, on a model it is bound to; a new line in ATTACKS needs one in USUAL."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import nn
 
 from advcore.adversary import bound, perturb
 from advcore.attacks import ATTACKS
+from advcore.attacks.base import Iterated
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError
@@ -82,6 +85,7 @@ def test_the_table_of_settings_is_whole():
     assert set(USUAL) == set(ATTACKS)
 
 
+@pytest.mark.case("E1")
 @EVERY
 def test_stays_in_its_ball_and_raises_the_margin(name):
     x, model = images(), network()
@@ -93,6 +97,7 @@ def test_stays_in_its_ball_and_raises_the_margin(name):
     assert rises[1].mean() > rises[0].mean()
 
 
+@pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_stays_in_its_ball_under_autocast(name, dtype):
@@ -108,6 +113,91 @@ def test_stays_in_its_ball_under_autocast(name, dtype):
     assert_bounded(attack, x.double(), x_adv.double())
 
 
+def pixels(values):
+    """Images (N, ...) whose pixels are drawn from `values`."""
+    drawn = torch.randint(len(values), (N, *SHAPE), generator=torch.Generator().manual_seed(2))
+    return torch.tensor(values)[drawn]
+
+
+EXTREMES = {
+    "black": torch.zeros(N, *SHAPE),
+    "white": torch.ones(N, *SHAPE),
+    "one level from the ends": pixels([0.0, 1 / 255, 254 / 255, 1.0]),
+    "all levels": pixels([level / 255 for level in range(256)]),
+    "one image": pixels([level / 255 for level in range(256)])[:1],
+    "float16": pixels([level / 255 for level in range(256)]).half(),
+}
+WHOLE = {"linf": 1.0, "l2": math.prod(SHAPE) ** 0.5, "l1": float(math.prod(SHAPE)), "lpips": 2.0}
+"""A ball that holds every image."""
+
+
+def measurable(attack):
+    """The attack, its distance measured in float64 whatever it saw."""
+    return bound(attack, network(torch.float64), CostLedger().counted)
+
+
+@pytest.mark.case("E1")
+@EVERY
+@pytest.mark.parametrize(
+    ("key", "dtype"),
+    [*((key, None) for key in EXTREMES), ("one level from the ends", torch.bfloat16), ("one image", torch.float16)],
+)
+def test_stays_in_its_ball_from_any_image_under_any_autocast(name, key, dtype):
+    x, model = EXTREMES[key], network()
+    y, generator = LABELS[: len(x)], stream(torch.arange(len(x)))
+    known = {"restarts": 2} if issubclass(ATTACKS[name], Iterated) else {}
+
+    def forward(z):
+        with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            return model(z.float()).float()
+
+    for changes in (known, {"eps": WHOLE.get(ATTACKS[name].norm, 1.0)}):
+        attack = build(name, **changes)
+        x_adv, _ = attacked(attack, model, x, y, generator=generator, forward=forward)
+        assert_bounded(measurable(attack), x.double(), x_adv.double())
+
+
+class Broken(torch.autograd.Function):
+    """Images as they are, a gradient that is not."""
+
+    @staticmethod
+    def forward(context, x, bad):
+        context.bad = bad
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        gradient = gradient.clone()
+        gradient[1, 0, 3, 3], gradient[2], gradient[3, 1] = context.bad, context.bad, -context.bad
+        return gradient, None
+
+
+@pytest.mark.case("E1", "F9")
+@EVERY
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38, 1e-45])
+def test_a_gradient_that_cannot_be_meant_leaves_the_images_finite_and_the_others_alone(name, bad):
+    x, model = images(), network()
+    x_adv, attack = attacked(build(name), model, x, forward=lambda z: model(Broken.apply(z, bad)))
+    assert_bounded(attack, x, x_adv)
+    alone = attacked(build(name), model, x)[0]
+    assert torch.equal(x_adv[[0, 4, 5]], alone[[0, 4, 5]])
+
+
+def whole_numbers(z):
+    return (z * 255).to(torch.uint8).float() / 255
+
+
+@pytest.mark.case("E1", "F9")
+@EVERY
+@pytest.mark.parametrize("before", [whole_numbers, torch.Tensor.detach], ids=["whole numbers", "detached"])
+def test_a_model_that_no_gradient_leads_through_is_attacked_all_the_same(name, before):
+    x, model = images(), nn.Sequential(network())
+    model.register_forward_pre_hook(lambda module, args: (before(args[0]),))
+    x_adv, attack = attacked(build(name), model, x)
+    assert_bounded(attack, x, x_adv)
+
+
+@pytest.mark.case("E5")
 @EVERY
 def test_without_room_the_answer_is_the_clean_image(name):
     x = images()
@@ -138,6 +228,7 @@ def test_an_example_is_attacked_the_same_in_any_batch(name):
         assert torch.allclose(part, whole[i], atol=1e-6)
 
 
+@pytest.mark.case("E2")
 @EVERY
 @pytest.mark.parametrize("training", [False, True])
 def test_the_model_and_the_images_come_back_bitwise(name, training):
@@ -166,6 +257,7 @@ def test_passes_are_what_the_attack_takes_or_the_most(name):
         assert took == {"forward": N * forward, "backward": N * backward}
 
 
+@pytest.mark.case("E9")
 @EVERY
 def test_an_attack_says_how_its_number_is_made(name):
     attack = build(name)
@@ -188,6 +280,7 @@ def test_the_reference_has_the_steps_asked_for(name):
     assert backward >= 7 and forward >= 7
 
 
+@pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("objective", ["pgd", "trades"])
 def test_every_objective_can_be_attacked(name, objective):
@@ -218,11 +311,28 @@ class Sharp(nn.Module):
         return self.gap * logits / logits.detach().abs().amax() if self.gap else 0 * logits
 
 
+@pytest.mark.case("F9")
 @EVERY
 @pytest.mark.parametrize("gap", [0.0, 200.0, 1000.0])
 def test_logit_gaps_of_any_size_and_zero_gradients_are_survived(name, gap):
     x, model = images(), Sharp(gap)
     x_adv, attack = attacked(build(name), model, x)
+    assert_bounded(attack, x, x_adv)
+
+
+CLIMBS = [(name, objective) for name, kind in ATTACKS.items() if kind.climbs == "own" for objective in OBJECTIVES]
+
+
+@pytest.mark.case("F9", "E1")
+@pytest.mark.parametrize(("name", "objective"), CLIMBS)
+@pytest.mark.parametrize("gap", [0.0, 200.0, 1000.0])
+def test_what_an_objective_lets_climb_is_survived_at_any_gap(name, objective, gap):
+    """Every label there is: right with certainty, wrong with certainty, and between."""
+    model, ledger = Sharp(gap), CostLedger()
+    x = images()[:1].expand(N, *SHAPE).contiguous()
+    with ledger.phase("attack"), borrow(model):
+        attack = bound(build(name), model, ledger.counted)
+        x_adv = perturb(ledger.counted(model), OBJECTIVES[objective](), attack, x, LABELS, generator=stream())
     assert_bounded(attack, x, x_adv)
 
 
@@ -240,6 +350,7 @@ class Fails(nn.Module):
         return self.net(x)
 
 
+@pytest.mark.case("E2")
 @EVERY
 def test_a_model_that_raises_comes_back_too(name):
     model = Fails()

@@ -20,6 +20,7 @@ def noise(shape, size, seed=1):
     return size * (2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1)
 
 
+@pytest.mark.case("E1")
 @pytest.mark.parametrize("attack", [StAdv(eps=0.2), ReColorAdv(eps=0.1), JPEGLinf(eps=0.2)])
 @pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 28, 28), (2, 3, 9, 12)])
 def test_no_change_is_none_and_any_change_is_in_the_ball(attack, shape):

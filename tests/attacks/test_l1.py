@@ -29,6 +29,7 @@ def bisected(z, x, eps):
     return x + np.sign(delta) * moved(high)
 
 
+@pytest.mark.case("E1")
 @settings(deadline=None, derandomize=True, max_examples=80)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 40), eps=st.floats(0.0, 8.0), reach=st.floats(0.01, 3.0))
 def test_the_projection_is_the_bisected_one(seed, size, eps, reach):
@@ -80,6 +81,7 @@ def test_the_start_is_uniform_in_the_ball():
     assert start.flatten(1).mean(0).abs().max() < 0.003
 
 
+@pytest.mark.case("E3")
 @pytest.mark.parametrize("start", ["clean", "uniform", "gaussian"])
 def test_pgd_reaches_the_worst_case_of_a_linear_loss(start):
     """All of eps on the pixel of the largest weight: the dual norm."""

@@ -102,6 +102,7 @@ def test_the_gradient_is_finite_at_the_image_itself():
     assert torch.isfinite(gradient).all() and between(embed(x), embed(x)).abs().max() < 1e-9
 
 
+@pytest.mark.case("E1")
 @pytest.mark.parametrize("eps", [0.0, 0.02, 0.1, 0.5])
 def test_the_projection_ends_inside_and_leaves_those_inside_alone(eps):
     x, embed = images(), Embedder(network(), None, None)
@@ -163,6 +164,7 @@ def run(attack, model, x, y, network=None):
     return x_adv, own, ledger.passes["attack"]
 
 
+@pytest.mark.case("E1")
 @pytest.mark.parametrize("attack", [PPGD(eps=0.2, steps=5), LPA(eps=0.2, steps=5), FastLPA(eps=0.2, project=True)])
 def test_the_bound_holds_by_the_slow_distance(attack):
     x, model = images(), network()
@@ -171,6 +173,7 @@ def test_the_bound_holds_by_the_slow_distance(attack):
     assert max(distances) <= 0.2 * 1.01 and max(distances) > 0.1
 
 
+@pytest.mark.case("E5")
 @pytest.mark.parametrize("attack", [PPGD(eps=0.3, steps=8), LPA(eps=0.3, steps=10), FastLPA(eps=0.3, project=True)])
 def test_more_room_never_leaves_more_right(attack):
     x, model = images(n=40), network()
@@ -242,6 +245,7 @@ def test_an_image_that_is_lost_inside_the_ball_stays_lost(kind):
     assert ended.any() and not ended.all() and int((lost & ~ended).sum()) <= int(0.1 * int(lost.sum()))
 
 
+@pytest.mark.case("E1")
 def test_a_distance_that_is_not_finite_is_not_inside_and_no_gradient_makes_an_image_nan():
     x = images()
     far = (x + 0.1).clamp(0, 1)

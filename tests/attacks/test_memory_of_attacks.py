@@ -140,6 +140,7 @@ def test_what_a_crop_cuts_away_keeps_what_it_had_and_padding_is_lost():
     assert cut and float(inside[1].mean()) < 1  # both happened
 
 
+@pytest.mark.case("E1")
 @every_attack
 @every_precision
 @pytest.mark.parametrize("augment", [None, *AUGMENTATIONS.values()], ids=["plain", *AUGMENTATIONS])

@@ -9,13 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from advcore.attacks import ATTACKS
 from advcore.attacks.geometry import L2, LINF
-from advcore.attacks.pgd import L2PGD, LinfPGD
+from advcore.attacks.pgd import L2PGD, PGD, LinfPGD
+from advcore.data.source import Resident
 from advcore.errors import ConfigError
+from advcore.evaluation.evaluate import evaluate
 from advcore.rng import Stream
 
 BOTH = pytest.mark.parametrize("kind", [LinfPGD, L2PGD])
-DUAL = {"linf": 1, "l2": 2}
+DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 
 
 def stream(size, seed=0):
@@ -33,6 +36,7 @@ def inside(size, shape, eps):
     return eps + (1 - 2 * eps) * torch.rand(size, *shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.case("E3")
 @BOTH
 @pytest.mark.parametrize("start", ["clean", "uniform", "gaussian"])
 @pytest.mark.parametrize(
@@ -73,6 +77,42 @@ def test_pgd_reaches_the_worst_case_of_a_linear_model(kind, start, shape, batch)
     assert (flips & (margin > 0)).any() and not flips.all()
 
 
+EACH = {name: kind for name, kind in ATTACKS.items() if issubclass(kind, PGD)}
+ONE_PIXEL = {"l1": {"sparsity": 1e-9}}
+"""Steps along the worst direction of a linear model, where they are not that anyway."""
+
+
+@pytest.mark.case("E3")
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize(
+    ("shape", "batch", "restarts"), [((1, 1, 1), 32, 1), ((3, 8, 8), 7, 2), ((1, 5, 9), 32, 1), ((2, 4, 4), 1, 1)]
+)
+def test_what_stands_on_a_linear_model_is_what_has_a_margin_of_eps_times_the_dual_norm(name, shape, batch, restarts):
+    kind, room = EACH[name], 0.2
+    geometry, pixels = kind.geometry, math.prod(shape)
+    weights, x = linear(shape), inside(32, shape, room)
+    step = geometry.step(torch.zeros(1, *shape), (weights[0] - weights[1]).view(1, *shape), 1.0)
+    assert float(geometry.distance(torch.zeros(1, *shape), step)) == pytest.approx(1, abs=1e-6)  # a step has length 1
+    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 2))
+    scores = x.flatten(1) @ (weights[0] - weights[1])
+    with torch.no_grad():
+        model[1].weight.copy_(weights)
+        model[1].bias.copy_(torch.stack([torch.zeros(()), scores.median() + 1e-3]))
+    y = model(x).argmax(1)
+    y[::8] = 1 - y[::8]
+    away = (weights[y] - weights[1 - y]).double()
+    logits = model(x).detach().double()
+    margin = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None]))[:, 0]
+    dual = away.norm(p=DUAL[kind.norm], dim=1)
+    eps = min(room, float((margin / dual).clamp_min(0).median()))  # about half falls
+    attack = kind(eps=eps, steps=12, step_size=eps / 2, restarts=restarts, **ONE_PIXEL.get(kind.norm, {}))
+    found = evaluate(model, Resident(x, y), [attack], batch_size=batch)
+    decided = (margin - eps * dual).abs() > 1e-5
+    assert torch.equal(found.verdicts["0"][decided], (margin >= eps * dual)[decided]) and decided.sum() >= 28
+    assert found.verdicts["0"].any() and (found.verdicts["clean"] & ~found.verdicts["0"]).any()
+
+
+@pytest.mark.case("E3")
 @BOTH
 def test_the_default_step_reaches_the_worst_case_from_the_clean_image(kind):
     eps, shape = 0.1, (1, 6, 6)
@@ -204,6 +244,7 @@ def test_each_example_keeps_the_worst_of_its_restarts(kind):
         assert torch.equal(x_adv[i], worst[i])
 
 
+@pytest.mark.case("E5")
 @BOTH
 def test_more_restarts_never_lower_the_loss(kind):
     x = images(12)
@@ -293,6 +334,7 @@ FLOATS = st.floats(-3, 4, width=32)
 GEOMETRIES = {"linf": LINF, "l2": L2}
 
 
+@pytest.mark.case("E1")
 @pytest.mark.parametrize("norm", GEOMETRIES)
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(

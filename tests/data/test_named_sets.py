@@ -51,6 +51,7 @@ def test_digits_parts_have_the_promised_sizes():
     assert data.augment.__name__ == "none"
 
 
+@pytest.mark.case("E9")
 def test_digits_parts_together_are_the_whole_set_and_nothing_twice():
     data, bunch = load("digits"), load_digits()
     parts = [contents(source) for source in (data.train, data.validation, data.test)]

@@ -1,14 +1,22 @@
 """What makes a robust number untrustworthy is flagged; what does not is not."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import grad as imported_grad
+from torch.autograd.functional import jacobian
 
 from advcore.attacks import L2PGD, LinfPGD
 from advcore.data.source import Resident
 from advcore.evaluation.checks import bent, order_flags, strength_flags
 from advcore.evaluation.evaluate import attack_name, evaluate
+from advcore.models import MODELS as ZOO
+from advcore.reporting.record import RunRecord
+from advcore.reporting.tables import accuracies, flagged
 
 N, SHAPE = 40, (1, 6, 6)
 GOOD = LinfPGD(eps=0.05, steps=10)
@@ -83,15 +91,98 @@ MODELS = {
 }
 
 
+class Through(Around):
+    """A model called by a function of it and its input."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(self.net, x)
+
+
+def purified(how):
+    """A model that moves its input down its own loss first, by every way there is to ask for a gradient."""
+
+    def gradient(net, z):
+        loss = net(z).logsumexp(1).sum()
+        if how == "backward":
+            loss.backward()
+            return z.grad
+        if how == "optimiser":
+            before, optimiser = z.detach().clone(), torch.optim.SGD([z], lr=1.0)
+            loss.backward()
+            optimiser.step()
+            return before - z.detach()
+        return imported_grad(loss, z)[0]
+
+    def call(net, x):
+        with torch.enable_grad():
+            z = x.detach().clone()
+            if how == "func":
+                return net(x + 0.01 * torch.func.grad(lambda v: net(v).logsumexp(1).sum())(z))
+            if how == "jacobian":
+                return net(x + 0.01 * jacobian(lambda v: net(v).logsumexp(1).sum(), z))
+            return net(x + 0.01 * gradient(net, z.requires_grad_(True)))
+
+    return call
+
+
+def without_gradient(net, x):
+    with torch.no_grad():
+        return net(x)
+
+
+def of_features(change):
+    """A model whose hidden features are changed."""
+    return lambda net, x: net[3](change(net[2](net[1](net[0](x)))))
+
+
+THROUGH = {
+    **{f"optimisation by {how}": (purified(how), "dynamic") for how in ("grad", "backward", "optimiser")},
+    **{f"optimisation by {how}": (purified(how), "dynamic") for how in ("func", "jacobian")},
+    "rounding to whole numbers": (lambda net, x: net((x * 255).to(torch.uint8).float() / 255), "masked"),
+    "rounding to 255 levels": (lambda net, x: net((x * 255).floor() / 255), "masked"),
+    "rounding by numpy": (lambda net, x: net(torch.from_numpy(np.round(x.detach().numpy() * 32) / 32)), "masked"),
+    "rounded features": (of_features(lambda h: (h * 8).round() / 8), "masked"),
+    "signs of features": (of_features(torch.sign), "masked"),
+    "rounded logits": (lambda net, x: net(x).round(decimals=2), "masked"),
+    "a detached input": (lambda net, x: net(x.detach()), "masked"),
+    "no gradient": (without_gradient, "masked"),
+    "a little dropout": (lambda net, x: net(F.dropout(x, 0.02, training=True)), "randomised"),
+    "dropout of features": (of_features(lambda h: F.dropout(h, 0.1, training=True)), "randomised"),
+    "noise of one level": (lambda net, x: net(x + torch.randn_like(x) / 255), "randomised"),
+    "noise by numpy": (lambda net, x: net(x + 0.05 * float(np.random.rand())), "randomised"),
+    "noise by python": (lambda net, x: net(x + 0.05 * random.random()), "randomised"),
+    "noisy logits": (lambda net, x: net(x) + 0.01 * torch.randn(len(x), 3), "randomised"),
+    "a random shift": (lambda net, x: net(x.roll(int(torch.randint(0, 6, ())), 3)), "randomised"),
+    "softmax in bfloat16": (lambda net, x: net(x).bfloat16().softmax(1).float(), "softmax"),
+    "softmax in float16": (lambda net, x: net(x).half().softmax(1), "softmax"),
+    "sharp softmax": (lambda net, x: (net(x) * 10).softmax(1), "softmax"),
+}
+MODELS |= {name: (lambda call=call: Through(call), kind) for name, (call, kind) in THROUGH.items()}
+CLEAN = {
+    "log-probabilities": lambda net, x: net(x).log_softmax(1),
+    "shifted logits": lambda net, x: net(x) + 1e3,
+    "small logits": lambda net, x: net(x) * 1e-3,
+    "large logits": lambda net, x: net(x) * 30,
+    "dropout in eval mode": of_features(lambda h: F.dropout(h, 0.5, training=False)),
+    "normalised images": lambda net, x: net((x - 0.13) / 0.31),
+}
+
+
 def flags(model, attacks=(GOOD,)):
     data = Resident(images(), plain()(images()).argmax(1))
     return evaluate(model, data, attacks, checks=True).flags
 
 
+@pytest.mark.case("E6")
 def test_a_plain_model_under_a_fit_attack_has_no_flag():
     assert flags(plain()) == ()
 
 
+@pytest.mark.case("E6")
 @pytest.mark.parametrize("name", MODELS)
 def test_each_mistake_has_its_flag_and_the_model_comes_back(name):
     make, kind = MODELS[name]
@@ -100,6 +191,46 @@ def test_each_mistake_has_its_flag_and_the_model_comes_back(name):
     found = flags(model)
     assert any(flag.startswith(f"{kind}:") for flag in found), found
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.case("E6")
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_clean_model_has_no_flag(name):
+    assert flags(Through(CLEAN[name])) == ()
+
+
+QUICK = [("small_cnn", None), ("small_cnn", torch.bfloat16), ("timm", None)]
+TABLE = [(name, dtype) for name in ZOO for dtype in (None, torch.bfloat16)]
+
+
+@pytest.mark.case("E6")
+@pytest.mark.parametrize(
+    ("name", "dtype"), [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in TABLE]
+)
+def test_no_model_of_the_table_has_a_flag_of_its_own(name, dtype):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = ZOO[name](**({"architecture": "resnet10t"} if name == "timm" else {})).body(10, (3, 8, 8)).eval()
+
+    def call(_, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
+            return net(x).float()
+
+    model = Through(call)
+    model.own = net
+    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    assert evaluate(model, Resident(x, y), checks=True).flags == ()
+
+
+@pytest.mark.case("E6")
+def test_a_flag_is_in_the_record_and_in_the_tables():
+    found = evaluate(Dropped(), Resident(images(), plain()(images()).argmax(1)), [GOOD], checks=True)
+    told, (flag,) = found.as_dict(), [one for one in found.flags if one.startswith("randomised:")]
+    assert flag in told["flags"] and ("last: flag", flag) in accuracies("last", told)
+    record = RunRecord(name="x", config={}, environment={}, plan="", reference={}, final={"last": told, "best": told})
+    assert f"ours: {flag}" in flagged({"ours": [record]})
 
 
 def test_without_checks_nothing_is_claimed():
@@ -125,6 +256,7 @@ def entry(accuracy, eps=0.1, name="linf_pgd", half=0.02, **more):
     return {"name": name, "norm": "linf", "eps": eps, "interval": [accuracy - half, accuracy + half], **more}
 
 
+@pytest.mark.case("E5")
 def test_a_larger_ball_that_leaves_more_right_is_flagged_beyond_the_interval():
     assert order_flags([entry(0.5), entry(0.3, eps=0.2)]) == []
     assert order_flags([entry(0.5), entry(0.53, eps=0.2)]) == []

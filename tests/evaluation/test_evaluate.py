@@ -1,5 +1,8 @@
 """Clean and robust accuracy: the worst iterate of the worst restart, and nothing disturbed."""
 
+import functools
+import itertools
+import json
 import random
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +21,9 @@ from advcore.attacks.pgd import PGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import ConfigError, DataError, NonFiniteError
-from advcore.evaluation.evaluate import evaluate, wilson
+from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.checks import order_flags
+from advcore.evaluation.evaluate import EVALUATED, evaluate, wilson
 
 N, SHAPE, CLASSES = 60, (1, 4, 4), 3
 EPS = {"linf": 0.05, "l2": 0.15, "l1": 0.4}
@@ -66,6 +71,7 @@ def robust(*attacks, model=None, **settings):
 # ---- intervals ----
 
 
+@pytest.mark.case("E9")
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(n=st.integers(1, 20000), share=st.floats(0, 1))
 def test_the_interval_is_scipys_wilson_interval(n, share):
@@ -80,6 +86,7 @@ def test_the_interval_is_scipys_wilson_interval(n, share):
 # ---- numbers ----
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_clean_and_robust_accuracy_are_counts_of_single_examples(name):
     """The slow twin: one example at a time, misclassified if any iterate is; a start without a draw."""
@@ -102,6 +109,7 @@ def test_clean_and_robust_accuracy_are_counts_of_single_examples(name):
     assert result.attacks[0]["accuracy"] == stands / N and 0 < stands < clean
 
 
+@pytest.mark.case("E5")
 @EVERY
 @pytest.mark.parametrize("start", ["uniform", "gaussian", "clean"])
 def test_without_room_robust_is_clean_exactly(name, start):
@@ -109,6 +117,7 @@ def test_without_room_robust_is_clean_exactly(name, start):
     assert result.attacks[0]["accuracy"] == result.clean.accuracy == 50 / N
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_more_steps_of_one_size_never_help_the_defence(name):
     step_size = EPS[ATTACKS[name].norm] / 4
@@ -116,6 +125,7 @@ def test_more_steps_of_one_size_never_help_the_defence(name):
     assert by_steps == sorted(by_steps, reverse=True) and by_steps[0] > by_steps[-1]
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_more_steps_never_help_the_defence_from_a_random_start_either(name):
     step_size = EPS[ATTACKS[name].norm] / 4
@@ -135,6 +145,7 @@ class Bumpy(nn.Module):
         return torch.stack([wave + 3, -wave], 1)
 
 
+@pytest.mark.case("E5")
 @EVERY
 def test_more_restarts_never_help_the_defence_and_here_they_hurt_it(name):
     data = Resident(images(), torch.zeros(N).long())
@@ -159,6 +170,99 @@ def test_the_seed_decides(name):
         evaluate(Bumpy(), data, [attack(name, **weak)], seed=seed).attacks[0]["accuracy"] for seed in (0, 0, 1, 2, 3)
     )
     assert first == again and set(others) != {first}
+
+
+SMALL = {
+    "linf_pgd": {"eps": 0.06},
+    "l2_pgd": {"eps": 0.8},
+    "l1_pgd": {"eps": 8.0},
+    "fast_lpa": {"eps": 0.3, "project": True},
+    "lpa": {"eps": 0.3},
+    "ppgd": {"eps": 0.3},
+    "stadv": {"eps": 0.2},
+    "recoloradv": {"eps": 0.06},
+    "jpeg_linf": {"eps": 1.0},
+}
+"""Balls that leave some of `colours()` right, for every attack that may evaluate; a new one adds its own here."""
+FIT = pytest.mark.parametrize("name", SMALL)
+
+
+def fit(name, **changes):
+    return ATTACKS[name](**{"steps": 10, **SMALL[name], **changes})
+
+
+@functools.cache
+def colours():
+    """A network for 3 x 16 x 16 images, and 32 of them, of which it has every fourth wrong."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = [nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh(), nn.Conv2d(8, 8, 3, 2, 1), nn.Tanh(), nn.Flatten()]
+        model = nn.Sequential(*body, nn.Linear(128, 4)).eval()
+    x = torch.rand(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    y = model(x).argmax(1)
+    return model, Resident(x, torch.where(torch.arange(32) % 4 == 0, (y + 1) % 4, y))
+
+
+def right_under(*attacks, **settings):
+    return evaluate(*colours(), attacks, **settings).attacks
+
+
+@pytest.mark.case("E5", "E9")
+def test_the_table_of_balls_is_whole():
+    unfit = {name for name, kind in ATTACKS.items() if kind.training_only is True}
+    assert set(SMALL) == set(ATTACKS) - unfit and set(EVALUATED) == set(ATTACKS) | {"autoattack"}
+
+
+@pytest.mark.case("E5")
+@FIT
+def test_every_attack_without_room_leaves_the_clean_accuracy_exactly(name):
+    found = evaluate(*colours(), [fit(name, eps=0.0, steps=3, restarts=2), fit(name, steps=3).scaled(0.0)])
+    assert [entry["accuracy"] for entry in found.attacks] == [found.clean.accuracy] * 2 == [0.75] * 2
+
+
+@pytest.mark.case("E5")
+@FIT
+def test_restarts_of_any_attack_never_help_the_defence_on_any_example(name):
+    attacks = [fit(name, steps=2, restarts=r).scaled(0.3) for r in (1, 2, 3)]
+    stood = [evaluate(*colours(), [attack]).verdicts["0"] for attack in attacks]
+    assert not any(bool((more & ~fewer).any()) for fewer, more in itertools.pairwise(stood))
+
+
+@pytest.mark.case("E5")
+@FIT
+def test_right_falls_with_the_ball_of_any_attack_or_there_is_a_flag(name):
+    entries = right_under(*(fit(name).scaled(part) for part in (0.0, 0.2, 0.5, 1.0)))
+    accuracies = [entry["accuracy"] for entry in entries]
+    risen = any(b["interval"][0] > a["interval"][1] for a, b in itertools.combinations(entries, 2))
+    assert bool(order_flags(entries)) == risen
+    assert not risen and accuracies[0] == 0.75 and accuracies[-1] < 0.5 * accuracies[0]
+
+
+@pytest.mark.case("E5")
+@EVERY
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_in_a_ball_that_holds_every_image_right_is_chance_at_most(name, steps):
+    largest = {"linf": 1.0, "l2": 768**0.5, "l1": 768.0}[ATTACKS[name].norm]
+    (entry,) = right_under(ATTACKS[name](eps=largest, steps=steps))
+    assert entry["accuracy"] <= 1 / 4
+
+
+@pytest.mark.case("E9")
+@FIT
+def test_every_number_of_any_attack_says_how_it_was_made(name):
+    (entry,) = right_under(fit(name, steps=2, restarts=2), seed=7, split="validation", indices=torch.arange(20))
+    made = fit(name, steps=2)
+    told = {"name": name, "norm": made.norm, "eps": made.eps, "steps": 2, "restarts": 2, "seed": 7, "n": 20}
+    assert {key: entry[key] for key in told} == told and entry["split"] == "validation"
+    assert entry["step_size"] > 0 and entry["interval"][0] <= entry["accuracy"] <= entry["interval"][1]
+    json.dumps(entry, allow_nan=False)
+
+
+@pytest.mark.case("E9")
+def test_autoattack_says_as_much():
+    pytest.importorskip("pyautoattack", reason="extra eval")
+    told = {"norm", "eps", "version", "package", "steps", "step_size", "restarts"}
+    assert set(AutoAttack(eps=0.1).describe()) == told
 
 
 def test_each_attack_is_evaluated_on_its_own():
@@ -216,6 +320,7 @@ def dark(*levels):
     return Resident(torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, *SHAPE).clone(), torch.zeros(len(levels)).long())
 
 
+@pytest.mark.case("E5")
 def test_an_attack_that_passes_through_a_misclassified_point_and_comes_back_has_won():
     result = evaluate(Threshold(), dark(0.2, 0.3, 0.4), [Scripted((0.05, 0.25, 0.05))])
     assert result.clean.accuracy == 1.0
@@ -273,6 +378,7 @@ def test_the_loss_an_attack_asks_for_is_the_one_it_climbs():
 # ---- what is reported ----
 
 
+@pytest.mark.case("E9")
 def test_every_number_says_how_it_was_made():
     result = evaluate(network(), source(), [attack("linf_pgd", restarts=2)], seed=5, split="validation")
     entry = result.as_dict()["attacks"][0]
@@ -353,6 +459,7 @@ def unchanged(before, after):
     return state and grads and rng and before[2:4] == after[2:4]
 
 
+@pytest.mark.case("E2")
 @pytest.mark.parametrize("fails", [False, True])
 def test_model_gradients_modes_and_global_random_state_come_back_bitwise(fails):
     model = network().train()
@@ -414,6 +521,7 @@ def test_a_diverged_model_has_no_accuracy(poison):
         evaluate(model, source())
 
 
+@pytest.mark.case("F9")
 def test_logit_gaps_of_any_size_have_an_accuracy():
     model = network()
     with torch.no_grad():

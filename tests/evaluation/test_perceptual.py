@@ -8,6 +8,7 @@ from advcore.runner import run as runner
 from advcore.runner.config import load
 
 
+@pytest.mark.case("E5")
 @pytest.mark.slow
 def test_robust_accuracy_falls_with_the_bound_and_lpa_is_at_least_as_strong_as_ppgd(root, tmp_path):
     changes = ["selection=null", "training.epochs=12", "evaluation.attacks=[]", "attack.steps=5"]

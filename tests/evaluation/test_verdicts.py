@@ -75,14 +75,21 @@ def stop_after(batches):
 
 def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path):
     model, data, file = network(), source(), tmp_path / "verdicts.npz"
-    whole, ledger = evaluate(model, data, ATTACKS, batch_size=16), CostLedger()
+    ledgers = [CostLedger() for _ in range(3)]
+    whole = evaluate(model, data, ATTACKS, batch_size=16, ledger=ledgers[0])
     with pytest.raises(Stopped):
         evaluate(model, data, ATTACKS, batch_size=16, state=file, on_chunk=stop_after(2))
-    rest = evaluate(model, data, ATTACKS, batch_size=16, state=file, ledger=ledger)
+    rest = evaluate(model, data, ATTACKS, batch_size=16, state=file, ledger=ledgers[1])
     assert rest.as_dict() == whole.as_dict()
-    again = CostLedger()
-    assert evaluate(model, data, ATTACKS, batch_size=16, state=file, ledger=again).as_dict() == whole.as_dict()
-    assert again.units(without=()) == 0 < ledger.units(without=())
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    again = evaluate(model, data, ATTACKS, batch_size=16, state=file, ledger=ledgers[2], checks=False)
+    assert again.as_dict() | {"flags": []} == whole.as_dict() | {"flags": []} and not calls
+    looked = CostLedger()
+    evaluate(model, data, ATTACKS, batch_size=16, state=file, ledger=looked)
+    of_checks = looked.units(without=()) - ledgers[2].units(without=())
+    assert ledgers[0].passes == ledgers[1].passes == looked.passes
+    assert ledgers[0].units(without=()) == ledgers[2].units(without=()) + of_checks
 
 
 @pytest.mark.parametrize("change", ["model", "seed", "attack", "data", "indices"])
@@ -169,6 +176,19 @@ def test_autoattack_says_that_it_needs_four_classes():
     assert found.attacks[1]["accuracy"] <= found.attacks[0]["accuracy"] < 1
     dlr = AutoAttack(eps=0.02, version="apgd-dlr")
     assert not dlr.classes_problem(3) and dlr.classes_problem(2)
+
+
+@pytest.mark.case("E6", "E5")
+def test_autoattack_on_a_model_that_rounds_to_whole_numbers_runs_and_the_black_box_tells_on_it():
+    pytest.importorskip("pyautoattack", reason="extra eval")
+    model = network()
+    model.register_forward_pre_hook(lambda module, args: ((args[0] * 255).to(torch.uint8) / 255,))
+    attacks = [AutoAttack(eps=0.05, version=version) for version in ("apgd-ce", "square")]
+    data = Resident(images()[:8], model(images()[:8]).argmax(1))
+    blind, black = (found := evaluate(model, data, attacks, checks=True)).attacks
+    assert blind["accuracy"] == 1 > black["accuracy"]
+    assert any("no input gradient" in flag for flag in found.flags)
+    assert any("the black box autoattack beats autoattack" in flag for flag in found.flags)
 
 
 @pytest.mark.parametrize("settings", [{"eps": -1}, {"eps": 0.1, "norm": "l3"}, {"eps": 0.1, "version": "best"}])

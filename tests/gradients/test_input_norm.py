@@ -48,6 +48,7 @@ def slow_norms(model):
     return torch.stack(norms)
 
 
+@pytest.mark.case("F6")
 @pytest.mark.parametrize("chunk_size", [1, 5, 16, 36, 256])
 def test_norms_equal_autograd_one_example_at_a_time_for_any_chunk(chunk_size):
     model = network()
@@ -56,12 +57,14 @@ def test_norms_equal_autograd_one_example_at_a_time_for_any_chunk(chunk_size):
     assert torch.allclose(got, slow_norms(model.eval()), rtol=1e-9, atol=0)
 
 
+@pytest.mark.case("F6")
 def test_float32_norms_do_not_depend_on_the_chunk():
     model = network().float()
     one, other = (measure(model, images(torch.float32), chunk_size=size) for size in (4, 256))
     assert torch.allclose(one, other, rtol=1e-5, atol=0)
 
 
+@pytest.mark.case("E2")
 def test_the_model_comes_back_as_it_was():
     model = network().train()
     model[1].eval()
@@ -87,6 +90,7 @@ def test_labels_out_of_range_are_named(bad):
         input_norms(network(), Resident(images(), y), ledger=CostLedger(), chunk_size=16)
 
 
+@pytest.mark.case("F9")
 def test_a_perfect_classifier_scores_zero_and_a_huge_gap_stays_finite():
     model = network()
     with torch.no_grad():

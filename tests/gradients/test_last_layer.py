@@ -105,6 +105,7 @@ def attacked_alone(name, attack):
     return slow_rows(model, name, torch.cat(points))
 
 
+@pytest.mark.case("F6")
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("chunk_size", [16, 32, 64, 256])
 def test_rows_equal_autograd_one_example_at_a_time(name, chunk_size):
@@ -115,6 +116,37 @@ def test_rows_equal_autograd_one_example_at_a_time(name, chunk_size):
     assert torch.equal(measured.labels, LABELS)
 
 
+def in_the_middle():
+    """A head that is not the last thing registered, behind a wrapper."""
+    model = nn.Module()
+    model.head, model.body = network()[-1], network()[:-1]
+    model.forward = lambda x: model.head(model.body(x))
+    return nn.Sequential(nn.Identity(), model)
+
+
+HEADS = {"with bias": network, "without bias": lambda: network(bias=False), "in the middle": in_the_middle}
+
+
+@pytest.mark.case("F6")
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("chunk_size", [16, 96])
+def test_float32_rows_equal_autograd_one_example_at_a_time_for_every_kind_of_head(name, head, chunk_size):
+    model, x, x_adv, objective = HEADS[head]().float(), images().float(), moved().float(), OBJECTIVES[name]()
+    got = measure(model, Resident(x, LABELS), name=name, attack=Given(x_adv), chunk_size=chunk_size).rows.dense()
+    layer = next(
+        module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == CLASSES
+    )
+    parameters = [p for p in (layer.weight, layer.bias) if p is not None]
+    for i in range(N):
+        logits = {"clean": model(x[i : i + 1]), "adversarial": model(x_adv[i : i + 1])}
+        loss = objective.loss(LABELS[i : i + 1], **{key: logits[key] for key in objective.passes})
+        gradients = torch.autograd.grad(loss[0], parameters)
+        own = torch.cat([gradients[0], *(g[:, None] for g in gradients[1:])], 1).flatten()
+        assert (got[i] - own).abs().max() < 1e-6 * max(1.0, float(own.abs().max()))
+
+
+@pytest.mark.case("F6")
 @pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if attacked(kind())])
 @pytest.mark.parametrize("attack", [name for name, kind in ATTACKS.items() if issubclass(kind, BALL)])
 @pytest.mark.parametrize("chunk_size", [16, 32, 64, 256])
@@ -146,12 +178,14 @@ def test_one_pair_of_factors_a_forward_pass(name, passes):
     assert [tuple(h.shape) for h in rows.features] == [(N, 6)] * passes
 
 
+@pytest.mark.case("F6")
 @pytest.mark.parametrize("kind, columns", [("weight", slice(0, 6)), ("bias", slice(6, 7))])
 def test_a_kind_is_its_part_of_the_full_row(kind, columns):
     full, part = (measure(attack=Given(moved()), kind=k).rows.dense() for k in ("full", kind))
     assert torch.allclose(part, full.view(N, CLASSES, 7)[:, :, columns].flatten(1), atol=1e-12)
 
 
+@pytest.mark.case("F6")
 @pytest.mark.parametrize("kind", ["full", "weight"])
 def test_a_head_without_bias_has_rows_of_its_weight_alone(kind):
     model = network(bias=False)
@@ -191,6 +225,7 @@ def test_no_file_is_left_when_the_model_has_diverged_or_the_attack_fails(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.case("F9")
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("gap", [200.0, 1000.0])
 def test_logit_gaps_of_any_size_give_finite_rows_that_are_autograds(name, gap):
@@ -257,6 +292,7 @@ class Fails(Given):
         raise Stop
 
 
+@pytest.mark.case("E2")
 @pytest.mark.parametrize("attack_mode", ["eval", "train"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_comes_back_as_it_was(attack_mode, fails):
@@ -305,6 +341,7 @@ def test_labels_out_of_range_are_named_before_any_loss(bad):
     assert all(part in str(caught.value) for part in (f"0..{CLASSES - 1}", str(bad), "example 33"))
 
 
+@pytest.mark.case("F6")
 @pytest.mark.parametrize("head, told", [("7", None), ("fc", "'fc'"), ("5", "torch.nn.Linear")])
 def test_the_head_can_be_named(head, told):
     if told is None:

@@ -65,6 +65,7 @@ BOTH = SCORES | INPUT_NORMS
 NAMES = [name for name in BOTH if not name.startswith("adversarial_")]
 
 
+@pytest.mark.case("F6")
 @pytest.mark.parametrize("chunk_size", [1, 16, 256])
 @pytest.mark.parametrize("name", NAMES)
 def test_clean_scores_are_those_of_one_example_at_a_time(model, source, name, chunk_size):
@@ -74,6 +75,7 @@ def test_clean_scores_are_those_of_one_example_at_a_time(model, source, name, ch
     assert torch.equal(labels, source.labels())
 
 
+@pytest.mark.case("F6")
 @pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("name", NAMES)
 def test_adversarial_scores_are_the_clean_ones_of_the_attacked_images(model, source, name, objective):
@@ -88,6 +90,7 @@ def test_adversarial_scores_are_the_clean_ones_of_the_attacked_images(model, sou
     assert torch.allclose(found, one_by_one(name, model, source, x_adv), atol=1e-4)
 
 
+@pytest.mark.case("E2")
 @pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("name", BOTH)
 def test_the_ledger_is_what_was_foretold_and_the_model_comes_back(model, source, name, objective):

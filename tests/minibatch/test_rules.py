@@ -204,6 +204,7 @@ def test_every_rule_picks_its_share_and_nothing_twice(name, draw, rho):
         assert picked.weights.tolist() == [1.0] * len(picked.positions)
 
 
+@pytest.mark.case("F9")
 @pytest.mark.parametrize("name", ATTACKS)
 def test_preferences_stay_above_zero_and_finite_at_any_logits(name):
     rule = RULES[name]()

@@ -46,6 +46,7 @@ def test_nan_is_never_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.case("E9")
 def test_the_closing_table_says_what_matters():
     text = json.dumps(closing(record()))
     for part in (
@@ -59,6 +60,7 @@ def test_the_closing_table_says_what_matters():
         assert part in text
 
 
+@pytest.mark.case("E9")
 def test_a_comparison_gives_mean_and_sample_deviation_over_seeds():
     header, rows = comparison({"a": [record(0.9), record(0.8)], "b": [record(0.7, 0.25)]})
     text = markdown(header, rows)

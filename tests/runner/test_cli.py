@@ -62,6 +62,7 @@ def test_the_commit_is_read_from_a_checkout_and_from_a_worktree(tmp_path, monkey
         assert module._commit() == commit
 
 
+@pytest.mark.case("E9")
 def test_a_run_leaves_a_whole_record_checkpoints_and_coresets(run):
     folder = run("trades_gradmatch", "selection.period=1")
     record = RunRecord.load(folder / "record.json")

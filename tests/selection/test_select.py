@@ -16,7 +16,7 @@ from advcore.errors import AdvcoreError, ConfigError, DataError, NonFiniteError
 from advcore.gradients.base import AveragedScores
 from advcore.gradients.input_norm import input_norms
 from advcore.gradients.last_layer import last_layer_rows
-from advcore.objectives import Pgd, Standard, Trades
+from advcore.objectives import OBJECTIVES, Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.selection.partition import PARTITIONS
 from advcore.selection.quality import gradient_error
@@ -65,6 +65,7 @@ def test_every_combination_returns_a_valid_coreset_twice_the_same(model, source,
     assert (one.quality["gradient_error"] is None) == (solver.reads is None)
 
 
+@pytest.mark.case("E2")
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_the_model_and_the_global_random_state_come_back_bitwise(model, source, mode):
     model.train()
@@ -79,6 +80,7 @@ def test_the_model_and_the_global_random_state_come_back_bitwise(model, source, 
     assert (np.random.get_state()[1] == globals_before[2][1]).all()
 
 
+@pytest.mark.case("E2")
 def test_the_model_comes_back_also_when_selection_fails(model, source):
     class Broken(nn.Module):
         def __init__(self, inner):
@@ -187,6 +189,16 @@ def test_a_class_that_a_solver_leaves_empty_gets_random_picks_at_the_mean_weight
     assert int(own.sum()) == 5
     torch.testing.assert_close(coreset.weights[own], coreset.weights[~own].mean().expand(5))
     assert any("class 2" in event for event in coreset.events)
+
+
+@pytest.mark.case("F3")
+@pytest.mark.parametrize("settings", [{}, {"epsilon": 0.3}, {"distance": "squared"}, {"matrix": "free"}], ids=str)
+@pytest.mark.parametrize("budget", [0.1, 0.5, 0.9])
+def test_craigs_weights_are_whole_numbers_that_sum_to_each_classs_size(model, source, settings, budget):
+    coreset = selector(Craig(**settings), partition="per_class", budget=budget).select(model, source, seed=0)
+    sums = torch.zeros(4).index_add_(0, source.labels()[coreset.indices], coreset.weights)
+    assert torch.equal(sums, torch.bincount(source.labels(), minlength=4).float()) and sums.sum() == 96
+    assert torch.equal(coreset.weights, coreset.weights.round()) and coreset.weights.min() >= 1
 
 
 def test_rows_measured_earlier_serve_several_budgets(model, source):
@@ -487,10 +499,11 @@ def test_a_trainer_without_validation_examples_refuses_the_target_before_the_fir
 # ---- saturated models ----
 
 
+@pytest.mark.case("F9")
 @pytest.mark.parametrize("gap", [200.0, 1000.0])
 @pytest.mark.parametrize("partition", ["whole", "per_class", "per_batch"])
 @pytest.mark.parametrize("solver", [GradMatch(), Craig()], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("objective", [Standard(), Trades()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("objective", [kind() for kind in OBJECTIVES.values()], ids=OBJECTIVES)
 def test_logit_gaps_and_zero_gradients_stay_finite(source, objective, solver, partition, gap):
     """Certain of class 0, whatever the image: no gradient where that is right, the largest where it is wrong."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
@@ -505,6 +518,7 @@ def test_logit_gaps_and_zero_gradients_stay_finite(source, objective, solver, pa
     assert all(np.isfinite(value) for name, value in coreset.quality.items() if "error" in name and value is not None)
 
 
+@pytest.mark.case("F9")
 @pytest.mark.parametrize(
     ("solver", "target"), [(GradMatch(), "train"), (GradMatch(), "validation"), (Craig(), "train")], ids=str
 )

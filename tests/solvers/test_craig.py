@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
+from advcore import pairs
 from advcore.errors import ConfigError
 from advcore.pairs import distance_matrix
 from advcore.rng import Stream
@@ -72,6 +73,7 @@ CASES = [pytest.param(kind, range(start, 200, 4), id=f"{kind}-{start}") for kind
 each_case = pytest.mark.parametrize(("kind", "cases"), CASES)
 
 
+@pytest.mark.case("F1")
 @each_case
 def test_each_pick_gains_as_much_as_the_best_by_brute_force(kind, cases):
     for case in cases:
@@ -88,6 +90,7 @@ def test_each_pick_gains_as_much_as_the_best_by_brute_force(kind, cases):
             assert gain == pytest.approx(own, rel=1e-6, abs=1e-12 * scale)
 
 
+@pytest.mark.case("F1")
 @each_case
 def test_the_value_is_within_1_minus_1_over_e_of_the_optimum_and_equals_naive_greedys(kind, cases):
     for case in cases:
@@ -100,6 +103,7 @@ def test_the_value_is_within_1_minus_1_over_e_of_the_optimum_and_equals_naive_gr
         assert reached == pytest.approx(value(similarity, naive_greedy(similarity, k)), rel=1e-9)
 
 
+@pytest.mark.case("F3")
 @each_case
 def test_weights_are_the_cluster_sizes_of_a_slow_count(kind, cases):
     for case in cases:
@@ -114,6 +118,7 @@ def test_weights_are_the_cluster_sizes_of_a_slow_count(kind, cases):
         assert sum(sizes) == len(rows) and min(sizes) >= 1
 
 
+@pytest.mark.case("F1")
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(n=strategies.integers(2, 60), width=strategies.integers(1, 5), seed=strategies.integers(0, 10**6))
 def test_gains_never_rise_and_add_up_to_the_value(n, width, seed):
@@ -124,6 +129,7 @@ def test_gains_never_rise_and_add_up_to_the_value(n, width, seed):
     assert sum(gains) == pytest.approx(value(distance.max() - distance, found.indices.tolist()), rel=1e-9)
 
 
+@pytest.mark.case("F1")
 @each_way
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(n=strategies.integers(1, 12), top=strategies.integers(1, 4), seed=strategies.integers(0, 10**6))
@@ -142,6 +148,7 @@ def test_lazy_looks_at_far_fewer_than_naive():
     assert solve(rows, 30).info["evaluations"] < 300 * 30 / 4
 
 
+@pytest.mark.case("F1")
 @pytest.mark.filterwarnings("ignore:Please import `csr_matrix`:DeprecationWarning")
 @pytest.mark.parametrize("seed", range(5))
 def test_the_value_equals_submodlibs_lazy_greedy(seed):
@@ -157,6 +164,7 @@ def test_the_value_equals_submodlibs_lazy_greedy(seed):
     assert ours == pytest.approx(value(similarity, [i for i, _ in theirs]), rel=1e-5)
 
 
+@pytest.mark.case("F3")
 def test_a_hand_worked_line():
     found = solve(DenseRows(matrix=torch.tensor([[0.0], [1.0], [10.0], [11.0], [12.0]])), 2)
     # 10 first, sum of distances 22; then 0 and 1 gain 18 each, and 1 is nearer to all
@@ -165,6 +173,7 @@ def test_a_hand_worked_line():
     assert found.info["gains"] == pytest.approx([38, 18])
 
 
+@pytest.mark.case("F3")
 @each_way
 def test_a_pick_is_its_own_medoid_and_ties_go_to_the_earlier_pick(way):
     similarity = np.array([[4.0, 2, 0, 2], [2, 4, 3, 2], [0, 3, 4, 2], [2, 2, 2, 4]])
@@ -173,6 +182,7 @@ def test_a_pick_is_its_own_medoid_and_ties_go_to_the_earlier_pick(way):
     assert found.cluster_sizes().tolist() == [2, 1, 1]
 
 
+@pytest.mark.case("F1")
 @each_way
 @pytest.mark.parametrize("seed", range(10))
 def test_rounding_does_not_break_ties(way, seed):
@@ -191,6 +201,7 @@ def test_squared_distances_are_another_problem():
     assert solve(rows, 1, distance="squared").indices.tolist() == [3]  # nearest to the mean, 4
 
 
+@pytest.mark.case("F3")
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(
     spread=strategies.sampled_from([1.0, 1e-2, 1e-4]),
@@ -207,12 +218,14 @@ def test_it_stops_at_zero_gain_with_one_pick_of_each_set_of_equal_rows(spread, c
     assert found.info["stopped"] == ("budget" if len(set(copies)) == len(copies) else "no gain")
 
 
+@pytest.mark.case("F3")
 def test_the_first_pick_is_made_even_if_it_gains_nothing():
     found = solve(DenseRows(matrix=torch.ones(5, 3)), 3)
     assert (found.indices.tolist(), found.weights.tolist()) == ([0], [5])
     assert found.info["stopped"] == "no gain"
 
 
+@pytest.mark.case("F8")
 @pytest.mark.parametrize("rank", [1, 8])
 def test_equal_float32_rows_at_norm_22_are_at_distance_zero(rank):
     generator = torch.Generator().manual_seed(0)
@@ -223,6 +236,48 @@ def test_equal_float32_rows_at_norm_22_are_at_distance_zero(rank):
     distance = distance_matrix(rows.take(twice))
     equal = twice[:, None] == twice[None]
     assert (distance[equal] <= 1e-6 * 22).all() and (distance[~equal] > 1).all()
+
+
+@pytest.mark.case("F1", "F3", "F5")
+@pytest.mark.parametrize("kind", DISTANCES)
+@pytest.mark.parametrize("way", ["held", "held, as of many rows", "free"])
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(
+    points=strategies.lists(
+        strategies.tuples(strategies.integers(-2, 2), strategies.integers(-2, 2)), min_size=1, max_size=8
+    ),
+    scale=strategies.sampled_from([1.0, 1e-30, 1e30, 0.3]),
+    share=strategies.floats(0, 1),
+)
+def test_on_a_lattice_full_of_ties_and_copies_gains_weights_and_value_are_those_of_brute_force(
+    kind, way, points, scale, share
+):
+    rows, k = DenseRows(matrix=torch.tensor(points) * torch.tensor(scale)), max(1, round(share * len(points)))
+    distance = np.array([[math.dist(a, b) for b in points] for a in points]) ** (2 if kind == "squared" else 1)
+    similarity, unit = distance.max() - distance, scale ** (2 if kind == "squared" else 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "EXACT_UP_TO", 0 if "many" in way else 2048)
+        found = solve(rows, k, distance=kind, matrix=way.split(",")[0])
+    picks, gains = found.indices.tolist(), [gain / unit for gain in found.info["gains"]]
+    rest = [i for i in range(len(points)) if i not in picks]
+    for m, (pick, gain) in enumerate(zip(picks, gains, strict=True)):
+        best = max(slow_gain(similarity, picks[:m], i) for i in range(len(points)) if i not in picks[:m])
+        own = slow_gain(similarity, picks[:m], pick)
+        assert own == pytest.approx(best, rel=1e-6, abs=1e-9) and gain == pytest.approx(own, rel=1e-6, abs=1e-9)
+    assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(gains))
+    reached = value(similarity, picks)
+    assert reached == pytest.approx(value(similarity, naive_greedy(similarity, len(picks))), rel=1e-6, abs=1e-9)
+    optimum = max(value(similarity, some) for some in itertools.combinations(range(len(points)), k))
+    assert reached >= (1 - 1 / math.e) * optimum * (1 - 1e-6)
+    assert len(picks) == k or all(slow_gain(similarity, picks, i) < 1e-6 for i in rest)
+    sizes = found.weights.tolist()
+    assert sum(sizes) == len(points) and all(size >= 1 and size == int(size) for size in sizes)
+    near = [[p for p in range(len(picks)) if distance[i, picks[p]] <= distance[i, picks].min() + 1e-6] for i in rest]
+    sure, maybe = [1] * len(picks), [1] * len(picks)  # a pick is its own
+    for own in near:
+        for p in own:
+            sure[p], maybe[p] = sure[p] + (len(own) == 1), maybe[p] + 1
+    assert all(low <= size <= high for low, size, high in zip(sure, sizes, maybe, strict=True))
 
 
 def test_an_unknown_distance_offers_the_nearest():

@@ -75,6 +75,7 @@ def relative_error(rows, selection):
     return float((rows.combine(selection.indices, selection.weights) - total).norm() / total.norm())
 
 
+@pytest.mark.case("F4")
 @a_few
 @given(n=strategies.integers(8, 40), k=strategies.integers(1, 8), seed=SEEDS)
 def test_unconstrained_without_ridge_it_is_scikit_learns_omp(n, k, seed):
@@ -88,6 +89,7 @@ def test_unconstrained_without_ridge_it_is_scikit_learns_omp(n, k, seed):
     np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.case("F4")
 @a_few
 @given(
     ridge=strategies.sampled_from([0.0, 0.02, 0.5]),
@@ -105,6 +107,7 @@ def test_non_negative_weights_are_nnls_on_the_support(ridge, width, k, seed):
     np.testing.assert_allclose(found.weights, weights, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.case("F4")
 @a_few
 @given(ridge=strategies.sampled_from([0.0, 0.02, 0.5]), k=strategies.integers(1, 12), seed=SEEDS)
 def test_any_sign_weights_are_least_squares_on_the_support(ridge, k, seed):
@@ -117,6 +120,7 @@ def test_any_sign_weights_are_least_squares_on_the_support(ridge, k, seed):
     np.testing.assert_allclose(found.weights, weights, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.case("F4")
 @a_few
 @given(ridge=strategies.sampled_from([0.0, 0.001, 0.02]), seed=SEEDS)
 def test_a_pursuit_without_a_count_ends_at_the_best_non_negative_weights_of_all(ridge, seed):
@@ -128,6 +132,7 @@ def test_a_pursuit_without_a_count_ends_at_the_best_non_negative_weights_of_all(
     assert np.linalg.norm(residual) == pytest.approx(nnls(matrix.T, target)[1], rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.case("F4")
 def test_rows_do_leave_the_support():
     """Without this the tests above would not reach the walk back to the first weight of 0."""
     left = 0
@@ -138,6 +143,7 @@ def test_rows_do_leave_the_support():
     assert left >= 3
 
 
+@pytest.mark.case("F4")
 @pytest.mark.parametrize("nonnegative", [True, False])
 @pytest.mark.parametrize("ridge", [0.0, 0.1])
 def test_each_pick_correlates_most_with_the_residual_of_a_slow_refit(nonnegative, ridge):
@@ -161,6 +167,7 @@ def test_each_pick_correlates_most_with_the_residual_of_a_slow_refit(nonnegative
     assert grown > 40
 
 
+@pytest.mark.case("F4")
 @a_few
 @given(ridge=strategies.sampled_from([0.0, 0.02, 0.5]), nonnegative=strategies.booleans(), seed=SEEDS)
 def test_the_residual_path_ends_at_the_real_error_and_without_ridge_never_rises(ridge, nonnegative, seed):
@@ -171,6 +178,7 @@ def test_the_residual_path_ends_at_the_real_error_and_without_ridge_never_rises(
     assert path[-1] == pytest.approx(relative_error(rows, found), rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.case("F4")
 @settings(deadline=None, derandomize=True, max_examples=12)
 @given(seed=SEEDS)
 def test_with_ridge_the_penalised_residual_never_rises(seed):
@@ -182,6 +190,7 @@ def test_with_ridge_the_penalised_residual_never_rises(seed):
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(errors))
 
 
+@pytest.mark.case("F4")
 @a_few
 @given(ridge=strategies.sampled_from([0.0, 0.02]), nonnegative=strategies.booleans(), seed=SEEDS)
 def test_the_residual_is_orthogonal_to_the_rows_in_use_and_no_row_outside_improves(ridge, nonnegative, seed):
@@ -194,6 +203,45 @@ def test_the_residual_is_orthogonal_to_the_rows_in_use_and_no_row_outside_improv
     assert np.abs(cosines[found.indices.numpy()]).max() <= 1e-4
     if len(found.indices) < 10:
         assert np.delete(cosines, found.indices.numpy()).max() <= 1e-4
+
+
+@pytest.mark.case("F4", "F5")
+@pytest.mark.parametrize("way", ["held", "held, as of many rows", "free"])
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(
+    copies=strategies.lists(strategies.integers(0, 8), min_size=2, max_size=20),
+    scale=strategies.sampled_from([1.0, 1e-30, 1e30, 0.3]),
+    ridge=strategies.sampled_from([0.0, 0.02, 0.5]),
+    nonnegative=strategies.booleans(),
+    other_target=strategies.booleans(),
+    seed=SEEDS,
+)
+def test_among_copies_and_zero_rows_of_any_scale_weights_are_the_best_on_the_support(
+    way, copies, scale, ridge, nonnegative, other_target, seed
+):
+    draw = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(9, 6, generator=draw)
+    matrix[0] = 0
+    matrix, goal = matrix[copies].double(), torch.randn(6, generator=draw, dtype=torch.float64)
+    rows = DenseRows(matrix=matrix * scale)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "EXACT_UP_TO", 0 if "many" in way else 2048)
+        how = {"ridge": ridge, "nonnegative": nonnegative, "matrix": way.split(",")[0]}
+        found = once(rows, len(copies), target=goal * scale if other_target else None, **how)
+    goal = (goal if other_target else matrix.sum(0)).numpy()
+    support, weights = found.indices.numpy(), found.weights.numpy()
+    assert len(set(support.tolist())) == len(support) and np.isfinite(weights).all()
+    assert not nonnegative or (weights > 0).all()
+    longer, goal = extended(matrix.numpy(), goal, absolute(matrix.numpy(), ridge))
+    atoms = longer[support].T
+    best = nnls(atoms, goal)[0] if nonnegative and len(support) else np.linalg.lstsq(atoms, goal, rcond=None)[0]
+    size = np.linalg.norm(goal)
+    left, least = (np.linalg.norm(atoms @ w - goal) for w in (weights, best))
+    assert left == pytest.approx(least, rel=1e-6, abs=1e-6 * size)
+    cosines = (goal - atoms @ weights) @ atoms / (np.linalg.norm(atoms, axis=0) * max(size, 1e-300))
+    assert np.abs(cosines[weights != 0]).max(initial=0) <= 1e-4
+    path = found.info["residuals"]
+    assert ridge or all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise([1.0, *path]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -307,6 +355,7 @@ def test_rounds_that_run_dry_return_fewer_and_give_the_last_ones_reason():
     assert found.info["stopped"] == "no row correlates with the residual"
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize("changes", [{}, {"fill": "none"}, {"nonnegative": False}, {"ridge": 0.0}])
 def test_a_zero_target_returns_nothing_and_says_why(changes):
     rows = gaussian(10, 6)
@@ -315,6 +364,7 @@ def test_a_zero_target_returns_nothing_and_says_why(changes):
     assert found.info["stopped"] == "no row correlates with the residual" and found.info["residuals"] == []
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize("n", [3, 20, 50])
 def test_rows_that_cancel_are_a_zero_target_whatever_rounding_leaves(n):
     generator = torch.Generator().manual_seed(n)
@@ -324,6 +374,7 @@ def test_rows_that_cancel_are_a_zero_target_whatever_rounding_leaves(n):
     assert len(solve(rows, n).indices) == 0
 
 
+@pytest.mark.case("F5")
 def test_a_row_joins_once_though_its_equal_is_there():
     rows = DenseRows(matrix=gaussian(5, 8).matrix.repeat(3, 1))
     found = once(rows, 15, ridge=0.0)
@@ -344,6 +395,7 @@ def test_settings_that_cannot_be_meant_are_refused(changes, named):
         GradMatch(**changes)
 
 
+@pytest.mark.case("F5")
 def test_a_target_that_is_not_finite_is_refused():
     rows = DenseRows(matrix=torch.rand(5, 3))
     with pytest.raises(DataError, match="target"):
@@ -406,6 +458,7 @@ def test_without_the_matrix_it_picks_and_weighs_the_same(kind, ridge, nonnegativ
             np.testing.assert_allclose(held.info["residuals"], free.info["residuals"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.case("F4")
 @pytest.mark.parametrize("nonnegative", [True, False])
 @pytest.mark.parametrize("ridge", [0.0, 0.02, 0.5])
 def test_a_matrix_stored_in_float32_gives_the_same_picks_and_float64_weights(ridge, nonnegative, monkeypatch):
@@ -432,6 +485,7 @@ def test_many_rounds_end_as_they_do_in_float64(matrix, monkeypatch):
     assert relative_error(rows, found) == pytest.approx(relative_error(rows, exact), abs=0.05)
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize("matrix", ["held", "free"])
 @pytest.mark.parametrize("power", [-66, 60])
 def test_rows_of_any_scale_are_the_same_problem_in_float32(power, matrix, stored_in_float32):
@@ -441,6 +495,7 @@ def test_rows_of_any_scale_are_the_same_problem_in_float32(power, matrix, stored
     assert plain.info == far.info
 
 
+@pytest.mark.case("F4")
 @pytest.mark.parametrize("matrix", ["held", "free"])
 @pytest.mark.parametrize("scale", [1e18, 1e-20])
 def test_huge_and_tiny_rows_get_nnls_weights_in_float32(scale, matrix, stored_in_float32):
@@ -493,6 +548,7 @@ def test_half_precision_factors_are_taken_as_the_numbers_they_are(dtype, matrix)
     assert_nnls(double, found, 0.02)
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize("exact_up_to", [0, 5000])
 @pytest.mark.parametrize("matrix", ["held", "free"])
 def test_why_it_stopped_is_told(matrix, exact_up_to, monkeypatch):
@@ -510,6 +566,7 @@ def test_why_it_stopped_is_told(matrix, exact_up_to, monkeypatch):
     assert told[2].indices.tolist() == [0] and told[2].info["residuals"] == pytest.approx([0.5**0.5])
 
 
+@pytest.mark.case("F4")
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("matrix", ["held", "free"])
 @pytest.mark.parametrize("ridge", [0.0, 0.02])

@@ -98,6 +98,7 @@ def factored(n, seed=0, scale=1.0, copies=True):
     return rows.take(torch.randint(n, (n,), generator=generator)) if copies else rows
 
 
+@pytest.mark.case("F1")
 @each_way
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("seed", range(3))
@@ -110,6 +111,7 @@ def test_each_pick_gains_most_until_late_among_duplicates_and_clusters(way, dtyp
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(found.gains))
 
 
+@pytest.mark.case("F1")
 @each_way
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(n=strategies.integers(3, 10), share=strategies.floats(0.05, 1), seed=SEEDS)
@@ -123,6 +125,7 @@ def test_the_value_is_naive_greedys_and_within_1_minus_1_over_e_of_the_optimum(w
     assert found.cluster_sizes().tolist() == slow_sizes(similarity, found.picks)
 
 
+@pytest.mark.case("F1")
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(n=strategies.integers(2, 80), batch=strategies.sampled_from([1, 7, 64]), seed=SEEDS)
 def test_both_ways_pick_the_same(n, batch, seed):
@@ -220,6 +223,7 @@ def test_stochastic_greedy_is_seeded_and_an_epsilon_near_nothing_is_exact_greedy
     assert torch.equal(exact.indices, nearly.indices) and torch.equal(exact.weights, nearly.weights)
 
 
+@pytest.mark.case("F1")
 @pytest.mark.parametrize("kind", DISTANCES)
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("epsilon", [None, 0.2])
@@ -233,6 +237,7 @@ def test_without_the_matrix_it_picks_the_same(kind, scale, epsilon):
             np.testing.assert_allclose(held.info["gains"], free.info["gains"], rtol=1e-6)
 
 
+@pytest.mark.case("F3")
 def test_without_the_matrix_equal_rows_are_no_gain():
     rows = DenseRows(matrix=(torch.randn(6, 40, generator=torch.Generator().manual_seed(0)) + 22).repeat(5, 1))
     for matrix in ("held", "free"):
@@ -241,6 +246,7 @@ def test_without_the_matrix_equal_rows_are_no_gain():
         assert sorted(i % 6 for i in found.indices.tolist()) == list(range(6)) and found.weights.tolist() == [5] * 6
 
 
+@pytest.mark.case("F1")
 def test_a_matrix_stored_in_float32_reaches_the_same_value(monkeypatch):
     rows = factored(250)
     exact, similarity = solve(rows, 60), similarity_of(rows.dense().numpy())
@@ -251,6 +257,7 @@ def test_a_matrix_stored_in_float32_reaches_the_same_value(monkeypatch):
     assert found.weights.sum() == 250 and len(found.indices) == 60
 
 
+@pytest.mark.case("F1", "F3")
 @each_device
 @pytest.mark.parametrize("matrix", ["held", "free"])
 @pytest.mark.parametrize("kind", DISTANCES)
@@ -279,6 +286,7 @@ def small_cases():
         yield n, 1 + seed % n, points(n, seed, width=2)
 
 
+@pytest.mark.case("F1")
 @each_device
 @pytest.mark.parametrize("matrix", ["held", "free"])
 def test_the_bound_holds_on_any_device(device, matrix):

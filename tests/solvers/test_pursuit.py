@@ -57,6 +57,7 @@ def test_float32_products_and_factors_give_what_float64_products_give(way, ridge
         assert found.stopped == exact.stopped == "budget"
 
 
+@pytest.mark.case("F4")
 @pytest.mark.parametrize("way", ["float64", "float32", "factors"])
 @pytest.mark.parametrize("ridge", [0.0, 0.05])
 def test_weights_are_nnls_on_the_support_also_where_rows_left(way, ridge):
@@ -214,6 +215,7 @@ def test_it_ends_once_the_tolerance_is_met():
     assert (len(found.path), found.stopped) == (10, "tolerance")
 
 
+@pytest.mark.case("F5")
 def test_rows_that_are_combinations_of_others_never_join():
     for way in ("float64", "float32", "factors"):
         base = torch.eye(4, 12) + 0.1
@@ -223,12 +225,14 @@ def test_rows_that_are_combinations_of_others_never_join():
         assert found.stopped != "budget" and found.path[-1] < 1e-3
 
 
+@pytest.mark.case("F5")
 def test_a_zero_target_ends_at_once():
     found = run(factored(20), 5, target=torch.zeros(10, 21, dtype=torch.float64))
     assert found.support == [] and found.path == [] and len(found.weights) == 0
     assert found.stopped == "no row correlates with the residual"
 
 
+@pytest.mark.case("F4")
 @settings(deadline=None, derandomize=True, max_examples=80)
 @given(m=strategies.integers(1, 12), ridge=strategies.sampled_from([0.0, 0.02, 0.5]), seed=SEEDS)
 def test_refitted_weights_are_nnls_where_at_most_one_must_leave(m, ridge, seed):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
+from advcore import pairs
 from advcore.errors import BudgetError, ConfigError, DataError
 from advcore.rng import Stream
-from advcore.rows import DenseRows, FactoredRows
-from advcore.solvers import SOLVERS, Craig, GradMatch
+from advcore.rows import BlockRows, DenseRows, FactoredRows
+from advcore.solvers import CCS, SOLVERS, ByScore, Craig, GradMatch
 from advcore.solvers.base import memory_of
 
 EACH = {name: Solver() for name, Solver in SOLVERS.items()} | {
@@ -56,6 +57,7 @@ def assert_sane(selection, n, k, solver):
     assert (len(indices) == k) == (selection.info["stopped"] == "budget")
 
 
+@pytest.mark.case("F5")
 @each_solver
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(n=strategies.integers(1, 25), share=strategies.floats(0, 1), seed=strategies.integers(0, 1000))
@@ -91,6 +93,7 @@ def test_the_same_question_gets_the_same_bits_and_nothing_is_disturbed(solver):
     assert torch.equal(rows.dense(), before) and torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.case("F5")
 @each_solver
 @pytest.mark.parametrize("k", [0, -1, 11, True, False, 2.0, "3", None, np.int64(3), np.float64(3), np.bool_(True)])
 def test_a_count_outside_1_to_n_is_a_budget_error(solver, k):
@@ -98,6 +101,7 @@ def test_a_count_outside_1_to_n_is_a_budget_error(solver, k):
         solver(generic(solver, 10), k, generator=stream(10))
 
 
+@pytest.mark.case("F5")
 @each_solver
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_rows_that_are_not_finite_are_refused_naming_the_first(solver, bad):
@@ -121,8 +125,39 @@ HARD = {
     "huge": draw(6, 4) * 1e18,
     "tiny beside huge": draw(6, 4) * torch.tensor([1e-18, 1e18, 1.0, 1e-18, 1e18, 1.0])[:, None],
 }
+HARDER = {name: HARD[name] for name in ("zero rows", "rank one", "sum is zero", "one row")} | {
+    "1e30": draw(6, 4) * 1e30,
+    "1e38": draw(6, 4).clamp(-3, 3) * 1e38,
+    "1e-30": draw(6, 4) * 1e-30,
+    "below the smallest float32": draw(6, 4) * 1e-40,
+    "1e30 beside 1e-30": draw(6, 4) * torch.tensor([1e-30, 1e30, 1.0, 1e-30, 1e30, 1.0])[:, None],
+    "1e100 in float64": draw(6, 4).double() * 1e100,
+    "1e-100 in float64": draw(6, 4).double() * 1e-100,
+    "float16 at its largest": draw(6, 4).sign().half() * 65504,
+    "bfloat16": draw(6, 4).bfloat16(),
+    "constant": torch.full((6, 3), 2.5),
+    "each constant": LINE[:, None].expand(6, 4),
+    "all but one equal": torch.cat([draw(1, 4).expand(5, 4), draw(1, 4, seed=9)]),
+    "equal but for rounding": draw(1, 4) + 1e-7 * draw(6, 4, seed=3),
+    "opposites": torch.cat([draw(1, 4), -draw(1, 4)]),
+    "small whole numbers": draw(9, 3).round(),
+    "more numbers than rows": draw(3, 50),
+}
+VARIANTS = EACH | {
+    "craig of squared distances": Craig(distance="squared"),
+    "craig of squared distances without a matrix": Craig(distance="squared", matrix="free"),
+    "stochastic craig without a matrix": Craig(epsilon=0.5, matrix="free"),
+    "gradmatch without ridge": GradMatch(ridge=0.0),
+    "gradmatch without ridge or matrix": GradMatch(ridge=0.0, matrix="free"),
+    "gradmatch of any sign without ridge": GradMatch(ridge=0.0, nonnegative=False),
+    "gradmatch to the end": GradMatch(ridge=0.0, tolerance=0.0, fill="none"),
+    "the easiest": ByScore(keep="easiest"),
+    "the middle": ByScore(keep="middle"),
+    "few strata": CCS(drop=0.5, strata=3),
+}
 
 
+@pytest.mark.case("F5")
 @each_device
 @each_solver
 @pytest.mark.parametrize("matrix", HARD.values(), ids=HARD)
@@ -135,6 +170,72 @@ def test_hard_rows_give_what_can_be_had_and_say_why(solver, matrix, device):
     for rows in (DenseRows(matrix=matrix), factored):
         for k in range(1, n + 1):
             assert_sane(solver(rows, k, generator=generator), n, k, solver)
+
+
+def as_read(solver, matrix):
+    """Rows of each kind that this solver may be given, with these numbers in them."""
+    if solver.reads not in (None, "last_layer"):
+        return [DenseRows(matrix=matrix[:, :1]), DenseRows(matrix=matrix[:, :1].abs())]
+    ones = torch.ones(len(matrix), 2, dtype=matrix.dtype)
+    dense = DenseRows(matrix=matrix)
+    return [
+        dense,
+        dense.block_means([torch.tensor([i, (i + 1) % len(matrix)]) for i in range(len(matrix))]),
+        FactoredRows(residuals=(matrix,), features=(ones,)),
+        FactoredRows(residuals=(matrix, -matrix), features=(ones, ones)),  # passes that cancel
+    ]
+
+
+HELD = {name: solver for name, solver in VARIANTS.items() if getattr(solver, "matrix", "free") != "free"}
+
+
+@pytest.mark.case("F5")
+@pytest.mark.parametrize(
+    ("solver", "exact_up_to"),
+    [
+        *(pytest.param(solver, 2048, id=name) for name, solver in VARIANTS.items()),
+        *(pytest.param(solver, 0, id=f"{name}, as of many rows") for name, solver in HELD.items()),
+    ],
+)
+def test_hard_rows_of_every_kind_and_number_are_survived(solver, exact_up_to, monkeypatch):
+    """Of many rows, matrices are kept in float32."""
+    monkeypatch.setattr(pairs, "EXACT_UP_TO", exact_up_to)
+    for name, matrix in HARDER.items():
+        for kind, rows in enumerate(as_read(solver, matrix)):
+            for k in {(len(rows) + 1) // 2} if kind else {(len(rows) + 1) // 2, len(rows)}:
+                try:
+                    assert_sane(solver(rows, k, generator=stream(len(rows))), len(rows), k, solver)
+                except Exception as error:
+                    raise AssertionError(f"{name}, kind {kind}, k = {k}") from error
+
+
+@pytest.mark.case("F5")
+@pytest.mark.parametrize("solver", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_rows_of_every_kind_that_are_not_finite_are_refused_naming_the_first(solver, bad):
+    for at in (0, 4, 8):
+        matrix = draw(9, 3)
+        matrix[at, 0] = bad
+        for rows in as_read(solver, matrix):
+            in_blocks = isinstance(rows, BlockRows)  # each of a row and the next
+            with pytest.raises(DataError, match=rf"row {max(at - 1, 0) if in_blocks else at}$"):
+                solver(rows, 3, generator=stream(9))
+
+
+@pytest.mark.case("F5")
+@pytest.mark.parametrize("power", [-60, -7, 1, 30])
+@order_free
+def test_a_power_of_two_changes_nothing_but_the_scale(solver, power):
+    rows = generic(solver, 30)
+    scaled = {
+        "matrix": lambda: DenseRows(matrix=rows.matrix * 2.0**power),
+        "residuals": lambda: FactoredRows(
+            residuals=tuple(a * 2.0**power for a in rows.residuals), features=rows.features
+        ),
+    }["matrix" if isinstance(rows, DenseRows) else "residuals"]()
+    before, after = (solver(one, 11, generator=stream(30)) for one in (rows, scaled))
+    assert torch.equal(before.indices, after.indices)
+    torch.testing.assert_close(before.weights, after.weights, rtol=1e-9, atol=0)
 
 
 @each_solver
@@ -153,6 +254,7 @@ def test_memory_is_told_in_whole_bytes(solver, n, share):
     assert all(isinstance(size, int) and size >= 0 for size in told.values())
 
 
+@pytest.mark.case("F5")
 @each_solver
 @pytest.mark.parametrize("zero", [True, False])
 def test_a_target_is_fitted_or_refused_in_one_line(solver, zero):

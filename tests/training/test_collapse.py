@@ -14,6 +14,8 @@ from advcore.training import SGD, Constant
 from advcore.training import loop as module
 from advcore.training.loop import Listener, collapsed
 
+pytestmark = pytest.mark.case("E10")
+
 
 def probe(share, n=200):
     found = wilson(round(share * n), n)
@@ -28,6 +30,11 @@ def probe(share, n=200):
         (0.60, 0.85, 200, False),  # a rise
         (0.60, 0.35, 20, False),  # noise of a small probe
         (0.60, 0.00, 20, True),
+        (0.60, 0.40, 10**5, False),  # 0.20 is not more than 0.20
+        (0.60, 0.39, 10**5, True),
+        (0.21, 0.00, 10**5, True),
+        (0.19, 0.00, 10**5, False),
+        (1.00, 0.75, 10, False),
     ],
 )
 def test_a_fall_counts_beyond_a_fifth_and_beyond_noise(before, after, n, expected):
@@ -59,6 +66,17 @@ def test_the_weights_before_the_fall_are_kept_and_the_record_says_so(model, sour
     (kept,) = [(state, epoch) for name, state, epoch in told if name == "before_collapse"]
     at_one = next(state for name, state, epoch in told if name == "last" and epoch == 1)
     assert kept[1] == 1 and all(torch.equal(kept[0][key], at_one[key]) for key in at_one)
+
+
+def test_each_fall_is_told(model, source, monkeypatch):
+    trained, told = fit(model, source, monkeypatch, [0.6, 0.1, 0.5, 0.2])
+    assert [event["epoch"] for event in trained.events] == [1, 3]
+    assert [epoch for name, _, epoch in told if name == "before_collapse"] == [0, 2]
+
+
+def test_a_slow_decline_is_no_collapse(model, source, monkeypatch):
+    trained, told = fit(model, source, monkeypatch, [0.65, 0.5, 0.35, 0.2, 0.05])
+    assert not trained.events and "before_collapse" not in {name for name, _, _ in told}
 
 
 def test_noise_is_no_collapse(model, source, monkeypatch):

@@ -61,7 +61,7 @@ def batch(source, indices=None, weights=None):
     indices = torch.arange(SIZE) if indices is None else indices
     _, x, y = next(source.batches([indices]))
     streams = [Stream(seed=0, purpose=name).at(indices) for name in ("attack", "minibatch")]
-    return Batch(indices, x, y, torch.ones(len(y)) if weights is None else weights, *streams, lambda: "here")
+    return Batch(indices, x, y, torch.ones(len(y)) if weights is None else weights, *streams, lambda: "here", len(y))
 
 
 def followed(rule, model, source):

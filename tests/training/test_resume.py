@@ -2,8 +2,10 @@
 
 import copy
 import json
+import random
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,10 +62,17 @@ def trainer(attack=ATTACK, solver=None, objective=None, *, partition="per_class"
     return Trainer(objective=objective, attack=attack, schedule=Schedule(epochs=4, **when), selector=chooser, **more)
 
 
+class Jitter(nn.Module):
+    """Draws where torch does not know of it."""
+
+    def forward(self, x):
+        return x * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand())) if self.training else x
+
+
 @pytest.fixture
 def net(model):
-    """With dropout: what it draws must go on, too."""
-    return nn.Sequential(*model[:-1], nn.Dropout(0.2), model[-1])
+    """With dropout and the like: what they draw must go on, too."""
+    return nn.Sequential(*model[:-1], nn.Dropout(0.2), Jitter(), model[-1])
 
 
 def told(trained):

@@ -111,6 +111,7 @@ def test_whole_blocks_are_replayed_and_others_are_shuffled(model, source):
     assert len({str(epoch) for epoch in seen}) > 1
 
 
+@pytest.mark.case("E9")
 def test_best_is_the_state_of_the_best_validation_epoch(model, source):
     states = {}
     made = trainer(optimizer=Adam(lr=0.02), lr_schedule=Constant())
@@ -123,6 +124,7 @@ def test_best_is_the_state_of_the_best_validation_epoch(model, source):
     assert equal(trained.best, states[trained.best_epoch]) and equal(trained.last, states[3])
 
 
+@pytest.mark.case("E9")
 def test_without_validation_best_is_last(model, source):
     trained = trainer().fit(model, source, seed=0)
     assert trained.best_epoch is None and equal(trained.best, trained.last)

@@ -1,0 +1,292 @@
+"""What one process and several are to do alike: each job gives a tree of tensors and plain values.
+
+Run as a script, by each of several processes: all jobs, one after the other, and a folder for what each found.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from advcore import AdversarialCoreset, Trainer, distributed, evaluate
+from advcore.attacks import LinfPGD
+from advcore.attacks.memory import Memory
+from advcore.cost import CostLedger
+from advcore.data.source import Resident, Streamed
+from advcore.errors import AdvcoreError
+from advcore.files import load_folder, save_folder
+from advcore.objectives.standard import Pgd
+from advcore.objectives.trades import Trades
+from advcore.rng import Stream
+from advcore.selection.schedule import Schedule
+from advcore.signals import Stopped, caught
+from advcore.solvers import SOLVERS
+from advcore.training.loop import Listener
+from advcore.training.minibatch import Batch, Plain
+from advcore.training.optimizers import SGD, Adam
+from advcore.training.step import Learner, part_of_mean
+
+ATTACK = LinfPGD(eps=0.1, steps=3)
+SELECTIONS = {
+    "gradmatch": {"solver": SOLVERS["gradmatch"]()},
+    "craig, whole": {"solver": SOLVERS["craig"](), "partition": "whole", "budget": 0.3},
+    "blocks": {"solver": SOLVERS["gradmatch"](), "partition": "per_batch", "block_size": 10},
+    "validation": {"solver": SOLVERS["gradmatch"](), "target": "validation"},
+    "random": {"solver": SOLVERS["random"]()},
+    "in full": {"solver": SOLVERS["craig"](), "full_attack": LinfPGD(eps=0.1, steps=6), "full_examples": 20},
+}
+
+
+def images(n: int, seed: int = 0, *, dtype: torch.dtype = torch.float32) -> Resident:
+    """n images of 4 classes that can be told apart: the class is where it is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (n,), generator=generator)
+    x = 0.5 * torch.rand(n, 1, 8, 8, generator=generator)
+    for i, y in enumerate(labels.tolist()):
+        x[i, :, 4 * (y // 2) : 4 * (y // 2) + 4, 4 * (y % 2) : 4 * (y % 2) + 4] += 0.4
+    return Resident(x.to(dtype), labels)
+
+
+def network(*, norm: bool = True, drop: float = 0.0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3, 2, 1),
+            nn.BatchNorm2d(6) if norm else nn.Identity(),
+            nn.ReLU(),
+            nn.Dropout(drop),
+            nn.Flatten(),
+            nn.Linear(96, 4),
+        )
+
+
+def trainer(**how) -> Trainer:
+    known = {"objective": Trades(beta=3.0), "attack": ATTACK, "optimizer": SGD(lr=0.05), "batch_size": 20}
+    return Trainer(**({"schedule": Schedule(epochs=3)} | known | how))
+
+
+def selecting(**how) -> Trainer:
+    schedule = Schedule(epochs=6, budget=0.4, warm_start=0.3, period=2)
+    chooser = AdversarialCoreset(
+        objective=Trades(beta=3.0), attack=ATTACK, solver=SOLVERS["gradmatch"](), budget=0.4, chunk_size=16
+    )
+    return trainer(schedule=schedule, selector=chooser, **how)
+
+
+def select() -> dict:
+    found = {}
+    for name, how in SELECTIONS.items():
+        settings = {"objective": Trades(beta=3.0), "attack": ATTACK, "chunk_size": 16, **how}
+        ledger, model = CostLedger(), network()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        held_out = images(21, seed=1) if settings.get("target") else None
+        chosen = AdversarialCoreset(**settings).select(
+            model, images(83), seed=1, epoch=2, validation=held_out, ledger=ledger
+        )
+        distributed.merge(ledger)
+        state = chosen.state()
+        state["cost"] = state["cost"]["passes"]
+        same = all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        found[name] = {"coreset": state, "passes": ledger.passes, "untouched": same}
+    return found
+
+
+def evaluations() -> dict:
+    model, found = network(), {}
+    attacks = [LinfPGD(eps=0.1, steps=3, restarts=2), LinfPGD(eps=0.05, steps=2)]
+    for n in (1, 2, 7, 33):
+        ledger = CostLedger()
+        seen = evaluate(model, images(n, seed=3), attacks, batch_size=8, ledger=ledger, keep_examples=True)
+        distributed.merge(ledger)
+        told = seen.as_dict()
+        found[str(n)] = {"told": told, "verdicts": seen.verdicts, "examples": seen.examples, "passes": ledger.passes}
+    return found
+
+
+class Given:
+    """An attack that answers with images it was given, found by their numbers."""
+
+    climbs, remembers, few_steps = "own", False, False
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def __call__(self, loss_fn, x, *, generator):
+        return self.answers[generator.indices]
+
+
+def one_update() -> dict:
+    """One step of a float64 model without BatchNorm, from given adversarial images, for every form of the loss."""
+    found = {}
+    for size in (13, 3):
+        for normalise in ("coreset", "batch", "none"):
+            source, model = images(40, dtype=torch.float64), network(norm=False).double()
+            weights = torch.rand(40, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.5
+            noise = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+            whole = torch.randperm(40, generator=torch.Generator().manual_seed(4))[:size]
+            own = distributed.share(whole)
+            _, x, y = next(source.batches([own]))
+            learner = Learner(
+                model=model,
+                objective=Trades(beta=3.0),
+                attack=Given(noise),
+                optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+                ledger=CostLedger(),
+                normalise=normalise,
+                parallel=distributed.parallel(model),
+            )
+            streams = [Stream(seed=0, purpose=name).at(own) for name in ("attack", "minibatch")]
+            factor = part_of_mean(weights[own], weights, whole, normalise)
+            batch = Batch(own, x, y, weights[own], *streams, lambda: "here", len(whole), factor)
+            loss, counted = Plain().step(learner, batch)
+            mean = distributed.summed([float(loss)])[0] / distributed.size()
+            found[f"{size}, {normalise}"] = {"model": model.state_dict(), "loss": mean, "counted": counted}
+    return found
+
+
+def fitted(settings: Trainer, model: nn.Module | None = None, **how) -> dict:
+    """What training leaves, and whether all processes have the same."""
+    model = model or network()
+    out = settings.fit(model, images(83), images(20, seed=1), seed=5, **how)
+    distributed.merge(out.ledger)
+    everyone = distributed.gathered({"model": model.state_dict(), "last": out.last, "best": out.best})
+    entries = [
+        {key: value for key, value in entry.items() if key not in ("seconds", "peak_memory")} for entry in out.epochs
+    ]
+    accuracy = evaluate(model, images(400, seed=7), [LinfPGD(eps=0.1, steps=5)], checks=False).as_dict()
+    return {
+        "everyone": everyone,
+        "epochs": entries,
+        "coresets": [one.indices for one in out.coresets],
+        "passes": out.ledger.passes,
+        "accuracy": accuracy,
+    }
+
+
+RUNS = {
+    "trades": trainer,
+    "selecting": selecting,
+    "ema, adam, dropout": lambda: selecting(ema=0.9, optimizer=Adam(lr=0.003)),
+    "remembered": lambda: selecting(
+        objective=Pgd(),
+        attack=LinfPGD(eps=0.1, steps=2, start="remembered"),
+        memory=Memory(precision="float16"),
+    ),
+    "scored": lambda: trainer(
+        schedule=Schedule(epochs=6, budget=0.4, warm_start=0.5, period=2),
+        selector=AdversarialCoreset(
+            objective=Trades(beta=3.0), attack=ATTACK, solver=SOLVERS["easycore"](), budget=0.4, chunk_size=16
+        ),
+    ),
+}
+
+
+def build(name: str) -> tuple[Trainer, nn.Module]:
+    return RUNS[name](), network(drop=0.2 if "dropout" in name else 0.0)
+
+
+def train() -> dict:
+    return {name: fitted(*build(name)) for name in RUNS}
+
+
+def resumed() -> dict:
+    """The same runs, from the state after an epoch."""
+    found = {}
+    for name in RUNS:
+        states = []
+        settings, model = build(name)
+        settings.fit(
+            model,
+            images(83),
+            images(20, seed=1),
+            seed=5,
+            listener=Listener(on_checkpoint=lambda state, states=states: states.append(state())),
+        )
+        state = distributed.by_first(lambda own=states[1]: own)
+        found[name] = {"run": fitted(*build(name), resume=state), "state": state}
+    return found
+
+
+def of_others(folder: Path) -> dict:
+    """Runs that another number of processes began."""
+    states = {name: load_folder(folder / name)[0] for name in RUNS if (folder / name).is_dir()}
+    return {name: fitted(*build(name), resume=state) for name, state in states.items()}
+
+
+class Raising(torch.utils.data.Dataset):
+    def __len__(self):
+        return 83
+
+    def __getitem__(self, i):
+        if i == 20:
+            raise AdvcoreError("example 20 cannot be read")
+        return images(83)[i]
+
+
+def failures() -> dict:
+    """What one process meets, all tell."""
+    found = {}
+    source = Streamed(Raising(), labels=images(83).labels())
+    calls = {
+        "select": lambda: selecting().selector.select(network(), source, seed=0),
+        "fit": lambda: trainer().fit(network(), source, seed=0),
+        "evaluate": lambda: evaluate(network(), source, [ATTACK], batch_size=8),
+        "first": lambda: distributed.by_first(lambda: 1 / 0),
+        "too small": lambda: trainer(batch_size=2).fit(network(), images(83), seed=0),
+    }
+    for name, call in calls.items():
+        try:
+            call()
+            told = "nothing"
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+        found[name] = distributed.gathered(told)
+    return found
+
+
+def stopped() -> dict:
+    """A signal that one process gets stops all, at the same place; what was saved goes on to the same end."""
+    states, told = [], None
+    settings, model = build("selecting")
+    last = distributed.rank() == distributed.size() - 1
+
+    def on_progress(phase: str, done: int, total: int) -> None:
+        if last and phase == "train" and done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        with caught():
+            listener = Listener(on_progress=on_progress, on_checkpoint=lambda state: states.append(state()))
+            settings.fit(model, images(83), images(20, seed=1), seed=5, listener=listener)
+    except Stopped as error:
+        told = error.number
+    place = [states[-1]["place"][name] for name in ("epoch", "step")]
+    state = distributed.by_first(lambda: states[-1])
+    return {"told": distributed.gathered([told, *place]), "run": fitted(*build("selecting"), resume=state)}
+
+
+def parts() -> dict:
+    own = torch.arange(distributed.rank() + 1)
+    return {
+        "joint": distributed.joint(own, own[:, None].float().expand(-1, 2))[0],
+        "summed": distributed.summed([distributed.rank(), 1]),
+        "everywhere": [distributed.everywhere(True), distributed.everywhere(distributed.first())],
+        "shares": distributed.gathered([distributed.share(torch.arange(n)) for n in range(1, 12)]),
+    }
+
+
+JOBS = (select, evaluations, one_update, train, resumed, failures, stopped, parts)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    with distributed.joined():
+        found = {job.__name__: job() for job in JOBS} | {"of_others": of_others(folder)}
+        save_folder(folder / str(distributed.rank()), found, {})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,133 @@
+"""`torchrun -m advcore`: files and words come from the first process; a lost one ends the job, or it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from advcore.runner.config import load
+from advcore.runner.run import prepare, run
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "experiments" / "trades_gradmatch.yaml"
+
+
+def torchrun(*arguments, restarts: int = 0) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--max-restarts", str(restarts), "-m", "advcore", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def overrides(settings) -> list[str]:
+    return [part for one in settings for part in ("--set", one)]
+
+
+def ended(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=seconds)
+        return process.returncode, out, err
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def workers(process: subprocess.Popen) -> list[int]:
+    """Process numbers of the two that train."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in listed.split()]
+
+
+@pytest.mark.case("A7")
+def test_a_run_of_two_processes_leaves_what_one_leaves(tmp_path, tiny):
+    code, out, err = ended(torchrun("run", FILE, "--out", tmp_path / "two", *overrides(tiny)))
+    assert code == 0, err
+    alone = run(prepare(load(FILE, tiny)), tmp_path / "one")
+    record = json.loads((tmp_path / "two" / "record.json").read_text())
+    assert record["finished"] and record["environment"]["processes"] == 2
+    assert record["relative_cost"] == pytest.approx(alone.relative_cost, rel=1e-6)
+    assert out.count("record:") == 1 and out.count("epoch ") == len(record["epochs"])
+    left = [
+        sorted(str(p.relative_to(tmp_path / name)) for p in (tmp_path / name).rglob("*")) for name in ("one", "two")
+    ]
+    assert left[0] == left[1]
+    assert "Warning" not in err and "Traceback" not in err, err
+
+
+def test_a_mistake_is_told_once(tmp_path, tiny):
+    code, _, err = ended(torchrun("run", FILE, "--out", tmp_path, *overrides(tiny), "--set", "training.batch_size=3"))
+    told = [line for line in err.splitlines() if line.startswith("advcore: ")]
+    assert code != 0 and len(told) == 1 and "training.batch_size" in told[0] and not list(tmp_path.iterdir())
+
+
+def lost(process: subprocess.Popen, folder: Path, which: int, epochs: int) -> None:
+    """Kill one of the processes once so many epochs are done."""
+    give_up = time.monotonic() + 120
+    while time.monotonic() < give_up:
+        if (folder / "states" / f"{epochs:06d}").is_dir():
+            os.kill(workers(process)[which], signal.SIGKILL)
+            return
+        time.sleep(0.02)
+    pytest.fail("no state was saved")
+
+
+@pytest.mark.slow
+@pytest.mark.case("C5")
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_lost_process_ends_the_job_or_is_started_again_and_nothing_changes(tmp_path, tiny, which):
+    longer = [*overrides(tiny), "--set", "training.epochs=30"]
+    code, _, err = ended(torchrun("run", FILE, "--out", tmp_path / "whole", *longer))
+    assert code == 0, err
+
+    process = torchrun("run", FILE, "--out", tmp_path / "ended", *longer)
+    lost(process, tmp_path / "ended", which, 3)
+    children, since = workers(process), time.monotonic()
+    code, _, err = ended(process)
+    assert code != 0 and time.monotonic() - since < 60
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    told = [line for line in err.splitlines() if line.startswith("advcore: ")]
+    assert all("is gone" in line or "stopped by" in line for line in told), told
+
+    process = torchrun("run", FILE, "--out", tmp_path / "again", *longer, restarts=1)
+    lost(process, tmp_path / "again", which, 3)
+    code, _, err = ended(process)
+    assert code == 0, err
+    for name in ("last", "best"):
+        theirs, ours = (load_file(tmp_path / run / "checkpoints" / f"{name}.safetensors") for run in ("whole", "again"))
+        assert all((theirs[key] == ours[key]).all() for key in theirs) and theirs.keys() == ours.keys()
+    records = [json.loads((tmp_path / run / "record.json").read_text()) for run in ("whole", "again")]
+    assert len(records[1]["resumes"]) == 1 and records[1]["resumes"][0]["epoch"] >= 3
+    for key in ("selections", "relative_cost", "final", "events"):
+        one, other = (json.dumps(without_times(record[key])) for record in records)
+        assert one == other
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(entry) for key, entry in value.items() if key != "seconds"}
+    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
+@pytest.mark.slow
+@pytest.mark.case("C1")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_is_a_stop_that_is_saved(tmp_path, tiny, number):
+    longer = [*overrides(tiny), "--set", "training.epochs=400"]
+    process = torchrun("run", FILE, "--out", tmp_path / "run", *longer)
+    give_up = time.monotonic() + 120
+    while not (tmp_path / "run" / "states" / "000002").is_dir() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    process.send_signal(number)
+    since = time.monotonic()
+    code, _, err = ended(process)
+    assert code != 0 and time.monotonic() - since < 30
+    told = [line for line in err.splitlines() if line.startswith("advcore: ")]
+    assert len(told) == 1 and "stopped by" in told[0] and "--resume" in told[0], err
