@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from advcore.data.base import DataSettings, Split, find_path
-from advcore.errors import DataError, at_least, missing_package, must, require
+from advcore.errors import DataError, at_least, in_a_line, missing_package, must, require
 from advcore.types import settings
 
 
@@ -95,6 +95,6 @@ class _Files(Dataset):
         path, label = self.samples[i]
         try:
             image = TF.center_crop(TF.resize(pil_loader(path), round(self.size * 8 / 7)), self.size)
-        except OSError as error:
-            raise DataError(f"image {i} ({path}) cannot be read: {error}") from None
+        except Exception as error:  # Pillow raises many
+            raise DataError(f"image {i} ({path}) cannot be read: {in_a_line(error)}") from error
         return TF.pil_to_tensor(image), label

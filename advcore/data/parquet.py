@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advcore.data.base import OwnData, Split, find_path
-from advcore.errors import DataError, missing_package
+from advcore.errors import DataError, in_a_line, missing_package
 from advcore.types import settings
 
 
@@ -76,15 +76,15 @@ def _split(table) -> Split:
 
 def _decode(encoded, positions: Tensor) -> Tensor:
     """(n, C, H, W) uint8."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     images = []
     for position in positions.tolist():
         try:
             image = Image.open(io.BytesIO(encoded[position].as_py()))
             images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
-        except (UnidentifiedImageError, OSError, TypeError) as error:
-            raise DataError(f"image {position} cannot be decoded: {error}") from None
+        except Exception as error:  # Pillow raises many
+            raise DataError(f"image {position} cannot be decoded: {in_a_line(error)}") from error
         if images[-1].shape != images[0].shape:
             raise DataError(
                 f"images must have one size, got {images[-1].shape} at {position} and {images[0].shape} at first"
