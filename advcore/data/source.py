@@ -174,7 +174,7 @@ class Streamed:
             raise DataError(f"the data set must be map-style, with a length, got {type(dataset).__name__}") from None
         if self._size == 0:
             raise DataError("the data set must hold at least one example, got an empty one")
-        self._labels = labels
+        self._labels, self._fingerprint = labels, None
         self.shape = tuple(item_of(dataset, 0)[0].shape)
 
     def __len__(self) -> int:
@@ -222,8 +222,11 @@ class Streamed:
         return None if self._labels is None else _counts(self._labels)
 
     def fingerprint(self) -> str:
-        known = self._labels
-        return labels_digest(lambda i: known[i] if known is not None else item_of(self.dataset, i)[1], len(self))
+        if self._fingerprint is None:  # every state that is saved asks
+            known = self._labels
+            label_at = lambda i: known[i] if known is not None else item_of(self.dataset, i)[1]  # noqa: E731
+            self._fingerprint = labels_digest(label_at, len(self))
+        return self._fingerprint
 
 
 class Part:
