@@ -249,7 +249,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _NO_ROOM:
             raise
         where = error.filename or "the disk"
         code = _fail([f"{where}: {error.strerror}{_goes_on()}"], 3)
@@ -260,6 +260,9 @@ def main() -> None:
     if code == 130:  # typer may have turned Ctrl-C into its exit code already
         _fail([f"interrupted{_goes_on()}"], code)
     sys.exit(code or 0)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on a file's size
 
 
 def _goes_on() -> str:

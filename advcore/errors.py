@@ -41,6 +41,10 @@ class NonFiniteError(AdvcoreError):
     """NaN or infinity where training or selection would go on with it; the command line leaves with 3."""
 
 
+class NoMemoryError(AdvcoreError):
+    """Memory ran out where smaller pieces would be something else; the command line leaves with 3."""
+
+
 def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
     """The one phrasing: "`setting` must be `rule`, got `got`; `way_out`"."""
     return f"{setting} must be {rule}, got {got!r}" + (f"; {way_out}" if way_out else "")

@@ -1,23 +1,29 @@
 """Problems to a solver, its answers to one selection."""
 
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from advcore.pieces import Pieces, advised, ran_out
 from advcore.rng import Stream
 from advcore.selection.partition import Problem
 from advcore.signals import check
 from advcore.solvers.base import Solver, Task, memory_of
 from advcore.types import Selection
 
+log = logging.getLogger(__name__)
 _TOGETHER = 4e9  # bytes of matrices that are solved as one batch
 
 
 def solve_all(solver: Solver, problems: list[Problem], generator: Stream) -> tuple[list[Selection], list[str]]:
     """One answer a problem; a problem with a share that its solver leaves empty gets random picks at the others'
     mean weight. What fell back or was left out comes as events."""
-    answers, events = list(_answers(solver, problems, generator)), []
+    events: list[str] = []
+    with advised("while solving", "use selection.partition: per_class, or a smaller selection.budget"):
+        answers = list(_answers(solver, problems, generator, events))
     left_out = [problem.name for problem in problems if problem.k == 0]
     if left_out:
         events.append(f"the budget is too small for every class: nothing from {', '.join(left_out)}")
@@ -35,23 +41,47 @@ def solve_all(solver: Solver, problems: list[Problem], generator: Stream) -> tup
     return answers, [*events, *_shortfall(problems, answers)]
 
 
-def _answers(solver: Solver, problems: list[Problem], generator: Stream) -> Iterator[Selection]:
+def _answers(solver: Solver, problems: list[Problem], generator: Stream, events: list[str]) -> Iterator[Selection]:
     """One problem's rows are loaded at a time; on CUDA a few GB of problems, which are then solved as one batch."""
+    pieces = Pieces(max(1, len(problems)), least=1, of="problems")
     for group in _groups(solver, problems):
-        yield from _solved(solver, group, generator)
+        check()
+        solver, found = _within_memory(solver, pieces, _tasks(group, generator), events)
+        yield from (found.pop(0) if p.k else _nothing(p, "no share") for p in group)
+    events.extend(pieces.events)
 
 
-def _solved(solver: Solver, group: list[Problem], generator: Stream) -> list[Selection]:
-    check()
-    tasks = [
+def _tasks(group: list[Problem], generator: Stream) -> list[Task]:
+    """Of the problems that have a share; their rows are loaded here."""
+    return [
         Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members)) for p in group if p.k
     ]
-    together = getattr(solver, "together", None)
-    if together and tasks:
-        answers = iter(together(tasks))
-    else:
-        answers = iter([solver(t.rows, t.k, target=t.target, generator=t.generator) for t in tasks])
-    return [next(answers) if p.k else _nothing(p, "no share") for p in group]
+
+
+def _within_memory(
+    solver: Solver, pieces: Pieces, tasks: list[Task], events: list[str]
+) -> tuple[Solver, list[Selection]]:
+    """One answer a task, and what solves the next ones. When memory runs out, fewer are solved as one batch; and then,
+    one by one, without their matrix."""
+    try:
+        return solver, _solved(solver, pieces, tasks)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error) or getattr(solver, "matrix", "free") == "free":
+            raise
+    events.append("out of memory with a problem's matrix held; going on without it")
+    log.warning("%s", events[-1])
+    solver = replace(solver, matrix="free")  # here, where what the failed call held is free
+    return solver, _solved(solver, pieces, tasks)
+
+
+def _solved(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Selection]:
+    def work(i: slice) -> list[Selection]:
+        together = getattr(solver, "together", None)
+        if together:
+            return together(tasks[i])
+        return [solver(t.rows, t.k, target=t.target, generator=t.generator) for t in tasks[i]]
+
+    return [answer for part in pieces.over(len(tasks), work) for answer in part]
 
 
 def _groups(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:
