@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,6 +36,14 @@ def write_bytes(path: Path, content: bytes) -> str:
         raise
     _sync_folder(path.parent)
     return digest
+
+
+def leftovers(folder: Path, name: str = "") -> list[Path]:
+    """What writes that were killed left in a folder; of one file `name`, or of any."""
+    unfinished = re.compile(rf"\.{re.escape(name) if name else '.+'}\.[a-z0-9_]+")  # as tempfile names them
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if unfinished.fullmatch(path.name))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -82,13 +91,20 @@ def _write_described(path: Path, content: bytes, schema: str, facts: dict) -> No
     write_bytes(_described(path), described)
 
 
+def _read_sealed(path: Path, schema: str) -> dict:
+    """The facts of a sealed JSON, without the seal. Raises CheckpointError where a byte is not what was written."""
+    facts = read_json(path)
+    if not isinstance(facts, dict) or facts.get("schema") != schema:
+        raise CheckpointError(f"{path} does not describe {schema}")
+    seal = facts.pop("seal", None)
+    if seal != _seal(facts) or path.read_bytes() != _json({**facts, "seal": seal}):  # 1E-5 is 1e-5, and not what was
+        raise CheckpointError(f"{path} is damaged: its facts are not the ones that were saved")
+    return facts
+
+
 def _read_described(path: Path, schema: str) -> tuple[bytes, dict]:
     """The file's bytes and the facts beside it, checked against the hash they name."""
-    facts = read_json(_described(path))
-    if not isinstance(facts, dict) or facts.get("schema") != schema:
-        raise CheckpointError(f"{_described(path)} does not describe {schema}")
-    if facts.pop("seal", None) != _seal(facts):
-        raise CheckpointError(f"{_described(path)} is damaged: its facts are not the ones that were saved")
+    facts = _read_sealed(_described(path), schema)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -212,11 +228,9 @@ def check_folder(path: Path) -> None:
 
 def _whole(path: Path) -> tuple[dict[str, bytes], dict]:
     """The files' contents, and the facts of the manifest, all checked against their hashes."""
-    facts = read_json(path / MANIFEST)
-    if not isinstance(facts, dict) or facts.get("schema") != _FOLDER:
-        raise CheckpointError(f"{path / MANIFEST} does not describe {_FOLDER}")
+    facts = _read_sealed(path / MANIFEST, _FOLDER)
     files = facts.get("files")
-    if facts.pop("seal", None) != _seal(facts) or not isinstance(files, dict) or files.keys() != set(_FILES):
+    if not isinstance(files, dict) or files.keys() != set(_FILES):
         raise CheckpointError(f"{path / MANIFEST} is damaged: its facts are not the ones that were saved")
     contents = {}
     for name in _FILES:

@@ -3,12 +3,12 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
-from advcore.files import check_folder, load_folder, save_folder
+from advcore.files import check_folder, leftovers, load_folder, save_folder
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,21 @@ def save(run: Path, state: Callable[[], dict], facts: dict[str, Any]) -> None:
     check_folder(path)
     for old in numbers[: len(numbers) + 1 - KEPT]:
         _remove(folder(run) / f"{old:06d}")
-    for leftover in folder(run).glob(".[0-9]*"):
-        _remove(leftover)
+    sweep(leftovers(folder(run)))
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove files and folders; what cannot be removed is a warning."""
+    for path in paths:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:
     try:
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     except OSError as error:
         log.warning("%s could not be removed: %s", path, error.strerror)
 

@@ -22,7 +22,7 @@ from advcore.data.source import Resident, chunked
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
-from advcore.files import load_weights, save_tensors
+from advcore.files import leftovers, load_weights, save_tensors
 from advcore.gradients import GRADIENTS
 from advcore.models.base import Normalize
 from advcore.objectives.base import attacked
@@ -117,7 +117,7 @@ def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = 
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
     begun = path.is_dir() and any((path / name).exists() for name in OURS)
-    if resume and (path.is_dir() or not path.exists()) and (not begun or (path / "record.json").is_file()):
+    if resume and (path.is_dir() or not path.exists()) and (not begun or _begun(path)):
         check_writable(path)
         return path
     taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
@@ -126,6 +126,25 @@ def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = 
         raise ConfigError(must("--out", "a new or empty folder", str(path), way_out))
     check_writable(path)
     return path
+
+
+def _begun(path: Path) -> bool:
+    """Whether there is something to go on with."""
+    return (path / "record.json").is_file() or checkpoints.folder(path).is_dir()
+
+
+def _before(path: Path) -> tuple[RunRecord, list[str]]:
+    """The record of a run that was begun, and, where its file is missing or damaged, a line about that: the states know
+    all that it takes to go on. Raises AdvcoreError where there are none."""
+    try:
+        return RunRecord.load(path / "record.json"), []
+    except CheckpointError as error:
+        _, facts, _ = checkpoints.newest(path) or (None, {}, None)
+        if "config" not in facts:
+            raise AdvcoreError(f"{error}, and no state tells more; start again with --overwrite") from None
+        log.warning("%s; going on from the newest state", error)
+        known = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
+        return RunRecord(**known, environment={}, plan="", reference={}), [str(error)]
 
 
 FREE = ("device", "evaluation", "cost", "data.workers", "data.path", "training.memory.place", "selection.memory_limit")
@@ -234,18 +253,20 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         inputs=prepared.inputs,
     )
     data, state = fingerprint(prepared), None
-    if resume and (path / "record.json").is_file():
-        before = RunRecord.load(path / "record.json")
+    if resume and _begun(path):
+        before, lost = _before(path)
         changed = changed_settings(prepared, before)
         if before.finished and not changed:
             return before
         state, damaged = resumable(prepared, path, before, data)
-        note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": damaged}
+        note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": [*lost, *damaged]}
         kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
         record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
         started -= before.seconds
     else:
         _clear(path)
+    checkpoints.sweep([*leftovers(path, "record.json"), *(old for name in OURS[1:] for old in leftovers(path / name))])
+    facts = {"data": data, "config": record.config, "inputs": record.inputs}
     record.seconds = round(time.perf_counter() - started, 2)
     record.save(path / "record.json")
     reporter.on_plan(prepared.plan)
@@ -265,7 +286,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         on_epoch=on_epoch,
         on_coreset=on_coreset,
         on_state=lambda name, state, entry: save_state(path, name, state, entry),
-        on_checkpoint=lambda state: checkpoints.save(path, state, {"data": data}),
+        on_checkpoint=lambda state: checkpoints.save(path, state, facts),
     )
     trained = prepared.trainer.fit(
         prepared.model,

@@ -27,12 +27,6 @@ def poisoned(*_, **__) -> None:
     raise Poisoned("poisoned", 7)
 
 
-class PoisonedTensor:
-    """Fails when it is copied or written, as part of a state whose other parts are good."""
-
-    detach = property(poisoned)
-
-
 # ---- bytes ----
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faults.injectors import flip
 
 from advcore import cli
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError
@@ -109,12 +110,6 @@ def test_two_states_are_kept(advcore, command, tmp_path):
     assert advcore(*command, "--out", tmp_path / "run")[0] == 0
     assert checkpoints._numbers(tmp_path / "run") == [4, 5]
     assert not list(checkpoints.folder(tmp_path / "run").glob(".*"))
-
-
-def flip(path: Path, where: float = 0.5):
-    content = bytearray(path.read_bytes())
-    content[int(where * (len(content) - 1))] ^= 4
-    path.write_bytes(bytes(content))
 
 
 def rewrite(path: Path, change):
