@@ -61,8 +61,8 @@ def page(record: dict) -> str:
         "",
         f"experiments/{EXPERIMENT.name}: after each of its {len(found)} epochs the whole state, "
         f"{record['bytes'] / 1e3:.0f} kB, is written, synced, and read back.",
-        f"Device {where['device']}, {where['threads']} threads; a share is one epoch's own, so other work on the machine "
-        "slows both of its parts.",
+        f"Device {where['device']}, {where['threads']} threads; a share is one epoch's own, so other work on the "
+        "machine slows both of its parts.",
         "",
         markdown(("", "median", "least", "most"), rows),
     ]
