@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from advcore.errors import AdvcoreError, ConfigError, UserError, must, one_of, positive, require
+from advcore.errors import AdvcoreError, ConfigError, UserError, in_a_line, must, one_of, positive, require
 from advcore.signals import Stopped, caught
 from advcore.version import __version__
 
@@ -254,9 +254,12 @@ def main() -> None:
         where = error.filename or "the disk"
         code = _fail([f"{where}: {error.strerror}{_goes_on()}"], 3)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not a usage error
+        if hasattr(error, "format_message"):  # a usage error
+            code = _fail([error.format_message()], 2)
+        elif _ran_out(error):
+            code = _fail([f"memory ran out: {in_a_line(error)}; use smaller batches, data or model{_goes_on()}"], 3)
+        else:
             raise
-        code = _fail([error.format_message()], 2)
     if code == 130:  # typer may have turned Ctrl-C into its exit code already
         _fail([f"interrupted{_goes_on()}"], code)
     sys.exit(code or 0)
@@ -268,6 +271,12 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a 
 def _goes_on() -> str:
     """How to go on, where that is possible."""
     return "; what is done is kept, and the same command with --resume goes on" if sys.argv[1:2] == ["run"] else ""
+
+
+def _ran_out(error: Exception) -> bool:
+    from advcore.pieces import ran_out
+
+    return ran_out(error)
 
 
 def _fail(lines, code: int) -> int:

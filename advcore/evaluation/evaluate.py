@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from advcore.evaluation.checks import IMAGES, model_flags, order_flags, strength
 from advcore.files import read_npz, write_npz
 from advcore.objectives.base import ascent
 from advcore.objectives.standard import Pgd
+from advcore.pieces import Pieces, advised
 from advcore.rng import Stream, preserved
 
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
@@ -106,8 +108,9 @@ def evaluate(
     state : a file (.npz) that holds the verdicts so far, brought up to date after every batch; an evaluation that was
         stopped goes on from it. Refused for another model, data, attack or seed.
 
-    Raises ConfigError for a training-only attack, DataError for bad images or labels. Cost: one forward pass an
-    example, then each attack's passes on the examples still right, per restart.
+    When memory runs out, a batch goes on in halves, down to 16; AutoAttack's draws depend on how many it is given.
+    Raises ConfigError for a training-only attack, DataError for bad images or labels, NoMemoryError. Cost: one forward
+    pass an example, then each attack's passes on the examples still right, per restart.
     """
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
@@ -130,15 +133,15 @@ def evaluate(
         ledger.phase("evaluation", source.device),
     ):
         forward = ledger.counted(model)
-        attacks = [bound(attack, model, ledger.counted) for attack in attacks]
-        for batch, x, y in batches_for(model, source, chunked(indices[done:], batch_size)):
-            correct = _correct(forward(x), y, batch)
-            now = {"clean": correct}
-            for i, attack in enumerate(attacks):
-                stream = Stream(seed=seed, purpose="evaluation").child(i).at(batch)
-                now[str(i)], x_adv = stood(forward, attack, x, y, correct, stream)
-                if keep_examples:
-                    found[str(i)].append(x_adv.cpu())
+        attacks, pieces = [bound(attack, model, ledger.counted) for attack in attacks], Pieces(batch_size)
+        for batch, x, y in batches_for(model, source, chunked(indices[done:], batch_size) if done < n else []):
+            own = partial(_judged, ledger, forward, attacks, Stream(seed=seed, purpose="evaluation"), (batch, x, y))
+            with advised("in an evaluation", "lower evaluation.batch_size, or use a smaller model"):
+                judged = pieces.over(len(x), own)
+            now = {key: torch.cat([right[key] for right, _ in judged]) for key in keys}
+            if keep_examples:
+                for key in keys[1:]:
+                    found[key].append(torch.cat([ends[key] for _, ends in judged]).cpu())
             parts = {key: torch.cat([parts[key], now[key].cpu()]) for key in keys}
             done += len(y)
             saved.keep(parts)
@@ -159,6 +162,19 @@ def evaluate(
         verdicts=parts,
         examples={key: torch.cat(own) for key, own in found.items() if own},
     )
+
+
+def _judged(
+    ledger: CostLedger, forward: Callable, attacks: Sequence[Any], stream: Stream, whole: tuple, i: slice
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of piece `i` of a batch (indices, x, y): which are right at the clean image and stay so under each attack, and
+    where each attack ended."""
+    batch, x, y = (own[i] for own in whole)
+    with ledger.undone_on_error():
+        correct = _correct(forward(x), y, batch)
+        both = [stood(forward, attack, x, y, correct, stream.child(j).at(batch)) for j, attack in enumerate(attacks)]
+    right = {"clean": correct} | {str(j): alive for j, (alive, _) in enumerate(both)}
+    return right, {str(j): ends for j, (_, ends) in enumerate(both)}
 
 
 def _looked_at(

@@ -8,8 +8,9 @@ import pytest
 import torch
 from faults.injectors import Cramped, no_memory
 
-from advcore import Trainer
+from advcore import Trainer, evaluate
 from advcore.attacks import LinfPGD
+from advcore.cost import CostLedger
 from advcore.errors import NoMemoryError
 from advcore.objectives import Pgd
 from advcore.pieces import Pieces, advised
@@ -55,6 +56,32 @@ def test_on_the_command_line_it_is_exit_code_3_and_a_line(advcore, root, tiny, t
     changes = (part for one in tiny for part in ("--set", one))
     code, _, err = advcore("run", root / "experiments/trades_full.yaml", *changes, "--out", tmp_path / "run")
     assert code == 3 and err.count("\n") == 1 and "training.batch_size" in err and "512.00 MiB" in err
+
+
+def test_an_evaluation_goes_on_in_halves_to_the_same_verdicts(model, source, caplog):
+    attacks = [LinfPGD(eps=0.05, steps=3, restarts=2), LinfPGD(eps=0.02, steps=1)]
+    ledgers = CostLedger(), CostLedger()
+    usual = evaluate(model, source, attacks, batch_size=48, keep_examples=True, ledger=ledgers[0])
+    with caplog.at_level(logging.WARNING):
+        found = evaluate(Cramped(model, 30), source, attacks, batch_size=48, keep_examples=True, ledger=ledgers[1])
+    assert caplog.messages == ["out of memory with 48 examples at once; going on with 16"]
+    assert usual == found and ledgers[0].passes == ledgers[1].passes
+    for key, right in usual.verdicts.items():
+        assert torch.equal(right, found.verdicts[key])
+    for key, ends in usual.examples.items():
+        torch.testing.assert_close(ends, found.examples[key], rtol=0, atol=1e-5)
+    with pytest.raises(NoMemoryError, match="evaluation.batch_size"):
+        evaluate(Cramped(model, 8), source, attacks, batch_size=48)
+
+
+def test_whatever_else_runs_out_of_memory_is_exit_code_3(advcore, root, tiny, tmp_path, monkeypatch):
+    def load(self, device):
+        raise no_memory()
+
+    monkeypatch.setattr("advcore.data.base.DataSettings.load", load)
+    changes = (part for one in tiny for part in ("--set", one))
+    code, _, err = advcore("run", root / "experiments/trades_full.yaml", *changes, "--out", tmp_path / "run")
+    assert code == 3 and err.count("\n") == 1 and "memory ran out" in err and "2.00 GiB" in err
 
 
 @pytest.mark.parametrize(
