@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from advcore.errors import AdvcoreError, ConfigError, UserError, must, one_of, positive, require
+from advcore.errors import AdvcoreError, ConfigError, UserError, in_a_line, must, one_of, positive, require
 from advcore.signals import Stopped, caught
 from advcore.version import __version__
 
@@ -264,17 +264,23 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _NO_ROOM:
             raise
         where = error.filename or "the disk"
         code = _fail([f"{where}: {error.strerror}{_goes_on()}"], 3)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not a usage error
+        if hasattr(error, "format_message"):  # a usage error
+            code = _fail([error.format_message()], 2)
+        elif _ran_out(error):
+            code = _fail([f"memory ran out: {in_a_line(error)}; use smaller batches, data or model{_goes_on()}"], 3)
+        else:
             raise
-        code = _fail([error.format_message()], 2)
     if code == 130:  # typer may have turned Ctrl-C into its exit code already
         _fail([f"interrupted{_goes_on()}"], code)
     sys.exit(code or 0)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on a file's size
 
 
 def _goes_on() -> str:
@@ -303,6 +309,12 @@ def _rank() -> int | None:
     """The number of this process among several; None where it is the only one."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
+
+
+def _ran_out(error: Exception) -> bool:
+    from advcore.pieces import ran_out
+
+    return ran_out(error)
 
 
 def _fail(lines, code: int, *, shared: bool = False) -> int:

@@ -1,6 +1,7 @@
 """Errors and their one phrasing: the setting, what it must be, what it got, the way out."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -44,6 +45,10 @@ class UnsafeFileError(UserError):
 
 class NonFiniteError(AdvcoreError):
     """NaN or infinity where training or selection would go on with it; the command line leaves with 3."""
+
+
+class NoMemoryError(AdvcoreError):
+    """Memory ran out where smaller pieces would be something else; the command line leaves with 3."""
 
 
 _SHOWN = 500  # characters of a value
@@ -119,10 +124,15 @@ def nearest(value: object, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def in_a_line(error: BaseException) -> str:
+    """Kind and message of an error that somebody else raised."""
+    return " ".join("".join(traceback.format_exception_only(error)).split())
+
+
 def missing_package(package: str, needed_for: str, extra: str | None, cause: Exception) -> ConfigError:
     """An import failed: what is missing or mismatched, for what, and the line that mends it."""
     target = f'"advcore[{extra}]"' if extra else package
     return ConfigError(
-        f"{needed_for} needs the package {package}, which does not import ({type(cause).__name__}: "
-        f"{str(cause).splitlines()[0] if str(cause) else cause!r}); pip install --upgrade {target}"
+        f"{needed_for} needs the package {package}, which does not import ({in_a_line(cause)}); "
+        f"pip install --upgrade {target}"
     )

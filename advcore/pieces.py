@@ -1,10 +1,14 @@
-"""Work on a batch piece by piece, in smaller pieces once memory runs out."""
+"""Work on a batch piece by piece, in smaller pieces once memory runs out; and what to say where that is no way."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+
+from advcore.errors import NoMemoryError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -15,11 +19,11 @@ _WORDS = ("out of memory", "not enough memory", "can't allocate memory")  # as C
 class Pieces:
     """How large a piece may be; halves, down to `least`, when the device's memory runs out, and stays there.
 
-    size : examples, a multiple of 16. events : what happened, one line each.
+    size : how many, a multiple of `least`. of : what, for the events. events : what happened, one line each.
     """
 
-    def __init__(self, size: int, least: int = 16):
-        self.size, self._least = size, least
+    def __init__(self, size: int, least: int = 16, *, of: str = "examples"):
+        self.size, self._least, self._of = size, least, of
         self.events: list[str] = []
 
     def over(self, n: int, work: Callable[[slice], Result]) -> list[Result]:
@@ -38,13 +42,26 @@ class Pieces:
         return results
 
     def _halve(self, size: int) -> None:
-        self.size = max(self._least, size // 2 // 16 * 16)
+        self.size = max(self._least, size // 2 // self._least * self._least)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        self.events.append(f"out of memory with {size} examples at once; going on with {self.size}")
+        self.events.append(f"out of memory with {size} {self._of} at once; going on with {self.size}")
         log.warning("%s", self.events[-1])
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on CUDA or in the CPU's allocator."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in _WORDS)
+
+
+@contextlib.contextmanager
+def advised(doing: str, way_out: str) -> Iterator[None]:
+    """Where memory runs out inside, raise NoMemoryError: while doing what, how much was asked for, and the way out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.I)
+        amount = f" ({asked[1]} were asked for)" if asked else ""
+        raise NoMemoryError(f"memory ran out {doing}{amount}; {way_out}") from error

@@ -1,14 +1,14 @@
 """Columns of rows that are filled chunk by chunk: in memory, or in a temporary file that is mapped back."""
 
+import contextlib
 import mmap
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from advcore.errors import DataError
 
 
 class Column:
@@ -23,20 +23,27 @@ class Column:
 
     def __init__(self, length: int, folder: Path | None = None):
         self._length, self._filled, self._folder = length, 0, folder
-        self._file = None if folder is None else tempfile.TemporaryFile(dir=folder, prefix="advcore-rows-")  # noqa: SIM115
+        with self._room():
+            made = None if folder is None else tempfile.TemporaryFile(dir=folder, prefix="advcore-rows-")  # noqa: SIM115
+        self._file = made
         self._held: Tensor | None = None
         self._mapped: np.memmap | None = None
 
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """A file without a name says where there is no room for it."""
+        try:
+            yield
+        except OSError as error:
+            way_out = "gradient rows go there; free space, or set TMPDIR"
+            raise OSError(error.errno, f"{error.strerror}; {way_out}", str(self._folder)) from None
+
     def append(self, part: Tensor) -> None:
-        """The next (b, width) numbers."""
+        """The next (b, width) numbers. Raises OSError, with the folder, for what does not fit."""
         if self._file is not None:
             self._held = part[:0].cpu()
-            try:
+            with self._room():
                 self._file.write(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-            except OSError as error:
-                raise DataError(
-                    f"gradient rows do not fit below {self._folder}: {error}; free space, or set TMPDIR"
-                ) from None
             return
         if self._held is None:
             self._held = part.new_empty(self._length, *part.shape[1:])
@@ -47,7 +54,8 @@ class Column:
         """All of it, once everything is appended."""
         if self._file is None:
             return self._held
-        self._file.flush()
+        with self._room():
+            self._file.flush()
         self._mapped = np.memmap(self._file, dtype=np.uint8, mode="c")
         return torch.from_numpy(self._mapped).view(self._held.dtype).view(self._length, *self._held.shape[1:])
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults.cases import CASES
 from torch import nn
 
 from advcore import cli
@@ -25,8 +26,13 @@ TINY = [
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """`-k A3` selects the tests that are marked as holding case A3."""
-    item.extra_keyword_matches.update(name for mark in item.iter_markers("case") for name in mark.args)
+    """`-k A3` selects the tests that are marked as holding case A3; a mark of no published case is refused."""
+    named = {name for mark in item.iter_markers("case") for name in mark.args}
+    for unknown in sorted(named - set(CASES)):
+        raise pytest.UsageError(
+            f"{item.nodeid} is marked as holding {unknown!r}, which is none of tests/faults/cases.py"
+        )
+    item.extra_keyword_matches.update(named)
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.case("B1", "B6")
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fault):
     path = tmp_path / "file"
@@ -66,6 +67,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert content(tmp_path) == {"file": b"old"}
 
 
+@pytest.mark.case("B1", "B6")
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_first_write_that_fails_leaves_nothing(tmp_path, monkeypatch, fault):
     fault(monkeypatch)
@@ -102,6 +104,7 @@ each_pair = pytest.mark.parametrize(("name", "save", "load"), PAIRS.values(), id
 SERIALISERS = {"tensors": (safetensors.torch, "save"), "arrays": (np, "savez_compressed")}
 
 
+@pytest.mark.case("B1")
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_serialiser_that_raises_half_way_leaves_the_old_pair_byte_identical(tmp_path, monkeypatch, kind):
     name, save, load = PAIRS[kind]
@@ -121,6 +124,7 @@ def test_a_serialiser_that_raises_half_way_leaves_the_old_pair_byte_identical(tm
     assert load(tmp_path / name)[1]["epoch"] == 1
 
 
+@pytest.mark.case("B1")
 @each_pair
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), object(), {"deep": [torch.zeros(1)]}])
 def test_facts_that_json_cannot_hold_leave_the_old_pair_byte_identical(tmp_path, name, save, load, bad):
@@ -131,6 +135,7 @@ def test_facts_that_json_cannot_hold_leave_the_old_pair_byte_identical(tmp_path,
     assert content(tmp_path) == before
 
 
+@pytest.mark.case("B1", "B6")
 @each_pair
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_pair_whose_write_fails_is_still_the_old_one(tmp_path, monkeypatch, name, save, load, fault):
@@ -162,6 +167,7 @@ def test_facts_that_were_read_can_be_saved_again(tmp_path, name, save, load):
     assert load(tmp_path / name)[1] == facts
 
 
+@pytest.mark.case("B4")
 @each_pair
 def test_new_bytes_under_old_facts_are_noticed(tmp_path, name, save, load):
     save(tmp_path / name, {"epoch": 1})
@@ -172,6 +178,7 @@ def test_new_bytes_under_old_facts_are_noticed(tmp_path, name, save, load):
         load(tmp_path / name)
 
 
+@pytest.mark.case("B4")
 @each_pair
 def test_changed_facts_are_noticed(tmp_path, name, save, load):
     save(tmp_path / name, {"epoch": 1})
@@ -187,6 +194,7 @@ def test_one_kind_is_not_read_as_the_other(tmp_path):
         files.load_tensors(tmp_path / "state.safetensors")
 
 
+@pytest.mark.case("B3")
 def test_json_that_is_missing_or_broken_is_a_checkpoint_error(tmp_path):
     path = tmp_path / "facts.json"
     with pytest.raises(CheckpointError, match="facts.json is missing"):
@@ -214,6 +222,7 @@ def npz(**arrays):
     return buffer.getvalue()
 
 
+@pytest.mark.case("B3")
 @pytest.mark.parametrize("cut", [0.3, 0.9, 0.99])
 def test_a_cut_npz_is_a_checkpoint_error(tmp_path, cut):
     whole = npz(a=np.arange(100))

@@ -18,6 +18,7 @@ def worker(most, error=None):
     return work, sizes
 
 
+@pytest.mark.case("C6")
 @pytest.mark.parametrize("n", [1, 16, 100, 256, 300])
 def test_everything_is_done_once_and_in_order_and_the_size_stays_small(n):
     pieces = Pieces(256)
@@ -28,6 +29,7 @@ def test_everything_is_done_once_and_in_order_and_the_size_stays_small(n):
     assert len(pieces.events) == (0 if n <= 40 else 2 if n == 100 else 3)
 
 
+@pytest.mark.case("C6")
 def test_the_least_size_is_the_end():
     pieces, (work, sizes) = Pieces(64), worker(0)
     with pytest.raises(torch.OutOfMemoryError):
@@ -45,6 +47,7 @@ def test_other_errors_pass_through_at_once():
     assert sizes == [64]
 
 
+@pytest.mark.case("C6")
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")]
 )

@@ -169,6 +169,17 @@ def test_remembering_takes_less_than_3_percent_of_an_epoch(root, monkeypatch):
     assert all(statistics.median(record["ratios"][f"PGD-{steps}, float16"]) < 1.03 for steps in (1, 2))  # the default
 
 
+def test_saving_takes_less_than_2_percent_of_an_epoch(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import checkpoint_cost
+
+    record = read_json(checkpoint_cost.RECORD)
+    assert checkpoint_cost.PAGE.read_text() == checkpoint_cost.page(record)
+    assert not record["quick"] and len(record["epochs"]) == len(record["saves"]) == 21
+    assert set(record["actions"]) == {"full", "select", "reuse"}
+    assert statistics.median(checkpoint_cost.shares(record)) < 0.02
+
+
 def test_the_savings_page_comes_from_its_records_and_asks_what_it_must(root, tables):
     """Within 1.5 points of full training at a quarter of its cost; every pair three times; a picture beside it."""
     import savings_page

@@ -47,6 +47,7 @@ def test_a_longer_draw_begins_with_the_shorter_one():
     assert torch.equal(stream.uniform((4, 100))[:, :7], stream.uniform((4, 7)))
 
 
+@pytest.mark.case("A6")
 def test_every_part_of_the_name_and_the_index_changes_the_numbers():
     i = torch.arange(8)
     streams = {
@@ -71,6 +72,7 @@ def test_a_child_of_a_child_is_named_by_the_whole_path():
     assert SEED.child("a").child(2).key == SEED.child("a", 2).key
 
 
+@pytest.mark.case("A6")
 def test_64_workers_by_64_purposes_begin_apart():
     one = torch.tensor([0])
     streams = [Stream(seed=0, purpose=f"purpose {p}").child("worker", w) for w in range(64) for p in range(64)]
@@ -145,6 +147,7 @@ def same(left, right):
     return python == python_2 and equal_numpy and torch.equal(own, own_2)
 
 
+@pytest.mark.case("A6")
 def test_draws_leave_the_global_states_alone_and_do_not_read_them():
     before, stream = global_states(), SEED.at(torch.arange(4))
     drawn = stream.normal((4, 9)), stream.uniform((4, 9)), stream.permutation()

@@ -16,6 +16,7 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
+@pytest.mark.case("C1")
 @BOTH
 def test_a_signal_stops_at_the_next_look_and_not_before(number):
     before = signal.getsignal(number)
@@ -31,6 +32,7 @@ def test_a_signal_stops_at_the_next_look_and_not_before(number):
     assert requested() is None
 
 
+@pytest.mark.case("C1")
 @BOTH
 def test_what_is_whole_is_finished_first(number):
     done = []
@@ -45,6 +47,7 @@ def test_what_is_whole_is_finished_first(number):
     assert done == ["all of it"]
 
 
+@pytest.mark.case("C1")
 def test_a_stop_is_no_exception_that_somebody_handles():
     with caught(), pytest.raises(Stopped):
         send(signal.SIGTERM)
@@ -54,6 +57,7 @@ def test_a_stop_is_no_exception_that_somebody_handles():
             pytest.fail("it was taken for a failure")
 
 
+@pytest.mark.case("C1")
 @BOTH
 def test_a_handler_that_stood_before_is_called_and_put_back(number):
     told = []
@@ -71,6 +75,7 @@ def test_a_handler_that_stood_before_is_called_and_put_back(number):
         signal.signal(number, before)
 
 
+@pytest.mark.case("C1")
 def test_the_second_ctrl_c_stops_at_once():
     with caught(), pytest.raises(KeyboardInterrupt):
         send(signal.SIGINT)
@@ -78,6 +83,7 @@ def test_the_second_ctrl_c_stops_at_once():
         pytest.fail("nothing happened")
 
 
+@pytest.mark.case("C1")
 def test_handlers_are_put_back_after_an_error_too():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ZeroDivisionError), caught():
@@ -98,6 +104,7 @@ def test_another_thread_catches_nothing():
     assert found == [before] and not signals._received
 
 
+@pytest.mark.case("C1")
 def test_what_was_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

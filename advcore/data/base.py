@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Subset
 
 from advcore.apportion import largest_remainder
 from advcore.data.augment import AUGMENTATIONS
-from advcore.data.source import Resident, Source, Streamed, check_labels
+from advcore.data.source import Resident, Source, Streamed, check_labels, item_of
 from advcore.errors import LARGEST_SEED, DataError, at_least, must, one_of, require, within
 from advcore.rng import Stream
 
@@ -41,8 +41,9 @@ class Split:
         if self.images is not None:
             return Resident(self.images(positions), self.labels[positions], device)
         part = Subset(self.dataset, positions.tolist())
-        if len(part) * part[0][0].numel() <= RESIDENT_LIMIT:
-            return Resident(torch.stack([x for x, _ in part]), self.labels[positions], device)
+        if len(part) * item_of(part, 0)[0].numel() <= RESIDENT_LIMIT:
+            images = torch.stack([item_of(part, i)[0] for i in range(len(part))])
+            return Resident(images, self.labels[positions], device)
         return Streamed(part, device, labels=self.labels[positions], workers=workers)
 
 

@@ -2,7 +2,7 @@
 
 from typing import BinaryIO
 
-from advcore.errors import DataError
+from advcore.errors import DataError, in_a_line
 
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """PIL goes by a file's first bytes, whatever its name, and would hand PostScript to an interpreter."""
@@ -18,5 +18,4 @@ def decoded(file: BinaryIO | str, position: int, *, grey: bool = False):
         with Image.open(file, formats=FORMATS) as image:
             return image.copy() if grey and image.mode == "L" else image.convert("RGB")
     except Exception as error:  # PIL raises a family of errors for damaged files
-        said = (str(error).splitlines() or [""])[0]
-        raise DataError(f"{where} cannot be decoded: {type(error).__name__}: {said}") from None
+        raise DataError(f"{where} cannot be decoded: {in_a_line(error)}") from error

@@ -5,14 +5,15 @@ that were given.
 """
 
 import operator
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from advcore.errors import DataError
+from advcore.errors import DataError, in_a_line
 from advcore.signals import ignore
 from advcore.types import labels_digest
 
@@ -153,6 +154,9 @@ class Resident:
 class Streamed:
     """Any map-style data set of (x, y), read through a DataLoader and checked as it comes.
 
+    What cannot be read raises DataError with the example's index and what the data set raised, and so does a worker
+    that dies, once its batch is waited for.
+
     Parameters
     ----------
     dataset : has `len` and gives x (C, H, W), uint8 or float in [0, 1], and y an int.
@@ -172,19 +176,20 @@ class Streamed:
             raise DataError(f"the data set must be map-style, with a length, got {type(dataset).__name__}") from None
         if self._size == 0:
             raise DataError("the data set must hold at least one example, got an empty one")
-        self._labels = labels
-        self.shape = tuple(_item(dataset, 0)[0].shape)
+        self._labels, self._fingerprint = labels, None
+        self.shape = tuple(item_of(dataset, 0)[0].shape)
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        x, y = _item(self.dataset, i)
+        x, y = item_of(self.dataset, i)
         return to_float(x), y
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        checked = _Checked(self.dataset, self.shape, self.workers)
         loader = DataLoader(
-            _Checked(self.dataset, self.shape),
+            checked,
             batch_sampler=[chunk.tolist() for chunk in chunks],
             num_workers=self.workers,
             collate_fn=_collated,
@@ -192,12 +197,22 @@ class Streamed:
             worker_init_fn=ignore,
             generator=torch.Generator(),  # its own: a default one would draw from the global state
         )
-        for chunk, batch in zip(chunks, loader, strict=True):
-            if isinstance(batch, DataError):
-                raise batch
-            x, y = batch
-            check_images(x, chunk)
-            yield chunk.to(self.device), to_float(x.to(self.device, non_blocking=True)), y.to(self.device)
+        read = iter(loader)
+        if self.workers:
+            _tell_deaths_here(read)
+        try:
+            for chunk in chunks:
+                try:
+                    batch = next(read)
+                except Exception as error:  # several, when a worker dies
+                    batch = checked.lost(getattr(read, "_workers", ()), chunk, error)
+                if isinstance(batch, DataError):
+                    raise batch
+                x, y = batch
+                check_images(x, chunk)
+                yield chunk.to(self.device), to_float(x.to(self.device, non_blocking=True)), y.to(self.device)
+        finally:
+            del read  # or the error's traceback would keep the workers alive
 
     def labels(self) -> Tensor:
         if self._labels is None:
@@ -209,8 +224,11 @@ class Streamed:
         return None if self._labels is None else _counts(self._labels)
 
     def fingerprint(self) -> str:
-        known = self._labels
-        return labels_digest(lambda i: known[i] if known is not None else _item(self.dataset, i)[1], len(self))
+        if self._fingerprint is None:  # every state that is saved asks
+            known = self._labels
+            label_at = lambda i: known[i] if known is not None else item_of(self.dataset, i)[1]  # noqa: E731
+            self._fingerprint = labels_digest(label_at, len(self))
+        return self._fingerprint
 
 
 class Part:
@@ -243,24 +261,61 @@ def _counts(labels: Tensor) -> list[int]:
 
 class _Checked(Dataset):
     """Items of one shape with whole-number labels, or the error that names the index: handed over as a value,
-    because a DataLoader worker wraps what is raised in its own traceback."""
+    because a DataLoader worker wraps what is raised in its own traceback. Remembers what each worker reads, for when
+    it dies of it."""
 
-    def __init__(self, dataset: Dataset, shape: tuple[int, ...]):
+    def __init__(self, dataset: Dataset, shape: tuple[int, ...], workers: int = 0):
         self.dataset, self.shape = dataset, shape
+        self._reads = torch.full((workers,), _NOTHING).share_memory_() if workers else None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int] | DataError:
+        worker = get_worker_info()
+        if worker:
+            self._reads[worker.id] = i
         try:
-            x, y = _item(self.dataset, i)
+            x, y = item_of(self.dataset, i)
         except DataError as error:
             return error
+        if worker:
+            self._reads[worker.id] = _NOTHING
         if tuple(x.shape) != self.shape:
             return DataError(
                 f"images must have one size, got {tuple(x.shape)} at example {i} and {self.shape} at 0; resize them"
             )
         return x, y
+
+    def lost(self, workers: Sequence, chunk: Tensor, error: Exception) -> DataError:
+        """Why the batch of `chunk` does not come: which of the `workers` died, and reading what; else `error`."""
+        for worker, reading in zip(workers, [] if self._reads is None else self._reads.tolist(), strict=False):
+            if worker.exitcode is not None and (worker.exitcode or reading != _NOTHING):
+                which = _these(chunk) if reading == _NOTHING else f"example {reading}"
+                return DataError(f"{which} cannot be read: the worker process {worker.pid} {_ended(worker.exitcode)}")
+        return DataError(f"{_these(chunk)} cannot be read: {in_a_line(error)}")
+
+
+_NOTHING = -1
+
+
+def _these(chunk: Tensor) -> str:
+    """ "examples 3, 1, 4, ..."."""
+    return f"examples {', '.join(map(str, chunk[:4].tolist()))}{', ...' if len(chunk) > 4 else ''}"
+
+
+def _ended(code: int) -> str:
+    """How a process of that exit code came to its end."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _tell_deaths_here(read: Iterator) -> None:
+    """Without this, torch raises in its SIGCHLD handler when a worker dies: in the middle of whatever runs then, a
+    training step too. It also looks every 5 seconds while it waits for a batch."""
+    from torch.utils.data._utils.signal_handling import _remove_worker_pids
+
+    _remove_worker_pids(id(read))
+    read._worker_pids_set = False  # what its end asks
 
 
 def _collated(items: list) -> list[Tensor] | DataError:
@@ -268,8 +323,15 @@ def _collated(items: list) -> list[Tensor] | DataError:
     return next((item for item in items if isinstance(item, DataError)), None) or default_collate(items)
 
 
-def _item(dataset: Dataset, i: int) -> tuple[Tensor, int]:
-    item = dataset[i]
+def item_of(dataset: Dataset, i: int) -> tuple[Tensor, int]:
+    """Image (C, H, W) and label of the i-th example. Raises DataError, with the index, for what is none, and for
+    whatever the data set raises."""
+    try:
+        item = dataset[i]
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"example {i} cannot be read: {in_a_line(error)}") from error
     if not isinstance(item, (tuple, list)) or len(item) < 2:
         raise DataError(f"example {i} must be a pair (x, y), got {type(item).__name__}")
     x, y = item[0], item[1]

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from advcore.evaluation.checks import IMAGES, model_flags, order_flags, strength
 from advcore.files import read_npz, write_npz
 from advcore.objectives.base import ascent
 from advcore.objectives.standard import Pgd
+from advcore.pieces import Pieces, advised
 from advcore.rng import Stream, preserved
 
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
@@ -110,8 +112,9 @@ def evaluate(
     Several processes (torch.distributed) share the batches, and all get the same; each example counts once. All must
     call this with the same model.
 
-    Raises ConfigError for a training-only attack, DataError for bad images or labels. Cost: one forward pass an
-    example, then each attack's passes on the examples still right, per restart.
+    When memory runs out, a batch goes on in halves, down to 16; AutoAttack's draws depend on how many it is given.
+    Raises ConfigError for a training-only attack, DataError for bad images or labels, NoMemoryError. Cost: one forward
+    pass an example, then each attack's passes on the examples still right, per restart.
     """
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
@@ -139,7 +142,7 @@ def evaluate(
         ledger.phase("evaluation", source.device),
     ):
         forward = ledger.counted(model)
-        attacks = [bound(attack, model, ledger.counted) for attack in attacks]
+        attacks, pieces = [bound(attack, model, ledger.counted) for attack in attacks], Pieces(batch_size)
         chunks = chunked(indices[done:], batch_size) if done < n else []
 
         def verdicts() -> Iterator[tuple[Tensor, ...]]:
@@ -147,12 +150,13 @@ def evaluate(
             ended."""
             for batch, x, y in batches_for(model, source, distributed.own(chunks)):
                 before = dict(ledger.passes["evaluation"])
-                correct = _correct(forward(x), y, batch)
-                stream = Stream(seed=seed, purpose="evaluation")
-                ends = [stood(forward, one, x, y, correct, stream.child(i).at(batch)) for i, one in enumerate(attacks)]
+                own = partial(_judged, ledger, forward, attacks, Stream(seed=seed, purpose="evaluation"), (batch, x, y))
+                with advised("in an evaluation", "lower evaluation.batch_size, or use a smaller model"):
+                    judged = pieces.over(len(x), own)
                 took = [count - before[kind] for kind, count in ledger.passes["evaluation"].items()]
                 told = torch.tensor([took] + [[0, 0]] * (len(y) - 1))  # a row an example, as processes exchange it
-                yield told, correct, *(alive for alive, _ in ends), *(x_adv for _, x_adv in ends if keep_examples)
+                ends = [torch.cat([ends[key] for _, ends in judged]) for key in found if keep_examples]
+                yield told, *(torch.cat([right[key] for right, _ in judged]) for key in keys), *ends
 
         for took, *now in distributed.in_order(chunks, verdicts()):
             spent = spent + took.sum(0)
@@ -179,6 +183,19 @@ def evaluate(
         verdicts=parts,
         examples=distributed.by_first(lambda: {key: torch.cat(own) for key, own in found.items() if own}),
     )
+
+
+def _judged(
+    ledger: CostLedger, forward: Callable, attacks: Sequence[Any], stream: Stream, whole: tuple, i: slice
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of piece `i` of a batch (indices, x, y): which are right at the clean image and stay so under each attack, and
+    where each attack ended."""
+    batch, x, y = (own[i] for own in whole)
+    with ledger.undone_on_error():
+        correct = _correct(forward(x), y, batch)
+        both = [stood(forward, attack, x, y, correct, stream.child(j).at(batch)) for j, attack in enumerate(attacks)]
+    right = {"clean": correct} | {str(j): alive for j, (alive, _) in enumerate(both)}
+    return right, {str(j): ends for j, (_, ends) in enumerate(both)}
 
 
 def _looked_at(

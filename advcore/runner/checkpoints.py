@@ -4,12 +4,12 @@ import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
-from advcore.files import check_folder, inside, load_folder, save_folder
+from advcore.files import check_folder, inside, leftovers, load_folder, save_folder
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,21 @@ def save(run: Path, state: Callable[[], dict], facts: dict[str, Any], kept: int 
     check_folder(path)
     for old in numbers[: max(0, len(numbers) + 1 - kept)]:
         _remove(folder(run) / f"{old:06d}")
-    for leftover in folder(run).glob(".[0-9]*"):
-        _remove(leftover)
+    sweep(leftovers(folder(run)))
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove files and folders; what cannot be removed is a warning."""
+    for path in paths:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:
     try:
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     except OSError as error:
         log.warning("%s could not be removed: %s", path, error.strerror)
 

@@ -24,7 +24,7 @@ from advcore.data.source import Resident, chunked
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnsafeFileError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
-from advcore.files import inside, load_weights, save_tensors
+from advcore.files import inside, leftovers, load_weights, save_tensors
 from advcore.gradients import GRADIENTS
 from advcore.models.base import Normalize
 from advcore.objectives.base import attacked
@@ -135,7 +135,7 @@ def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = 
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
     begun = path.is_dir() and any((path / name).exists() for name in checkpoints.OURS)
-    if resume and (path.is_dir() or not path.exists()) and (not begun or (path / "record.json").is_file()):
+    if resume and (path.is_dir() or not path.exists()) and (not begun or _begun(path)):
         check_writable(path)
         return path
     taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
@@ -144,6 +144,25 @@ def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = 
         raise ConfigError(must("--out", "a new or empty folder", str(path), way_out))
     check_writable(path)
     return path
+
+
+def _begun(path: Path) -> bool:
+    """Whether there is something to go on with."""
+    return (path / "record.json").is_file() or checkpoints.folder(path).is_dir()
+
+
+def _before(path: Path) -> tuple[RunRecord, list[str]]:
+    """The record of a run that was begun, and, where its file is missing or damaged, a line about that: the states know
+    all that it takes to go on. Raises AdvcoreError where there are none."""
+    try:
+        return RunRecord.load(path / "record.json"), []
+    except CheckpointError as error:
+        _, facts, _ = checkpoints.newest(path) or (None, {}, None)
+        if "config" not in facts:
+            raise AdvcoreError(f"{error}, and no state tells more; start again with --overwrite") from None
+        log.warning("%s; going on from the newest state", error)
+        known = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
+        return RunRecord(**known, environment={}, plan="", reference={}), [str(error)]
 
 
 FREE = (
@@ -290,7 +309,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         reference=asdict(prepared.plan.reference),
         inputs=prepared.inputs,
     )
-    data: list = []
+    facts: dict[str, Any] = {}
 
     def save() -> None:
         if distributed.first():
@@ -299,22 +318,24 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
 
     def begin() -> dict[str, Any]:
         """Whether all is done, and the state to go on from."""
-        nonlocal record, started, data
-        data = fingerprint(prepared)
-        if not (resume and (path / "record.json").is_file()):
+        nonlocal record, started
+        data, state = fingerprint(prepared), None
+        if resume and _begun(path):
+            before, lost = _before(path)
+            changed = changed_settings(prepared, before)
+            if before.finished and not changed:
+                record = before
+                return {"done": True, "state": None}
+            state, damaged = resumable(prepared, path, before, data)
+            note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": [*lost, *damaged]}
+            kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
+            record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
+            started -= before.seconds
+        else:
             _clear(path)
-            save()
-            return {"done": False, "state": None}
-        before = RunRecord.load(path / "record.json")
-        changed = changed_settings(prepared, before)
-        if before.finished and not changed:
-            record = before
-            return {"done": True, "state": None}
-        state, damaged = resumable(prepared, path, before, data)
-        note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": damaged}
-        kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
-        record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
-        started -= before.seconds
+        ours = [old for name in checkpoints.OURS[1:] for old in leftovers(path / name)]
+        checkpoints.sweep([*leftovers(path, "record.json"), *ours])
+        facts.update(data=data, config=record.config, inputs=record.inputs)
         save()
         return {"done": False, "state": state}
 
@@ -338,7 +359,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         on_epoch=on_epoch,
         on_coreset=on_coreset,
         on_state=lambda name, state, entry: save_state(path, name, state, entry),
-        on_checkpoint=lambda state: checkpoints.save(path, state, {"data": data}, config.checkpoint.kept),
+        on_checkpoint=lambda state: checkpoints.save(path, state, facts, config.checkpoint.kept),
         period=config.checkpoint.period,
     )
     others = Listener(on_checkpoint=lambda state: state(), period=config.checkpoint.period)

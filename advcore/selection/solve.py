@@ -1,12 +1,15 @@
 """Problems to a solver, its answers to one selection."""
 
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advcore import distributed
+from advcore.pieces import Pieces, advised, ran_out
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
 from advcore.selection.partition import Problem
@@ -14,6 +17,8 @@ from advcore.signals import check
 from advcore.solvers.base import Solver, Task, memory_of
 from advcore.types import Selection
 
+log = logging.getLogger(__name__)
+_SMALLER = "use selection.partition: per_class, or a smaller selection.budget"
 _TOGETHER = 4e9  # bytes of matrices that are solved as one batch
 
 
@@ -24,19 +29,21 @@ def solve_all(
     mean weight. What fell back or was left out comes as events.
 
     Of several processes, each solves every size-th problem. `problems` are the first one's, None in the others, which
-    solve on `device` and return no more than an empty list.
+    solve on `device` and return no more than an empty list. Raises NoMemoryError for a problem that fits no way.
     """
-    own = distributed.dealt(problems, _told, device)
-    with distributed.together():
-        mine = list(_answers(solver, [one if isinstance(one, Problem) else _heard(one) for one in own], generator))
+    own, events = distributed.dealt(problems, _told, device), []
+    with distributed.together(), advised("while solving", _SMALLER):
+        mine = [one if isinstance(one, Problem) else _heard(one) for one in own]
+        answers = list(_answers(solver, mine, generator, events))
     if distributed.size() == 1:
-        return _completed(problems, mine, generator)
-    found = [iter(answers) for answers in distributed.gathered([vars(answer) for answer in mine])]
+        return _completed(problems, answers, generator, events)
+    found = distributed.gathered({"answers": [vars(answer) for answer in answers], "events": events})
     if problems is None:
         return [], []
-    told = [next(found[i % len(found)]) for i in range(len(problems))]
+    rest = [iter(one["answers"]) for one in found]
+    told = [next(rest[i % len(rest)]) for i in range(len(problems))]
     answers = [_heard_answer(one, problem.members.device) for one, problem in zip(told, problems, strict=True)]
-    return _completed(problems, answers, generator)
+    return _completed(problems, answers, generator, [event for one in found for event in one["events"]])
 
 
 def _told(problem: Problem) -> dict[str, Any]:
@@ -67,11 +74,10 @@ def _heard_answer(told: dict[str, Any], device: torch.device) -> Selection:
 
 
 def _completed(
-    problems: list[Problem], answers: list[Selection], generator: Stream
+    problems: list[Problem], answers: list[Selection], generator: Stream, events: list[str]
 ) -> tuple[list[Selection], list[str]]:
     """The answers with random picks at the others' mean weight for a problem with a share that its solver left empty;
     and what fell back or was left out."""
-    events = []
     left_out = [problem.name for problem in problems if problem.k == 0]
     if left_out:
         events.append(f"the budget is too small for every class: nothing from {', '.join(left_out)}")
@@ -89,23 +95,47 @@ def _completed(
     return answers, [*events, *_shortfall(problems, answers)]
 
 
-def _answers(solver: Solver, problems: list[Problem], generator: Stream) -> Iterator[Selection]:
+def _answers(solver: Solver, problems: list[Problem], generator: Stream, events: list[str]) -> Iterator[Selection]:
     """One problem's rows are loaded at a time; on CUDA a few GB of problems, which are then solved as one batch."""
+    pieces = Pieces(max(1, len(problems)), least=1, of="problems")
     for group in _groups(solver, problems):
-        yield from _solved(solver, group, generator)
+        check()
+        solver, found = _within_memory(solver, pieces, _tasks(group, generator), events)
+        yield from (found.pop(0) if p.k else _nothing(p, "no share") for p in group)
+    events.extend(pieces.events)
 
 
-def _solved(solver: Solver, group: list[Problem], generator: Stream) -> list[Selection]:
-    check()
-    tasks = [
+def _tasks(group: list[Problem], generator: Stream) -> list[Task]:
+    """Of the problems that have a share; their rows are loaded here."""
+    return [
         Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members)) for p in group if p.k
     ]
-    together = getattr(solver, "together", None)
-    if together and tasks:
-        answers = iter(together(tasks))
-    else:
-        answers = iter([solver(t.rows, t.k, target=t.target, generator=t.generator) for t in tasks])
-    return [next(answers) if p.k else _nothing(p, "no share") for p in group]
+
+
+def _within_memory(
+    solver: Solver, pieces: Pieces, tasks: list[Task], events: list[str]
+) -> tuple[Solver, list[Selection]]:
+    """One answer a task, and what solves the next ones. When memory runs out, fewer are solved as one batch; and then,
+    one by one, without their matrix."""
+    try:
+        return solver, _solved(solver, pieces, tasks)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error) or getattr(solver, "matrix", "free") == "free":
+            raise
+    events.append("out of memory with a problem's matrix held; going on without it")
+    log.warning("%s", events[-1])
+    solver = replace(solver, matrix="free")  # here, where what the failed call held is free
+    return solver, _solved(solver, pieces, tasks)
+
+
+def _solved(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Selection]:
+    def work(i: slice) -> list[Selection]:
+        together = getattr(solver, "together", None)
+        if together:
+            return together(tasks[i])
+        return [solver(t.rows, t.k, target=t.target, generator=t.generator) for t in tasks[i]]
+
+    return [answer for part in pieces.over(len(tasks), work) for answer in part]
 
 
 def _groups(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:

@@ -25,6 +25,7 @@ from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.evaluation.evaluate import evaluate
 from advcore.gradients import GRADIENTS
 from advcore.objectives.standard import Standard
+from advcore.pieces import advised
 from advcore.rng import Stream
 from advcore.selection.schedule import Epoch, Schedule
 from advcore.signals import Stopped, check, whole
@@ -175,7 +176,9 @@ class Loop:
                 with ledger.undone_on_error():
                     self._choose(i, epoch)
             if place.entry is None:
-                self._steps(i, epoch)
+                where = f"in a training step of {self.settings.batch_size} images with {type(self.model).__name__}"
+                with advised(where, "lower training.batch_size, or use a smaller model"):
+                    self._steps(i, epoch)
             if epoch.action == "full" and self.settings.scored and not place.scored:
                 with ledger.undone_on_error():
                     self.scores.add(self._score(self.model, ledger))

@@ -406,6 +406,7 @@ class Late(Small):
         return super().forward(x) if self.calls > 2 else self.net(x)
 
 
+@pytest.mark.case("C6")
 def test_passes_that_ran_out_of_memory_do_not_count():
     made, ledgers = ATTACKS["linf_pgd"](**PGD), (CostLedger(), CostLedger())
     whole = measure(network(), name="pgd", attack=made, chunk_size=64, ledger=ledgers[0])
@@ -413,6 +414,7 @@ def test_passes_that_ran_out_of_memory_do_not_count():
     assert not whole.events and pieced.events and ledgers[0].passes == ledgers[1].passes
 
 
+@pytest.mark.case("C6")
 @pytest.mark.slow
 def test_fast_lpa_on_a_resnet_goes_on_in_halves_and_holds_what_the_documentation_says():
     """docs/evaluation.md: about 9 MB an example of the chunk, ResNet-18 at 32 x 32."""

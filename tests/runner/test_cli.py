@@ -89,6 +89,7 @@ def test_the_relative_cost_is_the_ledgers_and_full_training_costs_1(run):
     assert units == record.reference["units"] == 4 * 144 * (2 * 2 + 5)
 
 
+@pytest.mark.case("A1")
 def test_two_runs_are_the_same_but_for_times(run):
     one, two = run("trades_gradmatch", out="a"), run("trades_gradmatch", out="b")
     assert (one / "checkpoints/last.safetensors").read_bytes() == (two / "checkpoints/last.safetensors").read_bytes()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faults.injectors import flip
 
 from advcore import cli
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError
@@ -47,7 +48,7 @@ def arguments_of(root, tiny, *more):
     """Of a tiny run with two selections, remembered perturbations and a step schedule."""
     changed = [
         *tiny, "training.epochs=6", "selection.period=2", "selection.warm_start=0.4", "attack.start=remembered",
-        "training.attack_steps={name: linear, first: 1, last: 2}", "data.validation=0.2", *more,
+        "training.attack_steps={name: linear, first: 1, last: 2}", "data.validation=0.2", "checkpoint.kept=100", *more,
     ]  # fmt: skip
     return ["run", root / "experiments/trades_gradmatch.yaml", *(part for c in changed for part in ("--set", c))]
 
@@ -63,7 +64,6 @@ def finished(root, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "run"
     arguments = ["advcore", *map(str, arguments_of(root, tiny)), "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "KEPT", 100)
         patch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as leaving:
             cli.main()
@@ -88,12 +88,8 @@ def cut(folder: Path, states: int, to: Path) -> Path:
     return to
 
 
-@pytest.fixture
-def kept(monkeypatch):
-    monkeypatch.setattr(checkpoints, "KEPT", 100)
-
-
-def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_path, kept, undisturbed):
+@pytest.mark.case("A2")
+def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_path, undisturbed):
     count = len(checkpoints._numbers(undisturbed))
     assert count == 5  # 1 full epoch and 4 on coresets
     for states in range(count + 1):
@@ -105,16 +101,11 @@ def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_
         assert note == {"epoch": states, "changed": [], "damaged": []}
 
 
+@pytest.mark.case("B8")
 def test_two_states_are_kept(advcore, command, tmp_path):
-    assert advcore(*command, "--out", tmp_path / "run")[0] == 0
+    assert advcore(*command, "--set", "checkpoint.kept=2", "--out", tmp_path / "run")[0] == 0
     assert checkpoints._numbers(tmp_path / "run") == [4, 5]
     assert not list(checkpoints.folder(tmp_path / "run").glob(".*"))
-
-
-def flip(path: Path, where: float = 0.5):
-    content = bytearray(path.read_bytes())
-    content[int(where * (len(content) - 1))] ^= 4
-    path.write_bytes(bytes(content))
 
 
 def rewrite(path: Path, change):
@@ -134,6 +125,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.case("B3", "B4")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_is_told_and_the_one_before_it_found(tmp_path, undisturbed, damage):
     run = cut(undisturbed, 3, tmp_path / "run")
@@ -142,7 +134,8 @@ def test_a_damaged_state_is_told_and_the_one_before_it_found(tmp_path, undisturb
     assert state["place"]["epoch"] == 2 and "000003" in line
 
 
-def test_from_the_state_before_a_damaged_one_a_run_ends_as_it_did(advcore, command, tmp_path, kept, undisturbed):
+@pytest.mark.case("B3", "B4")
+def test_from_the_state_before_a_damaged_one_a_run_ends_as_it_did(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 3, tmp_path / "run")
     flip(checkpoints.folder(run) / "000003" / "tensors.safetensors")
     code, _, err = advcore(*command, "--out", run, "--resume")
@@ -152,7 +145,8 @@ def test_from_the_state_before_a_damaged_one_a_run_ends_as_it_did(advcore, comma
     assert note["epoch"] == 2 and len(note["damaged"]) == 1 and "000003" in note["damaged"][0]
 
 
-def test_a_run_without_a_whole_state_stops_itself(advcore, command, tmp_path, kept, undisturbed):
+@pytest.mark.case("B3")
+def test_a_run_without_a_whole_state_stops_itself(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 2, tmp_path / "run")
     for state in checkpoints.folder(run).iterdir():
         flip(state / "tensors.safetensors")
@@ -162,6 +156,7 @@ def test_a_run_without_a_whole_state_stops_itself(advcore, command, tmp_path, ke
     assert (run / "record.json").read_bytes() == before
 
 
+@pytest.mark.case("B8")
 def test_a_state_that_replaces_a_damaged_one_does_not_leave_it_the_only_other(tmp_path):
     for i in range(2):
         checkpoints.save(tmp_path, lambda i=i: {"a": i}, {"data": []})
@@ -173,6 +168,7 @@ def test_a_state_that_replaces_a_damaged_one_does_not_leave_it_the_only_other(tm
     assert len(checkpoints._numbers(tmp_path)) == 2
 
 
+@pytest.mark.case("B8")
 def test_a_state_written_short_does_not_push_out_the_good_ones(tmp_path, monkeypatch):
     from advcore import files
 
@@ -214,6 +210,7 @@ def test_a_tensor_that_stands_twice_is_one_again(tmp_path):
     assert found["a"] is found["b"]["c"] and torch.equal(found["a"], one)
 
 
+@pytest.mark.case("B8")
 def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
     refused = pytest.raises(ConfigError, match="no other process")
     with checkpoints.alone(tmp_path / "run"), refused, checkpoints.alone(tmp_path / "run"):
@@ -222,7 +219,8 @@ def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
         pass
 
 
-def test_done_epochs_without_a_state_are_not_done_again_in_silence(advcore, command, tmp_path, kept, undisturbed):
+@pytest.mark.case("B3")
+def test_done_epochs_without_a_state_are_not_done_again_in_silence(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 3, tmp_path / "run")
     shutil.rmtree(checkpoints.folder(run))
     code, _, err = advcore(*command, "--out", run, "--resume")
@@ -235,7 +233,8 @@ def test_a_finished_run_needs_no_states(advcore, command, undisturbed):
     assert advcore(*command, "--out", undisturbed, "--resume")[0] == 0
 
 
-def test_what_a_stop_left_of_files_is_mended(advcore, command, tmp_path, kept, undisturbed):
+@pytest.mark.case("A3")
+def test_what_a_stop_left_of_files_is_mended(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 5, tmp_path / "run")
     rewrite(run / "checkpoints" / "best.safetensors", lambda content: content[:-1])
     next(run.glob("coresets/*.npz")).unlink()
@@ -243,7 +242,8 @@ def test_what_a_stop_left_of_files_is_mended(advcore, command, tmp_path, kept, u
     same_runs(undisturbed, run)
 
 
-def test_a_resume_that_is_stopped_at_once_leaves_the_record(advcore, command, tmp_path, kept, undisturbed, monkeypatch):
+@pytest.mark.case("C1")
+def test_a_resume_that_is_stopped_at_once_leaves_the_record(advcore, command, tmp_path, undisturbed, monkeypatch):
     run = cut(undisturbed, 3, tmp_path / "run")
     before = json.loads((run / "record.json").read_text())
     monkeypatch.setattr("advcore.signals._received", [signal.SIGTERM])
@@ -260,6 +260,7 @@ def test_a_folder_with_nothing_of_a_run_can_be_begun_with_resume(advcore, comman
     same_runs(undisturbed, tmp_path / "run")
 
 
+@pytest.mark.case("B8")
 def test_a_finished_run_stays_as_it_is(advcore, command, undisturbed):
     before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
     assert advcore(*command, "--out", undisturbed, "--resume")[0] == 0
@@ -271,12 +272,13 @@ def test_a_run_that_never_began_is_begun(advcore, command, tmp_path, undisturbed
     same_runs(undisturbed, tmp_path / "new")
 
 
+@pytest.mark.case("A8")
 @pytest.mark.parametrize(
     "change",
     ["attack.eps=0.2", "model.width=5", "selection.solver={name: craig}", "selection.period=1", "selection.budget=0.4",
      "data.train_size=150", "training.epochs=7", "seed=1", "training.optimizer.lr=0.01", "name=other"],
 )  # fmt: skip
-def test_other_settings_are_refused_old_and_new(advcore, command, tmp_path, kept, undisturbed, change):
+def test_other_settings_are_refused_old_and_new(advcore, command, tmp_path, undisturbed, change):
     run = cut(undisturbed, 2, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     code, _, err = advcore(*command, "--set", change, "--out", run, "--resume")
@@ -285,13 +287,15 @@ def test_other_settings_are_refused_old_and_new(advcore, command, tmp_path, kept
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_all_changed_settings_are_told_at_once(advcore, command, tmp_path, kept, undisturbed):
+@pytest.mark.case("A8")
+def test_all_changed_settings_are_told_at_once(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 2, tmp_path / "run")
     code, _, err = advcore(*command, "--set", "seed=1", "--set", "attack.eps=0.2", "--out", run, "--resume")
     assert code == 2 and err.count("\n") == 2 and "seed: 0 -> 1" in err and "attack.eps: 0.1 -> 0.2" in err
 
 
-def test_settings_that_do_not_train_may_change_and_are_noted(advcore, command, tmp_path, kept, undisturbed):
+@pytest.mark.case("A8")
+def test_settings_that_do_not_train_may_change_and_are_noted(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 2, tmp_path / "run")
     change = ["--set", "evaluation.batch_size=40", "--set", "device=cpu"]
     assert advcore(*command, *change, "--out", run, "--resume")[0] == 0
@@ -299,7 +303,8 @@ def test_settings_that_do_not_train_may_change_and_are_noted(advcore, command, t
     assert sorted(note["changed"]) == ["device: 'auto' -> 'cpu'", "evaluation.batch_size: 256 -> 40"]
 
 
-def test_other_data_of_the_same_settings_are_refused(advcore, command, tmp_path, kept):
+@pytest.mark.case("A8")
+def test_other_data_of_the_same_settings_are_refused(advcore, command, tmp_path):
     """One pixel of one image."""
     generator = np.random.default_rng(0)
     x, y = generator.random((200, 1, 8, 8)).astype("float32"), np.arange(200) % 4
@@ -318,6 +323,7 @@ def test_both_options_are_too_many(advcore, command, tmp_path):
     assert code == 2 and "--resume" in err and "--overwrite" in err
 
 
+@pytest.mark.case("B8")
 def test_overwriting_removes_the_states_too(advcore, command, undisturbed):
     old = (checkpoints.folder(undisturbed) / "000004").stat().st_mtime_ns
     assert advcore(*command, "--out", undisturbed, "--overwrite")[0] == 0
@@ -332,6 +338,7 @@ def test_changes_name_the_setting_by_its_path():
     ]  # fmt: skip
 
 
+@pytest.mark.case("B1")
 def test_a_failed_save_leaves_what_was_there(tmp_path):
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
     with pytest.raises(TypeError):
@@ -340,6 +347,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
     assert checkpoints.newest(tmp_path)[0] == {"a": 1}
 
 
+@pytest.mark.case("B2")
 def test_what_a_dead_process_left_half_written_goes(tmp_path):
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
     (checkpoints.folder(tmp_path) / ".000002.abc").mkdir()
@@ -347,6 +355,7 @@ def test_what_a_dead_process_left_half_written_goes(tmp_path):
     assert sorted(path.name for path in checkpoints.folder(tmp_path).iterdir()) == ["000001", "000002"]
 
 
+@pytest.mark.case("B8")
 def test_a_state_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, caplog):
     for i in range(2):
         checkpoints.save(tmp_path, lambda i=i: {"a": i}, {"data": []})
@@ -359,6 +368,7 @@ def test_a_state_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, capl
     assert "denied" in caplog.text and checkpoints.newest(tmp_path)[0] == {"a": 2}
 
 
+@pytest.mark.case("B3")
 def test_no_state_at_all_is_none_and_only_damaged_ones_an_error(tmp_path):
     assert checkpoints.newest(tmp_path) is None
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
@@ -367,6 +377,7 @@ def test_no_state_at_all_is_none_and_only_damaged_ones_an_error(tmp_path):
         checkpoints.newest(tmp_path)
 
 
+@pytest.mark.case("B6")
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_ends_the_run_in_a_line_and_it_can_be_gone_on_with(
     advcore, command, tmp_path, undisturbed, monkeypatch, error
@@ -394,6 +405,7 @@ def started(command, out, environment=None):
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own)
 
 
+@pytest.mark.case("C1")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, undisturbed, number):
     run = tmp_path / "run"
@@ -412,6 +424,7 @@ def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, undisturbe
     assert state["place"]["epoch"] or state["place"]["step"]
 
 
+@pytest.mark.case("C1")
 def test_a_signal_to_the_whole_group_with_workers_saves_too(tmp_path, root):
     """As `timeout` and job schedulers send it: the processes that read the data must not die before the run does."""
     script = tmp_path / "run.py"
@@ -459,6 +472,7 @@ except Stopped as stopped:
 """
 
 
+@pytest.mark.case("A3")
 @pytest.mark.slow
 def test_killed_20_times_a_run_ends_as_if_it_had_not_been(advcore, root, tiny, tmp_path):
     """SIGKILL at random moments, some before the first state, most a while after a new one; gone on with each time."""

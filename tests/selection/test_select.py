@@ -53,6 +53,7 @@ def same(a, b) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+@pytest.mark.case("A1")
 @pytest.mark.parametrize("partition", PARTITIONS)
 @pytest.mark.parametrize("solver", [GradMatch(), Craig(), Random()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
@@ -65,7 +66,7 @@ def test_every_combination_returns_a_valid_coreset_twice_the_same(model, source,
     assert (one.quality["gradient_error"] is None) == (solver.reads is None)
 
 
-@pytest.mark.case("E2")
+@pytest.mark.case("A6", "E2")
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_the_model_and_the_global_random_state_come_back_bitwise(model, source, mode):
     model.train()
@@ -100,6 +101,7 @@ def test_the_model_comes_back_also_when_selection_fails(model, source):
     assert same(leaves(broken), before)
 
 
+@pytest.mark.case("A6")
 def test_the_coreset_does_not_depend_on_the_global_random_state_nor_on_the_models_mode(model, source):
     one = selector().select(model.eval(), source, seed=0)
     torch.rand(1)

@@ -129,6 +129,7 @@ class Signal:
         return load_folder(self.folder / str(self.saved))[0] if self.saved else None
 
 
+@pytest.mark.case("A2", "C1")
 @each_run
 def test_stopped_again_and_again_it_ends_where_the_undisturbed_run_ends(net, source, tmp_path, monkeypatch, name):
     made = trainer(**RUNS[name])
@@ -146,6 +147,7 @@ def test_stopped_again_and_again_it_ends_where_the_undisturbed_run_ends(net, sou
     same(undisturbed, resumed)
 
 
+@pytest.mark.case("A2")
 @each_run
 def test_gone_on_with_after_any_epoch_it_ends_where_the_undisturbed_run_ends(net, source, tmp_path, name):
     made, states = trainer(**RUNS[name]), []
@@ -162,6 +164,7 @@ def test_a_state_is_a_copy_and_can_be_gone_on_with_twice(net, source):
     same(*(fit(made, net, source, resume=states[1]) for _ in range(2)))
 
 
+@pytest.mark.case("C1")
 def test_nothing_is_stopped_inside_a_step(net, source, tmp_path, monkeypatch):
     """The signal comes in the middle of a step's attack; the state that is saved has whole steps only."""
     made = trainer()
@@ -183,6 +186,7 @@ def test_without_a_listener_a_stop_is_a_stop(net, source, monkeypatch, tmp_path)
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.case("A8")
 def test_another_runs_state_is_refused(net, source):
     made, states = trainer(), []
     fit(made, net, source, Listener(on_checkpoint=lambda state: states.append(state())))
@@ -193,6 +197,7 @@ def test_another_runs_state_is_refused(net, source):
         made.fit(copy.deepcopy(net), part, source, seed=3, resume=states[0])
 
 
+@pytest.mark.case("C3")
 def test_weights_that_are_not_finite_are_not_saved(net, source, monkeypatch):
     """The last step of an epoch breaks a weight; what was saved is the epoch before."""
     states, made = [], trainer()

@@ -60,6 +60,7 @@ def test_attacking_in_either_mode_leaves_the_batchnorm_statistics_to_the_update(
     assert counts == {"eval": 1, "train": 1}
 
 
+@pytest.mark.case("C3")
 def test_a_loss_that_is_not_finite_changes_nothing_and_says_where(model):
     before = {
         name: value.clone() for name, value in model.state_dict().items() if "running" not in name and "num" not in name

@@ -40,6 +40,7 @@ def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.case("A1", "A6")
 @pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("solver", [Random(), Craig(), GradMatch(), EasyCore()], ids=lambda s: type(s).__name__)
 def test_same_seed_same_bits_whatever_the_global_state(model, source, solver, objective):
@@ -54,6 +55,7 @@ def test_same_seed_same_bits_whatever_the_global_state(model, source, solver, ob
     assert not equal(one.last, made.fit(copy.deepcopy(model), source, source, seed=2).last)
 
 
+@pytest.mark.case("A1")
 def test_looking_at_validation_or_not_does_not_change_training(model, source):
     made = trainer(GradMatch())
     assert equal(

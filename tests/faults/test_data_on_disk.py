@@ -1,0 +1,94 @@
+"""Images on disk that go missing or break, seen from the command line."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advcore.files import load_tensors
+from advcore.runner import checkpoints
+
+pytestmark = pytest.mark.case("C7")
+CHANGES = [
+    "model={name: small_cnn, width: 4}",
+    "attack.steps=1",
+    "training.epochs=5",
+    "training.batch_size=8",
+    "data.validation=0",
+    "evaluation.attacks.0.steps=1",
+    "evaluation.attacks.0.restarts=1",
+]
+VICTIM = "train/a/03.png"
+BREAKS = {
+    "missing": (lambda path: path.unlink(), "No such file"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot identify image file"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:60]), "03.png"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+    "another format": (lambda path: path.write_text("<html>not found</html>"), "cannot identify image file"),
+}
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """32 training and 8 test images of two colours."""
+    root = tmp_path / "images"
+    for part, count in (("train", 16), ("val", 4)):
+        for c, name in enumerate("ab"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                noise = np.random.default_rng(100 * c + i).integers(0, 90, (12, 12, 3)) + 90 * c
+                Image.fromarray(noise.astype(np.uint8)).save(root / part / name / f"{i:02d}.png")
+    return root
+
+
+@pytest.fixture
+def command(root, images):
+    changes = [*CHANGES, f"data={{name: image_folder, path: {images}, size: 10, validation: 0}}"]
+    return ["run", root / "experiments/trades_gradmatch.yaml", *(part for one in changes for part in ("--set", one))]
+
+
+def spoiled(code: int, err: str, told: str) -> None:
+    """One line that names file, place and cause."""
+    assert code == 2 and err.count("\n") == 1 and "Traceback" not in err, err
+    assert "03.png" in err and "image 3 " in err and told in err, err
+
+
+@pytest.mark.parametrize("name", ["empty", "cut", "another format"])
+def test_an_image_that_cannot_be_read_is_told_before_the_first_step(advcore, command, images, tmp_path, name):
+    breaks, told = BREAKS[name]
+    breaks(images / VICTIM)
+    code, _, err = advcore(*command, "--out", tmp_path / "run")
+    spoiled(code, err, told)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name, workers", [*((name, 0) for name in BREAKS), ("missing", 1)])
+def test_an_image_that_breaks_in_the_middle_ends_the_run_and_it_goes_on_once_it_is_mended(
+    advcore, command, images, tmp_path, monkeypatch, name, workers
+):
+    """Data that are too large to be held; the image breaks after the second epoch."""
+    breaks, told = BREAKS[name]
+    monkeypatch.setattr("advcore.data.base.RESIDENT_LIMIT", 0)
+    command = [*command, "--set", f"data.workers={workers}"]
+    shutil.copytree(images, tmp_path / "good")
+    assert advcore(*command, "--out", tmp_path / "undisturbed")[0] == 0
+    with monkeypatch.context() as patch:
+        original = checkpoints.save
+
+        def save(*arguments):
+            original(*arguments)
+            if checkpoints._numbers(tmp_path / "run") == [1, 2]:
+                breaks(images / VICTIM)
+
+        patch.setattr(checkpoints, "save", save)
+        code, _, err = advcore(*command, "--out", tmp_path / "run")
+    spoiled(code, err, told)
+    state = checkpoints.newest(tmp_path / "run")[0]
+    assert state["place"]["epoch"] == 2 and not state["place"]["begun"]
+    shutil.rmtree(images)
+    shutil.copytree(tmp_path / "good", images)
+    assert advcore(*command, "--out", tmp_path / "run", "--resume")[0] == 0
+    one, two = (load_tensors(tmp_path / name / "checkpoints/last.safetensors") for name in ("run", "undisturbed"))
+    assert one[1] == two[1]  # their hashes among them
