@@ -295,8 +295,8 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None, *, res
 def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> RunRecord:
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
-    Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it), `coresets/epoch-NNN.npz`, and `states/`,
-    from which `resume` goes on. A finished run that is resumed stays as it is. Of several processes, the first alone
+    Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it, and the final evaluation's verdicts on each
+    test image as .npz), `coresets/epoch-NNN.npz`, and `states/`, from which `resume` goes on. A finished run that is resumed stays as it is. Of several processes, the first alone
     reads and writes files of the run, and returns the record.
     """
     config, loaded, started = prepared.config, prepared.data, time.perf_counter()
@@ -394,7 +394,7 @@ def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Pat
             break
         reporter.on_final(which)
         prepared.model.load_state_dict(state)
-        record.final[which] = _evaluated(prepared, trained, reporter, which, path / "states" / f"{which}.npz").as_dict()
+        record.final[which] = _evaluated(prepared, trained, reporter, which, path / "checkpoints" / f"{which}-verdicts.npz").as_dict()
     record.best_epoch = trained.best_epoch
     distributed.merge(trained.ledger)
     _count(record, trained, prepared)

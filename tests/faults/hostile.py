@@ -122,5 +122,5 @@ def folder(path: Path, contents: dict[str, bytes], **changes: object) -> Path:
             (path / name).write_bytes(content)
         own[name] = {"sha256": files.hashlib.sha256(content).hexdigest(), "size": len(content)}
     facts = {"schema": files._FOLDER, "files": own, "data": [], **changes}
-    (path / files.MANIFEST).write_text(json.dumps({**facts, "seal": files._seal(facts)}))
+    (path / files.MANIFEST).write_bytes(files._json({**facts, "seal": files._seal(facts)}))
     return path

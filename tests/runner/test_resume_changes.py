@@ -88,7 +88,7 @@ def test_a_stopped_final_evaluation_goes_on_from_its_verdicts(advcore, command, 
 
 def test_verdicts_of_other_settings_or_damaged_ones_go_with_a_word(advcore, command, tmp_path, caplog):
     assert advcore(*command, "--out", tmp_path / "run")[0] == 0
-    (tmp_path / "run/states/last.npz").write_bytes(b"junk")
+    (tmp_path / "run/checkpoints/last-verdicts.npz").write_bytes(b"junk")
     change = ["--set", "evaluation.attacks.0.eps=0.05"]
     assert advcore(*command, *change, "--out", tmp_path / "run", "--resume")[0] == 0
     assert "evaluating last anew" in caplog.text
