@@ -295,9 +295,9 @@ def run(prepared: Prepared, path: Path, reporter: Reporter | None = None, *, res
 def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> RunRecord:
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
-    Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it, and the final evaluation's verdicts on each
-    test image as .npz), `coresets/epoch-NNN.npz`, and `states/`, from which `resume` goes on. A finished run that is resumed stays as it is. Of several processes, the first alone
-    reads and writes files of the run, and returns the record.
+    Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it, and as .npz the final evaluation's verdict
+    on each test image), `coresets/epoch-NNN.npz`, and `states/`, from which `resume` goes on. A finished run that is
+    resumed stays as it is. Of several processes, the first alone reads and writes files of the run.
     """
     config, loaded, started = prepared.config, prepared.data, time.perf_counter()
     where = loaded.train.device
@@ -394,7 +394,8 @@ def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Pat
             break
         reporter.on_final(which)
         prepared.model.load_state_dict(state)
-        record.final[which] = _evaluated(prepared, trained, reporter, which, path / "checkpoints" / f"{which}-verdicts.npz").as_dict()
+        verdicts = path / "checkpoints" / f"{which}-verdicts.npz"
+        record.final[which] = _evaluated(prepared, trained, reporter, which, verdicts).as_dict()
     record.best_epoch = trained.best_epoch
     distributed.merge(trained.ledger)
     _count(record, trained, prepared)
