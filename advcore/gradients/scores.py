@@ -16,6 +16,7 @@ from advcore.gradients.last_layer import residuals
 from advcore.models.base import find_head, tapped
 from advcore.objectives.base import Objective, margin
 from advcore.objectives.standard import Standard
+from advcore.pieces import Pieces
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 
@@ -75,24 +76,32 @@ def scored(
     chunk_size: int = 256,
     **_,
 ) -> Measured:
-    """(N, 1) float64 `score` of each example, clean or `attacked`, in eval mode on the plain view.
+    """(N, 1) float64 `score` of each example, clean or `attacked`, in eval mode on the plain view. When memory runs
+    out, a chunk goes on in halves, down to 16.
 
     Cost: one forward pass an example, and the attack if `attacked`; all in phase "scoring".
     """
-    found, labels = [], []
+    found, labels, pieces = [], [], Pieces(chunk_size)
     with borrow(model, training=False):
         layer = find_head(model, first_images(model, source), head)
         with ledger.phase("scoring", source.device), tapped(layer) as tap:
             forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
+
+            def work(indices: Tensor, x: Tensor, y: Tensor, i: slice) -> Tensor:
+                indices, x, y = indices[i], x[i], y[i]
+                with ledger.undone_on_error():
+                    if attacked:
+                        x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
+                    with torch.no_grad():
+                        logits = forward(x)
+                    return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
+
             for indices, x, y in batches_for(model, source, chunked(torch.arange(len(source)), chunk_size)):
                 check_labels(y, indices, layer.out_features)
-                if attacked:
-                    x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
-                with torch.no_grad():
-                    logits = forward(x)
-                found.append(score(logits, y, cross_entropy_rows(logits, y, tap.features, layer)))
+                found += pieces.over(len(y), partial(work, indices, x, y))
                 labels.append(y)
-    return Measured(rows=DenseRows(matrix=torch.cat(found)[:, None]), labels=torch.cat(labels).cpu())
+    rows = DenseRows(matrix=torch.cat(found)[:, None])
+    return Measured(rows=rows, labels=torch.cat(labels).cpu(), events=tuple(pieces.events))
 
 
 def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
@@ -106,11 +115,13 @@ def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
         features.append(rows.features[0].double().cpu())
         return torch.zeros(len(y), dtype=torch.float64)
 
-    labels = scored(keep, model, source, **how).labels
+    found = scored(keep, model, source, **how)
+    labels = found.labels
     h = torch.cat(features)
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = h.new_zeros(len(counts), h.shape[1]).index_add_(0, labels, h) / counts
-    return Measured(rows=DenseRows(matrix=(h - centres[labels]).norm(dim=1, keepdim=True)), labels=labels)
+    rows = DenseRows(matrix=(h - centres[labels]).norm(dim=1, keepdim=True))
+    return Measured(rows=rows, labels=labels, events=found.events)
 
 
 SCORES: dict[str, Gradient] = {
