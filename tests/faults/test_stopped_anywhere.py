@@ -134,9 +134,9 @@ def catches(pid: int, number: int) -> bool:
 @pytest.mark.parametrize("command", ["run", "select", "score", "evaluate", "autoattack"])
 def test_a_command_leaves_soon_whenever_the_signal_comes(root, tiny, trained, tmp_path, number, command):
     """A process of its own, three random moments from when it listens on."""
-    long = ["attack.steps=3000", "data.train_size=1000"]
+    long = ["attack.steps=300", "data.train_size=1000"]  # a step is finished first
     evaluation = ["evaluation.attacks.0.steps=3000", "evaluation.attacks.0.restarts=9"]
-    more = {"run": long, "select": long, "score": [*long, "training.epochs=50"]}
+    more = {"run": long, "select": [*long, "attack.steps=3000"], "score": [*long, "training.epochs=50"]}
     generator = random.Random(f"{command} {number}")
     for i in range(3):
         out = tmp_path / str(i)
