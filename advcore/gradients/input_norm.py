@@ -1,6 +1,7 @@
 """AIGN: the norm of the input gradient, averaged over epochs of a training run (EasyCore)."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from advcore.data.source import Source, batches_for, check_labels, chunked
 from advcore.gradients.base import AveragedScores, Measured, clean_and_attacked
 from advcore.objectives.base import Objective
 from advcore.objectives.standard import Standard
+from advcore.pieces import Pieces
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 
@@ -32,27 +34,33 @@ def input_norms(
     """(N,) float64: l2 norm of each example's gradient of the cross-entropy with respect to its own pixels, at the
     clean image, or where `attack` leads on the objective's loss.
 
-    In eval mode on the plain view, so that examples do not mix; does not depend on `chunk_size`.
+    In eval mode on the plain view, so that examples do not mix; does not depend on `chunk_size`, which is halved, down
+    to 16, when memory runs out.
     Cost one forward and one backward pass an example, and the attack if `attacked`, in phase "scoring".
     Reference: EasyCore (arXiv 2510.11018): the norm whose average over epochs is AIGN. Differs: pixels are in [0, 1]
     and the loss is the clean one, where the abstract is silent.
     """
-    chunks = chunked(torch.arange(len(source)), chunk_size)
+    chunks, pieces = chunked(torch.arange(len(source)), chunk_size), Pieces(chunk_size)
     with borrow(model, training=False), ledger.phase("scoring", source.device):
         forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
 
-        def norms() -> Iterator[tuple[Tensor]]:
-            for indices, x, y in batches_for(model, source, distributed.own(chunks)):
+        def work(indices: Tensor, x: Tensor, y: Tensor, i: slice) -> Tensor:
+            indices, x, y = indices[i], x[i], y[i]
+
+            def loss(z: Tensor) -> Tensor:
+                logits = forward(z)
+                check_labels(y, indices, logits.shape[1])
+                return Standard().loss(y, clean=logits)
+
+            with ledger.undone_on_error():
                 if attacked:
                     x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
-
-                def loss(z: Tensor, y: Tensor = y, indices: Tensor = indices) -> Tensor:
-                    logits = forward(z)
-                    check_labels(y, indices, logits.shape[1])
-                    return Standard().loss(y, clean=logits)
-
                 _, gradient = input_gradient(loss, x)
-                yield (gradient.double().flatten(1).norm(dim=1),)
+            return gradient.double().flatten(1).norm(dim=1)
+
+        def norms() -> Iterator[tuple[Tensor]]:
+            for batch in batches_for(model, source, distributed.own(chunks)):
+                yield (torch.cat(pieces.over(len(batch[0]), partial(work, *batch))),)
 
         return distributed.combined(chunks, norms())[0]
 

@@ -17,6 +17,7 @@ from advcore.gradients.last_layer import residuals
 from advcore.models.base import find_head, tapped
 from advcore.objectives.base import Objective, margin
 from advcore.objectives.standard import Standard
+from advcore.pieces import Pieces
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 
@@ -76,27 +77,34 @@ def scored(
     chunk_size: int = 256,
     **_,
 ) -> Measured:
-    """(N, 1) float64 `score` of each example, clean or `attacked`, in eval mode on the plain view.
+    """(N, 1) float64 `score` of each example, clean or `attacked`, in eval mode on the plain view. When memory runs
+    out, a chunk goes on in halves, down to 16.
 
     Cost: one forward pass an example, and the attack if `attacked`; all in phase "scoring".
     """
-    chunks = chunked(torch.arange(len(source)), chunk_size)
+    chunks, pieces = chunked(torch.arange(len(source)), chunk_size), Pieces(chunk_size)
     with borrow(model, training=False):
         layer = find_head(model, first_images(model, source), head)
         with ledger.phase("scoring", source.device), tapped(layer) as tap:
             forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
 
-            def found() -> Iterator[tuple[Tensor, Tensor]]:
-                for indices, x, y in batches_for(model, source, distributed.own(chunks)):
-                    check_labels(y, indices, layer.out_features)
+            def work(indices: Tensor, x: Tensor, y: Tensor, i: slice) -> Tensor:
+                indices, x, y = indices[i], x[i], y[i]
+                with ledger.undone_on_error():
                     if attacked:
                         x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
                     with torch.no_grad():
                         logits = forward(x)
-                    yield score(logits, y, cross_entropy_rows(logits, y, tap.features, layer)), y
+                    return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
+
+            def found() -> Iterator[tuple[Tensor, Tensor]]:
+                for indices, x, y in batches_for(model, source, distributed.own(chunks)):
+                    check_labels(y, indices, layer.out_features)
+                    yield torch.cat(pieces.over(len(y), partial(work, indices, x, y))), y
 
             values, labels = distributed.combined(chunks, found())
-    return Measured(rows=DenseRows(matrix=values[:, None]), labels=labels.cpu())
+    events = tuple(event for own in distributed.gathered(pieces.events) for event in own)
+    return Measured(rows=DenseRows(matrix=values[:, None]), labels=labels.cpu(), events=events)
 
 
 def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
@@ -112,7 +120,8 @@ def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
     h, labels = found.rows.matrix[:, 0], found.labels
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = h.new_zeros(len(counts), h.shape[1]).index_add_(0, labels, h) / counts
-    return Measured(rows=DenseRows(matrix=(h - centres[labels]).norm(dim=1, keepdim=True)), labels=labels)
+    rows = DenseRows(matrix=(h - centres[labels]).norm(dim=1, keepdim=True))
+    return Measured(rows=rows, labels=labels, events=found.events)
 
 
 SCORES: dict[str, Gradient] = {

@@ -12,6 +12,7 @@ from advcore import Trainer, evaluate
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.errors import NoMemoryError
+from advcore.gradients import GRADIENTS
 from advcore.objectives import Pgd
 from advcore.pieces import Pieces, advised
 from advcore.rng import Stream
@@ -72,6 +73,18 @@ def test_an_evaluation_goes_on_in_halves_to_the_same_verdicts(model, source, cap
         torch.testing.assert_close(ends, found.examples[key], rtol=0, atol=1e-5)
     with pytest.raises(NoMemoryError, match="evaluation.batch_size"):
         evaluate(Cramped(model, 8), source, attacks, batch_size=48)
+
+
+@pytest.mark.parametrize("name", [name for name, one in GRADIENTS.items() if one.one_number])
+def test_scores_go_on_in_halves_to_the_same_numbers(model, source, caplog, name):
+    def measured(net):
+        how = {"objective": Pgd(), "attack": LinfPGD(eps=0.05, steps=2), "stream": Stream(seed=0, purpose="scoring")}
+        ledger = CostLedger()
+        return GRADIENTS[name].measure(net, source, ledger=ledger, chunk_size=64, **how), ledger.passes
+
+    (usual, passes), (found, counted) = measured(model), measured(Cramped(model, 40))
+    assert caplog.messages == ["out of memory with 64 examples at once; going on with 32"] and passes == counted
+    torch.testing.assert_close(found.rows.matrix, usual.rows.matrix, rtol=1e-4, atol=1e-6)
 
 
 def test_whatever_else_runs_out_of_memory_is_exit_code_3(advcore, root, tiny, tmp_path, monkeypatch):
