@@ -37,7 +37,7 @@ from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.training.loop import Listener, State, Trained
-from advcore.training.trainer import Trainer, refuse_processes
+from advcore.training.trainer import Trainer
 from advcore.types import Coreset
 from advcore.version import __version__
 
@@ -75,7 +75,6 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     The trainer comes first: it needs no data, so a wrong setting is found before anything is read.
     """
     trainer = build.trainer(config)
-    refuse_processes(trainer)
     where = build.device(config)
     loaded = build.data(config, trainer, where)
     wanted = config.selection and config.selection.cost
@@ -385,7 +384,8 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     gradient, kind = GRADIENTS[name], type(config.objective).__name__.lower()
     if gradient.attacked and not attacked(config.objective):
         raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, kind))
-    prepared = prepare(config, scores=False)
+    with distributed.together():
+        prepared = prepare(config, scores=False)
     loaded, selector = prepared.data, prepared.trainer.selector
     whole = Schedule(epochs=config.training.epochs)
     trainer = replace(prepared.trainer, schedule=whole, selector=None, minibatch=None, probe_epochs=0)

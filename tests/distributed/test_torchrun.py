@@ -68,6 +68,21 @@ def test_a_mistake_is_told_once(tmp_path, tiny):
     assert code != 0 and len(told) == 1 and "training.batch_size" in told[0] and not list(tmp_path.iterdir())
 
 
+def test_a_finished_run_is_left_as_it_is_and_evaluated_whatever_it_trained_with(tmp_path, tiny):
+    run(prepare(load(FILE, tiny)), tmp_path)
+    before = (tmp_path / "record.json").read_bytes()
+    code, out, err = ended(torchrun("run", FILE, "--out", tmp_path, "--resume", *overrides(tiny)))
+    assert code == 0 and out.count("record:") == 1 and (tmp_path / "record.json").read_bytes() == before, err
+    code, out, err = ended(torchrun("evaluate", tmp_path, "--set", "training.batch_size=3"))
+    assert code == 0 and "last: clean" in out, err
+
+
+def test_a_mistake_in_what_is_evaluated_is_told_once(tmp_path):
+    code, _, err = ended(torchrun("evaluate", tmp_path))
+    told = [line for line in err.splitlines() if line.startswith("advcore: ")]
+    assert code != 0 and len(told) == 1 and "record.json" in told[0]
+
+
 def lost(process: subprocess.Popen, folder: Path, which: int, epochs: int) -> None:
     """Kill one of the processes once so many epochs are done."""
     give_up = time.monotonic() + 120
