@@ -46,14 +46,14 @@ def run(
     from advcore.runner.config import load
     from advcore.training.trainer import refuse_processes
 
-    resume = resume or distributed.restarted()
+    job = distributed.launchers()
     with distributed.together():
         config = load(file, set_ or ())
-        path = runner.target(config, out, overwrite and not distributed.restarted(), resume)
+        path, resume = runner.target(config, out, overwrite, resume, job)
         prepared = runner.prepare(config)
         refuse_processes(prepared.trainer)
     with _progress(len(prepared.trainer.schedule.plan())) as reporter:
-        record = runner.run(prepared, path, reporter, resume=resume)
+        record = runner.run(prepared, path, reporter, resume=resume, job=job)
     if not distributed.first():
         return
     _table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))

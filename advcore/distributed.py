@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import json
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -34,9 +35,22 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def restarted() -> bool:
-    """Whether torchrun started this job again, after a process of it was lost."""
-    return launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def launchers() -> list[str]:
+    """Names of the torchruns that started these processes, one a machine: they stay when a job is started again. Empty
+    without torchrun. Its count of starts differs between machines, and is none's where a machine was replaced."""
+    own = None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        own = f"{socket.gethostname()} {os.getppid()} {_since(os.getppid())}"
+    return sorted({name for name in gathered(own) if name is not None})
+
+
+def _since(process: int) -> str:
+    """When a process began, as far as the system tells: numbers of processes are used again."""
+    try:
+        with open(f"/proc/{process}/stat") as facts:
+            return facts.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 def local_rank() -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,24 @@ def folder(run: Path) -> Path:
     return run / "states"
 
 
+LOCK = ".lock"
+"""Held by who works in the folder; it names the job that began the run."""
+
+
+def begin(run: Path, job: Sequence[str]) -> None:
+    """Note who begins a run: `distributed.launchers()`."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / LOCK).write_text("".join(f"{name}\n" for name in job))
+
+
+def begun_by(run: Path, job: Sequence[str]) -> bool:
+    """Whether the run in the folder was begun by the same job."""
+    try:
+        return not set((run / LOCK).read_text().splitlines()).isdisjoint(job)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 @contextlib.contextmanager
 def alone(run: Path) -> Iterator[None]:
     """Raise ConfigError if another process works in the run's folder; keep others out until the end."""
@@ -29,7 +47,7 @@ def alone(run: Path) -> Iterator[None]:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "w") as lock:
+    with open(run / LOCK, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -113,23 +113,27 @@ def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunCo
     )
 
 
-def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False) -> Path:
-    """The folder for a run; nothing is changed yet. Raises ConfigError rather than mix two runs."""
+def target(
+    config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False, job: Sequence[str] = ()
+) -> tuple[Path, bool]:
+    """The folder for a run, and whether to go on there: asked for, or begun by the same `job`, which torchrun started
+    again. Nothing is changed yet. Raises ConfigError rather than mix two runs."""
     path = out or Path("runs") / f"{config.name}-s{config.seed}"
     if not distributed.first():
-        return path
+        return path, resume
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
+    resume = resume or checkpoints.begun_by(path, job)
     begun = path.is_dir() and any((path / name).exists() for name in OURS)
     if resume and (path.is_dir() or not path.exists()) and (not begun or (path / "record.json").is_file()):
         check_writable(path)
-        return path
-    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        return path, resume
+    taken = path.exists() and (not path.is_dir() or any(entry.name != checkpoints.LOCK for entry in path.iterdir()))
     if taken and not (overwrite and path.is_dir()):
         way_out = f"pass {'' if resume else '--resume or '}--overwrite, or another --out"
         raise ConfigError(must("--out", "a new or empty folder", str(path), way_out))
     check_writable(path)
-    return path
+    return path, resume
 
 
 FREE = ("device", "evaluation", "cost", "data.workers", "data.path", "training.memory.place", "selection.memory_limit")
@@ -215,16 +219,23 @@ def _clear(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def run(prepared: Prepared, path: Path, reporter: Reporter | None = None, *, resume: bool = False) -> RunRecord:
+def run(
+    prepared: Prepared,
+    path: Path,
+    reporter: Reporter | None = None,
+    *,
+    resume: bool = False,
+    job: Sequence[str] = (),
+) -> RunRecord:
     """As `_run`, in a folder of its own. Raises ConfigError if another run works there."""
     with contextlib.ExitStack() as held:
         with distributed.together():
             if distributed.first():
                 held.enter_context(checkpoints.alone(path))
-        return _run(prepared, path, reporter or Reporter(), resume)
+        return _run(prepared, path, reporter or Reporter(), resume, job)
 
 
-def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> RunRecord:
+def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: Sequence[str]) -> RunRecord:
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
     Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it), `coresets/epoch-NNN.npz`, and `states/`,
@@ -254,6 +265,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
         data = fingerprint(prepared)
         if not (resume and (path / "record.json").is_file()):
             _clear(path)
+            checkpoints.begin(path, job)
             save()
             return {"done": False, "state": None}
         before = RunRecord.load(path / "record.json")
