@@ -2,10 +2,11 @@
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
 from advcore.files import check_folder, load_folder, save_folder
@@ -52,7 +53,25 @@ def alone(run: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(must("--out", "a folder in which no other process runs", str(run))) from None
-        yield
+        _held.append(lock)
+        try:
+            yield
+        finally:
+            _held.remove(lock)
+
+
+_held: list[TextIO] = []
+
+
+def _let_go() -> None:
+    """In a forked helper, such as a reader of images: it may outlive the one that it helps, whose lock it is not."""
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _numbers(run: Path) -> list[int]:
