@@ -44,14 +44,18 @@ def run(
     from advcore.reporting.tables import closing
     from advcore.runner import run as runner
     from advcore.runner.config import load
+    from advcore.training.trainer import refuse_processes
 
-    resume = resume or distributed.restarted()
+    job = distributed.launchers()
     with distributed.together():
         config = load(file, set_ or ())
-        path = runner.target(config, out, overwrite and not distributed.restarted(), resume)
+        path, resume = runner.target(config, out, overwrite, resume, job)
         prepared = runner.prepare(config)
+        refuse_processes(prepared.trainer)
     with _progress(len(prepared.trainer.schedule.plan())) as reporter:
-        record = runner.run(prepared, path, reporter, resume=resume)
+        record = runner.run(prepared, path, reporter, resume=resume, job=job)
+    if not distributed.first():
+        return
     _table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))
     typer.echo(f"record: {path / 'record.json'}")
 
@@ -102,13 +106,14 @@ def score(
     from advcore.runner import run as runner
     from advcore.runner.config import load
 
-    config = load(file, set_ or ())
-    known = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
-    reads = config.selection.solver.reads if config.selection else None
-    name = score or (reads if reads in known else "input_norm")
-    require(one_of("--score", name, known))
-    require(None if out.suffix == ".npz" else must("--out", "a file that ends in .npz", str(out)))
-    runner.check_writable(out, file=True)
+    with distributed.together():
+        config = load(file, set_ or ())
+        known = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
+        reads = config.selection.solver.reads if config.selection else None
+        name = score or (reads if reads in known else "input_norm")
+        require(one_of("--score", name, known))
+        require(None if out.suffix == ".npz" else must("--out", "a file that ends in .npz", str(out)))
+        runner.check_writable(out, file=True)
     with _progress(config.training.epochs) as reporter:
         scores = runner.score(config, name, reporter)
     if not distributed.first():
@@ -143,18 +148,19 @@ def evaluate(
     from advcore.runner import run as runner
     from advcore.runner.config import from_dict, load, overridden
 
-    require(one_of("--suite", suite, SUITES))
-    if target.is_dir():
-        config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
-    else:
-        config = load(target, set_ or ())
-    path = runner.checkpoint(target, checkpoint)
-    for option, written in (("--out", out), ("--state", state), ("--examples", examples)):
-        if written:
-            runner.check_writable(written, option, file=True)
-    config = runner.with_suite(config, suite)
-    prepared = runner.prepare(config, scores=False)
-    runner.load_state(prepared.model, path)
+    with distributed.together():
+        require(one_of("--suite", suite, SUITES))
+        if target.is_dir():
+            config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
+        else:
+            config = load(target, set_ or ())
+        path = runner.checkpoint(target, checkpoint)
+        for option, written in (("--out", out), ("--state", state), ("--examples", examples)):
+            if written:
+                runner.check_writable(written, option, file=True)
+        config = runner.with_suite(config, suite)
+        prepared = runner.prepare(config, scores=False)
+        runner.load_state(prepared.model, path)
     with _progress(1) as reporter:
         how = {"state": state, "keep_examples": examples is not None}
         evaluation = runner.final(prepared, None, reporter, path.stem, **how)

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import json
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -34,9 +35,22 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def restarted() -> bool:
-    """Whether torchrun started this job again, after a process of it was lost."""
-    return launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def launchers() -> list[str]:
+    """Names of the torchruns that started these processes, one a machine: they stay when a job is started again. Empty
+    without torchrun. Its count of starts differs between machines, and is none's where a machine was replaced."""
+    own = None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        own = f"{socket.gethostname()} {os.getppid()} {_since(os.getppid())}"
+    return sorted({name for name in gathered(own) if name is not None})
+
+
+def _since(process: int) -> str:
+    """When a process began, as far as the system tells: numbers of processes are used again."""
+    try:
+        with open(f"/proc/{process}/stat") as facts:
+            return facts.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 def local_rank() -> int:
@@ -125,8 +139,10 @@ def agree(failed: BaseException | None = None) -> None:
     stop, worst = _reduced([asked, int(failed is not None)], dist.ReduceOp.MAX)
     if worst:
         told = gathered(None if failed is None else _said(failed))
-        who = next(i for i, one in enumerate(told) if one is not None)
-        error = failed if failed is not None else _error(told[who], who)
+        failures = [i for i, one in enumerate(told) if one is not None]
+        who = next((i for i in failures if "stopped" not in told[i]), failures[0])  # a stop is saved, an error is not
+        own = failed is not None and isinstance(failed, signals.Stopped) == ("stopped" in told[who])
+        error = failed if own else _error(told[who], who)
         error.shared = True
         raise error
     if stop:
@@ -302,7 +318,8 @@ def _received(like: Tensor, length: int, other: int) -> Tensor:
 
 def dealt(items: Sequence[Item] | None, tree: Callable[[Item], Any], device: torch.device) -> list[Item | Any]:
     """The first process's `items`, every size-th to each process: its own as they are, to the others what `tree` tells
-    of them (dicts and lists of tensors and plain values), one by one, tensors on `device`. The others give None."""
+    of them (dicts and lists of tensors and plain values), one by one, tensors on `device`, or on the CPU if they were
+    there. The others give None."""
     count = by_first(lambda: len(items))
     if not first():
         return [_receive(0, device) for _ in range(rank(), count, size())]
@@ -331,7 +348,10 @@ def _receive(other: int, device: torch.device) -> Any:
 
     length = int(received(torch.int64, [1]))
     facts = json.loads(bytes(received(torch.uint8, [length]).cpu().numpy()))
-    tensors = [received(getattr(torch, name), shape, cuda).to(device) for name, shape, cuda in facts["tensors"]]
+    tensors = [
+        received(getattr(torch, name), shape, cuda).to(device if cuda else "cpu")
+        for name, shape, cuda in facts["tensors"]
+    ]
     return join(facts["values"], {str(i): tensor for i, tensor in enumerate(tensors)})
 
 

@@ -8,8 +8,8 @@ from advcore.data.source import Source, check_labels, first_images
 from advcore.errors import DataError
 
 
-def check_fits(model: nn.Module, source: Source) -> None:
-    """Raise DataError unless the model takes the images and has a class for every label.
+def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None:
+    """Raise DataError unless the model takes the images and, if `labels` are to be looked at, has a class for each.
 
     Cost one forward pass of two images; streamed data whose labels are not known are read once, which checks their
     images too.
@@ -24,5 +24,5 @@ def check_fits(model: nn.Module, source: Source) -> None:
             f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
             f"raises {type(error).__name__}: {said}; convert the images, or build the model for them"
         ) from None
-    if isinstance(logits, torch.Tensor) and logits.ndim == 2:
+    if labels and isinstance(logits, torch.Tensor) and logits.ndim == 2:
         check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])

@@ -341,7 +341,7 @@ def item_of(dataset: Dataset, i: int) -> tuple[Tensor, int]:
     if isinstance(y, Tensor) and y.ndim == 0:
         y = y.item()
     try:
-        if not isinstance(y, bool):
+        if not isinstance(y, bool) and abs(operator.index(y)) < 2**63:
             return x, operator.index(y)
     except (TypeError, ValueError):  # arrays and tensors have __index__ whatever they hold
         pass

@@ -20,6 +20,7 @@ from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
+from advcore.data.fits import check_fits
 from advcore.data.source import Source, as_source, batches_for, check_labels, chunked
 from advcore.errors import CheckpointError, ConfigError, NonFiniteError, must
 from advcore.evaluation.autoattack import AutoAttack
@@ -144,6 +145,8 @@ def evaluate(
         forward = ledger.counted(model)
         attacks, pieces = [bound(attack, model, ledger.counted) for attack in attacks], Pieces(batch_size)
         chunks = chunked(indices[done:], batch_size) if done < n else []
+        if chunks:
+            check_fits(model, source, labels=False)
 
         def verdicts() -> Iterator[tuple[Tensor, ...]]:
             """Of each batch: what it took, which stand at the clean image and under each attack, then where each attack
@@ -319,6 +322,9 @@ class _Saved:
                 raise CheckpointError(
                     f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"
                 )
+            sizes = {arrays[key].shape for key in keys if key in arrays and arrays[key].dtype == bool}
+            if not {*keys, "spent"} <= arrays.keys() or len(sizes) != 1 or arrays["spent"].shape != (2,):
+                raise CheckpointError(f"{path} is damaged: it does not hold the verdicts that its name tells of")
             self.parts = {key: torch.from_numpy(arrays[key]) for key in keys}
             self.spent = torch.from_numpy(arrays["spent"])
 

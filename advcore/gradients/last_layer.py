@@ -108,14 +108,14 @@ def last_layer_rows(
             done += len(y)
             on_chunk(done, len(source))
     events = tuple(event for own in distributed.gathered(pieces.events) for event in own)
-    if not distributed.first():
-        return Measured(rows=None, labels=None, events=events)
-    with ledger.phase("rows", device):
-        rows = FactoredRows(**store.factors(), kind=kind)
-        bad = first_not_finite(rows.squared_norms())
-    if bad is not None:
-        raise NonFiniteError(f"the model's gradient at example {bad} is NaN or infinite; training has diverged")
-    return Measured(rows=rows, labels=torch.cat(labels).cpu(), events=events)
+    rows = None
+    with distributed.together(), ledger.phase("rows", device):
+        if distributed.first():
+            rows = FactoredRows(**store.factors(), kind=kind)
+            bad = first_not_finite(rows.squared_norms())
+            if bad is not None:
+                raise NonFiniteError(f"the model's gradient at example {bad} is NaN or infinite; training has diverged")
+    return Measured(rows=rows, labels=torch.cat(labels).cpu() if distributed.first() else None, events=events)
 
 
 def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple[Tensor, Tensor]]:

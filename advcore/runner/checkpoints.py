@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
 from advcore.files import check_folder, inside, leftovers, load_folder, save_folder
@@ -19,6 +20,24 @@ OURS = ("record.json", "checkpoints", "coresets", "states")
 
 def folder(run: Path) -> Path:
     return run / "states"
+
+
+LOCK = ".lock"
+"""Held by who works in the folder; it names the job that began the run."""
+
+
+def begin(run: Path, job: Sequence[str]) -> None:
+    """Note who begins a run: `distributed.launchers()`."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / LOCK).write_text("".join(f"{name}\n" for name in job))
+
+
+def begun_by(run: Path, job: Sequence[str]) -> bool:
+    """Whether the run in the folder was begun by the same job."""
+    try:
+        return not set((run / LOCK).read_text().splitlines()).isdisjoint(job)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 @contextlib.contextmanager
@@ -35,12 +54,30 @@ def alone(run: Path) -> Iterator[None]:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    with open(inside(run / ".lock", run), "a") as lock:
+    with open(inside(run / LOCK, run), "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(must("--out", "a folder in which no other process runs", str(run))) from None
-        yield
+        _held.append(lock)
+        try:
+            yield
+        finally:
+            _held.remove(lock)
+
+
+_held: list[TextIO] = []
+
+
+def _let_go() -> None:
+    """In a forked helper, such as a reader of images: it may outlive the one that it helps, whose lock it is not."""
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _numbers(run: Path) -> list[int]:

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.training.loop import Listener, State, Trained
-from advcore.training.trainer import Trainer, refuse_processes
+from advcore.training.trainer import Trainer
 from advcore.types import Coreset
 from advcore.version import __version__
 
@@ -74,7 +74,6 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     The trainer comes first: it needs no data, so a wrong setting is found before anything is read.
     """
     trainer = build.trainer(config)
-    refuse_processes(trainer)
     where = build.device(config)
     loaded = build.data(config, trainer, where)
     wanted = config.selection and config.selection.cost
@@ -126,24 +125,31 @@ def networks(config: RunConfig) -> dict[str, str]:
     return {path: hashlib.sha256(checkpoint(folder, "best").read_bytes()).hexdigest() for path, folder in found.items()}
 
 
-def target(config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False) -> Path:
-    """The folder for a run; nothing is changed yet. Raises ConfigError rather than mix two runs."""
+def target(
+    config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False, job: Sequence[str] = ()
+) -> tuple[Path, bool]:
+    """The folder for a run, and whether to go on there: asked for, or begun by the same `job`, which torchrun started
+    again. Nothing is changed yet. Raises ConfigError rather than mix two runs."""
     path = out or Path("runs") / f"{config.name}-s{config.seed}"
     if not distributed.first():
-        return path
+        return path, resume
     _check_path(path)
+    for name in checkpoints.OURS[1:]:
+        if (path / name).exists() and not (path / name).is_dir():
+            raise ConfigError(must("--out", f"a folder in which {name} is one", str(path / name), "remove it"))
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
+    resume = resume or checkpoints.begun_by(path, job)
     begun = path.is_dir() and any((path / name).exists() for name in checkpoints.OURS)
     if resume and (path.is_dir() or not path.exists()) and (not begun or _begun(path)):
         check_writable(path)
-        return path
-    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        return path, resume
+    taken = path.exists() and (not path.is_dir() or any(entry.name != checkpoints.LOCK for entry in path.iterdir()))
     if taken and not (overwrite and path.is_dir()):
         way_out = f"pass {'' if resume else '--resume or '}--overwrite, or another --out"
         raise ConfigError(must("--out", "a new or empty folder", str(path), way_out))
     check_writable(path)
-    return path
+    return path, resume
 
 
 def _begun(path: Path) -> bool:
@@ -283,16 +289,23 @@ def _clear(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def run(prepared: Prepared, path: Path, reporter: Reporter | None = None, *, resume: bool = False) -> RunRecord:
+def run(
+    prepared: Prepared,
+    path: Path,
+    reporter: Reporter | None = None,
+    *,
+    resume: bool = False,
+    job: Sequence[str] = (),
+) -> RunRecord:
     """As `_run`, in a folder of its own. Raises ConfigError if another run works there."""
     with contextlib.ExitStack() as held:
         with distributed.together():
             if distributed.first():
                 held.enter_context(checkpoints.alone(path))
-        return _run(prepared, path, reporter or Reporter(), resume)
+        return _run(prepared, path, reporter or Reporter(), resume, job)
 
 
-def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> RunRecord:
+def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: Sequence[str]) -> RunRecord:
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
     Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it, and as .npz the final evaluation's verdict
@@ -333,6 +346,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool) -> Ru
             started -= before.seconds
         else:
             _clear(path)
+            checkpoints.begin(path, job)
         ours = [old for name in checkpoints.OURS[1:] for old in leftovers(path / name)]
         checkpoints.sweep([*leftovers(path, "record.json"), *ours])
         facts.update(data=data, config=record.config, inputs=record.inputs)
@@ -468,7 +482,8 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     gradient, kind = GRADIENTS[name], type(config.objective).__name__.lower()
     if gradient.attacked and not attacked(config.objective):
         raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, kind))
-    prepared = prepare(config, scores=False)
+    with distributed.together():
+        prepared = prepare(config, scores=False)
     loaded, selector = prepared.data, prepared.trainer.selector
     whole = Schedule(epochs=config.training.epochs)
     trainer = replace(prepared.trainer, schedule=whole, selector=None, minibatch=None, probe_epochs=0)

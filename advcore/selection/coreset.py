@@ -15,6 +15,7 @@ from advcore import distributed
 from advcore.adversary import mismatch
 from advcore.borrow import device_of
 from advcore.cost import CostLedger
+from advcore.data.fits import check_fits
 from advcore.data.source import Part, Source, as_source, check_labels, chunk_sizes
 from advcore.errors import ConfigError, DataError, at_least, must, one_of, positive, require, share
 from advcore.gradients import GRADIENTS
@@ -181,6 +182,7 @@ class AdversarialCoreset(SelectionSettings):
             raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
         held_out = None if validation is None else as_source(validation, device_of(model))
         with preserved(Stream(seed=seed, purpose="model", epoch=epoch)):
+            check_fits(model, source)
             if self.budget == 1.0:
                 coreset = self._everything(source, seed, epoch)
             else:

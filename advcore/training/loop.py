@@ -20,6 +20,7 @@ from advcore.borrow import device_of
 from advcore.cost import CostLedger, peak_memory
 from advcore.data.augment import none
 from advcore.data.base import thinned
+from advcore.data.fits import check_fits
 from advcore.data.source import as_source, batches_for, chunked
 from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.evaluation.evaluate import evaluate
@@ -105,6 +106,7 @@ class Loop:
         self.settings, self.model, self.seed, self.augment, self.listener = settings, model, seed, augment, listener
         self.device = device_of(model)
         self.train = as_source(train, self.device)
+        check_fits(model, self.train)
         settings.check(model, self.train)
         self.out = Trained()
         self.validation = None if validation is None else as_source(validation, self.device)

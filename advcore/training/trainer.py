@@ -14,7 +14,18 @@ from advcore.adversary import mismatch
 from advcore.attacks.memory import Memory
 from advcore.data.augment import none
 from advcore.data.source import Source, chunked
-from advcore.errors import ConfigError, at_least, must, one_of, positive, require, within
+from advcore.errors import (
+    CheckpointError,
+    ConfigError,
+    UserError,
+    at_least,
+    in_a_line,
+    must,
+    one_of,
+    positive,
+    require,
+    within,
+)
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
@@ -164,7 +175,8 @@ class Trainer(LoopSettings):
         """The attack of the epoch that has the fewest steps."""
         if self.attack_steps is None:
             return self.attack
-        return min((self.attack_at(i) for i in range(self.schedule.length)), key=lambda attack: attack.steps)
+        length = self.schedule.length
+        return self.attack.changed(steps=min(self.attack_steps.at(i, length) for i in range(length)))
 
     @property
     def few_steps(self) -> bool:
@@ -249,8 +261,20 @@ class Trainer(LoopSettings):
         with preserved(Stream(seed=seed, purpose="training" + others)):
             loop = Loop(self, model, train, validation, seed, augment, listener or Listener(), scores)
             if resume is not None:
-                loop.restore(resume)
+                _restore(loop, resume)
             return loop.run()
+
+
+def _restore(loop: Loop, state: dict[str, Any]) -> None:
+    """Raises CheckpointError for what is no state of such a run."""
+    try:
+        loop.restore(state)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"resume must be a state of this run, got one that fails with {in_a_line(error)}"
+        ) from error
 
 
 def refuse_processes(trainer: Trainer) -> None:

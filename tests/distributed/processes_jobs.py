@@ -226,6 +226,19 @@ class Raising(torch.utils.data.Dataset):
         return images(83)[i]
 
 
+def diverged() -> None:
+    model = network()
+    with torch.no_grad():
+        model[-1].weight[0, 0] = torch.inf
+    selecting().selector.select(model, images(83), seed=0)
+
+
+def stopped_and_failed() -> None:
+    """A signal reaches the first process while the others fail."""
+    with distributed.together():
+        raise Stopped(signal.SIGTERM) if distributed.first() else AdvcoreError("an image cannot be read")
+
+
 def failures() -> dict:
     """What one process meets, all tell."""
     found = {}
@@ -235,13 +248,15 @@ def failures() -> dict:
         "fit": lambda: trainer().fit(network(), source, seed=0),
         "evaluate": lambda: evaluate(network(), source, [ATTACK], batch_size=8),
         "first": lambda: distributed.by_first(lambda: 1 / 0),
+        "diverged": diverged,
+        "stopped and failed": stopped_and_failed,
         "too small": lambda: trainer(batch_size=2).fit(network(), images(83), seed=0),
     }
     for name, call in calls.items():
         try:
             call()
             told = "nothing"
-        except Exception as error:
+        except (Exception, Stopped) as error:
             told = f"{type(error).__name__}: {error}"
         found[name] = distributed.gathered(told)
     return found

@@ -151,6 +151,8 @@ def test_what_one_process_meets_all_tell(several):
         told = found["failures"]
         for name in ("select", "fit", "evaluate"):
             assert told[name] == [told[name][0]] * count and told[name][0].startswith("DataError: example 20 cannot be")
+        assert len(set(told["diverged"])) == 1 and told["diverged"][0].startswith("NonFiniteError: ")
+        assert len(set(told["stopped and failed"])) == 1 and "an image cannot be read" in told["stopped and failed"][0]
         assert told["first"][0] == "ZeroDivisionError: division by zero"
         assert told["first"][1:] == ["AdvcoreError: process 0 failed: ZeroDivisionError: division by zero"] * (
             count - 1

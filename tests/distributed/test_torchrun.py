@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "experiments" / "trades_gradmatch.yaml"
 
 
-def torchrun(*arguments, restarts: int = 0) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def torchrun(*arguments, restarts: int = 0, processes: int = 2, where: tuple[str, ...] = ("--standalone",)):
+    command = [sys.executable, "-m", "torch.distributed.run", *where, "--nproc-per-node", str(processes)]
     command += ["--max-restarts", str(restarts), "-m", "advcore", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -66,6 +67,21 @@ def test_a_mistake_is_told_once(tmp_path, tiny):
     code, _, err = ended(torchrun("run", FILE, "--out", tmp_path, *overrides(tiny), "--set", "training.batch_size=3"))
     told = [line for line in err.splitlines() if line.startswith("advcore: ")]
     assert code != 0 and len(told) == 1 and "training.batch_size" in told[0] and not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_left_as_it_is_and_evaluated_whatever_it_trained_with(tmp_path, tiny):
+    run(prepare(load(FILE, tiny)), tmp_path)
+    before = (tmp_path / "record.json").read_bytes()
+    code, out, err = ended(torchrun("run", FILE, "--out", tmp_path, "--resume", *overrides(tiny)))
+    assert code == 0 and out.count("record:") == 1 and (tmp_path / "record.json").read_bytes() == before, err
+    code, out, err = ended(torchrun("evaluate", tmp_path, "--set", "training.batch_size=3"))
+    assert code == 0 and "last: clean" in out, err
+
+
+def test_a_mistake_in_what_is_evaluated_is_told_once(tmp_path):
+    code, _, err = ended(torchrun("evaluate", tmp_path))
+    told = [line for line in err.splitlines() if line.startswith("advcore: ")]
+    assert code != 0 and len(told) == 1 and "record.json" in told[0]
 
 
 def lost(process: subprocess.Popen, folder: Path, which: int, epochs: int) -> None:
@@ -131,3 +147,53 @@ def test_a_signal_to_the_launcher_is_a_stop_that_is_saved(tmp_path, tiny, number
     assert code != 0 and time.monotonic() - since < 30
     told = [line for line in err.splitlines() if line.startswith("advcore: ")]
     assert len(told) == 1 and "stopped by" in told[0] and "--resume" in told[0], err
+
+
+@pytest.mark.slow
+@pytest.mark.case("C5")
+def test_a_single_process_is_started_again_too(tmp_path, tiny):
+    longer = [*overrides(tiny), "--set", "training.epochs=30"]
+    process = torchrun("run", FILE, "--out", tmp_path, *longer, restarts=1, processes=1)
+    lost(process, tmp_path, 0, 3)
+    code, _, err = ended(process)
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert code == 0 and record["finished"] and record["resumes"][0]["epoch"] >= 3, err
+
+
+@pytest.mark.slow
+@pytest.mark.case("B8")
+def test_a_start_again_does_not_go_on_with_a_run_of_another_job(tmp_path, tiny):
+    run(prepare(load(FILE, tiny)), tmp_path)
+    before = (tmp_path / "record.json").read_bytes()
+    other = [*overrides(tiny), "--set", "evaluation.attacks.0.steps=4"]
+    code, _, err = ended(torchrun("run", FILE, "--out", tmp_path, *other, restarts=1))
+    assert code != 0 and err.count("must be a new or empty folder") == 2
+    assert (tmp_path / "record.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.case("C5")
+@pytest.mark.parametrize("option", [(), ("--overwrite",)])
+def test_a_loss_on_one_machine_is_gone_on_from_by_all(tmp_path, tiny, option):
+    """Two launchers, as on two machines: only the one that lost a process counts the start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    where = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "two", "--rdzv-endpoint", endpoint)
+    longer = ["--out", tmp_path / "run", *option, *overrides(tiny), "--set", "training.epochs=30"]
+    both = [torchrun("run", FILE, *longer, restarts=1, processes=1, where=where) for _ in range(2)]
+    second = next(i for i, one in enumerate(both) if ranks(one, tmp_path / "run", 3) == ["1"])
+    os.kill(workers(both[second])[0], signal.SIGKILL)
+    told = [ended(one) for one in both]
+    assert [code for code, _, _ in told] == [0, 0], told
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["finished"] and len(record["resumes"]) == 1 and record["resumes"][0]["epoch"] >= 3
+
+
+def ranks(process: subprocess.Popen, folder: Path, epochs: int) -> list[str]:
+    """Of the processes of a launcher, once so many epochs are done."""
+    give_up = time.monotonic() + 120
+    while not (folder / "states" / f"{epochs:06d}").is_dir() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    known = [Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in workers(process)]
+    return [one[5:] for facts in known for one in facts if one.startswith("RANK=")]
