@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from advcore import errors, signals
 from advcore.cost import PHASES, CostLedger
-from advcore.errors import AdvcoreError, UserError
+from advcore.errors import AdvcoreError, ConfigError, UserError, must
 from advcore.files import join, pack, split, unpack
 
 Item = TypeVar("Item")
@@ -54,8 +54,9 @@ def _since(process: int) -> str:
 
 
 def local_rank() -> int:
-    """The number of this process on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """The number of this process on its machine, as torchrun, Slurm or MPI tell it."""
+    names = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
 
 @contextlib.contextmanager
@@ -67,19 +68,23 @@ def joined(timeout: timedelta = timedelta(hours=2)) -> Iterator[None]:
     if not launched():
         yield
         return
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        way_out = "start it with torchrun, or unset WORLD_SIZE for one process"
+        raise ConfigError(must(missing[0], "set where WORLD_SIZE and RANK are", None, way_out))
     cuda = torch.cuda.is_available() and local_rank() < torch.cuda.device_count()
     if cuda:
         torch.cuda.set_device(local_rank())
     with _told():
         store, own, count = next(dist.rendezvous("env://", timeout=timeout))
-        store = dist.PrefixStore(_attempt(store, own, count), store)
+        store = dist.PrefixStore(_attempt(store, own, count, timeout), store)
         backends = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backends, store=store, rank=own, world_size=count, timeout=timeout)
     yield
     dist.destroy_process_group()  # not after an error: it would wait for those that are gone
 
 
-def _attempt(store: dist.Store, own: int, count: int) -> str:
+def _attempt(store: dist.Store, own: int, count: int, timeout: timedelta) -> str:
     """A name for this start of the job, that no process of an earlier one has.
 
     torchrun keeps the store when it starts a job again, with the addresses of dead processes in it, and no count of
@@ -92,8 +97,10 @@ def _attempt(store: dist.Store, own: int, count: int) -> str:
         name = store.get(f"answer {number}").decode()
         store.set(f"{name} {own}", "here")
         return name
-    missing = set(range(1, count))
+    missing, late = set(range(1, count)), time.monotonic() + timeout.total_seconds()
     while missing:
+        if time.monotonic() > late:
+            raise AdvcoreError(f"processes {', '.join(map(str, sorted(missing)))} of {count} did not come")
         for other in [other for other in missing if store.check([f"hello {other}"])]:
             store.set(f"answer {store.get(f'hello {other}').decode()}", number)
         missing = {other for other in missing if not store.check([f"{number} {other}"])}
@@ -186,7 +193,7 @@ def reducing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if any(word in str(error).lower() for word in ("peer", "gloo", "nccl", "timed out")):
+        if any(word in str(error).lower() for word in ("peer", "gloo", "nccl", "connection", "timed out", "timeout")):
             with _told():
                 raise
         raise

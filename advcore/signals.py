@@ -5,14 +5,17 @@ raises Stopped. A training step is `whole()`: it is finished first, and what it 
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 _received: list[int] = []
 _whole = 0
 _alone = False
+_SAME = 2.0  # seconds
 
 
 class Stopped(BaseException):
@@ -66,20 +69,28 @@ def whole() -> Iterator[None]:
 def caught() -> Iterator[None]:
     """SIGINT and SIGTERM set the flag; the second one of a kind does what it did before. Handlers that stood before are
     called too, and are put back; a signal that was ignored stays ignored. Does nothing outside of the main thread,
-    where python cannot catch signals."""
+    where python cannot catch signals. Under torchrun, a second one within 2 seconds is the same: Slurm or systemd sent
+    it to all processes, and torchrun hands on its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = {number: earlier for number, earlier in found.items() if earlier not in (signal.SIG_IGN, None)}
-    already = list(_received)
+    already, came, handed_on = list(_received), {}, "TORCHELASTIC_RUN_ID" in os.environ
 
     def handler(number, frame):
         earlier = before[number]
+        if number in came:
+            if time.monotonic() - came[number] > _SAME:
+                signal.signal(number, earlier)
+                os.kill(os.getpid(), number)
+            return
+        came[number] = time.monotonic()
         _received.append(number)
         if callable(earlier) and earlier is not signal.default_int_handler:
             earlier(number, frame)
-        signal.signal(number, earlier)  # once more, and it stops at once
+        if not handed_on:
+            signal.signal(number, earlier)  # once more, and it stops at once
 
     for number in before:
         signal.signal(number, handler)

@@ -4,12 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import processes_jobs as jobs
 import pytest
 import torch
 
+from advcore import distributed
+from advcore.errors import AdvcoreError
 from advcore.files import load_folder, pack, save_folder, unpack
 
 pytestmark = pytest.mark.case("A7")
@@ -181,3 +184,26 @@ def test_the_parts_that_processes_exchange(several):
             else:
                 assert torch.equal(torch.cat(shares), torch.arange(n))
                 assert max(map(len, shares)) - min(map(len, shares)) <= 1 and min(map(len, shares)) >= 2
+
+
+def test_a_launcher_that_names_no_meeting_place_is_a_mistake():
+    known = {key: value for key, value in os.environ.items() if key not in ("MASTER_ADDR", "MASTER_PORT")}
+    command = [sys.executable, "-m", "advcore", "list", "solvers"]
+    found = subprocess.run(
+        command, env=known | {"WORLD_SIZE": "2", "RANK": "0"}, capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == 2 and found.stderr.startswith("advcore: MASTER_ADDR must be set"), found.stderr
+
+
+def test_processes_that_never_come_are_not_waited_for_without_end():
+    with pytest.raises(AdvcoreError, match="processes 1, 2 of 3 did not come"):
+        distributed._attempt(torch.distributed.HashStore(), 0, 3, timedelta(seconds=0.2))
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"])
+def test_the_number_on_a_machine_is_the_launchers(monkeypatch, name):
+    for other in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"):
+        monkeypatch.delenv(other, raising=False)
+    assert distributed.local_rank() == 0
+    monkeypatch.setenv(name, "3")
+    assert distributed.local_rank() == 3

@@ -197,3 +197,30 @@ def ranks(process: subprocess.Popen, folder: Path, epochs: int) -> list[str]:
         time.sleep(0.02)
     known = [Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in workers(process)]
     return [one[5:] for facts in known for one in facts if one.startswith("RANK=")]
+
+
+WAITING = """
+import os, signal, sys, time
+from advcore.signals import caught, requested
+with caught():
+    for wait in map(float, sys.argv[1:]):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(wait)
+    sys.exit(requested())
+"""
+
+
+@pytest.mark.case("C1")
+@pytest.mark.parametrize(
+    ("waits", "known", "code"),
+    [
+        ((0.1, 0.1, 0.1), {"TORCHELASTIC_RUN_ID": "x"}, 15),
+        ((2.2, 0.1), {"TORCHELASTIC_RUN_ID": "x"}, -15),
+        ((0.1, 0.1), {}, -15),
+    ],
+)
+def test_a_signal_that_torchrun_hands_on_is_not_a_second_one(waits, known, code):
+    """Slurm and systemd send SIGTERM to all processes of a job, torchrun among them, which hands it on."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TORCHELASTIC")} | known
+    found = subprocess.run([sys.executable, "-c", WAITING, *map(str, waits)], env=environment, timeout=60)
+    assert found.returncode == code
