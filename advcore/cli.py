@@ -294,6 +294,9 @@ def _goes_on() -> str:
     return "; what is done is kept, and the same command with --resume goes on" if sys.argv[1:2] == ["run"] else ""
 
 
+_SHARED = ("run", "select", "score", "evaluate")
+
+
 @contextlib.contextmanager
 def _joined() -> Iterator[None]:
     """One of the processes that torchrun started, of which the first alone talks."""
@@ -312,8 +315,8 @@ def _joined() -> Iterator[None]:
 
 
 def _rank() -> int | None:
-    """The number of this process among several; None where it is the only one."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """The number of this process among several; None where it is the only one, or the command is done alone."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and sys.argv[1:2] in ([name] for name in _SHARED)
     return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
 
 

@@ -24,6 +24,7 @@ from advcore import errors, signals
 from advcore.cost import PHASES, CostLedger
 from advcore.errors import AdvcoreError, ConfigError, UserError, must
 from advcore.files import join, pack, split, unpack
+from advcore.pieces import ran_out
 
 Item = TypeVar("Item")
 
@@ -59,6 +60,12 @@ def local_rank() -> int:
     return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
 
+def own_gpu() -> int:
+    """The number of this process's GPU: its own on the machine, or 0 where the launcher lets it see one alone."""
+    isolated = torch.cuda.device_count() == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+    return 0 if isolated else local_rank()
+
+
 @contextlib.contextmanager
 def joined(timeout: timedelta = timedelta(hours=2)) -> Iterator[None]:
     """The processes that a launcher started, as one group; nothing where there is one.
@@ -72,9 +79,9 @@ def joined(timeout: timedelta = timedelta(hours=2)) -> Iterator[None]:
     if missing:
         way_out = "start it with torchrun, or unset WORLD_SIZE for one process"
         raise ConfigError(must(missing[0], "set where WORLD_SIZE and RANK are", None, way_out))
-    cuda = torch.cuda.is_available() and local_rank() < torch.cuda.device_count()
+    cuda = torch.cuda.is_available() and own_gpu() < torch.cuda.device_count()
     if cuda:
-        torch.cuda.set_device(local_rank())
+        torch.cuda.set_device(own_gpu())
     with _told():
         store, own, count = next(dist.rendezvous("env://", timeout=timeout))
         store = dist.PrefixStore(_attempt(store, own, count, timeout), store)
@@ -179,6 +186,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        if ran_out(error):
+            raise
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise AdvcoreError(f"another process of the run is gone: {said}") from None
 

@@ -284,7 +284,7 @@ def _whole(path: Path) -> tuple[dict[str, bytes], dict]:
 
 _FILES = ("tensors.safetensors", "values.json")
 MANIFEST = "manifest.json"
-_FOLDER = "advcore-state-1"
+_FOLDER = "advcore-state-2"
 _TENSOR = "$tensor"
 
 

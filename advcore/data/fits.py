@@ -6,6 +6,7 @@ from torch import nn
 from advcore.borrow import borrow
 from advcore.data.source import Source, check_labels, first_images
 from advcore.errors import DataError
+from advcore.rng import preserved
 
 
 def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None:
@@ -16,7 +17,7 @@ def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None
     """
     x = first_images(model, source)
     try:
-        with borrow(model, training=False), torch.no_grad():
+        with preserved(), borrow(model, training=False), torch.no_grad():
             logits = model(x)
     except Exception as error:  # whatever a network raises at images that it cannot take
         said = (str(error).splitlines() or [""])[0]

@@ -57,11 +57,11 @@ def device(config: RunConfig) -> torch.device:
     """The device that the config asks for; nothing else is taken in its place. Of several processes on a machine, each
     has its own."""
     if distributed.launched() and (config.device == "cuda" or config.device == "auto" and torch.cuda.is_available()):
-        return device(dataclasses.replace(config, device=f"cuda:{distributed.local_rank()}"))
+        return device(dataclasses.replace(config, device=f"cuda:{distributed.own_gpu()}"))
     if (
         distributed.launched()
         and config.device.startswith("cuda:")
-        and config.device != f"cuda:{distributed.local_rank()}"
+        and config.device != f"cuda:{distributed.own_gpu()}"
     ):
         raise ConfigError(must("device", "auto, cuda or cpu with several processes", config.device))
     if config.device == "auto":

@@ -182,7 +182,6 @@ class AdversarialCoreset(SelectionSettings):
             raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
         held_out = None if validation is None else as_source(validation, device_of(model))
         with preserved(Stream(seed=seed, purpose="model", epoch=epoch)):
-            check_fits(model, source)
             if self.budget == 1.0:
                 coreset = self._everything(source, seed, epoch)
             else:
@@ -298,6 +297,7 @@ class AdversarialCoreset(SelectionSettings):
         """The rows the solver reads, and all labels; nothing is attacked for a solver that reads nothing."""
         if self.solver.reads is None:
             return Measured(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_known_labels(data))
+        check_fits(call.model, data, labels=False)
         gradient = GRADIENTS[self.solver.reads]
         if gradient.averaged or scores_file(self.solver):
             raise ConfigError(

@@ -212,7 +212,7 @@ def test_the_probe_is_a_fair_sample_of_sorted_validation_data(model, source):
     original = Resident.batches
     ordered.batches = lambda chunks: (seen.extend(torch.cat(list(chunks)).tolist()), original(ordered, chunks))[1]
     trainer(probe_examples=48).fit(model, source, ordered, seed=0)
-    counts = torch.bincount(ordered.labels()[seen[:48]])
+    counts = torch.bincount(ordered.labels()[seen[2:50]])  # two for a look at whether they fit the model
     assert counts.tolist() == [20, 15, 10, 3]
 
 
