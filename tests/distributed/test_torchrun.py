@@ -63,12 +63,14 @@ def test_a_run_of_two_processes_leaves_what_one_leaves(tmp_path, tiny):
     assert "Warning" not in err and "Traceback" not in err, err
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_once(tmp_path, tiny):
     code, _, err = ended(torchrun("run", FILE, "--out", tmp_path, *overrides(tiny), "--set", "training.batch_size=3"))
     told = [line for line in err.splitlines() if line.startswith("advcore: ")]
     assert code != 0 and len(told) == 1 and "training.batch_size" in told[0] and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is_and_evaluated_whatever_it_trained_with(tmp_path, tiny):
     run(prepare(load(FILE, tiny)), tmp_path)
     before = (tmp_path / "record.json").read_bytes()
@@ -78,6 +80,7 @@ def test_a_finished_run_is_left_as_it_is_and_evaluated_whatever_it_trained_with(
     assert code == 0 and "last: clean" in out, err
 
 
+@pytest.mark.slow
 def test_a_mistake_in_what_is_evaluated_is_told_once(tmp_path):
     code, _, err = ended(torchrun("evaluate", tmp_path))
     told = [line for line in err.splitlines() if line.startswith("advcore: ")]
