@@ -6,42 +6,17 @@ One unit is one forward or one backward pass of one example. Counting happens wh
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from advcore.device import Mark, between, mark
 from advcore.errors import ConfigError, must
 from advcore.signals import check
+from advcore.speed import passed
 
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's peak allocation on CUDA, this process's peak resident set elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def free_memory(device: torch.device) -> float | None:
-    """Bytes that are free on `device`; None where that is not known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as lines:
-            facts = dict(line.split(":", 1) for line in lines)
-        return 1024 * int(facts["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return None
 
 
 def gigabytes(size: float) -> str:
@@ -57,13 +32,22 @@ class CostLedger:
 
     def __init__(self):
         self.passes = {phase: {"forward": 0, "backward": 0} for phase in PHASES}
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._laps: list[tuple[str, Mark, Mark]] = []  # that are not in the seconds yet
         self._stack: list[str] = []
-        self._since = 0.0
+        self._since = Mark(0.0)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of each phase so far; waits for a CUDA device."""
+        for phase, start, end in self._laps:
+            self._seconds[phase] += between(start, end)
+        self._laps.clear()
+        return self._seconds
 
     @contextlib.contextmanager
     def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
-        """Everything counted inside belongs to `name`; a CUDA `device` is waited for, so seconds are its own."""
+        """Everything counted inside belongs to `name`; seconds are a CUDA `device`'s, not waited for."""
         self._lap(device)
         self._stack.append(name)
         try:
@@ -77,7 +61,7 @@ class CostLedger:
 
         def forward(x: Tensor) -> Tensor:
             check()
-            logits = model(x.clone())  # a model may change its input in place: it is not the caller's
+            logits = passed(model, x)
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                 raise ConfigError(
@@ -130,9 +114,9 @@ class CostLedger:
         return {phase: {**self.passes[phase], "seconds": round(self.seconds[phase], 3)} for phase in PHASES}
 
     def _lap(self, device: torch.device | None) -> None:
-        if device is not None and device.type == "cuda":
-            torch.cuda.synchronize(device)
-        now = time.perf_counter()
+        now = mark(device)
         if self._stack:
-            self.seconds[self._stack[-1]] += now - self._since
+            self._laps.append((self._stack[-1], self._since, now))
+            if now.event is None:
+                self.seconds  # noqa: B018 - nothing to wait for
         self._since = now

@@ -20,6 +20,8 @@ FLOORS = [
         "spill",
         "files",
         "signals",
+        "speed",
+        "device",
         "distributed",
         "borrow",
         "apportion",

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from advcore import cost
-from advcore.cost import PHASES, CostLedger, peak_memory
+from advcore import device
+from advcore.cost import PHASES, CostLedger
+from advcore.device import peak_memory
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(cost.time, "perf_counter", clock)
+    monkeypatch.setattr(device.time, "perf_counter", clock)
     return clock
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advcore.cost import free_memory, gigabytes
+from advcore.cost import gigabytes
+from advcore.device import free_memory
 from advcore.errors import CheckpointError, ConfigError, at_least, must, one_of, require
 from advcore.rng import Stream
 from advcore.types import settings

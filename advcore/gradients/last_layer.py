@@ -20,6 +20,7 @@ from advcore.objectives.base import Objective
 from advcore.pieces import Pieces
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, first_not_finite
+from advcore.speed import uncompiled
 from advcore.spill import FactorStore
 
 
@@ -123,11 +124,13 @@ def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with torch.no_grad():
         if "clean" in objective.passes:
-            seen["clean"] = forward(x), tap.features
+            with uncompiled():
+                seen["clean"] = forward(x), tap.features
         if "adversarial" in objective.passes:
             clean = seen["clean"][0] if seen else None
             x_adv = perturb(forward, objective, attack, x, y, clean=clean, generator=generator)
-            seen["adversarial"] = forward(x_adv), tap.features
+            with uncompiled():
+                seen["adversarial"] = forward(x_adv), tap.features
     return seen
 
 

@@ -20,6 +20,7 @@ from advcore.objectives.standard import Standard
 from advcore.pieces import Pieces
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
+from advcore.speed import uncompiled
 
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
 """Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""
@@ -93,7 +94,7 @@ def scored(
                 with ledger.undone_on_error():
                     if attacked:
                         x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
-                    with torch.no_grad():
+                    with torch.no_grad(), uncompiled():
                         logits = forward(x)
                     return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
 

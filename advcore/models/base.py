@@ -110,9 +110,13 @@ class Tap:
 
 @contextlib.contextmanager
 def tapped(head: nn.Linear) -> Iterator[Tap]:
-    """Catch the head's input, the features (B, D), at each forward pass."""
+    """Catch the head's input, the features (B, D) in float32 or wider, at each forward pass that is `uncompiled`."""
     tap = Tap()
-    hook = head.register_forward_pre_hook(lambda module, args: setattr(tap, "features", args[0].detach()))
+
+    def catch(module: nn.Module, args: tuple) -> None:
+        tap.features = args[0].detach().to(torch.promote_types(args[0].dtype, torch.float32))
+
+    hook = head.register_forward_pre_hook(catch)
     try:
         yield tap
     finally:

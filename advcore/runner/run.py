@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.adversary import bound
-from advcore.cost import CostLedger, peak_memory
+from advcore.cost import CostLedger
 from advcore.data.base import Data, thinned
 from advcore.data.source import Resident, chunked
+from advcore.device import peak_memory
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnsafeFileError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
@@ -36,6 +37,7 @@ from advcore.runner.config import from_dict, resolved
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
+from advcore.speed import Speed
 from advcore.training.loop import Listener, State, Trained
 from advcore.training.trainer import Trainer
 from advcore.types import Coreset
@@ -317,7 +319,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
     record = RunRecord(
         name=config.name,
         config=resolved(config),
-        environment=environment(where),
+        environment=environment(where) | {"speed": asdict(_speed(prepared))},
         plan=prepared.plan.text,
         reference=asdict(prepared.plan.reference),
         inputs=prepared.inputs,
@@ -464,9 +466,10 @@ def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which
 
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """One coreset with the model as it stands; random numbers are those of the run's first selection."""
-    plan = prepared.trainer.schedule.plan()
-    chosen = prepared.trainer.selector.select(
-        prepared.model,
+    plan, speed = prepared.trainer.schedule.plan(), _speed(prepared)
+    choose = speed.running()(prepared.trainer.selector.select)
+    chosen = choose(
+        speed.prepared(prepared.model),
         prepared.data.train,
         seed=prepared.config.seed,
         rows=prepared.scores,
@@ -475,6 +478,11 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
         on_chunk=lambda done, total: reporter.on_progress("select", done, total),
     )
     return in_training_set(chosen, prepared.data)
+
+
+def _speed(prepared: Prepared) -> Speed:
+    """As the device has it."""
+    return prepared.trainer.speed.settled(prepared.data.train.device, distributed.size())
 
 
 def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from advcore.borrow import borrow
-from advcore.cost import free_memory, gigabytes
+from advcore.cost import gigabytes
 from advcore.data.source import Source, first_images
+from advcore.device import free_memory
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
 from advcore.models.base import find_head

@@ -17,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from advcore import distributed
 from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
 from advcore.borrow import device_of
-from advcore.cost import CostLedger, peak_memory
+from advcore.cost import CostLedger
 from advcore.data.augment import none
 from advcore.data.base import thinned
 from advcore.data.fits import check_fits
 from advcore.data.source import as_source, batches_for, chunked
+from advcore.device import peak_memory, random_state, set_random_state
 from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.evaluation.evaluate import evaluate
 from advcore.gradients import GRADIENTS
@@ -32,7 +33,7 @@ from advcore.selection.schedule import Epoch, Schedule
 from advcore.signals import Stopped, check, whole
 from advcore.solvers.uniform import Random
 from advcore.training.minibatch import Batch, follow
-from advcore.training.step import Learner, part_of_mean
+from advcore.training.step import Gate, Learner, part_of_mean
 from advcore.types import Coreset
 
 State = dict[str, Tensor]
@@ -119,8 +120,10 @@ class Loop:
         self.plan = settings.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else settings.schedule.budget for epoch in self.plan]
         self.memory = self._remembered()
-        self.parallel = distributed.parallel(model)
-        self.optimizer = settings.optimizer.build(model)
+        self.speed = settings.speed.settled(self.device, distributed.size())
+        self.parallel = distributed.parallel(self.speed.prepared(model))
+        self.optimizer = settings.optimizer.build(model, fused=self.speed.fused)
+        self.gate = Gate(self.device) if self.speed.deferred else None
         decay = settings.ema
         self.average = (
             None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
@@ -156,6 +159,10 @@ class Loop:
         return Perturbations(settings.memory, len(self.train), shape, self.train.device, augment, place)
 
     def run(self) -> Trained:
+        with self.speed.running():
+            return self._run()
+
+    def _run(self) -> Trained:
         try:
             if self.settings.probe_epochs and not self.scores.epochs:
                 self._probe_scores()
@@ -204,6 +211,8 @@ class Loop:
     def state(self) -> dict[str, Any]:
         """A copy, on the CPU, of all that the rest of the run depends on, for `fit(resume=...)`. Of several processes,
         all must ask for it; the first one's is whole."""
+        if self.gate is not None:
+            self.gate.look()
         distributed.merge(self.out.ledger)
         out, optimizer = self.out, self.optimizer.state_dict()
         return _copied(
@@ -371,6 +380,8 @@ class Loop:
             with whole():
                 self._count(*self.rule.rest(self._learner(i)))
                 place.rested = True
+        if self.gate is not None:
+            self.gate.look()
         with self.out.ledger.undone_on_error():
             told = self.rule.end(self._learner(i))
         place.entry = {
@@ -419,6 +430,7 @@ class Loop:
             clip_value=settings.clip_value,
             memory=self.memory,
             parallel=self.parallel,
+            gate=self.gate,
             on_update=self._averaged,
         )
 
@@ -539,17 +551,14 @@ def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
 
 def _random_states(device: torch.device) -> dict[str, Any]:
     """The global ones, which layers such as dropout draw from."""
-    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     _, words, gauss = random.getstate()
     _, keys, *rest = np.random.get_state()
     numpy = [torch.from_numpy(keys.astype(np.int64)), *rest]
-    return {"cpu": torch.get_rng_state(), "python": [torch.tensor(words), gauss], "numpy": numpy, **cuda}
+    return {"torch": random_state(device), "python": [torch.tensor(words), gauss], "numpy": numpy}
 
 
 def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    set_random_state(states["torch"], device)
     (words, gauss), (keys, *rest) = states["python"], states["numpy"]
     random.setstate((random.getstate()[0], tuple(words.tolist()), gauss))
     np.random.set_state(("MT19937", keys.numpy(), *rest))

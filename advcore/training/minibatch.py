@@ -23,6 +23,7 @@ from advcore.models.base import find_head, tapped
 from advcore.objectives.base import Objective, attacked, margin
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserved
+from advcore.speed import uncompiled
 from advcore.training.step import Learner, step, weighted_mean
 
 Rule = AttackSubset | UpdateSubset
@@ -137,7 +138,7 @@ class OfAttacks(Plain):
         """The clean images in eval mode: one forward pass each, phase "scoring"."""
         forward, y = learner.ledger.counted(learner.model), batch.y
         catch = contextlib.nullcontext(None) if self.head is None else tapped(self.head)
-        with _scoring(learner, y.device), catch as tap:
+        with _scoring(learner, y.device), catch as tap, uncompiled():
             logits = forward(batch.x)
         rows = None if tap is None else cross_entropy_rows(logits, y, tap.features, self.head)
         residual = rows.residuals[0] if rows else residuals(Standard(), y, {"clean": logits})["clean"]

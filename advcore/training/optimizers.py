@@ -31,9 +31,14 @@ class SGD:
             within("weight_decay", self.weight_decay, 0, 10),
         )
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
         return torch.optim.SGD(
-            model.parameters(), self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+            model.parameters(),
+            self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+            fused=fused or None,
         )
 
 
@@ -53,5 +58,5 @@ class Adam:
     def __post_init__(self):
         require(positive("lr", self.lr), within("weight_decay", self.weight_decay, 0, 10))
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay)
+    def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay, fused=fused or None)

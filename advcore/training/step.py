@@ -35,11 +35,45 @@ def part_of_mean(own: Tensor, weights: Tensor, batch: Tensor, normalise: str) ->
     return distributed.size() * len(own) / len(batch)
 
 
+class Gate:
+    """Keeps what is not finite out without waiting for the device: from the first such step on none is applied, and
+    `look` tells of it. For optimisers with a fused step."""
+
+    OFTEN = 256  # steps after which it looks by itself
+
+    def __init__(self, device: torch.device):
+        self._shut = torch.zeros((), device=device)
+        self._first = torch.zeros((), dtype=torch.long, device=device)
+        self._wheres: list[Callable[[], Any]] = []
+
+    def step(self, optimizer: torch.optim.Optimizer, finite: Tensor, where: Callable[[], Any]) -> None:
+        """`optimizer.step()`, if this and all before were `finite` (a bool on the device)."""
+        self._first = torch.where(self._shut > 0, self._first, len(self._wheres))
+        self._shut = torch.maximum(self._shut, (~finite).to(self._shut))
+        self._wheres.append(where)
+        optimizer.grad_scale, optimizer.found_inf = None, self._shut  # as torch.amp.GradScaler tells a fused step
+        optimizer.step()
+        if len(self._wheres) >= self.OFTEN:
+            self.look()
+
+    def look(self) -> None:
+        """Raise NonFiniteError if a step was not finite; waits for the device."""
+        if self._wheres and bool(self._shut):
+            raise NonFiniteError(
+                f"loss or gradient is NaN or infinite at {self._wheres[int(self._first)]()}; {_NOTHING}"
+            )
+        self._wheres.clear()
+
+
+_NOTHING = "nothing was applied"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Learner:
     """What all steps of a run share, and the halves that a step is made of.
 
     memory : of where the attack ended, if it starts there; what `attack` recalls from.
+    gate : looks at whether steps are finite later; None: at once.
     parallel : the model with its gradients averaged over several processes; None where there is one.
     on_update : called after each optimiser step.
     """
@@ -54,6 +88,7 @@ class Learner:
     clip_norm: float | None = None
     clip_value: float | None = None
     memory: Perturbations | None = None
+    gate: Gate | None = None
     parallel: nn.Module | None = None
     on_update: Callable[[], None] = lambda: None
 
@@ -90,14 +125,18 @@ class Learner:
                 loss.backward()
             parameters = [p for p in self.model.parameters() if p.grad is not None]
             norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm if self.clip_norm else float("inf"))
-            if not distributed.everywhere(bool(torch.isfinite(loss) & torch.isfinite(norm))):
+            finite = torch.isfinite(loss) & torch.isfinite(norm)
+            if self.gate is None and not distributed.everywhere(bool(finite)):
                 self.optimizer.zero_grad(set_to_none=True)
                 raise NonFiniteError(
-                    f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; nothing was applied"
+                    f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; {_NOTHING}"
                 )
             if self.clip_value:
                 nn.utils.clip_grad_value_(parameters, self.clip_value)
-            self.optimizer.step()
+            if self.gate is None:
+                self.optimizer.step()
+            else:
+                self.gate.step(self.optimizer, finite, where)
             if self.parallel is not None:
                 distributed.average(list(self.model.buffers()))
         self.on_update()

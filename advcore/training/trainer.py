@@ -33,6 +33,7 @@ from advcore.rows import Rows
 from advcore.selection.coreset import ATTACK_MODES, AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers.base import scores_file
+from advcore.speed import Speed
 from advcore.training.attack_steps import steps_problem
 from advcore.training.loop import Listener, Loop, Trained
 from advcore.training.lr import OneCycle
@@ -55,6 +56,7 @@ class LoopSettings:
     ema : decay of a moving average of the weights, which is then what is evaluated and saved; None for none.
     probe_examples : validation examples, stratified, attacked after each epoch to choose `best`.
     memory : how perturbations are remembered, for an attack with `start: remembered`.
+    speed : precision and layout of the model's passes, and the like.
     """
 
     batch_size: int = 128
@@ -66,6 +68,7 @@ class LoopSettings:
     ema: float | None = None
     probe_examples: int = 1000
     memory: Memory = Memory()
+    speed: Speed = Speed()
 
     def __post_init__(self):
         require(
@@ -101,7 +104,7 @@ class Trainer(LoopSettings):
         None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
     attack_steps : the attack's steps in each epoch, of `advcore.training.attack_steps`; None: always its own.
-    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples, memory : see
+    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples, memory, speed : see
         `LoopSettings`.
     """
 

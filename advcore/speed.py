@@ -1,0 +1,107 @@
+"""How passes of a model run: precision, memory layout, compilation. What is computed stays the same, up to rounding."""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from advcore.errors import must, one_of, require
+from advcore.types import settings
+
+AUTOCASTS = ("auto", "none", "bfloat16")
+
+
+@settings
+class Speed:
+    """What training and selection do for speed; null and "auto": what suits the device.
+
+    Perturbations, projections, losses, residuals and solvers stay in float32 or wider whatever is set.
+
+    Parameters
+    ----------
+    autocast : precision of the model's passes: "bfloat16", or "none"; "auto" is bfloat16 on CUDA.
+    channels_last : images and weights of convolutions lie channels last; null: on CUDA.
+    compile : torch.compile of the model's forward; its first passes take long. null: no.
+    fused : the optimiser's step as one kernel; null: on CUDA.
+    deferred : the device skips steps from the first one on whose loss or gradient is not finite, and the host looks
+        every 256 steps and at the end of an epoch; false looks at every step, and waits for the device. Needs `fused`.
+        null: on CUDA, with one process.
+    """
+
+    autocast: str = "auto"
+    channels_last: bool | None = None
+    compile: bool | None = None
+    fused: bool | None = None
+    deferred: bool | None = None
+
+    def __post_init__(self):
+        require(
+            one_of("autocast", self.autocast, AUTOCASTS),
+            must("deferred", "false without fused", True, "only a fused step can be skipped on the device")
+            if self.deferred and self.fused is False
+            else None,
+        )
+
+    def settled(self, device: torch.device, processes: int = 1) -> "Speed":
+        """With a value for each, as `device` has it."""
+        cuda = device.type == "cuda"
+        fused = cuda or bool(self.deferred) if self.fused is None else self.fused
+        deferred = cuda and fused and processes == 1 if self.deferred is None else self.deferred
+        return Speed(
+            autocast=("bfloat16" if cuda else "none") if self.autocast == "auto" else self.autocast,
+            channels_last=cuda if self.channels_last is None else self.channels_last,
+            compile=bool(self.compile),
+            fused=fused,
+            deferred=deferred,
+        )
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The model itself, its weights laid out as `channels_last` has it."""
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Passes inside (`passed`) run so; call it on what `settled` gave."""
+        before = _now.set(self)
+        try:
+            yield
+        finally:
+            _now.reset(before)
+
+
+PLAIN = Speed(autocast="none", channels_last=False, compile=False, fused=False, deferred=False)
+_now: ContextVar[Speed | None] = ContextVar("speed", default=None)
+
+
+def current() -> Speed:
+    """How passes run here; plainly where nothing was said."""
+    return _now.get() or PLAIN
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Passes inside run layer by layer, so that hooks see them."""
+    with replace(current(), compile=False).running():
+        yield
+
+
+def passed(model: nn.Module, x: Tensor) -> Tensor:
+    """`model` of a copy of the images x (B, C, H, W), which it may change in place; logits in float32 or wider."""
+    now = current()
+    x = x.clone(memory_format=torch.channels_last) if now.channels_last else x.clone()
+    call = _compiled_of(model) if now.compile else model
+    if now.autocast == "none":
+        return call(x)
+    with torch.autocast(x.device.type, getattr(torch, now.autocast)):
+        logits = call(x)
+    half = isinstance(logits, Tensor) and logits.dtype in (torch.bfloat16, torch.float16)
+    return logits.float() if half else logits
+
+
+@lru_cache(maxsize=4)
+def _compiled_of(model: nn.Module) -> nn.Module:
+    return torch.compile(model)

@@ -1,0 +1,204 @@
+"""Every way to be faster gives what the plain way gives, up to rounding."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from advcore import AdversarialCoreset, Trainer, evaluate, speed
+from advcore.attacks import ATTACKS, LinfPGD
+from advcore.cost import CostLedger
+from advcore.errors import ConfigError, NonFiniteError
+from advcore.gradients.last_layer import last_layer_rows
+from advcore.objectives import Pgd, Standard, Trades
+from advcore.rng import Stream
+from advcore.selection.schedule import Schedule
+from advcore.solvers import GradMatch
+from advcore.speed import Speed, passed
+from advcore.training import SGD, Adam
+from advcore.training.loop import Listener
+from advcore.training.step import Gate
+
+CPU, ATTACK = torch.device("cpu"), LinfPGD(eps=0.1, steps=3)
+WAYS = {
+    "channels last": (Speed(channels_last=True), 1e-5),
+    "fused": (Speed(fused=True), 1e-5),
+    "deferred": (Speed(deferred=True), 1e-5),
+    "compiled": (Speed(compile=True), 1e-5),
+    "bfloat16": (Speed(autocast="bfloat16"), 0.05),
+    "all": (Speed(autocast="bfloat16", channels_last=True, compile=True, deferred=True), 0.05),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    """Tracing is tested, not the code that a compiler makes of it."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
+    speed._compiled_of.cache_clear()
+    yield
+    speed._compiled_of.cache_clear()
+    torch._dynamo.reset()
+
+
+def trained(model, source, how, optimizer=None, objective=None, **more):
+    chooser = AdversarialCoreset(
+        objective=objective or Trades(), attack=ATTACK, solver=GradMatch(), budget=0.5, chunk_size=32
+    )
+    made = Trainer(
+        objective=objective or Trades(),
+        attack=ATTACK,
+        optimizer=optimizer or SGD(lr=0.02),
+        schedule=Schedule(epochs=3, budget=0.5, warm_start=0.5),
+        selector=chooser,
+        batch_size=16,
+        speed=how,
+        **more,
+    )
+    net = copy.deepcopy(model)
+    return made.fit(net, source, source, seed=0), net
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.02), Adam(lr=0.002)], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] if "compile=True" in repr(WAYS[way][0]) else []) for way in WAYS]
+)
+def test_training_so_is_training(model, source, way, optimizer):
+    how, tolerance = WAYS[way]
+    (plain, _), (fast, _) = (trained(model, source, one, optimizer) for one in (Speed(), how))
+    assert fast.ledger.passes["update"] == plain.ledger.passes["update"]
+    assert fast.ledger.passes["attack"] == plain.ledger.passes["attack"]
+    first = [out.epochs[0]["loss"] for out in (plain, fast)]
+    assert first[1] == pytest.approx(first[0], rel=max(tolerance, 1e-3))  # rounding turns a sign now and then
+    for name, value in plain.last.items():
+        assert fast.last[name].dtype == value.dtype and fast.last[name].shape == value.shape
+        if value.is_floating_point() and tolerance < 1e-3:
+            torch.testing.assert_close(fast.last[name], value, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda one: type(one).__name__)
+def test_rows_taken_so_are_the_rows(model, source, way, objective):
+    how, tolerance = WAYS[way]
+    rows = []
+    for one in (speed.PLAIN, how.settled(CPU)):
+        with one.running():
+            found = last_layer_rows(
+                one.prepared(copy.deepcopy(model)),
+                source,
+                objective=objective,
+                attack=None if objective == Standard() else ATTACK,
+                stream=Stream(seed=0, purpose="selection"),
+                ledger=CostLedger(),
+                chunk_size=32,
+            )
+        assert all(part.dtype == torch.float32 for part in (*found.rows.residuals, *found.rows.features))
+        rows.append(found.rows.dense())
+    assert float((rows[1] - rows[0]).norm() / rows[0].norm()) < 5 * tolerance
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("attack", [ATTACKS["linf_pgd"](eps=0.05, steps=3), ATTACKS["l2_pgd"](eps=0.5, steps=3)])
+def test_an_attack_so_stays_in_its_ball_and_logits_are_float32(model, source, way, attack):
+    settled, (_, x, y) = WAYS[way][0].settled(CPU), next(source.batches([torch.arange(20)]))
+    seen = []
+
+    def loss(z):
+        logits = passed(model.eval(), z)
+        seen.append(logits.dtype)
+        return nn.functional.cross_entropy(logits, y, reduction="none")
+
+    with settled.running():
+        x_adv = attack(loss, x, generator=Stream(seed=0, purpose="x").at(torch.arange(20)))
+    assert set(seen) == {torch.float32} and x_adv.dtype == torch.float32
+    assert float(attack.excess(x, x_adv).max()) <= 1e-6 and 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
+
+
+def test_outside_nothing_is_left_of_it(model, source):
+    before = evaluate(copy.deepcopy(model), source, [ATTACK]).as_dict()
+    with pytest.raises(KeyError), Speed(autocast="bfloat16", compile=True).settled(CPU).running():
+        raise KeyError
+    assert speed.current() == speed.PLAIN
+    assert evaluate(copy.deepcopy(model), source, [ATTACK]).as_dict() == before
+
+
+def test_the_defaults_of_the_cpu_are_the_plain_way_and_cudas_are_not():
+    assert Speed().settled(CPU) == speed.PLAIN
+    assert Speed().settled(torch.device("cuda")) == Speed(
+        autocast="bfloat16", channels_last=True, compile=False, fused=True, deferred=True
+    )
+    assert not Speed().settled(torch.device("cuda"), 2).deferred
+    assert Speed(deferred=True).settled(CPU).fused
+
+
+def test_what_cannot_go_together_is_refused():
+    with pytest.raises(ConfigError, match="deferred"):
+        Speed(fused=False, deferred=True)
+    with pytest.raises(ConfigError, match="autocast"):
+        Speed(autocast="float16")
+
+
+def steps(optimizer, model, gate, losses):
+    """One step on each loss, a multiple of the weights' sum; the weights after each."""
+    after = []
+    for i, factor in enumerate(losses):
+        optimizer.zero_grad()
+        loss = factor * sum(p.sum() for p in model.parameters())
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(model.parameters()), float("inf"))
+        gate.step(optimizer, torch.isfinite(loss) & torch.isfinite(norm), lambda i=i: f"step {i}")
+        after.append([p.detach().clone() for p in model.parameters()])
+    return after
+
+
+@pytest.mark.parametrize("kind", [SGD(lr=0.1), Adam(lr=0.1)], ids=["sgd", "adam"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_from_the_first_step_on_that_is_not_finite_none_is_applied(kind, bad):
+    model = nn.Linear(3, 2)
+    gate = Gate(CPU)
+    after = steps(kind.build(model, fused=True), model, gate, [1.0, 2.0, bad, 1.0, bad])
+    for later in after[2:]:
+        assert all(torch.equal(a, b) for a, b in zip(later, after[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(after[0], after[1], strict=True))
+    with pytest.raises(NonFiniteError, match="step 2; nothing was applied"):
+        gate.look()
+
+
+def test_a_gate_looks_by_itself_now_and_then():
+    model = nn.Linear(3, 2)
+    gate = Gate(CPU)
+    optimizer = SGD(lr=1e-3).build(model, fused=True)
+    steps(optimizer, model, gate, [1.0] * (Gate.OFTEN + 3))
+    assert len(gate._wheres) == 3
+    with pytest.raises(NonFiniteError, match="step 1;"):
+        steps(optimizer, model, gate, [1.0, float("nan")] + [1.0] * Gate.OFTEN)
+
+
+def test_a_deferred_loss_that_is_not_finite_is_neither_applied_nor_saved(model, source):
+    saved = []
+
+    class Scripted(Pgd):
+        """NaN from the fourth update on."""
+
+        def loss(self, y, *, adversarial):
+            found = super().loss(y, adversarial=adversarial)
+            if not adversarial.requires_grad or not torch.is_grad_enabled():
+                return found
+            calls.append(1)
+            return found * (float("nan") if len(calls) > 40 else 1.0)
+
+    calls = []
+    made = Trainer(
+        objective=Scripted(),
+        attack=ATTACK,
+        optimizer=SGD(lr=0.02),
+        schedule=Schedule(epochs=3),
+        batch_size=16,
+        speed=Speed(deferred=True),
+    )
+    listener = Listener(on_checkpoint=lambda state: saved.append(state()))
+    with pytest.raises(NonFiniteError, match="epoch [12], step"):
+        made.fit(model, source, seed=0, listener=listener)
+    assert saved and all(torch.isfinite(v).all() for state in saved for v in state["model"].values())
+    assert all(torch.isfinite(p).all() for p in model.parameters())
