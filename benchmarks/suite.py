@@ -1,13 +1,16 @@
-"""Run a suite of experiments: python benchmarks/suite.py NAME [I/N]. Runs whose record is there are skipped, so a
-suite that was stopped goes on; I/N runs every N-th of them, from the I-th (from 0), beside other processes.
+"""Run a suite of experiments: python benchmarks/suite.py NAME [I/N] [SECONDS]. Runs whose record is there are skipped,
+and a run that was stopped goes on, so a suite goes on; I/N runs every N-th of them, from the I-th (from 0), beside
+other processes; after SECONDS the run at hand is stopped, saved, and the suite ends.
 
-Records land in benchmarks/records/NAME/METHOD-sSEED.json; then benchmarks/tables.py writes the tables.
+A run is kept in runs/suites until its record is, in benchmarks/records/NAME/METHOD-sSEED.json; then
+benchmarks/tables.py writes the tables.
 """
 
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
 
 import tables
@@ -222,7 +225,36 @@ def _on_cifar10(methods: dict[str, list[str]]) -> dict[str, tuple[str, list[str]
     return {name: ("cifar10/linf_gradmatch_small", [*_SAVINGS, *changes]) for name, changes in methods.items()}
 
 
+def _at_size(experiment: str) -> dict[str, tuple[str, list[str]]]:
+    """ResNet-18 on CIFAR-10, 40 epochs, one selection after 60 % of them; PGD-50 with 10 restarts and AutoAttack on
+    1,000 images. The most telling first."""
+    base = [
+        "selection=null",
+        "training.epochs=40",
+        "training.lr_schedule={name: one_cycle}",
+        "training.optimizer.lr=0.1",
+        "training.optimizer.weight_decay=5e-4",
+        "data.name=parquet",
+        "data.path=cifar10",
+        "evaluation.attacks=[{name: linf_pgd, eps: 8/255, step_size: 2/255, steps: 50, restarts: 10}, "
+        "{name: autoattack, eps: 8/255}]",
+        "evaluation.examples=1000",
+    ]
+    once = "selection={{solver: {{name: {}}}, partition: per_class, budget: {}, warm_start: {}, period: null}}"
+    methods = {"full": []}
+    for budget in (0.5, 0.3):
+        for name, solver in {"GradMatch": "gradmatch", "random": "random", "CRAIG": "craig"}.items():
+            methods[f"{name} {budget}"] = [once.format(solver, budget, 0.6)]
+        epochs = round(40 * budget)
+        methods[f"shortened to {epochs}"] = [f"training.epochs={epochs}", "cost.reference_epochs=40"]
+    methods["PGD-4"] = ["attack.steps=4", "attack.step_size=null"]
+    return {name: (experiment, [*base, *changes]) for name, changes in methods.items()}
+
+
+CIFAR10_TRADES, CIFAR10_LINF = (_at_size(f"cifar10/{kind}_gradmatch") for kind in ("trades", "linf"))
 SUITES = {
+    "cifar10-gpu-trades": (CIFAR10_TRADES, (0,)),
+    "cifar10-gpu-linf": (CIFAR10_LINF, (0,)),
     "digits": (DIGITS, (0, 1, 2)),
     "mnist": (MNIST, (0,)),
     "minibatch-mnist": (MINIBATCH_MNIST, (0, 1, 2)),
@@ -236,26 +268,42 @@ SUITES = {
 }
 
 
-def main(suite: str, part: str = "0/1") -> None:
+def main(suite: str, part: str = "0/1", seconds: str = "inf", *changes: str) -> None:
+    """`changes` are made in every run, for a trial whose records go nowhere."""
     methods, seeds = SUITES[suite]
     first, every = map(int, part.split("/"))
-    runs = [(seed, method, *how) for seed in seeds for method, how in methods.items()]
-    for seed, method, experiment, changes in runs[first::every]:
+    runs, until = [(seed, method, *how) for seed in seeds for method, how in methods.items()], time.monotonic()
+    until += float(seconds)
+    for seed, method, experiment, own in runs[first::every]:
         record = tables.record_path(suite, method, seed)
-        if not record.exists():
-            _run(experiment, [*changes, f"seed={seed}"], record)
-    tables.main()
+        record = HERE.parent / "runs" / "trial" / suite / record.name if changes else record
+        if not record.exists() and not _run(experiment, [*own, *changes, f"seed={seed}"], record, until):
+            print("the time is up; the same command goes on", flush=True)
+            return
+    if not changes:
+        tables.main()
 
 
-def _run(experiment: str, changes: list[str], record: Path) -> None:
+def _run(experiment: str, changes: list[str], record: Path, until: float) -> bool:
+    """Whether the run came to its end before the clock said `until`."""
     file = HERE.parent / "experiments" / f"{experiment}.yaml"
     sets = [part for change in changes for part in ("--set", change)]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "advcore", "run", str(file), *sets, "--out", folder]
-        print(" ".join(command), flush=True)
-        subprocess.run(command, check=True)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(folder) / "record.json", record)
+    folder = HERE.parent / "runs" / "suites" / record.parent.name / record.stem
+    command = [sys.executable, "-m", "advcore", "run", str(file), *sets, "--out", str(folder), "--resume"]
+    print(" ".join(command), flush=True)
+    running, left = subprocess.Popen(command), until - time.monotonic()
+    try:
+        code = running.wait(None if left == float("inf") else max(left, 0))
+    except subprocess.TimeoutExpired:
+        running.send_signal(signal.SIGTERM)
+        running.wait()
+        return False
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "record.json", record)
+    shutil.rmtree(folder)
+    return True
 
 
 if __name__ == "__main__":

@@ -137,8 +137,10 @@ class Resident:
         return to_float(self._images[i]), int(self._labels[i])
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
-        for chunk in chunks:
-            indices = chunk.to(self.device)
+        if not len(chunks):
+            return
+        moved = torch.cat(list(chunks)).to(self.device)  # once for all: each move waits for the device
+        for indices in moved.split([len(chunk) for chunk in chunks]):
             yield indices, to_float(self._images[indices]), self._labels_on_device[indices]
 
     def labels(self) -> Tensor:

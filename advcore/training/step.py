@@ -124,7 +124,9 @@ class Learner:
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
             parameters = [p for p in self.model.parameters() if p.grad is not None]
-            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm if self.clip_norm else float("inf"))
+            norm = nn.utils.get_total_norm([p.grad for p in parameters])
+            if self.clip_norm:
+                nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             if self.gate is None and not distributed.everywhere(bool(finite)):
                 self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,292 @@
+"""How fast training and selection are on a device, against a plain loop and against the passes alone.
+
+python benchmarks/gpu.py [PART ...] [--quick] [--device cuda] [--seconds 540] [--out FOLDER]
+
+Parts: train (a PGD-10 step, each optimisation switched on in turn), select (the selection's attack, and what is not
+attack), solve (CIFAR's and ImageNet's shape). A part that the time does not allow is left out, and the record says so.
+The record goes to FOLDER/gpu.json; the page, benchmarks/gpu.md, is made of a CUDA device's record alone.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from solver_rows import imagenet_class, synthetic
+from torch import nn
+
+from advcore.attacks import LinfPGD
+from advcore.borrow import borrow
+from advcore.cost import CostLedger
+from advcore.data.source import Resident
+from advcore.device import between, mark, peak_memory, wait
+from advcore.files import read_json, write_json
+from advcore.gradients.last_layer import last_layer_rows
+from advcore.models import MODELS
+from advcore.objectives import Pgd, Trades
+from advcore.reporting.tables import markdown
+from advcore.rng import Stream
+from advcore.runner.run import environment
+from advcore.selection.partition import Problem
+from advcore.selection.solve import solve_all
+from advcore.solvers import SOLVERS
+from advcore.speed import PLAIN, Speed, passed
+from advcore.training import SGD
+from advcore.training.step import Gate, Learner, step
+
+HERE = Path(__file__).parent
+PAGE, RECORDS = HERE / "gpu.md", HERE / "records"
+EPS, STEPS = 8 / 255, 10
+ATTACK = LinfPGD(eps=EPS, step_size=2 / 255, steps=STEPS)
+LADDER = {
+    "ours, float32": Speed(autocast="none", channels_last=False, fused=False, deferred=False),
+    "+ channels last": Speed(autocast="none", channels_last=True, fused=False, deferred=False),
+    "+ bfloat16": Speed(autocast="bfloat16", channels_last=True, fused=False, deferred=False),
+    "+ fused step": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=False),
+    "+ no waiting": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=True),
+    "+ compiled": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=True, compile=True),
+}
+MODELS_TIMED = {"resnet18": {"stem": "cifar"}, "wide_resnet28_10": {}}
+
+
+def network(name: str, device: torch.device, quick: bool) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        settings = {"width": 8} if quick else MODELS_TIMED[name]
+        return MODELS["small_cnn" if quick else name](**settings).body(10, (3, 32, 32)).to(device)
+
+
+def pictures(n: int, device: torch.device) -> Resident:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Resident(images, torch.randint(0, 10, (n,), generator=generator), device)
+
+
+def per_second(work: Callable[[], object], examples: int, device: torch.device, repeats: int) -> float:
+    """Examples a second: the median of three rounds of so many calls, after one round that warms up."""
+    found = []
+    for _ in range(4):
+        wait(device)
+        start = mark(device)
+        for _ in range(repeats):
+            work()
+        found.append(repeats * examples / between(start, mark(device)))
+    return sorted(found[1:])[1]
+
+
+def published(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
+    """A step as published codes do it: float32 without TF32, channels first, parameters that ask for gradients in the
+    attack too, a mean loss, and the loss read after each step."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+
+    def once() -> float:
+        model.eval()
+        x_adv = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1)
+        for _ in range(STEPS):
+            x_adv.requires_grad_(True)
+            loss = F.cross_entropy(model(x_adv), y)
+            gradient = torch.autograd.grad(loss, x_adv)[0]
+            x_adv = x_adv.detach() + 2 / 255 * gradient.sign()
+            x_adv = torch.min(torch.max(x_adv, x - EPS), x + EPS).clamp(0, 1)
+        model.train()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x_adv), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return once
+
+
+def ours(model: nn.Module, x: torch.Tensor, y: torch.Tensor, speed: Speed) -> Callable[[], object]:
+    learner = Learner(
+        model=model,
+        objective=Pgd(),
+        attack=ATTACK,
+        optimizer=SGD(lr=0.1).build(model, fused=speed.fused),
+        ledger=CostLedger(),
+        gate=Gate(x.device) if speed.deferred else None,
+    )
+    weights = torch.ones(len(y), device=x.device)
+    generator = Stream(seed=0, purpose="attack").at(torch.arange(len(y), device=x.device))
+    return lambda: step(learner, x, y, weights, generator=generator)
+
+
+def passes_alone(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    """The floor: as many forward and backward passes, and nothing between them."""
+
+    def once() -> None:
+        with borrow(model, training=False):
+            for _ in range(STEPS):
+                z = x.detach().requires_grad_(True)
+                torch.autograd.grad(F.cross_entropy(passed(model, z), y, reduction="sum"), z)
+        model.train()
+        model.zero_grad(set_to_none=True)
+        F.cross_entropy(passed(model, x), y).backward()
+
+    return once
+
+
+def train(options: argparse.Namespace) -> Iterator[dict]:
+    """Images a second of a PGD-10 training step."""
+    device, batch, repeats = options.device, 16 if options.quick else 128, 1 if options.quick else 8
+    for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
+        _, x, y = next(pictures(batch, device).batches([torch.arange(batch)]))
+        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        plain = per_second(published(network(name, device, options.quick), x, y), batch, device, repeats)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        yield {"model": name, "way": "published loop", "batch": batch, "per_second": plain}
+        for way, asked in LADDER.items():
+            speed = asked.settled(device)
+            model = speed.prepared(network(name, device, options.quick))
+            with speed.running():
+                found = per_second(ours(model, x, y, speed), batch, device, repeats)
+                floor = per_second(passes_alone(model, x, y), batch, device, repeats)
+            yield {"model": name, "way": way, "batch": batch, "per_second": found, "floor": floor}
+
+
+def select(options: argparse.Namespace) -> Iterator[dict]:
+    """Images a second of a selection's attack, and what rows and solve take beside it."""
+    device, n = options.device, 200 if options.quick else 10_000
+    source = pictures(n, device)
+    for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
+        for chunk in (32,) if options.quick else (256, 1024):
+            for way, speed in {"float32": PLAIN, "default": Speed().settled(device)}.items():
+                model, ledger = speed.prepared(network(name, device, options.quick)), CostLedger()
+                how = {"objective": Trades(), "attack": ATTACK, "chunk_size": chunk}
+                with speed.running():
+                    last_layer_rows(model, pictures(chunk, device), stream=STREAM, ledger=CostLedger(), **how)
+                    rows = last_layer_rows(model, source, stream=STREAM, ledger=ledger, **how).rows
+                labels = source.labels().to(device)
+                with ledger.phase("solve", device):
+                    members = [(labels == c).nonzero()[:, 0] for c in range(10)]
+                    problems = [
+                        Problem(f"{c}", lambda rows=rows, i=i: rows.take(i), i, len(i) // 2)
+                        for c, i in enumerate(members)
+                    ]
+                    solve_all(SOLVERS["gradmatch"](), problems, STREAM)
+                seconds = {phase: ledger.seconds[phase] for phase in ("attack", "rows", "solve")}
+                told = {"model": name, "way": way, "chunk": chunk, "n": n, **seconds}
+                yield told | {"per_second": n / seconds["attack"], "peak_memory": peak_memory(device)}
+
+
+STREAM = Stream(seed=0, purpose="selection")
+
+
+def solve(options: argparse.Namespace) -> Iterator[dict]:
+    """Seconds of whole solves; rows are made on the host and moved, which is told by itself."""
+    shapes = {"CIFAR-10": (10, 5000, 512, 0.5), "ImageNet-1k": (1000, 1281, 2048, 0.1)}
+    shapes = {"toy": (3, 60, 8, 0.5)} if options.quick else shapes
+    for shape, (classes, n, features, budget) in shapes.items():
+        for solver in ("gradmatch", "craig"):
+            made = 0.0
+
+            def load(label: int, c=classes, n=n, d=features):
+                nonlocal made
+                started = time.perf_counter()
+                kind = (
+                    imagenet_class(label, n, classes=c, features=d)
+                    if c == 1000
+                    else synthetic(n, features=d, seed=label)
+                )
+                rows = type(kind)(
+                    residuals=tuple(part.to(options.device) for part in kind.residuals),
+                    features=tuple(part.to(options.device) for part in kind.features),
+                )
+                wait(options.device)
+                made += time.perf_counter() - started
+                return rows
+
+            everything = torch.arange(n, device=options.device)
+            problems = [Problem(f"{c}", lambda c=c: load(c), everything, round(budget * n)) for c in range(classes)]
+            started = time.perf_counter()
+            answers, _ = solve_all(SOLVERS[solver](), problems, STREAM)
+            wait(options.device)
+            whole = time.perf_counter() - started
+            told = {"shape": shape, "solver": solver, "picked": sum(len(answer.indices) for answer in answers)}
+            yield told | {"seconds": whole - made, "making": made, "peak_memory": peak_memory(options.device)}
+
+
+PARTS = {"train": train, "select": select, "solve": solve}
+
+
+def page(record: dict) -> str:
+    """The page of a record."""
+    where, found = record["environment"], record["found"]
+    lines = ["# Speed on a GPU", "", f"Device {where['device']}, torch {where['torch']}. python benchmarks/gpu.py.", ""]
+    lines += [f"Left out for lack of time: {', '.join(record['left_out'])}.", ""] if record["left_out"] else []
+    plain = {one["model"]: one["per_second"] for one in found.get("train", []) if one["way"] == "published loop"}
+    rows = [
+        (
+            one["model"],
+            one["way"],
+            f"{one['per_second']:,.0f}",
+            f"{one['per_second'] / plain[one['model']]:.2f}",
+            f"{100 * one['per_second'] / one['floor']:.0f} %" if "floor" in one else "",
+        )
+        for one in found.get("train", [])
+    ]
+    lines += [
+        "## A PGD-10 training step",
+        "",
+        markdown(("model", "way", "images/s", "x published", "of the floor"), rows),
+        "",
+    ]
+    rows = [
+        (
+            one["model"],
+            one["way"],
+            str(one["chunk"]),
+            f"{one['per_second']:,.0f}",
+            f"{100 * (one['rows'] + one['solve']) / one['attack']:.1f} %",
+            f"{one['peak_memory'] / 1e9:.2f} GB",
+        )
+        for one in found.get("select", [])
+    ]
+    head = ("model", "way", "chunk", "images/s attacked", "rows + solve / attack", "peak memory")
+    lines += ["## A selection", "", markdown(head, rows), ""]
+    rows = [
+        (one["shape"], one["solver"], f"{one['seconds']:.1f}", f"{one['making']:.1f}", str(one["picked"]))
+        for one in found.get("solve", [])
+    ]
+    head = ("shape", "solver", "seconds", "making the rows", "picked")
+    lines += ["## A solve", "", markdown(head, rows), ""]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument(
+        "--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    )
+    parser.add_argument("--seconds", type=float, default=540, help="what may begin, begins before")
+    parser.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs")
+    parser.add_argument("--out", type=Path, default=RECORDS, help="folder of the record")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"PART must be of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    started, found, left_out = time.monotonic(), {}, []
+    record = {"quick": options.quick, "environment": environment(options.device), "found": found, "left_out": left_out}
+    for name in options.parts or PARTS:
+        found[name], rest = [], PARTS[name](options)
+        while time.monotonic() - started < options.seconds:
+            one = next(rest, None)
+            if one is None:
+                break
+            found[name].append(one)
+            print(name, one, flush=True)
+            write_json(options.out / "gpu.json", record)  # what is done is kept
+        else:
+            left_out.append(name)
+    write_json(options.out / "gpu.json", record)
+    if options.device.type == "cuda" and not options.quick and options.out == RECORDS:
+        PAGE.write_text(page(read_json(options.out / "gpu.json")))
+    return record
+
+
+if __name__ == "__main__":
+    main()
