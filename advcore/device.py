@@ -1,6 +1,9 @@
 """What differs between devices: clocks, memory, random states."""
 
+import contextlib
+import platform
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -73,3 +76,56 @@ def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> N
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def name(device: torch.device) -> str:
+    """For a record."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def cuda_version() -> str | None:
+    """Of the CUDA that torch was built for."""
+    return torch.version.cuda
+
+
+def gpus() -> int:
+    """How many CUDA devices torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def use(gpu: int) -> None:
+    """Let that CUDA device be this process's."""
+    torch.cuda.set_device(gpu)
+
+
+def with_generators() -> range:
+    """CUDA devices whose random states there are."""
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+
+
+def release() -> None:
+    """Give back the memory that is held for later."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def pins(device: torch.device) -> bool:
+    """Whether batches get there faster from pinned memory."""
+    return device.type == "cuda"
+
+
+def batches(tensor: torch.Tensor) -> bool:
+    """Whether problems are better solved together, in tensor operations, where this lies."""
+    return tensor.is_cuda
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """No TF32 and no autocast: float32 products are float32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

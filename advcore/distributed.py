@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from advcore import errors, signals
 from advcore.cost import PHASES, CostLedger
+from advcore.device import gpus, use
 from advcore.errors import AdvcoreError, ConfigError, UserError, must
 from advcore.files import join, pack, split, unpack
 from advcore.pieces import ran_out
@@ -62,7 +63,7 @@ def local_rank() -> int:
 
 def own_gpu() -> int:
     """The number of this process's GPU: its own on the machine, or 0 where the launcher lets it see one alone."""
-    isolated = torch.cuda.device_count() == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+    isolated = gpus() == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
     return 0 if isolated else local_rank()
 
 
@@ -79,9 +80,9 @@ def joined(timeout: timedelta = timedelta(hours=2)) -> Iterator[None]:
     if missing:
         way_out = "start it with torchrun, or unset WORLD_SIZE for one process"
         raise ConfigError(must(missing[0], "set where WORLD_SIZE and RANK are", None, way_out))
-    cuda = torch.cuda.is_available() and own_gpu() < torch.cuda.device_count()
+    cuda = own_gpu() < gpus()
     if cuda:
-        torch.cuda.set_device(own_gpu())
+        use(own_gpu())
     with _told():
         store, own, count = next(dist.rendezvous("env://", timeout=timeout))
         store = dist.PrefixStore(_attempt(store, own, count, timeout), store)

@@ -4,13 +4,13 @@ Distances are float64 products, rounded once when they are stored: to float64 fo
 Inner products of many float32 rows are float32 products: what they decide is refitted in float64 (GradMatch).
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from advcore.device import full_float32
 from advcore.rows import ALL, FactoredRows, Rows, Where, cut
 
 EXACT_UP_TO = 2048  # rows: a matrix is kept in float64 up to here, where it is small
@@ -48,21 +48,9 @@ def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float =
     """
     if dtype == torch.float32 and isinstance(rows, FactoredRows) and _in_memory(rows):
         small, scale = rows.in_float32()
-        with full_precision():
+        with full_float32():
             return _all_pairs(small, dtype, lambda block, i, j: block.mul_(scale * (scale / unit)), products=dtype)
     return _all_pairs(rows, dtype, lambda block, i, j: block.mul_(1 / unit))
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32 and no autocast: float32 products are float32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def natural_unit(squared_norms: Tensor) -> float:

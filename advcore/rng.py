@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advcore.device import with_generators
+
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -115,8 +117,7 @@ def preserved(stream: Stream | None = None) -> Iterator[None]:
     initialisation), so that they do not depend on the global state either.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=with_generators()):
         if stream is not None:
             torch.manual_seed(stream.key)
             random.seed(stream.key)

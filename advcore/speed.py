@@ -25,7 +25,7 @@ class Speed:
     ----------
     autocast : precision of the model's passes: "bfloat16", or "none"; "auto" is bfloat16 on CUDA.
     channels_last : images and weights of convolutions lie channels last; null: on CUDA.
-    compile : torch.compile of the model's forward; its first passes take long. null: no.
+    compiled : torch.compile of the model's forward; its first passes take long. null: no.
     fused : the optimiser's step as one kernel; null: on CUDA.
     deferred : the device skips steps from the first one on whose loss or gradient is not finite, and the host looks
         every 256 steps and at the end of an epoch; false looks at every step, and waits for the device. Needs `fused`.
@@ -34,7 +34,7 @@ class Speed:
 
     autocast: str = "auto"
     channels_last: bool | None = None
-    compile: bool | None = None
+    compiled: bool | None = None
     fused: bool | None = None
     deferred: bool | None = None
 
@@ -54,7 +54,7 @@ class Speed:
         return Speed(
             autocast=("bfloat16" if cuda else "none") if self.autocast == "auto" else self.autocast,
             channels_last=cuda if self.channels_last is None else self.channels_last,
-            compile=bool(self.compile),
+            compiled=bool(self.compiled),
             fused=fused,
             deferred=deferred,
         )
@@ -73,7 +73,7 @@ class Speed:
             _now.reset(before)
 
 
-PLAIN = Speed(autocast="none", channels_last=False, compile=False, fused=False, deferred=False)
+PLAIN = Speed(autocast="none", channels_last=False, compiled=False, fused=False, deferred=False)
 _now: ContextVar[Speed | None] = ContextVar("speed", default=None)
 
 
@@ -85,7 +85,7 @@ def current() -> Speed:
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
     """Passes inside run layer by layer, so that hooks see them."""
-    with replace(current(), compile=False).running():
+    with replace(current(), compiled=False).running():
         yield
 
 
@@ -93,7 +93,7 @@ def passed(model: nn.Module, x: Tensor) -> Tensor:
     """`model` of a copy of the images x (B, C, H, W), which it may change in place; logits in float32 or wider."""
     now = current()
     x = x.clone(memory_format=torch.channels_last) if now.channels_last else x.clone()
-    call = _compiled_of(model) if now.compile else model
+    call = _compiled_of(model) if now.compiled else model
     if now.autocast == "none":
         return call(x)
     with torch.autocast(x.device.type, getattr(torch, now.autocast)):

@@ -46,7 +46,7 @@ LADDER = {
     "+ bfloat16": Speed(autocast="bfloat16", channels_last=True, fused=False, deferred=False),
     "+ fused step": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=False),
     "+ no waiting": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=True),
-    "+ compiled": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=True, compile=True),
+    "+ compiled": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=True, compiled=True),
 }
 MODELS_TIMED = {"resnet18": {"stem": "cifar"}, "wide_resnet28_10": {}}
 

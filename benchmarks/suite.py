@@ -247,7 +247,7 @@ def _at_size(experiment: str) -> dict[str, tuple[str, list[str]]]:
             methods[f"{name} {budget}"] = [once.format(solver, budget, 0.6)]
         epochs = round(40 * budget)
         methods[f"shortened to {epochs}"] = [f"training.epochs={epochs}", "cost.reference_epochs=40"]
-    methods["PGD-4"] = ["attack.steps=4", "attack.step_size=null"]
+    methods["fewer steps (PGD-4)"] = ["attack.steps=4", "attack.step_size=null"]
     return {name: (experiment, [*base, *changes]) for name, changes in methods.items()}
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import gpu_page
 import minibatch_page
 import savings_page
 import solver_page
@@ -84,6 +85,9 @@ def main() -> None:
     if groups("savings"):
         (HERE / "savings.md").write_text(savings_text())
         savings_page.draw(groups("savings") | groups("savings-parts"), HERE / "savings.png")
+    at_size = {suite: groups(suite) for suite in gpu_page.PAGES if groups(suite).get("full")}
+    if at_size:
+        (HERE / "cifar10_gpu.md").write_text(gpu_page.text(at_size))
     README.write_text(readme_text())
 
 

@@ -109,6 +109,18 @@ def modules_after(code: str) -> set[str]:
     return set(out.stdout.split())
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_differs_between_devices_stands_in_one_place(path):
+    """Beside it: which device a run file may name, and what processes send each other."""
+    where = str(path.relative_to(PACKAGE))
+    names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    assert not names & {"cuda", "is_cuda"} or where in ("device.py", "distributed.py")
+    assert "cuda" not in path.read_text() or where in (
+        *("device.py", "distributed.py", "speed.py"),
+        *("runner/build.py", "runner/schema.py", "runner/doctor.py"),
+    )
+
+
 def test_the_package_and_the_command_line_import_without_torch():
     assert not modules_after("import advcore, advcore.cli") & {"torch", "torchvision", "sklearn", "yaml", "pydantic"}
 

@@ -12,6 +12,7 @@ from advcore.attacks import L2PGD, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
 from advcore.data.source import Resident
+from advcore.errors import NonFiniteError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.minibatch import RULES
@@ -22,7 +23,10 @@ from advcore.selection.memory import estimate
 from advcore.selection.partition import PARTITIONS
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch
+from advcore.speed import PLAIN, Speed
 from advcore.training import SGD
+from advcore.training.loop import Listener
+from advcore.training.step import Gate
 from advcore.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
@@ -195,3 +199,80 @@ def test_scores_taken_on_the_device_are_the_cpus(model, source, name):
     here = GRADIENTS[name].measure(model.double(), double, ledger=CostLedger(), **how)
     there = GRADIENTS[name].measure(model.cuda(), on_cuda(source, torch.float64), ledger=CostLedger(), **how)
     torch.testing.assert_close(there.rows.dense().cpu(), here.rows.dense(), rtol=1e-5, atol=1e-6)
+
+
+WAYS = {
+    "default": Speed(),
+    "float32": Speed(autocast="none"),
+    "compiled": Speed(compiled=True),
+    "looking at every step": Speed(deferred=False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_be_fast_trains_to_the_accuracy_of_the_plain_one(model, source, way):
+    found = []
+    for speed in (PLAIN, WAYS[way]):
+        made = Trainer(
+            objective=Trades(),
+            attack=LinfPGD(eps=0.05, steps=3),
+            schedule=Schedule(epochs=4),
+            optimizer=SGD(lr=0.05),
+            batch_size=16,
+            speed=speed,
+        )
+        own = Resident(source._images, source.labels(), "cuda")
+        found.append(made.fit(copy.deepcopy(model).cuda(), own, own, seed=0))
+    plain, fast = found
+    assert fast.ledger.passes["attack"] == plain.ledger.passes["attack"]
+    assert fast.epochs[0]["loss"] == pytest.approx(plain.epochs[0]["loss"], rel=0.05)
+    assert all(seconds >= 0 for seconds in fast.ledger.seconds.values()) and fast.ledger.seconds["attack"] > 0
+
+
+def test_no_step_waits_for_the_device(model, source):
+    """Between the second and the last step of an epoch nothing is read back."""
+    own = Resident(source._images, source.labels(), "cuda")
+    made = Trainer(
+        objective=Trades(),
+        attack=LinfPGD(eps=0.05, steps=2),
+        schedule=Schedule(epochs=1),
+        optimizer=SGD(lr=0.05),
+        batch_size=16,
+    )
+
+    def on_progress(phase: str, done: int, total: int) -> None:
+        torch.cuda.set_sync_debug_mode("error" if 1 <= done < total - 1 else "default")
+
+    try:
+        made.fit(model.cuda(), own, seed=0, listener=Listener(on_progress=on_progress))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_skipped_on_the_device(model, source, bad):
+    net, gate = model.cuda(), Gate(torch.device("cuda"))
+    optimizer = SGD(lr=0.1).build(net, fused=True)
+    before = [p.detach().clone() for p in net.parameters()]
+    loss = bad * sum(p.sum() for p in net.parameters())
+    loss.backward()
+    gate.step(optimizer, torch.isfinite(loss), lambda: "step 0")
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    with pytest.raises(NonFiniteError, match="step 0"):
+        gate.look()
+
+
+def test_rows_in_bfloat16_are_near_those_in_float32(model, source):
+    own, rows = Resident(source._images, source.labels(), "cuda"), []
+    for speed in (PLAIN, Speed().settled(torch.device("cuda"))):
+        with speed.running():
+            found = last_layer_rows(
+                speed.prepared(copy.deepcopy(model).cuda()),
+                own,
+                objective=Trades(),
+                attack=LinfPGD(eps=0.05, steps=3),
+                stream=Stream(seed=0, purpose="selection"),
+                ledger=CostLedger(),
+            )
+        rows.append(found.rows.dense())
+    assert float((rows[1] - rows[0]).norm() / rows[0].norm()) < 0.25

@@ -203,6 +203,8 @@ def test_the_savings_page_comes_from_its_records_and_asks_what_it_must(root, tab
 
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong")
 """Suites of runs that stand beside another suite's."""
+WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf")
+"""Suites that wait for a GPU: without any record yet."""
 
 
 def test_every_table_holds_what_one_would_do_instead(tables):
@@ -210,10 +212,11 @@ def test_every_table_holds_what_one_would_do_instead(tables):
 
     for name, (methods, seeds) in SUITES.items():
         found = tables.groups(name)
-        assert set(found) == set(methods)
+        assert set(found) == set(methods) or name in WAITING and not found
         if name in VARIATIONS:
             continue
-        assert any(method.startswith("random") for method in methods) and "shortened" in methods
+        assert any(method.startswith("random") for method in methods)
+        assert any(method.startswith("shortened") for method in methods)
         assert any(method.startswith("fewer steps") or method == "PGD-2" for method in methods)
         assert all(len(records) == len(seeds) for records in found.values())
 

@@ -25,9 +25,9 @@ WAYS = {
     "channels last": (Speed(channels_last=True), 1e-5),
     "fused": (Speed(fused=True), 1e-5),
     "deferred": (Speed(deferred=True), 1e-5),
-    "compiled": (Speed(compile=True), 1e-5),
+    "compiled": (Speed(compiled=True), 1e-5),
     "bfloat16": (Speed(autocast="bfloat16"), 0.05),
-    "all": (Speed(autocast="bfloat16", channels_last=True, compile=True, deferred=True), 0.05),
+    "all": (Speed(autocast="bfloat16", channels_last=True, compiled=True, deferred=True), 0.05),
 }
 
 
@@ -62,7 +62,7 @@ def trained(model, source, how, optimizer=None, objective=None, **more):
 
 @pytest.mark.parametrize("optimizer", [SGD(lr=0.02), Adam(lr=0.002)], ids=["sgd", "adam"])
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=[pytest.mark.slow] if "compile=True" in repr(WAYS[way][0]) else []) for way in WAYS]
+    "way", [pytest.param(way, marks=[pytest.mark.slow] if "compiled=True" in repr(WAYS[way][0]) else []) for way in WAYS]
 )
 def test_training_so_is_training(model, source, way, optimizer):
     how, tolerance = WAYS[way]
@@ -117,7 +117,7 @@ def test_an_attack_so_stays_in_its_ball_and_logits_are_float32(model, source, wa
 
 def test_outside_nothing_is_left_of_it(model, source):
     before = evaluate(copy.deepcopy(model), source, [ATTACK]).as_dict()
-    with pytest.raises(KeyError), Speed(autocast="bfloat16", compile=True).settled(CPU).running():
+    with pytest.raises(KeyError), Speed(autocast="bfloat16", compiled=True).settled(CPU).running():
         raise KeyError
     assert speed.current() == speed.PLAIN
     assert evaluate(copy.deepcopy(model), source, [ATTACK]).as_dict() == before
@@ -126,7 +126,7 @@ def test_outside_nothing_is_left_of_it(model, source):
 def test_the_defaults_of_the_cpu_are_the_plain_way_and_cudas_are_not():
     assert Speed().settled(CPU) == speed.PLAIN
     assert Speed().settled(torch.device("cuda")) == Speed(
-        autocast="bfloat16", channels_last=True, compile=False, fused=True, deferred=True
+        autocast="bfloat16", channels_last=True, compiled=False, fused=True, deferred=True
     )
     assert not Speed().settled(torch.device("cuda"), 2).deferred
     assert Speed(deferred=True).settled(CPU).fused

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from advcore.device import pins
 from advcore.errors import DataError, in_a_line
 from advcore.signals import ignore
 from advcore.types import labels_digest
@@ -195,7 +196,7 @@ class Streamed:
             batch_sampler=[chunk.tolist() for chunk in chunks],
             num_workers=self.workers,
             collate_fn=_collated,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=pins(self.device),
             worker_init_fn=ignore,
             generator=torch.Generator(),  # its own: a default one would draw from the global state
         )

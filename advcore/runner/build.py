@@ -13,6 +13,7 @@ from advcore import distributed
 from advcore.borrow import borrow
 from advcore.data.base import Data
 from advcore.data.source import chunked
+from advcore.device import gpus
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
@@ -56,7 +57,7 @@ def under(section: str, build: Callable[[], Built]) -> Built:
 def device(config: RunConfig) -> torch.device:
     """The device that the config asks for; nothing else is taken in its place. Of several processes on a machine, each
     has its own."""
-    if distributed.launched() and (config.device == "cuda" or config.device == "auto" and torch.cuda.is_available()):
+    if distributed.launched() and (config.device == "cuda" or config.device == "auto" and gpus()):
         return device(dataclasses.replace(config, device=f"cuda:{distributed.own_gpu()}"))
     if (
         distributed.launched()
@@ -65,14 +66,14 @@ def device(config: RunConfig) -> torch.device:
     ):
         raise ConfigError(must("device", "auto, cuda or cpu with several processes", config.device))
     if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        return torch.device("cuda" if gpus() else "cpu")
+    if config.device.startswith("cuda") and not gpus():
         raise ConfigError(
             must("device", "one that this machine has (cpu)", config.device, "torch finds no CUDA device")
         )
     found = torch.device(config.device)
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(must("device", f"cuda:0 to cuda:{torch.cuda.device_count() - 1}", config.device))
+    if found.type == "cuda" and (found.index or 0) >= gpus():
+        raise ConfigError(must("device", f"cuda:0 to cuda:{gpus() - 1}", config.device))
     return found
 
 

@@ -44,6 +44,8 @@ def _imported(name: str, way_out: str) -> str:
 def _device() -> str:
     import torch
 
-    if not torch.cuda.is_available():
+    from advcore.device import cuda_version, gpus, name
+
+    if not gpus():
         return f"cpu, {torch.get_num_threads()} threads; torch finds no CUDA device"
-    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    return f"{name(torch.device('cuda'))}, CUDA {cuda_version()}"

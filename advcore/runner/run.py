@@ -21,6 +21,7 @@ from advcore.adversary import bound
 from advcore.cost import CostLedger
 from advcore.data.base import Data, thinned
 from advcore.data.source import Resident, chunked
+from advcore.device import name as device_name
 from advcore.device import peak_memory
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnsafeFileError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
@@ -600,7 +601,7 @@ def environment(where: torch.device) -> dict:
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu ({platform.machine()})",
+        "device": device_name(where),
         "threads": torch.get_num_threads(),
         "processes": distributed.size(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},

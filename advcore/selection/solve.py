@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advcore import distributed
+from advcore.device import batches
 from advcore.pieces import Pieces, advised, ran_out
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
@@ -143,7 +144,7 @@ def _groups(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:
     group, held = [], 0
     for problem in problems:
         took = sum(memory_of(solver, len(problem.members), problem.k).values())
-        if group and (not problem.members.is_cuda or held + took > _TOGETHER):
+        if group and (not batches(problem.members) or held + took > _TOGETHER):
             yield group
             group, held = [], 0
         group, held = [*group, problem], held + took

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advcore.device import batches
 from advcore.errors import must, one_of, require
 from advcore.pairs import distance_matrix, distances_between, matrix_bytes, matrix_dtype, natural_unit
 from advcore.rng import Stream
@@ -92,7 +93,7 @@ class Craig:
         similarity.neg_().add_(largest)
         if self.backend == "submodlib":
             return locate_with_submodlib(similarity.cpu().numpy(), k)
-        if similarity.is_cuda:
+        if batches(similarity):
             central = similarity.sum(1, dtype=torch.float64)
             return locate_tiled(lambda own: similarity[own].double(), central, k, sample=sample)
         return locate(similarity.numpy(), k, sample=sample)

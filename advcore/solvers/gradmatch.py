@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advcore.device import batches
 from advcore.errors import DataError, one_of, require, within
 from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, ready
 from advcore.rng import Stream
@@ -70,16 +71,16 @@ class GradMatch:
         return self.together([Task(rows=rows, k=k, target=target, generator=generator)])[0]
 
     def together(self, tasks: Sequence[Task]) -> list[Selection]:
-        """One answer a task; those whose Gram matrix is on CUDA advance as one batch."""
+        """One answer a task; those whose Gram matrix lies where that is faster advance as one batch."""
         pending = [self._prepare(task) for task in tasks]
         while waiting := [one for one in pending if not one.done]:
             for dtype in (torch.float32, torch.float64):
-                batch = [one for one in waiting if one.on_cuda and one.gram.dtype == dtype]
+                batch = [one for one in waiting if one.batched and one.gram.dtype == dtype]
                 found = pursue_together([one.gram for one in batch], **self._settings(batch)) if batch else []
                 for one, pursuit in zip(batch, found, strict=True):
                     self._take(one, pursuit)
             for one in waiting:
-                if not one.on_cuda:
+                if not one.batched:
                     self._take(one, self._advance(one))
         return [self._answer(one) for one in pending]
 
@@ -203,8 +204,8 @@ class _Pending:
         return float((rows.combine(at, own) - self.target).norm()) / math.sqrt(self.unit) / self.norm
 
     @property
-    def on_cuda(self) -> bool:
-        return self.gram is not None and self.gram.is_cuda
+    def batched(self) -> bool:
+        return self.gram is not None and batches(self.gram)
 
 
 def _whole(rows: Rows, squared_norms: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""The page of the CIFAR-10 runs at full size: accuracy against the wall clock."""
+
+import math
+
+from advcore.reporting.record import RunRecord
+from advcore.reporting.tables import attack_label, markdown
+
+PAGES = {"cifar10-gpu-trades": "TRADES", "cifar10-gpu-linf": "linf PGD adversarial training"}
+
+
+def seconds(record: RunRecord) -> float:
+    """Of training and selection, without evaluation."""
+    return sum(phase["seconds"] for name, phase in record.ledger.items() if name != "evaluation")
+
+
+def gap(one: dict, other: dict) -> str:
+    """Points of accuracy between two entries of an evaluation, with a 95 % interval for independent samples."""
+    p, q = one["accuracy"], other["accuracy"]
+    half = 1.96 * math.sqrt(p * (1 - p) / one["n"] + q * (1 - q) / other["n"])
+    return f"{100 * (p - q):+.1f} ± {100 * half:.1f}"
+
+
+def random_of(method: str, found: dict[str, list[RunRecord]]) -> str | None:
+    """The random subset as large as the method's, if it is not that itself."""
+    name, _, budget = method.rpartition(" ")
+    beside = f"random {budget}"
+    return beside if name in ("GradMatch", "CRAIG") and beside in found else None
+
+
+def section(found: dict[str, list[RunRecord]], which: str = "last") -> str:
+    """A table; one seed a method."""
+    full = found["full"][0]
+    attacks = [attack_label(attack) for attack in full.final[which]["attacks"]]
+    rows = []
+    for method, (record, *_) in found.items():
+        entries, beside = record.final[which]["attacks"], random_of(method, found)
+        rows.append(
+            (
+                method,
+                *(f"{100 * entry['accuracy']:.1f}" for entry in (record.final[which]["clean"], *entries)),
+                "–" if method == "full" else gap(entries[0], full.final[which]["attacks"][0]),
+                "–" if beside is None else gap(entries[0], found[beside][0].final[which]["attacks"][0]),
+                f"{seconds(record):,.0f}",
+                f"{seconds(full) / seconds(record):.2f}",
+                f"{record.relative_cost:.2f}",
+            )
+        )
+    head = ("method", "clean, %", *(f"{label}, %" for label in attacks), "to full", "to random", "seconds", "speed-up")
+    return markdown((*head, "relative cost"), rows)
+
+
+def text(groups: dict[str, dict[str, list[RunRecord]]]) -> str:
+    """The page: `groups` are the suites' records by method."""
+    lines = ["# CIFAR-10 at full size", ""]
+    for suite, found in groups.items():
+        any_one = next(iter(found.values()))[0]
+        n = any_one.final["last"]["attacks"][0]["n"]
+        lines += [
+            f"## {PAGES[suite]}",
+            "",
+            f"ResNet-18, 40 epochs, one seed, checkpoint `last`, {n} test images, device "
+            f"{any_one.environment['device']}. Seconds are those of training and selection; gaps are of the first "
+            "attack's accuracy, in points.",
+            "",
+            section(found),
+            "",
+        ]
+    return "\n".join(lines)
