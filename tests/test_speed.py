@@ -30,10 +30,15 @@ WAYS = {
     "all": (Speed(autocast="bfloat16", channels_last=True, compiled=True, deferred=True), 0.05),
 }
 
+QUICK = [way for way in WAYS if not WAYS[way][0].compiled]
+
 
 @pytest.fixture(autouse=True)
-def no_compiler(monkeypatch):
-    """Tracing is tested, not the code that a compiler makes of it."""
+def no_compiler(request, monkeypatch):
+    """Tracing is tested, not the code that a compiler makes of it, where a test does not ask for that."""
+    if "compiler" in request.fixturenames:
+        yield
+        return
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
     speed._compiled_of.cache_clear()
@@ -61,9 +66,7 @@ def trained(model, source, how, optimizer=None, objective=None, **more):
 
 
 @pytest.mark.parametrize("optimizer", [SGD(lr=0.02), Adam(lr=0.002)], ids=["sgd", "adam"])
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=[pytest.mark.slow] if "compiled=True" in repr(WAYS[way][0]) else []) for way in WAYS]
-)
+@pytest.mark.parametrize("way", [*QUICK, *(pytest.param(way, marks=pytest.mark.slow) for way in ("compiled", "all"))])
 def test_training_so_is_training(model, source, way, optimizer):
     how, tolerance = WAYS[way]
     (plain, _), (fast, _) = (trained(model, source, one, optimizer) for one in (Speed(), how))
@@ -202,3 +205,36 @@ def test_a_deferred_loss_that_is_not_finite_is_neither_applied_nor_saved(model, 
         made.fit(model, source, seed=0, listener=listener)
     assert saved and all(torch.isfinite(v).all() for state in saved for v in state["model"].values())
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.fixture
+def compiler():
+    """torch's own, which needs one of C++ here."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2))
+    except Exception as error:
+        pytest.skip(f"nothing can be compiled: {error}")
+    speed._compiled_of.cache_clear()
+    yield
+    speed._compiled_of.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_plain_ones_logits_and_gradients(compiler, model, source):
+    """In either mode, with and without parameters that ask for gradients, for batches of two sizes."""
+    _, x, _ = next(source.batches([torch.arange(24)]))
+    found = []
+    for how in (speed.PLAIN, Speed(compiled=True).settled(CPU)):
+        net, own = copy.deepcopy(model), []
+        with how.running():
+            for training in (False, True):
+                for learns in (False, True):
+                    for size in (24, 7):
+                        net.train(training).requires_grad_(learns)
+                        z = x[:size].clone().requires_grad_(True)
+                        logits = passed(net, z)
+                        own += [logits.detach(), torch.autograd.grad(logits.square().sum(), z)[0]]
+        found.append([*own, *net.state_dict().values()])
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
