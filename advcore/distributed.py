@@ -385,6 +385,23 @@ def counts_here(batch: Tensor) -> bool:
     return first() or len(batch) >= LEAST * size()
 
 
+def share_sizes(n: int) -> list[int]:
+    """How large the processes' parts of a training batch of n are."""
+    if n < LEAST * size():
+        return [n] * size()
+    return [n // size() + (rank < n % size()) for rank in range(size())]
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Its sum over the processes, on its own device."""
+    if size() == 1:
+        return tensor
+    carrier = _channel(tensor.clone())
+    with _told():
+        dist.all_reduce(carrier)
+    return carrier.to(tensor.device)
+
+
 def parallel(model: nn.Module) -> nn.Module | None:
     """The model with gradients averaged over the processes; None where there is one process.
 

@@ -315,8 +315,10 @@ def _ended(code: int) -> str:
 def _tell_deaths_here(read: Iterator) -> None:
     """Without this, torch raises in its SIGCHLD handler when a worker dies: in the middle of whatever runs then, a
     training step too. It also looks every 5 seconds while it waits for a batch."""
-    from torch.utils.data._utils.signal_handling import _remove_worker_pids
-
+    try:
+        from torch.utils.data._utils.signal_handling import _remove_worker_pids
+    except ImportError:  # a torch that has it no more: a death is told by its handler
+        return
     _remove_worker_pids(id(read))
     read._worker_pids_set = False  # what its end asks
 

@@ -368,8 +368,9 @@ class Loop:
                 augment, attack, rule = (stream.at(indices) for stream in streams)
                 where = lambda j=j, indices=indices: f"epoch {i}, step {j}, examples {indices[:8].tolist()}..."  # noqa: E731
                 own, images = weights[indices], len(batches[j])
+                counts = distributed.counts_here(batches[j])
                 factor = part_of_mean(own, weights, batches[j], settings.normalise)
-                batch = Batch(indices, self.augment(x, augment), y, own, attack, rule, where, images, factor)
+                batch = Batch(indices, self.augment(x, augment), y, own, attack, rule, where, images, factor, counts)
                 self._count(*self.rule.step(self._learner(i, batches[j]), batch))
                 place.seen += images
                 place.step += 1

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advcore import distributed
 from advcore.adversary import passes
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow, device_of
@@ -34,7 +35,7 @@ class Batch:
     """B examples of an epoch, and their streams: of the attack, and of the rule.
 
     images : of the whole batch, of which these may be one process's part; factor : what this part's loss counts for,
-    where the mean over the processes is to be the whole's.
+    where the mean over the processes is to be the whole's; counts : whether no other process does the same.
     """
 
     indices: Tensor
@@ -46,6 +47,7 @@ class Batch:
     where: Callable[[], Any]
     images: int
     factor: float = 1.0
+    counts: bool = True
 
 
 class Plain:
@@ -96,43 +98,55 @@ class OfAttacks(Plain):
         seen = self._look(learner, batch) if self.rule.scores(self.epoch, len(batch.y)) else None
         picked = self.rule.pick(seen, batch.rule)
         i, x, y, weights = picked.positions, batch.x, batch.y, batch.weights
-        x_adv = learner.perturbed(x[i], y[i], batch.attack.take(i))
+        x_adv, own = learner.perturbed(x[i], y[i], batch.attack.take(i)), weights[i] * picked.weights
+        factor, images = _of_all(own, learner.normalise) if len(y) < batch.images else (1.0, len(i))
 
         def loss(forward: Callable) -> Tensor:
-            found = learner.loss(forward, x[i], x_adv, y[i], weights[i] * picked.weights)
+            found = factor * learner.loss(forward, x[i], x_adv, y[i], own)
             if not self.rule.clean:
                 return found
             clean = Standard().loss(y, clean=forward(x))
-            return found + self.rule.clean * weighted_mean(clean, weights, learner.normalise)
+            return found + batch.factor * self.rule.clean * weighted_mean(clean, weights, learner.normalise)
 
         self.entropies.append(picked.entropy)
-        chosen = batch.indices.to(i.device)[i]
-        self.counts[chosen] += 1
-        self.now[chosen] = True
-        return learner.update(loss, x.device, batch.where), len(i)
+        if batch.counts:
+            chosen = batch.indices.to(i.device)[i]
+            self.counts[chosen] += 1
+            self.now[chosen] = True
+        return learner.update(loss, x.device, batch.where), images
 
     def end(self, learner: Learner) -> dict[str, Any]:
         """picked : examples attacked. entropy : of the draws, 1 where they are uniform. overlap : share of the picked
         that the epoch before picked too. coverage : share of all examples attacked so far. spread : entropy of how
         often each was attacked so far, 1 where all were alike."""
-        picked, often = int(self.now.sum()), self.counts.double() / self.counts.sum()
+        counts, before, now = self._together()
+        picked, often = int(now.sum()), counts.double() / counts.sum()
+        (entropy,) = distributed.summed([float(torch.stack(self.entropies).mean())])
         return {
             "picked": picked,
-            "entropy": float(torch.stack(self.entropies).mean()),
-            "overlap": None if self.before is None else int((self.now & self.before).sum()) / picked,
-            "coverage": float((self.counts > 0).double().mean()),
+            "entropy": entropy / distributed.size(),
+            "overlap": None if before is None else int((now & before).sum()) / picked,
+            "coverage": float((counts > 0).double().mean()),
             "spread": float(torch.special.entr(often).sum()) / math.log(len(often)),
         }
 
+    def _together(self) -> list[Tensor | None]:
+        """Counts, and who was picked in the epoch before and in this one, by any process."""
+        found = (self.counts, self.before, self.now)
+        return [own if own is None else distributed.total(own.long()).to(own.dtype) for own in found]
+
     def state(self) -> dict[str, Any]:
-        told = {"epoch": self.epoch, "counts": self.counts, "before": self.before, "now": self.now}
-        return told | {"entropies": list(self.entropies)}
+        told = dict(zip(("counts", "before", "now"), self._together(), strict=True))
+        return told | {"epoch": self.epoch, "entropies": distributed.gathered(list(self.entropies))}
 
     def restore(self, state: dict[str, Any]) -> None:
-        device = self.counts.device
-        self.epoch, self.entropies = state["epoch"], [entropy.to(device) for entropy in state["entropies"]]
+        device, entropies = self.counts.device, state["entropies"]
+        own = entropies[min(distributed.rank(), len(entropies) - 1)]
+        self.epoch, self.entropies = state["epoch"], [entropy.to(device) for entropy in own]
         for name in ("counts", "before", "now"):
-            setattr(self, name, None if state[name] is None else state[name].to(device))
+            told = None if state[name] is None else state[name].to(device)
+            first = told is None or distributed.first()  # all that was counted is the first one's
+            setattr(self, name, told if first else torch.zeros_like(told))
 
     def _look(self, learner: Learner, batch: Batch) -> Seen:
         """The clean images in eval mode: one forward pass each, phase "scoring"."""
@@ -228,6 +242,14 @@ class OfUpdates(Plain):
         flipped = torch.isfinite(found)
         mean = float(found[flipped].mean()) if bool(flipped.any()) else None
         return {"n": len(found), "flipped": float(flipped.double().mean()), "mean": mean}
+
+
+def _of_all(weights: Tensor, normalise: str) -> tuple[float, int]:
+    """What this process's mean over its picks' `weights` counts for, where the mean over the processes is to be that
+    over all picks; and how many these are."""
+    own = float(weights.sum()) if normalise == "batch" else float(len(weights))
+    whole, images = distributed.summed([own, float(len(weights))])
+    return distributed.size() * own / whole, int(images)
 
 
 @contextlib.contextmanager

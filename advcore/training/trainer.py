@@ -27,6 +27,7 @@ from advcore.errors import (
     within,
 )
 from advcore.gradients import GRADIENTS
+from advcore.minibatch.base import UpdateSubset
 from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import Rows
@@ -223,7 +224,8 @@ class Trainer(LoopSettings):
         if self.minibatch is not None:
             wanted = {len(train), self.selector.size(len(train)) if self.selector else len(train)}
             sizes = [len(batch) for n in wanted for batch in chunked(torch.arange(n), self.batch_size)]
-            refuse_one_image(self.minibatch, model, train, min(sizes))
+            shares = [share for size in set(sizes) for share in distributed.share_sizes(size)]
+            refuse_one_image(self.minibatch, model, train, min(shares))
 
     def fit(
         self,
@@ -285,10 +287,15 @@ def refuse_processes(trainer: Trainer) -> None:
     count = distributed.size()
     if count == 1:
         return
-    least = distributed.LEAST * count
+    least, alone = distributed.LEAST * count, "it learns from whole batches; use one process"
     require(
-        must("minibatch", f"null with {count} processes", "a rule", "its picks are of whole batches; use one process")
-        if trainer.minibatch is not None
+        must(
+            "minibatch",
+            f"a rule of what to attack with {count} processes",
+            type(trainer.minibatch).__name__.lower(),
+            alone,
+        )
+        if isinstance(trainer.minibatch, UpdateSubset)
         else None,
         at_least(
             "training.batch_size", trainer.batch_size, least, f"{count} processes take {distributed.LEAST} or more each"

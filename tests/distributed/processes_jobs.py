@@ -18,6 +18,7 @@ from advcore.cost import CostLedger
 from advcore.data.source import Resident, Streamed
 from advcore.errors import AdvcoreError
 from advcore.files import load_folder, save_folder
+from advcore.minibatch import RULES
 from advcore.objectives.standard import Pgd
 from advcore.objectives.trades import Trades
 from advcore.rng import Stream
@@ -71,7 +72,12 @@ def trainer(**how) -> Trainer:
 def selecting(**how) -> Trainer:
     schedule = Schedule(epochs=6, budget=0.4, warm_start=0.3, period=2)
     chooser = AdversarialCoreset(
-        objective=Trades(beta=3.0), attack=ATTACK, solver=SOLVERS["gradmatch"](), budget=0.4, chunk_size=16
+        objective=Trades(beta=3.0),
+        attack=ATTACK,
+        solver=SOLVERS["gradmatch"](),
+        budget=0.4,
+        chunk_size=16,
+        normalise=how.get("normalise", "coreset"),
     )
     return trainer(schedule=schedule, selector=chooser, **how)
 
@@ -174,6 +180,10 @@ RUNS = {
         objective=Pgd(),
         attack=LinfPGD(eps=0.1, steps=2, start="remembered"),
         memory=Memory(precision="float16"),
+    ),
+    "margin": lambda: trainer(minibatch=RULES["margin"](rho=0.5, warm_up=1)),
+    "gradient matching, batch": lambda: selecting(
+        minibatch=RULES["gradient_matching"](rho=0.5, warm_up=0), normalise="batch"
     ),
     "scored": lambda: trainer(
         schedule=Schedule(epochs=6, budget=0.4, warm_start=0.5, period=2),
