@@ -83,9 +83,9 @@ def current() -> Speed:
 
 
 @contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
-    """Passes inside run layer by layer, so that hooks see them."""
-    with replace(current(), compiled=False).running():
+def uncompiled(*, in_full: bool = False) -> Iterator[None]:
+    """Passes inside run layer by layer, so that hooks see them; `in_full`: without autocast too."""
+    with replace(current(), compiled=False, **({"autocast": "none"} if in_full else {})).running():
         yield
 
 

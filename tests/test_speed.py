@@ -122,6 +122,27 @@ def test_an_attack_so_stays_in_its_ball_and_logits_are_float32(model, source, wa
     assert float(attack.excess(x, x_adv).max()) <= 1e-6 and 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["ppgd", "lpa"])
+def test_a_perceptual_attack_so_stays_in_its_ball(way, kind):
+    """Also after passes that were compiled without the hooks that it reads activations by."""
+    settled, ledger = WAYS[way][0].settled(CPU), CostLedger()
+    torch.manual_seed(0)
+    convs = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
+    net = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval().requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.mul_(4)
+    x = torch.rand(8, 3, 12, 12)
+    forward, y = ledger.counted(net), net(x).argmax(1)
+    with settled.running(), ledger.phase("attack"):
+        z = x.clone().requires_grad_(True)
+        torch.autograd.grad(forward(z).sum(), z)
+        attack = ATTACKS[kind](eps=0.05, steps=5).bind(net, ledger.counted)
+        stream = Stream(seed=0, purpose="x").at(torch.arange(8))
+        x_adv = attack(lambda z: nn.functional.cross_entropy(forward(z), y, reduction="none"), x, generator=stream)
+    assert not torch.equal(x_adv, x) and float(attack.excess(x, x_adv).max()) <= 1e-6
+
+
 def test_outside_nothing_is_left_of_it(model, source):
     before = evaluate(copy.deepcopy(model), source, [ATTACK]).as_dict()
     with pytest.raises(KeyError), Speed(autocast="bfloat16", compiled=True).settled(CPU).running():
