@@ -109,6 +109,13 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is fast there: CUDA devices before Ampere emulate it."""
+    if device.type != "cuda":
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def pins(device: torch.device) -> bool:
     """Whether batches get there faster from pinned memory."""
     return device.type == "cuda"

@@ -1,6 +1,8 @@
 """Every way to be faster gives what the plain way gives, up to rounding."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -230,6 +232,33 @@ def test_the_moving_average_is_that_of_torch(model, source, monkeypatch):
     monkeypatch.setattr(loop.Loop, "_averaged", lambda self: self.average.update_parameters(self.model))
     theirs = trained(model, source, Speed(), ema=0.9)[0].last
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+class Views(nn.Module):
+    """Looks at memory as channels first."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 6, 3), nn.Linear(216, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).view(len(x), -1))
+
+
+def test_a_model_that_cannot_lie_channels_last_is_left_as_it_is(source, monkeypatch):
+    with pytest.raises(ConfigError, match="channels_last must be false for this model"):
+        trained(Views(), source, Speed(channels_last=True))
+    as_on_cuda = speed.replace(speed.PLAIN, channels_last=True)
+    monkeypatch.setattr(Speed, "settled", lambda self, device, processes=1: as_on_cuda)
+    out, _ = trained(Views(), source, Speed())
+    assert "channels first" in out.events[0]["event"]
+
+
+def test_no_compiled_model_is_kept(model, source):
+    kept = weakref.ref(trained(model, source, Speed(compiled=True))[1])
+    torch._dynamo.reset()
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_cannot_go_together_is_refused():

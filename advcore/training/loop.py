@@ -21,7 +21,7 @@ from advcore.cost import CostLedger
 from advcore.data.augment import none
 from advcore.data.base import thinned
 from advcore.data.fits import check_fits
-from advcore.data.source import as_source, batches_for, chunked
+from advcore.data.source import as_source, batches_for, chunked, first_images
 from advcore.device import peak_memory, random_state, set_random_state
 from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.evaluation.evaluate import evaluate
@@ -120,7 +120,10 @@ class Loop:
         self.plan = settings.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else settings.schedule.budget for epoch in self.plan]
         self.memory = self._remembered()
-        self.speed = settings.speed.settled(self.device, distributed.size())
+        self.speed = settings.speed.suited(model, first_images(model, self.train), distributed.size())
+        if self.speed.channels_last != settings.speed.settled(self.device).channels_last:
+            told = "the model cannot take images that lie channels last; they lie channels first"
+            self.out.events.append({"epoch": 0, "event": told})
         self.parallel = distributed.parallel(self.speed.prepared(model))
         self.optimizer = settings.optimizer.build(model, fused=self.speed.fused)
         self.gate = Gate(self.device) if self.speed.deferred else None

@@ -290,6 +290,9 @@ def refuse_processes(trainer: Trainer) -> None:
         must("minibatch", f"null with {count} processes", "a rule", "its picks are of whole batches; use one process")
         if trainer.minibatch is not None
         else None,
+        must("speed.deferred", f"null or false with {count} processes", True, "one might step while another does not")
+        if trainer.speed.deferred
+        else None,
         at_least(
             "training.batch_size", trainer.batch_size, least, f"{count} processes take {distributed.LEAST} or more each"
         ),
