@@ -53,6 +53,12 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew; it cannot off CUDA."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def free_memory(device: torch.device) -> float | None:
     """Bytes that are free on `device`; None where that is not known."""
     if device.type == "cuda":
