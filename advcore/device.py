@@ -53,6 +53,12 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew; it cannot off CUDA."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def free_memory(device: torch.device) -> float | None:
     """Bytes that are free on `device`; None where that is not known."""
     if device.type == "cuda":
@@ -107,6 +113,13 @@ def release() -> None:
     """Give back the memory that is held for later."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is fast there: CUDA devices before Ampere emulate it."""
+    if device.type != "cuda":
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def pins(device: torch.device) -> bool:

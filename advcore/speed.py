@@ -9,7 +9,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from advcore.errors import must, one_of, require
+from advcore.borrow import borrow
+from advcore.device import has_bfloat16
+from advcore.errors import in_a_line, must, one_of, require
 from advcore.types import settings
 
 AUTOCASTS = ("auto", "none", "bfloat16")
@@ -23,8 +25,8 @@ class Speed:
 
     Parameters
     ----------
-    autocast : precision of the model's passes: "bfloat16", or "none"; "auto" is bfloat16 on CUDA.
-    channels_last : images and weights of convolutions lie channels last; null: on CUDA.
+    autocast : precision of the model's passes: "bfloat16", or "none"; "auto" is bfloat16 on CUDA devices that have it.
+    channels_last : images and weights of convolutions lie channels last; null: on CUDA, if the model can take that.
     compiled : torch.compile of the model's forward; its first passes take long. null: no.
     fused : the optimiser's step as one kernel; null: on CUDA.
     deferred : the device skips steps from the first one on whose loss or gradient is not finite, and the host looks
@@ -52,12 +54,22 @@ class Speed:
         fused = cuda or bool(self.deferred) if self.fused is None else self.fused
         deferred = cuda and fused and processes == 1 if self.deferred is None else self.deferred
         return Speed(
-            autocast=("bfloat16" if cuda else "none") if self.autocast == "auto" else self.autocast,
+            autocast=("bfloat16" if has_bfloat16(device) else "none") if self.autocast == "auto" else self.autocast,
             channels_last=cuda if self.channels_last is None else self.channels_last,
             compiled=bool(self.compiled),
             fused=fused,
             deferred=deferred,
         )
+
+    def suited(self, model: nn.Module, x: Tensor, processes: int = 1) -> "Speed":
+        """`settled`, for a model on the images x: one that looks at memory as channels first (`view`) is left so.
+        Raises ConfigError if `channels_last` was asked for."""
+        found = self.settled(x.device, processes)
+        refused = _refused(model, x) if found.channels_last else None
+        if refused is None:
+            return found
+        require(must("channels_last", "false for this model", True, refused) if self.channels_last else None)
+        return replace(found, channels_last=False)
 
     def prepared(self, model: nn.Module) -> nn.Module:
         """The model itself, its weights laid out as `channels_last` has it."""
@@ -71,6 +83,8 @@ class Speed:
             yield
         finally:
             _now.reset(before)
+            if _now.get() is None:
+                _compiled_of.cache_clear()  # it would keep the models
 
 
 PLAIN = Speed(autocast="none", channels_last=False, compiled=False, fused=False, deferred=False)
@@ -83,9 +97,9 @@ def current() -> Speed:
 
 
 @contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
-    """Passes inside run layer by layer, so that hooks see them."""
-    with replace(current(), compiled=False).running():
+def uncompiled(*, in_full: bool = False) -> Iterator[None]:
+    """Passes inside run layer by layer, so that hooks see them; `in_full`: without autocast too."""
+    with replace(current(), compiled=False, **({"autocast": "none"} if in_full else {})).running():
         yield
 
 
@@ -100,6 +114,18 @@ def passed(model: nn.Module, x: Tensor) -> Tensor:
         logits = call(x)
     half = isinstance(logits, Tensor) and logits.dtype in (torch.bfloat16, torch.float16)
     return logits.float() if half else logits
+
+
+def _refused(model: nn.Module, x: Tensor) -> str | None:
+    """What the model says, its weights and the images x channels last; None if it takes them, and lies so then."""
+    try:
+        model.to(memory_format=torch.channels_last)
+        with borrow(model, training=False), torch.no_grad():
+            model(x.clone(memory_format=torch.channels_last))
+    except RuntimeError as error:
+        model.to(memory_format=torch.contiguous_format)
+        return in_a_line(error)
+    return None
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ The record goes to FOLDER/gpu.json; the page, benchmarks/gpu.md, is made of a CU
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -18,10 +19,9 @@ from solver_rows import imagenet_class, synthetic
 from torch import nn
 
 from advcore.attacks import LinfPGD
-from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
-from advcore.device import between, mark, peak_memory, wait
+from advcore.device import between, forget_peak, mark, peak_memory, wait
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.models import MODELS
@@ -38,10 +38,14 @@ from advcore.training.step import Gate, Learner, step
 
 HERE = Path(__file__).parent
 PAGE, RECORDS = HERE / "gpu.md", HERE / "records"
-EPS, STEPS = 8 / 255, 10
+EPS, STEPS, LR = 8 / 255, 10, 1e-3
 ATTACK = LinfPGD(eps=EPS, step_size=2 / 255, steps=STEPS)
+FLOAT32 = "ours, float32"
 LADDER = {
-    "ours, float32": Speed(autocast="none", channels_last=False, fused=False, deferred=False),
+    FLOAT32: Speed(autocast="none", channels_last=False, fused=False, deferred=False),
+    "+ TF32": Speed(
+        autocast="none", channels_last=False, fused=False, deferred=False
+    ),  # in convolutions, as torch has it
     "+ channels last": Speed(autocast="none", channels_last=True, fused=False, deferred=False),
     "+ bfloat16": Speed(autocast="bfloat16", channels_last=True, fused=False, deferred=False),
     "+ fused step": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=False),
@@ -76,10 +80,20 @@ def per_second(work: Callable[[], object], examples: int, device: torch.device, 
     return sorted(found[1:])[1]
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 def published(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
     """A step as published codes do it: float32 without TF32, channels first, parameters that ask for gradients in the
     attack too, a mean loss, and the loss read after each step."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
 
     def once() -> float:
         model.eval()
@@ -105,7 +119,7 @@ def ours(model: nn.Module, x: torch.Tensor, y: torch.Tensor, speed: Speed) -> Ca
         model=model,
         objective=Pgd(),
         attack=ATTACK,
-        optimizer=SGD(lr=0.1).build(model, fused=speed.fused),
+        optimizer=SGD(lr=LR).build(model, fused=speed.fused),
         ledger=CostLedger(),
         gate=Gate(x.device) if speed.deferred else None,
     )
@@ -118,12 +132,12 @@ def passes_alone(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable
     """The floor: as many forward and backward passes, and nothing between them."""
 
     def once() -> None:
-        with borrow(model, training=False):
-            for _ in range(STEPS):
-                z = x.detach().requires_grad_(True)
-                torch.autograd.grad(F.cross_entropy(passed(model, z), y, reduction="sum"), z)
-        model.train()
         model.zero_grad(set_to_none=True)
+        model.eval().requires_grad_(False)
+        for _ in range(STEPS):
+            z = x.detach().requires_grad_(True)
+            torch.autograd.grad(F.cross_entropy(passed(model, z), y, reduction="sum"), z)
+        model.train().requires_grad_(True)
         F.cross_entropy(passed(model, x), y).backward()
 
     return once
@@ -134,15 +148,13 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
     device, batch, repeats = options.device, 16 if options.quick else 128, 1 if options.quick else 8
     for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
         _, x, y = next(pictures(batch, device).batches([torch.arange(batch)]))
-        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        plain = per_second(published(network(name, device, options.quick), x, y), batch, device, repeats)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        with without_tf32():
+            plain = per_second(published(network(name, device, options.quick), x, y), batch, device, repeats)
         yield {"model": name, "way": "published loop", "batch": batch, "per_second": plain}
         for way, asked in LADDER.items():
             speed = asked.settled(device)
             model = speed.prepared(network(name, device, options.quick))
-            with speed.running():
+            with speed.running(), without_tf32() if way == FLOAT32 else nullcontext():
                 found = per_second(ours(model, x, y, speed), batch, device, repeats)
                 floor = per_second(passes_alone(model, x, y), batch, device, repeats)
             yield {"model": name, "way": way, "batch": batch, "per_second": found, "floor": floor}
@@ -154,7 +166,8 @@ def select(options: argparse.Namespace) -> Iterator[dict]:
     source = pictures(n, device)
     for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
         for chunk in (32,) if options.quick else (256, 1024):
-            for way, speed in {"float32": PLAIN, "default": Speed().settled(device)}.items():
+            for way, speed in {"float32, TF32": PLAIN, "default": Speed().settled(device)}.items():
+                forget_peak(device)
                 model, ledger = speed.prepared(network(name, device, options.quick)), CostLedger()
                 how = {"objective": Trades(), "attack": ATTACK, "chunk_size": chunk}
                 with speed.running():
@@ -183,9 +196,11 @@ def solve(options: argparse.Namespace) -> Iterator[dict]:
     for shape, (classes, n, features, budget) in shapes.items():
         for solver in ("gradmatch", "craig"):
             made = 0.0
+            forget_peak(options.device)
 
             def load(label: int, c=classes, n=n, d=features):
                 nonlocal made
+                wait(options.device)  # what solves asked for is theirs
                 started = time.perf_counter()
                 kind = (
                     imagenet_class(label, n, classes=c, features=d)

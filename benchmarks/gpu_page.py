@@ -51,7 +51,7 @@ def section(found: dict[str, list[RunRecord]], which: str = "last") -> str:
 
 def text(groups: dict[str, dict[str, list[RunRecord]]]) -> str:
     """The page: `groups` are the suites' records by method."""
-    lines = ["# CIFAR-10 at full size", ""]
+    lines = ["# CIFAR-10 (JPEG copies) at full size", ""]
     for suite, found in groups.items():
         any_one = next(iter(found.values()))[0]
         n = any_one.final["last"]["attacks"][0]["n"]

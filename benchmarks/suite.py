@@ -286,6 +286,8 @@ def main(suite: str, part: str = "0/1", seconds: str = "inf", *changes: str) -> 
 
 def _run(experiment: str, changes: list[str], record: Path, until: float) -> bool:
     """Whether the run came to its end before the clock said `until`."""
+    if time.monotonic() >= until:
+        return False
     file = HERE.parent / "experiments" / f"{experiment}.yaml"
     sets = [part for change in changes for part in ("--set", change)]
     folder = HERE.parent / "runs" / "suites" / record.parent.name / record.stem

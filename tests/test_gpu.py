@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from advcore import AdversarialCoreset
 from advcore.attacks import L2PGD, LinfPGD
@@ -13,6 +14,7 @@ from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
 from advcore.data.source import Resident
 from advcore.errors import NonFiniteError
+from advcore.files import pack, unpack
 from advcore.gradients import GRADIENTS
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.minibatch import RULES
@@ -24,7 +26,7 @@ from advcore.selection.partition import PARTITIONS
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch
 from advcore.speed import PLAIN, Speed
-from advcore.training import SGD
+from advcore.training import SGD, Adam
 from advcore.training.loop import Listener
 from advcore.training.step import Gate
 from advcore.training.trainer import Trainer
@@ -229,13 +231,17 @@ def test_every_way_to_be_fast_trains_to_the_accuracy_of_the_plain_one(model, sou
     assert all(seconds >= 0 for seconds in fast.ledger.seconds.values()) and fast.ledger.seconds["attack"] > 0
 
 
-def test_no_step_waits_for_the_device(model, source):
+@pytest.mark.parametrize("rule", [None, *RULES])
+def test_no_step_waits_for_the_device(model, source, rule):
     """Between the second and the last step of an epoch nothing is read back."""
+    settings = {} if rule in (None, "random_mix") else {"warm_up": 0}
     own = Resident(source._images, source.labels(), "cuda")
     made = Trainer(
-        objective=Trades(),
+        objective=Pgd() if rule else Trades(),
         attack=LinfPGD(eps=0.05, steps=2),
-        schedule=Schedule(epochs=1),
+        minibatch=rule and RULES[rule](**settings),
+        ema=0.9,
+        schedule=Schedule(epochs=2),
         optimizer=SGD(lr=0.05),
         batch_size=16,
     )
@@ -247,6 +253,19 @@ def test_no_step_waits_for_the_device(model, source):
         made.fit(model.cuda(), own, seed=0, listener=Listener(on_progress=on_progress))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.05), Adam(lr=0.01)], ids=["sgd", "adam"])
+def test_a_run_from_a_file_goes_on(model, source, optimizer):
+    """A fused step refuses moments that do not lie as their weights do."""
+    own, states = Resident(source._images.expand(-1, 3, -1, -1), source.labels(), "cuda"), []
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+    how = {"objective": Pgd(), "attack": LinfPGD(eps=0.05, steps=2), "schedule": Schedule(epochs=3)}
+    made = Trainer(**how, optimizer=optimizer, batch_size=16, ema=0.9)
+    listener = Listener(on_checkpoint=lambda state: states.append(unpack(pack(state()))))
+    whole = made.fit(copy.deepcopy(net).cuda(), own, seed=0, listener=listener)
+    again = made.fit(copy.deepcopy(net).cuda(), own, seed=0, resume=states[1])
+    assert again.epochs[2]["loss"] == pytest.approx(whole.epochs[2]["loss"], rel=0.05)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

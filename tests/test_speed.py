@@ -1,22 +1,28 @@
 """Every way to be faster gives what the plain way gives, up to rounding."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from advcore import AdversarialCoreset, Trainer, evaluate, speed
 from advcore.attacks import ATTACKS, LinfPGD
 from advcore.cost import CostLedger
+from advcore.data.source import Resident
 from advcore.errors import ConfigError, NonFiniteError
+from advcore.files import pack, unpack
 from advcore.gradients.last_layer import last_layer_rows
+from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.speed import Speed, passed
-from advcore.training import SGD, Adam
+from advcore.training import SGD, Adam, loop
 from advcore.training.loop import Listener
 from advcore.training.step import Gate
 
@@ -118,6 +124,27 @@ def test_an_attack_so_stays_in_its_ball_and_logits_are_float32(model, source, wa
     assert float(attack.excess(x, x_adv).max()) <= 1e-6 and 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["ppgd", "lpa"])
+def test_a_perceptual_attack_so_stays_in_its_ball(way, kind):
+    """Also after passes that were compiled without the hooks that it reads activations by."""
+    settled, ledger = WAYS[way][0].settled(CPU), CostLedger()
+    torch.manual_seed(0)
+    convs = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
+    net = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval().requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.mul_(4)
+    x = torch.rand(8, 3, 12, 12)
+    forward, y = ledger.counted(net), net(x).argmax(1)
+    with settled.running(), ledger.phase("attack"):
+        z = x.clone().requires_grad_(True)
+        torch.autograd.grad(forward(z).sum(), z)
+        attack = ATTACKS[kind](eps=0.05, steps=5).bind(net, ledger.counted)
+        stream = Stream(seed=0, purpose="x").at(torch.arange(8))
+        x_adv = attack(lambda z: nn.functional.cross_entropy(forward(z), y, reduction="none"), x, generator=stream)
+    assert not torch.equal(x_adv, x) and float(attack.excess(x, x_adv).max()) <= 1e-6
+
+
 def test_outside_nothing_is_left_of_it(model, source):
     before = evaluate(copy.deepcopy(model), source, [ATTACK]).as_dict()
     with pytest.raises(KeyError), Speed(autocast="bfloat16", compiled=True).settled(CPU).running():
@@ -133,6 +160,105 @@ def test_the_defaults_of_the_cpu_are_the_plain_way_and_cudas_are_not():
     )
     assert not Speed().settled(torch.device("cuda"), 2).deferred
     assert Speed(deferred=True).settled(CPU).fused
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.05), Adam(lr=0.01)], ids=["sgd", "adam"])
+@pytest.mark.parametrize("way", QUICK)
+def test_a_run_from_a_file_goes_on_to_the_same_bits(source, way, optimizer):
+    """Files know no memory format; a fused step goes through memory as it lies."""
+    torch.manual_seed(0)
+    images = source._images.expand(-1, 3, -1, -1)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+    how = {"objective": Pgd(), "attack": ATTACK, "optimizer": optimizer, "schedule": Schedule(epochs=3), "ema": 0.9}
+    made, states = Trainer(**how, batch_size=16, speed=WAYS[way][0]), []
+    listener = Listener(on_checkpoint=lambda state: states.append(unpack(pack(state()))))
+    whole = made.fit(copy.deepcopy(net), Resident(images, source.labels()), listener=listener)
+    again = made.fit(copy.deepcopy(net), Resident(images, source.labels()), resume=states[0])
+    assert all(torch.equal(again.last[name], value) for name, value in whole.last.items())
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.05), Adam(lr=0.01)], ids=["sgd", "adam"])
+def test_a_state_of_another_device_goes_on_in_this_ones_way(model, source, optimizer):
+    how = {"objective": Pgd(), "attack": ATTACK, "optimizer": optimizer, "schedule": Schedule(epochs=3)}
+    ends = []
+    for one, other in ((Speed(), Speed()), (Speed(), Speed(deferred=True)), (Speed(deferred=True), Speed())):
+        states = []
+        listener = Listener(on_checkpoint=lambda state, states=states: states.append(state()))
+        Trainer(**how, batch_size=16, speed=one).fit(copy.deepcopy(model), source, listener=listener)
+        out = Trainer(**how, batch_size=16, speed=other).fit(copy.deepcopy(model), source, resume=states[0])
+        ends.append(out.last)
+    for last in ends[1:]:
+        for name, value in ends[0].items():
+            torch.testing.assert_close(last[name], value, rtol=0.02, atol=0.02)
+
+
+class Waits(TorchDispatchMode):
+    """What would read from a CUDA device, while `on`."""
+
+    def __init__(self):
+        super().__init__()
+        self.on, self.found = False, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        masks = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if self.on and (masks or name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", [None, *RULES])
+def test_no_step_asks_the_device_for_a_number(model, source, rule, monkeypatch):
+    """Between the second and the last step of an epoch; on a GPU each question is a wait."""
+    settings = {} if rule in (None, "random_mix") else {"warm_up": 0}
+    made = Trainer(
+        objective=Pgd(),
+        attack=ATTACK,
+        minibatch=rule and RULES[rule](**settings),
+        schedule=Schedule(epochs=2),
+        optimizer=SGD(lr=0.02),
+        batch_size=16,
+        clip_norm=1.0,
+        speed=Speed(autocast="bfloat16", channels_last=True, deferred=True),
+    )
+    with Waits() as waits:
+        listener = Listener(on_progress=lambda phase, done, total: setattr(waits, "on", 1 <= done < total - 1))
+        made.fit(model, source, listener=listener)
+    assert waits.found == []
+
+
+def test_the_moving_average_is_that_of_torch(model, source, monkeypatch):
+    ours = trained(model, source, Speed(), ema=0.9)[0].last
+    monkeypatch.setattr(loop.Loop, "_averaged", lambda self: self.average.update_parameters(self.model))
+    theirs = trained(model, source, Speed(), ema=0.9)[0].last
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+class Views(nn.Module):
+    """Looks at memory as channels first."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 6, 3), nn.Linear(216, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).view(len(x), -1))
+
+
+def test_a_model_that_cannot_lie_channels_last_is_left_as_it_is(source, monkeypatch):
+    with pytest.raises(ConfigError, match="channels_last must be false for this model"):
+        trained(Views(), source, Speed(channels_last=True))
+    as_on_cuda = speed.replace(speed.PLAIN, channels_last=True)
+    monkeypatch.setattr(Speed, "settled", lambda self, device, processes=1: as_on_cuda)
+    out, _ = trained(Views(), source, Speed())
+    assert "channels first" in out.events[0]["event"]
+
+
+def test_no_compiled_model_is_kept(model, source):
+    kept = weakref.ref(trained(model, source, Speed(compiled=True))[1])
+    torch._dynamo.reset()
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_cannot_go_together_is_refused():

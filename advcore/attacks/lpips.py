@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
 from advcore.errors import ConfigError, must
+from advcore.speed import uncompiled
 from advcore.types import Loss
 
 _NORM = 1e-10  # added to a pixel's activation norm (PAT, distances.py)
@@ -108,7 +109,7 @@ class Embedder:
         return found + _nothing(logits.sum(1))
 
     def _caught(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        with caught(self._network, self._layers) as seen:
+        with caught(self._network, self._layers) as seen, uncompiled(in_full=True):  # a ball is not held in bfloat16
             out = run()
         if not seen() or (self._layers and len(seen()) != len(self._layers)):
             raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self._layers, "name others"))

@@ -66,7 +66,7 @@ def drawn(preferences: Tensor, k: int, generator: Stream, how: str = "multinomia
     keys = log_p - (-noise.log()).log()
     order = torch.argsort(keys, descending=True, stable=True)
     positions = order[:k].sort().values
-    kappa = keys[order[k]] if k < size else keys.new_tensor(float("-inf"))
+    kappa = keys[order[k : k + 1]] if k < size else torch.full_like(keys[:1], float("-inf"))
     kept = -torch.expm1(-(log_p[positions] - kappa).exp())
     return Picked(positions, (k / (size * kept)).float(), entropy)
 

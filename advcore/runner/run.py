@@ -20,7 +20,7 @@ from advcore import distributed
 from advcore.adversary import bound
 from advcore.cost import CostLedger
 from advcore.data.base import Data, thinned
-from advcore.data.source import Resident, chunked
+from advcore.data.source import Resident, chunked, first_images
 from advcore.device import name as device_name
 from advcore.device import peak_memory
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnsafeFileError, must, require
@@ -482,8 +482,9 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
 
 
 def _speed(prepared: Prepared) -> Speed:
-    """As the device has it."""
-    return prepared.trainer.speed.settled(prepared.data.train.device, distributed.size())
+    """As the device and the model have it."""
+    images = first_images(prepared.model, prepared.data.train)
+    return prepared.trainer.speed.suited(prepared.model, images, distributed.size())
 
 
 def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:

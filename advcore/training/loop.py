@@ -21,7 +21,7 @@ from advcore.cost import CostLedger
 from advcore.data.augment import none
 from advcore.data.base import thinned
 from advcore.data.fits import check_fits
-from advcore.data.source import as_source, batches_for, chunked
+from advcore.data.source import as_source, batches_for, chunked, first_images
 from advcore.device import peak_memory, random_state, set_random_state
 from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.evaluation.evaluate import evaluate
@@ -120,7 +120,10 @@ class Loop:
         self.plan = settings.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else settings.schedule.budget for epoch in self.plan]
         self.memory = self._remembered()
-        self.speed = settings.speed.settled(self.device, distributed.size())
+        self.speed = settings.speed.suited(model, first_images(model, self.train), distributed.size())
+        if self.speed.channels_last != settings.speed.settled(self.device).channels_last:
+            told = "the model cannot take images that lie channels last; they lie channels first"
+            self.out.events.append({"epoch": 0, "event": told})
         self.parallel = distributed.parallel(self.speed.prepared(model))
         self.optimizer = settings.optimizer.build(model, fused=self.speed.fused)
         self.gate = Gate(self.device) if self.speed.deferred else None
@@ -257,9 +260,7 @@ class Loop:
             self.place.total = sum(totals) if distributed.first() else 0.0
         self.steps_done = state["steps_done"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(
-            optimizer | {"state": {int(key): own for key, own in optimizer["state"].items()}}
-        )
+        _restore_optimizer(self.optimizer, optimizer)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.rule.restore(state["rule"])
@@ -436,9 +437,19 @@ class Loop:
         )
 
     def _averaged(self) -> None:
-        """After each optimiser step."""
-        if self.average is not None:
+        """After each optimiser step. From the second on without AveragedModel's own way, which sends its count to the
+        device each time, and waits for that."""
+        if self.average is None:
+            return
+        if int(self.average.n_averaged) == 0:  # on the CPU
             self.average.update_parameters(self.model)
+            return
+        pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+        for own, new in zip(_tensors(self.average.module), _tensors(self.model), strict=True):
+            pairs.setdefault(own.dtype, []).append((own, new))
+        for alike in pairs.values():
+            self.average.multi_avg_fn(*map(list, zip(*alike, strict=True)), None)
+        self.average.n_averaged += 1
 
     def _batches(self, i: int, epoch: Epoch) -> list[Tensor]:
         """This epoch's batches of indices: shuffled examples, or whole blocks in random order."""
@@ -523,6 +534,26 @@ def collapsed(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 def _copy(model: nn.Module) -> State:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """Its parameters and buffers."""
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """What `state_dict` gave; how to step (fused or not) and how tensors lie are the optimiser's and its weights' own:
+    files know no layout, and a fused step goes through memory as it lies."""
+    mine = optimizer.state_dict()["param_groups"]
+    groups = [
+        theirs | {how: own[how] for how in ("foreach", "fused") if how in own}
+        for theirs, own in zip(state["param_groups"], mine, strict=True)
+    ]
+    optimizer.load_state_dict({"param_groups": groups, "state": {int(key): own for key, own in state["state"].items()}})
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape == parameter.shape:
+                held[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _copied(tree: Any) -> Any:

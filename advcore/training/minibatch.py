@@ -179,8 +179,10 @@ class OfUpdates(Plain):
         x, y, size = batch.x, batch.y, len(batch.y)
         if self.rule.reads is None:
             kept = self.rule.keep(self.part, None, batch.rule)
-            moved = kept[kept >= size] - size
-            images = torch.cat([x[kept[kept < size]], learner.perturbed(x[moved], y[moved], batch.attack.take(moved))])
+            attacked = self.rule.attacked(size)  # known, so that the device need not be asked
+            plain, moved = kept.split([len(kept) - attacked, attacked])
+            moved = moved - size
+            images = torch.cat([x[plain], learner.perturbed(x[moved], y[moved], batch.attack.take(moved))])
         else:
             both = torch.cat([x, learner.perturbed(x, y, batch.attack)])
             with _scoring(learner, y.device):

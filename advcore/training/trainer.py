@@ -297,6 +297,9 @@ def refuse_processes(trainer: Trainer) -> None:
         )
         if isinstance(trainer.minibatch, UpdateSubset)
         else None,
+        must("speed.deferred", f"null or false with {count} processes", True, "one might step while another does not")
+        if trainer.speed.deferred
+        else None,
         at_least(
             "training.batch_size", trainer.batch_size, least, f"{count} processes take {distributed.LEAST} or more each"
         ),

@@ -35,7 +35,7 @@ def test_speed_up_and_gaps_by_hand(benchmark):
     assert "| -2.0 ± 4.4 | +3.0 ± 4.4 | 100 | 2.00 | 0.50 |" in chosen
     assert "| -5.0 ± 4.4 | – | 90 | 2.22 |" in drawn
     told = page.text({"cifar10-gpu-trades": found})
-    assert "1000 test images" in told and "a device" in told
+    assert "1000 test images" in told and "CIFAR-10 (JPEG copies)" in told and "a device" in told
 
 
 @pytest.mark.slow
