@@ -24,6 +24,7 @@ from advcore.solvers import GradMatch
 from advcore.speed import Speed, passed
 from advcore.training import SGD, Adam, loop
 from advcore.training.loop import Listener
+from advcore.training.lr import Constant
 from advcore.training.step import Gate
 
 CPU, ATTACK = torch.device("cpu"), LinfPGD(eps=0.1, steps=3)
@@ -331,6 +332,25 @@ def test_a_deferred_loss_that_is_not_finite_is_neither_applied_nor_saved(model, 
         made.fit(model, source, seed=0, listener=listener)
     assert saved and all(torch.isfinite(v).all() for state in saved for v in state["model"].values())
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_weights_that_a_last_step_makes_infinite_are_not_told_as_a_state(model, source, deferred):
+    """Loss and gradient are finite; there is no validation that would fail."""
+    told = []
+    made = Trainer(
+        objective=Pgd(),
+        attack=ATTACK,
+        optimizer=SGD(lr=3e38, weight_decay=10.0),
+        lr_schedule=Constant(),
+        schedule=Schedule(epochs=1),
+        batch_size=96,
+        speed=Speed(deferred=deferred),
+    )
+    listener = Listener(on_state=lambda name, state, entry: told.append(name))
+    with pytest.raises(NonFiniteError, match="after epoch 0; nothing of it was saved"):
+        made.fit(model, source, listener=listener)
+    assert not told
 
 
 @pytest.fixture
