@@ -295,6 +295,22 @@ def test_from_the_first_step_on_that_is_not_finite_none_is_applied(kind, bad):
         gate.look()
 
 
+@pytest.mark.parametrize("kind", [SGD(lr=0.1), SGD(lr=0.1, nesterov=True), Adam(lr=0.1)], ids=str)
+def test_a_weight_may_see_its_first_gradient_later_than_another(kind):
+    ends = []
+    for fused in (False, True):
+        model = nn.Linear(3, 2)
+        nn.init.ones_(model.weight), nn.init.ones_(model.bias)
+        optimizer = kind.build(model, fused=fused)
+        for _ in range(3):
+            model.weight.grad = torch.full((2, 3), 0.5)
+            optimizer.step()
+            model.bias.grad = torch.full((2,), 0.25)
+        ends.append([p.detach().clone() for p in model.parameters()])
+    for plain, fast in zip(*ends, strict=True):
+        torch.testing.assert_close(fast, plain)
+
+
 def test_a_gate_looks_by_itself_now_and_then():
     model = nn.Linear(3, 2)
     gate = Gate(CPU)
