@@ -24,6 +24,7 @@ from advcore.solvers import GradMatch
 from advcore.speed import Speed, passed
 from advcore.training import SGD, Adam, loop
 from advcore.training.loop import Listener
+from advcore.training.lr import Constant
 from advcore.training.step import Gate
 
 CPU, ATTACK = torch.device("cpu"), LinfPGD(eps=0.1, steps=3)
@@ -294,6 +295,22 @@ def test_from_the_first_step_on_that_is_not_finite_none_is_applied(kind, bad):
         gate.look()
 
 
+@pytest.mark.parametrize("kind", [SGD(lr=0.1), SGD(lr=0.1, nesterov=True), Adam(lr=0.1)], ids=str)
+def test_a_weight_may_see_its_first_gradient_later_than_another(kind):
+    ends = []
+    for fused in (False, True):
+        model = nn.Linear(3, 2)
+        nn.init.ones_(model.weight), nn.init.ones_(model.bias)
+        optimizer = kind.build(model, fused=fused)
+        for _ in range(3):
+            model.weight.grad = torch.full((2, 3), 0.5)
+            optimizer.step()
+            model.bias.grad = torch.full((2,), 0.25)
+        ends.append([p.detach().clone() for p in model.parameters()])
+    for plain, fast in zip(*ends, strict=True):
+        torch.testing.assert_close(fast, plain)
+
+
 def test_a_gate_looks_by_itself_now_and_then():
     model = nn.Linear(3, 2)
     gate = Gate(CPU)
@@ -331,6 +348,25 @@ def test_a_deferred_loss_that_is_not_finite_is_neither_applied_nor_saved(model, 
         made.fit(model, source, seed=0, listener=listener)
     assert saved and all(torch.isfinite(v).all() for state in saved for v in state["model"].values())
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_weights_that_a_last_step_makes_infinite_are_not_told_as_a_state(model, source, deferred):
+    """Loss and gradient are finite; there is no validation that would fail."""
+    told = []
+    made = Trainer(
+        objective=Pgd(),
+        attack=ATTACK,
+        optimizer=SGD(lr=3e38, weight_decay=10.0),
+        lr_schedule=Constant(),
+        schedule=Schedule(epochs=1),
+        batch_size=96,
+        speed=Speed(deferred=deferred),
+    )
+    listener = Listener(on_state=lambda name, state, entry: told.append(name))
+    with pytest.raises(NonFiniteError, match="after epoch 0; nothing of it was saved"):
+        made.fit(model, source, listener=listener)
+    assert not told
 
 
 @pytest.fixture

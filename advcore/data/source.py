@@ -6,7 +6,7 @@ that were given.
 
 import operator
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -108,6 +108,15 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
             f"labels must be whole numbers in 0..{num_classes - 1}, got {int(y[first])} at example "
             f"{int(indices[first])}; renumber the labels, or use a model and data.num_classes with more classes"
         )
+
+
+def label_check(source: Source, num_classes: int) -> Callable[[Tensor, Tensor], None]:
+    """`check_labels` for batches of the source: done here at once where the labels are known, so that no batch has to
+    wait for the device."""
+    if source.class_counts() is None:
+        return lambda y, indices: check_labels(y, indices, num_classes)
+    check_labels(source.labels(), torch.arange(len(source)), num_classes)
+    return lambda y, indices: None
 
 
 class Resident:

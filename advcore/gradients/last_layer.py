@@ -12,7 +12,7 @@ from advcore.adversary import bound, passes, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
-from advcore.data.source import Source, batches_for, check_labels, chunked, first_images
+from advcore.data.source import Source, batches_for, chunked, first_images, label_check
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measured
 from advcore.models.base import find_head, tapped
@@ -81,6 +81,7 @@ def last_layer_rows(
     labels, done = [], 0
     with borrow(model, training=False):
         layer = find_head(model, first_images(model, source), head)
+    check = label_check(source, layer.out_features)
     if kind != "weight" and layer.bias is None:
         if kind == "bias":
             raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
@@ -92,7 +93,7 @@ def last_layer_rows(
         def found() -> Iterator[tuple[Tensor, ...]]:
             """Of each chunk: labels, then residuals and features of each forward pass."""
             for indices, x, y in batches_for(model, source, distributed.own(chunks)):
-                check_labels(y, indices, layer.out_features)
+                check(y, indices)
                 with ledger.phase("attack", device):
                     batch = (x, y, stream.at(indices))
                     work = partial(_piece, ledger, forward, tap, objective, attack, batch)

@@ -11,7 +11,7 @@ from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
-from advcore.data.source import Source, batches_for, check_labels, chunked, first_images
+from advcore.data.source import Source, batches_for, chunked, first_images, label_check
 from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measured, clean_and_attacked
 from advcore.gradients.last_layer import residuals
 from advcore.models.base import find_head, tapped
@@ -86,6 +86,7 @@ def scored(
     chunks, pieces = chunked(torch.arange(len(source)), chunk_size), Pieces(chunk_size)
     with borrow(model, training=False):
         layer = find_head(model, first_images(model, source), head)
+        check = label_check(source, layer.out_features)
         with ledger.phase("scoring", source.device), tapped(layer) as tap:
             forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
 
@@ -100,7 +101,7 @@ def scored(
 
             def found() -> Iterator[tuple[Tensor, Tensor]]:
                 for indices, x, y in batches_for(model, source, distributed.own(chunks)):
-                    check_labels(y, indices, layer.out_features)
+                    check(y, indices)
                     yield torch.cat(pieces.over(len(y), partial(work, indices, x, y))), y
 
             values, labels = distributed.combined(chunks, found())

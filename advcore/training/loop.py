@@ -191,6 +191,8 @@ class Loop:
                 where = f"in a training step of {self.settings.batch_size} images with {type(self.model).__name__}"
                 with advised(where, "lower training.batch_size, or use a smaller model"):
                     self._steps(i, epoch)
+            if not all(bool(torch.isfinite(value).all()) for value in self._judged().state_dict().values()):
+                raise NonFiniteError(f"the weights are NaN or infinite after epoch {i}; nothing of it was saved")
             if epoch.action == "full" and self.settings.scored and not place.scored:
                 with ledger.undone_on_error():
                     self.scores.add(self._score(self.model, ledger))
@@ -204,8 +206,6 @@ class Loop:
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
         self.out.epochs.append(place.entry)
         self.place = Place(epoch=i + 1)
-        if not all(bool(torch.isfinite(value).all()) for value in self.model.state_dict().values()):
-            raise NonFiniteError(f"the weights are NaN or infinite after epoch {i}; nothing of it was saved")
         self.listener.on_epoch(place.entry, self.out)
         self.listener.on_model(self.model)
         if (i + 1) % self.listener.period == 0 or i + 1 == len(self.plan):

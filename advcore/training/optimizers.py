@@ -32,7 +32,7 @@ class SGD:
         )
 
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
+        made = torch.optim.SGD(
             model.parameters(),
             self.lr,
             momentum=self.momentum,
@@ -40,6 +40,10 @@ class SGD:
             nesterov=self.nesterov,
             fused=fused or None,
         )
+        for parameter in model.parameters() if fused and self.momentum else ():
+            # torch's fused step fails where a weight's first gradient comes after another's; the first step is the same
+            made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return made
 
 
 @settings

@@ -24,7 +24,7 @@ from advcore.selection.schedule import Schedule
 from advcore.signals import Stopped
 from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, ByBudget
-from advcore.training.loop import Listener
+from advcore.training.loop import Listener, Loop
 from advcore.training.trainer import Trainer
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
@@ -200,16 +200,16 @@ def test_another_runs_state_is_refused(net, source):
 @pytest.mark.case("C3")
 def test_weights_that_are_not_finite_are_not_saved(net, source, monkeypatch):
     """The last step of an epoch breaks a weight; what was saved is the epoch before."""
-    states, made = [], trainer()
+    states, told, made, whole = [], [], trainer(), Loop._steps
 
-    def on_epoch(entry, so_far):
-        if entry["epoch"] == 1:
-            monkeypatch.setattr("advcore.training.loop.Loop._judge", broken)
+    def broken(self, i, epoch):
+        whole(self, i, epoch)
+        if i == 2:
+            next(self.model.parameters()).data[0] = float("nan")
 
-    def broken(self, entry):
-        next(self.model.parameters()).data[0] = float("nan")
-
-    listener = Listener(on_epoch=on_epoch, on_checkpoint=lambda state: states.append(state()))
+    monkeypatch.setattr(Loop, "_steps", broken)
+    on_state = lambda name, state, entry: told.append(entry["epoch"])  # noqa: E731
+    listener = Listener(on_state=on_state, on_checkpoint=lambda state: states.append(state()))
     with pytest.raises(NonFiniteError, match="after epoch 2"):
         fit(made, net, source, listener)
-    assert [state["place"]["epoch"] for state in states] == [1, 2]
+    assert [state["place"]["epoch"] for state in states] == [1, 2] and set(told) == {0, 1}
