@@ -9,8 +9,8 @@ PAGES = {"cifar10-gpu-trades": "TRADES", "cifar10-gpu-linf": "linf PGD adversari
 
 
 def seconds(record: RunRecord) -> float:
-    """Of training and selection, without evaluation."""
-    return sum(phase["seconds"] for name, phase in record.ledger.items() if name != "evaluation")
+    """Of all epochs by the clock: training and selection, reading and augmentation, and the probe after each."""
+    return sum(epoch["seconds"] for epoch in record.epochs)
 
 
 def gap(one: dict, other: dict) -> str:
@@ -59,7 +59,7 @@ def text(groups: dict[str, dict[str, list[RunRecord]]]) -> str:
             f"## {PAGES[suite]}",
             "",
             f"ResNet-18, 40 epochs, one seed, checkpoint `last`, {n} test images, device "
-            f"{any_one.environment['device']}. Seconds are those of training and selection; gaps are of the first "
+            f"{any_one.environment['device']}. Seconds are those of the epochs, selections and probes included; gaps are of the first "
             "attack's accuracy, in points.",
             "",
             section(found),

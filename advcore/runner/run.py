@@ -22,7 +22,7 @@ from advcore.cost import CostLedger
 from advcore.data.base import Data, thinned
 from advcore.data.source import Resident, chunked, first_images
 from advcore.device import name as device_name
-from advcore.device import peak_memory
+from advcore.device import full_float32, peak_memory
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnsafeFileError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
@@ -449,9 +449,9 @@ def with_suite(config: RunConfig, suite: str) -> RunConfig:
 
 
 def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str, **how: Any) -> Evaluation:
-    """Accuracies on the test set as the run file asks for them; `how` goes to `evaluate`."""
+    """Accuracies on the test set as the run file asks for them, in float32; `how` goes to `evaluate`."""
     settings = prepared.config.evaluation
-    return evaluate(
+    return full_float32()(evaluate)(
         prepared.model,
         prepared.data.test,
         settings.attacks,

@@ -125,7 +125,7 @@ class Loop:
             told = "the model cannot take images that lie channels last; they lie channels first"
             self.out.events.append({"epoch": 0, "event": told})
         self.parallel = distributed.parallel(self.speed.prepared(model))
-        self.optimizer = settings.optimizer.build(model, fused=self.speed.fused)
+        self.optimizer = settings.optimizer.build(model, **({"fused": True} if self.speed.fused else {}))
         self.gate = Gate(self.device) if self.speed.deferred else None
         decay = settings.ema
         self.average = (
@@ -203,6 +203,7 @@ class Loop:
             place.seconds = time.perf_counter() - started
             raise
         distributed.merge(ledger)
+        ledger.seconds  # noqa: B018 - read once an epoch, so that no events pile up
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
         self.out.epochs.append(place.entry)
         self.place = Place(epoch=i + 1)
