@@ -91,8 +91,8 @@ def without_tf32() -> Iterator[None]:
 
 
 def published(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
-    """A step as published codes do it: float32 without TF32, channels first, a mean loss, which is read after each step.
-    Kinder than some: the attack asks for the images' gradients alone."""
+    """A step as published codes do it: float32 without TF32, channels first, a mean loss, read after each step. Kinder
+    than some: the attack asks for the images' gradients alone."""
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
 
     def once() -> float:

@@ -59,8 +59,8 @@ def text(groups: dict[str, dict[str, list[RunRecord]]]) -> str:
             f"## {PAGES[suite]}",
             "",
             f"ResNet-18, 40 epochs, one seed, checkpoint `last`, {n} test images, device "
-            f"{any_one.environment['device']}. Seconds are those of the epochs, selections and probes included; gaps are of the first "
-            "attack's accuracy, in points.",
+            f"{any_one.environment['device']}. Seconds are those of the epochs, with selections and probes; gaps are "
+            "of the first attack's accuracy, in points.",
             "",
             section(found),
             "",

@@ -21,8 +21,8 @@ from advcore.adversary import bound
 from advcore.cost import CostLedger
 from advcore.data.base import Data, thinned
 from advcore.data.source import Resident, chunked, first_images
-from advcore.device import name as device_name
 from advcore.device import full_float32, peak_memory
+from advcore.device import name as device_name
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnsafeFileError, must, require
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
