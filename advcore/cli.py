@@ -262,7 +262,7 @@ def main() -> None:
         with caught(), _joined():
             code = app(standalone_mode=False)
     except Stopped as stopped:
-        sys.exit(_fail([f"stopped by {stopped}{_goes_on()}"], 128 + stopped.number, shared=True))
+        _leave(_fail([f"stopped by {stopped}{_goes_on()}"], 128 + stopped.number, shared=True))
     except UserError as error:
         code = _fail(error.problems, 2, shared=getattr(error, "shared", False))
     except AdvcoreError as error:
@@ -283,7 +283,17 @@ def main() -> None:
             raise
     if code == 130:  # typer may have turned Ctrl-C into its exit code already
         _fail([f"interrupted{_goes_on()}"], code)
-    sys.exit(code or 0)
+    _leave(code or 0)
+
+
+def _leave(code: int) -> None:
+    """The process's end. One of several ends at once: torch may abort where it takes down what its threads still use,
+    and another exit code would be told."""
+    if _rank() is None:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on a file's size

@@ -6,6 +6,7 @@ does nothing. Otherwise all processes call the same functions in the same order.
 """
 
 import contextlib
+import gc
 import inspect
 import json
 import os
@@ -89,6 +90,7 @@ def joined(timeout: timedelta = timedelta(hours=2)) -> Iterator[None]:
         backends = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backends, store=store, rank=own, world_size=count, timeout=timeout)
     yield
+    gc.collect()  # what averaged gradients holds on to the group
     dist.destroy_process_group()  # not after an error: it would wait for those that are gone
 
 
