@@ -40,10 +40,14 @@ class CostLedger:
     @property
     def seconds(self) -> dict[str, float]:
         """Of each phase so far; waits for a CUDA device."""
+        self.settle()
+        return self._seconds
+
+    def settle(self) -> None:
+        """Turn the laps so far into seconds; waits for a CUDA device."""
         for phase, start, end in self._laps:
             self._seconds[phase] += between(start, end)
         self._laps.clear()
-        return self._seconds
 
     @contextlib.contextmanager
     def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
@@ -118,5 +122,5 @@ class CostLedger:
         if self._stack:
             self._laps.append((self._stack[-1], self._since, now))
             if now.event is None:
-                self.seconds  # noqa: B018 - nothing to wait for
+                self.settle()  # nothing to wait for
         self._since = now

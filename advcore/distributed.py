@@ -243,37 +243,44 @@ def gathered(tree: Any) -> list[Any]:
     """What each process gives, in their order: nested dicts and lists of tensors and plain values."""
     if size() == 1:
         return [tree]
-    content = torch.frombuffer(bytearray(pack(tree)), dtype=torch.uint8)
-    lengths = _all([torch.tensor([len(content)])])[0]
-    most = max(int(length) for length in lengths)
-    padded = torch.cat([content, content.new_zeros(most - len(content))])
-    found = _all([padded])[0]
-    return [unpack(bytes(own[: int(n)].cpu().numpy())) for own, n in zip(found, lengths, strict=True)]
+    return [unpack(_content(part)) for part in _parts(_carried(pack(tree)))[0]]
 
 
-def _all(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """Each tensor from every process, where it has one shape."""
-    found = []
-    for tensor in tensors:
-        own = _channel(tensor.contiguous())
-        parts = [torch.empty_like(own) for _ in range(size())]
-        with _told():
-            dist.all_gather(parts, own)
-        found.append(parts)
-    return found
+def events(own: Sequence[str]) -> tuple[str, ...]:
+    """What fell back in any process."""
+    return tuple(event for one in gathered(list(own)) for event in one)
 
 
 def joint(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Each tensor's parts (B_r, ...) of all processes as one (B, ...), on its own device."""
     if size() == 1:
         return tensors
-    lengths = [int(n) for n in _all([torch.tensor([len(tensors[0])])])[0]]
-    most, own = max(lengths), len(tensors[0])
-    found = _all([torch.cat([t, t.new_zeros(most - own, *t.shape[1:])]) for t in tensors])
-    return tuple(
-        torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]).to(tensor.device)
-        for tensor, parts in zip(tensors, found, strict=True)
-    )
+    return tuple(torch.cat(parts).to(own.device) for own, parts in zip(tensors, _parts(*tensors), strict=True))
+
+
+def _parts(*tensors: Tensor) -> list[list[Tensor]]:
+    """Each tensor (B_r, ...) of every process, where all of a process have one length."""
+    own = len(tensors[0])
+    lengths = [int(n) for n in _all(torch.tensor([own]))]
+    padded = [torch.cat([t, t.new_zeros(max(lengths) - own, *t.shape[1:])]) for t in tensors]
+    return [[part[:n] for part, n in zip(_all(t), lengths, strict=True)] for t in padded]
+
+
+def _all(tensor: Tensor) -> list[Tensor]:
+    """The tensor of every process, where it has one shape."""
+    own = _channel(tensor.contiguous())
+    parts = [torch.empty_like(own) for _ in range(size())]
+    with _told():
+        dist.all_gather(parts, own)
+    return parts
+
+
+def _carried(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def _content(carrier: Tensor) -> bytes:
+    return bytes(carrier.cpu().numpy())
 
 
 def by_first(function: Callable[[], Any]) -> Any:
@@ -284,14 +291,13 @@ def by_first(function: Callable[[], Any]) -> Any:
     found = None
     with together():
         found = function() if first() else None
-    content = torch.frombuffer(bytearray(pack(found)), dtype=torch.uint8) if first() else None
-    length = _channel(torch.tensor([0 if content is None else len(content)]))
+    content = _carried(pack(found) if first() else b"?")
+    length = _channel(torch.tensor([len(content)]))
     with _told():
         dist.broadcast(length, 0)
-        carrier = torch.empty(int(length), dtype=torch.uint8) if content is None else content
-        carrier = _channel(carrier)
+        carrier = _channel(content if first() else content.new_empty(int(length)))
         dist.broadcast(carrier, 0)
-    return found if first() else unpack(bytes(carrier.cpu().numpy()))
+    return found if first() else unpack(_content(carrier))
 
 
 def own(chunks: Sequence[Tensor]) -> list[Tensor]:
@@ -352,7 +358,7 @@ def _send(tree: Any, other: int) -> None:
     """How long the facts are, the facts, then each tensor by itself, from where it is."""
     tensors: list[Tensor] = []
     facts = {"values": split(tree, tensors), "tensors": [[str(t.dtype)[6:], list(t.shape), t.is_cuda] for t in tensors]}
-    content = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+    content = _carried(json.dumps(facts).encode())
     with _told():
         for part in (torch.tensor([len(content)]), content, *tensors):
             dist.send(_channel(part.contiguous()), other)
@@ -366,7 +372,7 @@ def _receive(other: int, device: torch.device) -> Any:
         return carrier
 
     length = int(received(torch.int64, [1]))
-    facts = json.loads(bytes(received(torch.uint8, [length]).cpu().numpy()))
+    facts = json.loads(_content(received(torch.uint8, [length])))
     tensors = [
         received(getattr(torch, name), shape, cuda).to(device if cuda else "cpu")
         for name, shape, cuda in facts["tensors"]
@@ -374,24 +380,26 @@ def _receive(other: int, device: torch.device) -> Any:
     return join(facts["values"], {str(i): tensor for i, tensor in enumerate(tensors)})
 
 
+def divided(n: int) -> bool:
+    """Whether the processes share a training batch of n; one that cannot give each of them 2 is done by each whole."""
+    return n >= LEAST * size()
+
+
+def share_sizes(n: int) -> list[int]:
+    """How large the processes' parts of a training batch of n are: n / size, or one more; n where it is not divided."""
+    if not divided(n):
+        return [n] * size()
+    return [n // size() + (own < n % size()) for own in range(size())]
+
+
 def share(batch: Tensor) -> Tensor:
-    """This process's part of a training batch (B,): B / size examples, or one more. A batch that is too small to give
-    every process 2 is done by each of them whole."""
-    if len(batch) < LEAST * size():
-        return batch
-    return batch.tensor_split(size())[rank()]
+    """This process's part of a training batch (B,)."""
+    return batch.split(share_sizes(len(batch)))[rank()] if divided(len(batch)) else batch
 
 
 def counts_here(batch: Tensor) -> bool:
     """Whether what this process does of a training batch is work that no other does as well."""
-    return first() or len(batch) >= LEAST * size()
-
-
-def share_sizes(n: int) -> list[int]:
-    """How large the processes' parts of a training batch of n are."""
-    if n < LEAST * size():
-        return [n] * size()
-    return [n // size() + (rank < n % size()) for rank in range(size())]
+    return first() or divided(len(batch))
 
 
 def total(tensor: Tensor) -> Tensor:
@@ -425,11 +433,8 @@ def average(tensors: Sequence[Tensor]) -> None:
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     if size() == 1 or not floating:
         return
-    flat = torch.cat([tensor.detach().flatten().double() for tensor in floating])
-    carrier = _channel(flat)
-    with _told():
-        dist.all_reduce(carrier)
-    parts = (carrier / size()).to(flat.device).split([tensor.numel() for tensor in floating])
+    flat = total(torch.cat([tensor.detach().flatten().double() for tensor in floating]))
+    parts = (flat / size()).split([tensor.numel() for tensor in floating])
     for tensor, part in zip(floating, parts, strict=True):
         tensor.data.copy_(part.view_as(tensor))
 

@@ -10,7 +10,7 @@ The record goes to FOLDER/gpu.json; the page, benchmarks/gpu.md, is made of a CU
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from torch import nn
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
-from advcore.device import between, forget_peak, mark, peak_memory, wait
+from advcore.device import between, forget_peak, full_float32, mark, peak_memory, wait
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.models import MODELS
@@ -78,16 +78,6 @@ def per_second(work: Callable[[], object], examples: int, device: torch.device, 
             work()
         found.append(repeats * examples / between(start, mark(device)))
     return sorted(found[1:])[1]
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def published(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
@@ -148,13 +138,13 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
     device, batch, repeats = options.device, 16 if options.quick else 128, 1 if options.quick else 8
     for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
         _, x, y = next(pictures(batch, device).batches([torch.arange(batch)]))
-        with without_tf32():
+        with full_float32():
             plain = per_second(published(network(name, device, options.quick), x, y), batch, device, repeats)
         yield {"model": name, "way": "published loop", "batch": batch, "per_second": plain}
         for way, asked in LADDER.items():
             speed = asked.settled(device)
             model = speed.prepared(network(name, device, options.quick))
-            with speed.running(), without_tf32() if way == FLOAT32 else nullcontext():
+            with speed.running(), full_float32() if way == FLOAT32 else nullcontext():
                 found = per_second(ours(model, x, y, speed), batch, device, repeats)
                 floor = per_second(passes_alone(model, x, y), batch, device, repeats)
             yield {"model": name, "way": way, "batch": batch, "per_second": found, "floor": floor}

@@ -37,7 +37,7 @@ def measured(trainer, prepared, memory: Memory, turns: int) -> list[float]:
 
 
 def main(quick: bool = False) -> None:
-    size, turns = (200, 2) if quick else (600, 10)
+    size, turns = (200, 2) if quick else (1000, 10)
     changes = ["selection=null", f"data.train_size={size}", "data.test_size=100", "data.validation=0"]
     changes += ["training.epochs=4", "training.batch_size=64"]
     prepared = run.prepare(config.load(HERE.parent / "experiments" / "cifar10" / "linf_gradmatch_small.yaml", changes))
@@ -54,16 +54,10 @@ def main(quick: bool = False) -> None:
     PAGE.write_text(page(record))
 
 
-def pooled(record: dict) -> dict[str, list[float]]:
-    """The observations of both attacks together, by precision."""
-    ratios = record["ratios"]
-    return {f"both, {p}": [r for name, found in ratios.items() if name.endswith(p) for r in found] for p in PRECISIONS}
-
-
 def page(record: dict) -> str:
     """The page of a record."""
     rows = []
-    for name, found in (record["ratios"] | pooled(record)).items():
+    for name, found in record["ratios"].items():
         rows.append(
             (name, *(f"{100 * (value - 1):+.1f}" for value in (statistics.median(found), min(found), max(found))))
         )

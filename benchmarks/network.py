@@ -1,4 +1,5 @@
-"""What several processes send each other: the table of docs/distributed.md. Arithmetic, nothing is measured.
+"""What several processes send each other, and what that means: the figures of docs/distributed.md. Arithmetic; the one
+thing that was measured is the solve, in benchmarks/records/solvers.
 
 python benchmarks/network.py
 """
@@ -6,7 +7,14 @@ python benchmarks/network.py
 from dataclasses import dataclass
 from pathlib import Path
 
+from advcore.adversary import passes
+from advcore.attacks import LinfPGD
+from advcore.files import read_json
+from advcore.objectives import Trades
+
 PAGE = Path(__file__).parents[1] / "docs" / "distributed.md"
+SOLVED = Path(__file__).parent / "records" / "solvers" / "imagenet-shape.json"
+LINK, BATCH = 12.5e9, 256  # bytes a second of 100 Gbit/s; examples of a training step
 PROCESSES = (2, 8, 64, 512)
 START, END = "<!-- network -->", "<!-- /network -->"
 
@@ -62,9 +70,34 @@ def table() -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def notes() -> str:
+    """What the table means for ImageNet-1k."""
+    shape, objective = SHAPES[-1], Trades()
+    moved = shape.rows(10**9) + shape.dealt(10**9)  # as the number of processes grows
+    each = passes(objective, LinfPGD(eps=8 / 255, steps=10, start="gaussian"))
+    (record,) = (one for one in read_json(SOLVED)["results"]["passes"] if one["solver"] == "GradMatch")
+    solve, classes = record["generating"] + record["solving"], shape.c
+    shared = ", ".join(f"{solve / count:.1f} s on {count}" for count in PROCESSES[1:])
+    lines = [
+        "The rows' way does not grow with W: whatever W is, the first process takes in almost all rows once per "
+        "selection and hands them out once (not for `whole` and `per_batch`, which it solves alone). For ImageNet-1k "
+        f"that is {size(moved)}, {moved / LINK:.0f} s over a link of {LINK / 1e9:g} GB/s (100 Gbit/s).",
+        f"The attack shrinks with W: TRADES with PGD-10 is {each} passes an example before the rows are taken. "
+        f"With r passes a second and process it takes {each} N / (r W) seconds, so that link costs as much as the "
+        f"attack at W = {each * shape.n * LINK / moved / 1e6:.1f} million / r for ImageNet-1k. Measure r with your model "
+        "(`seconds` by phase in the record).",
+        "The solve shrinks with W as far as there are classes. On [two CPU cores](../benchmarks/solvers.md) "
+        f"{classes:,} classes of ImageNet's size took {solve:.0f} s with GradMatch, all told: if it divides evenly, "
+        f"{shared} such machines.",
+        "A selection every T epochs spreads this over T epochs of steps, whose gradients are the larger part: at batch "
+        f"{BATCH}, an epoch of ImageNet-1k on half of the data is {-(-shape.n // 2 // BATCH):,} steps.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def page(text: str) -> str:
     before, rest = text.split(START)
-    return f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}"
+    return f"{before}{START}\n{table()}\n\n{notes()}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":

@@ -163,10 +163,9 @@ def test_remembering_takes_less_than_3_percent_of_an_epoch(root, monkeypatch):
 
     record = read_json(memory.RECORD)
     assert memory.PAGE.read_text() == memory.page(record)
-    assert record["settings"] == {"images": 600, "turns": 10, "quick": False}
+    assert record["settings"] == {"images": 1000, "turns": 10, "quick": False}
     assert len(record["ratios"]) == 6 and all(len(found) == 10 for found in record["ratios"].values())
-    assert all(statistics.median(found) < 1.03 for found in memory.pooled(record).values())
-    assert all(statistics.median(record["ratios"][f"PGD-{steps}, float16"]) < 1.03 for steps in (1, 2))  # the default
+    assert all(statistics.median(found) < 1.03 for found in record["ratios"].values())
 
 
 def test_saving_takes_less_than_2_percent_of_an_epoch(root, monkeypatch):
@@ -215,8 +214,7 @@ def test_every_table_holds_what_one_would_do_instead(tables):
         assert set(found) == set(methods) or name in WAITING and not found
         if name in VARIATIONS:
             continue
-        assert any(method.startswith("random") for method in methods)
-        assert any(method.startswith("shortened") for method in methods)
+        assert any(method.startswith("random") for method in methods) and "shortened" in methods
         assert any(method.startswith("fewer steps") or method == "PGD-2" for method in methods)
         assert all(len(records) == len(seeds) for records in found.values())
 

@@ -109,7 +109,7 @@ def last_layer_rows(
             labels.append(y)
             done += len(y)
             on_chunk(done, len(source))
-    events = tuple(event for own in distributed.gathered(pieces.events) for event in own)
+    events = distributed.events(pieces.events)
     rows = None
     with distributed.together(), ledger.phase("rows", device):
         if distributed.first():

@@ -105,7 +105,7 @@ def scored(
                     yield torch.cat(pieces.over(len(y), partial(work, indices, x, y))), y
 
             values, labels = distributed.combined(chunks, found())
-    events = tuple(event for own in distributed.gathered(pieces.events) for event in own)
+    events = distributed.events(pieces.events)
     return Measured(rows=DenseRows(matrix=values[:, None]), labels=labels.cpu(), events=events)
 
 

@@ -211,10 +211,9 @@ class AdversarialCoreset(SelectionSettings):
             with distributed.together():
                 problems = self._problems(call, found, goal) if distributed.first() else None
             answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"), source.device)
-            solved = distributed.by_first(lambda: _joined(problems, answers))
-        fallbacks = distributed.by_first(lambda: fallbacks)
+            solved = distributed.by_first(lambda: _joined(problems, answers) | {"fallbacks": fallbacks})
         (passes,), seconds = distributed.summed([ledger.units()]), ledger.seconds
-        told = (*events, *found.events, *(goal.events if goal else ()), *fallbacks)
+        told = (*events, *found.events, *(goal.events if goal else ()), *solved.pop("fallbacks"))
         coreset = self._coreset(
             source,
             call.seed,

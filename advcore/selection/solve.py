@@ -38,13 +38,13 @@ def solve_all(
         answers = list(_answers(solver, mine, generator, events))
     if distributed.size() == 1:
         return _completed(problems, answers, generator, events)
-    found = distributed.gathered({"answers": [vars(answer) for answer in answers], "events": events})
+    found, events = distributed.gathered([vars(answer) for answer in answers]), list(distributed.events(events))
     if problems is None:
         return [], []
-    rest = [iter(one["answers"]) for one in found]
+    rest = [iter(one) for one in found]
     told = [next(rest[i % len(rest)]) for i in range(len(problems))]
     answers = [_heard_answer(one, problem.members.device) for one, problem in zip(told, problems, strict=True)]
-    return _completed(problems, answers, generator, [event for one in found for event in one["events"]])
+    return _completed(problems, answers, generator, events)
 
 
 def _told(problem: Problem) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class Loop:
             place.seconds = time.perf_counter() - started
             raise
         distributed.merge(ledger)
-        ledger.seconds  # noqa: B018 - read once an epoch, so that no events pile up
+        ledger.settle()  # once an epoch, so that no events pile up
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
         self.out.epochs.append(place.entry)
         self.place = Place(epoch=i + 1)
@@ -373,7 +373,7 @@ class Loop:
                 counts = distributed.counts_here(batches[j])
                 factor = part_of_mean(own, weights, batches[j], settings.normalise)
                 batch = Batch(indices, self.augment(x, augment), y, own, attack, rule, where, images, factor, counts)
-                self._count(*self.rule.step(self._learner(i, batches[j]), batch))
+                self._count(*self.rule.step(self._learner(i, counts), batch))
                 place.seen += images
                 place.step += 1
                 self.steps_done += 1
@@ -417,10 +417,9 @@ class Loop:
         self.place.total = self.place.total + loss * (images / distributed.size())
         self.place.counted += images
 
-    def _learner(self, i: int, batch: Tensor | None = None) -> Learner:
-        """Of the i-th epoch; what it does of a `batch` that every process does whole counts in one."""
+    def _learner(self, i: int, counts: bool = True) -> Learner:
+        """Of the i-th epoch; `counts`: whether its passes do, or those of another process that does the same."""
         settings = self.settings
-        counts = batch is None or distributed.counts_here(batch)
         return Learner(
             model=self.model,
             objective=settings.objective,
