@@ -144,9 +144,9 @@ def _pgd(steps: int) -> list[str]:
     return [f"attack.steps={steps}", f"attack.step_size={_FEW[steps]}"]
 
 
-def _subset(solver: str, amount: str, more: str = "") -> str:
-    """A selection at 60 % of the epochs, and every 4 from there; `amount`: budget or cost."""
-    return f"selection={{solver: {{name: {solver}}}, {amount}, warm_start: 0.6, period: 4{more}}}"
+def _subset(solver: str, amount: str, more: str = "", warm: float = 0.6) -> str:
+    """A selection after the share `warm` of the epochs, and every 4 from there; `amount`: budget or cost."""
+    return f"selection={{solver: {{name: {solver}}}, {amount}, warm_start: {warm}, period: 4{more}}}"
 
 
 SAVINGS = {
@@ -246,13 +246,105 @@ def _at_size(experiment: str) -> dict[str, tuple[str, list[str]]]:
         for name, solver in {"GradMatch": "gradmatch", "random": "random", "CRAIG": "craig"}.items():
             methods[f"{name} {budget}"] = [once.format(solver, budget, 0.6)]
         epochs = round(40 * budget)
-        methods[f"shortened to {epochs}"] = [f"training.epochs={epochs}", "cost.reference_epochs=40"]
+        methods["shortened" if budget == 0.5 else f"shortened to {epochs}"] = [
+            f"training.epochs={epochs}",
+            "cost.reference_epochs=40",
+        ]
     methods["fewer steps (PGD-4)"] = ["attack.steps=4", "attack.step_size=null"]
     return {name: (experiment, [*base, *changes]) for name, changes in methods.items()}
 
 
+_BLOCKS = {0.5: (0.503, 0.6), 0.3: (0.302, 0.55), 0.15: (0.152, 0.7)}
+"""Of each relative cost: the one asked for, and the warm start. Whole warm epochs make costs jump; from these, what
+coreset runs cost lies nearest."""
+
+
+def _main(experiment: str, base: list[str], eps: str, blocks: dict[float, dict], weak: dict[str, list[str]]) -> dict:
+    """Methods in blocks of equal relative cost, 20 epochs of PGD-7 as the reference. `blocks`: for each cost, its
+    methods beside those in every block; `weak`: one step without and with memory."""
+    base = ["selection=null", "data.train_size=4000", "data.test_size=4000", "training.batch_size=64", *base]
+    base += ["training.epochs=20", "cost.reference_epochs=20", "training.probe_examples=500"]
+    base.append(f"evaluation.attacks=[{{name: linf_pgd, eps: {eps}, steps: 50}}]")
+    methods = {"full": [], **weak}
+    for cost, own in blocks.items():
+        asked, warm = _BLOCKS[cost]
+        for name in ("random", "CRAIG", "GradMatch", "EasyCore"):
+            by = f", attack: {{name: linf_pgd, eps: {eps}, steps: 1}}" if name in ("CRAIG", "GradMatch") else ""
+            methods[f"{name} @ {cost}"] = [_subset(name.lower(), f"cost: {asked}", by, warm)]
+        if cost < 0.45:  # what it costs to attack a quarter of every batch of all data
+            methods[f"GradMatch x margin @ {cost}"] = [*methods[f"GradMatch @ {cost}"], "minibatch={name: margin}"]
+        methods[f"shortened @ {cost}"] = [f"training.epochs={round(20 * cost)}"]
+        methods |= {f"{name} @ {cost}": changes for name, changes in own.items()}
+    return {name: (experiment, [*base, *changes]) for name, changes in methods.items()}
+
+
+def _epochs(count: int) -> list[str]:
+    return [f"training.epochs={count}"]
+
+
+_CIFAR_WEAK = {
+    "FAT": _ONE_STEP,
+    "N-FGSM": SAVINGS["N-FGSM"],
+    "one step, remembered": [*_ONE_STEP, *_REMEMBERED],
+}
+_BOUGHT = {
+    name: _subset(name, f"cost: {_BLOCKS[0.15][0]}", by, 0.6) for name, by in (("gradmatch", _BY_FGSM), ("random", ""))
+}
+MAIN_CIFAR10 = _main(
+    "cifar10/linf_gradmatch_small",
+    [],
+    "8/255",
+    {
+        0.5: {
+            "PGD-3": _pgd(3),
+            "PGD-3, remembered": [*_pgd(3), *_REMEMBERED],
+            "FAT, 40 epochs": [*_ONE_STEP, *_epochs(40)],
+            "one step, remembered, 40 epochs": [*_CIFAR_WEAK["one step, remembered"], *_epochs(40)],
+        },
+        0.3: {
+            "PGD-2, 16 epochs": [*_pgd(2), *_epochs(16)],
+            "PGD-2, remembered, 16 epochs": [*_pgd(2), *_REMEMBERED, *_epochs(16)],
+            "FAT, 24 epochs": [*_ONE_STEP, *_epochs(24)],
+            "one step, remembered, 24 epochs": [*_CIFAR_WEAK["one step, remembered"], *_epochs(24)],
+        },
+        0.15: {
+            "FAT, 12 epochs": [*_ONE_STEP, *_epochs(12)],
+            "one step, remembered, 12 epochs": [*_CIFAR_WEAK["one step, remembered"], *_epochs(12)],
+            "GradMatch, one step, remembered": [*_ONE_STEP, *_REMEMBERED, _BOUGHT["gradmatch"]],
+            "random, one step, remembered": [*_ONE_STEP, *_REMEMBERED, _BOUGHT["random"]],
+        },
+    },
+    _CIFAR_WEAK,
+)
+_MNIST_STEPS = {3: "0.15", 2: "0.2", 1: "0.375"}
+
+
+def _mnist_pgd(steps: int) -> list[str]:
+    return [f"attack.steps={steps}", f"attack.step_size={_MNIST_STEPS[steps]}"]
+
+
+_MNIST_WEAK = {
+    "FAT": _mnist_pgd(1),
+    "N-FGSM": ["attack={name: n_fgsm, eps: 0.3}"],
+    "one step, remembered": [*_mnist_pgd(1), *_REMEMBERED],
+}
+MAIN_MNIST = _main(
+    "mnist/linf_full",
+    [],
+    "0.3",
+    {
+        0.5: {"PGD-3": _mnist_pgd(3), "PGD-3, remembered": [*_mnist_pgd(3), *_REMEMBERED]},
+        0.3: {
+            "PGD-2, 16 epochs": [*_mnist_pgd(2), *_epochs(16)],
+            "PGD-2, remembered, 16 epochs": [*_mnist_pgd(2), *_REMEMBERED, *_epochs(16)],
+        },
+    },
+    _MNIST_WEAK,
+)
 CIFAR10_TRADES, CIFAR10_LINF = (_at_size(f"cifar10/{kind}_gradmatch") for kind in ("trades", "linf"))
 SUITES = {
+    "main-cifar10": (MAIN_CIFAR10, (0, 1, 2)),
+    "main-mnist": (MAIN_MNIST, (0, 1, 2)),
     "cifar10-gpu-trades": (CIFAR10_TRADES, (0,)),
     "cifar10-gpu-linf": (CIFAR10_LINF, (0,)),
     "digits": (DIGITS, (0, 1, 2)),
