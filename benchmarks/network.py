@@ -84,8 +84,8 @@ def notes() -> str:
         f"that is {size(moved)}, {moved / LINK:.0f} s over a link of {LINK / 1e9:g} GB/s (100 Gbit/s).",
         f"The attack shrinks with W: TRADES with PGD-10 is {each} passes an example before the rows are taken. "
         f"With r passes a second and process it takes {each} N / (r W) seconds, so that link costs as much as the "
-        f"attack at W = {each * shape.n * LINK / moved / 1e6:.1f} million / r for ImageNet-1k. Measure r with your model "
-        "(`seconds` by phase in the record).",
+        f"attack at W = {each * shape.n * LINK / moved / 1e6:.1f} million / r for ImageNet-1k. Measure r with your "
+        "model (`seconds` by phase in the record).",
         "The solve shrinks with W as far as there are classes. On [two CPU cores](../benchmarks/solvers.md) "
         f"{classes:,} classes of ImageNet's size took {solve:.0f} s with GradMatch, all told: if it divides evenly, "
         f"{shared} such machines.",

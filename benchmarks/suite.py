@@ -263,7 +263,12 @@ def _main(experiment: str, base: list[str], eps: str, blocks: dict[float, dict],
     """Methods in blocks of equal relative cost, 20 epochs of PGD-7 as the reference. `blocks`: for each cost, its
     methods beside those in every block; `weak`: one step without and with memory."""
     base = ["selection=null", "data.train_size=4000", "data.test_size=4000", "training.batch_size=64", *base]
-    base += ["training.epochs=20", "cost.reference_epochs=20", "training.probe_examples=500"]
+    base += [
+        "training.epochs=20",
+        "cost.reference_epochs=20",
+        "training.speed={autocast: bfloat16, channels_last: true}",
+    ]
+    base += ["evaluation.batch_size=64"]  # a larger one does not fit this machine's cache
     base.append(f"evaluation.attacks=[{{name: linf_pgd, eps: {eps}, steps: 50}}]")
     methods = {"full": [], **weak}
     for cost, own in blocks.items():
