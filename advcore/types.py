@@ -21,7 +21,7 @@ from advcore.errors import CheckpointError, ConfigError, DataError, UserError, m
 Loss = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to one loss an example (B,): what an attack climbs."""
 
-NORMALISE = ("coreset", "batch", "none")
+NORMALISE = ("coreset", "batch", "none", "equal")
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -167,8 +167,11 @@ class Coreset:
 
     def training_weights(self, normalise: str = "coreset") -> Tensor:
         """(K,) float32 weights for `mean(w * loss)`: "coreset" rescales to mean 1 over the coreset, "none"
-        keeps w K / population, "batch" leaves them for the step to divide by each batch's own sum (ACS, CORDS)."""
+        keeps w K / population, "batch" leaves them for the step to divide by each batch's own sum (ACS, CORDS),
+        "equal" drops them for 1 each."""
         require(one_of("normalise", normalise, NORMALISE))
+        if normalise == "equal":
+            return torch.ones(len(self))
         if normalise == "none":
             return self.weights * (len(self) / (self.population or self.num_examples))
         if normalise == "batch":

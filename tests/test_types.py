@@ -257,3 +257,8 @@ def test_the_facts_are_readable_by_anyone(tmp_path):
 def test_a_solvers_answer_checks_itself(indices, weights):
     with pytest.raises(AssertionError):
         Selection(indices=torch.tensor(indices), weights=torch.tensor(weights))
+
+
+def test_equal_weights_forget_the_solvers():
+    made = coreset(weights=(3.0, 0.5, 1.0))
+    assert made.training_weights("equal").tolist() == [1.0, 1.0, 1.0]

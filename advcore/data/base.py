@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Subset
 
 from advcore.apportion import largest_remainder
 from advcore.data.augment import AUGMENTATIONS
+from advcore.data.planted import Planted, plant
 from advcore.data.source import Resident, Source, Streamed, check_labels, item_of
 from advcore.errors import LARGEST_SEED, DataError, at_least, must, one_of, require, within
 from advcore.rng import Stream
@@ -72,6 +73,7 @@ class DataSettings:
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
     augment : "none", "crop" (4 pixels), "crop_flip"; None for what the set is usually trained with.
     workers : DataLoader processes, for data that do not fit on the device.
+    planted : faults of the training examples, for studies; see `Planted`; None for none.
     """
 
     validation: float = 0.1
@@ -80,6 +82,7 @@ class DataSettings:
     test_size: int | None = None
     augment: str | None = None
     workers: int = 0
+    planted: Planted | None = None
     usual_augment: ClassVar[str] = "none"
     known_classes: ClassVar[int | None] = None
 
@@ -115,6 +118,9 @@ class DataSettings:
         chosen = thinned(train.labels, self.train_size, self.split_seed, "train_size")
         held_out = stratified(train.labels[chosen], round(self.validation * len(chosen)), self.split_seed, "validation")
         part, aside = chosen[~held_out], chosen[held_out]
+        validation = train.source(aside, device, self.workers) if len(aside) else None
+        if self.planted is not None:
+            train, part = plant(train, part, self.planted, num_classes, self.split_seed)
         absent = sorted(set(range(num_classes)) - set(train.labels[part].tolist()))
         if absent:
             log.warning("%d of %d classes have no training example: %s", len(absent), num_classes, _few(absent))
@@ -125,7 +131,7 @@ class DataSettings:
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
         return Data(
             train=sources[0],
-            validation=train.source(aside, device, self.workers) if len(aside) else None,
+            validation=validation,
             test=sources[1],
             part=part,
             whole=train.labels,

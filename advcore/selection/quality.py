@@ -44,7 +44,7 @@ def _as_trained(coreset: Coreset, normalise: str) -> Tensor:
         return coreset.weights
     if normalise == "batch" and coreset.blocks is not None:
         return torch.full((k,), n / k)  # a batch is one block of one weight, which its own sum cancels
-    return coreset.training_weights("coreset") * (n / k)
+    return coreset.training_weights("equal" if normalise == "equal" else "coreset") * (n / k)
 
 
 def gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:

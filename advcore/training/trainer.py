@@ -49,7 +49,7 @@ class LoopSettings:
     Parameters
     ----------
     batch_size : examples a step, of all processes together.
-    normalise : of the weights: "coreset", "none" or "batch" (`Coreset.training_weights`).
+    normalise : of the weights: "coreset", "none", "batch" or "equal" (`Coreset.training_weights`).
     attack_mode : "eval", or "train" as some published codes attack.
     eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
     clip_norm : largest gradient norm; None does not clip.

@@ -142,7 +142,7 @@ def test_quality_is_what_it_says(model, source):
     assert coreset.quality["gradient_error"] < coreset.quality["gradient_error_random"]
 
 
-@pytest.mark.parametrize("normalise", ["coreset", "none", "batch"])
+@pytest.mark.parametrize("normalise", ["coreset", "none", "batch", "equal"])
 def test_the_trained_error_follows_the_trainers_rescaling(model, source, normalise):
     coreset = selector(normalise=normalise).select(model, source, seed=0)
     plain = coreset.quality["gradient_error"]
