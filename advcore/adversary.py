@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Attack
+from advcore.attacks.base import Attack, in_full
 from advcore.errors import must
 from advcore.objectives.base import Objective, ascent, attacked, needs_clean
 from advcore.rng import Stream
+from advcore.speed import current
 
 
 def bound(attack: Attack | None, model: nn.Module, counted: Callable) -> Attack | None:
@@ -41,8 +42,28 @@ def perturb(
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
             clean = forward(x)
+    at_once = _as_a_graph(forward, objective, attack, x, y, clean, generator) if current().graphed else None
+    if at_once is not None:
+        return at_once
     climbed = ascent(objective, attack.climbs, y, clean)
     return attack(lambda x_adv: climbed(forward(x_adv)), x, generator=generator).detach()
+
+
+def _as_a_graph(forward, objective, attack, x, y, clean, generator) -> Tensor | None:
+    """x_adv by one graph; None for an attack or model that has none, or the first time."""
+    if not hasattr(attack, "rise") or not hasattr(forward, "replayed") or forward.model.training:
+        return None
+    x = in_full(x)
+    start = attack.begin(x, generator)
+    if start is None:
+        return None
+    known = () if clean is None else (clean,)
+
+    def work(forward: Callable, x: Tensor, start: Tensor, y: Tensor, *known: Tensor) -> Tensor:
+        climbed = ascent(objective, attack.climbs, y, *(known or (None,)))
+        return attack.rise(lambda x_adv: climbed(forward(x_adv)), x, start)
+
+    return forward.replayed((objective, attack), work, (x, start, y, *known), attack.passes())
 
 
 def mismatch(objective: Objective, attack: Attack | None) -> str | None:

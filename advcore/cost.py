@@ -6,15 +6,18 @@ One unit is one forward or one backward pass of one example. Counting happens wh
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from advcore.device import Mark, between, mark
 from advcore.errors import ConfigError, must
+from advcore.graphs import replayed
 from advcore.signals import check
-from advcore.speed import passed
+from advcore.speed import current, passed
 
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
 
@@ -60,24 +63,9 @@ class CostLedger:
             self._lap(device)
             self._stack.pop()
 
-    def counted(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def counted(self, model: Callable[[Tensor], Tensor]) -> "Counted":
         """`model` with its forward and backward passes counted in the phase in which each happens, on a copy of x."""
-
-        def forward(x: Tensor) -> Tensor:
-            check()
-            logits = passed(model, x)
-            if not isinstance(logits, Tensor) or logits.ndim != 2:
-                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                raise ConfigError(
-                    must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them")
-                )
-            self.count("forward", len(x))
-            if logits.requires_grad:
-                size = len(x)
-                logits.register_hook(lambda gradient: self.count("backward", size))
-            return logits
-
-        return forward
+        return Counted(self, model)
 
     @contextlib.contextmanager
     def undone_on_error(self) -> Iterator[None]:
@@ -124,3 +112,34 @@ class CostLedger:
             if now.event is None:
                 self.settle()  # nothing to wait for
         self._since = now
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A model whose passes a ledger counts."""
+
+    ledger: CostLedger
+    model: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        check()
+        logits = passed(self.model, x)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
+        self.ledger.count("forward", len(x))
+        if logits.requires_grad:
+            size = len(x)
+            logits.register_hook(lambda gradient: self.ledger.count("backward", size))
+        return logits
+
+    def replayed(self, key: Hashable, work: Callable, inputs: Sequence[Tensor], passes: tuple[int, int]):
+        """`work(forward, *inputs)` by its graph, counted as `passes` forward and backward passes of each of the first
+        input's examples; None where it is to be done as it stands (`advcore.graphs`)."""
+        check()
+        forward = partial(passed, self.model)
+        found = replayed(self.model, (key, current()), partial(work, forward), inputs)
+        if found is not None:
+            for kind, count in zip(("forward", "backward"), passes, strict=True):
+                self.ledger.count(kind, count * len(inputs[0]))
+        return found

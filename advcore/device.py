@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -125,6 +125,26 @@ def has_bfloat16(device: torch.device) -> bool:
 def pins(device: torch.device) -> bool:
     """Whether batches get there faster from pinned memory."""
     return device.type == "cuda"
+
+
+def captures(device: torch.device) -> bool:
+    """Whether work there can be recorded as a graph."""
+    return device.type == "cuda"
+
+
+def captured(work: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
+    """What `work` asks of a CUDA device, recorded as one graph: a function that has it done again, and the tensor that
+    it then writes to. `work` is done thrice before, since what a library sets up at first use must not be recorded."""
+    aside, here = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    aside.wait_stream(here)
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            work()
+    here.wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = work()
+    return graph.replay, output
 
 
 def batches(tensor: torch.Tensor) -> bool:

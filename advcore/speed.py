@@ -9,8 +9,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from advcore import graphs
 from advcore.borrow import borrow
-from advcore.device import has_bfloat16
+from advcore.device import captures, has_bfloat16
 from advcore.errors import in_a_line, must, one_of, require
 from advcore.types import settings
 
@@ -32,6 +33,8 @@ class Speed:
     deferred : the device skips steps from the first one on whose loss or gradient is not finite, and the host looks
         every 256 steps and at the end of an epoch; false looks at every step, and waits for the device. Needs `fused`.
         null: on CUDA, with one process.
+    graphed : the loop of a PGD attack with one restart, on a model in eval mode, as one CUDA graph, recorded when a
+        batch of its shape comes the second time; other attacks run as they are. null: no.
     """
 
     autocast: str = "auto"
@@ -39,6 +42,7 @@ class Speed:
     compiled: bool | None = None
     fused: bool | None = None
     deferred: bool | None = None
+    graphed: bool | None = None
 
     def __post_init__(self):
         require(
@@ -49,8 +53,13 @@ class Speed:
         )
 
     def settled(self, device: torch.device, processes: int = 1) -> "Speed":
-        """With a value for each, as `device` has it."""
+        """With a value for each, as `device` has it. Raises ConfigError for what it has not."""
         cuda = device.type == "cuda"
+        require(
+            must("graphed", "null or false on a cpu", True, "only CUDA has graphs")
+            if self.graphed and not captures(device)
+            else None
+        )
         fused = cuda or bool(self.deferred) if self.fused is None else self.fused
         deferred = cuda and fused and processes == 1 if self.deferred is None else self.deferred
         return Speed(
@@ -59,6 +68,7 @@ class Speed:
             compiled=bool(self.compiled),
             fused=fused,
             deferred=deferred,
+            graphed=bool(self.graphed),
         )
 
     def suited(self, model: nn.Module, x: Tensor, processes: int = 1) -> "Speed":
@@ -85,9 +95,10 @@ class Speed:
             _now.reset(before)
             if _now.get() is None:
                 _compiled_of.cache_clear()  # it would keep the models
+                graphs.forget()
 
 
-PLAIN = Speed(autocast="none", channels_last=False, compiled=False, fused=False, deferred=False)
+PLAIN = Speed(autocast="none", channels_last=False, compiled=False, fused=False, deferred=False, graphed=False)
 _now: ContextVar[Speed | None] = ContextVar("speed", default=None)
 
 

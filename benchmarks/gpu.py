@@ -21,7 +21,7 @@ from torch import nn
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
-from advcore.device import between, forget_peak, full_float32, mark, peak_memory, wait
+from advcore.device import captures, between, forget_peak, full_float32, mark, peak_memory, wait
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.models import MODELS
@@ -51,6 +51,9 @@ LADDER = {
     "+ fused step": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=False),
     "+ no waiting": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=True),
     "+ compiled": Speed(autocast="bfloat16", channels_last=True, fused=True, deferred=True, compiled=True),
+    "+ attack as one graph": Speed(
+        autocast="bfloat16", channels_last=True, fused=True, deferred=True, compiled=True, graphed=True
+    ),
 }
 MODELS_TIMED = {"resnet18": {"stem": "cifar"}, "wide_resnet28_10": {}}
 
@@ -142,6 +145,8 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
             plain = per_second(published(network(name, device, options.quick), x, y), batch, device, repeats)
         yield {"model": name, "way": "published loop", "batch": batch, "per_second": plain}
         for way, asked in LADDER.items():
+            if asked.graphed and not captures(device):
+                continue  # a trial of this script on a CPU
             speed = asked.settled(device)
             model = speed.prepared(network(name, device, options.quick))
             with speed.running(), full_float32() if way == FLOAT32 else nullcontext():

@@ -21,6 +21,7 @@ FLOORS = [
         "files",
         "signals",
         "speed",
+        "graphs",
         "device",
         "distributed",
         "borrow",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from advcore import AdversarialCoreset
+from advcore.adversary import perturb
 from advcore.attacks import L2PGD, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
@@ -208,6 +209,7 @@ WAYS = {
     "float32": Speed(autocast="none"),
     "compiled": Speed(compiled=True),
     "looking at every step": Speed(deferred=False),
+    "attacks as graphs": Speed(graphed=True),
 }
 
 
@@ -295,3 +297,23 @@ def test_rows_in_bfloat16_are_near_those_in_float32(model, source):
             )
         rows.append(found.rows.dense())
     assert float((rows[1] - rows[0]).norm() / rows[0].norm()) < 0.25
+
+
+@pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("attack", [LinfPGD(eps=0.1, steps=5, start="gaussian"), L2PGD(eps=0.5, steps=3)], ids=str)
+def test_an_attack_as_one_graph_ends_where_the_plain_one_does(model, source, objective, attack):
+    """Also after the weights have changed, which the graph reads where they lie."""
+    model, source = model.cuda().eval(), on_cuda(source)
+    images, labels, ledger = source._images, source.labels().cuda(), CostLedger()
+    x_advs = {}
+    for graphed in (False, True):
+        net, found = copy.deepcopy(model), []
+        with replace(Speed().settled(images.device), graphed=graphed).running(), ledger.phase("attack"):
+            for turn in range(4):
+                generator = Stream(seed=turn, purpose="x").at(torch.arange(len(images)).cuda())
+                found.append(perturb(ledger.counted(net), objective, attack, images, labels, generator=generator))
+                with torch.no_grad():
+                    [parameter.mul_(1.5) for parameter in net.parameters()]
+        x_advs[graphed] = found
+    for plain, at_once in zip(*x_advs.values(), strict=True):
+        torch.testing.assert_close(at_once, plain, rtol=0, atol=0)

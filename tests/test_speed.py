@@ -157,7 +157,7 @@ def test_outside_nothing_is_left_of_it(model, source):
 def test_the_defaults_of_the_cpu_are_the_plain_way_and_cudas_are_not():
     assert Speed().settled(CPU) == speed.PLAIN
     assert Speed().settled(torch.device("cuda")) == Speed(
-        autocast="bfloat16", channels_last=True, compiled=False, fused=True, deferred=True
+        autocast="bfloat16", channels_last=True, compiled=False, fused=True, deferred=True, graphed=False
     )
     assert not Speed().settled(torch.device("cuda"), 2).deferred
     assert Speed(deferred=True).settled(CPU).fused

@@ -72,9 +72,18 @@ class PGD(Iterated):
         return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
 
     def _once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
+        return self.rise(loss_fn, x, self._begin(x, generator))
+
+    def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
+        """Where `rise` starts for x, in float32 or wider, so that it ends where a call would; None: it takes more than
+        one rise."""
+        return self._begin(x, generator.child("restart", 0)) if self.restarts == 1 else None
+
+    def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:
+        """x_adv of one start; asks the device for no number."""
         return climb(
             loss_fn,
-            self._begin(x, generator),
+            start,
             steps=self.steps,
             move=self._move,
             project=lambda x_adv: self.geometry.project(x_adv, x, self.eps),
