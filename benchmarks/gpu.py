@@ -21,7 +21,7 @@ from torch import nn
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
-from advcore.device import captures, between, forget_peak, full_float32, mark, peak_memory, wait
+from advcore.device import between, captures, forget_peak, full_float32, mark, peak_memory, wait
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.models import MODELS
