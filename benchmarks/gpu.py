@@ -275,10 +275,11 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     parser.add_argument("--seconds", type=float, default=540, help="what may begin, begins before")
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RECORDS, help="folder of the record")
+    parser.add_argument("--out", type=Path, help="folder of the record; a quick one's is runs/")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"PART must be of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    options.out = options.out or (HERE.parent / "runs" if options.quick else RECORDS)
     started, found, left_out = time.monotonic(), {}, []
     record = {"quick": options.quick, "environment": environment(options.device), "found": found, "left_out": left_out}
     for name in options.parts or PARTS:
