@@ -1,0 +1,106 @@
+"""How long a coreset stands for the data: python benchmarks/staleness.py [--quick]
+
+Trains on 4,000 CIFAR-10 images (JPEG copies, below the folder that ADVCORE_DATA names) by one attack step, selects
+30 % of them once, after 4 epochs, and trains 8 epochs on that. After each epoch all examples are attacked again: how
+far is the coreset's weighted gradient from that of all data now, beside random subsets of its size and beside the
+batches that a step sees; and how do the examples of the coreset fare beside those outside? Writes
+records/staleness.json, from which docs/evidence.md is made. About 10 minutes on 2 cores.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advcore.cost import CostLedger
+from advcore.errors import AdvcoreError
+from advcore.files import write_json
+from advcore.gradients import GRADIENTS
+from advcore.gradients.scores import scored
+from advcore.reporting.tables import markdown
+from advcore.rng import Stream
+from advcore.rows import FactoredRows
+from advcore.runner import run as runner
+from advcore.runner.config import load
+from advcore.selection.quality import gradient_error, random_gradient_error
+from advcore.training.loop import Listener
+
+HERE = Path(__file__).parent
+RECORD = HERE / "records/staleness.json"
+SOLVERS, SEEDS = ("gradmatch", "craig", "random"), (0, 1, 2)
+STREAM = Stream(seed=0, purpose="staleness")
+SETTINGS = [
+    *("data.train_size=4000", "data.test_size=1000", "training.batch_size=64", "training.epochs=20"),
+    *("attack.steps=1", "attack.step_size=10/255", "training.speed={autocast: bfloat16, channels_last: true}"),
+]
+QUICK = ["data={name: digits, train_size: 400}", "training.epochs=5"]
+
+
+def main(*arguments: str) -> None:
+    quick = "--quick" in arguments
+    found = {
+        solver: [after_epochs(solver, seed, quick) for seed in SEEDS[: 1 if quick else None]] for solver in SOLVERS
+    }
+    facts = {"quick": quick, "environment": runner.environment(torch.device("cpu")), "found": found}
+    write_json(HERE.parent / "runs/staleness.json" if quick else RECORD, facts)
+    print(table(facts))
+
+
+def robust_loss(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
+    return F.cross_entropy(z, y, reduction="none").double()
+
+
+def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
+    """Of the state at which was selected, then of each epoch on the coreset."""
+    how = f"selection={{solver: {{name: {solver}}}, partition: per_class, budget: 0.3, warm_start: 0.6, period: null}}"
+    changes = [*SETTINGS, *(QUICK if quick else []), how, f"seed={seed}"]
+    prepared = runner.prepare(load(HERE.parent / "experiments/cifar10/linf_gradmatch_small.yaml", changes))
+    trainer, data, chosen, found = prepared.trainer, prepared.data, [], []
+
+    def look(model: nn.Module) -> None:
+        given = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": CostLedger()}
+        rows = GRADIENTS["last_layer"].measure(model, data.train, **given).rows
+        losses = scored(robust_loss, model, data.train, attacked=True, **given).rows.matrix[:, 0]
+        inside = torch.zeros(len(data.train), dtype=torch.bool)
+        inside[chosen[0].indices] = True
+        found.append(
+            {
+                "coreset": gradient_error(rows, chosen[0].indices, chosen[0].weights.double()),
+                "random subset": random_gradient_error(rows, len(chosen[0]), STREAM, rows.total()),
+                "batch": random_gradient_error(rows, trainer.batch_size, STREAM, rows.total()),
+                "loss inside": float(losses[inside].mean()),
+                "loss outside": float(losses[~inside].mean()),
+            }
+        )
+
+    listener = Listener(
+        on_coreset=lambda coreset: (chosen.append(coreset), look(prepared.model)),
+        on_model=lambda model: look(model) if chosen else None,
+    )
+    trainer.fit(prepared.model, data.train, data.validation, seed=seed, augment=data.augment, listener=listener)
+    return found
+
+
+def table(facts: dict) -> str:
+    """Means over seeds; the rows are epochs since the selection."""
+    found, rows = facts["found"], []
+    for epoch in range(len(found["gradmatch"][0])):
+        mean = lambda solver, name: statistics.fmean(one[epoch][name] for one in found[solver])  # noqa: B023, E731
+        errors = [mean(solver, "coreset") for solver in ("gradmatch", "craig")]
+        errors += [mean("gradmatch", "random subset"), mean("gradmatch", "batch")]
+        gaps = [mean(solver, "loss outside") - mean(solver, "loss inside") for solver in SOLVERS]
+        rows.append((str(epoch), *(f"{value:.3f}" for value in errors), *(f"{gap:+.3f}" for gap in gaps)))
+    errors = ["GradMatch's", "CRAIG's", "a random subset's", "a batch's"]
+    head = ["epochs since", *(f"{name} gradient error" for name in errors)]
+    head += [f"loss outside less inside, {name}" for name in ("GradMatch", "CRAIG", "random")]
+    return markdown(head, rows)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except AdvcoreError as error:
+        sys.exit(str(error))
