@@ -30,8 +30,9 @@ def input_norms(
     objective: Objective | None = None,
     attack: Attack | None = None,
     stream: Stream | None = None,
-) -> Tensor:
-    """(N,) float64: l2 norm of each example's gradient of the cross-entropy with respect to its own pixels, at the
+    **_,
+) -> Measured:
+    """(N, 1) float64: l2 norm of each example's gradient of the cross-entropy with respect to its own pixels, at the
     clean image, or where `attack` leads on the objective's loss.
 
     In eval mode on the plain view, so that examples do not mix; does not depend on `chunk_size`, which is halved, down
@@ -62,16 +63,11 @@ def input_norms(
             for batch in batches_for(model, source, distributed.own(chunks)):
                 yield (torch.cat(pieces.over(len(batch[0]), partial(work, *batch))),)
 
-        return distributed.combined(chunks, norms())[0]
-
-
-def _measure(model: nn.Module, source: Source, *, ledger: CostLedger, chunk_size: int = 256, **known) -> Measured:
-    """Scores (N, 1)."""
-    wanted = {name: known.get(name) for name in ("attacked", "objective", "attack", "stream")}
-    scores = input_norms(model, source, ledger=ledger, chunk_size=chunk_size, **wanted)
-    return Measured(rows=DenseRows(matrix=scores[:, None]), labels=source.labels())
+        (scores,) = distributed.combined(chunks, norms())
+    events = distributed.events(pieces.events)
+    return Measured(rows=DenseRows(matrix=scores[:, None]), labels=source.labels(), events=events)
 
 
 INPUT_NORMS = clean_and_attacked(
-    "input_norm", "norm of the input gradient, averaged over epochs (AIGN)", _measure, 2, AveragedScores
+    "input_norm", "norm of the input gradient, averaged over epochs (AIGN)", input_norms, 2, AveragedScores
 )

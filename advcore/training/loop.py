@@ -284,21 +284,18 @@ class Loop:
     def _score(self, model: nn.Module, ledger: CostLedger) -> Tensor:
         """(N,) the scores of one epoch."""
         settings = self.settings
-        gradient = GRADIENTS[settings.solver_reads]
-        return (
-            gradient.measure(
-                model,
-                self.train,
-                objective=settings.objective,
-                attack=settings.selector.attack,
-                stream=Stream(seed=self.seed, purpose="scoring"),
-                ledger=ledger,
-                head=settings.head,
-                chunk_size=settings.selector.chunk_size,
-            )
-            .rows.matrix[:, 0]
-            .to(self.train.device)
+        found = GRADIENTS[settings.solver_reads].measure(
+            model,
+            self.train,
+            objective=settings.objective,
+            attack=settings.selector.attack,
+            stream=Stream(seed=self.seed, purpose="scoring"),
+            ledger=ledger,
+            head=settings.head,
+            chunk_size=settings.selector.chunk_size,
         )
+        self.out.events.extend({"epoch": self.place.epoch, "event": event} for event in found.events)
+        return found.rows.matrix[:, 0].to(self.train.device)
 
     def _probe_scores(self) -> None:
         """Ordinary training of a copy, scored after each epoch."""

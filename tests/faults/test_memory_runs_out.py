@@ -8,18 +8,19 @@ import pytest
 import torch
 from faults.injectors import Cramped, no_memory
 
-from advcore import Trainer, evaluate
+from advcore import AdversarialCoreset, Trainer, evaluate
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.errors import NoMemoryError
 from advcore.gradients import GRADIENTS
-from advcore.objectives import Pgd
+from advcore.objectives import Pgd, Standard
 from advcore.pieces import Pieces, advised
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.selection.partition import Split, per_class, whole
 from advcore.selection.schedule import Schedule
 from advcore.selection.solve import solve_all
+from advcore.solvers import SOLVERS as SOLVERS_BY_NAME
 from advcore.solvers import Craig, GradMatch
 from advcore.training import SGD
 from advcore.training.loop import Listener
@@ -193,3 +194,17 @@ def test_pieces_of_other_things_halve_by_ones():
 
     assert pieces.over(7, work) == list(range(7))
     assert [event.split()[4] for event in pieces.events] == ["7", "3"]
+
+
+def test_scores_that_are_taken_while_it_trains_tell_of_their_halves(model, source):
+    chooser = AdversarialCoreset(objective=Standard(), attack=None, solver=SOLVERS_BY_NAME["easycore"](), budget=0.5)
+    made = Trainer(
+        objective=Standard(),
+        attack=None,
+        optimizer=SGD(lr=0.1),
+        schedule=Schedule(epochs=4, budget=0.5, warm_start=0.5),
+        selector=chooser,
+        batch_size=16,
+    )
+    told = made.fit(Cramped(model, 50), source, seed=0).events
+    assert {"epoch": 0, "event": "out of memory with 96 examples at once; going on with 48"} in told

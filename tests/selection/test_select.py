@@ -216,7 +216,7 @@ def test_easycore_takes_scores_and_refuses_to_go_without(model, source):
     with pytest.raises(ConfigError, match="AveragedScores"):
         selector(EasyCore()).select(model, source, seed=0)
     norms = AveragedScores()
-    norms.add(input_norms(model, source, ledger=CostLedger()))
+    norms.add(input_norms(model, source, ledger=CostLedger()).rows.matrix[:, 0])
     coreset = selector(EasyCore(), partition="whole").select(model, source, seed=0, rows=norms.rows)
     assert set(coreset.indices.tolist()) == set(norms.rows.matrix[:, 0].argsort()[:24].tolist())
 
