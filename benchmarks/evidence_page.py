@@ -1,0 +1,178 @@
+"""docs/evidence.md: why random is hard to beat, from the records of the suite `why` and of benchmarks/staleness.py."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import scipy.stats
+import staleness
+from minibatch_page import robust
+from savings_page import cost, paired
+
+from advcore.reporting.record import RunRecord
+from advcore.reporting.tables import comparison, flagged, markdown
+
+Groups = Mapping[str, Sequence[RunRecord]]
+BASE, CHANCE = "GradMatch", "random"
+
+FACTORS = {
+    "partition": ["GradMatch, whole", "GradMatch, per batch"],
+    "rows": ["GradMatch, bias rows"],
+    "ridge (0.02)": ["GradMatch, ridge 0", "GradMatch, ridge 0.5"],
+    "weights, as the trainer scales them": [
+        "GradMatch, normalise batch",
+        "GradMatch, normalise none",
+        "GradMatch, weights dropped",
+    ],
+    "period (4 epochs)": ["GradMatch, every epoch", "GradMatch, once"],
+    "warm start (0.6)": ["GradMatch, warm start 0.3", "GradMatch, warm start 0.8"],
+    "attack of the selection (one step)": ["GradMatch, selected by PGD-7"],
+    "solver": ["CRAIG", "CRAIG, bias rows", "CRAIG, weights dropped", "EasyCore"],
+}
+"""One factor at a time, beside the base; in brackets, what the base has."""
+OF_CHANCE = ["random, one subset", "random, per batch", "random, every epoch", "random, once"]
+OF_CHANCE += ["random, warm start 0.3", "random, warm start 0.8", "random of GradMatch's cost"]
+BUDGETS = ("0.02", "0.05", "0.1", "0.2")
+FAULTS = {
+    "duplicates": "three quarters of the examples are near copies of the others",
+    "long tail": "the first class has fifty times the examples of the last",
+    "noise": "three of ten labels are wrong",
+}
+
+
+def gap(found: Groups, one: str, two: str) -> str:
+    """Difference in robust accuracy over common seeds: mean and standard error, starred where that is beyond chance
+    (two-sided t-test, 5 %)."""
+    mean, error, count = paired(found, [(one, two)])
+    if count < 2:
+        return f"{mean:+.1f}"
+    star = "*" if abs(mean) > scipy.stats.t.ppf(0.975, count - 1) * error else ""
+    return f"{mean:+.1f} ± {error:.1f}{star}"
+
+
+def _facts(records: Sequence[RunRecord], name: str) -> str:
+    """Mean over all selections of a fact of their quality."""
+    values = [one[name] for record in records for one in record.selections if one.get(name) is not None]
+    return f"{statistics.fmean(values):.3f}" if values else "–"
+
+
+def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
+    records = found[name]
+    spread = f" ± {statistics.stdev(robust(records)):.1f}" if len(records) > 1 else ""
+    return [
+        name,
+        str(len(records)),
+        f"{statistics.fmean(robust(records)):.1f}{spread}",
+        *(gap(found, name, other) if other != name else "–" for other in beside),
+        f"{cost(records):.2f}",
+        _facts(records, "gradient_error_trained"),
+        _facts(records, "effective_sample_size"),
+    ]
+
+
+def _table(found: Groups, names: Sequence[str], beside: Sequence[str]) -> str:
+    head = ["method", "seeds", "robust, %", *(f"beside {other}" for other in beside), "relative cost"]
+    head += ["gradient error, as trained", "effective sample size"]
+    return markdown(head, [_row(found, name, beside) for name in names if name in found])
+
+
+def factors(found: Groups) -> str:
+    names = [BASE, *(name for group in FACTORS.values() for name in group)]
+    told = "; ".join(f"{factor}" for factor in FACTORS)
+    lines = [f"Factors: {told}. Base: {BASE}.", "", _table(found, names, [BASE, CHANCE]), ""]
+    lines += ["Random subsets, one factor at a time:", "", _table(found, [CHANCE, *OF_CHANCE], [CHANCE]), ""]
+    return "\n".join(lines)
+
+
+def pooled(found: Groups, pairs: Sequence[tuple[str, str]]) -> str:
+    """All pairs and seeds together, in words."""
+    known = [pair for pair in pairs if all(len(found.get(name, ())) > 1 for name in pair)]
+    if not known:
+        return "not measured"
+    mean, error, count = paired(found, known)
+    chance = abs(mean) <= scipy.stats.t.ppf(0.975, count - 1) * error
+    word = "no difference beyond chance" if chance else "better" if mean > 0 else "worse"
+    return f"{word} ({mean:+.2f} ± {error:.2f} points, {count} pairs of runs of one seed)"
+
+
+def budgets(found: Groups) -> str:
+    names = [f"{solver} {budget}" for budget in BUDGETS for solver in ("random", "GradMatch", "CRAIG")]
+    rows = [
+        _row(found, name, []) + [gap(found, name, f"random {name.rsplit(' ', 1)[1]}") if name[0] != "r" else "–"]
+        for name in names
+        if name in found
+    ]
+    head = ["method", "seeds", "robust, %", "relative cost", "gradient error, as trained", "effective sample size"]
+    lines = [markdown([*head, "beside random, same budget"], rows), ""]
+    rows = [_row(found, f"shortened to {n}", []) for n in (1, 2, 4) if f"shortened to {n}" in found]
+    lines += ["Full data for fewer epochs:", "", markdown(head, rows), ""] if rows else []
+    return "\n".join(lines)
+
+
+def faults(found: Groups) -> str:
+    lines = []
+    for fault, told in FAULTS.items():
+        own = {name.removeprefix(f"{fault}, "): r for name, r in found.items() if name.startswith(f"{fault}, ")}
+        if own:
+            at = {small: [n for n in own if n.endswith(" 0.1") == small] for small in (False, True)}
+            lines += [f"### {fault.capitalize()}: {told}", "", _table(own, at[False], ["random"]), ""]
+            lines += [_table(own, at[True], ["random 0.1"]), ""]
+    return "\n".join(lines)
+
+
+def stale(facts: dict) -> str:
+    """What benchmarks/staleness.py measured."""
+    return staleness.table(facts)
+
+
+HEAD = """# What a selection is worth, and why random is hard to beat
+
+Generated by benchmarks/tables.py from the committed records of the suites `why` (benchmarks/suites/why.yaml) and of
+benchmarks/staleness.py; the study of [all savings](../benchmarks/savings.md) and that of
+[minibatch rules](../benchmarks/minibatch.md) stand beside it.
+
+4,000 CIFAR-10 images (JPEG copies; 10 % for validation), small CNN, one attack step of 10/255 in the ball of 8/255, 20
+epochs or what the method makes of them; robust accuracy against PGD-20 on {n} test images, checkpoint `last`, mean and
+sample deviation over seeds. Costs are relative to 20 epochs of PGD-7. A coreset holds 30 % of the data, is chosen per
+class after 4 full epochs by the training attack, and again 4 epochs later. Differences are over runs of the same seed,
+with their standard error; a star: beyond chance (t-test, 5 %), which with three seeds takes a large or a steady
+difference. Among so many, one in twenty stars is chance.
+"""
+
+
+def text(found: Groups, facts: dict | None) -> str:
+    """The whole page."""
+    n = next(iter(found.values()))[0].final["last"]["clean"]["n"]
+    pairs = [("GradMatch", CHANCE), ("CRAIG", CHANCE)]
+    pairs += [(f"{s} {b}", f"random {b}") for b in BUDGETS for s in ("GradMatch", "CRAIG")]
+    lines = [HEAD.format(n=f"{n:,}"), "## At once", ""]
+    lines += [f"- Coresets beside random subsets of the same size, all budgets: {pooled(found, pairs)}."]
+    lines += [f"- GradMatch beside a random subset of the same cost: {pooled(found, [(BASE, OF_CHANCE[-1])])}."]
+    lines += [
+        f"- All data for as many passes, beside random of that cost: {pooled(found, [('shortened', OF_CHANCE[-1])])}."
+    ]
+    lines += [f"- {fault.capitalize()}, coresets beside random: {pooled(found, _of(fault))}." for fault in FAULTS]
+    lines += [
+        "",
+        _table(found, ["all data", "shortened", CHANCE, OF_CHANCE[-1], BASE, "CRAIG", "EasyCore"], [CHANCE]),
+        "",
+    ]
+    lines += ["## One factor at a time", "", factors(found), "## Small budgets", "", budgets(found)]
+    lines += ["## Where a selection should pay", "", faults(found)]
+    if facts:
+        lines += ["## How long a coreset stands for the data", "", STALE, "", stale(facts), ""]
+    flags = flagged(found, "last")
+    lines += [f"Flags: {'; '.join(flags)}.", ""] if flags else []
+    lines += ["## All rows", "", markdown(*comparison(found, "last")), ""]
+    return "\n".join(lines)
+
+
+def _of(fault: str) -> list[tuple[str, str]]:
+    return [
+        (f"{fault}, {solver}{size}", f"{fault}, random{size}")
+        for size in ("", " 0.1")
+        for solver in ("GradMatch", "CRAIG")
+    ]
+
+
+STALE = """One coreset of 30 %, chosen after 4 epochs and trained on for 8; all examples attacked anew after each epoch.
+Gradient errors are of the summed gradient, relative; a batch has 64 examples."""
