@@ -83,7 +83,8 @@ def main(out: Path) -> int:
     shutil.rmtree(out, ignore_errors=True)
     stage(source)
     here = str(Path(__file__).parent)
-    failed = build_main(["-q", "-W", "--keep-going", "-b", "html", "-c", here, "-d", str(out / "seen"), str(source), str(site)])
+    strict = ["-q", "-W", "--keep-going"]
+    failed = build_main([*strict, "-b", "html", "-c", here, "-d", str(out / "seen"), str(source), str(site)])
     elsewhere = [] if failed else fetched(site)
     for line in elsewhere:
         print(f"loads from elsewhere: {line}", file=sys.stderr)
