@@ -14,17 +14,19 @@ FETCHED = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=[
 IMPORTED = re.compile(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//[^)\s]*")
 
 
-def tocs(nav: dict[str, list[str]]) -> str:
+def tocs(nav: dict[str, dict[str, str]]) -> str:
     """What makes the sidebar, hidden on the page itself."""
     parts = []
     for caption, listed in nav.items():
-        parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *listed, "```"]))
+        lines = [f"{title} <{page}>" for page, title in listed.items()]
+        parts.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *lines, "```"]))
     return "\n\n".join(parts)
 
 
 def stage(folder: Path) -> None:
     """README as the first page, the pages, what they show and link to, and the API pages, into `folder`."""
-    nav = NAV | {"Benchmarks": benchmark_pages(), "API": ["api/advcore", *(f"api/{name}" for name in API)]}
+    api = {"api/advcore": "advcore"} | {f"api/{name}": title for name, title in API.items()}
+    nav = NAV | {"Benchmarks": benchmark_pages(), "API": api}
     _put(folder / "index.md", f"{_text(ROOT / 'README.md')}\n\n{tocs(nav)}\n")
     for name in pages():
         _put(folder / f"{name}.md", _text(ROOT / f"{name}.md"))

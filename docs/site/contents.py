@@ -4,12 +4,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NAV = {
-    "Use": ["docs/index", "docs/choosing", "docs/settings", "docs/integration", "docs/report"],
-    "Method": ["docs/method", "docs/solvers", "docs/minibatch", "docs/savings", "docs/evaluation"],
-    "Scale": ["docs/speed", "docs/distributed", "docs/reliability"],
-    "Evidence": ["docs/evidence", "docs/bench", "docs/reproducing", "docs/extending"],
+    "Use": {
+        "docs/index": "First hour",
+        "docs/choosing": "Choosing a selector",
+        "docs/settings": "Every setting",
+        "docs/integration": "Other trainers and formats",
+        "docs/report": "Reports",
+    },
+    "Method": {
+        "docs/method": "What is computed",
+        "docs/solvers": "Solvers",
+        "docs/minibatch": "Minibatch rules and scores",
+        "docs/savings": "Cheaper attacks",
+        "docs/evaluation": "Attacks and evaluation",
+    },
+    "Scale": {
+        "docs/speed": "Speed",
+        "docs/distributed": "Several GPUs",
+        "docs/reliability": "Stopping, and going on",
+    },
+    "Evidence": {
+        "docs/evidence": "Evidence",
+        "docs/bench": "Benchmark suites",
+        "docs/reproducing": "Reproducing",
+        "docs/extending": "Extending",
+    },
 }
-"""Pages by caption, below README, which is the first. The pages of benchmarks/ follow by themselves."""
+"""Pages and their short titles by caption, below README, the first. Those of benchmarks/ follow by themselves."""
 API = {
     "attacks": "Attacks",
     "objectives": "Objectives",
@@ -42,14 +63,15 @@ BESIDE = {"training": {"loop": ("Trained", "Listener")}}
 """Names of inner modules that a library call meets all the same."""
 
 
-def benchmark_pages() -> list[str]:
-    """The pages of benchmarks/, by name."""
-    return [f"benchmarks/{path.stem}" for path in sorted((ROOT / "benchmarks").glob("*.md"))]
+def benchmark_pages() -> dict[str, str]:
+    """The pages of benchmarks/ and their headings, by name."""
+    found = sorted((ROOT / "benchmarks").glob("*.md"))
+    return {f"benchmarks/{path.stem}": path.read_text().split("\n")[0].lstrip("# ") for path in found}
 
 
 def pages() -> list[str]:
     """Every page of the repository that the site has, README apart, without `.md`."""
-    return [page for listed in NAV.values() for page in listed] + benchmark_pages()
+    return [page for listed in NAV.values() for page in listed] + list(benchmark_pages())
 
 
 def modules(package: str) -> list[str]:
