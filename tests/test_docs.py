@@ -132,6 +132,15 @@ def test_every_setting_is_documented_where_it_is_made(site):
                 assert [f for f in fields if not re.search(rf"\b{f}\b", said)] == [], f"{module}.{name}"
 
 
+def test_what_the_command_line_lists_is_told_whole_in_the_first_line():
+    from advcore.runner.schema import TABLES
+    from advcore.selection.partition import PARTITIONS
+
+    things = [thing for table in (*TABLES.values(), PARTITIONS) for thing in table.values()]
+    firsts = [thing.__doc__.strip().splitlines()[0] for thing in things]
+    assert [line for line in firsts if not line.endswith((".", ":"))] == []
+
+
 def test_a_docstring_becomes_a_list_of_what_it_says(site):
     docstrings = site("docstrings")
     doc = (
