@@ -22,7 +22,8 @@ def cosines(rows: FactoredRows, weights: Tensor | None = None) -> Tensor:
 class GradientMatching(AttackSubset):
     """Preference max(cos(g_i, g), 0), of the clean cross-entropy's exact last-layer gradients.
 
-    g_i is the example's, g the batch's, with its weights.     From factors: one forward pass, no backward pass. Settings: see `AttackSubset`.
+    g_i is the example's, g the batch's, with its weights; both from factors.
+    Settings: see `AttackSubset`. Cost: one forward pass, no backward pass.
     Reference: Selective AT (arXiv 2512.22069), gradient-matching sampling. Differs: the gradient of the last layer
     alone; a floor of 1e-6.
     """

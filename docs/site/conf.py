@@ -21,5 +21,5 @@ myst_heading_anchors = 4  # the anchors that code-hosting pages give headings
 suppress_warnings = ["ref.python"]  # of annotations whose short name two modules have
 add_module_names = False
 toc_object_entries_show_parents = "hide"
-python_maximum_signature_line_length = 80
+python_maximum_signature_line_length = 100
 pygments_style, pygments_dark_style = "friendly", "monokai"

@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
@@ -105,7 +106,7 @@ def described(doc: str, known: dict[str, str], parameters: dict[str, Parameter])
         if paragraph.startswith("\0"):
             entries = meanings(doc_of_section(paragraph))
             listed |= set(entries)
-            out.append("\n".join(_item(name, text, known, parameters) for name, text in entries.items()))
+            out.append("\n".join(_items(entries, known, parameters)))
         else:
             out += _prose(paragraph, known)
     rest = [name for name in parameters if name not in listed and name not in meanings(doc)]
@@ -116,6 +117,15 @@ def described(doc: str, known: dict[str, str], parameters: dict[str, Parameter])
 
 def doc_of_section(paragraph: str) -> str:
     return "Parameters\n----------\n" + paragraph.lstrip("\0")
+
+
+def _items(entries: dict[str, str], known: dict[str, str], parameters: dict[str, Parameter]) -> Iterator[str]:
+    """An item a parameter; those that are told elsewhere share one."""
+    for text, group in groupby(entries, key=lambda name: entries[name] if entries[name].startswith("see ") else name):
+        if text in entries:
+            yield _item(text, entries[text], known, parameters)
+        else:
+            yield f"- {', '.join(f'**{name}**' for name in group)}: {_marked(text, known)}"
 
 
 def _item(name: str, text: str, known: dict[str, str], parameters: dict[str, Parameter]) -> str:
