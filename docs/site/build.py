@@ -5,11 +5,13 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 from contents import API, NAV, ROOT, benchmark_pages, pages
 from docstrings import known_names, page
 
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
+POINTS = re.compile(r"<[a-z]+\b[^>]*?\b(?:src|href)=\"([^\"#?:]+)[#?\"]")
 FETCHED = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 IMPORTED = re.compile(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//[^)\s]*")
 
@@ -78,20 +80,32 @@ def fetched(site: Path) -> list[str]:
     return told
 
 
+def dangling(site: Path) -> list[str]:
+    """What pages point to that is not there, whatever made it: raw HTML is nothing that Sphinx looks at."""
+    told = []
+    for path in sorted(site.rglob("*.html")):
+        targets = set(POINTS.findall(path.read_text()))
+        told += [f"{path.relative_to(site)}: {one}" for one in targets if not (path.parent / unquote(one)).exists()]
+    return told
+
+
 def main(out: Path) -> int:
     from sphinx.cmd.build import build_main
 
-    source, site = out / "source", out / "site"
-    shutil.rmtree(out, ignore_errors=True)
+    source, site, seen = out / "source", out / "site", out / "seen"
+    for folder in (source, site, seen):
+        shutil.rmtree(folder, ignore_errors=True)
     stage(source)
     here = str(Path(__file__).parent)
     strict = ["-q", "-W", "--keep-going"]
-    failed = build_main([*strict, "-b", "html", "-c", here, "-d", str(out / "seen"), str(source), str(site)])
-    elsewhere = [] if failed else fetched(site)
-    for line in elsewhere:
-        print(f"loads from elsewhere: {line}", file=sys.stderr)
+    failed = build_main([*strict, "-b", "html", "-c", here, "-d", str(seen), str(source), str(site)])
+    wrong = [f"loads from elsewhere: {one}" for one in fetched(site)] + [
+        f"is not there: {one}" for one in dangling(site)
+    ]
+    for line in wrong:
+        print(line, file=sys.stderr)
     print(f"{sum(1 for _ in site.rglob('*.html'))} pages: {site / 'index.html'}")
-    return failed or bool(elsewhere)
+    return failed or bool(wrong)
 
 
 if __name__ == "__main__":
