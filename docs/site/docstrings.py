@@ -155,7 +155,8 @@ def _marked(text: str, known: dict[str, str]) -> str:
     for piece in _CODE.split(text):
         if piece.startswith("`") and piece.endswith("`") and len(piece) > 1:
             name = piece.strip("`")
-            pieces.append(f"{{py:obj}}`{name} <{known[name]}>`" if name in known else piece)
+            links = name in known and (name[0].isupper() or "." in name)  # a word such as `first` may mean anything
+            pieces.append(f"{{py:obj}}`{name} <{known[name]}>`" if links else piece)
         else:
             pieces.append(re.sub(r"([*<>\[\]#|{}\\])", r"\\\1", piece))
     return "".join(pieces)
