@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+DOCS_READY = $(VENV)/.docs
 
-.PHONY: run test lint clean
+.PHONY: run test lint docs clean
 
 run: $(READY)
 	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
@@ -14,6 +15,13 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+
+docs: $(DOCS_READY)
+	$(BIN)/python docs/site/build.py build/docs
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	@touch $(DOCS_READY)
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

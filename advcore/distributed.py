@@ -129,6 +129,7 @@ def rank() -> int:
 
 
 def first() -> bool:
+    """Whether this process is the one that reads and writes files."""
     return rank() == 0
 
 

@@ -203,7 +203,10 @@ def _summed(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseRows:
-    """N rows written out, (N, F) float: scores (F = 1), rows of another kind, and tests."""
+    """N rows written out, `matrix` (N, F) float: scores (F = 1), rows of another kind, and tests.
+
+    Answers as `FactoredRows` does.
+    """
 
     matrix: Tensor
 

@@ -89,8 +89,11 @@ def _type_problem(setting: str, kind: Any, value: Any) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A solver's answer: positions into its rows (K,) long, unique; weights (K,) float64, finite, >= 0
-    unless the solver allows other signs; `info` says what happened."""
+    """A solver's answer.
+
+    indices : (K,) long, unique, positions into its rows. weights : (K,) float64, finite, >= 0 unless the solver allows
+    other signs. info : what happened.
+    """
 
     indices: Tensor
     weights: Tensor

@@ -103,7 +103,7 @@ class Bounded:
 
     Parameters
     ----------
-    eps : radius of the ball, in its own units.
+    eps : radius of the ball, in its own units, >= 0.
     """
 
     eps: float
@@ -153,8 +153,8 @@ class Iterated(Bounded):
 
     Parameters
     ----------
-    steps : ascent steps.
-    restarts : independent starts; each example keeps the one with the highest loss.
+    steps : ascent steps, at least 1.
+    restarts : independent starts, at least 1; each example keeps the one with the highest loss.
     """
 
     steps: int = 10
@@ -217,7 +217,11 @@ def climb(
     move: Callable[[Tensor, Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """`steps` times: move along the gradient of the per-example loss, then project. The one loop of every PGD."""
+    """`steps` times: move along the gradient of the per-example loss, then project. The one loop of every PGD.
+
+    move : (x_adv, gradient), both (B, ...), to the next point. project : that point to the ball. Cost: one forward and
+    one backward pass an example and step.
+    """
     x_adv = project(start)
     for _ in range(steps):
         _, gradient = input_gradient(loss_fn, x_adv)

@@ -28,19 +28,22 @@ def _unit(direction: Tensor) -> Tensor:
 
 
 def linf_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Nearest point of the linf ball of radius `eps` around x and of [0, 1]: (B, ...)."""
     return (x + (x_adv - x).clamp(-eps, eps)).clamp(0, 1)
 
 
 def linf_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    """(B, ...): every pixel moves by `step_size` in the direction of its gradient's sign; 0 stays."""
     return x_adv + step_size * gradient.sign()
 
 
 def linf_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
-    """Uniform in the ball."""
+    """Uniform in the ball of radius `eps` around x (B, ...); may leave [0, 1] (`linf_project`)."""
     return x + eps * (2 * generator.uniform(tuple(x.shape)).to(x) - 1)
 
 
 def linf_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+    """(B,) float64: the largest change of a pixel."""
     return (x_adv.double() - x.double()).flatten(1).abs().amax(1)
 
 
@@ -78,6 +81,7 @@ def _drawn_in(moved: Tensor, x: Tensor, eps: float, power: int = 2) -> Tensor:
 
 
 def l2_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    """(B, ...): along each example's gradient, l2 length `step_size`; a zero gradient moves nothing."""
     return x_adv + step_size * _unit(gradient)
 
 
@@ -88,6 +92,7 @@ def l2_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
 
 
 def l2_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+    """(B,) float64: l2 norms of the changes."""
     return (x_adv.double() - x.double()).flatten(1).norm(dim=1)
 
 
@@ -130,12 +135,18 @@ def l1_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
 
 
 def l1_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+    """(B,) float64: sums of the pixels' absolute changes."""
     return (x_adv.double() - x.double()).flatten(1).abs().sum(1)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """One threat model's functions; `diameter` is the largest eps that means anything for (C, H, W) pixels."""
+    """One threat model's functions.
+
+    project : (x_adv, x, eps) to the ball around x and [0, 1]. step : (x_adv, gradient, step_size) to the next point.
+    start : (x, eps, generator) to a random point of the ball. distance : (x, x_adv) to (B,) norms. diameter : the
+    number of pixels C H W to the largest eps that means anything.
+    """
 
     project: Callable[[Tensor, Tensor, float], Tensor]
     step: Callable[[Tensor, Tensor, float], Tensor]

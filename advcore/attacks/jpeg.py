@@ -31,7 +31,7 @@ class JPEGLinf(Functional):
 
     Parameters
     ----------
-    eps : largest change of a coefficient, in units of its quantisation step.
+    eps : largest change of a coefficient, in units of its quantisation step, in [0, 255].
     quality : of the quantisation tables, 1 to 100.
     steps, restarts : see `Iterated`.
 

@@ -28,7 +28,7 @@ class Memory:
     precision : "float32" holds attacked pixels exactly. "float16" holds what was added to each, rounded to 11 bits:
         off by at most 1/2048 of it, or 3e-8. "int8" rounds to 127 equal parts of the largest that the example had so
         far: off by at most 1/254 of that. What is read is projected again.
-    reset : epochs after which all is forgotten; null never forgets.
+    reset : epochs after which all is forgotten, at least 1; null never forgets.
     place : "device", "host" (through a pinned buffer under CUDA), or "auto": the device if half of what is free there
         is enough.
     """

@@ -19,8 +19,8 @@ class NFGSM(Bounded):
     Parameters
     ----------
     eps : radius of the linf ball to train for, in [0, 1] pixel units.
-    noise : half width of the noise, in eps.
-    step_size : length of the step, in pixel units; None means eps.
+    noise : half width of the noise, in eps, in [0, 100].
+    step_size : length of the step, in pixel units, above 0; None means eps.
 
     Cost: one forward and one backward pass an example. Reference: de Jorge et al. 2022, algorithm 1.
     """

@@ -27,7 +27,7 @@ class Perceptual(Iterated):
 
     Parameters
     ----------
-    eps : the LPIPS bound.
+    eps : the LPIPS bound, in [0, 10].
     steps, restarts : see `Iterated`.
     layers : names of the layers whose activations are compared; None finds them: a ResNet's stages, else the last
         activation of each image size.
@@ -194,8 +194,8 @@ class LPA(Perceptual):
 
     Parameters
     ----------
-    steps : of a round.
-    rounds : of the search for the penalty, which begins at 0.01.
+    steps : of a round, at least 1.
+    rounds : of the search for the penalty, which begins at 0.01; at least 1.
 
     Cost: at most rounds x (2 steps + 1) forward and rounds x steps backward passes, and the projection.
     Reference: Laidlaw et al. 2021, algorithm 2.

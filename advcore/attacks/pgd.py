@@ -31,9 +31,10 @@ class PGD(Iterated):
 
     Parameters
     ----------
-    eps : radius of the ball around the clean image, in [0, 1] pixel units.
+    eps : radius of the ball around the clean image, in [0, 1] pixel units, at most 1 (linf), sqrt(D) (l2) or D (l1), D
+        the number of pixels.
     steps, restarts : see `Iterated`.
-    step_size : length of a step in the ball's norm, same units; None means 2.5 eps / steps.
+    step_size : length of a step in the ball's norm, same units, above 0; None means 2.5 eps / steps.
     start : "uniform" in the ball, "gaussian" (x + 0.001 N(0, 1), TRADES), "clean", or, for training, "remembered":
         where the attack left the example in an earlier epoch (`advcore.attacks.memory`), uniform where nothing is known
         of it.

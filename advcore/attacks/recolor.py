@@ -18,8 +18,8 @@ class ReColorAdv(Functional):
 
     Parameters
     ----------
-    eps : largest change of a channel, in [0, 1] pixel units.
-    resolution : entries of the table along each channel.
+    eps : largest change of a channel, in [0, 1] pixel units; at most 1.
+    resolution : entries of the table along each channel, 2 to 256.
     steps, restarts : see `Iterated`.
 
     For images of one or three channels. Reference: Laidlaw and Feizi 2019, section 4. Differs: RGB (their paper has it

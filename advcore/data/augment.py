@@ -32,10 +32,12 @@ def flip(x: Tensor, generator: Stream) -> Tensor:
 
 
 def crop_flip(x: Tensor, generator: Stream) -> Tensor:
+    """`crop`, then `flip`: (B, C, H, W), each image its own draw."""
     return flip(crop(x, generator), generator)
 
 
 def none(x: Tensor, generator: Stream) -> Tensor:
+    """The images as they are."""
     return x
 
 

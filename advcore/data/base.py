@@ -29,8 +29,11 @@ MOST_CLASSES = 1_000_000
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a raw set: labels (N,) long, its images, either by position at once or one by one, and how many
-    classes its files speak of (None where they do not)."""
+    """One part of a raw set.
+
+    labels : (N,) long. images : positions (B,) to images (B, C, H, W), for those that are at hand at once; else None,
+    and dataset : map-style (x, y), read one by one. num_classes : that its files speak of; None where they do not.
+    """
 
     labels: Tensor
     images: Callable[[Tensor], Tensor] | None = None
@@ -50,8 +53,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads: `train`, `validation` (None without one) and `test`; `part` (N,) says where the training
-    examples stand in the whole training set, whose labels are `whole`."""
+    """What a run reads: `train`, `validation` (None without one) and `test`, plain views.
+
+    part : (N,) long, where the training examples stand in the whole training set. whole : the labels of that set.
+    num_classes : how many there are. augment : (x (B, C, H, W), stream) to the augmented view.
+    """
 
     train: Source
     validation: Source | None
@@ -71,8 +77,9 @@ class DataSettings:
     validation : share of the training set held out to choose `best`, in [0, 0.5]; stratified.
     split_seed : of every split; not the run's seed, so that all seeds see the same parts.
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
-    augment : "none", "crop" (4 pixels), "crop_flip"; None for what the set is usually trained with.
-    workers : DataLoader processes, for data that do not fit on the device.
+    augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "crop_flip"; None for what the
+        set is usually trained with.
+    workers : DataLoader processes, 0 to 1024, for data that do not fit on the device.
     planted : faults of the training examples, for studies; see `Planted`; None for none.
     """
 
@@ -147,7 +154,8 @@ class OwnData(DataSettings):
     Parameters
     ----------
     path : where they are; a relative path is also looked up below the folder that ADVCORE_DATA names.
-    num_classes : how many classes there are; None for what the files say, else the largest training label + 1.
+    num_classes : how many classes there are, at least 2; None for what the files say, else one more than the largest
+        training label.
     """
 
     path: str

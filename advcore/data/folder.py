@@ -20,7 +20,8 @@ class ImageFolder(DataSettings):
     Parameters
     ----------
     path : the folder.
-    size : side of the square images in pixels: the shorter side is resized to 8/7 of it, then the centre is cut.
+    size : side of the square images in pixels, 8 to 10,000: the shorter side is resized to 8/7 of it, then the centre
+        is cut.
     only : sub-folders to use, in the order of their labels; None for all, sorted by name.
     groups : {name: [sub-folders]} to merge sub-folders into classes, as ImageNet-12 does; excludes `only`.
     """

@@ -39,7 +39,7 @@ _Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of n examples with its 95 % Wilson interval (low, high)."""
+    """An `accuracy`, the share of `n` examples that is right, with its 95 % Wilson `interval` (low, high)."""
 
     accuracy: float
     n: int
@@ -48,11 +48,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Clean accuracy, and one entry an attack: how the number was made, then accuracy, n and interval.
+    """What a model is worth.
 
-    worst : share right under every attack at once. flags : what makes the numbers untrustworthy, one line each.
-    verdicts : (n,) bool an example, "clean" and each attack by its place. examples : where an attack found an example
-    misclassified, else where it ended, (n, C, H, W) an attack by its place; only if they were asked for.
+    clean : accuracy without attack. attacks : one entry an attack: how the number was made, then accuracy, n and
+    interval. worst : share right under every attack at once. flags : what makes the numbers untrustworthy, one line
+    each. verdicts : (n,) bool an example, "clean" and each attack by its place. examples : where an attack found an
+    example misclassified, else where it ended, (n, C, H, W) an attack by its place; only if they were asked for.
     """
 
     clean: Accuracy

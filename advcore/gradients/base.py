@@ -16,7 +16,8 @@ from advcore.rows import DenseRows, Rows
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows of a whole source, in its order, the labels (N,) met on the way, on the CPU, and what fell back.
+    """Rows of a whole source, in its order, the labels (N,) long met on the way, on the CPU, and `events`: what fell
+    back.
 
     Of several processes, the first may be the only one that has rows and labels; None in the others.
     """

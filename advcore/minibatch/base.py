@@ -81,8 +81,8 @@ class AttackSubset:
     Parameters
     ----------
     rho : share of the batch that is picked, in (0, 1]: int(rho B) examples, one at least.
-    warm_up : epochs in which the pick is uniform.
-    clean : lambda, weight of the clean loss, >= 0; 0 saves its passes.
+    warm_up : epochs in which the pick is uniform, >= 0.
+    clean : lambda, weight of the clean loss, in [0, 1e6]; 0 saves its passes.
     draw : "multinomial" (without replacement, by preference) or "top" (the largest preferences).
     correction : "none": the mean over the picked. "inverse_probability": drawn with a uniform share of 0.1 and weighted
         so that its expectation is the mean over the batch; not with normalise: batch, which undoes weights.

@@ -20,10 +20,10 @@ def cosines(rows: FactoredRows, weights: Tensor | None = None) -> Tensor:
 
 @settings
 class GradientMatching(AttackSubset):
-    """Preference max(cos(g_i, g), 0): g_i the exact last-layer gradient of the clean cross-entropy, g the batch's, with
-    its weights.
+    """Preference max(cos(g_i, g), 0), of the clean cross-entropy's exact last-layer gradients.
 
-    From factors: one forward pass, no backward pass. Settings: see `AttackSubset`.
+    g_i is the example's, g the batch's, with its weights; both from factors.
+    Settings: see `AttackSubset`. Cost: one forward pass, no backward pass.
     Reference: Selective AT (arXiv 2512.22069), gradient-matching sampling. Differs: the gradient of the last layer
     alone; a floor of 1e-6.
     """
@@ -36,8 +36,9 @@ class GradientMatching(AttackSubset):
 
 @settings
 class ResidualNorm(AttackSubset):
-    """Preference ||softmax(z) - onehot(y)||_2 at the clean image: what Selective AT's code does under the name of
-    gradient matching.
+    """Preference ||softmax(z) - onehot(y)||_2 at the clean image, as Selective AT's code has it.
+
+    There it goes by the name of gradient matching.
 
     Settings: see `AttackSubset`. Differs: a floor of 1e-6.
     """

@@ -20,12 +20,12 @@ class LossRanked(UpdateSubset):
 
     Parameters
     ----------
-    p_up : P where it is fixed.
+    p_up : P where it is fixed, in (0, 1].
     adaptive : "fixed"; "recursive": P(t) = max(p_min, (1 - acc(t - 1)) P(t - 1)), P(0) = 1; "direct":
         P(t) = max(p_min, 1 - acc(t - 1)).
-    p_min : the floor of an adaptive P.
+    p_min : the floor of an adaptive P, in (0, 1].
     accuracy : which validation accuracy an adaptive P follows: "clean" or "robust".
-    warm_up : epochs in which all are kept.
+    warm_up : epochs in which all are kept, >= 0.
     queue : collect what is kept until a full batch exists, so that steps keep their size; the rest is learned from at
         the end of the epoch.
     probed : kept examples for which each epoch tells the smallest radius that flips the prediction; a measurement, not

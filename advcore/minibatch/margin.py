@@ -15,7 +15,7 @@ class Margin(AttackSubset):
 
     Parameters
     ----------
-    margin_eps : what keeps one example near 0 from taking all the probability.
+    margin_eps : what keeps one example near 0 from taking all the probability; in logits, 1e-12 to 1e6.
     signed : misclassified examples (m < 0) count as m = 0, so they come first instead of last.
     rho, warm_up, clean, draw, correction : see `AttackSubset`.
 

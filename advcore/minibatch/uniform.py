@@ -25,7 +25,7 @@ class RandomMix(UpdateSubset):
 
     Parameters
     ----------
-    adversarial : share of the kept images that are attacked.
+    adversarial : share of the kept images that are attacked, in [0, 1].
     p_up : see `UpdateSubset`.
 
     Cost of a batch of B with A attacked of k = int(2 B p_up) kept: A attacks, and 2 k passes.

@@ -9,12 +9,13 @@ from advcore.types import settings
 
 @settings
 class SmallCNN(ModelSettings):
-    """Three 3 x 3 convolutions of width, 2 width, 4 width, the last two with stride 2, each with BatchNorm and
-    ReLU; average pooling to 2 x 2, a hidden linear layer of 8 width, a linear head.
+    """Three 3 x 3 convolutions of width, 2 width, 4 width channels, a hidden layer of 8 width, a linear head.
+
+    The last two convolutions have stride 2; each is followed by BatchNorm and ReLU, all by average pooling to 2 x 2.
 
     Parameters
     ----------
-    width : channels of the first convolution.
+    width : channels of the first convolution, 1 to 1024.
     """
 
     width: int = 16

@@ -33,7 +33,7 @@ def attacked(objective: Objective) -> bool:
 
 
 def needs_clean(objective: Objective, climbs: str) -> bool:
-    """Whether climbing `climbs` takes the clean logits first."""
+    """Whether climbing `climbs` ("own" or "margin") takes the clean logits first."""
     return climbs == "own" and objective.own_needs_clean
 
 

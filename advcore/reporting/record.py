@@ -17,8 +17,9 @@ class RunRecord:
 
     name, config (resolved), environment, plan (text), epochs and selections (one dict each), ledger {phase: {forward,
     backward, seconds}}, relative_cost and the reference it compares with, events (fallbacks and flags), final
-    {last, best: {clean, attacks}}, finished; inputs: files that the run read, by setting, with their sha256; resumes:
-    where it was gone on with, what had changed since, and which states were damaged.
+    {last, best: {clean, attacks}}, finished, best_epoch (from 0), seconds of the run, peak_memory (bytes); schema: the
+    version of these names; inputs: files that the run read, by setting, with their sha256; resumes: where it was gone
+    on with, what had changed since, and which states were damaged.
     """
 
     name: str

@@ -15,6 +15,7 @@ def markdown(header: Row, rows: Iterable[Row]) -> str:
 
 
 def percent(share: float) -> str:
+    """0.912 as "91.2"; no sign."""
     return f"{100 * share:.1f}"
 
 

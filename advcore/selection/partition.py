@@ -32,10 +32,12 @@ class Problem:
 
     @property
     def rows(self) -> Rows:
+        """Made anew at each call."""
         return self.load()
 
     @property
     def target(self) -> Tensor | None:
+        """(C, D + 1) float64, what the rows are to stand for; None: their own sum."""
         return None if self.load_target is None else self.load_target()
 
 
@@ -84,12 +86,19 @@ def whole(split: Split) -> list[Problem]:
 
 
 def per_class(split: Split) -> list[Problem]:
-    """One problem a class that is there; counts by largest remainder, so they sum to K."""
+    """One problem a class that is there; counts in proportion.
+
+    By largest remainder, so they sum to K; a class may get none.
+    """
     return _by_class(split, lambda rows, label: rows)
 
 
 def per_class_per_gradient(split: Split) -> list[Problem]:
-    """One problem a class, on that class's own output row of the head's gradient alone (C times narrower)."""
+    """One problem a class, on the gradient of that class's own logit alone.
+
+    One of the C rows of the head's gradient: C times narrower. Differs: what the other logits' gradients say is not
+    seen.
+    """
     return _by_class(split, lambda rows, label: rows.output(label) if isinstance(rows, FactoredRows) else rows)
 
 
@@ -110,8 +119,9 @@ def _of_class(split: Split, narrow: Callable[[Rows, int], Rows], label: int, own
 
 
 def per_batch(split: Split) -> list[Problem]:
-    """One problem over blocks of training-batch size: rows are block means, whole blocks are picked.
+    """One problem over blocks of training-batch size, which are picked whole.
 
+    A row is a block's mean; round(budget x blocks) of them, at least one, are picked.
     "permuted": a fresh seeded permutation a selection; "stored_order": the data's own order, as published.
     """
     order = torch.arange(len(split.rows), device=split.rows.device)

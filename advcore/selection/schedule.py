@@ -12,9 +12,12 @@ MOST_EPOCHS = 10_000
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch that runs: its place in the learning-rate schedule (in epochs of the full run), and what it
-    trains on: "full", "select" (a new coreset, then train on it), "reuse" (the last one), or "random" (acs only:
-    a random subset until the first selection)."""
+    """One epoch that runs.
+
+    lr_index : its place in the learning-rate schedule, in epochs of the full run. action : what it trains on: "full",
+    "select" (a new coreset, then train on it), "reuse" (the last one), or "random" (acs only: a random subset until the
+    first selection).
+    """
 
     lr_index: int
     action: str

@@ -18,7 +18,8 @@ _HELD_UP_TO = 4e9  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One call of a solver."""
+    """One call of a solver: `rows` (N of them), `k` to pick, a `target` or None, and the `generator`, bound to the
+    rows' example indices."""
 
     rows: Rows
     k: int
@@ -29,13 +30,16 @@ class Task:
 class Solver(Protocol):
     """Frozen settings; `solver(rows, k, target=None, generator=...)` picks at most k of N rows.
 
-    reads : the kind of row it needs, a name in GRADIENTS; None if it looks at nothing but their number.
-    Picks are unique, at most k, their weights finite. Raises BudgetError unless 1 <= k <= N, DataError naming the
-    first row that is not finite. Zero rows, duplicates and a zero target return what can be had, and
-    `info["stopped"]` says why.
-    has_target : whether it fits a target; the others look at the rows alone and refuse one.
-    `together(tasks)`, if it is there, solves several problems as one batch where that is faster.
-    `memory(n, k)`: bytes {"matrix", "solver"} that it takes beside n rows.
+    reads : the kind of row it needs, a name in GRADIENTS; None if it looks at nothing but their number. has_target :
+    whether it fits a target; the others look at the rows alone and refuse one.
+
+    Picks are unique, at most k, their weights finite. Zero rows, duplicates and a zero target return what can be had,
+    and `info["stopped"]` says why.
+
+    Two methods are optional. `together(tasks)` solves several problems as one batch where that is faster.
+    `memory(n, k)` tells the bytes {"matrix", "solver"} that it takes beside n rows.
+
+    Raises BudgetError unless 1 <= k <= N, DataError naming the first row that is not finite.
     """
 
     reads: ClassVar[str | None]

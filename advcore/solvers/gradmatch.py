@@ -32,9 +32,9 @@ class GradMatch:
 
     Parameters
     ----------
-    ridge : unit-free; the penalty on ||w||^2 is ridge x the problem's mean squared row norm, >= 0.
+    ridge : unit-free, in [0, 1e6]; the penalty on ||w||^2 is ridge x the problem's mean squared row norm.
     nonnegative : False lets weights take any sign and picks by absolute correlation, as scikit-learn's OMP does.
-    tolerance : a round ends once the relative residual is below it.
+    tolerance : a round ends once the relative residual is below it; in [0, 1].
     fill : what to do when a round ends before k rows: "rounds" runs OMP again for the same target on the rows
         not picked yet and averages the rounds' weights by their counts; "random" adds random rows of weight 1
         (as published); "none" returns fewer.

@@ -22,8 +22,8 @@ _CHEAPER = 16  # by how much a row of an update is cheaper than an evaluation, w
 
 @dataclass
 class Located:
-    """Picks in order, each one's gain, the pick nearest to each row (positions in `picks`), and how many rows of
-    similarities were summed up to find them."""
+    """`picks` in order, each one's `gains`, the pick `nearest` to each row (N,), as positions in `picks`, and how many
+    rows of similarities were summed up to find them (`evaluations`)."""
 
     picks: list[int] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)

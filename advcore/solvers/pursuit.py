@@ -22,7 +22,8 @@ PIVOT = {True: 1e-12, False: 2e-6}  # pivot over diagonal below which a row is a
 
 @dataclass
 class Pursuit:
-    """One round's answer: rows in the order they joined, their weights, the relative residual after each pick."""
+    """One round's answer: the rows in use (`support`) in the order they joined, their `weights`, the relative residual
+    after each pick (`path`), and why it `stopped`."""
 
     support: list[int] = field(default_factory=list)
     weights: np.ndarray = field(default_factory=lambda: np.zeros(0))

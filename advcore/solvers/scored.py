@@ -105,14 +105,15 @@ class Moderate(Scored):
 
 @settings
 class CCS(Scored):
-    """Coverage-centric: the hardest are dropped, the range of scores is cut into strata of equal width, and each gives
-    the same number as far as it has them.
+    """Coverage-centric: the hardest are dropped, then all strata of the scores give alike.
+
+    The range of scores is cut into strata of equal width, and each gives the same number as far as it has them.
 
     Parameters
     ----------
     score : see `ByScore`; "margin" averaged over training is the paper's AUM with the sign turned.
-    drop : beta, share of the examples that is dropped as too hard; less where k needs them.
-    strata : how many.
+    drop : beta, share of the examples that is dropped as too hard, in [0, 0.99]; less where k needs them.
+    strata : how many, 1 to 100,000.
     points, scores : see `Scored`.
 
     Reference: Zheng et al. 2023, algorithm 1.

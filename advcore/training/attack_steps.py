@@ -48,8 +48,9 @@ class Linear:
 
 @settings
 class ByBudget:
-    """As many steps as `mean` pays for, an epoch on average: `first` as long as it must be, then `last`; one epoch
-    between the two takes what is over.
+    """As many steps as `mean` pays for, an epoch on average.
+
+    `first` as long as it must be, then `last`; one epoch between the two takes what is over.
 
     Parameters
     ----------

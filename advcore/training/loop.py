@@ -45,7 +45,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Trained:
-    """What a run leaves: states on the CPU, one dict an epoch, every coreset, what fell back, and the cost."""
+    """What a run leaves.
+
+    last, best : state dicts, on the CPU; `best_epoch` : which epoch that was, from 0, None without validation images.
+    epochs : a dict each. coresets : all that were chosen, in order. events : what fell back, with its epoch. ledger :
+    passes and seconds of the whole run.
+    """
 
     last: State = field(default_factory=dict)
     best: State = field(default_factory=dict)

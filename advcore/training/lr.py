@@ -16,6 +16,7 @@ class Constant:
     """The same rate throughout."""
 
     def factor(self, progress: float, lr_index: int) -> float:
+        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return 1.0
 
 
@@ -25,9 +26,9 @@ class MultiStep:
 
     Parameters
     ----------
-    milestones : epochs of the full run, ascending.
+    milestones : epochs of the full run, ascending, above 0.
     gamma : in (0, 1].
-    ramp : epochs over which the rate first grows linearly to its size, as PAT does for 5.
+    ramp : epochs over which the rate first grows linearly to its size, >= 0; PAT has 5.
     """
 
     milestones: list[int]
@@ -45,6 +46,7 @@ class MultiStep:
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
+        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         grown = min(1.0, (lr_index + 1) / self.ramp) if self.ramp else 1.0
         return grown * self.gamma ** sum(lr_index >= milestone for milestone in self.milestones)
 
@@ -54,6 +56,7 @@ class Cosine:
     """From 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
 
     def factor(self, progress: float, lr_index: int) -> float:
+        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -63,9 +66,9 @@ class OneCycle:
 
     Parameters
     ----------
-    peak : share of the steps before the top.
-    start : factor at the beginning.
-    end : factor at the end.
+    peak : share of the steps before the top, in (0, 1).
+    start : factor at the beginning, in [0, 1].
+    end : factor at the end, in [0, 1].
     """
 
     peak: float = 0.3
@@ -78,6 +81,7 @@ class OneCycle:
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
+        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         if progress < self.peak:
             return _cosine(self.start, 1.0, progress / self.peak)
         return _cosine(1.0, self.end, (progress - self.peak) / (1 - self.peak))
@@ -93,7 +97,7 @@ class Cyclic:
 
     Parameters
     ----------
-    peak : share of the steps before the top.
+    peak : share of the steps before the top, in (0, 1).
     """
 
     peak: float = 0.5
@@ -102,4 +106,5 @@ class Cyclic:
         require(within("peak", self.peak, 0.001, 0.999))
 
     def factor(self, progress: float, lr_index: int) -> float:
+        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return min(progress / self.peak, (1 - progress) / (1 - self.peak))

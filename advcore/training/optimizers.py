@@ -13,10 +13,10 @@ class SGD:
 
     Parameters
     ----------
-    lr : the largest learning rate of the schedule.
+    lr : the largest learning rate of the schedule, above 0.
     momentum : in [0, 1).
-    weight_decay : l2 penalty on all parameters.
-    nesterov : look ahead.
+    weight_decay : l2 penalty on all parameters, in [0, 10].
+    nesterov : step on the gradient where the momentum leads.
     """
 
     lr: float
@@ -32,6 +32,7 @@ class SGD:
         )
 
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
+        """The optimiser of the model's parameters; `fused`: its step is one kernel."""
         made = torch.optim.SGD(
             model.parameters(),
             self.lr,
@@ -52,8 +53,8 @@ class Adam:
 
     Parameters
     ----------
-    lr : the largest learning rate of the schedule.
-    weight_decay : l2 penalty on all parameters.
+    lr : the largest learning rate of the schedule, above 0.
+    weight_decay : l2 penalty on all parameters, in [0, 10].
     """
 
     lr: float = 1e-3
@@ -63,4 +64,5 @@ class Adam:
         require(positive("lr", self.lr), within("weight_decay", self.weight_decay, 0, 10))
 
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
+        """The optimiser of the model's parameters; `fused`: its step is one kernel."""
         return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay, fused=fused or None)

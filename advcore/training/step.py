@@ -72,6 +72,8 @@ _NOTHING = "nothing was applied"
 class Learner:
     """What all steps of a run share, and the halves that a step is made of.
 
+    objective, attack, normalise, attack_mode, clip_norm, clip_value : as `Trainer` has them. optimizer : of the model.
+    ledger : counts the passes.
     memory : of where the attack ended, if it starts there; what `attack` recalls from.
     gate : looks at whether steps are finite later; None: at once.
     parallel : the model with its gradients averaged over several processes; None where there is one.

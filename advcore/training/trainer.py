@@ -48,14 +48,14 @@ class LoopSettings:
 
     Parameters
     ----------
-    batch_size : examples a step, of all processes together.
+    batch_size : examples a step, of all processes together; at least 2.
     normalise : of the weights: "coreset", "none", "batch" or "equal" (`Coreset.training_weights`).
     attack_mode : "eval", or "train" as some published codes attack.
     eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
-    clip_norm : largest gradient norm; None does not clip.
-    clip_value : largest size of a gradient's entry, as PAT clips; None does not clip.
-    ema : decay of a moving average of the weights, which is then what is evaluated and saved; None for none.
-    probe_examples : validation examples, stratified, attacked after each epoch to choose `best`.
+    clip_norm : largest gradient norm, above 0; None does not clip.
+    clip_value : largest size of a gradient's entry, above 0, as PAT clips; None does not clip.
+    ema : decay of a moving average of the weights, in [0, 1), which is then what is evaluated and saved; None for none.
+    probe_examples : validation examples, stratified, at least 1, attacked after each epoch to choose `best`.
     memory : how perturbations are remembered, for an attack with `start: remembered`.
     speed : precision and layout of the model's passes, and the like.
     """

@@ -1,0 +1,83 @@
+"""What the site holds, in order: the pages of the repository, and the modules whose docstrings make the API pages."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NAV = {
+    "Use": {
+        "docs/index": "First hour",
+        "docs/choosing": "Choosing a selector",
+        "docs/settings": "Every setting",
+        "docs/integration": "Other trainers and formats",
+        "docs/report": "Reports",
+    },
+    "Method": {
+        "docs/method": "What is computed",
+        "docs/solvers": "Solvers",
+        "docs/minibatch": "Minibatch rules and scores",
+        "docs/savings": "Cheaper attacks",
+        "docs/evaluation": "Attacks and evaluation",
+    },
+    "Scale": {
+        "docs/speed": "Speed",
+        "docs/distributed": "Several GPUs",
+        "docs/reliability": "Stopping, and going on",
+    },
+    "Evidence": {
+        "docs/evidence": "Evidence",
+        "docs/bench": "Benchmark suites",
+        "docs/reproducing": "Reproducing",
+        "docs/extending": "Extending",
+    },
+}
+"""Pages and their short titles by caption, below README, the first. Those of benchmarks/ follow by themselves."""
+API = {
+    "attacks": "Attacks",
+    "objectives": "Objectives",
+    "solvers": "Solvers",
+    "minibatch": "Minibatch rules",
+    "gradients": "Gradient rows and scores",
+    "models": "Models",
+    "data": "Data",
+    "selection": "Selection",
+    "training": "Training",
+    "evaluation": "Evaluation",
+    "reporting": "Records and tables",
+    "types": "Coreset and other values",
+    "rows": "Rows",
+    "cost": "Cost ledger",
+    "rng": "Random numbers",
+    "distributed": "Several processes",
+    "speed": "Speed",
+    "signals": "Signals",
+    "errors": "Errors",
+}
+"""Packages and modules of advcore that have a page, with its title."""
+INNER = {
+    "solvers": {"active", "batched", "products"},
+    "selection": {"solve"},
+    "training": {"loop", "minibatch", "plan", "budget"},
+}
+"""Modules of these packages that are nobody's business outside."""
+BESIDE = {"training": {"loop": ("Trained", "Listener")}}
+"""Names of inner modules that a library call meets all the same."""
+
+
+def benchmark_pages() -> dict[str, str]:
+    """The pages of benchmarks/ and their headings, by name."""
+    found = sorted((ROOT / "benchmarks").glob("*.md"))
+    return {f"benchmarks/{path.stem}": path.read_text().split("\n")[0].lstrip("# ") for path in found}
+
+
+def pages() -> list[str]:
+    """Every page of the repository that the site has, README apart, without `.md`."""
+    return [page for listed in NAV.values() for page in listed] + list(benchmark_pages())
+
+
+def modules(package: str) -> list[str]:
+    """Dotted names of the modules on a package's page; a module's own where it is none."""
+    folder = ROOT / "advcore" / package
+    if not folder.is_dir():
+        return [f"advcore.{package}"]
+    found = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} - INNER.get(package, set())
+    return [f"advcore.{package}.{name}" for name in sorted(found, key=lambda name: (name != "base", name))]

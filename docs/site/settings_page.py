@@ -1,0 +1,282 @@
+"""docs/settings.md, every setting of a run file, from the schema's dataclasses and their docstrings.
+
+python docs/site/settings_page.py
+"""
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+
+from contents import ROOT
+from docstrings import Parameter, fields, meanings
+
+from advcore.runner.schema import (
+    TABLES,
+    CheckpointConfig,
+    CostConfig,
+    EvaluationConfig,
+    RunConfig,
+    SelectionConfig,
+    TrainingConfig,
+)
+
+PAGE = ROOT / "docs" / "settings.md"
+HEAD = """# Every setting
+
+Generated from the code by `python docs/site/settings_page.py`; a test fails when it is stale.
+
+A run file is YAML. A key path is what `--set` takes: `--set selection.budget=0.3`,
+`--set evaluation.attacks.0.steps=20`. Numbers may be written `0.1`, `1e-3` or `8/255`; `null` is no value. What is left
+out has the default; **required** has none. A part with a `name` (data, model, attack, ...) has the settings that stand
+below that name, and those of the groups that hold it. Unknown keys, wrong types and values out of range are refused
+before anything runs, all at once. Pixels, and radii in them, are in [0, 1] units; shares and accuracies are fractions.
+"""
+PLACES = {
+    "data": "data",
+    "models": "model",
+    "objectives": "objective",
+    "attacks": "attack",
+    "evaluators": "evaluation.attacks.N",
+    "solvers": "selection.solver",
+    "minibatch": "minibatch",
+    "optimizers": "training.optimizer",
+    "lr_schedules": "training.lr_schedule",
+    "attack_steps": "training.attack_steps",
+}
+"""Where in a run file a table's names stand."""
+ALSO = {
+    "attack": "Stands at `attack` (training), `selection.attack`, and `evaluation.attacks.N`, N counted from 0.",
+    "evaluation.attacks.N": "Beside every attack above that stays in its ball, an evaluation takes these.",
+}
+CONFIGS = {
+    "selection": SelectionConfig,
+    "training": TrainingConfig,
+    "evaluation": EvaluationConfig,
+    "cost": CostConfig,
+    "checkpoint": CheckpointConfig,
+}
+UNITS = {
+    "accuracy": "",
+    "adversarial": "share",
+    "batch_size": "examples",
+    "beta": "unit-free",
+    "budget": "share",
+    "chunk_size": "examples",
+    "clean": "unit-free",
+    "clip_norm": "gradient norm",
+    "clip_value": "gradient entry",
+    "cost": "of full training",
+    "drop": "share",
+    "ema": "unit-free",
+    "end": "of the rate",
+    "epochs": "epochs",
+    "epsilon": "unit-free",
+    "eps": "pixels",
+    "eps_ramp": "epochs",
+    "examples": "images",
+    "first": "steps",
+    "full_examples": "examples",
+    "gamma": "of the rate",
+    "kept": "states",
+    "last": "steps",
+    "lr": "unit-free",
+    "margin_eps": "logits",
+    "mean": "steps",
+    "memory_limit": "GB",
+    "milestones": "epochs",
+    "momentum": "unit-free",
+    "noise": "eps",
+    "num_classes": "classes",
+    "p_min": "share",
+    "p_up": "share",
+    "peak": "share",
+    "period": "epochs",
+    "probe_epochs": "epochs",
+    "probe_examples": "images",
+    "probed": "images",
+    "quality": "",
+    "ramp": "epochs",
+    "reference_epochs": "epochs",
+    "reference_steps": "steps",
+    "reset": "epochs",
+    "resolution": "entries",
+    "restarts": "starts",
+    "rho": "share",
+    "ridge": "unit-free",
+    "rounds": "rounds",
+    "size": "pixels",
+    "sparsity": "share",
+    "split_seed": "",
+    "seed": "",
+    "start": "of the rate",
+    "step_size": "as eps",
+    "steps": "steps",
+    "strata": "strata",
+    "test_size": "examples",
+    "tolerance": "unit-free",
+    "train_size": "examples",
+    "validation": "share",
+    "warm_start": "share",
+    "warm_up": "epochs",
+    "weight_decay": "unit-free",
+    "width": "channels",
+    "workers": "processes",
+}
+"""The unit of each setting that holds a number, by name."""
+OWN_UNITS = {
+    ("Perceptual", "eps"): "LPIPS",
+    ("StAdv", "eps"): "half widths",
+    ("JPEGLinf", "eps"): "quantisation steps",
+    ("NFGSM", "eps"): "pixels",
+    ("ReColorAdv", "eps"): "pixels",
+    ("Bounded", "eps"): "own units",
+    ("PGD", "eps"): "pixels",
+}
+"""Where a class's setting has another."""
+_KINDS = {"float": "number", "int": "whole number", "str": "text", "bool": "true or false", "list": "list"}
+
+
+def kind(annotation: str) -> str:
+    """A type as a run file's reader knows it."""
+    parts = [part.strip() for part in annotation.split("|")]
+    told = []
+    for part in parts:
+        outer = part.split("[")[0]
+        if part == "None":
+            told.append("null")
+        elif part == "list[int]":
+            told.append("list of whole numbers")
+        elif part == "list[str]":
+            told.append("list of text")
+        elif outer == "dict":
+            told.append("mapping")
+        elif part.startswith("list["):
+            told.append("list of named settings")
+        elif part.endswith("Choice"):
+            told.append("named settings")
+        else:
+            told.append(_KINDS.get(outer, "settings"))
+    return " or ".join(told)
+
+
+def shown(default: str | None) -> str:
+    """A default as YAML has it."""
+    if default is None:
+        return "**required**"
+    try:
+        value = ast.literal_eval(default)
+    except (ValueError, SyntaxError):  # another settings class with its own defaults
+        made = [name for table in TABLES.values() for name, cls in table.items() if default == f"{cls.__name__}()"]
+        return f"`{{name: {made[0]}}}`" if made else "its own defaults"
+    words = {None: "null", True: "true", False: "false"}
+    return f"`{words[value] if value is None or isinstance(value, bool) else value}`"
+
+
+def unit(cls: type, one: Parameter) -> str:
+    """A number's unit; nothing for what is none."""
+    if "float" not in one.kind and "int" not in one.kind:
+        return ""
+    for base in cls.__mro__:
+        if (base.__name__, one.name) in OWN_UNITS:
+            return OWN_UNITS[base.__name__, one.name]
+    return UNITS.get(one.name, "")
+
+
+def meaning(cls: type, name: str) -> str:
+    """What the nearest docstring says of a setting; one that points elsewhere is followed."""
+    texts = [own for base in cls.__mro__ if (own := said(base).get(name))]
+    text = next((one for one in texts if not one.startswith("see ")), "")
+    pointer = re.match(r"see `(\w+)`(?:; )?(.*)", texts[0]) if texts and not text else None
+    if pointer:
+        (other,) = {one for table in TABLES.values() for one in table.values() if one.__name__ == pointer[1]}
+        text = f"{meaning(other, name)} {pointer[2]}".strip()
+    if not text and texts:
+        return f"[below](#{name})"
+    return re.sub(r"\b(None|False|True)\b", lambda match: shown(match[1]).strip("`"), text)
+
+
+def said(cls: type) -> dict[str, str]:
+    """What a class's own docstring says of each setting."""
+    return meanings(inspect.cleandoc(cls.__dict__.get("__doc__") or ""))
+
+
+def row(place: str, cls: type, one: Parameter) -> str:
+    told = ", ".join(filter(None, [kind(one.kind), unit(cls, one)]))
+    path = f"{place}.{one.name}" if place else one.name
+    cells = [f"`{path}`", told, shown(one.default), meaning(cls, one.name)]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def table(place: str, cls: type, names: list[str]) -> Iterator[str]:
+    own = fields(cls)
+    if names:
+        head = ["| key | type, unit | default | meaning |", "| --- | --- | --- | --- |"]
+        yield "\n".join([*head, *(row(place, cls, own[name]) for name in names)])
+
+
+def first_line(cls: type) -> str:
+    """The first paragraph of a class's docstring, without where its settings are told."""
+    text = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
+    return re.sub(r"; see `\w+` for its (?:other )?settings| Settings: see `\w+`\.", "", text)
+
+
+def config(place: str, cls: type) -> Iterator[str]:
+    """A part of the run file that has no name to choose, and the parts inside of it."""
+    yield f"## {place}"
+    yield first_line(cls)
+    yield from table(place, cls, list(fields(cls)))
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield f"### {place}.{field.name}"
+            yield first_line(field.type)
+            yield from table(f"{place}.{field.name}", field.type, list(fields(field.type)))
+
+
+def choice(title: str, place: str) -> Iterator[str]:
+    """A part whose `name` says which settings it has: what several names share, then each name."""
+    entries = TABLES[title]
+    names = {base: told_by(base) for cls in entries.values() for base in reversed(cls.__mro__)}
+    users = {base: [name for name, cls in entries.items() if issubclass(cls, base)] for base in names}
+    yield f"## {place}"
+    yield ALSO.get(place, f"One of {listed(entries)}.")
+    for base in names:
+        if names[base] and base not in entries.values():
+            yield "**All of them:**" if len(users[base]) == len(entries) else f"**{listed(users[base])}:**"
+            yield from table(place, base, names[base])
+    for name, cls in entries.items():
+        yield f"### {place.split('.')[-1].replace('N', 'attack')} `{name}{':ARCHITECTURE' if name == 'timm' else ''}`"
+        yield first_line(cls)
+        yield from table(place, cls, told_by(cls))
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def told_by(cls: type) -> list[str]:
+    """The settings that a class itself brings, gives another default, or says more of."""
+    if not dataclasses.is_dataclass(cls):
+        return []
+    own, more = cls.__dict__.get("__annotations__", {}), said(cls)
+    return [name for name in fields(cls) if name in own or not more.get(name, "see ").startswith("see ")]
+
+
+def text() -> str:
+    """The page."""
+    parts = [HEAD.strip(), "## The run file", *table("", RunConfig, list(fields(RunConfig)))]
+    order = ["data", "models", "objectives", "attacks"]
+    for title in order:
+        parts += choice(title, PLACES[title])
+    for place, cls in CONFIGS.items():
+        parts += choice("minibatch", "minibatch") if place == "training" else []
+        parts += config(place, cls)
+        for title, own in PLACES.items():
+            if title not in order and own.split(".")[0] == place:
+                parts += choice(title, own)
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text())
