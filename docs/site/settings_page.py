@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from typing import get_args
 
 from contents import ROOT
 from docstrings import Parameter, fields, meanings
@@ -69,6 +70,7 @@ UNITS = {
     "clip_value": "gradient entry",
     "cost": "of full training",
     "drop": "share",
+    "duplicates": "share",
     "ema": "unit-free",
     "end": "of the rate",
     "epochs": "epochs",
@@ -81,6 +83,7 @@ UNITS = {
     "gamma": "of the rate",
     "kept": "states",
     "last": "steps",
+    "long_tail": "unit-free",
     "lr": "unit-free",
     "margin_eps": "logits",
     "mean": "steps",
@@ -133,6 +136,7 @@ OWN_UNITS = {
     ("ReColorAdv", "eps"): "pixels",
     ("Bounded", "eps"): "own units",
     ("PGD", "eps"): "pixels",
+    ("Planted", "noise"): "share",
 }
 """Where a class's setting has another."""
 _KINDS = {"float": "number", "int": "whole number", "str": "text", "bool": "true or false", "list": "list"}
@@ -227,11 +231,17 @@ def config(place: str, cls: type) -> Iterator[str]:
     yield f"## {place}"
     yield first_line(cls)
     yield from table(place, cls, list(fields(cls)))
+    yield from inside(place, cls, list(fields(cls)))
+
+
+def inside(place: str, cls: type, names: list[str]) -> Iterator[str]:
+    """Those of the settings `names` that are settings themselves, without a name to choose."""
     for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(field.type):
+        own = [one for one in (field.type, *get_args(field.type)) if dataclasses.is_dataclass(one)]
+        if field.name in names and len(own) == 1:
             yield f"### {place}.{field.name}"
-            yield first_line(field.type)
-            yield from table(f"{place}.{field.name}", field.type, list(fields(field.type)))
+            yield first_line(own[0])
+            yield from table(f"{place}.{field.name}", own[0], list(fields(own[0])))
 
 
 def choice(title: str, place: str) -> Iterator[str]:
@@ -245,6 +255,7 @@ def choice(title: str, place: str) -> Iterator[str]:
         if names[base] and base not in entries.values():
             yield "**All of them:**" if len(users[base]) == len(entries) else f"**{listed(users[base])}:**"
             yield from table(place, base, names[base])
+            yield from inside(place, base, names[base])
     for name, cls in entries.items():
         yield f"### {place.split('.')[-1].replace('N', 'attack')} `{name}{':ARCHITECTURE' if name == 'timm' else ''}`"
         yield first_line(cls)
