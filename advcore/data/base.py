@@ -80,7 +80,7 @@ class DataSettings:
     augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "crop_flip"; None for what the
         set is usually trained with.
     workers : DataLoader processes, 0 to 1024, for data that do not fit on the device.
-    planted : faults of the training examples, for studies; see `Planted`; None for none.
+    planted : faults of the training examples, for studies; None for none.
     """
 
     validation: float = 0.1

@@ -23,9 +23,9 @@ class Planted:
     ----------
     long_tail : examples of the first class for one of the last, from 1 to 1e6; the classes between them fall
         geometrically (Cui et al. 2019, section 5.1).
-    duplicates : share of the examples, in [0, 1), that give way to near copies of others of their class, each copied
+    duplicates : share of the examples, in [0, 0.99], that give way to near copies of others of their class, each copied
         equally often; every pixel of a copy moves by up to 2/255.
-    noise : share of the examples, in [0, 1), whose label becomes another class's, drawn uniformly.
+    noise : share of the examples, in [0, 0.99], whose label becomes another class's, drawn uniformly.
 
     Raises ConfigError for values out of range. Applied in this order, seeded by `split_seed`.
     """

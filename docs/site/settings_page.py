@@ -237,7 +237,11 @@ def config(place: str, cls: type) -> Iterator[str]:
 def inside(place: str, cls: type, names: list[str]) -> Iterator[str]:
     """Those of the settings `names` that are settings themselves, without a name to choose."""
     for field in dataclasses.fields(cls):
-        own = [one for one in (field.type, *get_args(field.type)) if dataclasses.is_dataclass(one)]
+        own = [
+            one
+            for one in (field.type, *get_args(field.type))
+            if isinstance(one, type) and dataclasses.is_dataclass(one)
+        ]
         if field.name in names and len(own) == 1:
             yield f"### {place}.{field.name}"
             yield first_line(own[0])
