@@ -17,8 +17,9 @@ class RunRecord:
 
     name, config (resolved), environment, plan (text), epochs and selections (one dict each), ledger {phase: {forward,
     backward, seconds}}, relative_cost and the reference it compares with, events (fallbacks and flags), final
-    {last, best: {clean, attacks}}, finished; inputs: files that the run read, by setting, with their sha256; resumes:
-    where it was gone on with, what had changed since, and which states were damaged.
+    {last, best: {clean, attacks}}, finished; data: how many examples there are, and of each class in training; inputs:
+    files that the run read, by setting, with their sha256; resumes: where it was gone on with, what had changed since,
+    and which states were damaged.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RunRecord:
     selections: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     resumes: list[dict[str, Any]] = field(default_factory=list)
 
