@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: run test lint clean
+.PHONY: run test browser lint clean
 
 run: $(READY)
 	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+# needs chromium and chromedriver: apt-get install -y chromium chromium-driver
+browser: $(READY)
+	$(BIN)/python -m pytest -m browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

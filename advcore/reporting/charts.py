@@ -1,13 +1,13 @@
 """Curves, bars, histograms and intervals, each drawn for a page as wide as a telephone."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from advcore.reporting import svg
-from advcore.reporting.scales import Scale, apart, number, span, ticks
+from advcore.reporting.scales import Scale, apart, log_ticks, number, span, ticks
 from advcore.reporting.svg import LINE, SIZE, Point
 
 WIDTH, HEIGHT = 340.0, 200.0
@@ -32,7 +32,6 @@ class Frame:
     y: Scale
     x_ticks: Sequence[float]
     y_ticks: Sequence[float]
-    told: Callable[[float], str] = number
 
     def at(self, x: float, y: float) -> Point:
         return self.x(x), self.y(y)
@@ -42,7 +41,7 @@ class Frame:
         left, right, bottom, top = self.x.start, self.x.end, self.y.start, self.y.end
         parts = [svg.line((left, self.y(v)), (right, self.y(v)), "grid") for v in self.y_ticks]
         parts += [
-            svg.text(left - 6, self.y(v) + 0.35 * SIZE, self.told(v), anchor="end", css="tick") for v in self.y_ticks
+            svg.text(left - 6, self.y(v) + 0.35 * SIZE, number(v), anchor="end", css="tick") for v in self.y_ticks
         ]
         parts.append(svg.line((left, bottom), (right, bottom), "axis"))
         for value, words in zip(self.x_ticks, map(number, self.x_ticks), strict=True):
@@ -60,20 +59,15 @@ def frame(
     size: tuple[float, float] = (WIDTH, HEIGHT),
     right: float = 12,
     whole: bool = True,
-    told: Callable[[float], str] = number,
+    log: bool = False,
 ) -> Frame:
-    """Even axes over the spans `x` and `y`; `right`: pixels left of the picture's edge. whole : x counts something."""
-    y_ticks = ticks(*y, 5)
-    left = 8 + max(svg.extent(told(v)) for v in y_ticks)
+    """Axes over the spans `x` and `y`; `right`: pixels left of the picture's edge. whole : x counts something. log : y
+    goes by its logarithm."""
+    y_ticks = log_ticks(*y, 5) if log else ticks(*y, 5)
+    left = 8 + max((svg.extent(number(v)) for v in y_ticks), default=0)
     width, height = size
-    across = Scale(*x, left, width - right)
-    return Frame(
-        across,
-        Scale(*y, height - 38, 24),
-        ticks(*x, max(2, int((width - left - right) / 45)), whole=whole),
-        y_ticks,
-        told,
-    )
+    x_ticks = ticks(*x, max(2, int((width - left - right) / 45)), whole=whole)
+    return Frame(Scale(*x, left, width - right), Scale(*y, height - 38, 24, log), x_ticks, y_ticks)
 
 
 def curves(
@@ -88,17 +82,19 @@ def curves(
     top: float | None = None,
     chance: Sequence[tuple[float, str]] = (),
     x_span: tuple[float, float] | None = None,
+    log: bool = False,
 ) -> Markup:
-    """Lines with their names at their ends. selections : where on x a coreset was chosen. ring : a point, and what it
-    is. chance : heights of dotted lines, and what they are."""
+    """Lines with their names at their ends; `log`: y by its logarithm. selections : where on x a coreset was chosen.
+    ring : a point, and what it is. chance : heights of dotted lines, and what they are."""
     points = [point for one in lines for point in one.points]
     xs = [x for x, _ in points]
-    x_span = x_span or (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
+    x_span = x_span or ((min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, min(xs) + 1))
     named = [(one.points[-1][1], one.name, f"name{one.colour}") for one in lines] + [
         (y, name, "tick") for y, name in chance
     ]
-    right = 10 + max((svg.extent(name) for _, name, _ in named), default=0)
-    inside = frame(x_span, span([*(y for _, y in points), *(y for y, _ in chance)], zero=zero, top=top), right=right)
+    right = 12 + max((svg.extent(name) for _, name, _ in named), default=0)
+    heights = span([*(y for _, y in points), *(y for y, _ in chance)], zero=zero, top=top, log=log)
+    inside = frame(x_span, heights, right=right, log=log)
     low, high = inside.y.start, inside.y.end
     parts = inside.drawn(x_title, y_title)
     for x in selections:
@@ -116,7 +112,7 @@ def curves(
             told = (f"{one.name}: {number(y)} at {number(x)}" for x, y in one.points)
             parts += [svg.mark(at, f"f{one.colour}", radius=3, title=t) for at, t in zip(placed, told, strict=True)]
     heights = apart([inside.y(y) for y, _, _ in named], LINE, high + 2, low - 2)
-    ends = [(inside.x.end + 6, height) for height in heights]
+    ends = [(inside.x.end + 8, height) for height in heights]
     parts += [svg.text(x, y + 0.35 * SIZE, name, css=css) for (x, y), (_, name, css) in zip(ends, named, strict=True)]
     if ring is not None:
         at, words = inside.at(*ring[0]), ring[1]
@@ -185,9 +181,9 @@ def histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: str) 
 
 def balance(names: Sequence[str], data: Sequence[float], sets: Sequence[Sequence[float]], *, alt: str) -> Markup:
     """Shares in percent by class: bars of the data, a line across each for each coreset, the last in another colour."""
-    most = max(max(data, default=0.0), *(max(one) for one in sets))
+    most = max(share for shares in (data, *sets) for share in shares)
     inside = frame((-0.5, len(names) - 0.5), (0.0, most * 1.12), right=4)
-    shown = Frame(inside.x, inside.y, [], inside.y_ticks, inside.told)
+    shown = replace(inside, x_ticks=[])
     parts, slot = shown.drawn("class", "share, %"), inside.x(1) - inside.x(0)
     every = max(1, math.ceil(max(svg.extent(name) + 6 for name in names) / slot))
     for i, name in enumerate(names):

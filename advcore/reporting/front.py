@@ -67,8 +67,10 @@ def draw(methods: Sequence[Method], title: str, size: tuple[float, float]) -> Ma
     best, number = front(methods), {id(one): str(i) for i, one in enumerate(methods, 1)}
     parts = inside.drawn(f"relative cost{', logarithmic' if inside.x.log else ''}", title)
     places = [inside.at(one.cost, one.mean) for one in best]
-    parts.append(svg.path(_steps(places, inside.x.end), "front"))
+    steps = _steps(places, inside.x.end)
+    parts.append(svg.path(steps, "front"))
     labels = Labels((inside.x.start + 1, inside.y.end - 4, size[0], inside.y.start - 2))
+    labels.lines += [svg.along(start, end) for start, end in zip(steps, steps[1:], strict=False)]
     for one in methods:
         at, (shape, colour) = inside.at(one.cost, one.mean), KINDS[one.kind]
         labels.taken.append(svg.around(at, 6))

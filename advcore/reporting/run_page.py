@@ -54,9 +54,7 @@ def _state(record: RunRecord) -> list[Note]:
     notes = []
     if not record.finished:
         done = f"{len(record.epochs)} epochs are done" if record.epochs else "no epoch is done"
-        notes.append(
-            Note(f"This run is not finished: {done}. Costs are those so far; `advcore run` with --resume goes on.")
-        )
+        notes.append(Note(f"This run is not finished: {done}. Costs are those so far."))
     return notes
 
 
@@ -121,8 +119,8 @@ def _accuracy(record: RunRecord) -> list[Any]:
             low, high = (100 * v for v in one["interval"])
             drawn.append((f"{which}, {name}", 100 * one["accuracy"], (low, high), colour))
     header = (
-        "weights",
-        "images",
+        "checkpoint",
+        "attack",
         "accuracy, %",
         "95 % interval",
         "n",
@@ -227,7 +225,7 @@ def _learning(record: RunRecord) -> list[Any]:
     alt = f"Training loss over epochs, from {loss[0][1]:.3f} to {loss[-1][1]:.3f}."
     figures = [
         Figure("Training loss, on whatever the epoch trained on.",
-               charts.curves([Line("loss", loss, 1)], y_title="loss", alt=alt, zero=True, **common))
+               charts.curves([Line("", loss, 1)], y_title="loss", alt=alt, zero=True, **common))
     ]  # fmt: skip
     probes = _probes(record)
     if probes:
@@ -240,7 +238,7 @@ def _learning(record: RunRecord) -> list[Any]:
         )
     for name, told, points in _more_curves(record):
         alt = f"{told} over epochs, from {number(points[0][1])} to {number(points[-1][1])}."
-        figures.append(Figure(f"{told}.", charts.curves([Line(name, points, 3)], y_title=name, alt=alt, **common)))
+        figures.append(Figure(f"{told}.", charts.curves([Line("", points, 3)], y_title=name, alt=alt, **common)))
     notes = [] if probes else [Note("No validation example was looked at after the epochs.", "missing")]
     marks = "Triangles and dashed lines mark selections: from there, epochs train on the new coreset."
     return [Figures(figures), *notes, *([Note(marks)] if chosen else [])]

@@ -29,8 +29,9 @@ def span(
     if log:
         room = max(1.15, (high / low) ** 0.06)
         return low / room, high * room
+    low = 0.0 if zero and low >= 0 else low
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    low = 0.0 if zero and low >= 0 else low - room
+    low = low if zero and low == 0 else low - room
     high = high + room
     return low, high if top is None else min(high, top)
 

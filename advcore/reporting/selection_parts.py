@@ -13,6 +13,8 @@ CHOSEN = 6
 """Selections of which histograms are drawn; of more, some between the first and the last."""
 CLASSES = 24
 """Classes that are drawn; of more, those whose share changed most."""
+FAR = 5
+"""Times as large as the smallest: from there, errors are drawn by their logarithm."""
 _WHEN = "selected after this many epochs"
 
 
@@ -60,7 +62,10 @@ def _errors(record: RunRecord) -> Figure | None:
         ", and the same weights as the trainer rescales them" if any(one.name == "as trained" for one in lines) else ""
     )
     caption += ", and under the full attack" if any(one.name == "full attack" for one in lines) else ""
-    picture = charts.curves(lines, x_title=_WHEN, y_title="gradient error", alt=alt, zero=True)
+    heights = [y for one in lines for _, y in one.points]
+    log = min(heights) > 0 and max(heights) > FAR * min(heights)
+    name = f"gradient error{', logarithmic' if log else ''}"
+    picture = charts.curves(lines, x_title=_WHEN, y_title=name, alt=alt, zero=not log, log=log)
     return Figure(f"{caption}.", picture)
 
 

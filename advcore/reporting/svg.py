@@ -78,41 +78,38 @@ def extent(words: str) -> float:
 
 @dataclass
 class Labels:
-    """Where labels stand so far, and what else they must not cover, inside `bounds`."""
+    """Where labels stand so far, and what else they must not cover (`taken`) or should not (`lines`), in `bounds`."""
 
     bounds: Box
     taken: list[Box] = field(default_factory=list)
+    lines: list[Box] = field(default_factory=list)
 
     def place(self, at: Point, choices: Sequence[str], css: str = "", gap: float = 7) -> Markup:
-        """The first of `choices` that has room beside a point, where it first has it; nothing where none has."""
+        """The first of `choices` that has room beside a point, where it first has it; nothing where none has. A label
+        crosses one of the `lines` only where it has no other place."""
         for words in choices:
-            for x, y, anchor in self._places(at, gap):
-                box = self._box(x, y, anchor, extent(words))
-                if self._fits(box):
-                    self.taken.append(box)
-                    return text(x, y, words, anchor=anchor, css=css)
+            for avoided in ([*self.taken, *self.lines], self.taken):
+                for x, y, anchor in self._places(at, gap):
+                    box = self._box(x, y, anchor, extent(words))
+                    if self._fits(box, avoided):
+                        self.taken.append(box)
+                        return text(x, y, words, anchor=anchor, css=css)
         return Markup("")
 
     def _places(self, at: Point, gap: float) -> list[tuple[float, float, str]]:
         x, y = at
         middle, above, below = y + 0.35 * SIZE, y - gap, y + gap + 0.75 * SIZE
         near = [(x + gap, middle, "start"), (x - gap, middle, "end"), (x, above, "middle"), (x, below, "middle")]
-        near += [(x + gap, above, "start"), (x + gap, below, "start"), (x - gap, above, "end"), (x - gap, below, "end")]
-        far = [
-            (x + dx, y + dy, a)
-            for dy in (-1.6 * LINE, 2 * LINE)
-            for dx, a in ((0, "middle"), (6, "start"), (-6, "end"))
-        ]
-        return near + far
+        return near + [(x + side * gap, y, end) for side, end in ((1, "start"), (-1, "end")) for y in (above, below)]
 
     def _box(self, x: float, y: float, anchor: str, width: float) -> Box:
         left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
         return left, y - SIZE, left + width, y + 0.35 * SIZE
 
-    def _fits(self, box: Box) -> bool:
+    def _fits(self, box: Box, avoided: Iterable[Box]) -> bool:
         left, top, right, bottom = self.bounds
         inside = box[0] >= left and box[1] >= top and box[2] <= right and box[3] <= bottom
-        return inside and not any(overlap(box, other) for other in self.taken)
+        return inside and not any(overlap(box, other) for other in avoided)
 
 
 def overlap(one: Box, two: Box) -> bool:
@@ -121,3 +118,8 @@ def overlap(one: Box, two: Box) -> bool:
 
 def around(at: Point, radius: float) -> Box:
     return at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius
+
+
+def along(start: Point, end: Point) -> Box:
+    """Around a line that is level or upright."""
+    return min(start[0], end[0]) - 1, min(start[1], end[1]) - 1, max(start[0], end[0]) + 1, max(start[1], end[1]) + 1

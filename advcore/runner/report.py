@@ -85,7 +85,7 @@ def beside(folder: Path, record: RunRecord, images: int) -> Beside:
     for epoch in [one.get("epoch") for one in record.selections]:
         try:
             coresets[epoch] = _coreset(folder, epoch)
-        except AdvcoreError as error:
+        except (AdvcoreError, OSError) as error:
             missing[epoch] = str(error)
     weights = {epoch: coreset.weights.tolist() for epoch, coreset in coresets.items()}
     galleries, notes = _galleries(folder, record, coresets, images)
@@ -93,6 +93,8 @@ def beside(folder: Path, record: RunRecord, images: int) -> Beside:
 
 
 def _coreset(folder: Path, epoch: int) -> Coreset:
+    if type(epoch) is not int:
+        raise CheckpointError(f"the record names no epoch, but {epoch!r}")
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
     if not path.exists():
         raise CheckpointError("its file (coresets/epoch-NNN.npz) is not beside the record")
@@ -113,7 +115,7 @@ def _galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], im
         return without("there is no coreset whose weights could choose them")
     try:
         return _attacked_images(folder, record, coresets[max(coresets)], images)
-    except (AdvcoreError, OSError, ImportError, RuntimeError) as error:
+    except (AdvcoreError, OSError, ImportError, RuntimeError, LookupError) as error:
         return without(in_a_line(error).rstrip("."))
 
 
@@ -181,7 +183,7 @@ def _about(prepared: runner.Prepared, coreset: Coreset, after: int | None, galle
     if not attacked(prepared.config.objective):
         return [Note(f"{told}; this objective is not attacked.")]
     how = _attack(prepared).describe()
-    steps = f", {how['steps']} steps" if how.get("steps") is not None else ""
+    steps = "" if how.get("steps") is None else f", steps: {how['steps']}"
     when = "" if after is None else f" after {after + 1} epochs"
     return [
         Note(
