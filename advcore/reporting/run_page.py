@@ -53,8 +53,7 @@ def _state(record: RunRecord) -> list[Note]:
     """What must be known before any number is read."""
     notes = []
     if not record.finished:
-        done = f"{len(record.epochs)} epochs are done" if record.epochs else "no epoch is done"
-        notes.append(Note(f"This run is not finished: {done}. Costs are those so far."))
+        notes.append(Note(f"This run is not finished. Epochs done: {len(record.epochs)}; costs are those so far."))
     return notes
 
 
@@ -89,7 +88,7 @@ def _key(record: RunRecord) -> list[tuple[str, str, str]]:
         for name in ("robust", "clean"):
             if latest.get(name) is not None:
                 found.append(
-                    (f"{name}, validation", f"{percent(latest[name])} %", f"after {latest['epoch'] + 1} epochs")
+                    (f"{name}, validation", f"{percent(latest[name])} %", f"epochs done: {latest['epoch'] + 1}")
                 )
     more = "full training is 1" if record.finished else "so far; full training is 1"
     found.append(("relative cost", f"{record.relative_cost:.3f}", more))

@@ -164,7 +164,7 @@ def _unfinished(shown: Sequence[Run], runs: Sequence[Run]) -> list[Note]:
     if open_ones:
         notes.append(Note(f"Not finished, and in no average: {_few(open_ones)}."))
     if broken:
-        notes.append(Note(f"Without a record that can be read: {_few(broken)}.", "flag"))
+        notes.append(Note(f"Without a record that can be read: {_few(broken)}.", "warning"))
     return notes
 
 
@@ -315,5 +315,5 @@ def _runs(groups: Mapping[str, Sequence[Run]], runs: Sequence[Run]) -> list[Any]
 def _outcome(record: RunRecord) -> tuple[str, ...]:
     spent = f"{record.relative_cost:.3f}", f"{record.seconds:,.0f}"
     if not record.finished:
-        return f"not finished, {len(record.epochs)} epochs done", "–", *spent
+        return f"not finished, epochs done: {len(record.epochs)}", "–", *spent
     return "finished", percent(robust(record) / 100), *spent

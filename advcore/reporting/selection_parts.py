@@ -179,11 +179,10 @@ def classes(record: RunRecord) -> list[Any]:
     notes = [] if data else [Note("The record does not say how many examples a class has in the data.", "missing")]
     if len(shown) < size:
         notes.append(Note(f"{len(shown)} of {size} classes, those whose share the last coreset changed most."))
-    missing = [i for i in range(len(data)) if last and data[i] and not (last + [0] * size)[i]]
-    if missing:
-        notes.append(
-            Note(f"The last coreset holds no example of {len(missing)} classes: {', '.join(map(str, missing[:20]))}.")
-        )
+    without = [i for i in range(len(data)) if last and data[i] and not (last + [0] * size)[i]]
+    if without:
+        told = f"{', '.join(map(str, without[:20]))}{', ...' if len(without) > 20 else ''}"
+        notes.append(Note(f"Classes without an example in the last coreset: {told}."))
     return [Figures([Figure(caption, picture)]), *notes]
 
 

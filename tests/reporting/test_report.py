@@ -143,7 +143,7 @@ def test_the_shares_of_data_and_coreset_are_told_to_who_cannot_see_them(page):
     assert "class 0: data 60.0, last coreset 60.0; class 1: data 40.0, last coreset 40.0" in page
     odd = record(selections=[selection(2, 0.05) | {"class_counts": [50, 0]}])
     assert "class 1: data 40.0, last coreset 0.0" in page_of(odd)
-    assert "holds no example of 1 classes: 1." in page_of(odd)
+    assert "Classes without an example in the last coreset: 1." in page_of(odd)
 
 
 def test_of_many_classes_those_are_shown_that_changed_most():
@@ -163,9 +163,9 @@ def test_flags_stand_first_and_switched_off_checks_are_a_flag():
 
 
 @pytest.mark.parametrize(("changes", "told"), [
-    ({"finished": False, "final": {}}, ["not finished: 6 epochs are done", "No final accuracy yet", "after 6 epochs"]),
+    ({"finished": False, "final": {}}, ["not finished. Epochs done: 6;", "No final accuracy yet", "epochs done: 6"]),
     ({"finished": False, "final": {}, "epochs": [], "selections": [], "ledger": {}},
-     ["no epoch is done", "No epoch is done yet", "Nothing is counted yet", "No selection: none yet"]),
+     ["Epochs done: 0;", "No epoch is done yet", "Nothing is counted yet", "No selection: none yet"]),
     ({"selections": [], "config": {"seed": 0}}, ["it trains on all data", "every example counts alike"]),
     ({"selections": [], "data": {}}, ["does not say how many examples a class has"]),
     ({"data": {}}, ["does not say how many examples a class has in the data"]),
@@ -364,7 +364,7 @@ def test_the_page_of_several_runs_says_what_each_method_reached_and_what_is_miss
     told = words(page)
     for part in (
         "3 methods, 4 runs, 3 of them finished", "71.0 ± 1.4", "Not finished, and in no average: half-s5.",
-        "Without a record that can be read: bad-s0.", "is not JSON", "not finished, 1 epochs done",
+        "Without a record that can be read: bad-s0.", "is not JSON", "not finished, epochs done: 1",
         "copy/full-s1 holds the same record as full-s1 and counts once", "odd masked: flat 9",
     ):  # fmt: skip
         assert part in told, part
