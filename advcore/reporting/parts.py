@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Note:
-    """A line of text; `kind`: "plain", "warning", "flag" (numbers not to be trusted) or "missing" (what is not there)."""
+    """A line of text; `kind`: "plain", "warning", "flag" (of numbers), or "missing" (what is not there)."""
 
     text: str
     kind: str = "plain"

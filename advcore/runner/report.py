@@ -16,11 +16,12 @@ from advcore.data.source import batches_for
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, in_a_line, must
 from advcore.files import inside, read_json, write_bytes
 from advcore.objectives.base import attacked
+from advcore.reporting.compare import Run
 from advcore.reporting.page import html
 from advcore.reporting.parts import Note, Shown
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import Beside, run_page
-from advcore.reporting.runs_page import Run, runs_page
+from advcore.reporting.runs_page import runs_page
 from advcore.rng import Stream
 from advcore.runner import run as runner
 from advcore.runner.checkpoints import REPORT
@@ -76,7 +77,7 @@ def _run(file: Path, top: Path) -> Run:
     try:
         return Run(where, RunRecord.load(file), link)
     except AdvcoreError as error:
-        return Run(where, problem=in_a_line(error), link="")
+        return Run(where, problem=str(error))
 
 
 def beside(folder: Path, record: RunRecord, images: int) -> Beside:
@@ -116,7 +117,7 @@ def _galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], im
     try:
         return _attacked_images(folder, record, coresets[max(coresets)], images)
     except (AdvcoreError, OSError, ImportError, RuntimeError, LookupError) as error:
-        return without(in_a_line(error).rstrip("."))
+        return without((str(error) if isinstance(error, AdvcoreError) else in_a_line(error)).rstrip("."))
 
 
 def _attacked_images(folder: Path, record: RunRecord, coreset: Coreset, images: int) -> Galleries:

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advcore.reporting import charts, scales, svg
+from advcore.reporting.compare import Run, blocks, grouped
 from advcore.reporting.front import Method, draw, front, kind
 from advcore.reporting.page import html
 from advcore.reporting.parts import Note, Page, Section, Shown, Table
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import Beside, flat, indented, run_page
-from advcore.reporting.runs_page import Run, blocks, grouped, runs_page
+from advcore.reporting.runs_page import runs_page
 from advcore.reporting.selection_parts import spread
 
 SECTIONS = ("accuracy", "cost", "learning", "selections", "weights", "classes", "images", "events", "settings")
@@ -342,6 +343,12 @@ def test_runs_are_grouped_by_file_name_or_by_settings_without_the_seed():
         "two_moons (selection.budget 0.3)": ["one", "two"],
         "two_moons (selection.budget 0.5)": ["three"],
     }
+
+
+def test_a_record_of_an_older_version_that_lacks_a_setting_is_of_the_same_method():
+    old, new, none = (seeded(i, training=t) for i, t in enumerate(({"epochs": 3}, {"epochs": 3, "ema": 0.9}, None)))
+    found = grouped([Run("a-s0", old), Run("a-s1", new), Run("a-s2", none)])
+    assert [[run.where for run in own] for own in found.values()] == [["a-s0", "a-s1"], ["a-s2"]]
 
 
 def test_runs_of_other_data_or_attacks_are_not_set_beside_each_other():

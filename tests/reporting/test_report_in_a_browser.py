@@ -7,11 +7,12 @@ import browser
 import pytest
 from test_report import HOSTILE, SHOWN, attacked, epoch, final, record, seeded, selection
 
+from advcore.reporting.compare import Run
 from advcore.reporting.page import html
 from advcore.reporting.parts import Note, Shown
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import Beside, run_page
-from advcore.reporting.runs_page import Run, runs_page
+from advcore.reporting.runs_page import runs_page
 
 pytestmark = pytest.mark.browser
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
