@@ -109,10 +109,15 @@ def robust(record: RunRecord, which: str = "last") -> float:
     return 100 * (found["attacks"][0] if found["attacks"] else found["clean"])["accuracy"]
 
 
-def methods(groups: Groups) -> list[Method]:
+def methods(groups: Groups, which: str = "last") -> list[Method]:
     """By cost, the cheapest first."""
     found = [
-        Method(name, kind(records[0].config), [one.relative_cost for one in records], [robust(one) for one in records])
+        Method(
+            name,
+            kind(records[0].config),
+            [one.relative_cost for one in records],
+            [robust(one, which) for one in records],
+        )
         for name, records in groups.items()
     ]
     return sorted(found, key=lambda one: (one.cost, -one.mean))

@@ -106,19 +106,12 @@ _COLUMNS = (
 
 def _selection_table(record: RunRecord) -> Table:
     """The columns that hold anything."""
-    known = [
-        (name, key, form) for name, key, form in _COLUMNS if any(one.get(key) is not None for one in record.selections)
-    ]
-    rows = [
-        [*("–" if one.get(key) is None else form.format(one[key]) for _, key, form in known), _seconds(one)]
-        for one in record.selections
-    ]
-    return Table("Selections", (*(name for name, _, _ in known), "seconds"), rows, words=2)
-
-
-def _seconds(one: dict) -> str:
-    spent = {phase: value for phase, value in (one.get("seconds") or {}).items() if value >= 0.005}
-    return ", ".join(f"{phase} {value:.2f}" for phase, value in spent.items()) or "–"
+    phases = dict.fromkeys(phase for one in record.selections for phase in one.get("seconds") or {})
+    told = [one | {f"s:{p}": v for p, v in (one.get("seconds") or {}).items()} for one in record.selections]
+    columns = [*_COLUMNS, *((f"{phase}, s", f"s:{phase}", "{:.2f}") for phase in phases)]
+    known = [column for column in columns if any(one.get(column[1]) is not None for one in told)]
+    rows = [["–" if one.get(key) is None else form.format(one[key]) for _, key, form in known] for one in told]
+    return Table("Selections", [name for name, _, _ in known], rows, words=2)
 
 
 def weights(record: RunRecord, held: Mapping[int, Sequence[float]], missing: Mapping[int, str]) -> list[Any]:

@@ -116,7 +116,7 @@ def test_every_section_is_there_and_none_says_that_the_record_is_odd(page):
     ("accuracy", ["91.2", "[88.2, 93.2]", "70.3", "[67.3, 72.3]", "71.1", "linf 0.1, PGD-50 x 3", "0.013", "test"]),
     ("cost", ["0.411", "0.136", "0.547", "12.8 s", "2,111", "9,876", "5,432", "10,000 passes", "62 s", "123 MB"]),
     ("learning", ["2", "epochs done"]),
-    ("selections", ["0.051", "0.063", "0.710", "0.213", "0.620", "0.930", "0.812", "4,321", "attack 1.25, solve 0.12"]),
+    ("selections", ["0.051", "0.063", "0.710", "0.213", "0.620", "0.930", "0.812", "4,321", "attack, s", "1.25", "0.12"]),
     ("weights", ["selection at 2: 0.5 to 1.5", "selection at 4: 1 to 4", "81.2 % of 3"]),
     ("events", ["class 1 was filled", "device: 'cpu' -> 'cuda'"]),
     ("settings", ["budget: 0.5", "abc123", "speed.fused", "false", "cpu (x86_64)"]),
@@ -376,6 +376,14 @@ def test_the_page_of_several_runs_says_what_each_method_reached_and_what_is_miss
     ):  # fmt: skip
         assert part in told, part
     assert '<a href="full-s0/report.html">full-s0</a>' in page
+
+
+def test_the_front_of_each_checkpoint_is_its_own():
+    one, two = seeded(0, 0.7), seeded(0, 0.6, attack=2)
+    two.final["best"] = final(0.9, 0.8)
+    page = words(html(runs_page("x", [Run("a-s0", one), Run("b-s0", two)])))
+    last, best = page[page.index("Checkpoint last") :].split("Checkpoint best")
+    assert "a front" in last and "b front" not in last and "b front" in best and "a front" not in best
 
 
 def test_costs_relative_to_different_things_are_flagged():
