@@ -116,7 +116,7 @@ def test_every_section_is_there_and_none_says_that_the_record_is_odd(page):
     ("accuracy", ["91.2", "[88.2, 93.2]", "70.3", "[67.3, 72.3]", "71.1", "linf 0.1, PGD-50 x 3", "0.013", "test"]),
     ("cost", ["0.411", "0.136", "0.547", "12.8 s", "2,111", "9,876", "5,432", "10,000 passes", "62 s", "123 MB"]),
     ("learning", ["2", "epochs done"]),
-    ("selections", ["0.051", "0.063", "0.710", "0.213", "0.620", "0.930", "0.812", "4,321", "attack, s", "1.25", "0.12"]),
+    ("selections", ["0.051", "0.063", "0.710", "0.213", "0.620", "0.930", "0.812", "4,321", "solve, s", "1.25"]),
     ("weights", ["selection at 2: 0.5 to 1.5", "selection at 4: 1 to 4", "81.2 % of 3"]),
     ("events", ["class 1 was filled", "device: 'cpu' -> 'cuda'"]),
     ("settings", ["budget: 0.5", "abc123", "speed.fused", "false", "cpu (x86_64)"]),
