@@ -5,13 +5,17 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DOCS_READY = $(VENV)/.docs
 
-.PHONY: run test lint docs clean
+.PHONY: run test browser lint docs clean
 
 run: $(READY)
 	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+# needs chromium and chromedriver: apt-get install -y chromium chromium-driver
+browser: $(READY)
+	$(BIN)/python -m pytest -m browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

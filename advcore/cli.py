@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from advcore.errors import AdvcoreError, ConfigError, UserError, in_a_line, must, one_of, positive, require
+from advcore.errors import AdvcoreError, ConfigError, UserError, at_least, in_a_line, must, one_of, positive, require
 from advcore.signals import Stopped, caught
 from advcore.version import __version__
 
@@ -174,6 +174,19 @@ def evaluate(
         save_arrays(examples, arrays, {"attacks": found["attacks"]})
     if out:
         write_json(out, {"checkpoint": str(path), **found})
+
+
+@app.command()
+def report(
+    target: Annotated[Path, typer.Argument(metavar="RUN|DIR", help="A run's folder, or a folder of runs or records.")],
+    out: Annotated[Path | None, typer.Option(help="The page to write; report.html in the folder by default.")] = None,
+    images: Annotated[int, typer.Option(help="How many of the highest and of the lowest weights to show.")] = 8,
+) -> None:
+    """One self-contained HTML page of a run, finished or not, or of several runs beside each other."""
+    from advcore.runner import report as pages
+
+    require(at_least("--images", images, 0, most=pages.MOST_IMAGES))
+    typer.echo(f"report: {pages.report(target, out, images)}")
 
 
 @app.command(name="list")

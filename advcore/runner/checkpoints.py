@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 OURS = ("record.json", "checkpoints", "coresets", "states")
 """What a run writes into its folder."""
 
+REPORT = "report.html"
+"""The page that `advcore report` writes there; one of an earlier run goes with it."""
+
 
 def folder(run: Path) -> Path:
     return run / "states"

@@ -17,6 +17,7 @@ NEEDED = (
     "rich",
     "safetensors",
     "pyarrow",
+    "jinja2",
 )
 EXTRAS = {"timm": "hf", "submodlib": "submodular", "pyautoattack": "eval", "foolbox": "eval"}
 

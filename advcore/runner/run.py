@@ -284,7 +284,7 @@ def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> 
 
 def _clear(path: Path) -> None:
     """Remove what an earlier run left in the folder, and nothing else."""
-    for name in checkpoints.OURS:
+    for name in (*checkpoints.OURS, checkpoints.REPORT):
         entry = path / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -323,6 +323,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
         environment=environment(where) | {"speed": asdict(_speed(prepared))},
         plan=prepared.plan.text,
         reference=asdict(prepared.plan.reference),
+        data=counted(loaded),
         inputs=prepared.inputs,
     )
     facts: dict[str, Any] = {}
@@ -543,6 +544,17 @@ def summary(coreset: Coreset) -> dict:
         "k": len(coreset),
         **coreset.quality,
         **({"seconds": dict.fromkeys(("attack", "rows", "solve"), 0.0), "passes": 0} | coreset.cost),
+    }
+
+
+def counted(loaded: Data) -> dict[str, Any]:
+    """How many examples are trained on, held out and tested on, their shape, and how many of each class in training."""
+    return {
+        "train": len(loaded.train),
+        "validation": build.held_out(loaded),
+        "test": len(loaded.test),
+        "shape": list(loaded.train.shape),
+        "class_counts": torch.bincount(loaded.whole[loaded.part], minlength=loaded.num_classes).tolist(),
     }
 
 

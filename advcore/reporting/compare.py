@@ -1,0 +1,123 @@
+"""Which records are runs of one method, and which methods can be set beside each other."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advcore.reporting.front import Method, kind
+from advcore.reporting.record import RunRecord
+from advcore.reporting.run_page import flat, known
+from advcore.reporting.tables import attack_label
+
+Groups = Mapping[str, Sequence[RunRecord]]
+NAMED = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
+"""METHOD-sSEED: a record's file, or a run's folder, of a suite."""
+_NOT_THE_METHOD = ("seed", "name", "device", "data.path", "data.workers", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Run:
+    """where : relative to the folder, without an ending. link : to the run's own report, if it has one. problem : why
+    there is no record."""
+
+    where: str
+    record: RunRecord | None = None
+    link: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Methods whose accuracies can be set beside each other: the same data, attacks and number of test images."""
+
+    title: str
+    told: str
+    groups: Groups
+
+
+def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by method: of one name (METHOD of METHOD-sSEED, else the run's own) and of settings that do not differ but
+    in the seed. Two methods of one name are told apart by the settings in which they differ."""
+    by_name: dict[str, list[list[Run]]] = {}
+    for run in (one for one in runs if one.record):
+        named = NAMED.fullmatch(run.where.rpartition("/")[2])
+        several = by_name.setdefault(named["method"] if named else run.record.name, [])
+        same = next((own for own in several if _alike(_method(own[0].record), _method(run.record))), None)
+        if same is None:
+            several.append([run])
+        else:
+            same.append(run)
+    found: dict[str, list[Run]] = {}
+    for name, several in by_name.items():
+        for own, what in zip(several, _differences([_method(runs[0].record) for runs in several]), strict=True):
+            found[f"{name} ({what})" if what else name] = own
+    return found
+
+
+def _alike(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether no setting that both know differs: a record of an older version does not know them all."""
+    sections = any(b.startswith(f"{a}.") or a.startswith(f"{b}.") for a in one for b in two)  # null beside a section
+    return not sections and all(one[key] == two[key] for key in one.keys() & two.keys())
+
+
+def _method(record: RunRecord) -> dict[str, Any]:
+    """Settings that make a method: all but the seed and where things lie."""
+    settings = flat(record.config)
+    return {
+        key: v for key, v in settings.items() if not any(key == n or key.startswith(f"{n}.") for n in _NOT_THE_METHOD)
+    }
+
+
+def _differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets each apart from the others: "selection.budget 0.3"; nothing for the only one."""
+    keys = list(dict.fromkeys(key for one in settings for key in one))
+    differing = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    return [
+        ", ".join(f"{key} {one.get(key)}" for key in differing if one.get(key) is not None)[:120] for one in settings
+    ]
+
+
+def blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
+    """Finished runs, apart where data or evaluation differ."""
+    found: dict[tuple, dict[str, list[RunRecord]]] = {}
+    for name, runs in groups.items():
+        for record in (run.record for run in runs if run.record.finished):
+            for key in known(lambda record=record: [_evaluation(record)], []):
+                found.setdefault(key, {}).setdefault(name, []).append(record)
+    return [Block(*_told(key), own) for key, own in found.items()]
+
+
+def _evaluation(record: RunRecord) -> tuple:
+    last, data = record.final["last"], record.config.get("data", {})
+    facts = tuple(f"{key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None)
+    attacks = tuple(attack_label(one) for one in last["attacks"])
+    return str(data.get("path") or data.get("name", "?")), facts, attacks, last["clean"]["n"]
+
+
+def _told(key: tuple) -> tuple[str, str]:
+    data, facts, attacks, n = key
+    told = f"{', '.join([data.rstrip('/').rpartition('/')[2], *facts])}; {n:,} test images"
+    return f"{data.rstrip('/').rpartition('/')[2]}, {' and '.join(attacks) or 'clean images'}", told
+
+
+def robust(record: RunRecord, which: str = "last") -> float:
+    """Percent right under every attack of the evaluation; clean where there is none."""
+    found = record.final[which]
+    if len(found["attacks"]) > 1 and "worst" in found:
+        return 100 * found["worst"]["accuracy"]
+    return 100 * (found["attacks"][0] if found["attacks"] else found["clean"])["accuracy"]
+
+
+def methods(groups: Groups, which: str = "last") -> list[Method]:
+    """By cost, the cheapest first."""
+    found = [
+        Method(
+            name,
+            kind(records[0].config),
+            [one.relative_cost for one in records],
+            [robust(one, which) for one in records],
+        )
+        for name, records in groups.items()
+    ]
+    return sorted(found, key=lambda one: (one.cost, -one.mean))

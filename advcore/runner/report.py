@@ -1,0 +1,230 @@
+"""A run's folder, or a folder of runs, to a page: what the records do not hold is looked for here."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from advcore.adversary import bound, perturb
+from advcore.borrow import borrow
+from advcore.data.source import batches_for
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, in_a_line, must
+from advcore.files import inside, read_json, write_bytes
+from advcore.objectives.base import attacked
+from advcore.reporting.compare import Run
+from advcore.reporting.page import html
+from advcore.reporting.parts import Note, Shown
+from advcore.reporting.record import RunRecord
+from advcore.reporting.run_page import Beside, run_page
+from advcore.reporting.runs_page import runs_page
+from advcore.rng import Stream
+from advcore.runner import run as runner
+from advcore.runner.checkpoints import REPORT
+from advcore.runner.config import from_dict
+from advcore.types import Coreset
+
+THUMBNAIL = 64
+"""Pixels of the longer side of an image on a page; larger ones are made smaller."""
+
+
+MOST_IMAGES = 64
+"""Of each kind, on a page."""
+
+
+def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
+    """Write the page of a run's folder, of a record, or of a folder of these; returns where. `images`: how many of the
+    highest and of the lowest weights are shown.
+
+    Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
+    """
+    file = path if path.is_file() else path / "record.json"
+    if file.is_file():
+        record = RunRecord.load(file)
+        page = run_page(record, beside(file.parent, record, images))
+        target = path.with_suffix(".html") if path.is_file() else path / REPORT
+    else:
+        page = runs_page(path.resolve().name, found(path))
+        target = path / REPORT
+    target = out or target
+    runner.check_writable(target, file=True)
+    write_bytes(target, html(page).encode())
+    return target
+
+
+def found(path: Path) -> list[Run]:
+    """Every record in a folder: its own files, and those of the runs below it."""
+    if not path.is_dir():
+        raise ConfigError(must("RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
+    names = [*path.glob("*.json"), *path.rglob("record.json")]
+    runs = [_run(file, path) for file in sorted(set(names))]
+    if not any(run.record for run in runs):
+        what = "a run's folder (with record.json), or a folder of runs or of records (*.json)"
+        told = f"; {runs[0].problem}" if runs else ""
+        raise ConfigError(must("RUN|DIR", what, str(path), f"it holds no record{told}"))
+    return runs
+
+
+def _run(file: Path, top: Path) -> Run:
+    own = file.name == "record.json"
+    where = str((file.parent if own else file.with_suffix("")).relative_to(top))
+    page = file.parent / REPORT if own else file.with_suffix(".html")
+    link = page.relative_to(top).as_posix() if page.is_file() else ""
+    try:
+        return Run(where, RunRecord.load(file), link)
+    except AdvcoreError as error:
+        return Run(where, problem=str(error))
+
+
+def beside(folder: Path, record: RunRecord, images: int) -> Beside:
+    """What lies in a run's folder beside its record; a line for what does not."""
+    coresets, missing = {}, {}
+    for epoch in [one.get("epoch") for one in record.selections]:
+        try:
+            coresets[epoch] = _coreset(folder, epoch)
+        except (AdvcoreError, OSError) as error:
+            missing[epoch] = str(error)
+    weights = {epoch: coreset.weights.tolist() for epoch, coreset in coresets.items()}
+    galleries, notes = _galleries(folder, record, coresets, images)
+    return Beside(weights=weights, no_weights=missing, galleries=galleries, about_images=notes)
+
+
+def _coreset(folder: Path, epoch: int) -> Coreset:
+    if type(epoch) is not int:
+        raise CheckpointError(f"the record names no epoch, but {epoch!r}")
+    path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
+    if not path.exists():
+        raise CheckpointError("its file (coresets/epoch-NNN.npz) is not beside the record")
+    inside(path.with_suffix(".json"), folder)
+    return Coreset.load(inside(path, folder))
+
+
+Galleries = tuple[list[tuple[str, list[Shown]]], list[Note]]
+
+
+def _galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], images: int) -> Galleries:
+    def without(why: str) -> Galleries:
+        return [], [Note(f"No images: {why}.", "missing")]
+
+    if not images:
+        return without("none were asked for (--images 0)")
+    if not coresets:
+        return without("there is no coreset whose weights could choose them")
+    try:
+        return _attacked_images(folder, record, coresets[max(coresets)], images)
+    except (AdvcoreError, OSError, ImportError, RuntimeError, LookupError) as error:
+        return without((str(error) if isinstance(error, AdvcoreError) else in_a_line(error)).rstrip("."))
+
+
+def _attacked_images(folder: Path, record: RunRecord, coreset: Coreset, images: int) -> Galleries:
+    """Of the highest and the lowest weights, attacked by the selection's attack with the last weights of the model."""
+    weights = runner.checkpoint(folder, "last")
+    prepared = runner.prepare(replace(from_dict(record.config), device="auto"), scores=False)
+    coreset.check(len(prepared.data.whole), runner.build.whole_fingerprint(prepared.data))
+    runner.load_state(prepared.model, weights)
+    after = read_json(weights.with_suffix(".json")).get("epoch")
+    positions = {int(index): i for i, index in enumerate(prepared.data.part)}
+    lists = picks(coreset, images)
+    galleries = []
+    for title, chosen in lists:
+        indices = coreset.indices[chosen]
+        there = torch.tensor([positions[int(index)] for index in indices])
+        galleries.append((title, _shown(_looked_at(prepared, there), indices, coreset.weights[chosen])))
+    return galleries, _about(prepared, coreset, after, galleries)
+
+
+def picks(coreset: Coreset, most: int) -> list[tuple[str, Tensor]]:
+    """Titles, and positions in the coreset: of the highest and of the lowest weights, no example in both."""
+    if bool((coreset.weights == coreset.weights[0]).all()):
+        return [("Equal weights: the first of the coreset", torch.arange(min(most, len(coreset))))]
+    order = torch.argsort(coreset.weights, descending=True, stable=True)
+    high = min(most, (len(order) + 1) // 2)
+    low = min(most, len(order) - high)
+    return [("Highest weights", order[:high]), ("Lowest weights", order.flip(0)[:low])]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """Of B examples: images, attacked images (None where nothing is attacked), labels, and classes predicted."""
+
+    x: Tensor
+    x_adv: Tensor | None
+    y: Tensor
+    seen: Tensor
+    seen_adv: Tensor | None
+
+
+def _looked_at(prepared: runner.Prepared, positions: Tensor) -> _Looked:
+    model, objective, attack = prepared.model, prepared.config.objective, _attack(prepared)
+    indices, x, y = next(batches_for(model, prepared.data.train, [positions]))
+    with borrow(model, training=False):
+        with torch.no_grad():
+            seen = model(x).argmax(1)
+        if not attacked(objective):
+            return _Looked(x, None, y, seen, None)
+        stream = Stream(seed=prepared.config.seed, purpose="report").at(indices)
+        x_adv = perturb(model, objective, bound(attack, model, lambda net: net), x, y, generator=stream)
+        with torch.no_grad():
+            return _Looked(x, x_adv, y, seen, model(x_adv).argmax(1))
+
+
+def _attack(prepared: runner.Prepared):
+    """The selection's; one that remembers starts anew."""
+    config = prepared.config
+    attack = (config.selection and config.selection.attack) or config.attack
+    return attack.recalling(None) if getattr(attack, "remembers", False) else attack
+
+
+def _about(prepared: runner.Prepared, coreset: Coreset, after: int | None, galleries: Sequence) -> list[Note]:
+    told = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
+    if not attacked(prepared.config.objective):
+        return [Note(f"{told}; this objective is not attacked.")]
+    how = _attack(prepared).describe()
+    steps = "" if how.get("steps") is None else f", steps: {how['steps']}"
+    when = "" if after is None else f" after {after + 1} epochs"
+    return [
+        Note(
+            f"{told}: as they are, attacked ({how['norm']} {how['eps']:.4g}{steps}), and the perturbation on grey, "
+            f"magnified. The attack is that of selections, on the model's last weights{when}, which are not those of "
+            "the time when it was selected."
+        )
+    ]
+
+
+def _shown(looked: _Looked, indices: Tensor, weights: Tensor) -> list[Shown]:
+    found = []
+    for i, (index, weight) in enumerate(zip(indices.tolist(), weights.tolist(), strict=True)):
+        y, seen = int(looked.y[i]), int(looked.seen[i])
+        images = [(f"example {index}", png(looked.x[i]))]
+        lines = [f"weight {weight:.4g}, class {y}", f"example {index}"]
+        if looked.x_adv is None:
+            lines.append(f"predicted {seen}")
+        else:
+            by = looked.x_adv[i] - looked.x[i]
+            times = 0.5 / max(float(by.abs().max()), 1e-6)
+            images += [("attacked", png(looked.x_adv[i])), (f"perturbation, times {times:.3g}", png(0.5 + times * by))]
+            lines.append(f"predicted {seen}, attacked {int(looked.seen_adv[i])}; × {times:.3g}")
+        found.append(Shown(images, lines))
+    return found
+
+
+def png(x: Tensor) -> str:
+    """A data URI of an image (C, H, W) in [0, 1], C 1 or 3; its longer side at most `THUMBNAIL` pixels."""
+    from PIL import Image
+
+    if x.shape[0] not in (1, 3):
+        raise ConfigError(must("images on a page", "of 1 or 3 channels", tuple(x.shape)))
+    x = x.detach().float().cpu().clamp(0, 1)
+    longer = max(x.shape[1:])
+    if longer > THUMBNAIL:
+        size = [max(1, round(side * THUMBNAIL / longer)) for side in x.shape[1:]]
+        x = F.interpolate(x[None], size=size, mode="area")[0]
+    pixels = (x * 255).round().to(torch.uint8)
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
+    image.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
