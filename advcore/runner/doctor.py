@@ -1,9 +1,9 @@
 """What is installed, what is not, and what this machine has."""
 
-import importlib
-import importlib.metadata
 import os
 import platform
+
+from advcore.tracking.base import imported
 
 NEEDED = (
     "torch",
@@ -18,7 +18,19 @@ NEEDED = (
     "safetensors",
     "pyarrow",
 )
-EXTRAS = {"timm": "hf", "submodlib": "submodular", "pyautoattack": "eval", "foolbox": "eval"}
+EXTRAS = {
+    "timm": "hf",
+    "huggingface_hub": "hf",
+    "submodlib": "submodular",
+    "pyautoattack": "eval",
+    "foolbox": "eval",
+    "matplotlib": "report",
+    "tensorboard": "track",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "lightning": "lightning",
+    "ray": "cluster",
+}
 
 
 def findings() -> list[tuple[str, str]]:
@@ -34,7 +46,7 @@ def findings() -> list[tuple[str, str]]:
 
 def _imported(name: str, way_out: str) -> str:
     try:
-        module = importlib.import_module(name)
+        module = imported(name)
     except Exception as error:  # a mismatched build raises whatever it likes
         reason = str(error).splitlines()[0] if str(error) else ""
         return f"missing or broken: {type(error).__name__}: {reason}; {way_out}"
