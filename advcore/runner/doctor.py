@@ -1,9 +1,10 @@
 """What is installed, what is not, and what this machine has."""
 
+import importlib
 import os
 import platform
 
-from advcore.tracking.base import imported
+from advcore.tracking.base import quiet
 
 NEEDED = (
     "torch",
@@ -35,6 +36,7 @@ EXTRAS = {
 
 def findings() -> list[tuple[str, str]]:
     """One (what, state) row each for the machine, the packages and the extras; an import that fails says why."""
+    quiet()
     rows = [("python", f"{platform.python_version()}, {platform.platform()}"), ("device", _device())]
     rows += [(name, _imported(name, f"pip install --upgrade {name}")) for name in NEEDED]
     rows += [
@@ -46,7 +48,7 @@ def findings() -> list[tuple[str, str]]:
 
 def _imported(name: str, way_out: str) -> str:
     try:
-        module = imported(name)
+        module = importlib.import_module(name)
     except Exception as error:  # a mismatched build raises whatever it likes
         reason = str(error).splitlines()[0] if str(error) else ""
         return f"missing or broken: {type(error).__name__}: {reason}; {way_out}"

@@ -318,9 +318,9 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
     Writes `metrics.jsonl` and `metrics.csv`, a row an epoch; `checkpoints/last` and `best` (.safetensors with a JSON
-    beside it, and as .npz the final evaluation's verdict
-    on each test image), `coresets/epoch-NNN.npz`, and `states/`, from which `resume` goes on. A finished run that is
-    resumed stays as it is. Of several processes, the first alone reads and writes files of the run.
+    beside it, and as .npz the final evaluation's verdict on each test image), `coresets/epoch-NNN.npz`, what trackers
+    keep in `tracking/`, and `states/`, from which `resume` goes on. A finished run that is resumed stays as it is. Of
+    several processes, the first alone reads and writes files of the run.
     """
     config, started = prepared.config, time.perf_counter()
     where = prepared.data.train.device

@@ -1,11 +1,12 @@
 """The contract of a tracker: settings that open a sink, and a sink that is told one epoch at a time."""
 
-import importlib
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 from advcore.errors import missing_package
 from advcore.types import settings
@@ -52,31 +53,29 @@ class Sink:
 class Tracker:
     """Settings that all trackers share."""
 
-    package: ClassVar[str]
-    extra: ClassVar[str]
-
     def load(self) -> ModuleType:
         """The tracker's package. Raises ConfigError where it cannot be imported."""
-        return load_package(self.package, f"tracking with {self.package}", self.extra)
+        raise NotImplementedError
 
     def open(self, opening: Opening) -> Sink:
         """A sink that goes on where the last one stopped; whatever it raises costs the run nothing but the tracker."""
         raise NotImplementedError
 
 
-def load_package(package: str, needed_for: str, extra: str) -> ModuleType:
-    """As `imported`. Raises ConfigError where it is missing or broken."""
-    try:
-        return imported(package)
-    except Exception as error:  # a mismatched build raises whatever it likes
-        raise missing_package(package, needed_for, extra, error) from None
-
-
-def imported(package: str) -> ModuleType:
-    """The package, which reports nothing to anyone; raises whatever its import raises."""
+def quiet() -> None:
+    """Keep the packages that are imported from now on from reporting to anyone, unless the environment says so."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    return importlib.import_module(package)
+
+
+@contextlib.contextmanager
+def importing(package: str, extra: str) -> Iterator[None]:
+    """An import inside is quiet, and raises ConfigError where the package is missing or broken."""
+    quiet()
+    try:
+        yield
+    except Exception as error:  # a mismatched build raises whatever it likes
+        raise missing_package(package, f"tracking with {package}", extra, error) from None
 
 
 def flat(config: dict[str, Any] | list, above: str = "") -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """MLflow, through its client: no global state of it is set."""
 
 import time
-from typing import ClassVar
+from types import ModuleType
 
-from advcore.tracking.base import Opening, Sink, Tracker, Values, flat, load_package
+from advcore.tracking.base import Opening, Sink, Tracker, Values, flat, importing
 from advcore.types import settings
 
 _MOST = 100  # parameters that a server takes at once
@@ -23,8 +23,12 @@ class MLflow(Tracker):
 
     uri: str | None = None
     experiment: str = "advcore"
-    package: ClassVar[str] = "mlflow"
-    extra: ClassVar[str] = "mlflow"
+
+    def load(self) -> ModuleType:
+        with importing("mlflow", "mlflow"):
+            import mlflow
+            import mlflow.entities
+        return mlflow
 
     def open(self, opening: Opening) -> Sink:
         return _Client(self, opening)
@@ -35,7 +39,7 @@ class _Client(Sink):
 
     def __init__(self, tracker: MLflow, opening: Opening):
         mlflow = tracker.load()
-        self.entities = load_package("mlflow.entities", "tracking with mlflow", "mlflow")
+        self.entities = mlflow.entities
         opening.folder.mkdir(parents=True, exist_ok=True)
         uri = tracker.uri or f"sqlite:///{opening.folder.resolve() / 'mlflow.db'}"
         self.client = mlflow.MlflowClient(tracking_uri=uri)

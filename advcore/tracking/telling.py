@@ -73,4 +73,3 @@ class Tracking:
             log.warning("%s", told)
             self.events.append(told)
             self.sinks.pop(own, None)
-

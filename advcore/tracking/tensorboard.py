@@ -1,8 +1,8 @@
 """TensorBoard, through torch's own writer."""
 
-from typing import ClassVar
+from types import ModuleType
 
-from advcore.tracking.base import Opening, Sink, Tracker, Values, flat, load_package
+from advcore.tracking.base import Opening, Sink, Tracker, Values, flat, importing
 from advcore.types import settings
 
 
@@ -10,22 +10,24 @@ from advcore.types import settings
 class TensorBoard(Tracker):
     """Event files in the run's folder: `tensorboard --logdir RUN/tracking/tensorboard`."""
 
-    package: ClassVar[str] = "tensorboard"
-    extra: ClassVar[str] = "track"
+    def load(self) -> ModuleType:
+        with importing("tensorboard", "track"):
+            from torch.utils import tensorboard
+        return tensorboard
 
     def open(self, opening: Opening) -> Sink:
-        return _Events(opening)
+        return _Events(self.load().SummaryWriter, opening)
 
 
 class _Events(Sink):
     """Epochs that a killed run wrote and did not count are purged, not doubled."""
 
-    def __init__(self, opening: Opening):
+    def __init__(self, writer: type, opening: Opening):
         super().__init__(opening.told)
-        writer = load_package("torch.utils.tensorboard", "tracking with tensorboard", "track").SummaryWriter
         self.writer = writer(str(opening.folder), purge_step=opening.told or None)
-        self.settings = {key: "null" if value is None else value for key, value in flat(opening.config).items()}
-        self.settings = {key: value if value != [] else "[]" for key, value in self.settings.items()}
+        self.settings = {
+            key: str(value) if value in (None, [], {}) else value for key, value in flat(opening.config).items()
+        }
         if not opening.told:
             lines = "\n".join(f"    {key}: {value}" for key, value in self.settings.items())
             self.writer.add_text("settings", lines, 0)

@@ -1,10 +1,10 @@
 """Weights & Biases; offline unless asked: `wandb sync` sends what is in the run's folder."""
 
 import uuid
-from typing import ClassVar
+from types import ModuleType
 
 from advcore.errors import one_of, require
-from advcore.tracking.base import Opening, Sink, Tracker, Values
+from advcore.tracking.base import Opening, Sink, Tracker, Values, importing
 from advcore.types import settings
 
 MODES = ("offline", "online")
@@ -24,11 +24,14 @@ class WandB(Tracker):
     project: str = "advcore"
     entity: str | None = None
     mode: str = "offline"
-    package: ClassVar[str] = "wandb"
-    extra: ClassVar[str] = "wandb"
 
     def __post_init__(self):
         require(one_of("mode", self.mode, MODES))
+
+    def load(self) -> ModuleType:
+        with importing("wandb", "wandb"):
+            import wandb
+        return wandb
 
     def open(self, opening: Opening) -> Sink:
         return _Run(self, opening)
