@@ -52,6 +52,8 @@ def _imported(name: str, way_out: str) -> str:
     except Exception as error:  # a mismatched build raises whatever it likes
         reason = str(error).splitlines()[0] if str(error) else ""
         return f"missing or broken: {type(error).__name__}: {reason}; {way_out}"
+    if getattr(module, "__file__", None) is None:
+        return f"missing: a folder of that name is in the way; {way_out}"
     return getattr(module, "__version__", "installed")
 
 

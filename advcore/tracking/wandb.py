@@ -31,6 +31,8 @@ class WandB(Tracker):
     def load(self) -> ModuleType:
         with importing("wandb", "wandb"):
             import wandb
+
+            _ = wandb.init  # it leaves folders of its name, which import as packages without anything in them
         return wandb
 
     def open(self, opening: Opening) -> Sink:
