@@ -57,13 +57,18 @@ def with_model(run, to, model: dict):
     record.save(to / "record.json")
     net = blank(from_dict(record.config), 10, (1, 8, 8))
     generator = torch.Generator().manual_seed(0)
-    state = {
-        name: value + 0.1 * torch.rand(value.shape, generator=generator) if value.is_floating_point() else value + 7
-        for name, value in net.state_dict().items()
-    }
+    state = {name: _moved(value, generator) for name, value in net.state_dict().items()}
     for which, epoch in (("last", record.epochs[-1]["epoch"]), ("best", record.best_epoch)):
         save_tensors(to / "checkpoints" / f"{which}.safetensors", state, {"epoch": epoch, "version": "0"})
     return to
+
+
+def _moved(value, generator):
+    """Statistics other than those of a new network, weights as large as they were."""
+    if not value.is_floating_point():
+        return value + 7
+    noise = 0.1 * torch.rand(value.shape, generator=generator)
+    return value * (1 + noise) if value.ndim == 2 or value.ndim == 4 and value.shape[2] > 1 else value + noise / 10
 
 
 def outside(*folders) -> list[dict[str, float]]:
@@ -269,7 +274,7 @@ assert isinstance(model, torch.nn.Module) and not model.training
 model = model.to(torch.device("cpu"))
 x, y = held["x"], held["y"]
 clean = float((model(x).max(1)[1] == y).float().mean())
-attack = AutoAttack(model, norm="Linf", eps=0.05, version="custom", attacks=["apgd-ce"], device="cpu", verbose=False)
+attack = AutoAttack(model, norm="Linf", eps=0.05, version="custom", attacks=["apgd-ce"], device="cpu")
 x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=20)
 assert float((x_adv - x).abs().max()) <= 0.05 + 1e-6 and not torch.equal(x_adv, x)
 assert float((model(x_adv).max(1)[1] == y).float().mean()) <= clean
