@@ -32,7 +32,7 @@ FLOORS = [
     {"adversary"},
     {"gradients"},
     {"selection", "evaluation"},
-    {"training", "reporting", "tracking"},
+    {"training", "reporting", "tracking", "integrations"},
     {"runner"},
     {"cli"},
     {"__main__"},
@@ -88,7 +88,9 @@ def test_special_packages_stay_where_they_belong(path):
     assert "yaml" not in names or where == "runner/config.py"
     assert not names & {"typer", "rich"} or where == "cli.py" or where == "runner/doctor.py"
     assert not names & {"pickle", "benchmarks", "experiments"}
-    assert not {module.split(".")[0] for module in at_import(path)} & OPTIONAL
+    own = {path.stem, f"pytorch_{path.stem}"} if where.startswith("integrations/") else set()
+    assert not {module.split(".")[0] for module in at_import(path)} & OPTIONAL - own
+    assert not [module for module in imports(ast.parse(path.read_text())) if module.startswith("advcore.integrations")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
