@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
@@ -230,7 +231,7 @@ class RunConfig:
     minibatch: RuleChoice | None = None
     cost: CostConfig = CostConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    tracking: list[TrackerChoice] = ()
+    tracking: list[TrackerChoice] = field(default_factory=list)
     device: str = "auto"
 
     def __post_init__(self):

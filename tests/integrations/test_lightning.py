@@ -128,7 +128,7 @@ def test_epochs_and_the_selections_that_they_train_on():
 
 def test_after_an_error_the_module_is_as_it_was(tmp_path):
     module = world().Module()
-    module.training_step = lambda batch, _: 1 / 0
+    module.training_step = lambda batch, batch_idx: 1 / 0
     with pytest.raises(ZeroDivisionError):
         trainer([callback()], tmp_path).fit(module)
     assert len(next(iter(module.train_dataloader()))) == 2
