@@ -56,7 +56,10 @@ def kept(monkeypatch):
 
 
 def command(root, tiny, *more: str) -> list[str]:
-    changed = [*tiny, "training.epochs=6", "selection.period=2", "selection.warm_start=0.4", "checkpoint.kept=9", *more]
+    changed = [
+        *tiny, "training.epochs=6", "selection.period=2", "selection.warm_start=0.4", "checkpoint.kept=9",
+        "evaluation.checks=false", "evaluation.examples=20", "data.train_size=100", *more,
+    ]  # fmt: skip
     return ["run", str(root / "experiments/trades_gradmatch.yaml"), *(part for c in changed for part in ("--set", c))]
 
 
