@@ -35,8 +35,8 @@ def inside(path: Path, folder: Path) -> Path:
 
 
 def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> str:
-    """Write `content` to `path`, whole or not at all; returns its sha256. Not `synced`: for what can be made anew; nobody
-    waits for the disk, and a power cut may leave an empty file."""
+    """Write `content` to `path`, whole or not at all; returns its sha256. Not `synced`: for what can be made anew;
+    nobody waits for the disk, and a power cut may leave an empty file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
