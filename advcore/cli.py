@@ -189,6 +189,35 @@ def report(
     typer.echo(f"report: {pages.report(target, out, images)}")
 
 
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; the run may be unfinished.")],
+    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "best",
+    out: Annotated[Path | None, typer.Option(help="A new folder; exports/RUN-CHECKPOINT by default.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="all, model, or coresets.")] = "all",
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write the coresets as parquet, too.")] = False,
+    samples: Annotated[
+        int, typer.Option(help="So many test images go along, to compute their accuracy anew; 0 for none.")
+    ] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")] = False,
+) -> None:
+    """Write RUN's model as safetensors with a card and a loader that needs no advcore, and its coresets."""
+    from advcore.runner import export as exporting
+
+    require(
+        one_of("--checkpoint", checkpoint, ("last", "best")),
+        one_of("--format", format_, exporting.FORMATS),
+        at_least("--samples", samples, 0),
+    )
+    how = {"checkpoint": checkpoint, "kind": format_, "parquet": parquet, "samples": samples, "overwrite": overwrite}
+    found = exporting.export(folder, out, **how)
+    for note in found.notes:
+        typer.echo(note)
+    for file in sorted(path for path in found.folder.rglob("*") if path.is_file()):
+        typer.echo(f"{file.stat().st_size:>12,}  {file}")
+    typer.echo(f"export: {found.folder}")
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[str | None, typer.Argument(help="attacks, objectives, solvers, ...; all by default.")] = None,

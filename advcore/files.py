@@ -34,20 +34,22 @@ def inside(path: Path, folder: Path) -> Path:
     return path
 
 
-def write_bytes(path: Path, content: bytes) -> str:
-    """Write `content` to `path`, whole or not at all; returns its sha256."""
+def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> str:
+    """Write `content` to `path`, whole or not at all; returns its sha256. Not `synced`: for what can be made anew;
+    nobody waits for the disk, and a power cut may leave an empty file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            digest = _synced(file, content)
+            digest = _synced(file, content) if synced else _written(file, content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+    if synced:
+        _sync_folder(path.parent)
     return digest
 
 
@@ -320,9 +322,14 @@ def _write_synced(path: Path, content: bytes) -> str:
 
 def _synced(file: BinaryIO, content: bytes) -> str:
     """Write, and wait until it is on the disk; the content's sha256."""
-    file.write(content)
+    digest = _written(file, content)
     file.flush()
     os.fsync(file.fileno())
+    return digest
+
+
+def _written(file: BinaryIO, content: bytes) -> str:
+    file.write(content)
     return hashlib.sha256(content).hexdigest()
 
 

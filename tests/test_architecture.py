@@ -33,13 +33,14 @@ FLOORS = [
     {"adversary"},
     {"gradients"},
     {"selection", "evaluation"},
-    {"training", "reporting"},
+    {"training", "reporting", "tracking", "integrations"},
     {"runner"},
     {"cli"},
     {"__main__"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
-OPTIONAL = {"torchvision", "sklearn", "timm", "submodlib", "matplotlib", "pyarrow", "PIL", "safetensors", "rich"}
+OPTIONAL = {"torchvision", "sklearn", "timm", "submodlib", "matplotlib", "pyarrow", "PIL", "safetensors", "rich",
+            "tensorboard", "wandb", "mlflow", "lightning", "pytorch_lightning"}  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -77,7 +78,7 @@ def test_a_module_imports_only_from_floors_below(path):
         other = module.split(".")[1]
         if other == own:
             continue
-        highest = 0 if own in FLOORS[0] | {"reporting"} else FLOOR[own] - 1
+        highest = 0 if own in FLOORS[0] | {"reporting", "tracking"} else FLOOR[own] - 1
         assert FLOOR[other] <= highest, module
 
 
@@ -88,7 +89,9 @@ def test_special_packages_stay_where_they_belong(path):
     assert "yaml" not in names or where == "runner/config.py"
     assert not names & {"typer", "rich"} or where == "cli.py" or where == "runner/doctor.py"
     assert not names & {"pickle", "benchmarks", "experiments"}
-    assert not {module.split(".")[0] for module in at_import(path)} & OPTIONAL
+    own = {path.stem, f"pytorch_{path.stem}"} if where.startswith("integrations/") else set()
+    assert not {module.split(".")[0] for module in at_import(path)} & OPTIONAL - own
+    assert not [module for module in imports(ast.parse(path.read_text())) if module.startswith("advcore.integrations")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

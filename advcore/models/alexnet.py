@@ -1,9 +1,38 @@
 """AlexNet for 32 x 32, whose activations PAT measures perceptual distance in."""
 
-from torch import nn
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
 
 from advcore.models.base import ModelSettings
 from advcore.types import settings
+
+
+class Features(nn.Module):
+    """Five convolutions with ReLU, for images (B, C, H, W) of about 32 pixels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 192, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(2),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+
+def hidden(inputs: int) -> list[nn.Module]:
+    """A dropped-out linear layer with ReLU."""
+    return [nn.Dropout(), nn.Linear(inputs, 4096), nn.ReLU()]
+
+
+def alexnet_cifar(num_classes: int, channels: int) -> nn.Module:
+    """AlexNet for images (B, channels, 32, 32); logits (B, num_classes)."""
+    return nn.Sequential(Features(channels), nn.Flatten(), *hidden(1024), *hidden(4096), nn.Linear(4096, num_classes))
 
 
 @settings
@@ -15,26 +44,7 @@ class AlexNetCIFAR(ModelSettings):
     2 x 2 before the hidden layers is adaptive, so that other sizes fit.
     """
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        return nn.Sequential(
-            _Features(shape[0]), nn.Flatten(), *_hidden(1024), *_hidden(4096), nn.Linear(4096, num_classes)
-        )
+    parts: ClassVar = (Features, hidden, alexnet_cifar)
 
-
-def _hidden(inputs: int) -> list[nn.Module]:
-    return [nn.Dropout(), nn.Linear(inputs, 4096), nn.ReLU()]
-
-
-class _Features(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 64, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(64, 192, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(),
-            nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(),
-            nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(2),
-        )  # fmt: skip
-
-    def forward(self, x):
-        return self.features(x)
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"num_classes": num_classes, "channels": shape[0]}

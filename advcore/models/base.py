@@ -1,7 +1,8 @@
 """What every model setting shares, normalisation as a layer, and finding the linear head."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +26,22 @@ class ModelSettings:
 
     normalize: str = "data"
     head: str | None = None
+    parts: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    """Functions and classes of which the last makes the network. They use nothing but each other, what they import
+    themselves, and torch, F, Tensor and nn as imported here: an export writes them down (`advcore export`)."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Packages that they import."""
 
     def __post_init__(self):
         require(one_of("normalize", self.normalize, NORMALIZE))
 
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+        """What the last of the parts is called with, by name: plain values."""
+        raise NotImplementedError
+
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """The network for normalised images (C, H, W)."""
-        raise NotImplementedError
+        return self.parts[-1](**self.arguments(num_classes, shape))
 
 
 class Normalize(nn.Module):

@@ -1,5 +1,7 @@
 """ResNets from torchvision with the stem the field uses on 32 x 32, and the two that torchvision lacks."""
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,11 +13,10 @@ from advcore.types import settings
 STEMS = ("cifar", "imagenet")
 
 
-def _torchvision(name: str, num_classes: int, channels: int, stem: str) -> nn.Module:
-    try:
-        from torchvision import models
-    except (ImportError, RuntimeError) as error:
-        raise missing_package("torchvision", f"model.name: {name}", None, error) from None
+def resnet(name: str, num_classes: int, channels: int, stem: str) -> nn.Module:
+    """torchvision's ResNet of that name; stem "imagenet", or "cifar" (3 x 3, stride 1, no max-pool)."""
+    from torchvision import models
+
     net = getattr(models, name)(num_classes=num_classes)
     if stem == "cifar":
         net.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
@@ -35,26 +36,37 @@ class _ResNet(ModelSettings):
     """
 
     stem: str = "cifar"
+    parts: ClassVar = (resnet,)
+    needs: ClassVar = ("torchvision",)
+    torchvision: ClassVar[str]
 
     def __post_init__(self):
         super().__post_init__()
         require(one_of("stem", self.stem, STEMS))
+
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"name": self.torchvision, "num_classes": num_classes, "channels": shape[0], "stem": self.stem}
+
+    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+        try:
+            from torchvision import models  # noqa: F401 - its import is what can fail
+        except (ImportError, RuntimeError) as error:
+            raise missing_package("torchvision", f"model.name: {self.torchvision}", None, error) from None
+        return super().body(num_classes, shape)
 
 
 @settings
 class ResNet18(_ResNet):
     """torchvision's ResNet-18 (He et al. 2016)."""
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        return _torchvision("resnet18", num_classes, shape[0], self.stem)
+    torchvision: ClassVar[str] = "resnet18"
 
 
 @settings
 class ResNet50(_ResNet):
     """torchvision's ResNet-50 (He et al. 2016)."""
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        return _torchvision("resnet50", num_classes, shape[0], self.stem)
+    torchvision: ClassVar[str] = "resnet50"
 
 
 class PreActBlock(nn.Module):
@@ -102,20 +114,26 @@ class PreActNet(nn.Module):
 class PreActResNet18(ModelSettings):
     """PreActResNet-18 for 32 x 32 (He et al. 2016b), the field's usual variant with a final BatchNorm."""
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        return PreActNet(num_classes, shape[0], stem=64, widths=(64, 128, 256, 512), depth=2)
+    parts: ClassVar = (PreActBlock, PreActNet)
+
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+        own = {"stem": 64, "widths": (64, 128, 256, 512), "depth": 2}
+        return {"num_classes": num_classes, "channels": shape[0]} | own
 
 
-def _wide(depth: int, num_classes: int, channels: int) -> nn.Module:
+def _wide(depth: int, num_classes: int, channels: int) -> dict[str, Any]:
     """WRN-depth-10: (depth - 4) / 6 blocks in each of three groups."""
-    return PreActNet(num_classes, channels, stem=16, widths=(160, 320, 640), depth=(depth - 4) // 6)
+    shape = {"stem": 16, "widths": (160, 320, 640), "depth": (depth - 4) // 6}
+    return {"num_classes": num_classes, "channels": channels} | shape
 
 
 @settings
 class WideResNet28x10(ModelSettings):
     """WideResNet-28-10 (Zagoruyko and Komodakis 2016, table 1), without dropout."""
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    parts: ClassVar = (PreActBlock, PreActNet)
+
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
         return _wide(28, num_classes, shape[0])
 
 
@@ -123,5 +141,7 @@ class WideResNet28x10(ModelSettings):
 class WideResNet34x10(ModelSettings):
     """WideResNet-34-10 (Zagoruyko and Komodakis 2016, table 1), without dropout."""
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    parts: ClassVar = (PreActBlock, PreActNet)
+
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
         return _wide(34, num_classes, shape[0])

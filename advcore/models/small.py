@@ -1,10 +1,31 @@
 """A small convolutional network for small images."""
 
+from typing import Any, ClassVar
+
 from torch import nn
 
 from advcore.errors import at_least, require
 from advcore.models.base import ModelSettings
 from advcore.types import settings
+
+
+def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    """A 3 x 3 convolution with BatchNorm and ReLU."""
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def small_cnn(num_classes: int, channels: int, width: int) -> nn.Module:
+    """The network of `SmallCNN`, for images (B, channels, H, W); logits (B, num_classes)."""
+    return nn.Sequential(
+        *block(channels, width, 1),
+        *block(width, 2 * width, 2),
+        *block(2 * width, 4 * width, 2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * width, 8 * width),
+        nn.ReLU(),
+        nn.Linear(8 * width, num_classes),
+    )
 
 
 @settings
@@ -19,24 +40,11 @@ class SmallCNN(ModelSettings):
     """
 
     width: int = 16
+    parts: ClassVar = (block, small_cnn)
 
     def __post_init__(self):
         super().__post_init__()
         require(at_least("width", self.width, 1, most=1024))
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        w = self.width
-        return nn.Sequential(
-            *_block(shape[0], w, 1),
-            *_block(w, 2 * w, 2),
-            *_block(2 * w, 4 * w, 2),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(16 * w, 8 * w),
-            nn.ReLU(),
-            nn.Linear(8 * w, num_classes),
-        )
-
-
-def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"num_classes": num_classes, "channels": shape[0], "width": self.width}

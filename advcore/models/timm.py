@@ -1,10 +1,19 @@
 """Any architecture that timm knows, by name, without its weights."""
 
+from typing import Any, ClassVar
+
 from torch import nn
 
 from advcore.errors import ConfigError, missing_package, must, nearest
 from advcore.models.base import ModelSettings
 from advcore.types import settings
+
+
+def from_timm(architecture: str, num_classes: int, channels: int) -> nn.Module:
+    """timm's architecture of that name, untrained; logits (B, num_classes)."""
+    import timm
+
+    return timm.create_model(architecture, pretrained=False, num_classes=num_classes, in_chans=channels)
 
 
 @settings
@@ -17,6 +26,11 @@ class Timm(ModelSettings):
     """
 
     architecture: str
+    parts: ClassVar = (from_timm,)
+    needs: ClassVar = ("timm",)
+
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"architecture": self.architecture, "num_classes": num_classes, "channels": shape[0]}
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         try:
@@ -27,4 +41,4 @@ class Timm(ModelSettings):
         if self.architecture not in known:
             way_out = nearest(self.architecture, known)
             raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, way_out))
-        return timm.create_model(self.architecture, pretrained=False, num_classes=num_classes, in_chans=shape[0])
+        return super().body(num_classes, shape)

@@ -11,10 +11,12 @@ from typing import Any, TextIO
 
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
 from advcore.files import check_folder, inside, leftovers, load_folder, save_folder
+from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)
 
-OURS = ("record.json", "checkpoints", "coresets", "states")
+FOLDERS = ("checkpoints", "coresets", "states", "tracking")
+OURS = ("record.json", *metrics.FILES, *FOLDERS)
 """What a run writes into its folder."""
 
 REPORT = "report.html"

@@ -1,9 +1,10 @@
 """What is installed, what is not, and what this machine has."""
 
 import importlib
-import importlib.metadata
 import os
 import platform
+
+from advcore.tracking.base import quiet
 
 NEEDED = (
     "torch",
@@ -19,11 +20,23 @@ NEEDED = (
     "pyarrow",
     "jinja2",
 )
-EXTRAS = {"timm": "hf", "submodlib": "submodular", "pyautoattack": "eval", "foolbox": "eval"}
+EXTRAS = {
+    "timm": "hf",
+    "huggingface_hub": "hf",
+    "submodlib": "submodular",
+    "pyautoattack": "eval",
+    "foolbox": "eval",
+    "tensorboard": "track",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "lightning": "lightning",
+    "ray": "cluster",
+}
 
 
 def findings() -> list[tuple[str, str]]:
     """One (what, state) row each for the machine, the packages and the extras; an import that fails says why."""
+    quiet()
     rows = [("python", f"{platform.python_version()}, {platform.platform()}"), ("device", _device())]
     rows += [(name, _imported(name, f"pip install --upgrade {name}")) for name in NEEDED]
     rows += [
@@ -39,6 +52,8 @@ def _imported(name: str, way_out: str) -> str:
     except Exception as error:  # a mismatched build raises whatever it likes
         reason = str(error).splitlines()[0] if str(error) else ""
         return f"missing or broken: {type(error).__name__}: {reason}; {way_out}"
+    if getattr(module, "__file__", None) is None:
+        return f"missing: a folder of that name is in the way; {way_out}"
     return getattr(module, "__version__", "installed")
 
 

@@ -39,6 +39,8 @@ from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.speed import Speed
+from advcore.tracking import TRACKERS, metrics
+from advcore.tracking.telling import Tracking
 from advcore.training.loop import Listener, State, Trained
 from advcore.training.trainer import Trainer
 from advcore.types import Coreset
@@ -46,6 +48,7 @@ from advcore.version import __version__
 
 log = logging.getLogger(__name__)
 
+_TRACKER_NAMES = {cls: name for name, cls in TRACKERS.items()}
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 
@@ -78,6 +81,8 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     """
     trainer = build.trainer(config)
     where = build.device(config)
+    for tracker in config.tracking if distributed.first() else ():
+        tracker.load()
     loaded = build.data(config, trainer, where)
     wanted = config.selection and config.selection.cost
     if wanted is not None:
@@ -137,7 +142,7 @@ def target(
     if not distributed.first():
         return path, resume
     _check_path(path)
-    for name in checkpoints.OURS[1:]:
+    for name in checkpoints.FOLDERS:
         if (path / name).exists() and not (path / name).is_dir():
             raise ConfigError(must("--out", f"a folder in which {name} is one", str(path / name), "remove it"))
     if resume and overwrite:
@@ -179,6 +184,7 @@ FREE = (
     "evaluation",
     "cost",
     "checkpoint",
+    "tracking",
     "data.workers",
     "data.path",
     "training.memory.place",
@@ -201,7 +207,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list
 
 def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     """What differs from the settings that the run began with. Raises ConfigError, with all of it, where it trains."""
-    changed = changes(record.config, resolved(prepared.config))
+    changed = changes({"tracking": []} | record.config, resolved(prepared.config))
     wanted = [one.get("selection.cost") for one in (record.inputs, prepared.inputs)]
     changed += [f"selection.cost: {wanted[0]!r} -> {wanted[1]!r}"] if wanted[0] != wanted[1] else []
     longer = "; more epochs go where no selection is left: the new plan is " + prepared.trainer.schedule.describe()
@@ -311,19 +317,20 @@ def run(
 def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: Sequence[str]) -> RunRecord:
     """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
 
-    Writes `checkpoints/last` and `best` (.safetensors with a JSON beside it, and as .npz the final evaluation's verdict
-    on each test image), `coresets/epoch-NNN.npz`, and `states/`, from which `resume` goes on. A finished run that is
-    resumed stays as it is. Of several processes, the first alone reads and writes files of the run.
+    Writes `metrics.jsonl` and `metrics.csv`, a row an epoch; `checkpoints/last` and `best` (.safetensors with a JSON
+    beside it, and as .npz the final evaluation's verdict on each test image), `coresets/epoch-NNN.npz`, what trackers
+    keep in `tracking/`, and `states/`, from which `resume` goes on. A finished run that is resumed stays as it is. Of
+    several processes, the first alone reads and writes files of the run.
     """
-    config, loaded, started = prepared.config, prepared.data, time.perf_counter()
-    where = loaded.train.device
+    config, started = prepared.config, time.perf_counter()
+    where = prepared.data.train.device
     record = RunRecord(
         name=config.name,
         config=resolved(config),
         environment=environment(where) | {"speed": asdict(_speed(prepared))},
         plan=prepared.plan.text,
         reference=asdict(prepared.plan.reference),
-        data=counted(loaded),
+        data=counted(prepared.data),
         inputs=prepared.inputs,
     )
     facts: dict[str, Any] = {}
@@ -332,6 +339,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
         if distributed.first():
             record.seconds = round(time.perf_counter() - started, 2)
             record.save(path / "record.json")
+            metrics.write(path, _rows(record))
 
     def begin() -> dict[str, Any]:
         """Whether all is done, and the state to go on from."""
@@ -351,8 +359,9 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
         else:
             _clear(path)
             checkpoints.begin(path, job)
-        ours = [old for name in checkpoints.OURS[1:] for old in leftovers(path / name)]
-        checkpoints.sweep([*leftovers(path, "record.json"), *ours])
+        ours = [old for name in checkpoints.FOLDERS for old in leftovers(path / name)]
+        files = [old for name in ("record.json", *metrics.FILES) for old in leftovers(path, name)]
+        checkpoints.sweep([*files, *ours])
         facts.update(data=data, config=record.config, inputs=record.inputs)
         save()
         return {"done": False, "state": state}
@@ -362,10 +371,46 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
         return record
     state = begun["state"]
     reporter.on_plan(prepared.plan)
+    with contextlib.closing(_tracking(record, config, path)) as tracking:
+        trained = _fitted(record, prepared, path, reporter, state, facts, tracking, save)
+        _conclude(record, prepared, trained, path, reporter)
+        tracking.close(metrics.final_numbers(record.final, record.relative_cost))
+        tracking.report(record.events, len(record.epochs))
+    record.peak_memory = peak_memory(where)
+    record.finished = True
+    save()
+    return record
+
+
+def _tracking(record: RunRecord, config: RunConfig, path: Path) -> Tracking:
+    """The run's trackers, told of what was done before; only the first process has any."""
+    trackers = {_TRACKER_NAMES[type(one)]: one for one in config.tracking} if distributed.first() else {}
+    settings = {key: value for key, value in record.config.items() if key != "tracking"}
+    return Tracking(trackers, path, record.name, settings)
+
+
+def _rows(record: RunRecord) -> list[dict[str, Any]]:
+    return metrics.rows(record.epochs, record.selections, record.reference["units"])
+
+
+def _fitted(
+    record: RunRecord,
+    prepared: Prepared,
+    path: Path,
+    reporter: Reporter,
+    state: dict | None,
+    facts: dict[str, Any],
+    tracking: Tracking,
+    save: Callable[[], None],
+) -> Trained:
+    """The training, from `state` on; the first process writes what becomes known."""
+    config, loaded = prepared.config, prepared.data
 
     def on_epoch(entry: dict, so_far: Trained) -> None:
         _count(record, so_far, prepared)
         save()
+        tracking.tell(_rows(record))
+        tracking.report(so_far.events, entry["epoch"])
         reporter.on_epoch(entry, so_far)
 
     def on_coreset(coreset: Coreset) -> None:
@@ -393,11 +438,9 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
     )
     for coreset in trained.coresets if state and distributed.first() else ():  # what a stop left half-written
         in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
-    _conclude(record, prepared, trained, path, reporter)
-    record.peak_memory = peak_memory(where)
-    record.finished = True
-    save()
-    return record
+    tracking.tell(metrics.rows(trained.epochs, record.selections, record.reference["units"]))
+    tracking.report(trained.events, len(trained.epochs))
+    return trained
 
 
 def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Path, reporter: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
@@ -17,6 +18,7 @@ from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import MOST_EPOCHS, Schedule
 from advcore.solvers import SOLVERS
+from advcore.tracking import TRACKERS
 from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
 from advcore.training.trainer import LoopSettings
@@ -32,6 +34,7 @@ TABLES: dict[str, dict[str, type]] = {
     "optimizers": OPTIMIZERS,
     "lr_schedules": LR_SCHEDULES,
     "attack_steps": ATTACK_STEPS,
+    "trackers": TRACKERS,
     "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
 }
 
@@ -66,6 +69,8 @@ RuleChoice = _named(RULES)
 OptimizerChoice = _named(OPTIMIZERS)
 LrScheduleChoice = _named(LR_SCHEDULES)
 AttackStepsChoice = _named(ATTACK_STEPS)
+TrackerChoice = _named(TRACKERS)
+_TRACKER_NAMES = {cls: name for name, cls in TRACKERS.items()}
 _FIT = "this one is for training only (fast_lpa: set project: true)"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -210,6 +215,7 @@ class RunConfig:
     seed : of every random number.
     data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
     minibatch : which examples of a batch are attacked, or which images are learned from; null: all.
+    tracking : trackers that are told of every epoch, beside the metrics in the run's folder; the run stays as it is.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
     """
 
@@ -225,6 +231,7 @@ class RunConfig:
     minibatch: RuleChoice | None = None
     cost: CostConfig = CostConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: list[TrackerChoice] = field(default_factory=list)
     device: str = "auto"
 
     def __post_init__(self):
@@ -238,4 +245,9 @@ class RunConfig:
             else must("device", "auto, cpu, cuda or cuda:N", self.device),
             at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
             mismatch(self.objective, self.attack) if isinstance(self.objective, tuple(OBJECTIVES.values())) else None,
+            *(
+                must(f"tracking.{i}.name", "a tracker that does not stand before it", _TRACKER_NAMES[type(one)])
+                for i, one in enumerate(self.tracking)
+                if type(one) in map(type, self.tracking[:i])
+            ),
         )

@@ -209,6 +209,7 @@ class Loop:
             raise
         distributed.merge(ledger)
         ledger.settle()  # once an epoch, so that no events pile up
+        place.entry["units"] = ledger.units()
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
         self.out.epochs.append(place.entry)
         self.place = Place(epoch=i + 1)

@@ -43,6 +43,7 @@ API = {
     "training": "Training",
     "evaluation": "Evaluation",
     "reporting": "Records and tables",
+    "tracking": "Trackers",
     "types": "Coreset and other values",
     "rows": "Rows",
     "cost": "Cost ledger",
@@ -54,6 +55,10 @@ API = {
 }
 """Packages and modules of advcore that have a page, with its title."""
 INNER = {
+    "reporting": {
+        *("card", "charts", "compare", "front", "outcome_parts", "page", "parts", "run_page", "runs_page", "scales"),
+        *("selection_parts", "svg"),
+    },
     "solvers": {"active", "batched", "products"},
     "selection": {"solve"},
     "training": {"loop", "minibatch", "plan", "budget"},

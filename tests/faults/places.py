@@ -22,6 +22,7 @@ RUN = {
     "selection": {"solver": {"name": "random"}},
     "training": {"epochs": 3, "optimizer": {"name": "adam"}},
     "evaluation": {"attacks": [{"name": "linf_pgd", "eps": 0.1}]},
+    "tracking": [{"name": "tensorboard"}],
 }
 NEEDED = {"eps": 0.1, "path": "x", "lr": 0.05, "milestones": [1], "steps": 2, "first": 1, "last": 2, "mean": 1.5}
 """A value for each setting that has no default, so that a class can be put into a run file."""
@@ -157,5 +158,5 @@ def choices_at(path: str) -> list[str]:
 
 PLACES_WITH_NAMES = ("data", "model", "objective", "attack", "selection.solver", "selection.attack", "minibatch",
                      "training.optimizer", "training.lr_schedule", "training.attack_steps",
-                     "evaluation.attacks.0")  # fmt: skip
+                     "evaluation.attacks.0", "tracking.0")  # fmt: skip
 """Where a `name` chooses a class."""

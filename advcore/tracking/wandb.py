@@ -1,0 +1,67 @@
+"""Weights & Biases; offline unless asked: `wandb sync` sends what is in the run's folder."""
+
+import uuid
+from types import ModuleType
+
+from advcore.errors import one_of, require
+from advcore.tracking.base import Opening, Sink, Tracker, Values, importing
+from advcore.types import settings
+
+MODES = ("offline", "online")
+
+
+@settings
+class WandB(Tracker):
+    """A run of Weights & Biases.
+
+    Parameters
+    ----------
+    project : that the run belongs to.
+    entity : user or team; null for the account's own.
+    mode : "offline" writes into the run's folder; "online" sends at once, and needs `wandb login` before.
+    """
+
+    project: str = "advcore"
+    entity: str | None = None
+    mode: str = "offline"
+
+    def __post_init__(self):
+        require(one_of("mode", self.mode, MODES))
+
+    def load(self) -> ModuleType:
+        with importing("wandb", "wandb"):
+            import wandb
+
+            _ = wandb.init  # it leaves folders of its name, which import as packages without anything in them
+        return wandb
+
+    def open(self, opening: Opening) -> Sink:
+        return _Run(self, opening)
+
+
+class _Run(Sink):
+    """One number names the run for good, so that what is sent of it later is the same run."""
+
+    def __init__(self, tracker: WandB, opening: Opening):
+        super().__init__(opening.told, {"id": opening.kept.get("id") or uuid.uuid4().hex[:12]})
+        wandb = tracker.load()
+        opening.folder.mkdir(parents=True, exist_ok=True)
+        self.run = wandb.init(
+            project=tracker.project,
+            entity=tracker.entity,
+            mode=tracker.mode,
+            id=self.kept["id"],
+            resume="allow" if tracker.mode == "online" else None,
+            name=opening.name,
+            config=opening.config,
+            dir=str(opening.folder),
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
+        )
+
+    def log(self, epoch: int, values: Values) -> None:
+        self.run.log(values, step=epoch)
+
+    def close(self, final: Values | None) -> None:
+        self.run.summary.update(final or {})
+        self.run.finish(exit_code=0 if final is not None else 1)
