@@ -106,6 +106,13 @@ class DataSettings:
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 
+    def counts(self) -> tuple[int, int]:
+        """How many training and validation examples `load` gives; no image is decoded where that can be avoided."""
+        train, _ = self.read()
+        chosen = len(thinned(train.labels, self.train_size, self.split_seed, "train_size"))
+        held_out = round(self.validation * chosen)
+        return chosen - held_out, held_out
+
     def load(self, device: torch.device) -> Data:
         """Read, check and split. Raises DataError for missing files and for labels out of range."""
         train, test = self.read()
