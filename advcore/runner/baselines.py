@@ -3,6 +3,8 @@
 Pure but for `counts`, which says how many examples a method's data has.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +16,7 @@ from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.objectives.base import attacked
 from advcore.runner import build
 from advcore.runner.identity import identity
+from advcore.runner.run import changes
 from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.solvers.uniform import Random
 from advcore.training.budget import budget_at_cost
@@ -55,15 +58,18 @@ def with_baselines(
         if _key(config) in known:
             continue
         known.add(_key(config))
-        found[name if name not in found else _told_apart(name, found)] = config
+        found[name if name not in found else _told_apart(name, config, found)] = config
     return found
 
 
-def _told_apart(name: str, found: dict[str, Any]) -> str:
-    number = 2
-    while f"{name} ({number})" in found:
-        number += 1
-    return f"{name} ({number})"
+def _told_apart(name: str, config: RunConfig, found: dict[str, RunConfig]) -> str:
+    """The name with what differs from its namesake: "random 0.5, warm_start 0.1"."""
+    lines = changes(identity(found[name]), identity(config))
+    told = [re.fullmatch(r"(?:.*\.)?(.+?): .* -> '?(.*?)'?", line).expand(r"\1 \2") for line in lines]
+    full = ", ".join([name, *told])
+    return (
+        full if full not in found else next(f"{full} ({i})" for i in itertools.count(2) if f"{full} ({i})" not in found)
+    )
 
 
 def _offered(
@@ -115,6 +121,8 @@ def _drawn(selection: SelectionConfig) -> SelectionConfig:
     """The same selection at random: what only matters for gradients is as it is by default."""
     kept = ("partition", "blocks", "budget", "cost", "warm_start", "period", "schedule")
     settings = {name: getattr(selection, name) for name in kept}
+    if selection.partition == "per_class_per_gradient":
+        settings["partition"] = "per_class"  # without gradients they are the same
     redraw = selection.solver.redraw if isinstance(selection.solver, Random) else True
     return SelectionConfig(solver=Random(redraw=redraw), **settings)
 
@@ -152,7 +160,7 @@ def _epochs(config: RunConfig, cost: float, counts: Counts) -> int:
 def shortened(full: RunConfig, cost: float, counts: Counts) -> tuple[str, RunConfig]:
     """All data for the number of epochs whose cost is nearest."""
     epochs = _epochs(full, cost, counts)
-    return f"shortened to {epochs} epochs", lasting(full, epochs)
+    return f"shortened to {epochs} epoch{'' if epochs == 1 else 's'}", lasting(full, epochs)
 
 
 def fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[str, RunConfig]]:
