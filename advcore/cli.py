@@ -275,8 +275,9 @@ def bench(
         _tell_rest(ended)
     found = runner.results(suite)
     for one in runner.tables(suite, found):
-        _table(one.caption, tuple(one.header), one.rows)
-        typer.echo("\n".join(one.notes))
+        whole = [row for row in one.rows if len(row) > 1]
+        _table(one.caption, tuple(one.header), whole)
+        typer.echo("\n".join([*(row[0] for row in one.rows if len(row) == 1), *one.notes]))
     if table:
         typer.echo("\n".join(str(path) for path in runner.write_tables(suite, found)))
     if failed:

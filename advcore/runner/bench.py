@@ -114,28 +114,32 @@ def _read(path: Path) -> dict:
 
 def results(bench: Bench) -> Results:
     """What there is of each run. Raises ConfigError, with every record that is of other settings, or unfinished."""
-    found, problems = Results(reference=bench.suite.reference, without=bench.suite.without), []
+    found, differ = Results(reference=bench.suite.reference, without=bench.suite.without), {}
     for run in bench.runs:
         path = bench.folder / f"{run.slug}.json"
         failed = _read(bench.folder / "failed" / path.name)
         if path.exists():
             record = RunRecord.load(path)
-            problems += _other(
-                path, differences(record, run.config) or ([] if record.finished else ["finished: False -> True"])
-            )
+            differ[path] = differences(record, run.config) or ([] if record.finished else ["finished: False -> True"])
             found.add(run.method, run.seed, record, hash=settings_hash(identity(run.config)))
         else:
             found.add(run.method, run.seed, None, error=failed.get("error"))
-    require(*problems)
+    require(*_others(differ))
     return found
 
 
-def _other(path: Path, differ: list[str]) -> list[str]:
-    if not differ:
-        return []
-    some = "; ".join(differ[:3]) + (f"; and {len(differ) - 3} more" if len(differ) > 3 else "")
+def _others(differ: dict[Path, list[str]]) -> list[str]:
+    """A line for all that differ alike."""
+    alike: dict[str, list[Path]] = {}
+    for path, lines in differ.items():
+        if lines:
+            some = "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
+            alike.setdefault(some, []).append(path)
+    way_out = "remove it, or give another folder with --out"
     return [
-        f"{path} must be of the suite's settings, got others ({some}); remove it, or give another folder with --out"
+        f"{paths[0]}{f', and {len(paths) - 1} more,' if paths[1:] else ''} must be of the suite's settings, got others "
+        f"({some}); {way_out}"
+        for some, paths in alike.items()
     ]
 
 
@@ -143,12 +147,12 @@ def pending(bench: Bench, part: list[Run]) -> list[Run]:
     """The runs of `part` without a record. Raises ConfigError where a record, or a run that was begun, is of other
     settings: neither is gone on with."""
     results(bench)
-    problems, left = [], [run for run in part if not (bench.folder / f"{run.slug}.json").exists()]
+    differ, left = {}, [run for run in part if not (bench.folder / f"{run.slug}.json").exists()]
     for run in left:
         begun = bench.folder / "runs" / run.slug / "record.json"
         if begun.exists():
-            problems += _other(begun.parent, differences(RunRecord.load(begun), run.config))
-    require(*problems)
+            differ[begun.parent] = differences(RunRecord.load(begun), run.config)
+    require(*_others(differ))
     check_writable(bench.folder)
     return left
 

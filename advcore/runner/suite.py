@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from advcore.errors import UserError, must, one_of, require
+from advcore.errors import ConfigError, UserError, must, one_of, require
 from advcore.runner import build
 from advcore.runner.config import changed, from_dict, overridden, read
 from advcore.runner.schema import RunConfig
@@ -61,6 +61,8 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     """
     path = Path(path)
     raw = read(path)
+    if "methods" not in raw and {"training", "objective"} <= raw.keys():
+        raise ConfigError(must("SUITE", "a suite", str(path), "it is a run file: advcore run does it"))
     require(*problems(raw))
     sizes = raw.get("sizes") or {}
     if size is not None or sizes:
