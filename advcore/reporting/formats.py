@@ -66,7 +66,8 @@ _STYLE = """
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
+  font: 15px/1.45 system-ui, sans-serif; overflow-wrap: break-word; }
+.scroll { overflow-x: auto; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: top; }
@@ -75,7 +76,8 @@ th:first-child, td:first-child { text-align: left; }
 tbody tr:nth-child(even) { background: var(--soft); }
 td.wide { color: var(--warn); }
 ul { padding-left: 1.1rem; font-size: .9rem; }
-@media (max-width: 48rem) {
+@media (max-width: 52rem) {
+  body { overflow-wrap: anywhere; }
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   table, tbody, tr, td { display: block; width: 100%; }
   tr { border-bottom: 2px solid var(--rule); padding: .3rem 0; }
@@ -99,7 +101,7 @@ def _html(table: Table) -> str:
     head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
     rows = "\n".join(_html_row(row, table.header) for row in table.rows)
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
-    body = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
+    body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
     return f"<h2>{html.escape(table.caption)}</h2>\n{body}\n<ul>{notes}</ul>"
 
 
@@ -108,7 +110,10 @@ def _html_row(row: Row, header: Row) -> str:
         return f'<tr><td class="wide" colspan="{len(header)}">{html.escape(row[0])}</td></tr>'
     labels = ["", *(f' data-label="{html.escape(name)}"' for name in header[1:])]
     return (
-        "<tr>"
-        + "".join(f"<td{label}>{html.escape(cell)}</td>" for label, cell in zip(labels, row, strict=True))
-        + "</tr>"
+        "<tr>" + "".join(f"<td{label}>{_whole(cell)}</td>" for label, cell in zip(labels, row, strict=True)) + "</tr>"
     )
+
+
+def _whole(cell: str) -> str:
+    """A number and its spread stay on one line."""
+    return html.escape(cell).replace(" ± ", "&nbsp;±&nbsp;")
