@@ -78,6 +78,7 @@ td.wide { color: var(--warn); }
 ul { padding-left: 1.1rem; font-size: .9rem; }
 @media (max-width: 52rem) {
   body { overflow-wrap: anywhere; }
+  .scroll { overflow-x: visible; }
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   table, tbody, tr, td { display: block; width: 100%; }
   tr { border-bottom: 2px solid var(--rule); padding: .3rem 0; }
