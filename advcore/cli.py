@@ -286,7 +286,7 @@ def bench(
 
 def _tell_rest(ended: dict) -> None:
     if ended["busy"]:
-        typer.echo(f"{len(ended['busy'])} runs are being done by another process")
+        typer.echo(f"{len(ended['busy'])} runs are done by another process")
     if ended["stopped"]:
         typer.echo(f"the time is up, {len(ended['stopped'])} runs are left; the same command goes on")
     if ended["failed"]:

@@ -24,7 +24,10 @@ _SIGNALLED = (130, 143)  # Ctrl-C reaches a run as it does us
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. kind : done, failed, stopped, or busy (another process runs it); error : its first line."""
+    """How an attempt ended.
+
+    kind : done, failed, stopped, or busy (another process does it, or did). error : its first line.
+    """
 
     kind: str
     error: str = ""
@@ -47,6 +50,8 @@ def attempt(
     runs/SLUG. Run by one thread, or one task of a cluster."""
     where, log, file = (folder / "runs" / f"{run.slug}{end}" for end in ("", ".log", ".yaml"))
     started = time.monotonic()
+    if (folder / f"{run.slug}.json").exists():
+        return Outcome("busy")
     try:
         with checkpoints.alone(where):
             pass
@@ -120,7 +125,8 @@ def _first_error(log: Path, begin: int, code: int) -> str:
 def threads(jobs: int) -> int:
     """Of each of so many processes beside each other: this one's share, one at least."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    have = int(asked) if asked.isdigit() and int(asked) else len(os.sched_getaffinity(0))
+    ours = getattr(os, "sched_getaffinity", None)  # not on macOS
+    have = int(asked) if asked.isdigit() and int(asked) else len(ours(0)) if ours else os.cpu_count() or 1
     return max(1, have // jobs)
 
 

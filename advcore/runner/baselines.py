@@ -18,6 +18,7 @@ from advcore.runner import build
 from advcore.runner.identity import identity
 from advcore.runner.run import changes
 from advcore.runner.schema import RunConfig, SelectionConfig
+from advcore.runner.suite_file import slug
 from advcore.solvers.uniform import Random
 from advcore.training.budget import budget_at_cost
 from advcore.training.lr import MultiStep
@@ -58,18 +59,20 @@ def with_baselines(
         if _key(config) in known:
             continue
         known.add(_key(config))
-        found[name if name not in found else _told_apart(name, config, found)] = config
+        found[_told_apart(name, config, found)] = config
     return found
 
 
 def _told_apart(name: str, config: RunConfig, found: dict[str, RunConfig]) -> str:
-    """The name with what differs from its namesake: "random 0.5, warm_start 0.1"."""
-    lines = changes(identity(found[name]), identity(config))
+    """The name; with what differs from a namesake, if there is one: "random 0.5, warm_start 0.1"."""
+    taken = {slug(other, 0): other for other in found}
+    if slug(name, 0) not in taken:
+        return name
+    lines = changes(identity(found[taken[slug(name, 0)]]), identity(config))
     told = [re.fullmatch(r"(?:.*\.)?(.+?): .* -> '?(.*?)'?", line).expand(r"\1 \2") for line in lines]
     full = ", ".join([name, *told])
-    return (
-        full if full not in found else next(f"{full} ({i})" for i in itertools.count(2) if f"{full} ({i})" not in found)
-    )
+    numbered = (f"{full} ({i})" for i in itertools.count(2))
+    return next(one for one in itertools.chain([full], numbered) if slug(one, 0) not in taken)
 
 
 def _offered(

@@ -72,14 +72,9 @@ def _trial_problem(overrides: Sequence[str], out: Path | None) -> str | None:
 
 def _with_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) -> dict[str, RunConfig]:
     """As planned before in this folder for the same methods; else planned now."""
-    if not suite.added:
-        return methods
-    of = settings_hash(
-        {name: identity(config) for name, config in methods.items()} | {"": [*suite.added, suite.reference]}
-    )
     kept = _read(folder / BASELINES_FILE)
-    if kept.get("schema") == _SCHEMA and kept.get("of") == of:
-        return methods | {name: from_dict(raw) for name, raw in kept["methods"].items()}
+    if not suite.added or kept.get("schema") == _SCHEMA and kept.get("of") == _basis(suite, methods):
+        return methods | {name: from_dict(raw) for name, raw in kept.get("methods", {}).items() if suite.added}
     sizes: dict[str, tuple[int, int]] = {}
 
     def counts(config: RunConfig) -> tuple[int, int]:
@@ -91,16 +86,19 @@ def _with_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) -
     return with_baselines(methods, suite.reference, suite.added, counts)
 
 
+def _basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
+    """A hash of what baselines follow from."""
+    own = {name: identity(config) for name, config in methods.items()}
+    return settings_hash({"methods": own, "added": suite.added, "reference": suite.reference})
+
+
 def _keep_baselines(bench: Bench) -> None:
     """So that the same command, and `--table` where the data are not, has the same methods."""
-    if not bench.suite.added:
-        return
-    own = configs(bench.suite)
-    of = settings_hash(
-        {name: identity(c) for name, c in own.items()} | {"": [*bench.suite.added, bench.suite.reference]}
-    )
-    added = {name: resolved(config) for name, config in bench.methods.items() if name not in own}
-    write_json(bench.folder / BASELINES_FILE, {"schema": _SCHEMA, "of": of, "methods": added})
+    if bench.suite.added:
+        own = {name: config for name, config in bench.methods.items() if name in bench.suite.methods}
+        added = {name: resolved(config) for name, config in bench.methods.items() if name not in own}
+        kept = {"schema": _SCHEMA, "of": _basis(bench.suite, own), "methods": added}
+        write_json(bench.folder / BASELINES_FILE, kept)
 
 
 def _read(path: Path) -> dict:
