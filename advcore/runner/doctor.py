@@ -18,7 +18,7 @@ NEEDED = (
     "safetensors",
     "pyarrow",
 )
-EXTRAS = {"timm": "hf", "submodlib": "submodular", "pyautoattack": "eval", "foolbox": "eval"}
+EXTRAS = {"timm": "hf", "ray": "cluster", "submodlib": "submodular", "pyautoattack": "eval", "foolbox": "eval"}
 
 
 def findings() -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """A suite file: what it may hold, what it becomes, and whether records are its own."""
 
 import json
+import re
 
 import pytest
 
@@ -188,3 +189,12 @@ def test_every_suite_of_the_papers_resolves_in_every_size(root):
         for size in raw["sizes"]:
             suite = load(path, size)
             assert list(configs(suite)) == list(written_out(raw)) and not suite.without
+
+
+def test_the_suite_in_the_page_is_one(root, tmp_path):
+    text = re.search(r"```yaml\n(.*?)```", (root / "docs/bench.md").read_text(), re.S)[1]
+    (tmp_path / "experiments").symlink_to(root / "experiments")
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites/mine.yaml").write_text(text)
+    found = configs(load(tmp_path / "suites/mine.yaml"))
+    assert list(found) == ["full", "GradMatch", "CRAIG", "GradMatch 0.1", "GradMatch 0.3"]
