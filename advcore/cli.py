@@ -281,6 +281,99 @@ def _offer_cells(offer) -> tuple[str, ...]:
 
 
 @app.command()
+def bench(
+    file: Annotated[Path, typer.Argument(metavar="SUITE", help="A suite (YAML), as docs/bench.md describes.")],
+    size: Annotated[str | None, typer.Option(help="One of the suite's sizes.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes beside each other; they share the threads.")] = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, from 1.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Stop then, saved; the same command goes on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of records; the suite's own by default.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    set_: Overrides = None,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing; write the tables as files, too.")] = False,
+) -> None:
+    """Run every method of SUITE with every seed, with the baselines at its costs, and compare them in a table."""
+    from advcore.errors import at_least
+    from advcore.runner import bench as runner
+    from advcore.runner.suite import shard as part_of
+
+    require(at_least("--jobs", jobs, 1, most=4096), None if seconds is None else positive("--seconds", seconds))
+    suite = runner.prepare(file, size, set_ or (), out)
+    part = part_of(suite.runs, shard)
+    failed = []
+    if not table:
+        from advcore.runner import engines
+
+        work = engines.engine(engine, jobs)
+        left = runner.pending(suite, part)
+        if left and engine == "local":
+            runner.check_data(left)
+        typer.echo(f"{suite.folder}: {len(part)} runs, {len(part) - len(left)} done before")
+        with _watcher(len(left)) as watcher:
+            ended = runner.execute(
+                suite, left, work, seconds=float("inf") if seconds is None else seconds, watcher=watcher
+            )
+        failed = ended["failed"]
+        _tell_rest(ended)
+    found = runner.results(suite)
+    for one in runner.tables(suite, found):
+        whole = [row for row in one.rows if len(row) > 1]
+        _table(one.caption, tuple(one.header), whole)
+        typer.echo("\n".join([*(row[0] for row in one.rows if len(row) == 1), *one.notes]))
+    if table:
+        typer.echo("\n".join(str(path) for path in runner.write_tables(suite, found)))
+    if failed:
+        raise typer.Exit(3)
+
+
+def _tell_rest(ended: dict) -> None:
+    if ended["busy"]:
+        typer.echo(f"{len(ended['busy'])} runs are done by another process")
+    if ended["stopped"]:
+        typer.echo(f"the time is up, {len(ended['stopped'])} runs are left; the same command goes on")
+    if ended["failed"]:
+        typer.echo(f"{len(ended['failed'])} runs failed; the same command tries them again")
+
+
+@contextlib.contextmanager
+def _watcher(total: int) -> Iterator:
+    """Tells of a suite's runs: under a terminal a bar and the last line of each, else a line a start and an end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from advcore.runner.bench import Watcher
+
+    console = Console(highlight=False, soft_wrap=True)
+    live, count, tasks = console.is_terminal, 0, {}
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not live) as bar:
+        whole = bar.add_task("runs", total=total)
+
+        def on_start(run) -> None:
+            tasks[run.slug] = bar.add_task(_run_name(run), total=None)
+            if not live:
+                console.print(f"{_run_name(run)}: begun", markup=False)
+
+        def on_line(run, line: str) -> None:
+            bar.update(tasks[run.slug], description=f"{_run_name(run)}: {line[:70]}")
+
+        def on_end(run, outcome) -> None:
+            nonlocal count
+            count += outcome.kind in ("done", "failed")
+            bar.remove_task(tasks.pop(run.slug))
+            bar.update(whole, completed=count)
+            told = f"{outcome.kind}{f' in {outcome.seconds:,.0f} s' if outcome.seconds else ''}"
+            told += f": {outcome.error}" if outcome.error else ""
+            bar.console.print(f"[{count}/{total}] {_run_name(run)}: {told}", markup=False)
+
+        yield Watcher(on_start=on_start, on_line=on_line, on_end=on_end)
+
+
+def _run_name(run) -> str:
+    return f"{run.method}, seed {run.seed}"
+
+
+@app.command()
 def doctor() -> None:
     """What is installed, what is not, and what this machine has."""
     from advcore.runner.doctor import findings
@@ -343,7 +436,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a 
 
 def _goes_on() -> str:
     """How to go on, where that is possible."""
-    return "; what is done is kept, and the same command with --resume goes on" if sys.argv[1:2] == ["run"] else ""
+    how = {"run": "the same command with --resume goes on", "bench": "the same command goes on"}.get(
+        "".join(sys.argv[1:2])
+    )
+    return f"; what is done is kept, and {how}" if how else ""
 
 
 _SHARED = ("run", "select", "score", "evaluate")

@@ -1,6 +1,7 @@
 """What differs between devices: clocks, memory, random states."""
 
 import contextlib
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -162,3 +163,10 @@ def full_float32() -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def only(gpu: int) -> dict[str, str]:
+    """The environment of a process that is to see one of this process's CUDA devices."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = seen.split(",") if seen else [str(i) for i in range(gpus())]
+    return {"CUDA_VISIBLE_DEVICES": known[gpu]}

@@ -21,10 +21,10 @@ BESIDE = {
 HEAD = """# Saving inside the minibatch
 
 From the committed records of the suites `minibatch-mnist`, `minibatch-cifar10`, `minibatch-factors` and
-`minibatch-strong` (`python benchmarks/suite.py NAME`). 4,000 images (10 % for validation), 10 epochs of PGD-7 training,
-small CNN: a small study, whose models are far from converged. Costs are relative to `full`; a rule's baseline has its
-cost: random attacks a larger part, a random coreset is larger and lasts an epoch more, a random mix of clean and
-attacked images is learned from for 20 epochs.
+`minibatch-strong` (`advcore bench benchmarks/suites/NAME.yaml`). 4,000 images (10 % for validation), 10 epochs of
+PGD-7 training, small CNN: a small study, whose models are far from converged. Costs are relative to `full`; a rule's
+baseline has its cost: random attacks a larger part, a random coreset is larger and lasts an epoch more, a random mix
+of clean and attacked images is learned from for 20 epochs.
 
 In short: no rule beats random at its cost here, and full data attacked with fewer steps beats them all. A selection
 attacks everything with the full attack, which is worth almost an epoch of ten; random spends it on updates. What

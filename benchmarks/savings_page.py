@@ -55,11 +55,11 @@ FAMILIES = {
 
 HEAD = """# Cheaper training, all savings in one picture
 
-From the committed records of the suites `savings`, `savings-parts`, `savings-long` and `savings-strong`
-(`python benchmarks/suite.py NAME`). CIFAR-10 (JPEG copies): 4,000 training images (10 % for validation), small CNN,
-linf 8/255, 10 epochs of PGD-7 as the reference: a small study of models that are far from converged. Coreset runs train
-on all data for 60 % of the epochs that their budget leaves, and select every 4 epochs from there. At a quarter of the
-cost they run 20 epochs of one step or 14 of two, on the largest coreset that this pays for (`selection.cost`).
+From the committed records of the suites `savings`, `savings-parts`, `savings-long` and `savings-strong` (`advcore
+bench benchmarks/suites/NAME.yaml`). CIFAR-10 (JPEG copies): 4,000 training images (10 % for validation), small CNN,
+linf 8/255, 10 epochs of PGD-7 as the reference: a small study of models that are far from converged. Coreset runs
+train on all data for 60 % of the epochs that their budget leaves, and select every 4 epochs from there. At a quarter
+of the cost they run 20 epochs of one step or 14 of two, on the largest coreset that this pays for (`selection.cost`).
 
 In short: at this size the price of the attack is nearly all there is to save. One step costs a quarter and loses
 nothing; what else is saved must be spent on something, and neither more epochs on a subset nor better chosen subsets

@@ -1,8 +1,10 @@
 """Tables from committed records, into benchmarks/*.md and README.md: python benchmarks/tables.py."""
 
+import functools
 import re
 from pathlib import Path
 
+import evidence_page
 import gpu_page
 import minibatch_page
 import savings_page
@@ -11,28 +13,29 @@ import solver_page
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import comparison, flagged, markdown
+from advcore.runner.suite import Suite, load
+from advcore.runner.suite_file import slug
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-TITLES = {
-    "digits": "digits (1,294 training images), TRADES, linf 0.1, small CNN",
-    "mnist": "MNIST (20,000 images, 10 % for validation), PGD adversarial training, linf 0.3, small CNN",
-}
-STUDY = {"minibatch-mnist": "MNIST, linf 0.3", "minibatch-cifar10": "CIFAR-10 (JPEG copies), linf 8/255"}
+EVIDENCE = HERE.parent / "docs" / "evidence.md"
+PAGES = ("digits", "mnist")
+"""Suites with a page of their own, and a table in README."""
+STUDY = ("minibatch-mnist", "minibatch-cifar10")
 
 
-def record_path(suite: str, method: str, seed: int) -> Path:
-    """Where a run's record is kept."""
-    return HERE / "records" / suite / f"{re.sub(r'[^a-z0-9]+', '-', method.lower()).strip('-')}-s{seed}.json"
+@functools.cache
+def suite_of(name: str) -> Suite:
+    """The suite benchmarks/suites/NAME.yaml."""
+    return load(HERE / "suites" / f"{name}.yaml")
 
 
 def groups(suite: str) -> dict[str, list[RunRecord]]:
     """Records by method, in the suite's order; methods without one are left out."""
-    from suite import SUITES
-
-    methods, seeds = SUITES[suite]
-    found = {m: [record_path(suite, m, s) for s in seeds if record_path(suite, m, s).exists()] for m in methods}
-    return {method: [RunRecord.load(path) for path in paths] for method, paths in found.items() if paths}
+    of = suite_of(suite)
+    paths = {method: [of.records / f"{slug(method, seed)}.json" for seed in of.seeds] for method in of.methods}
+    found = {method: [RunRecord.load(path) for path in own if path.exists()] for method, own in paths.items()}
+    return {method: records for method, records in found.items() if records}
 
 
 def text(suite: str) -> str:
@@ -40,7 +43,7 @@ def text(suite: str) -> str:
     found = groups(suite)
     any_one = next(iter(found.values()))[0]
     n, device = any_one.final["last"]["clean"]["n"], any_one.environment["device"]
-    lines = [f"**{TITLES[suite]}.** Mean ± sample deviation over seeds, {n} test images, device {device}."]
+    lines = [f"**{suite_of(suite).title}.** Mean ± sample deviation over seeds, {n} test images, device {device}."]
     for which in ("last", "best"):
         lines += ["", f"Checkpoint `{which}`:", "", markdown(*comparison(found, which))]
         lines += [f"\nFlags: {told}." for told in ["; ".join(flagged(found, which))] if told]
@@ -49,7 +52,7 @@ def text(suite: str) -> str:
 
 def study_text() -> str:
     """The page of the minibatch study."""
-    sections = {title: groups(suite) for suite, title in STUDY.items() if groups(suite)}
+    sections = {suite_of(suite).title: groups(suite) for suite in STUDY if groups(suite)}
     single = groups("minibatch-factors")
     told = minibatch_page.factors(single, groups("minibatch-cifar10")) if single else ""
     return minibatch_page.page(sections, told, groups("minibatch-strong"))
@@ -61,10 +64,15 @@ def savings_text() -> str:
     return savings_page.text(found, groups("savings-long"), groups("savings-strong"))
 
 
+def evidence_text() -> str:
+    """docs/evidence.md."""
+    return evidence_page.text(groups("why"), read_json(HERE / "records" / "staleness.json"))
+
+
 def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
-    for suite in filter(groups, TITLES):
+    for suite in filter(groups, PAGES):
         readme = _with_table(readme, suite, markdown(*comparison(groups(suite))))
     peers = HERE / "records" / "solvers" / "peers.json"
     return _with_table(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
@@ -77,7 +85,7 @@ def _with_table(page: str, name: str, table: str) -> str:
 
 
 def main() -> None:
-    for suite in TITLES:
+    for suite in PAGES:
         if groups(suite):
             (HERE / f"{suite}.md").write_text(f"# {suite}\n\n{text(suite)}\n")
     if any(map(groups, STUDY)):
@@ -88,6 +96,8 @@ def main() -> None:
     at_size = {suite: groups(suite) for suite in gpu_page.PAGES if groups(suite).get("full")}
     if at_size:
         (HERE / "cifar10_gpu.md").write_text(gpu_page.text(at_size))
+    if groups("why"):
+        EVIDENCE.write_text(evidence_text())
     README.write_text(readme_text())
 
 

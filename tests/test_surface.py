@@ -27,6 +27,7 @@ def surface() -> dict:
     from advcore.cli import app
     from advcore.gradients import GRADIENTS
     from advcore.runner.schema import TABLES, RunConfig
+    from advcore.runner.suite_file import BASELINES, KEYS, SIZE_KEYS
     from advcore.selection.partition import PARTITIONS
 
     commands = typer.main.get_command(app).commands
@@ -40,6 +41,7 @@ def surface() -> dict:
         },
         "partitions": sorted(PARTITIONS),
         "gradients": sorted(GRADIENTS),
+        "suite": {"keys": sorted(KEYS), "of a size": sorted(SIZE_KEYS), "baselines": sorted(BASELINES)},
     }
 
 

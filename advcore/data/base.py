@@ -116,18 +116,29 @@ class DataSettings:
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 
+    def counts(self) -> tuple[int, int]:
+        """How many training and validation examples `load` gives; no image is decoded where that can be avoided."""
+        train, _ = self.read()
+        _, part, aside = self._parted(train, self.classes(train))
+        return len(part), len(aside)
+
+    def _parted(self, train: Split, num_classes: int) -> tuple[Split, Tensor, Tensor]:
+        """The training set, with its faults if some are to be planted, and the positions in it of the training and of
+        the validation examples."""
+        chosen = thinned(train.labels, self.train_size, self.split_seed, "train_size")
+        held_out = stratified(train.labels[chosen], round(self.validation * len(chosen)), self.split_seed, "validation")
+        part, aside = chosen[~held_out], chosen[held_out]
+        if self.planted is not None:
+            train, part = plant(train, part, self.planted, num_classes, self.split_seed)
+        return train, part, aside
+
     def load(self, device: torch.device) -> Data:
         """Read, check and split. Raises DataError for missing files and for labels out of range."""
         train, test = self.read()
         num_classes = self.classes(train)
         for split in (train, test):
             check_labels(split.labels, torch.arange(len(split.labels)), num_classes)
-        chosen = thinned(train.labels, self.train_size, self.split_seed, "train_size")
-        held_out = stratified(train.labels[chosen], round(self.validation * len(chosen)), self.split_seed, "validation")
-        part, aside = chosen[~held_out], chosen[held_out]
-        validation = train.source(aside, device, self.workers) if len(aside) else None
-        if self.planted is not None:
-            train, part = plant(train, part, self.planted, num_classes, self.split_seed)
+        train, part, aside = self._parted(train, num_classes)
         absent = sorted(set(range(num_classes)) - set(train.labels[part].tolist()))
         if absent:
             log.warning("%d of %d classes have no training example: %s", len(absent), num_classes, _few(absent))
@@ -138,7 +149,7 @@ class DataSettings:
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
         return Data(
             train=sources[0],
-            validation=validation,
+            validation=train.source(aside, device, self.workers) if len(aside) else None,
             test=sources[1],
             part=part,
             whole=train.labels,

@@ -1,17 +1,24 @@
 """Records to rows, rows to markdown; pure."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from advcore.reporting.record import RunRecord
 
 Row = Sequence[str]
+Groups = Mapping[str, Sequence[RunRecord]]
+NOTHING = "–"
+"""In a cell where there is nothing to tell."""
 
 
 def markdown(header: Row, rows: Iterable[Row]) -> str:
-    """A table; the first column to the left, the others to the right."""
+    """A table; the first column to the left, the others to the right. A short row is filled up."""
     rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+    lines = []
+    for row in (header, rule, *rows):
+        cells = [cell.replace("|", "\\|") for cell in row] + [""] * (len(header) - len(row))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def percent(share: float) -> str:
@@ -60,23 +67,55 @@ def closing(record: RunRecord) -> list[Row]:
 
 
 def _mean(values: list[float], form: str = "{:.1f}") -> str:
-    """Mean and sample deviation."""
+    """Mean and sample deviation; a dash where there is nothing."""
+    if not values:
+        return NOTHING
     spread = f" ± {form.format(statistics.stdev(values))}" if len(values) > 1 else ""
     return form.format(statistics.fmean(values)) + spread
 
 
-def comparison(groups: dict[str, list[RunRecord]], which: str = "last") -> tuple[Row, list[Row]]:
+def comparison(
+    groups: Groups, which: str = "last", *, against: Sequence[RunRecord] = (), clock: bool = False
+) -> tuple[Row, list[Row]]:
     """One row a method: seeds, clean and robust accuracy (mean and deviation over seeds), relative cost, and the
-    mean gradient error of its selections beside random's, and, where these were cheaper, against the full attack."""
-    attacks = next(iter(groups.values()))[0].final[which]["attacks"]
-    robust = [f"robust, % ({attack_label(attack)})" for attack in attacks]
+    mean gradient error of its selections beside random's, and, where these were cheaper, against the full attack.
+
+    against : records whose cost the others' is set beside, in a column of speed-ups; clock : and whose seconds are.
+    """
+    labels = dict.fromkeys(label for records in groups.values() for label in _robust(records[0], which))
     full = any("gradient_error_full" in s for records in groups.values() for one in records for s in one.selections)
     error = f"gradient error{' [against the full attack]' if full else ''} (random)"
-    header = ("method", "seeds", "clean, %", *robust, "relative cost", error)
-    return header, [_method(name, records, which, len(attacks)) for name, records in groups.items()]
+    faster = ["speed-up (cost)", "speed-up (seconds)"][: 1 + clock] if against else []
+    header = (
+        "method",
+        "seeds",
+        "clean, %",
+        *(f"robust, % ({label})" for label in labels),
+        "relative cost",
+        *faster,
+        error,
+    )
+    return header, [_method(name, records, which, labels, against, clock) for name, records in groups.items()]
 
 
-def flagged(groups: dict[str, list[RunRecord]], which: str = "last") -> list[str]:
+def _robust(record: RunRecord, which: str) -> dict[str, float]:
+    """Robust accuracies of one state, in percent, by the attack's label; of several, all of them together too."""
+    found: dict[str, float] = {}
+    for attack in record.final[which]["attacks"]:
+        label = attack_label(attack)
+        twins = sum(known == label or known.startswith(f"{label} (") for known in found)
+        found[f"{label} ({twins + 1})" if twins else label] = 100 * attack["accuracy"]
+    if len(found) > 1 and "worst" in record.final[which]:
+        found["all of these"] = 100 * record.final[which]["worst"]["accuracy"]
+    return found
+
+
+def trained_seconds(record: RunRecord) -> float:
+    """Seconds of training and selection: of all phases but evaluation."""
+    return sum(entry["seconds"] for phase, entry in record.ledger.items() if phase != "evaluation")
+
+
+def flagged(groups: Groups, which: str = "last") -> list[str]:
     """What makes a method's numbers untrustworthy, for a table's footer: "method: flag"."""
     found = {
         f"{name}: {flag}": None
@@ -87,22 +126,39 @@ def flagged(groups: dict[str, list[RunRecord]], which: str = "last") -> list[str
     return list(found)
 
 
-def _method(name: str, records: list[RunRecord], which: str, num_attacks: int) -> Row:
-    finals = [record.final[which] for record in records]
-    errors = [s for record in records for s in record.selections if s["gradient_error"] is not None]
-    full = [s["gradient_error_full"] for s in errors if "gradient_error_full" in s]
-    against = f" [{statistics.fmean(full):.3f}]" if full else ""
-    compared = (
-        f"{statistics.fmean(s['gradient_error'] for s in errors):.3f}{against} "
-        f"({statistics.fmean(s['gradient_error_random'] for s in errors):.3f})"
-        if errors
-        else "–"
-    )
+def _method(
+    name: str,
+    records: Sequence[RunRecord],
+    which: str,
+    labels: Iterable[str],
+    against: Sequence[RunRecord],
+    clock: bool,
+) -> Row:
+    robust = [_robust(record, which) for record in records]
+    cost = statistics.fmean(record.relative_cost for record in records)
     return (
         name,
         str(len(records)),
-        _mean([100 * final["clean"]["accuracy"] for final in finals]),
-        *(_mean([100 * final["attacks"][i]["accuracy"] for final in finals]) for i in range(num_attacks)),
-        f"{statistics.fmean(record.relative_cost for record in records):.2f}",
-        compared,
+        _mean([100 * record.final[which]["clean"]["accuracy"] for record in records]),
+        *(_mean([found[label] for found in robust if label in found]) for label in labels),
+        f"{cost:.2f}",
+        *_speed_ups(records, against, clock),
+        _errors(records),
     )
+
+
+def _speed_ups(records: Sequence[RunRecord], against: Sequence[RunRecord], clock: bool) -> list[str]:
+    """How many times less the records took than those they are set beside: of passes, and of seconds."""
+    measures = [lambda record: record.relative_cost, trained_seconds][: 1 + clock] if against else []
+    means = [[statistics.fmean(map(measure, group)) for group in (against, records)] for measure in measures]
+    return [f"{theirs / own:.2f}" if own else NOTHING for theirs, own in means]
+
+
+def _errors(records: Sequence[RunRecord]) -> str:
+    errors = [s for record in records for s in record.selections if s["gradient_error"] is not None]
+    full = [s["gradient_error_full"] for s in errors if "gradient_error_full" in s]
+    against = f" [{statistics.fmean(full):.3f}]" if full else ""
+    if not errors:
+        return NOTHING
+    own, chance = (statistics.fmean(s[name] for s in errors) for name in ("gradient_error", "gradient_error_random"))
+    return f"{own:.3f}{against} ({chance:.3f})"

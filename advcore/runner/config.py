@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,16 @@ def parse(text: str, where: str) -> Any:
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
     """The run file at `path` with `a.b=c` overrides. Raises ConfigError with every problem, a line each."""
+    return from_dict(overridden(read(path), overrides))
+
+
+def read(path: str | Path) -> dict:
+    """The mapping that a YAML file holds, unchecked. Raises ConfigError for anything else."""
     raw = parse(_text(Path(path)), str(path))
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else type(raw).__name__
         raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
-    return from_dict(overridden(raw, overrides))
+    return raw
 
 
 def _text(path: Path) -> str:
@@ -147,35 +153,39 @@ def _text(path: Path) -> str:
 
 def overridden(raw: dict, overrides: list[str] | tuple[str, ...]) -> dict:
     """`raw` with each `a.b=c` set; numbers in the path count in lists."""
-    raw = copy.deepcopy(raw)
     for override in overrides:
         path, equals, value = override.partition("=")
-        keys = path.split(".")
-        if not equals or not all(keys):
+        if not equals or not all(path.split(".")):
             raise ConfigError(must("--set", "of the form a.b=value", override))
-        here: Any = raw
-        for key in keys[:-1]:
-            here = _enter(here, key, override)
-        if isinstance(here, list):
-            here[_position(here, keys[-1], override)] = parse(value, f"--set {path}")
-        else:
-            here[keys[-1]] = parse(value, f"--set {path}")
+        raw = changed(raw, {path: parse(value, f"--set {path}")}, lambda path, value=value: f"--set {path}={value}")
     return raw
 
 
-def _enter(here: Any, key: str, override: str) -> Any:
+def changed(raw: dict, changes: dict[str, Any], told: Callable[[str], str] = str) -> dict:
+    """`raw` with the value of each dotted path set, in their order; numbers in a path count in lists. `told`: how an
+    error names a path."""
+    raw = copy.deepcopy(raw)
+    for path, value in changes.items():
+        keys, here = path.split("."), raw
+        for key in keys[:-1]:
+            here = _enter(here, key, told(path))
+        here[_position(here, keys[-1], told(path)) if isinstance(here, list) else keys[-1]] = copy.deepcopy(value)
+    return raw
+
+
+def _enter(here: Any, key: str, told: str) -> Any:
     if isinstance(here, list):
-        return here[_position(here, key, override)]
+        return here[_position(here, key, told)]
     if here.get(key) is None:
         here[key] = {}
     if not isinstance(here[key], (dict, list)):
-        raise ConfigError(f"--set {override}: {key} holds {here[key]!r}, which has no settings of its own")
+        raise ConfigError(f"{told}: {key} holds {here[key]!r}, which has no settings of its own")
     return here[key]
 
 
-def _position(here: list, key: str, override: str) -> int:
+def _position(here: list, key: str, told: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(here):
-        raise ConfigError(f"--set {override}: {key} must be a position in a list of {len(here)}")
+        raise ConfigError(f"{told}: {key} must be a position in a list of {len(here)}")
     return int(key)
 
 

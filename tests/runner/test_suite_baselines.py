@@ -1,0 +1,138 @@
+"""Baselines against values worked out by hand: 128 examples, batches of 64, PGD-4, 10 epochs: 10 passes an example and
+epoch, 12,800 in all; GradMatch's selection 9 an example."""
+
+import pytest
+
+from advcore.attacks import NFGSM, LinfPGD
+from advcore.errors import ConfigError
+from advcore.minibatch.uniform import RandomMix, RandomSubset
+from advcore.runner.baselines import lasting, planned_cost, with_baselines
+from advcore.runner.config import changed, from_dict, read
+from advcore.runner.suite import configs, load
+from advcore.runner.suite_file import BASELINES
+from advcore.solvers.uniform import Random
+from advcore.training.lr import MultiStep
+
+
+def counts(config):
+    return 128, 0
+
+
+BASE = {
+    "attack": {"name": "linf_pgd", "eps": 0.1, "steps": 4},
+    "selection": None,
+    "training.epochs": 10,
+    "cost": {"reference_epochs": 10, "reference_steps": 4},
+}
+HALF = {"solver": {"name": "gradmatch"}, "budget": 0.5, "warm_start": 0, "period": None}
+
+
+@pytest.fixture(scope="module")
+def base(root):
+    return changed(read(root / "experiments/linf_full.yaml"), BASE)
+
+
+@pytest.fixture
+def added(base):
+    """The baselines that come to `full` and one other method."""
+
+    def found(changes: dict, names=BASELINES, full=None) -> dict:
+        raw = changed(base, full or {})
+        methods = {"full": from_dict(raw), "method": from_dict(changed(raw, changes))}
+        return {name: c for name, c in with_baselines(methods, "full", names, counts).items() if name not in methods}
+
+    return found
+
+
+def test_a_coreset_of_half_costs_059_and_gets_every_baseline(base, added):
+    assert planned_cost(from_dict(changed(base, {"selection": HALF})), counts) == pytest.approx(0.5 + 0.09)
+    found = added({"selection": HALF})
+    assert list(found) == ["random 0.5", "shortened to 6 epochs", "fewer steps (2)", "FAT", "N-FGSM"]
+    drawn = found["random 0.5"].selection
+    assert drawn.solver == Random() and (drawn.budget, drawn.warm_start, drawn.period) == (0.5, 0, None)
+    assert found["shortened to 6 epochs"].training.epochs == 6
+    few = found["fewer steps (2)"]  # 6 of 10 passes are 0.6, and 9.83 epochs of them 0.59
+    assert (few.attack.steps, few.attack.length, few.training.epochs) == (2, pytest.approx(0.125), 10)
+    assert found["FAT"].attack == LinfPGD(eps=0.1, steps=1, step_size=0.125)
+    assert found["N-FGSM"].attack == NFGSM(eps=0.1)
+    assert all(one.cost.reference_epochs == 10 and one.cost.reference_steps == 4 for one in found.values())
+
+
+def test_a_margin_rule_costs_029_and_its_steps_are_shortened(base, added):
+    """12 of 64 attacked and learned from, 64 looked at: 184 of 640 passes. One step is 4 of 10, so 7.2 epochs of it."""
+    rule = {"minibatch": {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}}
+    assert planned_cost(from_dict(changed(base, rule)), counts) == pytest.approx(0.2875)
+    found = added(rule, ("random", "shortened", "fewer_steps"))
+    assert list(found) == ["random minibatch 0.2", "shortened to 3 epochs", "fewer steps (1, 7 epochs)"]
+    assert found["random minibatch 0.2"].minibatch == RandomSubset(rho=0.2, clean=0)
+    assert found["fewer steps (1, 7 epochs)"].training.epochs == 7
+
+
+def test_no_baseline_costs_more_than_the_method_by_more_than_half_an_epoch(base, added):
+    for budget in (0.1, 0.2, 0.3, 0.5, 0.7):
+        method = {"selection": HALF | {"budget": budget}}
+        cost = planned_cost(from_dict(changed(base, method)), counts)
+        for name, one in added(method, ("shortened", "fewer_steps")).items():
+            assert abs(planned_cost(one, counts) - cost) <= 0.05 + 1e-9, (budget, name)
+
+
+def test_random_keeps_a_wanted_cost_and_both_savings_of_a_composition(added):
+    both = {"selection": {"solver": {"name": "craig"}, "cost": 0.4, "warm_start": 0}, "minibatch": {"name": "margin"}}
+    found = added(both, ("random",))
+    assert list(found) == ["random, cost 0.4 x random minibatch 0.25"]
+    mix = added({"minibatch": {"name": "loss_ranked", "p_up": 0.3}}, ("random", "shortened"))
+    assert list(mix) == ["random mix 0.3"]  # it costs more than full, so nothing is there to be shortened
+    assert mix["random mix 0.3"].minibatch == RandomMix(p_up=0.3)
+
+
+def test_what_is_written_down_already_is_not_added_again(base, added):
+    selection = HALF | {"solver": {"name": "random"}, "attack": {"name": "linf_pgd", "eps": 0.1, "steps": 1}}
+    methods = {
+        "full": from_dict(base),
+        "GradMatch": from_dict(changed(base, {"selection": HALF})),
+        "mine": from_dict(changed(base, {"selection": selection})),  # a random selection attacks nothing
+        "six": from_dict(changed(base, {"training.epochs": 6})),
+    }
+    found = with_baselines(methods, "full", ("random", "shortened"), counts)
+    assert list(found) == list(methods)
+    assert not added({"selection": selection})  # nothing is chosen, so nothing has to be beaten
+
+
+def test_equal_names_are_told_apart_by_what_differs(base):
+    methods = {
+        "full": from_dict(base),
+        **{f"{p}": from_dict(changed(base, {"selection": HALF | {"partition": p}})) for p in ("whole", "per_class")},
+    }
+    assert list(with_baselines(methods, "full", ("random",), counts))[3:] == [
+        "random 0.5",
+        "random 0.5, partition per_class",
+    ]
+
+
+def test_only_linf_has_fat_and_what_is_not_attacked_has_no_fewer_steps(added):
+    l2 = {"attack": {"name": "l2_pgd", "eps": 0.5, "steps": 4}}
+    assert list(added({"selection": HALF}, full=l2)) == ["random 0.5", "shortened to 6 epochs", "fewer steps (2)"]
+    plain = {"attack": None, "objective": {"name": "standard"}}
+    assert [name.split()[0] for name in added({"selection": HALF}, full=plain)] == ["random", "shortened"]
+
+
+def test_milestones_come_as_much_earlier_as_the_run_is_shorter(base):
+    schedule = {"name": "multi_step", "milestones": [5, 8], "ramp": 5}
+    config = from_dict(changed(base, {"training.lr_schedule": schedule}))
+    assert lasting(config, 4).training.lr_schedule == MultiStep(milestones=[2, 3], ramp=4)
+
+
+def test_a_cost_that_nothing_has_is_told_with_the_methods_name(added):
+    with pytest.raises(ConfigError, match="method 'method': cost must be at least"):
+        added({"selection": HALF | {"budget": None, "cost": 0.01}})
+
+
+def test_the_papers_suites_on_digits_can_be_planned(root):
+    """Every one whose small version is on digits, with baselines at its costs."""
+    sizes = 1294, 143
+    suites = [load(path, "small") for path in sorted((root / "benchmarks/suites/papers").glob("*.yaml"))]
+    on_digits = {suite.name: suite for suite in suites if "digits" in suite.title}
+    assert len(on_digits) >= 10
+    for name, suite in on_digits.items():
+        found = with_baselines(configs(suite), suite.reference, suite.added, lambda config: sizes)
+        assert any(method.startswith("random") for method in found), name
