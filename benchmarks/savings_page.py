@@ -53,6 +53,21 @@ FAMILIES = {
 }
 
 
+BLOCKS = {
+    "full training": ["full (PGD-7)"],
+    "a half": ["shortened", "PGD-3", "random 0.5", "CRAIG 0.5", "GradMatch 0.5"],
+    "a quarter": [
+        *("FAT", "N-FGSM", "one step, remembered", "random, one step", "GradMatch, one step"),
+        *("random, one step, remembered", "GradMatch, one step, remembered", "margin, one step"),
+    ],
+    "an eighth": [
+        *("one step, shortened", "random, one step, half", "random, one step, half, remembered"),
+        "GradMatch, one step, half, remembered",
+    ],
+}
+"""README's table: methods by about what they cost."""
+
+
 HEAD = """# Cheaper training, all savings in one picture
 
 From the committed records of the suites `savings`, `savings-parts`, `savings-long` and `savings-strong` (`advcore
@@ -104,6 +119,15 @@ def table(found: Groups) -> str:
     best = front(found)
     ordered = sorted(found, key=lambda name: cost(found[name]))
     return markdown(*comparison({f"**{n}**" if n in best else n: found[n] for n in ordered}, "last"))
+
+
+def headline(found: Groups) -> str:
+    """README's table."""
+    rows = []
+    for about, names in BLOCKS.items():
+        head, own = comparison({name: found[name] for name in names}, "last")
+        rows += [(row[0], about, *row[1:]) for row in own]
+    return markdown((head[0], "at about the cost of", *head[1:]), rows)
 
 
 def paired(found: Groups, pairs: Sequence[tuple[str, str]]) -> tuple[float, float, int]:

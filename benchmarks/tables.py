@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 EVIDENCE = HERE.parent / "docs" / "evidence.md"
 PAGES = ("digits", "mnist")
-"""Suites with a page of their own, and a table in README."""
+"""Suites with a page of their own."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
 
 
@@ -72,8 +72,8 @@ def evidence_text() -> str:
 def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
-    for suite in filter(groups, PAGES):
-        readme = _with_table(readme, suite, markdown(*comparison(groups(suite))))
+    readme = _with_table(readme, "digits", markdown(*comparison(groups("digits"))))
+    readme = _with_table(readme, "savings", savings_page.headline(groups("savings") | groups("savings-parts")))
     peers = HERE / "records" / "solvers" / "peers.json"
     return _with_table(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
 
