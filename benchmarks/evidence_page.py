@@ -15,7 +15,7 @@ Groups = Mapping[str, Sequence[RunRecord]]
 BASE, CHANCE = "GradMatch", "random"
 
 FACTORS = {
-    "partition": ["GradMatch, whole", "GradMatch, per batch"],
+    "partition": ["GradMatch, whole", "GradMatch, whole, normalise none", "GradMatch, per batch"],
     "rows": ["GradMatch, bias rows"],
     "ridge (0.02)": ["GradMatch, ridge 0", "GradMatch, ridge 0.5"],
     "weights, as the trainer scales them": [
