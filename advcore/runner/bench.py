@@ -62,7 +62,8 @@ def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), 
 
 def _trial_problem(overrides: Sequence[str], out: Path | None) -> str | None:
     paths = [override.partition("=")[0] for override in overrides]
-    other = [path for path in paths if not any(path == free or path.startswith(f"{free}.") for free in ELSEWHERE)]
+    free = (*ELSEWHERE, "data.path")  # of which the last part is compared with the records'
+    other = [path for path in paths if not any(path == one or path.startswith(f"{one}.") for one in free)]
     if not other or out is not None:
         return None
     return must(
