@@ -161,6 +161,8 @@ def _notes(results: Results, groups: dict[str, list[RunRecord]], which: str, ali
         ))  # fmt: skip
     else:
         lines.append(f"Device: {', '.join(devices)}.")
+    if len({one.reference.get("units") for records in groups.values() for one in records}) > 1:
+        lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
     if results.without:
         left = ", ".join(BASELINE_NAMES[name] for name in results.without)
         lines.append(f"The suite leaves out baselines that would be added by themselves: {left}.")
