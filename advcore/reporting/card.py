@@ -99,10 +99,12 @@ def _threat(record: RunRecord) -> str:
     if attack is None:
         return "## Threat model\n\nTrained without an attack: no robustness is to be expected."
     eps = attack.get("eps")
-    near = eps is not None and 0.01 < 255 * eps < 64 and abs(255 * eps - round(255 * eps)) < 1e-6
+    pixels = _norm(attack) is not None
+    near = pixels and 0.01 < 255 * eps < 64 and abs(255 * eps - round(255 * eps)) < 1e-6
     told = f", which is {round(255 * eps)}/255" if near else ""
+    units = "pixels in [0, 1]" if pixels else "its own"
     return (
-        f"## Threat model\n\nTrained against {_settings(attack)}{told}, in units of pixels in [0, 1]. Other norms, "
+        f"## Threat model\n\nTrained against {_settings(attack)}{told}, in units of {units}. Other norms, "
         "larger balls, and changes such as rotation or blur are not covered."
     )
 
@@ -124,11 +126,13 @@ def _accuracy(record: RunRecord, final: dict | None, which: str, epoch: int) -> 
     ]
     table = markdown(("on the test set", "accuracy, %", "95 % interval", "images"), rows)
     upper = "A robust accuracy is an upper bound: a stronger attack can only lower it."
-    flags = final.get("flags", ())
+    flags, looked = final.get("flags", ()), record.config.get("evaluation", {}).get("checks", True)
     told = (
         "What makes these numbers untrustworthy:\n\n" + _bullets(flags)
         if flags
         else "The built-in checks found nothing."
+        if looked
+        else "The built-in checks were switched off."
     )
     return f"## Accuracy\n\n{table}\n\n{upper} {_how(final['attacks'])}\n\n{told}"
 
@@ -178,6 +182,8 @@ def _training(record: RunRecord) -> str:
         own and f"gradient error of each selection (and of random subsets): {own}",
         f"minibatch rule: {_settings(config['minibatch'])}" if config.get("minibatch") else None,
         f"optimiser: {_settings(training['optimizer'])}; learning rate: {_settings(training['lr_schedule'])}",
+        f"attack steps by epoch: {_settings(training['attack_steps'])}" if training.get("attack_steps") else None,
+        f"the weights are a moving average, decay {training['ema']}" if training.get("ema") is not None else None,
         f"batch size {training['batch_size']}; {record.seconds:.0f} s on {device}",
         *(f"event at epoch {one['epoch']}: {one['event']}" for one in record.events),
     ]
@@ -191,8 +197,14 @@ def _reference(record: RunRecord) -> str:
     return f"{reference['epochs']} epochs, {reference['steps']} attack steps"
 
 
-_BENCHMARKS = {(3, 32, 32, 10): "cifar10", (3, 32, 32, 100): "cifar100", (3, 224, 224, 1000): "imagenet"}
-"""RobustBench's data sets, by shape and number of classes."""
+_BENCHMARKS = {"cifar10": (3, 32, 32, 10), "cifar100": (3, 32, 32, 100), "imagenet": (3, 224, 224, 1000)}
+"""RobustBench's data sets by name, with their shape and number of classes."""
+_PIXELS = {"linf": "Linf", "l2": "L2", "l1": "L1", "n": "Linf"}
+"""The norm of attacks whose eps is in units of pixels, by how their names begin (n_fgsm)."""
+
+
+def _norm(attack: dict) -> str | None:
+    return _PIXELS.get(str(attack.get("name")).partition("_")[0])
 
 
 def _loading(record: RunRecord, facts: dict[str, Any]) -> str:
@@ -218,11 +230,12 @@ model = load()  # eval mode; images in [0, 1], logits out
 def _benchmark(record: RunRecord, facts: dict[str, Any]) -> str:
     """How RobustBench's evaluator is called, where it knows such data."""
     told = "RobustBench's evaluator takes the model as it is"
-    name = _BENCHMARKS.get((*facts["shape"], facts["num_classes"]))
-    attack = record.config["attack"] or {}
-    norm = {"linf": "Linf", "l2": "L2"}.get(str(attack.get("name")).partition("_")[0])
-    if not (name and norm):
-        return f"{told}; it has no data of this kind of its own."
+    name, attack = data_name(record).rpartition(" ")[2], record.config["attack"] or {}
+    norm = _norm(attack)
+    if _BENCHMARKS.get(name) != (*facts["shape"], facts["num_classes"]):
+        return f"{told}; it has no such data of its own."
+    if norm not in ("Linf", "L2"):
+        return f"{told}; it has no threat model of this kind."
     call = f'benchmark(load(), dataset="{name}", threat_model="{norm}", eps={attack["eps"]:.10g})'
     return f"""{told}:
 

@@ -19,7 +19,10 @@ BASELINE_NAMES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A run: its record, or None, and then why it failed, if it did; hash: of its settings."""
+    """A run, of a method with a seed.
+
+    record : None where there is none; error : then why it failed, if it did. hash : of its settings.
+    """
 
     method: str
     seed: int
@@ -30,7 +33,8 @@ class Entry:
 
 @dataclass
 class Results:
-    """Of a suite, in its order. reference : the method that others are set beside; without : baselines left out."""
+    """Of a suite. reference : the method that others are set beside; without : baselines left out; entries : its runs,
+    in its order."""
 
     reference: str | None
     without: Sequence[str] = ()
@@ -55,7 +59,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Table:
-    """caption and notes : lines of text; rows of one cell span all columns."""
+    """caption and notes : lines of text; header : a cell a column; rows : those of one cell span all columns."""
 
     caption: str
     header: Row
@@ -161,6 +165,8 @@ def _notes(results: Results, groups: dict[str, list[RunRecord]], which: str, ali
         ))  # fmt: skip
     else:
         lines.append(f"Device: {', '.join(devices)}.")
+    if len({one.reference.get("units") for records in groups.values() for one in records}) > 1:
+        lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
     if results.without:
         left = ", ".join(BASELINE_NAMES[name] for name in results.without)
         lines.append(f"The suite leaves out baselines that would be added by themselves: {left}.")

@@ -4,7 +4,7 @@ Pure but for `counts`, which says how many examples a method's data has.
 """
 
 import itertools
-import re
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from advcore.runner import build
 from advcore.runner.identity import identity
 from advcore.runner.run import changes
 from advcore.runner.schema import RunConfig, SelectionConfig
-from advcore.runner.suite_file import slug
+from advcore.runner.suite_file import LONGEST, slug
 from advcore.solvers.uniform import Random
 from advcore.training.budget import budget_at_cost
 from advcore.training.lr import MultiStep
@@ -68,11 +68,17 @@ def _told_apart(name: str, config: RunConfig, found: dict[str, RunConfig]) -> st
     taken = {slug(other, 0): other for other in found}
     if slug(name, 0) not in taken:
         return name
-    lines = changes(identity(found[taken[slug(name, 0)]]), identity(config))
-    told = [re.fullmatch(r"(?:.*\.)?(.+?): .* -> '?(.*?)'?", line).expand(r"\1 \2") for line in lines]
-    full = ", ".join([name, *told])
+    full = ", ".join([name, *map(_told, changes(identity(found[taken[slug(name, 0)]]), identity(config)))])
+    full = full if len(full) <= LONGEST else name
     numbered = (f"{full} ({i})" for i in itertools.count(2))
     return next(one for one in itertools.chain([full], numbered) if slug(one, 0) not in taken)
+
+
+def _told(line: str) -> str:
+    """ "a.b.c: 'old' -> 'new'" as "c new"."""
+    setting, _, values = line.partition(": ")
+    new = values.rpartition(" -> ")[2].strip("'")
+    return f"{setting.rpartition('.')[2]} {new}"
 
 
 def _offered(
@@ -89,7 +95,7 @@ def _offered(
         except UserError as error:
             raise type(error)(*(f"method {name!r}: {problem}" for problem in error.problems)) from None
         own = replace(full, data=config.data, model=config.model, objective=config.objective)
-        if cost >= planned_cost(full, counts):
+        if cost >= planned_cost(own, counts):
             continue  # nothing is saved, so there is nothing to spend otherwise
         if "shortened" in added:
             yield shortened(own, cost, counts)
@@ -146,11 +152,11 @@ def random_like(config: RunConfig) -> tuple[str, RunConfig]:
 
 
 def lasting(config: RunConfig, epochs: int) -> RunConfig:
-    """Of so many epochs; what counts in epochs of the full run, milestones and a ramp, is as much earlier."""
+    """Of so many epochs; what the learning rate counts in epochs, milestones and a ramp, is as much earlier."""
     share, schedule = epochs / config.training.epochs, config.training.lr_schedule
     if isinstance(schedule, MultiStep):
         milestones = sorted({max(1, round(milestone * share)) for milestone in schedule.milestones})
-        schedule = replace(schedule, milestones=milestones, ramp=min(schedule.ramp, epochs))
+        schedule = replace(schedule, milestones=milestones, ramp=math.ceil(schedule.ramp * share))
     return replace(config, training=replace(config.training, epochs=epochs, lr_schedule=schedule))
 
 
@@ -167,7 +173,8 @@ def shortened(full: RunConfig, cost: float, counts: Counts) -> tuple[str, RunCon
 
 
 def fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[str, RunConfig]]:
-    """All data, attacked with fewer steps, each as long as so many should be: the fewest that use the cost up within
+    """All data, attacked with fewer steps, each as long as so many should be (one in the linf ball: as FAT's, since
+    longer ones are known to collapse): the fewest that use the cost up within
     the full run's epochs, shortened to meet it. Nothing for an attack of one step, or of none."""
     steps = getattr(full.attack, "steps", None)
     if steps is None or steps < 2:
@@ -183,7 +190,10 @@ def fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[
 
 
 def _of_steps(attack: Any, steps: int) -> Any:
-    return attack.changed(steps=steps, **({"step_size": None} if hasattr(attack, "step_size") else {}))
+    if not hasattr(attack, "step_size"):
+        return attack.changed(steps=steps)
+    single = steps == 1 and attack.norm == "linf"
+    return attack.changed(steps=steps, step_size=FAT_STEP * attack.eps if single else None)
 
 
 def fat(full: RunConfig) -> tuple[str, RunConfig]:

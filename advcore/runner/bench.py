@@ -4,6 +4,7 @@ Of a suite's folder: SLUG.json is a run's record; runs/SLUG its states until the
 failed/SLUG.json why it did not come to its end; baselines.json what the suite added by itself.
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), 
 
     Raises ConfigError with all problems; also where `overrides` would mix other settings with a suite's own records.
     """
+    require(*(_own_problem(override.partition("=")[0]) for override in overrides))
     suite = load(file, size, overrides)
     methods = configs(suite)
     require(_trial_problem(overrides, out))
@@ -60,9 +62,16 @@ def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), 
     return Bench(suite, folder, methods, runs(suite, methods))
 
 
+def _own_problem(path: str) -> str | None:
+    if path not in ("seed", "name"):
+        return None
+    return f"--set {path} changes nothing in a suite: its seeds and names are its own; write them into the file"
+
+
 def _trial_problem(overrides: Sequence[str], out: Path | None) -> str | None:
     paths = [override.partition("=")[0] for override in overrides]
-    other = [path for path in paths if not any(path == free or path.startswith(f"{free}.") for free in ELSEWHERE)]
+    free = (*ELSEWHERE, "data.path")  # of which the last part is compared with the records'
+    other = [path for path in paths if not any(path == one or path.startswith(f"{one}.") for one in free)]
     if not other or out is not None:
         return None
     return must(
@@ -115,13 +124,14 @@ def results(bench: Bench) -> Results:
     found, differ = Results(reference=bench.suite.reference, without=bench.suite.without), {}
     for run in bench.runs:
         path = bench.folder / f"{run.slug}.json"
-        failed = _read(bench.folder / "failed" / path.name)
+        failed, wanted = _read(bench.folder / "failed" / path.name), settings_hash(identity(run.config))
         if path.exists():
             record = RunRecord.load(path)
             differ[path] = differences(record, run.config) or ([] if record.finished else ["finished: False -> True"])
-            found.add(run.method, run.seed, record, hash=settings_hash(identity(run.config)))
+            found.add(run.method, run.seed, record, hash=wanted)
         else:
-            found.add(run.method, run.seed, None, error=failed.get("error"))
+            error = failed.get("error") if failed.get("settings", wanted) == wanted else None
+            found.add(run.method, run.seed, None, error=error)
     require(*_others(differ))
     return found
 
@@ -148,7 +158,7 @@ def pending(bench: Bench, part: list[Run]) -> list[Run]:
     differ, left = {}, [run for run in part if not (bench.folder / f"{run.slug}.json").exists()]
     for run in left:
         begun = bench.folder / "runs" / run.slug / "record.json"
-        if begun.exists():
+        with contextlib.suppress(CheckpointError):  # missing, or damaged: the run's states know, and it looks at them
             differ[begun.parent] = differences(RunRecord.load(begun), run.config)
     require(*_others(differ))
     check_writable(bench.folder)
@@ -177,7 +187,8 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
         _remove_empty(where.parent, failed.parent)
         return Outcome("done", _headline(record), 0, outcome.seconds)
     if outcome.kind == "failed":
-        write_json(failed, {"method": run.method, "seed": run.seed, **asdict(outcome)})
+        settings = settings_hash(identity(run.config))
+        write_json(failed, {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)})
     return outcome
 
 

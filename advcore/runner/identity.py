@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from advcore.errors import ConfigError
@@ -10,8 +11,10 @@ from advcore.runner.config import from_dict, resolved
 from advcore.runner.run import changes
 from advcore.runner.schema import RunConfig
 
-ELSEWHERE = ("device", "checkpoint", "data.workers", "data.path", "training.memory.place", "selection.memory_limit")
-"""Settings that say where a run is done, not what comes out of it."""
+ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
+"""Settings that say where a run is done and who is told, not what comes out of it."""
+_BY_NAME = ("parquet", "npz", "image_folder")
+"""Data that are known by the last part of their path; others are the same wherever they lie."""
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -26,6 +29,9 @@ def identity(config: RunConfig) -> dict[str, Any]:
             here = here.get(key) if isinstance(here, dict) else None
         if isinstance(here, dict):
             here.pop(last, None)
+    if "path" in found["data"]:
+        known = found["data"]["name"] in _BY_NAME
+        found["data"]["path"] = re.split(r"[/\\]", found["data"]["path"].rstrip("/\\"))[-1] if known else None
     return found
 
 

@@ -145,6 +145,9 @@ def target(
     for name in checkpoints.FOLDERS:
         if (path / name).exists() and not (path / name).is_dir():
             raise ConfigError(must("--out", f"a folder in which {name} is one", str(path / name), "remove it"))
+    for name in ("record.json", *metrics.FILES):
+        if (path / name).is_dir():
+            raise ConfigError(must("--out", f"a folder in which {name} is a file", str(path / name), "remove it"))
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
     resume = resume or checkpoints.begun_by(path, job)

@@ -109,17 +109,16 @@ def _of_one_cost(methods: dict[str, dict], reference: str | None) -> dict[str, d
     """With `cost` as the reference method has it: what costs are relative to is the same in the whole suite."""
     first = methods[reference if reference is not None else next(iter(methods))]
     given = dict(first.get("cost") or {})
-    steps, epochs = (_inside(first, *keys) for keys in (("attack", "steps"), ("training", "epochs")))
+    try:
+        config = from_dict(first)
+        steps, epochs = getattr(config.attack, "steps", None), config.training.epochs
+    except ConfigError:  # told by `configs`
+        steps = epochs = None
     if given.get("reference_steps") is None and steps is not None:
         given["reference_steps"] = steps
     if given.get("reference_epochs") is None and epochs is not None:
         given["reference_epochs"] = epochs
     return {name: raw | {"cost": given} for name, raw in methods.items()}
-
-
-def _inside(raw: Any, section: str, key: str) -> Any:
-    found = raw.get(section)
-    return found.get(key) if isinstance(found, dict) else None
 
 
 def configs(suite: Suite) -> dict[str, RunConfig]:

@@ -13,6 +13,8 @@ KEYS = ("name", "title", "experiment", "records", "seeds", "set", "methods", "gr
 """Of a suite."""
 SIZE_KEYS = ("title", "experiment", "seeds", "set")
 """Of one of its sizes."""
+LONGEST = 120
+"""Characters of a method's name: files have its name."""
 BASELINES = ("random", "shortened", "fewer_steps", "fat", "n_fgsm")
 """What a suite adds by itself, unless it says `NAME: false`."""
 OWN = ("experiment", "grid")
@@ -32,13 +34,24 @@ def written_out(raw: dict) -> dict[str, dict[str, Any]]:
     pairs += [("", {}, raw["grid"])] if raw.get("grid") else []
     for name, method, grid in pairs:
         for full, more in _combinations(name, grid or {}):
-            require(must("methods", "of different names", full) if full in found else None)
+            require(must("methods", "of different names", full) if full in found else _name_problem(full))
             found[full] = method | more
     slugs: dict[str, str] = {}
     for name in found:
         twin = slugs.setdefault(slug(name, 0), name)
         require(None if twin == name else must("methods", "told apart by letters and digits", [twin, name]))
     return found
+
+
+def _name_problem(name: Any) -> str | None:
+    """Why a method cannot have the name: it stands in tables, and names files."""
+    if not isinstance(name, str):
+        return must("methods", "named with text", name, "put it into quotes")
+    if not re.search("[a-z0-9]", name.lower()):
+        return must("methods", "named with letters (a to z) or digits", name)
+    if len(name) > LONGEST or not name.isprintable():
+        return must("methods", f"named in a line of at most {LONGEST} characters", name)
+    return None
 
 
 def _combinations(name: str, grid: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -120,24 +133,34 @@ def _method_problems(raw: dict) -> Iterator[str | None]:
         yield must("methods", "at least one, here or in a grid", methods)
     for name, method in (methods or {}).items():
         where = f"method {str(name)!r}"
-        yield (
-            None if re.search("[a-z0-9]", str(name).lower()) else must("methods", "named with letters or digits", name)
-        )
+        grid = method.get("grid") if isinstance(method, dict) else None
+        yield None if grid and isinstance(name, str) else _name_problem(name)  # a grid's own names are looked at later
         if method is not None and not isinstance(method, dict):
             yield must(where, "a mapping of dotted settings", method)
             continue
         own = {key: value for key, value in (method or {}).items() if key not in OWN}
         yield from _settings_problems(own, where)
-        yield from _grid_problems((method or {}).get("grid"), f"{where}: grid")
-        experiment = (method or {}).get("experiment", raw.get("experiment"))
-        sized = raw.get("sizes") if isinstance(raw.get("sizes"), dict) else {}
-        everywhere = sized and all(isinstance(one, dict) and "experiment" in one for one in sized.values())
-        if not isinstance(experiment, str) and not everywhere:
-            yield must(where, "given an experiment, its own or the suite's", experiment)
-        if any(str(key).split(".")[0] == "cost" for key in own):
-            yield f"{where}: cost is the whole suite's; write it in the suite's set, where it holds for every method"
+        yield from _grid_problems(grid, f"{where}: grid")
+        yield _experiment_problem((method or {}).get("experiment", raw.get("experiment")), raw, where)
+        yield _cost_problem(own, where)
+    if raw.get("grid"):
+        yield _experiment_problem(raw.get("experiment"), raw, "grid")
     if reference is not None and reference not in _names(raw):
         yield must("reference", "a method, or null", reference, nearest(reference, _names(raw)))
+
+
+def _experiment_problem(experiment: Any, raw: dict, where: str) -> str | None:
+    sized = raw.get("sizes") if isinstance(raw.get("sizes"), dict) else {}
+    everywhere = sized and all(isinstance(one, dict) and "experiment" in one for one in sized.values())
+    if isinstance(experiment, str) or everywhere:
+        return None
+    return must(where, "given an experiment, its own or the suite's", experiment)
+
+
+def _cost_problem(own: dict, where: str) -> str | None:
+    if not any(str(key).split(".")[0] == "cost" for key in own):
+        return None
+    return f"{where}: cost is the whole suite's; write it in the suite's set, where it holds for every method"
 
 
 def _names(raw: dict) -> list[str]:
@@ -154,6 +177,7 @@ def _grid_problems(grid: Any, where: str) -> Iterator[str | None]:
         yield must(where, "a mapping of dotted settings to lists of values", grid)
         return
     yield from _settings_problems(grid, where)
+    yield _cost_problem(grid, where)
     for key, values in grid.items():
         if not isinstance(values, (list, dict)) or not values:
             yield must(f"{where}.{key}", "a list of values, or a mapping of names to values", values)
@@ -184,8 +208,8 @@ def _size_problems(sizes: Any) -> Iterator[str | None]:
         yield must("sizes", "a mapping of names to what differs", sizes)
         return
     for name, size in sizes.items():
-        if not NAME.fullmatch(str(name)):
-            yield must("sizes", "named with letters, digits, '.', '-' and '_'", name)
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            yield must("sizes", "text of letters, digits, '.', '-' and '_'", name)
         if size is None:
             continue
         if not isinstance(size, dict):

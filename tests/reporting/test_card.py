@@ -77,6 +77,28 @@ def test_a_state_on_its_way_tells_what_it_was_judged_by():
     assert "not finished" in page and "| clean | 70.0 |" in page and "| robust | 40.0 |" in page
 
 
+def test_only_robustbenchs_own_data_and_norms_are_offered_to_it():
+    """SVHN has the shape and classes of CIFAR-10."""
+    found = record()
+    found.config["data"] = {"name": "svhn", "path": "/home/me/data"}
+    assert "benchmark(" not in card(found, "last", 1, FACTS)
+    found.config["data"] = {"name": "cifar10", "path": "/home/me/data"}
+    found.config["attack"] = {"name": "n_fgsm", "eps": 8 / 255}
+    assert 'dataset="cifar10", threat_model="Linf"' in card(found, "last", 1, FACTS)
+    found.config["attack"] = {"name": "lpa", "eps": 0.2}
+    page = card(found, "last", 1, FACTS)
+    assert "benchmark(" not in page and "in units of its own" in page and "51/255" not in page
+
+
+def test_checks_that_were_not_made_found_nothing_to_tell():
+    found = record()
+    found.final["last"]["flags"] = []
+    assert "checks found nothing" in card(found, "last", 1, FACTS)
+    found.config["evaluation"] = {"checks": False}
+    page = card(found, "last", 1, FACTS)
+    assert "checks were switched off" in page and "found nothing" not in page
+
+
 def test_what_does_not_fit_is_not_claimed():
     found = record()
     found.config["attack"] = None

@@ -69,6 +69,19 @@ def test_seconds_are_compared_on_one_machine_only(results):
     assert "speed-up (seconds)" not in tables(results, "")[0].header
 
 
+def test_speed_ups_count_passes_where_full_trainings_differ(results):
+    """A run at half the cost of a full training that takes three times the passes takes 1.5 times those of `full`."""
+    for entry in results.entries[:2]:
+        entry.record.reference = {"units": 100}
+    other = one(0.3, 0.5)
+    other.reference = {"units": 300}
+    results.add("quarter", 2, other)
+    table = tables(results, "")[0]
+    speed = table.header.index("speed-up (cost)")
+    assert [row[speed] for row in table.rows if row[0] == "quarter"] == ["0.67"]
+    assert any(note.startswith("Relative costs are each relative to") for note in table.notes)
+
+
 def test_without_the_reference_there_are_no_speed_ups(results):
     none = dataclasses.replace(results, reference=None)
     assert "speed-up (cost)" not in tables(none, "")[0].header

@@ -55,6 +55,17 @@ def test_what_costs_are_relative_to_is_set_once_for_the_suite(suite):
     assert {(one.cost.reference_steps, one.cost.reference_epochs) for one in found.values()} == {(5, 30)}
 
 
+def test_the_references_steps_may_be_its_attacks_default(suite):
+    text = "methods: {full: {selection: null, attack: {name: ppgd, eps: 0.5}, objective: {name: pgd}}}"
+    assert configs(suite(text))["full"].cost.reference_steps == 40
+
+
+def test_a_grid_without_an_experiment_is_told(tmp_path):
+    (tmp_path / "suite.yaml").write_text("name: toy\ngrid: {training.epochs: [1]}\nreference: null\n")
+    with pytest.raises(ConfigError, match="grid must be given an experiment"):
+        load(tmp_path / "suite.yaml")
+
+
 def test_a_grid_becomes_methods_with_readable_names(suite):
     text = """
 methods:
@@ -98,6 +109,13 @@ WRONG = {
     "methods: {full: {}}\nreference: null": "baselines must be false, each by name, where reference is null",
     "methods: {full: {}}\nsizes: {s: {methods: {}}}": "sizes.s.methods is not a setting of a size",
     "methods: {full: {}, a b: {}, a-b: {}}": "methods must be told apart by letters and digits, got ['a b', 'a-b']",
+    "methods: {full: {}, 0.5: {}}": "methods must be named with text, got 0.5; put it into quotes",
+    "methods: {full: {}, null: {}}": "methods must be named with text, got None",
+    'methods: {full: {}, "a\\nb": {}}': "methods must be named in a line of at most 120 characters, got 'a\\nb'",
+    f"methods: {{full: {{}}, {'a' * 300}: {{}}}}": "methods must be named in a line of at most 120 characters",
+    "methods: {full: {}}\ngrid: {attack: {é: {name: stadv}}}": "methods must be named with letters (a to z) or digits",
+    "methods: {full: {}, b: {grid: {cost.reference_steps: [3]}}}": "method 'b': grid: cost is the whole suite's",
+    "methods: {full: {}}\nsizes: {1: {}}": "sizes must be text of letters",
     "set: 3\nmethods: {full: {}}": "set must be a mapping of dotted settings",
 }
 
@@ -146,7 +164,11 @@ def test_an_identity_knows_settings_from_places(suite):
     text = "methods: {full: {}}\nbaselines: {random: false}"
     plain, elsewhere, other = (
         configs(suite(text, None, sets))["full"]
-        for sets in ((), ["device=cpu", "checkpoint.period=3", "data.workers=2"], ["training.normalise=none"])
+        for sets in (
+            (),
+            ["device=cpu", "checkpoint.period=3", "data.workers=2", "tracking=[{name: mlflow}]"],
+            ["training.normalise=none"],
+        )
     )
     assert identity(plain) == identity(elsewhere) != identity(other)
     assert settings_hash(identity(plain)) == settings_hash(identity(elsewhere)) != settings_hash(identity(other))

@@ -76,6 +76,15 @@ def test_no_baseline_costs_more_than_the_method_by_more_than_half_an_epoch(base,
             assert abs(planned_cost(one, counts) - cost) <= 0.05 + 1e-9, (budget, name)
 
 
+def test_a_single_step_in_the_linf_ball_is_no_longer_than_fats(base, added):
+    """One of 2.5 eps ends in the ball's corners, which is known to collapse."""
+    rule = {"minibatch": {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}}
+    (few,) = added(rule, ("fewer_steps",)).values()
+    assert (few.attack.steps, few.attack.length) == (1, pytest.approx(0.125))
+    (few,) = added(rule, ("fewer_steps",), {"attack": {"name": "l2_pgd", "eps": 0.5, "steps": 4}}).values()
+    assert few.attack.length == pytest.approx(1.25)  # where a direction has no corners
+
+
 def test_random_keeps_a_wanted_cost_and_both_savings_of_a_composition(added):
     both = {"selection": {"solver": {"name": "craig"}, "cost": 0.4, "warm_start": 0}, "minibatch": {"name": "margin"}}
     found = added(both, ("random",))
@@ -109,6 +118,25 @@ def test_equal_names_are_told_apart_by_what_differs(base):
     ]
 
 
+def test_other_data_have_baselines_of_their_own(base):
+    """Files are known by their name, wherever they lie."""
+    full = from_dict(changed(base, {"data": {"name": "parquet", "path": "/a/mnist"}}))
+    paths = {"one": "/a/mnist", "same": "/b/mnist", "other": "/a/cifar10"}
+    methods = {"full": full} | {
+        name: from_dict(changed(base, {"selection": HALF, "data": {"name": "parquet", "path": path}}))
+        for name, path in paths.items()
+    }
+    found = with_baselines(methods, "full", ("random",), counts)
+    assert list(found)[len(methods) :] == ["random 0.5", "random 0.5, path cifar10"]
+
+
+def test_a_name_that_would_be_too_long_is_numbered(base):
+    attack = {"name": "linf_pgd", "eps": 0.1, "steps": 1}
+    long = changed(base, {"selection": HALF, "evaluation.attacks": [attack] * 9})
+    methods = {"full": from_dict(base), "a": from_dict(changed(base, {"selection": HALF})), "b": from_dict(long)}
+    assert list(with_baselines(methods, "full", ("random",), counts))[3:] == ["random 0.5", "random 0.5 (2)"]
+
+
 def test_only_linf_has_fat_and_what_is_not_attacked_has_no_fewer_steps(added):
     l2 = {"attack": {"name": "l2_pgd", "eps": 0.5, "steps": 4}}
     assert list(added({"selection": HALF}, full=l2)) == ["random 0.5", "shortened to 6 epochs", "fewer steps (2)"]
@@ -119,7 +147,7 @@ def test_only_linf_has_fat_and_what_is_not_attacked_has_no_fewer_steps(added):
 def test_milestones_come_as_much_earlier_as_the_run_is_shorter(base):
     schedule = {"name": "multi_step", "milestones": [5, 8], "ramp": 5}
     config = from_dict(changed(base, {"training.lr_schedule": schedule}))
-    assert lasting(config, 4).training.lr_schedule == MultiStep(milestones=[2, 3], ramp=4)
+    assert lasting(config, 4).training.lr_schedule == MultiStep(milestones=[2, 3], ramp=2)
 
 
 def test_a_cost_that_nothing_has_is_told_with_the_methods_name(added):

@@ -127,6 +127,8 @@ def test_changes_beside_a_suites_own_records_need_another_folder(suite):
     with pytest.raises(ConfigError, match="--out must be given with --set training.epochs"):
         bench.prepare(suite(), overrides=["training.epochs=4"])
     assert bench.prepare(suite(), overrides=["device=cpu", "data.workers=1"]).folder.name == "toy"
+    with pytest.raises(ConfigError, match="--set seed changes nothing in a suite"):
+        bench.prepare(suite(), overrides=["seed=4"])
 
 
 def test_a_failed_run_is_told_and_tried_again(prepared):
@@ -137,6 +139,21 @@ def test_a_failed_run_is_told_and_tried_again(prepared):
     assert [row[1] for row in table.rows if row[0] == "GradMatch"] == ["1"]
     assert len(execute(prepared)["done"]) == 1 and not (prepared.folder / "failed").exists()
     assert all(len(row) > 1 for row in bench.tables(prepared, bench.results(prepared))[0].rows)
+
+
+def test_a_failure_of_other_settings_is_not_told(prepared, suite, tmp_path):
+    execute(prepared, wrong=[run.slug for run in prepared.runs])
+    other = bench.prepare(suite(), overrides=["training.epochs=4"], out=tmp_path / "out")
+    assert {entry.error for entry in bench.results(other).entries} == {None}
+    assert None not in {entry.error for entry in bench.results(prepared).entries}
+
+
+def test_a_begun_run_whose_record_is_damaged_stands_in_nobodys_way(prepared):
+    """Its states know what it takes to go on."""
+    begun = prepared.folder / "runs" / prepared.runs[0].slug / "record.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text("{")
+    assert len(execute(prepared)["done"]) == 6
 
 
 def test_a_record_that_cannot_be_read_is_a_failure(prepared):
