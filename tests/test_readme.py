@@ -202,9 +202,9 @@ def test_the_savings_page_comes_from_its_records_and_asks_what_it_must(root, tab
     )
 
 
-VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong")
+VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong", "why")
 """Suites of runs that stand beside another suite's."""
-WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf", "main-cifar10", "main-mnist", "why")
+WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf", "main-cifar10", "main-mnist")
 """Suites that wait for a GPU, or are being run: without all of their records yet."""
 
 

@@ -125,8 +125,8 @@ def _first_error(log: Path, begin: int, code: int) -> str:
 def threads(jobs: int) -> int:
     """Of each of so many processes beside each other: this one's share, one at least."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    ours = getattr(os, "sched_getaffinity", None)  # not on macOS
-    have = int(asked) if asked.isdigit() and int(asked) else len(ours(0)) if ours else os.cpu_count() or 1
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # not on macOS
+    have = int(asked) if asked.isdigit() and int(asked) else ours or 1
     return max(1, have // jobs)
 
 

@@ -25,7 +25,7 @@ from advcore.rng import Stream, preserved
 from advcore.rows import KINDS, DenseRows, FactoredRows, Rows
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.partition import PARTITIONS, Problem, Split
-from advcore.selection.quality import Sample, full_error, overlap, quality
+from advcore.selection.quality import Sample, full_error, overlap, quality, stretched
 from advcore.selection.solve import join, solve_all
 from advcore.solvers.base import scores_file
 from advcore.types import NORMALISE, Coreset, Selection, settings
@@ -238,7 +238,7 @@ class AdversarialCoreset(SelectionSettings):
             filled=sum(one.get("filled", 0) for one in coreset.info),
             rounds=max(one.get("rounds", 1) for one in coreset.info),
         )
-        return coreset
+        return replace(coreset, events=(*coreset.events, *stretched(coreset.quality["weight_sum"], self.normalise)))
 
     def _problems(self, call: "_Call", found: Measured, goal: Measured | None) -> list[Problem]:
         split = Split(

@@ -11,6 +11,7 @@ from advcore.rows import FactoredRows, Rows
 from advcore.types import Coreset
 
 _DRAWS = 5  # random subsets behind gradient_error_random
+_STRETCH = 2
 _ERRORS = ("gradient_error", "gradient_error_trained", "gradient_error_random", "target_error")
 
 
@@ -45,6 +46,20 @@ def _as_trained(coreset: Coreset, normalise: str) -> Tensor:
     if normalise == "batch" and coreset.blocks is not None:
         return torch.full((k,), n / k)  # a batch is one block of one weight, which its own sum cancels
     return coreset.training_weights("equal" if normalise == "equal" else "coreset") * (n / k)
+
+
+def stretched(weight_sum: float, normalise: str) -> tuple[str, ...]:
+    """An event where the trainer's rescaling makes steps more than twice, or less than half, as long as the solver's
+    weights mean them to be (docs/evidence.md has what that costs).
+
+    weight_sum : sum w / N.
+    """
+    if normalise == "none" or weight_sum <= 0 or 1 / _STRETCH <= weight_sum <= _STRETCH:
+        return ()
+    told = (
+        f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1 make steps {1 / weight_sum:.1f} times as long"
+    )
+    return (f"{told}; training.normalise: none keeps their scale",)
 
 
 def gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:

@@ -209,7 +209,9 @@ class Loop:
             raise
         distributed.merge(ledger)
         ledger.settle()  # once an epoch, so that no events pile up
-        (place.entry["units"],) = distributed.summed([ledger.units()])  # the first one's: the others' are merged into it
+        (place.entry["units"],) = distributed.summed(
+            [ledger.units()]
+        )  # the first one's: the others' are merged into it
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
         self.out.epochs.append(place.entry)
         self.place = Place(epoch=i + 1)

@@ -14,6 +14,7 @@ from advcore.selection.quality import (
     quality,
     random_gradient_error,
     sampled_error,
+    stretched,
 )
 from advcore.types import Coreset
 
@@ -149,3 +150,10 @@ def test_rows_that_do_not_change_have_the_error_they_had():
     cheap, _ = changed_rows()
     error, noise = full_error(cheap, PICKS, WEIGHTS, sample_of(cheap, 2, 5, 0))
     assert error == pytest.approx(gradient_error(cheap, PICKS, WEIGHTS), rel=1e-9) and noise < 1e-6
+
+
+@pytest.mark.parametrize("weight_sum, told", [(0.4, "2.5 times"), (2.5, "0.4 times"), (0.5, ""), (2.0, ""), (-1.0, "")])
+def test_rescaling_that_changes_the_length_of_steps_is_an_event(weight_sum, told):
+    events = stretched(weight_sum, "coreset")
+    assert len(events) == bool(told) and all(told in event and "normalise: none" in event for event in events)
+    assert not stretched(weight_sum, "none")
