@@ -120,15 +120,19 @@ def readable(record: RunRecord) -> bool:
 def _evaluation(record: RunRecord) -> tuple:
     last, data = record.final["last"], record.config.get("data", {})
     facts = tuple(f"{key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None)
-    attacks = tuple((attack_label(one), one["n"], repr(one.get("step_size"))) for one in last["attacks"])
+    attacks = tuple((attack_label(one), one["n"], _told_size(one.get("step_size"))) for one in last["attacks"])
     return str(data.get("path") or data.get("name", "?")), facts, attacks, last["clean"]["n"]
+
+
+def _told_size(size: float | None) -> str:
+    return "" if size is None else f"{size:.4g}"
 
 
 def _told(key: tuple) -> tuple[str, str]:
     data, facts, attacks, n = key
     told = f"{', '.join([data.rstrip('/').rpartition('/')[2], *facts])}; {n:,} test images"
     told += "".join(f", {m:,} under {name}" for name, m, _ in attacks if m != n)
-    told += "".join(f"; {name} in steps of {size}" for name, _, size in attacks if size != "None")
+    told += "".join(f"; {name} in steps of {size}" for name, _, size in attacks if size)
     names = " and ".join(name for name, _, _ in attacks)
     return f"{data.rstrip('/').rpartition('/')[2]}, {names or 'clean images'}", told
 

@@ -107,6 +107,8 @@ def _front(block: Block) -> list[Any]:
 def _table(block: Block, points: Sequence[Method], which: str) -> Table:
     best = {one.name for one in front(methods(block.groups, which))}
     header, rows = comparison({one.name: block.groups[one.name] for one in points}, which)
+    cost = header.index("relative cost")  # the front goes by more digits than two
+    rows = [(*row[:cost], f"{one.cost:.3f}", *row[cost + 1 :]) for row, one in zip(rows, points, strict=True)]
     told = [(f"{i}", row[0], "front" if row[0] in best else "", *row[1:]) for i, row in enumerate(rows, 1)]
     caption = f"Checkpoint {which}: means ± sample deviations over seeds; gradient errors are means over selections"
     return Table(caption, ("#", header[0], "", *header[1:]), told, words=3)

@@ -19,7 +19,7 @@ BASELINE_NAMES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A run: its record, or None, and then why it failed, if it did; hash: of its settings."""
+    """A run of a `method` with a `seed`: its record, or None, and then its `error`, if it failed; hash : of its settings."""
 
     method: str
     seed: int
