@@ -19,7 +19,7 @@ BASELINE_NAMES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A run of a `method` with a `seed`: its record, or None, and then its `error`, if it failed; hash : of its settings."""
+    """A run of a `method` with a `seed`: its record, or None, and its `error`, if it failed; hash : of its settings."""
 
     method: str
     seed: int
@@ -30,7 +30,8 @@ class Entry:
 
 @dataclass
 class Results:
-    """Of a suite, in its order. reference : the method that others are set beside; without : baselines left out."""
+    """Of a suite. entries : in its order. reference : the method that others are set beside. without : baselines that
+    were left out."""
 
     reference: str | None
     without: Sequence[str] = ()
@@ -55,7 +56,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Table:
-    """caption and notes : lines of text; rows of one cell span all columns."""
+    """caption and notes : lines of text; rows of one cell span all columns of the header."""
 
     caption: str
     header: Row
