@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -135,17 +136,30 @@ def captures(device: torch.device) -> bool:
 
 def captured(work: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
     """What `work` asks of a CUDA device, recorded as one graph: a function that has it done again, and the tensor that
-    it then writes to. `work` is done thrice before, since what a library sets up at first use must not be recorded."""
-    aside, here = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    aside.wait_stream(here)
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            work()
-    here.wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = work()
+    it then writes to. `work` is done thrice before, since what a library sets up at first use must not be recorded; the
+    device's random state stays as it was."""
+    with torch.cuda.device(device):
+        aside, here, drawn = _aside(device), torch.cuda.current_stream(device), torch.cuda.get_rng_state(device)
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                work()
+        here.wait_stream(aside)
+        torch.cuda.set_rng_state(drawn, device)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # only this thread's calls: others pin batches and watch over collectives meanwhile, and may
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                output = work()
+        finally:
+            torch.cuda.set_stream(here)  # a recording that fails leaves its own
     return graph.replay, output
+
+
+@lru_cache(maxsize=16)
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: libraries hold memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 def batches(tensor: torch.Tensor) -> bool:

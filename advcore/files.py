@@ -80,13 +80,17 @@ def _json(value: object) -> bytes:
 
 
 def read_json(path: Path) -> object:
-    """Raises CheckpointError if the file is missing or is not JSON."""
+    """Raises CheckpointError if the file is missing or is not JSON; NaN and infinity are none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"it holds {text}, which is no JSON")
 
 
 def _described(path: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from advcore import graphs
 from advcore.device import release
 from advcore.errors import NoMemoryError
 
@@ -44,6 +45,7 @@ class Pieces:
 
     def _halve(self, size: int) -> None:
         self.size = max(self._least, size // 2 // self._least * self._least)
+        graphs.forget()  # each holds the memory of a whole attack
         release()
         self.events.append(f"out of memory with {size} {self._of} at once; going on with {self.size}")
         log.warning("%s", self.events[-1])

@@ -12,6 +12,7 @@ from advcore.attacks import ATTACKS, LinfPGD
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.objectives import Pgd, Trades
+from advcore.pieces import Pieces
 from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
@@ -115,6 +116,58 @@ def test_another_attack_or_shape_or_mode_is_another_graph(model, source, recordi
         assert len(graphs._kept) == 4
 
 
+def moved(net):
+    net.to(torch.float64).to(torch.float32)
+
+
+def replaced(net):
+    net.load_state_dict({name: value.clone() for name, value in net.state_dict().items()}, assign=True)
+
+
+def laid_out(net):
+    net.to(memory_format=torch.channels_last)
+
+
+def changed(net):
+    net.load_state_dict({name: 0.5 * value for name, value in net.state_dict().items()})
+
+
+@pytest.mark.parametrize(("how", "graphs_made"), [(moved, 2), (replaced, 2), (laid_out, 2), (changed, 1)])
+def test_weights_that_lie_elsewhere_are_another_graph(source, recordings, how, graphs_made):
+    """The one before would read what is no longer theirs."""
+    net, ledger, y = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten()), CostLedger(), source.labels()
+    net.append(torch.nn.LazyLinear(4))
+    net(source._images)
+    forward = ledger.counted(net.eval())
+    with Speed(graphed=True).settled(CPU).running(), ledger.phase("attack"):
+        for change in (lambda net: None, how):
+            change(net)
+            for _ in range(3):
+                stream = Stream(seed=0, purpose="x").at(torch.arange(len(source)))
+                perturb(forward, Pgd(), ATTACK, source._images, y, generator=stream)
+    assert len(recordings) == graphs_made
+
+
+def test_an_objective_without_a_hash_is_attacked_as_it_stands(model, source, recordings):
+    class Own(Pgd):
+        __hash__ = None
+
+    found, _ = attacked(model, source, Own(), ATTACK, Speed(graphed=True))
+    plain, _ = attacked(model, source, Pgd(), ATTACK, Speed())
+    assert not recordings and all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
+
+
+def test_memory_that_runs_out_lets_go_of_graphs(model, source, recordings):
+    def work(piece):
+        if piece.stop - piece.start > 32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert not graphs._kept
+
+    with Speed(graphed=True).settled(CPU).running():
+        graphs._kept["a graph"] = None
+        Pieces(64).over(64, work)
+
+
 def test_what_cannot_be_recorded_is_said_in_a_line(model, source, recordings, monkeypatch):
     def refused(work, device):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
@@ -126,11 +179,16 @@ def test_what_cannot_be_recorded_is_said_in_a_line(model, source, recordings, mo
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("hidden", [False, True])
 def test_memory_that_runs_out_while_recording_is_left_to_who_can_halve_the_chunk(
-    model, source, recordings, monkeypatch
+    model, source, recordings, monkeypatch, hidden
 ):
     def short(work, device):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            if hidden:  # as the end of a capture may
+                raise RuntimeError("capture was invalidated")
 
     monkeypatch.setattr(graphs, "captured", short)
     with pytest.raises(torch.OutOfMemoryError):

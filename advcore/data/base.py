@@ -57,6 +57,7 @@ class Data:
 
     part : (N,) long, where the training examples stand in the whole training set. whole : the labels of that set.
     num_classes : how many there are. augment : (x (B, C, H, W), stream) to the augmented view.
+    images_changed : what was done to images, where labels do not tell; part of the data's name.
     """
 
     train: Source
@@ -66,6 +67,7 @@ class Data:
     whole: Tensor
     num_classes: int
     augment: Callable[[Tensor, Stream], Tensor]
+    images_changed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,7 @@ class DataSettings:
             whole=train.labels,
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
+            images_changed=f"{self.planted}, {self.split_seed}" if self.planted and self.planted.duplicates else "",
         )
 
 

@@ -1,5 +1,6 @@
 """Faults put into the training examples on purpose: to see what a selection does with them."""
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,10 @@ from advcore.errors import require, within
 from advcore.rng import Stream
 from advcore.types import settings
 
+log = logging.getLogger(__name__)
+
 _JITTER = 2  # of 255, the most that a pixel of a near copy moves
+_AT_ONCE = 1024  # images; what they draw takes 8 bytes a pixel, several times
 
 
 @settings
@@ -24,7 +28,7 @@ class Planted:
     long_tail : examples of the first class for one of the last, from 1 to 1e6; the classes between them fall
         geometrically (Cui et al. 2019, section 5.1).
     duplicates : share of the examples, in [0, 0.99], that give way to near copies of others of their class, each copied
-        equally often; every pixel of a copy moves by up to 2/255.
+        equally often; every pixel of a copy moves by up to 2/255. One example of each class stays.
     noise : share of the examples, in [0, 0.99], whose label becomes another class's, drawn uniformly.
 
     Raises ConfigError for values out of range. Applied in this order, seeded by `split_seed`.
@@ -51,7 +55,9 @@ def plant(split, part: Tensor, faults: Planted, num_classes: int, seed: int):
     labels = _mislabelled(split.labels, part, faults.noise, num_classes, stream.child("noise"))
     jitter, images, dataset = stream.child("jitter"), split.images, split.dataset
     if images is not None:
-        images = lambda positions: _copied(split.images(origin[positions]), positions, origin, jitter)  # noqa: E731
+        images = lambda positions: torch.cat(  # noqa: E731
+            [_copied(split.images(origin[own]), own, origin, jitter) for own in positions.split(_AT_ONCE)]
+        )
     if dataset is not None:
         dataset = _Faulty(dataset, labels, origin, jitter)
     return replace(split, labels=labels, images=images, dataset=dataset), part
@@ -78,6 +84,9 @@ def _origins(labels: Tensor, part: Tensor, share: float, stream: Stream) -> Tens
         kept = own[min(count, len(own) - 1) :]
         replaced = own[: len(own) - len(kept)]
         origin[replaced] = kept[torch.arange(len(replaced)) % len(kept)]
+    wanted, made = round(share * len(part)), int((origin != torch.arange(len(origin))).sum())
+    if made < wanted:
+        log.warning("planted.duplicates: %d copies instead of %d, as one example of each class stays", made, wanted)
     return origin
 
 

@@ -1,7 +1,7 @@
 """Which records are runs of one method, and which methods can be set beside each other."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Block:
-    """Methods whose accuracies can be set beside each other: the same data, attacks and number of test images."""
+    """Methods whose accuracies can be set beside each other: the same data, attacks and numbers of test images."""
 
     title: str
     told: str
@@ -43,7 +43,8 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in (one for one in runs if one.record):
         named = NAMED.fullmatch(run.where.rpartition("/")[2])
         several = by_name.setdefault(named["method"] if named else run.record.name, [])
-        same = next((own for own in several if _alike(_method(own[0].record), _method(run.record))), None)
+        settings = _method(run.record)
+        same = next((own for own in several if all(_alike(_method(one.record), settings) for one in own)), None)
         if same is None:
             several.append([run])
         else:
@@ -51,8 +52,13 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for name, several in by_name.items():
         for own, what in zip(several, _differences([_method(runs[0].record) for runs in several]), strict=True):
-            found[f"{name} ({what})" if what else name] = own
+            found[_free(f"{name} ({what})" if what else name, found)] = own
     return found
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """`name`, numbered where it is taken: what sets methods apart may be too long to stand in it."""
+    return next(n for n in (name, *(f"{name} [{i}]" for i in range(2, len(taken) + 2))) if n not in taken)
 
 
 def _alike(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
@@ -78,27 +84,57 @@ def _differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def repeated(runs: Sequence[Run]) -> dict[str, str]:
+    """Finished runs of one method and a seed that another one of it has, by that one: a mean over seeds counts each
+    seed once."""
+    first: dict[str, str] = {}
+    found = {}
+    for run in (run for run in runs if run.record.finished and "seed" in run.record.config):
+        seed = repr(run.record.config["seed"])
+        if first.setdefault(seed, run.where) != run.where:
+            found[run.where] = first[seed]
+    return found
+
+
 def blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
-    """Finished runs, apart where data or evaluation differ."""
+    """Finished runs, each seed of a method once, apart where data or evaluation differ."""
     found: dict[tuple, dict[str, list[RunRecord]]] = {}
     for name, runs in groups.items():
-        for record in (run.record for run in runs if run.record.finished):
-            for key in known(lambda record=record: [_evaluation(record)], []):
-                found.setdefault(key, {}).setdefault(name, []).append(record)
+        again = repeated(runs)
+        for record in (run.record for run in runs if run.record.finished and run.where not in again):
+            if readable(record):
+                found.setdefault(_evaluation(record), {}).setdefault(name, []).append(record)
     return [Block(*_told(key), own) for key, own in found.items()]
+
+
+def _point(record: RunRecord) -> tuple[str, float, float, float]:
+    """What a table and a picture take from it."""
+    return kind(record.config), record.relative_cost, robust(record), 100.0 * record.final["last"]["clean"]["accuracy"]
+
+
+def readable(record: RunRecord) -> bool:
+    """Whether a finished run's record holds what it takes to be compared."""
+    return bool(known(lambda: [_evaluation(record), _point(record)], []))
 
 
 def _evaluation(record: RunRecord) -> tuple:
     last, data = record.final["last"], record.config.get("data", {})
     facts = tuple(f"{key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None)
-    attacks = tuple(attack_label(one) for one in last["attacks"])
+    attacks = tuple((attack_label(one), one["n"], _told_size(one.get("step_size"))) for one in last["attacks"])
     return str(data.get("path") or data.get("name", "?")), facts, attacks, last["clean"]["n"]
+
+
+def _told_size(size: float | None) -> str:
+    return "" if size is None else f"{size:.4g}"
 
 
 def _told(key: tuple) -> tuple[str, str]:
     data, facts, attacks, n = key
     told = f"{', '.join([data.rstrip('/').rpartition('/')[2], *facts])}; {n:,} test images"
-    return f"{data.rstrip('/').rpartition('/')[2]}, {' and '.join(attacks) or 'clean images'}", told
+    told += "".join(f", {m:,} under {name}" for name, m, _ in attacks if m != n)
+    told += "".join(f"; {name} in steps of {size}" for name, _, size in attacks if size)
+    names = " and ".join(name for name, _, _ in attacks)
+    return f"{data.rstrip('/').rpartition('/')[2]}, {names or 'clean images'}", told
 
 
 def robust(record: RunRecord, which: str = "last") -> float:

@@ -96,7 +96,8 @@ def _axes(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
     costs = [one.cost for one in methods]
     log = min(costs) > 0 and max(costs) > 3 * min(costs)
     x = span(costs, log=log)
-    y = span([one.mean + sign * one.spread for one in methods for sign in (-1, 1)], top=100.0)
+    ends = [one.mean + sign * one.spread for one in methods for sign in (-1, 1)]
+    y = span(ends, top=max(100.0, *ends))  # a deviation may reach beyond what an accuracy can
     below = LINE * len(_legend_rows(methods, size[0])) + 8
     flat = frame(x, y, size=(size[0], size[1] - below), right=16, whole=False)
     if not log:

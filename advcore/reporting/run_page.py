@@ -78,7 +78,10 @@ def _key(record: RunRecord) -> list[tuple[str, str, str]]:
     found = []
     if "last" in record.final:
         last = record.final["last"]
-        told = [(f"robust, {attack_label(one)}", one) for one in last["attacks"][:1]] + [("clean", last["clean"])]
+        told = [(f"robust, {attack_label(one)}", one) for one in last["attacks"][:1]]
+        if len(last["attacks"]) > 1 and "worst" in last:
+            told = [(f"robust, all {len(last['attacks'])} attacks", last["worst"])]
+        told.append(("clean", last["clean"]))
         for name, one in told:
             low, high = one["interval"]
             found.append(

@@ -6,7 +6,7 @@ from typing import Any
 
 from advcore.reporting import svg
 from advcore.reporting.charts import Frame, frame
-from advcore.reporting.compare import Block, Run, blocks, grouped, methods, robust
+from advcore.reporting.compare import Block, Run, blocks, grouped, methods, readable, repeated, robust
 from advcore.reporting.front import Method, draw, front
 from advcore.reporting.parts import Figure, Figures, Note, Page, Section, Table
 from advcore.reporting.record import RunRecord
@@ -36,7 +36,7 @@ def runs_page(name: str, runs: Sequence[Run]) -> Page:
     return Page(
         title=name,
         subtitle=f"{len(groups)} methods, {len(shown)} runs, {finished} of them finished.",
-        notes=_unfinished(shown, runs),
+        notes=[*_unfinished(shown, runs), *_again(groups)],
         sections=sections,
         footer="Made by advcore report from the records in this folder.",
     )
@@ -67,6 +67,12 @@ def _unfinished(shown: Sequence[Run], runs: Sequence[Run]) -> list[Note]:
     return notes
 
 
+def _again(groups: Mapping[str, Sequence[Run]]) -> list[Note]:
+    pairs = [pair for own in groups.values() for pair in repeated(own).items()]
+    told = _few([f"{run} (as {first})" for run, first in pairs])
+    return [Note(f"Of a method and a seed that are there already, and in no average: {told}.")] if pairs else []
+
+
 def _few(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
@@ -87,18 +93,22 @@ def _front(block: Block) -> list[Any]:
     caption += "Points are means over seeds, bars their sample deviation. " if several else ""
     caption += "Dashed: the Pareto front, above and left of which no method lies. Numbers are the table's."
     narrow, wide = (draw(points, title, size) for size in (NARROW, WIDE))
-    parts: list[Any] = [Note(f"{block.told}, device {first.environment.get('device', 'not recorded')}.")]
+    records = [record for own in block.groups.values() for record in own]
+    devices = dict.fromkeys(str(one.environment.get("device", "not recorded")) for one in records)
+    parts: list[Any] = [Note(f"{block.told}; device {' and '.join(devices)}.")]
     parts.append(Figures([Figure(caption, narrow, wide)]))
     parts.append(Note(f"On the front, by cost: {', '.join(best)}."))
     for which in ("last", "best"):
         if all(which in record.final for records in block.groups.values() for record in records):
-            parts.append(_table(block, points, which))
+            parts += known(lambda which=which: [_table(block, points, which)])
     return parts + _references(block)
 
 
 def _table(block: Block, points: Sequence[Method], which: str) -> Table:
     best = {one.name for one in front(methods(block.groups, which))}
     header, rows = comparison({one.name: block.groups[one.name] for one in points}, which)
+    cost = header.index("relative cost")  # the front goes by more digits than two
+    rows = [(*row[:cost], f"{one.cost:.3f}", *row[cost + 1 :]) for row, one in zip(rows, points, strict=True)]
     told = [(f"{i}", row[0], "front" if row[0] in best else "", *row[1:]) for i, row in enumerate(rows, 1)]
     caption = f"Checkpoint {which}: means ± sample deviations over seeds; gradient errors are means over selections"
     return Table(caption, ("#", header[0], "", *header[1:]), told, words=3)
@@ -106,7 +116,7 @@ def _table(block: Block, points: Sequence[Method], which: str) -> Table:
 
 def _references(block: Block) -> list[Note]:
     """Relative costs must be relative to one thing."""
-    found = {records.reference.get("units") for own in block.groups.values() for records in own}
+    found = {record.reference.get("units") for own in block.groups.values() for record in own}
     if len(found) < 2:
         return []
     told = ", ".join("none" if units is None else f"{units:,}" for units in sorted(found, key=lambda v: v or 0))
@@ -120,7 +130,7 @@ SMALL = (170.0, 130.0)
 
 def _curves(groups: Mapping[str, Sequence[Run]]) -> list[Any]:
     """One small picture a method: its runs in colour, all others in grey."""
-    found = {name: [line for run in runs if len(line := _probes(run.record)) > 1] for name, runs in groups.items()}
+    found = {name: [line for run in runs if len(line := _probes(run)) > 1] for name, runs in groups.items()}
     found = {name: lines for name, lines in found.items() if lines}
     silent = [name for name in groups if name not in found]
     notes = [Note(f"Without validation accuracies over epochs: {_few(silent)}.", "missing")] if silent else []
@@ -142,12 +152,17 @@ def _curves(groups: Mapping[str, Sequence[Run]]) -> list[Any]:
     return [Note(about), Figures(figures, small=True), *notes]
 
 
-def _probes(record: RunRecord) -> list[svg.Point]:
-    told = [
-        (one["epoch"] + 1, one.get("robust") if one.get("robust") is not None else one.get("clean"))
-        for one in record.epochs
-    ]
-    return [(x, 100 * y) for x, y in told if y is not None]
+def _probes(run: Run) -> list[svg.Point]:
+    """Nothing for a record that is odd: it must not take the others' curves away."""
+
+    def points() -> list[svg.Point]:
+        told = [
+            (one["epoch"] + 1, one.get("robust") if one.get("robust") is not None else one.get("clean"))
+            for one in run.record.epochs
+        ]
+        return [(x, 100.0 * y) for x, y in told if y is not None]
+
+    return known(points, [])
 
 
 def _small_frame(lines: Sequence[Sequence[svg.Point]]) -> Frame:
@@ -172,8 +187,7 @@ def _flags(groups: Mapping[str, Sequence[Run]]) -> list[Any]:
     events: dict[tuple[str, str], list[str]] = {}
     for name, runs in groups.items():
         for run in runs:
-            told = dict.fromkeys(flag for found in run.record.final.values() for flag in found.get("flags", ()))
-            for flag in told:
+            for flag in known(lambda run=run: _own_flags(run.record), ["its flags cannot be read"]):
                 flags.setdefault((name, flag), []).append(_seed(run))
             for one in run.record.events:
                 events.setdefault((name, str(one.get("event", one))), []).append(
@@ -188,6 +202,10 @@ def _flags(groups: Mapping[str, Sequence[Run]]) -> list[Any]:
         else:
             parts.append(Note(f"{caption}: none."))
     return parts
+
+
+def _own_flags(record: RunRecord) -> list[str]:
+    return list(dict.fromkeys(str(flag) for found in record.final.values() for flag in found.get("flags", ())))
 
 
 def _seed(run: Run) -> str:
@@ -215,4 +233,6 @@ def _outcome(record: RunRecord) -> tuple[str, ...]:
     spent = f"{record.relative_cost:.3f}", f"{record.seconds:,.0f}"
     if not record.finished:
         return f"not finished, epochs done: {len(record.epochs)}", "–", *spent
+    if not readable(record):
+        return "finished, in no average: its accuracies cannot be read", "–", *spent
     return "finished", percent(robust(record) / 100), *spent

@@ -132,8 +132,8 @@ def weights(record: RunRecord, held: Mapping[int, Sequence[float]], missing: Map
     drawn = spread(sorted(set(held) & set(by_epoch)), CHOSEN)
     for epoch in drawn:
         figures.append(_histogram(epoch, held[epoch], by_epoch[epoch]))
-    if len(drawn) < len(held):
-        notes.append(Note(f"Histograms of {len(drawn)} of {len(held)} selections."))
+    if len(drawn) + len(missing) < len(by_epoch):
+        notes.append(Note(f"Histograms of {len(drawn)} of {len(by_epoch)} selections."))
     return [Figures(figures), *notes]
 
 

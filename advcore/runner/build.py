@@ -1,6 +1,7 @@
 """Config to objects: data, model, trainer, selector; every cross-check before the first step."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,7 +253,12 @@ def scores(built: Trainer, loaded: Data) -> tuple[Rows | None, dict[str, Any]]:
 
 def whole_fingerprint(loaded: Data) -> str:
     """Of the whole training set, before validation is taken out."""
-    return labels_digest(lambda i: loaded.whole[i], len(loaded.whole))
+    labels = labels_digest(lambda i: loaded.whole[i], len(loaded.whole))
+    return (
+        hashlib.sha256(f"{labels}, {loaded.images_changed}".encode()).hexdigest()[:16]
+        if loaded.images_changed
+        else labels
+    )
 
 
 def held_out(loaded: Data) -> int:

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +24,11 @@ from advcore.reporting.parts import Note, Shown
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import Beside, run_page
 from advcore.reporting.runs_page import runs_page
+from advcore.reporting.selection_parts import CHOSEN, spread
 from advcore.rng import Stream
 from advcore.runner import run as runner
 from advcore.runner.checkpoints import REPORT
-from advcore.runner.config import from_dict
+from advcore.runner.config import RunConfig, from_dict
 from advcore.types import Coreset
 
 THUMBNAIL = 64
@@ -43,25 +46,21 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
     """
     file = path if path.is_file() else path / "record.json"
-    if file.is_file():
-        record = RunRecord.load(file)
-        page = run_page(record, beside(file.parent, record, images))
-        target = path.with_suffix(".html") if path.is_file() else path / REPORT
-    else:
-        page = runs_page(path.resolve().name, found(path))
-        target = path / REPORT
-    target = out or target
+    target = out or (path.with_suffix(".html") if path.is_file() else path / REPORT)
+    one = RunRecord.load(file) if file.is_file() else None
+    several = [] if one else found(path, target.parent)
     runner.check_writable(target, file=True)
-    write_bytes(target, html(page).encode())
+    page = run_page(one, beside(file.parent, one, images)) if one else runs_page(path.resolve().name, several)
+    write_bytes(target, html(page).encode(errors="backslashreplace"))  # half a character, in a file's name or in JSON
     return target
 
 
-def found(path: Path) -> list[Run]:
-    """Every record in a folder: its own files, and those of the runs below it."""
+def found(path: Path, page: Path) -> list[Run]:
+    """Every record in a folder: its own files, and those of the runs below it. page : the folder of what links them."""
     if not path.is_dir():
         raise ConfigError(must("RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
     names = [*path.glob("*.json"), *path.rglob("record.json")]
-    runs = [_run(file, path) for file in sorted(set(names))]
+    runs = [_run(file, path, page) for file in sorted(set(names))]
     if not any(run.record for run in runs):
         what = "a run's folder (with record.json), or a folder of runs or of records (*.json)"
         told = f"; {runs[0].problem}" if runs else ""
@@ -69,21 +68,30 @@ def found(path: Path) -> list[Run]:
     return runs
 
 
-def _run(file: Path, top: Path) -> Run:
+def _run(file: Path, top: Path, page: Path) -> Run:
     own = file.name == "record.json"
     where = str((file.parent if own else file.with_suffix("")).relative_to(top))
-    page = file.parent / REPORT if own else file.with_suffix(".html")
-    link = page.relative_to(top).as_posix() if page.is_file() else ""
+    report = file.parent / REPORT if own else file.with_suffix(".html")
+    link = _link(report, page) if report.is_file() else ""
     try:
         return Run(where, RunRecord.load(file), link)
     except AdvcoreError as error:
         return Run(where, problem=str(error))
 
 
+def _link(target: Path, page: Path) -> str:
+    """From a page in the folder `page`; nothing where there is no way (other drives)."""
+    try:
+        relative = os.path.relpath(target.resolve(), page.resolve())
+    except ValueError:
+        return ""
+    return "./" + quote(Path(relative).as_posix(), errors="surrogateescape")
+
+
 def beside(folder: Path, record: RunRecord, images: int) -> Beside:
     """What lies in a run's folder beside its record; a line for what does not."""
     coresets, missing = {}, {}
-    for epoch in [one.get("epoch") for one in record.selections]:
+    for epoch in spread([one.get("epoch") for one in record.selections], CHOSEN):  # no more than are drawn
         try:
             coresets[epoch] = _coreset(folder, epoch)
         except (AdvcoreError, OSError) as error:
@@ -123,7 +131,7 @@ def _galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], im
 def _attacked_images(folder: Path, record: RunRecord, coreset: Coreset, images: int) -> Galleries:
     """Of the highest and the lowest weights, attacked by the selection's attack with the last weights of the model."""
     weights = runner.checkpoint(folder, "last")
-    prepared = runner.prepare(replace(from_dict(record.config), device="auto"), scores=False)
+    prepared = runner.prepare(_here(from_dict(record.config)), scores=False)
     coreset.check(len(prepared.data.whole), runner.build.whole_fingerprint(prepared.data))
     runner.load_state(prepared.model, weights)
     after = read_json(weights.with_suffix(".json")).get("epoch")
@@ -135,6 +143,12 @@ def _attacked_images(folder: Path, record: RunRecord, coreset: Coreset, images: 
         there = torch.tensor([positions[int(index)] for index in indices])
         galleries.append((title, _shown(_looked_at(prepared, there), indices, coreset.weights[chosen])))
     return galleries, _about(prepared, coreset, after, galleries)
+
+
+def _here(config: RunConfig) -> RunConfig:
+    """The run's settings on whatever device there is; a page fetches no data and tells no tracker."""
+    data = replace(config.data, download=False) if getattr(config.data, "download", False) else config.data
+    return replace(config, device="auto", data=data, tracking=[])
 
 
 def picks(coreset: Coreset, most: int) -> list[tuple[str, Tensor]]:

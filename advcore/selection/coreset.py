@@ -196,7 +196,8 @@ class AdversarialCoreset(SelectionSettings):
         n = len(source)
         quality = {"gradient_error": 0.0, "gradient_error_trained": 0.0, "gradient_error_random": 0.0}
         quality |= {"weight_sum": 1.0, "effective_sample_size": 1.0, "filled": 0, "rounds": 1, "overlap": None}
-        quality |= {"class_counts": source.class_counts(), "target_error": None}
+        known = source.class_counts() is not None  # of classes that are there, while a place here is a class
+        quality |= {"class_counts": source.labels().bincount().tolist() if known else None, "target_error": None}
         return self._coreset(source, seed, epoch, indices=torch.arange(n), weights=torch.ones(n), quality=quality)
 
     def _choose(self, call: "_Call", rows: Rows | None, previous: Coreset | None) -> Coreset:

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from advcore.data import DATASETS
+from advcore.data import planted as faults
 from advcore.data.base import Split
 from advcore.data.planted import Planted, plant
 from advcore.data.source import Streamed
 from advcore.errors import ConfigError
+from advcore.runner.build import whole_fingerprint
 
 CPU = torch.device("cpu")
 
@@ -82,6 +84,28 @@ def test_digits_keep_validation_and_test_as_they_are():
     again = faulty.load(CPU)
     assert torch.equal(again.train.labels(), found.train.labels())
     assert torch.equal(found.whole[found.part], found.train.labels())
+
+
+def test_copies_are_the_same_however_many_images_are_made_at_once(split, monkeypatch):
+    found, part = planted(split, duplicates=0.5)
+    whole = found.images(part)
+    monkeypatch.setattr(faults, "_AT_ONCE", 7)
+    assert torch.equal(found.images(part), whole)
+
+
+def test_a_class_of_one_keeps_its_image_and_a_line_says_so(split, caplog):
+    with caplog.at_level("WARNING"):
+        found, part = plant(split, torch.arange(4), Planted(duplicates=0.5), 4, seed=0)
+    assert torch.equal(found.images(part), split.images(part)) and "0 copies instead of 2" in caplog.text
+
+
+def test_scores_and_coresets_of_other_images_are_of_other_data():
+    """A fingerprint is of labels, which copies keep."""
+    plain, copied, more, tailed = (
+        whole_fingerprint(DATASETS["digits"](planted=planted).load(CPU))
+        for planted in (None, Planted(duplicates=0.5), Planted(duplicates=0.6), Planted(long_tail=5))
+    )
+    assert len({plain, copied, more}) == 3 and tailed == plain  # what is left of a tail is where it was
 
 
 @pytest.mark.parametrize("name, value", [("long_tail", 0.5), ("duplicates", 1.0), ("noise", -0.1)])

@@ -398,7 +398,7 @@ def test_a_folder_in_which_nothing_is_finished_and_records_that_are_odd():
     page = html(runs_page("x", [Run("a", record(finished=False, final={}))]))
     assert "No run is finished yet" in page
     page = html(runs_page("x", [Run("a-s0", record(final={"last": {}})), Run("b-s0", record())]))
-    assert "does not hold what belongs here" in page
+    assert "its accuracies cannot be read" in page
 
 
 def test_settings_are_listed_as_in_a_run_file():
@@ -411,3 +411,69 @@ def test_a_table_says_which_cells_are_headers():
     page = html(Page("t", "s", sections=[Section("x", "x", [Table("c", ("a", "b"), [("1", "2")])])]))
     assert '<th scope="col" class="words">a</th><th scope="col">b</th>' in page
     assert '<th scope="row" class="words">1</th><td>2</td>' in page
+
+
+def of(seed: int, where: str, robust: float = 0.7, **more) -> Run:
+    config = {**record().config, "seed": seed, **more.pop("config", {})}
+    return Run(where, record(config=config, final={"last": final(0.9, robust), "best": final(0.9, robust)}, **more))
+
+
+def test_a_seed_that_was_run_twice_counts_once_in_the_mean():
+    runs = [of(0, "first", 0.70), of(0, "second", 0.71), of(1, "third", 0.72)]
+    page = html(runs_page("x", runs))
+    (block,) = blocks(grouped(runs))
+    assert [len(own) for own in block.groups.values()] == [2]
+    assert "in no average: second (as first)." in page and "71.0 ± 1.4" in page
+
+
+def test_no_method_is_lost_where_what_sets_it_apart_is_too_long_for_its_name():
+    long = [{"attacks": [{"name": "linf_pgd", "told": "x" * 200, "steps": i}]} for i in range(3)]
+    found = grouped([of(0, f"{i}/full-s0", config={"evaluation": one}) for i, one in enumerate(long)])
+    assert [len(own) for own in found.values()] == [1, 1, 1]
+
+
+def test_a_record_that_knows_less_does_not_join_two_methods():
+    old = {key: value for key, value in record().config.items() if key != "selection"}
+    runs = [Run("old", record(config={**old, "seed": 0}))]
+    runs += [of(seed, f"r{seed}", config={"selection": {"budget": seed / 10}}) for seed in (1, 2)]
+    runs[0].record.config["selection"] = {"solver": {"name": "gradmatch"}}
+    assert sorted(len(own) for own in grouped(runs).values()) == [1, 2]
+
+
+def test_runs_judged_on_other_numbers_of_images_or_by_other_steps_are_not_set_beside_each_other():
+    def run(where, **how):
+        last = {"clean": entry(0.9), "attacks": [attacked(0.6) | how], "flags": []}
+        return Run(where, record(name=where, final={"last": last, "best": last}))
+
+    assert len(blocks(grouped([run("a"), run("b")]))) == 1
+    apart = blocks(grouped([run("a"), run("b", n=100), run("c", step_size=0.001)]))
+    assert len(apart) == 3 and "100 under linf 0.1, PGD-50 x 3" in apart[1].told and "0.001" in apart[2].told
+
+
+ODD = [
+    {"epochs": [{}]},
+    {"final": {"last": 3, "best": {}}},
+    {"final": {"last": {}}},
+    {"config": {"seed": 0, "selection": {"solver": 3}}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_record_takes_nothing_from_the_others(odd):
+    page = html(runs_page("x", [of(0, "good-s0"), Run("bad-s0", record(name="bad", **odd))]))
+    assert "does not hold what belongs here" not in page
+    for name, told in (("learning", "good"), ("flags", "Events"), ("runs", "good-s0"), ("runs", "bad-s0")):
+        assert told in words(section(page, name))
+    assert ("in no average: its accuracies cannot be read" in page) == ("epochs" not in odd)
+
+
+def test_of_several_attacks_all_of_them_together_come_first():
+    last = final(0.9, 0.6) | {"attacks": [attacked(0.6), attacked(0.3, "l2_pgd")], "worst": entry(0.28)}
+    top = words(page_of(record(final={"last": last, "best": last})).partition("<main>")[0])
+    assert "robust, all 2 attacks 28.0 %" in top and "60.0 %" not in top
+
+
+def test_a_deviation_beyond_an_accuracy_of_one_stays_inside_the_picture():
+    points = [Method("a", "all data", [0.5, 0.5], [88.0, 100.0])]
+    drawn = str(draw(points, "robust", (340.0, 340.0)))
+    assert min(float(y) for y in re.findall(r'y[12]="(-?[\d.]+)"', drawn)) >= 24

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from advcore import cli
-from advcore.errors import ConfigError
+from advcore.errors import CheckpointError, ConfigError
 from advcore.files import read_json, write_json
 from advcore.reporting.record import RunRecord
-from advcore.runner.report import THUMBNAIL, picks, png
+from advcore.runner.report import THUMBNAIL, picks, png, report
 from advcore.types import Coreset
 
 
@@ -112,10 +112,29 @@ def test_a_folder_of_runs_and_a_folder_of_records_become_pages(advcore, made, tm
     code, out, err = advcore("report", tmp_path / "study", "--out", tmp_path / "page.html")
     assert code == 0 and str(tmp_path / "page.html") in out, err
     page = (tmp_path / "page.html").read_text()
-    assert '<a href="tiny-s0/report.html">tiny-s0</a>' in page and "1 methods, 2 runs, 1 of them finished" in page
+    assert '<a href="./study/tiny-s0/report.html">tiny-s0</a>' in page
+    assert "1 methods, 2 runs, 1 of them finished" in page
     assert "in no average: tiny-s1" in page and "odd.json is not a record of this version" in page
     one = shutil.copy(made / "record.json", tmp_path / "study/tiny-s7.json")
     assert advcore("report", one)[0] == 0 and (tmp_path / "study/tiny-s7.html").is_file()
+
+
+def test_hostile_names_of_folders_and_runs_are_text(made, tmp_path):
+    odd = tmp_path / 'javascript:alert(1)#"<b>'
+    odd.mkdir()
+    shutil.copy(made / "record.json", odd)
+    text = (odd / "record.json").read_text().replace('"name": "trades_gradmatch"', '"name": "<b>\\ud800"')
+    (odd / "record.json").write_text(text)
+    assert "<b>\\ud800" in report(odd, images=0).read_text().replace("&lt;", "<").replace("&gt;", ">")
+    page = report(tmp_path).read_text()
+    assert 'href="./javascript%3Aalert%281%29%23%22%3Cb%3E/report.html"' in page and "<b>" not in page
+
+
+def test_a_record_with_what_is_no_number_is_not_read(made, tmp_path):
+    text = (made / "record.json").read_text()
+    (tmp_path / "record.json").write_text(re.sub(r'"loss": [0-9.e-]+', '"loss": NaN', text, count=1))
+    with pytest.raises(CheckpointError, match="NaN"):
+        report(tmp_path)
 
 
 @pytest.mark.parametrize(("arguments", "told"), [

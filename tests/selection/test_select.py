@@ -11,7 +11,7 @@ from torch.utils.data import Subset, TensorDataset
 from advcore import AdversarialCoreset, Coreset, Trainer, evaluate
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
-from advcore.data.source import Resident
+from advcore.data.source import Part, Resident
 from advcore.errors import AdvcoreError, ConfigError, DataError, NonFiniteError
 from advcore.gradients.base import AveragedScores
 from advcore.gradients.input_norm import input_norms
@@ -170,6 +170,9 @@ def test_budget_1_keeps_all_with_weight_1_and_attacks_nothing(model, source):
     coreset = selector(budget=1.0).select(model, source, seed=0, ledger=ledger)
     assert torch.equal(coreset.indices, torch.arange(96)) and bool((coreset.weights == 1).all())
     assert ledger.units() == 0
+    without_1 = Part(source, (source.labels() != 1).nonzero()[:, 0])
+    counts = selector(budget=1.0).select(model, without_1, seed=0).quality["class_counts"]
+    assert counts == without_1.labels().bincount().tolist() and counts[1] == 0
 
 
 @pytest.mark.case("G4")
