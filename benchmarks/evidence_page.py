@@ -139,22 +139,24 @@ difference. Among so many, one in twenty stars is chance.
 """
 
 
-SAYS = """- **A selection does what it promises.** The weighted gradient of GradMatch's coreset is many times nearer to that of all
-  data than a random subset's, and stays so for all the epochs that are trained on it: nothing is stale.
-- **That is not what limits training.** Dropping the weights, another ridge, a full attack for the selection, a selection in
-  every epoch: the error of the summed gradient changes many times over, the accuracy by nothing beyond chance. A step sees
-  a batch of 64, whose own gradient is off by more than its length: beside that noise, an error of a few hundredths in what
-  the batches come from has nothing to show itself in.
-- **What moves accuracy is which examples there are, and how often the model sees new ones.** One random subset for the
-  whole run, only what is easy (EasyCore), what the biases' gradients alone can tell apart, classes that lose their share
-  (`whole`): all of these cost. More passes on more data help.
-- **Rescaled weights can be a learning rate in disguise.** With `partition: whole`, GradMatch's weights sum to well below N;
-  rescaled to mean 1 they make steps more than twice as long, which costs more than two points. `training.normalise: none`
-  keeps their scale, and a run now says so where it matters. Per class, the default, the sum is N but for a few percent.
-- **A selection's own cost comes first.** At the same size a coreset is level with a random subset or better; a random
-  subset of the same cost is larger, and makes up for it.
-- **Near duplicates are where coresets are ahead of random subsets of their size**; long tails and wrong labels are not,
-  here. CRAIG's medoids are harder examples than the rest, on which the loss is higher throughout.
+SAYS = """- **A selection does what it promises.** The weighted gradient of GradMatch's coreset is many times nearer to
+  that of all data than a random subset's, and stays so for all the epochs that are trained on it: nothing is
+  stale.
+- **That is not what limits training.** Dropping the weights, another ridge, a full attack for the selection, a
+  selection in every epoch: the error of the summed gradient changes many times over, the accuracy by nothing
+  beyond chance. A step sees a batch of 64, whose own gradient is off by more than its length: beside that
+  noise, an error of a few hundredths in what the batches come from has nothing to show itself in.
+- **What moves accuracy is which examples there are, and how often the model sees new ones.** One random subset
+  for the whole run, only what is easy (EasyCore), what the biases' gradients alone can tell apart, classes that
+  lose their share (`whole`): all of these cost. More passes on more data help.
+- **Rescaled weights can be a learning rate in disguise.** With `partition: whole`, GradMatch's weights sum to
+  well below N; rescaled to mean 1 they make steps more than twice as long, which costs more than two points.
+  `training.normalise: none` keeps their scale, and a run now says so where it matters. Per class, the default,
+  the sum is N but for a few percent.
+- **A selection's own cost comes first.** At the same size a coreset is level with a random subset or better; a
+  random subset of the same cost is larger, and makes up for it.
+- **Near duplicates are where coresets are ahead of random subsets of their size**; long tails and wrong labels
+  are not, here. CRAIG's medoids are harder examples than the rest, on which the loss is higher throughout.
 """
 
 
