@@ -11,7 +11,7 @@ run: $(READY)
 	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # needs chromium and chromedriver: apt-get install -y chromium chromium-driver
 browser: $(READY)

@@ -47,6 +47,7 @@ def workers(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in listed.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.case("A7")
 def test_a_run_of_two_processes_leaves_what_one_leaves(tmp_path, tiny):
     code, out, err = ended(torchrun("run", FILE, "--out", tmp_path / "two", *overrides(tiny)))

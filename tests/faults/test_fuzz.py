@@ -62,6 +62,7 @@ def through_a_process(texts, folder, some: slice) -> None:
         in_order(done.returncode, done.stderr, time.perf_counter() - started)
 
 
+@pytest.mark.slow
 @pytest.mark.case("G1", "G2", "G3")
 def test_one_of_them_through_the_command_line(texts, nowhere):
     through_a_process(texts, nowhere, slice(7, 8))

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from safetensors.torch import save_file
 
 from advcore import Coreset
@@ -454,6 +455,7 @@ def test_a_mistake_in_a_process_has_no_traceback(root):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_with_130_and_what_was_done(root, tmp_path):
     import signal
 
@@ -486,8 +488,7 @@ KINDS = {
 """Objective and attack of what is trained."""
 
 
-@pytest.mark.parametrize("solver", ["random", "craig", "gradmatch"])
-@pytest.mark.parametrize("kind", KINDS)
+@covering("kind, solver", {kind: kind for kind in KINDS}, {name: name for name in ("random", "craig", "gradmatch")})
 def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, kind, solver):
     objective, attack = KINDS[kind]
     changes = [f"objective={{name: {objective}}}", f"attack={attack}", f"selection.solver={{name: {solver}}}"]

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from covering import covering
 from torch import nn
 
 from advcore.attacks import L1PGD, L2PGD, FastLPA, LinfPGD
@@ -102,9 +103,12 @@ def test_full_training_costs_what_the_papers_count(model, source):
     assert trainer(epochs=1).fit(model, source, seed=0).ledger.units() == N * (2 * K + 2)
 
 
-@pytest.mark.parametrize("objective", [Pgd(), Trades(), Mart()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("solver", [None, Random(), GradMatch()], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("name", RULES)
+@covering(
+    "objective, solver, name",
+    {"pgd": Pgd(), "trades": Trades(), "mart": Mart()},
+    {"all data": None, "random": Random(), "gradmatch": GradMatch()},
+    {name: name for name in RULES},
+)
 def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, name, solver, objective):
     rule = RULES[name]()
     if rule.single_image and len(objective.passes) > 1:
@@ -120,9 +124,12 @@ def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, na
 # ---- equal to plain training at the ends of their range ----
 
 
-@pytest.mark.parametrize("objective", [Pgd(), Trades(), Mart()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("correction", ["none", "inverse_probability"])
+@covering(
+    "objective, name, correction",
+    {"pgd": Pgd(), "trades": Trades(), "mart": Mart()},
+    {name: name for name in ATTACKS},
+    {"plain": "none", "corrected": "inverse_probability"},
+)
 def test_at_rho_one_and_no_clean_loss_a_selective_run_is_the_full_run(model, source, name, objective, correction):
     rule = RULES[name](rho=1.0, clean=0.0, warm_up=0, correction=correction)
     full = trainer(None, objective).fit(copy.deepcopy(model), source, source, seed=1)

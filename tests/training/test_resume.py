@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from torch import nn
 
 from advcore import signals
@@ -148,7 +149,7 @@ def test_stopped_again_and_again_it_ends_where_the_undisturbed_run_ends(net, sou
 
 
 @pytest.mark.case("A2")
-@each_run
+@covering("name", {name: name for name in RUNS})
 def test_gone_on_with_after_any_epoch_it_ends_where_the_undisturbed_run_ends(net, source, tmp_path, name):
     made, states = trainer(**RUNS[name]), []
     undisturbed = fit(made, net, source, Listener(on_checkpoint=lambda state: states.append(state())))

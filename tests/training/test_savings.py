@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from covering import covering
 from torch.utils.data import Dataset
 
 from advcore.attacks import L2PGD, NFGSM, FastLPA, LinfPGD, StAdv
@@ -301,11 +302,14 @@ def test_nobody_watching_few_steps_is_an_event(model, source, attack):
 # ---- costs ----
 
 
-@pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("solver", [None, Random(), GradMatch(), Craig()], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("rule", [None, RULES["margin"](warm_up=1), RULES["random"](), RULES["loss_ranked"]()], ids=str)
-@pytest.mark.parametrize("schedule", [None, Linear(first=1, last=4), ByBudget(mean=1.6, last=4)], ids=str)
-@pytest.mark.parametrize("selecting", [None, 1], ids=["selecting in full", "selecting by one step"])
+@covering(
+    "objective, solver, rule, schedule, selecting",
+    {"pgd": Pgd(), "trades": Trades()},
+    {"all data": None, "random": Random(), "gradmatch": GradMatch(), "craig": Craig()},
+    {"no rule": None, "margin": RULES["margin"](warm_up=1), **{n: RULES[n]() for n in ("random", "loss_ranked")}},
+    {"own steps": None, "linear": Linear(first=1, last=4), "by budget": ByBudget(mean=1.6, last=4)},
+    {"selecting in full": None, "selecting by one step": 1},
+)
 def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, solver, rule, schedule, selecting):
     if rule and rule.single_image and len(objective.passes) > 1:
         pytest.skip("the rule refuses this objective")
