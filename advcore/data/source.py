@@ -7,6 +7,7 @@ that were given.
 import operator
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Protocol
 
 import torch
@@ -301,6 +302,8 @@ class _Checked(Dataset):
 
     def lost(self, workers: Sequence, chunk: Tensor, error: Exception) -> DataError:
         """Why the batch of `chunk` does not come: which of the `workers` died, and reading what; else `error`."""
+        if isinstance(error, (EOFError, OSError)):  # what a worker sent cannot be fetched: it is dying, or dead
+            wait([worker.sentinel for worker in workers], timeout=_DYING)
         for worker, reading in zip(workers, [] if self._reads is None else self._reads.tolist(), strict=False):
             if worker.exitcode is not None and (worker.exitcode or reading != _NOTHING):
                 which = _these(chunk) if reading == _NOTHING else f"example {reading}"
@@ -309,6 +312,7 @@ class _Checked(Dataset):
 
 
 _NOTHING = -1
+_DYING = 2  # seconds
 
 
 def _these(chunk: Tensor) -> str:

@@ -1,6 +1,9 @@
 """Batches by index: the same from memory and from a DataLoader, and one clear error for each bad example."""
 
+import multiprocessing
+import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from advcore.data.source import Resident, Streamed, as_source, check_images, check_labels, chunked, to_float
+from advcore.data.source import Resident, Streamed, _Checked, as_source, check_images, check_labels, chunked, to_float
 from advcore.errors import DataError
 
 N, SHAPE = 12, (3, 5, 4)
@@ -255,3 +258,14 @@ def test_chunks_keep_the_order_and_never_end_in_a_lone_example(n, size):
     assert torch.cat(pieces).tolist() == list(range(n))
     assert all(len(piece) == size for piece in pieces[:-1])
     assert len(pieces) == 1 or 2 <= len(pieces[-1]) <= size + 1
+
+
+def test_a_worker_that_is_still_dying_is_waited_for():
+    """What it sent is lost before it is gone, and the loader says no more than EOFError."""
+    worker = multiprocessing.get_context("fork").Process(target=lambda: (time.sleep(0.3), os._exit(3)))
+    worker.start()
+    worker.id = 0
+    checked = _Checked([(torch.rand(1, 2, 2), 0)] * 4, (1, 2, 2), workers=1)
+    checked._reads[0] = 2
+    line = str(checked.lost([worker], torch.arange(4), EOFError()))
+    assert line.startswith("example 2 cannot be read: the worker process") and "exit code 3" in line
