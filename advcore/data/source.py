@@ -303,7 +303,9 @@ class _Checked(Dataset):
     def lost(self, workers: Sequence, chunk: Tensor, error: Exception) -> DataError:
         """Why the batch of `chunk` does not come: which of the `workers` died, and reading what; else `error`."""
         if isinstance(error, (EOFError, OSError)):  # what a worker sent cannot be fetched: it is dying, or dead
-            wait([worker.sentinel for worker in workers], timeout=_DYING)
+            gone = wait([worker.sentinel for worker in workers], timeout=_DYING)
+            for worker in workers:
+                worker.join(_DYING if worker.sentinel in gone else 0)  # its files close before it is seen to be gone
         for worker, reading in zip(workers, [] if self._reads is None else self._reads.tolist(), strict=False):
             if worker.exitcode is not None and (worker.exitcode or reading != _NOTHING):
                 which = _these(chunk) if reading == _NOTHING else f"example {reading}"
