@@ -46,6 +46,12 @@ def tiny() -> tuple[str, ...]:
     return tuple(TINY)
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Every test begins from the same random state, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def source() -> Resident:
     """96 random 1 x 8 x 8 images of 4 uneven classes."""
