@@ -140,8 +140,8 @@ difference. Among so many, one in twenty stars is chance.
 
 
 SAYS = """- **A selection does what it promises.** The weighted gradient of GradMatch's coreset is many times nearer to
-  that of all data than a random subset's, and stays so for all the epochs that are trained on it: nothing is
-  stale.
+  that of all data than a random subset's. The first epoch on it costs a part of that lead; what is left lasts for all the
+  epochs that follow, without another selection.
 - **That is not what limits training.** Dropping the weights, another ridge, a full attack for the selection, a
   selection in every epoch: the error of the summed gradient changes many times over, the accuracy by nothing
   beyond chance. A step sees a batch of 64, whose own gradient is off by more than its length: beside that

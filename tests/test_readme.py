@@ -230,3 +230,34 @@ def test_the_coreset_runs_keep_what_the_experiments_claim(tables):
         assert robust[method] >= robust["full"] - 0.03
         assert all(record.relative_cost <= 0.60 for record in found[method])
         assert all(s["gradient_error"] < s["gradient_error_random"] for r in found[method] for s in r.selections)
+
+
+def test_what_the_evidence_page_says_in_words_is_in_its_records(tables):
+    page, found = tables.evidence_page, tables.groups("why")
+
+    def error(name):
+        return statistics.fmean(s["gradient_error_trained"] for r in found[name] for s in r.selections)
+
+    def gap(*pairs):
+        return page.paired(found, pairs)[:2]
+
+    mine, chance = error("GradMatch"), [s["gradient_error_random"] for r in found["GradMatch"] for s in r.selections]
+    assert 10 * mine < statistics.fmean(chance) and error("GradMatch, weights dropped") > 10 * mine
+    for name in ("GradMatch, weights dropped", "GradMatch, every epoch", "GradMatch, selected by PGD-7"):
+        assert abs(gap((name, "GradMatch"))[0]) < 0.5
+    stale = read_json(tables.HERE / "records/staleness.json")["found"]
+    for seed, after in enumerate(stale["gradmatch"]):
+        assert all(5 * one["coreset"] < one["random subset"] for one in after)
+        assert all(one["batch"] > 1 for one in after[1:])  # while it is trained on
+        assert all(one["loss inside"] > one["loss outside"] for one in stale["craig"][seed])
+    for worse, than in (
+        ("random, one subset", "random"),
+        ("EasyCore", "random"),
+        ("GradMatch, bias rows", "GradMatch"),
+    ):
+        assert gap((worse, than))[0] < -0.5
+    whole = [s["weight_sum"] for r in found["GradMatch, whole"] for s in r.selections]
+    assert max(whole) < 0.5 and gap(("GradMatch, whole, normalise none", "GradMatch, whole"))[0] > 2
+    assert gap(("GradMatch", "random of GradMatch's cost"))[0] < 0
+    assert "Duplicates, coresets beside random subsets of their size: better" in tables.evidence_text()
+    assert "Duplicates, coresets beside random subsets of their cost: no difference" in tables.evidence_text()
