@@ -140,12 +140,13 @@ difference. Among so many, one in twenty stars is chance.
 
 
 SAYS = """- **A selection does what it promises.** The weighted gradient of GradMatch's coreset is many times nearer to
-  that of all data than a random subset's. The first epoch on it costs a part of that lead; what is left lasts for all the
-  epochs that follow, without another selection.
-- **That is not what limits training.** Dropping the weights, another ridge, a full attack for the selection, a
-  selection in every epoch: the error of the summed gradient changes many times over, the accuracy by nothing
-  beyond chance. A step sees a batch of 64, whose own gradient is off by more than its length: beside that
-  noise, an error of a few hundredths in what the batches come from has nothing to show itself in.
+  that of all data than a random subset's. The first epoch on it costs a part of that lead; what is left lasts
+  for all the epochs that follow, without another selection.
+- **That is not what limits training.** Dropping the weights, a full attack for the selection, a selection in
+  every epoch: the error of the summed gradient changes many times over, the accuracy by nothing beyond chance
+  (a larger ridge, which evens the weights out, may bring a few tenths). A step sees a batch of 64, whose own
+  gradient is off by more than its length: beside that noise, an error of a few hundredths in what the batches
+  come from has nothing to show itself in.
 - **What moves accuracy is which examples there are, and how often the model sees new ones.** One random subset
   for the whole run, only what is easy (EasyCore), what the biases' gradients alone can tell apart, classes that
   lose their share (`whole`): all of these cost. More passes on more data help.
