@@ -57,11 +57,11 @@ BLOCKS = {
     "full training": ["full (PGD-7)"],
     "a half": ["shortened", "PGD-3", "random 0.5", "CRAIG 0.5", "GradMatch 0.5"],
     "a quarter": [
-        *("FAT", "N-FGSM", "one step, remembered", "random, one step", "GradMatch, one step"),
+        *("shortened to 3", "FAT", "N-FGSM", "one step, remembered", "random, one step", "GradMatch, one step"),
         *("random, one step, remembered", "GradMatch, one step, remembered", "margin, one step"),
     ],
     "an eighth": [
-        *("one step, shortened", "random, one step, half", "random, one step, half, remembered"),
+        *("shortened to 1", "one step, shortened", "random, one step, half", "random, one step, half, remembered"),
         "GradMatch, one step, half, remembered",
     ],
 }
