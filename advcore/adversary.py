@@ -50,7 +50,7 @@ def perturb(
 
 
 def _as_a_graph(forward, objective, attack, x, y, clean, generator) -> Tensor | None:
-    """x_adv by one graph; None for an attack or model that has none, or the first time."""
+    """x_adv by one graph, once there is one; None for an attack or a model that never has one."""
     if not hasattr(attack, "rise") or not hasattr(forward, "replayed") or forward.model.training:
         return None
     x = in_full(x)

@@ -133,13 +133,15 @@ class Counted:
             logits.register_hook(lambda gradient: self.ledger.count("backward", size))
         return logits
 
-    def replayed(self, key: Hashable, work: Callable, inputs: Sequence[Tensor], passes: tuple[int, int]):
-        """`work(forward, *inputs)` by its graph, counted as `passes` forward and backward passes of each of the first
-        input's examples; None where it is to be done as it stands (`advcore.graphs`)."""
+    def replayed(
+        self, key: Hashable, work: Callable[..., Tensor], inputs: Sequence[Tensor], passes: tuple[int, int]
+    ) -> Tensor:
+        """`work(forward, *inputs)`, by its graph where there is one (`advcore.graphs`), which counts as `passes`
+        forward and backward passes of each of the first input's examples; else as it stands."""
         check()
-        forward = partial(passed, self.model)
-        found = replayed(self.model, (key, current()), partial(work, forward), inputs)
-        if found is not None:
-            for kind, count in zip(("forward", "backward"), passes, strict=True):
-                self.ledger.count(kind, count * len(inputs[0]))
+        found = replayed(self.model, (key, current()), partial(work, partial(passed, self.model)), inputs)
+        if found is None:
+            return work(self, *inputs)
+        for kind, count in zip(("forward", "backward"), passes, strict=True):
+            self.ledger.count(kind, count * len(inputs[0]))
         return found
