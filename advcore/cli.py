@@ -293,7 +293,6 @@ def bench(
     table: Annotated[bool, typer.Option("--table", help="Run nothing; write the tables as files, too.")] = False,
 ) -> None:
     """Run every method of SUITE with every seed, with the baselines at its costs, and compare them in a table."""
-    from advcore.errors import at_least
     from advcore.runner import bench as runner
     from advcore.runner.suite import shard as part_of
 
@@ -341,7 +340,7 @@ def _watcher(total: int) -> Iterator:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from advcore.runner.bench import Watcher
+    from advcore.runner.attempt import Watcher
 
     console = Console(highlight=False, soft_wrap=True)
     live, count, tasks = console.is_terminal, 0, {}

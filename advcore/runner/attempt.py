@@ -35,6 +35,15 @@ class Outcome:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Who is told what happens to runs; by default nobody."""
+
+    on_start: Callable[[Run], None] = lambda run: None
+    on_line: Callable[[Run, str], None] = lambda run, line: None
+    on_end: Callable[[Run, Outcome], None] = lambda run, outcome: None
+
+
 Work = Callable[..., Outcome]
 
 

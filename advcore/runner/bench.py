@@ -8,7 +8,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from advcore.errors import CheckpointError, UserError, must, require
@@ -17,7 +17,7 @@ from advcore.reporting.formats import csv_text, latex, page
 from advcore.reporting.record import RunRecord
 from advcore.reporting.suite import Results, Table, raw
 from advcore.reporting.suite import tables as suite_tables
-from advcore.runner.attempt import Outcome
+from advcore.runner.attempt import Outcome, Watcher
 from advcore.runner.baselines import with_baselines
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.identity import ELSEWHERE, differences, identity, settings_hash
@@ -37,15 +37,6 @@ class Bench:
     folder: Path
     methods: dict[str, RunConfig] = field(repr=False)
     runs: list[Run] = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watcher:
-    """Who is told what happens; by default nobody."""
-
-    on_start: Callable[[Run], None] = lambda run: None
-    on_line: Callable[[Run, str], None] = lambda run, line: None
-    on_end: Callable[[Run, Outcome], None] = lambda run, outcome: None
 
 
 def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), out: Path | None = None) -> Bench:
@@ -221,7 +212,7 @@ def execute(
         watcher.on_end(run, outcome)
 
     _keep_baselines(bench)
-    engine(left, bench.folder, until, watcher.on_start, watcher.on_line, on_end)
+    engine(left, bench.folder, until, replace(watcher, on_end=on_end))
     known = {run.slug for runs in ended.values() for run in runs}
     ended["stopped"] += [run for run in left if run.slug not in known]
     return ended

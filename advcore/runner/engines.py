@@ -1,7 +1,7 @@
 """Who does a suite's runs: threads of this machine, each with a process at a time, or the tasks of a Ray cluster.
 
-An engine is called with the runs, the suite's folder, when to stop (`time.monotonic()`), and who is told of starts,
-lines and ends; it ends early by raising what stopped it, once no run is left alive.
+An engine is called with the runs, the suite's folder, when to stop (`time.monotonic()`), and who is told of starts and
+ends, and by local ones of lines; it ends early by raising what stopped it, once no run is left alive.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any
 from advcore import device, signals
 from advcore.errors import missing_package, one_of, require
 from advcore.files import write_bytes
-from advcore.runner.attempt import Outcome, Work, attempt, event_or_time, limited, threads
+from advcore.runner.attempt import Outcome, Watcher, Work, attempt, event_or_time, limited, threads
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.suite import Run
 
@@ -35,14 +35,12 @@ def local(
     runs: list[Run],
     folder: Path,
     until: float,
-    on_start: Callable[[Run], None],
-    on_line: Callable[[Run, str], None],
-    on_end: Callable[[Run, Outcome], None],
+    watcher: Watcher,
     *,
     jobs: int,
     work: Work = attempt,
 ) -> None:
-    """`jobs` runs at a time, in their order. All callbacks come from this thread but `on_line`."""
+    """`jobs` runs at a time, in their order. All of the watcher is called from this thread but `on_line`."""
     told, waiting, slots, running = Event(), list(runs), list(range(jobs)), {}
     stop, gpus = event_or_time(told, until), device.gpus() if jobs > 1 else 0
     with ThreadPoolExecutor(jobs) as pool:
@@ -51,13 +49,13 @@ def local(
                 while waiting and slots and not stop():
                     run, slot = waiting.pop(0), slots.pop(0)
                     own = limited(jobs) | (device.only(slot % gpus) if gpus > 1 else {})
-                    on_start(run)
-                    how = {"stop": stop, "on_line": partial(on_line, run), "environment": own}
+                    watcher.on_start(run)
+                    how = {"stop": stop, "on_line": partial(watcher.on_line, run), "environment": own}
                     running[pool.submit(work, run, folder, **how)] = run, slot
                 for future in wait(running, _POLL, FIRST_COMPLETED).done:
                     run, slot = running.pop(future)
                     slots.append(slot)
-                    on_end(run, future.result())
+                    watcher.on_end(run, future.result())
                 signals.check()
         except BaseException:
             told.set()
@@ -76,9 +74,7 @@ def on_ray(
     runs: list[Run],
     folder: Path,
     until: float,
-    on_start: Callable[[Run], None],
-    on_line: Callable[[Run, str], None],
-    on_end: Callable[[Run, Outcome], None],
+    watcher: Watcher,
     *,
     ray: Any,
     jobs: int,
@@ -93,12 +89,12 @@ def on_ray(
         for run in runs:
             left = max(0.0, until - time.monotonic())
             running[task.remote(run.method, run.seed, resolved(run.config), str(folder.resolve()), left)] = run
-            on_start(run)
+            watcher.on_start(run)
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL)
             for one in done:
                 run = running.pop(one)
-                on_end(run, _taken(ray, one, run, folder))
+                watcher.on_end(run, _taken(ray, one, run, folder))
             signals.check()
     except BaseException:
         for one in running:

@@ -39,7 +39,7 @@ from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.speed import Speed
-from advcore.tracking import TRACKERS, metrics
+from advcore.tracking import metrics, tracker_name
 from advcore.tracking.telling import Tracking
 from advcore.training.loop import Listener, State, Trained
 from advcore.training.trainer import Trainer
@@ -48,7 +48,6 @@ from advcore.version import __version__
 
 log = logging.getLogger(__name__)
 
-_TRACKER_NAMES = {cls: name for name, cls in TRACKERS.items()}
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 
@@ -387,7 +386,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
 
 def _tracking(record: RunRecord, config: RunConfig, path: Path) -> Tracking:
     """The run's trackers, told of what was done before; only the first process has any."""
-    trackers = {_TRACKER_NAMES[type(one)]: one for one in config.tracking} if distributed.first() else {}
+    trackers = {tracker_name(one): one for one in config.tracking} if distributed.first() else {}
     settings = {key: value for key, value in record.config.items() if key != "tracking"}
     return Tracking(trackers, path, record.name, settings)
 

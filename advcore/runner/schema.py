@@ -18,7 +18,7 @@ from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import MOST_EPOCHS, Schedule
 from advcore.solvers import SOLVERS
-from advcore.tracking import TRACKERS
+from advcore.tracking import TRACKERS, tracker_name
 from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
 from advcore.training.trainer import LoopSettings
@@ -70,7 +70,6 @@ OptimizerChoice = _named(OPTIMIZERS)
 LrScheduleChoice = _named(LR_SCHEDULES)
 AttackStepsChoice = _named(ATTACK_STEPS)
 TrackerChoice = _named(TRACKERS)
-_TRACKER_NAMES = {cls: name for name, cls in TRACKERS.items()}
 _FIT = "this one is for training only (fast_lpa: set project: true)"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -246,7 +245,7 @@ class RunConfig:
             at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
             mismatch(self.objective, self.attack) if isinstance(self.objective, tuple(OBJECTIVES.values())) else None,
             *(
-                must(f"tracking.{i}.name", "a tracker that does not stand before it", _TRACKER_NAMES[type(one)])
+                must(f"tracking.{i}.name", "a tracker that does not stand before it", tracker_name(one))
                 for i, one in enumerate(self.tracking)
                 if type(one) in map(type, self.tracking[:i])
             ),

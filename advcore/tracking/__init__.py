@@ -1,7 +1,13 @@
 """Where a run's numbers go beside its own files: adapters to trackers, offline unless the run file says otherwise."""
 
+from advcore.tracking.base import Tracker
 from advcore.tracking.mlflow import MLflow
 from advcore.tracking.tensorboard import TensorBoard
 from advcore.tracking.wandb import WandB
 
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+
+
+def tracker_name(tracker: Tracker) -> str:
+    """Its name in the table."""
+    return next(name for name, known in TRACKERS.items() if type(tracker) is known)
