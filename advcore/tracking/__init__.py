@@ -6,8 +6,9 @@ from advcore.tracking.tensorboard import TensorBoard
 from advcore.tracking.wandb import WandB
 
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+_NAMES = {cls: name for name, cls in TRACKERS.items()}
 
 
 def tracker_name(tracker: Tracker) -> str:
-    """Its name in the table."""
-    return next(name for name, known in TRACKERS.items() if type(tracker) is known)
+    """Its name in the table. Raises KeyError for what is no tracker of it."""
+    return _NAMES[type(tracker)]
