@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from advcore.reporting.front import Method, kind
-from advcore.reporting.record import RunRecord
+from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.run_page import flat, known
 from advcore.reporting.tables import attack_label
 
 Groups = Mapping[str, Sequence[RunRecord]]
 NAMED = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
 """METHOD-sSEED: a record's file, or a run's folder, of a suite."""
-_NOT_THE_METHOD = ("seed", "name", "device", "data.path", "data.workers", "checkpoint")
+_NOT_THE_METHOD = (*ELSEWHERE, "seed", "name", "data.path")
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,7 @@ def _alike(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
 
 def _method(record: RunRecord) -> dict[str, Any]:
     """Settings that make a method: all but the seed and where things lie."""
-    settings = flat(record.config)
-    return {
-        key: v for key, v in settings.items() if not any(key == n or key.startswith(f"{n}.") for n in _NOT_THE_METHOD)
-    }
+    return {key: value for key, value in flat(record.config).items() if not is_among(key, _NOT_THE_METHOD)}
 
 
 def _differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:

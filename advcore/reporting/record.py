@@ -1,6 +1,7 @@
 """What a run leaves behind: one JSON file from which every table is made."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
@@ -9,6 +10,13 @@ from advcore.errors import CheckpointError, shown
 from advcore.files import inside, read_json, write_json
 
 SCHEMA = "advcore-record-1"
+ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
+"""Settings that say where a run is done and who is told, not what comes out of it."""
+
+
+def is_among(setting: str, settings: Iterable[str]) -> bool:
+    """Whether a dotted setting is one of these, or stands inside one."""
+    return any(setting == one or setting.startswith(f"{one}.") for one in settings)
 
 
 @dataclass(kw_only=True)

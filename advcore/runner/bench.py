@@ -14,13 +14,13 @@ from pathlib import Path
 from advcore.errors import CheckpointError, UserError, must, require
 from advcore.files import read_json, write_bytes, write_json
 from advcore.reporting.formats import csv_text, latex, page
-from advcore.reporting.record import RunRecord
+from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.suite import Results, Table, raw
 from advcore.reporting.suite import tables as suite_tables
 from advcore.runner.attempt import Outcome, Watcher
 from advcore.runner.baselines import with_baselines
 from advcore.runner.config import from_dict, resolved
-from advcore.runner.identity import ELSEWHERE, differences, identity, settings_hash
+from advcore.runner.identity import differences, identity, settings_hash
 from advcore.runner.run import check_writable
 from advcore.runner.schema import RunConfig
 from advcore.runner.suite import Run, Suite, configs, load, runs
@@ -62,7 +62,7 @@ def _own_problem(path: str) -> str | None:
 def _trial_problem(overrides: Sequence[str], out: Path | None) -> str | None:
     paths = [override.partition("=")[0] for override in overrides]
     free = (*ELSEWHERE, "data.path")  # of which the last part is compared with the records'
-    other = [path for path in paths if not any(path == one or path.startswith(f"{one}.") for one in free)]
+    other = [path for path in paths if not is_among(path, free)]
     if not other or out is not None:
         return None
     return must(

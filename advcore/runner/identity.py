@@ -6,13 +6,11 @@ import re
 from typing import Any
 
 from advcore.errors import ConfigError
-from advcore.reporting.record import RunRecord
+from advcore.reporting.record import ELSEWHERE, RunRecord
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.run import changes
 from advcore.runner.schema import RunConfig
 
-ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
-"""Settings that say where a run is done and who is told, not what comes out of it."""
 _BY_NAME = ("parquet", "npz", "image_folder")
 """Data that are known by the last part of their path; others are the same wherever they lie."""
 

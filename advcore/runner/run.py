@@ -30,7 +30,7 @@ from advcore.files import inside, leftovers, load_weights, save_tensors
 from advcore.gradients import GRADIENTS
 from advcore.models.base import Normalize
 from advcore.objectives.base import attacked
-from advcore.reporting.record import RunRecord
+from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.runner import build, checkpoints
@@ -181,17 +181,7 @@ def _before(path: Path) -> tuple[RunRecord, list[str]]:
         return RunRecord(**known, environment={}, plan="", reference={}), [str(error)]
 
 
-FREE = (
-    "device",
-    "evaluation",
-    "cost",
-    "checkpoint",
-    "tracking",
-    "data.workers",
-    "data.path",
-    "training.memory.place",
-    "selection.memory_limit",
-)
+FREE = (*ELSEWHERE, "data.path", "evaluation", "cost")
 """Settings that may change when a run is gone on with: they do not change how it trains."""
 
 
@@ -216,7 +206,8 @@ def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     refused = [
         line + (longer if line.startswith("training.epochs:") else "")
         for line in changed
-        if not _is_free(line.split(":")[0]) and not (line.startswith("training.epochs:") and _longer(prepared, record))
+        if not is_among(line.split(":")[0], FREE)
+        and not (line.startswith("training.epochs:") and _longer(prepared, record))
     ]
     if refused:
         raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
@@ -251,10 +242,6 @@ def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> 
     ):
         require(None if before == now else must("--resume", f"given the {what} that the run began with, {before}", now))
     return state, damaged
-
-
-def _is_free(setting: str) -> bool:
-    return any(setting == free or setting.startswith(f"{free}.") for free in FREE)
 
 
 def fingerprint(prepared: Prepared) -> list:

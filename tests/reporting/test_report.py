@@ -345,6 +345,12 @@ def test_runs_are_grouped_by_file_name_or_by_settings_without_the_seed():
     }
 
 
+def test_where_a_run_was_done_and_who_was_told_make_no_other_method():
+    here = seeded(0, tracking=[], data={"name": "two_moons", "workers": 0}, device="cpu")
+    there = seeded(1, tracking=[{"name": "tensorboard"}], data={"name": "two_moons", "workers": 2}, device="cuda:1")
+    assert [len(own) for own in grouped([Run("one", here), Run("two", there)]).values()] == [2]
+
+
 def test_a_record_of_an_older_version_that_lacks_a_setting_is_of_the_same_method():
     old, new, none = (seeded(i, training=t) for i, t in enumerate(({"epochs": 3}, {"epochs": 3, "ema": 0.9}, None)))
     found = grouped([Run("a-s0", old), Run("a-s1", new), Run("a-s2", none)])
