@@ -7,13 +7,15 @@ import math
 import statistics
 from pathlib import Path
 
+from figures import between, robust
+
 from advcore import AdversarialCoreset
 from advcore.attacks import LinfPGD
 from advcore.cost import gigabytes
 from advcore.files import read_json
 from advcore.objectives import Pgd
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import NOTHING, markdown, mean_and_deviation
 from advcore.selection.memory import estimate
 from advcore.solvers import Craig, GradMatch
 
@@ -90,7 +92,7 @@ def record_of(name: str, seed: int) -> RunRecord:
 
 
 def mean(values: list[float], digits: int) -> str:
-    return "–" if None in values else f"{statistics.fmean(values):.{digits}f}"
+    return NOTHING if None in values else f"{statistics.fmean(values):.{digits}f}"
 
 
 def worth() -> str:
@@ -102,13 +104,12 @@ def worth() -> str:
             chosen = [one for record in found for one in record.selections]
             error, chance = ([one[key] for one in chosen] for key in ("gradient_error", "gradient_error_random"))
             effective = [one["effective_sample_size"] for one in chosen]
-            robust = _robust(found)
             lines.append(
                 (
                     f"{name}, budget {budget}",
-                    f"{mean(error, 3)} ({mean(chance, 3)})" if method != "random" else "–",
+                    f"{mean(error, 3)} ({mean(chance, 3)})" if method != "random" else NOTHING,
                     mean(effective, 2),
-                    robust.removesuffix(" %"),
+                    mean_and_deviation(robust(found)),
                     mean([record.relative_cost for record in found], 2),
                 )
             )
@@ -116,24 +117,16 @@ def worth() -> str:
     full = [record_of("full-pgd-7", seed) for seed in SEEDS]
     beside = [f"{_gain(budget)} at budget {budget}" for budget in BUDGETS]
     told = [
-        f"Full training reaches {_robust(full)} at cost 1.00. Mean ± sample deviation over {len(SEEDS)} seeds.",
+        f"Full training reaches {mean_and_deviation(robust(full))} % at cost 1.00. "
+        f"Mean ± sample deviation over {len(SEEDS)} seeds.",
         f"`gradmatch` less `random`, in points, for {_more_cost():.2f} more cost: {'; '.join(beside)}.",
     ]
     return "\n\n".join([table, *told])
 
 
-def _accuracies(found: list[RunRecord]) -> list[float]:
-    return [100 * record.final["last"]["attacks"][0]["accuracy"] for record in found]
-
-
-def _robust(found: list[RunRecord]) -> str:
-    own = _accuracies(found)
-    return f"{statistics.fmean(own):.1f} ± {statistics.stdev(own):.1f} %"
-
-
 def _gain(budget: str) -> str:
     """GradMatch's robust accuracy less random's, and the root of both variances."""
-    ours, theirs = (_accuracies(records(method, budget)) for method in ("gradmatch", "random"))
+    ours, theirs = (robust(records(method, budget)) for method in ("gradmatch", "random"))
     spread = math.hypot(statistics.stdev(ours), statistics.stdev(theirs))
     return f"{statistics.fmean(ours) - statistics.fmean(theirs):+.1f} (spread {spread:.1f})"
 
@@ -148,9 +141,7 @@ def _more_cost() -> float:
 def page(text: str) -> str:
     """The page with its figures renewed."""
     for name, made in (("memory", memory), ("seconds", seconds), ("worth", worth)):
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, rest = text.split(start)
-        text = f"{before}{start}\n{made()}\n{end}{rest.split(end)[1]}"
+        text = between(text, name, made())
     return text
 
 

@@ -1,17 +1,14 @@
 """docs/evidence.md: why random is hard to beat, from the records of the suite `why` and of benchmarks/staleness.py."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import scipy.stats
 import staleness
-from minibatch_page import robust
-from savings_page import cost, paired
+from figures import Groups, Pairs, beyond_chance, cost, paired, robust, several
 
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import comparison, flagged, markdown
+from advcore.reporting.tables import NOTHING, comparison, flagged, markdown, mean_and_deviation
 
-Groups = Mapping[str, Sequence[RunRecord]]
 BASE, CHANCE = "GradMatch", "random"
 
 FACTORS = {
@@ -40,29 +37,26 @@ FAULTS = {
 
 
 def gap(found: Groups, one: str, two: str) -> str:
-    """Difference in robust accuracy over common seeds: mean and standard error, starred where that is beyond chance
-    (two-sided t-test, 5 %)."""
+    """Difference in robust accuracy over common seeds: mean and standard error, starred where that is beyond chance."""
     mean, error, count = paired(found, [(one, two)])
     if count < 2:
         return f"{mean:+.1f}"
-    star = "*" if abs(mean) > scipy.stats.t.ppf(0.975, count - 1) * error else ""
-    return f"{mean:+.1f} ± {error:.1f}{star}"
+    return f"{mean:+.1f} ± {error:.1f}{'*' if beyond_chance(mean, error, count) else ''}"
 
 
 def _facts(records: Sequence[RunRecord], name: str) -> str:
     """Mean over all selections of a fact of their quality."""
     values = [one[name] for record in records for one in record.selections if one.get(name) is not None]
-    return f"{statistics.fmean(values):.3f}" if values else "–"
+    return f"{statistics.fmean(values):.3f}" if values else NOTHING
 
 
 def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
     records = found[name]
-    spread = f" ± {statistics.stdev(robust(records)):.1f}" if len(records) > 1 else ""
     return [
         name,
         str(len(records)),
-        f"{statistics.fmean(robust(records)):.1f}{spread}",
-        *(gap(found, name, other) if other != name else "–" for other in beside),
+        mean_and_deviation(robust(records)),
+        *(gap(found, name, other) if other != name else NOTHING for other in beside),
         f"{cost(records):.2f}",
         _facts(records, "gradient_error_trained"),
         _facts(records, "effective_sample_size"),
@@ -83,21 +77,21 @@ def factors(found: Groups) -> str:
     return "\n".join(lines)
 
 
-def pooled(found: Groups, pairs: Sequence[tuple[str, str]]) -> str:
+def pooled(found: Groups, pairs: Pairs) -> str:
     """All pairs and seeds together, in words."""
-    known = [pair for pair in pairs if all(len(found.get(name, ())) > 1 for name in pair)]
+    known = [pair for pair in pairs if several(found, *pair)]
     if not known:
         return "not measured"
     mean, error, count = paired(found, known)
-    chance = abs(mean) <= scipy.stats.t.ppf(0.975, count - 1) * error
-    word = "no difference beyond chance" if chance else "better" if mean > 0 else "worse"
+    word = "better" if mean > 0 else "worse"
+    word = word if beyond_chance(mean, error, count) else "no difference beyond chance"
     return f"{word} ({mean:+.2f} ± {error:.2f} points, {count} pairs of runs of one seed)"
 
 
 def budgets(found: Groups) -> str:
     names = [f"{solver} {budget}" for budget in BUDGETS for solver in ("random", "GradMatch", "CRAIG")]
     rows = [
-        _row(found, name, []) + [gap(found, name, f"random {name.rsplit(' ', 1)[1]}") if name[0] != "r" else "–"]
+        _row(found, name, []) + [gap(found, name, f"random {name.rsplit(' ', 1)[1]}") if name[0] != "r" else NOTHING]
         for name in names
         if name in found
     ]

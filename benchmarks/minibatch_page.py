@@ -1,12 +1,11 @@
 """The page of the minibatch study: tables, and in plain words which rules beat what costs the same."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from advcore.reporting.record import RunRecord
+from figures import Groups, several, verdict
+
 from advcore.reporting.tables import comparison, flagged, markdown
-
-Groups = Mapping[str, Sequence[RunRecord]]
 
 BESIDE = {
     "margin": ["random", "shortened", "fewer steps"],
@@ -35,21 +34,6 @@ part: before AutoAttack, at the end of this page, margin falls far behind random
 """
 
 
-def robust(records: Sequence[RunRecord]) -> list[float]:
-    """Robust accuracies of `last`, in percent, one a seed."""
-    return [100 * record.final["last"]["attacks"][0]["accuracy"] for record in records]
-
-
-def verdict(found: Groups, rule: str, other: str) -> str:
-    """ "beats", "loses to" or "is level with", the difference of the means set beside the spread of both over seeds."""
-    one, two = (robust(found[name]) for name in (rule, other))
-    spread = sum(statistics.variance(values) for values in (one, two)) ** 0.5
-    gap = statistics.mean(one) - statistics.mean(two)
-    word = "is level with" if abs(gap) <= spread else "beats" if gap > 0 else "loses to"
-    costs = [found[name][0].relative_cost for name in (rule, other)]
-    return f"{word} {other} ({gap:+.1f} points, spread {spread:.1f}; cost {costs[0]:.2f} against {costs[1]:.2f})"
-
-
 def section(title: str, found: Groups) -> str:
     """One data set: its table, and a sentence a rule."""
     first = next(iter(found.values()))[0]
@@ -64,7 +48,7 @@ def section(title: str, found: Groups) -> str:
     lines += ["", "Beyond the spread (the root of both variances over seeds)?", ""]
     for rule, others in BESIDE.items():
         names = [name for other in others for name in found if name == other or name.startswith(f"{other} (")]
-        told = [verdict(found, rule, name) for name in names if _spread_known(found, rule, name)]
+        told = [verdict(found, rule, name) for name in names if several(found, rule, name)]
         if told:
             lines.append(f"- {rule} {'; '.join(told)}.")
     lines += ["", "Does what is attacked become uniform? Entropy of the draws, 1 where they are uniform:", ""]
@@ -75,10 +59,6 @@ def section(title: str, found: Groups) -> str:
             first, last = (statistics.mean(one.epochs[i]["minibatch"]["entropy"] for one in records) for i in places)
             lines.append(f"- {rule}: {first:.2f} in the first epoch that scores, {last:.2f} in the last.")
     return "\n".join(lines)
-
-
-def _spread_known(found: Groups, *names: str) -> bool:
-    return all(len(found.get(name, ())) > 1 for name in names)
 
 
 def factors(found: Groups, base: Groups) -> str:
@@ -96,7 +76,7 @@ def factors(found: Groups, base: Groups) -> str:
     for name in shown:
         rule, factor = name.split(", ")
         other = f"random, {factor}" if f"random, {factor}" in shown else "random, base"
-        if rule != "random" and _spread_known(shown, name, other):
+        if rule != "random" and several(shown, name, other):
             lines.append(f"- {name}: {verdict(shown, name, other)}.")
     return "\n".join([*lines, ""])
 

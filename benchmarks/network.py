@@ -7,6 +7,8 @@ python benchmarks/network.py
 from dataclasses import dataclass
 from pathlib import Path
 
+from figures import between
+
 from advcore.adversary import passes
 from advcore.attacks import LinfPGD
 from advcore.files import read_json
@@ -16,7 +18,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "distributed.md"
 SOLVED = Path(__file__).parent / "records" / "solvers" / "imagenet-shape.json"
 LINK, BATCH = 12.5e9, 256  # bytes a second of 100 Gbit/s; examples of a training step
 PROCESSES = (2, 8, 64, 512)
-START, END = "<!-- network -->", "<!-- /network -->"
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ def notes() -> str:
 
 
 def page(text: str) -> str:
-    before, rest = text.split(START)
-    return f"{before}{START}\n{table()}\n\n{notes()}\n{END}{rest.split(END)[1]}"
+    return between(text, "network", f"{table()}\n\n{notes()}")
 
 
 if __name__ == "__main__":

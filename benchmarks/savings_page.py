@@ -1,17 +1,11 @@
 """The page of the savings: robust accuracy over relative cost, its Pareto front, and which parts matter."""
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import scipy.stats
-from minibatch_page import robust, verdict
+from figures import Groups, beyond_chance, cost, front, paired, robust, several, verdict
 
-from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import comparison, flagged, markdown
-
-Groups = Mapping[str, Sequence[RunRecord]]
 
 QUARTER = 0.2505
 """A quarter of full training, and the rounding of a plan to whole epochs."""
@@ -100,20 +94,6 @@ def family(method: str) -> str:
     return next(name for name in FAMILIES if method.startswith(name))
 
 
-def cost(records: Sequence[RunRecord]) -> float:
-    return statistics.fmean(record.relative_cost for record in records)
-
-
-def front(found: Groups) -> list[str]:
-    """Methods than which none is both no dearer and more robust (mean over seeds), by cost."""
-    points = sorted((cost(records), -statistics.fmean(robust(records)), name) for name, records in found.items())
-    best, names = math.inf, []
-    for _, negative, name in points:
-        if negative < best:
-            best, names = negative, [*names, name]
-    return names
-
-
 def table(found: Groups) -> str:
     """All methods, the cheapest first; those on the front in bold."""
     best = front(found)
@@ -130,27 +110,16 @@ def headline(found: Groups) -> str:
     return markdown((head[0], "at about the cost of", *head[1:]), rows)
 
 
-def paired(found: Groups, pairs: Sequence[tuple[str, str]]) -> tuple[float, float, int]:
-    """Mean difference in robust accuracy over all pairs and common seeds, its standard error, and their number."""
-    gaps = []
-    for one, two in pairs:
-        by_seed = [
-            {r.config["seed"]: value for r, value in zip(found[m], robust(found[m]), strict=True)} for m in (one, two)
-        ]
-        gaps += [by_seed[0][seed] - by_seed[1][seed] for seed in by_seed[0].keys() & by_seed[1].keys()]
-    return statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0, len(gaps)
-
-
 def answers(found: Groups) -> str:
     """A paragraph a question: pair by pair, then all pairs together."""
     lines = []
     for question, pairs in QUESTIONS.items():
-        known = [pair for pair in pairs if all(len(found.get(name, ())) > 1 for name in pair)]
+        known = [pair for pair in pairs if several(found, *pair)]
         if not known:
             continue
         gap, error, count = paired(found, known)
-        chance = abs(gap) <= scipy.stats.t.ppf(0.975, count - 1) * error
-        word = "makes no difference beyond chance" if chance else "helps" if gap > 0 else "hurts"
+        word = "helps" if gap > 0 else "hurts"
+        word = word if beyond_chance(gap, error, count) else "makes no difference beyond chance"
         told = f"{gap:+.2f} ± {error:.2f} points, mean and standard error of {count} runs beside runs of the same seed"
         lines += [f"**{question}**: {word} ({told}).", ""]
         lines += [f"- {one} {verdict(found, one, two)}." for one, two in known]

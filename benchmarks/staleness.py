@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from diagnostics import loss
+from torch import nn
 
 from advcore.cost import CostLedger
 from advcore.errors import AdvcoreError
@@ -22,7 +22,6 @@ from advcore.gradients import GRADIENTS
 from advcore.gradients.scores import scored
 from advcore.reporting.tables import markdown
 from advcore.rng import Stream
-from advcore.rows import FactoredRows
 from advcore.runner import run as runner
 from advcore.runner.config import load
 from advcore.selection.quality import gradient_error, random_gradient_error
@@ -49,10 +48,6 @@ def main(*arguments: str) -> None:
     print(table(facts))
 
 
-def robust_loss(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-    return F.cross_entropy(z, y, reduction="none").double()
-
-
 def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
     """Of the state at which was selected, then of each epoch on the coreset."""
     how = f"selection={{solver: {{name: {solver}}}, partition: per_class, budget: 0.3, warm_start: 0.6, period: null}}"
@@ -63,7 +58,7 @@ def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
     def look(model: nn.Module) -> None:
         given = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": CostLedger()}
         rows = GRADIENTS["last_layer"].measure(model, data.train, **given).rows
-        losses = scored(robust_loss, model, data.train, attacked=True, **given).rows.matrix[:, 0]
+        losses = scored(loss, model, data.train, attacked=True, **given).rows.matrix[:, 0]
         inside = torch.zeros(len(data.train), dtype=torch.bool)
         inside[chosen[0].indices] = True
         found.append(

@@ -1,7 +1,6 @@
 """Tables from committed records, into benchmarks/*.md and README.md: python benchmarks/tables.py."""
 
 import functools
-import re
 from pathlib import Path
 
 import evidence_page
@@ -9,6 +8,7 @@ import gpu_page
 import minibatch_page
 import savings_page
 import solver_page
+from figures import between
 
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
@@ -72,16 +72,10 @@ def evidence_text() -> str:
 def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
-    readme = _with_table(readme, "digits", markdown(*comparison(groups("digits"))))
-    readme = _with_table(readme, "savings", savings_page.headline(groups("savings") | groups("savings-parts")))
+    readme = between(readme, "digits", markdown(*comparison(groups("digits"))))
+    readme = between(readme, "savings", savings_page.headline(groups("savings") | groups("savings-parts")))
     peers = HERE / "records" / "solvers" / "peers.json"
-    return _with_table(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
-
-
-def _with_table(page: str, name: str, table: str) -> str:
-    """`page` with the table between the marks of that name."""
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    return re.sub(pattern, lambda match: f"{match[1]}{table}\n{match[2]}", page, flags=re.S)
+    return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
 
 
 def main() -> None:

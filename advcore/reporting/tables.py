@@ -66,7 +66,7 @@ def closing(record: RunRecord) -> list[Row]:
     return rows
 
 
-def _mean(values: list[float], form: str = "{:.1f}") -> str:
+def mean_and_deviation(values: list[float], form: str = "{:.1f}") -> str:
     """Mean and sample deviation; a dash where there is nothing."""
     if not values:
         return NOTHING
@@ -139,8 +139,8 @@ def _method(
     return (
         name,
         str(len(records)),
-        _mean([100 * record.final[which]["clean"]["accuracy"] for record in records]),
-        *(_mean([found[label] for found in robust if label in found]) for label in labels),
+        mean_and_deviation([100 * record.final[which]["clean"]["accuracy"] for record in records]),
+        *(mean_and_deviation([found[label] for found in robust if label in found]) for label in labels),
         f"{cost:.2f}",
         *_speed_ups(records, against, clock),
         _errors(records),
