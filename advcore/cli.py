@@ -44,13 +44,15 @@ def run(
     from advcore.reporting.tables import closing
     from advcore.runner import run as runner
     from advcore.runner.config import load
+    from advcore.runner.folder import target
+    from advcore.runner.prepare import prepare
     from advcore.training.trainer import refuse_processes
 
     job = distributed.launchers()
     with distributed.together():
         config = load(file, set_ or ())
-        path, resume = runner.target(config, out, overwrite, resume, job)
-        prepared = runner.prepare(config)
+        path, resume = target(config, out, overwrite, resume, job)
+        prepared = prepare(config)
         refuse_processes(prepared.trainer)
     with _progress(len(prepared.trainer.schedule.plan())) as reporter:
         record = runner.run(prepared, path, reporter, resume=resume, job=job)
@@ -71,22 +73,25 @@ def select(
 ) -> None:
     """Choose one coreset with a trained model; indices count in the whole training set."""
     from advcore import distributed
-    from advcore.runner import run as runner
+    from advcore.runner import select as selecting
     from advcore.runner.config import load
+    from advcore.runner.folder import check_writable
+    from advcore.runner.prepare import prepare
+    from advcore.runner.weights import load_state
 
     with distributed.together():
         config = load(file, set_ or ())
         if config.selection is None:
             raise ConfigError(must("selection", "set in a file that is to select", None))
-        runner.check_writable(out)
-        prepared = runner.prepare(config)
-        runner.load_state(prepared.model, checkpoint)
+        check_writable(out)
+        prepared = prepare(config)
+        load_state(prepared.model, checkpoint)
     with _progress(1) as reporter:
-        coreset = runner.select(prepared, reporter)
+        coreset = selecting.select(prepared, reporter)
     if not distributed.first():
         return
     path = coreset.save(out)
-    facts = runner.summary(coreset)
+    facts = selecting.summary(coreset)
     _table(f"{len(coreset)} of {coreset.num_examples} examples", ("", ""), [(k, str(v)) for k, v in facts.items()])
     typer.echo(f"coreset: {path}")
 
@@ -103,8 +108,10 @@ def score(
     """Train FILE's model on all data and score every example, for solvers that name the file as `scores`."""
     from advcore import distributed
     from advcore.gradients import GRADIENTS
-    from advcore.runner import run as runner
+    from advcore.runner import select as selecting
     from advcore.runner.config import load
+    from advcore.runner.folder import check_writable
+    from advcore.selection.scores import Scores
 
     with distributed.together():
         config = load(file, set_ or ())
@@ -113,13 +120,13 @@ def score(
         name = score or (reads if reads in known else "input_norm")
         require(one_of("--score", name, known))
         require(None if out.suffix == ".npz" else must("--out", "a file that ends in .npz", str(out)))
-        runner.check_writable(out, file=True)
+        check_writable(out, file=True)
     with _progress(config.training.epochs) as reporter:
-        scores = runner.score(config, name, reporter)
+        scores = selecting.score(config, name, reporter)
     if not distributed.first():
         return
     path = scores.save(out)
-    scores = runner.Scores.load(path)
+    scores = Scores.load(path)
     low, middle, high = (float(scores.values.quantile(q)) for q in (0.0, 0.5, 1.0))
     rows = [("score", name), ("examples", str(len(scores.values))), ("epochs", str(scores.epochs))]
     rows += [("lowest, median, highest", f"{low:.4g}, {middle:.4g}, {high:.4g}"), ("sha256", scores.sha256)]
@@ -145,8 +152,11 @@ def evaluate(
     from advcore.files import save_arrays, write_json
     from advcore.reporting.record import RunRecord
     from advcore.reporting.tables import accuracies
-    from advcore.runner import run as runner
+    from advcore.runner import weights
     from advcore.runner.config import from_dict, load, overridden
+    from advcore.runner.folder import check_writable
+    from advcore.runner.prepare import prepare
+    from advcore.runner.run import final, with_suite
 
     with distributed.together():
         require(one_of("--suite", suite, SUITES))
@@ -154,16 +164,16 @@ def evaluate(
             config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
         else:
             config = load(target, set_ or ())
-        path = runner.checkpoint(target, checkpoint)
+        path = weights.checkpoint(target, checkpoint)
         for option, written in (("--out", out), ("--state", state), ("--examples", examples)):
             if written:
-                runner.check_writable(written, option, file=True)
-        config = runner.with_suite(config, suite)
-        prepared = runner.prepare(config, scores=False)
-        runner.load_state(prepared.model, path)
+                check_writable(written, option, file=True)
+        config = with_suite(config, suite)
+        prepared = prepare(config, scores=False)
+        weights.load_state(prepared.model, path)
     with _progress(1) as reporter:
         how = {"state": state, "keep_examples": examples is not None}
-        evaluation = runner.final(prepared, None, reporter, path.stem, **how)
+        evaluation = final(prepared, None, reporter, path.stem, **how)
     if not distributed.first():
         return
     found = evaluation.as_dict()
@@ -247,12 +257,12 @@ def check(
     ] = None,
 ) -> None:
     """Validate FILE and its data, print the plan, its cost and what it holds in memory; run nothing."""
-    from advcore.runner import run as runner
     from advcore.runner.build import offered
     from advcore.runner.config import load
+    from advcore.runner.prepare import prepare
 
     require(None if cost is None else positive("--cost", cost, "it is relative to full training"))
-    prepared = runner.prepare(load(file, set_ or ()))
+    prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
     found = [] if cost is None else offered(prepared.config, prepared.data, cost)
     rows = [
@@ -508,7 +518,7 @@ def _progress(epochs: int) -> Iterator:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from advcore.runner.run import Reporter
+    from advcore.runner.prepare import Reporter
 
     if _rank():
         yield Reporter()

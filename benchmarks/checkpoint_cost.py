@@ -14,7 +14,10 @@ from pathlib import Path
 
 from advcore.files import read_json, write_json
 from advcore.reporting.tables import markdown
-from advcore.runner import checkpoints, config, run
+from advcore.runner import checkpoints, config
+from advcore.runner.environment import environment
+from advcore.runner.prepare import prepare
+from advcore.runner.run import run
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "checkpoint_cost.json", HERE / "checkpoint_cost.md"
@@ -24,7 +27,7 @@ QUICK = ("training.epochs=4", "data.train_size=200", "data.test_size=60", "evalu
 
 def measured(quick: bool) -> dict:
     """Seconds of each epoch, and of the writing of its state; and the bytes of the last."""
-    prepared, seconds, original = run.prepare(config.load(EXPERIMENT, QUICK if quick else ())), [], checkpoints.save
+    prepared, seconds, original = prepare(config.load(EXPERIMENT, QUICK if quick else ())), [], checkpoints.save
 
     def save(*arguments) -> None:
         started = time.perf_counter()
@@ -34,14 +37,14 @@ def measured(quick: bool) -> dict:
     with tempfile.TemporaryDirectory(dir=HERE) as folder:
         checkpoints.save = save
         try:
-            record = run.run(prepared, Path(folder) / "run")
+            record = run(prepared, Path(folder) / "run")
         finally:
             checkpoints.save = original
         newest = max(checkpoints.folder(Path(folder) / "run").iterdir())
         size = sum(path.stat().st_size for path in newest.iterdir())
     epochs = [entry["seconds"] for entry in record.epochs]
     actions = [entry["action"] for entry in record.epochs]
-    where = run.environment(prepared.data.train.device)
+    where = environment(prepared.data.train.device)
     return {"quick": quick, "environment": where, "actions": actions, "epochs": epochs, "saves": seconds, "bytes": size}
 
 

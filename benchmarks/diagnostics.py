@@ -26,8 +26,9 @@ from advcore.objectives import Standard
 from advcore.reporting.tables import markdown
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
-from advcore.runner import run as runner
 from advcore.runner.config import load
+from advcore.runner.environment import environment
+from advcore.runner.prepare import prepare
 from advcore.training.loop import Listener
 
 HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ STREAM = Stream(seed=0, purpose="diagnostics")
 
 
 def main() -> None:
-    facts = {"environment": runner.environment(torch.device("cpu")), "epochs": directions(), "aign": aign()}
+    facts = {"environment": environment(torch.device("cpu")), "epochs": directions(), "aign": aign()}
     write_json(RECORD, facts)
     PAGE.write_text(page(read_json(RECORD)))
     plot(read_json(RECORD))
@@ -48,7 +49,7 @@ def loss(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 def directions() -> list[dict]:
     """Of each epoch of experiments/selective_gradient_matching.yaml, over all training examples."""
-    prepared = runner.prepare(load(HERE.parent / "experiments/selective_gradient_matching.yaml"))
+    prepared = prepare(load(HERE.parent / "experiments/selective_gradient_matching.yaml"))
     trainer, data = prepared.trainer, prepared.data
     found, before = [], {}
 
@@ -81,7 +82,7 @@ def directions() -> list[dict]:
 
 def aign() -> dict:
     """AIGN over experiments/trades_full.yaml, and how its last model fares on the same training examples."""
-    prepared = runner.prepare(load(HERE.parent / "experiments/trades_full.yaml"))
+    prepared = prepare(load(HERE.parent / "experiments/trades_full.yaml"))
     trainer, data, collector = prepared.trainer, prepared.data, GRADIENTS["input_norm"].collect()
     measure = partial(GRADIENTS["input_norm"].measure, source=data.train, ledger=CostLedger())
     listener = Listener(on_model=lambda model: collector.add(measure(model).rows.matrix[:, 0]))

@@ -28,7 +28,7 @@ from advcore.models import MODELS
 from advcore.objectives import Pgd, Trades
 from advcore.reporting.tables import markdown
 from advcore.rng import Stream
-from advcore.runner.run import environment
+from advcore.runner.environment import environment
 from advcore.selection.partition import Problem
 from advcore.selection.solve import solve_all
 from advcore.solvers import SOLVERS

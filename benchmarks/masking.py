@@ -20,8 +20,11 @@ from advcore.evaluation.evaluate import evaluate, wilson
 from advcore.files import read_json, write_json
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import accuracy, markdown
-from advcore.runner import run as runner
 from advcore.runner.config import load
+from advcore.runner.environment import environment
+from advcore.runner.prepare import prepare
+from advcore.runner.run import examined, run
+from advcore.runner.weights import checkpoint, load_state
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "masking.json", HERE / "masking.md"
@@ -38,7 +41,7 @@ MODELS = {
 def main(quick: bool) -> None:
     found = {name: measure(name, changes, quick) for name, changes in MODELS.items()}
     settings = {"eps": EPS, "step_size": STEP, "steps": STEPS, "restarts": RESTARTS, "quick": quick}
-    write_json(RECORD, {"settings": settings, "environment": runner.environment(torch.device("cpu")), "models": found})
+    write_json(RECORD, {"settings": settings, "environment": environment(torch.device("cpu")), "models": found})
     PAGE.write_text(page(read_json(RECORD)))
 
 
@@ -48,13 +51,13 @@ def measure(name: str, changes: list[str], quick: bool) -> dict:
     images = 100 if quick else 1000
     small = ["data.train_size=1000", "data.test_size=200", "training.epochs=3"] if quick else ["data.train_size=10000"]
     shared = [*small, "evaluation.attacks=[]", f"evaluation.examples={images}"]
-    prepared = runner.prepare(load(HERE.parent / "experiments/mnist/linf_full.yaml", [*shared, *changes]))
+    prepared = prepare(load(HERE.parent / "experiments/mnist/linf_full.yaml", [*shared, *changes]))
     folder = Path("runs") / f"masking-{name.split('-')[0].split()[0].lower()}{'-quick' if quick else ''}"
     done = (folder / "record.json").exists() and RunRecord.load(folder / "record.json").finished
-    record = RunRecord.load(folder / "record.json") if done else runner.run(prepared, folder)
-    runner.load_state(prepared.model, runner.checkpoint(folder, "last"))
+    record = RunRecord.load(folder / "record.json") if done else run(prepared, folder)
+    load_state(prepared.model, checkpoint(folder, "last"))
     model, test = prepared.model, prepared.data.test
-    chosen = runner.examined(prepared)
+    chosen = examined(prepared)
     pgd = LinfPGD(eps=EPS, steps=STEPS, step_size=STEP, restarts=RESTARTS)
     entries, flags = {}, []
     for label, attack in (("ours", pgd), ("AutoAttack", AutoAttack(eps=EPS))):

@@ -16,7 +16,9 @@ from advcore.attacks import LinfPGD
 from advcore.attacks.memory import PRECISIONS, Memory
 from advcore.files import write_json
 from advcore.reporting.tables import markdown
-from advcore.runner import config, run
+from advcore.runner import config
+from advcore.runner.environment import environment
+from advcore.runner.prepare import prepare
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "memory.json", HERE / "memory.md"
@@ -29,7 +31,7 @@ def measured(trainer, prepared, memory: Memory, turns: int) -> list[float]:
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(turns):
         for own in (False, True) if turn % 2 else (True, False):
-            model = run.prepare(prepared.config).model
+            model = prepare(prepared.config).model
             data = prepared.data
             trained = (remembering if own else trainer).fit(model, data.train, seed=0, augment=data.augment)
             seconds[own].append(min(entry["seconds"] for entry in trained.epochs[1:]))
@@ -40,7 +42,7 @@ def main(quick: bool = False) -> None:
     size, turns = (200, 2) if quick else (1000, 10)
     changes = ["selection=null", f"data.train_size={size}", "data.test_size=100", "data.validation=0"]
     changes += ["training.epochs=4", "training.batch_size=64"]
-    prepared = run.prepare(config.load(HERE.parent / "experiments" / "cifar10" / "linf_gradmatch_small.yaml", changes))
+    prepared = prepare(config.load(HERE.parent / "experiments" / "cifar10" / "linf_gradmatch_small.yaml", changes))
     ratios = {}
     for steps in STEPS:
         trainer = dataclasses.replace(prepared.trainer, attack=LinfPGD(eps=8 / 255, steps=steps))
@@ -49,7 +51,7 @@ def main(quick: bool = False) -> None:
             ratios[f"PGD-{steps}, {precision}"] = found
             print(f"PGD-{steps}, {precision}: {statistics.median(found):.3f}", flush=True)
     settings = {"images": size, "turns": turns, "quick": quick}
-    record = {"settings": settings, "environment": run.environment(prepared.data.train.device), "ratios": ratios}
+    record = {"settings": settings, "environment": environment(prepared.data.train.device), "ratios": ratios}
     write_json(RECORD, record)
     PAGE.write_text(page(record))
 

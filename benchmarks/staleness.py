@@ -22,8 +22,9 @@ from advcore.gradients import GRADIENTS
 from advcore.gradients.scores import scored
 from advcore.reporting.tables import markdown
 from advcore.rng import Stream
-from advcore.runner import run as runner
 from advcore.runner.config import load
+from advcore.runner.environment import environment
+from advcore.runner.prepare import prepare
 from advcore.selection.quality import gradient_error, random_gradient_error
 from advcore.training.loop import Listener
 
@@ -43,7 +44,7 @@ def main(*arguments: str) -> None:
     found = {
         solver: [after_epochs(solver, seed, quick) for seed in SEEDS[: 1 if quick else None]] for solver in SOLVERS
     }
-    facts = {"quick": quick, "environment": runner.environment(torch.device("cpu")), "found": found}
+    facts = {"quick": quick, "environment": environment(torch.device("cpu")), "found": found}
     write_json(HERE.parent / "runs/staleness.json" if quick else RECORD, facts)
     print(table(facts))
 
@@ -52,7 +53,7 @@ def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
     """Of the state at which was selected, then of each epoch on the coreset."""
     how = f"selection={{solver: {{name: {solver}}}, partition: per_class, budget: 0.3, warm_start: 0.6, period: null}}"
     changes = [*SETTINGS, *(QUICK if quick else []), how, f"seed={seed}"]
-    prepared = runner.prepare(load(HERE.parent / "experiments/cifar10/linf_gradmatch_small.yaml", changes))
+    prepared = prepare(load(HERE.parent / "experiments/cifar10/linf_gradmatch_small.yaml", changes))
     trainer, data, chosen, found = prepared.trainer, prepared.data, [], []
 
     def look(model: nn.Module) -> None:

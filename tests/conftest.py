@@ -1,5 +1,6 @@
 """Small worlds that many tests share."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture
+def script(root, monkeypatch):
+    """Import a module of benchmarks or docs/site by name."""
+    for folder in ("docs/site", "benchmarks"):
+        monkeypatch.syspath_prepend(str(root / folder))
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

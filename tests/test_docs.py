@@ -17,14 +17,6 @@ FENCED = re.compile(r"^(```|~~~).*?^\1", re.S | re.M)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
-@pytest.fixture
-def site(monkeypatch):
-    """Import a module of docs/site or benchmarks by name."""
-    for folder in ("docs/site", "benchmarks"):
-        monkeypatch.syspath_prepend(str(ROOT / folder))
-    return importlib.import_module
-
-
 def written() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
 
@@ -55,23 +47,23 @@ def test_a_dead_link_would_be_seen():
     assert anchors("# A `name: x`!\n## A\n## A\n```\n# none\n```\n") == {"a-name-x", "a", "a-1"}
 
 
-def test_the_site_has_every_page_and_no_other(site):
-    contents = site("contents")
+def test_the_site_has_every_page_and_no_other(script):
+    contents = script("contents")
     assert {ROOT / f"{page}.md" for page in contents.pages()} == set(written()) - {ROOT / "README.md"}
     assert len(contents.pages()) == len(set(contents.pages()))
     for package in contents.API:
         assert (ROOT / "advcore" / package).is_dir() or (ROOT / "advcore" / f"{package}.py").is_file()
 
 
-def test_the_page_of_settings_is_fresh(site):
-    page = site("settings_page")
+def test_the_page_of_settings_is_fresh(script):
+    page = script("settings_page")
     assert page.PAGE.read_text() == page.text(), "run python docs/site/settings_page.py"
 
 
-def test_the_page_of_settings_holds_every_key_and_what_each_means(site):
+def test_the_page_of_settings_holds_every_key_and_what_each_means(script):
     from advcore.runner.schema import TABLES
 
-    page = site("settings_page")
+    page = script("settings_page")
     rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| ([^|]+) \| (.+) \|$", page.PAGE.read_text(), re.M)
     told = {path for path, *_ in rows}
     wanted = {field.name for field in dataclasses.fields(page.RunConfig)}
@@ -87,8 +79,8 @@ def test_the_page_of_settings_holds_every_key_and_what_each_means(site):
     assert [path for path in numbers if path.split(".")[-1] not in page.UNITS] == []
 
 
-def test_the_figures_of_the_choosing_page_are_fresh(site):
-    choosing = site("choosing")
+def test_the_figures_of_the_choosing_page_are_fresh(script):
+    choosing = script("choosing")
     text = choosing.PAGE.read_text()
     assert choosing.page(text) == text, "run python benchmarks/choosing.py"
     rows, more = choosing.held(1000, 10, 6, "per_class", choosing.Craig())
@@ -110,17 +102,17 @@ def test_the_run_of_the_first_hour_works_on_a_users_own_model_and_data():
 PARTS = {"train": 32, "held_out": 16, "test": 16}
 
 
-def test_all_that_the_api_pages_show_says_what_it_is(site):
-    contents, docstrings = site("contents"), site("docstrings")
+def test_all_that_the_api_pages_show_says_what_it_is(script):
+    contents, docstrings = script("contents"), script("docstrings")
     for package in contents.API:
         for module, names in docstrings.on_page(package):
             for name in names:
                 assert ast.get_docstring(docstrings.tree(module)[name]), f"{module}.{name} has no docstring"
 
 
-def test_every_setting_is_documented_where_it_is_made(site):
+def test_every_setting_is_documented_where_it_is_made(script):
     """By its own class or one that it comes from, in a section or in prose."""
-    docstrings, contents = site("docstrings"), site("contents")
+    docstrings, contents = script("docstrings"), script("contents")
     for package in contents.API:
         for module, names in docstrings.on_page(package):
             for name in names:
@@ -141,8 +133,8 @@ def test_what_the_command_line_lists_is_told_whole_in_the_first_line():
     assert [line for line in firsts if not line.endswith((".", ":"))] == []
 
 
-def test_a_docstring_becomes_a_list_of_what_it_says(site):
-    docstrings = site("docstrings")
+def test_a_docstring_becomes_a_list_of_what_it_says(script):
+    docstrings = script("docstrings")
     doc = (
         "Do it; see `Known`.\n\nParameters\n----------\nx : (N,) in [0, 1];\n    more of it.\nk, m : how\n    many.\n\n"
     )

@@ -1,6 +1,5 @@
 """What README promises: its example runs, its tables are fresh."""
 
-import importlib.util
 import re
 import statistics
 import subprocess
@@ -72,13 +71,8 @@ def test_the_objective_in_the_extending_page_selects_and_trains(root, model, sou
 
 
 @pytest.fixture
-def tables(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("tables", root / "benchmarks/tables.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "tables", module)
-    spec.loader.exec_module(module)
-    return module
+def tables(script):
+    return script("tables")
 
 
 def test_every_committed_table_comes_from_the_committed_records(root, tables):
@@ -99,9 +93,8 @@ def test_every_committed_table_comes_from_the_committed_records(root, tables):
     )  # what the page says in short
 
 
-def test_the_page_of_diagnostics_comes_from_its_record(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import diagnostics
+def test_the_page_of_diagnostics_comes_from_its_record(script):
+    diagnostics = script("diagnostics")
 
     assert diagnostics.PAGE.read_text() == diagnostics.page(read_json(diagnostics.RECORD)) and diagnostics.PLOT.exists()
 
@@ -142,10 +135,9 @@ def test_the_solver_benchmark_runs_small(root, tmp_path):
     assert "a small run" in (tmp_path / "solvers.md").read_text()
 
 
-def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(root, monkeypatch):
+def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(script):
     """Ours within a point of foolbox, AutoAttack not above it beyond the interval, only the masked model flagged."""
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import masking
+    masking = script("masking")
 
     record = read_json(masking.RECORD)
     assert masking.PAGE.read_text() == masking.page(record)
@@ -159,9 +151,8 @@ def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(root, m
     assert flags == {"FGSM training": ["masked"], "PGD-7 training": []}
 
 
-def test_remembering_takes_less_than_3_percent_of_an_epoch(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import memory
+def test_remembering_takes_less_than_3_percent_of_an_epoch(script):
+    memory = script("memory")
 
     record = read_json(memory.RECORD)
     assert memory.PAGE.read_text() == memory.page(record)
@@ -170,9 +161,8 @@ def test_remembering_takes_less_than_3_percent_of_an_epoch(root, monkeypatch):
     assert all(statistics.median(found) < 1.03 for found in record["ratios"].values())
 
 
-def test_saving_takes_less_than_2_percent_of_an_epoch(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import checkpoint_cost
+def test_saving_takes_less_than_2_percent_of_an_epoch(script):
+    checkpoint_cost = script("checkpoint_cost")
 
     record = read_json(checkpoint_cost.RECORD)
     assert checkpoint_cost.PAGE.read_text() == checkpoint_cost.page(record)
@@ -183,7 +173,7 @@ def test_saving_takes_less_than_2_percent_of_an_epoch(root, monkeypatch):
 
 def test_the_savings_page_comes_from_its_records_and_asks_what_it_must(root, tables):
     """Within 1.5 points of full training at a quarter of its cost; every pair three times; a picture beside it."""
-    import savings_page
+    savings_page = tables.savings_page
 
     assert (root / "benchmarks" / "savings.md").read_text() == tables.savings_text()
     assert (root / "benchmarks" / "savings.png").stat().st_size > 10_000

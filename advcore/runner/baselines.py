@@ -15,8 +15,8 @@ from advcore.minibatch.base import UpdateSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.objectives.base import attacked
 from advcore.runner import build
+from advcore.runner.config import changes
 from advcore.runner.identity import identity
-from advcore.runner.run import changes
 from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.runner.suite_file import LONGEST, slug
 from advcore.solvers.uniform import Random

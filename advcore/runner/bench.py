@@ -20,8 +20,8 @@ from advcore.reporting.suite import tables as suite_tables
 from advcore.runner.attempt import Outcome, Watcher
 from advcore.runner.baselines import with_baselines
 from advcore.runner.config import from_dict, resolved
+from advcore.runner.folder import check_writable
 from advcore.runner.identity import differences, identity, settings_hash
-from advcore.runner.run import check_writable
 from advcore.runner.schema import RunConfig
 from advcore.runner.suite import Run, Suite, configs, load, runs
 

@@ -238,3 +238,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return value
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """ "a.b.c: old -> new" of two resolved configs, setting by setting."""
+    found = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        old, new, here = before.get(key), now.get(key), f"{path}.{key}" if path else key
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
+            found += changes(old, new, here)
+        elif old != new:
+            found.append(f"{here}: {old!r} -> {new!r}")
+    return found

@@ -19,10 +19,11 @@ from advcore.models.base import Normalize
 from advcore.reporting.card import card, measured
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserved
-from advcore.runner import run as runner
 from advcore.runner import standalone
 from advcore.runner.config import from_dict
+from advcore.runner.folder import check_writable
 from advcore.runner.schema import RunConfig
+from advcore.runner.weights import checkpoint, load_state
 from advcore.types import Coreset
 from advcore.version import __version__
 
@@ -100,7 +101,7 @@ def _notes(record: RunRecord, kind: str, coresets: list) -> tuple[str, ...]:
 
 def _check_free(out: Path, overwrite: bool) -> None:
     """Raise ConfigError unless `out` can be made, or is an earlier export that may go."""
-    runner.check_writable(out)
+    check_writable(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (overwrite and out.is_dir() and _is_export(out)):
@@ -167,11 +168,11 @@ def _parquet(coreset: Coreset) -> bytes:
 def _write_model(made: Path, run: Path, record: RunRecord, which: str, samples: int, coresets: int) -> None:
     from safetensors.torch import save
 
-    config, path = from_dict(record.config), runner.checkpoint(run, which)
+    config, path = from_dict(record.config), checkpoint(run, which)
     shape, num_classes, test = _shape(record, config, samples)
     state, saved = load_tensors(path)
     net = blank(config, num_classes, shape)
-    runner.load_state(net, path)
+    load_state(net, path)
     with preserved(), borrow(net), torch.no_grad(), full_float32():
         held = {"noise": _noise(net, shape)} | (
             {"samples": _sampled(net, test, samples, config.seed)} if samples else {}

@@ -7,8 +7,7 @@ from typing import Any
 
 from advcore.errors import ConfigError
 from advcore.reporting.record import ELSEWHERE, RunRecord
-from advcore.runner.config import from_dict, resolved
-from advcore.runner.run import changes
+from advcore.runner.config import changes, from_dict, resolved
 from advcore.runner.schema import RunConfig
 
 _BY_NAME = ("parquet", "npz", "image_folder")

@@ -26,9 +26,12 @@ from advcore.reporting.run_page import Beside, run_page
 from advcore.reporting.runs_page import runs_page
 from advcore.reporting.selection_parts import CHOSEN, spread
 from advcore.rng import Stream
-from advcore.runner import run as runner
+from advcore.runner import build
 from advcore.runner.checkpoints import REPORT
 from advcore.runner.config import RunConfig, from_dict
+from advcore.runner.folder import check_writable
+from advcore.runner.prepare import Prepared, prepare
+from advcore.runner.weights import checkpoint, load_state
 from advcore.types import Coreset
 
 THUMBNAIL = 64
@@ -49,7 +52,7 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
     target = out or (path.with_suffix(".html") if path.is_file() else path / REPORT)
     one = RunRecord.load(file) if file.is_file() else None
     several = [] if one else found(path, target.parent)
-    runner.check_writable(target, file=True)
+    check_writable(target, file=True)
     page = run_page(one, beside(file.parent, one, images)) if one else runs_page(path.resolve().name, several)
     write_bytes(target, html(page).encode(errors="backslashreplace"))  # half a character, in a file's name or in JSON
     return target
@@ -130,10 +133,10 @@ def _galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], im
 
 def _attacked_images(folder: Path, record: RunRecord, coreset: Coreset, images: int) -> Galleries:
     """Of the highest and the lowest weights, attacked by the selection's attack with the last weights of the model."""
-    weights = runner.checkpoint(folder, "last")
-    prepared = runner.prepare(_here(from_dict(record.config)), scores=False)
-    coreset.check(len(prepared.data.whole), runner.build.whole_fingerprint(prepared.data))
-    runner.load_state(prepared.model, weights)
+    weights = checkpoint(folder, "last")
+    prepared = prepare(_here(from_dict(record.config)), scores=False)
+    coreset.check(len(prepared.data.whole), build.whole_fingerprint(prepared.data))
+    load_state(prepared.model, weights)
     after = read_json(weights.with_suffix(".json")).get("epoch")
     positions = {int(index): i for i, index in enumerate(prepared.data.part)}
     lists = picks(coreset, images)
@@ -172,7 +175,7 @@ class _Looked:
     seen_adv: Tensor | None
 
 
-def _looked_at(prepared: runner.Prepared, positions: Tensor) -> _Looked:
+def _looked_at(prepared: Prepared, positions: Tensor) -> _Looked:
     model, objective, attack = prepared.model, prepared.config.objective, _attack(prepared)
     indices, x, y = next(batches_for(model, prepared.data.train, [positions]))
     with borrow(model, training=False):
@@ -186,14 +189,14 @@ def _looked_at(prepared: runner.Prepared, positions: Tensor) -> _Looked:
             return _Looked(x, x_adv, y, seen, model(x_adv).argmax(1))
 
 
-def _attack(prepared: runner.Prepared):
+def _attack(prepared: Prepared):
     """The selection's; one that remembers starts anew."""
     config = prepared.config
     attack = (config.selection and config.selection.attack) or config.attack
     return attack.recalling(None) if getattr(attack, "remembers", False) else attack
 
 
-def _about(prepared: runner.Prepared, coreset: Coreset, after: int | None, galleries: Sequence) -> list[Note]:
+def _about(prepared: Prepared, coreset: Coreset, after: int | None, galleries: Sequence) -> list[Note]:
     told = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
     if not attacked(prepared.config.objective):
         return [Note(f"{told}; this objective is not attacked.")]

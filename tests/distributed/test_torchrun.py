@@ -13,7 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from advcore.runner.config import load
-from advcore.runner.run import prepare, run
+from advcore.runner.prepare import prepare
+from advcore.runner.run import run
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "experiments" / "trades_gradmatch.yaml"

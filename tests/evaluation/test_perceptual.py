@@ -4,16 +4,17 @@ import pytest
 
 from advcore.attacks import LPA, PPGD
 from advcore.evaluation.evaluate import evaluate
-from advcore.runner import run as runner
 from advcore.runner.config import load
+from advcore.runner.prepare import prepare
+from advcore.runner.run import run
 
 
 @pytest.mark.case("E5")
 @pytest.mark.slow
 def test_robust_accuracy_falls_with_the_bound_and_lpa_is_at_least_as_strong_as_ppgd(root, tmp_path):
     changes = ["selection=null", "training.epochs=12", "evaluation.attacks=[]", "attack.steps=5"]
-    prepared = runner.prepare(load(root / "experiments/pat_gradmatch.yaml", changes))
-    runner.run(prepared, tmp_path / "run")
+    prepared = prepare(load(root / "experiments/pat_gradmatch.yaml", changes))
+    run(prepared, tmp_path / "run")
     bounds = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
     attacks = [kind(eps=eps, steps=20) for eps in bounds for kind in (PPGD, LPA)]
     found = evaluate(prepared.model, prepared.data.test, attacks).attacks

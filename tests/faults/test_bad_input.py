@@ -22,8 +22,8 @@ from advcore.files import save_tensors
 from advcore.models.base import find_head
 from advcore.objectives import OBJECTIVES
 from advcore.runner.config import from_dict, load, parse, resolved
-from advcore.runner.run import load_state
 from advcore.runner.schema import TABLES
+from advcore.runner.weights import load_state
 from advcore.solvers import SOLVERS
 
 PLACES = places()

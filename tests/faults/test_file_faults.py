@@ -321,12 +321,13 @@ def test_on_a_tiny_disk_a_run_stops_in_a_line_and_goes_on_once_there_is_room(adv
 @pytest.fixture(scope="module")
 def begun(root, tiny, tmp_path_factory):
     """A run that was stopped after its third epoch, and one that was not."""
-    from advcore.runner import run as runner
     from advcore.runner.config import load
+    from advcore.runner.prepare import Reporter, prepare
+    from advcore.runner.run import run
 
     folder = tmp_path_factory.mktemp("runs")
     config = load(root / "experiments/trades_gradmatch.yaml", tiny)
-    runner.run(runner.prepare(config), folder / "undisturbed")
+    run(prepare(config), folder / "undisturbed")
 
     class Enough(Exception):
         pass
@@ -336,7 +337,7 @@ def begun(root, tiny, tmp_path_factory):
             raise Enough
 
     with pytest.raises(Enough):
-        runner.run(runner.prepare(config), folder / "begun", runner.Reporter(on_epoch=on_epoch))
+        run(prepare(config), folder / "begun", Reporter(on_epoch=on_epoch))
     return folder
 
 

@@ -26,7 +26,7 @@ from advcore.files import load_arrays, load_folder, load_tensors, load_weights, 
 from advcore.reporting.record import RunRecord
 from advcore.runner import checkpoints
 from advcore.runner.config import from_dict, load
-from advcore.runner.run import load_state
+from advcore.runner.weights import load_state
 from advcore.selection.scores import Scores
 
 # ---- D1: files that would run code ----
@@ -498,11 +498,12 @@ def test_a_name_that_leads_elsewhere_writes_nothing(advcore, root, tiny, tmp_pat
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, root, tiny) -> Path:
     """A small run."""
-    from advcore.runner import run as runner
+    from advcore.runner.prepare import prepare
+    from advcore.runner.run import run
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     config = load(root / "experiments/linf_craig.yaml", [*tiny, "training.epochs=2", "evaluation.checks=false"])
-    runner.run(runner.prepare(config), folder)
+    run(prepare(config), folder)
     return folder
 
 

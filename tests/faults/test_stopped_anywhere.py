@@ -30,11 +30,12 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.fixture(scope="module")
 def trained(root, tiny, tmp_path_factory):
     """A tiny run's folder."""
-    from advcore.runner import run as runner
     from advcore.runner.config import load
+    from advcore.runner.prepare import prepare
+    from advcore.runner.run import run
 
     folder = tmp_path_factory.mktemp("trained") / "run"
-    runner.run(runner.prepare(load(root / "experiments/trades_gradmatch.yaml", tiny)), folder)
+    run(prepare(load(root / "experiments/trades_gradmatch.yaml", tiny)), folder)
     return folder
 
 

@@ -1,22 +1,11 @@
 """The pages of a GPU's records say what the records say."""
 
 import argparse
-import sys
 
 import pytest
 import torch
 
 from advcore.reporting.record import RunRecord
-
-
-@pytest.fixture
-def benchmark(root, monkeypatch):
-    def load(name):
-        monkeypatch.syspath_prepend(str(root / "benchmarks"))
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        return __import__(name)
-
-    return load
 
 
 def record(robust: float, seconds: float) -> RunRecord:
@@ -28,8 +17,8 @@ def record(robust: float, seconds: float) -> RunRecord:
     return RunRecord(name="x", **known, final={"last": final}, ledger=ledger, epochs=epochs, relative_cost=0.5)
 
 
-def test_speed_up_and_gaps_by_hand(benchmark):
-    page = benchmark("gpu_page")
+def test_speed_up_and_gaps_by_hand(script):
+    page = script("gpu_page")
     found = {"full": [record(0.5, 200.0)], "GradMatch 0.5": [record(0.48, 100.0)], "random 0.5": [record(0.45, 90.0)]}
     full, chosen, drawn = page.section(found).splitlines()[2:]
     assert "| 200 | 1.00 |" in full and "| – | – |" in full
@@ -40,8 +29,8 @@ def test_speed_up_and_gaps_by_hand(benchmark):
 
 
 @pytest.mark.slow
-def test_every_part_of_the_gpu_benchmark_runs_on_the_cpu_and_its_page_is_made(benchmark, tmp_path):
-    gpu = benchmark("gpu")
+def test_every_part_of_the_gpu_benchmark_runs_on_the_cpu_and_its_page_is_made(script, tmp_path):
+    gpu = script("gpu")
     found = gpu.main(["--quick", "--device", "cpu", "--out", str(tmp_path)])
     assert (tmp_path / "gpu.json").exists() and not found["left_out"] and set(found["found"]) == set(gpu.PARTS)
     ways = [one["way"] for one in found["found"]["train"]]
@@ -50,8 +39,8 @@ def test_every_part_of_the_gpu_benchmark_runs_on_the_cpu_and_its_page_is_made(be
     assert page.count("| resnet18 |") == len(ways) + 2 and "| toy | craig |" in page
 
 
-def test_what_the_time_does_not_allow_is_left_out_and_said(benchmark, tmp_path):
-    found = benchmark("gpu").main(["--quick", "--device", "cpu", "--out", str(tmp_path), "--seconds", "0"])
+def test_what_the_time_does_not_allow_is_left_out_and_said(script, tmp_path):
+    found = script("gpu").main(["--quick", "--device", "cpu", "--out", str(tmp_path), "--seconds", "0"])
     assert found["left_out"] == ["train", "select", "solve"] and found["found"] == {
         "train": [],
         "select": [],
@@ -59,9 +48,9 @@ def test_what_the_time_does_not_allow_is_left_out_and_said(benchmark, tmp_path):
     }
 
 
-def test_the_published_step_is_ours_up_to_rounding(benchmark):
+def test_the_published_step_is_ours_up_to_rounding(script):
     """From the clean image, so that both start alike: the same loss before the update."""
-    gpu = benchmark("gpu")
+    gpu = script("gpu")
     options = argparse.Namespace(device=torch.device("cpu"), quick=True)
     model = gpu.network("resnet18", options.device, True)
     _, x, y = next(gpu.pictures(8, options.device).batches([torch.arange(8)]))

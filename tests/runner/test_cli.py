@@ -42,7 +42,7 @@ def run(advcore, root, tiny, tmp_path):
 
 
 def test_the_commit_is_read_from_a_checkout_and_from_a_worktree(tmp_path, monkeypatch):
-    from advcore.runner import run as module
+    from advcore.runner import environment as module
 
     main, tree = tmp_path / "main", tmp_path / "tree"
     for folder in (
@@ -59,7 +59,7 @@ def test_the_commit_is_read_from_a_checkout_and_from_a_worktree(tmp_path, monkey
     (main / ".git/worktrees/tree/commondir").write_text("../..\n")
     (tree / ".git").write_text(f"gitdir: {main}/.git/worktrees/tree\n")
     for folder, commit in ((main, "a" * 40), (tree, "b" * 40), (tmp_path, None)):
-        monkeypatch.setattr(module, "__file__", str(folder / "advcore/runner/run.py"))
+        monkeypatch.setattr(module, "__file__", str(folder / "advcore/runner/environment.py"))
         assert module._commit() == commit
 
 

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from advcore.reporting.record import RunRecord
-from advcore.runner import run as runner
 from advcore.runner.config import load
+from advcore.runner.prepare import prepare
+from advcore.runner.run import run
 
 SMALL = [
     "data.size=32",
@@ -39,7 +40,7 @@ def write_images(root, groups):
 def test_perceptual_training_on_groups_of_folders_meets_every_unseen_attack(root, tmp_path, solver):
     file = root / f"experiments/imagenet12/pat_{solver}.yaml"
     write_images(tmp_path / "data", load(file).data.groups)
-    runner.run(runner.prepare(load(file, [*SMALL, f"data.path={tmp_path / 'data'}"])), tmp_path / "run")
+    run(prepare(load(file, [*SMALL, f"data.path={tmp_path / 'data'}"])), tmp_path / "run")
     record = RunRecord.load(tmp_path / "run/record.json")
     assert record.finished and len(record.selections) == 1
     assert len(record.selections[0]["class_counts"]) == 12

@@ -20,7 +20,7 @@ from advcore import cli
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError
 from advcore.files import load_arrays, load_folder, load_tensors, save_folder
 from advcore.runner import checkpoints
-from advcore.runner.run import changes
+from advcore.runner.config import changes
 
 TIMES = {"seconds", "peak_memory", "resumes", "environment"}
 

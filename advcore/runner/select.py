@@ -1,0 +1,106 @@
+"""A run file used for one selection, or for scores; and coresets as a run keeps them."""
+
+from dataclasses import replace
+
+from torch import nn
+
+from advcore import distributed
+from advcore.cost import CostLedger
+from advcore.data.base import Data
+from advcore.errors import ConfigError, must
+from advcore.gradients import GRADIENTS
+from advcore.objectives.base import attacked
+from advcore.rng import Stream
+from advcore.runner import build
+from advcore.runner.config import resolved
+from advcore.runner.prepare import Prepared, Reporter, prepare, speed_of
+from advcore.runner.schema import RunConfig
+from advcore.selection.schedule import Schedule
+from advcore.selection.scores import Scores
+from advcore.types import Coreset
+
+
+def select(prepared: Prepared, reporter: Reporter) -> Coreset:
+    """One coreset with the model as it stands; random numbers are those of the run's first selection."""
+    plan, speed = prepared.trainer.schedule.plan(), speed_of(prepared)
+    choose = speed.running()(prepared.trainer.selector.select)
+    chosen = choose(
+        speed.prepared(prepared.model),
+        prepared.data.train,
+        seed=prepared.config.seed,
+        rows=prepared.scores,
+        validation=prepared.data.validation,
+        epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
+        on_chunk=lambda done, total: reporter.on_progress("select", done, total),
+    )
+    return in_training_set(chosen, prepared.data)
+
+
+def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
+    """Train the run file's model on all data, and score every example by `name`, of GRADIENTS, after each epoch."""
+    gradient, kind = GRADIENTS[name], type(config.objective).__name__.lower()
+    if gradient.attacked and not attacked(config.objective):
+        raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, kind))
+    with distributed.together():
+        prepared = prepare(config, scores=False)
+    loaded, selector = prepared.data, prepared.trainer.selector
+    whole = Schedule(epochs=config.training.epochs)
+    trainer = replace(prepared.trainer, schedule=whole, selector=None, minibatch=None, probe_epochs=0)
+    collector, ledger, last = gradient.collect() if gradient.collect else None, CostLedger(), []
+
+    def on_model(model: nn.Module) -> None:
+        found = gradient.measure(
+            model,
+            loaded.train,
+            objective=trainer.objective,
+            attack=selector.attack if selector else trainer.attack,
+            stream=Stream(seed=config.seed, purpose="scoring"),
+            ledger=ledger,
+            head=config.model.head,
+        ).rows.matrix[:, 0]
+        last[:] = [found]
+        if collector:
+            collector.add(found)
+
+    trained = trainer.fit(
+        prepared.model,
+        loaded.train,
+        loaded.validation,
+        seed=config.seed,
+        augment=loaded.augment,
+        listener=replace(reporter, on_model=on_model),
+    )
+    return Scores(
+        indices=loaded.part,
+        values=(collector.rows.matrix[:, 0] if collector else last[0]).double().cpu(),
+        num_examples=len(loaded.whole),
+        fingerprint=build.whole_fingerprint(loaded),
+        score=name,
+        epochs=len(trained.epochs),
+        model=resolved(config)["model"]["name"],
+        objective=kind,
+        seed=config.seed,
+    )
+
+
+def summary(coreset: Coreset) -> dict:
+    """A coreset's facts for the record."""
+    return {
+        "epoch": coreset.epoch,
+        "solver": coreset.solver,
+        "partition": coreset.partition,
+        "k": len(coreset),
+        **coreset.quality,
+        **({"seconds": dict.fromkeys(("attack", "rows", "solve"), 0.0), "passes": 0} | coreset.cost),
+    }
+
+
+def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
+    """The same coreset with indices into the whole training set, not into the part left after validation."""
+    return replace(
+        coreset,
+        indices=loaded.part[coreset.indices],
+        num_examples=len(loaded.whole),
+        population=len(loaded.part),
+        fingerprint=build.whole_fingerprint(loaded),
+    )

@@ -1,0 +1,52 @@
+"""The weights that a run keeps, and weights from elsewhere: written, found, and filled into a model."""
+
+import logging
+from pathlib import Path
+
+from torch import nn
+
+from advcore.errors import CheckpointError, must
+from advcore.files import inside, load_weights, save_tensors
+from advcore.models.base import Normalize
+from advcore.training.loop import State
+from advcore.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+def save_state(path: Path, name: str, state: State, entry: dict) -> None:
+    """`checkpoints/NAME.safetensors`, and a JSON with the epoch it is from."""
+    save_tensors(path / "checkpoints" / f"{name}.safetensors", state, {"epoch": entry["epoch"], "version": __version__})
+
+
+def load_state(net: nn.Module, path: Path) -> None:
+    """Fill `net` from a checkpoint: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
+    Raises CheckpointError with the first keys that do not fit."""
+    state = load_weights(path)
+    if isinstance(net, nn.Sequential) and isinstance(net[0], Normalize) and state.keys() == net[1].state_dict().keys():
+        log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
+        state = net[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
+    own = net.state_dict()
+    wrong = [
+        f"{key} {list(own[key].shape) if key in own else 'not in the model'} / "
+        f"{list(state[key].shape) if key in state else 'not in the file'}"
+        for key in [*own, *(key for key in state if key not in own)]
+        if key not in state or key not in own or own[key].shape != state[key].shape
+    ]
+    if wrong:
+        some = "; ".join(wrong[:5])
+        raise CheckpointError(
+            f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {some}"
+        )
+    net.load_state_dict(state)
+
+
+def checkpoint(path: Path, which: str = "last") -> Path:
+    """The file that `--checkpoint` means: a path, or `last` or `best` of the run folder `path`."""
+    if which not in ("last", "best"):
+        return Path(which)
+    found = path / "checkpoints" / f"{which}.safetensors"
+    if not found.exists():
+        raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{found} does not exist"))
+    inside(found.with_suffix(".json"), path)
+    return inside(found, path)
