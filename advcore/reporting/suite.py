@@ -10,6 +10,7 @@ MARKS = ("†", "‡", "§", "¶", "‖", "††", "‡‡", "§§")
 """Beside a method, for a kind of flag that its evaluations have."""
 BASELINE_NAMES = {
     "random": "random",
+    "random_of_cost": "random of equal cost",
     "shortened": "shortened",
     "fewer_steps": "fewer steps",
     "fat": "FAT",

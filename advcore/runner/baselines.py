@@ -3,15 +3,16 @@
 Pure but for `counts`, which says how many examples a method's data has.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from advcore.attacks import NFGSM, LinfPGD
 from advcore.errors import UserError
-from advcore.minibatch.base import UpdateSubset
+from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.objectives.base import attacked
 from advcore.runner import build
@@ -26,6 +27,10 @@ from advcore.training.plan import planned_units, reference
 
 Counts = Callable[[RunConfig], tuple[int, int]]
 """How many training and validation examples a config's data has."""
+_NOTHING = 0.01
+"""A share of a cost that is too small to be spent."""
+_NO_BUDGET = next(one.default for one in fields(SelectionConfig) if one.name == "budget")
+"""What stands beside a wanted cost."""
 FAT_STEP = 1.25
 """Of eps: Wong et al. 2020, algorithm 3, alpha 10/255 for eps 8/255."""
 
@@ -97,6 +102,8 @@ def _offered(
         own = replace(full, data=config.data, model=config.model, objective=config.objective)
         if cost >= planned_cost(own, counts):
             continue  # nothing is saved, so there is nothing to spend otherwise
+        if "random_of_cost" in added:
+            yield from random_of_cost(config, cost, counts)
         if "shortened" in added:
             yield shortened(own, cost, counts)
         if "fewer_steps" in added:
@@ -149,6 +156,27 @@ def random_like(config: RunConfig) -> tuple[str, RunConfig]:
         names.append(f"random minibatch {rule.rho:.4g}")
         rule = RandomSubset(**{name: getattr(rule, name) for name in ("rho", "clean")})
     return " x ".join(names), replace(config, selection=chosen, minibatch=rule)
+
+
+def random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[str, RunConfig]]:
+    """`random_like`, with what choosing costs spent on more examples: the largest budget, or part of each batch to
+    attack, that `cost` pays for. Nothing where there is nothing to spend, or where no random part costs as much."""
+    rule, chosen = config.minibatch, config.selection
+    if chosen is not None:
+        options = [replace(config, selection=replace(chosen, budget=_NO_BUDGET, cost=round(cost, 4)))]
+    elif isinstance(rule, AttackSubset):
+        size = config.training.batch_size
+        options = [replace(config, minibatch=replace(rule, rho=math.ceil(1e4 * k / size) / 1e4)) for k in range(size, 0, -1)]
+    else:
+        options = []
+    if cost - planned_cost(random_like(config)[1], counts) < _NOTHING * cost:
+        return
+    for option in options:
+        name, drawn = random_like(option)
+        with contextlib.suppress(UserError):  # no budget costs that much, or the trainer refuses it
+            if planned_cost(drawn, counts) <= cost + 1e-4:  # a wanted cost has four digits
+                yield name, drawn
+                return
 
 
 def lasting(config: RunConfig, epochs: int) -> RunConfig:

@@ -15,7 +15,7 @@ SIZE_KEYS = ("title", "experiment", "seeds", "set")
 """Of one of its sizes."""
 LONGEST = 120
 """Characters of a method's name: files have its name."""
-BASELINES = ("random", "shortened", "fewer_steps", "fat", "n_fgsm")
+BASELINES = ("random", "random_of_cost", "shortened", "fewer_steps", "fat", "n_fgsm")
 """What a suite adds by itself, unless it says `NAME: false`."""
 OWN = ("experiment", "grid")
 """Keys of a method that are no settings."""

@@ -47,7 +47,8 @@ def added(base):
 def test_a_coreset_of_half_costs_059_and_gets_every_baseline(base, added):
     assert planned_cost(from_dict(changed(base, {"selection": HALF})), counts) == pytest.approx(0.5 + 0.09)
     found = added({"selection": HALF})
-    assert list(found) == ["random 0.5", "shortened to 6 epochs", "fewer steps (2)", "FAT", "N-FGSM"]
+    names = ["random 0.5", "random, cost 0.59", "shortened to 6 epochs", "fewer steps (2)", "FAT", "N-FGSM"]
+    assert list(found) == names
     drawn = found["random 0.5"].selection
     assert drawn.solver == Random() and (drawn.budget, drawn.warm_start, drawn.period) == (0.5, 0, None)
     assert found["shortened to 6 epochs"].training.epochs == 6
@@ -66,6 +67,21 @@ def test_a_margin_rule_costs_029_and_its_steps_are_shortened(base, added):
     assert list(found) == ["random minibatch 0.2", "shortened to 3 epochs", "fewer steps (1, 7 epochs)"]
     assert found["random minibatch 0.2"].minibatch == RandomSubset(rho=0.2, clean=0)
     assert found["fewer steps (1, 7 epochs)"].training.epochs == 7
+
+
+def test_what_choosing_costs_is_what_random_of_equal_cost_spends(base, added):
+    """59 % of 128 examples are 75; a margin rule's looks pay for random to attack 18 of 64 instead of 12."""
+    (one,) = added({"selection": HALF}, ("random_of_cost",)).values()
+    assert one.selection.solver == Random() and one.selection.cost == 0.59
+    assert planned_cost(one, counts) == pytest.approx(75 / 128)
+    rule = {"minibatch": {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}}
+    (one,) = added(rule, ("random_of_cost",)).values()
+    assert one.minibatch == RandomSubset(rho=0.2813, clean=0)
+    assert planned_cost(one, counts) == pytest.approx(18 / 64)
+    wanted = {name: value for name, value in HALF.items() if name != "budget"} | {"cost": 0.4}
+    assert not added({"selection": wanted}, ("random_of_cost", "random")).keys() - {"random, cost 0.4"}
+    assert not added({"minibatch": {"name": "loss_ranked", "p_up": 0.3}}, ("random_of_cost",))
+    assert not added({"selection": HALF | {"budget": 0.95}}, ("random_of_cost",))  # dearer than all data
 
 
 def test_no_baseline_costs_more_than_the_method_by_more_than_half_an_epoch(base, added):
@@ -139,9 +155,10 @@ def test_a_name_that_would_be_too_long_is_numbered(base):
 
 def test_only_linf_has_fat_and_what_is_not_attacked_has_no_fewer_steps(added):
     l2 = {"attack": {"name": "l2_pgd", "eps": 0.5, "steps": 4}}
-    assert list(added({"selection": HALF}, full=l2)) == ["random 0.5", "shortened to 6 epochs", "fewer steps (2)"]
+    names = ["random 0.5", "random, cost 0.59", "shortened to 6 epochs", "fewer steps (2)"]
+    assert list(added({"selection": HALF}, full=l2)) == names
     plain = {"attack": None, "objective": {"name": "standard"}}
-    assert [name.split()[0] for name in added({"selection": HALF}, full=plain)] == ["random", "shortened"]
+    assert [name.split()[0] for name in added({"selection": HALF}, full=plain)] == ["random", "random,", "shortened"]
 
 
 def test_milestones_come_as_much_earlier_as_the_run_is_shorter(base):
