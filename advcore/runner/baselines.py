@@ -166,7 +166,8 @@ def random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Iterator[t
         options = [replace(config, selection=replace(chosen, budget=_NO_BUDGET, cost=round(cost, 4)))]
     elif isinstance(rule, AttackSubset):
         size = config.training.batch_size
-        options = [replace(config, minibatch=replace(rule, rho=math.ceil(1e4 * k / size) / 1e4)) for k in range(size, 0, -1)]
+        parts = [math.ceil(1e4 * k / size) / 1e4 for k in range(size, 0, -1)]
+        options = [replace(config, minibatch=replace(rule, rho=rho)) for rho in parts]
     else:
         options = []
     if cost - planned_cost(random_like(config)[1], counts) < _NOTHING * cost:
