@@ -191,13 +191,18 @@ def raw(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]
 
 
 def _measured(record: RunRecord) -> dict[str, object]:
-    """Columns that depend on the record: accuracies of both states, gradient errors, seconds by phase, where."""
+    """Columns that depend on the record: accuracies of both states with their 95 % intervals, gradient errors, seconds
+    by phase, where."""
     found: dict[str, object] = {}
     for which in ("last", "best"):
         final = record.final[which]
-        found |= {f"{which} clean": final["clean"]["accuracy"], f"{which} n": final["clean"]["n"]}
-        for i, attack in enumerate(final["attacks"]):
-            found[f"{which} robust {i + 1} ({attack_label(attack)})"] = attack["accuracy"]
+        told = {"clean": final["clean"]}
+        told |= {f"robust {i} ({attack_label(attack)})": attack for i, attack in enumerate(final["attacks"], 1)}
+        told |= {"robust (all of these)": final["worst"]} if len(final["attacks"]) > 1 and "worst" in final else {}
+        for name, entry in told.items():
+            found[f"{which} {name}"] = entry["accuracy"]
+            found |= dict(zip((f"{which} {name} low", f"{which} {name} high"), entry.get("interval", ()), strict=False))
+        found[f"{which} n"] = final["clean"]["n"]
         found[f"{which} flags"] = "; ".join(final.get("flags", ()))
     errors = [one for one in record.selections if one["gradient_error"] is not None]
     for name in ("gradient_error", "gradient_error_random"):

@@ -149,6 +149,22 @@ def test_csv_has_the_records_own_numbers_one_row_a_run(results):
     assert float(first["gradient_error"]) == 0.02 and failed["error"] == "loss is | nan" and not failed["last clean"]
 
 
+def test_csv_has_intervals_and_what_stands_before_all_attacks():
+    made = one(0.5)
+    last = made.final["last"]
+    weaker = last["attacks"][0] | {"accuracy": 0.6}
+    worst = {"accuracy": 0.4, "interval": [0.3, 0.5], "n": 100}
+    made.final["last"] = last | {"attacks": [last["attacks"][0], weaker], "worst": worst}
+    found = Results(reference="full")
+    found.add("full", 0, made)
+    (row,) = csv.DictReader(io.StringIO(csv_text(*raw(found, "s", None)), newline=""))
+    told = [row[f"last robust (all of these){end}"] for end in ("", " low", " high")]
+    assert told == ["0.4", "0.3", "0.5"] and row["last robust 2 (linf 0.1, PGD-50 x 3)"] == "0.6"
+    assert "best robust (all of these)" not in row
+    low, high = (float(row[f"last robust 1 (linf 0.1, PGD-50 x 3) {end}"]) for end in ("low", "high"))
+    assert [low, high] == last["attacks"][0]["interval"]
+
+
 class Balanced(HTMLParser):
     """Every tag that is opened is closed, in order."""
 
