@@ -18,7 +18,8 @@ class Note:
 
 @dataclass(frozen=True)
 class Table:
-    """`words` columns stand to the left, the others, which are numbers, to the right. links : address by row."""
+    """`words` columns stand to the left, the others, which are numbers, to the right; a row of one cell spans them all.
+    links : address by row."""
 
     caption: str
     header: Sequence[str]

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from advcore.errors import CheckpointError, UserError, must, require
 from advcore.files import read_json, write_bytes, write_json
-from advcore.reporting.formats import csv_text, latex, page
+from advcore.reporting.formats import csv_text, latex
+from advcore.reporting.page import html
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.suite import Results, Table, raw
 from advcore.reporting.suite import tables as suite_tables
+from advcore.reporting.suite_page import suite_page
 from advcore.runner.attempt import Outcome, Watcher
 from advcore.runner.baselines import with_baselines
 from advcore.runner.config import from_dict, resolved
@@ -234,7 +236,7 @@ def write_tables(bench: Bench, found: Results) -> list[Path]:
         "md": f"# {bench.suite.name}\n\n" + "\n".join(one.markdown() for one in made),
         "tex": "\n".join(map(latex, made)),
         "csv": csv_text(*raw(found, bench.suite.name, bench.suite.size)),
-        "html": page(_title(bench), made),
+        "html": html(suite_page(_title(bench), made)),
     }
     paths = {end: bench.folder / f"table.{end}" for end in contents}
     for end, path in paths.items():

@@ -13,6 +13,8 @@ from advcore.reporting.parts import Note, Shown
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import Beside, run_page
 from advcore.reporting.runs_page import runs_page
+from advcore.reporting.suite import Results, tables
+from advcore.reporting.suite_page import suite_page
 
 pytestmark = pytest.mark.browser
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -63,12 +65,21 @@ def crowd() -> str:
     return html(runs_page("a study", [*runs, Run("open-s1", record(finished=False, final={}, epochs=[]))]))
 
 
+def suite() -> str:
+    """A table with rows of every kind, and names too long for it."""
+    found = Results(reference="full")
+    for i, name in enumerate(["full", "GradMatch", LONG]):
+        found.add(name, 0, seeded(0, 0.6 + 0.01 * i))
+        found.add(name, 1, None, error=LONG if i else None)
+    return html(suite_page(LONG, tables(found, LONG)))
+
+
 def committed(suite: str, root: Path) -> str:
     files = sorted((root / "benchmarks/records" / suite).glob("*.json"))
     return html(runs_page(suite, [Run(path.stem, RunRecord.load(path)) for path in files]))
 
 
-PAGES = {"full": full, "hostile": hostile, "unfinished": unfinished, "crowd": crowd}
+PAGES = {"full": full, "hostile": hostile, "unfinished": unfinished, "crowd": crowd, "suite": suite}
 
 
 @pytest.fixture(scope="module")
