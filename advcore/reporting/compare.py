@@ -38,7 +38,8 @@ class Block:
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by method: of one name (METHOD of METHOD-sSEED, else the run's own) and of settings that do not differ but
-    in the seed. Two methods of one name are told apart by the settings in which they differ."""
+    in the seed, in where it was done and who was told. Two methods of one name are told apart by the settings in which
+    they differ."""
     by_name: dict[str, list[list[Run]]] = {}
     for run in (one for one in runs if one.record):
         named = NAMED.fullmatch(run.where.rpartition("/")[2])

@@ -19,7 +19,8 @@ def suite_page(title: str, tables: Sequence[Table]) -> Page:
 
 def _heading(table: Table, title: str) -> str:
     """The caption, without the page's title before it."""
-    return table.caption.removeprefix(f"{title}: ").capitalize()
+    text = table.caption.removeprefix(f"{title}: ")
+    return text[:1].upper() + text[1:]
 
 
 def _parts(table: Table) -> list:

@@ -3,11 +3,10 @@
 Pure but for `counts`, which says how many examples a method's data has.
 """
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from advcore.attacks import NFGSM, LinfPGD
@@ -21,16 +20,12 @@ from advcore.runner.identity import identity
 from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.runner.suite_file import LONGEST, slug
 from advcore.solvers.uniform import Random
-from advcore.training.budget import budget_at_cost
+from advcore.training.budget import budget_at_cost, largest
 from advcore.training.lr import MultiStep
 from advcore.training.plan import planned_units, reference
 
 Counts = Callable[[RunConfig], tuple[int, int]]
 """How many training and validation examples a config's data has."""
-_NOTHING = 0.01
-"""A share of a cost that is too small to be spent."""
-_NO_BUDGET = next(one.default for one in fields(SelectionConfig) if one.name == "budget")
-"""What stands beside a wanted cost."""
 FAT_STEP = 1.25
 """Of eps: Wong et al. 2020, algorithm 3, alpha 10/255 for eps 8/255."""
 
@@ -89,7 +84,7 @@ def _told(line: str) -> str:
 def _offered(
     methods: dict[str, RunConfig], against: str, added: tuple[str, ...], counts: Counts
 ) -> Iterator[tuple[str, RunConfig]]:
-    """(name, settings) of all baselines of all methods, the random ones first."""
+    """(name, settings) of all baselines of all methods, random ones of the same budget first."""
     full = _whole(methods[against])
     savers = {name: config for name, config in methods.items() if _saves(config) and not _is_random(config)}
     if "random" in added:
@@ -159,25 +154,30 @@ def random_like(config: RunConfig) -> tuple[str, RunConfig]:
 
 
 def random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[str, RunConfig]]:
-    """`random_like`, with what choosing costs spent on more examples: the largest budget, or part of each batch to
-    attack, that `cost` pays for. Nothing where there is nothing to spend, or where no random part costs as much."""
-    rule, chosen = config.minibatch, config.selection
+    """`random_like`, with what choosing costs spent on more examples: the largest budget, else the largest part of each
+    batch to attack, that `cost` pays for. Nothing where neither adds a hundredth to the cost."""
+    rule, chosen, options = config.minibatch, config.selection, []
+    if chosen is not None and chosen.cost is not None:
+        return  # `random_like` has that cost
     if chosen is not None:
-        options = [replace(config, selection=replace(chosen, budget=_NO_BUDGET, cost=round(cost, 4)))]
-    elif isinstance(rule, AttackSubset):
-        size = config.training.batch_size
-        parts = [math.ceil(1e4 * k / size) / 1e4 for k in range(size, 0, -1)]
-        options = [replace(config, minibatch=replace(rule, rho=rho)) for rho in parts]
-    else:
-        options = []
-    if cost - planned_cost(random_like(config)[1], counts) < _NOTHING * cost:
-        return
+        options.append(replace(config, selection=replace(chosen, budget=SelectionConfig.budget, cost=round(cost, 4))))
+    size = config.training.batch_size
+    if isinstance(rule, AttackSubset) and size > 1:
+        parts = [replace(config, minibatch=replace(rule, rho=math.ceil(1e4 * k / size) / 1e4)) for k in range(1, size)]
+        options.append(parts[largest(lambda i: _planned(parts[i], counts) <= cost, 0, size - 2)])
+    plain = _planned(config, counts)
     for option in options:
-        name, drawn = random_like(option)
-        with contextlib.suppress(UserError):  # no budget costs that much, or the trainer refuses it
-            if planned_cost(drawn, counts) <= cost + 1e-4:  # a wanted cost has four digits
-                yield name, drawn
-                return
+        if plain + 0.01 * cost <= _planned(option, counts) <= cost + 1e-4:  # a wanted cost has four digits
+            yield f"random of cost {cost:.2g}", random_like(option)[1]
+            return
+
+
+def _planned(config: RunConfig, counts: Counts) -> float:
+    """What `random_like` costs; infinite where the trainer refuses it, or nothing random costs what is wanted."""
+    try:
+        return planned_cost(random_like(config)[1], counts)
+    except UserError:
+        return math.inf
 
 
 def lasting(config: RunConfig, epochs: int) -> RunConfig:

@@ -29,7 +29,7 @@ def _units(trainer: Trainer, k: int, n: int, held_out: int) -> int | None:
         return None
 
 
-def _largest(holds: Callable[[int], bool], low: int, high: int) -> int:
+def largest(holds: Callable[[int], bool], low: int, high: int) -> int:
     """The largest in low..high for which `holds`, which does from low on until it does no more."""
     while low < high:
         middle = (low + high + 1) // 2
@@ -42,7 +42,7 @@ def _range(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | None:
     none. What it refuses is too small."""
     if _units(trainer, n - 1, n, held_out) is None:
         return None
-    refused = _largest(lambda k: k < 2 or _units(trainer, k, n, held_out) is None, 1, n - 1)
+    refused = largest(lambda k: k < 2 or _units(trainer, k, n, held_out) is None, 1, n - 1)
     return refused + 1, n - 1
 
 
@@ -52,7 +52,7 @@ def budget_for(trainer: Trainer, n: int, held_out: int, units: float) -> float |
     found = _range(trainer, n, held_out)
     if found is None or _units(trainer, found[0], n, held_out) > units:
         return None
-    k = _largest(lambda k: _units(trainer, k, n, held_out) <= units, *found)
+    k = largest(lambda k: _units(trainer, k, n, held_out) <= units, *found)
     return max(int(k / n * _DIGITS) / _DIGITS, found[0] / n)
 
 

@@ -25,6 +25,11 @@ BASE = {
     "cost": {"reference_epochs": 10, "reference_steps": 4},
 }
 HALF = {"solver": {"name": "gradmatch"}, "budget": 0.5, "warm_start": 0, "period": None}
+MARGIN = {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}
+
+
+def _of(base: dict, changes: dict):
+    return from_dict(changed(base, changes))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def added(base):
 def test_a_coreset_of_half_costs_059_and_gets_every_baseline(base, added):
     assert planned_cost(from_dict(changed(base, {"selection": HALF})), counts) == pytest.approx(0.5 + 0.09)
     found = added({"selection": HALF})
-    names = ["random 0.5", "random, cost 0.59", "shortened to 6 epochs", "fewer steps (2)", "FAT", "N-FGSM"]
+    names = ["random 0.5", "random of cost 0.59", "shortened to 6 epochs", "fewer steps (2)", "FAT", "N-FGSM"]
     assert list(found) == names
     drawn = found["random 0.5"].selection
     assert drawn.solver == Random() and (drawn.budget, drawn.warm_start, drawn.period) == (0.5, 0, None)
@@ -74,14 +79,44 @@ def test_what_choosing_costs_is_what_random_of_equal_cost_spends(base, added):
     (one,) = added({"selection": HALF}, ("random_of_cost",)).values()
     assert one.selection.solver == Random() and one.selection.cost == 0.59
     assert planned_cost(one, counts) == pytest.approx(75 / 128)
-    rule = {"minibatch": {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}}
-    (one,) = added(rule, ("random_of_cost",)).values()
+    (one,) = added({"minibatch": MARGIN}, ("random_of_cost",)).values()
     assert one.minibatch == RandomSubset(rho=0.2813, clean=0)
     assert planned_cost(one, counts) == pytest.approx(18 / 64)
-    wanted = {name: value for name, value in HALF.items() if name != "budget"} | {"cost": 0.4}
-    assert not added({"selection": wanted}, ("random_of_cost", "random")).keys() - {"random, cost 0.4"}
-    assert not added({"minibatch": {"name": "loss_ranked", "p_up": 0.3}}, ("random_of_cost",))
-    assert not added({"selection": HALF | {"budget": 0.95}}, ("random_of_cost",))  # dearer than all data
+
+
+def test_in_a_composition_random_of_equal_cost_has_more_data_or_attacks_more_of_them(base, added):
+    """All data, 12 of 64 of them attacked, cost 0.19; half of the data and the margin rule 0.23."""
+    small, half = ({"selection": HALF | {"budget": b}, "minibatch": MARGIN} for b in (0.1, 0.5))
+    (one,) = added(small, ("random_of_cost",)).values()
+    assert one.minibatch.rho == 0.2 and one.selection.cost == round(planned_cost(_of(base, small), counts), 4)
+    (one,) = added(half, ("random_of_cost",)).values()
+    assert one.selection.budget == 0.5 and one.selection.cost is None
+    cost = planned_cost(_of(base, half), counts)
+    assert cost - 0.5 / 64 < planned_cost(one, counts) <= cost
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"selection": HALF | {"budget": 0.95}}, "it costs more than all data"),
+        ({"minibatch": {"name": "loss_ranked", "p_up": 0.3}, "training.epochs": 6}, "what is learned from is no cost"),
+        (
+            {"minibatch": {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}, "attack.steps": 50},
+            "below one of 64",
+        ),
+        ({"selection": HALF | {"solver": {"name": "random"}}}, "it is random"),
+        ({"selection": {n: v for n, v in HALF.items() if n != "budget"} | {"cost": 0.27}}, "random has that cost"),
+        (
+            {"selection": {"solver": {"name": "gradmatch"}, "warm_start": 0, "cost": 0.28}, "minibatch": MARGIN},
+            "as well",
+        ),
+    ],
+)
+def test_random_of_equal_cost_is_left_out_where_it_would_add_nothing(added, changes, why):
+    steps = {name: changes[name] for name in changes if name == "attack.steps"}
+    own = {name: value for name, value in changes.items() if name not in steps}
+    full = steps | {"cost.reference_steps": 50} if steps else None
+    assert not added(own, ("random_of_cost",), full=full), why
 
 
 def test_no_baseline_costs_more_than_the_method_by_more_than_half_an_epoch(base, added):
@@ -155,10 +190,10 @@ def test_a_name_that_would_be_too_long_is_numbered(base):
 
 def test_only_linf_has_fat_and_what_is_not_attacked_has_no_fewer_steps(added):
     l2 = {"attack": {"name": "l2_pgd", "eps": 0.5, "steps": 4}}
-    names = ["random 0.5", "random, cost 0.59", "shortened to 6 epochs", "fewer steps (2)"]
+    names = ["random 0.5", "random of cost 0.59", "shortened to 6 epochs", "fewer steps (2)"]
     assert list(added({"selection": HALF}, full=l2)) == names
     plain = {"attack": None, "objective": {"name": "standard"}}
-    assert [name.split()[0] for name in added({"selection": HALF}, full=plain)] == ["random", "random,", "shortened"]
+    assert [name.split()[0] for name in added({"selection": HALF}, full=plain)] == ["random", "random", "shortened"]
 
 
 def test_milestones_come_as_much_earlier_as_the_run_is_shorter(base):
