@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from advcore.errors import ConfigError, at_least, missing_package, must, require
 from advcore.selection.coreset import AdversarialCoreset
@@ -24,8 +24,9 @@ class AdversarialCoresetCallback(Callback):
     """All data for the first epochs, then a coreset, chosen with the model as it stands every `period` epochs.
 
     Batches are (x, y, w) from the first epoch on; the loss is `(w * losses).mean()`. What `train_dataloader` of the
-    module or data module returns says which data set, batch size and workers there are. The trainer must ask for it
-    every epoch: `Trainer(reload_dataloaders_every_n_epochs=1)`. Lightning's checkpoints hold the coreset.
+    module or data module returns says which data set, batch size and workers there are; batches are shuffled, and a
+    sampler of its own is refused. The trainer must ask for it every epoch:
+    `Trainer(reload_dataloaders_every_n_epochs=1)`. Lightning's checkpoints hold the coreset.
 
     Parameters
     ----------
@@ -103,6 +104,9 @@ class AdversarialCoresetCallback(Callback):
         if not isinstance(base, DataLoader) or base.batch_size is None:
             rule = "a DataLoader with a batch_size"
             raise ConfigError(must("train_dataloader()", rule, type(base).__name__))
+        if not _whole(base):
+            rule, way_out = "without a sampler of its own", "the coreset says what is drawn, and with which weight"
+            raise ConfigError(must("train_dataloader()", rule, type(base.sampler).__name__, way_out))
         self._told = epoch
         how = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
         settings = {name: getattr(base, name) for name in how}
@@ -133,3 +137,11 @@ class AdversarialCoresetCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         kept = state_dict["coreset"]
         self.coreset = None if kept is None else Coreset.restored(kept)
+
+
+def _whole(loader: DataLoader) -> bool:
+    """Whether an epoch has every example once."""
+    sampler = loader.sampler
+    if isinstance(sampler, RandomSampler):
+        return not sampler.replacement and len(sampler) == len(loader.dataset)
+    return isinstance(sampler, SequentialSampler)

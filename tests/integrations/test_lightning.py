@@ -1,13 +1,14 @@
 """The Lightning callback in real trainers: 64 random images, a few epochs."""
 
 import functools
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from advcore import AdversarialCoreset
 from advcore.attacks import LinfPGD
@@ -110,6 +111,15 @@ def test_what_would_train_on_other_data_unsaid_is_refused(tmp_path):
         trainer([callback()], tmp_path, reload_dataloaders_every_n_epochs=0).fit(world().Module())
     with pytest.raises(ConfigError, match="train_dataloader"):
         trainer([callback()], tmp_path).fit(world().Module(), train_dataloaders=DataLoader(images(), batch_size=16))
+    for sampler in (
+        WeightedRandomSampler([1.0, 2.0], 16),
+        RandomSampler(images(), replacement=True),
+        RandomSampler(images(), num_samples=8),
+    ):
+        module = world().Module()
+        module.train_dataloader = partial(DataLoader, images(), batch_size=16, sampler=sampler)
+        with pytest.raises(ConfigError, match=f"without a sampler of its own, got '{type(sampler).__name__}'"):
+            trainer([callback()], tmp_path).fit(module)
     with pytest.raises(ConfigError, match="warm_epochs"):
         callback(warm_epochs=-1)
     blocks = AdversarialCoreset(
