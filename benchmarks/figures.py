@@ -32,12 +32,18 @@ def several(found: Groups, *names: str) -> bool:
     return all(len(found.get(name, ())) > 1 for name in names)
 
 
-def verdict(found: Groups, method: str, other: str) -> str:
-    """ "beats", "loses to" or "is level with", the difference of the means set beside the spread of both over seeds."""
+def compared(found: Groups, method: str, other: str) -> tuple[str, float, float]:
+    """ "beats", "loses to" or "is level with"; the difference of the means, and the spread of both over seeds that it
+    is set beside."""
     one, two = (robust(found[name]) for name in (method, other))
     spread = sum(statistics.variance(values) for values in (one, two)) ** 0.5
     gap = statistics.mean(one) - statistics.mean(two)
-    word = "is level with" if abs(gap) <= spread else "beats" if gap > 0 else "loses to"
+    return "is level with" if abs(gap) <= spread else "beats" if gap > 0 else "loses to", gap, spread
+
+
+def verdict(found: Groups, method: str, other: str) -> str:
+    """`compared` in words, with costs."""
+    word, gap, spread = compared(found, method, other)
     costs = [found[name][0].relative_cost for name in (method, other)]
     return f"{word} {other} ({gap:+.1f} points, spread {spread:.1f}; cost {costs[0]:.2f} against {costs[1]:.2f})"
 
@@ -53,6 +59,24 @@ def paired(found: Groups, pairs: Pairs) -> tuple[float, float, int]:
 
 def _seeds(records: Sequence[RunRecord]) -> list[int]:
     return [record.config["seed"] for record in records]
+
+
+def answers(found: Groups, questions: Mapping[str, Pairs]) -> str:
+    """A paragraph a question, whose pairs are methods with what is asked about, and without: all pairs together, then
+    pair by pair."""
+    lines = []
+    for question, pairs in questions.items():
+        known = [pair for pair in pairs if several(found, *pair)]
+        if not known:
+            continue
+        gap, error, count = paired(found, known)
+        word = "helps" if gap > 0 else "hurts"
+        word = word if beyond_chance(gap, error, count) else "makes no difference beyond chance"
+        told = f"{gap:+.2f} ± {error:.2f} points, mean and standard error of {count} runs beside runs of the same seed"
+        lines += [f"**{question}**: {word} ({told}).", ""]
+        lines += [f"- {one} {verdict(found, one, two)}." for one, two in known]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def beyond_chance(mean: float, error: float, count: int) -> bool:

@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from figures import Groups, beyond_chance, cost, front, paired, robust, several, verdict
+from figures import Groups, answers, cost, front, robust, verdict
 
 from advcore.reporting.tables import comparison, flagged, markdown
 
@@ -47,21 +47,6 @@ FAMILIES = {
 }
 
 
-BLOCKS = {
-    "full training": ["full (PGD-7)"],
-    "a half": ["shortened", "PGD-3", "random 0.5", "CRAIG 0.5", "GradMatch 0.5"],
-    "a quarter": [
-        *("shortened to 3", "FAT", "N-FGSM", "one step, remembered", "random, one step", "GradMatch, one step"),
-        *("random, one step, remembered", "GradMatch, one step, remembered", "margin, one step"),
-    ],
-    "an eighth": [
-        *("shortened to 1", "one step, shortened", "random, one step, half", "random, one step, half, remembered"),
-        "GradMatch, one step, half, remembered",
-    ],
-}
-"""README's table: methods by about what they cost."""
-
-
 HEAD = """# Cheaper training, all savings in one picture
 
 From the committed records of the suites `savings`, `savings-parts`, `savings-long` and `savings-strong` (`advcore
@@ -101,32 +86,6 @@ def table(found: Groups) -> str:
     return markdown(*comparison({f"**{n}**" if n in best else n: found[n] for n in ordered}, "last"))
 
 
-def headline(found: Groups) -> str:
-    """README's table."""
-    rows = []
-    for about, names in BLOCKS.items():
-        head, own = comparison({name: found[name] for name in names}, "last")
-        rows += [(row[0], about, *row[1:]) for row in own]
-    return markdown((head[0], "at about the cost of", *head[1:]), rows)
-
-
-def answers(found: Groups) -> str:
-    """A paragraph a question: pair by pair, then all pairs together."""
-    lines = []
-    for question, pairs in QUESTIONS.items():
-        known = [pair for pair in pairs if several(found, *pair)]
-        if not known:
-            continue
-        gap, error, count = paired(found, known)
-        word = "helps" if gap > 0 else "hurts"
-        word = word if beyond_chance(gap, error, count) else "makes no difference beyond chance"
-        told = f"{gap:+.2f} ± {error:.2f} points, mean and standard error of {count} runs beside runs of the same seed"
-        lines += [f"**{question}**: {word} ({told}).", ""]
-        lines += [f"- {one} {verdict(found, one, two)}." for one, two in known]
-        lines.append("")
-    return "\n".join(lines)
-
-
 def quarter(found: Groups, full: str) -> str:
     """The best at a quarter of the cost, beside full training."""
     cheap = {name: statistics.fmean(robust(records)) for name, records in found.items() if cost(records) <= QUARTER}
@@ -155,7 +114,7 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
         if "catastrophic" in event["event"]
     ]
     lines += [f"- {told}." for told in collapsed] or ["No run overfitted catastrophically (PGD-10 probe)."]
-    lines += ["", quarter(found, next(iter(found))), "", "## Which parts matter", "", answers(found)]
+    lines += ["", quarter(found, next(iter(found))), "", "## Which parts matter", "", answers(found, QUESTIONS)]
     if lasting:
         lines += ["## Three times the epochs", "", "Costs are relative to full PGD-7 training of the same length.", ""]
         lines += [markdown(*comparison(lasting, "last")), "", "Checkpoint `best`:", ""]

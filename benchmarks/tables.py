@@ -5,6 +5,7 @@ from pathlib import Path
 
 import evidence_page
 import gpu_page
+import main_page
 import minibatch_page
 import savings_page
 import solver_page
@@ -22,6 +23,7 @@ EVIDENCE = HERE.parent / "docs" / "evidence.md"
 PAGES = ("digits", "mnist")
 """Suites with a page of their own."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
+MAIN = ("main-cifar10", "main-mnist")
 
 
 @functools.cache
@@ -39,15 +41,16 @@ def groups(suite: str) -> dict[str, list[RunRecord]]:
 
 
 def text(suite: str) -> str:
-    """The suite's tables, for the last and for the best checkpoint, with what made them."""
+    """The suite's page: its tables, for the last and for the best checkpoint, with what made them."""
     found = groups(suite)
     any_one = next(iter(found.values()))[0]
     n, device = any_one.final["last"]["clean"]["n"], any_one.environment["device"]
-    lines = [f"**{suite_of(suite).title}.** Mean ± sample deviation over seeds, {n} test images, device {device}."]
+    lines = [f"# {suite_of(suite).title}", ""]
+    lines += [f"Mean ± sample deviation over seeds, {n} test images, device {device}."]
     for which in ("last", "best"):
         lines += ["", f"Checkpoint `{which}`:", "", markdown(*comparison(found, which))]
         lines += [f"\nFlags: {told}." for told in ["; ".join(flagged(found, which))] if told]
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def study_text() -> str:
@@ -56,6 +59,18 @@ def study_text() -> str:
     single = groups("minibatch-factors")
     told = minibatch_page.factors(single, groups("minibatch-cifar10")) if single else ""
     return minibatch_page.page(sections, told, groups("minibatch-strong"))
+
+
+def complete(suite: str) -> bool:
+    """Whether every run has its record."""
+    of, found = suite_of(suite), groups(suite)
+    return all(len(found.get(method, ())) == len(of.seeds) for method in of.methods)
+
+
+def main_text() -> str:
+    """The page of the main tables; a suite that is still being run is left out."""
+    sections = {suite_of(suite).title: groups(suite) for suite in MAIN if complete(suite)}
+    return main_page.page(sections, groups("main-repeat"), groups("main-strong"))
 
 
 def savings_text() -> str:
@@ -73,7 +88,7 @@ def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
     readme = between(readme, "digits", markdown(*comparison(groups("digits"))))
-    readme = between(readme, "savings", savings_page.headline(groups("savings") | groups("savings-parts")))
+    readme = between(readme, "main", main_page.table(groups("main-cifar10")))
     peers = HERE / "records" / "solvers" / "peers.json"
     return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
 
@@ -81,9 +96,11 @@ def readme_text() -> str:
 def main() -> None:
     for suite in PAGES:
         if groups(suite):
-            (HERE / f"{suite}.md").write_text(f"# {suite}\n\n{text(suite)}\n")
+            (HERE / f"{suite}.md").write_text(text(suite))
     if any(map(groups, STUDY)):
         (HERE / "minibatch.md").write_text(study_text())
+    if any(map(complete, MAIN)):
+        (HERE / "main.md").write_text(main_text())
     if groups("savings"):
         (HERE / "savings.md").write_text(savings_text())
         savings_page.draw(groups("savings") | groups("savings-parts"), HERE / "savings.png")

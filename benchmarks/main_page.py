@@ -1,0 +1,132 @@
+"""The page of the main tables: methods in blocks of equal cost, each beside the baselines of its block."""
+
+import re
+
+from figures import Groups, answers, compared, cost, front, several
+
+from advcore.reporting.tables import comparison, flagged, markdown
+
+BLOCKS = {"": "full training", "0.5": "a half", "0.3": "three tenths", "0.15": "three twentieths"}
+"""What follows the @ of a method's name, and what its block is called."""
+SINGLE = ("FAT", "N-FGSM", "one step, remembered")
+"""Of all data for all epochs, in the block of three tenths: they cost a quarter."""
+BASELINES = re.compile(r"random|shortened|PGD-\d(, \d+ epochs)?|FAT(, \d+ epochs)?|N-FGSM")
+
+QUESTIONS = {
+    "Remembering perturbations from epoch to epoch": [
+        ("one step, remembered", "FAT"),
+        *(
+            (f"one step, remembered, {n} epochs @ {b}", f"FAT, {n} epochs @ {b}")
+            for n, b in ((40, 0.5), (24, 0.3), (12, 0.15))
+        ),
+        ("PGD-3, remembered @ 0.5", "PGD-3 @ 0.5"),
+        ("PGD-2, remembered, 16 epochs @ 0.3", "PGD-2, 16 epochs @ 0.3"),
+    ],
+    "GradMatch's coreset, beside random subsets of its cost": [
+        *((f"GradMatch @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)),
+        ("GradMatch, one step, remembered @ 0.15", "random, one step, remembered @ 0.15"),
+    ],
+    "CRAIG's coreset, beside random subsets of its cost": [(f"CRAIG @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],
+    "EasyCore's, beside random subsets of its cost": [(f"EasyCore @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],
+    "A random subset, beside all data for fewer epochs": [
+        (f"random @ {b}", f"shortened @ {b}") for b in (0.5, 0.3, 0.15)
+    ],
+}
+"""What is asked, and the pairs of methods that answer: with the part, and without."""
+COMPOSED = "GradMatch, one step, remembered @ 0.15"
+AGAIN = {
+    "GradMatch's coreset with remembered steps, beside a random subset of its cost": [
+        (COMPOSED, "random, one step, remembered @ 0.15")
+    ],
+    "The same, beside all data with fast adversarial training": [(COMPOSED, "FAT, 12 epochs @ 0.15")],
+    "The same, beside all data with remembered steps": [(COMPOSED, "one step, remembered, 12 epochs @ 0.15")],
+    "Remembering, on all data": [("one step, remembered, 12 epochs @ 0.15", "FAT, 12 epochs @ 0.15")],
+}
+"""The same, of the runs with other seeds."""
+
+HEAD = """# Methods at equal cost
+
+From the committed records of the suites `main-cifar10`, `main-mnist`, `main-repeat` and `main-strong` (`advcore bench
+benchmarks/suites/NAME.yaml`). 4,000 training images (10 % for validation), small CNN, 20 epochs of PGD-7 as the
+reference, PGD-50 on 4,000 test images, checkpoint `last` unless it says otherwise; mean ± sample deviation over seeds;
+bold: on the front. Blocks are of about equal cost. The baselines, what one would do instead: random subsets, fewer
+epochs (shortened), fewer attack steps (PGD-3, PGD-2), one (FAT, N-FGSM), each for the epochs that its block pays for.
+"""
+
+
+def block(method: str) -> str:
+    """The block's key in `BLOCKS`."""
+    return "0.3" if method in SINGLE else method.partition(" @ ")[2]
+
+
+def short(method: str) -> str:
+    return method.partition(" @ ")[0]
+
+
+def blocks(found: Groups) -> dict[str, list[str]]:
+    """Methods of each block, in the suite's order."""
+    return {key: own for key in BLOCKS if (own := [method for method in found if block(method) == key])}
+
+
+def table(found: Groups, which: str = "last") -> str:
+    """All methods, block by block; for `last`, those on the front in bold."""
+    bold = front(found) if which == "last" else []
+    names = [name for own in blocks(found).values() for name in own]
+    head, rows = comparison({name: found[name] for name in names}, which)
+    rows = [
+        (f"**{short(name)}**" if name in bold else short(name), BLOCKS[block(name)], *row[1:])
+        for name, row in zip(names, rows, strict=True)
+    ]
+    return markdown((head[0], "at about the cost of", *head[1:]), rows)
+
+
+def beside_baselines(found: Groups) -> dict[str, dict[str, list[str]]]:
+    """What is no baseline: the baselines of its block that it beats, is level with and loses to, by the spread over
+    seeds."""
+    told = {}
+    for names in blocks(found).values():
+        baselines = [name for name in names if BASELINES.fullmatch(short(name)) and several(found, name)]
+        for name in (one for one in names if one not in baselines and several(found, one)):
+            words = {other: compared(found, name, other)[0] for other in baselines}
+            told[name] = {word: [o for o in words if words[o] == word] for word in dict.fromkeys(words.values())}
+    return {name: beside for name, beside in told.items() if beside}
+
+
+def winners(found: Groups) -> list[str]:
+    """Methods that beat every baseline of their block by more than the spread."""
+    return [name for name, beside in beside_baselines(found).items() if set(beside) == {"beats"}]
+
+
+def section(title: str, found: Groups) -> str:
+    """One data set."""
+    first = next(iter(found.values()))[0]
+    lines = [f"## {title}", "", f"Device {first.environment['device']}.", "", table(found), ""]
+    lines += [f"Flags: {told}.\n" for told in ["; ".join(flagged(found, "last"))] if told]
+    best = ", ".join(f"{name} (cost {cost(found[name]):.2f})" for name in winners(found)) or "nothing"
+    lines += [f"Beats every baseline of its block by more than the spread over seeds: {best}. Each method:", ""]
+    for name, beside in beside_baselines(found).items():
+        words = "; ".join(
+            f"{word} {', '.join(f'*{short(other)}*' for other in others)}" for word, others in beside.items()
+        )
+        lines.append(f"- {name} {words}.")
+    lines += ["", answers(found, QUESTIONS), "Checkpoint `best`:", "", table(found, "best"), ""]
+    return "\n".join(lines)
+
+
+def again(found: Groups) -> str:
+    """The runs with other seeds: nothing was chosen by them."""
+    seeds = [record.config["seed"] for record in next(iter(found.values()))]
+    lines = [f"## Three twentieths again, with {len(seeds)} other seeds", ""]
+    lines += ["What the table above suggests was tested on runs that it does not hold.", ""]
+    return "\n".join([*lines, markdown(*comparison(found)), "", answers(found, AGAIN)])
+
+
+def page(sections: dict[str, Groups], repeated: Groups, strong: Groups) -> str:
+    """The whole page; `repeated`: some methods with other seeds; `strong`: the front before AutoAttack."""
+    lines = [HEAD, *(section(title, found) for title, found in sections.items())]
+    lines += [again(repeated)] if repeated else []
+    if strong:
+        n = next(iter(strong.values()))[0].final["last"]["attacks"][0]["n"]
+        lines += [f"## AutoAttack, {n} images, seed 0", "", "CIFAR-10's front and what is nearest to it.", ""]
+        lines += [markdown(*comparison(strong)), ""]
+    return "\n".join(lines)
