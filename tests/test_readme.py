@@ -204,6 +204,34 @@ def test_the_main_table_has_every_baseline_in_every_block_at_its_cost(root, tabl
     assert set(page.front(found)) - {"GradMatch x margin @ 0.15"} <= set(tables.groups("main-strong"))
 
 
+def test_what_the_main_page_says_in_words_is_in_its_records(tables):
+    from figures import beyond_chance, paired
+
+    page, first, others = tables.main_page, tables.groups("main-cifar10"), tables.groups("main-repeat")
+
+    def gap(found, pairs):
+        mean, *how = paired(found, pairs)
+        return mean, beyond_chance(mean, *how)
+
+    (composed, chance), (_, fast), (_, whole) = (pairs[0] for pairs in list(page.AGAIN.values())[:3])
+    assert set(page.winners(first)) == {"one step, remembered, 24 epochs @ 0.3", composed}
+    for found, pairs in ((first, page.QUESTIONS[page.MEMORY]), (others, [(whole, fast)])):
+        mean, sure = gap(found, pairs)
+        assert mean > 0.3 and sure
+    assert gap(others, [(composed, chance)]) == (pytest.approx(0.29, abs=0.01), True)
+    assert not gap(others, [(composed, fast)])[1] and not gap(others, [(composed, whole)])[1]
+    assert page.compared(first, "one step, remembered, 40 epochs @ 0.5", "full")[0] == "beats"
+    for method in ("GradMatch", "CRAIG"):  # README
+        assert 0 < -page.compared(first, f"{method} @ 0.5", "full")[1] < 1
+    for block in ("0.5", "0.3", "0.15"):
+        single = [name for name in page.blocks(first)[block] if page.short(name).startswith("one step, remembered")]
+        best = max(statistics.fmean(tables.savings_page.robust(first[name])) for name in page.blocks(first)[block])
+        assert any(statistics.fmean(tables.savings_page.robust(first[name])) > best - 0.1 for name in single)
+        for solver in ("GradMatch", "CRAIG"):
+            assert page.compared(first, f"{solver} @ {block}", f"random @ {block}")[0] != "loses to"
+        assert page.compared(first, f"EasyCore @ {block}", f"random @ {block}")[0] == "loses to"
+
+
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong", "why")
 VARIATIONS += ("main-repeat", "main-strong")
 """Suites of runs that stand beside another suite's."""

@@ -319,11 +319,11 @@ def test_the_command_runs_compares_and_leaves_with_3_where_a_run_failed(advcore,
     assert "1 runs failed; the same command tries them again" in told and "checkpoint best" in told
     monkeypatch.setattr(engines, "engine", lambda name, jobs: partial(engines.local, jobs=jobs, work=stub))
     code, told, _ = advcore("bench", path, "--out", out)
-    assert code == 0 and "18 runs, 17 done before" in told
+    assert code == 0 and "16 runs, 15 done before" in told
     code, told, _ = advcore("bench", path, "--out", out, "--table")
     assert code == 0 and all(f"table.{end}" in told for end in ("md", "tex", "csv", "html"))
     rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
-    assert len(rows) == 18 and {row["status"] for row in rows} == {"done"}
+    assert len(rows) == 16 and {row["status"] for row in rows} == {"done"}
     code, _, said = advcore("bench", path, "--out", out, "--jobs", "0", "--seconds", "-3")
     assert code == 2 and "--jobs must be" in said and "--seconds must be" in said
 
