@@ -3,11 +3,10 @@
 python benchmarks/choosing.py
 """
 
-import math
 import statistics
 from pathlib import Path
 
-from figures import between, robust
+from figures import between, compared, robust
 
 from advcore import AdversarialCoreset
 from advcore.attacks import LinfPGD
@@ -126,9 +125,9 @@ def worth() -> str:
 
 def _gain(budget: str) -> str:
     """GradMatch's robust accuracy less random's, and the root of both variances."""
-    ours, theirs = (robust(records(method, budget)) for method in ("gradmatch", "random"))
-    spread = math.hypot(statistics.stdev(ours), statistics.stdev(theirs))
-    return f"{statistics.fmean(ours) - statistics.fmean(theirs):+.1f} (spread {spread:.1f})"
+    found = {method: records(method, budget) for method in ("gradmatch", "random")}
+    _, gap, spread = compared(found, "gradmatch", "random")
+    return f"{gap:+.1f} (spread {spread:.1f})"
 
 
 def _more_cost() -> float:

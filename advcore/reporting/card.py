@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import attack_label, markdown, percent
+from advcore.reporting.tables import attack_label, markdown, percent, together
 
 _CITATION = """@inproceedings{dolatabadi2022robustness,
   title     = {l-infinity-Robustness and Beyond: Unleashing Efficient Adversarial Training},
@@ -113,8 +113,8 @@ def _accuracy(record: RunRecord, final: dict | None, which: str, epoch: int) -> 
     if final is None:
         return _unfinished(record, epoch)
     entries = [("clean", final["clean"]), *((attack_label(one), one) for one in final["attacks"])]
-    if len(final["attacks"]) > 1 and "worst" in final:
-        entries.append(("all of these at once", final["worst"]))
+    if worst := together(final):
+        entries.append(("all of these at once", worst))
     rows = [
         (
             name,

@@ -8,7 +8,7 @@ from typing import Any
 from advcore.reporting.front import Method, kind
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.run_page import flat, known
-from advcore.reporting.tables import attack_label
+from advcore.reporting.tables import attack_label, together
 
 Groups = Mapping[str, Sequence[RunRecord]]
 NAMED = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
@@ -138,9 +138,7 @@ def _told(key: tuple) -> tuple[str, str]:
 def robust(record: RunRecord, which: str = "last") -> float:
     """Percent right under every attack of the evaluation; clean where there is none."""
     found = record.final[which]
-    if len(found["attacks"]) > 1 and "worst" in found:
-        return 100 * found["worst"]["accuracy"]
-    return 100 * (found["attacks"][0] if found["attacks"] else found["clean"])["accuracy"]
+    return 100 * (together(found) or next(iter(found["attacks"]), found["clean"]))["accuracy"]
 
 
 def methods(groups: Groups, which: str = "last") -> list[Method]:

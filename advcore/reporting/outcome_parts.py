@@ -7,7 +7,7 @@ from advcore.reporting.charts import Bar
 from advcore.reporting.parts import Figure, Figures, Note, Table
 from advcore.reporting.record import RunRecord
 from advcore.reporting.scales import number
-from advcore.reporting.tables import accuracy, attack_label, percent
+from advcore.reporting.tables import accuracy, attack_label, percent, together
 
 
 def accuracies(record: RunRecord) -> list[Any]:
@@ -18,8 +18,8 @@ def accuracies(record: RunRecord) -> list[Any]:
     states = {name: found for name, found in record.final.items() if not (same and name == "best")}
     for colour, (which, found) in enumerate(states.items(), 1):
         entries = [("clean", found["clean"], {})] + [(attack_label(one), one, one) for one in found["attacks"]]
-        if len(found["attacks"]) > 1 and "worst" in found:
-            entries.append(("all attacks", found["worst"], {}))
+        if worst := together(found):
+            entries.append(("all attacks", worst, {}))
         for name, one, how in entries:
             rows.append((which, name, percent(one["accuracy"]), _interval(one), f"{one['n']:,}", *_how(how)))
             low, high = (100 * v for v in one["interval"])

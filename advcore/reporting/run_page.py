@@ -13,7 +13,7 @@ from advcore.reporting.parts import Figure, Figures, Gallery, Listing, Note, Pag
 from advcore.reporting.record import RunRecord
 from advcore.reporting.scales import number
 from advcore.reporting.selection_parts import classes, selections, weights
-from advcore.reporting.tables import attack_label, percent
+from advcore.reporting.tables import attack_label, percent, together
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def _key(record: RunRecord) -> list[tuple[str, str, str]]:
     if "last" in record.final:
         last = record.final["last"]
         told = [(f"robust, {attack_label(one)}", one) for one in last["attacks"][:1]]
-        if len(last["attacks"]) > 1 and "worst" in last:
-            told = [(f"robust, all {len(last['attacks'])} attacks", last["worst"])]
+        if worst := together(last):
+            told = [(f"robust, all {len(last['attacks'])} attacks", worst)]
         told.append(("clean", last["clean"]))
         for name, one in told:
             low, high = one["interval"]

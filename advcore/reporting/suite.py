@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import Row, attack_label, comparison, markdown, trained_seconds
+from advcore.reporting.tables import Row, attack_label, comparison, markdown, together, trained_seconds
 
 MARKS = ("†", "‡", "§", "¶", "‖", "††", "‡‡", "§§")
 """Beside a method, for a kind of flag that its evaluations have."""
@@ -198,7 +198,7 @@ def _measured(record: RunRecord) -> dict[str, object]:
         final = record.final[which]
         told = {"clean": final["clean"]}
         told |= {f"robust {i} ({attack_label(attack)})": attack for i, attack in enumerate(final["attacks"], 1)}
-        told |= {"robust (all of these)": final["worst"]} if len(final["attacks"]) > 1 and "worst" in final else {}
+        told |= {"robust (all of these)": worst} if (worst := together(final)) else {}
         for name, entry in told.items():
             found[f"{which} {name}"] = entry["accuracy"]
             found |= dict(zip((f"{which} {name} low", f"{which} {name} high"), entry.get("interval", ()), strict=False))

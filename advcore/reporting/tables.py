@@ -41,12 +41,17 @@ def accuracy(entry: dict) -> str:
     return f"{percent(entry['accuracy'])} [{percent(low)}, {percent(high)}]"
 
 
+def together(found: dict) -> dict | None:
+    """The entry of all attacks of an evaluation together, where there are several."""
+    return found.get("worst") if len(found["attacks"]) > 1 else None
+
+
 def accuracies(which: str, found: dict) -> list[Row]:
     """Clean and robust accuracy of one state, with intervals."""
     rows = [(f"{which}: clean, % of {found['clean']['n']}", accuracy(found["clean"]))]
     rows += [(f"{which}: robust, % ({attack_label(attack)})", accuracy(attack)) for attack in found["attacks"]]
-    if len(found["attacks"]) > 1 and "worst" in found:
-        rows.append((f"{which}: robust, % (all of these)", accuracy(found["worst"])))
+    if worst := together(found):
+        rows.append((f"{which}: robust, % (all of these)", accuracy(worst)))
     return rows + [(f"{which}: flag", flag) for flag in found.get("flags", ())]
 
 
@@ -105,8 +110,8 @@ def _robust(record: RunRecord, which: str) -> dict[str, float]:
         label = attack_label(attack)
         twins = sum(known == label or known.startswith(f"{label} (") for known in found)
         found[f"{label} ({twins + 1})" if twins else label] = 100 * attack["accuracy"]
-    if len(found) > 1 and "worst" in record.final[which]:
-        found["all of these"] = 100 * record.final[which]["worst"]["accuracy"]
+    if worst := together(record.final[which]):
+        found["all of these"] = 100 * worst["accuracy"]
     return found
 
 

@@ -168,7 +168,6 @@ def test_autoattack_is_at_least_as_strong_and_stays_in_its_ball(norm, eps):
 
 def test_autoattack_says_that_it_needs_four_classes():
     pytest.importorskip("pyautoattack", reason="extra eval")
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     data = Resident(images(), model(images()).argmax(1))
     with pytest.raises(ConfigError, match="version must be apgd-ce or square for 3 classes"):

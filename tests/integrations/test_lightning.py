@@ -1,7 +1,6 @@
 """The Lightning callback in real trainers: 64 random images, a few epochs."""
 
 import functools
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -117,7 +116,7 @@ def test_what_would_train_on_other_data_unsaid_is_refused(tmp_path):
         RandomSampler(images(), num_samples=8),
     ):
         module = world().Module()
-        module.train_dataloader = partial(DataLoader, images(), batch_size=16, sampler=sampler)
+        module.train_dataloader = functools.partial(DataLoader, images(), batch_size=16, sampler=sampler)
         with pytest.raises(ConfigError, match=f"without a sampler of its own, got '{type(sampler).__name__}'"):
             trainer([callback()], tmp_path).fit(module)
     with pytest.raises(ConfigError, match="warm_epochs"):
