@@ -73,6 +73,22 @@ def _method(record: RunRecord) -> dict[str, Any]:
     return {key: value for key, value in flat(record.config).items() if not is_among(key, _NOT_THE_METHOD)}
 
 
+def different_data(groups: Groups) -> list[str]:
+    """A line for each part of the data, train or test, of which methods had other images or labels, as their hashes
+    tell, where the settings are the same: another file of the same name, say."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for name, record in ((name, record) for name, records in groups.items() for record in records):
+        settings = {key: value for key, value in _method(record).items() if key.startswith("data.")}
+        for part, told in record.data.get("hash", {}).items():
+            what, _, value = told.rpartition(" ")  # labels alone are not compared with images
+            found.setdefault(f"{part} {what} {settings}", {}).setdefault(value, {})[name] = None
+    return [
+        f"Not of the same {key.split()[0]} data, although the settings of the data are the same: "
+        + "; ".join(f"{', '.join(names)} ({value})" for value, names in apart.items()) + "."
+        for key, apart in found.items() if len(apart) > 1
+    ]  # fmt: skip
+
+
 def _differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """What sets each apart from the others: "selection.budget 0.3"; nothing for the only one."""
     keys = list(dict.fromkeys(key for one in settings for key in one))
@@ -96,13 +112,19 @@ def repeated(runs: Sequence[Run]) -> dict[str, str]:
 
 def blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
     """Finished runs, each seed of a method once, apart where data or evaluation differ."""
+    once = {name: repeated(runs) for name, runs in groups.items()}
+    rows = [
+        (name, run.record)
+        for name, runs in groups.items()
+        for run in runs
+        if run.record.finished and run.where not in once[name] and readable(run.record)
+    ]
+    tests = [known(lambda record=record: record.data["hash"]["test"], "") for _, record in rows]
     found: dict[tuple, dict[str, list[RunRecord]]] = {}
-    for name, runs in groups.items():
-        again = repeated(runs)
-        for record in (run.record for run in runs if run.record.finished and run.where not in again):
-            if readable(record):
-                found.setdefault(_evaluation(record), {}).setdefault(name, []).append(record)
-    return [Block(*_told(key), own) for key, own in found.items()]
+    for (name, record), test in zip(rows, tests, strict=True):
+        where = test if all(tests) else str(record.config.get("data", {}).get("path"))  # an older record has no hash
+        found.setdefault((str(where), *_evaluation(record)), {}).setdefault(name, []).append(record)
+    return [Block(*_told(key[1:]), own) for key, own in found.items()]
 
 
 def _point(record: RunRecord) -> tuple[str, float, float, float]:
@@ -119,7 +141,8 @@ def _evaluation(record: RunRecord) -> tuple:
     last, data = record.final["last"], record.config.get("data", {})
     facts = tuple(f"{key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None)
     attacks = tuple((attack_label(one), one["n"], _told_size(one.get("step_size"))) for one in last["attacks"])
-    return str(data.get("path") or data.get("name", "?")), facts, attacks, last["clean"]["n"]
+    name = str(data.get("path") or data.get("name", "?")).rstrip("/").rpartition("/")[2]
+    return name, facts, attacks, last["clean"]["n"]
 
 
 def _told_size(size: float | None) -> str:
@@ -128,11 +151,11 @@ def _told_size(size: float | None) -> str:
 
 def _told(key: tuple) -> tuple[str, str]:
     data, facts, attacks, n = key
-    told = f"{', '.join([data.rstrip('/').rpartition('/')[2], *facts])}; {n:,} test images"
+    told = f"{', '.join([data, *facts])}; {n:,} test images"
     told += "".join(f", {m:,} under {name}" for name, m, _ in attacks if m != n)
     told += "".join(f"; {name} in steps of {size}" for name, _, size in attacks if size)
     names = " and ".join(name for name, _, _ in attacks)
-    return f"{data.rstrip('/').rpartition('/')[2]}, {names or 'clean images'}", told
+    return f"{data}, {names or 'clean images'}", told
 
 
 def robust(record: RunRecord, which: str = "last") -> float:

@@ -26,9 +26,9 @@ class RunRecord:
     name, config (resolved), environment, plan (text), epochs and selections (one dict each), ledger {phase: {forward,
     backward, seconds}}, relative_cost and the reference it compares with, events (fallbacks and flags), final
     {last, best: {clean, attacks}}, finished, best_epoch (from 0), seconds of the run, peak_memory (bytes); schema: the
-    version of these names; data: how many examples there are, and of each class in training; inputs: files that the run
-    read, by setting, with their sha256; resumes: where it was gone on with, what had changed since, and which states
-    were damaged.
+    version of these names; data: how many examples there are, of each class in training, and a hash of them; inputs:
+    files that the run read, by setting, with their sha256; resumes: where it was gone on with, what had changed since,
+    and which states were damaged.
     """
 
     name: str

@@ -6,7 +6,7 @@ from typing import Any
 
 from advcore.reporting import svg
 from advcore.reporting.charts import Frame, frame
-from advcore.reporting.compare import Block, Run, blocks, grouped, methods, readable, repeated, robust
+from advcore.reporting.compare import Block, Run, blocks, different_data, grouped, methods, readable, repeated, robust
 from advcore.reporting.front import Method, draw, front
 from advcore.reporting.parts import Figure, Figures, Note, Page, Section, Table
 from advcore.reporting.record import RunRecord
@@ -36,7 +36,7 @@ def runs_page(name: str, runs: Sequence[Run]) -> Page:
     return Page(
         title=name,
         subtitle=f"{len(groups)} methods, {len(shown)} runs, {finished} of them finished.",
-        notes=[*_unfinished(shown, runs), *_again(groups)],
+        notes=[*_unfinished(shown, runs), *_again(groups), *known(lambda: _different_data(groups), [])],
         sections=sections,
         footer="Made by advcore report from the records in this folder.",
     )
@@ -71,6 +71,11 @@ def _again(groups: Mapping[str, Sequence[Run]]) -> list[Note]:
     pairs = [pair for own in groups.values() for pair in repeated(own).items()]
     told = _few([f"{run} (as {first})" for run, first in pairs])
     return [Note(f"Of a method and a seed that are there already, and in no average: {told}.")] if pairs else []
+
+
+def _different_data(groups: Mapping[str, Sequence[Run]]) -> list[Note]:
+    records = {name: [run.record for run in own] for name, own in groups.items()}
+    return [Note(line, "warning") for line in different_data(records)]
 
 
 def _few(names: Sequence[str], most: int = 12) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from advcore.reporting.compare import different_data
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import Row, attack_label, comparison, markdown, together, trained_seconds
 
@@ -168,6 +169,7 @@ def _notes(results: Results, groups: dict[str, list[RunRecord]], which: str, ali
         lines.append(f"Device: {', '.join(devices)}.")
     if len({one.reference.get("units") for records in groups.values() for one in records}) > 1:
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
+    lines += different_data(groups)
     if results.without:
         left = ", ".join(BASELINE_NAMES[name] for name in results.without)
         lines.append(f"The suite leaves out baselines that would be added by themselves: {left}.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from advcore.data.source import Resident, chunked
+from advcore.data.source import Resident, Source, chunked
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.runner import checkpoints
@@ -60,7 +60,8 @@ def _longer(prepared: Prepared, record: RunRecord) -> bool:
 
 
 def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
-    """The state to go on from (None: the beginning), and which newer ones were damaged. `data`: their `fingerprint`.
+    """The state to go on from (None: the beginning), and which newer ones were damaged. `data`: how many examples, and
+    their hash.
 
     Raises ConfigError if files or data are not those that the run began with, AdvcoreError if there must be a state and
     none is whole.
@@ -80,11 +81,14 @@ def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> 
     return state, damaged
 
 
-def fingerprint(prepared: Prepared) -> list:
-    """Of the training data: how many examples, and a hash of all labels, and of all images where they are in memory."""
-    train = prepared.data.train
-    found = hashlib.sha256(train.labels().numpy().tobytes())
-    if isinstance(train, Resident):
-        for _, x, _ in train.batches(chunked(torch.arange(len(train)), 4096)):
+def hashed(source: Source) -> str:
+    """A hash of all labels, and of all images where they are in memory, with a word for which it is; of some labels
+    where all could only be had by reading the data."""
+    if source.class_counts() is None:
+        return f"some labels {source.fingerprint()}"
+    found, what = hashlib.sha256(source.labels().numpy().tobytes()), "labels"
+    if isinstance(source, Resident):
+        what = "images"
+        for _, x, _ in source.batches(chunked(torch.arange(len(source)), 4096)):
             found.update(x.cpu().numpy().tobytes())
-    return [len(train), found.hexdigest()[:16]]
+    return f"{what} {found.hexdigest()[:16]}"

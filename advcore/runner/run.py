@@ -24,7 +24,7 @@ from advcore.runner.config import resolved
 from advcore.runner.environment import environment
 from advcore.runner.folder import clear, was_begun
 from advcore.runner.prepare import Prepared, Reporter, speed_of
-from advcore.runner.resume import changed_settings, fingerprint, record_before, resumable
+from advcore.runner.resume import changed_settings, hashed, record_before, resumable
 from advcore.runner.schema import RunConfig
 from advcore.runner.select import in_training_set, summary
 from advcore.runner.weights import save_state
@@ -82,7 +82,9 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
     def begin() -> dict[str, Any]:
         """Whether all is done, and the state to go on from."""
         nonlocal record, started
-        data, state = fingerprint(prepared), None
+        loaded, state = prepared.data, None
+        record.data["hash"] = {"train": hashed(loaded.train), "test": hashed(loaded.test)}
+        data = [len(loaded.train), record.data["hash"]["train"]]
         if resume and was_begun(path):
             before, lost = record_before(path)
             changed = changed_settings(prepared, before)

@@ -10,7 +10,7 @@ from advcore.errors import ConfigError, UserError, must, one_of, require
 from advcore.runner import build
 from advcore.runner.config import changed, from_dict, overridden, read
 from advcore.runner.schema import RunConfig
-from advcore.runner.suite_file import BASELINES, OWN, problems, slug, written_out
+from advcore.runner.suite_file import BASELINES, OWN, left_out, problems, slug, written_out
 
 _SEEDS = (0, 1, 2)
 
@@ -21,7 +21,7 @@ class Suite:
 
     name, title : for tables. size : which of its sizes; None where it has none. records : the folder of its records.
     seeds : of every method. methods : unchecked settings by name, in the order of tables. reference : the method whose
-    cost and time the others are set beside; None for none. without : baselines that it leaves out by name.
+    cost and time the others are set beside; None for none. without : baselines that it leaves out.
     """
 
     name: str
@@ -101,7 +101,7 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         seeds=tuple(own.get("seeds") or raw.get("seeds") or _SEEDS),
         methods=_of_one_cost(methods, reference),
         reference=reference,
-        without=tuple(name for name, wanted in (raw.get("baselines") or {}).items() if not wanted),
+        without=left_out(raw.get("baselines")),
     )
 
 

@@ -16,7 +16,7 @@ SIZE_KEYS = ("title", "experiment", "seeds", "set")
 LONGEST = 120
 """Characters of a method's name: files have its name."""
 BASELINES = ("random", "random_of_cost", "shortened", "fewer_steps", "fat", "n_fgsm")
-"""What a suite adds by itself, unless it says `NAME: false`."""
+"""What a suite adds by itself, unless it says `baselines: false`, or `NAME: false` there."""
 OWN = ("experiment", "grid")
 """Keys of a method that are no settings."""
 
@@ -185,20 +185,25 @@ def _grid_problems(grid: Any, where: str) -> Iterator[str | None]:
             yield must(f"{where}.{key}", "a mapping of names to values where these are not plain", values)
 
 
+def left_out(baselines: bool | dict[str, bool] | None) -> tuple[str, ...]:
+    """Names of the baselines that are not to be added: each that is false, or all."""
+    if not isinstance(baselines, dict):
+        return BASELINES if baselines is False else ()
+    return tuple(name for name, wanted in baselines.items() if not wanted)
+
+
 def _baseline_problems(raw: dict) -> Iterator[str | None]:
     wanted = raw.get("baselines")
-    if wanted is not None and not isinstance(wanted, dict):
-        yield must("baselines", f"a mapping of {', '.join(BASELINES)} to true or false", wanted)
+    if not isinstance(wanted, (dict, bool, type(None))):
+        yield must("baselines", f"false, or a mapping of {', '.join(BASELINES)} to true or false", wanted)
         return
-    for name, value in (wanted or {}).items():
+    for name, value in wanted.items() if isinstance(wanted, dict) else ():
         if name not in BASELINES:
             yield f"baselines.{name} is none; {nearest(name, BASELINES) or 'they are ' + ', '.join(BASELINES)}"
         elif not isinstance(value, bool):
             yield must(f"baselines.{name}", "true or false", value)
-    left = [name for name in BASELINES if (wanted or {}).get(name, True)]
-    if raw.get("reference", "full") is None and left:
-        way_out = "they are made from the reference; name one, or leave each of them out with NAME: false"
-        yield must("baselines", "false, each by name, where reference is null", left, way_out)
+    if raw.get("reference", "full") is None and set(left_out(wanted)) < set(BASELINES):
+        yield must("baselines", "false where reference is null", wanted, "they are made from the reference; name one")
 
 
 def _size_problems(sizes: Any) -> Iterator[str | None]:

@@ -367,6 +367,28 @@ def test_runs_of_other_data_or_attacks_are_not_set_beside_each_other():
     assert page.count('<section id="front-') == 2 and "mnist, linf 0.1, PGD-50 x 3" in page
 
 
+def test_data_are_the_same_by_what_they_hold_not_by_where_they_lie():
+    """Two machines keep one data set at two places; another file of the same name is other data."""
+
+    def run(name, path, test, train="images 7"):
+        one = seeded(0, data={"name": "npz", "path": path})
+        one.data = {"hash": {"train": train, "test": test}}
+        return Run(f"{name}-s0", one)
+
+    same = [run("a", "/here/x.npz", "images 1"), run("b", "/there/x.npz", "images 1")]
+    assert [list(block.groups) for block in blocks(grouped(same))] == [["a", "b"]]
+    assert "Not of the same" not in html(runs_page("x", same))
+    other = run("c", "/there/x.npz", "images 2")
+    assert [list(block.groups) for block in blocks(grouped([*same, other]))] == [["a", "b"], ["c"]]
+    told = "Not of the same test data, although the settings of the data are the same: a, b (1); c (2)."
+    assert told in words(html(runs_page("x", [*same, other])))
+    streamed = run("d", "/there/x.npz", "images 1", "labels 8")  # a hash of labels says nothing about images
+    assert "Not of the same" not in html(runs_page("x", [*same, streamed]))
+    older = seeded(0, data={"name": "npz", "path": "/here/x.npz"})
+    found = blocks(grouped([*same, Run("e-s0", older)]))
+    assert [list(block.groups) for block in found] == [["a", "e"], ["b"]]  # without a hash, by where they lie
+
+
 def test_the_page_of_several_runs_says_what_each_method_reached_and_what_is_missing():
     runs = [Run(f"full-s{i}", seeded(i, 0.70 + 0.02 * i), "full-s0/report.html" if i == 0 else "") for i in range(2)]
     open_one = record(finished=False, final={}, epochs=[epoch(0)], config={"seed": 5})

@@ -71,6 +71,18 @@ def test_seconds_are_compared_on_one_machine_only(results):
     assert "speed-up (seconds)" not in tables(results, "")[0].header
 
 
+def test_a_run_on_other_data_is_told(results):
+    """Which settings alone do not tell: somebody put another file where the data were."""
+    for entry in results.entries:
+        if entry.record:
+            entry.record.data = {"hash": {"train": "images ab", "test": "images cd"}}
+    assert "same data" not in " ".join(tables(results, "")[0].notes)
+    results.entries[2].record.data = {"hash": {"train": "images ef", "test": "images cd"}}
+    notes = [note for note in tables(results, "")[0].notes if "data" in note]
+    told = "Not of the same train data, although the settings of the data are the same: full (ab); half (ef)."
+    assert notes == [told]
+
+
 def test_speed_ups_count_passes_where_full_trainings_differ(results):
     """A run at half the cost of a full training that takes three times the passes takes 1.5 times those of `full`."""
     for entry in results.entries[:2]:

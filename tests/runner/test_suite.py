@@ -10,7 +10,7 @@ from advcore.reporting.record import RunRecord
 from advcore.runner.config import read
 from advcore.runner.identity import differences, identity, recorded, settings_hash
 from advcore.runner.suite import configs, load, runs, shard
-from advcore.runner.suite_file import slug, written_out
+from advcore.runner.suite_file import BASELINES, slug, written_out
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
 
@@ -106,7 +106,9 @@ WRONG = {
     "methods: {full: {}, b: {grid: {selection: [{budget: 1}]}}}": "must be a mapping of names to values where",
     "methods: {full: {}}\nbaselines: {shortned: false}": "baselines.shortned is none; did you mean 'shortened'?",
     "methods: {full: {}}\nbaselines: {fat: 3}": "baselines.fat must be true or false, got 3",
-    "methods: {full: {}}\nreference: null": "baselines must be false, each by name, where reference is null",
+    "methods: {full: {}}\nbaselines: [fat]": "baselines must be false, or a mapping of random, random_of_cost,",
+    "methods: {full: {}}\nreference: null": "baselines must be false where reference is null, got None",
+    "methods: {full: {}}\nreference: null\nbaselines: {fat: false}": "baselines must be false where reference is null",
     "methods: {full: {}}\nsizes: {s: {methods: {}}}": "sizes.s.methods is not a setting of a size",
     "methods: {full: {}, a b: {}, a-b: {}}": "methods must be told apart by letters and digits, got ['a b', 'a-b']",
     "methods: {full: {}, 0.5: {}}": "methods must be named with text, got 0.5; put it into quotes",
@@ -158,6 +160,13 @@ def test_each_run_is_in_exactly_one_shard(suite):
     for wrong in ("0/2", "3/2", "2", "a/b", "1/0", "-1/2"):
         with pytest.raises(ConfigError, match="--shard must be i/n"):
             shard(every, wrong)
+
+
+def test_baselines_are_left_out_by_name_or_all_together(suite):
+    left = {more: suite(f"methods: {{full: {{}}}}\n{more}").without for more in (
+        "", "baselines: true", "baselines: {fat: false, random: true}", "baselines: false")}  # fmt: skip
+    assert list(left.values()) == [(), (), ("fat",), BASELINES]
+    assert suite("methods: {full: {}}\nreference: null\nbaselines: false").added == ()
 
 
 def test_an_identity_knows_settings_from_places(suite):

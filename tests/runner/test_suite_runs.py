@@ -21,10 +21,9 @@ from advcore.runner import bench, engines
 from advcore.runner.attempt import Outcome, limited, threads
 from advcore.runner.config import resolved
 from advcore.runner.suite import shard
-from advcore.runner.suite_file import BASELINES
 from advcore.signals import Stopped, caught
 
-OFF = f"baselines: {{{', '.join(f'{name}: false' for name in BASELINES)}}}\n"
+OFF = "baselines: false\n"
 METHODS = "seeds: [0, 1]\nmethods: {full: {selection: null}, GradMatch: {}, CRAIG: {selection.solver: {name: craig}}}\n"
 TINY = (
     "set: {data.train_size: 160, data.test_size: 60, model.width: 4, attack.steps: 2, training.epochs: 3, "
