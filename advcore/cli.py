@@ -280,6 +280,8 @@ def check(
         of = "" if prepared.config.selection else ", on random subsets"
         _table(f"at most {cost:g} of full training{of}", header, [_offer_cells(offer) for offer in found])
         typer.echo("where the steps are not the file's own, the attack's step_size is null")
+        if getattr(prepared.config.attack, "start", "remembered") != "remembered":
+            typer.echo("attack.start: remembered takes no more passes (docs/savings.md)")
 
 
 def _offer_cells(offer) -> tuple[str, ...]:

@@ -80,8 +80,8 @@ class DataSettings:
     split_seed : of every split; not the run's seed, so that all seeds see the same parts.
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
     augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "crop_flip"; None for what the
-        set is usually trained with.
-    workers : DataLoader processes, 0 to 1024, for data that do not fit on the device.
+        set is usually trained with: crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
+    workers : DataLoader processes, 0 to 1024, for an image_folder of more than 4 GiB of pixels; all else is held.
     planted : faults of the training examples, for studies; None for none.
     """
 

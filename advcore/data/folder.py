@@ -15,7 +15,7 @@ from advcore.types import settings
 
 @settings
 class ImageFolder(DataSettings):
-    """`path/train/CLASS/*` and `path/val/CLASS/*` (or `test`), resized and cut to one size.
+    """`path/train/CLASS/*` and, as the test set, `path/test/CLASS/*` (without it, `val`), resized and cut to one size.
 
     Parameters
     ----------

@@ -51,9 +51,9 @@ def _once(runs: Sequence[Run]) -> tuple[list[Run], list[Note]]:
         if same is None:
             kept.append(run)
         else:
-            twice.append(Note(f"{run.where} holds the same record as {same.where} and counts once."))
+            twice.append(f"{run.where} (as {same.where})")
             kept[kept.index(same)] = replace(same, link=same.link or run.link)
-    return kept, twice
+    return kept, [Note(f"There twice, and counted once: {_few(twice)}.")] if twice else []
 
 
 def _unfinished(shown: Sequence[Run], runs: Sequence[Run]) -> list[Note]:

@@ -47,6 +47,12 @@ class Watcher:
 Work = Callable[..., Outcome]
 
 
+def tidy(run: Run, folder: Path) -> None:
+    """Of a run that is done, remove what only going on with it would need."""
+    where = folder / "runs" / run.slug
+    checkpoints.sweep([checkpoints.folder(where), *(where.with_name(f"{run.slug}{end}") for end in (".log", ".yaml"))])
+
+
 def attempt(
     run: Run,
     folder: Path,

@@ -5,7 +5,6 @@ failed/SLUG.json why it did not come to its end; baselines.json what the suite a
 """
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,7 @@ from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.suite import Results, Table, raw
 from advcore.reporting.suite import tables as suite_tables
 from advcore.reporting.suite_page import suite_page
-from advcore.runner.attempt import Outcome, Watcher
+from advcore.runner.attempt import Outcome, Watcher, tidy
 from advcore.runner.baselines import with_baselines
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.folder import check_writable
@@ -168,27 +167,20 @@ def check_data(left: list[Run]) -> None:
 
 
 def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
-    """Keep the record of a run that is done, and remove what it was made with; note why one failed."""
+    """Put the record of a run that is done beside the others; note why one failed."""
     where, failed = folder / "runs" / run.slug, folder / "failed" / f"{run.slug}.json"
     if outcome.kind == "done":
         record = RunRecord.load(where / "record.json")
         write_bytes(folder / f"{run.slug}.json", (where / "record.json").read_bytes())
-        shutil.rmtree(where)
-        for end in (".log", ".yaml"):
-            where.with_name(f"{run.slug}{end}").unlink(missing_ok=True)
+        tidy(run, folder)
         failed.unlink(missing_ok=True)
-        _remove_empty(where.parent, failed.parent)
+        with contextlib.suppress(OSError):  # others are in it, or it never was
+            failed.parent.rmdir()
         return Outcome("done", _headline(record), 0, outcome.seconds)
     if outcome.kind == "failed":
         settings = settings_hash(identity(run.config))
         write_json(failed, {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)})
     return outcome
-
-
-def _remove_empty(*folders: Path) -> None:
-    for folder in folders:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _headline(record: RunRecord) -> str:

@@ -5,7 +5,6 @@ ends, and by local ones of lines; it ends early by raising what stopped it, once
 """
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -17,7 +16,7 @@ from typing import Any
 from advcore import device, signals
 from advcore.errors import missing_package, one_of, require
 from advcore.files import write_bytes
-from advcore.runner.attempt import Outcome, Watcher, Work, attempt, event_or_time, limited, threads
+from advcore.runner.attempt import Outcome, Watcher, Work, attempt, event_or_time, limited, threads, tidy
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.suite import Run
 
@@ -80,7 +79,8 @@ def on_ray(
     jobs: int,
 ) -> None:
     """A task a run, each with a GPU where the cluster has one, else with this machine's threads over `jobs`. States
-    stay in the suite's folder, as the worker sees that path: a stopped run goes on where machines share it."""
+    and weights stay in the suite's folder, as the worker sees that path: a stopped run goes on where machines share
+    it."""
     ray.init(ignore_reinit_error=True)
     share = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": threads(jobs)}
     task = ray.remote(max_retries=0, **share)(_task)
@@ -112,10 +112,8 @@ def _task(method: str, seed: int, settings: dict, folder: str, seconds: float) -
     found = attempt(run, Path(folder), stop=event_or_time(Event(), until))
     if found.kind != "done":
         return vars(found), b""
-    where = Path(folder) / "runs" / run.slug
-    record = (where / "record.json").read_bytes()
-    shutil.rmtree(where)
-    return vars(found), record
+    tidy(run, Path(folder))
+    return vars(found), (Path(folder) / "runs" / run.slug / "record.json").read_bytes()
 
 
 def _taken(ray: Any, reference: Any, run: Run, folder: Path) -> Outcome:

@@ -62,8 +62,8 @@ def found(path: Path, page: Path) -> list[Run]:
     """Every record in a folder: its own files, and those of the runs below it. page : the folder of what links them."""
     if not path.is_dir():
         raise ConfigError(must("RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
-    names = [*path.glob("*.json"), *path.rglob("record.json")]
-    runs = [_run(file, path, page) for file in sorted(set(names))]
+    names = dict.fromkeys([*sorted(path.glob("*.json")), *sorted(path.rglob("record.json"))])
+    runs = [_run(file, path, page) for file in names]
     if not any(run.record for run in runs):
         what = "a run's folder (with record.json), or a folder of runs or of records (*.json)"
         told = f"; {runs[0].problem}" if runs else ""

@@ -224,7 +224,11 @@ def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
 def examined(prepared: Prepared) -> Tensor | None:
     """Which test examples are evaluated; None for all."""
     size, test = prepared.config.evaluation.examples, prepared.data.test
-    return None if size is None else thinned(test.labels(), min(size, len(test)), prepared.config.seed, "evaluation")
+    return (
+        None
+        if size is None
+        else thinned(test.labels(), min(size, len(test)), prepared.config.data.split_seed, "evaluation")
+    )
 
 
 def with_suite(config: RunConfig, suite: str) -> RunConfig:

@@ -81,12 +81,14 @@ class SelectionConfig(SelectionSettings):
     Parameters
     ----------
     solver : chooses the coreset.
-    warm_start : share of the epochs before the first selection.
+    warm_start : kappa: the first selection comes after budget x int(kappa x training.epochs) epochs on all data,
+        rounded.
     period : coreset epochs from one selection to the next; null selects once.
     schedule : compressed, or acs for the published code's epochs.
     attack : of the selection; null for the training attack.
     cost : instead of a budget: the relative cost that the run is to have; the largest budget that it pays for is taken.
-    probe_epochs : for easycore without a warm start: epochs of ordinary training that are scored.
+    probe_epochs : for solvers that take scores over epochs (easycore, by_score, ccs): epochs of ordinary training of
+        a copy that are scored first; at least 1 where there is no warm start.
     """
 
     solver: SolverChoice
@@ -137,7 +139,8 @@ class EvaluationConfig:
     ----------
     attacks : each on its own, on the test set, at `last` and at `best`; or autoattack.
     batch_size : examples attacked at once.
-    examples : how many of the test set are attacked, stratified; null for all.
+    examples : how many test images are evaluated, stratified and by data.split_seed: the same for all seeds; null for
+        all.
     checks : look for what makes the numbers untrustworthy; flags go into the record.
     """
 

@@ -49,7 +49,8 @@ class LoopSettings:
     Parameters
     ----------
     batch_size : examples a step, of all processes together; at least 2.
-    normalise : of the weights: "coreset", "none", "batch" or "equal" (`Coreset.training_weights`).
+    normalise : of a coreset's weights: "coreset", to mean 1 over the coreset; "none", as solved, w K / N; "batch", to
+        mean 1 in each batch, as published; "equal", dropped for 1 each.
     attack_mode : "eval", or "train" as some published codes attack.
     eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
     clip_norm : largest gradient norm, above 0; None does not clip.
@@ -100,7 +101,8 @@ class Trainer(LoopSettings):
     schedule : which epochs run, and on what.
     selector : chooses the coresets; None trains on all data.
     optimizer, lr_schedule : settings of `advcore.training`.
-    probe_epochs : for EasyCore without a warm start: epochs of ordinary training of a copy that are scored.
+    probe_epochs : for solvers that take scores over epochs: epochs of ordinary training of a copy that are scored
+        first; at least 1 where there is no warm start.
     minibatch : a rule of `advcore.minibatch`: which examples of a batch are attacked, or which images are learned from;
         None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.

@@ -22,6 +22,7 @@ NAV = {
         "docs/speed": "Speed",
         "docs/distributed": "Several GPUs",
         "docs/reliability": "Stopping, and going on",
+        "docs/cases": "Reliability, case by case",
     },
     "Evidence": {
         "docs/evidence": "Evidence",

@@ -45,8 +45,10 @@ PLACES = {
     "optimizers": "training.optimizer",
     "lr_schedules": "training.lr_schedule",
     "attack_steps": "training.attack_steps",
+    "trackers": "tracking.N",
 }
 """Where in a run file a table's names stand."""
+ONE = {"evaluation.attacks.N": "attack", "tracking.N": "tracker"}
 ALSO = {
     "attack": "Stands at `attack` (training), `selection.attack`, and `evaluation.attacks.N`, N counted from 0.",
     "evaluation.attacks.N": "Beside every attack above that stays in its ball, an evaluation takes these.",
@@ -261,7 +263,7 @@ def choice(title: str, place: str) -> Iterator[str]:
             yield from table(place, base, names[base])
             yield from inside(place, base, names[base])
     for name, cls in entries.items():
-        yield f"### {place.split('.')[-1].replace('N', 'attack')} `{name}{':ARCHITECTURE' if name == 'timm' else ''}`"
+        yield f"### {ONE.get(place) or place.split('.')[-1]} `{name}{':ARCHITECTURE' if name == 'timm' else ''}`"
         yield first_line(cls)
         yield from table(place, cls, told_by(cls))
 
@@ -290,6 +292,7 @@ def text() -> str:
         for title, own in PLACES.items():
             if title not in order and own.split(".")[0] == place:
                 parts += choice(title, own)
+    parts += choice("trackers", PLACES["trackers"])
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The published cases, and the table in docs/reliability.md of the tests that hold them: python tests/faults/cases.py.
+"""The published cases, and the table in docs/cases.md of the tests that hold them: python tests/faults/cases.py.
 
 A test says what it holds with `@pytest.mark.case("B4")`. The table is made from the suite as pytest collects it, and
 checked (tests/faults/test_cases.py) against the marks as they stand in the sources.
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "cases.md"
 BEGIN, END = "<!-- cases: python tests/faults/cases.py -->", "<!-- /cases -->"
 
 CASES = {

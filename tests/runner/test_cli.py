@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from advcore import Coreset
 from advcore.files import load_arrays, load_tensors
 from advcore.reporting.record import RunRecord
-from advcore.runner.config import from_dict, overridden
+from advcore.runner.config import from_dict, load, overridden
+from advcore.runner.prepare import prepare
 
 SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "gradient_error", "gradient_error_trained",
                   "gradient_error_random", "weight_sum", "effective_sample_size", "class_counts", "overlap", "seconds",
@@ -371,6 +372,10 @@ def test_check_offers_settings_for_a_cost(advcore, root):
     rows = [line for line in out[out.index("at most") :].splitlines() if line.startswith("│")]
     costs = [float(cell) for cell in (row.split("│")[-2] for row in rows) if cell.strip()]  # long cells fold
     assert len(costs) > 10 and max(costs) <= 0.2
+    assert out.rstrip().endswith("attack.start: remembered takes no more passes (docs/savings.md)")
+    remembered = sets("attack={name: linf_pgd, eps: 0.1, steps: 5, start: remembered}")
+    code, out, _ = advcore("check", root / "experiments/trades_gradmatch.yaml", "--cost", "0.2", *remembered)
+    assert code == 0 and "takes no more passes" not in out
     for cost, part in (("0.001", "at least 0.00"), ("0", "above 0")):
         code, _, err = advcore("check", root / "experiments/trades_gradmatch.yaml", "--cost", cost)
         assert code == 2 and err.count("\n") == 1 and "--cost" in err and part in err
@@ -380,6 +385,18 @@ def test_check_offers_settings_for_a_cost(advcore, root):
 def test_a_cost_can_be_asked_of_any_file(advcore, root, name):
     code, out, err = advcore("check", root / f"experiments/{name}.yaml", "--cost", "0.15")
     assert code == 0 and "at most 0.15 of full training" in out, err
+
+
+def test_all_seeds_are_judged_by_the_same_images(root):
+    """A part of the test set is drawn as the data's splits are: else a mean over seeds is one over images, too."""
+    from advcore.runner.run import examined
+
+    def drawn(*changes):
+        config = load(root / "experiments/trades_gradmatch.yaml", ["evaluation.examples=40", *changes])
+        return examined(prepare(config)).tolist()
+
+    first, other = drawn("seed=0"), drawn("data.split_seed=1")
+    assert len(first) == 40 and first == drawn("seed=1") and first != other
 
 
 @pytest.mark.case("G10")

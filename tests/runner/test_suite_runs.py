@@ -15,7 +15,7 @@ import pytest
 from advcore.cost import PHASES
 from advcore.data.named import Digits
 from advcore.errors import ConfigError
-from advcore.files import write_json
+from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import bench, engines
 from advcore.runner.attempt import Outcome, limited, threads
@@ -71,7 +71,11 @@ def stub(run, folder, *, stop, on_line, environment, done=None, wrong=()):
     if run.slug in wrong:
         return Outcome("failed", "selection.budget must be smaller", 2, 1.0)
     on_line("epoch 1")
-    record_of(run).save(folder / "runs" / run.slug / "record.json")
+    where = folder / "runs" / run.slug
+    record_of(run).save(where / "record.json")
+    write_bytes(where / "checkpoints/last.safetensors", b"weights")
+    for rest in (where / "states/000001/manifest.json", where.with_name(f"{run.slug}.log")):
+        write_bytes(rest, b"what only going on would need")
     if done is not None:
         done.append(run.slug)
     return Outcome("done", seconds=1.0)
@@ -91,7 +95,9 @@ def test_what_is_done_is_done_once(prepared):
     first = execute(prepared, done=done)
     assert [run.slug for run in first["done"]] == done == [run.slug for run in prepared.runs] and len(done) == 6
     assert sorted(kept(prepared.folder)) == sorted(f"{slug}.json" for slug in done)
-    assert not (prepared.folder / "runs").exists() and not (prepared.folder / "failed").exists()
+    left = sorted(str(path.relative_to(prepared.folder / "runs")) for path in prepared.folder.glob("runs/**/*.*"))
+    of_each = [[f"{slug}/checkpoints/last.safetensors", f"{slug}/record.json"] for slug in sorted(done)]
+    assert left == [name for names in of_each for name in names] and not (prepared.folder / "failed").exists()
     assert execute(prepared, done=done) == {"done": [], "failed": [], "stopped": [], "busy": []} and len(done) == 6
 
 
