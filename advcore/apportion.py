@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 
 
+def floor_share(part: float, n: int) -> int:
+    """int(part x n), whatever the product rounds to: 0.29 of 100 is 29."""
+    return int(part * n + 1e-9)
+
+
 def largest_remainder(total: int, sizes: Sequence[int]) -> list[int]:
     """Split `total` in proportion to `sizes` into whole numbers that sum to it, none above its size.
 

@@ -75,7 +75,6 @@ def select(
     from advcore import distributed
     from advcore.runner import select as selecting
     from advcore.runner.config import load
-    from advcore.runner.folder import check_writable
     from advcore.runner.prepare import prepare
     from advcore.runner.weights import load_state
 
@@ -83,7 +82,7 @@ def select(
         config = load(file, set_ or ())
         if config.selection is None:
             raise ConfigError(must("selection", "set in a file that is to select", None))
-        check_writable(out)
+        _check_arrays_file("--out", out)
         prepared = prepare(config)
         load_state(prepared.model, checkpoint)
     with _progress(1) as reporter:
@@ -110,7 +109,6 @@ def score(
     from advcore.gradients import GRADIENTS
     from advcore.runner import select as selecting
     from advcore.runner.config import load
-    from advcore.runner.folder import check_writable
     from advcore.selection.scores import Scores
 
     with distributed.together():
@@ -119,8 +117,7 @@ def score(
         reads = config.selection.solver.reads if config.selection else None
         name = score or (reads if reads in known else "input_norm")
         require(one_of("--score", name, known))
-        require(None if out.suffix == ".npz" else must("--out", "a file that ends in .npz", str(out)))
-        check_writable(out, file=True)
+        _check_arrays_file("--out", out)
     with _progress(config.training.epochs) as reporter:
         scores = selecting.score(config, name, reporter)
     if not distributed.first():
@@ -132,6 +129,21 @@ def score(
     rows += [("lowest, median, highest", f"{low:.4g}, {middle:.4g}, {high:.4g}"), ("sha256", scores.sha256)]
     _table(f"{config.name}: scores", ("", ""), rows)
     typer.echo(f"scores: {path}")
+
+
+def _check_arrays_file(option: str, path: Path) -> None:
+    """Raise ConfigError unless arrays can be written there: the file, and a JSON beside it."""
+    from advcore.runner.folder import check_writable
+
+    require(None if path.suffix == ".npz" else must(option, "a file that ends in .npz", str(path)))
+    check_writable(path, option, file=True)
+
+
+def _check_different(*paths: Path | None) -> None:
+    """Raise ConfigError where one file would be written over another."""
+    given = [path.resolve() for path in paths if path]
+    told = ", ".join(path.name for path in given)
+    require(None if len({*given}) == len(given) else must("--out, --state and --examples", "different files", told))
 
 
 @app.command()
@@ -156,7 +168,7 @@ def evaluate(
     from advcore.runner.config import from_dict, load, overridden
     from advcore.runner.folder import check_writable
     from advcore.runner.prepare import prepare
-    from advcore.runner.run import final, with_suite
+    from advcore.runner.run import final, to_evaluate
 
     with distributed.together():
         require(one_of("--suite", suite, SUITES))
@@ -165,11 +177,12 @@ def evaluate(
         else:
             config = load(target, set_ or ())
         path = weights.checkpoint(target, checkpoint)
+        _check_different(out, state, *(() if examples is None else (examples, examples.with_suffix(".json"))))
         for option, written in (("--out", out), ("--state", state), ("--examples", examples)):
             if written:
                 check_writable(written, option, file=True)
-        config = with_suite(config, suite)
-        prepared = prepare(config, scores=False)
+        config = to_evaluate(config, suite)
+        prepared = prepare(config)
         weights.load_state(prepared.model, path)
     with _progress(1) as reporter:
         how = {"state": state, "keep_examples": examples is not None}
@@ -257,6 +270,9 @@ def check(
     ] = None,
 ) -> None:
     """Validate FILE and its data, print the plan, its cost and what it holds in memory; run nothing."""
+    from dataclasses import asdict
+
+    from advcore.reporting.tables import reference_told
     from advcore.runner.build import offered
     from advcore.runner.config import load
     from advcore.runner.prepare import prepare
@@ -270,7 +286,7 @@ def check(
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
         (
             "reference",
-            f"{plan.reference.epochs} epochs, {plan.reference.steps} attack steps: {plan.reference.units:,} passes",
+            f"{reference_told(asdict(plan.reference))}: {plan.reference.units:,} passes",
         ),
         *((f"memory, {name}", held) for name, held in plan.memory.items()),
     ]
@@ -285,7 +301,10 @@ def check(
 
 
 def _offer_cells(offer) -> tuple[str, ...]:
-    rule = "null" if offer.rule is None else f"{type(offer.rule).__name__.lower()}, {offer.rule.describe()}"
+    from advcore.minibatch import RULES
+    from advcore.types import name_in
+
+    rule = "null" if offer.rule is None else f"{name_in(RULES, offer.rule)}, {offer.rule.describe()}"
     selects = [offer.selection_steps, "null" if offer.period is None else offer.period]
     whole = offer.budget == 1
     cells = [offer.steps, *(["–", "–"] if whole else selects), rule, "all data" if whole else f"{offer.budget:g}"]

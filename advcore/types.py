@@ -6,7 +6,7 @@ import functools
 import hashlib
 import numbers
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -103,6 +103,11 @@ class Selection:
         assert self.indices.shape == self.weights.shape and self.indices.ndim == 1
         assert len(torch.unique(self.indices)) == len(self.indices), "a solver picked a row twice"
         assert bool(torch.isfinite(self.weights).all()), "a solver returned a weight that is not finite"
+
+
+def name_in(table: Mapping[str, type], thing: Any) -> str:
+    """The name that the table has for its class; the class's own where it is not there."""
+    return next((name for name, known in table.items() if type(thing) is known), type(thing).__name__)
 
 
 def labels_digest(label_at: Callable[[int], int], size: int) -> str:

@@ -10,7 +10,7 @@ BLOCKS = {"": "full training", "0.5": "a half", "0.3": "three tenths", "0.15": "
 """What follows the @ of a method's name, and what its block is called."""
 SINGLE = ("FAT", "N-FGSM", "one step, remembered")
 """Of all data for all epochs, in the block of three tenths: they cost a quarter."""
-BASELINES = re.compile(r"random|shortened|PGD-\d(, \d+ epochs)?|FAT(, \d+ epochs)?|N-FGSM")
+BASELINES = re.compile(r"random|shortened|PGD-\d(, \d+ epochs)?|FAT(, short steps)?(, \d+ epochs)?|N-FGSM")
 
 MEMORY = "Remembering perturbations from epoch to epoch"
 QUESTIONS = {
@@ -20,12 +20,18 @@ QUESTIONS = {
             (f"one step, remembered, {n} epochs @ {b}", f"FAT, {n} epochs @ {b}")
             for n, b in ((40, 0.5), (24, 0.3), (12, 0.15))
         ),
+        *(
+            (f"one short step, remembered, {n} epochs @ {b}", f"FAT, short steps, {n} epochs @ {b}")
+            for n, b in ((40, 0.5), (24, 0.3), (12, 0.15))
+        ),
         ("PGD-3, remembered @ 0.5", "PGD-3 @ 0.5"),
         ("PGD-2, remembered, 16 epochs @ 0.3", "PGD-2, 16 epochs @ 0.3"),
+        ("PGD-2, remembered, 8 epochs @ 0.15", "PGD-2, 8 epochs @ 0.15"),
     ],
     "GradMatch's coreset, beside random subsets of its cost": [
         *((f"GradMatch @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)),
         ("GradMatch, one step, remembered @ 0.15", "random, one step, remembered @ 0.15"),
+        ("GradMatch, PGD-2, remembered @ 0.15", "random, PGD-2, remembered @ 0.15"),
     ],
     "CRAIG's coreset, beside random subsets of its cost": [(f"CRAIG @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],
     "EasyCore's, beside random subsets of its cost": [(f"EasyCore @ {b}", f"random @ {b}") for b in (0.5, 0.3, 0.15)],

@@ -57,7 +57,7 @@ class Data:
 
     part : (N,) long, where the training examples stand in the whole training set. whole : the labels of that set.
     num_classes : how many there are. augment : (x (B, C, H, W), stream) to the augmented view.
-    images_changed : what was done to images, where labels do not tell; part of the data's name.
+    changed : what was done to images and labels, where a digest of labels need not tell; part of the data's name.
     """
 
     train: Source
@@ -67,7 +67,7 @@ class Data:
     whole: Tensor
     num_classes: int
     augment: Callable[[Tensor, Stream], Tensor]
-    images_changed: str = ""
+    changed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +149,7 @@ class DataSettings:
         if sources[0].shape != sources[1].shape:
             shapes = f"{sources[0].shape} and {sources[1].shape}"
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
+        unseen = self.planted is not None and (self.planted.duplicates or self.planted.noise)
         return Data(
             train=sources[0],
             validation=train.source(aside, device, self.workers) if len(aside) else None,
@@ -157,7 +158,7 @@ class DataSettings:
             whole=train.labels,
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
-            images_changed=f"{self.planted}, {self.split_seed}" if self.planted and self.planted.duplicates else "",
+            changed=f"{self.planted}, {self.split_seed}" if unseen else "",
         )
 
 

@@ -4,6 +4,7 @@ Both answer the same questions by index, in the order asked, so a coreset's indi
 that were given.
 """
 
+import hashlib
 import operator
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,19 @@ def batches_for(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> I
 def first_images(model: nn.Module, source: Source) -> Tensor:
     """Two images, or the only one, as `batches_for` gives them: enough to see the shapes inside a model."""
     return next(batches_for(model, source, [torch.arange(min(2, len(source)))]))[1]
+
+
+def content_hash(source: Source) -> str:
+    """Of all labels, and of all images where they are in memory, with a word for which it is; of some labels where all
+    could only be had by reading the data."""
+    if source.class_counts() is None:
+        return f"some labels {source.fingerprint()}"
+    found, what = hashlib.sha256(source.labels().numpy().tobytes()), "labels"
+    if isinstance(source, Resident):
+        what = "images"
+        for _, x, _ in source.batches(chunked(torch.arange(len(source)), 4096)):
+            found.update(x.cpu().numpy().tobytes())
+    return f"{what} {found.hexdigest()[:16]}"
 
 
 def check_images(x: Tensor, indices: Tensor) -> None:

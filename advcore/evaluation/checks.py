@@ -110,8 +110,8 @@ def strength_flags(attacks: Sequence[dict], names: Sequence[str]) -> list[str]:
 
 
 def order_flags(entries: Sequence[dict]) -> list[str]:
-    """Attacks of one kind in a larger ball that leave more examples right, beyond both intervals; and a black box that
-    leaves fewer than the white boxes in its ball."""
+    """Attacks of one kind, no weaker, in a larger ball that leave more examples right, beyond both intervals; and a
+    black box that leaves fewer than the white boxes in its ball."""
     flags = []
     for one in entries:
         for other in entries:
@@ -119,8 +119,9 @@ def order_flags(entries: Sequence[dict]) -> list[str]:
                 if one["interval"][1] < other["interval"][0]:
                     flags.append(f"masked: the black box {one['name']} beats {other['name']} in the same ball")
                 continue
-            same = one["name"] == other["name"] and one["norm"] == other["norm"] and one["eps"] < other["eps"]
-            if same and other["interval"][0] > one["interval"][1]:
+            same = all(one.get(key) == other.get(key) for key in ("name", "norm", "version"))
+            weaker = any((other.get(key) or 0) < (one.get(key) or 0) for key in ("steps", "restarts"))
+            if same and one["eps"] < other["eps"] and not weaker and other["interval"][0] > one["interval"][1]:
                 flags.append(
                     f"masked: {one['name']} leaves more right at eps {other['eps']:.4g} than at {one['eps']:.4g}"
                 )

@@ -21,7 +21,7 @@ from advcore.attacks.base import Attack
 from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
 from advcore.data.fits import check_fits
-from advcore.data.source import Source, as_source, batches_for, check_labels, chunked
+from advcore.data.source import Source, as_source, batches_for, check_labels, chunked, content_hash
 from advcore.errors import CheckpointError, ConfigError, NonFiniteError, must
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.checks import IMAGES, model_flags, order_flags, strength_flags
@@ -30,6 +30,7 @@ from advcore.objectives.base import ascent
 from advcore.objectives.standard import Pgd
 from advcore.pieces import Pieces, advised
 from advcore.rng import Stream, preserved
+from advcore.types import name_in
 
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
 """What an evaluation may run."""
@@ -337,7 +338,7 @@ class _Saved:
 
 def _identity(model: nn.Module, source: Source, indices: Tensor, attacks: Sequence[Any], *facts: Any) -> str:
     """A hash of all that the verdicts depend on."""
-    digest = hashlib.sha256(repr((source.fingerprint(), list(attacks), facts)).encode())
+    digest = hashlib.sha256(repr((content_hash(source), list(attacks), facts)).encode())
     networks = [model, *(net for net in (getattr(attack, "_external", None) for attack in attacks) if net is not None)]
     for name, value in (pair for net in networks for pair in sorted(net.state_dict().items())):
         digest.update(name.encode() + value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
@@ -354,7 +355,7 @@ def _correct(logits: Tensor, y: Tensor, indices: Tensor) -> Tensor:
 
 def attack_name(attack: Attack) -> str:
     """Its name in the table, or its class's for one that is not in it."""
-    return next((name for name, known in EVALUATED.items() if type(attack) is known), type(attack).__name__)
+    return name_in(EVALUATED, attack)
 
 
 def _entry(accuracy: Accuracy) -> dict:

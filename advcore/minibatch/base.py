@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from advcore.apportion import floor_share
 from advcore.errors import at_least, must, one_of, require, share, within
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
@@ -43,8 +44,8 @@ class Picked(NamedTuple):
 
 
 def count(part: float, size: int) -> int:
-    """int(part x size), but one at least; 0.29 of 100 is 29."""
-    return max(1, int(part * size + 1e-9))
+    """int(part x size), but one at least."""
+    return max(1, floor_share(part, size))
 
 
 def drawn(preferences: Tensor, k: int, generator: Stream, how: str = "multinomial") -> Picked:
@@ -176,6 +177,10 @@ class UpdateSubset:
     def share(self, epoch: int, accuracies: list[dict]) -> float:
         """P of this epoch, from the epochs' validation accuracies before it."""
         return self.p_up
+
+    def attacked(self, size: int) -> int:
+        """How many of the images that are kept of a batch of `size` are attacked, where the rule reads nothing."""
+        raise NotImplementedError
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
         """Rising positions among the 2 B images, the clean ones first; `losses` (2 B,) where the rule reads them."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import attack_label, markdown, percent, together
+from advcore.reporting.tables import attack_label, data_name, markdown, percent, reference_told, together
 
 _CITATION = """@inproceedings{dolatabadi2022robustness,
   title     = {l-infinity-Robustness and Beyond: Unleashing Efficient Adversarial Training},
@@ -43,13 +43,6 @@ def measured(record: RunRecord, which: str, epoch: int) -> bool:
         return False
     last = record.epochs[-1]["epoch"]
     return epoch == (last if which == "last" or record.best_epoch is None else record.best_epoch)
-
-
-def data_name(record: RunRecord) -> str:
-    """ "digits"; of files, with the last part of their path."""
-    data = record.config["data"]
-    path = str(data.get("path") or "").rstrip("/").rpartition("/")[2]
-    return f"{data['name']} {path}" if path and data["name"] in ("parquet", "npz", "image_folder") else data["name"]
 
 
 def _front(record: RunRecord, final: dict | None) -> str:
@@ -194,7 +187,7 @@ def _reference(record: RunRecord) -> str:
     reference = record.reference
     if not reference:
         return "unknown reference"
-    return f"{reference['epochs']} epochs, {reference['steps']} attack steps"
+    return reference_told(reference)
 
 
 _BENCHMARKS = {"cifar10": (3, 32, 32, 10), "cifar100": (3, 32, 32, 100), "imagenet": (3, 224, 224, 1000)}

@@ -8,7 +8,7 @@ from typing import Any
 from advcore.reporting.front import Method, kind
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.run_page import flat, known
-from advcore.reporting.tables import attack_label, together
+from advcore.reporting.tables import attack_label, data_name, together
 
 Groups = Mapping[str, Sequence[RunRecord]]
 NAMED = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
@@ -141,8 +141,7 @@ def _evaluation(record: RunRecord) -> tuple:
     last, data = record.final["last"], record.config.get("data", {})
     facts = tuple(f"{key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None)
     attacks = tuple((attack_label(one), one["n"], _told_size(one.get("step_size"))) for one in last["attacks"])
-    name = str(data.get("path") or data.get("name", "?")).rstrip("/").rpartition("/")[2]
-    return name, facts, attacks, last["clean"]["n"]
+    return data_name(record), facts, attacks, last["clean"]["n"]
 
 
 def _told_size(size: float | None) -> str:

@@ -7,7 +7,7 @@ from advcore.reporting.charts import Bar
 from advcore.reporting.parts import Figure, Figures, Note, Table
 from advcore.reporting.record import RunRecord
 from advcore.reporting.scales import number
-from advcore.reporting.tables import accuracy, attack_label, percent, together
+from advcore.reporting.tables import accuracy, attack_label, percent, reference_told, together
 
 
 def accuracies(record: RunRecord) -> list[Any]:
@@ -109,8 +109,7 @@ def costs(record: RunRecord) -> list[Any]:
 def _reference(record: RunRecord) -> list[Note]:
     reference, told = record.reference, []
     if "units" in reference:
-        steps, epochs = reference.get("steps"), reference.get("epochs")
-        told.append(f"Full training, cost 1: {epochs} epochs of {steps} attack steps, {reference['units']:,} passes.")
+        told.append(f"Full training, cost 1: {reference_told(reference)}, {reference['units']:,} passes.")
     told.append(f"The run took {record.seconds:,.0f} s in all")
     memory = f", and {record.peak_memory / 1e6:,.0f} MB of memory at its height" if record.peak_memory else ""
     return [Note(" ".join(told) + memory + ".")]

@@ -9,14 +9,6 @@ from advcore.reporting.tables import Row, attack_label, comparison, markdown, to
 
 MARKS = ("†", "‡", "§", "¶", "‖", "††", "‡‡", "§§")
 """Beside a method, for a kind of flag that its evaluations have."""
-BASELINE_NAMES = {
-    "random": "random",
-    "random_of_cost": "random of equal cost",
-    "shortened": "shortened",
-    "fewer_steps": "fewer steps",
-    "fat": "FAT",
-    "n_fgsm": "N-FGSM",
-}
 
 
 @dataclass(frozen=True)
@@ -35,8 +27,8 @@ class Entry:
 
 @dataclass
 class Results:
-    """Of a suite. reference : the method that others are set beside; without : baselines left out; entries : its runs,
-    in its order."""
+    """Of a suite. reference : the method that others are set beside; without : names of baselines left out; entries :
+    its runs, in its order."""
 
     reference: str | None
     without: Sequence[str] = ()
@@ -171,8 +163,7 @@ def _notes(results: Results, groups: dict[str, list[RunRecord]], which: str, ali
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
     lines += different_data(groups)
     if results.without:
-        left = ", ".join(BASELINE_NAMES[name] for name in results.without)
-        lines.append(f"The suite leaves out baselines that would be added by themselves: {left}.")
+        lines.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
     return lines
 
 

@@ -41,6 +41,19 @@ def accuracy(entry: dict) -> str:
     return f"{percent(entry['accuracy'])} [{percent(low)}, {percent(high)}]"
 
 
+def data_name(record: RunRecord) -> str:
+    """ "digits"; of files, with the last part of their path."""
+    data = record.config.get("data", {})
+    name, path = str(data.get("name", "?")), str(data.get("path") or "").rstrip("/").rpartition("/")[2]
+    return f"{name} {path}" if path and name in ("parquet", "npz", "image_folder") else name
+
+
+def reference_told(reference: dict) -> str:
+    """ "30 epochs, 10 attack steps"."""
+    steps = reference["steps"]
+    return f"{reference['epochs']} epochs, " + ("no attack" if steps is None else f"{steps} attack steps")
+
+
 def together(found: dict) -> dict | None:
     """The entry of all attacks of an evaluation together, where there are several."""
     return found.get("worst") if len(found["attacks"]) > 1 else None

@@ -3,6 +3,7 @@
 Pure but for `counts`, which says how many examples a method's data has.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from advcore.attacks import NFGSM, LinfPGD
+from advcore.attacks.memory import Memory
 from advcore.errors import UserError
 from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
@@ -59,7 +61,10 @@ def with_baselines(
         if _key(config) in known:
             continue
         known.add(_key(config))
-        found[_told_apart(name, config, found)] = config
+        full = _told_apart(name, config, found)
+        with _of_method(full):
+            build.trainer(config)
+        found[full] = config
     return found
 
 
@@ -90,12 +95,11 @@ def _offered(
     if "random" in added:
         yield from (random_like(config) for config in savers.values())
     for name, config in savers.items():
-        try:
+        with _of_method(name):
             cost = planned_cost(config, counts)
-        except UserError as error:
-            raise type(error)(*(f"method {name!r}: {problem}" for problem in error.problems)) from None
-        own = replace(full, data=config.data, model=config.model, objective=config.objective)
-        if cost >= planned_cost(own, counts):
+            own = replace(full, data=config.data, model=config.model, objective=config.objective)
+            whole = planned_cost(own, counts)
+        if cost >= whole:
             continue  # nothing is saved, so there is nothing to spend otherwise
         if "random_of_cost" in added:
             yield from random_of_cost(config, cost, counts)
@@ -106,6 +110,15 @@ def _offered(
     for name, make in (("fat", fat), ("n_fgsm", n_fgsm)):
         if name in added and savers and getattr(full.attack, "norm", None) == "linf" and attacked(full.objective):
             yield make(full)
+
+
+@contextlib.contextmanager
+def _of_method(name: str) -> Iterator[None]:
+    """What is raised inside names the method."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(*(f"method {name!r}: {problem}" for problem in error.problems)) from None
 
 
 def _saves(config: RunConfig) -> bool:
@@ -184,7 +197,7 @@ def lasting(config: RunConfig, epochs: int) -> RunConfig:
     """Of so many epochs; what the learning rate counts in epochs, milestones and a ramp, is as much earlier."""
     share, schedule = epochs / config.training.epochs, config.training.lr_schedule
     if isinstance(schedule, MultiStep):
-        milestones = sorted({max(1, round(milestone * share)) for milestone in schedule.milestones})
+        milestones = [max(1, round(milestone * share)) for milestone in schedule.milestones]
         schedule = replace(schedule, milestones=milestones, ramp=math.ceil(schedule.ramp * share))
     return replace(config, training=replace(config.training, epochs=epochs, lr_schedule=schedule))
 
@@ -237,4 +250,4 @@ def n_fgsm(full: RunConfig) -> tuple[str, RunConfig]:
 
 
 def _by(full: RunConfig, attack: Any) -> RunConfig:
-    return replace(full, attack=attack, training=replace(full.training, attack_steps=None))
+    return replace(full, attack=attack, training=replace(full.training, attack_steps=None, memory=Memory()))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from advcore.errors import CheckpointError, UserError, must, require
 from advcore.files import read_json, write_bytes, write_json
+from advcore.reporting.compare import robust
 from advcore.reporting.formats import csv_text, latex
 from advcore.reporting.page import html
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
@@ -25,8 +26,8 @@ from advcore.runner.folder import check_writable
 from advcore.runner.identity import differences, identity, settings_hash
 from advcore.runner.schema import RunConfig
 from advcore.runner.suite import Run, Suite, configs, load, runs
+from advcore.runner.suite_file import BASELINES, BASELINES_FILE
 
-BASELINES_FILE = "baselines.json"
 _SCHEMA = "advcore-baselines-1"
 
 
@@ -113,7 +114,8 @@ def _read(path: Path) -> dict:
 
 def results(bench: Bench) -> Results:
     """What there is of each run. Raises ConfigError, with every record that is of other settings, or unfinished."""
-    found, differ = Results(reference=bench.suite.reference, without=bench.suite.without), {}
+    without = [BASELINES[name] for name in bench.suite.without]
+    found, differ = Results(reference=bench.suite.reference, without=without), {}
     for run in bench.runs:
         path = bench.folder / f"{run.slug}.json"
         failed, wanted = _read(bench.folder / "failed" / path.name), settings_hash(identity(run.config))
@@ -185,8 +187,8 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
 
 def _headline(record: RunRecord) -> str:
     found = record.final["last"]
-    robust = "".join(f", robust {100 * one['accuracy']:.1f} %" for one in found["attacks"][:1])
-    return f"clean {100 * found['clean']['accuracy']:.1f} %{robust} at cost {record.relative_cost:.2f}"
+    told = f", robust {robust(record):.1f} %" if found["attacks"] else ""
+    return f"clean {100 * found['clean']['accuracy']:.1f} %{told} at cost {record.relative_cost:.2f}"
 
 
 def execute(

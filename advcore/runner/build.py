@@ -16,6 +16,7 @@ from advcore.data.base import Data
 from advcore.data.source import chunked
 from advcore.device import gpus
 from advcore.errors import ConfigError, UserError, must, require
+from advcore.minibatch import RULES
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
 from advcore.rows import Rows
@@ -31,7 +32,7 @@ from advcore.training.budget import Offer, budget_at_cost, offers
 from advcore.training.minibatch import rule_problem
 from advcore.training.plan import Reference, planned_units, reference
 from advcore.training.trainer import LoopSettings, Trainer, memory_problem
-from advcore.types import labels_digest
+from advcore.types import labels_digest, name_in
 
 Built = TypeVar("Built")
 _NEAR = 0.95  # of a wanted cost: what is further from it is told
@@ -167,7 +168,8 @@ def data(config: RunConfig, built: Trainer, where: torch.device) -> Data:
             must("selection.target", "'train' without validation data", "validation", "set data.validation")
         )
     if config.minibatch is not None and config.minibatch.needs_validation and loaded.validation is None:
-        raise ConfigError(must("minibatch.adaptive", "fixed without validation data", config.minibatch.adaptive))
+        what = "one that follows no validation accuracy without validation data"
+        raise ConfigError(must("minibatch", what, name_in(RULES, config.minibatch), "set data.validation"))
     return loaded
 
 
@@ -254,11 +256,7 @@ def scores(built: Trainer, loaded: Data) -> tuple[Rows | None, dict[str, Any]]:
 def whole_fingerprint(loaded: Data) -> str:
     """Of the whole training set, before validation is taken out."""
     labels = labels_digest(lambda i: loaded.whole[i], len(loaded.whole))
-    return (
-        hashlib.sha256(f"{labels}, {loaded.images_changed}".encode()).hexdigest()[:16]
-        if loaded.images_changed
-        else labels
-    )
+    return hashlib.sha256(f"{labels}, {loaded.changed}".encode()).hexdigest()[:16] if loaded.changed else labels
 
 
 def held_out(loaded: Data) -> int:

@@ -175,8 +175,8 @@ def changed(raw: dict, changes: dict[str, Any], told: Callable[[str], str] = str
 
 def _enter(here: Any, key: str, told: str) -> Any:
     if isinstance(here, list):
-        return here[_position(here, key, told)]
-    if here.get(key) is None:
+        key = _position(here, key, told)
+    elif here.get(key) is None:
         here[key] = {}
     if not isinstance(here[key], (dict, list)):
         raise ConfigError(f"{told}: {key} holds {here[key]!r}, which has no settings of its own")

@@ -85,10 +85,10 @@ def on_ray(
     share = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": threads(jobs)}
     task = ray.remote(max_retries=0, **share)(_task)
     running: dict[Any, Run] = {}
+    due = time.time() + until - time.monotonic()  # other machines share the wall clock
     try:
         for run in runs:
-            left = max(0.0, until - time.monotonic())
-            running[task.remote(run.method, run.seed, resolved(run.config), str(folder.resolve()), left)] = run
+            running[task.remote(run.method, run.seed, resolved(run.config), str(folder.resolve()), due)] = run
             watcher.on_start(run)
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL)
@@ -104,8 +104,9 @@ def on_ray(
         raise
 
 
-def _task(method: str, seed: int, settings: dict, folder: str, seconds: float) -> tuple[dict, bytes]:
+def _task(method: str, seed: int, settings: dict, folder: str, due: float) -> tuple[dict, bytes]:
     """On a worker: the outcome, and the record where there is one. A task that begins too late is stopped at once."""
+    seconds = due - time.time()
     if seconds <= 0:
         return {"kind": "stopped"}, b""
     run, until = Run(method, seed, from_dict(settings)), time.monotonic() + seconds

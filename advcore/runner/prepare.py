@@ -13,6 +13,7 @@ from advcore import distributed
 from advcore.adversary import bound
 from advcore.data.base import Data
 from advcore.data.source import first_images
+from advcore.errors import ConfigError, must
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.runner import build
@@ -56,6 +57,9 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     for tracker in config.tracking if distributed.first() else ():
         tracker.load()
     loaded = build.data(config, trainer, where)
+    size, most = config.evaluation.examples, len(loaded.test)
+    if size is not None and size > most:
+        raise ConfigError(must("evaluation.examples", f"at most {most}, as many test images there are", size))
     wanted = config.selection and config.selection.cost
     if wanted is not None:
         config = build.budgeted(config, trainer, loaded)

@@ -31,6 +31,7 @@ from advcore.runner.checkpoints import REPORT
 from advcore.runner.config import RunConfig, from_dict
 from advcore.runner.folder import check_writable
 from advcore.runner.prepare import Prepared, prepare
+from advcore.runner.suite_file import BASELINES_FILE
 from advcore.runner.weights import checkpoint, load_state
 from advcore.types import Coreset
 
@@ -63,7 +64,7 @@ def found(path: Path, page: Path) -> list[Run]:
     if not path.is_dir():
         raise ConfigError(must("RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
     names = dict.fromkeys([*sorted(path.glob("*.json")), *sorted(path.rglob("record.json"))])
-    runs = [_run(file, path, page) for file in names]
+    runs = [_run(file, path, page) for file in names if file.name != BASELINES_FILE]
     if not any(run.record for run in runs):
         what = "a run's folder (with record.json), or a folder of runs or of records (*.json)"
         told = f"; {runs[0].problem}" if runs else ""

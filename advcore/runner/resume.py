@@ -1,16 +1,12 @@
 """Going on with a run: what it began with, what may have changed since, and the state to go on from."""
 
-import hashlib
 import logging
 from pathlib import Path
 
-import torch
-
-from advcore.data.source import Resident, Source, chunked
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.runner import checkpoints
-from advcore.runner.config import changes, resolved
+from advcore.runner.config import changes, from_dict, resolved
 from advcore.runner.prepare import Prepared
 
 log = logging.getLogger(__name__)
@@ -35,7 +31,7 @@ def record_before(path: Path) -> tuple[RunRecord, list[str]]:
 
 def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     """What differs from the settings that the run began with. Raises ConfigError, with all of it, where it trains."""
-    changed = changes({"tracking": []} | record.config, resolved(prepared.config))
+    changed = changes(_known(record.config), resolved(prepared.config))
     wanted = [one.get("selection.cost") for one in (record.inputs, prepared.inputs)]
     changed += [f"selection.cost: {wanted[0]!r} -> {wanted[1]!r}"] if wanted[0] != wanted[1] else []
     longer = "; more epochs go where no selection is left: the new plan is " + prepared.trainer.schedule.describe()
@@ -48,6 +44,15 @@ def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     if refused:
         raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
     return changed
+
+
+def _known(raw: dict) -> dict:
+    """A record's settings with the defaults of those that are newer than it; as they are where this version does not
+    know them all."""
+    try:
+        return resolved(from_dict(raw))
+    except ConfigError:
+        return {"tracking": []} | raw
 
 
 def _longer(prepared: Prepared, record: RunRecord) -> bool:
@@ -79,16 +84,3 @@ def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> 
     ):
         require(None if before == now else must("--resume", f"given the {what} that the run began with, {before}", now))
     return state, damaged
-
-
-def hashed(source: Source) -> str:
-    """A hash of all labels, and of all images where they are in memory, with a word for which it is; of some labels
-    where all could only be had by reading the data."""
-    if source.class_counts() is None:
-        return f"some labels {source.fingerprint()}"
-    found, what = hashlib.sha256(source.labels().numpy().tobytes()), "labels"
-    if isinstance(source, Resident):
-        what = "images"
-        for _, x, _ in source.batches(chunked(torch.arange(len(source)), 4096)):
-            found.update(x.cpu().numpy().tobytes())
-    return f"{what} {found.hexdigest()[:16]}"

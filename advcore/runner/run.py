@@ -13,18 +13,19 @@ from torch import Tensor
 
 from advcore import distributed
 from advcore.data.base import Data, thinned
+from advcore.data.source import content_hash
 from advcore.device import full_float32, peak_memory
 from advcore.errors import CheckpointError, UnsafeFileError
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
 from advcore.files import leftovers
-from advcore.reporting.record import RunRecord
+from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.runner import build, checkpoints
 from advcore.runner.config import resolved
 from advcore.runner.environment import environment
 from advcore.runner.folder import clear, was_begun
 from advcore.runner.prepare import Prepared, Reporter, speed_of
-from advcore.runner.resume import changed_settings, hashed, record_before, resumable
+from advcore.runner.resume import changed_settings, record_before, resumable
 from advcore.runner.schema import RunConfig
 from advcore.runner.select import in_training_set, summary
 from advcore.runner.weights import save_state
@@ -83,12 +84,13 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
         """Whether all is done, and the state to go on from."""
         nonlocal record, started
         loaded, state = prepared.data, None
-        record.data["hash"] = {"train": hashed(loaded.train), "test": hashed(loaded.test)}
+        record.data["hash"] = {"train": content_hash(loaded.train), "test": content_hash(loaded.test)}
         data = [len(loaded.train), record.data["hash"]["train"]]
         if resume and was_begun(path):
             before, lost = record_before(path)
             changed = changed_settings(prepared, before)
-            if before.finished and not changed:
+            gone = not checkpoints.folder(path).exists()  # as of a suite's run that is done
+            if before.finished and all(gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed):
                 record = before
                 return {"done": True, "state": None}
             state, damaged = resumable(prepared, path, before, data)
@@ -224,16 +226,14 @@ def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
 def examined(prepared: Prepared) -> Tensor | None:
     """Which test examples are evaluated; None for all."""
     size, test = prepared.config.evaluation.examples, prepared.data.test
-    return (
-        None
-        if size is None
-        else thinned(test.labels(), min(size, len(test)), prepared.config.data.split_seed, "evaluation")
-    )
+    return None if size is None else thinned(test.labels(), size, prepared.config.data.split_seed, "evaluation")
 
 
-def with_suite(config: RunConfig, suite: str) -> RunConfig:
-    """The config with a named suite's attacks to evaluate."""
-    return replace(config, evaluation=replace(config.evaluation, attacks=SUITES[suite](config.evaluation.attacks)))
+def to_evaluate(config: RunConfig, suite: str) -> RunConfig:
+    """The config with a named suite's attacks to evaluate, without what only training needs: a tracker's package, or
+    memory for a selection."""
+    evaluation = replace(config.evaluation, attacks=SUITES[suite](config.evaluation.attacks))
+    return replace(config, evaluation=evaluation, selection=None, minibatch=None, tracking=[])
 
 
 def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str, **how: Any) -> Evaluation:

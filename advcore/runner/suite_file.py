@@ -15,8 +15,17 @@ SIZE_KEYS = ("title", "experiment", "seeds", "set")
 """Of one of its sizes."""
 LONGEST = 120
 """Characters of a method's name: files have its name."""
-BASELINES = ("random", "random_of_cost", "shortened", "fewer_steps", "fat", "n_fgsm")
-"""What a suite adds by itself, unless it says `baselines: false`, or `NAME: false` there."""
+BASELINES = {
+    "random": "random",
+    "random_of_cost": "random of equal cost",
+    "shortened": "shortened",
+    "fewer_steps": "fewer steps",
+    "fat": "FAT",
+    "n_fgsm": "N-FGSM",
+}
+"""What a suite adds by itself, unless it says `baselines: false`, or `NAME: false` there; and what tables call it."""
+BASELINES_FILE = "baselines.json"
+"""Beside a suite's records: what it added."""
 OWN = ("experiment", "grid")
 """Keys of a method that are no settings."""
 
@@ -188,7 +197,7 @@ def _grid_problems(grid: Any, where: str) -> Iterator[str | None]:
 def left_out(baselines: bool | dict[str, bool] | None) -> tuple[str, ...]:
     """Names of the baselines that are not to be added: each that is false, or all."""
     if not isinstance(baselines, dict):
-        return BASELINES if baselines is False else ()
+        return tuple(BASELINES) if baselines is False else ()
     return tuple(name for name, wanted in baselines.items() if not wanted)
 
 

@@ -27,8 +27,10 @@ from advcore.selection.memory import estimate_for, settle
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import Sample, full_error, overlap, quality, stretched
 from advcore.selection.solve import join, solve_all
+from advcore.solvers import SOLVERS
 from advcore.solvers.base import scores_file
-from advcore.types import NORMALISE, Coreset, Selection, settings
+from advcore.solvers.uniform import Random
+from advcore.types import NORMALISE, Coreset, Selection, name_in, settings
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +136,11 @@ class AdversarialCoreset(SelectionSettings):
     def needs_validation(self) -> bool:
         """Whether held-out examples are what a selection is to match."""
         return self.target == "validation" and self.budget < 1
+
+    @property
+    def stand_in(self) -> "AdversarialCoreset":
+        """What chooses where nothing is measured yet, as the acs schedule begins: at random, of all together."""
+        return replace(self, solver=Random(), partition="whole", target="train")
 
     def size(self, n: int) -> int:
         """How many of n examples it is asked for: K, or, for per_batch, what that many whole blocks hold."""
@@ -324,7 +331,7 @@ class AdversarialCoreset(SelectionSettings):
         return Coreset(
             num_examples=len(source),
             fingerprint=source.fingerprint(),
-            solver=type(self.solver).__name__.lower(),
+            solver=name_in(SOLVERS, self.solver),
             partition=self.partition,
             seed=seed,
             budget=self.budget,

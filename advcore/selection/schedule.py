@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from advcore.apportion import floor_share
 from advcore.errors import at_least, must, one_of, require, share, within
 from advcore.types import settings
 
@@ -69,7 +70,7 @@ class Schedule:
     @property
     def first(self) -> int:
         """int(kappa E), the epoch of the full run at which the coreset takes over."""
-        return int(self.warm_start * self.epochs)
+        return floor_share(self.warm_start, self.epochs)
 
     @property
     def warm_epochs(self) -> int:

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from advcore.apportion import floor_share
 from advcore.errors import at_least, one_of, require, within
 from advcore.rng import Stream
 from advcore.rows import Rows
@@ -131,7 +132,7 @@ class CCS(Scored):
         ]
 
     def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
-        left = kept(scores, max(k, len(scores) - int(self.drop * len(scores))), "easiest")
+        left = kept(scores, max(k, len(scores) - floor_share(self.drop, len(scores))), "easiest")
         values = scores[left]
         low, width = values.min(), (values.max() - values.min()) / self.strata
         place = torch.zeros_like(left) if width == 0 else ((values - low) / width).long().clamp_max(self.strata - 1)

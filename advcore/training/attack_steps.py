@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from advcore.apportion import floor_share
 from advcore.errors import at_least, must, positive, require
 from advcore.types import settings
 
@@ -80,7 +81,7 @@ class ByBudget:
 
     def at(self, epoch: int, epochs: int) -> int:
         """Steps of the epoch-th of `epochs` that run, from 0."""
-        over = int(self.mean * epochs + 1e-9) - self.first * epochs  # steps beyond `first`, over the whole run
+        over = floor_share(self.mean, epochs) - self.first * epochs  # steps beyond `first`, over the whole run
         each = self.last - self.first
         later = epochs - 1 - epoch  # epochs after this one, which are served first
         return self.first + max(0, min(each, over - each * later))

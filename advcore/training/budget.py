@@ -1,5 +1,6 @@
 """What a wanted cost buys: budgets, steps, periods and rules, from the closed forms of `plan.py`."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,10 +65,17 @@ def budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, referen
     least, most = (_units(trainer, k, n, held_out) / reference_units for k in found)
     if cost < least:
         way_out = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
-        raise ConfigError(must("cost", f"at least {least:.3g}, what {found[0]} examples of {n} cost", cost, way_out))
+        raise ConfigError(must("cost", f"at least {_told(least)}, what {found[0]} examples of {n} cost", cost, way_out))
     if cost > most:
-        raise ConfigError(must("cost", f"at most {most:.3g}, what {n - 1} examples of {n} cost", cost, "use all data"))
+        limit = f"at most {_told(most, -1)}, what {n - 1} examples of {n} cost"
+        raise ConfigError(must("cost", limit, cost, "use all data"))
     return budget_for(trainer, n, held_out, cost * reference_units)
+
+
+def _told(limit: float, way: int = 1) -> str:
+    """A limit in three digits, away from what it refuses (way 1: up, -1: down), so that it can be asked for."""
+    unit = 10.0 ** (math.floor(math.log10(limit)) - 2)
+    return f"{way * math.ceil(way * limit / unit - 1e-9) * unit:.3g}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units
         if budget is not None:
             found.append(_offer(with_budget(one, budget), budget, n, held_out, reference_units))
     if not found:
-        raise ConfigError(must("--cost", f"at least {least:.3g}, the cheapest found", cost, "or train fewer epochs"))
+        raise ConfigError(must("--cost", f"at least {_told(least)}, the cheapest found", cost, "or train fewer epochs"))
     return list(dict.fromkeys(found))
 
 

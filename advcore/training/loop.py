@@ -31,7 +31,6 @@ from advcore.pieces import advised
 from advcore.rng import Stream
 from advcore.selection.schedule import Epoch, Schedule
 from advcore.signals import Stopped, check, whole
-from advcore.solvers.uniform import Random
 from advcore.training.minibatch import Batch, follow
 from advcore.training.step import Gate, Learner, part_of_mean
 from advcore.types import Coreset
@@ -338,8 +337,7 @@ class Loop:
                 selector = replace(selector, attack=selector.attack.recalling(self.memory))
         if epoch.action == "random":
             if self.coreset is None:
-                stand_in = replace(selector, solver=Random(), partition="whole", target="train")
-                self.coreset = stand_in.select(self.model, self.train, seed=self.seed, epoch=i)
+                self.coreset = selector.stand_in.select(self.model, self.train, seed=self.seed, epoch=i)
             return
         self.coreset = selector.select(
             self.model,

@@ -26,7 +26,7 @@ class MultiStep:
 
     Parameters
     ----------
-    milestones : epochs of the full run, ascending, above 0.
+    milestones : epochs of the full run, ascending, above 0; one that stands twice counts twice.
     gamma : in (0, 1].
     ramp : epochs over which the rate first grows linearly to its size, >= 0; PAT has 5.
     """
@@ -36,9 +36,8 @@ class MultiStep:
     ramp: int = 0
 
     def __post_init__(self):
-        ascending = all(isinstance(m, int) and m > 0 for m in self.milestones) and sorted(set(self.milestones)) == list(
-            self.milestones
-        )
+        whole = all(isinstance(m, int) and m > 0 for m in self.milestones)
+        ascending = whole and sorted(self.milestones) == list(self.milestones)
         require(
             None if ascending else must("milestones", "ascending epochs above 0", self.milestones),
             within("gamma", self.gamma, 1e-6, 1),

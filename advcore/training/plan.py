@@ -49,9 +49,8 @@ def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
     validation examples there are, for selections that match their gradient. At most, where a minibatch rule adapts."""
     objective, selector, total = trainer.objective, trainer.selector, 0
     scoring = GRADIENTS[trainer.solver_reads].units(objective, selector.attack) if trainer.scored else 0
-    kept = n if selector is None else selector.size(n)
     for i, epoch in enumerate(trainer.schedule.plan()):
-        examples = n if epoch.action == "full" else kept
+        examples = trainer.examples(epoch.action, n)
         for size, batches in chunk_sizes(examples, trainer.batch_size).items():
             total += batches * batch_units(trainer.minibatch, objective, trainer.attack_at(i), size, i)
         measured = n + (held_out if selector and selector.target == "validation" else 0)

@@ -27,6 +27,7 @@ from advcore.errors import (
     within,
 )
 from advcore.gradients import GRADIENTS
+from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
 from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
@@ -39,7 +40,7 @@ from advcore.training.attack_steps import steps_problem
 from advcore.training.loop import Listener, Loop, Trained
 from advcore.training.lr import OneCycle
 from advcore.training.minibatch import refuse_one_image, rule_problem
-from advcore.types import NORMALISE, settings
+from advcore.types import NORMALISE, name_in, settings
 
 
 @settings
@@ -194,13 +195,18 @@ class Trainer(LoopSettings):
         """The attack that judges every epoch; of many steps where the training attack has few in any of them."""
         return self.attack and (self.weakest if self.few_steps else self.attack).probe()
 
+    def examples(self, action: str, n: int) -> int:
+        """How many of n training examples an epoch of the schedule's plan trains on."""
+        if action == "full":
+            return n
+        return (self.selector.stand_in if action == "random" else self.selector).size(n)
+
     def memory_bytes(self, n: int, shape: tuple[int, int, int]) -> int:
         """What remembering takes, of n training images of `shape`: the most that two epochs in a row keep, while the
         one's moves to the other's; 0 without memory."""
         if not self.remembers:
             return 0
-        kept = n if self.selector is None else self.selector.size(n)
-        sizes = [n if epoch.action == "full" else kept for epoch in self.schedule.plan()]
+        sizes = [self.examples(epoch.action, n) for epoch in self.schedule.plan()]
         return self.memory.nbytes(max(a if a == b else a + b for a, b in itertools.pairwise([0, *sizes])), shape)
 
     @property
@@ -294,7 +300,7 @@ def refuse_processes(trainer: Trainer) -> None:
         must(
             "minibatch",
             f"a rule of what to attack with {count} processes",
-            type(trainer.minibatch).__name__.lower(),
+            name_in(RULES, trainer.minibatch),
             alone,
         )
         if isinstance(trainer.minibatch, UpdateSubset)

@@ -100,12 +100,14 @@ def test_a_class_of_one_keeps_its_image_and_a_line_says_so(split, caplog):
 
 
 def test_scores_and_coresets_of_other_images_are_of_other_data():
-    """A fingerprint is of labels, which copies keep."""
-    plain, copied, more, tailed = (
+    """A fingerprint is of 256 labels: copies keep them, and a few wrong ones may be others."""
+    plain, copied, more, wrong, tailed = (
         whole_fingerprint(DATASETS["digits"](planted=planted).load(CPU))
-        for planted in (None, Planted(duplicates=0.5), Planted(duplicates=0.6), Planted(long_tail=5))
-    )
-    assert len({plain, copied, more}) == 3 and tailed == plain  # what is left of a tail is where it was
+        for planted in (
+            None, Planted(duplicates=0.5), Planted(duplicates=0.6), Planted(noise=0.002), Planted(long_tail=5)
+        )
+    )  # fmt: skip
+    assert len({plain, copied, more, wrong}) == 4 and tailed == plain  # what is left of a tail is where it was
 
 
 @pytest.mark.parametrize("name, value", [("long_tail", 0.5), ("duplicates", 1.0), ("noise", -0.1)])

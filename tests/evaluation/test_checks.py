@@ -262,6 +262,10 @@ def test_a_larger_ball_that_leaves_more_right_is_flagged_beyond_the_interval():
     assert order_flags([entry(0.5), entry(0.53, eps=0.2)]) == []
     (flag,) = order_flags([entry(0.5), entry(0.6, eps=0.2)])
     assert "more right at eps 0.2 than at 0.1" in flag
+    weaker, stronger = (entry(0.6, eps=0.2, steps=steps) for steps in (1, 50))  # a weak attack says nothing
+    assert order_flags([entry(0.5, steps=50), weaker]) == []
+    assert len(order_flags([entry(0.5, steps=50), stronger])) == 1
+    assert order_flags([entry(0.5, restarts=5), entry(0.6, eps=0.2, restarts=1)]) == []
 
 
 def test_a_black_box_that_beats_the_white_box_is_flagged():

@@ -92,13 +92,14 @@ def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path):
     assert ledgers[0].units(without=()) == ledgers[2].units(without=()) + of_checks
 
 
-@pytest.mark.parametrize("change", ["model", "seed", "attack", "data", "indices"])
+@pytest.mark.parametrize("change", ["model", "seed", "attack", "data", "images", "indices"])
 def test_verdicts_of_another_evaluation_are_refused(tmp_path, change):
     file = tmp_path / "verdicts.npz"
     evaluate(network(), source(), ATTACKS, state=file)
     settings = {"seed": 1} if change == "seed" else {"indices": torch.arange(20)} if change == "indices" else {}
     attacks = (ATTACKS[0].changed(eps=0.03), *ATTACKS[1:]) if change == "attack" else ATTACKS
     data = Resident(images(), (source().labels() + 1) % 5) if change == "data" else source()
+    data = Resident(1 - images(), source().labels()) if change == "images" else data
     with pytest.raises(CheckpointError, match="another evaluation"):
         evaluate(network(1 if change == "model" else 0), data, attacks, state=file, **settings)
 

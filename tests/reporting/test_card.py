@@ -2,8 +2,9 @@
 
 import pytest
 
-from advcore.reporting.card import card, data_name, measured
+from advcore.reporting.card import card, measured
 from advcore.reporting.record import RunRecord
+from advcore.reporting.tables import data_name
 
 FACTS = {"shape": [3, 32, 32], "num_classes": 10, "needs": ["torchvision"], "samples": 0, "coresets": 1,
          "standalone": True}  # fmt: skip

@@ -31,7 +31,7 @@ def one(accuracy=0.9, cost=1.0, seconds=4.0, flags=(), **environment) -> RunReco
 
 @pytest.fixture
 def results():
-    found = Results(reference="full", without=("fat",))
+    found = Results(reference="full", without=("FAT",))
     found.add("full", 0, one(0.5), hash="abc")
     found.add("full", 1, one(0.6))
     found.add("half", 0, one(0.4, 0.5, 1.0, ["masked: 26 % of the images have no input gradient", "weak: 3 steps"]))

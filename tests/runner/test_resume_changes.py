@@ -45,6 +45,28 @@ def test_more_epochs_that_would_plan_anew_are_refused_with_the_plan(advcore, roo
     assert code == 2 and "training.epochs: 4 -> 9" in err and "full epochs" in err and "selecting at" in err
 
 
+def test_a_setting_that_is_newer_than_the_run_has_its_default(advcore, command, tmp_path):
+    run = tmp_path / "run"
+    assert advcore(*command, "--out", run)[0] == 0
+    record = record_of(run)
+    assert record["config"]["training"].pop("ema") is None
+    (run / "record.json").write_text(json.dumps(record))
+    code, _, err = advcore(*command, "--out", run, "--resume")
+    assert code == 0 and record_of(run)["resumes"] == [], err
+
+
+def test_a_suites_run_that_is_done_stays_done_elsewhere(advcore, command, tmp_path):
+    """Its states are gone; where it is done decides nothing of it."""
+    run = tmp_path / "run"
+    assert advcore(*command, "--out", run)[0] == 0
+    before = record_of(run)
+    shutil.rmtree(checkpoints.folder(run))
+    code, _, err = advcore(*command, "--set", "device=cpu", "--out", run, "--resume")
+    assert code == 0 and record_of(run) == before, err
+    code, _, err = advcore(*command, "--set", "evaluation.checks=false", "--out", run, "--resume")
+    assert code != 0 and "holds no state" in err
+
+
 def test_states_at_a_period_and_how_many(advcore, command, tmp_path):
     settings = ["--set", "checkpoint.period=3", "--set", "checkpoint.kept=3", "--set", "training.epochs=8"]
     assert advcore(*command, *settings, "--out", tmp_path / "run")[0] == 0

@@ -4,8 +4,10 @@ epoch, 12,800 in all; GradMatch's selection 9 an example."""
 import pytest
 
 from advcore.attacks import NFGSM, LinfPGD
+from advcore.attacks.memory import Memory
 from advcore.errors import ConfigError
 from advcore.minibatch.uniform import RandomMix, RandomSubset
+from advcore.runner import build
 from advcore.runner.baselines import lasting, planned_cost, with_baselines
 from advcore.runner.config import changed, from_dict, read
 from advcore.runner.suite import configs, load
@@ -200,6 +202,22 @@ def test_milestones_come_as_much_earlier_as_the_run_is_shorter(base):
     schedule = {"name": "multi_step", "milestones": [5, 8], "ramp": 5}
     config = from_dict(changed(base, {"training.lr_schedule": schedule}))
     assert lasting(config, 4).training.lr_schedule == MultiStep(milestones=[2, 3], ramp=2)
+    assert lasting(config, 3).training.lr_schedule == MultiStep(milestones=[2, 2], ramp=2)  # both decays are left
+
+
+def test_a_baseline_can_be_trained_where_the_reference_remembers(added):
+    """FAT and N-FGSM begin anew each time, so the reference's way of remembering is not theirs."""
+    full = {"attack.start": "remembered", "training.memory": {"precision": "float32"}}
+    found = added({"selection": HALF}, full=full)
+    assert found["FAT"].training.memory == Memory() and found["fewer steps (2)"].training.memory.precision == "float32"
+    assert all(build.trainer(config) for config in found.values())
+
+
+def test_a_method_whose_full_training_cannot_be_planned_is_named(added):
+    plain = {"attack": None, "objective": {"name": "standard"}}
+    attacked = {"attack": BASE["attack"], "objective": {"name": "pgd"}, "selection": HALF}
+    with pytest.raises(ConfigError, match="method 'method': attack must be set"):
+        added(attacked, full=plain)
 
 
 def test_a_cost_that_nothing_has_is_told_with_the_methods_name(added):

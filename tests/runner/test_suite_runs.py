@@ -291,6 +291,9 @@ def test_a_cluster_does_a_task_a_run_and_sends_the_records_back(prepared, ray, m
     assert ray.asked == [{"max_retries": 0, "num_cpus": threads(1)}]
     assert len(bench.results(prepared).groups()["full"]) == 2
     assert [run.slug for run in bench.execute(prepared, ended["failed"], work, seconds=-1)["stopped"]] == ["craig-s0"]
+    monkeypatch.setattr(ray, "wait", lambda references, **how: (time.sleep(0.02), (references[:1], references[1:]))[1])
+    ended = bench.execute(prepared, prepared.runs, work, seconds=0.05)
+    assert len(ended["stopped"]) >= 3  # the time is that of all tasks together, not of each
     ray.gpus = 2
     bench.execute(prepared, [], engines.engine("ray", 1), seconds=60)
     assert ray.asked[-1] == {"max_retries": 0, "num_gpus": 1}

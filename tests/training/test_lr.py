@@ -30,6 +30,10 @@ def test_multi_step():
     assert ours(MultiStep(milestones=[10, 30])) == pytest.approx(by_torch(lambda o: torchs.MultiStepLR(o, [10, 30])))
 
 
+def test_a_milestone_that_stands_twice_counts_twice():
+    assert ours(MultiStep(milestones=[4, 4])) == pytest.approx(by_torch(lambda o: torchs.MultiStepLR(o, [4, 4])))
+
+
 def test_cosine():
     assert ours(Cosine()) == pytest.approx(by_torch(lambda o: torchs.CosineAnnealingLR(o, STEPS)))
 
@@ -59,7 +63,7 @@ def test_factors_stay_in_0_1(name):
 
 def test_constant_is_constant_and_milestones_must_ascend():
     assert set(ours(Constant())) == {1.0}
-    for milestones in ([3, 2], [2, 2], [0]):
+    for milestones in ([3, 2], [2, 3, 2], [0]):
         with pytest.raises(ConfigError) as error:
             MultiStep(milestones=milestones)
         assert "milestones" in str(error.value) and str(milestones) in str(error.value)

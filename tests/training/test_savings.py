@@ -319,6 +319,20 @@ def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, s
     assert trained.ledger.units() == planned_units(made, N)
 
 
+def test_random_epochs_before_a_selection_of_whole_blocks_are_planned_as_they_run(model, source):
+    """38 examples of 96 at random, then two blocks or three of 16."""
+    selector = AdversarialCoreset(
+        objective=Pgd(), attack=REMEMBERED, solver=GradMatch(), budget=0.4, partition="per_batch", block_size=SIZE
+    )
+    made = Trainer(
+        objective=Pgd(), attack=REMEMBERED, selector=selector, optimizer=SGD(lr=0.05), batch_size=SIZE,
+        schedule=Schedule(epochs=6, budget=0.4, warm_start=0.5, period=4, schedule="acs"),
+    )  # fmt: skip
+    trained = made.fit(model, source, seed=0)
+    assert "random" in [one["action"] for one in trained.epochs] and selector.size(N) != selector.stand_in.size(N) == 38
+    assert trained.ledger.units() == planned_units(made, N)
+
+
 OTHERS = {
     "per batch": ({"solver": GradMatch(), "partition": "per_batch"}, {}),
     "validation": ({"solver": GradMatch(), "target": "validation"}, {}),
