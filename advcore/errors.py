@@ -65,11 +65,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
 
 
-def require(*problems: str | None, error: type[UserError] = ConfigError) -> None:
-    """Raise `error` with all problems at once; a None is a check that passed."""
+def require(*problems: str | None) -> None:
+    """Raise ConfigError with all problems at once; a None is a check that passed."""
     found = [problem for problem in problems if problem]
     if found:
-        raise error(*found)
+        raise ConfigError(*found)
 
 
 MOST = 1_000_000_000

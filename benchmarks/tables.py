@@ -24,6 +24,8 @@ PAGES = ("digits", "mnist")
 """Suites with a page of their own."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
 MAIN = ("main-cifar10", "main-mnist")
+STRONG = ("main-strong", "main-mnist-strong")
+"""Their fronts before AutoAttack."""
 
 
 @functools.cache
@@ -70,7 +72,7 @@ def complete(suite: str) -> bool:
 def main_text() -> str:
     """The page of the main tables; a suite that is still being run is left out."""
     sections = {suite_of(suite).title: groups(suite) for suite in MAIN if complete(suite)}
-    return main_page.page(sections, groups("main-repeat"), groups("main-strong"))
+    return main_page.page(sections, groups("main-repeat"), {suite_of(name).title: groups(name) for name in STRONG})
 
 
 def savings_text() -> str:

@@ -202,6 +202,9 @@ def test_the_main_table_has_every_baseline_in_every_block_at_its_cost(root, tabl
             dear = [name for name in names if abs(page.cost(found[name]) - float(key)) > 0.1 * float(key)]
             assert set(map(page.short, dear)) <= set(page.SINGLE)
     assert set(page.front(found)) - {"GradMatch x margin @ 0.15"} <= set(tables.groups("main-strong"))
+    mnist = tables.groups("main-mnist")
+    assert all(len(records) == 3 for records in mnist.values())
+    assert set(page.front(mnist)) <= set(tables.groups("main-mnist-strong"))
 
 
 def test_what_the_main_page_says_in_words_is_in_its_records(tables):
@@ -210,7 +213,7 @@ def test_what_the_main_page_says_in_words_is_in_its_records(tables):
     page, first, others = tables.main_page, tables.groups("main-cifar10"), tables.groups("main-repeat")
 
     def gap(found, pairs):
-        mean, *how = paired(found, pairs)
+        mean, *how = paired(found, [pair for pair in pairs if set(pair) <= found.keys()])
         return mean, beyond_chance(mean, *how)
 
     (composed, chance), (_, fast), (_, whole) = (pairs[0] for pairs in list(page.AGAIN.values())[:3])
@@ -232,8 +235,34 @@ def test_what_the_main_page_says_in_words_is_in_its_records(tables):
         assert page.compared(first, f"EasyCore @ {block}", f"random @ {block}")[0] == "loses to"
 
 
+def test_what_the_main_page_says_of_mnist_is_in_its_records(tables):
+    page, found = tables.main_page, tables.groups("main-mnist")
+    robust = {name: tables.savings_page.robust(records) for name, records in found.items()}
+    assert all(max(robust[name]) < 2 for name in ("FAT", "N-FGSM"))
+    assert all("masked" in flag for name in ("FAT", "N-FGSM") for r in found[name] for flag in r.final["last"]["flags"])
+    short = {b: f"FAT, short steps, {n} epochs @ {b}" for b, n in (("0.5", 40), ("0.3", 24), ("0.15", 12))}
+    assert sorted(one < 10 for name in short.values() for one in robust[name]) == [False] * 7 + [True] * 2
+    mine = {b: name.replace("FAT, short steps,", "one short step, remembered,") for b, name in short.items()}
+    for block in ("0.5", "0.3"):
+        assert all(one - full > 6 for one, full in zip(robust[mine[block]], robust["full"], strict=True))
+        others = [name for name in page.blocks(found)[block] if name != mine[block]]
+        assert all(max(robust[name]) < min(robust[mine[block]]) + 1 for name in others)
+    for name in (mine["0.15"], "PGD-2, remembered, 8 epochs @ 0.15"):
+        assert sorted(one < 10 for one in robust[name]) == [False, False, True]
+    assert page.winners(found) == []
+    for block in ("0.5", "0.3", "0.15"):
+        for solver in ("GradMatch", "CRAIG"):
+            assert page.compared(found, f"{solver} @ {block}", f"random @ {block}")[0] != "beats"
+    for solver in ("GradMatch", "CRAIG", "random"):
+        assert page.compared(found, f"{solver} @ 0.5", "PGD-3 @ 0.5")[1] < -20
+        assert 19 < -page.compared(found, f"{solver} @ 0.5", "full")[1] < 23  # README, and of digits below
+    digits = tables.groups("digits")
+    for solver in ("GradMatch", "CRAIG", "random"):
+        assert 1.5 < -page.compared(digits, solver, "full")[1] < 2.5
+
+
 VARIATIONS = ("minibatch-strong", "minibatch-factors", "savings-parts", "savings-long", "savings-strong", "why")
-VARIATIONS += ("main-repeat", "main-strong")
+VARIATIONS += ("main-repeat", "main-strong", "main-mnist-strong")
 """Suites of runs that stand beside another suite's."""
 WAITING = ("cifar10-gpu-trades", "cifar10-gpu-linf")
 """Suites that wait for a GPU: without all of their records yet."""

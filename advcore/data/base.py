@@ -216,8 +216,8 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
-def find_path(path: str, setting: str = "data.path") -> Path:
-    """The folder or file a setting names: as it stands, or below the folder named by ADVCORE_DATA."""
+def find_path(path: str) -> Path:
+    """The folder or file that data.path names: as it stands, or below the folder named by ADVCORE_DATA."""
     root = os.environ.get("ADVCORE_DATA")
     tried = [expanded(path), *([Path(root) / path] if root else [])]
     for candidate in tried:
@@ -226,4 +226,4 @@ def find_path(path: str, setting: str = "data.path") -> Path:
                 return candidate
     places = " or ".join(str(candidate) for candidate in tried)
     hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"
-    raise DataError(f"{setting} must be an existing file or folder, got {path!r} (looked for {places}){hint}")
+    raise DataError(f"data.path must be an existing file or folder, got {path!r} (looked for {places}){hint}")

@@ -27,7 +27,7 @@ def card(record: RunRecord, which: str, epoch: int, facts: dict[str, Any]) -> st
         f"# {record.name}",
         _what(record, which, epoch, facts),
         _threat(record),
-        _accuracy(record, final, which, epoch),
+        _accuracy(record, final, epoch),
         _training(record),
         _loading(record, facts),
         _files(facts),
@@ -102,7 +102,7 @@ def _threat(record: RunRecord) -> str:
     )
 
 
-def _accuracy(record: RunRecord, final: dict | None, which: str, epoch: int) -> str:
+def _accuracy(record: RunRecord, final: dict | None, epoch: int) -> str:
     if final is None:
         return _unfinished(record, epoch)
     entries = [("clean", final["clean"]), *((attack_label(one), one) for one in final["attacks"])]

@@ -130,34 +130,38 @@ class Bar:
     css: str = "f1"
 
 
-def bars(rows: Sequence[Bar], *, alt: str, limit: tuple[float, str] | None = None, width: float = WIDTH) -> Markup:
+def bars(rows: Sequence[Bar], *, alt: str, limit: tuple[float, str] | None = None) -> Markup:
     """Bars to the right, from 0. limit : a dotted line at a value, and what it is."""
     left = 8 + max(svg.extent(row.name) for row in rows)
     right = 10 + max(svg.extent(row.told) for row in rows)
     most = max([row.value for row in rows] + ([limit[0]] if limit else []))
-    across = Scale(0.0, most or 1.0, left, width - right)
+    across = Scale(0.0, most or 1.0, left, WIDTH - right)
     top, step = (LINE + 6.0 if limit else 2.0), 24.0
     parts: list[Markup] = []
     height = top + step * len(rows) + 4
     if limit:
         x = across(limit[0])
         parts += [svg.line((x, top - 3), (x, height), "chance")]
-        parts += [svg.text(min(x, width - svg.extent(limit[1]) / 2), SIZE, limit[1], anchor="middle", css="tick")]
+        parts += [svg.text(min(x, WIDTH - svg.extent(limit[1]) / 2), SIZE, limit[1], anchor="middle", css="tick")]
     for i, row in enumerate(rows):
         y = top + step * i
         parts.append(svg.rectangle((left, y + 4, across(row.value), y + step - 4), row.css))
         parts.append(svg.text(left - 6, y + step / 2 + 0.35 * SIZE, row.name, anchor="end"))
         parts.append(svg.text(across(row.value) + 6, y + step / 2 + 0.35 * SIZE, row.told))
     parts.append(svg.line((left, top), (left, height), "axis"))
-    return svg.picture(width, height, parts, alt)
+    return svg.picture(WIDTH, height, parts, alt)
 
 
-def binned(values: Sequence[float], most: int = 30) -> tuple[list[float], list[int]]:
+BINS = 30
+"""Of a histogram, at most."""
+
+
+def binned(values: Sequence[float]) -> tuple[list[float], list[int]]:
     """Edges of even bins with round width from 0, or below it where values are, and how many values each holds."""
     low, high = min(0.0, *values), max(*values, 1e-12)
-    exponent = math.floor(math.log10((high - low) / most))
+    exponent = math.floor(math.log10((high - low) / BINS))
     wide = (f * 10.0**p for p in (exponent, exponent + 1) for f in (1, 2, 5))
-    step = next(w for w in wide if (math.floor(high / w) - math.floor(low / w) + 1) <= most)
+    step = next(w for w in wide if (math.floor(high / w) - math.floor(low / w) + 1) <= BINS)
     first, last = math.floor(low / step), math.floor(high / step)
     counts = [0] * (last - first + 1)
     for value in values:

@@ -35,7 +35,7 @@ def run_page(record: RunRecord, beside: Beside) -> Page:
         "Selections": lambda: selections(record),
         "Weights": lambda: weights(record, beside.weights, beside.no_weights),
         "Classes": lambda: classes(record),
-        "Images": lambda: _images(record, beside),
+        "Images": lambda: _images(beside),
         "Events": lambda: _events(record),
         "Settings": lambda: _settings(record),
     }
@@ -173,7 +173,7 @@ def _more_curves(record: RunRecord) -> list[tuple[str, str, list[tuple[float, fl
 # ---- images, events, settings ----
 
 
-def _images(record: RunRecord, beside: Beside) -> list[Any]:
+def _images(beside: Beside) -> list[Any]:
     galleries = [Gallery(title, shown) for title, shown in beside.galleries]
     return [*beside.about_images, *galleries]
 

@@ -59,10 +59,10 @@ def _title(words: str) -> Markup:
     return Markup("<title>{}</title>").format(words) if words else Markup("")
 
 
-def picture(width: float, height: float, parts: Iterable[Markup], alt: str, css: str = "") -> Markup:
+def picture(width: float, height: float, parts: Iterable[Markup], alt: str) -> Markup:
     """The whole, which is one image to a reader that cannot see it."""
-    form = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}" class="{}">{}</svg>')
-    return form.format(width, height, alt, css, Markup("").join(parts))
+    form = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>')
+    return form.format(width, height, alt, Markup("").join(parts))
 
 
 _NARROW, _WIDE = set("iljtfr.,:;'|!()[]/- "), set("mwMW@%")

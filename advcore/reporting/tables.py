@@ -84,12 +84,12 @@ def closing(record: RunRecord) -> list[Row]:
     return rows
 
 
-def mean_and_deviation(values: list[float], form: str = "{:.1f}") -> str:
-    """Mean and sample deviation; a dash where there is nothing."""
+def mean_and_deviation(values: list[float]) -> str:
+    """Mean and sample deviation, a digit after the point; a dash where there is nothing."""
     if not values:
         return NOTHING
-    spread = f" ± {form.format(statistics.stdev(values))}" if len(values) > 1 else ""
-    return form.format(statistics.fmean(values)) + spread
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"
 
 
 def comparison(

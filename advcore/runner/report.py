@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -146,7 +145,7 @@ def _attacked_images(folder: Path, record: RunRecord, coreset: Coreset, images: 
         indices = coreset.indices[chosen]
         there = torch.tensor([positions[int(index)] for index in indices])
         galleries.append((title, _shown(_looked_at(prepared, there), indices, coreset.weights[chosen])))
-    return galleries, _about(prepared, coreset, after, galleries)
+    return galleries, _about(prepared, coreset, after)
 
 
 def _here(config: RunConfig) -> RunConfig:
@@ -197,7 +196,7 @@ def _attack(prepared: Prepared):
     return attack.recalling(None) if getattr(attack, "remembers", False) else attack
 
 
-def _about(prepared: Prepared, coreset: Coreset, after: int | None, galleries: Sequence) -> list[Note]:
+def _about(prepared: Prepared, coreset: Coreset, after: int | None) -> list[Note]:
     told = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
     if not attacked(prepared.config.objective):
         return [Note(f"{told}; this objective is not attacked.")]

@@ -1,5 +1,6 @@
 """A run file used for one selection, or for scores; and coresets as a run keeps them."""
 
+import logging
 from dataclasses import replace
 
 from torch import nn
@@ -18,6 +19,8 @@ from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.types import Coreset
+
+log = logging.getLogger(__name__)
 
 
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
@@ -57,10 +60,14 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
             stream=Stream(seed=config.seed, purpose="scoring"),
             ledger=ledger,
             head=config.model.head,
-        ).rows.matrix[:, 0]
-        last[:] = [found]
+            **({"chunk_size": selector.chunk_size} if selector else {}),
+        )
+        for event in found.events:
+            log.warning("%s", event)
+        scores = found.rows.matrix[:, 0]
+        last[:] = [scores]
         if collector:
-            collector.add(found)
+            collector.add(scores)
 
     trained = trainer.fit(
         prepared.model,

@@ -81,6 +81,8 @@ def test_a_run_leaves_a_whole_record_checkpoints_and_coresets(run):
     assert record.final["last"]["attacks"][0]["split"] == "test"
     assert from_dict(record.config).training.epochs == 4
     assert {"torch", "device", "commit", "threads"} <= set(record.environment)
+    assert record.data["hash"].keys() == {"train", "test"}
+    assert all(re.fullmatch("images [0-9a-f]{16}", told) for told in record.data["hash"].values())
     coreset = Coreset.load(folder / "coresets" / "epoch-001.npz")
     assert coreset.num_examples == 1438 and len(coreset) == record.selections[0]["k"]
 

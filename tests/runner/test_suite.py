@@ -193,6 +193,7 @@ SUITES += (
     "main-repeat",
     "main-strong",
     "main-mnist",
+    "main-mnist-strong",
 )
 
 
