@@ -247,6 +247,13 @@ def test_what_the_main_page_says_of_mnist_is_in_its_records(tables):
         assert all(one - full > 6 for one, full in zip(robust[mine[block]], robust["full"], strict=True))
         others = [name for name in page.blocks(found)[block] if name != mine[block]]
         assert all(max(robust[name]) < min(robust[mine[block]]) + 1 for name in others)
+    strong = {
+        name: records[0].final["last"]["attacks"][0] for name, records in tables.groups("main-mnist-strong").items()
+    }
+    for block in ("0.5", "0.3"):  # neither accuracy is outside the other's interval
+        one, full = strong[mine[block]], strong["full"]
+        assert full["interval"][0] < one["accuracy"] < full["interval"][1]
+        assert one["interval"][0] < full["accuracy"] < one["interval"][1]
     for name in (mine["0.15"], "PGD-2, remembered, 8 epochs @ 0.15"):
         assert sorted(one < 10 for one in robust[name]) == [False, False, True]
     assert page.winners(found) == []
