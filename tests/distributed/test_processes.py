@@ -26,7 +26,11 @@ def one() -> dict:
     return unpack(pack(found))
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
+SEVERAL = [pytest.param(2, id="two", marks=pytest.mark.slow), pytest.param(3, id="three", marks=pytest.mark.slow)]
+"""Slow, for half a minute; .ci/run has the two."""
+
+
+@pytest.fixture(scope="module", params=SEVERAL)
 def several(request, one, tmp_path_factory) -> list[dict]:
     """What each of several processes finds, in their order."""
     folder = tmp_path_factory.mktemp("found")
