@@ -270,8 +270,6 @@ def check(
     ] = None,
 ) -> None:
     """Validate FILE and its data, print the plan, its cost and what it holds in memory; run nothing."""
-    from dataclasses import asdict
-
     from advcore.reporting.tables import reference_told
     from advcore.runner.build import offered
     from advcore.runner.config import load
@@ -286,7 +284,7 @@ def check(
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
         (
             "reference",
-            f"{reference_told(asdict(plan.reference))}: {plan.reference.units:,} passes",
+            f"{reference_told(vars(plan.reference))}: {plan.reference.units:,} passes",
         ),
         *((f"memory, {name}", held) for name, held in plan.memory.items()),
     ]

@@ -1,6 +1,7 @@
 """Tables from committed records, into benchmarks/*.md and README.md: python benchmarks/tables.py."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import evidence_page
@@ -42,6 +43,11 @@ def groups(suite: str) -> dict[str, list[RunRecord]]:
     return {method: records for method, records in found.items() if records}
 
 
+def titled(suites: Iterable[str]) -> dict[str, dict[str, list[RunRecord]]]:
+    """The records of each suite, by its title."""
+    return {suite_of(name).title: groups(name) for name in suites}
+
+
 def text(suite: str) -> str:
     """The suite's page: its tables, for the last and for the best checkpoint, with what made them."""
     found = groups(suite)
@@ -57,22 +63,14 @@ def text(suite: str) -> str:
 
 def study_text() -> str:
     """The page of the minibatch study."""
-    sections = {suite_of(suite).title: groups(suite) for suite in STUDY if groups(suite)}
     single = groups("minibatch-factors")
     told = minibatch_page.factors(single, groups("minibatch-cifar10")) if single else ""
-    return minibatch_page.page(sections, told, groups("minibatch-strong"))
-
-
-def complete(suite: str) -> bool:
-    """Whether every run has its record."""
-    of, found = suite_of(suite), groups(suite)
-    return all(len(found.get(method, ())) == len(of.seeds) for method in of.methods)
+    return minibatch_page.page(titled(STUDY), told, groups("minibatch-strong"))
 
 
 def main_text() -> str:
-    """The page of the main tables; a suite that is still being run is left out."""
-    sections = {suite_of(suite).title: groups(suite) for suite in MAIN if complete(suite)}
-    return main_page.page(sections, groups("main-repeat"), {suite_of(name).title: groups(name) for name in STRONG})
+    """The page of the main tables."""
+    return main_page.page(titled(MAIN), groups("main-repeat"), titled(STRONG))
 
 
 def savings_text() -> str:
@@ -101,7 +99,7 @@ def main() -> None:
             (HERE / f"{suite}.md").write_text(text(suite))
     if any(map(groups, STUDY)):
         (HERE / "minibatch.md").write_text(study_text())
-    if any(map(complete, MAIN)):
+    if any(map(groups, MAIN)):
         (HERE / "main.md").write_text(main_text())
     if groups("savings"):
         (HERE / "savings.md").write_text(savings_text())

@@ -12,6 +12,8 @@ from advcore.files import inside, read_json, write_json
 SCHEMA = "advcore-record-1"
 ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
 """Settings that say where a run is done and who is told, not what comes out of it."""
+BY_PATH = ("parquet", "npz", "image_folder")
+"""Data that are known by the last part of their path; others are the same wherever they lie."""
 
 
 def is_among(setting: str, settings: Iterable[str]) -> bool:

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from advcore.reporting.record import RunRecord
+from advcore.reporting.record import BY_PATH, RunRecord
 
 Row = Sequence[str]
 Groups = Mapping[str, Sequence[RunRecord]]
@@ -45,7 +45,7 @@ def data_name(record: RunRecord) -> str:
     """ "digits"; of files, with the last part of their path."""
     data = record.config.get("data", {})
     name, path = str(data.get("name", "?")), str(data.get("path") or "").rstrip("/").rpartition("/")[2]
-    return f"{name} {path}" if path and name in ("parquet", "npz", "image_folder") else name
+    return f"{name} {path}" if path and name in BY_PATH else name
 
 
 def reference_told(reference: dict) -> str:

@@ -49,8 +49,13 @@ Work = Callable[..., Outcome]
 
 def tidy(run: Run, folder: Path) -> None:
     """Of a run that is done, remove what only going on with it would need."""
-    where = folder / "runs" / run.slug
-    checkpoints.sweep([checkpoints.folder(where), *(where.with_name(f"{run.slug}{end}") for end in (".log", ".yaml"))])
+    where, log, file = _places(run, folder)
+    checkpoints.sweep([checkpoints.folder(where), log, file])
+
+
+def _places(run: Run, folder: Path) -> list[Path]:
+    """A run's own folder, its log and its run file."""
+    return [folder / "runs" / f"{run.slug}{end}" for end in ("", ".log", ".yaml")]
 
 
 def attempt(
@@ -63,7 +68,7 @@ def attempt(
 ) -> Outcome:
     """`advcore run --resume` in a process of its own, told to save and leave once `stop()`; its record is then in
     runs/SLUG. Run by one thread, or one task of a cluster."""
-    where, log, file = (folder / "runs" / f"{run.slug}{end}" for end in ("", ".log", ".yaml"))
+    where, log, file = _places(run, folder)
     started = time.monotonic()
     if (folder / f"{run.slug}.json").exists():
         return Outcome("busy")

@@ -6,12 +6,9 @@ import re
 from typing import Any
 
 from advcore.errors import ConfigError
-from advcore.reporting.record import ELSEWHERE, RunRecord
+from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
 from advcore.runner.config import changes, from_dict, resolved
 from advcore.runner.schema import RunConfig
-
-_BY_NAME = ("parquet", "npz", "image_folder")
-"""Data that are known by the last part of their path; others are the same wherever they lie."""
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -27,7 +24,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         if isinstance(here, dict):
             here.pop(last, None)
     if "path" in found["data"]:
-        known = found["data"]["name"] in _BY_NAME
+        known = found["data"]["name"] in BY_PATH
         found["data"]["path"] = re.split(r"[/\\]", found["data"]["path"].rstrip("/\\"))[-1] if known else None
     return found
 
