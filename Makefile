@@ -5,7 +5,10 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DOCS_READY = $(VENV)/.docs
 
-.PHONY: run test browser lint docs clean
+# OpenMP's threads sleep while they wait, so that other work on the machine does not slow these commands down.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: run test browser lint docs lock newest clean
 
 run: $(READY)
 	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
@@ -20,16 +23,25 @@ browser: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 
+# Renew constraints.txt: the newest releases that setup.cfg allows, for every platform and Python 3.11 and later.
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python tools/lock.py
+
+# Run the tests with the newest releases that setup.cfg allows, beside those of constraints.txt.
+newest: $(READY)
+	$(BIN)/python tools/newest.py
+
 docs: $(DOCS_READY)
 	$(BIN)/python docs/site/build.py build/docs
 
 $(DOCS_READY): $(READY)
-	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	@touch $(DOCS_READY)
 
-$(READY): setup.cfg pyproject.toml
+$(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $(READY)
 
 clean:

@@ -13,6 +13,7 @@ import typer
 
 from advcore.errors import AdvcoreError, ConfigError, UserError, at_least, in_a_line, must, one_of, positive, require
 from advcore.signals import Stopped, caught
+from advcore.threads import prepare_environment
 from advcore.version import __version__
 
 app = typer.Typer(
@@ -420,6 +421,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 def main() -> None:
     """The console script: exit 0 done, 2 the user's mistake, 3 the run stopped itself, 130 Ctrl-C, 143
     SIGTERM, 1 our bug."""
+    prepare_environment()  # torch, which the commands import, reads it once
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         with caught(), _joined():

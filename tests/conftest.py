@@ -1,8 +1,11 @@
 """Small worlds that many tests share."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; commands that tests start inherit it
 
 import pytest
 import torch

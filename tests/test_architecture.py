@@ -27,6 +27,7 @@ FLOORS = [
         "borrow",
         "apportion",
         "pieces",
+        "threads",
         "version",
     },
     {"data", "models", "attacks", "objectives", "solvers", "minibatch"},

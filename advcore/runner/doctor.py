@@ -4,6 +4,7 @@ import importlib
 import os
 import platform
 
+from advcore.threads import describe_threads, load_average, overload
 from advcore.tracking.base import quiet
 
 NEEDED = (
@@ -37,7 +38,7 @@ EXTRAS = {
 def findings() -> list[tuple[str, str]]:
     """One (what, state) row each for the machine, the packages and the extras; an import that fails says why."""
     quiet()
-    rows = [("python", f"{platform.python_version()}, {platform.platform()}"), ("device", _device())]
+    rows = [("python", f"{platform.python_version()}, {platform.platform()}"), ("device", _device()), *_threads()]
     rows += [(name, _imported(name, f"pip install --upgrade {name}")) for name in NEEDED]
     rows += [
         (f"{name} (extra {extra})", _imported(name, f'pip install "advcore[{extra}]"'))
@@ -63,5 +64,18 @@ def _device() -> str:
     from advcore.device import cuda_version, gpus, name
 
     if not gpus():
-        return f"cpu, {torch.get_num_threads()} threads; torch finds no CUDA device"
+        return "cpu; torch finds no CUDA device"
     return f"{name(torch.device('cuda'))}, CUDA {cuda_version()}"
+
+
+def _threads() -> list[tuple[str, str]]:
+    """Rows on torch's threads, what decided their number, how they wait, and the load of the machine."""
+    import torch
+
+    facts = describe_threads(torch.get_num_threads())
+    load = load_average()
+    state = "not known" if load is None else f"{load:g}"
+    return [
+        ("threads", f"{facts['threads']}, from {facts['threads_from']}; waiting: {facts['waiting']}"),
+        ("load average", overload(load) or state),
+    ]

@@ -16,9 +16,10 @@ from typing import Any
 from advcore import device, signals
 from advcore.errors import missing_package, one_of, require
 from advcore.files import write_bytes
-from advcore.runner.attempt import Outcome, Watcher, Work, attempt, event_or_time, limited, threads, tidy
+from advcore.runner.attempt import Outcome, Watcher, Work, attempt, event_or_time, limited, tidy
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.suite import Run
+from advcore.threads import share_of_threads
 
 _POLL = 0.1  # seconds
 ENGINES = ("local", "ray")
@@ -82,7 +83,7 @@ def on_ray(
     and weights stay in the suite's folder, as the worker sees that path: a stopped run goes on where machines share
     it."""
     ray.init(ignore_reinit_error=True)
-    share = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": threads(jobs)}
+    share = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": share_of_threads(jobs)}
     task = ray.remote(max_retries=0, **share)(_task)
     running: dict[Any, Run] = {}
     due = time.time() + until - time.monotonic()  # other machines share the wall clock

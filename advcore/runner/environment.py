@@ -8,20 +8,24 @@ import torch
 
 from advcore import distributed
 from advcore.device import name as device_name
+from advcore.threads import describe_threads, load_average, overload
 from advcore.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 
 def environment(where: torch.device) -> dict:
-    """What the numbers were made with."""
+    """Collect what the numbers were made with; `load` is the machine's load average when this was asked."""
+    load = load_average()
     return {
         "advcore": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_name(where),
-        "threads": torch.get_num_threads(),
+        **describe_threads(torch.get_num_threads()),
+        "load": load,
+        "load_warning": overload(load),
         "processes": distributed.size(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }

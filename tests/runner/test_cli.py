@@ -25,6 +25,9 @@ SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "grad
 ATTACK_KEYS = {"name", "eps", "norm", "steps", "step_size", "restarts", "seed", "split", "n", "accuracy", "interval"}
 
 
+MEASURED = {"seconds", "peak_memory", "load", "load_warning"}
+
+
 def sets(*changes: str) -> list[str]:
     return [part for change in changes for part in ("--set", change)]
 
@@ -104,7 +107,7 @@ def test_two_runs_are_the_same_but_for_times(run):
 
 def _timeless(value):
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if k not in ("seconds", "peak_memory")}
+        return {k: _timeless(v) for k, v in value.items() if k not in MEASURED}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 

@@ -18,10 +18,11 @@ from advcore.errors import ConfigError
 from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import bench, engines
-from advcore.runner.attempt import Outcome, limited, threads
+from advcore.runner.attempt import Outcome, limited
 from advcore.runner.config import resolved
 from advcore.runner.suite import shard
 from advcore.signals import Stopped, caught
+from advcore.threads import share_of_threads
 
 OFF = "baselines: false\n"
 METHODS = "seeds: [0, 1]\nmethods: {full: {selection: null}, GradMatch: {}, CRAIG: {selection.solver: {name: craig}}}\n"
@@ -181,7 +182,7 @@ def test_jobs_run_beside_each_other_and_share_the_threads(prepared, monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert len(execute(prepared, jobs=2, work=work)["done"]) == 6
     assert seen == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 6
-    assert limited(1) == {} and threads(9) == 1
+    assert limited(1) == {} and share_of_threads(9) == 1
 
 
 def test_the_time_is_up(prepared):
@@ -288,7 +289,7 @@ def test_a_cluster_does_a_task_a_run_and_sends_the_records_back(prepared, ray, m
     work = engines.engine("ray", 1)
     ended = bench.execute(prepared, prepared.runs, work, seconds=60)
     assert len(ended["done"]) == 5 and [run.slug for run in ended["failed"]] == ["craig-s0"]
-    assert ray.asked == [{"max_retries": 0, "num_cpus": threads(1)}]
+    assert ray.asked == [{"max_retries": 0, "num_cpus": share_of_threads(1)}]
     assert len(bench.results(prepared).groups()["full"]) == 2
     assert [run.slug for run in bench.execute(prepared, ended["failed"], work, seconds=-1)["stopped"]] == ["craig-s0"]
     monkeypatch.setattr(ray, "wait", lambda references, **how: (time.sleep(0.02), (references[:1], references[1:]))[1])

@@ -1,0 +1,171 @@
+"""How many threads this process may use, and how they wait for each other. Never imports torch.
+
+Torch's OpenMP threads meet at a barrier after every operation. By default a thread that waits there spins, which is
+fastest while every thread has a core to itself, and tens of times slower as soon as another process needs one of the
+cores: the others spin for a thread that is not scheduled. `prepare_environment` therefore lets waiting threads sleep.
+It must run before torch is imported, since OpenMP reads its environment once.
+"""
+
+import math
+import os
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+COUNT = "OMP_NUM_THREADS"
+WAITING = "OMP_WAIT_POLICY"
+_WAITING_SETTINGS = (WAITING, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_SYSTEM = Path("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreLimit:
+    """How many cores this process may use.
+
+    Parameters
+    ----------
+    count : whole cores, at least 1: the smaller of the affinity and the quota, rounded down.
+    affinity : cores that the process may be scheduled on.
+    host : cores that the host shows.
+    quota : cores' worth of time that the control group grants, possibly a fraction; None without a limit.
+    """
+
+    count: int
+    affinity: int
+    host: int
+    quota: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """What decided the count, in a few words."""
+        if self.quota is not None and self.quota < self.affinity:
+            return f"the control group's quota of {_format_cores(self.quota)}"
+        if self.affinity < self.host:
+            return f"the CPU affinity, {self.affinity} of {_format_cores(self.host)}"
+        return f"the host's {_format_cores(self.host)}"
+
+
+def _format_cores(count: float) -> str:
+    return f"{count:g} core" if count == 1 else f"{count:g} cores"
+
+
+def core_limit(system: Path = _SYSTEM) -> CoreLimit:
+    """Measure how many cores this process may use, by its CPU affinity and the quota of its control groups.
+
+    `system` is where `proc` and `sys` are found. Reads a few small files; a file that is missing sets no limit.
+    """
+    host = os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else host  # macOS has none
+    quota = _quota(system)
+    count = affinity if quota is None else min(affinity, max(1, math.floor(quota)))
+    return CoreLimit(count=count, affinity=affinity, host=host, quota=quota)
+
+
+def _quota(system: Path) -> float | None:
+    """Return the smallest quota, in cores, of the process's control group and of the groups above it."""
+    quotas = []
+    for line in _read(system / "proc/self/cgroup").splitlines():
+        _, _, entry = line.partition(":")
+        controllers, _, group = entry.partition(":")
+        if not controllers:
+            quotas += _quotas_above(system / "sys/fs/cgroup", group, _quota_of_version_2)
+        elif "cpu" in controllers.split(","):
+            for folder in (controllers, "cpu"):
+                quotas += _quotas_above(system / "sys/fs/cgroup" / folder, group, _quota_of_version_1)
+    return min(quotas, default=None)
+
+
+def _quotas_above(root: Path, group: str, read_quota) -> list[float]:
+    """List the quotas of `group`, a path below `root`, and of every group above it."""
+    names = [name for name in group.split("/") if name not in ("", ".", "..")]
+    folders = [root.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
+    quotas = [read_quota(folder) for folder in folders]
+    return [quota for quota in quotas if quota is not None]
+
+
+def _quota_of_version_2(folder: Path) -> float | None:
+    limit, _, period = _read(folder / "cpu.max").strip().partition(" ")
+    return _ratio(limit, period)
+
+
+def _quota_of_version_1(folder: Path) -> float | None:
+    limit = _read(folder / "cpu.cfs_quota_us").strip()
+    period = _read(folder / "cpu.cfs_period_us").strip()
+    return _ratio(limit, period)
+
+
+def _ratio(limit: str, period: str) -> float | None:
+    """Divide two counts of microseconds; None where there is no limit ("max", -1, or no file)."""
+    if not limit.isdigit() or not period.isdigit() or not int(limit) or not int(period):
+        return None
+    return int(limit) / int(period)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def prepare_environment(environment: MutableMapping[str, str] = os.environ, limit: CoreLimit | None = None) -> None:
+    """Set what OpenMP reads when torch is imported, unless the user has set it.
+
+    Waiting threads sleep, and a quota below the CPU affinity limits their number; torch follows the affinity by itself.
+    """
+    if not any(name in environment for name in _WAITING_SETTINGS):
+        environment[WAITING] = "PASSIVE"
+    limit = limit or core_limit()
+    if COUNT not in environment and limit.count < limit.affinity:
+        environment[COUNT] = str(limit.count)
+
+
+def stated_threads(environment: MutableMapping[str, str] = os.environ) -> int | None:
+    """Return the number of threads that the environment states, or None."""
+    stated = environment.get(COUNT, "").split(",")[0].strip()
+    return int(stated) if stated.isdigit() and int(stated) else None
+
+
+def share_of_threads(processes: int) -> int:
+    """Return how many threads each of `processes` side by side should use: an equal share, at least 1."""
+    available = stated_threads() or core_limit().count
+    return max(1, available // processes)
+
+
+def describe_threads(count: int) -> dict[str, str | int]:
+    """Say for a record how many threads there are, what decided that, and how they wait.
+
+    `count` is torch's number of threads. Where it is neither the environment's nor the limit's, the program set it.
+    """
+    limit = core_limit()
+    if count == stated_threads():
+        reason = limit.reason if count == limit.count < limit.affinity else COUNT
+    elif count == limit.count:
+        reason = limit.reason
+    else:
+        reason = "torch's own choice, or the program's"
+    return {"threads": count, "threads_from": reason, "waiting": _waiting()}
+
+
+def _waiting(environment: MutableMapping[str, str] = os.environ) -> str:
+    stated = [f"{name}={environment[name]}" for name in _WAITING_SETTINGS if name in environment]
+    return ", ".join(stated) or "OpenMP's default"
+
+
+def load_average() -> float | None:
+    """Return the host's load over the last minute, in processes that want to run; None where it is not known."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):
+        return None
+
+
+def overload(load: float | None, host: int | None = None) -> str | None:
+    """Return a warning where the load is higher than the host's cores, else None."""
+    host = host or os.cpu_count() or 1
+    if load is None or load <= host:
+        return None
+    return (
+        f"the load average is {load:g} on {_format_cores(host)}: other processes compete for them, "
+        "so times cannot be compared with those of a quiet machine"
+    )
