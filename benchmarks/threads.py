@@ -61,9 +61,7 @@ def time_run(variant: str, epochs: int, limit: float) -> float:
         command += ["--set", f"training.epochs={epochs}"]
         started = time.perf_counter()
         try:
-            subprocess.run(
-                command, env=clean | VARIANTS[variant], stdout=subprocess.DEVNULL, timeout=limit, check=True
-            )
+            subprocess.run(command, env=clean | VARIANTS[variant], stdout=subprocess.DEVNULL, timeout=limit, check=True)
         except subprocess.TimeoutExpired:
             return limit
         return time.perf_counter() - started
@@ -110,8 +108,8 @@ def page(record: dict) -> str:
         "",
         f"{record['epochs']} epochs of experiments/{EXPERIMENT.name} as `advcore run` does them, imports and the final "
         f"evaluation included, alone and beside {record['busy']} processes that loop.",
-        f"Device {where['device']}, {where['threads']} threads, torch {where['torch']}. Median, and the range; variants take "
-        "turns. Spinning is GNU OpenMP's default, sleeping is advcore's.",
+        f"Device {where['device']}, {where['threads']} threads, torch {where['torch']}. Median, and the range; variants "
+        "take turns. Spinning is GNU OpenMP's default, sleeping is advcore's.",
         "",
         markdown(header, rows),
     ]
@@ -121,9 +119,10 @@ def page(record: dict) -> str:
 def sentence(record: dict) -> str:
     """What docs/speed.md says of the record."""
     spinning = format_seconds(record["seconds"]["spinning"]["busy"], record["limit"])
+    cores = record["environment"]["threads"]
     return (
-        f"{record['epochs']} epochs of the main job beside {record['busy']} busy processes on {record['environment']['threads']} "
-        f"cores take {ratio(record, ('sleeping', 'busy'), ('sleeping', 'alone')):.1f} times as long as alone; with "
+        f"{record['epochs']} epochs of the main job beside {record['busy']} busy processes on {cores} cores take "
+        f"{ratio(record, ('sleeping', 'busy'), ('sleeping', 'alone')):.1f} times as long as alone; with "
         f"spinning threads they took {spinning} seconds there, "
         f"{ratio(record, ('spinning', 'busy'), ('sleeping', 'busy')):.1f} times as long or more. Alone, sleeping takes "
         f"{ratio(record, ('sleeping', 'alone'), ('spinning', 'alone')):.2f} times as long as spinning "
