@@ -108,8 +108,8 @@ def page(record: dict) -> str:
         "",
         f"{record['epochs']} epochs of experiments/{EXPERIMENT.name} as `advcore run` does them, imports and the final "
         f"evaluation included, alone and beside {record['busy']} processes that loop.",
-        f"Device {where['device']}, {where['threads']} threads, torch {where['torch']}. Median, and the range; variants "
-        "take turns. Spinning is GNU OpenMP's default, sleeping is advcore's.",
+        f"Device {where['device']}, {where['threads']} threads, torch {where['torch']}. Median, and the range; "
+        "variants take turns. Spinning is GNU OpenMP's default, sleeping is advcore's.",
         "",
         markdown(header, rows),
     ]
