@@ -4,8 +4,9 @@ import pytest
 
 from advcore.attacks import LinfPGD
 from advcore.errors import ConfigError
-from advcore.runner.config import from_dict, load, overridden, parse, resolved
+from advcore.runner.config import from_dict, load, overridden, resolved
 from advcore.runner.schema import TABLES
+from advcore.runner.yaml_reader import parse
 
 RUN = {
     "name": "x",

@@ -7,10 +7,10 @@ import pytest
 
 from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
-from advcore.runner.config import read
 from advcore.runner.identity import differences, identity, recorded, settings_hash
 from advcore.runner.suite import configs, load, runs, shard
 from advcore.runner.suite_file import BASELINES, slug, written_out
+from advcore.runner.yaml_reader import read
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
 
