@@ -25,9 +25,31 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file (YAML).")]
+
+def _check_file(path: Path) -> Path:
+    """Refuse a YAML file that cannot be read before torch is imported. A pipe can be read only once, so not here."""
+    if _rank() is None and (os.path.isfile(path) or not os.path.exists(path)):
+        from advcore.runner.yaml_reader import read
+
+        read(path)
+    return path
+
+
+def _check_overrides(texts: list[str] | None) -> list[str] | None:
+    """Refuse an override that cannot be read before torch is imported."""
+    if _rank() is None:
+        from advcore.runner.yaml_reader import parse_overrides
+
+        parse_overrides(texts or ())
+    return texts
+
+
+RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file (YAML).", callback=_check_file)]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting of the run file; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="A.B=C", help="Change one setting of the run file; repeatable.", callback=_check_overrides
+    ),
 ]
 Checkpoint = Annotated[str, typer.Option(help="last, best, or a .safetensors file.")]
 
@@ -149,7 +171,9 @@ def _check_different(*paths: Path | None) -> None:
 
 @app.command()
 def evaluate(
-    target: Annotated[Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=_check_file)
+    ],
     checkpoint: Checkpoint = "last",
     suite: Annotated[str, typer.Option(help="seen (the file's attacks), unseen, or autoattack.")] = "seen",
     set_: Overrides = None,
@@ -312,7 +336,9 @@ def _offer_cells(offer) -> tuple[str, ...]:
 
 @app.command()
 def bench(
-    file: Annotated[Path, typer.Argument(metavar="SUITE", help="A suite (YAML), as docs/bench.md describes.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="SUITE", help="A suite (YAML), as docs/bench.md describes.", callback=_check_file)
+    ],
     size: Annotated[str | None, typer.Option(help="One of the suite's sizes.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes beside each other; they share the threads.")] = 1,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, from 1.")] = None,

@@ -4,188 +4,70 @@ import copy
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from advcore.errors import ConfigError, must, require, shown
 from advcore.runner.problems import problems
 from advcore.runner.schema import TABLES, RunConfig
+from advcore.runner.yaml_events import DEEPEST
+from advcore.runner.yaml_reader import Override, parse_overrides, read
 
 _ADAPTER = TypeAdapter(RunConfig)
 
 
-_LARGEST = 500_000  # bytes of a file
-_MOST_VALUES, _DEEPEST, _LONGEST = 100_000, 30, 400  # values of a file, aliases followed; levels; digits of a number
-_PLAIN = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "bool", "null"))
-_UNFIT = re.compile("[\0\ud800-\udfff]")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with our own scalars (true, false, null, decimal, exponent, a/b), no other tags, no key twice, and no
-    aliases that grow beyond measure."""
-
-    yaml_implicit_resolvers: dict = {}
-    yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _PLAIN}
-
-    def __init__(self, stream):
-        super().__init__(stream)
-        self._level, self._measured = 0, {}
-
-    def compose_node(self, parent, index):
-        """A node, once it is known how many values and levels it holds where its aliases are followed: whatever is
-        built from it, merges too, is no larger."""
-        alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
-        self._level += 1
-        if self._level > _DEEPEST:
-            raise ConfigError(f"{_place(mark)}: settings must be nested at most {_DEEPEST} deep")
-        node = super().compose_node(parent, index)
-        self._level -= 1
-        if not alias:
-            self._measured[id(node)] = self._measure(node)
-        elif id(node) not in self._measured:
-            raise ConfigError(f"{_place(mark)}: an alias must not stand inside what it means")
-        size, levels = self._measured[id(node)]
-        if size > _MOST_VALUES or levels > _DEEPEST:
-            rule = f"at most {_MOST_VALUES:,} values, {_DEEPEST} deep, where aliases are followed"
-            raise ConfigError(f"{_place(mark)}: a run file must hold {rule}")
-        return node
-
-    def _measure(self, node) -> tuple[int, int]:
-        if isinstance(node, yaml.ScalarNode):
-            if _UNFIT.search(node.value):
-                raise ConfigError(f"{_place(node.start_mark)}: text must be characters without NUL or half of a pair")
-            return 1, 1
-        if isinstance(node, yaml.MappingNode):
-            _check_keys(node)
-        below = [child for entry in node.value for child in (entry if isinstance(entry, tuple) else (entry,))]
-        found = [self._measured[id(child)] for child in below]
-        return 1 + sum(size for size, _ in found), 1 + max((levels for _, levels in found), default=0)
-
-    def construct_number(self, node) -> int | float:
-        text = node.value
-        if not isinstance(text, str) or not _NUMBER.fullmatch(text):
-            raise ConfigError(f"{_place(node.start_mark)}: {shown(text)} cannot be read as a number")
-        if len(text) > _LONGEST:
-            raise ConfigError(f"{_place(node.start_mark)}: a number must have at most {_LONGEST} characters")
-        if "/" in text:
-            above, below = (float(part) for part in text.split("/"))
-            if not below:
-                raise ConfigError(f"{_place(node.start_mark)}: {text!r} divides by zero")
-            return above / below
-        return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-
-    def construct_undefined(self, node):
-        raise ConfigError(f"{_place(node.start_mark)}: the tag {shown(node.tag)} cannot be read; write plain values")
-
-
-def _check_keys(node: yaml.MappingNode) -> None:
-    seen = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise ConfigError(f"{_place(key.start_mark)}: a setting's name must be text")
-        if key.value in seen:
-            raise ConfigError(f"{_place(key.start_mark)}: the key {shown(key.value)} stands twice; keep one")
-        seen.add(key.value)
-
-
-_DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
-_NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:[eE][-+]?\d+)?(?:/{_DECIMAL})?")
-for _tag, _pattern, _first in (
-    ("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)$"), "tf"),
-    ("tag:yaml.org,2002:null", re.compile(r"(?:null|~|)$"), ["n", "~", ""]),
-    ("!number", re.compile(rf"(?:{_NUMBER.pattern})$"), "-+.0123456789"),
-    ("tag:yaml.org,2002:merge", re.compile(r"(?:<<)$"), "<"),
-):
-    _Loader.add_implicit_resolver(_tag, _pattern, list(_first))
-_Loader.add_constructor("!number", _Loader.construct_number)
-_Loader.add_constructor(None, _Loader.construct_undefined)
-
-
-def _place(mark) -> str:
-    return f"line {mark.line + 1}, column {mark.column + 1}"
-
-
-def parse(text: str, where: str) -> Any:
-    """YAML text to plain values. Raises ConfigError in one line that says where."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        if "\\t" in str(problem):
-            problem = "a tab cannot indent; use spaces"
-        raise ConfigError(f"{where}: {_place(mark) + ': ' if mark else ''}{problem}") from None
-    except Exception as error:  # what its constructors raise for tags that do not fit
-        raise ConfigError(f"{where}: cannot be read: {type(error).__name__}: {error}") from None
-
-
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run file at `path` with `a.b=c` overrides. Raises ConfigError with every problem, a line each."""
     return from_dict(overridden(read(path), overrides))
 
 
-def read(path: str | Path) -> dict:
-    """The mapping that a YAML file holds, unchecked. Raises ConfigError for anything else."""
-    raw = parse(_text(Path(path)), str(path))
-    if not isinstance(raw, dict):
-        got = "nothing" if raw is None else type(raw).__name__
-        raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
-    return raw
-
-
-def _text(path: Path) -> str:
-    """The file's text, if it is one that a run file can have."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ConfigError(f"{path} must be a run file of at most {_LARGEST:,} bytes")
-        return content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def overridden(raw: dict, overrides: list[str] | tuple[str, ...]) -> dict:
+def overridden(raw: dict, overrides: Sequence[str]) -> dict:
     """`raw` with each `a.b=c` set; numbers in the path count in lists."""
+    return apply_overrides(raw, parse_overrides(overrides))
+
+
+def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
+    """Return a copy of `raw` in which the overrides are made, in their order."""
+    raw = copy.deepcopy(raw)
     for override in overrides:
-        path, equals, value = override.partition("=")
-        if not equals or not all(path.split(".")):
-            raise ConfigError(must("--set", "of the form a.b=value", override))
-        raw = changed(raw, {path: parse(value, f"--set {path}")}, lambda path, value=value: f"--set {path}={value}")
+        _set_value(raw, override.path, override.value, f"--set {override.text}")
     return raw
 
 
-def changed(raw: dict, changes: dict[str, Any], told: Callable[[str], str] = str) -> dict:
-    """`raw` with the value of each dotted path set, in their order; numbers in a path count in lists. `told`: how an
-    error names a path."""
+def changed(raw: dict, changes: dict[str, Any]) -> dict:
+    """`raw` with the value of each dotted path set, in their order; numbers in a path count in lists."""
     raw = copy.deepcopy(raw)
     for path, value in changes.items():
-        keys, here = path.split("."), raw
-        for key in keys[:-1]:
-            here = _enter(here, key, told(path))
-        here[_position(here, keys[-1], told(path)) if isinstance(here, list) else keys[-1]] = copy.deepcopy(value)
+        _set_value(raw, path, value, path)
     return raw
 
 
-def _enter(here: Any, key: str, told: str) -> Any:
+def _set_value(raw: dict, path: str, value: Any, label: str) -> None:
+    """Write a copy of `value` into `raw`. `label` names the change in an error."""
+    keys, here = path.split("."), raw
+    if len(keys) > DEEPEST:
+        raise ConfigError(f"{label}: a path must have at most {DEEPEST} parts, got {len(keys)}")
+    for key in keys[:-1]:
+        here = _enter(here, key, label)
+    here[_position(here, keys[-1], label) if isinstance(here, list) else keys[-1]] = copy.deepcopy(value)
+
+
+def _enter(here: Any, key: str, label: str) -> Any:
     if isinstance(here, list):
-        key = _position(here, key, told)
+        key = _position(here, key, label)
     elif here.get(key) is None:
         here[key] = {}
     if not isinstance(here[key], (dict, list)):
-        raise ConfigError(f"{told}: {key} holds {here[key]!r}, which has no settings of its own")
+        raise ConfigError(f"{label}: {key} holds {shown(here[key])}, which has no settings of its own")
     return here[key]
 
 
-def _position(here: list, key: str, told: str) -> int:
+def _position(here: list, key: str, label: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(here):
-        raise ConfigError(f"{told}: {key} must be a position in a list of {len(here)}")
+        raise ConfigError(f"{label}: {key} must be a position in a list of {len(here)}")
     return int(key)
 
 

@@ -1,5 +1,6 @@
 """A suite: one YAML file to the runs of many methods, checked whole before any of them starts. Pure: reads no data."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,11 +9,13 @@ from typing import Any
 
 from advcore.errors import ConfigError, UserError, must, one_of, require
 from advcore.runner import build
-from advcore.runner.config import changed, from_dict, overridden, read
+from advcore.runner.config import apply_overrides, changed, from_dict
 from advcore.runner.schema import RunConfig
-from advcore.runner.suite_file import BASELINES, OWN, left_out, problems, slug, written_out
+from advcore.runner.suite_file import BASELINES, MOST_RUNS, OWN, left_out, problems, slug, written_out
+from advcore.runner.yaml_reader import parse_overrides, read
 
 _SEEDS = (0, 1, 2)
+_MOST_PROBLEMS = 5_000  # of all methods; more are not looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,28 +72,12 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         way_out = "" if sizes else "the suite has no sizes"
         require(one_of("--size", size, sizes) if sizes else must("--size", "left out", size, way_out))
     own = sizes.get(size) or {}
-    experiment = own.get("experiment", raw.get("experiment"))
-    shared, experiments = (raw.get("set") or {}) | (own.get("set") or {}), {}
-
-    def settings(method: dict[str, Any]) -> dict[str, Any]:
-        """A method's settings: its experiment, what the suite and the size set, its own, and the overrides."""
-        file = method.get("experiment", experiment)
-        if file not in experiments:
-            experiments[file] = read(path.parent / file)
-        own = {key: value for key, value in method.items() if key not in OWN}
-        return overridden(changed(changed(experiments[file], shared), own), overrides)
-
-    def told() -> dict[str, dict[str, Any]]:
-        found, wrong = {}, []
-        for name, method in written_out(raw).items():
-            try:
-                found[name] = settings(method)
-            except UserError as error:
-                wrong += [f"method {name!r}: {problem}" for problem in error.problems]
-        require(*dict.fromkeys(wrong))
-        return found
-
-    methods = told()
+    seeds = tuple(own.get("seeds") or raw.get("seeds") or _SEEDS)
+    shared = (raw.get("set") or {}) | (own.get("set") or {})
+    experiments = _Experiments(path.parent, own.get("experiment", raw.get("experiment")), shared)
+    methods = _settings(written_out(raw), experiments, overrides)
+    if len(methods) * len(seeds) > MOST_RUNS:
+        raise ConfigError(must("methods times seeds", f"at most {MOST_RUNS:,} runs", len(methods) * len(seeds)))
     reference = raw.get("reference", "full")
     folder = path.parent / raw["records"] if raw.get("records") else Path("runs/bench") / raw["name"]
     return Suite(
@@ -98,10 +85,65 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         title=own.get("title") or raw.get("title") or raw["name"],
         size=size,
         records=folder,
-        seeds=tuple(own.get("seeds") or raw.get("seeds") or _SEEDS),
+        seeds=seeds,
         methods=_of_one_cost(methods, reference),
         reference=reference,
         without=left_out(raw.get("baselines")),
+    )
+
+
+class _Experiments:
+    """The run files that a suite's methods start from, each read once, with what the suite sets in every run."""
+
+    def __init__(self, folder: Path, default: str | None, shared: dict[str, Any]):
+        self._folder = folder
+        self._default = default
+        self._shared = shared
+        self._read: dict[str, dict | UserError] = {}
+
+    def settings(self, method: dict[str, Any]) -> dict[str, Any]:
+        """Return what a method changes. Raises ConfigError for a run file that cannot be read, at each call."""
+        path = self._folder / method.get("experiment", self._default)
+        key = os.path.realpath(path)
+        if key not in self._read:
+            try:
+                self._read[key] = changed(read(path), self._shared)
+            except UserError as error:
+                self._read[key] = error
+        settings = self._read[key]
+        if isinstance(settings, UserError):
+            raise settings
+        return settings
+
+
+def _settings(methods: dict[str, dict], experiments: _Experiments, overrides: Sequence[str]) -> dict[str, dict]:
+    """Return every method's settings: its experiment, what the suite and the size set, its own, and the overrides."""
+    parsed = parse_overrides(overrides)
+    settings: dict[str, dict] = {}
+    problems: dict[str, list[str]] = {}
+    for name, method in methods.items():
+        try:
+            own = {key: value for key, value in method.items() if key not in OWN}
+            settings[name] = apply_overrides(changed(experiments.settings(method), own), parsed)
+        except UserError as error:
+            _add_problems(problems, error, name)
+    _require_none(problems, len(methods))
+    return settings
+
+
+def _add_problems(problems: dict[str, list[str]], error: UserError, method: str) -> None:
+    """Add what is wrong with a method to the names of the methods by problem."""
+    for problem in error.problems:
+        problems.setdefault(problem, []).append(method)
+
+
+def _require_none(problems: dict[str, list[str]], methods: int) -> None:
+    """Raise ConfigError with each problem once, after the names of the methods that have it."""
+    require(
+        *(
+            f"{'every method' if len(names) == methods else f'method {_some(names)}'}: {problem}"
+            for problem, names in problems.items()
+        )
     )
 
 
@@ -124,19 +166,18 @@ def _of_one_cost(methods: dict[str, dict], reference: str | None) -> dict[str, d
 def configs(suite: Suite) -> dict[str, RunConfig]:
     """Every method's settings, resolved, and fit together as far as that is known without data. Raises ConfigError with
     all problems of all methods, each with the method's name."""
-    found, problems = {}, {}
+    found: dict[str, RunConfig] = {}
+    problems: dict[str, list[str]] = {}
     for name, raw in suite.methods.items():
         try:
             found[name] = from_dict(raw)
             build.trainer(found[name])
         except UserError as error:
-            for problem in error.problems:
-                problems.setdefault(problem, []).append(name)
-    whose = {
-        what: "every method" if len(of) == len(suite.methods) else f"method {_some(of)}"
-        for what, of in problems.items()
-    }
-    require(*(f"{whose[what]}: {what}" for what in problems))
+            _add_problems(problems, error, name)
+        if sum(map(len, problems.values())) > _MOST_PROBLEMS:
+            problems[f"more than {_MOST_PROBLEMS:,} problems; methods after this are not checked yet"] = [name]
+            break
+    _require_none(problems, len(suite.methods))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,10 @@ SIZE_KEYS = ("title", "experiment", "seeds", "set")
 """Of one of its sizes."""
 LONGEST = 120
 """Characters of a method's name: files have its name."""
+MOST_METHODS = 1_000
+"""Methods of a suite, each combination of a grid counted."""
+MOST_RUNS = 10_000
+"""Methods times seeds."""
 BASELINES = {
     "random": "random",
     "random_of_cost": "random of equal cost",
@@ -37,7 +42,8 @@ def slug(method: str, seed: int) -> str:
 
 def written_out(raw: dict) -> dict[str, dict[str, Any]]:
     """Methods by name, each combination of a grid as one, in the order of the file. Raises ConfigError for two of one
-    name, or whose files would have one."""
+    name, or whose files would have one, and for more than `MOST_METHODS`."""
+    require(_count_problem(raw))
     found: dict[str, dict[str, Any]] = {}
     pairs = [(name, method or {}, (method or {}).get("grid")) for name, method in (raw.get("methods") or {}).items()]
     pairs += [("", {}, raw["grid"])] if raw.get("grid") else []
@@ -50,6 +56,15 @@ def written_out(raw: dict) -> dict[str, dict[str, Any]]:
         twin = slugs.setdefault(slug(name, 0), name)
         require(None if twin == name else must("methods", "told apart by letters and digits", [twin, name]))
     return found
+
+
+def _count_problem(raw: dict) -> str | None:
+    """Return the problem of a suite with too many methods, whose names are not worth writing out."""
+    grids = [(method or {}).get("grid") for method in (raw.get("methods") or {}).values()]
+    grids += [raw["grid"]] if raw.get("grid") else []
+    count = sum(math.prod(len(values) for values in (grid or {}).values()) for grid in grids)
+    rule = f"at most {MOST_METHODS:,}, each combination of a grid counted"
+    return None if count <= MOST_METHODS else must("methods", rule, count)
 
 
 def _name_problem(name: Any) -> str | None:
@@ -134,7 +149,7 @@ def _settings_problems(given: Any, where: str) -> Iterator[str | None]:
 
 
 def _method_problems(raw: dict) -> Iterator[str | None]:
-    methods, reference = raw.get("methods"), raw.get("reference", "full")
+    methods = raw.get("methods")
     if methods is not None and not isinstance(methods, dict):
         yield must("methods", "a mapping of names to settings", methods)
         return
@@ -154,8 +169,7 @@ def _method_problems(raw: dict) -> Iterator[str | None]:
         yield _cost_problem(own, where)
     if raw.get("grid"):
         yield _experiment_problem(raw.get("experiment"), raw, "grid")
-    if reference is not None and reference not in _names(raw):
-        yield must("reference", "a method, or null", reference, nearest(reference, _names(raw)))
+    yield _reference_problem(raw)
 
 
 def _experiment_problem(experiment: Any, raw: dict, where: str) -> str | None:
@@ -172,11 +186,17 @@ def _cost_problem(own: dict, where: str) -> str | None:
     return f"{where}: cost is the whole suite's; write it in the suite's set, where it holds for every method"
 
 
-def _names(raw: dict) -> list[str]:
+def _reference_problem(raw: dict) -> str | None:
+    reference = raw.get("reference", "full")
     try:
-        return list(written_out(raw))
-    except (ConfigError, TypeError, AttributeError, ValueError):  # told by what checks methods and grids
-        return [str(name) for name in raw.get("methods") or ()]
+        names = list(written_out(raw))
+    except ConfigError:  # told where the methods are written out; the reference may be one of a grid
+        return None
+    except (TypeError, AttributeError, ValueError):  # told by what checks methods and grids
+        names = [str(name) for name in raw.get("methods") or ()]
+    if reference is None or reference in names:
+        return None
+    return must("reference", "a method, or null", reference, nearest(reference, names))
 
 
 def _grid_problems(grid: Any, where: str) -> Iterator[str | None]:

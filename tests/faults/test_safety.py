@@ -289,8 +289,6 @@ def test_postscript_by_the_name_of_a_photograph_reaches_no_interpreter(tmp_path,
 NEVER = {
     "eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec", "os.system", "os.popen", "pty.spawn",
     "importlib.import_module", "importlib.__import__", "runpy.run_path", "runpy.run_module", "code.interact",
-    "yaml.unsafe_load", "yaml.full_load", "yaml.unsafe_load_all", "yaml.full_load_all", "yaml.load_all",
-    "yaml.Loader", "yaml.UnsafeLoader", "yaml.FullLoader", "yaml.CLoader", "yaml.CUnsafeLoader", "yaml.CFullLoader",
     "torch.jit.load", "torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.package.PackageImporter",
     "torch.storage._load_from_bytes", "torch.serialization.add_safe_globals", "numpy.lib.format.read_array",
     "pandas.read_pickle", "joblib.load", "asyncio.create_subprocess_shell", "subprocess.getoutput",
@@ -299,9 +297,11 @@ NEVER = {
 """Names that are not even mentioned."""
 NEVER_FROM = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle")
 STARTS = re.compile(r"os\.(exec|spawn|posix_spawn|fork)\w*")
+BUILDS_FROM_YAML = re.compile(r"yaml\.(\w*[Ll]oad\w*|compose\w*|constructor|resolver|cyaml)(\..*)?")
+"""What PyYAML builds objects with, safe or not: our reader needs its events alone."""
 FROM_A_TABLE = ("advcore/__init__.py", "advcore/runner/doctor.py", "benchmarks/solvers.py")
 """These import a module by a name that stands in a literal of their own; they read no settings."""
-SAFE = {"torch.load": "weights_only=True", "numpy.load": "allow_pickle=False", "yaml.load": "Loader=_Loader"}
+SAFE = {"torch.load": "weights_only=True", "numpy.load": "allow_pickle=False"}
 """Calls that need this argument, written out."""
 
 
@@ -318,7 +318,8 @@ def findings(source: str) -> list[str]:
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found += [f"imports {module}" for module in modules if module.split(".")[0] in NEVER_FROM or module in NEVER]
+        found += [f"imports {module}" for module in modules if module.split(".")[0] in NEVER_FROM or module in NEVER
+                  or BUILDS_FROM_YAML.fullmatch(module)]  # fmt: skip
 
     def full(node: ast.AST) -> str:
         if isinstance(node, ast.Attribute):
@@ -328,7 +329,10 @@ def findings(source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Name, ast.Attribute)):
             name = full(node)
-            found += [name] if name in NEVER or STARTS.fullmatch(name) or name.split(".")[0] in NEVER_FROM else []
+            if name in NEVER or name.split(".")[0] in NEVER_FROM or any(
+                pattern.fullmatch(name) for pattern in (STARTS, BUILDS_FROM_YAML)
+            ):
+                found.append(name)
         if isinstance(node, ast.Call):
             given = {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords}
             needed = SAFE.get(full(node.func))
@@ -350,7 +354,9 @@ def findings(source: str) -> list[str]:
         "import torch\ntorch.load(f, weights_only=flag)", "import pickle", "from pickle import loads as read",
         "import numpy as np\nnp.load(f)", "import numpy as np\nnp.load(f, allow_pickle=True)",
         "from numpy import load\nload(f, mmap_mode='r')", "import yaml\nyaml.load(t, Loader=yaml.Loader)",
-        "import yaml\nyaml.load(t)", "from yaml import unsafe_load", "eval('1')", "run = eval", "exec(t)",
+        "import yaml\nyaml.load(t)", "import yaml\nyaml.safe_load(t)", "from yaml import unsafe_load",
+        "from yaml.constructor import SafeConstructor", "from yaml import SafeLoader", "import yaml as y\ny.compose(t)",
+        "eval('1')", "run = eval", "exec(t)",
         "__import__(name)", "import os\nos.system('x')", "from os import popen as p\np('x')",
         "import os\nos.execv(a, b)",
         "import subprocess\nsubprocess.run(c, shell=True)", "import importlib\nimportlib.import_module(config.name)",

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from advcore.runner.config import overridden, parse
+from advcore.runner.config import overridden
 from advcore.runner.schema import TABLES
+from advcore.runner.yaml_reader import parse
 
 
 def example(root, name: str) -> str:

@@ -4,8 +4,9 @@ import pytest
 
 from advcore.attacks import LinfPGD
 from advcore.errors import ConfigError
-from advcore.runner.config import from_dict, load, overridden, parse, resolved
+from advcore.runner.config import changed, from_dict, load, overridden, resolved
 from advcore.runner.schema import TABLES
+from advcore.runner.yaml_reader import parse
 
 RUN = {
     "name": "x",
@@ -30,7 +31,8 @@ def problems(*sets: str) -> tuple[str, ...]:
     [("1e-3", 1e-3), ("8/255", 8 / 255), ("0.5", 0.5), (".5", 0.5), ("5.", 5.0), ("010", 10), ("-3", -3), ("+2", 2),
      ("1E2", 100.0), ("1.5/3", 0.5), ("true", True), ("null", None), ("~", None), ("no", "no"), ("yes", "yes"),
      ("0x10", "0x10"), ("1_000", "1_000"), ("2024-01-01", "2024-01-01"), ("1:30", "1:30"), ("'8/255'", "8/255"),
-     (".inf", ".inf"), ("8/", "8/")],
+     (".inf", ".inf"), ("8/", "8/"), ("1٣", "1٣"), ("１", "１"), ("3 of " + "9" * 500, "3 of " + "9" * 500),
+     ("|\n  3", "3"), ("'~'", "~"), ("&b", None), ('"<<"', "<<"), (">-\n  true", "true")],
 )  # fmt: skip
 @pytest.mark.case("G3")
 def test_scalars(text, value):
@@ -147,6 +149,39 @@ def test_overrides_reach_into_lists_and_make_sections():
 def test_overrides_that_cannot_be_meant_are_refused(bad):
     with pytest.raises(ConfigError):
         overridden(RUN, [bad])
+
+
+def test_what_is_changed_at_an_alias_is_changed_there_alone():
+    text = "attack: &a {name: linf_pgd, eps: 0.1}\nevaluation: {attacks: [*a, {<<: *a, steps: 3}]}\nlist: [*a, *a]"
+    raw = parse(text, "f")
+    for found in (overridden(raw, ["attack.eps=0.2", "list.0.eps=0.3"]), changed(raw, {"attack.eps": 0.2})):
+        assert found["attack"]["eps"] == 0.2
+        assert [attack["eps"] for attack in found["evaluation"]["attacks"]] == [0.1, 0.1]
+        assert found["list"][1]["eps"] == 0.1
+    raw["attack"]["eps"] = 0.4
+    assert raw["evaluation"]["attacks"][0]["eps"] == raw["list"][0]["eps"] == 0.1
+
+
+def test_a_value_that_is_set_at_two_places_is_two_values():
+    value = {"eps": 0.1}
+    found = changed(changed({}, {"a": value, "b": value}), {"a.eps": 0.2})
+    assert found == {"a": {"eps": 0.2}, "b": {"eps": 0.1}} and value == {"eps": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("sets", "line"),
+    [
+        (["a." * 500 + "b=1", "seed=1"], "a path must have at most 30 parts, got 501"),
+        (["seed=1"] * 20_000, "all --set together must have at most 100,000 characters, got 120,000"),
+        (["evaluation=[" + "1, " * 3_000 + "1]", "evaluation.0.eps=1"], "holds 1, which has no settings of its own"),
+        (["name=[" + "1, " * 3_000 + "1]", "seed=" + "x" * 90_000, "seed.a=1"], "seed holds 'xxx"),
+    ],
+    ids=["deep path", "many", "a setting of a number", "a setting of a long text"],
+)
+@pytest.mark.case("G3")
+def test_overrides_that_would_cost_much_are_refused_in_a_line(sets, line):
+    (problem,) = problems(*sets)
+    assert line in problem and problem.startswith(("--set", "all --set")) and len(problem) < 2_000
 
 
 def test_the_resolved_config_reads_back_as_itself():

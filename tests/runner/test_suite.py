@@ -7,10 +7,12 @@ import pytest
 
 from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
-from advcore.runner.config import read
+from advcore.runner import suite as suites
+from advcore.runner import suite_file, yaml_reader
 from advcore.runner.identity import differences, identity, recorded, settings_hash
 from advcore.runner.suite import configs, load, runs, shard
 from advcore.runner.suite_file import BASELINES, slug, written_out
+from advcore.runner.yaml_reader import read
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
 
@@ -137,6 +139,70 @@ def test_all_problems_of_all_methods_come_at_once_with_their_names(suite):
     assert any(line.startswith("method 'full': attack.stepz is not a setting of attack; did you mean") for line in told)
     assert any(line.startswith("method 'b': training.epochs must be a whole number, got 'x'") for line in told)
     assert any(line.startswith("method 'b', 'c': selection.budget must be a share") for line in told)
+
+
+AXES = "{" + ", ".join(f"a.b{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]" for i in range(300)) + "}"
+
+
+@pytest.mark.case("G3")
+@pytest.mark.parametrize("text", [
+    f"methods: {{full: {{}}, big: {{grid: {AXES}}}}}", f"methods: {{full: {{}}}}\ngrid: {AXES}",
+    f"grid: {AXES}\nreference: of the grid", "methods: {" + ", ".join(f"m{i}: {{}}" for i in range(1001)) + "}",
+], ids=["of a method", "of the suite", "alone", "methods"])  # fmt: skip
+def test_a_suite_of_too_many_methods_is_refused_before_they_are_written_out(suite, monkeypatch, text):
+    monkeypatch.setattr(suite_file, "_combinations", lambda *_: pytest.fail("written out"))
+    with pytest.raises(ConfigError) as error:
+        suite(text)
+    (line,) = error.value.problems
+    assert line.startswith("methods must be at most 1,000, each combination of a grid counted, got ")
+
+
+@pytest.mark.case("G3")
+def test_a_suite_of_too_many_runs_is_refused(suite):
+    methods = "methods: {full: {}, " + ", ".join(f"m{i}: {{}}" for i in range(9)) + "}"
+    assert len(suite(f"seeds: {[*range(1000)]}\n{methods}").seeds) == 1000
+    with pytest.raises(ConfigError, match="methods times seeds must be at most 10,000 runs, got 10010"):
+        suite(f"seeds: {[*range(1001)]}\n{methods}")
+
+
+@pytest.mark.case("G3")
+def test_each_run_file_and_override_is_read_once_whatever_the_number_of_methods(suite, monkeypatch, root, tmp_path):
+    texts = []
+    parse = yaml_reader.parse
+    monkeypatch.setattr(yaml_reader, "parse", lambda text, where: texts.append(text) or parse(text, where))
+    other = root / "experiments" / ".." / EXPERIMENT
+    methods = ", ".join(f"m{i}: {{experiment: {other}}}" for i in range(20))
+    suite(f"methods: {{full: {{}}, more: {{}}, {methods}}}", None, ["seed=7"])
+    assert len(texts) == 3 and "7" in texts  # the suite, the run file by two names, the override
+    texts.clear()
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    methods = ", ".join(f"m{i}: {{experiment: bad.yaml}}" for i in range(20))
+    with pytest.raises(ConfigError) as error:
+        suite(f"methods: {{full: {{}}, {methods}}}")
+    (line,) = error.value.problems
+    assert line.startswith("method 'm0', 'm1', 'm2' and 17 more: ") and "bad.yaml: line 1, column 6" in line
+    assert len(texts) == 3
+
+
+def test_methods_that_share_a_run_file_share_no_value(suite):
+    found = suite("set: {attack: {name: linf_pgd, eps: 0.1}}\nmethods: {full: {}, b: {attack.eps: 0.2}, c: {}}").methods
+    assert [found[name]["attack"]["eps"] for name in ("full", "b", "c")] == [0.1, 0.2, 0.1]
+    found["full"]["attack"]["eps"] = 0.3
+    assert found["c"]["attack"]["eps"] == 0.1
+
+
+@pytest.mark.case("G3")
+def test_methods_after_the_first_five_thousand_problems_are_not_checked(suite, monkeypatch, tmp_path):
+    (tmp_path / "bad.yaml").write_text("".join(f"k{i}: 1\n" for i in range(1500)))
+    checked = []
+    check = suites.from_dict
+    monkeypatch.setattr(suites, "from_dict", lambda raw: checked.append(1) or check(raw))
+    methods = ", ".join(f"m{i}: {{experiment: bad.yaml}}" for i in range(50))
+    loaded = suite(f"methods: {{full: {{}}, {methods}}}")
+    with pytest.raises(ConfigError) as error:
+        configs(loaded)
+    assert len(checked) < 8
+    assert error.value.problems[-1].endswith("more than 5,000 problems; methods after this are not checked yet")
 
 
 def test_a_size_is_named_where_there_are_any(suite):

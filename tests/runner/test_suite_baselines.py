@@ -9,9 +9,10 @@ from advcore.errors import ConfigError
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.runner import build
 from advcore.runner.baselines import lasting, planned_cost, with_baselines
-from advcore.runner.config import changed, from_dict, read
+from advcore.runner.config import changed, from_dict
 from advcore.runner.suite import configs, load
 from advcore.runner.suite_file import BASELINES
+from advcore.runner.yaml_reader import read
 from advcore.solvers.uniform import Random
 from advcore.training.lr import MultiStep
 

@@ -1,0 +1,187 @@
+"""Turn YAML text into events whose cost is bounded before it is paid.
+
+Only PyYAML's scanner and parser are used. The limits hold for the length of the text, for the count of tokens before
+each is scanned, and for what the events will be built into, aliases followed, before anything is built.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+from yaml.parser import Parser
+from yaml.reader import Reader, ReaderError
+from yaml.scanner import Scanner
+
+from advcore.errors import ConfigError, shown
+
+LARGEST_TEXT = 100_000
+"""Bytes of a file, and characters of a text."""
+MOST_TOKENS = 20_000
+"""Tokens of a text: keys, values, brackets, commas and the like."""
+MOST_VALUES = 10_000
+"""Values and keys, where aliases are followed."""
+MOST_CHARACTERS = 1_000_000
+"""Characters of all scalars, where aliases are followed."""
+DEEPEST = 30
+"""Levels of lists and mappings, where aliases are followed."""
+
+
+def read_events(text: str) -> list[yaml.Event]:
+    """Return the events of the text's values, keys, and ends of lists and mappings; none for an empty text.
+
+    Raises ConfigError, in one line with line and column, for a text that is not YAML, holds several documents, passes
+    a limit, or has an anchor or alias that cannot be meant.
+    """
+    events, meter, is_first = [], _Meter(), True
+    for event in _scan(text):
+        match event:
+            case yaml.DocumentStartEvent():
+                if not is_first:
+                    raise problem(event.start_mark, "a text must hold one document, another document begins here")
+                is_first = False
+            case yaml.NodeEvent():
+                meter.enter(event)
+                events.append(event)
+            case yaml.CollectionEndEvent():
+                meter.leave()
+                events.append(event)
+    return events
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A place in a text, counted from 0 as in PyYAML's marks."""
+
+    line: int
+    column: int
+
+
+def problem(mark: yaml.Mark | _Mark, text: str) -> ConfigError:
+    """Return an error that names line and column, counted from 1."""
+    return ConfigError(f"line {mark.line + 1}, column {mark.column + 1}: {text}")
+
+
+class _Scanner(Reader, Scanner, Parser):
+    """PyYAML's scanner and parser, with limits on how many tokens are scanned and how many brackets are open."""
+
+    def __init__(self, text: str):
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+        self._tokens_scanned = 0
+
+    def fetch_more_tokens(self) -> None:
+        """Scan one more token.
+
+        The brackets are counted here and not on the events: a bracket may begin a key, so the scanner reads on, up to
+        1,024 characters, before the bracket becomes an event. Its cost there grows with the brackets that are open.
+        """
+        self._tokens_scanned += 1
+        if self._tokens_scanned > MOST_TOKENS:
+            raise problem(self.get_mark(), f"a text must have at most {MOST_TOKENS:,} tokens")
+        if self.flow_level > DEEPEST:
+            raise problem(self.get_mark(), f"settings must be nested at most {DEEPEST} deep")
+        super().fetch_more_tokens()
+
+
+def _scan(text: str) -> Iterator[yaml.Event]:
+    """Yield the events of a text. Raises ConfigError where the text is too long or is not YAML."""
+    if len(text) > LARGEST_TEXT:
+        raise ConfigError(f"a text must have at most {LARGEST_TEXT:,} characters, got {len(text):,}")
+    try:
+        scanner = _Scanner(text)
+    except ReaderError as error:
+        before = text[: error.position]
+        mark = _Mark(before.count("\n"), len(before) - before.rfind("\n") - 1)
+        raise problem(mark, f"the character #x{error.character:04x} cannot be read") from None
+    try:
+        while scanner.check_event():
+            yield scanner.get_event()
+    except yaml.MarkedYAMLError as error:
+        is_tab = "\\t" in error.problem
+        raise problem(error.problem_mark, "a tab cannot indent; use spaces" if is_tab else error.problem) from None
+    except ConfigError:
+        raise
+    except (ValueError, OverflowError) as error:  # an escape that is no character, a version of too many digits
+        raise problem(scanner.get_mark(), f"cannot be read: {error}") from None
+
+
+# ---- limits ----
+
+
+@dataclass(frozen=True)
+class _Size:
+    """The size of a value where its aliases are followed."""
+
+    values: int
+    characters: int
+    levels: int
+
+
+@dataclass
+class _OpenCollection:
+    """A list or mapping whose end has not come, and what was counted before it began."""
+
+    anchor: str | None
+    values_before: int
+    characters_before: int
+    levels: int = 1
+
+
+class _Meter:
+    """Measures what events will be built into."""
+
+    def __init__(self):
+        self._values = 0
+        self._characters = 0
+        self._open: list[_OpenCollection] = []
+        self._sizes: dict[str, _Size | None] = {}  # by anchor; None while the anchored collection is open
+
+    def enter(self, event: yaml.NodeEvent) -> None:
+        """Count a value or key. Raises ConfigError where it passes a limit, or its anchor or alias cannot be meant."""
+        if isinstance(event, yaml.AliasEvent):
+            self._count(self._find_size(event), event.start_mark)
+            return
+        if event.anchor in self._sizes:
+            raise problem(event.start_mark, f"the anchor {shown(event.anchor)} stands twice; rename one")
+        if isinstance(event, yaml.ScalarEvent):
+            size = _Size(values=1, characters=len(event.value), levels=0)
+            self._count(size, event.start_mark)
+            self._keep_size(event.anchor, size)
+        else:
+            collection = _OpenCollection(event.anchor, self._values, self._characters)
+            self._count(_Size(values=1, characters=0, levels=1), event.start_mark)
+            self._keep_size(event.anchor, None)
+            self._open.append(collection)
+
+    def leave(self) -> None:
+        """Close the innermost list or mapping."""
+        closed = self._open.pop()
+        if self._open:
+            self._open[-1].levels = max(self._open[-1].levels, 1 + closed.levels)
+        values = self._values - closed.values_before
+        characters = self._characters - closed.characters_before
+        self._keep_size(closed.anchor, _Size(values, characters, closed.levels))
+
+    def _keep_size(self, anchor: str | None, size: _Size | None) -> None:
+        if anchor is not None:
+            self._sizes[anchor] = size
+
+    def _find_size(self, alias: yaml.AliasEvent) -> _Size:
+        if alias.anchor not in self._sizes:
+            raise problem(alias.start_mark, f"the alias {shown(alias.anchor)} has no anchor before it")
+        size = self._sizes[alias.anchor]
+        if size is None:
+            raise problem(alias.start_mark, "an alias must not stand inside what it means")
+        return size
+
+    def _count(self, size: _Size, mark: yaml.Mark) -> None:
+        self._values += size.values
+        self._characters += size.characters
+        if self._open:
+            self._open[-1].levels = max(self._open[-1].levels, 1 + size.levels)
+        if self._values > MOST_VALUES or self._characters > MOST_CHARACTERS:
+            limit = f"at most {MOST_VALUES:,} values and {MOST_CHARACTERS:,} characters"
+            raise problem(mark, f"a text must hold {limit}, where aliases are followed")
+        if len(self._open) + size.levels > DEEPEST:
+            raise problem(mark, f"settings must be nested at most {DEEPEST} deep, where aliases are followed")

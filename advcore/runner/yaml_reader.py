@@ -1,0 +1,215 @@
+"""Read YAML as plain Python values, by rules of our own.
+
+What YAML's events mean is decided here, whatever PyYAML's composer, resolver, constructor and merging do. This module
+imports no torch, so that a file that cannot be read is refused at once.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advcore.errors import ConfigError, must, shown
+from advcore.runner.yaml_events import LARGEST_TEXT, problem, read_events
+
+LONGEST_NUMBER = 400
+"""Characters of a number."""
+
+
+def read(path: str | Path) -> dict:
+    """Return the mapping that a YAML file holds, unchecked. Raises ConfigError, in one line, for anything else."""
+    values = parse(_read_text(Path(path)), str(path))
+    if not isinstance(values, dict):
+        got = "nothing" if values is None else type(values).__name__
+        raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
+    return values
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_TEXT + 1)
+        if len(content) > LARGEST_TEXT:
+            raise ConfigError(f"{path} must be a run file of at most {LARGEST_TEXT:,} bytes")
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def parse(text: str, where: str) -> Any:
+    """Return the plain values that a YAML text holds: dicts, lists, text, numbers, booleans and None.
+
+    A merge (`<<`) gives a mapping the keys of its sources: explicit keys win wherever they stand, an earlier source
+    wins over a later one, and the merges inside a source are resolved first. An alias gives a copy, so that no two
+    places of the result share a list or a mapping.
+
+    Raises ConfigError in one line that begins with `where` and names line and column.
+    """
+    try:
+        return _Builder(read_events(text)).build()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Override:
+    """A setting that the command line changes: `--set PATH=VALUE`."""
+
+    path: str
+    value: Any
+    text: str
+
+
+def parse_overrides(texts: Sequence[str]) -> list[Override]:
+    """Return the overrides `a.b=value`, each value read as YAML. Raises ConfigError for the first that is none."""
+    length = sum(map(len, texts))
+    if length > LARGEST_TEXT:
+        raise ConfigError(f"all --set together must have at most {LARGEST_TEXT:,} characters, got {length:,}")
+    return [_parse_override(text) for text in texts]
+
+
+def _parse_override(text: str) -> Override:
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(must("--set", "of the form a.b=value", text))
+    return Override(path, parse(value, f"--set {path}"), text)
+
+
+# ---- values ----
+
+
+class _MergeKey:
+    """Stands for a plain `<<`."""
+
+
+class _Builder:
+    """Builds the values of events that are known to be within the limits."""
+
+    def __init__(self, events: list[yaml.Event]):
+        self._events = iter(events)
+        self._anchored: dict[str, Any] = {}
+
+    def build(self) -> Any:
+        """Return the value of the whole text, None for an empty one."""
+        event = next(self._events, None)
+        return None if event is None else self._build_value(event)
+
+    def _build_value(self, event: yaml.NodeEvent) -> Any:
+        value = self._build_node(event)
+        if value is _MergeKey:
+            raise problem(event.start_mark, "<< must be the key of a merge; put it into quotes where it is text")
+        return value
+
+    def _build_node(self, event: yaml.NodeEvent) -> Any:
+        if isinstance(event, yaml.AliasEvent):
+            return copy.deepcopy(self._anchored[event.anchor])
+        if event.tag is not None:
+            raise _tag_problem(event)
+        if isinstance(event, yaml.ScalarEvent):
+            value = _read_scalar(event)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = [self._build_value(entry) for entry in self._next_entries()]
+        else:
+            value = self._build_mapping()
+        if event.anchor is not None:
+            self._anchored[event.anchor] = value
+        return value
+
+    def _next_entries(self) -> Iterator[yaml.NodeEvent]:
+        """Yield the first event of each entry, up to the end of the list or mapping."""
+        for event in self._events:
+            if isinstance(event, yaml.CollectionEndEvent):
+                return
+            yield event
+
+    def _build_mapping(self) -> dict:
+        explicit, sources, names = {}, [], set()
+        for key_event in self._next_entries():
+            key = self._build_key(key_event, names)
+            value_event = next(self._events)
+            value = self._build_value(value_event)
+            if key is _MergeKey:
+                sources = _list_sources(value, value_event.start_mark)
+            else:
+                explicit[key] = value
+        return _merge(explicit, sources)
+
+    def _build_key(self, event: yaml.NodeEvent, names: set) -> Any:
+        """Return a key, and add to `names` what it goes by: itself (1 equals 1.0), and its text (1 and '1')."""
+        is_scalar = not isinstance(event, yaml.CollectionStartEvent)
+        key = self._build_node(event) if is_scalar else None
+        if not is_scalar or isinstance(key, (dict, list)):
+            raise problem(event.start_mark, "a setting's name must be text")
+        text = "<<" if key is _MergeKey else key
+        goes_by = {key} if text is not key else {key, key if isinstance(key, str) else json.dumps(key)}
+        if goes_by & names:
+            raise problem(event.start_mark, f"the key {shown(text)} stands twice; keep one")
+        names |= goes_by
+        return key
+
+
+def _tag_problem(event: yaml.NodeEvent) -> ConfigError:
+    tag = shown(event.tag.replace("tag:yaml.org,2002:", "!!"))
+    value = f" of {shown(event.value)}" if isinstance(event, yaml.ScalarEvent) else ""
+    return problem(event.start_mark, f"the tag {tag}{value} cannot be read; write plain values, and text in quotes")
+
+
+def _list_sources(value: Any, mark: yaml.Mark) -> list[dict]:
+    sources = value if isinstance(value, list) else [value]
+    for source in sources:
+        if not isinstance(source, dict):
+            raise problem(mark, must("<<", "a mapping, or a list of mappings", source))
+    return sources
+
+
+def _merge(explicit: dict, sources: list[dict]) -> dict:
+    """Return the keys of all, the sources' first. Explicit values win over merged, earlier sources over later."""
+    merged: dict = {}
+    for source in sources:
+        for key, value in source.items():
+            merged.setdefault(key, value)
+    return merged | explicit
+
+
+# ---- scalars ----
+
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+_NUMBER_CHARACTERS = "0123456789+-.eE/"
+_DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"  # a run of digits matches in one way only, so no mismatch is tried again
+_NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:[eE][-+]?[0-9]+)?(?:/{_DECIMAL})?")
+_WHOLE_NUMBER = re.compile(r"[-+]?[0-9]+")
+
+
+def _read_scalar(event: yaml.ScalarEvent) -> Any:
+    """Return quoted text and blocks as they are, and a plain scalar as the word, number or text that it is."""
+    text, mark, is_plain = event.value, event.start_mark, event.implicit[0]
+    if _UNFIT.search(text):
+        raise problem(mark, "text must be characters without NUL or half of a pair")
+    if not is_plain:
+        return text
+    if text == "<<":
+        return _MergeKey
+    if text in _WORDS:
+        return _WORDS[text]
+    if len(text) > LONGEST_NUMBER:
+        if not text.strip(_NUMBER_CHARACTERS):
+            raise problem(mark, f"a number must have at most {LONGEST_NUMBER} characters")
+        return text
+    return _read_number(text, mark) if _NUMBER.fullmatch(text) else text
+
+
+def _read_number(text: str, mark: yaml.Mark) -> int | float:
+    if _WHOLE_NUMBER.fullmatch(text):
+        return int(text)
+    numerator, slash, denominator = text.partition("/")
+    if not slash:
+        return float(text)
+    if not float(denominator):
+        raise problem(mark, f"{shown(text)} divides by zero")
+    return float(numerator) / float(denominator)
