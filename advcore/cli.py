@@ -1,7 +1,6 @@
 """Arguments, printing, exit codes; no science. torch is imported inside the commands."""
 
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -11,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from advcore.errors import AdvcoreError, ConfigError, UserError, at_least, in_a_line, must, one_of, positive, require
+from advcore.errors import (
+    AdvcoreError,
+    ConfigError,
+    UserError,
+    at_least,
+    before_work,
+    describe_refusal,
+    in_a_line,
+    must,
+    one_line,
+    one_of,
+    positive,
+    require,
+)
 from advcore.signals import Stopped, caught
 from advcore.threads import prepare_environment
 from advcore.version import __version__
@@ -66,19 +78,23 @@ def run(
     from advcore import distributed
     from advcore.reporting.tables import closing
     from advcore.runner import run as runner
+    from advcore.runner.checkpoints import alone
     from advcore.runner.config import load
     from advcore.runner.folder import target
     from advcore.runner.prepare import prepare
     from advcore.training.trainer import refuse_processes
 
     job = distributed.launchers()
-    with distributed.together():
-        config = load(file, set_ or ())
-        path, resume = target(config, out, overwrite, resume, job)
-        prepared = prepare(config)
-        refuse_processes(prepared.trainer)
-    with _progress(len(prepared.trainer.schedule.plan())) as reporter:
-        record = runner.run(prepared, path, reporter, resume=resume, job=job)
+    with contextlib.ExitStack() as held:
+        with _before_work():
+            config = load(file, set_ or ())
+            path, resume = target(config, out, overwrite, resume, job)
+            if distributed.first():
+                held.enter_context(alone(path))
+            prepared = prepare(config)
+            refuse_processes(prepared.trainer)
+        with _progress(len(prepared.trainer.schedule.plan())) as reporter:
+            record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
     if not distributed.first():
         return
     _table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))
@@ -101,7 +117,7 @@ def select(
     from advcore.runner.prepare import prepare
     from advcore.runner.weights import load_state
 
-    with distributed.together():
+    with _before_work():
         config = load(file, set_ or ())
         if config.selection is None:
             raise ConfigError(must("selection", "set in a file that is to select", None))
@@ -134,7 +150,7 @@ def score(
     from advcore.runner.config import load
     from advcore.selection.scores import Scores
 
-    with distributed.together():
+    with _before_work():
         config = load(file, set_ or ())
         known = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
         reads = config.selection.solver.reads if config.selection else None
@@ -156,7 +172,7 @@ def score(
 
 def _check_arrays_file(option: str, path: Path) -> None:
     """Raise ConfigError unless arrays can be written there: the file, and a JSON beside it."""
-    from advcore.runner.folder import check_writable
+    from advcore.runner.places import check_writable
 
     require(None if path.suffix == ".npz" else must(option, "a file that ends in .npz", str(path)))
     check_writable(path, option, file=True)
@@ -186,16 +202,16 @@ def evaluate(
     """Clean and robust accuracy of a checkpoint on the test set, and what makes the numbers untrustworthy."""
     from advcore import distributed
     from advcore.evaluation.suites import SUITES
-    from advcore.files import save_arrays, write_json
+    from advcore.files import save_arrays, write_sealed
     from advcore.reporting.record import RunRecord
     from advcore.reporting.tables import accuracies
     from advcore.runner import weights
     from advcore.runner.config import from_dict, load, overridden
-    from advcore.runner.folder import check_writable
+    from advcore.runner.places import check_writable
     from advcore.runner.prepare import prepare
     from advcore.runner.run import final, to_evaluate
 
-    with distributed.together():
+    with _before_work():
         require(one_of("--suite", suite, SUITES))
         if target.is_dir():
             config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
@@ -221,7 +237,7 @@ def evaluate(
         arrays |= {f"right_{key}": own.numpy() for key, own in evaluation.verdicts.items()}
         save_arrays(examples, arrays, {"attacks": found["attacks"]})
     if out:
-        write_json(out, {"checkpoint": str(path), **found})
+        write_sealed(out, {"checkpoint": str(path), **found}, "advcore-evaluation-1")
 
 
 @app.command()
@@ -301,7 +317,8 @@ def check(
     from advcore.runner.prepare import prepare
 
     require(None if cost is None else positive("--cost", cost, "it is relative to full training"))
-    prepared = prepare(load(file, set_ or ()))
+    with before_work():
+        prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
     found = [] if cost is None else offered(prepared.config, prepared.data, cost)
     rows = [
@@ -461,10 +478,10 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        refused = describe_refusal(error)
+        if refused is None:
             raise
-        where = error.filename or "the disk"
-        code = _fail([f"{where}: {error.strerror}{_goes_on()}"], 3)
+        code = _fail([f"{refused}{_goes_on() or _AGAIN}"], 3, shared=getattr(error, "shared", False))
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error
             code = _fail([error.format_message()], 2)
@@ -487,18 +504,33 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on a file's size
+_AGAIN = "; mend that, and give the same command again"
 
 
 def _goes_on() -> str:
     """How to go on, where that is possible."""
-    how = {"run": "the same command with --resume goes on", "bench": "the same command goes on"}.get(
-        "".join(sys.argv[1:2])
-    )
+    command = "".join(sys.argv[1:2])
+    if command == "evaluate" and not any(argument.startswith("--state") for argument in sys.argv):
+        return ""
+    how = {
+        "run": "the same command with --resume goes on",
+        "bench": "the same command goes on",
+        "evaluate": "the same command goes on from --state",
+    }.get(command)
     return f"; what is done is kept, and {how}" if how else ""
 
 
 _SHARED = ("run", "select", "score", "evaluate")
+
+
+@contextlib.contextmanager
+def _before_work() -> Iterator[None]:
+    """What each process checks before any of them works: errors reach all of them, and files that the system refuses
+    are mistakes in settings."""
+    from advcore import distributed
+
+    with distributed.together(), before_work():
+        yield
 
 
 @contextlib.contextmanager
@@ -534,7 +566,7 @@ def _fail(lines, code: int, *, shared: bool = False) -> int:
     """Tell why on stderr; what all processes know is told by the first."""
     rank = _rank()
     for line in () if shared and rank else lines:
-        typer.echo(f"advcore: {f'process {rank}: ' if rank else ''}{line}", err=True)
+        typer.echo(f"advcore: {f'process {rank}: ' if rank else ''}{one_line(line)}", err=True)
     return code
 
 

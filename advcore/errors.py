@@ -1,8 +1,11 @@
 """Errors and their one phrasing: the setting, what it must be, what it got, the way out."""
 
+import contextlib
 import difflib
+import errno
+import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class AdvcoreError(Exception):
@@ -14,17 +17,21 @@ class UserError(AdvcoreError, ValueError):
     files and settings hold that they repeat."""
 
     def __init__(self, *problems: str):
-        self.problems = tuple(map(_line, problems))
+        self.problems = tuple(map(one_line, problems))
         super().__init__("\n".join(self.problems))
 
 
-def _line(text: str) -> str:
-    """With what would begin a new line, or steer a terminal, written out."""
+def one_line(text: str) -> str:
+    """Write out what would begin a new line, or steer a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(UserError):
     """A setting that cannot be meant."""
+
+
+class BusyError(ConfigError):
+    """A folder in which another process works."""
 
 
 class DataError(UserError):
@@ -37,6 +44,10 @@ class BudgetError(UserError):
 
 class CheckpointError(UserError):
     """A saved file that is missing, damaged or of another run."""
+
+
+class UnreadableError(CheckpointError):
+    """A saved file that the operating system does not let us read, and that may be whole for all we know."""
 
 
 class UnsafeFileError(UserError):
@@ -136,3 +147,63 @@ def missing_package(package: str, needed_for: str, extra: str | None, cause: Exc
         f"{needed_for} needs the package {package}, which does not import ({in_a_line(cause)}); "
         f"pip install --upgrade {target}"
     )
+
+
+# ---- what the operating system refuses ----
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a quota, a limit on a file's size."""
+
+_OF_THE_MACHINE = (*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What a pipe, a socket or a process cannot mean, or what is nobody's mistake: told without the name of a file, too."""
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Make every OSError that leaves the block name `path`.
+
+    The system names a temporary file that nobody knows, or, where an open file is written or synced, none at all.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = os.fspath(path)
+            error.filename2 = None
+        raise
+
+
+@contextlib.contextmanager
+def before_work() -> Iterator[None]:
+    """Raise ConfigError for a file that the system refuses: before any work is done, it is a setting that is wrong.
+
+    A disk without room is no wrong setting, and passes as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        refused = describe_refusal(error)
+        if refused is None or error.errno in NO_ROOM:
+            raise
+        raise ConfigError(refused) from None
+
+
+def describe_refusal(error: OSError) -> str | None:
+    """Write path and cause of what the system refused in one line; None for an error that is not about a file.
+
+    One that names no file is of a socket, a pipe or a child process as often as of a file. It is told only where its
+    number leaves no doubt; any other is a bug of ours (all that we write or read goes through `naming`, or a reader
+    that raises CheckpointError), whose traceback is worth more than a line.
+    """
+    if error.errno is None:
+        return None
+    if isinstance(error.filename, (str, bytes)):
+        return one_line(f"{os.fsdecode(error.filename)}: {cause_of(error)}")
+    if type(error).__module__ == "builtins" and error.errno in _OF_THE_MACHINE:  # others number their errors anew
+        return f"the operating system: {cause_of(error)}"
+    return None
+
+
+def cause_of(error: OSError) -> str:
+    """What the system says, without the path."""
+    return error.strerror or str(error) or type(error).__name__

@@ -1,10 +1,18 @@
 """The one writer and reader: atomic, hashed, no pickle.
 
-A file is written to a temporary name in its own folder, synced, and renamed, so it exists whole or not at
-all. Tensors go out as safetensors with a JSON beside them that holds their sha256; reading checks it.
+A file is written to a temporary name in its own folder, synced, and renamed, so it exists whole or not at all. What
+carries a result has a seal, a hash of all that it holds, and reading checks it. Tensors go out as safetensors, and
+arrays as npz, with a sealed JSON beside them that holds their sha256.
+
+Two files cannot be renamed at once. A pair is therefore new as soon as its JSON is: the other file was written before
+under a pending name that holds its hash, `.NAME.new-HASH`, where readers look for what the JSON speaks of until it has
+its place.
+
+Writers raise OSError, with the path that was to be written as its `filename`. Readers raise CheckpointError.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -18,7 +26,7 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
-from advcore.errors import CheckpointError, UnsafeFileError, shown
+from advcore.errors import CheckpointError, UnreadableError, UnsafeFileError, cause_of, naming, shown
 
 
 def inside(path: Path, folder: Path) -> Path:
@@ -37,37 +45,69 @@ def inside(path: Path, folder: Path) -> Path:
 def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> str:
     """Write `content` to `path`, whole or not at all; returns its sha256. Not `synced`: for what can be made anew;
     nobody waits for the disk, and a power cut may leave an empty file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            digest = _synced(file, content) if synced else _written(file, content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    if synced:
-        _sync_folder(path.parent)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                digest = _synced(file, content) if synced else _written(file, content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        if synced:
+            _sync_folder(path.parent)
     return digest
+
+
+def try_write(path: Path) -> None:
+    """Meet every refusal that writing `path`, alone or as one of a pair, would meet: write another file beside it in
+    the same way, and remove that. Raises OSError."""
+    trial = _pending(path, "0" * 64)
+    with naming(path):
+        write_bytes(trial, b"\n")
+        trial.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises CheckpointError: it is missing, or the system does not let us read it, and why."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path} cannot be read: {cause_of(error)}") from None
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {cause_of(error)}") from None
 
 
 def leftovers(folder: Path, name: str = "") -> list[Path]:
     """What writes that were killed left in a folder; of one file `name`, or of any."""
     unfinished = re.compile(rf"\.{re.escape(name) if name else '.+'}\.[a-z0-9_]+")  # as tempfile names them
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if unfinished.fullmatch(path.name))
+    return [path for path in _entries(folder) if unfinished.fullmatch(path.name)]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """All that lies in a folder; nothing behind a link."""
+    return [] if folder.is_symlink() or not folder.is_dir() else sorted(folder.iterdir())
+
+
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM)
+"""What file systems say that do not sync folders, or do not open them."""
 
 
 def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some filesystems do not sync folders
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -81,11 +121,13 @@ def _json(value: object) -> bytes:
 
 def read_json(path: Path) -> object:
     """Raises CheckpointError if the file is missing or is not JSON; NaN and infinity are none."""
+    return _parsed_json(read_bytes(path), path)
+
+
+def _parsed_json(content: bytes, path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (ValueError, OSError, RecursionError) as error:
+        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
 
 
@@ -93,8 +135,16 @@ def _no_number(text: str) -> None:
     raise ValueError(f"it holds {text}, which is no JSON")
 
 
-def _described(path: Path) -> Path:
-    return path.with_suffix(".json")
+# ---- sealed JSON ----
+
+
+def write_sealed(path: Path, facts: dict, schema: str) -> None:
+    """Write JSON of `facts` with the name of their `schema` and, last, a seal."""
+    write_bytes(path, _sealed({**facts, "schema": schema}))
+
+
+def _sealed(facts: dict) -> bytes:
+    return _json({**facts, "seal": _seal(json.loads(_json(facts)))})
 
 
 def _seal(facts: dict) -> str:
@@ -102,39 +152,139 @@ def _seal(facts: dict) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _write_described(path: Path, content: bytes, schema: str, facts: dict) -> None:
-    """`path` and, last, the JSON beside it; what cannot be serialised fails before either is touched."""
-    facts = {**facts, "schema": schema, "sha256": hashlib.sha256(content).hexdigest()}
-    described = _json({**facts, "seal": _seal(json.loads(_json(facts)))})
-    write_bytes(path, content)
-    write_bytes(_described(path), described)
+def read_sealed(path: Path, schema: str, *, unsealed: str | None = None) -> dict:
+    """Read what `write_sealed` wrote, without the seal. Raises CheckpointError where a byte is not what was written.
 
-
-def _read_sealed(path: Path, schema: str) -> dict:
-    """The facts of a sealed JSON, without the seal. Raises CheckpointError where a byte is not what was written."""
-    facts = read_json(path)
-    if not isinstance(facts, dict) or facts.get("schema") != schema:
+    unsealed : the schema of files from before there were seals ("" where they named none), which are taken as they are.
+    """
+    content = read_bytes(path)
+    facts = _parsed_json(content, path)
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path} does not describe {schema}")
+    if "seal" not in facts and facts.get("schema", "") == unsealed:
+        return facts
+    if facts.get("schema") != schema:
         raise CheckpointError(f"{path} does not describe {schema}")
     seal = facts.pop("seal", None)
-    if seal != _seal(facts) or path.read_bytes() != _json({**facts, "seal": seal}):  # 1E-5 is 1e-5, and not what was
+    if seal != _seal(facts) or content != _json({**facts, "seal": seal}):  # 1E-5 is 1e-5, and not what was written
         raise CheckpointError(f"{path} is damaged: its facts are not the ones that were saved")
     return facts
 
 
+# ---- pairs: a file, and a sealed JSON that describes it ----
+
+
+def _described(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+_PENDING = re.compile(r"\.(.+)\.new-[0-9a-f]{12}")
+
+
+def _pending(path: Path, digest: str) -> Path:
+    """The name under which a pair's file waits until its JSON is there."""
+    return path.with_name(f".{path.name}.new-{digest[:12]}")
+
+
+def _write_described(path: Path, content: bytes, schema: str, facts: dict) -> None:
+    """Write `path` and the JSON beside it: readers see both of before or both of now, whenever this is stopped.
+
+    What cannot be serialised fails before either is touched.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    described = _sealed({**facts, "schema": schema, "sha256": digest})
+    try:
+        with naming(path):
+            write_bytes(_pending(path, digest), content)
+        write_bytes(_described(path), described)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            settle(path)
+        raise
+    settle(path)
+
+
+def settle(path: Path) -> None:
+    """Give a pair's file its place if its JSON speaks of it already, and remove what came to no JSON.
+
+    Where the JSON cannot be read, all is left as it is: which file it speaks of is not known.
+    """
+    with naming(path):
+        pending = [entry for entry in _entries(path.parent) if _name_pending(entry) == path.name]
+        try:
+            committed = _committed(path) if pending else None
+        except CheckpointError:
+            return
+        for entry in pending:
+            if entry == committed:
+                os.replace(entry, path)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def _committed(path: Path) -> Path | None:
+    """Where the file waits, or waited, that the JSON speaks of; None without a JSON."""
+    if not os.path.exists(_described(path)):
+        return None
+    facts = read_json(_described(path))
+    digest = facts.get("sha256") if isinstance(facts, dict) else None
+    return _pending(path, str(digest))
+
+
+def settle_all(folder: Path) -> None:
+    """`settle` every pair of a folder."""
+    names = {_name_pending(entry) for entry in _entries(folder)}
+    for name in sorted(name for name in names if name):
+        settle(folder / name)
+
+
+def _name_pending(entry: Path) -> str | None:
+    """The name that a pending file waits for; None for any other file."""
+    match = _PENDING.fullmatch(entry.name)
+    return match[1] if match and not entry.is_symlink() else None
+
+
+def has_pair(path: Path) -> bool:
+    """Whether there is a file, or a JSON that speaks of one."""
+    return os.path.exists(path) or os.path.exists(_described(path))
+
+
+_READS = 3  # a writer may rename one of the two files between our looks at them
+
+
 def _read_described(path: Path, schema: str) -> tuple[bytes, dict]:
     """The file's bytes and the facts beside it, checked against the hash they name."""
-    facts = _read_sealed(_described(path), schema)
+    for _ in range(_READS - 1):
+        with contextlib.suppress(CheckpointError):
+            return _read_once(path, schema)
+    return _read_once(path, schema)
+
+
+def _read_once(path: Path, schema: str) -> tuple[bytes, dict]:
+    facts = read_sealed(_described(path), schema)
+    return _content(path, facts.get("sha256")), facts
+
+
+def _content(path: Path, digest: object) -> bytes:
+    """The bytes of that hash, at `path` or still pending. Raises CheckpointError where neither holds them."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
-        raise CheckpointError(f"{path} is damaged: its sha256 is not the one in {_described(path).name}")
-    return content, facts
+        content = read_bytes(path)
+        if hashlib.sha256(content).hexdigest() == digest:
+            return content
+        problem = CheckpointError(f"{path} is damaged: its sha256 is not the one in {_described(path).name}")
+    except CheckpointError as error:
+        problem = error
+    if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
+        pending = _pending(path, digest)
+        if pending.is_file() and not pending.is_symlink():
+            content = read_bytes(pending)
+            if hashlib.sha256(content).hexdigest() == digest:
+                return content
+    raise problem
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict) -> None:
-    """`path` (.safetensors) and, last, the JSON of `facts` beside it."""
+    """Write `path` (.safetensors) and the JSON of `facts` beside it, both at once."""
     from safetensors.torch import save
 
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -162,12 +312,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError for what is none, UnsafeFileError for what would run code.
     """
-    try:
-        if path.suffix == ".safetensors" and _described(path).exists():
-            return load_tensors(path)[0]
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if path.suffix == ".safetensors" and os.path.exists(_described(path)):
+        return load_tensors(path)[0]
+    content = read_bytes(path)
     if path.suffix == ".safetensors":
         return _unwrapped(_parsed(content, path))
     try:
@@ -218,21 +365,21 @@ def save_folder(path: Path, tree: dict, facts: dict) -> None:
         "tensors.safetensors": save({str(i): t.detach().cpu().contiguous() for i, t in enumerate(tensors)}),
         "values.json": json.dumps(values, allow_nan=False).encode(),  # in one line, which is ten times as fast
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        files = {
-            name: {"sha256": _write_synced(temporary / name, own), "size": len(own)} for name, own in contents.items()
-        }
-        manifest = {"schema": _FOLDER, "files": files, **facts}
-        _write_synced(temporary / MANIFEST, _json({**manifest, "seal": _seal(json.loads(_json(manifest)))}))
-        _sync_folder(temporary)
-        os.chmod(temporary, 0o755)
-        os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _sync_folder(path.parent)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            files = {}
+            for name, content in contents.items():
+                files[name] = {"sha256": _write_synced(temporary / name, content), "size": len(content)}
+            _write_synced(temporary / MANIFEST, _sealed({"schema": _FOLDER, "files": files, **facts}))
+            _sync_folder(temporary)
+            os.chmod(temporary, 0o755)
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def pack(tree: object) -> bytes:
@@ -271,17 +418,14 @@ def check_folder(path: Path) -> None:
 
 def _whole(path: Path) -> tuple[dict[str, bytes], dict]:
     """The files' contents, and the facts of the manifest, all checked against their hashes."""
-    facts = _read_sealed(path / MANIFEST, _FOLDER)
+    facts = read_sealed(path / MANIFEST, _FOLDER)
     files = facts.get("files")
     known = isinstance(files, dict) and files.keys() == set(_FILES)
     if not known or not all(isinstance(one, dict) for one in files.values()):
         raise CheckpointError(f"{path / MANIFEST} is damaged: its facts are not the ones that were saved")
     contents = {}
     for name in _FILES:
-        try:
-            contents[name] = (path / name).read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"{path / name} cannot be read: {error.strerror}") from None
+        contents[name] = read_bytes(path / name)
         if hashlib.sha256(contents[name]).hexdigest() != files[name].get("sha256"):
             raise CheckpointError(f"{path / name} is damaged: its sha256 is not the one in {MANIFEST}")
     del facts["files"]
@@ -338,13 +482,35 @@ def _written(file: BinaryIO, content: bytes) -> str:
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
-    """`path` (.npz) and, last, the JSON of `facts` beside it."""
+    """Write `path` (.npz) and the JSON of `facts` beside it, both at once."""
     _write_described(path, _npz(arrays), "advcore-arrays-1", facts)
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """`path` (.npz) alone, whole or not at all."""
-    write_bytes(path, _npz(arrays))
+    """Write `path` (.npz) alone, whole or not at all, with a seal in it."""
+    write_bytes(path, _with_comment(_npz(arrays)))
+
+
+_MARK = b"advcore sha256 "
+_COMMENT = len(_MARK) + 64
+_END = 22  # bytes of a zip archive's end without a comment; the last two say how long the comment is
+
+
+def _with_comment(archive: bytes) -> bytes:
+    """A zip archive with its own sha256 as its comment, which those who read zip archives pass over."""
+    comment = _MARK + hashlib.sha256(archive).hexdigest().encode()
+    return archive[:-2] + _COMMENT.to_bytes(2, "little") + comment
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read what `write_npz` wrote. Raises CheckpointError where a byte is not what was written, UnsafeFileError for
+    object arrays. Archives without a seal, from before there were any, are taken as they are."""
+    content = read_bytes(path)
+    unsealed = content[-_END:].startswith(b"PK\5\6") and content.endswith(b"\0\0")
+    archive = content[: -_COMMENT - 2] + b"\0\0"
+    if not unsealed and content != _with_comment(archive):
+        raise CheckpointError(f"{path} is damaged: it is not the archive that was saved")
+    return read_npz(io.BytesIO(content), path)
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:

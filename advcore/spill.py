@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from advcore.errors import naming
+
+
+def temporary_folder() -> Path:
+    """Where temporary files go. Raises OSError, with what TMPDIR says, where no folder for them can be written."""
+    with naming(os.environ.get("TMPDIR", "TMPDIR")):
+        return Path(tempfile.gettempdir())
 
 
 class Column:
@@ -56,7 +65,7 @@ class Column:
             return self._held
         with self._room():
             self._file.flush()
-        self._mapped = np.memmap(self._file, dtype=np.uint8, mode="c")
+            self._mapped = np.memmap(self._file, dtype=np.uint8, mode="c")
         return torch.from_numpy(self._mapped).view(self._held.dtype).view(self._length, *self._held.shape[1:])
 
     def release(self) -> None:

@@ -1,6 +1,5 @@
 """What every data setting shares: sizes, the held-out split, and how a raw set becomes three sources."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -16,7 +15,17 @@ from advcore.apportion import largest_remainder
 from advcore.data.augment import AUGMENTATIONS
 from advcore.data.planted import Planted, plant
 from advcore.data.source import Resident, Source, Streamed, check_labels, item_of
-from advcore.errors import LARGEST_SEED, DataError, at_least, must, one_of, require, within
+from advcore.errors import (
+    LARGEST_SEED,
+    DataError,
+    at_least,
+    cause_of,
+    describe_refusal,
+    must,
+    one_of,
+    require,
+    within,
+)
 from advcore.rng import Stream
 
 log = logging.getLogger(__name__)
@@ -111,6 +120,16 @@ class DataSettings:
         """The raw training and test sets."""
         raise NotImplementedError
 
+    def _read(self) -> tuple[Split, Split]:
+        """`read`, with what the system refuses as a DataError."""
+        try:
+            return self.read()
+        except OSError as error:
+            refused = describe_refusal(error)
+            if refused is None:
+                raise
+            raise DataError(f"data cannot be read: {refused}") from None
+
     def classes(self, train: Split) -> int:
         """How many classes there are."""
         if self.known_classes or train.num_classes:
@@ -120,7 +139,7 @@ class DataSettings:
 
     def counts(self) -> tuple[int, int]:
         """How many training and validation examples `load` gives; no image is decoded where that can be avoided."""
-        train, _ = self.read()
+        train, _ = self._read()
         _, part, aside = self._parted(train, self.classes(train))
         return len(part), len(aside)
 
@@ -136,7 +155,7 @@ class DataSettings:
 
     def load(self, device: torch.device) -> Data:
         """Read, check and split. Raises DataError for missing files and for labels out of range."""
-        train, test = self.read()
+        train, test = self._read()
         num_classes = self.classes(train)
         for split in (train, test):
             check_labels(split.labels, torch.arange(len(split.labels)), num_classes)
@@ -220,10 +239,13 @@ def find_path(path: str) -> Path:
     """The folder or file that data.path names: as it stands, or below the folder named by ADVCORE_DATA."""
     root = os.environ.get("ADVCORE_DATA")
     tried = [expanded(path), *([Path(root) / path] if root else [])]
+    causes = []
     for candidate in tried:
-        with contextlib.suppress(OSError):  # a name that is too long for the file system
-            if candidate.exists():
-                return candidate
-    places = " or ".join(str(candidate) for candidate in tried)
+        try:
+            os.stat(candidate)
+            return candidate
+        except (OSError, ValueError) as error:
+            causes.append(cause_of(error) if isinstance(error, OSError) else str(error))
+    places = " or ".join(f"{candidate}: {cause}" for candidate, cause in zip(tried, causes, strict=True))
     hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"
     raise DataError(f"data.path must be an existing file or folder, got {path!r} (looked for {places}){hint}")

@@ -25,7 +25,7 @@ from advcore.data.source import Source, as_source, batches_for, check_labels, ch
 from advcore.errors import CheckpointError, ConfigError, NonFiniteError, must
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.checks import IMAGES, model_flags, order_flags, strength_flags
-from advcore.files import read_npz, write_npz
+from advcore.files import load_npz, write_npz
 from advcore.objectives.base import ascent
 from advcore.objectives.standard import Pgd
 from advcore.pieces import Pieces, advised
@@ -319,7 +319,7 @@ class _Saved:
             return
         self._identity = identity()
         if path.exists():
-            arrays = read_npz(path, path)
+            arrays = load_npz(path)
             if str(arrays.get("identity")) != self._identity:
                 raise CheckpointError(
                     f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"

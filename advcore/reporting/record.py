@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from advcore.errors import CheckpointError, shown
-from advcore.files import inside, read_json, write_json
+from advcore.files import inside, read_json, read_sealed, write_sealed
 
-SCHEMA = "advcore-record-1"
+SCHEMA = "advcore-record-2"
+UNSEALED = "advcore-record-1"
+"""Of records from before they had a seal, which are still read."""
 ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
 """Settings that say where a run is done and who is told, not what comes out of it."""
 BY_PATH = ("parquet", "npz", "image_folder")
@@ -54,15 +56,16 @@ class RunRecord:
     resumes: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Write as JSON, whole or not at all."""
-        write_json(path, dataclasses.asdict(self))
+        """Write as sealed JSON, whole or not at all. Raises OSError, with the path."""
+        write_sealed(path, dataclasses.asdict(self), SCHEMA)
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
-        """Read what `save` wrote. Raises CheckpointError for anything else."""
+        """Read what `save` wrote. Raises CheckpointError for anything else, and where a byte of it has changed."""
         value = read_json(inside(path, path.parent))
-        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        if not isinstance(value, dict) or value.get("schema") not in (SCHEMA, UNSEALED):
             raise CheckpointError(f"{path} is not a record of this version ({SCHEMA})")
+        value = read_sealed(path, SCHEMA, unsealed=UNSEALED)
         try:
             found = cls(**value)
             for field in dataclasses.fields(cls):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from advcore.errors import ConfigError
+from advcore.errors import BusyError, UserError
 from advcore.files import write_bytes
 from advcore.runner import checkpoints
 from advcore.runner.config import resolved
@@ -76,8 +76,10 @@ def attempt(
     try:
         with checkpoints.alone(where):
             pass
-    except ConfigError:
+    except BusyError:
         return Outcome("busy")
+    except UserError as error:  # such as a file where its folder must be
+        return Outcome("failed", str(error), 2)
     write_bytes(file, json.dumps(resolved(run.config), indent=1).encode())
     command = [sys.executable, "-m", "advcore", "run", str(file), "--out", str(where), "--resume"]
     with open(log, "ab") as written:

@@ -5,13 +5,15 @@ failed/SLUG.json why it did not come to its end; baselines.json what the suite a
 """
 
 import contextlib
+import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from advcore.errors import CheckpointError, UserError, must, require
-from advcore.files import read_json, write_bytes, write_json
+from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
 from advcore.reporting.compare import robust
 from advcore.reporting.formats import csv_text, latex
 from advcore.reporting.page import html
@@ -22,13 +24,15 @@ from advcore.reporting.suite_page import suite_page
 from advcore.runner.attempt import Outcome, Watcher, tidy
 from advcore.runner.baselines import with_baselines
 from advcore.runner.config import from_dict, resolved
-from advcore.runner.folder import check_writable
 from advcore.runner.identity import differences, identity, settings_hash
+from advcore.runner.places import check_writable
 from advcore.runner.schema import RunConfig
 from advcore.runner.suite import Run, Suite, configs, load, runs
 from advcore.runner.suite_file import BASELINES, BASELINES_FILE
 
-_SCHEMA = "advcore-baselines-1"
+_BASELINES, _UNSEALED_BASELINES = "advcore-baselines-2", "advcore-baselines-1"
+_FAILURE = "advcore-failure-1"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,10 @@ def _trial_problem(overrides: Sequence[str], out: Path | None) -> str | None:
 
 def _with_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) -> dict[str, RunConfig]:
     """As planned before in this folder for the same methods; else planned now."""
-    kept = _read(folder / BASELINES_FILE)
-    if not suite.added or kept.get("schema") == _SCHEMA and kept.get("of") == _basis(suite, methods):
+    kept = _read(folder / BASELINES_FILE, _BASELINES, _UNSEALED_BASELINES)
+    if not suite.added or kept.get("of") == _basis(suite, methods):
         return methods | {name: from_dict(raw) for name, raw in kept.get("methods", {}).items() if suite.added}
+    check_writable(folder)  # before any data are read
     sizes: dict[str, tuple[int, int]] = {}
 
     def counts(config: RunConfig) -> tuple[int, int]:
@@ -99,17 +104,20 @@ def _keep_baselines(bench: Bench) -> None:
     if bench.suite.added:
         own = {name: config for name, config in bench.methods.items() if name in bench.suite.methods}
         added = {name: resolved(config) for name, config in bench.methods.items() if name not in own}
-        kept = {"schema": _SCHEMA, "of": _basis(bench.suite, own), "methods": added}
-        write_json(bench.folder / BASELINES_FILE, kept)
+        kept = {"of": _basis(bench.suite, own), "methods": added}
+        write_sealed(bench.folder / BASELINES_FILE, kept, _BASELINES)
 
 
-def _read(path: Path) -> dict:
-    """A JSON mapping; empty where it is missing or damaged, and what it holds can be found anew."""
-    try:
-        found = read_json(path)
-    except CheckpointError:
+def _read(path: Path, schema: str, unsealed: str) -> dict:
+    """Read sealed JSON. Empty where it is missing, and, with a warning, where it is damaged: what it holds can be
+    found anew."""
+    if not os.path.exists(path):
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        return read_sealed(path, schema, unsealed=unsealed)
+    except CheckpointError as error:
+        log.warning("%s; it is not used", error)
+        return {}
 
 
 def results(bench: Bench) -> Results:
@@ -118,7 +126,8 @@ def results(bench: Bench) -> Results:
     found, differ = Results(reference=bench.suite.reference, without=without), {}
     for run in bench.runs:
         path = bench.folder / f"{run.slug}.json"
-        failed, wanted = _read(bench.folder / "failed" / path.name), settings_hash(identity(run.config))
+        failed = _read(bench.folder / "failed" / path.name, _FAILURE, "")
+        wanted = settings_hash(identity(run.config))
         if path.exists():
             record = RunRecord.load(path)
             differ[path] = differences(record, run.config) or ([] if record.finished else ["finished: False -> True"])
@@ -155,7 +164,8 @@ def pending(bench: Bench, part: list[Run]) -> list[Run]:
         with contextlib.suppress(CheckpointError):  # missing, or damaged: the run's states know, and it looks at them
             differ[begun.parent] = differences(RunRecord.load(begun), run.config)
     require(*_others(differ))
-    check_writable(bench.folder)
+    for name in ("", "runs", "failed"):
+        check_writable(bench.folder / name)
     return left
 
 
@@ -173,7 +183,7 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
     where, failed = folder / "runs" / run.slug, folder / "failed" / f"{run.slug}.json"
     if outcome.kind == "done":
         record = RunRecord.load(where / "record.json")
-        write_bytes(folder / f"{run.slug}.json", (where / "record.json").read_bytes())
+        write_bytes(folder / f"{run.slug}.json", read_bytes(where / "record.json"))
         tidy(run, folder)
         failed.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # others are in it, or it never was
@@ -181,7 +191,8 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
         return Outcome("done", _headline(record), 0, outcome.seconds)
     if outcome.kind == "failed":
         settings = settings_hash(identity(run.config))
-        write_json(failed, {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)})
+        facts = {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)}
+        write_sealed(failed, facts, _FAILURE)
     return outcome
 
 

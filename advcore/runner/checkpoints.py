@@ -1,6 +1,7 @@
 """A run's states on disk: numbered folders, the newest that is whole counts."""
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -9,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
+from advcore.errors import AdvcoreError, BusyError, CheckpointError, UnreadableError, cause_of, must, naming
 from advcore.files import check_folder, inside, leftovers, load_folder, save_folder
+from advcore.runner.places import as_setting, missing_folders, remove_empty, try_in, try_replace
 from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ LOCK = ".lock"
 def begin(run: Path, job: Sequence[str]) -> None:
     """Note who begins a run: `distributed.launchers()`."""
     run.mkdir(parents=True, exist_ok=True)
-    (run / LOCK).write_text("".join(f"{name}\n" for name in job))
+    with naming(run / LOCK):
+        (run / LOCK).write_text("".join(f"{name}\n" for name in job))
 
 
 def begun_by(run: Path, job: Sequence[str]) -> bool:
@@ -47,28 +50,88 @@ def begun_by(run: Path, job: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Raise ConfigError if another process works in the run's folder; keep others out until the end. Raises
-    UnsafeFileError if a link in it, of what is ours, leads out."""
+    """Keep other processes out of the run's folder, once every place that a run writes to was tried. The folder is made
+    if it is missing, and goes again if nothing was written.
+
+    Raises BusyError if another process works there, UnsafeFileError if a link in it, of what is ours, leads out, and
+    ConfigError where something cannot be written (OSError where there is no room).
+    """
+    with contextlib.ExitStack() as held:
+        with as_setting("--out", run):
+            _check_links(run)
+            held.callback(remove_empty, missing_folders(run))
+            held.enter_context(_locked(run / LOCK))
+            _try_places(run)
+        yield
+
+
+def _check_links(run: Path) -> None:
     for name in OURS:
         for entry in [run / name, *(run / name).rglob("*")]:
             if entry.is_symlink():
                 inside(entry, run)
+    inside(run / LOCK, run)
+
+
+def _try_places(run: Path) -> None:
+    """Raise OSError unless everything that a run writes can be written."""
+    for name in FOLDERS:
+        if os.path.lexists(run / name):
+            try_in(run / name)
+    try_in(run)
+    for name in ("record.json", *metrics.FILES):
+        try_replace(run / name)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file in its folder, both made if they are missing. The file goes again if nothing else came into
+    the folder."""
     try:
-        import fcntl
+        import fcntl  # noqa: F401
     except ImportError:  # Windows
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield
         return
-    run.mkdir(parents=True, exist_ok=True)
-    with open(inside(run / LOCK, run), "a") as lock:
-        try:
+    lock = _take(path)
+    _held.append(lock)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if [entry.name for entry in path.parent.iterdir()] == [path.name]:
+                path.unlink()
+        _held.remove(lock)
+        lock.close()
+
+
+def _take(path: Path, tries: int = 5) -> TextIO:
+    """Open the lock file and lock it; again if the process that had it removes it, or its folder, at that moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _open_locked(path)
+    except FileNotFoundError:
+        if not tries:
+            raise
+    return _take(path, tries - 1)
+
+
+def _open_locked(path: Path) -> TextIO:
+    """Raises BusyError if another process holds the lock, FileNotFoundError if the file has left its place."""
+    import fcntl
+
+    lock = open(path, "a")  # noqa: SIM115
+    try:
+        with naming(path):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(must("--out", "a folder in which no other process runs", str(run))) from None
-        _held.append(lock)
-        try:
-            yield
-        finally:
-            _held.remove(lock)
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                return lock
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    except BaseException as error:
+        lock.close()
+        if isinstance(error, BlockingIOError):
+            raise BusyError(must("--out", "a folder in which no other process runs", str(path.parent))) from None
+        raise
 
 
 _held: list[TextIO] = []
@@ -118,24 +181,31 @@ def _remove(path: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        log.warning("%s could not be removed: %s", path, error.strerror)
+        log.warning("%s could not be removed: %s", path, cause_of(error))
 
 
 def newest(run: Path) -> tuple[dict, dict, list[str]] | None:
     """The newest state that is whole, its facts, and a line about each newer one that is damaged; None where nothing
-    was saved yet. Raises AdvcoreError if all are damaged."""
-    damaged = []
+    was saved yet. Raises AdvcoreError if all are damaged.
+
+    Damaged ones are removed; not so one that the system does not let us read now: it may be whole.
+    """
+    damaged: dict[Path, CheckpointError] = {}
     for number in reversed(_numbers(run)):
         path = folder(run) / f"{number:06d}"
         try:
             tree, facts = load_folder(path)
         except CheckpointError as error:
-            damaged.append(str(error))
+            damaged[path] = error
             continue
-        for line, bad in zip(damaged, reversed(_numbers(run)), strict=False):
-            log.warning("%s; going on from %s", line, path)
-            _remove(folder(run) / f"{bad:06d}")  # so that it is not kept in a whole one's place
-        return tree, facts, damaged
-    if damaged:
-        raise AdvcoreError(f"no state in {folder(run)} is whole: {'; '.join(damaged)}; start again with --overwrite")
-    return None
+        for bad, error in damaged.items():
+            log.warning("%s; going on from %s", error, path)
+            if not isinstance(error, UnreadableError):
+                _remove(bad)  # so that it is not kept in a whole one's place
+        return tree, facts, [str(error) for error in damaged.values()]
+    if not damaged:
+        return None
+    unread = any(isinstance(error, UnreadableError) for error in damaged.values())
+    way_out = "mend what keeps us from reading them" if unread else "start again with --overwrite"
+    told = "; ".join(map(str, damaged.values()))
+    raise AdvcoreError(f"no state in {folder(run)} is whole: {told}; {way_out}")

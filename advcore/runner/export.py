@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from advcore.borrow import borrow
 from advcore.data.base import thinned
 from advcore.device import full_float32
-from advcore.errors import CheckpointError, ConfigError, must
-from advcore.files import inside, load_tensors, read_json, write_bytes, write_json
+from advcore.errors import CheckpointError, ConfigError, must, naming
+from advcore.files import inside, load_tensors, read_json, write_bytes, write_sealed
 from advcore.models.base import Normalize
 from advcore.reporting.card import card, measured
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserved
 from advcore.runner import standalone
 from advcore.runner.config import from_dict
-from advcore.runner.folder import check_writable
+from advcore.runner.places import as_setting, check_path, try_in
 from advcore.runner.schema import RunConfig
 from advcore.runner.weights import checkpoint, load_state
 from advcore.types import Coreset
@@ -62,8 +62,8 @@ def export(
     parquet : coresets as parquet, too.
     samples : test images that go along, so that their accuracy can be computed anew; 0: none leaves the machine.
 
-    Raises ConfigError, CheckpointError. Cost: a forward pass or two; the data is read for samples, and where the
-    record does not know its shape.
+    Raises ConfigError, CheckpointError, and OSError, with `out`, for what cannot be written. Cost: a forward pass or
+    two; the data is read for samples, and where the record does not know its shape.
     """
     record = RunRecord.load(run / "record.json")
     out = out or Path("exports") / f"{run.resolve().name}-{checkpoint}"
@@ -71,18 +71,19 @@ def export(
     coresets = _coresets(run) if kind != "model" else []
     if kind == "coresets" and not coresets:
         raise ConfigError(must("RUN", "one with coresets for --format coresets", str(run), "it selected none"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        if coresets:
-            _write_coresets(made / "coresets", coresets, parquet)
-        if kind != "coresets":
-            _write_model(made, run, record, checkpoint, samples, len(coresets))
-        made.chmod(0o755)
-        _put(made, out)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+    with naming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        try:
+            if coresets:
+                _write_coresets(made / "coresets", coresets, parquet)
+            if kind != "coresets":
+                _write_model(made, run, record, checkpoint, samples, len(coresets))
+            made.chmod(0o755)
+            _put(made, out)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
     return Exported(out, len(coresets), _notes(record, kind, coresets))
 
 
@@ -101,7 +102,9 @@ def _notes(record: RunRecord, kind: str, coresets: list) -> tuple[str, ...]:
 
 def _check_free(out: Path, overwrite: bool) -> None:
     """Raise ConfigError unless `out` can be made, or is an earlier export that may go."""
-    check_writable(out)
+    check_path(out)
+    with as_setting("--out", out):
+        try_in(out.parent, out.name)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (overwrite and out.is_dir() and _is_export(out)):
@@ -127,15 +130,20 @@ def _put(made: Path, out: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     out.rename(old / "old")
-    made.rename(out)
+    try:
+        made.rename(out)
+    except OSError:
+        (old / "old").rename(out)
+        old.rmdir()
+        raise
     shutil.rmtree(old)
 
 
 def _coresets(run: Path) -> list[tuple[str, Coreset]]:
     """Name and content of each coreset of the run, checked against its hash."""
     folder = run / "coresets"
-    files = sorted(folder.glob("*.npz")) if folder.is_dir() else []
-    return [(file.stem, Coreset.load(inside(file, run))) for file in files if not file.name.startswith(".")]
+    names = {file.stem for file in folder.glob("[!.]*") if file.suffix in (".npz", ".json")}
+    return [(name, Coreset.load(inside(folder / f"{name}.npz", run))) for name in sorted(names)]
 
 
 def _write_coresets(folder: Path, coresets: list[tuple[str, Coreset]], parquet: bool) -> None:
@@ -149,7 +157,7 @@ def _write_coresets(folder: Path, coresets: list[tuple[str, Coreset]], parquet: 
         for name, one in coresets
     ]
     data = {"num_examples": coresets[0][1].num_examples, "fingerprint": coresets[0][1].fingerprint}
-    write_json(folder / "index.json", {"schema": SCHEMA, "advcore": __version__, "data": data, "coresets": facts})
+    write_sealed(folder / "index.json", {"advcore": __version__, "data": data, "coresets": facts}, SCHEMA)
 
 
 def _parquet(coreset: Coreset) -> bytes:
@@ -186,7 +194,7 @@ def _write_model(made: Path, run: Path, record: RunRecord, which: str, samples: 
         write_bytes(made / f"check-{name}.safetensors", save(tensors))
     if module is not None:
         write_bytes(made / "model.py", module.encode())
-    write_json(made / "config.json", _config(record, config, which, saved, facts))
+    write_sealed(made / "config.json", _config(record, config, which, saved, facts), SCHEMA)
     write_bytes(made / "README.md", card(record, which, saved["epoch"], facts).encode())
 
 
@@ -232,7 +240,6 @@ def _config(record: RunRecord, config: RunConfig, which: str, saved: dict, facts
     }
     known = measured(record, which, saved["epoch"])
     return {
-        "schema": SCHEMA,
         "advcore": __version__,
         "name": record.name,
         "architecture": record.config["model"]["name"],

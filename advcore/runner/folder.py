@@ -1,6 +1,5 @@
 """The folder that a run is written to: whether it may be, whether one was begun there, and what an earlier one left."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from advcore import distributed
 from advcore.errors import ConfigError, must
 from advcore.runner import checkpoints
+from advcore.runner.places import check_path
 from advcore.runner.schema import RunConfig
 from advcore.tracking import metrics
 
@@ -16,11 +16,11 @@ def target(
     config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False, job: Sequence[str] = ()
 ) -> tuple[Path, bool]:
     """The folder for a run, and whether to go on there: asked for, or begun by the same `job`, which torchrun started
-    again. Nothing is changed yet. Raises ConfigError rather than mix two runs."""
+    again. Nothing is changed yet, nor tried (`checkpoints.alone`). Raises ConfigError rather than mix two runs."""
     path = out or Path("runs") / f"{config.name}-s{config.seed}"
     if not distributed.first():
         return path, resume
-    _check_path(path)
+    check_path(path)
     for name in checkpoints.FOLDERS:
         if (path / name).exists() and not (path / name).is_dir():
             raise ConfigError(must("--out", f"a folder in which {name} is one", str(path / name), "remove it"))
@@ -32,42 +32,17 @@ def target(
     resume = resume or checkpoints.begun_by(path, job)
     begun = path.is_dir() and any((path / name).exists() for name in checkpoints.OURS)
     if resume and (path.is_dir() or not path.exists()) and (not begun or was_begun(path)):
-        check_writable(path)
         return path, resume
     taken = path.exists() and (not path.is_dir() or any(entry.name != checkpoints.LOCK for entry in path.iterdir()))
     if taken and not (overwrite and path.is_dir()):
         way_out = f"pass {'' if resume else '--resume or '}--overwrite, or another --out"
         raise ConfigError(must("--out", "a new or empty folder", str(path), way_out))
-    check_writable(path)
     return path, resume
 
 
 def was_begun(path: Path) -> bool:
     """Whether there is something to go on with."""
     return (path / "record.json").is_file() or checkpoints.folder(path).is_dir()
-
-
-def _check_path(path: Path, option: str = "--out") -> None:
-    """Raise ConfigError for what no file system takes as a path, such as a name that is too long."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(must(option, "a path that can be looked at", str(path), said)) from None
-
-
-def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> None:
-    """Raise ConfigError unless `path` can be made: the nearest folder above that exists lets us write."""
-    _check_path(path, option)
-    if file and path.is_dir():
-        raise ConfigError(must(option, "a file", str(path), "it is a folder"))
-    above = path
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if above is not path and not above.is_dir() or not os.access(above, os.W_OK):
-        raise ConfigError(must(option, "where files can be written", str(path), f"{above} is not such a folder"))
 
 
 def clear(path: Path) -> None:

@@ -1,6 +1,5 @@
 """What a run file becomes before anything runs: data, model, trainer and plan, all checked."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from advcore.rows import Rows
 from advcore.runner import build
 from advcore.runner.config import from_dict
 from advcore.runner.schema import RunConfig
-from advcore.runner.weights import checkpoint, load_state
+from advcore.runner.weights import checkpoint, load_state, weights_hash
 from advcore.speed import Speed
 from advcore.training.loop import Listener
 from advcore.training.trainer import Trainer
@@ -112,4 +111,4 @@ def _networks(config: RunConfig) -> dict[str, Path]:
 def networks(config: RunConfig) -> dict[str, str]:
     """The sha256 of each file that such a model is read from: training depends on it. Evaluations may use another."""
     found = {path: folder for path, folder in _networks(config).items() if not path.startswith("evaluation.")}
-    return {path: hashlib.sha256(checkpoint(folder, "best").read_bytes()).hexdigest() for path, folder in found.items()}
+    return {path: weights_hash(checkpoint(folder, "best")) for path, folder in found.items()}

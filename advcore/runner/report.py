@@ -15,7 +15,7 @@ from advcore.adversary import bound, perturb
 from advcore.borrow import borrow
 from advcore.data.source import batches_for
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, in_a_line, must
-from advcore.files import inside, read_json, write_bytes
+from advcore.files import has_pair, inside, read_json, write_bytes
 from advcore.objectives.base import attacked
 from advcore.reporting.compare import Run
 from advcore.reporting.page import html
@@ -28,7 +28,7 @@ from advcore.rng import Stream
 from advcore.runner import build
 from advcore.runner.checkpoints import REPORT
 from advcore.runner.config import RunConfig, from_dict
-from advcore.runner.folder import check_writable
+from advcore.runner.places import check_writable
 from advcore.runner.prepare import Prepared, prepare
 from advcore.runner.suite_file import BASELINES_FILE
 from advcore.runner.weights import checkpoint, load_state
@@ -108,7 +108,7 @@ def _coreset(folder: Path, epoch: int) -> Coreset:
     if type(epoch) is not int:
         raise CheckpointError(f"the record names no epoch, but {epoch!r}")
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
-    if not path.exists():
+    if not has_pair(path):
         raise CheckpointError("its file (coresets/epoch-NNN.npz) is not beside the record")
     inside(path.with_suffix(".json"), folder)
     return Coreset.load(inside(path, folder))

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnreadableError, must, require
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.runner import checkpoints
 from advcore.runner.config import changes, from_dict, resolved
@@ -23,7 +23,9 @@ def record_before(path: Path) -> tuple[RunRecord, list[str]]:
     except CheckpointError as error:
         _, facts, _ = checkpoints.newest(path) or (None, {}, None)
         if "config" not in facts:
-            raise AdvcoreError(f"{error}, and no state tells more; start again with --overwrite") from None
+            unread = isinstance(error, UnreadableError)
+            way_out = "mend what keeps us from reading it" if unread else "start again with --overwrite"
+            raise AdvcoreError(f"{error}, and no state tells more; {way_out}") from None
         log.warning("%s; going on from the newest state", error)
         known = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
         return RunRecord(**known, environment={}, plan="", reference={}), [str(error)]

@@ -15,10 +15,10 @@ from advcore import distributed
 from advcore.data.base import Data, thinned
 from advcore.data.source import content_hash
 from advcore.device import full_float32, peak_memory
-from advcore.errors import CheckpointError, UnsafeFileError
+from advcore.errors import AdvcoreError, CheckpointError, UnsafeFileError
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
-from advcore.files import leftovers
+from advcore.files import leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.runner import build, checkpoints
 from advcore.runner.config import resolved
@@ -27,7 +27,7 @@ from advcore.runner.folder import clear, was_begun
 from advcore.runner.prepare import Prepared, Reporter, speed_of
 from advcore.runner.resume import changed_settings, record_before, resumable
 from advcore.runner.schema import RunConfig
-from advcore.runner.select import in_training_set, summary
+from advcore.runner.select import in_training_set, keep_coreset, restore_coresets, summary
 from advcore.runner.weights import save_state
 from advcore.tracking import metrics, tracker_name
 from advcore.tracking.telling import Tracking
@@ -44,11 +44,18 @@ def run(
     *,
     resume: bool = False,
     job: Sequence[str] = (),
+    locked: bool = False,
 ) -> RunRecord:
-    """As `_run`, in a folder of its own. Raises ConfigError if another run works there."""
+    """As `_run`, with the folder's lock, and every place in it tried before (`checkpoints.alone`).
+
+    locked : the caller holds it already, as one does that wants to know before it reads data.
+
+    Raises BusyError if another run works there, ConfigError for a place that cannot be written, and, once it runs,
+    OSError with the path.
+    """
     with contextlib.ExitStack() as held:
         with distributed.together():
-            if distributed.first():
+            if distributed.first() and not locked:
                 held.enter_context(checkpoints.alone(path))
         return _run(prepared, path, reporter or Reporter(), resume, job)
 
@@ -94,6 +101,9 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
                 record = before
                 return {"done": True, "state": None}
             state, damaged = resumable(prepared, path, before, data)
+            for name in checkpoints.FOLDERS:
+                settle_all(path / name)
+            damaged += restore_coresets(path, state, prepared.data)
             note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": [*lost, *damaged]}
             kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
             record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
@@ -156,15 +166,23 @@ def _fitted(
         reporter.on_epoch(entry, so_far)
 
     def on_coreset(coreset: Coreset) -> None:
-        in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
+        told = keep_coreset(path, in_training_set(coreset, loaded))
+        if told and record.resumes:
+            record.resumes[-1]["damaged"].append(told)
         reporter.on_coreset(coreset)
+
+    def on_checkpoint(state: Callable[[], dict]) -> None:
+        try:
+            checkpoints.save(path, state, facts, config.checkpoint.kept)
+        except CheckpointError as error:
+            raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
 
     writer = replace(
         reporter,
         on_epoch=on_epoch,
         on_coreset=on_coreset,
         on_state=lambda name, state, entry: save_state(path, name, state, entry),
-        on_checkpoint=lambda state: checkpoints.save(path, state, facts, config.checkpoint.kept),
+        on_checkpoint=on_checkpoint,
         period=config.checkpoint.period,
     )
     others = Listener(on_checkpoint=lambda state: state(), period=config.checkpoint.period)
@@ -178,8 +196,6 @@ def _fitted(
         scores=prepared.scores,
         resume=state,
     )
-    for coreset in trained.coresets if state and distributed.first() else ():  # what a stop left half-written
-        in_training_set(coreset, loaded).save(path / "coresets" / f"epoch-{coreset.epoch:03d}")
     tracking.tell(metrics.rows(trained.epochs, record.selections, record.reference["units"]))
     tracking.report(trained.events, len(trained.epochs))
     return trained

@@ -2,13 +2,17 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from advcore import distributed
 from advcore.cost import CostLedger
 from advcore.data.base import Data
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, UserError, must
+from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import attacked
 from advcore.rng import Stream
@@ -111,3 +115,50 @@ def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
         population=len(loaded.part),
         fingerprint=build.whole_fingerprint(loaded),
     )
+
+
+def keep_coreset(run: Path, coreset: Coreset) -> str | None:
+    """Write a coreset into a run's folder, unless its file is there, whole, and holds the same examples and weights.
+
+    Returns None, or one line, which is logged too: why a file that was there had to be written again.
+    """
+    path = _coreset_file(run, coreset)
+    why = _difference(path, coreset) if has_pair(path) else ""
+    if why is None:
+        return None
+    coreset.save(path)
+    return _say_again(why) if why else None
+
+
+def restore_coresets(run: Path, state: dict[str, Any] | None, loaded: Data) -> list[str]:
+    """Write those coresets of a state again whose files are missing or damaged. Returns a line about each, which is
+    logged too."""
+    lines = []
+    for values in state["coresets"] if state else ():
+        coreset = in_training_set(Coreset.restored(values), loaded)
+        path = _coreset_file(run, coreset)
+        why = _difference(path, coreset)
+        if why is not None:
+            coreset.save(path)
+            lines.append(_say_again(why))
+    return lines
+
+
+def _coreset_file(run: Path, coreset: Coreset) -> Path:
+    return run / "coresets" / f"epoch-{coreset.epoch:03d}.npz"
+
+
+def _difference(path: Path, coreset: Coreset) -> str | None:
+    """Why the file is not the coreset's; None where it is."""
+    try:
+        saved = Coreset.load(path)
+    except UserError as error:
+        return str(error)
+    same = torch.equal(saved.indices, coreset.indices) and torch.equal(saved.weights, coreset.weights)
+    return None if same else f"{path} holds another coreset"
+
+
+def _say_again(why: str) -> str:
+    line = f"{why}; it is written again"
+    log.warning("%s", line)
+    return line

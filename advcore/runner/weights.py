@@ -1,12 +1,14 @@
 """The weights that a run keeps, and weights from elsewhere: written, found, and filled into a model."""
 
+import hashlib
 import logging
+import os
 from pathlib import Path
 
 from torch import nn
 
 from advcore.errors import CheckpointError, must
-from advcore.files import inside, load_weights, save_tensors
+from advcore.files import has_pair, inside, load_tensors, load_weights, read_bytes, save_tensors
 from advcore.models.base import Normalize
 from advcore.training.loop import State
 from advcore.version import __version__
@@ -46,7 +48,14 @@ def checkpoint(path: Path, which: str = "last") -> Path:
     if which not in ("last", "best"):
         return Path(which)
     found = path / "checkpoints" / f"{which}.safetensors"
-    if not found.exists():
+    if not has_pair(found):
         raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{found} does not exist"))
     inside(found.with_suffix(".json"), path)
     return inside(found, path)
+
+
+def weights_hash(path: Path) -> str:
+    """The sha256 of a checkpoint, checked where a JSON beside it tells it."""
+    if os.path.exists(path.with_suffix(".json")):
+        return load_tensors(path)[1]["sha256"]
+    return hashlib.sha256(read_bytes(path)).hexdigest()

@@ -1,7 +1,6 @@
 """AdversarialCoreset.select(): attack, rows, partition, solver, coreset."""
 
 import logging
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from advcore.selection.solve import join, solve_all
 from advcore.solvers import SOLVERS
 from advcore.solvers.base import scores_file
 from advcore.solvers.uniform import Random
+from advcore.spill import temporary_folder
 from advcore.types import NORMALISE, Coreset, Selection, name_in, settings
 
 log = logging.getLogger(__name__)
@@ -298,7 +298,7 @@ class AdversarialCoreset(SelectionSettings):
             return event if own.spilled else None
 
         event = distributed.by_first(spilled)
-        return (None, ()) if event is None else (Path(tempfile.gettempdir()), (event,))
+        return (None, ()) if event is None else (temporary_folder(), (event,))
 
     def _measure(self, call: "_Call", data: Source, purpose: str, folder: Path | None) -> Measured:
         """The rows the solver reads, and all labels; nothing is attacked for a solver that reads nothing."""

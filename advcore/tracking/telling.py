@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from advcore.errors import CheckpointError, in_a_line
-from advcore.files import inside, read_json, write_json
+from advcore.files import inside, read_sealed, write_sealed
 from advcore.rng import preserved
 from advcore.tracking.base import Opening, Sink, Tracker, Values
 from advcore.tracking.metrics import numbers
 
 log = logging.getLogger(__name__)
 
+_SCHEMA = "advcore-tracking-1"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FOLDER = "tracking"
 """In the run's folder: a JSON for each tracker, with what it was told, and a folder for what it writes."""
@@ -33,14 +34,16 @@ class Tracking:
 
     def _open(self, own: str, tracker: Tracker, name: str, config: dict[str, Any]) -> None:
         file = self.folder / f"{own}.json"
-        known = read_json(inside(file, self.folder.parent)) if file.exists() else {"told": 0, "kept": {}}
+        known = {"told": 0, "kept": {}}
+        if file.exists():
+            known = read_sealed(inside(file, self.folder.parent), _SCHEMA, unsealed="")
         if not _ID.fullmatch(known["kept"].get("id", "none")):
             raise CheckpointError(f"{file} is damaged: it holds no id of a run")
         self.sinks[own] = tracker.open(Opening(self.folder / own, name, config, known["kept"], known["told"]))
         self._note(own, self.sinks[own])
 
     def _note(self, own: str, sink: Sink) -> None:
-        write_json(self.folder / f"{own}.json", {"told": sink.told, "kept": sink.kept})
+        write_sealed(self.folder / f"{own}.json", {"told": sink.told, "kept": sink.kept}, _SCHEMA)
 
     def tell(self, rows: Sequence[dict[str, Any]]) -> None:
         """The epochs that a tracker was not told yet; a run that goes on does some again, to the same numbers."""

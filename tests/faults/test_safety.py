@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from places import PLACES_WITH_NAMES, RUN, choices_at
+from sealed import update
 from torch import nn
 
 from advcore import Coreset, evaluate
@@ -610,7 +611,7 @@ def test_a_record_that_is_none_is_one_line(advcore, finished, tmp_path, changes)
     record = json.loads((tmp_path / "run/record.json").read_text())
     if isinstance(changes.get("config"), dict):
         changes = {"config": record["config"] | changes["config"]}
-    (tmp_path / "run/record.json").write_text(json.dumps(record | changes))
+    update(tmp_path / "run/record.json", **changes)
     code, _, err = advcore("evaluate", tmp_path / "run")
     assert code == 2 and err.count("\n") == 1 and "Traceback" not in err
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from covering import covering
 from safetensors.torch import save_file
+from sealed import rewrite
 
 from advcore import Coreset
-from advcore.files import load_arrays, load_tensors
+from advcore.files import load_arrays, load_tensors, read_sealed
 from advcore.reporting.record import RunRecord
 from advcore.runner.config import from_dict, load, overridden
 from advcore.runner.prepare import prepare
@@ -25,7 +26,7 @@ SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "grad
 ATTACK_KEYS = {"name", "eps", "norm", "steps", "step_size", "restarts", "seed", "split", "n", "accuracy", "interval"}
 
 
-MEASURED = {"seconds", "peak_memory", "load", "load_warning"}
+MEASURED = {"seconds", "peak_memory", "load", "load_warning", "seal"}
 
 
 def sets(*changes: str) -> list[str]:
@@ -136,9 +137,9 @@ def test_evaluate_repeats_the_records_numbers_and_select_writes_a_coreset(run, a
     folder = run("trades_gradmatch")
     code, out, _ = advcore("evaluate", folder, "--checkpoint", "best", "--out", tmp_path / "e.json")
     assert code == 0 and "robust" in out
-    found = json.loads((tmp_path / "e.json").read_text())
+    found = read_sealed(tmp_path / "e.json", "advcore-evaluation-1")
     record = RunRecord.load(folder / "record.json")
-    assert {k: v for k, v in found.items() if k != "checkpoint"} == record.final["best"]
+    assert {k: v for k, v in found.items() if k not in ("checkpoint", "schema")} == record.final["best"]
     file, state = root / "experiments/trades_craig.yaml", folder / "checkpoints/last.safetensors"
     code, out, err = advcore("select", file, "--checkpoint", state, *sets(*tiny), "--out", tmp_path / "c.npz")
     assert code == 0, err
@@ -172,10 +173,12 @@ def test_a_run_is_judged_where_what_only_training_needs_is_not_there(run, advcor
     """A tracker's package, or memory for a selection."""
     folder = tmp_path / "copy"
     shutil.copytree(run("trades_gradmatch"), folder)
-    record = json.loads((folder / "record.json").read_text())
-    record["config"]["tracking"] = [{"name": "wandb"}]
-    record["config"]["selection"]["memory_limit"] = 1e-6
-    (folder / "record.json").write_text(json.dumps(record))
+
+    def change(record):
+        record["config"]["tracking"] = [{"name": "wandb"}]
+        record["config"]["selection"]["memory_limit"] = 1e-6
+
+    rewrite(folder / "record.json", change)
     monkeypatch.setitem(sys.modules, "wandb", None)
     code, out, err = advcore("evaluate", folder)
     assert code == 0 and "robust" in out, err
@@ -584,9 +587,9 @@ def test_any_state_dict_is_evaluated_and_its_verdicts_and_examples_are_kept(run,
         "--state", verdicts, "--examples", kept,
     )  # fmt: skip
     assert code == 0, err
-    found = json.loads((tmp_path / "e.json").read_text())
+    found = read_sealed(tmp_path / "e.json", "advcore-evaluation-1")
     record = RunRecord.load(folder / "record.json")
-    assert {k: v for k, v in found.items() if k != "checkpoint"} == record.final["last"]
+    assert {k: v for k, v in found.items() if k not in ("checkpoint", "schema")} == record.final["last"]
     assert any(flag.startswith("weak: linf_pgd takes 3 steps") for flag in found["flags"]) and "flag" in out
     arrays, _ = load_arrays(kept)
     assert arrays["x_adv_0"].shape == (60, 1, 8, 8)

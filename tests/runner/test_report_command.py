@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
+from sealed import rewrite, update
 
 from advcore import cli
 from advcore.errors import CheckpointError, ConfigError
-from advcore.files import read_json, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner.report import THUMBNAIL, picks, png, report
 from advcore.types import Coreset
@@ -66,16 +66,18 @@ def _damaged(run):
 
 
 def _elsewhere(run):
-    record = read_json(run / "record.json")
-    record["config"]["data"] = {"name": "npz", "path": "not/on/this/machine.npz"}
-    write_json(run / "record.json", record)
+    def change(record):
+        record["config"]["data"] = {"name": "npz", "path": "not/on/this/machine.npz"}
+
+    rewrite(run / "record.json", change)
 
 
 def _odd_epoch(run):
-    record = read_json(run / "record.json")
-    for one in record["selections"]:
-        one["epoch"] = "../../../etc/passwd"
-    write_json(run / "record.json", record)
+    def change(record):
+        for one in record["selections"]:
+            one["epoch"] = "../../../etc/passwd"
+
+    rewrite(run / "record.json", change)
 
 
 def _linked_out(run):
@@ -123,8 +125,7 @@ def test_hostile_names_of_folders_and_runs_are_text(made, tmp_path):
     odd = tmp_path / 'javascript:alert(1)#"<b>'
     odd.mkdir()
     shutil.copy(made / "record.json", odd)
-    text = (odd / "record.json").read_text().replace('"name": "trades_gradmatch"', '"name": "<b>\\ud800"')
-    (odd / "record.json").write_text(text)
+    update(odd / "record.json", name="<b>\ud800")
     assert "<b>\\ud800" in report(odd, images=0).read_text().replace("&lt;", "<").replace("&gt;", ">")
     page = report(tmp_path).read_text()
     assert 'href="./javascript%3Aalert%281%29%23%22%3Cb%3E/report.html"' in page and "<b>" not in page

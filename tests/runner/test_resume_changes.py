@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file
+from sealed import rewrite, update
 
 from advcore.evaluation import evaluate as evaluation
 from advcore.runner import checkpoints, run
@@ -48,9 +49,11 @@ def test_more_epochs_that_would_plan_anew_are_refused_with_the_plan(advcore, roo
 def test_a_setting_that_is_newer_than_the_run_has_its_default(advcore, command, tmp_path):
     run = tmp_path / "run"
     assert advcore(*command, "--out", run)[0] == 0
-    record = record_of(run)
-    assert record["config"]["training"].pop("ema") is None
-    (run / "record.json").write_text(json.dumps(record))
+
+    def change(record):
+        assert record["config"]["training"].pop("ema") is None
+
+    rewrite(run / "record.json", change)
     code, _, err = advcore(*command, "--out", run, "--resume")
     assert code == 0 and record_of(run)["resumes"] == [], err
 
@@ -75,7 +78,7 @@ def test_states_at_a_period_and_how_many(advcore, command, tmp_path):
     assert epochs == [3, 6, 8]
     shutil.rmtree(sorted(states.glob("0*"))[-1])
     record = record_of(tmp_path / "run")
-    (tmp_path / "run/record.json").write_text(json.dumps(record | {"finished": False, "final": {}}))
+    update(tmp_path / "run/record.json", finished=False, final={})
     code, _, err = advcore(*command, *settings, "--set", "checkpoint.period=1", "--out", tmp_path / "run", "--resume")
     assert code == 0, err
     again = record_of(tmp_path / "run")
@@ -133,7 +136,6 @@ def test_another_network_that_distances_are_measured_in_is_refused(advcore, root
     shutil.copy(tmp_path / "run/checkpoints/last.safetensors", weights)
     shutil.copy(tmp_path / "run/checkpoints/last.json", weights.with_suffix(".json"))
     assert load_file(weights)
-    record = record_of(tmp_path / "run")
-    (tmp_path / "run/record.json").write_text(json.dumps(record | {"finished": False}))
+    update(tmp_path / "run/record.json", finished=False)
     code, _, err = advcore(*settings, "--out", tmp_path / "run", "--resume")
     assert code == 2 and "attack.network" in err

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from faults.injectors import flip
+from sealed import update
 
 from advcore import cli
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError
@@ -22,7 +23,7 @@ from advcore.files import load_arrays, load_folder, load_tensors, save_folder
 from advcore.runner import checkpoints
 from advcore.runner.config import changes
 
-TIMES = {"seconds", "peak_memory", "resumes", "environment"}
+TIMES = {"seconds", "peak_memory", "resumes", "environment", "seal"}
 
 
 def without_times(value):
@@ -83,8 +84,7 @@ def cut(folder: Path, states: int, to: Path) -> Path:
     for number in checkpoints._numbers(to)[states:]:
         shutil.rmtree(checkpoints.folder(to) / f"{number:06d}")
     record = json.loads((to / "record.json").read_text())
-    begun = {"finished": False, "final": {}, "epochs": record["epochs"][:states], "best_epoch": None}
-    (to / "record.json").write_text(json.dumps(record | begun))
+    update(to / "record.json", finished=False, final={}, epochs=record["epochs"][:states], best_epoch=None)
     return to
 
 

@@ -354,7 +354,7 @@ def in_a_process(root, tmp_path):
 def numbers(folder) -> dict:
     """Of all records, without times."""
     found = {path.name: json.loads(path.read_text()) for path in folder.glob("*-s*.json")}
-    drop = ("seconds", "peak_memory", "resumes", "environment", "ledger")
+    drop = ("seconds", "peak_memory", "resumes", "environment", "ledger", "seal")
     for record in found.values():
         for part in (record, *record["epochs"], *record["selections"]):
             for key in drop:

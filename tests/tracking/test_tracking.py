@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sealed import update
 
 from advcore import cli
 from advcore.errors import ConfigError
@@ -18,7 +19,7 @@ from advcore.tracking import TRACKERS, metrics
 from advcore.tracking.base import QUIET, Opening, Sink, flat
 from advcore.tracking.telling import Tracking
 
-TIMES = {"seconds", "peak_memory", "resumes", "environment"}
+TIMES = {"seconds", "peak_memory", "resumes", "environment", "seal"}
 
 
 class Kept(Sink):
@@ -134,7 +135,7 @@ def test_gone_on_with_no_epoch_is_told_twice_and_none_is_lost(advcore, root, tin
     for number in checkpoints._numbers(run)[2:]:
         shutil.rmtree(checkpoints.folder(run) / f"{number:06d}")
     record = json.loads((run / "record.json").read_text())
-    (run / "record.json").write_text(json.dumps(record | {"finished": False, "final": {}}))
+    update(run / "record.json", finished=False, final={})
     count = {"told more than was saved": 3, "not tracked": 0}[before]
     if count:
         (tracking := Tracking({"tensorboard": TRACKERS["tensorboard"]()}, run, "x", {})).tell(
