@@ -4,6 +4,8 @@ import difflib
 import traceback
 from collections.abc import Iterable
 
+from advcore.pixels import format_exactly
+
 
 class AdvcoreError(Exception):
     """Anything advcore raises on purpose."""
@@ -61,8 +63,23 @@ def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
 
 def shown(value: object) -> str:
     """A value in one line; of a long one, its ends."""
-    text = repr(value)
+    try:
+        text = _written(value)
+    except RecursionError:  # a value that holds itself
+        text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
+
+
+def _written(value: object) -> str:
+    """Write a value as `repr` does, but 8/255 as the fraction that a run file holds."""
+    if type(value) is float:
+        fraction = format_exactly(value)
+        return fraction if fraction and "/" in fraction else repr(value)
+    if type(value) is list:
+        return f"[{', '.join(map(_written, value))}]"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{key!r}: {_written(entry)}' for key, entry in value.items())}}}"
+    return repr(value)
 
 
 def require(*problems: str | None) -> None:

@@ -27,6 +27,7 @@ FLOORS = [
         "borrow",
         "apportion",
         "pieces",
+        "pixels",
         "version",
     },
     {"data", "models", "attacks", "objectives", "solvers", "minibatch"},

@@ -10,6 +10,7 @@ from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import L1, L2, LINF, Geometry, l1_step
 from advcore.attacks.memory import Perturbations
 from advcore.errors import must, one_of, positive, share, within
+from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
@@ -20,7 +21,7 @@ _GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
 
 def pixel_radius(eps: object, largest: float) -> str | None:
     """The problem with a radius in pixel units, or None."""
-    grey = isinstance(eps, (int, float)) and 1 < eps <= 255
+    grey = isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps)
     way_out = "pixels are in [0, 1], and eps counts in the same units" + (f": write {eps:g}/255" if grey else "")
     return within("eps", eps, 0, round(largest, 4), way_out)
 
