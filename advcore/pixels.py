@@ -10,8 +10,8 @@ _ROUNDING = 1e-12  # relative: what a product such as 2.5 eps / steps loses
 def format_pixels(value: float) -> str:
     """Write a radius or step length in [0, 1] pixel units for a reader: "8/255", "0.5/255", "0.1".
 
-    It is a fraction of 255 where the value equals a whole number, a half or a quarter of grey levels up to rounding, and
-    is not a short decimal such as 0.2 (51/255); else a decimal of four digits.
+    It is a fraction of 255 where the value equals a whole number, a half or a quarter of grey levels up to rounding,
+    and is not a short decimal such as 0.2 (51/255); else a decimal of four digits.
     """
     decimal = f"{value:.4g}"
     is_short = math.isclose(float(decimal), value, rel_tol=_ROUNDING)

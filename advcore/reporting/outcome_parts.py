@@ -67,12 +67,12 @@ def _of_best(record: RunRecord, same: bool) -> str:
 
 def _checks(record: RunRecord) -> list[Note]:
     """Flags stand above; here: whether anything looked for them."""
-    if any(found.get("flags") for found in record.final.values()):
-        return []
     if record.config.get("evaluation", {}).get("checks") is False:
         return [Note("The checks of what makes robust numbers untrustworthy were switched off.", "flag")]
+    if any(found.get("flags") for found in record.final.values()):
+        return []
     if all("flags" in found for found in record.final.values()):
-        return [Note("The checks of what makes robust numbers untrustworthy raised no flag.")]
+        return [Note("All reliability checks passed.")]
     return [Note("This record is older than the checks of robust numbers.", "missing")]
 
 

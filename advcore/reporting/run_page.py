@@ -191,9 +191,9 @@ def _events(record: RunRecord) -> list[Any]:
             (str(one.get("epoch", "–")), _listed(one.get("changed")), _listed(one.get("damaged")))
             for one in record.resumes
         ]
-        parts.append(Table("Gone on with", ("at epoch", "changed settings", "damaged states"), rows, words=3))
+        parts.append(Table("Resumed", ("at epoch", "changed settings", "damaged states"), rows, words=3))
     else:
-        parts.append(Note("The run was never stopped and gone on with."))
+        parts.append(Note("The run was not interrupted."))
     return parts
 
 

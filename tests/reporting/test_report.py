@@ -182,7 +182,7 @@ def test_flags_stand_first_and_switched_off_checks_are_a_flag():
     ({"final": {"last": {}}}, ["does not hold what belongs here"]),
     ({"epochs": [{}]}, ["does not hold what belongs here"]),
     ({"ledger": {"attack": {}}}, ["does not hold what belongs here"]),
-    ({"events": [], "resumes": []}, ["No events", "never stopped"]),
+    ({"events": [], "resumes": []}, ["No events", "was not interrupted"]),
 ])  # fmt: skip
 def test_what_is_not_there_is_said_in_its_place(changes, told):
     page = page_of(record(**changes))
