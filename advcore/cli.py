@@ -110,13 +110,14 @@ def score(
     from advcore.runner import select as selecting
     from advcore.runner.config import load
     from advcore.selection.scores import Scores
+    from advcore.solvers.scored import SCORE_ALIASES
 
     with distributed.together():
         config = load(file, set_ or ())
         known = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
         reads = config.selection.solver.reads if config.selection else None
         name = score or (reads if reads in known else "input_norm")
-        require(one_of("--score", name, known))
+        require(one_of("--score", name, known, SCORE_ALIASES))
         _check_arrays_file("--out", out)
     with _progress(config.training.epochs) as reporter:
         scores = selecting.score(config, name, reporter)
@@ -160,7 +161,7 @@ def evaluate(
 ) -> None:
     """Clean and robust accuracy of a checkpoint on the test set, and what makes the numbers untrustworthy."""
     from advcore import distributed
-    from advcore.evaluation.suites import SUITES
+    from advcore.evaluation.suites import ALIASES, SUITES
     from advcore.files import save_arrays, write_json
     from advcore.reporting.record import RunRecord
     from advcore.reporting.tables import accuracies
@@ -171,7 +172,7 @@ def evaluate(
     from advcore.runner.run import final, to_evaluate
 
     with distributed.together():
-        require(one_of("--suite", suite, SUITES))
+        require(one_of("--suite", suite, SUITES, ALIASES))
         if target.is_dir():
             config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
         else:

@@ -15,6 +15,7 @@ from advcore.rng import Stream
 from advcore.types import Loss, settings
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
+START_ALIASES = {"random": "uniform", "normal": "gaussian", "none": "clean", "zero": "clean", "memory": "remembered"}
 MOST_PIXELS = 1e12  # before the data are seen
 _GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
 
@@ -59,7 +60,7 @@ class PGD(Iterated):
             None
             if self.step_size is None
             else positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
-            one_of("start", self.start, STARTS),
+            one_of("start", self.start, STARTS, START_ALIASES),
             must("restarts", "1 for start: remembered", self.restarts, "one end is remembered")
             if self.remembers and self.restarts != 1
             else None,

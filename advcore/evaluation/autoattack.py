@@ -18,6 +18,7 @@ from advcore.rng import Stream, preserved
 from advcore.types import settings
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+_NORM_ALIASES = {"inf": "linf", "max": "linf", "2": "l2", "1": "l1"}
 _ENSEMBLES = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
@@ -59,7 +60,7 @@ class AutoAttack:
     def __post_init__(self):
         require(
             pixel_radius(self.eps, MOST_PIXELS),
-            one_of("norm", self.norm, _NORMS),
+            one_of("norm", self.norm, _NORMS, _NORM_ALIASES),
             one_of("version", self.version, VERSIONS),
         )
 

@@ -34,6 +34,15 @@ from advcore.types import name_in
 
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
 """What an evaluation may run."""
+ALIASES = {
+    "aa": "autoattack",
+    "apgd": "autoattack with version: apgd-ce",
+    "apgdce": "autoattack with version: apgd-ce",
+    "apgddlr": "autoattack with version: apgd-dlr",
+    "square": "autoattack with version: square",
+    "fab": "autoattack",
+}
+"""What the field calls those that are no attacks, to their names here (`errors.nearest`)."""
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 

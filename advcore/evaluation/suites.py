@@ -49,3 +49,5 @@ def unseen(attacks: Sequence[Any]) -> list[Any]:
 
 
 SUITES: dict[str, Callable[[Sequence[Any]], list[Any]]] = {"seen": seen, "unseen": unseen, "autoattack": autoattack}
+ALIASES = {"aa": "autoattack", "pat": "unseen"}
+"""What the field calls them, to their names here (`errors.nearest`)."""
