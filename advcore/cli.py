@@ -282,6 +282,7 @@ def check(
     found = [] if cost is None else offered(prepared.config, prepared.data, cost)
     rows = [
         ("plan", plan.text),
+        *((f"note, {about}", note) for about, note in plan.notes.items()),
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
         (
             "reference",
@@ -553,7 +554,7 @@ def _progress(epochs: int) -> Iterator:
             bar.console.print(_epoch_line(entry, epochs), markup=False)
 
         yield Reporter(
-            on_plan=lambda plan: bar.console.print(plan.text, markup=False),
+            on_plan=lambda plan: bar.console.print("\n".join([plan.text, *plan.notes.values()]), markup=False),
             on_epoch=on_epoch,
             on_progress=lambda name, done, total: bar.update(phase, description=name, completed=done, total=total),
             on_coreset=lambda coreset: bar.console.print(_coreset_line(coreset), markup=False),

@@ -178,6 +178,11 @@ def is_known(target: str, known: Iterable[str]) -> bool:
     return _NAME.match(target)[0].partition(":")[0] in known
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: "1 epoch", "1,200 epochs"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def in_a_line(error: BaseException) -> str:
     """Kind and message of an error that somebody else raised."""
     return " ".join("".join(traceback.format_exception_only(error)).split())
