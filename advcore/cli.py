@@ -149,13 +149,14 @@ def score(
     from advcore.runner import select as selecting
     from advcore.runner.config import load
     from advcore.selection.scores import Scores
+    from advcore.solvers.scored import SCORE_ALIASES
 
     with _before_work():
         config = load(file, set_ or ())
         known = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
         reads = config.selection.solver.reads if config.selection else None
         name = score or (reads if reads in known else "input_norm")
-        require(one_of("--score", name, known))
+        require(one_of("--score", name, known, SCORE_ALIASES))
         _check_arrays_file("--out", out)
     with _progress(config.training.epochs) as reporter:
         scores = selecting.score(config, name, reporter)
@@ -201,7 +202,7 @@ def evaluate(
 ) -> None:
     """Clean and robust accuracy of a checkpoint on the test set, and what makes the numbers untrustworthy."""
     from advcore import distributed
-    from advcore.evaluation.suites import SUITES
+    from advcore.evaluation.suites import ALIASES, SUITES
     from advcore.files import save_arrays, write_sealed
     from advcore.reporting.record import RunRecord
     from advcore.reporting.tables import accuracies
@@ -212,7 +213,7 @@ def evaluate(
     from advcore.runner.run import final, to_evaluate
 
     with _before_work():
-        require(one_of("--suite", suite, SUITES))
+        require(one_of("--suite", suite, SUITES, ALIASES))
         if target.is_dir():
             config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
         else:
@@ -323,6 +324,7 @@ def check(
     found = [] if cost is None else offered(prepared.config, prepared.data, cost)
     rows = [
         ("plan", plan.text),
+        *((f"note, {about}", note) for about, note in plan.notes.items()),
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
         (
             "reference",
@@ -612,7 +614,7 @@ def _progress(epochs: int) -> Iterator:
             bar.console.print(_epoch_line(entry, epochs), markup=False)
 
         yield Reporter(
-            on_plan=lambda plan: bar.console.print(plan.text, markup=False),
+            on_plan=lambda plan: bar.console.print("\n".join([plan.text, *plan.notes.values()]), markup=False),
             on_epoch=on_epoch,
             on_progress=lambda name, done, total: bar.update(phase, description=name, completed=done, total=total),
             on_coreset=lambda coreset: bar.console.print(_coreset_line(coreset), markup=False),

@@ -4,8 +4,12 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+from advcore.pixels import format_exactly
 
 
 class AdvcoreError(Exception):
@@ -63,6 +67,8 @@ class NoMemoryError(AdvcoreError):
 
 
 _SHOWN = 500  # characters of a value
+_NAME = re.compile(r"[\w:]*")  # of an alias's known word; what follows stands beside it
+ALIKE, SURELY_ALIKE = 0.65, 0.9  # of difflib's ratio: below, words that share some letters would be offered
 
 
 def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
@@ -72,8 +78,23 @@ def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
 
 def shown(value: object) -> str:
     """A value in one line; of a long one, its ends."""
-    text = repr(value)
+    try:
+        text = _written(value)
+    except RecursionError:  # a value that holds itself
+        text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
+
+
+def _written(value: object) -> str:
+    """Write a value as `repr` does, but 8/255 as the fraction that a run file holds."""
+    if type(value) is float:
+        fraction = format_exactly(value)
+        return fraction if fraction and "/" in fraction else repr(value)
+    if type(value) is list:
+        return f"[{', '.join(map(_written, value))}]"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{key!r}: {_written(entry)}' for key, entry in value.items())}}}"
+    return repr(value)
 
 
 def require(*problems: str | None) -> None:
@@ -121,18 +142,56 @@ def share(setting: str, value: object, way_out: str = "") -> str | None:
     return None if ok else must(setting, "a share in (0, 1]", value, way_out)
 
 
-def one_of(setting: str, value: object, known: Iterable[str]) -> str | None:
-    """Problem unless `value` is one of `known`; offers the nearest."""
+def one_of(
+    setting: str, value: object, known: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})
+) -> str | None:
+    """Problem unless `value` is one of `known`; offers what is meant (`nearest`)."""
     known = list(known)
     if value in known:
         return None
-    return must(setting, f"one of {', '.join(known)}", value, nearest(value, known))
+    return must(setting, f"one of {', '.join(known)}", value, nearest(value, known, aliases))
 
 
-def nearest(value: object, known: Iterable[str]) -> str:
-    """A question that offers the known word most like `value`, or nothing."""
-    close = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else ""
+def nearest(
+    value: object, known: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({}), *, alike: float = ALIKE
+) -> str:
+    """Offer the known word that `value` means, as a question; "" where none is likely.
+
+    Case, hyphens, underscores and spaces do not count. A word that the field uses for another goes before one that is
+    merely spelt alike.
+
+    Parameters
+    ----------
+    aliases : what the field calls it, in small letters and digits alone, to the known word and what must stand beside
+        it: {"fgsm": "linf_pgd with steps: 1"}. One whose known word is not in `known` does not count.
+    alike : how much alike a word must be spelt, of difflib's ratio, in [0, 1].
+    """
+    known, wanted = list(known), plain(str(value))
+    by_spelling = {plain(name): name for name in known}
+    by_use = {alias: target for alias, target in aliases.items() if is_known(target, known)}
+    meant = by_spelling.get(wanted) or by_use.get(wanted)
+    for words, cutoff in ((by_use, SURELY_ALIKE), (by_spelling, alike)):
+        close = difflib.get_close_matches(wanted, words, n=1, cutoff=cutoff)
+        meant = meant or (words[close[0]] if close else "")
+    if not meant:
+        return ""
+    name = _NAME.match(meant)[0]
+    return f"did you mean {name!r}{meant.removeprefix(name)}?"
+
+
+def plain(name: str) -> str:
+    """Reduce a name to small letters and digits: what is left of it where people spell it otherwise."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def is_known(target: str, known: Iterable[str]) -> bool:
+    """Whether the known word at which an alias points is one of these; "timm:vgg16" is what `timm` knows."""
+    return _NAME.match(target)[0].partition(":")[0] in known
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: "1 epoch", "1,200 epochs"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def in_a_line(error: BaseException) -> str:

@@ -28,6 +28,7 @@ FLOORS = [
         "apportion",
         "pieces",
         "threads",
+        "pixels",
         "version",
     },
     {"data", "models", "attacks", "objectives", "solvers", "minibatch"},

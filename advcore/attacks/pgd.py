@@ -10,17 +10,19 @@ from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import L1, L2, LINF, Geometry, l1_step
 from advcore.attacks.memory import Perturbations
 from advcore.errors import must, one_of, positive, share, within
+from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
+START_ALIASES = {"random": "uniform", "normal": "gaussian", "none": "clean", "zero": "clean", "memory": "remembered"}
 MOST_PIXELS = 1e12  # before the data are seen
 _GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
 
 
 def pixel_radius(eps: object, largest: float) -> str | None:
     """The problem with a radius in pixel units, or None."""
-    grey = isinstance(eps, (int, float)) and 1 < eps <= 255
+    grey = isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps)
     way_out = "pixels are in [0, 1], and eps counts in the same units" + (f": write {eps:g}/255" if grey else "")
     return within("eps", eps, 0, round(largest, 4), way_out)
 
@@ -58,7 +60,7 @@ class PGD(Iterated):
             None
             if self.step_size is None
             else positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
-            one_of("start", self.start, STARTS),
+            one_of("start", self.start, STARTS, START_ALIASES),
             must("restarts", "1 for start: remembered", self.restarts, "one end is remembered")
             if self.remembers and self.restarts != 1
             else None,

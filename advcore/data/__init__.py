@@ -16,3 +16,18 @@ DATASETS = {
     "parquet": Parquet,
     "npz": Npz,
 }
+ALIASES = {
+    "cifar": "cifar10",
+    "fashion": "fashion_mnist",
+    "fmnist": "fashion_mnist",
+    "folder": "image_folder",
+    "images": "image_folder",
+    "imagenet": "image_folder",
+    "tinyimagenet": "image_folder",
+    "hf": "parquet",
+    "huggingface": "parquet",
+    "numpy": "npz",
+    "npy": "npz",
+    "arrays": "npz",
+}
+"""What the field calls them, to their names here (`errors.nearest`)."""

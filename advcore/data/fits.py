@@ -1,5 +1,7 @@
 """Whether a data set and a model fit each other, before the first step."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -15,15 +17,28 @@ def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None
     Cost one forward pass of two images; streamed data whose labels are not known are read once, which checks their
     images too.
     """
+    logits = _first_logits(model, source)
+    if labels and isinstance(logits, torch.Tensor) and logits.ndim == 2:
+        check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])
+
+
+def class_count(model: nn.Module, source: Source) -> int:
+    """Return how many logits the model gives an image. Raises DataError unless it takes the images.
+
+    Cost one forward pass of two images.
+    """
+    return _first_logits(model, source).shape[-1]
+
+
+def _first_logits(model: nn.Module, source: Source) -> Any:
+    """Return what the model, in eval mode, makes of the first two images. Raises DataError where it raises anything."""
     x = first_images(model, source)
     try:
         with preserved(), borrow(model, training=False), torch.no_grad():
-            logits = model(x)
+            return model(x)
     except Exception as error:  # whatever a network raises at images that it cannot take
         said = (str(error).splitlines() or [""])[0]
         raise DataError(
             f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
             f"raises {type(error).__name__}: {said}; convert the images, or build the model for them"
         ) from None
-    if labels and isinstance(logits, torch.Tensor) and logits.ndim == 2:
-        check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])

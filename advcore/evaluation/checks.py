@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
 from advcore.attacks.geometry import LP, linf_project, linf_step
+from advcore.pixels import format_pixels
 
 IMAGES = 128  # that are looked at
 _SAME = 1e-3  # of the logits' size: a larger difference between equal inputs is no rounding
@@ -123,7 +124,8 @@ def order_flags(entries: Sequence[dict]) -> list[str]:
             weaker = any((other.get(key) or 0) < (one.get(key) or 0) for key in ("steps", "restarts"))
             if same and one["eps"] < other["eps"] and not weaker and other["interval"][0] > one["interval"][1]:
                 flags.append(
-                    f"masked: {one['name']} leaves more right at eps {other['eps']:.4g} than at {one['eps']:.4g}"
+                    f"masked: {one['name']} leaves more right at eps {format_pixels(other['eps'])} than at "
+                    f"{format_pixels(one['eps'])}"
                 )
     return flags
 

@@ -20,7 +20,7 @@ from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
-from advcore.data.fits import check_fits
+from advcore.data.fits import check_fits, class_count
 from advcore.data.source import Source, as_source, batches_for, check_labels, chunked, content_hash
 from advcore.errors import CheckpointError, ConfigError, NonFiniteError, must
 from advcore.evaluation.autoattack import AutoAttack
@@ -34,6 +34,15 @@ from advcore.types import name_in
 
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
 """What an evaluation may run."""
+ALIASES = {
+    "aa": "autoattack",
+    "apgd": "autoattack with version: apgd-ce",
+    "apgdce": "autoattack with version: apgd-ce",
+    "apgddlr": "autoattack with version: apgd-dlr",
+    "square": "autoattack with version: square",
+    "fab": "autoattack",
+}
+"""What the field calls those that are no attacks, to their names here (`errors.nearest`)."""
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 
@@ -107,7 +116,8 @@ def evaluate(
     attacks : evaluated each on its own, climbing the cross-entropy unless they ask for another loss; or `AutoAttack`.
     split : what `dataset` is, for the record.
     indices : (n,) long, which examples; None for all.
-    checks : look for what makes the numbers untrustworthy (`checks.py`).
+    checks : look for what makes the numbers untrustworthy (`checks.py`). That AutoAttack had too few classes for all of
+        its attacks is flagged in any case.
     keep_examples : also return the adversarial examples.
     state : a file (.npz) that holds the verdicts so far, brought up to date after every batch; an evaluation that was
         stopped goes on from it. Refused for another model, data, attack or seed.
@@ -124,8 +134,9 @@ def evaluate(
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
     if any(getattr(attack, "remembers", False) for attack in attacks):
         raise ConfigError(must("evaluation.attacks.start", "uniform, gaussian or clean", "remembered"))
-    names, told = [attack_name(attack) for attack in attacks], [attack.describe() for attack in attacks]
     source = as_source(dataset, device_of(model))
+    attacks = _knowing_classes(attacks, model, source)
+    names, told = [attack_name(attack) for attack in attacks], [attack.describe() for attack in attacks]
     ledger = ledger or CostLedger()
     indices = torch.arange(len(source)) if indices is None else indices
     n, keys = len(indices), ["clean", *map(str, range(len(attacks)))]
@@ -179,15 +190,24 @@ def evaluate(
     )
     if checks:
         flags = (*flags, *strength_flags(told, names), *order_flags(entries))
+    reduced = [flag for attack in attacks if isinstance(attack, AutoAttack) for flag in attack.flags()]
     worst = torch.stack([parts[key] for key in keys]).all(0)
     return Evaluation(
         clean=wilson(int(parts["clean"].sum()), n),
         attacks=entries,
         worst=wilson(int(worst.sum()), n) if len(keys) > 1 else None,
-        flags=tuple(flags),
+        flags=(*reduced, *flags),
         verdicts=parts,
         examples=distributed.by_first(lambda: {key: torch.cat(own) for key, own in found.items() if own}),
     )
+
+
+def _knowing_classes(attacks: Sequence[Any], model: nn.Module, source: Source) -> list[Any]:
+    """Return the attacks, AutoAttack as it runs for the model's number of classes."""
+    if not any(isinstance(attack, AutoAttack) for attack in attacks):
+        return list(attacks)
+    classes = class_count(model, source)
+    return [attack.for_classes(classes) if isinstance(attack, AutoAttack) else attack for attack in attacks]
 
 
 def _judged(

@@ -15,7 +15,10 @@ def seen(attacks: Sequence[Any]) -> list[Any]:
 
 
 def autoattack(attacks: Sequence[Any]) -> list[Any]:
-    """AutoAttack, standard version, in each lp ball that the run file's attacks have."""
+    """AutoAttack, standard version, in each lp ball that the run file's attacks have.
+
+    For fewer than four classes it runs what exists for so many, and is flagged.
+    """
     balls = dict.fromkeys((attack.norm, attack.eps) for attack in attacks if attack.norm in LP)
     if not balls:
         raise ConfigError(
@@ -46,3 +49,5 @@ def unseen(attacks: Sequence[Any]) -> list[Any]:
 
 
 SUITES: dict[str, Callable[[Sequence[Any]], list[Any]]] = {"seen": seen, "unseen": unseen, "autoattack": autoattack}
+ALIASES = {"aa": "autoattack", "pat": "unseen"}
+"""What the field calls them, to their names here (`errors.nearest`)."""

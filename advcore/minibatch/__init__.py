@@ -13,3 +13,14 @@ RULES = {
     "loss_ranked": LossRanked,
     "random_mix": RandomMix,
 }
+ALIASES = {
+    "selective": "margin",
+    "selectiveat": "margin",
+    "gradmatch": "gradient_matching",
+    "uniform": "random",
+    "loss": "loss_ranked",
+    "topk": "loss_ranked",
+    "ohem": "loss_ranked",
+    "mix": "random_mix",
+}
+"""What the field calls them, to their names here (`errors.nearest`)."""

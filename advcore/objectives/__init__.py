@@ -5,3 +5,21 @@ from advcore.objectives.standard import Pgd, Standard
 from advcore.objectives.trades import Trades
 
 OBJECTIVES = {"standard": Standard, "pgd": Pgd, "trades": Trades, "mart": Mart}
+ALIASES = {
+    "at": "pgd",
+    "adversarial": "pgd",
+    "adversarialtraining": "pgd",
+    "madry": "pgd",
+    "pgdat": "pgd",
+    "fgsm": "pgd",
+    "fat": "pgd",
+    "fastat": "pgd",
+    "pat": "pgd",
+    "ce": "standard",
+    "crossentropy": "standard",
+    "clean": "standard",
+    "natural": "standard",
+    "erm": "standard",
+    "none": "standard",
+}
+"""What the field calls them, to their names here (`errors.nearest`)."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from advcore.pixels import format_exactly, format_pixels
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import attack_label, data_name, markdown, percent, reference_told, together
 
@@ -84,20 +85,18 @@ def _settings(one: dict | None) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value).rpartition("/")[2]
+    if not isinstance(value, float):
+        return str(value).rpartition("/")[2]
+    return format_exactly(value) or f"{value:.6g}"
 
 
 def _threat(record: RunRecord) -> str:
     attack = record.config["attack"]
     if attack is None:
         return "## Threat model\n\nTrained without an attack: no robustness is to be expected."
-    eps = attack.get("eps")
-    pixels = _norm(attack) is not None
-    near = pixels and 0.01 < 255 * eps < 64 and abs(255 * eps - round(255 * eps)) < 1e-6
-    told = f", which is {round(255 * eps)}/255" if near else ""
-    units = "pixels in [0, 1]" if pixels else "its own"
+    units = "pixels in [0, 1]" if _norm(attack) else "its own"
     return (
-        f"## Threat model\n\nTrained against {_settings(attack)}{told}, in units of {units}. Other norms, "
+        f"## Threat model\n\nTrained against {_settings(attack)}, in units of {units}. Other norms, "
         "larger balls, and changes such as rotation or blur are not covered."
     )
 
@@ -132,7 +131,7 @@ def _accuracy(record: RunRecord, final: dict | None, epoch: int) -> str:
 
 def _how(attacks: Iterable[dict]) -> str:
     told = [
-        f"{attack_label(one)}: step size {one['step_size']:.4g}, seed {one['seed']}"
+        f"{attack_label(one)}: step size {format_pixels(one['step_size'])}, seed {one['seed']}"
         for one in attacks
         if one.get("step_size")
     ]
@@ -229,7 +228,8 @@ def _benchmark(record: RunRecord, facts: dict[str, Any]) -> str:
         return f"{told}; it has no such data of its own."
     if norm not in ("Linf", "L2"):
         return f"{told}; it has no threat model of this kind."
-    call = f'benchmark(load(), dataset="{name}", threat_model="{norm}", eps={attack["eps"]:.10g})'
+    eps = format_exactly(attack["eps"]) or f"{attack['eps']:.10g}"
+    call = f'benchmark(load(), dataset="{name}", threat_model="{norm}", eps={eps})'
     return f"""{told}:
 
 ```python

@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from advcore.errors import shown
+from advcore.pixels import format_pixels
 from advcore.reporting.front import Method, kind
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.run_page import flat, known
@@ -94,8 +96,13 @@ def _differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = list(dict.fromkeys(key for one in settings for key in one))
     differing = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
     return [
-        ", ".join(f"{key} {one.get(key)}" for key in differing if one.get(key) is not None)[:120] for one in settings
+        ", ".join(f"{key} {_setting(one[key])}" for key in differing if one.get(key) is not None)[:120]
+        for one in settings
     ]
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def repeated(runs: Sequence[Run]) -> dict[str, str]:
@@ -140,12 +147,13 @@ def readable(record: RunRecord) -> bool:
 def _evaluation(record: RunRecord) -> tuple:
     last, data = record.final["last"], record.config.get("data", {})
     facts = tuple(f"{key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None)
-    attacks = tuple((attack_label(one), one["n"], _told_size(one.get("step_size"))) for one in last["attacks"])
+    attacks = tuple((attack_label(one), one["n"], _step_size(one)) for one in last["attacks"])
     return data_name(record), facts, attacks, last["clean"]["n"]
 
 
-def _told_size(size: float | None) -> str:
-    return "" if size is None else f"{size:.4g}"
+def _step_size(attack: Mapping[str, Any]) -> str:
+    size = attack.get("step_size")
+    return "" if size is None else format_pixels(size)
 
 
 def _told(key: tuple) -> tuple[str, str]:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from advcore.pixels import format_pixels
 from advcore.reporting import charts
 from advcore.reporting.charts import Bar
 from advcore.reporting.parts import Figure, Figures, Note, Table
 from advcore.reporting.record import RunRecord
-from advcore.reporting.scales import number
 from advcore.reporting.tables import accuracy, attack_label, percent, reference_told, together
 
 
@@ -54,7 +54,7 @@ def _interval(one: dict) -> str:
 def _how(how: dict) -> tuple[str, ...]:
     """How a robust number was made; its steps stand in its name."""
     size = how.get("step_size")
-    told = [number(size) if size is not None else None, how.get("restarts"), how.get("start"), how.get("seed")]
+    told = [format_pixels(size) if size is not None else None, how.get("restarts"), how.get("start"), how.get("seed")]
     return (*("–" if one is None else str(one) for one in told), how.get("split", "–"))
 
 
@@ -67,12 +67,12 @@ def _of_best(record: RunRecord, same: bool) -> str:
 
 def _checks(record: RunRecord) -> list[Note]:
     """Flags stand above; here: whether anything looked for them."""
-    if any(found.get("flags") for found in record.final.values()):
-        return []
     if record.config.get("evaluation", {}).get("checks") is False:
         return [Note("The checks of what makes robust numbers untrustworthy were switched off.", "flag")]
+    if any(found.get("flags") for found in record.final.values()):
+        return []
     if all("flags" in found for found in record.final.values()):
-        return [Note("The checks of what makes robust numbers untrustworthy raised no flag.")]
+        return [Note("All reliability checks passed.")]
     return [Note("This record is older than the checks of robust numbers.", "missing")]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advcore.errors import in_a_line
+from advcore.pixels import format_exactly
 from advcore.reporting import charts
 from advcore.reporting.charts import Line
 from advcore.reporting.outcome_parts import accuracies, costs
@@ -190,9 +191,9 @@ def _events(record: RunRecord) -> list[Any]:
             (str(one.get("epoch", "–")), _listed(one.get("changed")), _listed(one.get("damaged")))
             for one in record.resumes
         ]
-        parts.append(Table("Gone on with", ("at epoch", "changed settings", "damaged states"), rows, words=3))
+        parts.append(Table("Resumed", ("at epoch", "changed settings", "damaged states"), rows, words=3))
     else:
-        parts.append(Note("The run was never stopped and gone on with."))
+        parts.append(Note("The run was not interrupted."))
     return parts
 
 
@@ -224,6 +225,16 @@ def _in_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _in_run_file(value: Any) -> str:
+    """Write a setting in one line from which a run file reads back the same value: JSON, and 8/255 as a fraction."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_in_run_file, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_in_json(key)}: {_in_run_file(entry)}' for key, entry in value.items())}}}"
+    fraction = format_exactly(value) if isinstance(value, float) else None
+    return fraction if fraction and "/" in fraction else _in_json(value)
+
+
 def flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Settings by dotted path; lists stay whole."""
     found: dict[str, Any] = {}
@@ -240,5 +251,5 @@ def indented(tree: Any, depth: int = 0) -> str:
         if isinstance(value, dict) and value:
             lines += [f"{'  ' * depth}{key}:", indented(value, depth + 1)]
         else:
-            lines.append(f"{'  ' * depth}{key}: {_in_json(value)}")
+            lines.append(f"{'  ' * depth}{key}: {_in_run_file(value)}")
     return "\n".join(lines)

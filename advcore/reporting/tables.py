@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from advcore.pixels import format_pixels
 from advcore.reporting.record import BY_PATH, RunRecord
 
 Row = Sequence[str]
@@ -29,10 +30,10 @@ def percent(share: float) -> str:
 def attack_label(entry: dict) -> str:
     """ "linf 0.1, PGD-50 x 3" of an entry of `final`."""
     if entry["name"] == "autoattack":
-        return f"{entry['norm']} {entry['eps']:.4g}, AutoAttack {entry['version']}"
+        return f"{entry['norm']} {format_pixels(entry['eps'])}, AutoAttack {entry['version']}"
     kind = entry["name"].removeprefix(f"{entry['norm']}_").upper()
     restarts = f" x {entry['restarts']}" if entry["restarts"] > 1 else ""
-    return f"{entry['norm']} {entry['eps']:.4g}, {kind}-{entry['steps']}{restarts}"
+    return f"{entry['norm']} {format_pixels(entry['eps'])}, {kind}-{entry['steps']}{restarts}"
 
 
 def accuracy(entry: dict) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from advcore.minibatch import RULES
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
 from advcore.rows import Rows
+from advcore.runner.explain import explain_cost, explain_epochs
 from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.memory import estimate_for, settle
@@ -30,7 +31,7 @@ from advcore.solvers.uniform import Random
 from advcore.training.attack_steps import steps_problem
 from advcore.training.budget import Offer, budget_at_cost, offers
 from advcore.training.minibatch import rule_problem
-from advcore.training.plan import Reference, planned_units, reference
+from advcore.training.plan import Reference, planned_parts, reference
 from advcore.training.trainer import LoopSettings, Trainer, memory_problem
 from advcore.types import labels_digest, name_in
 
@@ -40,12 +41,14 @@ _NEAR = 0.95  # of a wanted cost: what is further from it is told
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do and take: text, units against the reference, and the largest things held."""
+    """What a run will do and take: text, units against the reference, and the largest things held. notes : what may
+    surprise in it, explained, by what it is about."""
 
     text: str
     relative_cost: float
     reference: Reference
     memory: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def under(section: str, build: Callable[[], Built]) -> Built:
@@ -225,10 +228,12 @@ def compared(config: RunConfig, loaded: Data) -> Reference:
 def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module, wanted: float | None = None) -> Plan:
     """What the run will do, its cost relative to the reference, and what it will hold in memory. `wanted`: the cost
     that the budget was found for."""
-    against = compared(config, loaded)
-    cost = planned_units(built, len(loaded.train), held_out(loaded)) / against.units
+    against, n = compared(config, loaded), len(loaded.train)
+    planned = planned_parts(built, n, held_out(loaded))
+    cost = planned.total / against.units
+    notes = {"epochs": explain_epochs(built.schedule), "cost": explain_cost(built, planned, against, n)}
     rule = f", {config.minibatch.describe()}" if config.minibatch else ""
-    dear = "; selection costs more than it saves" if cost >= 1 and built.selector else ""
+    dear = "; full training is cheaper" if planned.total > against.units else ""
     short = wanted is not None and cost < _NEAR * wanted
     dear += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much" if short else ""
     return Plan(
@@ -236,6 +241,7 @@ def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module, wanted
         relative_cost=cost,
         reference=against,
         memory=memory(built, loaded, net),
+        notes={about: note for about, note in notes.items() if note},
     )
 
 

@@ -130,5 +130,5 @@ def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list
         if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
             found += changes(old, new, here)
         elif old != new:
-            found.append(f"{here}: {old!r} -> {new!r}")
+            found.append(f"{here}: {shown(old)} -> {shown(new)}")
     return found

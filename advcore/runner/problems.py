@@ -6,7 +6,8 @@ from typing import Any, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
-from advcore.errors import UserError, must, nearest, shown
+from advcore.errors import UserError, must, shown
+from advcore.runner.aliases import suggest_name, suggest_setting
 from advcore.runner.schema import RunConfig
 
 _LONGEST = 60  # characters of a key
@@ -62,13 +63,13 @@ def _lines(entry: dict) -> list[str]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             known = [f.name for f in dataclasses.fields(cls)] if cls else []
             inside = ".".join(keys[:-1]) or "the run file"
-            hint = nearest(keys[-1], known) or f"{inside} has {', '.join(known) or 'none'}"
+            hint = suggest_setting(keys[-1], known, ".".join(keys[:-1])) or f"{inside} has {', '.join(known) or 'none'}"
             return [f"{path} is not a setting of {inside}; {hint}"]
         case "missing":
             return [f"{path} is missing; it has no default"]
         case "union_tag_invalid":
             known = re.findall(r"'([^']*)'", entry["ctx"]["expected_tags"])
-            return [must(f"{path}.name", f"one of {', '.join(known)}", got["name"], nearest(got["name"], known))]
+            return [must(f"{path}.name", f"one of {', '.join(known)}", got["name"], suggest_name(got["name"], known))]
         case "union_tag_not_found":
             return [must(path, "a mapping with a name", got)]
         case "json_invalid":

@@ -17,6 +17,7 @@ from advcore.data.source import batches_for
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, in_a_line, must
 from advcore.files import has_pair, inside, read_json, write_bytes
 from advcore.objectives.base import attacked
+from advcore.pixels import format_pixels
 from advcore.reporting.compare import Run
 from advcore.reporting.page import html
 from advcore.reporting.parts import Note, Shown
@@ -203,9 +204,10 @@ def _about(prepared: Prepared, coreset: Coreset, after: int | None) -> list[Note
     how = _attack(prepared).describe()
     steps = "" if how.get("steps") is None else f", steps: {how['steps']}"
     when = "" if after is None else f" after {after + 1} epochs"
+    ball = f"{how['norm']} {format_pixels(how['eps'])}"
     return [
         Note(
-            f"{told}: as they are, attacked ({how['norm']} {how['eps']:.4g}{steps}), and the perturbation on grey, "
+            f"{told}: as they are, attacked ({ball}{steps}), and the perturbation on grey, "
             f"magnified. The attack is that of selections, on the model's last weights{when}, which are not those of "
             "the time when it was selected."
         )

@@ -23,7 +23,7 @@ from advcore.objectives.base import attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import KINDS, DenseRows, FactoredRows, Rows
 from advcore.selection.memory import estimate_for, settle
-from advcore.selection.partition import PARTITIONS, Problem, Split
+from advcore.selection.partition import ALIASES, PARTITIONS, Problem, Split
 from advcore.selection.quality import Sample, full_error, overlap, quality, stretched
 from advcore.selection.solve import join, solve_all
 from advcore.solvers import SOLVERS
@@ -70,7 +70,7 @@ class SelectionSettings:
 
     def __post_init__(self):
         require(
-            one_of("partition", self.partition, PARTITIONS),
+            one_of("partition", self.partition, PARTITIONS, ALIASES),
             share("budget", self.budget, "it is the share of the data to keep"),
             one_of("rows", self.rows, KINDS),
             one_of("blocks", self.blocks, BLOCKS),

@@ -144,3 +144,17 @@ PARTITIONS: dict[str, Callable[[Split], list[Problem]]] = {
     "per_batch": per_batch,
     "per_class_per_gradient": per_class_per_gradient,
 }
+ALIASES = {
+    "all": "whole",
+    "full": "whole",
+    "global": "whole",
+    "none": "whole",
+    "class": "per_class",
+    "classwise": "per_class",
+    "byclass": "per_class",
+    "batch": "per_batch",
+    "batchwise": "per_batch",
+    "pb": "per_batch",
+    "pergradient": "per_class_per_gradient",
+}
+"""What the field calls them, to their names here (`errors.nearest`)."""

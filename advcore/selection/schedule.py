@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from advcore.apportion import floor_share
-from advcore.errors import at_least, must, one_of, require, share, within
+from advcore.errors import at_least, counted, must, one_of, require, share, within
 from advcore.types import settings
 
 SCHEDULES = ("compressed", "acs")
@@ -98,11 +98,17 @@ class Schedule:
         return "select" if since == 0 or (self.period and since % self.period == 0) else "reuse"
 
     def describe(self) -> str:
-        """ "9 full epochs, then 12 at 50 %, selecting at 9 and 15"; epochs count those that run."""
+        """Describe the plan: "9 full epochs, then 12 at 50 %, selecting at 9 and 15; 21 of 30 epochs run".
+
+        Places count the epochs that run.
+        """
         plan = self.plan()
         selecting = [str(i) for i, epoch in enumerate(plan) if epoch.action == "select"]
         full = sum(epoch.action == "full" for epoch in plan)
         if full == len(plan):
-            return f"{full} full epochs"
+            return counted(full, "full epoch")
+        on_coreset = len(plan) - full
+        parts = f"{counted(full, 'full epoch')}, then {on_coreset}" if full else counted(on_coreset, "epoch")
         places = " and ".join(filter(None, [", ".join(selecting[:-1]), selecting[-1]])) if selecting else "no epoch"
-        return f"{full} full epochs, then {len(plan) - full} at {100 * self.budget:g} %, selecting at {places}"
+        of = f"; {self.length} of {self.epochs} epochs run" if self.length < self.epochs else ""
+        return f"{parts} at {100 * self.budget:g} %, selecting at {places}{of}"

@@ -15,3 +15,22 @@ SOLVERS = {
     "moderate": Moderate,
     "ccs": CCS,
 }
+ALIASES = {
+    "uniform": "random",
+    "facilitylocation": "craig",
+    "lazygreedy": "craig",
+    "submodular": "craig",
+    "gradientmatching": "gradmatch",
+    "omp": "gradmatch",
+    "orthogonalmatchingpursuit": "gradmatch",
+    "aign": "easycore",
+    "el2n": "by_score with score: el2n",
+    "grand": "by_score with score: grand",
+    "forgetting": "by_score with score: forgetting",
+    "margin": "by_score with score: margin",
+    "score": "by_score",
+    "moderateds": "moderate",
+    "moderatecoreset": "moderate",
+    "coveragecentric": "ccs",
+}
+"""What the field calls them, to their names here (`errors.nearest`)."""

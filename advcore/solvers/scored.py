@@ -13,6 +13,7 @@ from advcore.solvers.base import check_problem, equal_weights, no_target
 from advcore.types import Selection, settings
 
 SCORES = ("el2n", "grand", "margin", "forgetting", "instability", "centre_distance", "input_norm")
+SCORE_ALIASES = {"aign": "input_norm", "gradnorm": "grand", "stability": "instability", "moderate": "centre_distance"}
 POINTS = ("clean", "adversarial")
 KEEP = ("hardest", "easiest", "middle")
 
@@ -84,7 +85,7 @@ class ByScore(Scored):
     keep: str = "hardest"
 
     def _more_problems(self) -> list[str | None]:
-        return [one_of("score", self.score, SCORES), one_of("keep", self.keep, KEEP)]
+        return [one_of("score", self.score, SCORES, SCORE_ALIASES), one_of("keep", self.keep, KEEP)]
 
     def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
         return kept(scores, k, self.keep)
@@ -126,7 +127,7 @@ class CCS(Scored):
 
     def _more_problems(self) -> list[str | None]:
         return [
-            one_of("score", self.score, SCORES),
+            one_of("score", self.score, SCORES, SCORE_ALIASES),
             within("drop", self.drop, 0, 0.99),
             at_least("strata", self.strata, 1, most=100_000),
         ]

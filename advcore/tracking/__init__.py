@@ -6,6 +6,8 @@ from advcore.tracking.tensorboard import TensorBoard
 from advcore.tracking.wandb import WandB
 
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+ALIASES = {"tb": "tensorboard", "wb": "wandb", "weightsandbiases": "wandb"}
+"""What the field calls them, to their names here (`errors.nearest`)."""
 _NAMES = {cls: name for name, cls in TRACKERS.items()}
 
 

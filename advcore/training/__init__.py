@@ -5,6 +5,12 @@ from advcore.training.lr import Constant, Cosine, Cyclic, MultiStep, OneCycle
 from advcore.training.optimizers import SGD, Adam
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+OPTIMIZER_ALIASES = {
+    "adamw": "adam, whose weight_decay is not decoupled",
+    "momentum": "sgd",
+    "nesterov": "sgd with nesterov: true",
+}
+"""What the field calls them, to their names here (`errors.nearest`)."""
 LR_SCHEDULES = {
     "constant": Constant,
     "multi_step": MultiStep,
@@ -12,4 +18,23 @@ LR_SCHEDULES = {
     "one_cycle": OneCycle,
     "cyclic": Cyclic,
 }
+LR_SCHEDULE_ALIASES = {
+    "none": "constant",
+    "fixed": "constant",
+    "constantlr": "constant",
+    "step": "multi_step",
+    "steplr": "multi_step",
+    "multisteplr": "multi_step",
+    "piecewise": "multi_step",
+    "cos": "cosine",
+    "cosineannealing": "cosine",
+    "cosineannealinglr": "cosine",
+    "onecyclelr": "one_cycle",
+    "superconvergence": "one_cycle",
+    "cycliclr": "cyclic",
+    "triangular": "cyclic",
+}
+"""What the field calls them, to their names here (`errors.nearest`)."""
 ATTACK_STEPS = {"constant": Steady, "linear": Linear, "by_budget": ByBudget}
+ATTACK_STEP_ALIASES = {"fixed": "constant", "ramp": "linear", "increasing": "linear", "budget": "by_budget"}
+"""What people call them, to their names here (`errors.nearest`)."""

@@ -44,16 +44,42 @@ def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, 
     return Reference(epochs, steps, epochs * n * step_units(objective, attack.reference(steps)))
 
 
-def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
-    """Units of all phases but evaluation that the trainer will take on n training examples; `held_out` is how many
-    validation examples there are, for selections that match their gradient. At most, where a minibatch rule adapts."""
-    objective, selector, total = trainer.objective, trainer.selector, 0
+@dataclass(frozen=True)
+class PlannedUnits:
+    """Units that a run will take, all phases but evaluation: of training steps, of selections, and of the scores over
+    epochs that some solvers read, with the probe that they are taken of."""
+
+    training: int
+    selection: int
+    scores: int
+
+    @property
+    def total(self) -> int:
+        return self.training + self.selection + self.scores
+
+
+def planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
+    """Count the units that the trainer will take on n training examples, by what they are for.
+
+    held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
+    where a minibatch rule adapts.
+    """
+    objective, selector = trainer.objective, trainer.selector
     scoring = GRADIENTS[trainer.solver_reads].units(objective, selector.attack) if trainer.scored else 0
+    training, selection = 0, 0
+    scores = trainer.probe_epochs * n * (step_units(Standard(), None) + scoring)
     for i, epoch in enumerate(trainer.schedule.plan()):
         examples = trainer.examples(epoch.action, n)
         for size, batches in chunk_sizes(examples, trainer.batch_size).items():
-            total += batches * batch_units(trainer.minibatch, objective, trainer.attack_at(i), size, i)
-        measured = n + (held_out if selector and selector.target == "validation" else 0)
-        total += measured * selection_units(selector) if epoch.action == "select" else 0
-        total += n * scoring if epoch.action == "full" else 0
-    return total + trainer.probe_epochs * n * (step_units(Standard(), None) + scoring)
+            training += batches * batch_units(trainer.minibatch, objective, trainer.attack_at(i), size, i)
+        if epoch.action == "select":
+            measured = n + (held_out if selector.target == "validation" else 0)
+            selection += measured * selection_units(selector)
+        if epoch.action == "full":
+            scores += n * scoring
+    return PlannedUnits(training, selection, scores)
+
+
+def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
+    """Units of all phases but evaluation that the trainer will take on n training examples; see `planned_parts`."""
+    return planned_parts(trainer, n, held_out).total

@@ -13,6 +13,7 @@ from typing import get_args
 from contents import ROOT
 from docstrings import Parameter, fields, meanings
 
+from advcore.runner.aliases import PLACES
 from advcore.runner.schema import (
     TABLES,
     CheckpointConfig,
@@ -34,20 +35,6 @@ out has the default; **required** has none. A part with a `name` (data, model, a
 below that name, and those of the groups that hold it. Unknown keys, wrong types and values out of range are refused
 before anything runs, all at once. Pixels, and radii in them, are in [0, 1] units; shares and accuracies are fractions.
 """
-PLACES = {
-    "data": "data",
-    "models": "model",
-    "objectives": "objective",
-    "attacks": "attack",
-    "evaluators": "evaluation.attacks.N",
-    "solvers": "selection.solver",
-    "minibatch": "minibatch",
-    "optimizers": "training.optimizer",
-    "lr_schedules": "training.lr_schedule",
-    "attack_steps": "training.attack_steps",
-    "trackers": "tracking.N",
-}
-"""Where in a run file a table's names stand."""
 ONE = {"evaluation.attacks.N": "attack", "tracking.N": "tracker"}
 ALSO = {
     "attack": "Stands at `attack` (training), `selection.attack`, and `evaluation.attacks.N`, N counted from 0.",

@@ -261,7 +261,7 @@ def test_every_number_of_any_attack_says_how_it_was_made(name):
 @pytest.mark.case("E9")
 def test_autoattack_says_as_much():
     pytest.importorskip("pyautoattack", reason="extra eval")
-    told = {"norm", "eps", "version", "package", "steps", "step_size", "restarts"}
+    told = {"norm", "eps", "version", "parts", "package", "steps", "step_size", "restarts"}
     assert set(AutoAttack(eps=0.1).describe()) == told
 
 

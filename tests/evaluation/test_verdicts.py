@@ -167,18 +167,6 @@ def test_autoattack_is_at_least_as_strong_and_stays_in_its_ball(norm, eps):
     assert black.attacks[0]["accuracy"] >= found.attacks[1]["accuracy"]
 
 
-def test_autoattack_says_that_it_needs_four_classes():
-    pytest.importorskip("pyautoattack", reason="extra eval")
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-    data = Resident(images(), model(images()).argmax(1))
-    with pytest.raises(ConfigError, match="version must be apgd-ce or square for 3 classes"):
-        evaluate(model, data, [AutoAttack(eps=0.02)])
-    found = evaluate(model, data, [LinfPGD(eps=0.02, steps=20), AutoAttack(eps=0.02, version="apgd-ce")])
-    assert found.attacks[1]["accuracy"] <= found.attacks[0]["accuracy"] < 1
-    dlr = AutoAttack(eps=0.02, version="apgd-dlr")
-    assert not dlr.classes_problem(3) and dlr.classes_problem(2)
-
-
 @pytest.mark.case("E6", "E5")
 def test_autoattack_on_a_model_that_rounds_to_whole_numbers_runs_and_the_black_box_tells_on_it():
     pytest.importorskip("pyautoattack", reason="extra eval")

@@ -40,10 +40,10 @@ def record(**changes) -> RunRecord:
 def test_numbers_stand_with_interval_count_attack_and_flags():
     page = card(record(), "last", 1, FACTS)
     assert "| clean | 80.0 | 79.0 to 81.0 | 4000 |" in page
-    assert "| linf 0.03137, PGD-20 | 45.0 | 43.0 to 47.0 | 4000 |" in page and "step size 0.007843, seed 0" in page
-    assert "- masked: x" in page and "8/255" in page and "0.500 of full training" in page
+    assert "| linf 8/255, PGD-20 | 45.0 | 43.0 to 47.0 | 4000 |" in page and "step size 2/255, seed 0" in page
+    assert "- masked: x" in page and "`linf_pgd` (eps 8/255, steps 10)" in page and "0.500 of full training" in page
     assert "0.100 (0.400)" in page and "event at epoch 1: fell back" in page and "`craig`" in page
-    assert 'dataset="cifar10", threat_model="Linf", eps=0.03137' in page and "torchvision and safetensors" in page
+    assert 'dataset="cifar10", threat_model="Linf", eps=8/255)' in page and "torchvision and safetensors" in page
     assert "@inproceedings" in page and "/home" not in page
 
 
@@ -53,7 +53,7 @@ def test_the_metadata_is_yaml_that_the_hub_reads():
     assert found.model_name == "a_run" and "adversarial-robustness" in found.tags
     assert [(one.metric_name, one.metric_value) for one in found.eval_results] == [
         ("clean accuracy", 0.8),
-        ("robust accuracy (linf 0.03137, PGD-20)", 0.45),
+        ("robust accuracy (linf 8/255, PGD-20)", 0.45),
     ]
 
 

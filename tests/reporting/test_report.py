@@ -16,6 +16,7 @@ from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import Beside, flat, indented, run_page
 from advcore.reporting.runs_page import runs_page
 from advcore.reporting.selection_parts import spread
+from advcore.runner.config import parse
 
 SECTIONS = ("accuracy", "cost", "learning", "selections", "weights", "classes", "images", "events", "settings")
 
@@ -181,7 +182,7 @@ def test_flags_stand_first_and_switched_off_checks_are_a_flag():
     ({"final": {"last": {}}}, ["does not hold what belongs here"]),
     ({"epochs": [{}]}, ["does not hold what belongs here"]),
     ({"ledger": {"attack": {}}}, ["does not hold what belongs here"]),
-    ({"events": [], "resumes": []}, ["No events", "never stopped"]),
+    ({"events": [], "resumes": []}, ["No events", "was not interrupted"]),
 ])  # fmt: skip
 def test_what_is_not_there_is_said_in_its_place(changes, told):
     page = page_of(record(**changes))
@@ -435,6 +436,33 @@ def test_settings_are_listed_as_in_a_run_file():
     tree = {"a": {"b": 1, "c": {}}, "d": [1, "x"], "e": None}
     assert flat(tree) == {"a.b": 1, "a.c": {}, "d": [1, "x"], "e": None}
     assert indented(tree) == 'a:\n  b: 1\n  c: {}\nd: [1, "x"]\ne: null'
+
+
+def test_settings_that_are_listed_read_back_bit_for_bit_and_radii_as_fractions():
+    attacks = [{"name": "linf_pgd", "eps": 8 / 255, "step_size": 2 / 255}, {"name": "a: b", "eps": 0.1234567}]
+    tree = {"attack": {"eps": 8 / 255, "step_size": None}, "evaluation": {"attacks": attacks}, "data": [{"0: x": [1]}]}
+    text = indented(tree)
+    assert "  eps: 8/255\n" in text and '"step_size": 2/255' in text and "0.1234567" in text
+    assert parse(text, "page") == tree
+
+
+def test_radii_and_steps_are_shown_as_they_were_written():
+    told = record()
+    told.final["last"] = final(0.9, 0.5)
+    told.final["last"]["attacks"][0] |= {"eps": 8 / 255, "step_size": 0.5 / 255}
+    page = html(run_page(told, Beside()))
+    assert "linf 8/255, PGD-50 x 3" in page and "<td>0.5/255</td>" in page and "0.03137" not in page
+    page = html(runs_page("x", [Run("a-s0", told), Run("b-s0", told)]))
+    assert "linf 8/255, PGD-50 x 3 in steps of 0.5/255" in page and "0.03137" not in page
+
+
+def test_methods_that_differ_in_their_radius_are_named_by_it_as_it_was_written():
+    runs = []
+    for eps in (8 / 255, 0.1):
+        told = record()
+        told.config["attack"] = {"name": "linf_pgd", "eps": eps}
+        runs.append(Run(f"folder/{eps}/a-s0", told))
+    assert list(grouped(runs)) == ["a (attack.eps 8/255)", "a (attack.eps 0.1)"]
 
 
 def test_a_table_says_which_cells_are_headers():

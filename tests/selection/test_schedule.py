@@ -18,8 +18,12 @@ def test_the_papers_trades_setting():
 
 def test_the_plan_in_words():
     schedule = Schedule(epochs=100, budget=0.5, warm_start=0.6, period=20)
-    assert schedule.describe() == "30 full epochs, then 40 at 50 %, selecting at 30 and 50"
+    assert schedule.describe() == "30 full epochs, then 40 at 50 %, selecting at 30 and 50; 70 of 100 epochs run"
     assert Schedule(epochs=7).describe() == "7 full epochs"
+    assert Schedule(epochs=1).describe() == "1 full epoch"
+    assert Schedule(epochs=2, budget=0.5).describe() == "2 epochs at 50 %, selecting at 0"
+    one_of_each = Schedule(epochs=3, budget=0.5, warm_start=0.7)
+    assert one_of_each.describe() == "1 full epoch, then 1 at 50 %, selecting at 1; 2 of 3 epochs run"
 
 
 def test_no_period_selects_once_and_a_full_budget_never():

@@ -1,0 +1,30 @@
+"""Radii and step lengths in pixel units, written as people write them: 8/255."""
+
+import math
+
+_SMALLEST_PART = 4  # quarters of a grey level are still written as fractions
+_MOST_LEVELS = 10_000
+_ROUNDING = 1e-12  # relative: what a product such as 2.5 eps / steps loses
+
+
+def format_pixels(value: float) -> str:
+    """Write a radius or step length in [0, 1] pixel units for a reader: "8/255", "0.5/255", "0.1".
+
+    It is a fraction of 255 where the value equals a whole number, a half or a quarter of grey levels up to rounding,
+    and is not a short decimal such as 0.2 (51/255); else a decimal of four digits.
+    """
+    decimal = f"{value:.4g}"
+    is_short = math.isclose(float(decimal), value, rel_tol=_ROUNDING)
+    if is_short or not 0 < abs(value) < _MOST_LEVELS / 255:
+        return decimal
+    levels = round(value * 255 * _SMALLEST_PART) / _SMALLEST_PART
+    if not math.isclose(value, levels / 255, rel_tol=_ROUNDING):
+        return decimal
+    return f"{levels:.6g}/255"
+
+
+def format_exactly(value: float) -> str | None:
+    """Write a value as `format_pixels` does where a run file reads back just this value; else None."""
+    text = format_pixels(value)
+    levels, _, whole = text.partition("/")
+    return text if float(levels) / float(whole or 1) == value else None
