@@ -25,9 +25,10 @@ def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
     asks for gradients while it predicts adds to none), and each buffer's content (a BatchNorm in train mode moves its
     statistics). Cost: one copy of the buffers.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    buffers = [(m, name, buffer) for m in model.modules() for name, buffer in m.named_buffers(recurse=False)]
+    buffers = [(module, name, buffer) for module in modules for name, buffer in module.named_buffers(recurse=False)]
     held = [buffer.data for _, _, buffer in buffers]
     contents = [torch.empty_like(buffer) for buffer in held]
     _copy(held, contents)
@@ -39,13 +40,15 @@ def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
         yield model
     finally:
         for module, mode in modes:
-            module.training = mode
+            if module.training != mode:  # setting an attribute of a module is slow
+                module.training = mode
         for parameter, flag, gradient in flags:
             parameter.requires_grad_(flag)
             parameter.grad = gradient
         _copy(contents, held)
         for module, name, buffer in buffers:
-            setattr(module, name, buffer)
+            if module._buffers.get(name) is not buffer:
+                setattr(module, name, buffer)
 
 
 def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:

@@ -96,6 +96,12 @@ def cuda_version() -> str | None:
     return torch.version.cuda
 
 
+@lru_cache(maxsize=1)
+def has_cuda() -> bool:
+    """Tell whether torch can use a CUDA device."""
+    return torch.cuda.is_available()
+
+
 def gpus() -> int:
     """How many CUDA devices torch can use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

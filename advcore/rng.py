@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.device import with_generators
+from advcore.device import has_cuda, with_generators
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -109,6 +109,18 @@ class Stream:
         return math.prod(shape[1:])
 
 
+def seed_torch(seed: int) -> None:
+    """Seed torch's generators of the CPU and of all CUDA devices.
+
+    Where there is no CUDA device this is a hundred times as fast as torch.manual_seed, which formats and keeps the call
+    stack once for each kind of device that is not in use.
+    """
+    if has_cuda():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def preserved(stream: Stream | None = None) -> Iterator[None]:
     """Leave the global random states of python, numpy and torch as they were, also on error.
@@ -119,7 +131,7 @@ def preserved(stream: Stream | None = None) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=with_generators()):
         if stream is not None:
-            torch.manual_seed(stream.key)
+            seed_torch(stream.key)
             random.seed(stream.key)
             np.random.seed(stream.key % 2**32)
         try:

@@ -1,6 +1,7 @@
 """Small worlds that many tests share."""
 
 import importlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,8 +15,13 @@ from torch import nn
 
 from advcore import cli
 from advcore.data.source import Resident
+from advcore.rng import seed_torch
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+for logger in logging.root.manager.loggerDict.values():
+    # pytest attaches its handlers to each logger that does not propagate, six times a test, and torch has dozens of them.
+    if isinstance(logger, logging.Logger):
+        logger.propagate = True
 ROOT = Path(__file__).parents[1]
 TINY = [
     "data.train_size=160",
@@ -61,7 +67,7 @@ def tiny() -> tuple[str, ...]:
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """Every test begins from the same random state, whatever ran before it."""
-    torch.manual_seed(0)
+    seed_torch(0)
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def source() -> Resident:
 def model() -> nn.Module:
     """A small BatchNorm network for `source`, whose head is not called fc."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        seed_torch(0)
         return nn.Sequential(
             nn.Conv2d(1, 6, 3, 2, 1),
             nn.BatchNorm2d(6),

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -33,16 +32,24 @@ def sets(*changes: str) -> list[str]:
     return [part for change in changes for part in ("--set", change)]
 
 
-@pytest.fixture
-def run(advcore, root, tiny, tmp_path):
-    """Run a tiny version of a digits experiment; its folder."""
+@pytest.fixture(scope="module")
+def finished_runs(tmp_path_factory):
+    """What `run` has made so far: (experiment, *changes) to a copy of its folder, which nobody changes."""
+    return {}
 
-    def call(name: str, *changes: str, out: str = "run"):
-        code, _, err = advcore(
-            "run", root / "experiments" / f"{name}.yaml", *sets(*tiny, *changes), "--out", tmp_path / out
-        )
+
+@pytest.fixture
+def run(advcore, root, tiny, tmp_path, tmp_path_factory, finished_runs):
+    """Run a tiny version of a digits experiment; its folder. A run that has been made is copied, unless made `again`."""
+
+    def call(name: str, *changes: str, out: str = "run", again: bool = False):
+        folder = tmp_path / out
+        if not again and (name, *changes) in finished_runs:
+            return shutil.copytree(finished_runs[name, *changes], folder)
+        code, _, err = advcore("run", root / "experiments" / f"{name}.yaml", *sets(*tiny, *changes), "--out", folder)
         assert code == 0, err
-        return tmp_path / out
+        finished_runs[name, *changes] = shutil.copytree(folder, tmp_path_factory.mktemp("finished") / "run")
+        return folder
 
     return call
 
@@ -100,7 +107,7 @@ def test_the_relative_cost_is_the_ledgers_and_full_training_costs_1(run):
 
 @pytest.mark.case("A1")
 def test_two_runs_are_the_same_but_for_times(run):
-    one, two = run("trades_gradmatch", out="a"), run("trades_gradmatch", out="b")
+    one, two = run("trades_gradmatch", out="a"), run("trades_gradmatch", out="b", again=True)
     assert (one / "checkpoints/last.safetensors").read_bytes() == (two / "checkpoints/last.safetensors").read_bytes()
     facts = [json.loads((folder / "record.json").read_text()) for folder in (one, two)]
     assert _timeless(facts[0]) == _timeless(facts[1])
@@ -356,13 +363,16 @@ def bad_data(tmp_path):
         (["selection.budget=null", "selection.cost=-1"], ["selection.cost", "above 0", "-1"]),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2_before_anything_is_written(advcore, root, tmp_path, bad_data, changes, parts):
+def test_a_mistake_is_one_line_and_exit_2_before_anything_is_trained_or_written(
+    advcore, root, tmp_path, monkeypatch, bad_data, changes, parts
+):
     changes = bad_data(changes) if isinstance(changes, str) else changes
-    started = time.perf_counter()
+    fits = []
+    monkeypatch.setattr("advcore.training.trainer.Trainer.fit", lambda *_, **__: fits.append(1))
     code, out, err = advcore(
         "run", root / "experiments/trades_gradmatch.yaml", *sets(*changes), "--out", tmp_path / "run"
     )
-    assert time.perf_counter() - started < 10
+    assert not fits
     assert code == 2 and err.count("\n") == 1 and "Traceback" not in err, err
     assert all(part in err for part in parts), err
     assert not (tmp_path / "run").exists()
@@ -498,14 +508,18 @@ def test_a_wrong_option_is_the_users_mistake(advcore):
     assert advcore("fly")[0] == 2
 
 
-def test_help_is_quick_and_the_module_runs_as_a_process():
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        shown = subprocess.run([sys.executable, "-m", "advcore", "--help"], capture_output=True, text=True)
-        times.append(time.perf_counter() - started)
-        assert shown.returncode == 0 and "select" in shown.stdout
-    assert min(times) < 0.5
+def test_the_module_runs_as_a_process_whose_help_imports_next_to_nothing():
+    """Only the command line itself and what prints it: importing torch alone takes seconds."""
+    command = [sys.executable, "-X", "importtime", "-m", "advcore", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.returncode == 0 and "select" in shown.stdout
+    lines = [line for line in shown.stderr.splitlines() if line.startswith("import time:")]
+    modules = {line.split("|")[2].strip() for line in lines}
+    assert {name for name in modules if name.startswith("advcore.")} <= {
+        f"advcore.{name}" for name in ("cli", "errors", "signals", "threads", "version")
+    }
+    heavy = ("torch", "torchvision", "numpy", "scipy", "sklearn", "pydantic", "yaml", "pyarrow", "safetensors", "jinja2")
+    assert "typer" in modules and modules.isdisjoint(heavy)
 
 
 def test_a_mistake_in_a_process_has_no_traceback(root):
@@ -563,13 +577,12 @@ def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, k
 def test_an_external_network_is_another_runs(run, advcore, root, tiny, tmp_path):
     other = run("linf_full", out="other")
     attack = f"{{name: fast_lpa, eps: 0.3, steps: 2, network: {other}}}"
-    folder = run("linf_gradmatch", f"attack={attack}", "objective={name: pgd}")
+    small = ["objective={name: pgd}", "data.train_size=80", "data.test_size=20", "evaluation.checks=false"]
+    folder = run("linf_gradmatch", f"attack={attack}", *small)
     record = RunRecord.load(folder / "record.json")
     assert record.config["attack"]["network"] == str(other)
-    own = RunRecord.load(
-        run("linf_gradmatch", "attack={name: fast_lpa, eps: 0.3, steps: 2}", "objective={name: pgd}", out="own")
-        / "record.json"
-    )
+    folder = run("linf_gradmatch", "attack={name: fast_lpa, eps: 0.3, steps: 2}", *small, out="own")
+    own = RunRecord.load(folder / "record.json")
     assert record.ledger["attack"]["forward"] > own.ledger["attack"]["forward"]
     file = root / "experiments/linf_gradmatch.yaml"
     missing = "attack={name: fast_lpa, eps: 0.3, network: nowhere}"

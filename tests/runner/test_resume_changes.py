@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from safetensors.torch import load_file
 from sealed import rewrite, update
 
+from advcore import cli
 from advcore.evaluation import evaluate as evaluation
 from advcore.runner import checkpoints, run
 from advcore.signals import Stopped
@@ -18,22 +20,39 @@ def record_of(folder):
     return json.loads((folder / "record.json").read_text())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def command(root, tiny):
     """A run on all data: no selection is ever to come."""
     settings = [*tiny, "selection=null"]
     return ["run", root / "experiments/trades_gradmatch.yaml", *(part for s in settings for part in ("--set", s))]
 
 
-def test_more_epochs_go_where_no_selection_is_left(advcore, command, tmp_path):
-    assert advcore(*command, "--out", tmp_path / "run")[0] == 0
-    before = record_of(tmp_path / "run")
-    code, _, err = advcore(*command, "--set", "training.epochs=6", "--out", tmp_path / "run", "--resume")
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory):
+    """The run of `command`, made once; nobody changes it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["advcore", *map(str, command), "--out", str(out)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+    assert leaving.value.code == 0
+    return out
+
+
+@pytest.fixture
+def ended(finished, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_more_epochs_go_where_no_selection_is_left(advcore, command, ended):
+    before = record_of(ended)
+    code, _, err = advcore(*command, "--set", "training.epochs=6", "--out", ended, "--resume")
     assert code == 0, err
-    after = record_of(tmp_path / "run")
+    after = record_of(ended)
     assert after["epochs"][:4] == before["epochs"] and len(after["epochs"]) == 6 and after["finished"]
     assert after["resumes"][0]["changed"] == ["training.epochs: 4 -> 6"] and after["resumes"][0]["epoch"] == 4
-    code, _, err = advcore(*command, "--set", "training.epochs=5", "--out", tmp_path / "run", "--resume")
+    code, _, err = advcore(*command, "--set", "training.epochs=5", "--out", ended, "--resume")
     assert code == 2 and "training.epochs: 6 -> 5" in err
 
 
@@ -46,27 +65,22 @@ def test_more_epochs_that_would_plan_anew_are_refused_with_the_plan(advcore, roo
     assert code == 2 and "training.epochs: 4 -> 9" in err and "full epochs" in err and "selecting at" in err
 
 
-def test_a_setting_that_is_newer_than_the_run_has_its_default(advcore, command, tmp_path):
-    run = tmp_path / "run"
-    assert advcore(*command, "--out", run)[0] == 0
-
+def test_a_setting_that_is_newer_than_the_run_has_its_default(advcore, command, ended):
     def change(record):
         assert record["config"]["training"].pop("ema") is None
 
-    rewrite(run / "record.json", change)
-    code, _, err = advcore(*command, "--out", run, "--resume")
-    assert code == 0 and record_of(run)["resumes"] == [], err
+    rewrite(ended / "record.json", change)
+    code, _, err = advcore(*command, "--out", ended, "--resume")
+    assert code == 0 and record_of(ended)["resumes"] == [], err
 
 
-def test_a_suites_run_that_is_done_stays_done_elsewhere(advcore, command, tmp_path):
+def test_a_suites_run_that_is_done_stays_done_elsewhere(advcore, command, ended):
     """Its states are gone; where it is done decides nothing of it."""
-    run = tmp_path / "run"
-    assert advcore(*command, "--out", run)[0] == 0
-    before = record_of(run)
-    shutil.rmtree(checkpoints.folder(run))
-    code, _, err = advcore(*command, "--set", "device=cpu", "--out", run, "--resume")
-    assert code == 0 and record_of(run) == before, err
-    code, _, err = advcore(*command, "--set", "evaluation.checks=false", "--out", run, "--resume")
+    before = record_of(ended)
+    shutil.rmtree(checkpoints.folder(ended))
+    code, _, err = advcore(*command, "--set", "device=cpu", "--out", ended, "--resume")
+    assert code == 0 and record_of(ended) == before, err
+    code, _, err = advcore(*command, "--set", "evaluation.checks=false", "--out", ended, "--resume")
     assert code != 0 and "holds no state" in err
 
 
@@ -111,24 +125,24 @@ def test_a_stopped_final_evaluation_goes_on_from_its_verdicts(advcore, command, 
     assert counts[0] == counts[1]
 
 
-def test_verdicts_of_other_settings_or_damaged_ones_go_with_a_word(advcore, command, tmp_path, caplog):
-    assert advcore(*command, "--out", tmp_path / "run")[0] == 0
-    (tmp_path / "run/checkpoints/last-verdicts.npz").write_bytes(b"junk")
+def test_verdicts_of_other_settings_or_damaged_ones_go_with_a_word(advcore, command, ended, caplog):
+    (ended / "checkpoints/last-verdicts.npz").write_bytes(b"junk")
     change = ["--set", "evaluation.attacks.0.eps=0.05"]
-    assert advcore(*command, *change, "--out", tmp_path / "run", "--resume")[0] == 0
+    assert advcore(*command, *change, "--out", ended, "--resume")[0] == 0
     assert "evaluating last anew" in caplog.text
-    assert record_of(tmp_path / "run")["final"]["last"]["attacks"][0]["eps"] == 0.05
+    assert record_of(ended)["final"]["last"]["attacks"][0]["eps"] == 0.05
 
 
-def test_another_network_that_distances_are_measured_in_is_refused(advcore, root, tiny, command, tmp_path):
-    assert advcore(*command, "--out", tmp_path / "other")[0] == 0
+def test_another_network_that_distances_are_measured_in_is_refused(advcore, command, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "other")
     attack = f"attack={{name: ppgd, eps: 0.5, steps: 1, network: {tmp_path / 'other'}}}"
-    settings = ["--set", "objective={name: pgd}", "--set", attack, "--set", "training.epochs=1"]
     settings = [part for part in command if part not in ("attack.steps=2",)]
     settings = [
         part for i, part in enumerate(settings) if not (part == "--set" and settings[i + 1 : i + 2] in ([], ["--set"]))
     ]
-    settings += ["--set", "objective={name: pgd}", "--set", attack]
+    small = ["data.train_size=40", "data.test_size=10", "training.epochs=1", "evaluation.checks=false"]
+    changes = ["objective={name: pgd}", attack, *small]
+    settings += [part for change in changes for part in ("--set", change)]
     code, _, err = advcore(*settings, "--out", tmp_path / "run")
     assert code == 0, err
     assert list(record_of(tmp_path / "run")["inputs"]) == ["attack.network"]
