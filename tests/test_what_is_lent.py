@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from seeds import seeded
 from torch import nn
 
 from advcore import AdversarialCoreset, evaluate
@@ -72,8 +73,7 @@ class Restless(nn.Module):
 
 def lent():
     """A model as a trainer has it: mixed modes, a frozen parameter, gradients, hooks of its owner."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         model = Restless().train()
         F.cross_entropy(model(images()), LABELS).backward()
     model.norm.eval()
@@ -221,8 +221,7 @@ class Centred(nn.Module):
 
     def __init__(self, in_place):
         super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded():
             self.body = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(96, 4))
         self.in_place = in_place
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 
 from advcore.adversary import bound
@@ -26,8 +27,7 @@ def images(dtype=torch.float64, size=8, n=N):
 
 
 def network(dtype=torch.float64):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         return nn.Sequential(
             nn.Conv2d(3, 6, 3, 1, 1), nn.Softplus(), nn.Conv2d(6, 5, 3, 2, 1), nn.Softplus(), nn.Flatten(),
             nn.Linear(80, 4),

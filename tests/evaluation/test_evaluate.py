@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from seeds import seeded
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -35,8 +36,7 @@ def images(dtype=torch.float64):
 
 
 def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
+    with seeded(3):
         body = [
             nn.Conv2d(1, 4, 3),
             nn.BatchNorm2d(4),
@@ -194,8 +194,7 @@ def fit(name, **changes):
 @functools.cache
 def colours():
     """A network for 3 x 16 x 16 images, and 32 of them, of which it has every fourth wrong."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         body = [nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh(), nn.Conv2d(8, 8, 3, 2, 1), nn.Tanh(), nn.Flatten()]
         model = nn.Sequential(*body, nn.Linear(128, 4)).eval()
     x = torch.rand(32, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -56,8 +57,7 @@ LABELS = torch.arange(N) * 7 % CLASSES
 
 def network(bias=True):
     """A float64 CNN whose BatchNorm has seen data, so that train and eval mode differ."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         body = [
             nn.Conv2d(2, 5, 3, 2, 1),
             nn.BatchNorm2d(5),
@@ -419,8 +419,7 @@ def test_passes_that_ran_out_of_memory_do_not_count():
 def test_fast_lpa_on_a_resnet_goes_on_in_halves_and_holds_what_the_documentation_says():
     """docs/evaluation.md: about 9 MB an example of the chunk, ResNet-18 at 32 x 32."""
     pytest.importorskip("torchvision")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         net = MODELS["resnet18"]().body(10, (3, 32, 32)).eval()
     x = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     source = Resident(x, torch.arange(32) % 10)
