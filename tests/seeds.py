@@ -1,9 +1,13 @@
-"""Random weights for the models that tests build, without a trace in the global random state."""
+"""Random numbers for tests at little cost: weights of the models they build, and draws of many streams at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from advcore.rng import Stream
 
 
 @contextmanager
@@ -19,3 +23,20 @@ def seeded(seed: int = 0) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SideBySide(Stream):
+    """A stream whose examples have a key each."""
+
+    keys: Tensor
+
+    @property
+    def key(self) -> Tensor:
+        return self.keys
+
+
+def side_by_side(streams: Sequence[Stream], size: int) -> Stream:
+    """A stream that draws, one after the other, what each of the streams draws for examples 0 to size - 1."""
+    keys = torch.tensor([stream.key for stream in streams]).repeat_interleave(size)
+    return _SideBySide(seed=0, purpose="side by side", keys=keys).at(torch.arange(size).repeat(len(streams)))

@@ -3,13 +3,13 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seeds import side_by_side
 from torch import Tensor
 
 from advcore.errors import ConfigError
@@ -31,17 +31,6 @@ def stream(size=4, epoch=0):
     return Stream(seed=0, purpose="minibatch", epoch=epoch).at(torch.arange(size))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ManyEpochs(Stream):
-    """Streams of many epochs as one: example i of epoch e is bound at place e B + i."""
-
-    keys: Tensor
-
-    @property
-    def key(self) -> Tensor:
-        return self.keys
-
-
 class Noise(NamedTuple):
     """A stream whose numbers are drawn already: (B, 1)."""
 
@@ -61,9 +50,8 @@ def every_epoch(draw: Callable[[Stream], Picked], size: int, epochs: int) -> Pic
     The epochs' numbers are drawn at once, and `draw` runs once, on all epochs side by side; twenty epochs are compared
     with draws of their own.
     """
-    keys = torch.tensor([stream(epoch=epoch).key for epoch in range(epochs)])
-    everywhere = ManyEpochs(seed=0, purpose="minibatch", keys=keys.repeat_interleave(size))
-    numbers = everywhere.at(torch.arange(size).repeat(epochs)).uniform((epochs * size, 1)).reshape(epochs, size, 1)
+    streams = side_by_side([stream(size, epoch) for epoch in range(epochs)], size)
+    numbers = streams.uniform((epochs * size, 1)).reshape(epochs, size, 1)
     picked = torch.func.vmap(lambda noise: draw(Noise(noise)))(numbers)
     for epoch in range(0, epochs, epochs // 20):
         alone = draw(stream(size, epoch))
