@@ -111,17 +111,6 @@ def with_generators() -> range:
     return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
 
 
-def seed_generators(seed: int) -> None:
-    """Seed torch's generators on the host and on CUDA devices that have been started.
-
-    `torch.manual_seed` gives the same numbers, but formats the call stack for every kind of device that has not been
-    started, which takes longer than a step of a small attack, and leaves the seed there for when it is.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-
-
 def release() -> None:
     """Give back the memory that is held for later."""
     if torch.cuda.is_initialized():

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.device import seed_generators, with_generators
+from advcore.device import with_generators
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -119,7 +119,7 @@ def preserved(stream: Stream | None = None) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=with_generators()):
         if stream is not None:
-            seed_generators(stream.key)
+            torch.manual_seed(stream.key)
             random.seed(stream.key)
             np.random.seed(stream.key % 2**32)
         try:
