@@ -51,6 +51,13 @@ def no_compiler(request, monkeypatch):
     speed._compiled_of.cache_clear()
     yield
     speed._compiled_of.cache_clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_traces():
+    """Keep what was traced for one test for the next, and fail where the tracer would give up and run it untraced."""
+    with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
+        yield
     torch._dynamo.reset()
 
 
@@ -390,6 +397,7 @@ def compiler():
         torch.compile(lambda x: x + 1)(torch.zeros(2))
     except Exception as error:
         pytest.skip(f"nothing can be compiled: {error}")
+    torch._dynamo.reset()
     speed._compiled_of.cache_clear()
     yield
     speed._compiled_of.cache_clear()
