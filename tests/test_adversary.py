@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from seeds import seeded
 from torch import nn
 
 from advcore.adversary import passes, perturb
@@ -25,8 +26,7 @@ def images():
 
 
 def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).double().requires_grad_(False)
 
 

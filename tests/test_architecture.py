@@ -1,10 +1,14 @@
 """Floors, and who may import what."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -46,14 +50,43 @@ OPTIONAL = {"torchvision", "sklearn", "timm", "submodlib", "matplotlib", "pyarro
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
+class Source(NamedTuple):
+    """Facts of a source file that the checks below read: each file is read, parsed and walked once.
+
+    imported : dotted names of the modules imported anywhere. at_import : those imported when the module is, which
+    leaves out what its functions import. called : names of the functions called by name. attributes : names of all
+    attributes.
+    """
+
+    text: str
+    imported: list[str]
+    at_import: list[str]
+    called: set[str]
+    attributes: set[str]
+
+
+@cache
+def source(path: Path) -> Source:
+    text = path.read_text()
+    tree = ast.parse(text)
+    nodes = list(ast.walk(tree))
+    return Source(
+        text=text,
+        imported=imports(nodes),
+        at_import=imports(outside_functions(tree)),
+        called={node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)},
+        attributes={node.attr for node in nodes if isinstance(node, ast.Attribute)},
+    )
+
+
 def part(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(tree: ast.AST) -> list[str]:
-    """Dotted names of the modules imported anywhere below `tree`."""
+def imports(nodes: Iterable[ast.AST]) -> list[str]:
+    """Dotted names of the modules that `nodes` import."""
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -62,19 +95,20 @@ def imports(tree: ast.AST) -> list[str]:
     return found
 
 
-def at_import(path: Path) -> list[str]:
-    """What a module imports when it is imported: not what its functions import."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            node.body = [ast.Pass()]
-    return imports(tree)
+def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those in the bodies of functions."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            pending += ast.iter_child_nodes(node)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_from_floors_below(path):
     own = part(path)
-    for module in imports(ast.parse(path.read_text())):
+    for module in source(path).imported:
         if module.split(".")[0] != "advcore" or module == "advcore":
             continue
         other = module.split(".")[1]
@@ -86,64 +120,73 @@ def test_a_module_imports_only_from_floors_below(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_special_packages_stay_where_they_belong(path):
-    names = {module.split(".")[0] for module in imports(ast.parse(path.read_text()))}
+    names = {module.split(".")[0] for module in source(path).imported}
     where = str(path.relative_to(PACKAGE))
     assert "yaml" not in names or where in ("runner/yaml_events.py", "runner/yaml_reader.py")
     assert not names & {"typer", "rich"} or where == "cli.py" or where == "runner/doctor.py"
     assert not names & {"pickle", "benchmarks", "experiments"}
     own = {path.stem, f"pytorch_{path.stem}"} if where.startswith("integrations/") else set()
-    assert not {module.split(".")[0] for module in at_import(path)} & OPTIONAL - own
-    assert not [module for module in imports(ast.parse(path.read_text())) if module.startswith("advcore.integrations")]
+    assert not {module.split(".")[0] for module in source(path).at_import} & OPTIONAL - own
+    assert not [module for module in source(path).imported if module.startswith("advcore.integrations")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 @pytest.mark.case("D2")
 def test_no_printing_outside_the_command_line_and_no_code_from_text(path):
-    called = {node.func.id for node in ast.walk(ast.parse(path.read_text()))
-              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}  # fmt: skip
-    assert not called & {"print", "eval", "exec"}
-    loads = re.findall(r"torch\.load\([^\n]*", path.read_text())
+    assert not source(path).called & {"print", "eval", "exec"}
+    loads = re.findall(r"torch\.load\([^\n]*", source(path).text)
     assert all("weights_only=True" in call for call in loads)
-    assert "allow_pickle=True" not in path.read_text()
-
-
-def modules_after(code: str) -> set[str]:
-    out = subprocess.run(
-        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True
-    )
-    assert out.returncode == 0, out.stderr
-    return set(out.stdout.split())
+    assert "allow_pickle=True" not in source(path).text
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_what_differs_between_devices_stands_in_one_place(path):
     """Beside it: which device a run file may name, and what processes send each other."""
     where = str(path.relative_to(PACKAGE))
-    names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-    assert not names & {"cuda", "is_cuda"} or where in ("device.py", "distributed.py")
-    assert "cuda" not in path.read_text() or where in (
+    assert not source(path).attributes & {"cuda", "is_cuda"} or where in ("device.py", "distributed.py")
+    assert "cuda" not in source(path).text or where in (
         *("device.py", "distributed.py", "speed.py"),
         *("runner/build.py", "runner/schema.py", "runner/doctor.py"),
     )
 
 
-def test_the_package_and_the_command_line_import_without_torch():
-    assert not modules_after("import advcore, advcore.cli") & {"torch", "torchvision", "sklearn", "yaml", "pydantic"}
+IMPORTING = """
+import json, random, sys
+import numpy
+before = random.getstate(), numpy.random.get_state()[1].copy()
+import advcore, advcore.cli
+loaded = {"command line": list(sys.modules)}
+import torch
+torch_before = torch.get_rng_state()
+from advcore import AdversarialCoreset, Trainer, evaluate
+import advcore.solvers
+loaded["library"] = list(sys.modules)
+import advcore.runner.run
+unchanged = {
+    "CUDA": not torch.cuda.is_initialized(),
+    "torch": torch.equal(torch_before, torch.get_rng_state()),
+    "random": before[0] == random.getstate(),
+    "numpy": bool((before[1] == numpy.random.get_state()[1]).all()),
+}
+print(json.dumps({"loaded": loaded, "unchanged": unchanged}))
+"""
 
 
-def test_the_library_imports_without_torchvision_or_sklearn():
-    loaded = modules_after("from advcore import AdversarialCoreset, Trainer, evaluate; import advcore.solvers")
-    assert not loaded & {"torchvision", "sklearn", "timm", "submodlib"}
+@pytest.fixture(scope="module")
+def importing() -> dict:
+    """What one fresh process tells that imports the command line, then the library, then everything."""
+    process = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
-def test_importing_everything_does_not_touch_cuda_or_the_global_state():
-    code = "; ".join(
-        [
-            "import torch, random, numpy as np",
-            "a = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1])",
-        ]
-        + ["import advcore.runner.run, advcore.cli, advcore.solvers", "assert not torch.cuda.is_initialized()"]
-        + ["assert torch.equal(a[0], torch.get_rng_state()) and a[1] == random.getstate()"]
-        + ["assert (a[2] == np.random.get_state()[1]).all()"]
-    )
-    modules_after(code)
+def test_the_package_and_the_command_line_import_without_torch(importing):
+    assert not set(importing["loaded"]["command line"]) & {"torch", "torchvision", "sklearn", "yaml", "pydantic"}
+
+
+def test_the_library_imports_without_torchvision_or_sklearn(importing):
+    assert not set(importing["loaded"]["library"]) & {"torchvision", "sklearn", "timm", "submodlib"}
+
+
+def test_importing_everything_does_not_touch_cuda_or_the_global_state(importing):
+    assert importing["unchanged"] == {"CUDA": True, "torch": True, "random": True, "numpy": True}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from seeds import seeded
 from torch import nn
 
 from advcore.attacks import ATTACKS
@@ -39,8 +40,7 @@ def images(size=6, shape=SHAPE, dtype=torch.float32):
 
 
 def network(dtype=torch.float32, shape=SHAPE):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         body = nn.Sequential(nn.Conv2d(shape[0], 6, 3, 2, 1), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten())
         features = body(torch.zeros(2, *shape)).shape[1]
         return nn.Sequential(*body, nn.Linear(features, 4)).to(dtype).eval()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from seeds import seeded
 from torch import nn
 
 from advcore.adversary import bound, perturb
@@ -54,8 +55,7 @@ def images(dtype=torch.float32):
 
 
 def network(dtype=torch.float32):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         return nn.Sequential(
             nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Tanh(), nn.Conv2d(8, 8, 3, 2, 1), nn.Tanh(), nn.Flatten(),
             nn.Linear(128, 4),

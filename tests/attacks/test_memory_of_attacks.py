@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 
 from advcore.attacks import memory as module
@@ -28,8 +29,7 @@ def images(n=N, shape=SHAPE):
 
 
 def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5))
 
 

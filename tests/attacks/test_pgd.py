@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seeds import seeded
 from torch import nn
 
 from advcore.attacks import ATTACKS
@@ -123,8 +124,7 @@ def test_the_default_step_reaches_the_worst_case_from_the_clean_image(kind):
 
 
 def network(dtype=torch.float32):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from seeds import seeded
 from torch import nn
 from torch.autograd import grad as imported_grad
 from torch.autograd.functional import jacobian
@@ -27,8 +28,7 @@ def images():
 
 
 def plain():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(), nn.Linear(16, 3)).eval()
 
 
@@ -208,8 +208,7 @@ TABLE = [(name, dtype) for name in ZOO for dtype in (None, torch.bfloat16)]
     ("name", "dtype"), [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in TABLE]
 )
 def test_no_model_of_the_table_has_a_flag_of_its_own(name, dtype):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         net = ZOO[name](**({"architecture": "resnet10t"} if name == "timm" else {})).body(10, (3, 8, 8)).eval()
 
     def call(_, x):

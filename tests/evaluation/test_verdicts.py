@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 
 from advcore.adversary import bound
@@ -22,8 +23,7 @@ def images():
 
 
 def network(seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5)).eval()
 
 

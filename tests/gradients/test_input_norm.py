@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from seeds import seeded
 from torch import nn
 
 from advcore.cost import CostLedger
@@ -20,8 +21,7 @@ def images(dtype=torch.float64):
 
 
 def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         model = nn.Sequential(
             nn.Conv2d(2, 4, 3),
             nn.BatchNorm2d(4),

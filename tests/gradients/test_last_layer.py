@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -43,12 +44,16 @@ class Given:
         return 0, 0
 
 
+IMAGES = torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+MOVED = (IMAGES + 0.1 * torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+
+
 def images():
-    return torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return IMAGES.clone()
 
 
 def moved():
-    return (images() + 0.1 * torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    return MOVED.clone()
 
 
 LABELS = torch.arange(N) * 7 % CLASSES
@@ -56,8 +61,7 @@ LABELS = torch.arange(N) * 7 % CLASSES
 
 def network(bias=True):
     """A float64 CNN whose BatchNorm has seen data, so that train and eval mode differ."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         body = [
             nn.Conv2d(2, 5, 3, 2, 1),
             nn.BatchNorm2d(5),
@@ -85,13 +89,23 @@ def measure(model=None, source=None, *, name="trades", attack=None, **settings):
 
 def slow_rows(model, name, x_adv):
     """(N, C (D + 1)): the head's gradient of one example after another, weights and bias side by side."""
-    head, rows, objective = model[-1], [], OBJECTIVES[name]()
+    return slow_rows_of(list(model[-1].parameters()), model, name, images(), x_adv)
+
+
+def slow_rows_of(parameters, model, name, x, x_adv):
+    """The gradient of one example after another with respect to a head's weight and bias, side by side."""
+    rows, objective = [], OBJECTIVES[name]()
     for i in range(N):
-        given = {"clean": images()[i : i + 1], "adversarial": x_adv[i : i + 1]}
+        given = {"clean": x[i : i + 1], "adversarial": x_adv[i : i + 1]}
         loss = objective.loss(LABELS[i : i + 1], **{key: model(given[key]) for key in objective.passes})
-        gradients = torch.autograd.grad(loss[0], list(head.parameters()))
+        gradients = torch.autograd.grad(loss[0], parameters)
         rows.append(torch.cat([gradients[0], *(g[:, None] for g in gradients[1:])], 1).flatten())
     return torch.stack(rows)
+
+
+@functools.cache
+def slow_rows_at_the_moved(name):
+    return slow_rows(network(), name, moved())
 
 
 @functools.cache
@@ -109,9 +123,8 @@ def attacked_alone(name, attack):
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("chunk_size", [16, 32, 64, 256])
 def test_rows_equal_autograd_one_example_at_a_time(name, chunk_size):
-    model = network()
-    measured = measure(model, name=name, attack=Given(moved()), chunk_size=chunk_size)
-    slow = slow_rows(model, name, moved())
+    measured = measure(name=name, attack=Given(moved()), chunk_size=chunk_size)
+    slow = slow_rows_at_the_moved(name)
     assert (measured.rows.dense() - slow).abs().max() < 1e-6 and slow.abs().max() > 0.1
     assert torch.equal(measured.labels, LABELS)
 
@@ -127,22 +140,25 @@ def in_the_middle():
 HEADS = {"with bias": network, "without bias": lambda: network(bias=False), "in the middle": in_the_middle}
 
 
+@functools.cache
+def slow_float32_rows(head, name):
+    model = HEADS[head]().float()
+    layer = next(
+        module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == CLASSES
+    )
+    parameters = [p for p in (layer.weight, layer.bias) if p is not None]
+    return slow_rows_of(parameters, model, name, images().float(), moved().float())
+
+
 @pytest.mark.case("F6")
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("chunk_size", [16, 96])
 def test_float32_rows_equal_autograd_one_example_at_a_time_for_every_kind_of_head(name, head, chunk_size):
-    model, x, x_adv, objective = HEADS[head]().float(), images().float(), moved().float(), OBJECTIVES[name]()
-    got = measure(model, Resident(x, LABELS), name=name, attack=Given(x_adv), chunk_size=chunk_size).rows.dense()
-    layer = next(
-        module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == CLASSES
-    )
-    parameters = [p for p in (layer.weight, layer.bias) if p is not None]
-    for i in range(N):
-        logits = {"clean": model(x[i : i + 1]), "adversarial": model(x_adv[i : i + 1])}
-        loss = objective.loss(LABELS[i : i + 1], **{key: logits[key] for key in objective.passes})
-        gradients = torch.autograd.grad(loss[0], parameters)
-        own = torch.cat([gradients[0], *(g[:, None] for g in gradients[1:])], 1).flatten()
+    x, x_adv = images().float(), moved().float()
+    source = Resident(x, LABELS)
+    got = measure(HEADS[head]().float(), source, name=name, attack=Given(x_adv), chunk_size=chunk_size).rows.dense()
+    for i, own in enumerate(slow_float32_rows(head, name)):
         assert (got[i] - own).abs().max() < 1e-6 * max(1.0, float(own.abs().max()))
 
 
@@ -419,8 +435,7 @@ def test_passes_that_ran_out_of_memory_do_not_count():
 def test_fast_lpa_on_a_resnet_goes_on_in_halves_and_holds_what_the_documentation_says():
     """docs/evaluation.md: about 9 MB an example of the chunk, ResNet-18 at 32 x 32."""
     pytest.importorskip("torchvision")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         net = MODELS["resnet18"]().body(10, (3, 32, 32)).eval()
     x = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     source = Resident(x, torch.arange(32) % 10)

@@ -2,15 +2,19 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seeds import side_by_side
+from torch import Tensor
 
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
-from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count, drawn
+from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, count, drawn
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm, cosines
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
@@ -25,6 +29,35 @@ PREFERENCES = torch.tensor([4.0, 1.0, 2.0, 0.5])
 
 def stream(size=4, epoch=0):
     return Stream(seed=0, purpose="minibatch", epoch=epoch).at(torch.arange(size))
+
+
+class Noise(NamedTuple):
+    """A stream whose numbers are drawn already: (B, 1)."""
+
+    numbers: Tensor
+
+    @property
+    def indices(self) -> Tensor:
+        return torch.arange(len(self.numbers))
+
+    def uniform(self, shape):
+        return self.numbers.reshape(shape)
+
+
+def every_epoch(draw: Callable[[Stream], Picked], size: int, epochs: int) -> Picked:
+    """What `draw` picks of a batch of `size` in each epoch: (epochs, k) positions and weights.
+
+    The epochs' numbers are drawn at once, and `draw` runs once, on all epochs side by side; twenty epochs are compared
+    with draws of their own.
+    """
+    streams = side_by_side([stream(size, epoch) for epoch in range(epochs)], size)
+    numbers = streams.uniform((epochs * size, 1)).reshape(epochs, size, 1)
+    picked = torch.func.vmap(lambda noise: draw(Noise(noise)))(numbers)
+    for epoch in range(0, epochs, epochs // 20):
+        alone = draw(stream(size, epoch))
+        assert torch.equal(picked.positions[epoch], alone.positions)
+        assert torch.allclose(picked.weights[epoch], alone.weights, rtol=1e-6)
+    return picked
 
 
 def seen(size=8, classes=3, scale=1.0):
@@ -51,9 +84,9 @@ def successive(preferences, k):
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_a_draw_is_successive_sampling_without_replacement(k):
-    draws, often = 3000, torch.zeros(4)
-    for epoch in range(draws):
-        often[drawn(PREFERENCES, k, stream(epoch=epoch)).positions] += 1
+    draws = 3000
+    picked = every_epoch(lambda numbers: drawn(PREFERENCES, k, numbers), 4, draws)
+    often = torch.bincount(picked.positions.flatten(), minlength=4)
     for got, expected in zip((often / draws).tolist(), successive(PREFERENCES.tolist(), k), strict=True):
         assert abs(got - expected) < 4 * math.sqrt(expected * (1 - expected) / draws) + 1e-9
 
@@ -61,13 +94,9 @@ def test_a_draw_is_successive_sampling_without_replacement(k):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_corrected_weights_make_the_picked_mean_unbiased(k):
     losses, draws = torch.tensor([1.0, 5.0, -2.0, 7.0]), 3000
-    found = torch.tensor(
-        [
-            float((picked.weights * losses[picked.positions]).mean())
-            for picked in (drawn(PREFERENCES, k, stream(epoch=epoch)) for epoch in range(draws))
-        ]
-    )
-    assert abs(float(found.mean() - losses.mean())) < 4 * float(found.std()) / math.sqrt(draws)
+    picked = every_epoch(lambda numbers: drawn(PREFERENCES, k, numbers), 4, draws)
+    means = (picked.weights * losses[picked.positions]).mean(1)
+    assert abs(float(means.mean() - losses.mean())) < 4 * float(means.std()) / math.sqrt(draws)
     plain = sum(p * float(x) for p, x in zip(successive(PREFERENCES.tolist(), k), losses, strict=True)) / k
     assert abs(plain - float(losses.mean())) > 0.1  # which it is not without them
 
@@ -219,21 +248,19 @@ def test_preferences_stay_above_zero_and_finite_at_any_logits(name):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_corrected_weights_are_bounded_and_uniform_draws_have_none(name):
     rule = RULES[name](correction="inverse_probability", rho=0.1)
-    for epoch in range(200):
-        assert rule.pick(None, stream(20, epoch)).weights.tolist() == [1.0, 1.0]
-        weights = rule.pick(seen(20), stream(20, epoch)).weights
-        assert torch.isfinite(weights).all() and float(weights.max()) < 500
+    batch = seen(20)
+    uniform = every_epoch(lambda numbers: rule.pick(None, numbers), 20, 200)
+    assert uniform.weights.tolist() == [[1.0, 1.0]] * 200
+    weights = every_epoch(lambda numbers: rule.pick(batch, numbers), 20, 200).weights
+    assert weights.shape == (200, 2) and torch.isfinite(weights).all() and float(weights.max()) < 500
 
 
 @pytest.mark.parametrize("name", ["margin", "gradient_matching"])
 def test_a_corrected_rule_is_unbiased_with_its_share_of_uniform_draws(name):
     rule, batch, losses = RULES[name](correction="inverse_probability"), seen(8), torch.linspace(-1, 3, 8)
-    found = []
-    for epoch in range(4000):
-        picked = rule.pick(batch, stream(8, epoch))
-        found.append(float((picked.weights * losses[picked.positions]).mean()))
-    found = torch.tensor(found)
-    assert abs(float(found.mean() - losses.mean())) < 4 * float(found.std()) / math.sqrt(len(found))
+    picked = every_epoch(lambda numbers: rule.pick(batch, numbers), 8, 4000)
+    means = (picked.weights * losses[picked.positions]).mean(1)
+    assert abs(float(means.mean() - losses.mean())) < 4 * float(means.std()) / math.sqrt(len(means))
 
 
 @pytest.mark.parametrize("name", ATTACKS)

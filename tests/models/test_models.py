@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from seeds import seeded
 from torch import nn
 
 from advcore.errors import ConfigError
@@ -26,8 +27,7 @@ def on_meta(name, num_classes=10, shape=(3, 32, 32), **changes):
 
 
 def real(name, num_classes=10, shape=(3, 32, 32), seed=0, **changes):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return settings(name, **changes).body(num_classes, shape).eval()
 
 
@@ -260,8 +260,7 @@ def test_a_constant_channel_has_deviation_one():
 
 
 def test_a_preactivation_net_equals_its_blocks_written_out():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded():
         net = PreActNet(5, 3, stem=4, widths=(4, 8), depth=1).eval()
     x = images(2, (3, 8, 8))
     out = net.stem(x)

@@ -1,5 +1,6 @@
 """CRAIG against brute force: every pick, every weight, the value."""
 
+import functools
 import itertools
 import math
 
@@ -46,10 +47,17 @@ def small_problem(case):
 
 
 def slow_distances(rows, kind):
-    """(N, N) from the rows written out, one pair at a time."""
+    """(N, N) from the rows written out."""
     matrix = rows.dense().numpy()
-    distance = np.array([[np.linalg.norm(a - b) for b in matrix] for a in matrix])
+    distance = np.array([np.linalg.norm(row - matrix, axis=1) for row in matrix])
     return distance**2 if kind == "squared" else distance
+
+
+@functools.cache
+def solved(case, kind):
+    """Of a small problem: (N, N) distances, how many were to be picked, and what was."""
+    rows, k = small_problem(case)
+    return slow_distances(rows, kind), k, solve(rows, k, distance=kind)
 
 
 def value(similarity, picks):
@@ -77,14 +85,11 @@ each_case = pytest.mark.parametrize(("kind", "cases"), CASES)
 @each_case
 def test_each_pick_gains_as_much_as_the_best_by_brute_force(kind, cases):
     for case in cases:
-        rows, k = small_problem(case)
-        distance = slow_distances(rows, kind)
-        similarity = distance.max() - distance
-        found = solve(rows, k, distance=kind)
-        picks = found.indices.tolist()
+        distance, _, found = solved(case, kind)
+        similarity, picks = distance.max() - distance, found.indices.tolist()
         scale = similarity.sum(1).max() + 1e-300
         for m, (pick, gain) in enumerate(zip(picks, found.info["gains"], strict=True)):
-            best = max(slow_gain(similarity, picks[:m], i) for i in range(len(rows)) if i not in picks[:m])
+            best = max(slow_gain(similarity, picks[:m], i) for i in range(len(distance)) if i not in picks[:m])
             own = slow_gain(similarity, picks[:m], pick)
             assert own == pytest.approx(best, rel=1e-6, abs=1e-12 * scale)
             assert gain == pytest.approx(own, rel=1e-6, abs=1e-12 * scale)
@@ -94,11 +99,10 @@ def test_each_pick_gains_as_much_as_the_best_by_brute_force(kind, cases):
 @each_case
 def test_the_value_is_within_1_minus_1_over_e_of_the_optimum_and_equals_naive_greedys(kind, cases):
     for case in cases:
-        rows, k = small_problem(case)
-        distance = slow_distances(rows, kind)
+        distance, k, found = solved(case, kind)
         similarity = distance.max() - distance
-        reached = value(similarity, solve(rows, k, distance=kind).indices.tolist())
-        optimum = max(value(similarity, picks) for picks in itertools.combinations(range(len(rows)), k))
+        reached = value(similarity, found.indices.tolist())
+        optimum = max(value(similarity, picks) for picks in itertools.combinations(range(len(distance)), k))
         assert reached >= (1 - 1 / math.e) * optimum
         assert reached == pytest.approx(value(similarity, naive_greedy(similarity, k)), rel=1e-9)
 
@@ -107,15 +111,13 @@ def test_the_value_is_within_1_minus_1_over_e_of_the_optimum_and_equals_naive_gr
 @each_case
 def test_weights_are_the_cluster_sizes_of_a_slow_count(kind, cases):
     for case in cases:
-        rows, k = small_problem(case)
-        distance = slow_distances(rows, kind)
-        found = solve(rows, k, distance=kind)
+        distance, _, found = solved(case, kind)
         picks, sizes = found.indices.tolist(), [0] * len(found.indices)
-        for i in range(len(rows)):
+        for i in range(len(distance)):
             nearest = min(range(len(picks)), key=lambda p: (distance[i, picks[p]], p))
             sizes[picks.index(i) if i in picks else nearest] += 1
         assert found.weights.tolist() == sizes
-        assert sum(sizes) == len(rows) and min(sizes) >= 1
+        assert sum(sizes) == len(distance) and min(sizes) >= 1
 
 
 @pytest.mark.case("F1")
