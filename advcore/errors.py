@@ -61,7 +61,11 @@ def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
 
 def shown(value: object) -> str:
     """A value in one line; of a long one, its ends."""
-    text = repr(value)
+    return shorten(repr(value))
+
+
+def shorten(text: str) -> str:
+    """Return a text as it is, or the two ends of a long one."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
 
 
