@@ -82,6 +82,11 @@ def shown(value: object) -> str:
         text = _written(value)
     except RecursionError:  # a value that holds itself
         text = repr(value)
+    return shorten(text)
+
+
+def shorten(text: str) -> str:
+    """Return a text as it is, or the two ends of a long one."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from advcore.errors import ConfigError, must, require, shown
+from advcore.errors import ConfigError, must, require, shorten, shown
 from advcore.runner.problems import problems
 from advcore.runner.schema import TABLES, RunConfig
 from advcore.runner.yaml_events import DEEPEST
@@ -33,7 +33,7 @@ def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
     """Return a copy of `raw` in which the overrides are made, in their order."""
     raw = copy.deepcopy(raw)
     for override in overrides:
-        _set_value(raw, override.path, override.value, f"--set {override.text}")
+        _set_value(raw, override.path, override.value, f"--set {shorten(override.text)}")
     return raw
 
 
@@ -41,18 +41,19 @@ def changed(raw: dict, changes: dict[str, Any]) -> dict:
     """`raw` with the value of each dotted path set, in their order; numbers in a path count in lists."""
     raw = copy.deepcopy(raw)
     for path, value in changes.items():
-        _set_value(raw, path, value, path)
+        _set_value(raw, path, value, shorten(path))
     return raw
 
 
 def _set_value(raw: dict, path: str, value: Any, label: str) -> None:
     """Write a copy of `value` into `raw`. `label` names the change in an error."""
-    keys, here = path.split("."), raw
-    if len(keys) > DEEPEST:
-        raise ConfigError(f"{label}: a path must have at most {DEEPEST} parts, got {len(keys)}")
-    for key in keys[:-1]:
-        here = _enter(here, key, label)
-    here[_position(here, keys[-1], label) if isinstance(here, list) else keys[-1]] = copy.deepcopy(value)
+    *above, key = path.split(".")
+    if len(above) >= DEEPEST:
+        raise ConfigError(f"{label}: a path must have at most {DEEPEST} parts, got {len(above) + 1}")
+    here: Any = raw
+    for part in above:
+        here = _enter(here, part, label)
+    here[_position(here, key, label) if isinstance(here, list) else key] = copy.deepcopy(value)
 
 
 def _enter(here: Any, key: str, label: str) -> Any:

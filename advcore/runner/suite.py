@@ -127,7 +127,7 @@ def _settings(methods: dict[str, dict], experiments: _Experiments, overrides: Se
             settings[name] = apply_overrides(changed(experiments.settings(method), own), parsed)
         except UserError as error:
             _add_problems(problems, error, name)
-    _require_none(problems, len(methods))
+    _raise_problems(problems, len(methods))
     return settings
 
 
@@ -137,7 +137,7 @@ def _add_problems(problems: dict[str, list[str]], error: UserError, method: str)
         problems.setdefault(problem, []).append(method)
 
 
-def _require_none(problems: dict[str, list[str]], methods: int) -> None:
+def _raise_problems(problems: dict[str, list[str]], methods: int) -> None:
     """Raise ConfigError with each problem once, after the names of the methods that have it."""
     require(
         *(
@@ -177,7 +177,7 @@ def configs(suite: Suite) -> dict[str, RunConfig]:
         if sum(map(len, problems.values())) > _MOST_PROBLEMS:
             problems[f"more than {_MOST_PROBLEMS:,} problems; methods after this are not checked yet"] = [name]
             break
-    _require_none(problems, len(suite.methods))
+    _raise_problems(problems, len(suite.methods))
     return found
 
 

@@ -37,7 +37,7 @@ def read_events(text: str) -> list[yaml.Event]:
         match event:
             case yaml.DocumentStartEvent():
                 if not is_first:
-                    raise problem(event.start_mark, "a text must hold one document, another document begins here")
+                    raise error_at(event.start_mark, "a text must hold one document, another document begins here")
                 is_first = False
             case yaml.NodeEvent():
                 meter.enter(event)
@@ -56,7 +56,7 @@ class _Mark:
     column: int
 
 
-def problem(mark: yaml.Mark | _Mark, text: str) -> ConfigError:
+def error_at(mark: yaml.Mark | _Mark, text: str) -> ConfigError:
     """Return an error that names line and column, counted from 1."""
     return ConfigError(f"line {mark.line + 1}, column {mark.column + 1}: {text}")
 
@@ -78,9 +78,9 @@ class _Scanner(Reader, Scanner, Parser):
         """
         self._tokens_scanned += 1
         if self._tokens_scanned > MOST_TOKENS:
-            raise problem(self.get_mark(), f"a text must have at most {MOST_TOKENS:,} tokens")
+            raise error_at(self.get_mark(), f"a text must have at most {MOST_TOKENS:,} tokens")
         if self.flow_level > DEEPEST:
-            raise problem(self.get_mark(), f"settings must be nested at most {DEEPEST} deep")
+            raise error_at(self.get_mark(), f"settings must be nested at most {DEEPEST} deep")
         super().fetch_more_tokens()
 
 
@@ -93,17 +93,17 @@ def _scan(text: str) -> Iterator[yaml.Event]:
     except ReaderError as error:
         before = text[: error.position]
         mark = _Mark(before.count("\n"), len(before) - before.rfind("\n") - 1)
-        raise problem(mark, f"the character #x{error.character:04x} cannot be read") from None
+        raise error_at(mark, f"the character #x{error.character:04x} cannot be read") from None
     try:
         while scanner.check_event():
             yield scanner.get_event()
     except yaml.MarkedYAMLError as error:
         is_tab = "\\t" in error.problem
-        raise problem(error.problem_mark, "a tab cannot indent; use spaces" if is_tab else error.problem) from None
+        raise error_at(error.problem_mark, "a tab cannot indent; use spaces" if is_tab else error.problem) from None
     except ConfigError:
         raise
     except (ValueError, OverflowError) as error:  # an escape that is no character, a version of too many digits
-        raise problem(scanner.get_mark(), f"cannot be read: {error}") from None
+        raise error_at(scanner.get_mark(), f"cannot be read: {error}") from None
 
 
 # ---- limits ----
@@ -143,7 +143,7 @@ class _Meter:
             self._count(self._find_size(event), event.start_mark)
             return
         if event.anchor in self._sizes:
-            raise problem(event.start_mark, f"the anchor {shown(event.anchor)} stands twice; rename one")
+            raise error_at(event.start_mark, f"the anchor {shown(event.anchor)} stands twice; rename one")
         if isinstance(event, yaml.ScalarEvent):
             size = _Size(values=1, characters=len(event.value), levels=0)
             self._count(size, event.start_mark)
@@ -169,10 +169,10 @@ class _Meter:
 
     def _find_size(self, alias: yaml.AliasEvent) -> _Size:
         if alias.anchor not in self._sizes:
-            raise problem(alias.start_mark, f"the alias {shown(alias.anchor)} has no anchor before it")
+            raise error_at(alias.start_mark, f"the alias {shown(alias.anchor)} has no anchor before it")
         size = self._sizes[alias.anchor]
         if size is None:
-            raise problem(alias.start_mark, "an alias must not stand inside what it means")
+            raise error_at(alias.start_mark, "an alias must not stand inside what it means")
         return size
 
     def _count(self, size: _Size, mark: yaml.Mark) -> None:
@@ -182,6 +182,6 @@ class _Meter:
             self._open[-1].levels = max(self._open[-1].levels, 1 + size.levels)
         if self._values > MOST_VALUES or self._characters > MOST_CHARACTERS:
             limit = f"at most {MOST_VALUES:,} values and {MOST_CHARACTERS:,} characters"
-            raise problem(mark, f"a text must hold {limit}, where aliases are followed")
+            raise error_at(mark, f"a text must hold {limit}, where aliases are followed")
         if len(self._open) + size.levels > DEEPEST:
-            raise problem(mark, f"settings must be nested at most {DEEPEST} deep, where aliases are followed")
+            raise error_at(mark, f"settings must be nested at most {DEEPEST} deep, where aliases are followed")

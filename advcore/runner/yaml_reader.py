@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from advcore.errors import ConfigError, must, shown
-from advcore.runner.yaml_events import LARGEST_TEXT, problem, read_events
+from advcore.errors import ConfigError, must, shorten, shown
+from advcore.runner.yaml_events import LARGEST_TEXT, error_at, read_events
 
 LONGEST_NUMBER = 400
 """Characters of a number."""
@@ -77,7 +77,7 @@ def _parse_override(text: str) -> Override:
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
         raise ConfigError(must("--set", "of the form a.b=value", text))
-    return Override(path, parse(value, f"--set {path}"), text)
+    return Override(path, parse(value, f"--set {shorten(path)}"), text)
 
 
 # ---- values ----
@@ -102,14 +102,14 @@ class _Builder:
     def _build_value(self, event: yaml.NodeEvent) -> Any:
         value = self._build_node(event)
         if value is _MergeKey:
-            raise problem(event.start_mark, "<< must be the key of a merge; put it into quotes where it is text")
+            raise error_at(event.start_mark, "<< must be the key of a merge; put it into quotes where it is text")
         return value
 
     def _build_node(self, event: yaml.NodeEvent) -> Any:
         if isinstance(event, yaml.AliasEvent):
             return copy.deepcopy(self._anchored[event.anchor])
         if event.tag is not None:
-            raise _tag_problem(event)
+            raise _tag_error(event)
         if isinstance(event, yaml.ScalarEvent):
             value = _read_scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -140,30 +140,35 @@ class _Builder:
         return _merge(explicit, sources)
 
     def _build_key(self, event: yaml.NodeEvent, names: set) -> Any:
-        """Return a key, and add to `names` what it goes by: itself (1 equals 1.0), and its text (1 and '1')."""
-        is_scalar = not isinstance(event, yaml.CollectionStartEvent)
-        key = self._build_node(event) if is_scalar else None
-        if not is_scalar or isinstance(key, (dict, list)):
-            raise problem(event.start_mark, "a setting's name must be text")
-        text = "<<" if key is _MergeKey else key
-        goes_by = {key} if text is not key else {key, key if isinstance(key, str) else json.dumps(key)}
-        if goes_by & names:
-            raise problem(event.start_mark, f"the key {shown(text)} stands twice; keep one")
-        names |= goes_by
+        """Return a key, and add its names to those of the mapping. Raises ConfigError for a name that is there."""
+        is_collection = isinstance(event, yaml.CollectionStartEvent)
+        key = None if is_collection else self._build_node(event)
+        if is_collection or isinstance(key, (dict, list)):
+            raise error_at(event.start_mark, "a setting's name must be text")
+        key_names = _list_names(key)
+        if key_names & names:
+            text = "<<" if key is _MergeKey else key
+            raise error_at(event.start_mark, f"the key {shown(text)} stands twice; keep one")
+        names |= key_names
         return key
 
 
-def _tag_problem(event: yaml.NodeEvent) -> ConfigError:
+def _tag_error(event: yaml.NodeEvent) -> ConfigError:
     tag = shown(event.tag.replace("tag:yaml.org,2002:", "!!"))
     value = f" of {shown(event.value)}" if isinstance(event, yaml.ScalarEvent) else ""
-    return problem(event.start_mark, f"the tag {tag}{value} cannot be read; write plain values, and text in quotes")
+    return error_at(event.start_mark, f"the tag {tag}{value} cannot be read; write plain values, and text in quotes")
+
+
+def _list_names(key: Any) -> set:
+    """Return the key itself, since 1 equals 1.0, and its text in JSON, where 1 and '1' are the same."""
+    return {key} if key is _MergeKey or isinstance(key, str) else {key, json.dumps(key)}
 
 
 def _list_sources(value: Any, mark: yaml.Mark) -> list[dict]:
     sources = value if isinstance(value, list) else [value]
     for source in sources:
         if not isinstance(source, dict):
-            raise problem(mark, must("<<", "a mapping, or a list of mappings", source))
+            raise error_at(mark, must("<<", "a mapping, or a list of mappings", source))
     return sources
 
 
@@ -190,7 +195,7 @@ def _read_scalar(event: yaml.ScalarEvent) -> Any:
     """Return quoted text and blocks as they are, and a plain scalar as the word, number or text that it is."""
     text, mark, is_plain = event.value, event.start_mark, event.implicit[0]
     if _UNFIT.search(text):
-        raise problem(mark, "text must be characters without NUL or half of a pair")
+        raise error_at(mark, "text must be characters without NUL or half of a pair")
     if not is_plain:
         return text
     if text == "<<":
@@ -199,7 +204,7 @@ def _read_scalar(event: yaml.ScalarEvent) -> Any:
         return _WORDS[text]
     if len(text) > LONGEST_NUMBER:
         if not text.strip(_NUMBER_CHARACTERS):
-            raise problem(mark, f"a number must have at most {LONGEST_NUMBER} characters")
+            raise error_at(mark, f"a number must have at most {LONGEST_NUMBER} characters")
         return text
     return _read_number(text, mark) if _NUMBER.fullmatch(text) else text
 
@@ -211,5 +216,5 @@ def _read_number(text: str, mark: yaml.Mark) -> int | float:
     if not slash:
         return float(text)
     if not float(denominator):
-        raise problem(mark, f"{shown(text)} divides by zero")
+        raise error_at(mark, f"{shown(text)} divides by zero")
     return float(numerator) / float(denominator)

@@ -175,8 +175,10 @@ def test_a_value_that_is_set_at_two_places_is_two_values():
         (["seed=1"] * 20_000, "all --set together must have at most 100,000 characters, got 120,000"),
         (["evaluation=[" + "1, " * 3_000 + "1]", "evaluation.0.eps=1"], "holds 1, which has no settings of its own"),
         (["name=[" + "1, " * 3_000 + "1]", "seed=" + "x" * 90_000, "seed.a=1"], "seed holds 'xxx"),
+        (["name.a=" + "x" * 90_000], "name holds 'x', which has no settings of its own"),
+        (["a" * 90_000 + "=["], "line 1, column 2: "),
     ],
-    ids=["deep path", "many", "a setting of a number", "a setting of a long text"],
+    ids=["deep path", "many", "a setting of a number", "a setting of a long text", "long value", "long path"],
 )
 @pytest.mark.case("G3")
 def test_overrides_that_would_cost_much_are_refused_in_a_line(sets, line):
