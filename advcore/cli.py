@@ -181,8 +181,8 @@ def _check_arrays_file(option: str, path: Path) -> None:
 
 def _check_different(*paths: Path | None) -> None:
     """Raise ConfigError where one file would be written over another."""
-    given = [path.resolve() for path in paths if path]
-    told = ", ".join(path.name for path in given)
+    given = [os.path.realpath(path) for path in paths if path]
+    told = ", ".join(map(os.path.basename, given))
     require(None if len({*given}) == len(given) else must("--out, --state and --examples", "different files", told))
 
 

@@ -1,5 +1,6 @@
 """A folder of images, one sub-folder a class, as torchvision's ImageFolder reads it."""
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -72,13 +73,26 @@ class ImageFolder(DataSettings):
         missing = [sub for sub in numbers if not (folder / sub).is_dir()]
         if missing or not numbers:
             raise DataError(f"{folder} must hold a sub-folder for each class, got none for {missing[:5]}")
-        samples = datasets.folder.make_dataset(
-            str(folder), class_to_idx=numbers, extensions=datasets.folder.IMG_EXTENSIONS, allow_empty=True
-        )
+        samples = _samples(folder, numbers, datasets.folder.IMG_EXTENSIONS)
         if not samples:
             raise DataError(f"{folder} must hold images, got none in {len(numbers)} sub-folders")
         labels = torch.tensor([label for _, label in samples])
         return Split(labels, dataset=_Files(samples, self.size), num_classes=len(names))
+
+
+def _samples(folder: Path, numbers: dict[str, int], endings: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Path and label of every image, in the order of torchvision's `make_dataset`. Raises OSError for a sub-folder that
+    cannot be listed, whose images would otherwise be missing without a word."""
+
+    def refused(error: OSError) -> None:
+        raise error
+
+    samples = []
+    for sub in sorted(numbers):
+        for where, _, names in sorted(os.walk(folder / sub, followlinks=True, onerror=refused)):
+            paths = [os.path.join(where, name) for name in sorted(names) if name.lower().endswith(endings)]
+            samples += [(path, numbers[sub]) for path in paths]
+    return samples
 
 
 class _Files(Dataset):

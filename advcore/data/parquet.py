@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,7 +37,8 @@ def _table(folder: Path, part: str):
         import pyarrow.parquet as pq
     except (ImportError, RuntimeError) as error:
         raise missing_package("pyarrow", "data.name: parquet", None, error) from None
-    files = sorted(folder.glob(f"{part}-*.parquet"))
+    names = os.listdir(folder) if folder.is_dir() else []
+    files = sorted(folder / name for name in names if fnmatch(name, f"{part}-*.parquet"))
     if not files:
         raise DataError(f"data.path must be a folder with {part}-*.parquet files, got {str(folder)!r}")
     try:

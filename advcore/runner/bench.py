@@ -25,7 +25,7 @@ from advcore.runner.attempt import Outcome, Watcher, tidy
 from advcore.runner.baselines import with_baselines
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.identity import differences, identity, settings_hash
-from advcore.runner.places import check_writable
+from advcore.runner.places import check_path, check_writable
 from advcore.runner.schema import RunConfig
 from advcore.runner.suite import Run, Suite, configs, load, runs
 from advcore.runner.suite_file import BASELINES, BASELINES_FILE
@@ -55,6 +55,7 @@ def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), 
     methods = configs(suite)
     require(_trial_problem(overrides, out))
     folder = (out or suite.records) / (size or "")
+    check_path(folder)
     methods = _with_baselines(suite, methods, folder)
     return Bench(suite, folder, methods, runs(suite, methods))
 

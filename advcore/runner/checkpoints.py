@@ -1,7 +1,6 @@
 """A run's states on disk: numbered folders, the newest that is whole counts."""
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -105,33 +104,48 @@ def _locked(path: Path) -> Iterator[None]:
         lock.close()
 
 
-def _take(path: Path, tries: int = 5) -> TextIO:
-    """Open the lock file and lock it; again if the process that had it removes it, or its folder, at that moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return _open_locked(path)
-    except FileNotFoundError:
-        if not tries:
-            raise
-    return _take(path, tries - 1)
+_TRIES = 5
 
 
-def _open_locked(path: Path) -> TextIO:
-    """Raises BusyError if another process holds the lock, FileNotFoundError if the file has left its place."""
+def _take(path: Path) -> TextIO:
+    """Open the lock file and lock it; anew if the process that had it removes it, or its folder, at that moment."""
+    for _ in range(_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _open_locked(path)
+        if lock is not None:
+            return lock
+    raise _busy(path)
+
+
+def _open_locked(path: Path) -> TextIO | None:
+    """The locked file; None if it has left its place since. Raises BusyError if another process holds the lock."""
     import fcntl
 
-    lock = open(path, "a")  # noqa: SIM115
+    new = not os.path.lexists(path)
+    try:
+        lock = open(path, "a")  # noqa: SIM115
+    except FileNotFoundError:
+        if path.parent.exists():
+            raise
+        return None
     try:
         with naming(path):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-                return lock
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    except BaseException as error:
+    except OSError as error:
         lock.close()
         if isinstance(error, BlockingIOError):
-            raise BusyError(must("--out", "a folder in which no other process runs", str(path.parent))) from None
+            raise _busy(path) from None
+        if new:
+            path.unlink(missing_ok=True)
         raise
+    if path.exists() and os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+        return lock
+    lock.close()
+    return None
+
+
+def _busy(path: Path) -> BusyError:
+    return BusyError(must("--out", "a folder in which no other process runs", str(path.parent)))
 
 
 _held: list[TextIO] = []

@@ -7,7 +7,6 @@ read-only file system, a name that is too long or a link that leads nowhere. Wha
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -24,21 +23,23 @@ def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> 
 
     Raises OSError where the disk has no room: that is no wrong setting.
     """
-    check_path(path, option)
     with as_setting(option, path):
-        if file and path.is_dir():
-            raise ConfigError(must(option, "a file", str(path), "it is a folder"))
-        if file:
-            try_in(path.parent, path.name)
-        else:
+        found = _follow(path)
+        if not file:
             try_in(path)
+            return
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, a pipe or a socket"
+            raise ConfigError(must(option, "a file", str(path), f"it is {what}"))
+        try_in(path.parent, path.name)
 
 
 def check_path(path: Path, option: str = "--out") -> None:
-    """Raise ConfigError for what no file system takes as a path, such as a name that is too long, and for a link that
-    leads nowhere."""
+    """Raise ConfigError for what no file system takes as a path, such as a name that is too long, for a link that leads
+    nowhere, and for what is below either or below a file."""
     with as_setting(option, path):
         _follow(path)
+        _nearest_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -74,7 +75,8 @@ def try_in(folder: Path, name: str = "record.json") -> None:
         with naming(folder / name):
             try_write(trial / missing / name)
     finally:
-        shutil.rmtree(trial, ignore_errors=True)
+        inner = trial / missing
+        remove_empty([inner, *(one for one in inner.parents if one.is_relative_to(trial))])
 
 
 def try_replace(path: Path) -> None:

@@ -1,5 +1,8 @@
 """Faults on purpose: small functions and objects that tests break things with."""
 
+import errno
+import importlib
+import io
 import os
 import signal
 import sys
@@ -169,3 +172,85 @@ def killed_at(n: int, work: Callable[[], Any]) -> bool:
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert ended in (0, -signal.SIGKILL), ended
     return ended != 0
+
+
+# ---- what the operating system refuses ----
+
+NUMBERS = tuple(
+    getattr(errno, name)
+    for name in (
+        *("EPERM", "ENOENT", "EINTR", "EIO", "ENXIO", "ENOMEM", "EACCES", "EBUSY", "EXDEV", "ENODEV", "ENOTDIR"),
+        *("EISDIR", "EINVAL", "ENFILE", "EMFILE", "ETXTBSY", "EFBIG", "ENOSPC", "EROFS", "EMLINK", "EDEADLK"),
+        *("ENAMETOOLONG", "ENOLCK", "ENOSYS", "ELOOP", "EOVERFLOW", "EOPNOTSUPP", "ETIMEDOUT", "EDQUOT", "ESTALE"),
+    )
+)
+"""What opening, renaming, syncing, making, removing and locking may give."""
+
+CALLS = {
+    "open": ("os.open", "builtins.open", "io.open"),
+    "write": ("os.fdopen",),
+    "sync": ("os.fsync",),
+    "permissions": ("os.chmod",),
+    "rename": ("os.replace", "os.rename"),
+    "make": ("os.mkdir",),
+    "remove": ("os.unlink",),
+    "lock": ("fcntl.flock",),
+}
+"""The system's calls, by what they do."""
+
+
+class _NeverWritten(io.BytesIO):
+    """An open file that takes nothing."""
+
+    def __init__(self, descriptor: int, error: OSError):
+        super().__init__()
+        self.error = error
+        os.close(descriptor)
+
+    def write(self, content: bytes) -> int:
+        raise self.error
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, what: str, number: int, below: Path) -> list[str]:
+    """From now on the system refuses to do `what`, of CALLS, in the folder `below`. Returns the calls refused so far.
+
+    As in real life, a call that was given a path names it, and one that was given an open file does not.
+    """
+    refused: list[str] = []
+
+    def replaced(name: str) -> None:
+        module = importlib.import_module(name.rpartition(".")[0])
+        original = getattr(module, name.rpartition(".")[2])
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            if not _is_about(arguments, below) or _only_reads(name, arguments):
+                return original(*arguments, **named)
+            refused.append(name)
+            given = [str(one) for one in arguments[:1] if isinstance(one, (str, os.PathLike))]
+            error = OSError(number, os.strerror(number), *given)
+            if name == "os.fdopen":
+                return _NeverWritten(arguments[0], error)
+            raise error
+
+        monkeypatch.setattr(module, original.__name__, call)
+
+    for name in CALLS[what]:
+        replaced(name)
+    return refused
+
+
+def _is_about(arguments: tuple, below: Path) -> bool:
+    """Whether one of the arguments is a path, or an open file, in the folder."""
+    for one in arguments:
+        if hasattr(one, "fileno"):
+            one = one.fileno()
+        if isinstance(one, int) and not isinstance(one, bool) and os.path.lexists(f"/proc/self/fd/{one}"):
+            one = os.readlink(f"/proc/self/fd/{one}")
+        if isinstance(one, (str, os.PathLike)) and str(one).startswith(str(below)):
+            return True
+    return False
+
+
+def _only_reads(name: str, arguments: tuple) -> bool:
+    mode = str(arguments[1]) if len(arguments) > 1 else "r"
+    return name.endswith(".open") and name != "os.open" and not set(mode) & set("wax+")
