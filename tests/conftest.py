@@ -1,5 +1,6 @@
 """Small worlds that many tests share."""
 
+import gc
 import importlib
 import logging
 import os
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; commands that tests start inherit it
+
+gc.disable()  # until all tests are collected: nearly all that is made until then stays
 
 import pytest
 import torch
@@ -43,6 +46,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             f"{item.nodeid} is marked as holding {unknown!r}, which is none of tests/faults/cases.py"
         )
     item.extra_keyword_matches.update(named)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports and collection made out of every later garbage collection."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
