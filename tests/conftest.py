@@ -9,8 +9,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; commands that tests start inherit it
 
-gc.disable()  # until all tests are collected: nearly all that is made until then stays
-
 import pytest
 import torch
 from faults.cases import CASES
@@ -21,8 +19,9 @@ from advcore.data.source import Resident
 from advcore.rng import seed_torch
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+gc.disable()  # until all tests are collected: nearly all that is made until then stays
 for logger in logging.root.manager.loggerDict.values():
-    # pytest attaches its handlers to each logger that does not propagate, six times a test, and torch has dozens of them.
+    # pytest attaches its handlers to each logger that does not propagate, six times a test: torch has dozens of those.
     if isinstance(logger, logging.Logger):
         logger.propagate = True
 ROOT = Path(__file__).parents[1]
