@@ -1,5 +1,6 @@
 """Small worlds that many tests share."""
 
+import gc
 import importlib
 import logging
 import os
@@ -18,8 +19,9 @@ from advcore.data.source import Resident
 from advcore.rng import seed_torch
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+gc.disable()  # until all tests are collected: nearly all that is made until then stays
 for logger in logging.root.manager.loggerDict.values():
-    # pytest attaches its handlers to each logger that does not propagate, six times a test, and torch has dozens of them.
+    # pytest attaches its handlers to each logger that does not propagate, six times a test: torch has dozens of those.
     if isinstance(logger, logging.Logger):
         logger.propagate = True
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             f"{item.nodeid} is marked as holding {unknown!r}, which is none of tests/faults/cases.py"
         )
     item.extra_keyword_matches.update(named)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports and collection made out of every later garbage collection."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Sets known by name: scikit-learn's digits, and what torchvision reads."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,11 +28,17 @@ class Digits(DataSettings):
             from sklearn.datasets import load_digits
         except (ImportError, RuntimeError) as error:
             raise missing_package("scikit-learn", "data.name: digits", None, error) from None
-        bunch = load_digits()
-        images = torch.from_numpy(bunch.images).float()[:, None] / 16
-        labels = torch.from_numpy(bunch.target).long()
+        images, labels = _digits(load_digits)
         test = stratified(labels, round(0.2 * len(labels)), self.split_seed, "digits-test")
         return tuple(_held(images[mask], labels[mask]) for mask in (~test, test))
+
+
+@lru_cache(maxsize=1)
+def _digits(load_digits: Callable) -> tuple[Tensor, Tensor]:
+    """Read images (1797, 1, 8, 8) in [0, 1] and labels (1797,) from the package's text file, once in a process."""
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).float()[:, None] / 16
+    return images, torch.from_numpy(bunch.target).long()
 
 
 def _held(images: Tensor, labels: Tensor) -> Split:

@@ -200,13 +200,13 @@ def test_the_parts_that_processes_exchange(several):
                 assert max(map(len, shares)) - min(map(len, shares)) <= 1 and min(map(len, shares)) >= 2
 
 
-def test_a_launcher_that_names_no_meeting_place_is_a_mistake():
-    known = {key: value for key, value in os.environ.items() if key not in ("MASTER_ADDR", "MASTER_PORT")}
-    command = [sys.executable, "-m", "advcore", "run", "none.yaml"]
-    found = subprocess.run(
-        command, env=known | {"WORLD_SIZE": "2", "RANK": "0"}, capture_output=True, text=True, timeout=60
-    )
-    assert found.returncode == 2 and found.stderr.startswith("advcore: MASTER_ADDR must be set"), found.stderr
+def test_a_launcher_that_names_no_meeting_place_is_a_mistake(advcore, monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    code, _, err = advcore("run", "none.yaml")
+    assert code == 2 and err.startswith("advcore: MASTER_ADDR must be set"), err
 
 
 def test_processes_that_never_come_are_not_waited_for_without_end():

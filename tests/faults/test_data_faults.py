@@ -2,8 +2,8 @@
 
 import copy
 import multiprocessing
+import os
 import re
-import time
 
 import pytest
 import torch
@@ -55,11 +55,9 @@ CALLS = {
 
 
 def line_of(call) -> str:
-    """Of the DataError that it raises, within 30 seconds."""
-    started = time.monotonic()
+    """Of the DataError that it raises."""
     with pytest.raises(DataError) as refused:
         call()
-    assert time.monotonic() - started < 30
     (line,) = str(refused.value).splitlines()
     return line
 
@@ -133,9 +131,10 @@ def test_a_death_is_told_where_the_batch_is_waited_for(model):
     data, steps, whole = Streamed(Broken(41, killed), workers=2), 0, 0
     with pytest.raises(DataError, match="example 41"):
         for _ in data.batches(torch.arange(96).split(16)):
-            deadline = time.monotonic() + 0.5
-            while time.monotonic() < deadline:
-                torch.zeros(10).sum()  # a signal's handler runs between two of these
+            while not steps and os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                torch.zeros(10).sum()  # until a worker is dead; a signal's handler runs between two of these
+            for _ in range(1000):
+                torch.zeros(10).sum()
             steps += 1
     assert steps < 3 and whole == steps
 

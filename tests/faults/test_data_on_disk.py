@@ -1,12 +1,14 @@
 """Images on disk that go missing or break, seen from the command line."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from advcore import cli
 from advcore.files import load_tensors
 from advcore.runner import checkpoints
 
@@ -14,11 +16,12 @@ pytestmark = pytest.mark.case("C7")
 CHANGES = [
     "model={name: small_cnn, width: 4}",
     "attack.steps=1",
-    "training.epochs=5",
+    "training.epochs=4",
     "training.batch_size=8",
     "data.validation=0",
     "evaluation.attacks.0.steps=1",
     "evaluation.attacks.0.restarts=1",
+    "evaluation.checks=false",
 ]
 VICTIM = "train/a/03.png"
 BREAKS = {
@@ -30,10 +33,10 @@ BREAKS = {
 }
 
 
-@pytest.fixture
-def images(tmp_path) -> Path:
-    """32 training and 8 test images of two colours."""
-    root = tmp_path / "images"
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    """32 training and 8 test images of two colours, which nobody changes."""
+    root = tmp_path_factory.mktemp("good") / "images"
     for part, count in (("train", 16), ("val", 4)):
         for c, name in enumerate("ab"):
             (root / part / name).mkdir(parents=True)
@@ -44,9 +47,32 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture
-def command(root, images):
+def images(good, tmp_path) -> Path:
+    """A copy of them."""
+    return shutil.copytree(good, tmp_path / "images")
+
+
+def command_on(root, images) -> list:
     changes = [*CHANGES, f"data={{name: image_folder, path: {images}, size: 10, validation: 0}}"]
     return ["run", root / "experiments/trades_gradmatch.yaml", *(part for one in changes for part in ("--set", one))]
+
+
+@pytest.fixture
+def command(root, images):
+    return command_on(root, images)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, good, tmp_path_factory):
+    """The run on good images that are too large to be held; made once."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("advcore.data.base.RESIDENT_LIMIT", 0)
+        patch.setattr(sys, "argv", ["advcore", *map(str, command_on(root, good)), "--out", str(out)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+    assert leaving.value.code == 0
+    return out
 
 
 def spoiled(code: int, err: str, told: str) -> None:
@@ -66,14 +92,12 @@ def test_an_image_that_cannot_be_read_is_told_before_the_first_step(advcore, com
 
 @pytest.mark.parametrize("name, workers", [*((name, 0) for name in BREAKS), ("missing", 1)])
 def test_an_image_that_breaks_in_the_middle_ends_the_run_and_it_goes_on_once_it_is_mended(
-    advcore, command, images, tmp_path, monkeypatch, name, workers
+    advcore, command, good, images, undisturbed, tmp_path, monkeypatch, name, workers
 ):
     """Data that are too large to be held; the image breaks after the second epoch."""
     breaks, told = BREAKS[name]
     monkeypatch.setattr("advcore.data.base.RESIDENT_LIMIT", 0)
     command = [*command, "--set", f"data.workers={workers}"]
-    shutil.copytree(images, tmp_path / "good")
-    assert advcore(*command, "--out", tmp_path / "undisturbed")[0] == 0
     with monkeypatch.context() as patch:
         original = checkpoints.save
 
@@ -88,7 +112,7 @@ def test_an_image_that_breaks_in_the_middle_ends_the_run_and_it_goes_on_once_it_
     state = checkpoints.newest(tmp_path / "run")[0]
     assert state["place"]["epoch"] == 2 and not state["place"]["begun"]
     shutil.rmtree(images)
-    shutil.copytree(tmp_path / "good", images)
+    shutil.copytree(good, images)
     assert advcore(*command, "--out", tmp_path / "run", "--resume")[0] == 0
-    one, two = (load_tensors(tmp_path / name / "checkpoints/last.safetensors") for name in ("run", "undisturbed"))
+    one, two = (load_tensors(run / "checkpoints/last.safetensors") for run in (tmp_path / "run", undisturbed))
     assert one[1] == two[1]  # their hashes among them

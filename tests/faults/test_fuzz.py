@@ -1,9 +1,8 @@
-"""Run files changed at random: `advcore check` leaves with 0 or 2, soon, and in lines."""
+"""Run files changed at random: `advcore check` leaves with 0 or 2, in lines, and trains nothing."""
 
 import collections
 import subprocess
 import sys
-import time
 
 import pytest
 from mutations import mutations
@@ -28,23 +27,31 @@ def nowhere(monkeypatch, tmp_path):
     return tmp_path
 
 
-def in_order(code: int, err: str, seconds: float) -> None:
+@pytest.fixture
+def untrained(monkeypatch):
+    """A test that fails if anything is trained."""
+    fits = []
+    monkeypatch.setattr("advcore.training.trainer.Trainer.fit", lambda *_, **__: fits.append(1))
+    yield
+    assert not fits
+
+
+def in_order(code: int, err: str) -> None:
     lines = [line for line in err.splitlines() if not line.startswith("WARNING: ")]
-    assert code in (0, 2) and seconds < 10
+    assert code in (0, 2)
     assert (code == 2) == bool(lines) and all(line.startswith("advcore: ") for line in lines), err
     for ours in ("Traceback", "pydantic", "object at 0x", "TypeError", "AttributeError", "KeyError", "IndexError"):
         assert ours not in err
 
 
 @pytest.mark.case("G1", "G2", "G3")
-def test_run_files_changed_at_random_are_good_or_refused(advcore, texts, nowhere):
+def test_run_files_changed_at_random_are_good_or_refused(advcore, texts, nowhere, untrained):
     codes = collections.Counter()
     for i, content in enumerate(mutations(texts, COUNT, SEED)):
         (nowhere / "f.yaml").write_bytes(content)
-        started = time.perf_counter()
         try:
             code, _, err = advcore("check", nowhere / "f.yaml")
-            in_order(code, err, time.perf_counter() - started)
+            in_order(code, err)
         except BaseException as error:
             raise AssertionError(f"mutation {i}: {content[:3000]!r}: {type(error).__name__}: {error}") from error
         codes[code] += 1
@@ -55,11 +62,10 @@ def test_run_files_changed_at_random_are_good_or_refused(advcore, texts, nowhere
 def through_a_process(texts, folder, some: slice) -> None:
     for content in list(mutations(texts, COUNT, SEED))[some]:
         (folder / "f.yaml").write_bytes(content)
-        started = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "advcore", "check", folder / "f.yaml"], capture_output=True, text=True, timeout=60
         )
-        in_order(done.returncode, done.stderr, time.perf_counter() - started)
+        in_order(done.returncode, done.stderr)
 
 
 @pytest.mark.slow
@@ -85,9 +91,8 @@ OVERRIDES = (
 
 
 @pytest.mark.case("G1", "G2", "G3")
-def test_overrides_that_cannot_be_meant_are_refused(advcore, root, nowhere):
+def test_overrides_that_cannot_be_meant_are_refused(advcore, root, nowhere, untrained):
     for override in OVERRIDES:
-        started = time.perf_counter()
         code, _, err = advcore("check", root / "experiments/linf_gradmatch.yaml", "--set", override)
-        in_order(code, err, time.perf_counter() - started)
+        in_order(code, err)
         assert code == 2, override

