@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advcore.device import batches
 from advcore.errors import must, one_of, require
-from advcore.pairs import distance_matrix, distances_between, matrix_bytes, matrix_dtype, natural_unit
+from advcore.pairs import distance_matrix, distances_between, matrix_bytes, matrix_dtype, natural_unit, ready
 from advcore.rng import Stream
 from advcore.rows import ALL, Rows, cut
 from advcore.solvers.base import MATRIX, check_problem, matrix_is_held, no_target
@@ -112,6 +112,7 @@ class Craig:
 
 def _without_matrix(rows: Rows, k: int, squared: bool, unit: float, sample: Sample | None) -> Located:
     """Two passes over all pairs, kept nowhere (the largest distance, each row's sum); then tiles of them."""
+    rows = ready(rows)
     n, between = len(rows), distances_between(rows, squared=squared)
 
     def distances(own: Tensor) -> Tensor:

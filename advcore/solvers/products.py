@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from advcore.pairs import ready
 from advcore.rows import Rows
 
 
@@ -77,6 +78,7 @@ class FactorProducts:
 
     def __init__(self, rows: Rows, unit: float = 1.0):
         self._rows, self._unit = rows, unit
+        self._exact = ready(rows)  # what is summed in float64
         self.diagonal = rows.squared_norms().cpu().numpy() / unit
         self._members = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
 
@@ -85,9 +87,9 @@ class FactorProducts:
 
     def with_row(self, j: int, high: int) -> np.ndarray:
         own = torch.tensor([j], device=self._rows.device)
-        return self._rows.gram(self._members[:high], own)[:, 0].cpu().numpy() / self._unit
+        return self._exact.gram(self._members[:high], own)[:, 0].cpu().numpy() / self._unit
 
     def spread(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
         own = torch.from_numpy(weights).to(self._rows.device)
-        combined = self._rows.combine(self._members[: len(own)], own) / self._unit
+        combined = self._exact.combine(self._members[: len(own)], own) / self._unit
         return self._rows.correlate(combined, torch.float64 if exact else torch.float32).double().cpu().numpy()
