@@ -96,7 +96,7 @@ def imports(nodes: Iterable[ast.AST]) -> list[str]:
 
 
 def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those in the bodies of functions."""
+    """All nodes but those inside of functions."""
     pending = [tree]
     while pending:
         node = pending.pop()

@@ -22,7 +22,6 @@ N, C, D = 30, 3, 5
 STREAM = Stream(seed=0, purpose="quality")
 LABELS = torch.arange(N) % C
 PICKS, WEIGHTS = torch.tensor([4, 0, 29, 17]), torch.tensor([1.0, 7.0, 0.5, 20.0])
-
 OUTSIDE = torch.tensor([i for i in range(N) if i not in PICKS.tolist()])
 
 
@@ -144,7 +143,7 @@ def each_row_at_once(self, value, dtype=torch.float64):
 def test_on_samples_its_square_is_right_on_average_and_its_noise_is_what_it_says(monkeypatch):
     """Over 3,000 samples: before a root is taken, nothing is biased but the size that both are divided by.
 
-    All samples are estimated side by side; some are compared with estimates of their own.
+    All samples are estimated side by side; twenty are compared with estimates of their own.
     """
     cheap, full = changed_rows()
     exact = slow(full.dense(), WEIGHTS, sum(full.dense())) * float(sum(full.dense()).norm())

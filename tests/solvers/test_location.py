@@ -226,7 +226,7 @@ def test_stochastic_greedy_is_seeded_and_an_epsilon_near_nothing_is_exact_greedy
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("epsilon", [None, 0.2])
 def test_without_the_matrix_it_picks_the_same(kind, scale, epsilon):
-    for seed, n in enumerate((1, 2, 30, 150)):
+    for seed, n in enumerate((1, 2, 30, 100)):  # the last in more than one batch of rows
         rows = factored(n, seed, scale)
         for k in {1, max(1, n // 5), n}:
             held, free = (solve(rows, k, distance=kind, epsilon=epsilon, matrix=way) for way in ("held", "free"))
