@@ -8,6 +8,9 @@ DOCS_READY = $(VENV)/.docs
 # OpenMP's threads sleep while they wait, so that other work on the machine does not slow these commands down.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# What is imported is compiled once: the tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test browser lint docs lock newest clean
 
 run: $(READY)

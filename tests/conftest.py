@@ -1,5 +1,6 @@
 """Small worlds that many tests share."""
 
+import functools
 import gc
 import importlib
 import logging
@@ -11,14 +12,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported;
 
 import pytest
 import torch
+import typer
 from faults.cases import CASES
 from torch import nn
 
 from advcore import cli
 from advcore.data.source import Resident
-from advcore.rng import seed_torch
+from advcore.device import seed_torch
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+typer.main.get_command = functools.cache(typer.main.get_command)  # else each call of the command line builds it anew
 gc.disable()  # until all tests are collected: nearly all that is made until then stays
 for logger in logging.root.manager.loggerDict.values():
     # pytest attaches its handlers to each logger that does not propagate, six times a test: torch has dozens of those.

@@ -203,8 +203,9 @@ def test_the_parts_that_processes_exchange(several):
 def test_a_launcher_that_names_no_meeting_place_is_a_mistake(advcore, monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "TORCH_CPP_LOG_LEVEL": "ERROR"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # which a process of several ends with
     code, _, err = advcore("run", "none.yaml")
     assert code == 2 and err.startswith("advcore: MASTER_ADDR must be set"), err
 

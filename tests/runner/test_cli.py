@@ -25,6 +25,9 @@ SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "grad
 ATTACK_KEYS = {"name", "eps", "norm", "steps", "step_size", "restarts", "seed", "split", "n", "accuracy", "interval"}
 
 
+SMALLER = ("data.train_size=80", "data.test_size=20", "evaluation.checks=false")
+"""For runs whose numbers nobody looks at."""
+
 MEASURED = {"seconds", "peak_memory", "load", "load_warning", "seal"}
 
 
@@ -136,7 +139,7 @@ def test_every_kind_of_experiment_runs_to_the_end(run, name):
     changes += ["attack=null"] if name == "easycore_standard" else []
     changes += ["training.lr_schedule.milestones=[2]"] if name in ("fat_gradmatch", "nfgsm_gradmatch") else []
     changes += ["attack={name: n_fgsm, eps: 0.1}"] if name == "nfgsm_gradmatch" else []
-    record = RunRecord.load(run(name, *changes) / "record.json")
+    record = RunRecord.load(run(name, *changes, *SMALLER) / "record.json")
     assert record.finished and record.relative_cost > 0 and len(record.selections) == 1
 
 
@@ -470,7 +473,7 @@ def test_a_model_of_another_image_size_is_refused(advcore, root, tmp_path):
 
 @pytest.mark.case("G10")
 def test_a_head_can_be_named(run):
-    assert RunRecord.load(run("linf_craig", "model.head='13'") / "record.json").finished
+    assert RunRecord.load(run("linf_craig", "model.head='13'", *SMALLER) / "record.json").finished
 
 
 def test_out_must_be_a_place_to_write(advcore, root, tiny, tmp_path):
@@ -567,7 +570,7 @@ KINDS = {
 def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, kind, solver):
     objective, attack = KINDS[kind]
     changes = [f"objective={{name: {objective}}}", f"attack={attack}", f"selection.solver={{name: {solver}}}"]
-    record = RunRecord.load(run("linf_gradmatch", *changes) / "record.json")
+    record = RunRecord.load(run("linf_gradmatch", *changes, *SMALLER) / "record.json")
     assert record.finished and [one["solver"] for one in record.selections] == [solver]
     expected = from_dict(overridden(record.config, [f"attack={attack}"])).attack
     assert from_dict(record.config).attack == expected and record.config["objective"]["name"] == objective
@@ -577,7 +580,7 @@ def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, k
 def test_an_external_network_is_another_runs(run, advcore, root, tiny, tmp_path):
     other = run("linf_full", out="other")
     attack = f"{{name: fast_lpa, eps: 0.3, steps: 2, network: {other}}}"
-    small = ["objective={name: pgd}", "data.train_size=80", "data.test_size=20", "evaluation.checks=false"]
+    small = ["objective={name: pgd}", *SMALLER]
     folder = run("linf_gradmatch", f"attack={attack}", *small)
     record = RunRecord.load(folder / "record.json")
     assert record.config["attack"]["network"] == str(other)
