@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies
 from scipy import stats
 from seeds import side_by_side
 
+from advcore.device import seed_torch
 from advcore.rng import Stream, preserved
 
 SEED = Stream(seed=0, purpose="attack")
@@ -201,3 +202,13 @@ def test_inside_every_global_state_comes_from_the_stream():
     np.random.rand(3), torch.rand(3)
     assert drawn(0) == first
     assert all(one != other for one, other in zip(drawn(1), first, strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 5, -3])
+def test_seeding_draws_what_torch_draws_and_keeps_no_call_stack(seed):
+    queued = len(torch.cuda._queued_calls)
+    seed_torch(seed)
+    assert torch.cuda.is_available() or len(torch.cuda._queued_calls) == queued
+    drawn = torch.rand(4)
+    torch.manual_seed(seed)
+    assert torch.equal(drawn, torch.rand(4))

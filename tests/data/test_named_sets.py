@@ -505,3 +505,12 @@ def test_an_image_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_path_that_does_not_exist_is_named(tmp_path, name):
     message = refused(name, path=str(tmp_path / "nowhere"))
     assert "data.path" in message and str(tmp_path / "nowhere") in message
+
+
+def test_digits_that_were_changed_are_read_as_they_were():
+    """The file is read once in a process; what a caller does to its images stays with that caller."""
+    digits = DATASETS["digits"]()
+    train, _ = digits.read()
+    before = train.images(slice(None)).clone()
+    train.images(slice(None)).zero_()
+    assert torch.equal(digits.read()[0].images(slice(None)), before) and before.any()

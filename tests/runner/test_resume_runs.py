@@ -407,7 +407,7 @@ def started(command, out, environment=None):
 
 @pytest.mark.case("C1")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, undisturbed, number):
+def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, number):
     run = tmp_path / "run"
     process = started([*command, "--set", "training.epochs=200"], run)  # far more than it gets to do
     while "epoch   1" not in process.stdout.readline():
