@@ -246,7 +246,7 @@ def no_data(monkeypatch):
 def test_a_place_that_cannot_be_written_is_told_before_data_are_read(
     advcore, root, old, suite, tmp_path, monkeypatch, no_data, command, what
 ):
-    """And leaves nothing behind that was not there. `run` meets every number in every call, the others in one of them."""
+    """And leaves nothing behind. `run` meets every number in every call, the others each number in one of them."""
     place, turn = tmp_path / "place", list(CALLS).index(what)
     place.mkdir()
     arguments = commands(root, old, suite, place / "new" / "out")[command]
