@@ -397,9 +397,10 @@ def test_what_is_wrong_with_the_data_leaves_no_folder(advcore, root, tmp_path, w
     code, _, err = advcore(*arguments(root, tmp_path / "new/run"), "--set", wrong)
     assert code == 2 and err.count("\n") == 1, err
     assert not list(tmp_path.iterdir())
-    (tmp_path / "empty").mkdir()
-    assert advcore(*arguments(root, tmp_path / "empty"), "--set", wrong)[0] == 2
-    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/log.txt").write_text("from the job script")
+    assert advcore(*arguments(root, tmp_path / "there", "--resume"), "--set", wrong)[0] == 2
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "there", tmp_path / "there/log.txt"]
 
 
 # ---- the lock ----

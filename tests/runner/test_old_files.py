@@ -17,7 +17,6 @@ from advcore.runner import checkpoints
 from advcore.selection.scores import Scores
 from advcore.types import Coreset
 
-
 SETTINGS = [
     *("data.train_size=160", "data.test_size=60", "model.width=1", "attack.steps=2", "training.epochs=4"),
     *("training.batch_size=32", "evaluation.attacks.0.steps=3", "evaluation.attacks.0.restarts=1", "device=cpu"),
