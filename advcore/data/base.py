@@ -246,6 +246,6 @@ def find_path(path: str) -> Path:
             return candidate
         except (OSError, ValueError) as error:
             causes.append(cause_of(error) if isinstance(error, OSError) else str(error))
-    places = " or ".join(f"{candidate}: {cause}" for candidate, cause in zip(tried, causes, strict=True))
+    places = "; ".join(f"{candidate}: {cause}" for candidate, cause in zip(tried, causes, strict=True))
     hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"
     raise DataError(f"data.path must be an existing file or folder, got {path!r} (looked for {places}){hint}")

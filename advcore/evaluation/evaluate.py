@@ -339,7 +339,10 @@ class _Saved:
             return
         self._identity = identity()
         if path.exists():
-            arrays = load_npz(path)
+            try:
+                arrays = load_npz(path)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; remove it, or give another file") from None
             if str(arrays.get("identity")) != self._identity:
                 raise CheckpointError(
                     f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"

@@ -12,6 +12,7 @@ from advcore.files import inside, read_json, read_sealed, write_sealed
 SCHEMA = "advcore-record-2"
 UNSEALED = "advcore-record-1"
 """Of records from before they had a seal, which are still read."""
+_WAY_OUT = "advcore run --resume makes a run's record again from its states; advcore bench, one that was removed"
 ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
 """Settings that say where a run is done and who is told, not what comes out of it."""
 BY_PATH = ("parquet", "npz", "image_folder")
@@ -61,11 +62,15 @@ class RunRecord:
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
-        """Read what `save` wrote. Raises CheckpointError for anything else, and where a byte of it has changed."""
+        """Read what `save` wrote. Raises CheckpointError for anything else, and where a byte has changed; its cause is
+        the same error without a way out."""
         value = read_json(inside(path, path.parent))
         if not isinstance(value, dict) or value.get("schema") not in (SCHEMA, UNSEALED):
             raise CheckpointError(f"{path} is not a record of this version ({SCHEMA})")
-        value = read_sealed(path, SCHEMA, unsealed=UNSEALED)
+        try:
+            value = read_sealed(path, SCHEMA, unsealed=UNSEALED)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {_WAY_OUT}") from error
         try:
             found = cls(**value)
             for field in dataclasses.fields(cls):

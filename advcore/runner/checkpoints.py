@@ -84,8 +84,8 @@ def _try_places(run: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file in its folder, both made if they are missing. The file goes again if nothing else came into
-    the folder."""
+    """Hold the lock file in its folder, both made if they are missing. The file goes again if nothing of a run is in
+    the folder then."""
     try:
         import fcntl  # noqa: F401
     except ImportError:  # Windows
@@ -98,7 +98,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if [entry.name for entry in path.parent.iterdir()] == [path.name]:
+            if not any(os.path.lexists(path.parent / name) for name in OURS):
                 path.unlink()
         _held.remove(lock)
         lock.close()

@@ -21,14 +21,15 @@ def record_before(path: Path) -> tuple[RunRecord, list[str]]:
     try:
         return RunRecord.load(path / "record.json"), []
     except CheckpointError as error:
+        problem = error.__cause__ or error  # without the advice to do what is done here
         _, facts, _ = checkpoints.newest(path) or (None, {}, None)
         if "config" not in facts:
             unread = isinstance(error, UnreadableError)
             way_out = "mend what keeps us from reading it" if unread else "start again with --overwrite"
-            raise AdvcoreError(f"{error}, and no state tells more; {way_out}") from None
-        log.warning("%s; going on from the newest state", error)
+            raise AdvcoreError(f"{problem}, and no state tells more; {way_out}") from None
+        log.warning("%s; going on from the newest state", problem)
         known = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
-        return RunRecord(**known, environment={}, plan="", reference={}), [str(error)]
+        return RunRecord(**known, environment={}, plan="", reference={}), [str(problem)]
 
 
 def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:

@@ -246,7 +246,7 @@ def no_data(monkeypatch):
 def test_a_place_that_cannot_be_written_is_told_before_data_are_read(
     advcore, root, old, suite, tmp_path, monkeypatch, no_data, command, what
 ):
-    """And leaves nothing behind that was not there. `run` meets every number in every call, the others in one of them."""
+    """And leaves nothing behind. `run` meets every number in every call, the others each number in one of them."""
     place, turn = tmp_path / "place", list(CALLS).index(what)
     place.mkdir()
     arguments = commands(root, old, suite, place / "new" / "out")[command]
@@ -397,9 +397,10 @@ def test_what_is_wrong_with_the_data_leaves_no_folder(advcore, root, tmp_path, w
     code, _, err = advcore(*arguments(root, tmp_path / "new/run"), "--set", wrong)
     assert code == 2 and err.count("\n") == 1, err
     assert not list(tmp_path.iterdir())
-    (tmp_path / "empty").mkdir()
-    assert advcore(*arguments(root, tmp_path / "empty"), "--set", wrong)[0] == 2
-    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/log.txt").write_text("from the job script")
+    assert advcore(*arguments(root, tmp_path / "there", "--resume"), "--set", wrong)[0] == 2
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "there", tmp_path / "there/log.txt"]
 
 
 # ---- the lock ----
