@@ -16,7 +16,7 @@ from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import Beside, flat, indented, run_page
 from advcore.reporting.runs_page import runs_page
 from advcore.reporting.selection_parts import spread
-from advcore.runner.config import parse
+from advcore.runner.yaml_reader import parse
 
 SECTIONS = ("accuracy", "cost", "learning", "selections", "weights", "classes", "images", "events", "settings")
 
