@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from advcore.errors import (
     UserError,
     at_least,
     before_work,
+    counted,
     describe_refusal,
     in_a_line,
     must,
@@ -25,6 +27,7 @@ from advcore.errors import (
     require,
 )
 from advcore.signals import Stopped, caught
+from advcore.terminal import command_line, print_next, print_table, show_run, show_suite
 from advcore.threads import prepare_environment
 from advcore.version import __version__
 
@@ -60,18 +63,23 @@ RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file (YAML)
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="A.B=C", help="Change one setting of the run file; repeatable.", callback=_check_overrides
+        "--set",
+        metavar="A.B=C",
+        help="Override one setting; may be given several times.",
+        callback=_check_overrides,
     ),
 ]
-Checkpoint = Annotated[str, typer.Option(help="last, best, or a .safetensors file.")]
+Weights = Annotated[
+    str, typer.Option(help="last or best of a run, or a file of weights (.safetensors, .pt, .pth) for a run file.")
+]
 
 
 @app.command()
 def run(
     file: RunFile,
     set_: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME-sSEED by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped, in its folder.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-sSEED by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run in its folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
 ) -> None:
     """Train, select and evaluate as FILE says, and write a record."""
@@ -85,6 +93,7 @@ def run(
     from advcore.training.trainer import refuse_processes
 
     job = distributed.launchers()
+    where = [] if out is None else ["--out", out]
     with contextlib.ExitStack() as held:
         with _before_work():
             config = load(file, set_ or ())
@@ -93,25 +102,34 @@ def run(
                 held.enter_context(alone(path))
             prepared = prepare(config)
             refuse_processes(prepared.trainer)
-        with _progress(len(prepared.trainer.schedule.plan())) as reporter:
-            record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
+        try:
+            with show_run(len(prepared.trainer.schedule.plan())) as reporter:
+                record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
+        except (Stopped, KeyboardInterrupt):
+            print_next(command_line("run", file, *where, "--resume", overrides=set_ or ()))
+            raise
     if not distributed.first():
         return
-    _table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))
+    print_table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))
     typer.echo(f"record: {path / 'record.json'}")
+    print_next(command_line("report", path), *_judge_by_autoattack(path, config))
 
 
 @app.command()
 def select(
     file: RunFile,
-    checkpoint: Annotated[Path, typer.Option(help="A .safetensors file of the model to attack.")],
+    checkpoint: Annotated[Path, typer.Option(help="Weights of the model to attack: a .safetensors, .pt or .pth file.")],
     set_: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Where the coreset goes (.npz, and a JSON beside it).")] = Path(
+    out: Annotated[Path, typer.Option(help="File of the coreset (.npz); a JSON is written beside it.")] = Path(
         "coreset.npz"
     ),
 ) -> None:
-    """Choose one coreset with a trained model; indices count in the whole training set."""
+    """Choose one coreset with a trained model.
+
+    Its indices count in the whole training set.
+    """
     from advcore import distributed
+    from advcore.reporting.tables import selection_rows
     from advcore.runner import select as selecting
     from advcore.runner.config import load
     from advcore.runner.prepare import prepare
@@ -124,26 +142,33 @@ def select(
         _check_arrays_file("--out", out)
         prepared = prepare(config)
         load_state(prepared.model, checkpoint)
-    with _progress(1) as reporter:
+    with show_run() as reporter:
         coreset = selecting.select(prepared, reporter)
     if not distributed.first():
         return
     path = coreset.save(out)
-    facts = selecting.summary(coreset)
-    _table(f"{len(coreset)} of {coreset.num_examples} examples", ("", ""), [(k, str(v)) for k, v in facts.items()])
+    title = f"{config.name}: {len(coreset):,} of {counted(coreset.num_examples, 'training example')}"
+    print_table(title, ("", ""), selection_rows(selecting.summary(coreset)))
     typer.echo(f"coreset: {path}")
+    typer.echo(f"in Python: advcore.Coreset.load({str(path)!r}).subset(dataset)")
 
 
 @app.command()
 def score(
     file: RunFile,
     score: Annotated[
-        str | None, typer.Option(help="input_norm (AIGN), el2n, grand, ...; by default what the file's solver reads.")
+        str | None,
+        typer.Option(help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads."),
     ] = None,
     set_: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Where the scores go (.npz, and a JSON beside it).")] = Path("scores.npz"),
+    out: Annotated[Path, typer.Option(help="File of the scores (.npz); a JSON is written beside it.")] = Path(
+        "scores.npz"
+    ),
 ) -> None:
-    """Train FILE's model on all data and score every example, for solvers that name the file as `scores`."""
+    """Train FILE's model on all data and score every example.
+
+    Solvers by score read the file that `selection.solver.scores` names.
+    """
     from advcore import distributed
     from advcore.gradients import GRADIENTS
     from advcore.runner import select as selecting
@@ -158,7 +183,7 @@ def score(
         name = score or (reads if reads in known else "input_norm")
         require(one_of("--score", name, known, SCORE_ALIASES))
         _check_arrays_file("--out", out)
-    with _progress(config.training.epochs) as reporter:
+    with show_run(config.training.epochs) as reporter:
         scores = selecting.score(config, name, reporter)
     if not distributed.first():
         return
@@ -167,8 +192,10 @@ def score(
     low, middle, high = (float(scores.values.quantile(q)) for q in (0.0, 0.5, 1.0))
     rows = [("score", name), ("examples", str(len(scores.values))), ("epochs", str(scores.epochs))]
     rows += [("lowest, median, highest", f"{low:.4g}, {middle:.4g}, {high:.4g}"), ("sha256", scores.sha256)]
-    _table(f"{config.name}: scores", ("", ""), rows)
+    print_table(f"{config.name}: scores", ("", ""), rows)
     typer.echo(f"scores: {path}")
+    reading = selecting.solver_reading(config, name, path)
+    print_next(command_line("run", file, overrides=[*(set_ or ()), *reading]))
 
 
 def _check_arrays_file(option: str, path: Path) -> None:
@@ -191,16 +218,24 @@ def evaluate(
     target: Annotated[
         Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=_check_file)
     ],
-    checkpoint: Checkpoint = "last",
-    suite: Annotated[str, typer.Option(help="seen (the file's attacks), unseen, or autoattack.")] = "seen",
+    checkpoint: Weights = "last",
+    suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
     state: Annotated[
-        Path | None, typer.Option(help="Keep each image's verdicts here (.npz); a stopped evaluation goes on from it.")
+        Path | None,
+        typer.Option(
+            help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."
+        ),
     ] = None,
-    examples: Annotated[Path | None, typer.Option(help="Also write the adversarial examples here (.npz).")] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="Also write the adversarial examples to this file (.npz).")
+    ] = None,
 ) -> None:
-    """Clean and robust accuracy of a checkpoint on the test set, and what makes the numbers untrustworthy."""
+    """Measure clean and robust accuracy on the test set.
+
+    Flags say what makes the numbers untrustworthy.
+    """
     from advcore import distributed
     from advcore.evaluation.suites import ALIASES, SUITES
     from advcore.files import save_arrays, write_sealed
@@ -218,7 +253,7 @@ def evaluate(
             config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
         else:
             config = load(target, set_ or ())
-        path = weights.checkpoint(target, checkpoint)
+        path = weights.checkpoint(target, checkpoint, config)
         _check_different(out, state, *(() if examples is None else (examples, examples.with_suffix(".json"))))
         for option, written in (("--out", out), ("--state", state), ("--examples", examples)):
             if written:
@@ -226,28 +261,48 @@ def evaluate(
         config = to_evaluate(config, suite)
         prepared = prepare(config)
         weights.load_state(prepared.model, path)
-    with _progress(1) as reporter:
+    with show_run() as reporter:
         how = {"state": state, "keep_examples": examples is not None}
         evaluation = final(prepared, None, reporter, path.stem, **how)
     if not distributed.first():
         return
     found = evaluation.as_dict()
-    _table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, found))
+    print_table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, found))
     if examples:
         arrays = {f"x_adv_{key}": own.numpy() for key, own in evaluation.examples.items()}
         arrays |= {f"right_{key}": own.numpy() for key, own in evaluation.verdicts.items()}
         save_arrays(examples, arrays, {"attacks": found["attacks"]})
     if out:
         write_sealed(out, {"checkpoint": str(path), **found}, "advcore-evaluation-1")
+    if suite == "seen":
+        print_next(*_judge_by_autoattack(target, config, checkpoint, set_ or ()))
+
+
+def _judge_by_autoattack(target: Path, config, checkpoint: str = "best", overrides: Sequence[str] = ()) -> list[str]:
+    """The command that judges a run by AutoAttack, where it is installed and the run has not been judged by it."""
+    from advcore.attacks.geometry import LP
+    from advcore.evaluation.autoattack import AutoAttack, is_installed
+
+    attacks = config.evaluation.attacks
+    judged = any(isinstance(attack, AutoAttack) for attack in attacks)
+    if judged or not is_installed() or not any(attack.norm in LP for attack in attacks):
+        return []
+    words = ("evaluate", target, "--checkpoint", checkpoint, "--suite", "autoattack")
+    return [command_line(*words, overrides=overrides)]
 
 
 @app.command()
 def report(
     target: Annotated[Path, typer.Argument(metavar="RUN|DIR", help="A run's folder, or a folder of runs or records.")],
-    out: Annotated[Path | None, typer.Option(help="The page to write; report.html in the folder by default.")] = None,
-    images: Annotated[int, typer.Option(help="How many of the highest and of the lowest weights to show.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Page to write; report.html in the folder by default.")] = None,
+    images: Annotated[
+        int, typer.Option(help="Show the training images of this many of the highest and of the lowest weights.")
+    ] = 8,
 ) -> None:
-    """One self-contained HTML page of a run, finished or not, or of several runs beside each other."""
+    """Write one HTML page about a run, or comparing several.
+
+    The page loads nothing from elsewhere. Runs may be unfinished.
+    """
     from advcore.runner import report as pages
 
     require(at_least("--images", images, 0, most=pages.MOST_IMAGES))
@@ -257,16 +312,19 @@ def report(
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder; the run may be unfinished.")],
-    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "best",
-    out: Annotated[Path | None, typer.Option(help="A new folder; exports/RUN-CHECKPOINT by default.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="all, model, or coresets.")] = "all",
-    parquet: Annotated[bool, typer.Option("--parquet", help="Write the coresets as parquet, too.")] = False,
+    checkpoint: Annotated[str, typer.Option(help="State to export: last or best.")] = "best",
+    out: Annotated[Path | None, typer.Option(help="New folder to write; exports/RUN-CHECKPOINT by default.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="What to export: all, model, or coresets.")] = "all",
+    parquet: Annotated[bool, typer.Option("--parquet", help="Also write the coresets as parquet.")] = False,
     samples: Annotated[
-        int, typer.Option(help="So many test images go along, to compute their accuracy anew; 0 for none.")
+        int, typer.Option(help="Include this many test images so that the accuracy can be recomputed.")
     ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")] = False,
 ) -> None:
-    """Write RUN's model as safetensors with a card and a loader that needs no advcore, and its coresets."""
+    """Write RUN's model and coresets for use without advcore.
+
+    The model is a safetensors file with a card and a loader.
+    """
     from advcore.runner import export as exporting
 
     require(
@@ -281,13 +339,17 @@ def export(
     for file in sorted(path for path in found.folder.rglob("*") if path.is_file()):
         typer.echo(f"{file.stat().st_size:>12,}  {file}")
     typer.echo(f"export: {found.folder}")
+    if (found.folder / "model.py").exists():
+        print_next(shlex.join(["python", str(found.folder / "model.py")]))
 
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="attacks, objectives, solvers, ...; all by default.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="Kind of name: attacks, objectives, solvers, ...; all by default.")
+    ] = None,
 ) -> None:
-    """What can stand as a `name` in a run file."""
+    """List the available names, such as attacks and solvers."""
     from advcore.gradients import GRADIENTS
     from advcore.runner.schema import TABLES
     from advcore.selection.partition import PARTITIONS
@@ -300,7 +362,7 @@ def list_(
         if kind in (None, name)
         for entry, thing in table.items()
     ]
-    _table("", ("kind", "name", "what it is"), rows)
+    print_table("", ("kind", "name", "what it is"), rows)
 
 
 @app.command()
@@ -308,10 +370,13 @@ def check(
     file: RunFile,
     set_: Overrides = None,
     cost: Annotated[
-        float | None, typer.Option(help="Also print settings whose relative cost is this, such as 0.2.")
+        float | None, typer.Option(help="Also list settings of at most this relative cost, such as 0.2.")
     ] = None,
 ) -> None:
-    """Validate FILE and its data, print the plan, its cost and what it holds in memory; run nothing."""
+    """Check FILE and its data, and print the plan; run nothing.
+
+    The plan comes with its cost and with what it will hold in memory.
+    """
     from advcore.reporting.tables import reference_told
     from advcore.runner.build import offered
     from advcore.runner.config import load
@@ -323,8 +388,6 @@ def check(
     plan = prepared.plan
     found = [] if cost is None else offered(prepared.config, prepared.data, cost)
     rows = [
-        ("plan", plan.text),
-        *((f"note, {about}", note) for about, note in plan.notes.items()),
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
         (
             "reference",
@@ -332,14 +395,16 @@ def check(
         ),
         *((f"memory, {name}", held) for name, held in plan.memory.items()),
     ]
-    _table(str(file), ("", ""), rows)
+    typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
+    print_table("", ("", ""), rows)
     if found:
         header = ("attack.steps", "selection.attack.steps", "selection.period", "minibatch", "selection.budget", "cost")
         of = "" if prepared.config.selection else ", on random subsets"
-        _table(f"at most {cost:g} of full training{of}", header, [_offer_cells(offer) for offer in found])
+        print_table(f"at most {cost:g} of full training{of}", header, [_offer_cells(offer) for offer in found])
         typer.echo("where the steps are not the file's own, the attack's step_size is null")
         if getattr(prepared.config.attack, "start", "remembered") != "remembered":
             typer.echo("attack.start: remembered takes no more passes (docs/savings.md)")
+    print_next(command_line("run", file, overrides=set_ or ()))
 
 
 def _offer_cells(offer) -> tuple[str, ...]:
@@ -358,16 +423,26 @@ def bench(
     file: Annotated[
         Path, typer.Argument(metavar="SUITE", help="A suite (YAML), as docs/bench.md describes.", callback=_check_file)
     ],
-    size: Annotated[str | None, typer.Option(help="One of the suite's sizes.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes beside each other; they share the threads.")] = 1,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, from 1.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Stop then, saved; the same command goes on.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder of records; the suite's own by default.")] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    size: Annotated[str | None, typer.Option(help="Size to run, one of those that the suite names.")] = None,
+    jobs: Annotated[int, typer.Option(help="Number of runs at the same time; they share the threads.")] = 1,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Run only part I of N parts, counted from 1.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many seconds; progress is saved, rerun the same command to continue."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the records; by default the one in the suite.")] = None,
+    engine: Annotated[str, typer.Option(help="Where runs are executed: local, or ray for a cluster.")] = "local",
     set_: Overrides = None,
-    table: Annotated[bool, typer.Option("--table", help="Run nothing; write the tables as files, too.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Run nothing; print the tables and write them to files.")
+    ] = False,
 ) -> None:
-    """Run every method of SUITE with every seed, with the baselines at its costs, and compare them in a table."""
+    """Run SUITE's methods with all its seeds and compare them.
+
+    Baselines of the same cost are added: what one would do instead.
+    """
     from advcore.runner import bench as runner
     from advcore.runner.suite import shard as part_of
 
@@ -382,8 +457,8 @@ def bench(
         left = runner.pending(suite, part)
         if left and engine == "local":
             runner.check_data(left)
-        typer.echo(f"{suite.folder}: {len(part)} runs, {len(part) - len(left)} done before")
-        with _watcher(len(left)) as watcher:
+        typer.echo(f"{suite.folder}: {counted(len(part), 'run')}, {len(part) - len(left)} done before")
+        with show_suite(len(left)) as watcher:
             ended = runner.execute(
                 suite, left, work, seconds=float("inf") if seconds is None else seconds, watcher=watcher
             )
@@ -392,72 +467,36 @@ def bench(
     found = runner.results(suite)
     for one in runner.tables(suite, found):
         whole = [row for row in one.rows if len(row) > 1]
-        _table(one.caption, tuple(one.header), whole)
+        print_table(one.caption, tuple(one.header), whole)
         typer.echo("\n".join([*(row[0] for row in one.rows if len(row) == 1), *one.notes]))
     if table:
         typer.echo("\n".join(str(path) for path in runner.write_tables(suite, found)))
+    if found.groups():
+        print_next(command_line("report", suite.folder))
     if failed:
         raise typer.Exit(3)
 
 
 def _tell_rest(ended: dict) -> None:
     if ended["busy"]:
-        typer.echo(f"{len(ended['busy'])} runs are done by another process")
+        typer.echo(f"left to another process: {counted(len(ended['busy']), 'run')}")
     if ended["stopped"]:
-        typer.echo(f"the time is up, {len(ended['stopped'])} runs are left; the same command goes on")
+        typer.echo(f"the time is up, left: {counted(len(ended['stopped']), 'run')}; rerun the same command to continue")
     if ended["failed"]:
-        typer.echo(f"{len(ended['failed'])} runs failed; the same command tries them again")
-
-
-@contextlib.contextmanager
-def _watcher(total: int) -> Iterator:
-    """Tells of a suite's runs: under a terminal a bar and the last line of each, else a line a start and an end."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from advcore.runner.attempt import Watcher
-
-    console = Console(highlight=False, soft_wrap=True)
-    live, count, tasks = console.is_terminal, 0, {}
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not live) as bar:
-        whole = bar.add_task("runs", total=total)
-
-        def on_start(run) -> None:
-            tasks[run.slug] = bar.add_task(_run_name(run), total=None)
-            if not live:
-                console.print(f"{_run_name(run)}: begun", markup=False)
-
-        def on_line(run, line: str) -> None:
-            bar.update(tasks[run.slug], description=f"{_run_name(run)}: {line[:70]}")
-
-        def on_end(run, outcome) -> None:
-            nonlocal count
-            count += outcome.kind in ("done", "failed")
-            bar.remove_task(tasks.pop(run.slug))
-            bar.update(whole, completed=count)
-            told = f"{outcome.kind}{f' in {outcome.seconds:,.0f} s' if outcome.seconds else ''}"
-            told += f": {outcome.error}" if outcome.error else ""
-            bar.console.print(f"[{count}/{total}] {_run_name(run)}: {told}", markup=False)
-
-        yield Watcher(on_start=on_start, on_line=on_line, on_end=on_end)
-
-
-def _run_name(run) -> str:
-    return f"{run.method}, seed {run.seed}"
+        typer.echo(f"failed: {counted(len(ended['failed']), 'run')}; rerun the same command to try again")
 
 
 @app.command()
 def doctor() -> None:
-    """What is installed, what is not, and what this machine has."""
+    """Print what is installed and what this machine has."""
     from advcore.runner.doctor import findings
 
     rows = findings()
-    _table(f"advcore {__version__}", ("", ""), rows)
+    print_table(f"advcore {__version__}", ("", ""), rows)
 
 
 @app.callback(invoke_without_command=True)
-def options(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit()
@@ -574,63 +613,3 @@ def _fail(lines, code: int, *, shared: bool = False) -> int:
 
 def _first_line(thing: object) -> str:
     return (getattr(thing, "about", None) or thing.__doc__ or "").strip().splitlines()[0].rstrip(".:")
-
-
-def _table(title: str, header: tuple[str, ...], rows) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    if title:
-        typer.echo(title)
-    table = Table(show_header=any(header))
-    for column in header:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(table)
-
-
-@contextlib.contextmanager
-def _progress(epochs: int) -> Iterator:
-    """A reporter that draws a bar under a terminal and prints plain lines otherwise."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from advcore.runner.prepare import Reporter
-
-    if _rank():
-        yield Reporter()
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        whole, phase = bar.add_task("epochs", total=epochs), bar.add_task("", total=1)
-
-        def on_epoch(entry: dict, so_far) -> None:
-            bar.update(whole, completed=entry["epoch"] + 1, description=f"epochs, loss {entry['loss']:.3f}")
-            bar.console.print(_epoch_line(entry, epochs), markup=False)
-
-        yield Reporter(
-            on_plan=lambda plan: bar.console.print("\n".join([plan.text, *plan.notes.values()]), markup=False),
-            on_epoch=on_epoch,
-            on_progress=lambda name, done, total: bar.update(phase, description=name, completed=done, total=total),
-            on_coreset=lambda coreset: bar.console.print(_coreset_line(coreset), markup=False),
-            on_final=lambda which: bar.console.print(f"evaluating {which}", markup=False),
-        )
-
-
-def _epoch_line(entry: dict, epochs: int) -> str:
-    accuracies = [f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None]
-    seen = f"epoch {entry['epoch'] + 1:3d}/{epochs}  {entry['action']:6s}  {entry['examples']} examples"
-    return "  ".join([seen, f"loss {entry['loss']:.4f}", *accuracies, f"{entry['seconds']:.1f} s"])
-
-
-def _coreset_line(coreset) -> str:
-    error, chance = coreset.quality["gradient_error"], coreset.quality["gradient_error_random"]
-    compared = "" if error is None else f", gradient error {error:.3f} (random {chance:.3f})"
-    full = coreset.quality.get("gradient_error_full")
-    compared += "" if full is None else f", against the full attack {full:.3f}"
-    return f"selection: {coreset.solver} keeps {len(coreset)} of {coreset.num_examples}{compared}"

@@ -12,7 +12,12 @@ VAGUE = {"own", "found", "one", "told"}
 DENSITIES = {"conditional expressions": 33.0, "tuple assignments": 15.3, "lambdas": 7.4, "uses of Any": 14.1}
 """At most so many per 1,000 lines."""
 
-COUNTS = {"vague names": 1600, "functions over 40 lines": 20, "files over 300 lines": 12, "functions of over 7 parameters": 16}
+COUNTS = {
+    "vague names": 1600,
+    "functions over 40 lines": 20,
+    "files over 300 lines": 12,
+    "functions of over 7 parameters": 16,
+}
 """At most so many in all."""
 
 

@@ -1,6 +1,7 @@
 """AutoAttack's standard version, through the package pyautoattack (or a git-installed autoattack)."""
 
 import importlib.metadata
+import importlib.util
 import logging
 import math
 from collections.abc import Callable
@@ -188,6 +189,11 @@ def _package() -> Any:
             return autoattack
         except (ImportError, RuntimeError):
             raise missing_package("pyautoattack", "AutoAttack", "eval", error) from None
+
+
+def is_installed() -> bool:
+    """Whether a package of AutoAttack can be imported, without importing it."""
+    return any(importlib.util.find_spec(name) for name in ("pyautoattack", "autoattack"))
 
 
 def version() -> str:

@@ -2,12 +2,14 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from advcore.pixels import format_pixels
 from advcore.reporting.record import BY_PATH, RunRecord
 
 Row = Sequence[str]
 Groups = Mapping[str, Sequence[RunRecord]]
+_CLASSES = 24  # whose counts stand in a cell
 NOTHING = "–"
 """In a cell where there is nothing to tell."""
 
@@ -76,13 +78,49 @@ def closing(record: RunRecord) -> list[Row]:
     spent = {phase: entry["seconds"] for phase, entry in record.ledger.items() if entry["seconds"] >= 0.05}
     rows.append(("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())))
     for one in record.selections:
-        if one["gradient_error"] is not None:
-            compared = f"{one['gradient_error']:.3f} (random {one['gradient_error_random']:.3f})"
-            if "gradient_error_full" in one:
-                noise = f" ± {one['gradient_error_full_noise']:.3f}" if one["gradient_error_full_noise"] else ""
-                compared += f"; against the full attack {one['gradient_error_full']:.3f}{noise}"
+        if compared := _compared_error(one):
             rows.append((f"gradient error, selection at {one['epoch']}", compared))
     return rows
+
+
+def selection_rows(summary: Mapping[str, Any]) -> list[Row]:
+    """Tell of one coreset, as the record has it, in the words of the other tables."""
+    spent = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in summary["seconds"].items())
+    rows = [
+        ("solver", f"{summary['solver']}, {summary['partition']}"),
+        ("examples per class", _class_counts(summary["class_counts"])),
+        ("gradient error", _compared_error(summary)),
+        ("gradient error as trained", _decimal(summary["gradient_error_trained"])),
+        ("error against the target", _decimal(summary.get("target_error"))),
+        ("weights, sum over examples", _decimal(summary["weight_sum"])),
+        ("effective sample size, share", _decimal(summary["effective_sample_size"])),
+        ("filled at random", str(summary["filled"])),
+        ("rounds", str(summary["rounds"])),
+        ("seconds", spent),
+        ("passes", f"{summary['passes']:,}"),
+    ]
+    return [(name, cell) for name, cell in rows if cell]
+
+
+def _class_counts(counts: Sequence[int]) -> str:
+    if len(counts) <= _CLASSES:
+        return ", ".join(map(str, counts))
+    return f"{min(counts)} to {max(counts)}, in {len(counts)} classes"
+
+
+def _decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _compared_error(selection: Mapping[str, Any]) -> str:
+    """ "0.020 (random 0.500); against the full attack 0.031 ± 0.002"; "" where no gradient was measured."""
+    if selection["gradient_error"] is None:
+        return ""
+    compared = f"{selection['gradient_error']:.3f} (random {selection['gradient_error_random']:.3f})"
+    if selection.get("gradient_error_full") is not None:
+        noise = f" ± {selection['gradient_error_full_noise']:.3f}" if selection["gradient_error_full_noise"] else ""
+        compared += f"; against the full attack {selection['gradient_error_full']:.3f}{noise}"
+    return compared
 
 
 def mean_and_deviation(values: list[float]) -> str:

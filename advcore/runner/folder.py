@@ -17,7 +17,7 @@ def target(
 ) -> tuple[Path, bool]:
     """The folder for a run, and whether to go on there: asked for, or begun by the same `job`, which torchrun started
     again. Nothing is changed yet, nor tried (`checkpoints.alone`). Raises ConfigError rather than mix two runs."""
-    path = out or Path("runs") / f"{config.name}-s{config.seed}"
+    path = out or default_folder(config)
     if not distributed.first():
         return path, resume
     check_path(path)
@@ -38,6 +38,11 @@ def target(
         way_out = f"pass {'' if resume else '--resume or '}--overwrite, or another --out"
         raise ConfigError(must("--out", "a new or empty folder", str(path), way_out))
     return path, resume
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Return the folder of a run for which none is asked for."""
+    return Path("runs") / f"{config.name}-s{config.seed}"
 
 
 def was_begun(path: Path) -> bool:

@@ -254,14 +254,15 @@ def to_evaluate(config: RunConfig, suite: str) -> RunConfig:
 
 def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str, **how: Any) -> Evaluation:
     """Accuracies on the test set as the run file asks for them, in float32; `how` goes to `evaluate`."""
-    settings = prepared.config.evaluation
+    settings, indices = prepared.config.evaluation, examined(prepared)
+    reporter.on_progress(f"evaluate {which}", 0, len(prepared.data.test if indices is None else indices))
     return full_float32()(evaluate)(
         prepared.model,
         prepared.data.test,
         settings.attacks,
         seed=prepared.config.seed,
         batch_size=settings.batch_size,
-        indices=examined(prepared),
+        indices=indices,
         checks=settings.checks,
         ledger=trained.ledger if trained else None,
         on_chunk=lambda done, total: reporter.on_progress(f"evaluate {which}", done, total),

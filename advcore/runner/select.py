@@ -1,5 +1,6 @@
 """A run file used for one selection, or for scores; and coresets as a run keeps them."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """One coreset with the model as it stands; random numbers are those of the run's first selection."""
     plan, speed = prepared.trainer.schedule.plan(), speed_of(prepared)
     choose = speed.running()(prepared.trainer.selector.select)
+    reporter.on_progress("select", 0, len(prepared.data.train))
     chosen = choose(
         speed.prepared(prepared.model),
         prepared.data.train,
@@ -92,6 +94,17 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         objective=kind,
         seed=config.seed,
     )
+
+
+def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
+    """Return overrides with which a run file's solver reads its scores from `path`; another solver where its own reads
+    no such score."""
+    solver = config.selection.solver if config.selection else None
+    if solver is not None and solver.reads == score:
+        return [f"selection.solver.scores={json.dumps(str(path))}"]
+    points = "adversarial" if score.startswith("adversarial_") else "clean"
+    kind = score.removeprefix("adversarial_")
+    return [f"selection.solver={{name: by_score, score: {kind}, points: {points}, scores: {json.dumps(str(path))}}}"]
 
 
 def summary(coreset: Coreset) -> dict:

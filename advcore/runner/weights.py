@@ -10,6 +10,8 @@ from torch import nn
 from advcore.errors import CheckpointError, must
 from advcore.files import has_pair, inside, load_tensors, load_weights, read_bytes, save_tensors
 from advcore.models.base import Normalize
+from advcore.runner.folder import default_folder
+from advcore.runner.schema import RunConfig
 from advcore.training.loop import State
 from advcore.version import __version__
 
@@ -43,10 +45,16 @@ def load_state(net: nn.Module, path: Path) -> None:
     net.load_state_dict(state)
 
 
-def checkpoint(path: Path, which: str = "last") -> Path:
-    """The file that `--checkpoint` means: a path, or `last` or `best` of the run folder `path`."""
+def checkpoint(path: Path, which: str = "last", config: RunConfig | None = None) -> Path:
+    """The file that `--checkpoint` means: a path, or `last` or `best` of the run folder `path`.
+
+    config : of `path` where it is a run file, which has no checkpoints: the run that it would write by default is
+        offered if it is there.
+    """
     if which not in ("last", "best"):
         return Path(which)
+    if config is not None and not path.is_dir():
+        raise CheckpointError(_beside_a_run_file(path, which, default_folder(config)))
     found = path / "checkpoints" / f"{which}.safetensors"
     if not has_pair(found):
         raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{found} does not exist"))
@@ -59,3 +67,11 @@ def weights_hash(path: Path) -> str:
     if os.path.exists(path.with_suffix(".json")):
         return load_tensors(path)[1]["sha256"]
     return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def _beside_a_run_file(file: Path, which: str, folder: Path) -> str:
+    way_out = f"or name a run's folder in place of {file}"
+    if (folder / "record.json").exists():
+        way_out += f": {folder} is there"
+    rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
+    return must("--checkpoint", rule, which, way_out)

@@ -429,7 +429,7 @@ def test_check_offers_settings_for_a_cost(advcore, root):
     assert "gradient_matching" not in out and "margin, attacking" in out
     costs = [float(cell) for cell in (row.split("│")[-2] for row in rows) if cell.strip()]  # long cells fold
     assert len(costs) > 10 and max(costs) <= 0.2
-    assert out.rstrip().endswith("attack.start: remembered takes no more passes (docs/savings.md)")
+    assert out.splitlines()[-2] == "attack.start: remembered takes no more passes (docs/savings.md)"
     remembered = sets("attack={name: linf_pgd, eps: 0.1, steps: 5, start: remembered}")
     code, out, _ = advcore("check", root / "experiments/trades_gradmatch.yaml", "--cost", "0.2", *remembered)
     assert code == 0 and "takes no more passes" not in out

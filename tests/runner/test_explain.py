@@ -80,7 +80,7 @@ def test_both_commands_print_the_plan_with_its_notes_and_the_record_keeps_the_pl
     file = root / "experiments/trades_gradmatch.yaml"
     sets = [part for change in tiny for part in ("--set", change)]
     _, out, _ = advcore("check", file, *sets)
-    assert "note, epochs" in out and "3 of training.epochs: 4 run" in out
+    assert f"{file}\n1 full epoch, then 2 at 50 %" in out and "\n3 of training.epochs: 4 run" in out
     code, out, err = advcore("run", file, *sets, "--out", tmp_path / "run")
     assert code == 0 and "\n3 of training.epochs: 4 run" in out, err
     assert "; 3 of 4 epochs run: " in RunRecord.load(tmp_path / "run/record.json").plan

@@ -325,7 +325,7 @@ def test_the_command_runs_compares_and_leaves_with_3_where_a_run_failed(advcore,
     monkeypatch.setattr(engines, "engine", lambda name, jobs: partial(engines.local, jobs=jobs, work=wrong))
     code, told, _ = advcore("bench", path, "--out", out, "--jobs", "2")
     assert code == 3 and "random 0.5, seed 0: failed" in told and "FAT" in told
-    assert "1 runs failed; the same command tries them again" in told and "checkpoint best" in told
+    assert "failed: 1 run; rerun the same command to try again" in told and "checkpoint best" in told
     monkeypatch.setattr(engines, "engine", lambda name, jobs: partial(engines.local, jobs=jobs, work=stub))
     code, told, _ = advcore("bench", path, "--out", out)
     assert code == 0 and "16 runs, 15 done before" in told

@@ -1,0 +1,210 @@
+"""What the command line draws: tables, progress, the next command to type. Plain lines where nobody watches."""
+
+import contextlib
+import logging
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from advcore.errors import counted
+
+_WIDTH = 120  # columns of a table in a file or a pipe
+_LINE = 70  # characters of a run's last line, beside its name
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table, with a title where there is one; long cells fold."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if title:
+        typer.echo(title)
+    table = Table(show_header=any(header))
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(table)
+
+
+def command_line(*words: object, overrides: Iterable[str] = ()) -> str:
+    """Write a command so that it can be pasted into a shell; each override is a --set."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    program = "advcore" if Path(sys.argv[0]).name != "__main__.py" else "python -m advcore"
+    return f"{program} {shlex.join([*map(str, words), *settings])}"
+
+
+def print_next(*commands: str) -> None:
+    """Print the commands that one would type next, one a line."""
+    for command in commands:
+        typer.echo(f"next: {command}")
+
+
+@contextlib.contextmanager
+def show_run(epochs: int | None = None) -> Iterator[Any]:
+    """Give a `Reporter` that draws bars under a terminal and prints plain lines otherwise. Of several processes, the
+    first alone talks.
+
+    epochs : how many a run has; None draws no bar for them.
+    """
+    from advcore import distributed
+    from advcore.runner.prepare import Reporter
+
+    if not distributed.first():
+        yield Reporter()
+        return
+    with _live_progress() as progress:
+        bars = _RunBars(progress, epochs)
+        yield Reporter(
+            on_plan=lambda plan: bars.say("\n".join([plan.text, *plan.notes.values()])),
+            on_epoch=bars.on_epoch,
+            on_progress=bars.on_progress,
+            on_coreset=lambda coreset: bars.say(_coreset_line(coreset)),
+            on_final=lambda which: bars.say(f"evaluating {which}"),
+        )
+
+
+class _RunBars:
+    """A bar for the epochs of a run and one for the phase at hand; each goes when it is full."""
+
+    def __init__(self, progress: Any, epochs: int | None):
+        self._progress, self._epochs = progress, epochs
+        self._epochs_bar: int | None = None
+        self._phase_bar: int | None = None
+        self._phase = ""
+
+    def say(self, text: str) -> None:
+        """Print above the bars, as they are now."""
+        self._progress.refresh()
+        self._progress.console.print(text, markup=False)
+
+    def on_epoch(self, entry: dict, so_far: Any) -> None:
+        done = entry["epoch"] + 1
+        self._show_epochs(done, f"epochs, loss {entry['loss']:.3f}")
+        self.say(_epoch_line(entry, self._epochs))
+
+    def on_progress(self, phase: str, done: int, total: int) -> None:
+        if phase == "train" and self._epochs_bar is None:
+            self._show_epochs(0, "epochs")
+        if self._phase_bar is not None and (phase != self._phase or done >= total):
+            self._progress.remove_task(self._phase_bar)
+            self._phase_bar = None
+            self._progress.refresh()
+        if done >= total:
+            return
+        if self._phase_bar is None:
+            self._phase, self._phase_bar = phase, self._progress.add_task(phase, completed=done, total=total)
+        self._progress.update(self._phase_bar, completed=done, total=total)
+
+    def _show_epochs(self, done: int, description: str) -> None:
+        if self._epochs_bar is None and done < self._epochs:
+            self._epochs_bar = self._progress.add_task("epochs", total=self._epochs)
+        if self._epochs_bar is None:
+            return
+        self._progress.update(self._epochs_bar, completed=done, description=description)
+        if done >= self._epochs:
+            self._progress.remove_task(self._epochs_bar)
+            self._epochs_bar = None
+
+
+@contextlib.contextmanager
+def _live_progress(*, counts: bool = True) -> Iterator[Any]:
+    """Give bars that go with the context, whatever ends it, and lines that are printed above them.
+
+    Warnings go above them, too, where they come to the same terminal; a redirected stderr stays redirected.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(highlight=False, soft_wrap=True)
+    times = [MofNCompleteColumn(), TimeRemainingColumn()] if counts else [TimeElapsedColumn()]
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *times)
+    shares_terminal = console.is_terminal and sys.stderr.isatty()
+    how = {"transient": True, "disable": not console.is_terminal, "redirect_stderr": shares_terminal}
+    with Progress(*columns, console=console, **how) as progress, _logging_to_stderr(shares_terminal):
+        yield progress
+
+
+@contextlib.contextmanager
+def _logging_to_stderr(wanted: bool) -> Iterator[None]:
+    """Let log handlers write where sys.stderr leads now, not where it led when they were made."""
+    handlers = [one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler] if wanted else []
+    before = [handler.setStream(sys.stderr) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            if stream is not None:
+                handler.setStream(stream)
+
+
+def _epoch_line(entry: dict, epochs: int) -> str:
+    accuracies = [f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None]
+    seen = f"epoch {entry['epoch'] + 1:3d}/{epochs}  {entry['action']:6s}  {counted(entry['examples'], 'example')}"
+    return "  ".join([seen, f"loss {entry['loss']:.4f}", *accuracies, f"{entry['seconds']:.1f} s"])
+
+
+def _coreset_line(coreset: Any) -> str:
+    error, chance = coreset.quality["gradient_error"], coreset.quality["gradient_error_random"]
+    compared = "" if error is None else f", gradient error {error:.3f} (random {chance:.3f})"
+    full = coreset.quality.get("gradient_error_full")
+    compared += "" if full is None else f", against the full attack {full:.3f}"
+    return f"selection: {coreset.solver} keeps {len(coreset):,} of {coreset.num_examples:,}{compared}"
+
+
+@contextlib.contextmanager
+def show_suite(total: int) -> Iterator[Any]:
+    """Give a `Watcher` of a suite's `total` runs: under a terminal a bar, and the last line of each run at work; else a
+    line for each start and each end."""
+    from advcore.runner.attempt import Watcher
+
+    with _live_progress(counts=False) as progress:
+        bars = _SuiteBars(progress, total)
+        yield Watcher(on_start=bars.on_start, on_line=bars.on_line, on_end=bars.on_end)
+
+
+class _SuiteBars:
+    """A bar for the runs that are done and a line for each that is at work."""
+
+    def __init__(self, progress: Any, total: int):
+        self._progress, self._total, self._ended = progress, total, 0
+        self._at_work: dict[str, int] = {}
+        self._runs_bar = progress.add_task(f"0 of {counted(total, 'run')}", total=total) if total else None
+
+    def on_start(self, run: Any) -> None:
+        self._at_work[run.slug] = self._progress.add_task(_run_name(run), total=None)
+        if self._progress.disable:
+            self._progress.console.print(f"{_run_name(run)}: begun", markup=False)
+
+    def on_line(self, run: Any, line: str) -> None:
+        if any(character.isalnum() for character in line):  # not a table's border
+            description = f"{_run_name(run)}: {line[:_LINE]}"
+            self._progress.update(self._at_work[run.slug], description=description)
+
+    def on_end(self, run: Any, outcome: Any) -> None:
+        self._ended += outcome.kind in ("done", "failed")
+        self._progress.remove_task(self._at_work.pop(run.slug))
+        text = f"{outcome.kind} in {outcome.seconds:,.0f} s" if outcome.seconds else outcome.kind
+        text += f": {outcome.error}" if outcome.error else ""
+        if self._runs_bar is not None:
+            description = f"{self._ended} of {counted(self._total, 'run')}"
+            self._progress.update(self._runs_bar, completed=self._ended, description=description, refresh=True)
+        self._progress.console.print(f"[{self._ended}/{self._total}] {_run_name(run)}: {text}", markup=False)
+
+
+def _run_name(run: Any) -> str:
+    return f"{run.method}, seed {run.seed}"
