@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from advcore.errors import AdvcoreError, ConfigError, UserError, at_least, in_a_line, must, one_of, positive, require
+from advcore.heap import keep_freed_memory
 from advcore.signals import Stopped, caught
 from advcore.version import __version__
 
@@ -421,6 +422,7 @@ def main() -> None:
     """The console script: exit 0 done, 2 the user's mistake, 3 the run stopped itself, 130 Ctrl-C, 143
     SIGTERM, 1 our bug."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    keep_freed_memory()  # this process is ours alone
     try:
         with caught(), _joined():
             code = app(standalone_mode=False)

@@ -21,6 +21,8 @@ FLOORS = [
         "files",
         "signals",
         "speed",
+        "cpu_defaults",
+        "heap",
         "graphs",
         "device",
         "distributed",
