@@ -42,6 +42,8 @@ def perturb(
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
             clean = forward(x)
+    if current().channels_last and getattr(attack, "elementwise", False):
+        x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
     at_once = _as_a_graph(forward, objective, attack, x, y, clean, generator) if current().graphed else None
     if at_once is not None:
         return at_once

@@ -26,6 +26,7 @@ from advcore.errors import (
     positive,
     require,
 )
+from advcore.heap import keep_freed_memory
 from advcore.signals import Stopped, caught
 from advcore.terminal import command_line, print_next, print_table, show_run, show_suite
 from advcore.threads import prepare_environment
@@ -507,6 +508,7 @@ def main() -> None:
     SIGTERM, 1 our bug."""
     prepare_environment()  # torch, which the commands import, reads it once
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    keep_freed_memory()  # this process is ours alone
     try:
         with caught(), _joined():
             code = app(standalone_mode=False)

@@ -28,14 +28,15 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    """Logical right shift; int64's own is arithmetic."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    """Shift right logically, into a new tensor; int64's own shift is arithmetic."""
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _MIX_1
-    z = (z ^ _shift(z, 27)) * _MIX_2
-    return z ^ _shift(z, 31)
+    """Scramble the bits of z, in place (Steele, Lea, Flood 2014, fig. 15: mix64)."""
+    z.bitwise_xor_(_shift(z, 30)).mul_(_MIX_1)
+    z.bitwise_xor_(_shift(z, 27)).mul_(_MIX_2)
+    return z.bitwise_xor_(_shift(z, 31))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +84,21 @@ class Stream:
         """(B, count) long, 64 random bits each."""
         if self.indices is None:
             raise ValueError("a stream draws for examples: bind it with at(indices) first")
-        start = _mix(_mix(self.indices.to(torch.int64) * _GOLDEN + self.key))
+        start = _mix(_mix((self.indices.to(torch.int64) * _GOLDEN).add_(self.key)))
         steps = torch.arange(1, count + 1, device=start.device, dtype=torch.int64) * _GOLDEN
         return _mix(start[:, None] + steps)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """`shape` (B, ...) float32 in [0, 1), multiples of 2^-24."""
-        return (_shift(self.bits(self._count(shape)), 40).float() * 2.0**-24).reshape(shape)
+        return _shift(self.bits(self._count(shape)), 40).float().mul_(2.0**-24).reshape(shape)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """`shape` (B, ...) float32, standard normal (Box-Muller)."""
         count = self._count(shape)
         bits = self.bits(2 * count)
-        radius = (-2 * torch.log((_shift(bits[:, :count], 40).float() + 1) * 2.0**-24)).sqrt()
-        angle = _shift(bits[:, count:], 40).float() * (2 * math.pi * 2.0**-24)
-        return (radius * torch.cos(angle)).reshape(shape)
+        radius = _shift(bits[:, :count], 40).float().add_(1).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+        angle = _shift(bits[:, count:], 40).float().mul_(2 * math.pi * 2.0**-24)
+        return radius.mul_(angle.cos_()).reshape(shape)
 
     def permutation(self) -> Tensor:
         """(B,) long: a random order of the bound examples' positions."""

@@ -25,6 +25,8 @@ FLOORS = [
         "files",
         "signals",
         "speed",
+        "cpu_defaults",
+        "heap",
         "graphs",
         "device",
         "distributed",

@@ -272,7 +272,7 @@ def test_a_model_that_cannot_lie_channels_last_is_left_as_it_is(source, monkeypa
     with pytest.raises(ConfigError, match="channels_last must be false for this model"):
         trained(Views(), source, Speed(channels_last=True))
     as_on_cuda = speed.replace(speed.PLAIN, channels_last=True)
-    monkeypatch.setattr(Speed, "settled", lambda self, device, processes=1: as_on_cuda)
+    monkeypatch.setattr(Speed, "settled", lambda self, device, processes=1, family=None: as_on_cuda)
     out, _ = trained(Views(), source, Speed())
     assert "channels first" in out.events[0]["event"]
 

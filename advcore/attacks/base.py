@@ -27,6 +27,8 @@ class Attack(Protocol):
     remembers : whether it starts where it ended before (`recalling`); not fit for evaluation.
     few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
         just these; `probe` has more.
+    elementwise : whether it moves each pixel by that pixel's gradient alone, so that images may lie in any layout. An
+        attack without this attribute is given images as they lie.
     """
 
     climbs: ClassVar[str]
@@ -36,6 +38,7 @@ class Attack(Protocol):
     restarts: int
     remembers: bool
     few_steps: bool
+    elementwise: ClassVar[bool]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         """`x` (B, C, H, W) in [0, 1] to x_adv of the same shape; `generator` is bound to the B examples."""
@@ -112,6 +115,7 @@ class Bounded:
     probes_outside: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     few_steps: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
     restarts = 1  # not annotated: where it is a setting, its place among the settings is that class's
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything

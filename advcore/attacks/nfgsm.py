@@ -30,6 +30,7 @@ class NFGSM(Bounded):
     norm: ClassVar[str] = "linf"
     training_only: ClassVar[bool] = True
     few_steps: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
 
     def _eps_problem(self) -> str | None:
         return pixel_radius(self.eps, 1.0)

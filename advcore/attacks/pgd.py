@@ -135,6 +135,7 @@ class LinfPGD(PGD):
     """PGD in the linf ball, by signed steps; see `PGD` for its settings."""
 
     norm: ClassVar[str] = "linf"
+    elementwise: ClassVar[bool] = True
     geometry: ClassVar[Geometry] = LINF
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.errors import ConfigError, must, one_of, require
+from advcore.speed import FAMILY
 from advcore.types import settings
 
 NORMALIZE = ("data", "none")
@@ -31,6 +32,8 @@ class ModelSettings:
     themselves, and torch, F, Tensor and nn as imported here: an export writes them down (`advcore export`)."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Packages that they import."""
+    family: ClassVar[str | None] = None
+    """Architectures that run alike, whose defaults on a CPU `advcore.cpu_defaults` knows; None: of none."""
 
     def __post_init__(self):
         require(one_of("normalize", self.normalize, NORMALIZE))
@@ -40,8 +43,10 @@ class ModelSettings:
         raise NotImplementedError
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        """The network for normalised images (C, H, W)."""
-        return self.parts[-1](**self.arguments(num_classes, shape))
+        """The network for normalised images (C, H, W), which names its family."""
+        network = self.parts[-1](**self.arguments(num_classes, shape))
+        setattr(network, FAMILY, self.family)
+        return network
 
 
 class Normalize(nn.Module):

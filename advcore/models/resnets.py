@@ -37,6 +37,7 @@ class _ResNet(ModelSettings):
 
     stem: str = "cifar"
     parts: ClassVar = (resnet,)
+    family: ClassVar = "resnet"
     needs: ClassVar = ("torchvision",)
     torchvision: ClassVar[str]
 
@@ -115,6 +116,7 @@ class PreActResNet18(ModelSettings):
     """PreActResNet-18 for 32 x 32 (He et al. 2016b), the field's usual variant with a final BatchNorm."""
 
     parts: ClassVar = (PreActBlock, PreActNet)
+    family: ClassVar = "preact_resnet"
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
         own = {"stem": 64, "widths": (64, 128, 256, 512), "depth": 2}
@@ -132,6 +134,7 @@ class WideResNet28x10(ModelSettings):
     """WideResNet-28-10 (Zagoruyko and Komodakis 2016, table 1), without dropout."""
 
     parts: ClassVar = (PreActBlock, PreActNet)
+    family: ClassVar = "wide_resnet"
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
         return _wide(28, num_classes, shape[0])
@@ -142,6 +145,7 @@ class WideResNet34x10(ModelSettings):
     """WideResNet-34-10 (Zagoruyko and Komodakis 2016, table 1), without dropout."""
 
     parts: ClassVar = (PreActBlock, PreActNet)
+    family: ClassVar = "wide_resnet"
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
         return _wide(34, num_classes, shape[0])

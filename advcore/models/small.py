@@ -41,6 +41,7 @@ class SmallCNN(ModelSettings):
 
     width: int = 16
     parts: ClassVar = (block, small_cnn)
+    family: ClassVar = "small_cnn"
 
     def __post_init__(self):
         super().__post_init__()

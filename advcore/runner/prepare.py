@@ -21,7 +21,7 @@ from advcore.runner.schema import RunConfig
 from advcore.runner.weights import checkpoint, load_state, weights_hash
 from advcore.speed import Speed
 from advcore.training.loop import Listener
-from advcore.training.trainer import Trainer
+from advcore.training.trainer import Trainer, recorded_speed
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,12 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net, wanted), given, inputs)
 
 
-def speed_of(prepared: Prepared) -> Speed:
-    """As the device and the model have it."""
-    images = first_images(prepared.model, prepared.data.train)
-    return prepared.trainer.speed.suited(prepared.model, images, distributed.size())
+def speed_of(prepared: Prepared, state: dict[str, Any] | None = None) -> Speed:
+    """Settle how passes run on this device with this model; in a run that goes on from `state`, as that run began."""
+    speed = prepared.trainer.speed
+    if state is not None:
+        speed = recorded_speed(speed, state, prepared.model)
+    return speed.suited(prepared.model, first_images(prepared.model, prepared.data.train), distributed.size())
 
 
 def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunConfig:

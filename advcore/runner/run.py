@@ -73,7 +73,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
     record = RunRecord(
         name=config.name,
         config=resolved(config),
-        environment=environment(where) | {"speed": asdict(speed_of(prepared))},
+        environment=environment(where),
         plan=prepared.plan.text,
         reference=asdict(prepared.plan.reference),
         data=counted(prepared.data),
@@ -115,6 +115,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
         files = [old for name in ("record.json", *metrics.FILES) for old in leftovers(path, name)]
         checkpoints.sweep([*files, *ours])
         facts.update(data=data, config=record.config, inputs=record.inputs)
+        record.environment["speed"] = asdict(speed_of(prepared, state))
         save()
         return {"done": False, "state": state}
 

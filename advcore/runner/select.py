@@ -23,6 +23,7 @@ from advcore.runner.prepare import Prepared, Reporter, prepare, speed_of
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
+from advcore.training.loop import shared_speed
 from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """One coreset with the model as it stands; random numbers are those of the run's first selection."""
-    plan, speed = prepared.trainer.schedule.plan(), speed_of(prepared)
+    plan, speed = prepared.trainer.schedule.plan(), shared_speed(lambda: speed_of(prepared))
     choose = speed.running()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
     chosen = choose(

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from advcore.pieces import advised
 from advcore.rng import Stream
 from advcore.selection.schedule import Epoch, Schedule
 from advcore.signals import Stopped, check, whole
+from advcore.speed import Speed, family_of
 from advcore.training.minibatch import Batch, follow
 from advcore.training.step import Gate, Learner, part_of_mean
 from advcore.types import Coreset
@@ -124,8 +125,10 @@ class Loop:
         self.plan = settings.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else settings.schedule.budget for epoch in self.plan]
         self.memory = self._remembered()
-        self.speed = settings.speed.suited(model, first_images(model, self.train), distributed.size())
-        if self.speed.channels_last != settings.speed.settled(self.device).channels_last:
+        self.speed = shared_speed(
+            lambda: settings.speed.suited(model, first_images(model, self.train), distributed.size())
+        )
+        if self.speed.channels_last != settings.speed.settled(self.device, family=family_of(model)).channels_last:
             told = "the model cannot take images that lie channels last; they lie channels first"
             self.out.events.append({"epoch": 0, "event": told})
         self.parallel = distributed.parallel(self.speed.prepared(model))
@@ -229,6 +232,7 @@ class Loop:
         return _copied(
             {
                 "of": self._identity(),
+                "speed": self.speed.record(self.device),
                 "place": vars(self.place) | {"total": distributed.gathered(self.place.total)},
                 "steps_done": self.steps_done,
                 "model": self.model.state_dict(),
@@ -527,6 +531,11 @@ class Loop:
         self.out.events.append({"epoch": entry["epoch"], "event": event})
         log.warning("epoch %d: %s", entry["epoch"], event)
         self.listener.on_state("before_collapse", before[0], before[1])
+
+
+def shared_speed(decide: Callable[[], Speed]) -> Speed:
+    """Let the first process decide how passes run, for all."""
+    return Speed(**distributed.by_first(lambda: asdict(decide())))
 
 
 def collapsed(before: dict[str, Any], after: dict[str, Any]) -> bool:

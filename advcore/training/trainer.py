@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from advcore import distributed
 from advcore.adversary import mismatch
 from advcore.attacks.memory import Memory
+from advcore.borrow import device_of
 from advcore.data.augment import none
 from advcore.data.source import Source, chunked
 from advcore.errors import (
@@ -256,7 +257,8 @@ class Trainer(LoopSettings):
         seed : names every random number; the global random state is neither used nor changed.
         scores : for a solver that names a file of scores: one row for each of `train` (`Scores.rows`).
         resume : what `Listener.on_checkpoint` was given by a run with the same settings, data and seed; it goes on from
-            there, and ends where that run would have, bit for bit.
+            there, and ends where that run would have, bit for bit. Settings of `speed` that are left out are that
+            run's.
 
         Several processes (torch.distributed) share each batch: a step is on the whole batch's loss, BatchNorm sees each
         part alone, and its statistics are averaged. All must call this with the same arguments.
@@ -272,10 +274,19 @@ class Trainer(LoopSettings):
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
         others = f", process {distributed.rank()}" if distributed.rank() else ""  # else all drop out alike
         with preserved(Stream(seed=seed, purpose="training" + others)):
-            loop = Loop(self, model, train, validation, seed, augment, listener or Listener(), scores)
+            settings = self if resume is None else replace(self, speed=recorded_speed(self.speed, resume, model))
+            loop = Loop(settings, model, train, validation, seed, augment, listener or Listener(), scores)
             if resume is not None:
                 _restore(loop, resume)
             return loop.run()
+
+
+def recorded_speed(speed: Speed, state: dict[str, Any], model: nn.Module) -> Speed:
+    """Fill what `speed` leaves out with what the run of `state` took. Raises CheckpointError for what is no state."""
+    try:
+        return speed.as_recorded(state.get("speed"), device_of(model))
+    except (LookupError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(must("resume", "a state of this run", in_a_line(error))) from error
 
 
 def _restore(loop: Loop, state: dict[str, Any]) -> None:
