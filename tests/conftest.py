@@ -19,7 +19,9 @@ from torch import nn
 from advcore import cli
 from advcore.data.source import Resident
 from advcore.device import seed_torch
+from advcore.heap import keep_freed_memory
 
+keep_freed_memory()
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 typer.main.get_command = functools.cache(typer.main.get_command)  # else each call of the command line builds it anew
 gc.disable()  # until all tests are collected: nearly all that is made until then stays
