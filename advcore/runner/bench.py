@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from advcore.errors import CheckpointError, UserError, must, require
+from advcore.errors import CheckpointError, UserError, before_work, must, require
 from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
 from advcore.reporting.compare import robust
 from advcore.reporting.formats import csv_text, latex
@@ -45,6 +45,7 @@ class Bench:
     runs: list[Run] = field(repr=False)
 
 
+@before_work()
 def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), out: Path | None = None) -> Bench:
     """The suite, with its baselines, checked whole. Reads data only where baselines have to be planned.
 
@@ -155,6 +156,7 @@ def _others(differ: dict[Path, list[str]]) -> list[str]:
     ]
 
 
+@before_work()
 def pending(bench: Bench, part: list[Run]) -> list[Run]:
     """The runs of `part` without a record. Raises ConfigError where a record, or a run that was begun, is of other
     settings: neither is gone on with."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advcore.borrow import borrow
 from advcore.data.base import thinned
 from advcore.device import full_float32
-from advcore.errors import CheckpointError, ConfigError, must, naming
+from advcore.errors import CheckpointError, ConfigError, before_work, must, naming
 from advcore.files import inside, load_tensors, read_json, write_bytes, write_sealed
 from advcore.models.base import Normalize
 from advcore.reporting.card import card, measured
@@ -65,10 +65,11 @@ def export(
     Raises ConfigError, CheckpointError, and OSError, with `out`, for what cannot be written. Cost: a forward pass or
     two; the data is read for samples, and where the record does not know its shape.
     """
-    record = RunRecord.load(run / "record.json")
-    out = out or Path("exports") / f"{run.resolve().name}-{checkpoint}"
-    _check_free(out, overwrite)
-    coresets = _coresets(run) if kind != "model" else []
+    with before_work():
+        record = RunRecord.load(run / "record.json")
+        out = out or Path("exports") / f"{run.resolve().name}-{checkpoint}"
+        _check_free(out, overwrite)
+        coresets = _coresets(run) if kind != "model" else []
     if kind == "coresets" and not coresets:
         raise ConfigError(must("RUN", "one with coresets for --format coresets", str(run), "it selected none"))
     with naming(out):

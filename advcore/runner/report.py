@@ -14,7 +14,7 @@ from torch import Tensor
 from advcore.adversary import bound, perturb
 from advcore.borrow import borrow
 from advcore.data.source import batches_for
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, in_a_line, must
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, before_work, in_a_line, must
 from advcore.files import has_pair, inside, read_json, write_bytes
 from advcore.objectives.base import attacked
 from advcore.pixels import format_pixels
@@ -49,11 +49,12 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
 
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
     """
-    file = path if path.is_file() else path / "record.json"
-    target = out or (path.with_suffix(".html") if path.is_file() else path / REPORT)
-    one = RunRecord.load(file) if file.is_file() else None
-    several = [] if one else found(path, target.parent)
-    check_writable(target, file=True)
+    with before_work():
+        file = path if path.is_file() else path / "record.json"
+        target = out or (path.with_suffix(".html") if path.is_file() else path / REPORT)
+        one = RunRecord.load(file) if file.is_file() else None
+        several = [] if one else found(path, target.parent)
+        check_writable(target, file=True)
     page = run_page(one, beside(file.parent, one, images)) if one else runs_page(path.resolve().name, several)
     write_bytes(target, html(page).encode(errors="backslashreplace"))  # half a character, in a file's name or in JSON
     return target

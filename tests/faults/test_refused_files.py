@@ -678,3 +678,51 @@ def test_data_that_the_system_does_not_let_us_read_are_a_line(
     code, _, err = advcore("check", root / "experiments/trades_gradmatch.yaml", *SETS[4:], "--set", settings)
     check_line(err, where, number)
     assert code == 2
+
+
+READING = {
+    "evaluate": ("evaluate", "RUN"),
+    "report": ("report", "RUN"),
+    "report of a folder": ("report", "FOLDER"),
+    "export": ("export", "RUN"),
+    "select": ("select", "FILE", *SETS, "--checkpoint", "RUN/checkpoints/last.safetensors"),
+    "check": ("check", "FILE", *SETS),
+}
+
+
+@pytest.mark.parametrize("command", READING)
+def test_what_a_command_cannot_read_is_a_mistake_in_its_settings(
+    advcore, root, finished, tmp_path, monkeypatch, command
+):
+    """Whatever looks at the run's folder, or at the run file."""
+    folder = tmp_path / "folder"
+    shutil.copytree(finished, folder / "run")
+    shutil.copy(root / "experiments/trades_gradmatch.yaml", folder / "run/file.yaml")
+    places = {"RUN": folder / "run", "FOLDER": folder, "FILE": folder / "run/file.yaml"}
+    filled = []
+    for part in READING[command]:
+        for name, place in places.items():
+            part = part.replace(name, str(place))
+        filled.append(part)
+    monkeypatch.chdir(tmp_path)
+    numbers = (errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE)
+    for call, number in itertools.product(("os.stat", "os.scandir", "builtins.open"), numbers):
+        module = importlib.import_module(call.rpartition(".")[0])
+        original, refused = getattr(module, call.rpartition(".")[2]), []
+
+        def look(path, *given, original=original, refused=refused, number=number, **named):
+            if str(path).startswith(str(folder / "run")):
+                refused.append(path)
+                raise OSError(number, os.strerror(number), str(path))
+            return original(path, *given, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, original.__name__, look)
+            if call == "builtins.open":
+                patch.setattr("io.open", look)
+            code, _, err = advcore(*filled)
+        assert code == 2 or code == 0 and not (refused and call == "builtins.open"), err
+        assert not code or err.count("\n") == 1 and (str(folder) in err or "does not exist" in err), err
+        for path in ("out", "exports", "coreset.npz", "coreset.json"):
+            where = tmp_path / path
+            shutil.rmtree(where) if where.is_dir() else where.unlink(missing_ok=True)
