@@ -14,7 +14,7 @@ from torch import Tensor
 from advcore.adversary import bound, perturb
 from advcore.borrow import borrow
 from advcore.data.source import batches_for
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, counted, in_a_line, must
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, in_a_line, must
 from advcore.files import inside, read_json, write_bytes
 from advcore.objectives.base import attacked
 from advcore.pixels import format_pixels
@@ -203,7 +203,7 @@ def _about(prepared: Prepared, coreset: Coreset, after: int | None) -> list[Note
         return [Note(f"{told}; this objective is not attacked.")]
     how = _attack(prepared).describe()
     steps = "" if how.get("steps") is None else f", steps: {how['steps']}"
-    when = "" if after is None else f" after {counted(after + 1, 'epoch')}"
+    when = "" if after is None else f" after epoch {after + 1}"
     ball = f"{how['norm']} {format_pixels(how['eps'])}"
     return [
         Note(

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, counted, must, require
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must, require
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.runner import checkpoints
 from advcore.runner.config import changes, from_dict, resolved
@@ -75,7 +75,7 @@ def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> 
     if found is None and record.epochs:
         where = checkpoints.folder(path)
         raise AdvcoreError(
-            f"{where} holds no state after {counted(len(record.epochs), 'epoch')}; start again with --overwrite"
+            f"epochs done: {len(record.epochs)}, but {where} holds no state; start again with --overwrite"
         )
     state, facts, damaged = found or (None, {"data": data}, [])
     for what, before, now in (
