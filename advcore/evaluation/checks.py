@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
 from advcore.attacks.geometry import LP, linf_project, linf_step
+from advcore.errors import counted
 from advcore.pixels import format_pixels
 
 IMAGES = 128  # that are looked at
@@ -102,7 +103,7 @@ def strength_flags(attacks: Sequence[dict], names: Sequence[str]) -> list[str]:
     flags = []
     for told, name in zip(attacks, names, strict=True):
         if told.get("steps") is not None and told["steps"] < _STRONG:
-            flags.append(f"weak: {name} takes {told['steps']} steps, of at least {_STRONG}")
+            flags.append(f"weak: {name} takes {counted(told['steps'], 'step')}, of at least {_STRONG}")
         if told["norm"] in LP and told.get("step_size") is not None:
             reach = told["steps"] * told["step_size"]
             if reach < 2 * told["eps"] * (1 - 1e-6):

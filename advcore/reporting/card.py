@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from advcore.errors import counted
 from advcore.pixels import format_exactly, format_pixels
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import attack_label, data_name, markdown, percent, reference_told, together
@@ -248,10 +249,10 @@ def _files(facts: dict[str, Any]) -> str:
         lines.append("`model.py`: network and loader")
     lines.append("`check-noise.safetensors`: random images and the logits that belong to them")
     if facts["samples"]:
-        lines.append(f"`check-samples.safetensors`: {facts['samples']} test images with labels and logits")
+        lines.append(f"`check-samples.safetensors`: {counted(facts['samples'], 'test image')} with labels and logits")
     if facts["coresets"]:
         lines.append(
-            f"`coresets/`: {facts['coresets']} coresets: indices into the training set as it was read, weights, and "
-            "the data's fingerprint"
+            f"`coresets/`: {counted(facts['coresets'], 'coreset')}: indices into the training set as it was read, "
+            "weights, and the data's fingerprint"
         )
     return f"## Files\n\n{_bullets(lines)}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from advcore.errors import counted
 from advcore.reporting import svg
 from advcore.reporting.charts import Frame, frame
 from advcore.reporting.compare import Block, Run, blocks, different_data, grouped, methods, readable, repeated, robust
@@ -35,7 +36,7 @@ def runs_page(name: str, runs: Sequence[Run]) -> Page:
     sections.append(Section("Runs", "runs", [*twice, *known(lambda: _runs(groups, runs))]))
     return Page(
         title=name,
-        subtitle=f"{len(groups)} methods, {len(shown)} runs, {finished} of them finished.",
+        subtitle=f"{counted(len(groups), 'method')}, {counted(len(shown), 'run')}, {finished} of them finished.",
         notes=[*_unfinished(shown, runs), *_again(groups), *known(lambda: _different_data(groups), [])],
         sections=sections,
         footer="Made by advcore report from the records in this folder.",

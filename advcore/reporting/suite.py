@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from advcore.errors import counted
 from advcore.reporting.compare import different_data
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import Row, attack_label, comparison, markdown, together, trained_seconds
@@ -145,7 +146,7 @@ def _notes(results: Results, groups: dict[str, list[RunRecord]], which: str, ali
     any_one = next(iter(groups.values()))[0]
     entry = any_one.final[which]
     attacked = {label["n"] for label in entry["attacks"]}
-    n = f"{entry['clean']['n']} test images" + (
+    n = counted(entry["clean"]["n"], "test image") + (
         f", {min(attacked)} attacked" if attacked - {entry["clean"]["n"]} else ""
     )
     lines = [f"Mean ± sample deviation over seeds; {n}."]

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from advcore.errors import counted
 from advcore.pixels import format_pixels
 from advcore.reporting.record import BY_PATH, RunRecord
 
@@ -54,7 +55,8 @@ def data_name(record: RunRecord) -> str:
 def reference_told(reference: dict) -> str:
     """ "30 epochs, 10 attack steps"."""
     steps = reference["steps"]
-    return f"{reference['epochs']} epochs, " + ("no attack" if steps is None else f"{steps} attack steps")
+    attack = "no attack" if steps is None else counted(steps, "attack step")
+    return f"{counted(reference['epochs'], 'epoch')}, {attack}"
 
 
 def together(found: dict) -> dict | None:

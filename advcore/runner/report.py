@@ -204,7 +204,7 @@ def _about(prepared: Prepared, coreset: Coreset, after: int | None) -> list[Note
         return [Note(f"{told}; this objective is not attacked.")]
     how = _attack(prepared).describe()
     steps = "" if how.get("steps") is None else f", steps: {how['steps']}"
-    when = "" if after is None else f" after {after + 1} epochs"
+    when = "" if after is None else f" after epoch {after + 1}"
     ball = f"{how['norm']} {format_pixels(how['eps'])}"
     return [
         Note(

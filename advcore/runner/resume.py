@@ -78,7 +78,7 @@ def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> 
     if found is None and record.epochs:
         where = checkpoints.folder(path)
         raise AdvcoreError(
-            f"{len(record.epochs)} epochs are done and {where} holds no state; start again with --overwrite"
+            f"epochs done: {len(record.epochs)}, but {where} holds no state; start again with --overwrite"
         )
     state, facts, damaged = found or (None, {"data": data}, [])
     for what, before, now in (

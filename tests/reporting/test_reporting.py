@@ -4,7 +4,7 @@ import pytest
 
 from advcore.errors import CheckpointError
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import closing, comparison, markdown
+from advcore.reporting.tables import closing, comparison, markdown, reference_told
 
 
 def record(accuracy=0.9, cost=0.5) -> RunRecord:
@@ -58,6 +58,18 @@ def test_the_closing_table_says_what_matters():
         "0.020 (random 0.500)",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ({"epochs": 30, "steps": 10}, "30 epochs, 10 attack steps"),
+        ({"epochs": 1, "steps": 1}, "1 epoch, 1 attack step"),
+        ({"epochs": 1, "steps": None}, "1 epoch, no attack"),
+    ],
+)
+def test_numbers_agree_with_what_they_count(reference, text):
+    assert reference_told(reference) == text
 
 
 @pytest.mark.case("E9")
