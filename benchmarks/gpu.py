@@ -14,32 +14,25 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from solver_rows import imagenet_class, synthetic
+from steps import ATTACK, batch_of, ours, passes_alone, pictures, published, seeded_network
 from torch import nn
 
-from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
-from advcore.data.source import Resident
 from advcore.device import between, captures, forget_peak, full_float32, mark, peak_memory, wait
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
-from advcore.models import MODELS
-from advcore.objectives import Pgd, Trades
+from advcore.objectives import Trades
 from advcore.reporting.tables import markdown
 from advcore.rng import Stream
 from advcore.runner.environment import environment
 from advcore.selection.partition import Problem
 from advcore.selection.solve import solve_all
 from advcore.solvers import SOLVERS
-from advcore.speed import PLAIN, Speed, passed
-from advcore.training import SGD
-from advcore.training.step import Gate, Learner, step
+from advcore.speed import PLAIN, Speed
 
 HERE = Path(__file__).parent
 PAGE, RECORDS = HERE / "gpu.md", HERE / "records"
-EPS, STEPS, LR = 8 / 255, 10, 1e-3
-ATTACK = LinfPGD(eps=EPS, step_size=2 / 255, steps=STEPS)
 FLOAT32 = "ours, float32"
 LADDER = {
     FLOAT32: Speed(autocast="none", channels_last=False, fused=False, deferred=False),
@@ -59,16 +52,9 @@ MODELS_TIMED = {"resnet18": {"stem": "cifar"}, "wide_resnet28_10": {}}
 
 
 def network(name: str, device: torch.device, quick: bool) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        settings = {"width": 8} if quick else MODELS_TIMED[name]
-        return MODELS["small_cnn" if quick else name](**settings).body(10, (3, 32, 32)).to(device)
-
-
-def pictures(n: int, device: torch.device) -> Resident:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return Resident(images, torch.randint(0, 10, (n,), generator=generator), device)
+    if quick:
+        return seeded_network("small_cnn", width=8).to(device)
+    return seeded_network(name, **MODELS_TIMED[name]).to(device)
 
 
 def per_second(work: Callable[[], object], examples: int, device: torch.device, repeats: int) -> float:
@@ -83,64 +69,11 @@ def per_second(work: Callable[[], object], examples: int, device: torch.device, 
     return sorted(found[1:])[1]
 
 
-def published(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
-    """A step as published codes do it: float32 without TF32, channels first, a mean loss, read after each step. Kinder
-    than some: the attack asks for the images' gradients alone."""
-    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4)
-
-    def once() -> float:
-        model.eval()
-        x_adv = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1)
-        for _ in range(STEPS):
-            x_adv.requires_grad_(True)
-            loss = F.cross_entropy(model(x_adv), y)
-            gradient = torch.autograd.grad(loss, x_adv)[0]
-            x_adv = x_adv.detach() + 2 / 255 * gradient.sign()
-            x_adv = torch.min(torch.max(x_adv, x - EPS), x + EPS).clamp(0, 1)
-        model.train()
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x_adv), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return once
-
-
-def ours(model: nn.Module, x: torch.Tensor, y: torch.Tensor, speed: Speed) -> Callable[[], object]:
-    learner = Learner(
-        model=model,
-        objective=Pgd(),
-        attack=ATTACK,
-        optimizer=SGD(lr=LR).build(model, fused=speed.fused),
-        ledger=CostLedger(),
-        gate=Gate(x.device) if speed.deferred else None,
-    )
-    weights = torch.ones(len(y), device=x.device)
-    generator = Stream(seed=0, purpose="attack").at(torch.arange(len(y), device=x.device))
-    return lambda: step(learner, x, y, weights, generator=generator)
-
-
-def passes_alone(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
-    """The floor: as many forward and backward passes, and nothing between them."""
-
-    def once() -> None:
-        model.zero_grad(set_to_none=True)
-        model.eval().requires_grad_(False)
-        for _ in range(STEPS):
-            z = x.detach().requires_grad_(True)
-            torch.autograd.grad(F.cross_entropy(passed(model, z), y, reduction="sum"), z)
-        model.train().requires_grad_(True)
-        F.cross_entropy(passed(model, x), y).backward()
-
-    return once
-
-
 def train(options: argparse.Namespace) -> Iterator[dict]:
     """Images a second of a PGD-10 training step."""
     device, batch, repeats = options.device, 16 if options.quick else 128, 1 if options.quick else 8
     for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
-        _, x, y = next(pictures(batch, device).batches([torch.arange(batch)]))
+        x, y = batch_of(batch, device)
         with full_float32():
             plain = per_second(published(network(name, device, options.quick), x, y), batch, device, repeats)
         yield {"model": name, "way": "published loop", "batch": batch, "per_second": plain}

@@ -1,0 +1,77 @@
+"""The page of benchmarks/cpu.py, benchmarks/cpu.md: a pure function of its record."""
+
+import statistics
+from pathlib import Path
+
+from advcore.reporting.tables import markdown
+
+HERE = Path(__file__).parent
+RECORD, PAGE = HERE / "records" / "cpu.json", HERE / "cpu.md"
+LABELS = {
+    "published": "PGD loop as published",
+    "torchattacks": "standard loop, torchattacks' PGD",
+    "foolbox": "standard loop, foolbox' LinfPGD",
+    "first defaults": "advcore, channels first, unfused (the defaults up to 0.1)",
+    "library": "advcore in a program of your own",
+    "floor": "its passes alone",
+    "command line": "`advcore run`",
+    "floor, kept": "its passes alone",
+    "published, kept": "PGD loop as published, freed memory kept",
+    "published TRADES": "TRADES loop as published",
+    "TRADES": "`advcore run`, TRADES",
+}
+BESIDE = {"TRADES": "published TRADES", "published TRADES": "published TRADES"}
+"""Which loop a way is set beside; the published PGD loop if it is not named here."""
+FLOORS = {"library": "floor", "command line": "floor, kept"}
+
+
+def ratio(case: dict, way: str, other: str) -> float:
+    """How many times as fast `way` is as `other`: the median over rounds, in each of which both did a step."""
+    pairs = zip(case["seconds"][other], case["seconds"][way], strict=True)
+    return statistics.median(theirs / ours for theirs, ours in pairs)
+
+
+def table(case: dict) -> str:
+    """A row for each way: seconds, how many times as fast as the published loop, and the share of the passes alone."""
+    rows = []
+    for way, seconds in case["seconds"].items():
+        low, middle, high = statistics.quantiles(seconds, n=4)
+        pages = statistics.median(case["pages"][way])
+        share = f"{100 * ratio(case, way, FLOORS[way]):.0f} %" if way in FLOORS else ""
+        rows.append(
+            (
+                LABELS[way],
+                f"{middle:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{ratio(case, way, BESIDE.get(way, 'published')):.2f}",
+                share,
+                f"{pages:,.0f}",
+            )
+        )
+    head = ("step", "seconds", "middle half", "x published", "of its passes alone", "pages mapped")
+    return markdown(head, rows)
+
+
+def text(record: dict) -> str:
+    """The page of a record."""
+    where, machine = record["environment"], record["machine"]
+    lines = ["# A training step on a CPU", ""]
+    lines += [
+        f"Made by `python benchmarks/cpu.py`: {machine['processor']}, {machine['cores']} cores, {where['threads']} "
+        f"threads (waiting threads: {machine['waiting'].lower()}), torch {where['torch']}; load average "
+        f"{machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
+        "",
+        "A step is one batch of 32 x 32 images: PGD-10 with linf 8/255 and step size 2/255, then the update. Each way "
+        "runs in a process of its own; the ways take turns. Seconds are medians with the middle half of the rounds; "
+        '"x published" is the median, over rounds, of how many times as fast a step is as the published loop of the '
+        "same objective. The passes alone are as many forward and backward passes on fixed images in the layout that "
+        "advcore takes, in a process that treats memory alike, and nothing else. Pages are those of 4 kB that the "
+        "system mapped during a step, because freed memory had gone back to it: `advcore run` keeps it "
+        "([speed](../docs/speed.md)), a program of your own does if you ask for that.",
+        "",
+    ]
+    for name, case in record["cases"].items():
+        lines += [f"## {name}, batch {case['batch']}, {case['rounds']} rounds", "", table(case), ""]
+        if case["missing"]:
+            lines += [f"Not installed here, so left out: {', '.join(case['missing'])}.", ""]
+    return "\n".join(lines)
