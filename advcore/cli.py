@@ -107,7 +107,8 @@ def run(
             with show_run(len(prepared.trainer.schedule.plan())) as reporter:
                 record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
         except (Stopped, KeyboardInterrupt):
-            print_next(command_line("run", file, *where, "--resume", overrides=set_ or ()))
+            if not distributed.launched():  # else torchrun's own command continues it
+                print_next(command_line("run", file, *where, "--resume", overrides=set_ or ()))
             raise
     if not distributed.first():
         return
@@ -280,7 +281,7 @@ def evaluate(
 
 
 def _judge_by_autoattack(target: Path, config, checkpoint: str = "best", overrides: Sequence[str] = ()) -> list[str]:
-    """The command that judges a run by AutoAttack, where it is installed and the run has not been judged by it."""
+    """Return the command that judges a run by AutoAttack, if that is installed and has not judged it yet."""
     from advcore.attacks.geometry import LP
     from advcore.evaluation.autoattack import AutoAttack, is_installed
 

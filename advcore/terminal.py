@@ -6,17 +6,24 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from advcore.errors import counted
 
+if TYPE_CHECKING:
+    from advcore.runner.attempt import Outcome, Watcher
+    from advcore.runner.prepare import Reporter
+    from advcore.runner.suite import Run
+    from advcore.training.loop import Trained
+    from advcore.types import Coreset
+
 _WIDTH = 120  # columns of a table in a file or a pipe
 _LINE = 70  # characters of a run's last line, beside its name
 
 
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, with a title where there is one; long cells fold."""
     from rich.console import Console
     from rich.table import Table
@@ -48,7 +55,7 @@ def print_next(*commands: str) -> None:
 
 
 @contextlib.contextmanager
-def show_run(epochs: int | None = None) -> Iterator[Any]:
+def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
     """Give a `Reporter` that draws bars under a terminal and prints plain lines otherwise. Of several processes, the
     first alone talks.
 
@@ -74,7 +81,7 @@ def show_run(epochs: int | None = None) -> Iterator[Any]:
 class _RunBars:
     """A bar for the epochs of a run and one for the phase at hand; each goes when it is full."""
 
-    def __init__(self, progress: Any, epochs: int | None):
+    def __init__(self, progress, epochs: int | None):
         self._progress, self._epochs = progress, epochs
         self._epochs_bar: int | None = None
         self._phase_bar: int | None = None
@@ -85,7 +92,7 @@ class _RunBars:
         self._progress.refresh()
         self._progress.console.print(text, markup=False)
 
-    def on_epoch(self, entry: dict, so_far: Any) -> None:
+    def on_epoch(self, entry: dict, so_far: "Trained") -> None:
         done = entry["epoch"] + 1
         self._show_epochs(done, f"epochs, loss {entry['loss']:.3f}")
         self.say(_epoch_line(entry, self._epochs))
@@ -115,7 +122,7 @@ class _RunBars:
 
 
 @contextlib.contextmanager
-def _live_progress(*, counts: bool = True) -> Iterator[Any]:
+def _live_progress(*, counts: bool = True) -> Iterator:
     """Give bars that go with the context, whatever ends it, and lines that are printed above them.
 
     Warnings go above them, too, where they come to the same terminal; a redirected stderr stays redirected.
@@ -158,7 +165,7 @@ def _epoch_line(entry: dict, epochs: int) -> str:
     return "  ".join([seen, f"loss {entry['loss']:.4f}", *accuracies, f"{entry['seconds']:.1f} s"])
 
 
-def _coreset_line(coreset: Any) -> str:
+def _coreset_line(coreset: "Coreset") -> str:
     error, chance = coreset.quality["gradient_error"], coreset.quality["gradient_error_random"]
     compared = "" if error is None else f", gradient error {error:.3f} (random {chance:.3f})"
     full = coreset.quality.get("gradient_error_full")
@@ -167,7 +174,7 @@ def _coreset_line(coreset: Any) -> str:
 
 
 @contextlib.contextmanager
-def show_suite(total: int) -> Iterator[Any]:
+def show_suite(total: int) -> Iterator["Watcher"]:
     """Give a `Watcher` of a suite's `total` runs: under a terminal a bar, and the last line of each run at work; else a
     line for each start and each end."""
     from advcore.runner.attempt import Watcher
@@ -180,22 +187,22 @@ def show_suite(total: int) -> Iterator[Any]:
 class _SuiteBars:
     """A bar for the runs that are done and a line for each that is at work."""
 
-    def __init__(self, progress: Any, total: int):
+    def __init__(self, progress, total: int):
         self._progress, self._total, self._ended = progress, total, 0
         self._at_work: dict[str, int] = {}
         self._runs_bar = progress.add_task(f"0 of {counted(total, 'run')}", total=total) if total else None
 
-    def on_start(self, run: Any) -> None:
+    def on_start(self, run: "Run") -> None:
         self._at_work[run.slug] = self._progress.add_task(_run_name(run), total=None)
         if self._progress.disable:
             self._progress.console.print(f"{_run_name(run)}: begun", markup=False)
 
-    def on_line(self, run: Any, line: str) -> None:
+    def on_line(self, run: "Run", line: str) -> None:
         if any(character.isalnum() for character in line):  # not a table's border
             description = f"{_run_name(run)}: {line[:_LINE]}"
             self._progress.update(self._at_work[run.slug], description=description)
 
-    def on_end(self, run: Any, outcome: Any) -> None:
+    def on_end(self, run: "Run", outcome: "Outcome") -> None:
         self._ended += outcome.kind in ("done", "failed")
         self._progress.remove_task(self._at_work.pop(run.slug))
         text = f"{outcome.kind} in {outcome.seconds:,.0f} s" if outcome.seconds else outcome.kind
@@ -206,5 +213,5 @@ class _SuiteBars:
         self._progress.console.print(f"[{self._ended}/{self._total}] {_run_name(run)}: {text}", markup=False)
 
 
-def _run_name(run: Any) -> str:
+def _run_name(run: "Run") -> str:
     return f"{run.method}, seed {run.seed}"

@@ -1,7 +1,5 @@
 """Whether a data set and a model fit each other, before the first step."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -30,7 +28,7 @@ def class_count(model: nn.Module, source: Source) -> int:
     return _first_logits(model, source).shape[-1]
 
 
-def _first_logits(model: nn.Module, source: Source) -> Any:
+def _first_logits(model: nn.Module, source: Source) -> torch.Tensor:
     """Return what the model, in eval mode, makes of the first two images. Raises DataError where it raises anything."""
     x = first_images(model, source)
     try:

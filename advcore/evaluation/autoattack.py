@@ -19,7 +19,7 @@ from advcore.rng import Stream, preserved
 from advcore.types import settings
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-_NORM_ALIASES = {"inf": "linf", "max": "linf", "2": "l2", "1": "l1"}
+_NORM_ALIASES = {"inf": "linf", "max": "linf"}
 _ENSEMBLES = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),

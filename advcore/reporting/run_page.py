@@ -225,7 +225,7 @@ def _in_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _in_run_file(value: Any) -> str:
+def _in_run_file(value: object) -> str:
     """Write a setting in one line from which a run file reads back the same value: JSON, and 8/255 as a fraction."""
     if isinstance(value, list):
         return f"[{', '.join(map(_in_run_file, value))}]"

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from advcore.errors import counted
 from advcore.pixels import format_pixels
@@ -85,7 +84,7 @@ def closing(record: RunRecord) -> list[Row]:
     return rows
 
 
-def selection_rows(summary: Mapping[str, Any]) -> list[Row]:
+def selection_rows(summary: dict) -> list[Row]:
     """Tell of one coreset, as the record has it, in the words of the other tables."""
     spent = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in summary["seconds"].items())
     rows = [
@@ -114,7 +113,7 @@ def _decimal(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _compared_error(selection: Mapping[str, Any]) -> str:
+def _compared_error(selection: dict) -> str:
     """ "0.020 (random 0.500); against the full attack 0.031 ± 0.002"; "" where no gradient was measured."""
     if selection["gradient_error"] is None:
         return ""

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterator
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import get_args, get_origin
 
 from advcore import attacks, data, minibatch, models, objectives, solvers, tracking
 from advcore.errors import SURELY_ALIKE, nearest, plain
@@ -215,7 +215,7 @@ def _paths_of(cls: type, above: str) -> Iterator[str]:
             yield from _paths_of(inner, f"{path}.0." if get_origin(field.type) is list else f"{path}.")
 
 
-def _classes_in(kind: Any) -> Iterator[type]:
+def _classes_in(kind: object) -> Iterator[type]:
     """Yield the classes of settings that a type chooses from."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         yield kind
