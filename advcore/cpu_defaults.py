@@ -5,7 +5,15 @@ Written by `python benchmarks/cpu_defaults.py --write` from benchmarks/records/c
 
 import re
 
-CPU_DEFAULTS: dict[str, dict[str, dict[str, bool]]] = {}
+CPU_DEFAULTS: dict[str, dict[str, dict[str, bool]]] = {
+    "2.14": {
+        "small_cnn": {"channels_last": True, "fused": True},
+        "alexnet": {"channels_last": True, "fused": True},
+        "resnet": {"channels_last": False, "fused": True},
+        "preact_resnet": {"channels_last": True, "fused": True},
+        "wide_resnet": {"channels_last": True, "fused": True},
+    },
+}
 """Release, family, setting: whether it is faster in every case that was measured."""
 
 

@@ -1,8 +1,8 @@
 """How the C library treats memory that is freed. Never imports torch.
 
 A training step frees all its activations, and the next step allocates them again. glibc returns much of that memory to
-the system in between, which maps and zeroes it again page by page: on images of 32 x 32 that takes a small network a
-quarter of its time on a CPU.
+the system in between, which maps and zeroes it again page by page. That is a good part of a small network's time on a
+CPU (benchmarks/cpu.md).
 """
 
 import ctypes

@@ -25,7 +25,7 @@ import steps
 import torch
 from torch import Tensor, nn
 
-from advcore.files import read_json, write_json
+from advcore.files import write_json
 from advcore.heap import keep_freed_memory
 from advcore.runner.environment import environment
 from advcore.speed import Speed, family_of
@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> dict | None:
     out = options.out or (HERE.parent / "runs" if options.quick else RECORDS)
     write_json(out / "cpu.json", record)
     if out == RECORDS and not options.quick:
-        cpu_page.PAGE.write_text(cpu_page.text(read_json(out / "cpu.json")))
+        cpu_page.write()
     return record
 
 

@@ -8,7 +8,6 @@ processor time; both layouts, and the optimiser's step with and without `fused`,
 """
 
 import argparse
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,17 +17,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from cpu import processor
+from cpu_page import DEFAULTS, defaults_records, release
 from steps import STEPS
 from torch import Tensor, nn
 
 from advcore import cpu_defaults
-from advcore.files import read_json, write_json
+from advcore.files import write_json
 from advcore.heap import keep_freed_memory
 from advcore.models import MODELS
 from advcore.runner.environment import environment
 from advcore.training import SGD, Adam
 
-RECORDS = Path(__file__).parent / "records" / "cpu_defaults"
 CASES = [
     ("small_cnn", {"width": 16}, (1, 8, 8), 64),
     ("small_cnn", {"width": 16}, (3, 32, 32), 128),
@@ -159,20 +158,9 @@ def defaults_of(record: dict) -> dict[str, dict[str, bool]]:
     return families
 
 
-def release(record: dict) -> str:
-    """Return "MAJOR.MINOR" of the torch that a record was made with."""
-    return re.match(r"\d+\.\d+", record["environment"]["torch"])[0]
-
-
-def records() -> list[dict]:
-    """Read the committed records, oldest release first."""
-    found = [read_json(path) for path in RECORDS.glob("*.json")]
-    return sorted(found, key=lambda record: [int(part) for part in release(record).split(".")])
-
-
 def table() -> dict[str, dict[str, dict[str, bool]]]:
     """The table that advcore/cpu_defaults.py should hold."""
-    return {release(record): defaults_of(record) for record in records()}
+    return {release(record): defaults_of(record) for record in defaults_records()}
 
 
 def write() -> None:
@@ -197,7 +185,7 @@ def main(arguments: list[str] | None = None) -> dict | None:
         write()
         return None
     record = measure(options.quick)
-    folder = RECORDS.parents[2] / "runs" if options.quick else RECORDS
+    folder = Path(__file__).parents[1] / "runs" if options.quick else DEFAULTS
     write_json(folder / f"torch-{release(record)}.json", record)
     return record
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+import cpu_page
 import evidence_page
 import gpu_page
 import main_page
@@ -107,6 +108,8 @@ def main() -> None:
     at_size = {suite: groups(suite) for suite in gpu_page.PAGES if groups(suite).get("full")}
     if at_size:
         (HERE / "cifar10_gpu.md").write_text(gpu_page.text(at_size))
+    if cpu_page.RECORD.exists():
+        cpu_page.write()
     if groups("why"):
         EVIDENCE.write_text(evidence_text())
     README.write_text(readme_text())
