@@ -9,14 +9,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "advcore"
 VAGUE = {"own", "found", "one", "told"}
 
-DENSITIES = {"conditional expressions": 33.0, "tuple assignments": 15.3, "lambdas": 7.4, "uses of Any": 14.1}
+DENSITIES = {"conditional expressions": 31.8, "tuple assignments": 14.2, "lambdas": 6.8, "uses of Any": 13.8}
 """At most so many per 1,000 lines."""
 
 COUNTS = {
-    "vague names": 1600,
-    "functions over 40 lines": 20,
-    "files over 300 lines": 12,
-    "functions of over 7 parameters": 16,
+    "vague names": 1525,
+    "functions over 40 lines": 18,
+    "files over 300 lines": 11,
+    "functions of over 7 parameters": 15,
 }
 """At most so many in all."""
 

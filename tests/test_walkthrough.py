@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from advcore.files import read_json, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import run as runner
-from advcore.runner.config import overridden, read
+from advcore.runner.config import overridden
+from advcore.runner.yaml_reader import read
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README": ROOT / "README.md", "the first hour": ROOT / "docs/index.md"}
@@ -79,7 +79,7 @@ def fresh(tmp_path, classes, monkeypatch, request) -> Path:
     data = _digits(tmp_path / "digits.npz", classes)
     for file in sorted((ROOT / "experiments").glob("*.yaml")):
         _write(tmp_path / "experiments" / file.name, overridden(read(file), [*_fitting(file), data]))
-    suite = yaml.safe_load((ROOT / "benchmarks/suites/digits.yaml").read_text())
+    suite = read(ROOT / "benchmarks/suites/digits.yaml")
     _write(tmp_path / "benchmarks/suites/digits.yaml", suite | {"seeds": [0]})
     _draw_pets(tmp_path / "pets", classes)
     small_network = {} if request.node.get_closest_marker("slow") else SMALL_NETWORK
@@ -233,7 +233,7 @@ def test_the_commands_of_readme_run_as_processes_the_suite_too(fresh, classes):
     printed = follow(PAGES["README"], in_a_process)
     look_at_readme(printed, classes)
     (told,) = (out for command, out in printed.items() if command.startswith("bench"))
-    methods = yaml.safe_load(Path("benchmarks/suites/digits.yaml").read_text())["methods"]
+    methods = read("benchmarks/suites/digits.yaml")["methods"]
     assert f"[{len(methods)}/{len(methods)}]" in told and "failed" not in told
 
 

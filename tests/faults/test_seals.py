@@ -208,7 +208,7 @@ def test_a_changed_record_in_a_folder_of_records_is_told_on_the_page(advcore, co
     shutil.copytree(tmp_path / "finished", tmp_path / "study/a")
     assert advcore("report", tmp_path / "study")[0] == 0
     page = (tmp_path / "study/report.html").read_text()
-    assert "record.json is damaged" in page and "1 methods, 1 runs" in page
+    assert "record.json is damaged" in page and "1 method, 1 run" in page
 
 
 # ---- suites ----

@@ -519,7 +519,7 @@ def test_the_module_runs_as_a_process_whose_help_imports_next_to_nothing():
     lines = [line for line in shown.stderr.splitlines() if line.startswith("import time:")]
     modules = {line.split("|")[2].strip() for line in lines}
     assert {name for name in modules if name.startswith("advcore.")} <= {
-        f"advcore.{name}" for name in ("cli", "errors", "signals", "threads", "version")
+        f"advcore.{name}" for name in ("cli", "errors", "heap", "pixels", "signals", "terminal", "threads", "version")
     }
     heavy = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "pyarrow", "safetensors", "jinja2")
     assert "typer" in modules and modules.isdisjoint(heavy)

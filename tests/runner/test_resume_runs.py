@@ -224,7 +224,7 @@ def test_done_epochs_without_a_state_are_not_done_again_in_silence(advcore, comm
     run = cut(undisturbed, 3, tmp_path / "run")
     shutil.rmtree(checkpoints.folder(run))
     code, _, err = advcore(*command, "--out", run, "--resume")
-    assert code == 3 and err.count("\n") == 1 and "3 epochs are done" in err
+    assert code == 3 and err.count("\n") == 1 and "epochs done: 3" in err
 
 
 def test_a_finished_run_needs_no_states(advcore, command, undisturbed):
