@@ -169,6 +169,19 @@ def test_saving_takes_less_than_2_percent_of_an_epoch(script):
     assert statistics.median(checkpoint_cost.shares(record)) < 0.02
 
 
+def test_beside_busy_processes_a_run_takes_at_most_three_times_as_long(script):
+    """Medians of five."""
+    threads = script("threads")
+
+    record = read_json(threads.RECORD)
+    assert threads.PAGE.read_text() == threads.page(record)
+    assert threads.sentence(record) in threads.SPEED.read_text()
+    assert record["epochs"] == 6 and record["busy"] == 2
+    for variant, conditions in record["seconds"].items():
+        assert len(conditions["alone"]) == 5 and len(conditions["busy"]) == (5 if variant == "sleeping" else 1)
+    assert threads.ratio(record, ("sleeping", "busy"), ("sleeping", "alone")) < 3
+
+
 def test_the_savings_page_comes_from_its_records_and_asks_what_it_must(root, tables):
     """Within 1.5 points of full training at a quarter of its cost; every pair three times; a picture beside it."""
     savings_page = tables.savings_page
