@@ -7,28 +7,25 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; commands that tests start inherit it
 
 import pytest
-import torch
 import typer
 from faults.cases import CASES
-from torch import nn
 
 from advcore import cli
-from advcore.data.source import Resident
-from advcore.device import seed_torch
 from advcore.heap import keep_freed_memory
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from advcore.data.source import Resident
+
 keep_freed_memory()
-torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 typer.main.get_command = functools.cache(typer.main.get_command)  # else each call of the command line builds it anew
 gc.disable()  # until all tests are collected: nearly all that is made until then stays
-for logger in logging.root.manager.loggerDict.values():
-    # pytest attaches its handlers to each logger that does not propagate, six times a test: torch has dozens of those.
-    if isinstance(logger, logging.Logger):
-        logger.propagate = True
 ROOT = Path(__file__).parents[1]
 TINY = [
     "data.train_size=160",
@@ -40,6 +37,17 @@ TINY = [
     "evaluation.attacks.0.steps=3",
     "evaluation.attacks.0.restarts=1",
 ]
+
+
+def pytest_collection() -> None:
+    """Import torch in the processes that run tests; pytest-xdist's own, which only hands them out, does without it."""
+    import torch
+
+    torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+    for logger in logging.root.manager.loggerDict.values():
+        # pytest attaches its handlers to each logger that does not propagate, six times a test: torch has dozens.
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -80,12 +88,18 @@ def tiny() -> tuple[str, ...]:
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """Every test begins from the same random state, whatever ran before it."""
+    from advcore.device import seed_torch
+
     seed_torch(0)
 
 
 @pytest.fixture
-def source() -> Resident:
+def source() -> "Resident":
     """96 random 1 x 8 x 8 images of 4 uneven classes."""
+    import torch
+
+    from advcore.data.source import Resident
+
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(96, 1, 8, 8, generator=generator)
     labels = torch.tensor([0] * 40 + [1] * 30 + [2] * 20 + [3] * 6)[torch.randperm(96, generator=generator)]
@@ -93,8 +107,13 @@ def source() -> Resident:
 
 
 @pytest.fixture
-def model() -> nn.Module:
+def model() -> "nn.Module":
     """A small BatchNorm network for `source`, whose head is not called fc."""
+    import torch
+    from torch import nn
+
+    from advcore.device import seed_torch
+
     with torch.random.fork_rng():
         seed_torch(0)
         return nn.Sequential(

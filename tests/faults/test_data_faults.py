@@ -98,6 +98,13 @@ def test_what_is_no_failure_passes(error):
         list(Streamed(Broken(5, raises(error), n=8)).batches([torch.arange(8)]))
 
 
+@pytest.fixture
+def looking_often(monkeypatch):
+    """torch looks whether a worker is alive every 5 seconds; this only waits less."""
+    by_default = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(by_default, "__defaults__", (0.1,))
+
+
 DEATHS = {"killed": (killed, "killed by SIGKILL"), "left": (left, "exit code 3"), "crashed": (crashed, "SIGSEGV")}
 
 
@@ -105,12 +112,14 @@ DEATHS = {"killed": (killed, "killed by SIGKILL"), "left": (left, "exit code 3")
     "fails, told",
     [pytest.param(*both, id=name, marks=pytest.mark.slow if name != "killed" else ()) for name, both in DEATHS.items()],
 )
+@pytest.mark.usefixtures("looking_often")
 def test_a_worker_that_dies_is_told_with_what_it_read(fails, told):
     data = Streamed(Broken(41, fails), workers=2)
     line = line_of(lambda: list(data.batches(torch.arange(96).split(16))))
     assert line.startswith("example 41 cannot be read: the worker process") and told in line
 
 
+@pytest.mark.usefixtures("looking_often")
 def test_a_worker_that_dies_of_nothing_it_read_is_told_with_the_batch():
     data = Streamed(Broken(-1, left, n=600), workers=1)
 
@@ -125,6 +134,7 @@ def test_a_worker_that_dies_of_nothing_it_read_is_told_with_the_batch():
     assert "SIGKILL" in line
 
 
+@pytest.mark.usefixtures("looking_often")
 def test_a_death_is_told_where_the_batch_is_waited_for(model):
     """torch's handler would raise in the middle of a step; also where a loader of the user's has installed it."""
     list(torch.utils.data.DataLoader(Broken(-1, left, n=4), num_workers=1))

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from covering import covering
+from forked import Forked
 from safetensors.torch import save_file
 from sealed import rewrite
 
-from advcore import Coreset
+from advcore import Coreset, cli
 from advcore.files import load_arrays, load_tensors, read_sealed
 from advcore.reporting.record import RunRecord
 from advcore.runner.config import from_dict, load, overridden
@@ -525,11 +526,16 @@ def test_the_module_runs_as_a_process_whose_help_imports_next_to_nothing():
     assert "typer" in modules and modules.isdisjoint(heavy)
 
 
-def test_a_mistake_in_a_process_has_no_traceback(root):
+def test_a_mistake_in_a_process_has_no_traceback(root, tmp_path, monkeypatch):
     file = root / "experiments/trades_gradmatch.yaml"
-    done = subprocess.run(
-        [sys.executable, "-m", "advcore", "run", str(file), "--set", "attack.eps=8"], capture_output=True, text=True
-    )
+    monkeypatch.setattr(sys, "argv", ["advcore", "run", str(file), "--set", "attack.eps=8"])
+    process = Forked(cli.main, tmp_path)
+    assert process.code() == 2 and process.stderr.count("\n") == 1 and "Traceback" not in process.stderr
+
+
+def test_a_mistake_in_a_new_python_has_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "advcore", "run", str(tmp_path / "nowhere.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 

@@ -15,13 +15,23 @@ import numpy as np
 import pytest
 import torch
 from faults.injectors import flip
+from forked import Forked
 from sealed import update
+from torch import nn
+from torch.utils.data import TensorDataset
 
-from advcore import cli
+from advcore import Trainer, cli
+from advcore.attacks import LinfPGD
+from advcore.data.source import Streamed
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError
 from advcore.files import load_arrays, load_folder, load_tensors, save_folder
+from advcore.objectives import Pgd
 from advcore.runner import checkpoints
 from advcore.runner.config import changes
+from advcore.selection.schedule import Schedule
+from advcore.signals import Stopped, caught
+from advcore.training import SGD
+from advcore.training.loop import Listener
 
 TIMES = {"seconds", "peak_memory", "resumes", "environment", "seal"}
 
@@ -399,74 +409,52 @@ def test_a_full_disk_ends_the_run_in_a_line_and_it_can_be_gone_on_with(
     same_runs(undisturbed, run)
 
 
-def started(command, out, environment=None):
+def started(command, out):
     arguments = [sys.executable, "-m", "advcore", *map(str, command), "--out", str(out), "--resume"]
-    own = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    own = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own)
 
 
 @pytest.mark.case("C1")
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, monkeypatch, number):
     run = tmp_path / "run"
-    process = started([*command, "--set", "training.epochs=200"], run)  # far more than it gets to do
-    while "epoch   1" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and "Traceback" not in err, err
-    assert err.count("\n") == 1 and "--resume" in err
+    arguments = [*command, "--set", "training.epochs=200", "--out", run]  # far more than it gets to do
+    monkeypatch.setattr(sys, "argv", ["advcore", *map(str, arguments)])
+    process = Forked(cli.main, tmp_path)
+    process.wait_for("epoch   1")
+    os.kill(process.pid, number)
+    assert process.code() == 128 + number and "Traceback" not in process.stderr, process.stderr
+    assert process.stderr.count("\n") == 1 and "--resume" in process.stderr
     state, _, _ = checkpoints.newest(run)
     assert state["place"]["epoch"] or state["place"]["step"]
 
 
 @pytest.mark.case("C1")
-def test_a_signal_to_the_whole_group_with_workers_saves_too(tmp_path, root):
+def test_a_signal_to_the_whole_group_with_workers_saves_too(tmp_path):
     """As `timeout` and job schedulers send it: the processes that read the data must not die before the run does."""
-    script = tmp_path / "run.py"
-    script.write_text(GROUP.format(tmp_path=tmp_path))
-    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "began").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    process = Forked(lambda: train_with_workers(tmp_path), tmp_path, new_group=True)
+    process.wait_until((tmp_path / "began").exists)
     os.killpg(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 143, err
+    assert process.code() == 143, process.stderr
     assert load_folder(tmp_path / "state")[0]["place"]["step"] > 0
 
 
-GROUP = """
-import sys
-from pathlib import Path
-
-import torch
-from torch import nn
-from torch.utils.data import TensorDataset
-
-from advcore import Trainer
-from advcore.attacks import LinfPGD
-from advcore.data.source import Streamed
-from advcore.files import save_folder
-from advcore.objectives import Pgd
-from advcore.selection.schedule import Schedule
-from advcore.signals import Stopped, caught
-from advcore.training import SGD
-from advcore.training.loop import Listener
-
-data = Streamed(TensorDataset(torch.rand(1000, 1, 8, 8), torch.arange(1000) % 4), workers=2)
-attack, schedule = LinfPGD(eps=0.1, steps=10), Schedule(epochs=500)
-made = Trainer(objective=Pgd(), attack=attack, schedule=schedule, optimizer=SGD(lr=0.01))
-folder = Path("{tmp_path}")
-listener = Listener(
-    on_progress=lambda *_: (folder / "began").touch(),
-    on_checkpoint=lambda state: save_folder(folder / "state", state(), {{}}),
-)
-try:
-    with caught():
-        made.fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), data, seed=0, listener=listener)
-except Stopped as stopped:
-    sys.exit(128 + stopped.number)
-"""
+def train_with_workers(folder: Path) -> None:
+    """Far longer than anybody waits; a signal saves the state and is the exit code."""
+    data = Streamed(TensorDataset(torch.rand(1000, 1, 8, 8), torch.arange(1000) % 4), workers=2)
+    trainer = Trainer(
+        objective=Pgd(), attack=LinfPGD(eps=0.1, steps=10), schedule=Schedule(epochs=500), optimizer=SGD(lr=0.01)
+    )
+    listener = Listener(
+        on_progress=lambda *_: (folder / "began").touch(),
+        on_checkpoint=lambda state: save_folder(folder / "state", state(), {}),
+    )
+    try:
+        with caught():
+            trainer.fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), data, seed=0, listener=listener)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.number)
 
 
 @pytest.mark.case("A3")
