@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from advcore.errors import counted
 from advcore.files import read_json, write_json
 from advcore.reporting.tables import markdown
 from advcore.runner import checkpoints, config
@@ -64,8 +65,8 @@ def page(record: dict) -> str:
         "",
         f"experiments/{EXPERIMENT.name}: after each of its {len(found)} epochs the whole state, "
         f"{record['bytes'] / 1e3:.0f} kB, is written, synced, and read back.",
-        f"Device {where['device']}, {where['threads']} threads; a share is one epoch's own, so other work on the "
-        "machine slows both of its parts.",
+        f"Device {where['device']}, {counted(where['threads'], 'thread')}; a share is one epoch's own, so other "
+        "work on the machine slows both of its parts.",
         "",
         markdown(("", "median", "least", "most"), rows),
     ]

@@ -3,6 +3,7 @@
 import statistics
 from pathlib import Path
 
+from advcore.errors import counted
 from advcore.files import read_json
 from advcore.reporting.tables import markdown
 
@@ -12,7 +13,7 @@ DEFAULTS = HERE / "records" / "cpu_defaults"
 LABELS = {
     "published": "PGD loop as published",
     "torchattacks": "standard loop, torchattacks' PGD",
-    "foolbox": "standard loop, foolbox' LinfPGD",
+    "foolbox": "standard loop, LinfPGD of foolbox",
     "first defaults": "advcore, channels first, unfused (the defaults up to 0.1)",
     "library": "advcore in a program of your own",
     "floor": "its passes alone",
@@ -80,9 +81,9 @@ def text(record: dict, defaults: list[dict]) -> str:
     where, machine = record["environment"], record["machine"]
     lines = ["# A training step on a CPU", ""]
     lines += [
-        f"Made by `python benchmarks/cpu.py`: {machine['processor']}, {machine['cores']} cores, {where['threads']} "
-        f"threads (waiting threads: {machine['waiting'].lower()}), torch {where['torch']}; load average "
-        f"{machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
+        f"Made by `python benchmarks/cpu.py`: {machine['processor']}, {machine['cores']} cores, "
+        f"{counted(where['threads'], 'thread')} (waiting threads: {machine['waiting'].lower()}), torch "
+        f"{where['torch']}; load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
         "",
         "A step is one batch of 32 x 32 images: PGD-10 with linf 8/255 and step size 2/255, then the update. Each way "
         "runs in a process of its own; the ways take turns. Seconds are medians with the middle half of the rounds; "

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from advcore.attacks import LinfPGD
 from advcore.attacks.memory import PRECISIONS, Memory
+from advcore.errors import counted
 from advcore.files import write_json
 from advcore.reporting.tables import markdown
 from advcore.runner import config
@@ -70,7 +71,7 @@ def page(record: dict) -> str:
         f"Seconds of an epoch with `attack.start: remembered` over those of one without, {settings['turns']} times in "
         "turn, the quickest of three each:",
         f"{settings['images']} CIFAR-10 images (JPEG copies), crop and flip, small CNN, "
-        f"device {environment['device']}, {environment['threads']} threads.",
+        f"device {environment['device']}, {counted(environment['threads'], 'thread')}.",
         "",
         markdown(("attack, precision", "median, %", "least, %", "most, %"), rows),
     ]

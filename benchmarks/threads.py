@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from figures import between
 from torch import Tensor, nn
 
+from advcore.errors import counted
 from advcore.files import read_json, write_json
 from advcore.heap import keep_freed_memory
 from advcore.models import MODELS
@@ -164,9 +165,9 @@ def page(record: dict) -> str:
         "",
         f"{record['epochs']} epochs of experiments/{EXPERIMENT.name} as `advcore run` does them, imports and the final "
         f"evaluation included, alone and beside {record['busy']} processes that loop.",
-        f"Device {where['device']}, {where['threads']} threads, torch {where['torch']}. Median, and the range; "
-        "variants take turns. Spinning is GNU OpenMP's default. advcore lets threads sleep while they wait, and takes "
-        "one alone where the network is small, as here.",
+        f"Device {where['device']}, {counted(where['threads'], 'thread')}, torch {where['torch']}. Median, and the "
+        "range; variants take turns. Spinning is GNU OpenMP's default. advcore lets threads sleep while they wait, and "
+        "takes one alone where the network is small, as here.",
         "",
         markdown(header, rows),
         "",

@@ -76,6 +76,6 @@ def _threads() -> list[tuple[str, str]]:
     load = load_average()
     state = "not known" if load is None else f"{load:g}"
     return [
-        ("threads", f"{facts['threads']}, from {facts['threads_from']}; waiting: {facts['waiting']}"),
+        ("threads", f"{facts['threads']}, because of {facts['threads_from']}; waiting: {facts['waiting']}"),
         ("load average", overload(load) or state),
     ]
