@@ -57,8 +57,8 @@ class Source(NamedTuple):
     """Facts of a source file that the checks below read: each file is read, parsed and walked once.
 
     imported : dotted names of the modules imported anywhere. at_import : those imported when the module is, which
-    leaves out what its functions import. called : names of the functions called by name. attributes : names of all
-    attributes.
+    leaves out what its functions and type checkers import. called : names of the functions called by name.
+    attributes : names of all attributes.
     """
 
     text: str
@@ -76,7 +76,7 @@ def source(path: Path) -> Source:
     return Source(
         text=text,
         imported=imports(nodes),
-        at_import=imports(outside_functions(tree)),
+        at_import=imports(run_at_import(tree)),
         called={node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)},
         attributes={node.attr for node in nodes if isinstance(node, ast.Attribute)},
     )
@@ -98,13 +98,15 @@ def imports(nodes: Iterable[ast.AST]) -> list[str]:
     return found
 
 
-def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those inside of functions."""
+def run_at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes but those inside of functions, and those that only a type checker reads."""
     pending = [tree]
     while pending:
         node = pending.pop()
         yield node
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            pending += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             pending += ast.iter_child_nodes(node)
 
 

@@ -3,7 +3,7 @@
     python tools/bits.py before.json         runs, and writes {name of the run: {name of the part: sha256}}
     python tools/bits.py after.json before.json         the same, and fails where a hash differs
 
-The runs are the main job, PAT, a run that was stopped and continued, and one of two processes; five minutes on one core.
+The runs are the main job, PAT, a run that was stopped and continued, and one of two processes; a minute or two.
 Hashed are final weights, coresets, verdicts on test images, and the record without times, memory, environment and seal.
 Hashes depend on the processor and on torch's release: compare those of one machine.
 """

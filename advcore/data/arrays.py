@@ -1,8 +1,10 @@
 """One .npz file with x_train, y_train, x_test, y_test."""
 
+import numpy as np
 import torch
 
-from advcore.data.base import OwnData, Split, find_path
+from advcore.data.base import OwnData, find_path
+from advcore.data.split import Split
 from advcore.errors import CheckpointError, DataError, must
 from advcore.files import read_npz
 from advcore.types import settings
@@ -31,7 +33,8 @@ class Npz(OwnData):
         return _split(arrays["x_train"], arrays["y_train"]), _split(arrays["x_test"], arrays["y_test"])
 
 
-def _split(x, y) -> Split:
+def _split(x: np.ndarray, y: np.ndarray) -> Split:
+    """Check one part's images (N, C, H, W) and labels (N,), and return them as a split."""
     if x.ndim != 4:
         raise DataError(f"images must be (N, C, H, W), got {x.shape}; give grey images one channel")
     if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x) or len(y) == 0:
@@ -40,5 +43,6 @@ def _split(x, y) -> Split:
         )
     if x.dtype.kind != "f" and x.dtype.name != "uint8":
         raise DataError(f"images must be uint8, or floats in [0, 1], got {x.dtype}")
-    images = torch.from_numpy(x if x.dtype.name == "uint8" else x.astype("float32"))
-    return Split(torch.from_numpy(y.astype("int64")), images=lambda positions: images[positions])
+    if x.dtype.kind == "f":
+        x = x.astype("float32")
+    return Split(torch.from_numpy(y.astype("int64")), images=torch.from_numpy(x).__getitem__)

@@ -1,4 +1,4 @@
-"""What every data setting shares: sizes, the held-out split, and how a raw set becomes three sources."""
+"""Settings that all data share: sizes, the held-out split, and how a raw set becomes three sources."""
 
 import logging
 import os
@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
 
-from advcore.apportion import largest_remainder
 from advcore.data.augment import AUGMENTATIONS
-from advcore.data.planted import Planted, plant
-from advcore.data.source import Resident, Source, Streamed, check_labels, item_of
+from advcore.data.checks import check_labels
+from advcore.data.contract import Source
+from advcore.data.injected_faults import Planted, inject_faults
+from advcore.data.split import Split, draw_stratified, subsample
 from advcore.errors import (
     LARGEST_SEED,
     DataError,
@@ -30,43 +30,22 @@ from advcore.rng import Stream
 
 log = logging.getLogger(__name__)
 
-RESIDENT_LIMIT = 4 * 2**30
-"""Bytes up to which a set of images is held on the device."""
 MOST_CLASSES = 1_000_000
 """A larger label is no class, or no model has a head for it."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """One part of a raw set.
-
-    labels : (N,) long. images : positions (B,) to images (B, C, H, W), for those that are at hand at once; else None,
-    and dataset : map-style (x, y), read one by one. num_classes : that its files speak of; None where they do not.
-    """
-
-    labels: Tensor
-    images: Callable[[Tensor], Tensor] | None = None
-    dataset: Dataset | None = None
-    num_classes: int | None = None
-
-    def source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
-        """The examples at `positions`, on the device if they fit."""
-        if self.images is not None:
-            return Resident(self.images(positions), self.labels[positions], device)
-        part = Subset(self.dataset, positions.tolist())
-        if len(part) * item_of(part, 0)[0].numel() <= RESIDENT_LIMIT:
-            images = torch.stack([item_of(part, i)[0] for i in range(len(part))])
-            return Resident(images, self.labels[positions], device)
-        return Streamed(part, device, labels=self.labels[positions], workers=workers)
-
-
-@dataclass(frozen=True)
 class Data:
-    """What a run reads: `train`, `validation` (None without one) and `test`, plain views.
+    """The data of a run.
 
-    part : (N,) long, where the training examples stand in the whole training set. whole : the labels of that set.
-    num_classes : how many there are. augment : (x (B, C, H, W), stream) to the augmented view.
-    changed : what was done to images and labels, where a digest of labels need not tell; part of the data's name.
+    Parameters
+    ----------
+    train, validation, test : sources without augmentation; `validation` is None if no example is held out.
+    part : (N,) long, positions of the training examples in the whole training set.
+    whole : labels of the whole training set.
+    num_classes : number of classes.
+    augment : function from (x (B, C, H, W), stream) to the augmented images.
+    changed : what was done to images and labels, where a digest of labels does not show it; part of the data's name.
     """
 
     train: Source
@@ -105,23 +84,24 @@ class DataSettings:
     known_classes: ClassVar[int | None] = None
 
     def __post_init__(self):
-        require(
+        problems = [
             within("validation", self.validation, 0, 0.5),
             at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
-            *(
-                None if size is None else at_least(name, size, 1)
-                for name, size in (("train_size", self.train_size), ("test_size", self.test_size))
-            ),
-            None if self.augment is None else one_of("augment", self.augment, AUGMENTATIONS),
-            at_least("workers", self.workers, 0, most=1024),
-        )
+        ]
+        if self.train_size is not None:
+            problems.append(at_least("train_size", self.train_size, 1))
+        if self.test_size is not None:
+            problems.append(at_least("test_size", self.test_size, 1))
+        if self.augment is not None:
+            problems.append(one_of("augment", self.augment, AUGMENTATIONS))
+        require(*problems, at_least("workers", self.workers, 0, most=1024))
 
     def read(self) -> tuple[Split, Split]:
-        """The raw training and test sets."""
+        """Read the raw training and test sets."""
         raise NotImplementedError
 
     def _read(self) -> tuple[Split, Split]:
-        """`read`, with what the system refuses as a DataError."""
+        """Call `read`. Raises DataError for what the operating system refuses."""
         try:
             return self.read()
         except OSError as error:
@@ -131,54 +111,64 @@ class DataSettings:
             raise DataError(f"data cannot be read: {refused}") from None
 
     def classes(self, train: Split) -> int:
-        """How many classes there are."""
+        """Return the number of classes. Raises DataError for labels that cannot be classes."""
         if self.known_classes or train.num_classes:
             return self.known_classes or train.num_classes
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 
     def counts(self) -> tuple[int, int]:
-        """How many training and validation examples `load` gives; no image is decoded where that can be avoided."""
+        """Count the training and validation examples of `load`, without decoding images where that can be avoided."""
         train, _ = self._read()
-        _, part, aside = self._parted(train, self.classes(train))
-        return len(part), len(aside)
+        _, part, validation = self._divide(train, self.classes(train))
+        return len(part), len(validation)
 
-    def _parted(self, train: Split, num_classes: int) -> tuple[Split, Tensor, Tensor]:
-        """The training set, with its faults if some are to be planted, and the positions in it of the training and of
-        the validation examples."""
-        chosen = thinned(train.labels, self.train_size, self.split_seed, "train_size")
-        held_out = stratified(train.labels[chosen], round(self.validation * len(chosen)), self.split_seed, "validation")
-        part, aside = chosen[~held_out], chosen[held_out]
+    def _divide(self, train: Split, num_classes: int) -> tuple[Split, Tensor, Tensor]:
+        """Return the training set, with injected faults if there are any, and positions in it.
+
+        The positions are those of the training examples and of the validation examples.
+        """
+        positions = subsample(train.labels, self.train_size, self.split_seed, "train_size")
+        held_out = draw_stratified(
+            train.labels[positions], round(self.validation * len(positions)), self.split_seed, "validation"
+        )
+        part = positions[~held_out]
         if self.planted is not None:
-            train, part = plant(train, part, self.planted, num_classes, self.split_seed)
-        return train, part, aside
+            train, part = inject_faults(train, part, self.planted, num_classes, self.split_seed)
+        return train, part, positions[held_out]
 
     def load(self, device: torch.device) -> Data:
-        """Read, check and split. Raises DataError for missing files and for labels out of range."""
+        """Read, check and split the data. Raises DataError for missing files and for labels out of range."""
         train, test = self._read()
         num_classes = self.classes(train)
         for split in (train, test):
             check_labels(split.labels, torch.arange(len(split.labels)), num_classes)
-        train, part, aside = self._parted(train, num_classes)
+        train, part, validation = self._divide(train, num_classes)
         absent = sorted(set(range(num_classes)) - set(train.labels[part].tolist()))
         if absent:
-            log.warning("%d of %d classes have no training example: %s", len(absent), num_classes, _few(absent))
-        test_part = thinned(test.labels, self.test_size, self.split_seed, "test_size")
-        sources = [train.source(part, device, self.workers), test.source(test_part, device, self.workers)]
-        if sources[0].shape != sources[1].shape:
-            shapes = f"{sources[0].shape} and {sources[1].shape}"
+            log.warning("%d of %d classes have no training example: %s", len(absent), num_classes, _list_few(absent))
+        test_positions = subsample(test.labels, self.test_size, self.split_seed, "test_size")
+        train_source = train.source(part, device, self.workers)
+        test_source = test.source(test_positions, device, self.workers)
+        if train_source.shape != test_source.shape:
+            shapes = f"{train_source.shape} and {test_source.shape}"
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
-        unseen = self.planted is not None and (self.planted.duplicates or self.planted.noise)
         return Data(
-            train=sources[0],
-            validation=train.source(aside, device, self.workers) if len(aside) else None,
-            test=sources[1],
+            train=train_source,
+            validation=train.source(validation, device, self.workers) if len(validation) else None,
+            test=test_source,
             part=part,
             whole=train.labels,
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
-            changed=f"{self.planted}, {self.split_seed}" if unseen else "",
+            changed=self._describe_changes(),
         )
+
+    def _describe_changes(self) -> str:
+        """Describe injected faults that labels do not show; empty if there are none."""
+        if self.planted is None or not (self.planted.duplicates or self.planted.noise):
+            return ""
+        return f"{self.planted}, {self.split_seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,55 +187,46 @@ class OwnData(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(None if self.num_classes is None else at_least("num_classes", self.num_classes, 2, most=MOST_CLASSES))
+        if self.num_classes is not None:
+            require(at_least("num_classes", self.num_classes, 2, most=MOST_CLASSES))
 
     def classes(self, train: Split) -> int:
         return self.num_classes or super().classes(train)
 
 
-def _few(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+def _list_few(numbers: list[int]) -> str:
+    """Write the first ten numbers, and dots if there are more."""
+    more = ", ..." if len(numbers) > 10 else ""
+    return ", ".join(map(str, numbers[:10])) + more
 
 
-def stratified(labels: Tensor, count: int, seed: int, purpose: str) -> Tensor:
-    """(N,) bool, True for `count` examples drawn with each class's share (largest remainder)."""
-    order = Stream(seed=seed, purpose=f"split-{purpose}").at(torch.arange(len(labels))).permutation()
-    classes = labels.unique()
-    shares = largest_remainder(count, [int((labels == c).sum()) for c in classes])
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    for c, share in zip(classes, shares, strict=True):
-        mask[order[labels[order] == c][:share]] = True
-    return mask
-
-
-def thinned(labels: Tensor, size: int | None, seed: int, setting: str) -> Tensor:
-    """Positions of a stratified sample of `size`, ascending; all of them for None."""
-    if size is None:
-        return torch.arange(len(labels))
-    if size > len(labels):
-        raise DataError(must(setting, f"at most {len(labels)}", size, "leave it out to use all"))
-    return stratified(labels, size, seed, setting).nonzero()[:, 0]
-
-
-def expanded(path: str) -> Path:
-    """With the home folder in place of `~`, where there is one."""
+def expand_home(path: str) -> Path:
+    """Replace `~` by the home folder, where there is one."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # of a user that this machine does not know
+    except RuntimeError:  # the home of a user that this machine does not know
         return Path(path)
 
 
 def find_path(path: str) -> Path:
-    """The folder or file that data.path names: as it stands, or below the folder named by ADVCORE_DATA."""
+    """Return the folder or file that data.path names: as it is, or below the folder named by ADVCORE_DATA."""
     root = os.environ.get("ADVCORE_DATA")
-    tried = [expanded(path), *([Path(root) / path] if root else [])]
-    causes = []
-    for candidate in tried:
+    candidates = [expand_home(path)]
+    if root:
+        candidates.append(Path(root) / path)
+    attempts = []
+    for candidate in candidates:
         try:
             os.stat(candidate)
             return candidate
-        except (OSError, ValueError) as error:
-            causes.append(cause_of(error) if isinstance(error, OSError) else str(error))
-    places = "; ".join(f"{candidate}: {cause}" for candidate, cause in zip(tried, causes, strict=True))
+        except OSError as error:
+            attempts.append(f"{candidate}: {cause_of(error)}")
+        except ValueError as error:
+            attempts.append(f"{candidate}: {error}")
     hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"
-    raise DataError(f"data.path must be an existing file or folder, got {path!r} (looked for {places}){hint}")
+    raise DataError(
+        f"data.path must be an existing file or folder, got {path!r} (looked for {'; '.join(attempts)}){hint}"
+    )
+
+
+thinned = subsample

@@ -1,42 +1,5 @@
-"""Whether a data set and a model fit each other, before the first step."""
+"""To be removed: see compatibility.py."""
 
-import torch
-from torch import nn
+from advcore.data.compatibility import check_fits, class_count
 
-from advcore.borrow import borrow
-from advcore.data.source import Source, check_labels, first_images
-from advcore.errors import DataError
-from advcore.rng import preserved
-
-
-def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None:
-    """Raise DataError unless the model takes the images and, if `labels` are to be looked at, has a class for each.
-
-    Cost one forward pass of two images; streamed data whose labels are not known are read once, which checks their
-    images too.
-    """
-    logits = _first_logits(model, source)
-    if labels and isinstance(logits, torch.Tensor) and logits.ndim == 2:
-        check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])
-
-
-def class_count(model: nn.Module, source: Source) -> int:
-    """Return how many logits the model gives an image. Raises DataError unless it takes the images.
-
-    Cost one forward pass of two images.
-    """
-    return _first_logits(model, source).shape[-1]
-
-
-def _first_logits(model: nn.Module, source: Source) -> torch.Tensor:
-    """Return what the model, in eval mode, makes of the first two images. Raises DataError where it raises anything."""
-    x = first_images(model, source)
-    try:
-        with preserved(), borrow(model, training=False), torch.no_grad():
-            return model(x)
-    except Exception as error:  # whatever a network raises at images that it cannot take
-        said = (str(error).splitlines() or [""])[0]
-        raise DataError(
-            f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
-            f"raises {type(error).__name__}: {said}; convert the images, or build the model for them"
-        ) from None
+__all__ = ["check_fits", "class_count"]

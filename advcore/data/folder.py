@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advcore.data.base import DataSettings, Split, find_path
-from advcore.data.images import decoded
+from advcore.data.base import DataSettings, find_path
+from advcore.data.images import decode_image
+from advcore.data.split import Split
 from advcore.errors import DataError, at_least, missing_package, must, require
 from advcore.types import settings
 
@@ -35,31 +36,41 @@ class ImageFolder(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            at_least("size", self.size, 8, most=10_000),
-            "only and groups must not both be given; groups already names its folders"
-            if self.only and self.groups
-            else None,
-            self._twice(),
-        )
+        if self.only and self.groups:
+            require("only and groups must not both be given; groups already names its folders")
+        require(at_least("size", self.size, 8, most=10_000), self._named_twice())
 
-    def _twice(self) -> str | None:
-        """Problem if a sub-folder stands in two places: it can have one label only."""
-        named = [sub for subs in self.groups.values() for sub in subs] if self.groups else self.only or []
-        twice = sorted({sub for sub in named if named.count(sub) > 1})
-        return must("groups" if self.groups else "only", "sub-folders each named once", twice[0]) if twice else None
+    def _named_twice(self) -> str | None:
+        """Return a problem if a sub-folder is named twice: it can have one label only."""
+        setting = "groups" if self.groups else "only"
+        names = list(self.only or [])
+        for members in (self.groups or {}).values():
+            names += members
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        return must(setting, "sub-folders each named once", repeated[0]) if repeated else None
 
     def read(self) -> tuple[Split, Split]:
         root = find_path(self.path)
-        test = root / "test" if (root / "test").is_dir() else root / "val"
+        test = root / "test"
+        if not test.is_dir():
+            test = root / "val"
         train = self._split(root / "train", root / "train")
         return train, self._split(test, root / "train")
 
-    def _names(self, folder: Path) -> list[str]:
-        """Classes in label order."""
+    def _class_names(self, folder: Path) -> list[str]:
+        """Return the names of the classes in the order of their labels."""
         return list(self.groups or self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
 
+    def _folder_labels(self, names: list[str]) -> dict[str, int]:
+        """Return {sub-folder: label} for the classes of those names."""
+        labels = {}
+        for label, name in enumerate(names):
+            for folder in self.groups[name] if self.groups else [name]:
+                labels[folder] = label
+        return labels
+
     def _split(self, folder: Path, named_by: Path) -> Split:
+        """List the images below `folder`, whose classes are named by the sub-folders of `named_by`."""
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
@@ -68,38 +79,41 @@ class ImageFolder(DataSettings):
             raise DataError(
                 f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"
             )
-        names = self._names(named_by)
-        numbers = {sub: i for i, name in enumerate(names) for sub in (self.groups[name] if self.groups else [name])}
-        missing = [sub for sub in numbers if not (folder / sub).is_dir()]
-        if missing or not numbers:
+        names = self._class_names(named_by)
+        labels = self._folder_labels(names)
+        missing = [name for name in labels if not (folder / name).is_dir()]
+        if missing or not labels:
             raise DataError(f"{folder} must hold a sub-folder for each class, got none for {missing[:5]}")
-        samples = _samples(folder, numbers, datasets.folder.IMG_EXTENSIONS)
+        samples = _list_samples(folder, labels, datasets.folder.IMG_EXTENSIONS)
         if not samples:
-            raise DataError(f"{folder} must hold images, got none in {len(numbers)} sub-folders")
-        labels = torch.tensor([label for _, label in samples])
-        return Split(labels, dataset=_Files(samples, self.size), num_classes=len(names))
+            raise DataError(f"{folder} must hold images, got none in {len(labels)} sub-folders")
+        label_of_each = torch.tensor([label for _, label in samples])
+        return Split(label_of_each, dataset=_ImageFiles(samples, self.size), num_classes=len(names))
 
 
-def _samples(folder: Path, numbers: dict[str, int], endings: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Path and label of every image, in the order of torchvision's `make_dataset`. Raises OSError for a sub-folder that
-    cannot be listed, whose images would otherwise be missing without a word."""
+def _list_samples(folder: Path, labels: dict[str, int], endings: tuple[str, ...]) -> list[tuple[str, int]]:
+    """List path and label of every image, in the order of torchvision's `make_dataset`.
 
-    def refused(error: OSError) -> None:
-        raise error
-
+    Raises OSError for a sub-folder that cannot be listed, whose images would otherwise be missing without a word.
+    """
     samples = []
-    for sub in sorted(numbers):
-        for where, _, names in sorted(os.walk(folder / sub, followlinks=True, onerror=refused)):
-            paths = [os.path.join(where, name) for name in sorted(names) if name.lower().endswith(endings)]
-            samples += [(path, numbers[sub]) for path in paths]
+    for subfolder in sorted(labels):
+        for parent, _, names in sorted(os.walk(folder / subfolder, followlinks=True, onerror=_raise)):
+            paths = [os.path.join(parent, name) for name in sorted(names) if name.lower().endswith(endings)]
+            samples += [(path, labels[subfolder]) for path in paths]
     return samples
 
 
-class _Files(Dataset):
-    """(uint8 (3, size, size), label) of (path, label) pairs."""
+def _raise(error: OSError) -> None:
+    raise error
+
+
+class _ImageFiles(Dataset):
+    """Images (3, size, size), uint8, and labels of (path, label) pairs."""
 
     def __init__(self, samples: list[tuple[str, int]], size: int):
-        self.samples, self.size = samples, size
+        self.samples = samples
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -108,5 +122,5 @@ class _Files(Dataset):
         from torchvision.transforms import functional as TF
 
         path, label = self.samples[i]
-        image = TF.center_crop(TF.resize(decoded(path, i), round(self.size * 8 / 7)), self.size)
-        return TF.pil_to_tensor(image), label
+        image = TF.resize(decode_image(path, i), round(self.size * 8 / 7))
+        return TF.pil_to_tensor(TF.center_crop(image, self.size)), label

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.data.base import DataSettings, Split, expanded, find_path, stratified
+from advcore.data.base import DataSettings, expand_home, find_path
+from advcore.data.split import Split, draw_stratified
 from advcore.errors import DataError, missing_package
 from advcore.types import settings
 
@@ -28,21 +29,21 @@ class Digits(DataSettings):
             from sklearn.datasets import load_digits
         except (ImportError, RuntimeError) as error:
             raise missing_package("scikit-learn", "data.name: digits", None, error) from None
-        images, labels = _digits(load_digits)
-        test = stratified(labels, round(0.2 * len(labels)), self.split_seed, "digits-test")
-        return tuple(_held(images[mask], labels[mask]) for mask in (~test, test))
+        images, labels = _read_digits(load_digits)
+        test = draw_stratified(labels, round(0.2 * len(labels)), self.split_seed, "digits-test")
+        return _hold(images[~test], labels[~test]), _hold(images[test], labels[test])
 
 
 @lru_cache(maxsize=1)
-def _digits(load_digits: Callable) -> tuple[Tensor, Tensor]:
+def _read_digits(load_digits: Callable) -> tuple[Tensor, Tensor]:
     """Read images (1797, 1, 8, 8) in [0, 1] and labels (1797,) from the package's text file, once in a process."""
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] / 16
     return images, torch.from_numpy(bunch.target).long()
 
 
-def _held(images: Tensor, labels: Tensor) -> Split:
-    return Split(labels, images=lambda positions: images[positions])
+def _hold(images: Tensor, labels: Tensor) -> Split:
+    return Split(labels, images=images.__getitem__)
 
 
 @settings
@@ -60,19 +61,19 @@ class _Torchvision(DataSettings):
     reader: ClassVar[str]
 
     def read(self) -> tuple[Split, Split]:
-        root = expanded(self.path) if self.download else self._root()
+        root = expand_home(self.path) if self.download else self._root()
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
             raise missing_package("torchvision", f"reading {self.reader}", None, error) from None
         reader = getattr(datasets, self.reader)
         try:
-            return self._part(reader, root, True), self._part(reader, root, False)
+            return self._read_part(reader, root, train=True), self._read_part(reader, root, train=False)
         except Exception as error:  # its readers raise a family of errors for damaged files
-            said = (str(error).splitlines() or [type(error).__name__])[0]
+            message = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(
                 f"data.path must be a folder with torchvision's {self.reader} files, got {str(root)!r} "
-                f"({said}); set data.download: true to fetch them"
+                f"({message}); set data.download: true to fetch them"
             ) from None
 
     def _root(self) -> Path:
@@ -81,16 +82,16 @@ class _Torchvision(DataSettings):
         except DataError as error:
             raise DataError(f"{error}; set data.download: true to fetch the files") from None
 
-    def _part(self, reader: type, root: Path, train: bool) -> Split:
+    def _read_part(self, reader: type, root: Path, *, train: bool) -> Split:
         part = reader(root, train=train, download=self.download)
-        return _arrays(part.data, part.targets)
+        return _split_of_arrays(part.data, part.targets)
 
 
-def _arrays(images: np.ndarray | Tensor, labels: object) -> Split:
-    """(N, H, W) or (N, H, W, C) uint8 to a split."""
+def _split_of_arrays(images: np.ndarray | Tensor, labels: object) -> Split:
+    """Return a split of images (N, H, W) or (N, H, W, C), uint8, and their labels."""
     images = torch.as_tensor(images)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    return _held(images, torch.as_tensor(labels).long())
+    return _hold(images, torch.as_tensor(labels).long())
 
 
 @settings
@@ -135,6 +136,6 @@ class Svhn(_Torchvision):
     usual_augment: ClassVar[str] = "crop"
     known_classes: ClassVar[int] = 10
 
-    def _part(self, reader: type, root: Path, train: bool) -> Split:
+    def _read_part(self, reader: type, root: Path, *, train: bool) -> Split:
         part = reader(root, split="train" if train else "test", download=self.download)
-        return _arrays(part.data.transpose(0, 2, 3, 1), part.labels)
+        return _split_of_arrays(part.data.transpose(0, 2, 3, 1), part.labels)

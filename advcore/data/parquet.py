@@ -4,17 +4,22 @@ import io
 import json
 import os
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.data.base import OwnData, Split, find_path
-from advcore.data.images import decoded
+from advcore.data.base import OwnData, find_path
+from advcore.data.images import decode_image
+from advcore.data.split import Split
 from advcore.errors import DataError, missing_package
 from advcore.types import settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @settings
@@ -28,10 +33,11 @@ class Parquet(OwnData):
 
     def read(self) -> tuple[Split, Split]:
         folder = find_path(self.path)
-        return tuple(_split(_table(folder, part)) for part in ("train", "test"))
+        return _split(_read_table(folder, "train")), _split(_read_table(folder, "test"))
 
 
-def _table(folder: Path, part: str):
+def _read_table(folder: Path, part: str) -> "pa.Table":
+    """Read and concatenate the files of one part, in the order of their names."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -51,8 +57,8 @@ def _table(folder: Path, part: str):
     return table
 
 
-def _class_names(table) -> list[str]:
-    """Names in the Hugging Face schema metadata, if they are there."""
+def _class_names(table: "pa.Table") -> list[str]:
+    """Return the class names in the schema's Hugging Face metadata; an empty list if there are none."""
     try:
         features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         return list(features["label"]["names"])
@@ -60,10 +66,12 @@ def _class_names(table) -> list[str]:
         return []
 
 
-def _split(table) -> Split:
+def _split(table: "pa.Table") -> Split:
+    """Check the columns of a table, and return them as a split."""
     from pyarrow import types
 
-    label, image = table.schema.field("label").type, table.schema.field("image").type
+    label = table.schema.field("label").type
+    image = table.schema.field("image").type
     missing = table.column("label").null_count
     if not types.is_integer(label) or missing:
         got = f"{label} with {missing} missing"
@@ -74,21 +82,22 @@ def _split(table) -> Split:
         raise DataError(f"image must be a column of {{bytes, path}}, got {image}")
     labels = torch.from_numpy(np.array(table.column("label").to_numpy(), dtype=np.int64))
     encoded = table.column("image").combine_chunks().field("bytes")
-    known = len(_class_names(table)) or None
-    return Split(labels, images=lambda positions: _decode(encoded, positions), num_classes=known)
+    return Split(labels, images=partial(_decode, encoded), num_classes=len(_class_names(table)) or None)
 
 
-def _decode(encoded, positions: Tensor) -> Tensor:
-    """(n, C, H, W) uint8."""
+def _decode(encoded: "pa.Array", positions: Tensor) -> Tensor:
+    """Decode the images at `positions` into (B, C, H, W) uint8."""
     images = []
     for position in positions.tolist():
         content = encoded[position].as_py()
         if not isinstance(content, bytes):
             raise DataError(f"image {position} must hold bytes, got {type(content).__name__}")
-        images.append(np.asarray(decoded(io.BytesIO(content), position, grey=True)))
+        images.append(np.asarray(decode_image(io.BytesIO(content), position, grey=True)))
         if images[-1].shape != images[0].shape:
             raise DataError(
                 f"images must have one size, got {images[-1].shape} at {position} and {images[0].shape} at first"
             )
     stacked = torch.from_numpy(np.stack(images))
-    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
+    if stacked.ndim == 3:
+        return stacked[:, None]
+    return stacked.permute(0, 3, 1, 2).contiguous()

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from advcore.data import DATASETS
-from advcore.data.base import stratified, thinned
+from advcore.data.split import draw_stratified, subsample
 from advcore.errors import UserError
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_settings_out_of_range_name_key_rule_and_value(settings, told):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 5))
 def test_a_stratified_sample_has_the_asked_size_and_each_class_its_share(labels, share, seed):
     labels, count = torch.tensor(labels), round(share * len(labels))
-    mask = stratified(labels, count, seed, "test")
+    mask = draw_stratified(labels, count, seed, "test")
     assert int(mask.sum()) == count
     for c in labels.unique():
         exact = count * int((labels == c).sum()) / len(labels)
@@ -123,7 +123,7 @@ def test_a_stratified_sample_has_the_asked_size_and_each_class_its_share(labels,
 
 
 def test_thinning_keeps_the_order():
-    positions = thinned(torch.arange(30) % 3, 9, 0, "train_size")
+    positions = subsample(torch.arange(30) % 3, 9, 0, "train_size")
     assert torch.equal(positions, positions.sort().values) and len(positions.unique()) == 9
 
 

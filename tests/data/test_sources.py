@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from advcore.data.source import Resident, Streamed, _Checked, as_source, check_images, check_labels, chunked, to_float
+from advcore.data.checks import check_images, check_labels
+from advcore.data.contract import chunked, to_float
+from advcore.data.source import Resident, Streamed, as_source
+from advcore.data.streamed import _CheckedExamples
 from advcore.errors import DataError
 
 N, SHAPE = 12, (3, 5, 4)
@@ -265,7 +268,7 @@ def test_a_worker_that_is_still_dying_is_waited_for():
     worker = multiprocessing.get_context("fork").Process(target=lambda: (time.sleep(0.3), os._exit(3)))
     worker.start()
     worker.id = 0
-    checked = _Checked([(torch.rand(1, 2, 2), 0)] * 4, (1, 2, 2), workers=1)
-    checked._reads[0] = 2
-    line = str(checked.lost([worker], torch.arange(4), EOFError()))
+    checked = _CheckedExamples([(torch.rand(1, 2, 2), 0)] * 4, (1, 2, 2), workers=1)
+    checked._being_read[0] = 2
+    line = str(checked.explain_loss([worker], torch.arange(4), EOFError()))
     assert line.startswith("example 2 cannot be read: the worker process") and "exit code 3" in line

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from advcore import AdversarialCoreset, Coreset
 from advcore.data import DATASETS
-from advcore.data.fits import check_fits
+from advcore.data.compatibility import check_fits
 from advcore.data.source import Resident, as_source
 from advcore.errors import CheckpointError, ConfigError, DataError, UserError
 from advcore.files import save_tensors

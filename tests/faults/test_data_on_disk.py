@@ -67,7 +67,7 @@ def undisturbed(root, good, tmp_path_factory):
     """The run on good images that are too large to be held; made once."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("advcore.data.base.RESIDENT_LIMIT", 0)
+        patch.setattr("advcore.data.split.RESIDENT_LIMIT", 0)
         patch.setattr(sys, "argv", ["advcore", *map(str, command_on(root, good)), "--out", str(out)])
         with pytest.raises(SystemExit) as leaving:
             cli.main()
@@ -96,7 +96,7 @@ def test_an_image_that_breaks_in_the_middle_ends_the_run_and_it_goes_on_once_it_
 ):
     """Data that are too large to be held; the image breaks after the second epoch."""
     breaks, told = BREAKS[name]
-    monkeypatch.setattr("advcore.data.base.RESIDENT_LIMIT", 0)
+    monkeypatch.setattr("advcore.data.split.RESIDENT_LIMIT", 0)
     command = [*command, "--set", f"data.workers={workers}"]
     with monkeypatch.context() as patch:
         original = checkpoints.save

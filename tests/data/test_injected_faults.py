@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from advcore.data import DATASETS
-from advcore.data import planted as faults
+from advcore.data import injected_faults as faults
 from advcore.data.base import Split
-from advcore.data.planted import Planted, plant
+from advcore.data.injected_faults import Planted, inject_faults
 from advcore.data.source import Streamed
 from advcore.errors import ConfigError
 from advcore.runner.build import whole_fingerprint
@@ -23,7 +23,7 @@ def split():
 
 def planted(split, part=None, **faults):
     part = torch.arange(100, 200) if part is None else part
-    return plant(split, part, Planted(**faults), 4, seed=0)
+    return inject_faults(split, part, Planted(**faults), 4, seed=0)
 
 
 def test_a_long_tail_falls_geometrically_to_its_ratio(split):
@@ -95,7 +95,7 @@ def test_copies_are_the_same_however_many_images_are_made_at_once(split, monkeyp
 
 def test_a_class_of_one_keeps_its_image_and_a_line_says_so(split, caplog):
     with caplog.at_level("WARNING"):
-        found, part = plant(split, torch.arange(4), Planted(duplicates=0.5), 4, seed=0)
+        found, part = inject_faults(split, torch.arange(4), Planted(duplicates=0.5), 4, seed=0)
     assert torch.equal(found.images(part), split.images(part)) and "0 copies instead of 2" in caplog.text
 
 

@@ -1,0 +1,74 @@
+"""What every source of batches answers, and how indices are cut into batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""indices (B,) long, x (B, C, H, W) float in [0, 1], y (B,) long, all on the source's device."""
+
+
+class Source(Protocol):
+    """N examples of shape (C, H, W), read by index in the order asked.
+
+    A coreset's indices therefore always mean the data that were given. `nbytes` is what the images hold on the device.
+    """
+
+    device: torch.device
+    shape: tuple[int, int, int]
+    nbytes: int
+
+    def __len__(self) -> int: ...
+
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        """Yield one batch, without augmentation, for each (B,) tensor of indices."""
+
+    def labels(self) -> Tensor:
+        """Return the labels (N,) long, on the CPU."""
+
+    def class_counts(self) -> list[int] | None:
+        """Count the examples of each class that occurs; None where that would take reading the data."""
+
+    def fingerprint(self) -> str:
+        """Return a digest that names the data (`labels_digest`)."""
+
+
+def chunked(indices: Tensor, size: int) -> list[Tensor]:
+    """Cut indices (N,) into chunks of `size`.
+
+    A last chunk of one example joins the chunk before it, because BatchNorm cannot learn from one example.
+    """
+    chunks = list(indices.split(size))
+    if len(chunks) > 1 and len(chunks[-1]) == 1:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    return chunks
+
+
+def chunk_sizes(n: int, size: int) -> dict[int, int]:
+    """Return {length: number of chunks} of the chunks that `chunked` cuts n indices into."""
+    full, rest = divmod(n, size)
+    if rest == 1 and full:
+        return {size: full - 1, size + 1: 1}
+    return {size: full, rest: int(rest > 0)}
+
+
+def to_float(x: Tensor) -> Tensor:
+    """Divide uint8 images by 255; return float images as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def batches_for(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+    """Yield the source's batches, with images in the model's dtype, or in float32 if that is wider."""
+    dtypes = [parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point]
+    dtype = torch.promote_types(dtypes[0], torch.float32) if dtypes else torch.float32
+    for indices, x, y in source.batches(chunks):
+        yield indices, x.to(dtype), y
+
+
+def first_images(model: nn.Module, source: Source) -> Tensor:
+    """Return the first two images, or the only one, as `batches_for` gives them: enough to see shapes in a model."""
+    indices = torch.arange(min(2, len(source)))
+    _, x, _ = next(batches_for(model, source, [indices]))
+    return x

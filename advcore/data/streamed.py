@@ -1,0 +1,189 @@
+"""Data that are read through a DataLoader, and what is said when reading fails."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+
+from advcore.data.checks import check_images, item_of
+from advcore.data.contract import Batch, chunked, to_float
+from advcore.data.resident import count_classes
+from advcore.device import pins
+from advcore.errors import DataError, in_a_line
+from advcore.signals import ignore
+from advcore.types import labels_digest
+
+_NOTHING = -1  # what a worker reads between two examples
+_DYING = 2  # seconds that a worker takes to end once its files are closed
+
+
+class Streamed:
+    """Any map-style data set of (x, y), read through a DataLoader and checked as it comes.
+
+    What cannot be read raises DataError with the example's index and what the data set raised. So does a worker that
+    dies, once its batch is waited for.
+
+    Parameters
+    ----------
+    dataset : has `len`, and gives x (C, H, W), uint8 or float in [0, 1], and y an int.
+    device : where the batches go.
+    labels : (N,) if they are known; otherwise they are read from the data, once, when first asked for.
+    workers : DataLoader processes.
+    """
+
+    def __init__(
+        self, dataset: Dataset, device: torch.device | str = "cpu", *, labels: Tensor | None = None, workers: int = 0
+    ):
+        self.dataset = dataset
+        self.device = torch.device(device)
+        self.workers = workers
+        self.nbytes = 0
+        try:
+            self._size = len(dataset)
+        except TypeError:
+            raise DataError(f"the data set must be map-style, with a length, got {type(dataset).__name__}") from None
+        if self._size == 0:
+            raise DataError("the data set must hold at least one example, got an empty one")
+        self._labels = labels
+        self._fingerprint: str | None = None
+        self.shape = tuple(item_of(dataset, 0)[0].shape)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        x, y = item_of(self.dataset, i)
+        return to_float(x), y
+
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+        examples = _CheckedExamples(self.dataset, self.shape, self.workers)
+        loader = DataLoader(
+            examples,
+            batch_sampler=[chunk.tolist() for chunk in chunks],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=pins(self.device),
+            worker_init_fn=ignore,
+            generator=torch.Generator(),  # its own: a default one would draw from the global state
+        )
+        iterator = iter(loader)
+        if self.workers:
+            _report_deaths_at_next_batch(iterator)
+        try:
+            for chunk in chunks:
+                try:
+                    batch = next(iterator)
+                except Exception as error:  # several, when a worker dies
+                    batch = examples.explain_loss(getattr(iterator, "_workers", ()), chunk, error)
+                if isinstance(batch, DataError):
+                    raise batch
+                x, y = batch
+                check_images(x, chunk)
+                yield chunk.to(self.device), to_float(x.to(self.device, non_blocking=True)), y.to(self.device)
+        finally:
+            del iterator  # or the error's traceback would keep the workers alive
+
+    def labels(self) -> Tensor:
+        if self._labels is None:
+            everything = chunked(torch.arange(len(self)), 256)
+            self._labels = torch.cat([y.cpu() for _, _, y in self.batches(everything)])
+        return self._labels
+
+    def class_counts(self) -> list[int] | None:
+        return None if self._labels is None else count_classes(self._labels)
+
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:  # every state that is saved asks for it
+            self._fingerprint = labels_digest(self._label_at, len(self))
+        return self._fingerprint
+
+    def _label_at(self, i: int) -> int:
+        if self._labels is not None:
+            return int(self._labels[i])
+        return item_of(self.dataset, i)[1]
+
+
+class _CheckedExamples(Dataset):
+    """Examples of one shape with whole-number labels, or the DataError that names the index.
+
+    An error is handed over as a value, because a DataLoader worker wraps what is raised in a traceback of its own.
+    What each worker reads is remembered, for the case that it dies of it.
+    """
+
+    def __init__(self, dataset: Dataset, shape: tuple[int, ...], workers: int = 0):
+        self.dataset = dataset
+        self.shape = shape
+        self._being_read = torch.full((workers,), _NOTHING).share_memory_() if workers else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int] | DataError:
+        worker = get_worker_info()
+        if worker:
+            self._being_read[worker.id] = i
+        try:
+            x, y = item_of(self.dataset, i)
+        except DataError as error:
+            return error
+        if worker:
+            self._being_read[worker.id] = _NOTHING
+        if tuple(x.shape) != self.shape:
+            return DataError(
+                f"images must have one size, got {tuple(x.shape)} at example {i} and {self.shape} at 0; resize them"
+            )
+        return x, y
+
+    def explain_loss(self, workers: Sequence[BaseProcess], chunk: Tensor, error: Exception) -> DataError:
+        """Explain why the batch of `chunk` does not come: by the worker that died and what it read, else by `error`."""
+        if isinstance(error, (EOFError, OSError)):  # what a worker sent cannot be fetched: it is dying, or dead
+            _await_dying(workers)
+        being_read = [] if self._being_read is None else self._being_read.tolist()
+        for worker, example in zip(workers, being_read, strict=False):
+            if worker.exitcode is not None and (worker.exitcode or example != _NOTHING):
+                which = _list_examples(chunk) if example == _NOTHING else f"example {example}"
+                ending = _describe_exit(worker.exitcode)
+                return DataError(f"{which} cannot be read: the worker process {worker.pid} {ending}")
+        return DataError(f"{_list_examples(chunk)} cannot be read: {in_a_line(error)}")
+
+
+def _await_dying(workers: Sequence[BaseProcess]) -> None:
+    """Wait for workers that have begun to end: their files close before their exit codes are known."""
+    ended = wait([worker.sentinel for worker in workers], timeout=_DYING)
+    for worker in workers:
+        worker.join(_DYING if worker.sentinel in ended else 0)
+
+
+def _list_examples(chunk: Tensor) -> str:
+    """Write the first indices of a chunk: "examples 3, 1, 4, 1, ..."."""
+    more = ", ..." if len(chunk) > 4 else ""
+    return f"examples {', '.join(map(str, chunk[:4].tolist()))}{more}"
+
+
+def _describe_exit(code: int) -> str:
+    """Say how a process with that exit code ended."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _report_deaths_at_next_batch(iterator: Iterator) -> None:
+    """Keep torch from raising in its SIGCHLD handler, in the middle of whatever runs when a worker dies.
+
+    The iterator also looks for dead workers every 5 seconds while it waits for a batch, and that raises where a batch
+    is asked for. A torch without this private function still reports deaths by its handler.
+    """
+    try:
+        from torch.utils.data._utils.signal_handling import _remove_worker_pids
+    except ImportError:
+        return
+    _remove_worker_pids(id(iterator))
+    iterator._worker_pids_set = False  # or the iterator's end would remove them again
+
+
+def _collate(items: list) -> list[Tensor] | DataError:
+    """Return the items as one batch, or the first error among them."""
+    errors = [item for item in items if isinstance(item, DataError)]
+    return errors[0] if errors else default_collate(items)
