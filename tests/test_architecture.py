@@ -148,9 +148,11 @@ def test_no_printing_outside_the_command_line_and_no_code_from_text(path):
 def test_what_differs_between_devices_stands_in_one_place(path):
     """Beside it: which device a run file may name, and what processes send each other."""
     where = str(path.relative_to(PACKAGE))
-    assert not source(path).attributes & {"cuda", "is_cuda"} or where in ("device.py", "distributed.py")
+    assert not source(path).attributes & {"cuda", "is_cuda"} or where in (
+        *("device.py", "distributed/launch.py", "distributed/wire.py"),
+    )
     assert "cuda" not in source(path).text or where in (
-        *("device.py", "distributed.py", "speed.py"),
+        *("device.py", "distributed/launch.py", "distributed/wire.py", "speed.py"),
         *("runner/build.py", "runner/schema.py", "runner/doctor.py"),
     )
 

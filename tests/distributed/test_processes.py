@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from advcore import distributed
+from advcore.distributed import launch
 from advcore.errors import AdvcoreError
 from advcore.files import load_folder, pack, save_folder, unpack
 
@@ -212,7 +213,7 @@ def test_a_launcher_that_names_no_meeting_place_is_a_mistake(advcore, monkeypatc
 
 def test_processes_that_never_come_are_not_waited_for_without_end():
     with pytest.raises(AdvcoreError, match="processes 1, 2 of 3 did not come"):
-        distributed._attempt(torch.distributed.HashStore(), 0, 3, timedelta(seconds=0.2))
+        launch.agree_on_start(torch.distributed.HashStore(), 0, 3, timedelta(seconds=0.2))
 
 
 @pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"])

@@ -1,0 +1,211 @@
+"""Share chunks, rows and batches between processes, and collect what each makes of its part."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from advcore.cost import PHASES, CostLedger
+from advcore.distributed.failures import fail_together
+from advcore.distributed.group import is_first, rank, size
+from advcore.distributed.wire import (
+    broadcast_bytes,
+    carrier_of,
+    gather_parts,
+    gather_values,
+    name_lost_process,
+    receive_like,
+    receive_tree,
+    reduce_numbers,
+    send_tree,
+)
+from advcore.files import pack, unpack
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+LEAST = 2  # examples of a training batch that a process needs: BatchNorm cannot learn from one
+
+
+def sum_numbers(numbers: Sequence[float]) -> list:
+    """Sum each number over the processes; integers stay integers."""
+    if size() == 1:
+        return list(numbers)
+    are_integers = all(isinstance(number, int) for number in numbers)
+    return reduce_numbers(numbers, dist.ReduceOp.SUM, torch.int64 if are_integers else torch.float64)
+
+
+def is_everywhere(fact: bool) -> bool:
+    """Return whether a fact holds in every process."""
+    if size() == 1:
+        return fact
+    return bool(reduce_numbers([int(fact)], dist.ReduceOp.MIN)[0])
+
+
+def gather_events(events: Sequence[str]) -> tuple[str, ...]:
+    """Return the events of all processes, in their order."""
+    gathered: list[str] = []
+    for events_of_process in gather_values(list(events)):
+        gathered += events_of_process
+    return tuple(gathered)
+
+
+def concatenate(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Concatenate each tensor's parts (B_r, ...) of all processes into one (B, ...), on the part's own device."""
+    if size() == 1:
+        return tensors
+    parts = gather_parts(*tensors)
+    return tuple(torch.cat(parts).to(tensor.device) for tensor, parts in zip(tensors, parts, strict=True))
+
+
+def run_on_first(function: Callable[[], Value]) -> Value:
+    """Call `function()` in the first process, and return its result in all.
+
+    The result holds nested dicts and lists of tensors and plain values; tensors are on the CPU in the other processes.
+    What the function raises is raised in all.
+    """
+    if size() == 1:
+        return function()
+    result = None
+    with fail_together():
+        if is_first():
+            result = function()
+    if is_first():
+        broadcast_bytes(pack(result))
+        return result
+    return unpack(broadcast_bytes(None))
+
+
+def chunks_of_process(chunks: Sequence[Tensor]) -> list[Tensor]:
+    """Return the chunks that this process does: every size-th."""
+    return list(chunks[rank() :: size()])
+
+
+def gather_in_order(chunks: Sequence[Tensor], results: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the results of all chunks, in order, in the first process; nothing in the others.
+
+    results : those of `chunks_of_process(chunks)`, computed as they are asked for; tensors with one row per example.
+
+    Cost: each process sends its result to the first, after each round of one chunk per process.
+    """
+    if size() == 1:
+        yield from results
+        return
+    for start in range(0, len(chunks), size()):
+        lengths = [len(chunk) for chunk in chunks[start : start + size()]]
+        with fail_together():
+            result = next(results) if rank() < len(lengths) else None
+        if is_first():
+            yield result
+            for other, length in enumerate(lengths[1:], 1):
+                yield tuple(receive_like(part, length, other) for part in result)
+            continue
+        for part in result or ():
+            with name_lost_process():
+                dist.send(carrier_of(part.contiguous()), 0)
+
+
+def gather_combined(chunks: Sequence[Tensor], results: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Return the results of all chunks, as `gather_in_order` yields them, concatenated, in every process.
+
+    They are on the CPU in all processes but the first.
+    """
+    parts = list(gather_in_order(chunks, results))
+    return tuple(run_on_first(lambda: [torch.cat(columns) for columns in zip(*parts, strict=True)]))
+
+
+def deal(items: Sequence[Item] | None, describe: Callable[[Item], object], device: torch.device) -> list[Item | object]:
+    """Deal the first process's items out, every size-th to each process.
+
+    Parameters
+    ----------
+    items : those of the first process; the others give None.
+    describe : turns an item into nested dicts and lists of tensors and plain values, which is what others receive, one
+        by one. The first process keeps its own items as they are.
+    device : where received tensors go, unless they were on the CPU.
+    """
+    count = run_on_first(partial(len, items))
+    if not is_first():
+        return [receive_tree(0, device) for _ in range(rank(), count, size())]
+    for i, item in enumerate(items):
+        if i % size():
+            send_tree(describe(item), i % size())
+    return list(items[:: size()])
+
+
+def is_divided(n: int) -> bool:
+    """Return whether the processes share a training batch of n.
+
+    A batch that cannot give each process 2 examples is done as a whole by each.
+    """
+    return n >= LEAST * size()
+
+
+def share_sizes(n: int) -> list[int]:
+    """Return the sizes of the processes' parts of a training batch of n: n / size, or one more; n if not divided."""
+    if not is_divided(n):
+        return [n] * size()
+    return [n // size() + (process < n % size()) for process in range(size())]
+
+
+def share_of_batch(batch: Tensor) -> Tensor:
+    """Return this process's part of a training batch (B,)."""
+    if not is_divided(len(batch)):
+        return batch
+    return batch.split(share_sizes(len(batch)))[rank()]
+
+
+def counts_here(batch: Tensor) -> bool:
+    """Return whether no other process does the same work on a training batch as well."""
+    return is_first() or is_divided(len(batch))
+
+
+def sum_tensor(tensor: Tensor) -> Tensor:
+    """Return the tensor's sum over the processes, on its own device."""
+    if size() == 1:
+        return tensor
+    carrier = carrier_of(tensor.clone())
+    with name_lost_process():
+        dist.all_reduce(carrier)
+    return carrier.to(tensor.device)
+
+
+def average_gradients_of(model: nn.Module) -> nn.Module | None:
+    """Wrap the model so that its gradients are averaged over the processes; return None where there is one process.
+
+    The model itself stays as it is, for attacks and all that reads it. Buffers are not sent before a forward pass:
+    TRADES makes two before one backward pass. Buckets stay those of the first step (`find_unused_parameters`): rebuilt
+    ones would sum in another order than a run that continues.
+    """
+    if size() == 1:
+        return None
+    from torch.nn.parallel import DistributedDataParallel
+
+    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its former name
+    return DistributedDataParallel(model, find_unused_parameters=True, **{buffers: False})
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace floating-point tensors, such as BatchNorm's statistics, by their mean over the processes, in place."""
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if size() == 1 or not floating:
+        return
+    flat = sum_tensor(torch.cat([tensor.detach().flatten().double() for tensor in floating]))
+    parts = (flat / size()).split([tensor.numel() for tensor in floating])
+    for tensor, part in zip(floating, parts, strict=True):
+        tensor.data.copy_(part.view_as(tensor))
+
+
+def merge_ledgers(ledger: CostLedger) -> None:
+    """Move the passes that all processes counted into the first one's ledger; seconds stay each process's own."""
+    if size() == 1:
+        return
+    names = [(phase, kind) for phase in PHASES for kind in ("forward", "backward")]
+    totals = sum_numbers([ledger.passes[phase][kind] for phase, kind in names])
+    for (phase, kind), count in zip(names, totals, strict=True):
+        ledger.passes[phase][kind] = count if is_first() else 0

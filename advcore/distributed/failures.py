@@ -1,0 +1,94 @@
+"""Errors and stops that all processes agree on, so that none waits for one that has left."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch.distributed as dist
+
+from advcore import errors, signals
+from advcore.distributed.group import size
+from advcore.distributed.wire import gather_values, name_lost_process, reduce_numbers
+from advcore.errors import AdvcoreError, UserError
+
+_LOST = ("peer", "gloo", "nccl", "connection", "timed out", "timeout")
+"""Words in what torch raises where another process is gone."""
+
+
+@contextlib.contextmanager
+def fail_together() -> Iterator[None]:
+    """Leave what is inside alike in all processes: an error, or a signal to stop, in one of them is raised in all.
+
+    Each process does what is inside alone; nothing inside may wait for another process.
+    """
+    if size() == 1:
+        yield
+        return
+    failure = None
+    try:
+        with signals.alone():
+            yield
+    except BaseException as error:
+        failure = error
+    raise_in_all(failure)
+
+
+def raise_in_all(failure: BaseException | None = None) -> None:
+    """Raise, in all processes, what any of them failed with, and Stopped if a signal came to any.
+
+    Cost: one reduction.
+    """
+    if size() == 1:
+        return
+    requested = signals.requested() or 0
+    stop, is_failed = reduce_numbers([requested, int(failure is not None)], dist.ReduceOp.MAX)
+    if is_failed:
+        error = _agree_on_error(failure)
+        error.shared = True
+        raise error
+    if stop:
+        raise signals.Stopped(int(stop))
+
+
+def _agree_on_error(failure: BaseException | None) -> BaseException:
+    """Choose the error that all processes raise; the process that met it raises it as it is."""
+    descriptions = gather_values(None if failure is None else _describe(failure))
+    failed = [process for process, description in enumerate(descriptions) if description is not None]
+    # An error comes before a stop: a stop is saved and can be continued from.
+    process = next((process for process in failed if "stopped" not in descriptions[process]), failed[0])
+    description = descriptions[process]
+    if failure is not None and isinstance(failure, signals.Stopped) == ("stopped" in description):
+        return failure
+    return _rebuild(description, process)
+
+
+def _describe(error: BaseException) -> dict[str, object]:
+    """Describe an error by values that can be sent."""
+    if isinstance(error, signals.Stopped):
+        return {"stopped": error.number}
+    problems = error.problems if isinstance(error, UserError) else (str(error),)
+    return {"kind": type(error).__name__, "problems": list(problems)}
+
+
+def _rebuild(description: dict, process: int) -> BaseException:
+    """Build the error that a process described: of its own class if that is one of advcore's."""
+    if "stopped" in description:
+        return signals.Stopped(description["stopped"])
+    kind = getattr(errors, description["kind"], None)
+    if isinstance(kind, type) and issubclass(kind, AdvcoreError):
+        return kind(*description["problems"])
+    return AdvcoreError(f"process {process} failed: {description['kind']}: {' '.join(description['problems'])}")
+
+
+@contextlib.contextmanager
+def name_loss_in_backward() -> Iterator[None]:
+    """Raise AdvcoreError where a backward pass that averages gradients over processes loses one of them."""
+    if size() == 1:
+        yield
+        return
+    try:
+        yield
+    except RuntimeError as error:
+        if any(word in str(error).lower() for word in _LOST):
+            with name_lost_process():
+                raise
+        raise

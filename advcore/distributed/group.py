@@ -1,0 +1,18 @@
+"""How many processes do a run, and which of them this one is. Where torch.distributed is not set up there is one."""
+
+import torch.distributed as dist
+
+
+def size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process, from 0; 0 is the first, which reads and writes files."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that reads and writes files."""
+    return rank() == 0
