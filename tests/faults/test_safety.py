@@ -330,8 +330,10 @@ def findings(source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Name, ast.Attribute)):
             name = full(node)
-            if name in NEVER or name.split(".")[0] in NEVER_FROM or any(
-                pattern.fullmatch(name) for pattern in (STARTS, BUILDS_FROM_YAML)
+            if (
+                name in NEVER
+                or name.split(".")[0] in NEVER_FROM
+                or any(pattern.fullmatch(name) for pattern in (STARTS, BUILDS_FROM_YAML))
             ):
                 found.append(name)
         if isinstance(node, ast.Call):
