@@ -581,7 +581,7 @@ def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, k
 def test_an_external_network_is_another_runs(run, advcore, root, tiny, tmp_path):
     other = run("linf_full", out="other")
     attack = f"{{name: fast_lpa, eps: 0.3, steps: 2, network: {other}}}"
-    small = ["objective={name: pgd}", *SMALLER]
+    small = ["objective={name: pgd}", *SMALLER, "training.epochs=2", "selection.warm_start=0"]
     folder = run("linf_gradmatch", f"attack={attack}", *small)
     record = RunRecord.load(folder / "record.json")
     assert record.config["attack"]["network"] == str(other)
