@@ -304,12 +304,14 @@ FROM_A_TABLE = ("advcore/__init__.py", "advcore/runner/doctor.py", "benchmarks/s
 """These import a module by a name that stands in a literal of their own; they read no settings."""
 SAFE = {"torch.load": "weights_only=True", "numpy.load": "allow_pickle=False"}
 """Calls that need this argument, written out."""
+LOOKED_AT = ("shell", "allow_pickle", "weights_only")
+"""Arguments whose values tell."""
 
 
 def findings(source: str) -> list[str]:
     """What a source holds that could run code from a file or a setting: by its syntax tree, whatever it calls it."""
-    tree, names, found = ast.parse(source), {}, []
-    for node in ast.walk(tree):
+    nodes, names, found = list(ast.walk(ast.parse(source))), {}, []
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0]
                       for alias in node.names}  # fmt: skip
@@ -327,7 +329,7 @@ def findings(source: str) -> list[str]:
             return f"{full(node.value)}.{node.attr}"
         return names.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
 
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, (ast.Name, ast.Attribute)):
             name = full(node)
             if (
@@ -337,7 +339,7 @@ def findings(source: str) -> list[str]:
             ):
                 found.append(name)
         if isinstance(node, ast.Call):
-            given = {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords}
+            given = {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords if word.arg in LOOKED_AT}
             needed = SAFE.get(full(node.func))
             found += [f"{full(node.func)} without {needed}"] if needed and needed not in given else []
             found += [word for word in given if word.startswith(("shell=", "allow_pickle=T", "weights_only=F"))]
