@@ -409,7 +409,11 @@ def test_a_run_and_its_evaluation_need_no_network(advcore, root, tiny, tmp_path,
 
     for name in ("socket", "create_connection", "getaddrinfo", "gethostbyname"):
         monkeypatch.setattr(socket, name, refuse)
-    sets = [part for change in (*tiny, "training.epochs=2") for part in ("--set", change)]
+    sets = [
+        part
+        for change in (*tiny, "training.epochs=2", "data.train_size=80", "data.test_size=20")
+        for part in ("--set", change)
+    ]
     for name in ("trades_gradmatch", "linf_craig"):
         code, _, err = advcore("run", root / f"experiments/{name}.yaml", *sets, "--out", tmp_path / name)
         assert code == 0, err
