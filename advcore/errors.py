@@ -7,6 +7,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from advcore.pixels import format_exactly
@@ -172,7 +173,7 @@ def nearest(
     alike : how much alike a word must be spelt, of difflib's ratio, in [0, 1].
     """
     known, wanted = list(known), plain(str(value))
-    by_spelling = {plain(name): name for name in known}
+    by_spelling = _spellings(tuple(known))
     by_use = {alias: target for alias, target in aliases.items() if is_known(target, known)}
     meant = by_spelling.get(wanted) or by_use.get(wanted)
     for words, cutoff in ((by_use, SURELY_ALIKE), (by_spelling, alike)):
@@ -182,6 +183,12 @@ def nearest(
         return ""
     name = _NAME.match(meant)[0]
     return f"did you mean {name!r}{meant.removeprefix(name)}?"
+
+
+@lru_cache(maxsize=64)
+def _spellings(known: tuple[str, ...]) -> Mapping[str, str]:
+    """Return each word by what `plain` leaves of it; a file with many mistakes asks for the same words each time."""
+    return MappingProxyType({plain(name): name for name in known})
 
 
 def plain(name: str) -> str:

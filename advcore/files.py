@@ -121,10 +121,11 @@ def _json(value: object) -> bytes:
 
 def read_json(path: Path) -> object:
     """Raises CheckpointError if the file is missing or is not JSON; NaN and infinity are none."""
-    return _parsed_json(read_bytes(path), path)
+    return parsed_json(read_bytes(path), path)
 
 
-def _parsed_json(content: bytes, path: Path) -> object:
+def parsed_json(content: bytes, path: Path) -> object:
+    """Parse what `path` holds. Raises CheckpointError as `read_json` does."""
     try:
         return json.loads(content.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -144,7 +145,8 @@ def write_sealed(path: Path, facts: dict, schema: str) -> None:
 
 
 def _sealed(facts: dict) -> bytes:
-    return _json({**facts, "seal": _seal(json.loads(_json(facts)))})
+    read_back = json.loads(json.dumps(facts, allow_nan=False))  # without the lines, which take most of the time
+    return _json({**facts, "seal": _seal(read_back)})
 
 
 def _seal(facts: dict) -> str:
@@ -158,7 +160,11 @@ def read_sealed(path: Path, schema: str, *, unsealed: str | None = None) -> dict
     unsealed : the schema of files from before there were seals ("" where they named none), which are taken as they are.
     """
     content = read_bytes(path)
-    facts = _parsed_json(content, path)
+    return check_seal(content, parsed_json(content, path), path, schema, unsealed)
+
+
+def check_seal(content: bytes, facts: object, path: Path, schema: str, unsealed: str | None) -> dict:
+    """Return the parsed facts of a file's content, without the seal. Raises as `read_sealed` does."""
     if not isinstance(facts, dict):
         raise CheckpointError(f"{path} does not describe {schema}")
     if "seal" not in facts and facts.get("schema", "") == unsealed:

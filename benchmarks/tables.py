@@ -36,6 +36,7 @@ def suite_of(name: str) -> Suite:
     return load(HERE / "suites" / f"{name}.yaml")
 
 
+@functools.cache
 def groups(suite: str) -> dict[str, list[RunRecord]]:
     """Records by method, in the suite's order; methods without one are left out."""
     of = suite_of(suite)

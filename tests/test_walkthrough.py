@@ -6,6 +6,7 @@ three or ten classes. The slow tests run the commands as processes, with the pag
 AutoAttack.
 """
 
+import json
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from advcore.files import read_json, write_json
+from advcore.files import read_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import run as runner
 from advcore.runner.config import overridden
@@ -36,7 +37,7 @@ SMALLER = [
     "model.width=4",
     "attack.steps=2",
     "training.epochs=4",
-    "training.batch_size=16",
+    "training.batch_size=32",
     "evaluation.attacks.0.steps=3",
     "evaluation.attacks.0.restarts=1",
     "evaluation.examples=12",
@@ -73,12 +74,19 @@ def classes(request) -> int:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def experiments() -> dict[str, dict]:
+    """The settings of each run file of the repository, with the smaller ones that it has."""
+    files = sorted((ROOT / "experiments").glob("*.yaml"))
+    return {file.name: _make_smaller(read(file)) for file in files}
+
+
 @pytest.fixture
-def fresh(tmp_path, classes, monkeypatch, request) -> Path:
+def fresh(tmp_path, classes, experiments, monkeypatch, request) -> Path:
     """A fresh folder with smaller copies of what the commands name; the working directory."""
     data = _digits(tmp_path / "digits.npz", classes)
-    for file in sorted((ROOT / "experiments").glob("*.yaml")):
-        _write(tmp_path / "experiments" / file.name, overridden(read(file), [*_fitting(file), data]))
+    for name, run in experiments.items():
+        _write(tmp_path / "experiments" / name, run | {"data": data})
     suite = read(ROOT / "benchmarks/suites/digits.yaml")
     _write(tmp_path / "benchmarks/suites/digits.yaml", suite | {"seeds": [0]})
     _draw_pets(tmp_path / "pets", classes)
@@ -88,20 +96,21 @@ def fresh(tmp_path, classes, monkeypatch, request) -> Path:
     return tmp_path
 
 
-def _fitting(file: Path) -> list[str]:
-    """The smaller settings that the file has."""
-    attacked = read(file).get("attack")
-    return [change for change in SMALLER if attacked or not change.startswith(("attack.", "evaluation.attacks"))]
+def _make_smaller(run: dict) -> dict:
+    changes = SMALLER
+    if not run.get("attack"):
+        changes = [change for change in SMALLER if not change.startswith(("attack.", "evaluation.attacks"))]
+    return overridden(run, changes)
 
 
 def _write(path: Path, value: dict) -> None:
-    """Write settings as YAML; JSON is."""
+    """Write settings as YAML; JSON is. Nobody needs the files after a crash of the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, value)
+    path.write_text(json.dumps(value))
 
 
-def _digits(path: Path, classes: int) -> str:
-    """Write a few digits of so many classes; the setting that reads them."""
+def _digits(path: Path, classes: int) -> dict[str, str]:
+    """Write a few digits of so many classes; the settings that read them."""
     digits = load_digits()
     few = np.concatenate([np.flatnonzero(digits.target == label)[:20] for label in range(classes)])
     images = (digits.images[few] / 16).astype("float32")[:, None]
@@ -110,7 +119,7 @@ def _digits(path: Path, classes: int) -> str:
     arrays = {f"{kind}_{part}": values[mask] for part, mask in parts.items()
               for kind, values in (("x", images), ("y", digits.target[few]))}  # fmt: skip
     np.savez(path, **arrays)
-    return f"data={{name: npz, path: {path}}}"
+    return {"name": "npz", "path": str(path)}
 
 
 def _draw_pets(folder: Path, classes: int) -> None:

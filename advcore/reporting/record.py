@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from advcore.errors import CheckpointError, shown
-from advcore.files import inside, read_json, read_sealed, write_sealed
+from advcore.files import check_seal, inside, parsed_json, read_bytes, write_sealed
 
 SCHEMA = "advcore-record-2"
 UNSEALED = "advcore-record-1"
@@ -64,11 +64,12 @@ class RunRecord:
     def load(cls, path: Path) -> "RunRecord":
         """Read what `save` wrote. Raises CheckpointError for anything else, and where a byte has changed; its cause is
         the same error without a way out."""
-        value = read_json(inside(path, path.parent))
+        content = read_bytes(inside(path, path.parent))
+        value = parsed_json(content, path)
         if not isinstance(value, dict) or value.get("schema") not in (SCHEMA, UNSEALED):
             raise CheckpointError(f"{path} is not a record of this version ({SCHEMA})")
         try:
-            value = read_sealed(path, SCHEMA, unsealed=UNSEALED)
+            value = check_seal(content, value, path, SCHEMA, UNSEALED)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_WAY_OUT}") from error
         try:

@@ -70,6 +70,12 @@ class _Scanner(Reader, Scanner, Parser):
         Parser.__init__(self)
         self._tokens_scanned = 0
 
+    def need_more_tokens(self) -> bool:
+        """Whether the next token cannot be told yet: never where no token can begin a key, which is looked at first."""
+        if self.tokens and not self.possible_simple_keys:
+            return False
+        return bool(super().need_more_tokens())
+
     def fetch_more_tokens(self) -> None:
         """Scan one more token.
 

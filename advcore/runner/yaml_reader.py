@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,20 @@ LONGEST_NUMBER = 400
 
 def read(path: str | Path) -> dict:
     """Return the mapping that a YAML file holds, unchecked. Raises ConfigError, in one line, for anything else."""
-    values = parse(_read_text(Path(path)), str(path))
+    values = copy.deepcopy(_parse_once(_read_text(Path(path)), str(path)))
     if not isinstance(values, dict):
         got = "nothing" if values is None else type(values).__name__
         raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
     return values
+
+
+@lru_cache(maxsize=8)
+def _parse_once(text: str, where: str) -> Any:
+    """Parse a file's text, once in a process: a command reads its file before torch is imported, and again after.
+
+    Nobody changes what it returns. A text that is refused is parsed anew each time.
+    """
+    return parse(text, where)
 
 
 def _read_text(path: Path) -> str:

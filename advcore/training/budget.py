@@ -47,14 +47,14 @@ def _range(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | None:
     return refused + 1, n - 1
 
 
-def budget_for(trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
+def _budget_for(sizes: tuple[int, int], trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
     """The largest share of n training examples with which the run takes at most `units` passes, to four digits; None
-    where the fewest take more. `held_out`: how many validation examples there are."""
-    found = _range(trainer, n, held_out)
-    if found is None or _units(trainer, found[0], n, held_out) > units:
+    where the fewest take more. `sizes`: the trainer's own `_range`. `held_out`: how many validation examples there are.
+    """
+    if _units(trainer, sizes[0], n, held_out) > units:
         return None
-    k = largest(lambda k: _units(trainer, k, n, held_out) <= units, *found)
-    return max(int(k / n * _DIGITS) / _DIGITS, found[0] / n)
+    k = largest(lambda k: _units(trainer, k, n, held_out) <= units, *sizes)
+    return max(int(k / n * _DIGITS) / _DIGITS, sizes[0] / n)
 
 
 def budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> float:
@@ -69,7 +69,7 @@ def budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, referen
     if cost > most:
         limit = f"at most {_told(most, -1)}, what {n - 1} examples of {n} cost"
         raise ConfigError(must("cost", limit, cost, "use all data"))
-    return budget_for(trainer, n, held_out, cost * reference_units)
+    return _budget_for(found, trainer, n, held_out, cost * reference_units)
 
 
 def _told(limit: float, way: int = 1) -> str:
@@ -108,7 +108,7 @@ def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units
         if sizes is None:
             continue
         least = min(least, _units(one, sizes[0], n, held_out) / reference_units)
-        budget = budget_for(one, n, held_out, cost * reference_units)
+        budget = _budget_for(sizes, one, n, held_out, cost * reference_units)
         if budget is not None:
             found.append(_offer(with_budget(one, budget), budget, n, held_out, reference_units))
     if not found:

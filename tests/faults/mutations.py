@@ -179,7 +179,8 @@ TEXTS: tuple[Callable[[random.Random, str], bytes], ...] = (
 def mutations(texts: list[str], count: int, seed: int) -> Iterator[bytes]:
     """`count` run files, each made of one of the valid `texts`; the same ones for the same seed."""
     draw = random.Random(seed)
-    trees = [parse(text, "a valid file") for text in texts]
+    parsed = {text: parse(text, "a valid file") for text in set(texts)}  # some stand in it several times
+    trees = [parsed[text] for text in texts]
     for _ in range(count):
         i = draw.randrange(len(texts))
         text = texts[i]

@@ -246,8 +246,11 @@ def test_a_disk_that_is_full_at_any_call_leaves_the_states_before(tmp_path, monk
     assert checkpoints.newest(tmp_path)[0]["number"] == 3
 
 
+SMALLER = ("data.train_size=80", "data.test_size=20", "evaluation.checks=false")
+
+
 def arguments(root, tiny, out, *more):
-    changes = [part for one in (*tiny, *more) for part in ("--set", one)]
+    changes = [part for one in (*tiny, *SMALLER, *more) for part in ("--set", one)]
     return ["run", str(root / "experiments/trades_gradmatch.yaml"), *changes, "--out", str(out)]
 
 
@@ -326,7 +329,7 @@ def begun(root, tiny, tmp_path_factory):
     from advcore.runner.run import run
 
     folder = tmp_path_factory.mktemp("runs")
-    config = load(root / "experiments/trades_gradmatch.yaml", tiny)
+    config = load(root / "experiments/trades_gradmatch.yaml", [*tiny, *SMALLER])
     run(prepare(config), folder / "undisturbed")
 
     class Enough(Exception):

@@ -304,12 +304,14 @@ FROM_A_TABLE = ("advcore/__init__.py", "advcore/runner/doctor.py", "benchmarks/s
 """These import a module by a name that stands in a literal of their own; they read no settings."""
 SAFE = {"torch.load": "weights_only=True", "numpy.load": "allow_pickle=False"}
 """Calls that need this argument, written out."""
+LOOKED_AT = ("shell", "allow_pickle", "weights_only")
+"""Arguments whose values tell."""
 
 
 def findings(source: str) -> list[str]:
     """What a source holds that could run code from a file or a setting: by its syntax tree, whatever it calls it."""
-    tree, names, found = ast.parse(source), {}, []
-    for node in ast.walk(tree):
+    nodes, names, found = list(ast.walk(ast.parse(source))), {}, []
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0]
                       for alias in node.names}  # fmt: skip
@@ -327,15 +329,17 @@ def findings(source: str) -> list[str]:
             return f"{full(node.value)}.{node.attr}"
         return names.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
 
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, (ast.Name, ast.Attribute)):
             name = full(node)
-            if name in NEVER or name.split(".")[0] in NEVER_FROM or any(
-                pattern.fullmatch(name) for pattern in (STARTS, BUILDS_FROM_YAML)
+            if (
+                name in NEVER
+                or name.split(".")[0] in NEVER_FROM
+                or any(pattern.fullmatch(name) for pattern in (STARTS, BUILDS_FROM_YAML))
             ):
                 found.append(name)
         if isinstance(node, ast.Call):
-            given = {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords}
+            given = {f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords if word.arg in LOOKED_AT}
             needed = SAFE.get(full(node.func))
             found += [f"{full(node.func)} without {needed}"] if needed and needed not in given else []
             found += [word for word in given if word.startswith(("shell=", "allow_pickle=T", "weights_only=F"))]
@@ -405,7 +409,11 @@ def test_a_run_and_its_evaluation_need_no_network(advcore, root, tiny, tmp_path,
 
     for name in ("socket", "create_connection", "getaddrinfo", "gethostbyname"):
         monkeypatch.setattr(socket, name, refuse)
-    sets = [part for change in (*tiny, "training.epochs=2") for part in ("--set", change)]
+    sets = [
+        part
+        for change in (*tiny, "training.epochs=2", "data.train_size=80", "data.test_size=20")
+        for part in ("--set", change)
+    ]
     for name in ("trades_gradmatch", "linf_craig"):
         code, _, err = advcore("run", root / f"experiments/{name}.yaml", *sets, "--out", tmp_path / name)
         assert code == 0, err

@@ -35,7 +35,8 @@ def trained(root, tiny, tmp_path_factory):
     from advcore.runner.run import run
 
     folder = tmp_path_factory.mktemp("trained") / "run"
-    run(prepare(load(root / "experiments/trades_gradmatch.yaml", tiny)), folder)
+    smaller = [*tiny, "data.train_size=80", "training.epochs=2"]  # only its weights are asked for
+    run(prepare(load(root / "experiments/trades_gradmatch.yaml", smaller)), folder)
     return folder
 
 

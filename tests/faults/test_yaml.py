@@ -280,6 +280,17 @@ def test_a_text_as_long_as_a_file_may_be_is_read_at_bounded_cost(work, text):
     work.assert_bounded()
 
 
+def test_a_file_is_parsed_once_and_anew_where_it_changed(tmp_path, work):
+    """A command reads its file twice; what the first reader does with the values is nothing to the second."""
+    path = tmp_path / "f.yaml"
+    path.write_text("a: [1]")
+    yaml_reader.read(path)["a"].append(2)
+    tokens = work.tokens
+    assert yaml_reader.read(path) == {"a": [1]} and work.tokens == tokens > 0
+    path.write_text("a: [3]")
+    assert yaml_reader.read(path) == {"a": [3]} and work.tokens > tokens
+
+
 LIMITS = ("LARGEST_TEXT", "MOST_TOKENS", "MOST_VALUES", "MOST_CHARACTERS", "DEEPEST")
 
 

@@ -26,8 +26,9 @@ SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "grad
 ATTACK_KEYS = {"name", "eps", "norm", "steps", "step_size", "restarts", "seed", "split", "n", "accuracy", "interval"}
 
 
-SMALLER = ("data.train_size=80", "data.test_size=20", "evaluation.checks=false")
-"""For runs whose numbers nobody looks at."""
+SMALLER = ("data.train_size=80", "data.test_size=20", "evaluation.checks=false", "training.epochs=3",
+           "selection.warm_start=0.7")  # fmt: skip
+"""For runs whose numbers nobody looks at: a full epoch, a selection, an epoch on it."""
 
 MEASURED = {"seconds", "peak_memory", "load", "load_warning", "seal"}
 
@@ -136,11 +137,11 @@ def _timeless(value):
     ],
 )
 def test_every_kind_of_experiment_runs_to_the_end(run, name):
-    changes = ["selection.probe_epochs=1"] if name.startswith("easycore") else []
+    changes = ["selection.probe_epochs=1", "selection.warm_start=0"] if name.startswith("easycore") else []
     changes += ["attack=null"] if name == "easycore_standard" else []
     changes += ["training.lr_schedule.milestones=[2]"] if name in ("fat_gradmatch", "nfgsm_gradmatch") else []
     changes += ["attack={name: n_fgsm, eps: 0.1}"] if name == "nfgsm_gradmatch" else []
-    record = RunRecord.load(run(name, *changes, *SMALLER) / "record.json")
+    record = RunRecord.load(run(name, *SMALLER, *changes) / "record.json")
     assert record.finished and record.relative_cost > 0 and len(record.selections) == 1
 
 
@@ -196,12 +197,12 @@ def test_a_run_is_judged_where_what_only_training_needs_is_not_there(run, advcor
 
 
 def test_an_existing_run_is_refused_and_overwrite_removes_only_our_own_files(run, advcore, root, tiny, tmp_path):
-    folder = run("trades_random")
+    folder = run("trades_random", *SMALLER)
     (folder / "notes.txt").write_text("mine")
     file = root / "experiments/trades_random.yaml"
-    code, _, err = advcore("run", file, *sets(*tiny), "--out", folder)
+    code, _, err = advcore("run", file, *sets(*tiny, *SMALLER), "--out", folder)
     assert code == 2 and "--overwrite" in err
-    code, _, err = advcore("run", file, *sets(*tiny), "--out", folder, "--overwrite")
+    code, _, err = advcore("run", file, *sets(*tiny, *SMALLER), "--out", folder, "--overwrite")
     assert code == 0 and (folder / "notes.txt").read_text() == "mine"
 
 
@@ -273,7 +274,7 @@ def test_a_run_that_matches_validation_counts_what_check_says(run, advcore, root
 
 
 def test_select_can_match_validation_too(run, advcore, root, tiny, tmp_path):
-    changes = ["selection.target=validation"]
+    changes = ["selection.target=validation", "selection.period=1"]
     folder = run("trades_gradmatch", *changes)
     file, state = root / "experiments/trades_gradmatch.yaml", folder / "checkpoints/last.safetensors"
     given = ("select", file, "--checkpoint", state, *sets(*tiny, *changes), "--out", tmp_path / "c.npz")
@@ -484,9 +485,9 @@ def test_out_must_be_a_place_to_write(advcore, root, tiny, tmp_path):
 
 
 def test_select_repeats_the_runs_first_selection(run, advcore, root, tiny, tmp_path):
-    folder = run("trades_random")
+    folder = run("trades_random", *SMALLER)
     file, state = root / "experiments/trades_random.yaml", folder / "checkpoints/last.safetensors"
-    assert advcore("select", file, "--checkpoint", state, *sets(*tiny), "--out", tmp_path / "c.npz")[0] == 0
+    assert advcore("select", file, "--checkpoint", state, *sets(*tiny, *SMALLER), "--out", tmp_path / "c.npz")[0] == 0
     made = Coreset.load(folder / "coresets/epoch-001.npz")
     assert torch.equal(Coreset.load(tmp_path / "c.npz").indices, made.indices)
     assert made.training_weights("none").mean() == pytest.approx(1)
@@ -586,7 +587,7 @@ def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, k
 def test_an_external_network_is_another_runs(run, advcore, root, tiny, tmp_path):
     other = run("linf_full", out="other")
     attack = f"{{name: fast_lpa, eps: 0.3, steps: 2, network: {other}}}"
-    small = ["objective={name: pgd}", *SMALLER]
+    small = ["objective={name: pgd}", *SMALLER, "training.epochs=2", "selection.warm_start=0"]
     folder = run("linf_gradmatch", f"attack={attack}", *small)
     record = RunRecord.load(folder / "record.json")
     assert record.config["attack"]["network"] == str(other)

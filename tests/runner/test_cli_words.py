@@ -30,6 +30,12 @@ STOPPED_READERS = (
 """Texts that readers stumbled over (see the project's list), and their kind."""
 
 
+@pytest.fixture(scope="module")
+def tiny(tiny):
+    """Fewer images and epochs than elsewhere: nobody looks at the accuracies of these runs."""
+    return (*tiny, "data.train_size=80", "data.test_size=20", "training.epochs=3", "evaluation.checks=false")
+
+
 def help_of(*words: str, columns: int) -> str:
     found = CliRunner().invoke(
         cli.app, [*words, "--help"], env={"COLUMNS": str(columns), "TERMINAL_WIDTH": str(columns)}

@@ -23,7 +23,7 @@ def record_of(folder):
 @pytest.fixture(scope="module")
 def command(root, tiny):
     """A run on all data: no selection is ever to come."""
-    settings = [*tiny, "selection=null"]
+    settings = [*tiny, "selection=null", "data.train_size=60"]  # 32 and 22 images an epoch
     return ["run", root / "experiments/trades_gradmatch.yaml", *(part for s in settings for part in ("--set", s))]
 
 
@@ -58,7 +58,7 @@ def test_more_epochs_go_where_no_selection_is_left(advcore, command, ended):
 
 @pytest.mark.parametrize("more", [["selection.period=2"], ["selection.warm_start=0.5", "selection.period=null"]])
 def test_more_epochs_that_would_plan_anew_are_refused_with_the_plan(advcore, root, tiny, tmp_path, more):
-    settings = [*tiny, *more]
+    settings = [*tiny, *more, "data.train_size=60", "data.test_size=20"]
     command = ["run", root / "experiments/trades_gradmatch.yaml", *(part for s in settings for part in ("--set", s))]
     assert advcore(*command, "--out", tmp_path / "run")[0] == 0
     code, _, err = advcore(*command, "--set", "training.epochs=9", "--out", tmp_path / "run", "--resume")
@@ -85,7 +85,16 @@ def test_a_suites_run_that_is_done_stays_done_elsewhere(advcore, command, ended)
 
 
 def test_states_at_a_period_and_how_many(advcore, command, tmp_path):
-    settings = ["--set", "checkpoint.period=3", "--set", "checkpoint.kept=3", "--set", "training.epochs=8"]
+    settings = [
+        "--set",
+        "checkpoint.period=3",
+        "--set",
+        "checkpoint.kept=3",
+        "--set",
+        "training.epochs=8",
+        "--set",
+        "data.test_size=20",
+    ]
     assert advcore(*command, *settings, "--out", tmp_path / "run")[0] == 0
     states = checkpoints.folder(tmp_path / "run")
     epochs = [json.loads((state / "values.json").read_text())["place"]["epoch"] for state in sorted(states.glob("0*"))]
@@ -101,7 +110,7 @@ def test_states_at_a_period_and_how_many(advcore, command, tmp_path):
 
 
 def test_a_stopped_final_evaluation_goes_on_from_its_verdicts(advcore, command, tmp_path, monkeypatch):
-    settings = ["--set", "evaluation.batch_size=16"]
+    settings = ["--set", "evaluation.batch_size=16", "--set", "training.epochs=2"]
     assert advcore(*command, *settings, "--out", tmp_path / "whole")[0] == 0
     seen = []
 

@@ -56,12 +56,17 @@ def same_runs(one: Path, two: Path):
 
 
 def arguments_of(root, tiny, *more):
-    """Of a tiny run with two selections, remembered perturbations and a step schedule."""
+    """Of a tiny run with two selections, remembered perturbations, a step schedule and smaller last batches."""
     changed = [
-        *tiny, "training.epochs=6", "selection.period=2", "selection.warm_start=0.4", "attack.start=remembered",
-        "training.attack_steps={name: linear, first: 1, last: 2}", "data.validation=0.2", "checkpoint.kept=100", *more,
+        *tiny, "training.epochs=5", "selection.period=2", "selection.warm_start=0.4", "attack.start=remembered",
+        "training.attack_steps={name: linear, first: 1, last: 2}", "data.validation=0.2", "checkpoint.kept=100",
+        "data.train_size=100", "data.test_size=20", *more,
     ]  # fmt: skip
     return ["run", root / "experiments/trades_gradmatch.yaml", *(part for c in changed for part in ("--set", c))]
+
+
+SHORTER = ("training.epochs=3", "selection.warm_start=0.7", "evaluation.checks=false")
+"""For runs that are begun, not gone on with from inside their epochs: a full epoch, a selection, an epoch on it."""
 
 
 @pytest.fixture
@@ -69,23 +74,43 @@ def command(root, tiny):
     return arguments_of(root, tiny)
 
 
-@pytest.fixture(scope="module")
-def finished(root, tiny, tmp_path_factory):
-    """The run of `command`, never stopped, with all its states; made once."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    arguments = ["advcore", *map(str, arguments_of(root, tiny)), "--out", str(out)]
+@pytest.fixture
+def short_command(root, tiny):
+    return arguments_of(root, tiny, *SHORTER)
+
+
+def run_once(arguments, out: Path) -> Path:
+    """A run that is never stopped, with all its states."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
+        patch.setattr(sys, "argv", ["advcore", *map(str, arguments), "--out", str(out)])
         with pytest.raises(SystemExit) as leaving:
             cli.main()
     assert leaving.value.code == 0
     return out
 
 
+@pytest.fixture(scope="module")
+def finished(root, tiny, tmp_path_factory):
+    """The run of `command`, made once."""
+    return run_once(arguments_of(root, tiny), tmp_path_factory.mktemp("finished") / "run")
+
+
 @pytest.fixture
 def undisturbed(finished, tmp_path):
     """A copy of it."""
     return Path(shutil.copytree(finished, tmp_path / "undisturbed"))
+
+
+@pytest.fixture(scope="module")
+def finished_short(root, tiny, tmp_path_factory):
+    """The run of `short_command`, made once."""
+    return run_once(arguments_of(root, tiny, *SHORTER), tmp_path_factory.mktemp("finished") / "short")
+
+
+@pytest.fixture
+def short(finished_short, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(finished_short, tmp_path / "short"))
 
 
 def cut(folder: Path, states: int, to: Path) -> Path:
@@ -101,7 +126,7 @@ def cut(folder: Path, states: int, to: Path) -> Path:
 @pytest.mark.case("A2")
 def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_path, undisturbed):
     count = len(checkpoints._numbers(undisturbed))
-    assert count == 5  # 1 full epoch and 4 on coresets
+    assert count == 4  # 1 full epoch and 3 on two coresets
     for states in range(count + 1):
         run = cut(undisturbed, states, tmp_path / str(states))
         code, out, err = advcore(*command, "--out", run, "--resume")
@@ -112,9 +137,10 @@ def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_
 
 
 @pytest.mark.case("B8")
-def test_two_states_are_kept(advcore, command, tmp_path):
-    assert advcore(*command, "--set", "checkpoint.kept=2", "--out", tmp_path / "run")[0] == 0
-    assert checkpoints._numbers(tmp_path / "run") == [4, 5]
+def test_two_states_are_kept(advcore, short_command, tmp_path):
+    more = ["--set", "checkpoint.kept=2", "--set", "training.epochs=4"]
+    assert advcore(*short_command, *more, "--out", tmp_path / "run")[0] == 0
+    assert checkpoints._numbers(tmp_path / "run") == [2, 3]
     assert not list(checkpoints.folder(tmp_path / "run").glob(".*"))
 
 
@@ -245,7 +271,7 @@ def test_a_finished_run_needs_no_states(advcore, command, undisturbed):
 
 @pytest.mark.case("A3")
 def test_what_a_stop_left_of_files_is_mended(advcore, command, tmp_path, undisturbed):
-    run = cut(undisturbed, 5, tmp_path / "run")
+    run = cut(undisturbed, 4, tmp_path / "run")
     rewrite(run / "checkpoints" / "best.safetensors", lambda content: content[:-1])
     next(run.glob("coresets/*.npz")).unlink()
     assert advcore(*command, "--out", run, "--resume")[0] == 0
@@ -263,11 +289,11 @@ def test_a_resume_that_is_stopped_at_once_leaves_the_record(advcore, command, tm
     assert after["epochs"] == before["epochs"] and after["seconds"] >= before["seconds"] and len(after["epochs"]) == 3
 
 
-def test_a_folder_with_nothing_of_a_run_can_be_begun_with_resume(advcore, command, tmp_path, undisturbed):
+def test_a_folder_with_nothing_of_a_run_can_be_begun_with_resume(advcore, short_command, tmp_path, short):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.txt").write_text("from the job script")
-    assert advcore(*command, "--out", tmp_path / "run", "--resume")[0] == 0
-    same_runs(undisturbed, tmp_path / "run")
+    assert advcore(*short_command, "--out", tmp_path / "run", "--resume")[0] == 0
+    same_runs(short, tmp_path / "run")
 
 
 @pytest.mark.case("B8")
@@ -277,9 +303,9 @@ def test_a_finished_run_stays_as_it_is(advcore, command, undisturbed):
     assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_that_never_began_is_begun(advcore, command, tmp_path, undisturbed):
-    assert advcore(*command, "--out", tmp_path / "new", "--resume")[0] == 0
-    same_runs(undisturbed, tmp_path / "new")
+def test_a_run_that_never_began_is_begun(advcore, short_command, tmp_path, short):
+    assert advcore(*short_command, "--out", tmp_path / "new", "--resume")[0] == 0
+    same_runs(short, tmp_path / "new")
 
 
 @pytest.mark.case("A8")
@@ -314,14 +340,14 @@ def test_settings_that_do_not_train_may_change_and_are_noted(advcore, command, t
 
 
 @pytest.mark.case("A8")
-def test_other_data_of_the_same_settings_are_refused(advcore, command, tmp_path):
+def test_other_data_of_the_same_settings_are_refused(advcore, short_command, tmp_path):
     """One pixel of one image."""
     generator = np.random.default_rng(0)
     x, y = generator.random((200, 1, 8, 8)).astype("float32"), np.arange(200) % 4
     np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x[:40], y_test=y[:40])
-    own = [*command, "--set", f"data={{name: npz, path: {tmp_path / 'data.npz'}}}", "--out", tmp_path / "run"]
+    own = [*short_command, "--set", f"data={{name: npz, path: {tmp_path / 'data.npz'}}}", "--out", tmp_path / "run"]
     assert advcore(*own)[0] == 0
-    run = cut(tmp_path / "run", 2, tmp_path / "cut")
+    run = cut(tmp_path / "run", 1, tmp_path / "cut")
     x[17] = x[17][:, ::-1]
     np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x[:40], y_test=y[:40])
     code, _, err = advcore(*own[:-1], run, "--resume")
@@ -334,10 +360,10 @@ def test_both_options_are_too_many(advcore, command, tmp_path):
 
 
 @pytest.mark.case("B8")
-def test_overwriting_removes_the_states_too(advcore, command, undisturbed):
-    old = (checkpoints.folder(undisturbed) / "000004").stat().st_mtime_ns
-    assert advcore(*command, "--out", undisturbed, "--overwrite")[0] == 0
-    assert (checkpoints.folder(undisturbed) / "000004").stat().st_mtime_ns > old
+def test_overwriting_removes_the_states_too(advcore, short_command, short):
+    old = (checkpoints.folder(short) / "000002").stat().st_mtime_ns
+    assert advcore(*short_command, "--out", short, "--overwrite")[0] == 0
+    assert (checkpoints.folder(short) / "000002").stat().st_mtime_ns > old
 
 
 def test_changes_name_the_setting_by_its_path():
@@ -390,7 +416,7 @@ def test_no_state_at_all_is_none_and_only_damaged_ones_an_error(tmp_path):
 @pytest.mark.case("B6")
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_ends_the_run_in_a_line_and_it_can_be_gone_on_with(
-    advcore, command, tmp_path, undisturbed, monkeypatch, error
+    advcore, short_command, tmp_path, short, monkeypatch, error
 ):
     """From the 20th time that bytes are to reach the disk on, there is no room."""
     run, synced, original = tmp_path / "run", [], os.fsync
@@ -402,11 +428,11 @@ def test_a_full_disk_ends_the_run_in_a_line_and_it_can_be_gone_on_with(
         original(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    code, _, err = advcore(*command, "--out", run)
+    code, _, err = advcore(*short_command, "--out", run)
     assert code == 3 and err.count("\n") == 1 and os.strerror(error) in err and "--resume" in err
     monkeypatch.setattr(os, "fsync", original)
-    assert advcore(*command, "--out", run, "--resume")[0] == 0
-    same_runs(undisturbed, run)
+    assert advcore(*short_command, "--out", run, "--resume")[0] == 0
+    same_runs(short, run)
 
 
 def started(command, out):

@@ -169,7 +169,13 @@ def test_a_suite_of_too_many_runs_is_refused(suite):
 def test_each_run_file_and_override_is_read_once_whatever_the_number_of_methods(suite, monkeypatch, root, tmp_path):
     texts = []
     parse = yaml_reader.parse
-    monkeypatch.setattr(yaml_reader, "parse", lambda text, where: texts.append(text) or parse(text, where))
+
+    def count(text, where):
+        texts.append(text)
+        return parse(text, where)
+
+    monkeypatch.setattr(yaml_reader, "parse", count)
+    monkeypatch.setattr(yaml_reader, "_parse_once", count)  # what was parsed before, in other tests, counts as well
     other = root / "experiments" / ".." / EXPERIMENT
     methods = ", ".join(f"m{i}: {{experiment: {other}}}" for i in range(20))
     suite(f"methods: {{full: {{}}, more: {{}}, {methods}}}", None, ["seed=7"])
