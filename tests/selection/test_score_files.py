@@ -38,7 +38,7 @@ def trainer(solver, objective=None, *, warm_start=0.5, **settings):
         attack=attack,
         selector=chooser,
         optimizer=SGD(lr=0.05),
-        batch_size=16,
+        batch_size=32,
         schedule=Schedule(epochs=6, budget=0.5, warm_start=warm_start),
         **settings,
     )

@@ -76,12 +76,13 @@ def followed(rule, model, source):
 @pytest.mark.parametrize("rho", [0.1, 0.25, 1.0])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_one_epoch_of_selective_training_costs_the_closed_form(model, source, name, rho, clean):
-    """k (2 K + 2) + s B + 2 B [clean > 0] over batches of 16, s = 1 where the rule looks at the batch."""
+    """k (2 K + 2) + s B + 2 B [clean > 0] over batches of 32, s = 1 where the rule looks at the batch."""
+    size = 32
     rule = RULES[name](rho=rho, clean=clean, warm_up=0)
-    found = trainer(rule, epochs=1).fit(model, source, seed=0).ledger
-    k, s = int(rho * SIZE), int(rule.reads is not None and rho < 1)
-    assert found.units() == N // SIZE * (k * (2 * K + 2) + s * SIZE + 2 * SIZE * (clean > 0))
-    assert found.passes["attack"] == {"forward": N // SIZE * k * K, "backward": N // SIZE * k * K}
+    found = trainer(rule, epochs=1, batch_size=size).fit(model, source, seed=0).ledger
+    k, s = int(rho * size), int(rule.reads is not None and rho < 1)
+    assert found.units() == N // size * (k * (2 * K + 2) + s * size + 2 * size * (clean > 0))
+    assert found.passes["attack"] == {"forward": N // size * k * K, "backward": N // size * k * K}
     assert found.passes["scoring"] == {"forward": N * s, "backward": 0}
 
 

@@ -30,7 +30,7 @@ from advcore.training.plan import planned_units, reference
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
 
-N, SIZE = 96, 16
+N, SIZE = 96, 32
 ATTACK = LinfPGD(eps=0.1, steps=3)
 REMEMBERED = ATTACK.changed(start="remembered")
 
@@ -316,14 +316,14 @@ def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, s
         pytest.skip("the rule refuses this objective")
     cheap = selecting and REMEMBERED.changed(steps=selecting)
     made = trainer(
-        solver=solver, objective=objective, minibatch=rule, attack_steps=schedule, selecting=cheap, batch_size=40
+        REMEMBERED.changed(steps=2), solver, objective=objective, minibatch=rule, attack_steps=schedule, selecting=cheap, batch_size=40
     )
     trained = made.fit(model, source, seed=0, augment=crop_flip)
     assert trained.ledger.units() == planned_units(made, N)
 
 
 def test_random_epochs_before_a_selection_of_whole_blocks_are_planned_as_they_run(model, source):
-    """38 examples of 96 at random, then two blocks or three of 16."""
+    """38 examples of 96 at random, then one block or two of 32."""
     selector = AdversarialCoreset(
         objective=Pgd(), attack=REMEMBERED, solver=GradMatch(), budget=0.4, partition="per_batch", block_size=SIZE
     )
@@ -380,7 +380,7 @@ def test_blocks_of_different_sizes_do_not_move_what_is_held(model, source, monke
         resize(self, room, staying)
 
     monkeypatch.setattr(Perturbations, "_resize", resized)
-    part = Resident(source._images[:90], source.labels()[:90])  # five batches of 16 and one of 10
+    part = Resident(source._images[:90], source.labels()[:90])  # two batches of 32 and one of 26
     made = trainer(solver=GradMatch(), epochs=12, period=1)
     made = dataclasses.replace(made, selector=dataclasses.replace(made.selector, partition="per_batch"))
     trained = made.fit(copy.deepcopy(model), part, seed=0)
