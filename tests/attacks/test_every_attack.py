@@ -1,5 +1,6 @@
 """What every registered attack promises, on a model it is bound to; a new line in ATTACKS needs one in USUAL."""
 
+import functools
 import math
 
 import pytest
@@ -20,16 +21,16 @@ from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 
 USUAL = {
-    "linf_pgd": {"eps": 8 / 255, "steps": 4},
-    "l2_pgd": {"eps": 0.5, "steps": 4},
-    "l1_pgd": {"eps": 4.0, "steps": 4},
+    "linf_pgd": {"eps": 8 / 255, "steps": 3},
+    "l2_pgd": {"eps": 0.5, "steps": 3},
+    "l1_pgd": {"eps": 4.0, "steps": 3},
     "n_fgsm": {"eps": 8 / 255},
-    "fast_lpa": {"eps": 0.3, "steps": 4},
-    "lpa": {"eps": 0.3, "steps": 4, "rounds": 3},
-    "ppgd": {"eps": 0.3, "steps": 3},
-    "stadv": {"eps": 0.2, "steps": 5},
-    "recoloradv": {"eps": 0.06, "steps": 5},
-    "jpeg_linf": {"eps": 0.5, "steps": 5},
+    "fast_lpa": {"eps": 0.3, "steps": 3},
+    "lpa": {"eps": 0.3, "steps": 3, "rounds": 2},
+    "ppgd": {"eps": 0.3, "steps": 2},
+    "stadv": {"eps": 0.2, "steps": 3},
+    "recoloradv": {"eps": 0.06, "steps": 3},
+    "jpeg_linf": {"eps": 0.5, "steps": 3},
 }
 """Small settings of each; a new attack adds its own here."""
 
@@ -172,6 +173,12 @@ class Broken(torch.autograd.Function):
         return gradient, None
 
 
+@functools.cache
+def undisturbed(name):
+    """What the attack finds where every gradient is as it should be."""
+    return attacked(build(name), network(), images())[0]
+
+
 @pytest.mark.case("E1", "F9")
 @EVERY
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38, 1e-45])
@@ -179,8 +186,7 @@ def test_a_gradient_that_cannot_be_meant_leaves_the_images_finite_and_the_others
     x, model = images(), network()
     x_adv, attack = attacked(build(name), model, x, forward=lambda z: model(Broken.apply(z, bad)))
     assert_bounded(attack, x, x_adv)
-    alone = attacked(build(name), model, x)[0]
-    assert torch.equal(x_adv[[0, 4, 5]], alone[[0, 4, 5]])
+    assert torch.equal(x_adv[[0, 4, 5]], undisturbed(name)[[0, 4, 5]])
 
 
 def whole_numbers(z):

@@ -183,7 +183,7 @@ SMALL = {
     "l1_pgd": {"eps": 8.0},
     "fast_lpa": {"eps": 0.3, "project": True},
     "lpa": {"eps": 0.3, "rounds": 2},
-    "ppgd": {"eps": 0.3, "steps": 5},
+    "ppgd": {"eps": 0.3, "steps": 4},
     "stadv": {"eps": 0.2},
     "recoloradv": {"eps": 0.06},
     "jpeg_linf": {"eps": 1.0},
@@ -193,7 +193,7 @@ FIT = pytest.mark.parametrize("name", SMALL)
 
 
 def fit(name, **changes):
-    return ATTACKS[name](**{"steps": 10, **SMALL[name], **changes})
+    return ATTACKS[name](**{"steps": 6, **SMALL[name], **changes})
 
 
 @functools.cache
@@ -220,7 +220,7 @@ def test_the_table_of_balls_is_whole():
 @pytest.mark.case("E5")
 @FIT
 def test_every_attack_without_room_leaves_the_clean_accuracy_exactly(name):
-    found = evaluate(*colours(), [fit(name, eps=0.0, steps=3, restarts=2), fit(name, steps=3).scaled(0.0)])
+    found = evaluate(*colours(), [fit(name, eps=0.0, steps=2, restarts=2), fit(name, steps=2).scaled(0.0)])
     assert [entry["accuracy"] for entry in found.attacks] == [found.clean.accuracy] * 2 == [0.75] * 2
 
 
