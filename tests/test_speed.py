@@ -77,7 +77,7 @@ def trained(model, source, how, optimizer=None, objective=None, **more):
         optimizer=optimizer or SGD(lr=0.02),
         schedule=Schedule(epochs=3, budget=0.5, warm_start=0.5),
         selector=chooser,
-        batch_size=16,
+        batch_size=32,
         speed=how,
         **more,
     )
@@ -159,7 +159,7 @@ def test_a_perceptual_attack_so_stays_in_its_ball(way, kind):
         z = x.clone().requires_grad_(True)
         torch.autograd.grad(forward(z).sum(), z)
         rounds = {"rounds": 2} if kind == "lpa" else {}
-        attack = ATTACKS[kind](eps=0.05, steps=5, **rounds).bind(net, ledger.counted)
+        attack = ATTACKS[kind](eps=0.05, steps=3, **rounds).bind(net, ledger.counted)
         stream = Stream(seed=0, purpose="x").at(torch.arange(8))
         x_adv = attack(lambda z: nn.functional.cross_entropy(forward(z), y, reduction="none"), x, generator=stream)
     assert not torch.equal(x_adv, x) and float(attack.excess(x, x_adv).max()) <= 1e-6

@@ -77,11 +77,11 @@ def test_stays_in_its_ball_and_in_unit_range(name, start, scale):
 @EVERY
 @pytest.mark.parametrize("size", [1, 64, 224])
 def test_stays_in_its_ball_where_all_pixels_round_alike(name, size):
-    level = torch.linspace(0.05, 0.95, 5).view(5, 1, 1, 1)
-    x = level.expand(5, 3, size, size).contiguous()
+    level = torch.tensor([0.05, 0.5, 0.95]).view(3, 1, 1, 1)
+    x = level.expand(3, 3, size, size).contiguous()
     for sign in (1, -1):
-        attack = build(name, start="clean", steps=3)
-        x_adv = attack(lambda z, sign=sign: sign * z.flatten(1).sum(1), x, generator=stream(torch.arange(5)))
+        attack = build(name, start="clean", steps=2)
+        x_adv = attack(lambda z, sign=sign: sign * z.flatten(1).sum(1), x, generator=stream(torch.arange(3)))
         bounded(attack, x, x_adv)
         moved = (x_adv - x) * sign
         assert bool((moved >= 0).all() and (moved.flatten(1).amax(1) > 0).all())  # it did move
