@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from kernels import by_plain_kernels
 from seeds import seeded
 from torch import nn
 
@@ -219,6 +220,7 @@ def use_and_compare(use, fails_at=None, backward=False) -> int:
 
 
 @pytest.mark.parametrize("use", USES)
+@by_plain_kernels
 def test_everything_comes_back_bitwise_whenever_it_stops(use):
     calls = use_and_compare(use)
     assert (calls > 0) == (use != "select by random")

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from kernels import by_plain_kernels, plain_kernels
 from seeds import seeded
 from torch import nn
 
@@ -88,6 +89,7 @@ def test_the_table_of_settings_is_whole():
 
 @pytest.mark.case("E1")
 @EVERY
+@by_plain_kernels
 def test_stays_in_its_ball_and_raises_the_margin(name):
     x, model = images(), network()
     x_adv, attack = attacked(build(name), model, x)
@@ -154,7 +156,8 @@ def test_stays_in_its_ball_from_any_image_under_any_autocast(name, key, dtype):
 
     for changes in (known, {"eps": WHOLE.get(ATTACKS[name].norm, 1.0)}):
         attack = build(name, **changes)
-        x_adv, _ = attacked(attack, model, x, y, generator=generator, forward=forward)
+        with plain_kernels(dtype is None):
+            x_adv, _ = attacked(attack, model, x, y, generator=generator, forward=forward)
         assert_bounded(measurable(attack), x.double(), x_adv.double())
 
 
@@ -196,6 +199,7 @@ def whole_numbers(z):
 @pytest.mark.case("E1", "F9")
 @EVERY
 @pytest.mark.parametrize("before", [whole_numbers, torch.Tensor.detach], ids=["whole numbers", "detached"])
+@by_plain_kernels
 def test_a_model_that_no_gradient_leads_through_is_attacked_all_the_same(name, before):
     x, model = images(), nn.Sequential(network())
     model.register_forward_pre_hook(lambda module, args: (before(args[0]),))
@@ -205,6 +209,7 @@ def test_a_model_that_no_gradient_leads_through_is_attacked_all_the_same(name, b
 
 @pytest.mark.case("E5")
 @EVERY
+@by_plain_kernels
 def test_without_room_the_answer_is_the_clean_image(name):
     x = images()
     x_adv, attack = attacked(build(name, eps=0.0), network(), x)
@@ -237,6 +242,7 @@ def test_an_example_is_attacked_the_same_in_any_batch(name):
 @pytest.mark.case("E2")
 @EVERY
 @pytest.mark.parametrize("training", [False, True])
+@by_plain_kernels
 def test_the_model_and_the_images_come_back_bitwise(name, training):
     model, x = network().train(training), images()
     F.cross_entropy(model(x), LABELS).backward()
@@ -251,6 +257,7 @@ def test_the_model_and_the_images_come_back_bitwise(name, training):
 
 
 @EVERY
+@by_plain_kernels
 def test_passes_are_what_the_attack_takes_or_the_most(name):
     ledger = CostLedger()
     attack = build(name)
@@ -289,6 +296,7 @@ def test_the_reference_has_the_steps_asked_for(name):
 @pytest.mark.case("E1")
 @EVERY
 @pytest.mark.parametrize("objective", ["pgd", "trades"])
+@by_plain_kernels
 def test_every_objective_can_be_attacked(name, objective):
     model, x, ledger = network(), images(), CostLedger()
     with ledger.phase("attack"), borrow(model):
@@ -320,6 +328,7 @@ class Sharp(nn.Module):
 @pytest.mark.case("F9")
 @EVERY
 @pytest.mark.parametrize("gap", [0.0, 200.0, 1000.0])
+@by_plain_kernels
 def test_logit_gaps_of_any_size_and_zero_gradients_are_survived(name, gap):
     x, model = images(), Sharp(gap)
     x_adv, attack = attacked(build(name), model, x)
@@ -332,6 +341,7 @@ CLIMBS = [(name, objective) for name, kind in ATTACKS.items() if kind.climbs == 
 @pytest.mark.case("F9", "E1")
 @pytest.mark.parametrize(("name", "objective"), CLIMBS)
 @pytest.mark.parametrize("gap", [0.0, 200.0, 1000.0])
+@by_plain_kernels
 def test_what_an_objective_lets_climb_is_survived_at_any_gap(name, objective, gap):
     """Every label there is: right with certainty, wrong with certainty, and between."""
     model, ledger = Sharp(gap), CostLedger()
@@ -358,6 +368,7 @@ class Fails(nn.Module):
 
 @pytest.mark.case("E2")
 @EVERY
+@by_plain_kernels
 def test_a_model_that_raises_comes_back_too(name):
     model = Fails()
     if name == "n_fgsm":

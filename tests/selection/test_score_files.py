@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from kernels import by_plain_kernels
 
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
@@ -53,6 +54,7 @@ def some_scores(**changes):
 
 @pytest.mark.parametrize("objective", [Standard(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("name", SCORES | INPUT_NORMS)
+@by_plain_kernels
 def test_a_run_scores_selects_and_costs_what_was_planned(model, source, name, objective):
     points, score = ("adversarial", name[12:]) if name.startswith("adversarial_") else ("clean", name)
     solver = ByScore(score=score, points=points, keep="middle")

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from kernels import by_plain_kernels
 from torch.utils.data import TensorDataset
 
 from advcore import AdversarialCoreset, Trainer
@@ -72,17 +73,20 @@ def test_budget_1_is_bitwise_the_full_run(model, source):
 
 @pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("solver", [None, Random(), GradMatch(), EasyCore()], ids=lambda s: type(s).__name__)
+@by_plain_kernels
 def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
     made = trainer(solver, objective, batch_size=40)  # batches of 40, 40 and 16
     trained = made.fit(model, source, source, seed=0)
     assert trained.ledger.units() == planned_units(made, 96)
 
 
+@by_plain_kernels
 def test_the_full_run_costs_its_reference(model, source):
     trained = trainer().fit(model, source, seed=0)
     assert trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * step_units(Pgd(), ATTACK)
 
 
+@by_plain_kernels
 def test_epochs_train_on_what_the_plan_says(model, source):
     trained = trainer(Craig(), epochs=6, warm=0.34, period=2).fit(model, source, seed=0)
     assert [e["action"] for e in trained.epochs] == ["full", "select", "reuse", "select", "reuse"]
@@ -91,6 +95,7 @@ def test_epochs_train_on_what_the_plan_says(model, source):
     assert trained.coresets[1].quality["overlap"] is not None
 
 
+@by_plain_kernels
 def test_whole_blocks_are_replayed_and_others_are_shuffled(model, source):
     seen: list[list[list[int]]] = []
     original = type(source).batches
@@ -141,6 +146,7 @@ def test_the_moving_average_is_what_is_kept(model, source):
     assert equal(still.last, one.last)
 
 
+@by_plain_kernels
 def test_the_ball_grows_over_the_ramp(model, source):
     sizes = []
 
@@ -162,6 +168,7 @@ def test_the_ball_grows_over_the_ramp(model, source):
     assert set(sizes[12:]) == {0.3}
 
 
+@by_plain_kernels
 def test_easycore_scores_come_from_the_warm_start_or_from_a_probe(model, source):
     warm = trainer(EasyCore(), partition="whole").fit(copy.deepcopy(model), source, seed=0)
     assert sum(warm.ledger.passes["scoring"].values()) == 96 * 2 * 1
@@ -174,6 +181,7 @@ def test_easycore_scores_come_from_the_warm_start_or_from_a_probe(model, source)
         trainer(EasyCore(), warm=0.0)
 
 
+@by_plain_kernels
 def test_learning_rates_follow_milestones_of_the_full_run(model, source):
     from advcore.training import MultiStep
 
@@ -205,6 +213,7 @@ def test_a_probe_for_a_solver_that_reads_no_scores_is_refused():
         trainer(GradMatch(), probe_epochs=2)
 
 
+@by_plain_kernels
 def test_the_probe_is_a_fair_sample_of_sorted_validation_data(model, source):
     order = source.labels().argsort()
     ordered = Resident(source._images[order], source.labels()[order])
