@@ -217,6 +217,7 @@ def test_without_room_the_answer_is_the_clean_image(name):
 
 
 @EVERY
+@by_plain_kernels
 def test_the_seed_decides_and_the_global_random_state_does_not(name):
     x, model = images(), network()
     torch.manual_seed(1)

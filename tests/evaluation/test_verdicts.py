@@ -180,7 +180,7 @@ def test_autoattack_on_a_model_that_rounds_to_whole_numbers_runs_and_the_black_b
     pytest.importorskip("pyautoattack", reason="extra eval")
     model = network()
     model.register_forward_pre_hook(lambda module, args: ((args[0] * 255).to(torch.uint8) / 255,))
-    attacks = [AutoAttack(eps=0.05, version=version) for version in ("apgd-ce", "square")]
+    attacks = [AutoAttack(eps=0.1, version=version) for version in ("apgd-ce", "square")]
     data = Resident(images()[:8], model(images()[:8]).argmax(1))
     blind, black = (found := evaluate(model, data, attacks, checks=True)).attacks
     assert blind["accuracy"] == 1 > black["accuracy"]

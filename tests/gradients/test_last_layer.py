@@ -24,7 +24,7 @@ from advcore.rng import Stream
 
 N, SHAPE, CLASSES = 35, (2, 6, 6), 4  # chunks of 8, 16 and 32 all leave a shorter last one
 STREAM = Stream(seed=3, purpose="selection")
-PGD = {"eps": 0.1, "steps": 3}
+PGD = {"eps": 0.1, "steps": 2}
 
 
 @dataclass(frozen=True)

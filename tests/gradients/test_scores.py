@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from kernels import by_plain_kernels
 
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
@@ -101,6 +102,7 @@ def test_adversarial_scores_are_the_clean_ones_of_the_attacked_images(model, sou
 @pytest.mark.case("E2")
 @pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("name", BOTH)
+@by_plain_kernels
 def test_the_ledger_is_what_was_foretold_and_the_model_comes_back(model, source, name, objective):
     ledger, before = CostLedger(), copy.deepcopy(model.state_dict())
     model.train()

@@ -58,6 +58,7 @@ def same(a, b) -> bool:
 @pytest.mark.parametrize("partition", PARTITIONS)
 @pytest.mark.parametrize("solver", [GradMatch(), Craig(), Random()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
+@by_plain_kernels
 def test_every_combination_returns_a_valid_coreset_twice_the_same(model, source, solver, objective, partition):
     chooser = selector(solver, objective, partition=partition)
     one, two = chooser.select(model, source, seed=3), chooser.select(model, source, seed=3)
@@ -200,6 +201,7 @@ def test_a_class_that_a_solver_leaves_empty_gets_random_picks_at_the_mean_weight
 @pytest.mark.case("F3")
 @pytest.mark.parametrize("settings", [{}, {"epsilon": 0.3}, {"distance": "squared"}, {"matrix": "free"}], ids=str)
 @pytest.mark.parametrize("budget", [0.1, 0.5, 0.9])
+@by_plain_kernels
 def test_craigs_weights_are_whole_numbers_that_sum_to_each_classs_size(model, source, settings, budget):
     coreset = selector(Craig(**settings), partition="per_class", budget=budget).select(model, source, seed=0)
     sums = torch.zeros(4).index_add_(0, source.labels()[coreset.indices], coreset.weights)
@@ -384,6 +386,7 @@ class Recorder:
 
 @pytest.mark.parametrize("partition", PARTITIONS)
 @pytest.mark.parametrize("objective", [Standard(), Trades()], ids=lambda o: type(o).__name__)
+@by_plain_kernels
 def test_the_solver_is_given_the_validation_examples_mean_times_the_count(
     model, source, held_out, objective, partition
 ):

@@ -141,6 +141,7 @@ def full_runs() -> dict:
     {name: name for name in ATTACKS},
     {"plain": "none", "corrected": "inverse_probability"},
 )
+@by_plain_kernels
 def test_at_rho_one_and_no_clean_loss_a_selective_run_is_the_full_run(
     model, source, name, objective, correction, full_runs
 ):
@@ -174,6 +175,7 @@ def test_at_p_up_one_a_loss_ranked_epoch_is_a_plain_epoch_on_clean_and_attacked_
 
 
 @pytest.mark.parametrize("name", RULES)
+@by_plain_kernels
 def test_at_budget_one_a_coreset_run_with_a_rule_is_the_run_on_all_data(model, source, name):
     rule = RULES[name]()
     one = trainer(rule, batch_size=32).fit(copy.deepcopy(model), source, seed=1)
@@ -182,6 +184,7 @@ def test_at_budget_one_a_coreset_run_with_a_rule_is_the_run_on_all_data(model, s
 
 
 @pytest.mark.parametrize("name", RULES)
+@by_plain_kernels
 def test_same_seed_same_bits(model, source, name):
     rule = RULES[name](**({"warm_up": 1} if name != "random_mix" else {}))
     made = trainer(rule, solver=GradMatch(), budget=0.5, batch_size=32)
@@ -403,6 +406,7 @@ def test_the_smallest_radius_is_found_to_an_eighth_of_the_ball():
     assert found.tolist() == pytest.approx([float("inf"), 0.06, 0.02, 0.0], abs=1e-9)  # the next eighth above the gap
 
 
+@by_plain_kernels
 def test_the_radius_of_what_is_kept_is_told_and_not_in_the_cost(model, source):
     plain, measured = (
         trainer(RULES["loss_ranked"](probed=probed), epochs=1).fit(copy.deepcopy(model), source, seed=0)

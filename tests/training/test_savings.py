@@ -152,6 +152,7 @@ def test_rules_remember_what_they_attack(model, source, log, name):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@by_plain_kernels
 def test_remembered_runs_repeat_bitwise_and_cost_no_passes(model, source, precision):
     made = trainer(solver=GradMatch(), memory=Memory(precision=precision), batch_size=32)
     one, two = (made.fit(copy.deepcopy(model), source, seed=1, augment=crop_flip) for _ in range(2))
@@ -162,6 +163,7 @@ def test_remembered_runs_repeat_bitwise_and_cost_no_passes(model, source, precis
     assert not equal(one.last, fresh.last)
 
 
+@by_plain_kernels
 def test_a_first_epoch_is_that_of_a_uniform_start(model, source):
     ends = [trainer(attack, epochs=1).fit(copy.deepcopy(model), source, seed=0).last for attack in (ATTACK, REMEMBERED)]
     assert equal(*ends)

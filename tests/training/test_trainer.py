@@ -57,6 +57,7 @@ def test_same_seed_same_bits_whatever_the_global_state(model, source, solver, ob
 
 
 @pytest.mark.case("A1")
+@by_plain_kernels
 def test_looking_at_validation_or_not_does_not_change_training(model, source):
     made = trainer(GradMatch())
     assert equal(
@@ -65,6 +66,7 @@ def test_looking_at_validation_or_not_does_not_change_training(model, source):
 
 
 @pytest.mark.case("G4")
+@by_plain_kernels
 def test_budget_1_is_bitwise_the_full_run(model, source):
     full = trainer().fit(copy.deepcopy(model), source, seed=0)
     kept = trainer(GradMatch(), budget=1.0).fit(copy.deepcopy(model), source, seed=0)
@@ -119,6 +121,7 @@ def test_whole_blocks_are_replayed_and_others_are_shuffled(model, source):
 
 
 @pytest.mark.case("E9")
+@by_plain_kernels
 def test_best_is_the_state_of_the_best_validation_epoch(model, source):
     states = {}
     made = trainer(optimizer=Adam(lr=0.02), lr_schedule=Constant())
@@ -137,6 +140,7 @@ def test_without_validation_best_is_last(model, source):
     assert trained.best_epoch is None and equal(trained.best, trained.last)
 
 
+@by_plain_kernels
 def test_the_moving_average_is_what_is_kept(model, source):
     raw, averaged = copy.deepcopy(model), copy.deepcopy(model)
     one = trainer().fit(raw, source, seed=0)
