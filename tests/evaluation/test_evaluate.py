@@ -183,7 +183,7 @@ SMALL = {
     "l2_pgd": {"eps": 0.8},
     "l1_pgd": {"eps": 8.0},
     "fast_lpa": {"eps": 0.3, "project": True},
-    "lpa": {"eps": 0.3, "rounds": 2},
+    "lpa": {"eps": 0.3, "steps": 4, "rounds": 2},
     "ppgd": {"eps": 0.3, "steps": 4},
     "stadv": {"eps": 0.2},
     "recoloradv": {"eps": 0.06},

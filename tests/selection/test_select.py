@@ -522,9 +522,9 @@ def test_logit_gaps_and_zero_gradients_stay_finite(source, objective, solver, pa
         net[1].weight.mul_(0.01)
         net[1].bias.copy_(torch.tensor([gap, 0.0, 0.0, 0.0]))
     coreset = selector(solver, objective, partition=partition).select(net, source, seed=0)
-    rows = measured(net, source, objective, ATTACK)
-    assert torch.isfinite(rows.dense()).all()
-    assert not rows.dense()[source.labels() == 0].any() and rows.dense()[source.labels() != 0].any(1).all()
+    rows = measured(net, source, objective, ATTACK).dense()
+    assert torch.isfinite(rows).all()
+    assert not rows[source.labels() == 0].any() and rows[source.labels() != 0].any(1).all()
     assert len(coreset) > 0 and torch.isfinite(coreset.weights).all()
     assert all(np.isfinite(value) for name, value in coreset.quality.items() if "error" in name and value is not None)
 
