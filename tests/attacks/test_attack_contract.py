@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from kernels import by_plain_kernels
 from seeds import seeded
 from torch import nn
 
@@ -67,6 +68,7 @@ def bounded(attack, x, x_adv):
 @EVERY
 @pytest.mark.parametrize("start", ["uniform", "gaussian", "clean"])
 @pytest.mark.parametrize("scale", [0.01, 1, 10])
+@by_plain_kernels
 def test_stays_in_its_ball_and_in_unit_range(name, start, scale):
     attack = build(name, eps=EPS[ATTACKS[name].norm] * scale, start=start)
     x, model = images(), network()
@@ -139,6 +141,7 @@ def test_more_loss_in_a_larger_ball(name):
 
 @EVERY
 @pytest.mark.parametrize("restarts", [1, 2])
+@by_plain_kernels
 def test_the_seed_decides_and_the_global_random_state_does_not(name, restarts):
     x, loss = images(), cross_entropy(network(), labels())
     attack = build(name, restarts=restarts)

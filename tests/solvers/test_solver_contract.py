@@ -75,11 +75,11 @@ def test_generic_rows_give_all_k(solver):
 
 @order_free
 @settings(deadline=None, derandomize=True, max_examples=25)
-@given(order=strategies.permutations(range(24)), k=strategies.integers(1, 24), seed=strategies.integers(0, 1000))
+@given(order=strategies.permutations(range(20)), k=strategies.integers(1, 20), seed=strategies.integers(0, 1000))
 def test_the_order_of_the_rows_does_not_matter(solver, order, k, seed):
-    rows, order = generic(solver, 24, seed), torch.tensor(order)
-    given_order = solver(rows, k, generator=stream(24))
-    shuffled = solver(rows.take(order), k, generator=stream(24).take(order))
+    rows, order = generic(solver, 20, seed), torch.tensor(order)
+    given_order = solver(rows, k, generator=stream(20))
+    shuffled = solver(rows.take(order), k, generator=stream(20).take(order))
     assert torch.equal(given_order.indices, order[shuffled.indices])
     torch.testing.assert_close(given_order.weights, shuffled.weights, rtol=1e-6, atol=1e-9)
 
