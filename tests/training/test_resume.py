@@ -145,7 +145,7 @@ def test_stopped_again_and_again_it_ends_where_the_undisturbed_run_ends(net, sou
     undisturbed = fit(made, net, source)
     sent, stops = Signal(monkeypatch, tmp_path), 0
     while stops < 200:
-        sent.stop_at(7 + 5 * (stops % 5) + stops)  # in steps, selections, scores; a probe is begun again
+        sent.stop_at(9 + 7 * (stops % 5) + stops)  # in steps, selections, scores; a probe is begun again
         try:
             resumed = fit(made, net, source, sent.listener(), sent.last())
             break
