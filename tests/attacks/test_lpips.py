@@ -79,19 +79,20 @@ def test_named_layers_are_the_ones_compared():
 )
 def test_a_networks_stages_are_found_behind_a_normalisation(name, settings, size, channels):
     pytest.importorskip("torchvision")
-    net = nn.Sequential(
-        Normalize(torch.zeros(3), torch.ones(3)), MODELS[name](**settings).body(10, (3, size, size))
-    ).eval()
+    with torch.device("meta"):  # shapes alone
+        body = MODELS[name](**settings).body(10, (3, size, size))
+        net = nn.Sequential(Normalize(torch.zeros(3), torch.ones(3)), body).eval()
     with torch.no_grad(), caught(net, None) as seen:
-        net(torch.rand(1, 3, size, size))
+        net(torch.empty(1, 3, size, size, device="meta"))
     assert [out.shape[1] for out in seen()] == channels
 
 
 def test_alexnet_has_five_layers_by_name():
-    net = MODELS["alexnet_cifar"]().body(10, (3, 32, 32)).eval()
+    with torch.device("meta"):  # shapes alone
+        net = MODELS["alexnet_cifar"]().body(10, (3, 32, 32)).eval()
     names = ["features.1", "features.4", "features.7", "features.9", "features.11"]
     with torch.no_grad(), caught(net, names) as seen:
-        net(torch.rand(1, 3, 32, 32))
+        net(torch.empty(1, 3, 32, 32, device="meta"))
     assert [out.shape[1] for out in seen()] == [64, 192, 384, 256, 256]
 
 
@@ -175,17 +176,17 @@ def test_the_bound_holds_by_the_slow_distance(attack):
 
 @pytest.mark.case("E5")
 @pytest.mark.parametrize(
-    "attack", [PPGD(eps=0.3, steps=8), LPA(eps=0.3, steps=10, rounds=2), FastLPA(eps=0.3, project=True)]
+    "attack", [PPGD(eps=0.3, steps=5), LPA(eps=0.3, steps=6, rounds=2), FastLPA(eps=0.3, project=True)]
 )
 def test_more_room_never_leaves_more_right(attack):
-    x, model = images(n=40), network()
+    x, model = images(n=20), network()
     model[-1].bias -= model(x).mean(0)  # so that it does not say one thing of all
     y = model(x).argmax(1)
     stands = []
     for eps in (0.0005, 0.002, 0.005, 0.02):
         x_adv, _, _ = run(attack.changed(eps=eps), model, x, y)
         stands.append(int((model(x_adv).argmax(1) == y).sum()))
-    assert stands[0] > stands[-1] and all(b <= a + 2 for a, b in zip(stands, stands[1:], strict=False))
+    assert stands[0] > stands[-1] and all(b <= a + 1 for a, b in zip(stands, stands[1:], strict=False))
 
 
 def other_network():
@@ -227,12 +228,12 @@ def test_passes_are_foretold_the_external_networks_too(attack, external):
 @pytest.mark.parametrize("kind", [PPGD, LPA])
 def test_an_image_that_is_lost_inside_the_ball_stays_lost(kind):
     """More steps with the same seed never help the defence: the misclassified stand still."""
-    x, model = images(n=60), network()
+    x, model = images(n=40), network()
     model[-1].bias -= model(x).mean(0)
     y = model(x).argmax(1)
-    attack = kind(eps=0.006, steps=12)
+    attack = kind(eps=0.006, steps=8)
     own = bound(attack, model, CostLedger().counted)
-    lost = torch.zeros(60, dtype=torch.bool)
+    lost = torch.zeros(40, dtype=torch.bool)
     clean = Embedder(model, None, None)(x)
 
     def watching(z):
@@ -243,7 +244,7 @@ def test_an_image_that_is_lost_inside_the_ball_stays_lost(kind):
         lost |= inside & (logits.argmax(1) != y)
         return margin(logits, y)
 
-    x_adv = own(watching, x, generator=Stream(seed=0, purpose="a").at(torch.arange(60)))
+    x_adv = own(watching, x, generator=Stream(seed=0, purpose="a").at(torch.arange(40)))
     ended = model(x_adv).argmax(1) != y
     # probes of a direction also ask; what an iterate inside lost is lost at the end
     assert ended.any() and not ended.all() and int((lost & ~ended).sum()) <= int(0.1 * int(lost.sum()))

@@ -1,5 +1,7 @@
 """One pursuit over three kinds of products, and the last refit, against slow twins."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -43,14 +45,18 @@ def extended(matrix, target, ridge):
     return np.concatenate([matrix, np.sqrt(ridge) * np.eye(m)], axis=1).T, np.concatenate([target, np.zeros(m)])
 
 
+@functools.cache
+def in_float64(seed, ridge, nonnegative):
+    return run(factored(340, seed), 60, ridge=ridge, nonnegative=nonnegative)
+
+
 @both_signs
 @pytest.mark.parametrize("ridge", [0.0, 0.05])
 @pytest.mark.parametrize("way", ["float32", "factors"])
 def test_float32_products_and_factors_give_what_float64_products_give(way, ridge, nonnegative):
     for seed in range(3):
-        rows = factored(340, seed)
-        exact = run(rows, 60, ridge=ridge, nonnegative=nonnegative)
-        found = run(rows, 60, way, ridge=ridge, nonnegative=nonnegative)
+        exact = in_float64(seed, ridge, nonnegative)
+        found = run(factored(340, seed), 60, way, ridge=ridge, nonnegative=nonnegative)
         assert found.support == exact.support and len(found.support) == 60
         np.testing.assert_allclose(found.weights, exact.weights, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.path, exact.path, rtol=1e-4, atol=1e-6)
@@ -102,20 +108,24 @@ def test_summing_all_of_it_again_corrects_float32_correlations(monkeypatch):
     assert errors[1] <= errors[0]
 
 
+@functools.cache
+def one_at_a_time(n, seed, width, k, way, **settings):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_LEAP_FROM", 10**9)
+        return run(factored(n, seed, width), k, way, **settings)
+
+
 @both_signs
 @pytest.mark.parametrize("ridge", [0.0, 0.02])
 @pytest.mark.parametrize("way", ["float64", "float32"])
 @pytest.mark.parametrize(("first", "few"), [(1, 4), (5, 30), (8, 1000)])
 def test_several_steps_at_once_give_what_one_at_a_time_gives(first, few, way, ridge, nonnegative, monkeypatch):
     for seed, n, width, k in ((0, 320, 20, 60), (1, 60, 3, 25), (2, 40, 20, 40)):
-        rows = factored(n, seed, width)
-        for name, number in (("_FIRST_LEAP", first), ("_FEW", few)):
-            monkeypatch.setattr(module, name, number)
         settings = {"ridge": ridge, "nonnegative": nonnegative, "tolerance": 1e-3}
-        monkeypatch.setattr(module, "_LEAP_FROM", 10**9)
-        slow = run(rows, k, way, **settings)
-        monkeypatch.setattr(module, "_LEAP_FROM", 2)
-        found = run(rows, k, way, **settings)
+        slow = one_at_a_time(n, seed, width, k, way, **settings)
+        for name, number in (("_FIRST_LEAP", first), ("_FEW", few), ("_LEAP_FROM", 2)):
+            monkeypatch.setattr(module, name, number)
+        found = run(factored(n, seed, width), k, way, **settings)
         assert found.support == slow.support and found.stopped == slow.stopped
         atol = 1e-9 if way == "float64" else 1e-4
         np.testing.assert_allclose(found.weights, slow.weights, rtol=1e-6, atol=atol)
