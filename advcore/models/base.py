@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from advcore.borrow import borrow
 from advcore.errors import ConfigError, must, one_of, require
 from advcore.speed import FAMILY
 from advcore.types import settings
@@ -115,32 +114,6 @@ def _same(out: Tensor, logits: object) -> bool:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or out.shape != logits.shape:
         return False
     return torch.equal(out.nan_to_num(), logits.nan_to_num())
-
-
-def multiply_adds(model: nn.Module, x: Tensor) -> int:
-    """Count the multiply-adds of an example's forward pass in the convolutional and linear layers, which do nearly all.
-
-    Parameters
-    ----------
-    model : borrowed in eval mode.
-    x : (B, C, H, W) any images it accepts.
-
-    Cost: one forward pass of x.
-    """
-    counts: list[int] = []
-
-    def count(layer: nn.Module, args: tuple, out: Tensor) -> None:
-        counts.append(out[0].numel() * layer.weight[0].numel())
-
-    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        with borrow(model), torch.no_grad():
-            model(x.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(counts)
 
 
 class Tap:

@@ -13,7 +13,6 @@ from advcore.adversary import bound
 from advcore.data.base import Data
 from advcore.data.source import first_images
 from advcore.errors import ConfigError, must
-from advcore.models.base import multiply_adds
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.runner import build
@@ -21,7 +20,6 @@ from advcore.runner.config import from_dict
 from advcore.runner.schema import RunConfig
 from advcore.runner.weights import checkpoint, load_state, weights_hash
 from advcore.speed import Speed
-from advcore.threads import set_by_user, suited_threads
 from advcore.training.loop import Listener
 from advcore.training.trainer import Trainer, recorded_speed
 
@@ -83,20 +81,6 @@ def speed_of(prepared: Prepared, state: dict[str, Any] | None = None) -> Speed:
     if state is not None:
         speed = recorded_speed(speed, state, prepared.model)
     return speed.suited(prepared.model, first_images(prepared.model, prepared.data.train), distributed.size())
-
-
-def use_suited_threads(prepared: Prepared, recorded: int | None = None) -> str | None:
-    """Let torch use one thread where the network is so small that more would be slower; return why, if it does.
-
-    Nothing is changed on a GPU, in one of several processes, and where the user has set OMP_NUM_THREADS. `recorded` is
-    the number of threads of a run that continues.
-    """
-    if prepared.data.train.device.type != "cpu" or distributed.size() > 1 or set_by_user():
-        return None
-    work = multiply_adds(prepared.model, first_images(prepared.model, prepared.data.train))
-    threads, reason = suited_threads(work * prepared.config.training.batch_size, torch.get_num_threads(), recorded)
-    torch.set_num_threads(threads)
-    return reason
 
 
 def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunConfig:

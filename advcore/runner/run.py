@@ -24,12 +24,11 @@ from advcore.runner import build, checkpoints
 from advcore.runner.config import resolved
 from advcore.runner.environment import environment
 from advcore.runner.folder import clear, was_begun
-from advcore.runner.prepare import Prepared, Reporter, speed_of, use_suited_threads
+from advcore.runner.prepare import Prepared, Reporter, speed_of
 from advcore.runner.resume import changed_settings, record_before, resumable
 from advcore.runner.schema import RunConfig
 from advcore.runner.select import in_training_set, keep_coreset, restore_coresets, summary
 from advcore.runner.weights import save_state
-from advcore.threads import describe_threads
 from advcore.tracking import metrics, tracker_name
 from advcore.tracking.telling import Tracking
 from advcore.training.loop import Listener, Trained
@@ -91,7 +90,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
     def begin() -> dict[str, Any]:
         """Whether all is done, and the state to go on from."""
         nonlocal record, started
-        loaded, state, threads = prepared.data, None, None
+        loaded, state = prepared.data, None
         record.data["hash"] = {"train": content_hash(loaded.train), "test": content_hash(loaded.test)}
         data = [len(loaded.train), record.data["hash"]["train"]]
         if resume and was_begun(path):
@@ -104,7 +103,6 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
             state, damaged = resumable(prepared, path, before, data)
             for name in checkpoints.FOLDERS:
                 settle_all(path / name)
-            threads = before.environment.get("threads") if state else None
             damaged += restore_coresets(path, state, prepared.data)
             note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": [*lost, *damaged]}
             kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
@@ -118,8 +116,6 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: 
         checkpoints.sweep([*files, *ours])
         facts.update(data=data, config=record.config, inputs=record.inputs)
         record.environment["speed"] = asdict(speed_of(prepared, state))
-        reason = use_suited_threads(prepared, threads)
-        record.environment |= describe_threads(torch.get_num_threads(), reason)
         save()
         return {"done": False, "state": state}
 

@@ -19,7 +19,7 @@ from advcore.objectives.base import attacked
 from advcore.rng import Stream
 from advcore.runner import build
 from advcore.runner.config import resolved
-from advcore.runner.prepare import Prepared, Reporter, prepare, speed_of, use_suited_threads
+from advcore.runner.prepare import Prepared, Reporter, prepare, speed_of
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """One coreset with the model as it stands; random numbers are those of the run's first selection."""
-    use_suited_threads(prepared)
     plan, speed = prepared.trainer.schedule.plan(), shared_speed(lambda: speed_of(prepared))
     choose = speed.running()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
@@ -54,7 +53,6 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, kind))
     with distributed.together():
         prepared = prepare(config, scores=False)
-    use_suited_threads(prepared)
     loaded, selector = prepared.data, prepared.trainer.selector
     whole = Schedule(epochs=config.training.epochs)
     trainer = replace(prepared.trainer, schedule=whole, selector=None, minibatch=None, probe_epochs=0)
