@@ -29,6 +29,7 @@ NAV = {
         "docs/bench": "Benchmark suites",
         "docs/reproducing": "Reproducing",
         "docs/extending": "Extending",
+        "docs/architecture": "Architecture",
     },
 }
 """Pages and their short titles by caption, below README, the first. Those of benchmarks/ follow by themselves."""
