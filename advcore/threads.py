@@ -119,7 +119,7 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ, limi
     affinity by itself.
     """
     if not any(name in environment for name in _WAITING_SETTINGS):
-        environment |= {WAITING: "PASSIVE", SPIN_COUNT: str(SPINS)}  # GNU OpenMP goes by the second
+        environment.update({WAITING: "PASSIVE", SPIN_COUNT: str(SPINS)})  # GNU OpenMP goes by the second
     limit = limit or core_limit()
     if COUNT not in environment and limit.count < limit.affinity:
         environment[COUNT] = str(limit.count)
