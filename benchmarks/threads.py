@@ -29,7 +29,7 @@ from advcore.files import read_json, write_json
 from advcore.heap import keep_freed_memory
 from advcore.models import MODELS
 from advcore.models.base import multiply_adds
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.runner.environment import environment
 from advcore.threads import ONE_THREAD_BELOW, core_limit
 
@@ -169,14 +169,16 @@ def page(record: dict) -> str:
         "range; variants take turns. Spinning is GNU OpenMP's default. advcore lets threads sleep while they wait, and "
         "takes one alone where the network is small, as here.",
         "",
-        markdown(header, rows),
+        to_markdown(header, rows),
         "",
         "## From which size on more threads are faster",
         "",
         "A forward pass and a backward pass to the images, with one thread and with all, which sleep while they wait. "
         f"Below {ONE_THREAD_BELOW / 1e6:.0f} million multiply-adds in a batch's forward pass advcore takes one.",
         "",
-        markdown(("network", "images", "batch", "million multiply-adds", "all cores / one thread"), size_rows(record)),
+        to_markdown(
+            ("network", "images", "batch", "million multiply-adds", "all cores / one thread"), size_rows(record)
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -7,13 +7,13 @@ from advcore.errors import counted
 from advcore.pixels import format_exactly, format_pixels
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
-    attack_label,
-    data_name,
     find_worst_case,
     format_interval,
-    markdown,
-    percent,
+    format_percent,
+    name_attack,
+    name_data,
     reference_told,
+    to_markdown,
 )
 
 _CITATION = """@inproceedings{dolatabadi2022robustness,
@@ -67,10 +67,10 @@ def _write_metadata(record: RunRecord, final: JsonObject | None) -> str:
     metadata = {"library_name": "pytorch", "pipeline_tag": "image-classification", "tags": tags}
     if final:
         metrics = [_write_metric("clean accuracy", final["clean"])]
-        metrics += [_write_metric(f"robust accuracy ({attack_label(attack)})", attack) for attack in final["attacks"]]
+        metrics += [_write_metric(f"robust accuracy ({name_attack(attack)})", attack) for attack in final["attacks"]]
         result = {
             "task": {"type": "image-classification"},
-            "dataset": {"name": f"{data_name(record)}, test split", "type": record.config["data"]["name"]},
+            "dataset": {"name": f"{name_data(record)}, test split", "type": record.config["data"]["name"]},
             "metrics": metrics,
         }
         metadata["model-index"] = [{"name": record.name, "results": [result]}]
@@ -85,7 +85,7 @@ def _describe_model(record: RunRecord, which: str, epoch: int, facts: JsonObject
     shape = " x ".join(map(str, facts["shape"]))
     state = f"the state `{which}`, after epoch {epoch + 1}"
     return (
-        f"`{record.config['model']['name']}` for {data_name(record)}: float images {shape} in [0, 1] to "
+        f"`{record.config['model']['name']}` for {name_data(record)}: float images {shape} in [0, 1] to "
         f"{facts['num_classes']} logits, with the normalisation inside. Objective: "
         f"{_format_method(record.config['objective'])}. This is {state} of a run of advcore "
         f"{record.environment.get('advcore', '')} with seed {record.config['seed']}."
@@ -124,20 +124,20 @@ def _describe_threat(record: RunRecord) -> str:
 
 
 def _describe_accuracy(record: RunRecord, final: JsonObject) -> str:
-    entries = [("clean", final["clean"]), *((attack_label(attack), attack) for attack in final["attacks"])]
+    entries = [("clean", final["clean"]), *((name_attack(attack), attack) for attack in final["attacks"])]
     if worst := find_worst_case(final):
         entries.append(("all of these at once", worst))
     rows = []
     for name, entry in entries:
-        rows.append((name, percent(entry["accuracy"]), format_interval(entry), str(entry["n"])))
-    table = markdown(("on the test set", "accuracy, %", "95 % interval", "images"), rows)
+        rows.append((name, format_percent(entry["accuracy"]), format_interval(entry), str(entry["n"])))
+    table = to_markdown(("on the test set", "accuracy, %", "95 % interval", "images"), rows)
     upper = f"A robust accuracy is an upper bound: a stronger attack can only lower it. {_describe_attacks(final)}"
     return f"## Accuracy\n\n{table}\n\n{upper}\n\n{_describe_checks(record, final)}"
 
 
 def _describe_attacks(final: JsonObject) -> str:
     steps = "; ".join(
-        f"{attack_label(attack)}: step size {format_pixels(attack['step_size'])}, seed {attack['seed']}"
+        f"{name_attack(attack)}: step size {format_pixels(attack['step_size'])}, seed {attack['seed']}"
         for attack in final["attacks"]
         if attack.get("step_size")
     )
@@ -165,11 +165,11 @@ def _describe_unmeasured(record: RunRecord, epoch: int) -> str:
     if not record.finished:
         reason = "**The run is not finished: this is a state on its way, and nothing was measured on the test set.**"
     entry = next((entry for entry in record.epochs if entry["epoch"] == epoch), {})
-    rows = [(name, percent(entry[name])) for name in ("clean", "robust") if entry.get(name) is not None]
+    rows = [(name, format_percent(entry[name])) for name in ("clean", "robust") if entry.get(name) is not None]
     if not rows:
         return f"## Accuracy\n\n{reason}"
     probe = " On validation images, by the probe that chooses `best`:\n\n"
-    return f"## Accuracy\n\n{reason}{probe}{markdown(('probe', 'accuracy, %'), rows)}"
+    return f"## Accuracy\n\n{reason}{probe}{to_markdown(('probe', 'accuracy, %'), rows)}"
 
 
 # ---- training ----
@@ -238,7 +238,7 @@ model = load()  # eval mode; images in [0, 1], logits out
 
 def _describe_benchmark(record: RunRecord, facts: JsonObject) -> str:
     intro = "RobustBench's evaluator takes the model as it is"
-    name = data_name(record).rpartition(" ")[2]
+    name = name_data(record).rpartition(" ")[2]
     attack = record.config["attack"] or {}
     norm = _find_norm(attack)
     if _BENCHMARKS.get(name) != (*facts["shape"], facts["num_classes"]):

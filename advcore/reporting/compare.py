@@ -12,7 +12,7 @@ from advcore.reporting.front import Method, classify_run
 from advcore.reporting.lenient import read_or
 from advcore.reporting.record import ELSEWHERE, JsonObject, RunRecord, is_among
 from advcore.reporting.settings_parts import flatten
-from advcore.reporting.tables import Groups, attack_label, data_name, find_worst_case
+from advcore.reporting.tables import Groups, find_worst_case, name_attack, name_data
 
 # METHOD-sSEED: how a suite names the record or the folder of a run.
 _RUN_NAME = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
@@ -149,15 +149,15 @@ def _describe_evaluation(record: RunRecord) -> tuple[str, str]:
     data = record.config.get("data", {})
     images = last["clean"]["n"]
     sizes = [f", {key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None]
-    labels = [attack_label(attack) for attack in last["attacks"]]
-    fewer = [f", {attack['n']:,} under {attack_label(attack)}" for attack in last["attacks"] if attack["n"] != images]
+    labels = [name_attack(attack) for attack in last["attacks"]]
+    fewer = [f", {attack['n']:,} under {name_attack(attack)}" for attack in last["attacks"] if attack["n"] != images]
     steps = [
-        f"; {attack_label(attack)} in steps of {format_pixels(attack['step_size'])}"
+        f"; {name_attack(attack)} in steps of {format_pixels(attack['step_size'])}"
         for attack in last["attacks"]
         if attack.get("step_size") is not None
     ]
-    short = f"{data_name(record)}, {' and '.join(labels) or 'clean images'}"
-    return short, f"{data_name(record)}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
+    short = f"{name_data(record)}, {' and '.join(labels) or 'clean images'}"
+    return short, f"{name_data(record)}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
 
 
 def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:

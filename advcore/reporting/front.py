@@ -10,10 +10,10 @@ from operator import attrgetter
 from markupsafe import Markup
 
 from advcore.reporting import svg
-from advcore.reporting.charts import Frame, make_frame
+from advcore.reporting.frame import Frame, make_frame
 from advcore.reporting.scales import Scale, choose_log_ticks, choose_range
 from advcore.reporting.svg import LINE, SIZE, Labels, Point
-from advcore.reporting.tables import mean_and_deviation
+from advcore.reporting.tables import format_mean
 
 # Shape and colour of a method's mark, by how the method saves cost.
 KINDS = {
@@ -53,7 +53,7 @@ class Method:
 
     def describe(self) -> str:
         """Write name, accuracy and cost in one line."""
-        return f"{self.name}: {mean_and_deviation(self.robust)} % at {self.cost:.2f}"
+        return f"{self.name}: {format_mean(self.robust)} % at {self.cost:.2f}"
 
 
 def find_front(methods: Sequence[Method]) -> list[Method]:

@@ -6,11 +6,11 @@ from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
     NOTHING,
-    accuracy,
-    attack_label,
     find_worst_case,
+    format_accuracy,
     format_cell,
-    percent,
+    format_percent,
+    name_attack,
     reference_told,
 )
 
@@ -29,7 +29,7 @@ def build_accuracies(record: RunRecord) -> list[Part]:
     states = {which: entry for which, entry in record.final.items() if not (is_same and which == "best")}
     for colour, (which, evaluation) in enumerate(states.items(), 1):
         for name, entry, settings in _list_accuracies(evaluation):
-            cells = (percent(entry["accuracy"]), _format_interval(entry), f"{entry['n']:,}")
+            cells = (format_percent(entry["accuracy"]), _format_interval(entry), f"{entry['n']:,}")
             rows.append((which, name, *cells, *_describe_attack(settings)))
             low, high = entry["interval"]
             intervals.append(Interval(f"{which}, {name}", 100 * entry["accuracy"], 100 * low, 100 * high, colour))
@@ -46,14 +46,14 @@ def build_accuracies(record: RunRecord) -> list[Part]:
 def _list_accuracies(evaluation: JsonObject) -> list[tuple[str, JsonObject, JsonObject]]:
     """Return the accuracies of a checkpoint, each as a name, its entry, and the settings of its attack."""
     accuracies = [("clean", evaluation["clean"], {})]
-    accuracies += [(attack_label(attack), attack, attack) for attack in evaluation["attacks"]]
+    accuracies += [(name_attack(attack), attack, attack) for attack in evaluation["attacks"]]
     if worst := find_worst_case(evaluation):
         accuracies.append(("all attacks", worst, {}))
     return accuracies
 
 
 def _format_interval(entry: JsonObject) -> str:
-    return accuracy(entry).partition(" ")[2]
+    return format_accuracy(entry).partition(" ")[2]
 
 
 def _describe_attack(settings: JsonObject) -> tuple[str, ...]:

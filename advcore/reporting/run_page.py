@@ -10,7 +10,7 @@ from advcore.reporting.parts import Gallery, Note, Page, Part, Section, Shown, T
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.selection_parts import build_classes, build_selections, build_weights
 from advcore.reporting.settings_parts import build_settings
-from advcore.reporting.tables import attack_label, find_worst_case, format_interval, list_flags, percent
+from advcore.reporting.tables import find_worst_case, format_interval, format_percent, list_run_flags, name_attack
 
 # A number at the top of the page: its name, the number, and a remark.
 KeyNumber = tuple[str, str, str]
@@ -66,7 +66,7 @@ def _build_section(title: str, build: Callable[..., list[Part]], *arguments: obj
 
 
 def _note_flags(record: RunRecord) -> list[Part]:
-    return [Note(flag, "flag") for flag in list_flags(record)]
+    return [Note(flag, "flag") for flag in list_run_flags(record)]
 
 
 # ---- the most important numbers ----
@@ -91,19 +91,19 @@ def _choose_key_numbers(record: RunRecord) -> list[KeyNumber]:
 
 def _list_final_accuracies(evaluation: JsonObject) -> list[KeyNumber]:
     """Return robust accuracy, under all attacks together where there are several, and clean accuracy."""
-    entries = [(f"robust, {attack_label(attack)}", attack) for attack in evaluation["attacks"][:1]]
+    entries = [(f"robust, {name_attack(attack)}", attack) for attack in evaluation["attacks"][:1]]
     if worst := find_worst_case(evaluation):
         entries = [(f"robust, all {len(evaluation['attacks'])} attacks", worst)]
     entries.append(("clean", evaluation["clean"]))
     return [
-        (name, f"{percent(entry['accuracy'])} %", f"{format_interval(entry)}, n = {entry['n']:,}")
+        (name, f"{format_percent(entry['accuracy'])} %", f"{format_interval(entry)}, n = {entry['n']:,}")
         for name, entry in entries
     ]
 
 
 def _list_probe_accuracies(epoch: JsonObject) -> list[KeyNumber]:
     return [
-        (f"{name}, validation", f"{percent(epoch[name])} %", f"epochs done: {epoch['epoch'] + 1}")
+        (f"{name}, validation", f"{format_percent(epoch[name])} %", f"epochs done: {epoch['epoch'] + 1}")
         for name in ("robust", "clean")
         if epoch.get(name) is not None
     ]

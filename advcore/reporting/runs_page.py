@@ -8,7 +8,6 @@ from markupsafe import Markup
 
 from advcore.errors import counted
 from advcore.reporting import svg
-from advcore.reporting.charts import Frame, make_frame
 from advcore.reporting.compare import (
     Block,
     Run,
@@ -20,6 +19,7 @@ from advcore.reporting.compare import (
     split_into_blocks,
     summarize_methods,
 )
+from advcore.reporting.frame import Frame, make_frame
 from advcore.reporting.front import Method, draw_front, find_front
 from advcore.reporting.learning_parts import judge_epoch
 from advcore.reporting.lenient import build_or_note, read_or
@@ -27,7 +27,7 @@ from advcore.reporting.parts import Figure, Figures, Note, Page, Part, Section, 
 from advcore.reporting.record import RunRecord
 from advcore.reporting.scales import choose_range
 from advcore.reporting.svg import Point
-from advcore.reporting.tables import attack_label, comparison, list_flags, percent
+from advcore.reporting.tables import compare_methods, format_percent, list_run_flags, name_attack
 
 # Runs by the name of their method; each has a record.
 Methods = Mapping[str, Sequence[Run]]
@@ -152,7 +152,7 @@ def _build_front(block: Block) -> list[Part]:
 
 def _name_judge(record: RunRecord) -> str:
     """Return the name of the attacks by which methods are compared."""
-    attacks = [attack_label(attack) for attack in record.final["last"]["attacks"]]
+    attacks = [name_attack(attack) for attack in record.final["last"]["attacks"]]
     if len(attacks) > 1:
         return "all attacks"
     return next(iter(attacks), "clean")
@@ -162,7 +162,7 @@ def _tabulate_methods(block: Block, methods: Sequence[Method], which: str) -> li
     """Return a table of methods in the order of `methods`, and which of them are on the front of a checkpoint."""
     front = find_front(summarize_methods(block.groups, which))
     marks = {method.name: "front" for method in front}
-    header, rows = comparison({method.name: block.groups[method.name] for method in methods}, which)
+    header, rows = compare_methods({method.name: block.groups[method.name] for method in methods}, which)
     column = header.index("relative cost")
     table = []
     for number, (method, row) in enumerate(zip(methods, rows, strict=True), 1):
@@ -251,7 +251,7 @@ def _build_flags(methods: Methods) -> list[Part]:
     for name, runs in methods.items():
         for run in runs:
             seed = _read_seed(run)
-            for flag in read_or(["its flags cannot be read"], list_flags, run.record):
+            for flag in read_or(["its flags cannot be read"], list_run_flags, run.record):
                 flags.setdefault((name, flag), []).append(seed)
             for entry in run.record.events:
                 event = str(entry.get("event", entry))
@@ -297,4 +297,4 @@ def _describe_outcome(record: RunRecord) -> tuple[str, str, str, str]:
         return (f"not finished, epochs done: {len(record.epochs)}", "–", *spent)
     if not is_readable(record):
         return ("finished, in no average: its accuracies cannot be read", "–", *spent)
-    return ("finished", percent(robust(record) / 100), *spent)
+    return ("finished", format_percent(robust(record) / 100), *spent)

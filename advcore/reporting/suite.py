@@ -10,11 +10,11 @@ from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
     Groups,
     Row,
-    attack_label,
-    comparison,
+    compare_methods,
     find_worst_case,
-    markdown,
+    name_attack,
     sum_training_seconds,
+    to_markdown,
 )
 
 # The marks of methods whose evaluations have flags, one for each kind of flag.
@@ -84,7 +84,7 @@ class Table:
     notes: list[str]
 
     def markdown(self) -> str:
-        lines = [f"**{self.caption}**", "", markdown(self.header, self.rows), ""]
+        lines = [f"**{self.caption}**", "", to_markdown(self.header, self.rows), ""]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 
 
@@ -104,7 +104,7 @@ def build_table(results: Results, title: str, which: str) -> Table:
     groups = results.groups()
     against = groups.get(results.reference, [])
     machine = _find_common_machine(groups)
-    header, compared = comparison(groups, which, against=against, clock=machine is not None)
+    header, compared = compare_methods(groups, which, against=against, clock=machine is not None)
     marks, legend = _mark_flags(groups, which)
     by_method = {row[0]: (row[0] + marks.get(row[0], ""), *row[1:]) for row in compared}
     rows: list[Row] = []
@@ -254,7 +254,7 @@ def _read_accuracies(record: RunRecord, which: str) -> Iterator[tuple[str, objec
     evaluation: JsonObject = record.final[which]
     entries = {"clean": evaluation["clean"]}
     for i, attack in enumerate(evaluation["attacks"], 1):
-        entries[f"robust {i} ({attack_label(attack)})"] = attack
+        entries[f"robust {i} ({name_attack(attack)})"] = attack
     if worst := find_worst_case(evaluation):
         entries["robust (all of these)"] = worst
     for name, entry in entries.items():

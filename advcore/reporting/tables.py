@@ -17,7 +17,7 @@ _CLASSES = 24
 NOTHING = "–"
 
 
-def markdown(header: Row, rows: Iterable[Row]) -> str:
+def to_markdown(header: Row, rows: Iterable[Row]) -> str:
     """Return a Markdown table: the first column aligned left, the others right. Short rows get empty cells."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     lines = []
@@ -27,12 +27,12 @@ def markdown(header: Row, rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """Write a share as a percentage without a sign: 0.912 as "91.2"."""
     return f"{100 * share:.1f}"
 
 
-def attack_label(entry: JsonObject) -> str:
+def name_attack(entry: JsonObject) -> str:
     """Return the name of an attack in tables, from its entry in the record: "linf 0.1, PGD-50 x 3"."""
     if entry["name"] == "autoattack":
         return f"{entry['norm']} {format_pixels(entry['eps'])}, AutoAttack {entry['version']}"
@@ -41,18 +41,18 @@ def attack_label(entry: JsonObject) -> str:
     return f"{entry['norm']} {format_pixels(entry['eps'])}, {kind}-{entry['steps']}{restarts}"
 
 
-def accuracy(entry: JsonObject) -> str:
+def format_accuracy(entry: JsonObject) -> str:
     """Write an accuracy with its interval, in percent: "91.2 [88.0, 93.6]"."""
     low, high = entry["interval"]
-    return f"{percent(entry['accuracy'])} [{percent(low)}, {percent(high)}]"
+    return f"{format_percent(entry['accuracy'])} [{format_percent(low)}, {format_percent(high)}]"
 
 
 def format_interval(entry: JsonObject) -> str:
     """Write the interval of an accuracy, in percent: "88.0 to 93.6"."""
-    return " to ".join(map(percent, entry["interval"]))
+    return " to ".join(map(format_percent, entry["interval"]))
 
 
-def data_name(record: RunRecord) -> str:
+def name_data(record: RunRecord) -> str:
     """Return the name of a run's data, such as "digits"; for data that is read from files, with the last part of
     their path."""
     data = record.config.get("data", {})
@@ -86,10 +86,11 @@ def find_worst_case(evaluation: JsonObject) -> JsonObject | None:
 def accuracies(which: str, evaluation: JsonObject) -> list[Row]:
     """Return rows with the clean and the robust accuracies of a checkpoint, with intervals, and its flags."""
     clean = evaluation["clean"]
-    rows = [(f"{which}: clean, % of {clean['n']}", accuracy(clean))]
-    rows += [(f"{which}: robust, % ({attack_label(attack)})", accuracy(attack)) for attack in evaluation["attacks"]]
+    rows = [(f"{which}: clean, % of {clean['n']}", format_accuracy(clean))]
+    for attack in evaluation["attacks"]:
+        rows.append((f"{which}: robust, % ({name_attack(attack)})", format_accuracy(attack)))
     if worst := find_worst_case(evaluation):
-        rows.append((f"{which}: robust, % (all of these)", accuracy(worst)))
+        rows.append((f"{which}: robust, % (all of these)", format_accuracy(worst)))
     return rows + [(f"{which}: flag", flag) for flag in evaluation.get("flags", ())]
 
 
@@ -157,7 +158,7 @@ def _format_gradient_error(selection: JsonObject) -> str:
 # ---- several runs ----
 
 
-def mean_and_deviation(values: list[float]) -> str:
+def format_mean(values: list[float]) -> str:
     """Write mean and sample deviation with one decimal; the mean alone of a single value, a dash of none."""
     if not values:
         return NOTHING
@@ -165,7 +166,7 @@ def mean_and_deviation(values: list[float]) -> str:
     return f"{statistics.fmean(values):.1f}{deviation}"
 
 
-def comparison(
+def compare_methods(
     groups: Groups, which: str = "last", *, against: Sequence[RunRecord] = (), clock: bool = False
 ) -> tuple[Row, list[Row]]:
     """Return the header and the rows of a table that compares methods, one row per method.
@@ -217,7 +218,7 @@ def _read_robust(record: RunRecord, which: str) -> dict[str, float]:
     evaluation = record.final[which]
     accuracies: dict[str, float] = {}
     for attack in evaluation["attacks"]:
-        label = attack_label(attack)
+        label = name_attack(attack)
         earlier = sum(name == label or name.startswith(f"{label} (") for name in accuracies)
         if earlier:
             label = f"{label} ({earlier + 1})"
@@ -231,9 +232,9 @@ def _format_accuracies(records: Sequence[RunRecord], which: str, labels: Iterabl
     """Return the cells of clean and robust accuracy; a label that no record has gets a dash."""
     robust = [_read_robust(record, which) for record in records]
     clean = [100 * record.final[which]["clean"]["accuracy"] for record in records]
-    cells = [mean_and_deviation(clean)]
+    cells = [format_mean(clean)]
     for label in labels:
-        cells.append(mean_and_deviation([accuracies[label] for accuracies in robust if label in accuracies]))
+        cells.append(format_mean([accuracies[label] for accuracies in robust if label in accuracies]))
     return cells
 
 
@@ -271,13 +272,13 @@ def _format_mean_errors(records: Sequence[RunRecord]) -> str:
     return f"{error:.3f}{against_full} ({chance:.3f})"
 
 
-def list_flags(record: RunRecord) -> list[str]:
+def list_run_flags(record: RunRecord) -> list[str]:
     """Return why the numbers of a run cannot be trusted: the flags of its evaluations, each once."""
     flags = chain.from_iterable(evaluation.get("flags", ()) for evaluation in record.final.values())
     return list(dict.fromkeys(map(str, flags)))
 
 
-def flagged(groups: Groups, which: str = "last") -> list[str]:
+def list_flags(groups: Groups, which: str = "last") -> list[str]:
     """Return why the numbers of some methods cannot be trusted, for the footer of a table: "method: flag"."""
     flags: dict[str, None] = {}
     for name, records in groups.items():
