@@ -111,7 +111,7 @@ def _draw_line(frame: Frame, line: Line) -> list[Markup]:
 
 
 def _draw_labels(frame: Frame, labels: Sequence[tuple[float, str, str]]) -> list[Markup]:
-    """Draw names to the right of the plot; each label is a value of y, a name and a class. They do not overlap."""
+    """Draw names to the right of the plot; each label is a value of y, a name and a CSS class."""
     wanted = [frame.y(y) for y, _, _ in labels]
     heights = separate(wanted, LINE, low=frame.y.end + 2, high=frame.y.start - 2)
     parts = []
@@ -178,7 +178,7 @@ def bin_values(values: Sequence[float]) -> tuple[list[float], list[int]]:
 def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: str) -> Markup:
     """Draw how many values lie in each bin, and a mark at their mean."""
     edges, counts = bin_values(values)
-    frame = make_frame((edges[0], edges[-1]), (0.0, max(counts) * 1.12), whole=False)
+    frame = make_frame((edges[0], edges[-1]), (0.0, max(counts) * 1.12), integers=False)
     parts = frame.draw(x_title, y_title)
     for (left, right), count in zip(pairwise(edges), counts, strict=True):
         box = (frame.x(left) + 0.5, frame.y(count), frame.x(right) - 0.5, frame.y(0))

@@ -109,8 +109,12 @@ def _method_settings(record: RunRecord) -> JsonObject:
 def _describe_differences(settings: Sequence[JsonObject]) -> list[str]:
     """Say for each method what sets it apart from the others: "selection.budget 0.3". A single one gets ""."""
     names = dict.fromkeys(chain.from_iterable(settings))
-    differing = [name for name in names if len({repr(entry.get(name)) for entry in settings}) > 1]
+    differing = [name for name in names if _is_differing(name, settings)]
     return [_describe_settings(entry, differing)[:_NAME_LENGTH] for entry in settings]
+
+
+def _is_differing(name: str, settings: Sequence[JsonObject]) -> bool:
+    return len({repr(entry.get(name)) for entry in settings}) > 1
 
 
 def _describe_settings(settings: JsonObject, names: Sequence[str]) -> str:
@@ -232,5 +236,5 @@ def summarize_methods(groups: Groups, which: str = "last") -> list[Method]:
     for name, records in groups.items():
         costs = [record.relative_cost for record in records]
         accuracies = [robust(record, which) for record in records]
-        methods.append(Method(name, classify_run(records[0].config), costs, accuracies))
+        methods.append(Method(name, kind=classify_run(records[0].config), costs=costs, robust=accuracies))
     return sorted(methods, key=attrgetter("rank"))

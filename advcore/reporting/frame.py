@@ -55,19 +55,19 @@ def make_frame(
     *,
     size: tuple[float, float] = (WIDTH, HEIGHT),
     right: float = 12,
-    whole: bool = True,
+    integers: bool = True,
     log: bool = False,
 ) -> Frame:
     """Return axes over two ranges of values, in a chart of `size`.
 
     right : pixels between the plot and the right edge of the chart.
-    whole : x counts something, so that its ticks are whole numbers.
+    integers : x counts something, so that its ticks are integers.
     log : y is logarithmic.
     """
     y_ticks = choose_log_ticks(*y_range, 5) if log else choose_ticks(*y_range, 5)
     left = 8 + max((svg.estimate_width(format_number(value)) for value in y_ticks), default=0)
     width, height = size
-    x_ticks = choose_ticks(*x_range, max(2, int((width - left - right) / 45)), whole=whole)
+    x_ticks = choose_ticks(*x_range, max(2, int((width - left - right) / 45)), integers=integers)
     return Frame(
         x=Scale(*x_range, start=left, end=width - right),
         y=Scale(*y_range, start=height - 38, end=24, log=log),

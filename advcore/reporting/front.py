@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import attrgetter
 
@@ -139,12 +139,12 @@ def _lay_out(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
     log = min(costs) > 0 and max(costs) > 3 * min(costs)
     x_range = choose_range(costs, log=log)
     legend = LINE * len(_arrange_legend(methods, size[0])) + 8
-    frame = make_frame(x_range, accuracies, size=(size[0], size[1] - legend), right=16, whole=False)
+    frame = make_frame(x_range, accuracies, size=(size[0], size[1] - legend), right=16, integers=False)
     if not log:
         return frame
     x_scale = Scale(*x_range, start=frame.x.start, end=frame.x.end, log=True)
     x_ticks = choose_log_ticks(*x_range, max(3, int((x_scale.end - x_scale.start) / 60)))
-    return Frame(x_scale, frame.y, x_ticks, frame.y_ticks)
+    return replace(frame, x=x_scale, x_ticks=x_ticks)
 
 
 def _trace_steps(places: Sequence[Point], end: float) -> list[Point]:
@@ -163,8 +163,10 @@ def _draw_legend(methods: Sequence[Method], size: tuple[float, float]) -> list[M
         y = height - 6 - LINE * (len(rows) - 1 - i)
         for name, x in row:
             shape, colour = KINDS[name]
-            parts.append(svg.mark((x, y - 0.35 * SIZE), f"f{colour}", radius=4.5, shape=shape))
-            parts.append(svg.text(x + 9, y, name, css="tick"))
+            parts += [
+                svg.mark((x, y - 0.35 * SIZE), f"f{colour}", radius=4.5, shape=shape),
+                svg.text(x + 9, y, name, css="tick"),
+            ]
     return parts
 
 

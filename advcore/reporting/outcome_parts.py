@@ -29,10 +29,11 @@ def build_accuracies(record: RunRecord) -> list[Part]:
     states = {which: entry for which, entry in record.final.items() if not (is_same and which == "best")}
     for colour, (which, evaluation) in enumerate(states.items(), 1):
         for name, entry, settings in _list_accuracies(evaluation):
-            cells = (format_percent(entry["accuracy"]), _format_interval(entry), f"{entry['n']:,}")
+            interval = format_accuracy(entry).partition(" ")[2]
+            cells = (format_percent(entry["accuracy"]), interval, f"{entry['n']:,}")
             rows.append((which, name, *cells, *_describe_attack(settings)))
-            low, high = entry["interval"]
-            intervals.append(Interval(f"{which}, {name}", 100 * entry["accuracy"], 100 * low, 100 * high, colour))
+            percentages = [100 * share for share in (entry["accuracy"], *entry["interval"])]
+            intervals.append(Interval(f"{which}, {name}", *percentages, colour=colour))
     alt = "; ".join(f"{interval.name} {interval.value:.1f} %" for interval in intervals)
     chart = draw_intervals(intervals, x_title="accuracy, %", alt=f"Accuracies with 95 % intervals: {alt}.")
     return [
@@ -50,10 +51,6 @@ def _list_accuracies(evaluation: JsonObject) -> list[tuple[str, JsonObject, Json
     if worst := find_worst_case(evaluation):
         accuracies.append(("all attacks", worst, {}))
     return accuracies
-
-
-def _format_interval(entry: JsonObject) -> str:
-    return format_accuracy(entry).partition(" ")[2]
 
 
 def _describe_attack(settings: JsonObject) -> tuple[str, ...]:
@@ -122,7 +119,7 @@ def _draw_costs(record: RunRecord, spent: JsonObject) -> Figure:
         cost = (entry["forward"] + entry["backward"]) / record.reference["units"]
         if phase != "evaluation" and cost > 0:
             rows.append(Bar(phase, cost, f"{cost:.3f}"))
-    rows.append(Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", "f0"))
+    rows.append(Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", css="f0"))
     alt = f"Relative cost by phase: {_list_bars(rows)}"
     caption = "Where the relative cost goes: passes, over all those of full training. Evaluation is not in it."
     return Figure(caption, draw_bars(rows, alt=alt, limits=[(1.0, "full training")]))
@@ -130,7 +127,7 @@ def _draw_costs(record: RunRecord, spent: JsonObject) -> Figure:
 
 def _draw_seconds(record: RunRecord, seconds: dict[str, float]) -> Figure:
     colours = {"evaluation": "data"}
-    rows = [Bar(phase, value, f"{value:,.1f} s", colours.get(phase, "f1")) for phase, value in seconds.items()]
+    rows = [Bar(phase, value, f"{value:,.1f} s", css=colours.get(phase, "f1")) for phase, value in seconds.items()]
     device = record.environment.get("device", "a device that the record does not name")
     return Figure(f"Seconds by phase, on {device}.", draw_bars(rows, alt=f"Seconds by phase: {_list_bars(rows)}"))
 

@@ -81,9 +81,9 @@ def _choose_key_numbers(record: RunRecord) -> list[KeyNumber]:
         numbers += _list_probe_accuracies(record.epochs[-1])
     remark = "full training is 1" if record.finished else "so far; full training is 1"
     numbers.append(("relative cost", f"{record.relative_cost:.3f}", remark))
-    measured = [selection for selection in record.selections if selection.get("gradient_error") is not None]
-    if measured:
-        last = measured[-1]
+    selections = [selection for selection in record.selections if selection.get("gradient_error") is not None]
+    if selections:
+        last = selections[-1]
         remark = f"random {last['gradient_error_random']:.3f}, selection at {last['epoch']}"
         numbers.append(("gradient error", f"{last['gradient_error']:.3f}", remark))
     return numbers

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from operator import attrgetter
 
 from markupsafe import Markup
 
@@ -94,7 +95,7 @@ def _note_repeats(methods: Methods) -> list[Note]:
 
 
 def _note_data_differences(methods: Methods) -> list[Note]:
-    records = {name: [run.record for run in runs] for name, runs in methods.items()}
+    records = {name: list(map(attrgetter("record"), runs)) for name, runs in methods.items()}
     return [Note(line, "warning") for line in find_data_differences(records)]
 
 
@@ -132,7 +133,7 @@ def _build_front(block: Block) -> list[Part]:
     methods = summarize_methods(block.groups)
     front = find_front(methods)
     records = list(chain.from_iterable(block.groups.values()))
-    title = f"robust accuracy, % ({_name_judge(records[0])})"
+    title = f"robust accuracy, % ({_name_attacks(records[0])})"
     caption = "Robust accuracy over relative cost, checkpoint last; full training costs 1. "
     if any(len(method.robust) > 1 for method in methods):
         caption += "Points are means over seeds, bars their sample deviation. "
@@ -150,7 +151,7 @@ def _build_front(block: Block) -> list[Part]:
     return [*parts, *_note_references(records)]
 
 
-def _name_judge(record: RunRecord) -> str:
+def _name_attacks(record: RunRecord) -> str:
     """Return the name of the attacks by which methods are compared."""
     attacks = [name_attack(attack) for attack in record.final["last"]["attacks"]]
     if len(attacks) > 1:
@@ -207,10 +208,8 @@ def _build_curves(methods: Methods) -> list[Part]:
     for name, lines in curves.items():
         figures.append(Figure(name, _draw_small(frame, name, lines, others)))
         others = Markup('<use href="#all-curves"/>')  # the first chart holds the curves, all others refer to them
-    about = (
-        "Robust accuracy (clean where nothing is attacked) on validation examples over epochs; grey: all other methods."
-    )
-    return [Note(about), Figures(figures, small=True), *notes]
+    about = "Robust accuracy (clean where nothing is attacked) on validation examples over epochs"
+    return [Note(f"{about}; grey: all other methods."), Figures(figures, small=True), *notes]
 
 
 def _read_curve(record: RunRecord) -> list[Point]:

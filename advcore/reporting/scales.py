@@ -46,15 +46,15 @@ def choose_range(
     return low, min(high + room, top)
 
 
-def choose_ticks(low: float, high: float, most: int = 6, *, whole: bool = False) -> list[float]:
+def choose_ticks(low: float, high: float, most: int = 6, *, integers: bool = False) -> list[float]:
     """Return at most `most` evenly spaced round values within [low, high].
 
-    Their distance is 1, 2 or 5 times a power of ten; with `whole`, it is at least 1.
+    Their distance is 1, 2 or 5 times a power of ten; with `integers`, it is at least 1.
     """
     exponent = math.floor(math.log10((high - low) / most))
     for power, factor in product((exponent, exponent + 1, exponent + 2), (1, 2, 5)):
         step = factor * 10.0**power
-        if whole and step < 1:
+        if integers and step < 1:
             continue
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first < most:

@@ -66,7 +66,8 @@ def _draw_errors(record: RunRecord) -> Figure | None:
         caption += ", and the same weights as the trainer rescales them"
     if "full attack" in lines:
         caption += ", and under the full attack"
-    heights = [y for _, y in chain.from_iterable(line.points for line in lines.values())]
+    points = chain.from_iterable(line.points for line in lines.values())
+    heights = [y for _, y in points]
     log = min(heights) > 0 and max(heights) > FAR * min(heights)
     title = "gradient error, logarithmic" if log else "gradient error"
     alt = "; ".join(map(_list_values, lines.values()))
@@ -87,11 +88,11 @@ def _draw_overlap(record: RunRecord) -> Figure | None:
     if share is not None:
         chance.append((100 * share, "by chance"))
     alt = "Share of the previous coreset that the next one keeps"
-    chart = _draw_percentages(Line("kept", points, 1, dots=True), "overlap, %", alt, chance)
+    chart = _draw_percentages(Line("kept", points, 1, dots=True), "overlap, %", alt=alt, chance=chance)
     return Figure("Overlap: the share of the previous coreset that is in the next one, too.", chart)
 
 
-def _draw_percentages(line: Line, title: str, alt: str, chance: Sequence[tuple[float, str]] = ()) -> Markup:
+def _draw_percentages(line: Line, title: str, *, alt: str, chance: Sequence[tuple[float, str]] = ()) -> Markup:
     """Draw percentages by selection. chance : dotted horizontal lines, each a height and its name."""
     values = ", ".join(f"{y:.0f} %" for _, y in line.points)
     axes = Axes(_WHEN, title, zero=True, top=100.0)
@@ -123,13 +124,18 @@ def _tabulate_selections(record: RunRecord) -> Table:
     """Return a table of the selections. Columns for which no selection has a value are left out."""
     entries = []
     phases: dict[str, None] = {}
+    keys: set[str] = set()
     for selection in record.selections:
         seconds = selection.get("seconds") or {}
+        entry = selection | {f"s:{phase}": value for phase, value in seconds.items()}
+        entries.append(entry)
         phases |= dict.fromkeys(seconds)
-        entries.append(selection | {f"s:{phase}": value for phase, value in seconds.items()})
+        keys |= {key for key, value in entry.items() if value is not None}
     columns = [*_COLUMNS, *((f"{phase}, s", f"s:{phase}", "{:.2f}") for phase in phases)]
-    columns = [column for column in columns if any(entry.get(column[1]) is not None for entry in entries)]
-    rows = [[format_cell(entry.get(key), form) for _, key, form in columns] for entry in entries]
+    columns = [(title, key, form) for title, key, form in columns if key in keys]
+    rows = []
+    for entry in entries:
+        rows.append([format_cell(entry.get(key), form) for _, key, form in columns])
     return Table("Selections", [title for title, _, _ in columns], rows, words=2)
 
 
@@ -148,7 +154,7 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
     sizes = _read_series(record, "effective_sample_size", 100)
     if len(sizes) > 1:
         line = Line("", sizes, 1, dots=True)
-        chart = _draw_percentages(line, "effective size, %", "Effective sample size by selection")
+        chart = _draw_percentages(line, "effective size, %", alt="Effective sample size by selection")
         figures.append(Figure("Effective sample size, (Σw)² / (K Σw²): 100 % where all weights are equal.", chart))
     notes = []
     for reason in dict.fromkeys(missing.values()):

@@ -60,7 +60,7 @@ class Results:
     def add(
         self, method: str, seed: int, record: RunRecord | None, *, error: str | None = None, hash: str = ""
     ) -> None:
-        self.entries.append(Entry(method, seed, record, error, hash))
+        self.entries.append(Entry(method, seed, record, error=error, hash=hash))
 
     def groups(self) -> dict[str, list[RunRecord]]:
         """Return the records by method. Methods without a record are left out."""
@@ -104,9 +104,9 @@ def build_table(results: Results, title: str, which: str) -> Table:
     groups = results.groups()
     against = groups.get(results.reference, [])
     machine = _find_common_machine(groups)
-    header, compared = compare_methods(groups, which, against=against, clock=machine is not None)
+    header, method_rows = compare_methods(groups, which, against=against, clock=machine is not None)
     marks, legend = _mark_flags(groups, which)
-    by_method = {row[0]: (row[0] + marks.get(row[0], ""), *row[1:]) for row in compared}
+    by_method = {row[0]: (row[0] + marks.get(row[0], ""), *row[1:]) for row in method_rows}
     rows: list[Row] = []
     for method in results.methods():
         if method in by_method:
@@ -223,16 +223,17 @@ def raw(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]
 
     Accuracies are fractions. What a run does not have is an empty cell.
     """
-    measured = [_read_measured(entry.record) if entry.record else {} for entry in results.entries]
-    columns = list(dict.fromkeys(chain(_SPENT, *measured)))
+    numbers = [_read_numbers(entry.record) if entry.record else {} for entry in results.entries]
+    columns = list(dict.fromkeys(chain(_SPENT, *numbers)))
     rows = []
-    for entry, values in zip(results.entries, measured, strict=True):
+    for entry, values in zip(results.entries, numbers, strict=True):
         identity = (suite, size or "", entry.method, entry.seed, entry.status, entry.error or "", entry.hash)
-        rows.append(tuple(str(cell) for cell in (*identity, *(values.get(name, "") for name in columns))))
+        cells = [*identity, *(values.get(name, "") for name in columns)]
+        rows.append(tuple(map(str, cells)))
     return (*_IDENTITY, *columns), rows
 
 
-def _read_measured(record: RunRecord) -> dict[str, object]:
+def _read_numbers(record: RunRecord) -> dict[str, object]:
     """Return the numbers of a record by column.
 
     They are its cost and seconds, the accuracies of both checkpoints with their 95 % intervals, gradient errors, the

@@ -92,6 +92,10 @@ def _character_width(character: str) -> float:
     return _WIDTHS.get(character, 0.78 if is_broad else 0.64)
 
 
+# Pixels between a point and its label.
+GAP = 7
+
+
 @dataclass
 class Labels:
     """Places labels beside points so that they cover neither each other nor anything else.
@@ -105,28 +109,28 @@ class Labels:
     taken: list[Box] = field(default_factory=list)
     lines: list[Box] = field(default_factory=list)
 
-    def place(self, point: Point, choices: Sequence[str], css: str = "", gap: float = 7) -> Markup:
+    def place(self, point: Point, choices: Sequence[str]) -> Markup:
         """Return the first of `choices` that has room beside a point, at the first place where it has room.
 
         Returns empty markup where none has.
         """
         for words in choices:
             for avoided in ([*self.taken, *self.lines], self.taken):
-                for x, y, anchor in self._list_places(point, gap):
+                for x, y, anchor in self._list_places(point):
                     box = self._enclose(x, y, anchor, words)
                     if self._has_room(box, avoided):
                         self.taken.append(box)
-                        return text(x, y, words, anchor=anchor, css=css)
+                        return text(x, y, words, anchor=anchor)
         return Markup("")
 
-    def _list_places(self, point: Point, gap: float) -> list[tuple[float, float, str]]:
+    def _list_places(self, point: Point) -> list[tuple[float, float, str]]:
         """Return where a label may begin, and its anchor, the best place first."""
         x, y = point
         middle = y + 0.35 * SIZE
-        above = y - gap
-        below = y + gap + 0.75 * SIZE
-        beside = [(x + gap, middle, "start"), (x - gap, middle, "end"), (x, above, "middle"), (x, below, "middle")]
-        sides = ((x + gap, "start"), (x - gap, "end"))
+        above = y - GAP
+        below = y + GAP + 0.75 * SIZE
+        beside = [(x + GAP, middle, "start"), (x - GAP, middle, "end"), (x, above, "middle"), (x, below, "middle")]
+        sides = ((x + GAP, "start"), (x - GAP, "end"))
         return beside + [(side, height, anchor) for (side, anchor), height in product(sides, (above, below))]
 
     def _enclose(self, x: float, y: float, anchor: str, words: str) -> Box:

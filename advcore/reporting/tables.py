@@ -158,7 +158,7 @@ def _format_gradient_error(selection: JsonObject) -> str:
 # ---- several runs ----
 
 
-def format_mean(values: list[float]) -> str:
+def format_mean(values: Sequence[float]) -> str:
     """Write mean and sample deviation with one decimal; the mean alone of a single value, a dash of none."""
     if not values:
         return NOTHING
