@@ -202,15 +202,16 @@ def find_data_differences(groups: Groups) -> list[str]:
     It differs if the hashes do: of another file of the same name, for instance. A hash of labels alone is not compared
     with one of images.
     """
-    names_by_hash: dict[tuple[str, str, str], dict[str, dict[str, None]]] = {}
+    # For each part, kind of hash and settings: the names of methods by hash. Dictionaries keep names in order, once.
+    hashes: dict[tuple[str, str, str], dict[str, dict[str, None]]] = {}
     for name, records in groups.items():
         for record in records:
             settings = {key: value for key, value in _method_settings(record).items() if key.startswith("data.")}
             for part, text in record.data.get("hash", {}).items():
-                what, _, value = text.rpartition(" ")
-                names_by_hash.setdefault((part, what, str(settings)), {}).setdefault(value, {})[name] = None
+                kind, _, value = text.rpartition(" ")
+                hashes.setdefault((part, kind, str(settings)), {}).setdefault(value, {})[name] = None
     sentences = []
-    for (part, _, _), names in names_by_hash.items():
+    for (part, _, _), names in hashes.items():
         if len(names) > 1:
             lists = "; ".join(f"{', '.join(methods)} ({value})" for value, methods in names.items())
             sentences.append(f"Not of the same {part} data, although the settings of the data are the same: {lists}.")

@@ -117,13 +117,13 @@ def _draw_method(frame: Frame, method: Method, labels: Labels) -> list[Markup]:
 def _name_methods(frame: Frame, methods: Sequence[Method], labels: Labels, *, all_named: bool) -> list[Markup]:
     """Write the name or the number of each method beside its point, as far as there is room.
 
+    Methods on the front come first, and the most robust ones before others.
     all_named : methods that are not on the front may have their name, too.
     """
     front = find_front(methods)
     numbers = {id(method): str(number) for number, method in enumerate(methods, 1)}
-    ordered = sorted(methods, key=attrgetter("mean"), reverse=True)
     parts = []
-    for method in sorted(ordered, key=lambda method: method not in front):
+    for method in sorted(methods, key=lambda method: (method not in front, -method.mean)):
         choices = [numbers[id(method)]]
         if all_named or method in front:
             choices.insert(0, method.name)

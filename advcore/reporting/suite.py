@@ -134,7 +134,7 @@ def _mark_flags(groups: Groups, which: str) -> tuple[dict[str, str], list[str]]:
 
     The kind of a flag is the word before its colon.
     """
-    kinds: dict[str, dict[str, list[str]]] = {}
+    kinds: dict[str, dict[str, list[str]]] = {}  # the names of methods, by kind and flag
     for name, records in groups.items():
         for record in records:
             for flag in record.final[which].get("flags", ()):

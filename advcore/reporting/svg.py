@@ -92,7 +92,7 @@ def _character_width(character: str) -> float:
     return _WIDTHS.get(character, 0.78 if is_broad else 0.64)
 
 
-# Pixels between a point and its label.
+# The distance between a point and its label, in pixels.
 GAP = 7
 
 
@@ -146,8 +146,9 @@ class Labels:
 
 def is_overlapping(first: Box, second: Box) -> bool:
     """Return whether two boxes share more than an edge."""
-    is_level = first[0] < second[2] and second[0] < first[2]
-    return is_level and first[1] < second[3] and second[1] < first[3]
+    overlaps_across = first[0] < second[2] and second[0] < first[2]
+    overlaps_along = first[1] < second[3] and second[1] < first[3]
+    return overlaps_across and overlaps_along
 
 
 def box_around(centre: Point, radius: float) -> Box:
