@@ -15,7 +15,11 @@ WIDTH, HEIGHT = 340.0, 200.0
 
 @dataclass(frozen=True)
 class Frame:
-    """The axes around a plot: the scale of each, and the values of its ticks."""
+    """The axes around a plot.
+
+    x, y : the scales, from values to pixels.
+    x_ticks, y_ticks : the values at which the axes have ticks.
+    """
 
     x: Scale
     y: Scale

@@ -23,7 +23,7 @@ MARKS = ("†", "‡", "§", "¶", "‖", "††", "‡‡", "§§")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run of a suite.
+    """A run of a suite: of a method, with a seed.
 
     record : None for a run that failed or is missing.
     error : why the run failed.
@@ -76,7 +76,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with lines of text above and below it. A row of a single cell spans all columns."""
+    """A table with lines of text above and below it.
+
+    caption, notes : the text above, and the lines below.
+    header, rows : the cells. A row of a single cell spans all columns.
+    """
 
     caption: str
     header: Row
