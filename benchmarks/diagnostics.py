@@ -23,7 +23,7 @@ from advcore.gradients import GRADIENTS
 from advcore.gradients.scores import scored
 from advcore.minibatch.gradient_matching import cosines
 from advcore.objectives import Standard
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.runner.config import load
@@ -129,14 +129,14 @@ def page(facts: dict) -> str:
             "Selective training by gradient matching; the score is the cosine of an example's last-layer gradient with",
             "that of the whole set, at clean images. Means over the first, middle and last third of the epochs.",
             "",
-            markdown(("", "first third", "middle", "last third"), rows),
+            to_markdown(("", "first third", "middle", "last third"), rows),
             "",
             "## AIGN, vulnerability and the boundary",
             "",
             f"TRADES on all data, {own['n']} training examples; the boundary is the smallest linf ball in which PGD-20",
             f"flips the prediction, up to {own['largest radius']:g} ({own['reached']} examples have one).",
             "",
-            markdown(("rank correlation of", ""), links),
+            to_markdown(("rank correlation of", ""), links),
             "",
             "![AIGN beside robust loss and distance to the boundary](diagnostics.png)",
             "",

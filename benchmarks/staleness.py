@@ -20,7 +20,7 @@ from advcore.errors import AdvcoreError
 from advcore.files import write_json
 from advcore.gradients import GRADIENTS
 from advcore.gradients.scores import scored
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.runner.config import load
 from advcore.runner.environment import environment
@@ -92,7 +92,7 @@ def table(facts: dict) -> str:
     errors = ["GradMatch's", "CRAIG's", "a random subset's", "a batch's"]
     head = ["epochs since", *(f"{name} gradient error" for name in errors)]
     head += [f"loss outside less inside, {name}" for name in ("GradMatch", "CRAIG", "random")]
-    return markdown(head, rows)
+    return to_markdown(head, rows)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from figures import between
 
 from advcore.errors import counted
 from advcore.files import read_json, write_json
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.runner.environment import environment
 from advcore.threads import SPINS, core_limit
 
@@ -116,7 +116,7 @@ def page(record: dict) -> str:
         "range; variants take turns. Spinning is GNU OpenMP's default. advcore lets a waiting thread look "
         f"{SPINS:,} times before it sleeps.",
         "",
-        markdown(header, rows),
+        to_markdown(header, rows),
     ]
     return "\n".join(lines) + "\n"
 

@@ -26,7 +26,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "methods": ("data", "models", "attacks", "objectives", "solvers", "minibatch"),
     "base": (
         *("types", "errors", "rng", "cost", "rows", "pairs", "spill", "files", "signals", "speed", "cpu_defaults"),
-        *("deprecation", "heap", "graphs", "device", "distributed", "borrow", "apportion", "pieces", "threads", "pixels", "version"),
+        *("deprecation", "heap", "graphs", "device", "distributed", "borrow", "apportion", "pieces", "threads"),
+        *("pixels", "version"),
     ),
 }
 """From the top to the bottom: a part may import from its own layer and from those below."""

@@ -58,8 +58,8 @@ API = {
 """Packages and modules of advcore that have a page, with its title."""
 INNER = {
     "reporting": {
-        *("card", "charts", "compare", "front", "outcome_parts", "page", "parts", "run_page", "runs_page", "scales"),
-        *("selection_parts", "svg"),
+        *("card", "charts", "compare", "frame", "front", "learning_parts", "lenient", "outcome_parts", "page", "parts"),
+        *("run_page", "runs_page", "scales", "selection_parts", "settings_parts", "svg"),
     },
     "solvers": {"active", "batched", "products"},
     "selection": {"solve"},

@@ -17,7 +17,7 @@ from advcore.evaluation.checks import bent, order_flags, strength_flags
 from advcore.evaluation.evaluate import attack_name, evaluate
 from advcore.models import MODELS as ZOO
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import accuracies, flagged
+from advcore.reporting.tables import accuracies, list_flags
 
 N, SHAPE = 40, (1, 6, 6)
 GOOD = LinfPGD(eps=0.05, steps=10)
@@ -229,7 +229,7 @@ def test_a_flag_is_in_the_record_and_in_the_tables():
     told, (flag,) = found.as_dict(), [one for one in found.flags if one.startswith("randomised:")]
     assert flag in told["flags"] and ("last: flag", flag) in accuracies("last", told)
     record = RunRecord(name="x", config={}, environment={}, plan="", reference={}, final={"last": told, "best": told})
-    assert f"ours: {flag}" in flagged({"ours": [record]})
+    assert f"ours: {flag}" in list_flags({"ours": [record]})
 
 
 def test_without_checks_nothing_is_claimed():

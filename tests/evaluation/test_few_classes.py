@@ -11,7 +11,7 @@ from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.evaluation.autoattack import VERSIONS, AutoAttack
 from advcore.evaluation.evaluate import evaluate
-from advcore.reporting.tables import attack_label
+from advcore.reporting.tables import name_attack
 
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}
 SHAPE = (1, 5, 5)
@@ -124,7 +124,7 @@ def test_every_version_runs_what_there_is_for_so_many_classes_and_is_named_after
     assert fewest_iterations == [RUNS[version, classes]] and entry["accuracy"] == 1
     assert tuple(entry["parts"]) == RUNS[version, classes]
     told = TOLD.get((version, classes), version)
-    assert entry["version"] == told and attack_label(entry).endswith(f"AutoAttack {told}")
+    assert entry["version"] == told and name_attack(entry).endswith(f"AutoAttack {told}")
     assert bool(found.flags) is (told != version)
     json.dumps(found.as_dict(), allow_nan=False)
 
