@@ -83,11 +83,11 @@ def input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         losses = loss_fn(x)
-        gradient = slope(losses.sum(), x)
+        gradient = gradient_of(losses.sum(), x)
     return losses.detach(), gradient
 
 
-def slope(value: Tensor, x: Tensor, **how: Any) -> Tensor:
+def gradient_of(value: Tensor, x: Tensor, **how: Any) -> Tensor:
     """torch.autograd.grad(value, x, **how) as one tensor; zeros where nothing leads from x to `value`, as in a model
     that rounds to whole numbers or detaches its input (which `evaluation.checks` calls masked)."""
     if not value.requires_grad:
@@ -95,7 +95,7 @@ def slope(value: Tensor, x: Tensor, **how: Any) -> Tensor:
     return torch.autograd.grad(value, x, allow_unused=True, materialize_grads=True, **how)[0]
 
 
-def in_full(x: Tensor) -> Tensor:
+def to_full_precision(x: Tensor) -> Tensor:
     """A constant in float32 or wider: half precision cannot hold a point of a ball."""
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
@@ -168,7 +168,7 @@ class Iterated(Bounded):
         return [at_least("steps", self.steps, 1), at_least("restarts", self.restarts, 1)]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
-        x = in_full(x)
+        x = to_full_precision(x)
         tries = [self._once(loss_fn, x, generator.child("restart", r)) for r in range(self.restarts)]
         if self.restarts == 1:
             return tries[0]

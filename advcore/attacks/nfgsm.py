@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advcore.attacks.base import Bounded, climb, in_full
+from advcore.attacks.base import Bounded, climb, to_full_precision
 from advcore.attacks.geometry import linf_distance, linf_start, linf_step
 from advcore.attacks.pgd import LinfPGD, pixel_radius
 from advcore.errors import positive, within
@@ -47,7 +47,7 @@ class NFGSM(Bounded):
         return self.eps if self.step_size is None else self.step_size
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
-        x = in_full(x)
+        x = to_full_precision(x)
         return climb(
             loss_fn,
             linf_start(x, self.noise * self.eps, generator),

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Iterated, input_gradient, slope
+from advcore.attacks.base import Iterated, input_gradient, gradient_of
 from advcore.attacks.lpips import Embedder, between, caught, project
 from advcore.errors import ConfigError, at_least, must
 from advcore.rng import Stream
@@ -274,7 +274,7 @@ def steepest(seen: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         now = seen(x)
         found = now.embeddings
-        gradient = slope(now.margins.clamp_max(_CLIP).sum(), x, retain_graph=True)
+        gradient = gradient_of(now.margins.clamp_max(_CLIP).sum(), x, retain_graph=True)
     still, gradient = found.detach(), gradient.nan_to_num(0, 0, 0)
 
     def forwards(p: Tensor) -> Tensor:
@@ -287,7 +287,7 @@ def steepest(seen: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
     v, residual = torch.zeros_like(gradient), gradient
     p, squared = residual, _dot(residual, residual)
     for _ in range(_CG):
-        applied = slope(found, x, grad_outputs=forwards(p), retain_graph=True)
+        applied = gradient_of(found, x, grad_outputs=forwards(p), retain_graph=True)
         stride = _over(squared, _dot(p, applied))
         v, residual = v + stride * p, residual - stride * applied
         before, squared = squared, _dot(residual, residual)
