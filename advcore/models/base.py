@@ -35,7 +35,7 @@ class ModelSettings:
     needs: ClassVar[tuple[str, ...]] = ()
     """Packages that the parts import."""
     family: ClassVar[str | None] = None
-    """Name of a group of architectures that run alike, whose defaults on a CPU `advcore.cpu_defaults` knows; or None."""
+    """Name of a group of architectures that run alike, whose CPU defaults `advcore.cpu_defaults` knows; or None."""
 
     def __post_init__(self):
         require(one_of("normalize", self.normalize, NORMALIZE))
