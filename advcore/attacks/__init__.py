@@ -1,4 +1,4 @@
-"""Climb a per-example loss inside a threat model; never see a label or an objective."""
+"""Attacks: each climbs a per-example loss inside a threat model, and never sees a label or an objective."""
 
 from advcore.attacks.jpeg import JPEGLinf
 from advcore.attacks.nfgsm import NFGSM
@@ -46,4 +46,4 @@ ALIASES = {
     "recolor": "recoloradv",
     "jpeg": "jpeg_linf",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""
+"""Names that the field uses, to the names here (`errors.nearest`)."""

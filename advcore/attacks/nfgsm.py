@@ -1,7 +1,9 @@
-"""N-FGSM: one signed step from a noisy image, not brought back to the ball; for training."""
+"""N-FGSM: one signed step from a noisy image, not projected onto the ball; for training."""
 
+from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from advcore.attacks.base import Bounded, climb, to_full_precision
@@ -22,7 +24,7 @@ class NFGSM(Bounded):
     noise : half width of the noise, in eps, in [0, 100].
     step_size : length of the step, in pixel units, above 0; None means eps.
 
-    Cost: one forward and one backward pass an example. Reference: de Jorge et al. 2022, algorithm 1.
+    Cost: one forward and one backward pass per example. Reference: de Jorge et al. 2022, algorithm 1.
     """
 
     noise: float = 2.0
@@ -36,14 +38,14 @@ class NFGSM(Bounded):
         return pixel_radius(self.eps, 1.0)
 
     def _more_problems(self) -> list[str | None]:
-        return [
-            within("noise", self.noise, 0, 100),
-            None if self.step_size is None else positive("step_size", self.step_size, "leave it out for eps"),
-        ]
+        problems = [within("noise", self.noise, 0, 100)]
+        if self.step_size is not None:
+            problems.append(positive("step_size", self.step_size, "leave it out for eps"))
+        return problems
 
     @property
     def length(self) -> float:
-        """Length of the step."""
+        """Length of the step, in pixel units."""
         return self.eps if self.step_size is None else self.step_size
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
@@ -52,8 +54,8 @@ class NFGSM(Bounded):
             loss_fn,
             linf_start(x, self.noise * self.eps, generator),
             steps=1,
-            move=lambda x_adv, gradient: linf_step(x_adv, gradient, self.length),
-            project=lambda x_adv: x_adv.clamp(0, 1),
+            move=partial(linf_step, step_size=self.length),
+            project=partial(torch.clamp, min=0, max=1),
         )
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ class NFGSM(Bounded):
     def probe(self) -> LinfPGD:
         return self.reference(1).probe()
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, object]:
         return {
             "norm": "linf",
             "eps": self.eps,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Iterated, input_gradient, gradient_of
+from advcore.attacks.base import Iterated, gradient_of, input_gradient
 from advcore.attacks.lpips import Embedder, between, caught, project
 from advcore.errors import ConfigError, at_least, must
 from advcore.rng import Stream
@@ -100,7 +100,7 @@ class Perceptual(Iterated):
         new.__dict__[name] = value
         return new
 
-    def _once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
+    def _attack_once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
         with torch.no_grad():
             margins, clean = self._bound.both(loss_fn, x)
 
@@ -173,7 +173,7 @@ class FastLPA(Perceptual):
     def probe(self) -> "FastLPA":
         return super().probe().changed(project=True)
 
-    def _passes_once(self) -> tuple[int, int]:
+    def _count_passes_once(self) -> tuple[int, int]:
         more = _PROJECTION if self.project else (0, 0)
         return self._both + (self._both + 1) * self.steps + more[0], self._both * self.steps + more[1]
 
@@ -207,7 +207,7 @@ class LPA(Perceptual):
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), at_least("rounds", self.rounds, 1)]
 
-    def _passes_once(self) -> tuple[int, int]:
+    def _count_passes_once(self) -> tuple[int, int]:
         forward, backward = self.rounds * ((self._both + 1) * self.steps + 1), self.rounds * self.steps * self._both
         return self._both + forward + _PROJECTION[0], backward + _PROJECTION[1]
 
@@ -248,7 +248,7 @@ class PPGD(Perceptual):
         """LPIPS length of a step."""
         return 2 * self.eps / self.steps
 
-    def _passes_once(self) -> tuple[int, int]:
+    def _count_passes_once(self) -> tuple[int, int]:
         forward, backward = self._both + _CG + 1 + _PROJECTION[0], 1 + _CG + _PROJECTION[1]
         return self._both + _PROJECTION[0] + self.steps * forward, _PROJECTION[1] + self.steps * backward
 

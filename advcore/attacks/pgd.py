@@ -74,7 +74,7 @@ class PGD(Iterated):
         """Length of a step."""
         return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
 
-    def _once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
+    def _attack_once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
         return self.rise(loss_fn, x, self._begin(x, generator))
 
     def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
