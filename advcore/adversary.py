@@ -49,17 +49,12 @@ def perturb(
             clean = forward(x)
     if current().channels_last and getattr(attack, "elementwise", False):
         x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
-    if current().graphed and _has_graph(forward, attack):
+    if current().graphed and hasattr(attack, "rise") and hasattr(forward, "replayed") and not forward.model.training:
         x_adv = _perturb_by_graph(forward, objective, attack, x, y, clean=clean, generator=generator)
         if x_adv is not None:
             return x_adv
     loss = choose_ascent(objective, attack.climbs, y, clean)
     return attack(lambda x_adv: loss(forward(x_adv)), x, generator=generator).detach()
-
-
-def _has_graph(forward: Callable[[Tensor], Tensor], attack: Attack) -> bool:
-    """Whether the attack's loop on this model can be replayed as one graph, by the kinds of both."""
-    return hasattr(attack, "rise") and hasattr(forward, "replayed") and not forward.model.training
 
 
 def _perturb_by_graph(

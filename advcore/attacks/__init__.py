@@ -2,8 +2,9 @@
 
 from advcore.attacks.jpeg import JPEGLinf
 from advcore.attacks.nfgsm import NFGSM
-from advcore.attacks.perceptual import LPA, PPGD, FastLPA
+from advcore.attacks.perceptual import LPA, FastLPA
 from advcore.attacks.pgd import L1PGD, L2PGD, LinfPGD
+from advcore.attacks.ppgd import PPGD
 from advcore.attacks.recolor import ReColorAdv
 from advcore.attacks.stadv import StAdv
 

@@ -126,6 +126,7 @@ class Bounded:
     remembers: ClassVar[bool] = False
     few_steps: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
+    described: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
     restarts = 1  # not annotated: a subclass may make it a setting, which then comes in that class's order
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything
@@ -223,13 +224,14 @@ class Iterated(Bounded):
         return 2.5 * self.eps / self.steps
 
     def describe(self) -> dict[str, object]:
-        return {
+        common = {
             "norm": self.norm,
             "eps": self.eps,
             "steps": self.steps,
             "step_size": self.length,
             "restarts": self.restarts,
         }
+        return common | {name: getattr(self, name) for name in self.described}
 
 
 def climb(

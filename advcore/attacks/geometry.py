@@ -158,8 +158,7 @@ def l1_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
     """Draw uniformly from the ball: exponential lengths, divided by the sum of these and one more, random signs."""
     shape = (len(x), 2 * x[0].numel() + 1)
     drawn = generator.uniform(shape).to(x)
-    lengths = -torch.log1p(-drawn[:, ::2])
-    signs = (drawn[:, 1::2] < 0.5).to(x) * 2 - 1
+    lengths, signs = -torch.log1p(-drawn[:, ::2]), (drawn[:, 1::2] < 0.5).to(x) * 2 - 1
     return x + eps * (lengths[:, :-1] * signs / lengths.sum(1, keepdim=True)).view_as(x)
 
 

@@ -43,12 +43,10 @@ class JPEGLinf(Functional):
     quality: int = 80
     norm: ClassVar[str] = "jpeg"
     widest: ClassVar[float] = 255.0
+    described: ClassVar[tuple[str, ...]] = ("quality",)
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), within("quality", self.quality, 1, 100)]
-
-    def describe(self) -> dict[str, object]:
-        return super().describe() | {"quality": self.quality}
 
     def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), x.shape[1], *(8 * math.ceil(size / 8) for size in x.shape[2:])
@@ -61,8 +59,7 @@ class JPEGLinf(Functional):
         return (x + change[:, :, : x.shape[2], : x.shape[3]]).clamp(0, 1)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        x = x.double()
-        x_adv = x_adv.double()
+        x, x_adv = x.double(), x_adv.double()
         cosines, steps, colours = self._tables(x)
         height, width = (8 * (size // 8) for size in x.shape[2:])  # whole blocks
         if not height or not width:

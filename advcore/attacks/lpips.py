@@ -60,29 +60,20 @@ def catch_activations(network: nn.Module, layers: Sequence[str] | None) -> Itera
     activations: dict[object, Tensor] = {}
 
     def catch(name: str, module: nn.Module, args: tuple, out: object) -> None:
-        if _is_image(out):
-            activations[name] = out
-
-    def catch_by_size(module: nn.Module, args: tuple, out: object) -> None:
-        if not _is_image(out):
+        if not isinstance(out, Tensor) or out.ndim != 4:
             return
-        size = tuple(out.shape[2:])
-        if isinstance(module, nn.Conv2d) or (activations and size[0] * size[1] > 1):
-            activations[size] = out
+        height, width = out.shape[2:]
+        if names:
+            activations[name] = out
+        elif isinstance(module, nn.Conv2d) or (activations and height * width > 1):
+            activations[height, width] = out
 
-    hooks = [modules[name].register_forward_hook(partial(catch, name)) for name in names]
-    if not names:
-        hooks = [module.register_forward_hook(catch_by_size) for module in modules.values()]
+    hooks = [modules[name].register_forward_hook(partial(catch, name)) for name in names or modules]
     try:
         yield activations
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _is_image(out: object) -> bool:
-    """Whether the output of a layer is (B, C, H, W)."""
-    return isinstance(out, Tensor) and out.ndim == 4
 
 
 def _complete(name: str, modules: Mapping[str, nn.Module]) -> str:
@@ -170,11 +161,9 @@ def project(distance: Loss, x: Tensor, x_adv: Tensor, eps: float) -> Tensor:
 
 def _bisect(distance: Loss, x: Tensor, x_adv: Tensor, eps: float) -> Tensor:
     """Return, for each example, the farthest point from x towards x_adv that bisection finds inside the ball."""
-    low = torch.zeros_like(x[:, :1, :1, :1])
-    high = torch.ones_like(low)
+    low, high = torch.zeros_like(x[:, :1, :1, :1]), torch.ones_like(x[:, :1, :1, :1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         inside = (distance(x + middle * (x_adv - x)) <= eps).view_as(middle)
-        low = torch.where(inside, middle, low)
-        high = torch.where(inside, high, middle)
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
     return x + low * (x_adv - x)

@@ -75,7 +75,7 @@ class NFGSM(Bounded):
 
     def describe(self) -> dict[str, object]:
         return {
-            "norm": "linf",
+            "norm": self.norm,
             "eps": self.eps,
             "steps": 1,
             "step_size": self.length,

@@ -1,4 +1,4 @@
-"""LPIPS-bounded attacks (Laidlaw et al. 2021): PPGD, LPA, and Fast-LPA, which PAT trains with."""
+"""LPIPS-bounded attacks on a Lagrangian (Laidlaw et al. 2021): LPA, and Fast-LPA, which PAT trains with."""
 
 import copy
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Iterated, gradient_of, input_gradient
+from advcore.attacks.base import Iterated, input_gradient
 from advcore.attacks.lpips import Embedder, catch_activations, embedding_distance, project
 from advcore.cost import Counted
 from advcore.errors import ConfigError, at_least, must
@@ -17,10 +17,10 @@ from advcore.types import Loss, settings
 _NOISE = 0.01  # standard deviation of the start
 _PROBE = 0.1  # length of the step by which a direction's LPIPS length is measured
 _DECAY = 0.1  # of the step size, from the first step to the last
-_CLIP = 1.0  # kappa: PPGD and LPA gain nothing from a margin above it
-_CG_STEPS = 5
-_CG_PROBE = 1e-3  # length of the step of a finite difference
-_PROJECTION = (21, 10)  # forward and backward passes, at most (`lpips.project`)
+MAX_MARGIN = 1.0
+"""kappa: PPGD and LPA gain nothing from a margin above it."""
+PROJECTION = (21, 10)
+"""The most forward and backward passes that a projection takes (`lpips.project`)."""
 
 
 class Observation(NamedTuple):
@@ -90,10 +90,11 @@ class Perceptual(Iterated):
     def bind(self, model: nn.Module, counted: Callable[[nn.Module], Counted]) -> "Perceptual":
         if self._external is None and self.network is not None:
             raise ConfigError(must("network", "loaded first (`attack.by(module)`)", self.network))
-        network = self._external or model
+        network, forward = model, None
+        if self._external is not None:
+            network, forward = self._external, counted(self._external)
         with catch_activations(network, self.layers):
             pass  # raises for names of layers that it does not have
-        forward = None if self._external is None else counted(network)
         return self._with_private("_embedder", Embedder(network, self.layers, forward))
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ def ascend(
 
     _, gradient = input_gradient(lagrangian, x_adv)
     margins, embeddings, distances = (part.detach() for part in observations[0])
-    direction = (gradient / (_norm(gradient) + 1e-8)).nan_to_num(0, 0, 0)
+    direction = (gradient / (l2_norms(gradient) + 1e-8)).nan_to_num(0, 0, 0)
     with torch.no_grad():
         probed = observe(x_adv + _PROBE * direction, margins=False).embeddings
     rate = embedding_distance(probed, embeddings).view(-1, 1, 1, 1) / _PROBE
@@ -187,7 +188,7 @@ class FastLPA(Perceptual):
         return super().probe().changed(project=True)
 
     def _count_passes_once(self) -> tuple[int, int]:
-        projection = _PROJECTION if self.project else (0, 0)
+        projection = PROJECTION if self.project else (0, 0)
         forward = self._passes_to_observe + (self._passes_to_observe + 1) * self.steps
         return forward + projection[0], self._passes_to_observe * self.steps + projection[1]
 
@@ -218,6 +219,7 @@ class LPA(Perceptual):
 
     steps: int = 40
     rounds: int = 5
+    described: ClassVar[tuple[str, ...]] = ("rounds",)
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), at_least("rounds", self.rounds, 1)]
@@ -225,14 +227,16 @@ class LPA(Perceptual):
     def _count_passes_once(self) -> tuple[int, int]:
         forward = self.rounds * ((self._passes_to_observe + 1) * self.steps + 1)
         backward = self.rounds * self.steps * self._passes_to_observe
-        return self._passes_to_observe + forward + _PROJECTION[0], backward + _PROJECTION[1]
+        return self._passes_to_observe + forward + PROJECTION[0], backward + PROJECTION[1]
 
     def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
         penalty = torch.full((len(x),), 0.01, device=x.device, dtype=x.dtype)
         for _ in range(self.rounds):
             for step in range(self.steps):
                 size = self._decayed_length(step / self.steps)
-                moved, margins, distances = ascend(observe, x_adv, penalty=penalty, eps=self.eps, size=size, clip=_CLIP)
+                moved, margins, distances = ascend(
+                    observe, x_adv, penalty=penalty, eps=self.eps, size=size, clip=MAX_MARGIN
+                )
                 moving = (margins <= 0) | (distances > self.eps)
                 x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
                 if not bool(moving.any()):
@@ -242,90 +246,7 @@ class LPA(Perceptual):
             penalty = torch.where(distances > self.eps, 10 * penalty, penalty)
         return self._project(observe, x, x_adv)
 
-    def describe(self) -> dict[str, object]:
-        return super().describe() | {"rounds": self.rounds}
 
-
-@settings
-class PPGD(Perceptual):
-    """Perceptual PGD: steps of a given LPIPS length, each projected; misclassified images do not move any more.
-
-    A step is the ascent direction of that length to first order, found by conjugate gradients on J^T J, J the
-    embedding's Jacobian.
-
-    Cost: a step takes 7 forward and 6 backward passes, and the projection at most 21 and 10 more.
-    Reference: Laidlaw et al. 2021, algorithm 1.
-    """
-
-    steps: int = 40
-
-    @property
-    def length(self) -> float:
-        """LPIPS length of a step."""
-        return 2 * self.eps / self.steps
-
-    def _count_passes_once(self) -> tuple[int, int]:
-        forward = self._passes_to_observe + _CG_STEPS + 1 + _PROJECTION[0]
-        backward = 1 + _CG_STEPS + _PROJECTION[1]
-        before = self._passes_to_observe + _PROJECTION[0]
-        return before + self.steps * forward, _PROJECTION[1] + self.steps * backward
-
-    def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
-        x_adv = self._project(observe, x, x_adv)
-        for _ in range(self.steps):
-            step, margins = find_steepest_step(observe, x_adv)
-            moving = margins <= 0  # the others are misclassified inside the ball
-            if not bool(moving.any()):
-                break
-            moved = self._project(observe, x, x_adv + self.length * step)
-            x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
-        return x_adv
-
-
-def find_steepest_step(observe: Observe, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return v (B, C, H, W), which maximises g^T v at ||J v|| = 1, and the margins (B,) at x.
-
-    g is the gradient of the loss, which is the margin clipped at 1, and J the embedding's Jacobian at x. 5 steps of
-    conjugate gradients solve J^T J v = g: J p by finite differences, J^T u by autograd. v is zero where g is.
-    """
-    x = x.detach().requires_grad_(True)
-    with torch.enable_grad():
-        observation = observe(x)
-        gradient = gradient_of(observation.margins.clamp_max(_CLIP).sum(), x, retain_graph=True)
-    gradient = gradient.nan_to_num(0, 0, 0)
-    embeddings = observation.embeddings.detach()
-
-    def apply_jacobian(p: Tensor) -> Tensor:
-        size = _norm(p)
-        unit = p / size.clamp_min(torch.finfo(p.dtype).tiny)
-        with torch.no_grad():
-            probed = observe(x + _CG_PROBE * unit, margins=False).embeddings
-            return (probed - embeddings) * (size.view(-1, 1) / _CG_PROBE)
-
-    solution = torch.zeros_like(gradient)
-    residual = direction = gradient
-    squared = _dot(residual, residual)
-    for _ in range(_CG_STEPS):
-        pushed = apply_jacobian(direction)
-        applied = gradient_of(observation.embeddings, x, grad_outputs=pushed, retain_graph=True)
-        stride = _divide(squared, _dot(direction, applied))
-        solution = solution + stride * direction
-        residual = residual - stride * applied
-        previous = squared
-        squared = _dot(residual, residual)
-        direction = residual + _divide(squared, previous) * direction
-    length = apply_jacobian(solution).norm(dim=1).view(-1, 1, 1, 1)
-    return _divide(solution, length), observation.margins.detach()
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1)
-
-
-def _norm(a: Tensor) -> Tensor:
+def l2_norms(a: Tensor) -> Tensor:
+    """Compute (B, 1, 1, 1), the l2 norm of each image."""
     return a.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-
-
-def _divide(a: Tensor, b: Tensor) -> Tensor:
-    """Compute a / b, or 0 where b is not above 0."""
-    return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), torch.zeros_like(a))

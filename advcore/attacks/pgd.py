@@ -51,6 +51,7 @@ class PGD(Iterated):
     step_size: float | None = None
     start: str = "uniform"
     geometry: ClassVar[Geometry]
+    described: ClassVar[tuple[str, ...]] = ("start",)
 
     def _eps_problem(self) -> str | None:
         return pixel_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
@@ -134,9 +135,6 @@ class PGD(Iterated):
     def _without_memory(self) -> "PGD":
         return self.changed(start="uniform") if self.remembers else self
 
-    def describe(self) -> dict[str, object]:
-        return super().describe() | {"start": self.start}
-
 
 @settings
 class LinfPGD(PGD):
@@ -172,12 +170,10 @@ class L1PGD(PGD):
     sparsity: float = 0.05
     norm: ClassVar[str] = "l1"
     geometry: ClassVar[Geometry] = L1
+    described: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), share("sparsity", self.sparsity)]
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
         return l1_step(x_adv, gradient, self.length, self.sparsity)
-
-    def describe(self) -> dict[str, object]:
-        return super().describe() | {"sparsity": self.sparsity}

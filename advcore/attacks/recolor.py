@@ -30,6 +30,7 @@ class ReColorAdv(Functional):
     resolution: int = 16
     norm: ClassVar[str] = "recolor"
     widest: ClassVar[float] = 1.0
+    described: ClassVar[tuple[str, ...]] = ("resolution",)
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), at_least("resolution", self.resolution, 2, most=256)]
@@ -38,9 +39,6 @@ class ReColorAdv(Functional):
         if shape[0] in (1, 3):
             return None
         return must("name", "an attack for 1 or 3 channels", "recoloradv")
-
-    def describe(self) -> dict[str, object]:
-        return super().describe() | {"resolution": self.resolution}
 
     def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
         require(self.problem(tuple(x.shape[1:])))

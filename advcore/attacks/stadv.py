@@ -47,8 +47,7 @@ class StAdv(Functional):
         rows, columns = (self._reach(size) for size in x.shape[2:])
         padded = F.pad(x.double(), (columns, columns, rows, rows), mode="replicate")
         window = (2 * rows + 1, 2 * columns + 1)
-        highest = F.max_pool2d(padded, window, 1)
-        lowest = -F.max_pool2d(-padded, window, 1)
+        highest, lowest = F.max_pool2d(padded, window, 1), -F.max_pool2d(-padded, window, 1)
         return torch.maximum(x_adv.double() - highest, lowest - x_adv.double()).flatten(1).amax(1)
 
     def _reach(self, size: int) -> int:

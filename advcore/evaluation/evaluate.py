@@ -1,8 +1,9 @@
 """evaluate(): clean accuracy, and robust accuracy in the worst case under each attack."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_settings
 from advcore.evaluation.intervals import Accuracy, wilson
-from advcore.evaluation.resume import PASSES, BatchResult, SavedVerdicts, count_passes, hash_evaluation
+from advcore.evaluation.resume import BatchResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust
 from advcore.pieces import Pieces, advised
 from advcore.rng import Stream, preserved
@@ -119,8 +120,12 @@ def evaluate(
     if indices is None:
         indices = torch.arange(len(source))
 
-    saved = _open_state(state, attacks, partial(hash_evaluation, model, source, indices, attacks, (seed, batch_size)))
-    for kind, count in zip(PASSES, saved.passes.tolist(), strict=True):
+    keys = ["clean", *map(str, range(len(attacks)))]
+    identity = partial(hash_evaluation, model, source, indices, attacks=attacks, settings=(seed, batch_size))
+    with distributed.together():
+        saved = SavedVerdicts(state if distributed.first() else None, keys, identity)
+    saved.share()
+    for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
         ledger.passes["evaluation"][kind] += count
     if keep_examples and len(saved):
         raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
@@ -140,12 +145,13 @@ def evaluate(
     )
     if checks:
         flags = [*flags, *flag_weak_settings(entries), *flag_order(entries)]
+    reduced = chain.from_iterable(attack.flags() for attack in attacks if isinstance(attack, AutoAttack))
     worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
         clean=accuracies["clean"],
         attacks=entries,
         worst=wilson(int(worst.sum()), len(indices)) if attacks else None,
-        flags=(*_flag_reduced(attacks), *flags),
+        flags=(*reduced, *flags),
         verdicts=saved.verdicts,
         examples=examples,
     )
@@ -168,17 +174,6 @@ def _adapt_to_classes(
         return list(attacks)
     classes = class_count(model, source)
     return [attack.for_classes(classes) if isinstance(attack, AutoAttack) else attack for attack in attacks]
-
-
-def _open_state(
-    path: Path | None, attacks: Sequence[Attack | AutoAttack], identity: Callable[[], str]
-) -> SavedVerdicts:
-    """Read the verdicts saved so far, in the first process, and give them to all."""
-    keys = ["clean", *(str(i) for i in range(len(attacks)))]
-    with distributed.together():
-        saved = SavedVerdicts(path if distributed.first() else None, keys, identity)
-    saved.share()
-    return saved
 
 
 class _Judge:
@@ -242,15 +237,14 @@ def _judge_remaining(
         check_fits(judge.model, source, labels=False)
     batches = batches_for(judge.model, source, distributed.own(chunks))
     results = (judge.judge_batch(*batch).to_rows() for batch in batches)
-    examples: dict[str, list[Tensor]] = {}
+    examples: list[dict[str, Tensor]] = []
     for rows in distributed.in_order(chunks, results):
         result = BatchResult.from_rows(rows, list(saved.verdicts))
         saved.add(result)
-        for key, x_adv in result.examples.items():
-            examples.setdefault(key, []).append(x_adv.cpu())
+        examples.append({key: x_adv.cpu() for key, x_adv in result.examples.items()})
         on_chunk(len(saved), len(indices))
     saved.share()
-    return distributed.by_first(lambda: {key: torch.cat(parts) for key, parts in examples.items()})
+    return distributed.by_first(partial(concatenate, examples))
 
 
 def _check_model(judge: _Judge, source: Source, indices: Tensor, descriptions: Sequence[dict]) -> list[str]:
@@ -259,13 +253,6 @@ def _check_model(judge: _Judge, source: Source, indices: Tensor, descriptions: S
     _, x, y = next(batches_for(judge.model, source, [spread]))
     radii = [description["eps"] for description in descriptions if description["norm"] == "linf"]
     return flag_model(judge.model, judge.forward, x, y, eps=max(radii, default=8 / 255))
-
-
-def _flag_reduced(attacks: Sequence[Attack | AutoAttack]) -> Iterator[str]:
-    """Yield a flag for each AutoAttack that cannot run all of its attacks."""
-    for attack in attacks:
-        if isinstance(attack, AutoAttack):
-            yield from attack.flags()
 
 
 def smallest_radius(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,10 @@ from advcore.errors import CheckpointError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.files import load_npz, write_npz
 
-PASSES = ("forward", "backward")
-
 
 def count_passes(ledger: CostLedger) -> Tensor:
     """Return (2,) long: the forward and backward passes that the ledger has counted for evaluation."""
-    return torch.tensor([ledger.passes["evaluation"][kind] for kind in PASSES])
+    return torch.tensor(list(ledger.passes["evaluation"].values()))
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class BatchResult:
         """Return the result of a whole batch from those of its pieces, in order."""
         return cls(
             passes=torch.stack([piece.passes for piece in pieces]).sum(0),
-            verdicts=_concatenate([piece.verdicts for piece in pieces]),
-            examples=_concatenate([piece.examples for piece in pieces]),
+            verdicts=concatenate([piece.verdicts for piece in pieces]),
+            examples=concatenate([piece.examples for piece in pieces]),
         )
 
     def to_rows(self) -> tuple[Tensor, ...]:
@@ -65,8 +64,9 @@ class BatchResult:
         return cls(passes=passes[0], verdicts=verdicts, examples=examples)
 
 
-def _concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the tensors of each key; parts have the same keys. Empty without parts."""
+    return {key: torch.cat([part[key] for part in parts]) for key in next(iter(parts), {})}
 
 
 class SavedVerdicts:
@@ -78,13 +78,14 @@ class SavedVerdicts:
     keys : "clean", then the position of each attack.
     identity : computes the hash of everything that the verdicts depend on; called only if there is a file.
 
-    Raises CheckpointError for a file that is damaged or belongs to another evaluation.
+    Its length is the number of examples that have a verdict. Raises CheckpointError for a file that is damaged or
+    belongs to another evaluation.
     """
 
     def __init__(self, path: Path | None, keys: Sequence[str], identity: Callable[[], str]):
         self._path = path
         self.verdicts = {key: torch.zeros(0, dtype=torch.bool) for key in keys}
-        self.passes = torch.zeros(len(PASSES), dtype=torch.long)
+        self.passes = torch.zeros(2, dtype=torch.long)
         if path is None:
             return
         self._identity = identity()
@@ -92,12 +93,11 @@ class SavedVerdicts:
             self._load(path)
 
     def __len__(self) -> int:
-        """Return the number of examples that have a verdict."""
         return len(self.verdicts["clean"])
 
     def share(self) -> None:
         """Give all processes the verdicts of the first one, which is the one that reads and collects them."""
-        self.verdicts = distributed.by_first(lambda: self.verdicts)
+        self.verdicts = distributed.by_first(partial(dict, self.verdicts))
 
     def add(self, result: BatchResult) -> None:
         """Append the verdicts of the next batch, and bring the file up to date."""

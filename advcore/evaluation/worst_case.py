@@ -46,15 +46,14 @@ def find_robust(
 
     Parameters
     ----------
-    forward : images to logits.
     attack : bound to the model that `forward` calls.
     x, y : images (B, C, H, W) and labels (B,).
     correct : (B,) bool, which examples are right at the clean image; the others are not attacked.
     stream : of the attack's draws, bound to the B examples.
 
     Returns (B,) bool, which examples the attack leaves right; and x_adv (B, C, H, W): where an example was first
-    misclassified, else where the attack ended, else (not attacked) the clean image.
-    Cost: the restarts run one after another, each on the examples that are still right.
+    misclassified, else where the attack ended, else (not attacked) the clean image. Restarts run one after another,
+    each on the examples still right.
     """
     robust = correct.clone()
     x_adv = x.clone()

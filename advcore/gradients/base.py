@@ -1,9 +1,8 @@
 """The contract of the table of gradients: how rows are measured, and what that costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,23 +26,31 @@ class Measured:
     events: tuple[str, ...] = ()
 
 
-class Collector(Protocol):
-    """Collects the scores of each epoch of a run; `rows` (N, 1) combines those so far."""
+class Collector:
+    """Collects the scores of each epoch of a run; `rows` (N, 1) float64 combines those so far.
 
-    epochs: int
+    A subclass stores everything in attributes, which are what a checkpoint holds.
+    """
+
+    def __init__(self):
+        self.epochs = 0
 
     def add(self, scores: Tensor) -> None:
         """Take in the (N,) scores of one more epoch."""
+        raise NotImplementedError
 
     @property
     def rows(self) -> DenseRows:
-        """Return (N, 1) float64, the scores of the run so far."""
+        raise NotImplementedError
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, object]:
         """Return everything collected, for a checkpoint."""
+        return dict(vars(self))
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Replace everything collected by what `state` returned."""
+        for name in vars(self):
+            setattr(self, name, state[name])
 
 
 @dataclass(frozen=True)
@@ -106,32 +113,23 @@ def _count_units(score_passes: int, objective: Objective, attack: Attack | None,
     return score_passes + passes(objective, attack) if attacked else score_passes
 
 
-class AveragedScores:
+class AveragedScores(Collector):
     """Averages scores over epochs."""
 
     def __init__(self):
-        self.epochs = 0
-        self._total: Tensor | float = 0.0
+        super().__init__()
+        self.total: Tensor | float = 0.0
 
     def add(self, scores: Tensor) -> None:
-        """Take in the (N,) scores of one more epoch."""
-        self._total = self._total + scores
+        self.total = self.total + scores
         self.epochs += 1
-
-    def state(self) -> dict:
-        return {"epochs": self.epochs, "total": self._total}
-
-    def restore(self, state: dict) -> None:
-        self.epochs = state["epochs"]
-        self._total = state["total"]
 
     @property
     def rows(self) -> DenseRows:
-        """Return (N, 1), the average over the epochs so far."""
-        return DenseRows(matrix=(self._total / self.epochs)[:, None])
+        return DenseRows(matrix=(self.total / self.epochs)[:, None])
 
 
-class Forgetting:
+class Forgetting(Collector):
     """Counts how often an example that was right is wrong one epoch later.
 
     Scores are (N,) 1 where the example is right, 0 where it is wrong. An example that was never right counts as
@@ -142,31 +140,20 @@ class Forgetting:
     """
 
     def __init__(self):
-        self.epochs = 0
-        self._before = self._learned = self._count = torch.zeros(())
+        super().__init__()
+        self.before = self.learned = self.count = torch.zeros(())
 
     def add(self, scores: Tensor) -> None:
-        """Take in (N,) 1 where the example is right in one more epoch, else 0."""
         right = scores > 0.5
         if self.epochs == 0:
-            self._before = self._learned = torch.zeros_like(right)
-            self._count = torch.zeros_like(scores, dtype=torch.float64)
-        self._count = self._count + (self._before & ~right)
-        self._before = right
-        self._learned = self._learned | right
+            self.before = self.learned = torch.zeros_like(right)
+            self.count = torch.zeros_like(scores, dtype=torch.float64)
+        self.count = self.count + (self.before & ~right)
+        self.before = right
+        self.learned = self.learned | right
         self.epochs += 1
-
-    def state(self) -> dict:
-        return {"epochs": self.epochs, "before": self._before, "learned": self._learned, "count": self._count}
-
-    def restore(self, state: dict) -> None:
-        self.epochs = state["epochs"]
-        self._before = state["before"]
-        self._learned = state["learned"]
-        self._count = state["count"]
 
     @property
     def rows(self) -> DenseRows:
-        """Return (N, 1), the count so far; for examples never learned, the number of epochs."""
-        never = torch.full_like(self._count, float(self.epochs))
-        return DenseRows(matrix=torch.where(self._learned, self._count, never)[:, None])
+        never_learned = torch.full_like(self.count, float(self.epochs))
+        return DenseRows(matrix=torch.where(self.learned, self.count, never_learned)[:, None])

@@ -46,6 +46,3 @@ class AlexNetCIFAR(ModelSettings):
 
     parts: ClassVar = (Features, hidden, alexnet_cifar)
     family: ClassVar = "alexnet"
-
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
-        return {"num_classes": num_classes, "channels": shape[0]}

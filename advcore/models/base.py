@@ -1,8 +1,9 @@
 """Settings that all models share, normalisation as a layer, and the search for the linear head."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -37,12 +38,15 @@ class ModelSettings:
     family: ClassVar[str | None] = None
     """Name of a group of architectures that run alike, whose CPU defaults `advcore.cpu_defaults` knows; or None."""
 
+    architecture: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    """Arguments of the last part that are no settings."""
+
     def __post_init__(self):
         require(one_of("normalize", self.normalize, NORMALIZE))
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         """Return the keyword arguments, plain values, that the last of the parts is called with."""
-        raise NotImplementedError
+        return {"num_classes": num_classes, "channels": shape[0], **self.architecture}
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """Build the network for normalised images (C, H, W), and name its family in it."""

@@ -123,35 +123,22 @@ class PreActResNet18(ModelSettings):
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "preact_resnet"
-
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
-        widths = (64, 128, 256, 512)
-        return {"num_classes": num_classes, "channels": shape[0], "stem": 64, "widths": widths, "depth": 2}
-
-
-def _wide_arguments(depth: int, num_classes: int, channels: int) -> dict[str, object]:
-    """Return the arguments of WRN-depth-10: (depth - 4) / 6 blocks in each of three groups."""
-    blocks = (depth - 4) // 6
-    return {"num_classes": num_classes, "channels": channels, "stem": 16, "widths": (160, 320, 640), "depth": blocks}
+    architecture: ClassVar = {"stem": 64, "widths": (64, 128, 256, 512), "depth": 2}
 
 
 @settings
 class WideResNet28x10(ModelSettings):
-    """WideResNet-28-10 (Zagoruyko and Komodakis 2016, table 1), without dropout."""
+    """WideResNet-28-10 (Zagoruyko and Komodakis 2016, table 1), without dropout: (28 - 4) / 6 blocks in each group."""
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "wide_resnet"
-
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
-        return _wide_arguments(28, num_classes, shape[0])
+    architecture: ClassVar = {"stem": 16, "widths": (160, 320, 640), "depth": 4}
 
 
 @settings
 class WideResNet34x10(ModelSettings):
-    """WideResNet-34-10 (Zagoruyko and Komodakis 2016, table 1), without dropout."""
+    """WideResNet-34-10 (Zagoruyko and Komodakis 2016, table 1), without dropout: (34 - 4) / 6 blocks in each group."""
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "wide_resnet"
-
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
-        return _wide_arguments(34, num_classes, shape[0])
+    architecture: ClassVar = {"stem": 16, "widths": (160, 320, 640), "depth": 5}

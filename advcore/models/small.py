@@ -48,4 +48,4 @@ class SmallCNN(ModelSettings):
         require(at_least("width", self.width, 1, most=1024))
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
-        return {"num_classes": num_classes, "channels": shape[0], "width": self.width}
+        return super().arguments(num_classes, shape) | {"width": self.width}

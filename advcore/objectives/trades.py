@@ -13,8 +13,7 @@ from advcore.types import settings
 
 def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
     """Return (B,) KL(softmax(clean) || softmax(adversarial)), finite in value and gradient at any logit gap."""
-    log_p = F.log_softmax(clean, 1)
-    log_q = F.log_softmax(adversarial, 1)
+    log_p, log_q = F.log_softmax(clean, 1), F.log_softmax(adversarial, 1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from advcore.adversary import bound
 from advcore.attacks import LPA, PPGD, FastLPA
 from advcore.attacks.lpips import Embedder, catch_activations, embedding_distance, project
-from advcore.attacks.perceptual import Observation, find_steepest_step
+from advcore.attacks.perceptual import Observation
+from advcore.attacks.ppgd import find_steepest_step
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.models import MODELS
