@@ -1,6 +1,7 @@
 """The only place where an objective meets an attack."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,11 @@ def perturb(
         if x_adv is not None:
             return x_adv
     loss = choose_ascent(objective, attack.climbs, y, clean)
-    return attack(lambda x_adv: loss(forward(x_adv)), x, generator=generator).detach()
+    return attack(partial(_compose, loss, forward), x, generator=generator).detach()
+
+
+def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return loss(forward(x))
 
 
 def _perturb_by_graph(
@@ -78,7 +83,7 @@ def _perturb_by_graph(
 
     def rise(forward: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, y: Tensor, clean: Tensor | None = None):
         loss = choose_ascent(objective, attack.climbs, y, clean)
-        return attack.rise(lambda x_adv: loss(forward(x_adv)), x, start)
+        return attack.rise(partial(_compose, loss, forward), x, start)
 
     return forward.replayed((objective, attack), rise, inputs, attack.passes())
 

@@ -126,7 +126,7 @@ class Bounded:
     remembers: ClassVar[bool] = False
     few_steps: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
-    described: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
+    described_settings: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
     restarts = 1  # not annotated: a subclass may make it a setting, which then comes in that class's order
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything
@@ -231,7 +231,7 @@ class Iterated(Bounded):
             "step_size": self.length,
             "restarts": self.restarts,
         }
-        return common | {name: getattr(self, name) for name in self.described}
+        return common | {name: getattr(self, name) for name in self.described_settings}
 
 
 def climb(

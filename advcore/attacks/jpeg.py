@@ -43,7 +43,7 @@ class JPEGLinf(Functional):
     quality: int = 80
     norm: ClassVar[str] = "jpeg"
     widest: ClassVar[float] = 255.0
-    described: ClassVar[tuple[str, ...]] = ("quality",)
+    described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), within("quality", self.quality, 1, 100)]

@@ -219,7 +219,6 @@ class LPA(Perceptual):
 
     steps: int = 40
     rounds: int = 5
-    described: ClassVar[tuple[str, ...]] = ("rounds",)
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), at_least("rounds", self.rounds, 1)]
@@ -245,6 +244,9 @@ class LPA(Perceptual):
                 distances = observe(x_adv, margins=False).distances
             penalty = torch.where(distances > self.eps, 10 * penalty, penalty)
         return self._project(observe, x, x_adv)
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {"rounds": self.rounds}
 
 
 def l2_norms(a: Tensor) -> Tensor:

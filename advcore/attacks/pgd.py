@@ -51,7 +51,7 @@ class PGD(Iterated):
     step_size: float | None = None
     start: str = "uniform"
     geometry: ClassVar[Geometry]
-    described: ClassVar[tuple[str, ...]] = ("start",)
+    described_settings: ClassVar[tuple[str, ...]] = ("start",)
 
     def _eps_problem(self) -> str | None:
         return pixel_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
@@ -170,7 +170,7 @@ class L1PGD(PGD):
     sparsity: float = 0.05
     norm: ClassVar[str] = "l1"
     geometry: ClassVar[Geometry] = L1
-    described: ClassVar[tuple[str, ...]] = ("start", "sparsity")
+    described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), share("sparsity", self.sparsity)]

@@ -30,7 +30,7 @@ class ReColorAdv(Functional):
     resolution: int = 16
     norm: ClassVar[str] = "recolor"
     widest: ClassVar[float] = 1.0
-    described: ClassVar[tuple[str, ...]] = ("resolution",)
+    described_settings: ClassVar[tuple[str, ...]] = ("resolution",)
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), at_least("resolution", self.resolution, 2, most=256)]
