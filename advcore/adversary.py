@@ -107,5 +107,4 @@ def passes(objective: Objective, attack: Attack | None, *, clean_known: bool = F
     """
     if not attacked(objective):
         return 0
-    clean = needs_clean(objective, attack.climbs) and not clean_known
-    return sum(attack.passes()) + int(clean)
+    return sum(attack.passes()) + int(needs_clean(objective, attack.climbs) and not clean_known)

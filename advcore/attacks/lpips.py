@@ -53,9 +53,8 @@ def catch_activations(network: nn.Module, layers: Sequence[str] | None) -> Itera
     The mapping has one activation for each layer, or for each image size.
     """
     modules = dict(network.named_modules())
-    if layers:
-        names = [_complete(name, modules) for name in layers]
-    else:
+    names = [_complete(name, modules) for name in layers or ()]
+    if not layers:
         names = [name for name in modules if _STAGE.fullmatch(name)]
     activations: dict[object, Tensor] = {}
 
@@ -103,19 +102,17 @@ class Embedder:
         """Return the embeddings (B, F) of x, by a forward pass that is not counted."""
         return self._run(self._network, x.clone())[1]
 
-    def measure(self, loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return losses (B,) and embeddings (B, F) of x: by one pass if the attacked model is the network, else two."""
-        if self._forward is not None:
-            return loss_fn(x), self.embed(loss_fn, x)
-        losses, embeddings = self._run(loss_fn, x)
-        return losses, embeddings + _zeros_of(losses)
+    def measure(self, loss_fn: Loss, x: Tensor, *, losses: bool = True) -> tuple[Tensor | None, Tensor]:
+        """Return losses (B,), if they are asked for, and embeddings (B, F) of x.
 
-    def embed(self, loss_fn: Loss, x: Tensor) -> Tensor:
-        """Return the embeddings (B, F) of x, by one pass."""
+        Cost: one pass if the attacked model is the network; else one of the network, and one for the losses.
+        """
         if self._forward is None:
-            return self.measure(loss_fn, x)[1]
+            values, embeddings = self._run(loss_fn, x)
+            return values, embeddings + _zeros_of(values)
+        values = loss_fn(x) if losses else None
         logits, embeddings = self._run(self._forward, x)
-        return embeddings + _zeros_of(logits.sum(1))
+        return values, embeddings + _zeros_of(logits.sum(1))
 
     def _run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `function(x)`, which calls the network, and the embeddings of the activations in it."""

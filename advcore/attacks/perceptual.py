@@ -17,10 +17,8 @@ from advcore.types import Loss, settings
 _NOISE = 0.01  # standard deviation of the start
 _PROBE = 0.1  # length of the step by which a direction's LPIPS length is measured
 _DECAY = 0.1  # of the step size, from the first step to the last
-MAX_MARGIN = 1.0
-"""kappa: PPGD and LPA gain nothing from a margin above it."""
-PROJECTION = (21, 10)
-"""The most forward and backward passes that a projection takes (`lpips.project`)."""
+MAX_MARGIN = 1.0  # kappa: PPGD and LPA gain nothing from a margin above it
+PROJECTION = (21, 10)  # forward and backward passes, at most (`lpips.project`)
 
 
 class Observation(NamedTuple):
@@ -68,10 +66,8 @@ class Perceptual(Iterated):
         return self._with_private("_external", copy.deepcopy(network).eval().requires_grad_(False))
 
     def _more_problems(self) -> list[str | None]:
-        problems = super()._more_problems()
-        if self.layers == []:
-            problems.append(must("layers", "at least one name", self.layers, "leave it out"))
-        return problems
+        no_layers = must("layers", "at least one name", self.layers, "leave it out") if self.layers == [] else None
+        return [*super()._more_problems(), no_layers]
 
     @property
     def length(self) -> float:
@@ -118,18 +114,12 @@ class Perceptual(Iterated):
             clean_margins, clean_embeddings = embedder.measure(loss_fn, x)
 
         def observe(images: Tensor, margins: bool = True) -> Observation:
-            losses = None
-            if margins:
-                losses, embeddings = embedder.measure(loss_fn, images)
-            else:
-                embeddings = embedder.embed(loss_fn, images)
+            losses, embeddings = embedder.measure(loss_fn, images, losses=margins)
             return Observation(losses, embeddings, embedding_distance(embeddings, clean_embeddings))
 
         start = (x + _NOISE * generator.normal(tuple(x.shape)).to(x)).clamp(0, 1)
         x_adv = self._search(observe, x, start)
-        if self.correct_only:
-            return torch.where((clean_margins > 0).view(-1, 1, 1, 1), x, x_adv)
-        return x_adv
+        return torch.where((clean_margins > 0).view(-1, 1, 1, 1), x, x_adv) if self.correct_only else x_adv
 
     def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
         """Return the adversarial images, from the noisy start `x_adv`."""

@@ -16,8 +16,7 @@ from advcore.types import Loss, settings
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
 START_ALIASES = {"random": "uniform", "normal": "gaussian", "none": "clean", "zero": "clean", "memory": "remembered"}
-MOST_PIXELS = 1e12
-"""Stands for the number of pixels before the data are known."""
+MOST_PIXELS = 1e12  # stands for the number of pixels before the data are known
 _GAUSSIAN_START = 1e-3  # as in TRADES (Zhang et al. 2019), trades.py
 
 
@@ -81,9 +80,7 @@ class PGD(Iterated):
 
         None with several restarts, which take several rises.
         """
-        if self.restarts > 1:
-            return None
-        return self._start(x, generator.child("restart", 0))
+        return self._start(x, generator.child("restart", 0)) if self.restarts == 1 else None
 
     def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:
         """Return the x_adv of one start, without waiting for the device."""
@@ -106,9 +103,7 @@ class PGD(Iterated):
             return x
         draw = partial(self.geometry.start, x, self.eps, generator)
         memory = getattr(self, "_memory", None)
-        if self.remembers and memory:
-            return memory.recall(x, generator.indices, draw)
-        return draw()
+        return memory.recall(x, generator.indices, draw) if self.remembers and memory else draw()
 
     @property
     def remembers(self) -> bool:
@@ -128,9 +123,7 @@ class PGD(Iterated):
 
     def probe(self) -> "PGD":
         probe = super().probe()._without_memory()
-        if probe.steps != self.steps:
-            return probe.changed(step_size=None)
-        return probe
+        return probe if probe.steps == self.steps else probe.changed(step_size=None)
 
     def _without_memory(self) -> "PGD":
         return self.changed(start="uniform") if self.remembers else self

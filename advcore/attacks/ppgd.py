@@ -32,8 +32,8 @@ class PPGD(Perceptual):
     def _count_passes_once(self) -> tuple[int, int]:
         forward = self._passes_to_observe + _CG_STEPS + 1 + PROJECTION[0]
         backward = 1 + _CG_STEPS + PROJECTION[1]
-        before = self._passes_to_observe + PROJECTION[0]
-        return before + self.steps * forward, PROJECTION[1] + self.steps * backward
+        start = self._passes_to_observe + PROJECTION[0]
+        return start + self.steps * forward, PROJECTION[1] + self.steps * backward
 
     def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
         x_adv = self._project(observe, x, x_adv)

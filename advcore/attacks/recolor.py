@@ -36,9 +36,7 @@ class ReColorAdv(Functional):
         return [*super()._more_problems(), at_least("resolution", self.resolution, 2, most=256)]
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
-        if shape[0] in (1, 3):
-            return None
-        return must("name", "an attack for 1 or 3 channels", "recoloradv")
+        return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")
 
     def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
         require(self.problem(tuple(x.shape[1:])))

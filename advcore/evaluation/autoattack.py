@@ -188,9 +188,8 @@ class _ForwardModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self._call(x)
-        if x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
-            return logits + 0 * x.flatten(1).sum(1, keepdim=True)
-        return logits
+        is_cut_off = x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad
+        return logits + 0 * x.flatten(1).sum(1, keepdim=True) if is_cut_off else logits
 
 
 def _import_package() -> ModuleType:

@@ -15,8 +15,7 @@ from advcore.attacks.geometry import LP, linf_project, linf_step
 from advcore.errors import counted
 from advcore.pixels import format_pixels
 
-IMAGES = 128
-"""How many images the checks of a model look at."""
+IMAGES = 128  # that the checks of a model look at
 _SAME = 1e-3  # relative to the size of the logits: a larger difference between equal inputs is no rounding
 _ROUNDED = 2.0**-8  # by how much probabilities in half precision may miss the sum of 1
 _FLAT = 0.1  # share of examples without a gradient above which it is masked

@@ -63,10 +63,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, object]:
         """Return the evaluation as a record holds it, without verdicts and examples."""
-        entry: dict[str, object] = {"clean": self.clean.as_dict(), "attacks": list(self.attacks)}
-        if self.worst is not None:
-            entry["worst"] = self.worst.as_dict()
-        return entry | {"flags": list(self.flags)}
+        worst = {"worst": self.worst.as_dict()} if self.worst else {}
+        return {"clean": self.clean.as_dict(), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
 
 
 def evaluate(
@@ -117,9 +115,7 @@ def evaluate(
     attacks = _adapt_to_classes(attacks, model, source)
     descriptions = [attack.describe() for attack in attacks]
     ledger = ledger or CostLedger()
-    if indices is None:
-        indices = torch.arange(len(source))
-
+    indices = torch.arange(len(source)) if indices is None else indices
     keys = ["clean", *map(str, range(len(attacks)))]
     identity = partial(hash_evaluation, model, source, indices, attacks=attacks, settings=(seed, batch_size))
     with distributed.together():

