@@ -135,7 +135,7 @@ class Bounded:
         require(self._eps_problem(), *self._more_problems())
 
     def _eps_problem(self) -> str | None:
-        return within("eps", self.eps, 0, self.widest)
+        return within("eps", self.eps, low=0, high=self.widest)
 
     def _more_problems(self) -> list[str | None]:
         """Return the problems with the settings that a subclass adds, None for those without."""

@@ -46,7 +46,7 @@ class JPEGLinf(Functional):
     described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 
     def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), within("quality", self.quality, 1, 100)]
+        return [*super()._more_problems(), within("quality", self.quality, low=1, high=100)]
 
     def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), x.shape[1], *(8 * math.ceil(size / 8) for size in x.shape[2:])

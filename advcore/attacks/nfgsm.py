@@ -38,7 +38,7 @@ class NFGSM(Bounded):
         return pixel_radius(self.eps, 1.0)
 
     def _more_problems(self) -> list[str | None]:
-        problems = [within("noise", self.noise, 0, 100)]
+        problems = [within("noise", self.noise, low=0, high=100)]
         if self.step_size is not None:
             problems.append(positive("step_size", self.step_size, "leave it out for eps"))
         return problems

@@ -25,7 +25,7 @@ def pixel_radius(eps: object, largest: float) -> str | None:
     way_out = "pixels are in [0, 1], and eps counts in the same units"
     if isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps):
         way_out += f": write {eps:g}/255"  # a radius in grey levels
-    return within("eps", eps, 0, round(largest, 4), way_out)
+    return within("eps", eps, low=0, high=round(largest, 4), way_out=way_out)
 
 
 @settings
@@ -169,4 +169,4 @@ class L1PGD(PGD):
         return [*super()._more_problems(), share("sparsity", self.sparsity)]
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
-        return l1_step(x_adv, gradient, self.length, self.sparsity)
+        return l1_step(x_adv, gradient, self.length, sparsity=self.sparsity)

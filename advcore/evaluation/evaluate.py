@@ -113,9 +113,12 @@ def evaluate(
     _refuse_unfit(attacks)
     source = as_source(dataset, device_of(model))
     attacks = _adapt_to_classes(attacks, model, source)
-    descriptions = [attack.describe() for attack in attacks]
+    descriptions = [
+        {"name": attack_name(attack), **attack.describe(), "seed": seed, "split": split} for attack in attacks
+    ]
     ledger = ledger or CostLedger()
     indices = torch.arange(len(source)) if indices is None else indices
+
     keys = ["clean", *map(str, range(len(attacks)))]
     identity = partial(hash_evaluation, model, source, indices, attacks=attacks, settings=(seed, batch_size))
     with distributed.together():
@@ -125,6 +128,7 @@ def evaluate(
         ledger.passes["evaluation"][kind] += count
     if keep_examples and len(saved):
         raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
+
     with (
         preserved(Stream(seed=seed, purpose="model")),
         borrow(model, training=False),
@@ -135,10 +139,7 @@ def evaluate(
         flags = distributed.by_first(partial(_check_model, judge, source, indices, descriptions)) if checks else []
 
     accuracies = {key: wilson(int(verdict.sum()), len(indices)) for key, verdict in saved.verdicts.items()}
-    entries = tuple(
-        {"name": attack_name(attack), **description, "seed": seed, "split": split, **accuracies[str(i)].as_dict()}
-        for i, (attack, description) in enumerate(zip(attacks, descriptions, strict=True))
-    )
+    entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
     if checks:
         flags = [*flags, *flag_weak_settings(entries), *flag_order(entries)]
     reduced = chain.from_iterable(attack.flags() for attack in attacks if isinstance(attack, AutoAttack))

@@ -55,8 +55,7 @@ def find_robust(
     misclassified, else where the attack ended, else (not attacked) the clean image. Restarts run one after another,
     each on the examples still right.
     """
-    robust = correct.clone()
-    x_adv = x.clone()
+    robust, x_adv = correct.clone(), x.clone()
     single = attack.changed(restarts=1) if attack.restarts > 1 else attack
     for restart in range(attack.restarts):
         remaining = robust.nonzero()[:, 0]

@@ -32,13 +32,10 @@ def sweep(
 ) -> Measured:
     """Measure every example of the source, in eval mode on the plain view, so that examples do not mix.
 
-    Parameters
-    ----------
     chunk_size : examples at once; halved, down to 16, when memory runs out. Scores do not depend on it.
     attacked : measure at the images that the adversary leads to.
     check : called with the labels and indices of each chunk, before the model is.
-    adversary : `objective`, `attack` and `stream` of the attack's draws; read only if `attacked`. Whatever else a
-        selection passes to all kinds of rows is ignored.
+    adversary : `objective`, `attack`, and `stream` of its draws, read only if `attacked`; other settings are ignored.
 
     Returns rows (N, 1), or (N, 1, F). Cost: what `measure` takes, and the attack if `attacked`, in phase "scoring".
     """
@@ -46,14 +43,14 @@ def sweep(
     pieces = Pieces(chunk_size)
     with borrow(model, training=False), ledger.phase("scoring", source.device):
         forward = ledger.counted(model)
-        attack = bound(adversary["attack"], model, ledger.counted) if attacked else None
+        objective, attack, stream = (adversary.get(name) for name in ("objective", "attack", "stream"))
+        attack = bound(attack, model, ledger.counted)
 
         def measure_piece(indices: Tensor, x: Tensor, y: Tensor, piece: slice) -> Tensor:
             indices, x, y = (tensor[piece] for tensor in (indices, x, y))
             with ledger.undone_on_error():
                 if attacked:
-                    stream = adversary["stream"].at(indices)
-                    x = perturb(forward, adversary["objective"], attack, x, y, generator=stream)
+                    x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
                 return measure(forward, indices, x, y)
 
         def measure_chunks() -> Iterator[tuple[Tensor, Tensor]]:
@@ -63,5 +60,5 @@ def sweep(
                 yield torch.cat(pieces.over(len(y), partial(measure_piece, indices, x, y))), y
 
         scores, labels = distributed.combined(chunks, measure_chunks())
-    events = distributed.events(pieces.events)
-    return Measured(rows=DenseRows(matrix=scores[:, None]), labels=labels.cpu(), events=events)
+    rows = DenseRows(matrix=scores[:, None])
+    return Measured(rows=rows, labels=labels.cpu(), events=distributed.events(pieces.events))
