@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -38,7 +37,7 @@ class ModelSettings:
     family: ClassVar[str | None] = None
     """Name of a group of architectures that run alike, whose CPU defaults `advcore.cpu_defaults` knows; or None."""
 
-    architecture: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    fixed_arguments: ClassVar[Mapping[str, object]] = {}
     """Arguments of the last part that are no settings."""
 
     def __post_init__(self):
@@ -46,7 +45,7 @@ class ModelSettings:
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         """Return the keyword arguments, plain values, that the last of the parts is called with."""
-        return {"num_classes": num_classes, "channels": shape[0], **self.architecture}
+        return {"num_classes": num_classes, "channels": shape[0], **self.fixed_arguments}
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """Build the network for normalised images (C, H, W), and name its family in it."""

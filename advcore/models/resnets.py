@@ -123,7 +123,7 @@ class PreActResNet18(ModelSettings):
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "preact_resnet"
-    architecture: ClassVar = {"stem": 64, "widths": (64, 128, 256, 512), "depth": 2}
+    fixed_arguments: ClassVar = {"stem": 64, "widths": (64, 128, 256, 512), "depth": 2}
 
 
 @settings
@@ -132,7 +132,7 @@ class WideResNet28x10(ModelSettings):
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "wide_resnet"
-    architecture: ClassVar = {"stem": 16, "widths": (160, 320, 640), "depth": 4}
+    fixed_arguments: ClassVar = {"stem": 16, "widths": (160, 320, 640), "depth": 4}
 
 
 @settings
@@ -141,4 +141,4 @@ class WideResNet34x10(ModelSettings):
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "wide_resnet"
-    architecture: ClassVar = {"stem": 16, "widths": (160, 320, 640), "depth": 5}
+    fixed_arguments: ClassVar = {"stem": 16, "widths": (160, 320, 640), "depth": 5}
