@@ -193,10 +193,11 @@ class Perturbations:
         new = (x_adv if self.settings.precision == "float32" else x_adv - x).flatten(2)
         rows = self._read(slots)
         if self.settings.precision == "int8":
+            # The largest change so far may have grown, and with it the parts that the stored numbers count.
             before = self.scale[slots]
             self.scale[slots] = scale = torch.maximum(before, new.abs().amax((1, 2)).float() / _LEVELS)
             part = scale.clamp_min(torch.finfo(scale.dtype).tiny).view(-1, 1, 1)
-            rows = (rows * (before.view(-1, 1, 1) / part)).round_()  # unchanged where the parts are
+            rows = (rows * (before.view(-1, 1, 1) / part)).round_()  # itself, where the parts stay the same
             new = (new / part).round_()
         new = new.to(rows.dtype)
         if frame is None:

@@ -59,9 +59,9 @@ class BatchResult:
     def from_rows(cls, rows: Sequence[Tensor], keys: Sequence[str]) -> "BatchResult":
         """Return the result that `to_rows` was called on; `keys` are those of its verdicts, "clean" first."""
         passes, *tensors = rows
-        verdicts = dict(zip(keys, tensors, strict=False))
-        examples = dict(zip(keys[1:], tensors[len(keys) :], strict=False))
-        return cls(passes=passes[0], verdicts=verdicts, examples=examples)
+        verdicts = zip(keys, tensors[: len(keys)], strict=True)
+        examples = zip(keys[1:], tensors[len(keys) :], strict=False)  # none, unless they are kept
+        return cls(passes=passes[0], verdicts=dict(verdicts), examples=dict(examples))
 
 
 def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
