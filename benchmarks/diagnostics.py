@@ -20,7 +20,7 @@ from advcore.errors import AdvcoreError
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.files import read_json, write_json
 from advcore.gradients import GRADIENTS
-from advcore.gradients.scores import scored
+from advcore.gradients.scores import score_examples
 from advcore.minibatch.gradient_matching import cosines
 from advcore.objectives import Standard
 from advcore.reporting.tables import to_markdown
@@ -58,7 +58,7 @@ def directions() -> list[dict]:
         rows = (
             GRADIENTS["last_layer"].measure(model, data.train, **{**how, "objective": Standard(), "attack": None}).rows
         )
-        robust = scored(loss, model, data.train, attacked=True, **how).rows.matrix[:, 0]
+        robust = score_examples(loss, model, data.train, attacked=True, **how).rows.matrix[:, 0]
         now = {"rows": rows, "scores": cosines(rows), "robust": robust}
         if before:
             norms = (rows.squared_norms() * before["rows"].squared_norms()).sqrt().clamp_min(1e-300)
@@ -91,7 +91,9 @@ def aign() -> dict:
     wide, ledger = trainer.attack.changed(eps=4 * trainer.attack.eps, step_size=None, steps=20), CostLedger()
     radius = smallest_radius(model, data.train, wide, everything, stream=STREAM, ledger=ledger, parts=20)
     how = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": ledger}
-    clean, robust = (scored(loss, model, data.train, attacked=a, **how).rows.matrix[:, 0] for a in (False, True))
+    clean, robust = (
+        score_examples(loss, model, data.train, attacked=a, **how).rows.matrix[:, 0] for a in (False, True)
+    )
     reached = torch.isfinite(radius)
     return {
         "n": len(values),

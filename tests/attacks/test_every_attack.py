@@ -17,7 +17,7 @@ from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import ascent
+from advcore.objectives.base import choose_ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 
@@ -69,7 +69,7 @@ def attacked(attack, model, x, y=LABELS, ledger=None, generator=None, forward=No
     ledger = ledger or CostLedger()
     with ledger.phase("attack"), borrow(model):
         own = bound(attack, model, ledger.counted)
-        loss = ascent(Pgd(), own.climbs, y, None)
+        loss = choose_ascent(Pgd(), own.climbs, y, None)
         counted = ledger.counted(forward or model)
         return own(lambda z: loss(counted(z)), x, generator=generator or stream()), own
 

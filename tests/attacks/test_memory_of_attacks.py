@@ -262,7 +262,7 @@ def test_a_restored_memory_goes_on_bitwise(precision):
         ends.append(attacked(attack, one, crop_flip(images()[2:11], view(2).at(ALL[2:11])), 2, ALL[2:11]))
     assert torch.equal(*ends)
     assert all(
-        torch.equal(getattr(kept, name).nan_to_num(), getattr(other, name).nan_to_num()) for name in module._HELD
+        torch.equal(getattr(kept, name).nan_to_num(), getattr(other, name).nan_to_num()) for name in module._STORED
     )
 
 

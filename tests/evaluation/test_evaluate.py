@@ -24,7 +24,7 @@ from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import ConfigError, DataError, NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
-from advcore.evaluation.checks import order_flags
+from advcore.evaluation.checks import flag_order
 from advcore.evaluation.evaluate import EVALUATED, evaluate, wilson
 
 N, SHAPE, CLASSES = 60, (1, 4, 4), 3
@@ -242,7 +242,7 @@ def test_right_falls_with_the_ball_of_any_attack_or_there_is_a_flag(name):
     entries = right_under(*(fit(name).scaled(part) for part in (0.0, 0.2, 0.5, 1.0)))
     accuracies = [entry["accuracy"] for entry in entries]
     risen = any(b["interval"][0] > a["interval"][1] for a, b in itertools.combinations(entries, 2))
-    assert bool(order_flags(entries)) == risen
+    assert bool(flag_order(entries)) == risen
     assert not risen and accuracies[0] == 0.75 and accuracies[-1] < 0.5 * accuracies[0]
 
 
