@@ -29,7 +29,7 @@ def target(
             raise ConfigError(must("--out", f"a folder in which {name} is a file", str(path / name), "remove it"))
     if resume and overwrite:
         raise ConfigError(must("--resume", "without --overwrite", "both", "one goes on, the other starts again"))
-    resume = resume or checkpoints.begun_by(path, job)
+    resume = resume or checkpoints.was_begun_by(path, job)
     begun = path.is_dir() and any((path / name).exists() for name in checkpoints.OURS)
     if resume and (path.is_dir() or not path.exists()) and (not begun or was_begun(path)):
         return path, resume
