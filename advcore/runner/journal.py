@@ -67,7 +67,7 @@ def _describe_data(loaded: Data) -> dict[str, object]:
     shape."""
     return {
         "train": len(loaded.train),
-        "validation": build.held_out(loaded),
+        "validation": build.count_held_out(loaded),
         "test": len(loaded.test),
         "shape": list(loaded.train.shape),
         "class_counts": torch.bincount(loaded.whole[loaded.part], minlength=loaded.num_classes).tolist(),

@@ -1,15 +1,16 @@
-"""What a run file becomes before anything runs: data, model, trainer and plan, all checked."""
+"""Prepare a run before anything runs: data, model, trainer and plan, all checked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from advcore import distributed
 from advcore.adversary import bound
+from advcore.attacks.base import Attack
 from advcore.data.base import Data
 from advcore.data.source import first_images
 from advcore.errors import ConfigError, must
@@ -18,6 +19,7 @@ from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.runner import build
 from advcore.runner.config import from_dict
+from advcore.runner.plan import Plan, make_plan
 from advcore.runner.schema import RunConfig
 from advcore.runner.weights import checkpoint, load_state, weights_hash
 from advcore.speed import Speed
@@ -28,57 +30,85 @@ from advcore.training.trainer import Trainer, recorded_speed
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is checked and ready: everything that can fail for a wrong setting has been built."""
+    """A run that is checked: everything that can fail for a wrong setting has been built.
+
+    scores : rows for a solver that reads them from a file. inputs : files that the run read, and the wanted cost, by
+    setting.
+    """
 
     config: RunConfig
     data: Data
     model: nn.Module
     trainer: Trainer
-    plan: build.Plan
+    plan: Plan
     scores: Rows | None = None
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, object] = field(default_factory=dict)
+
+
+def ignore(event: object) -> None:
+    """Do nothing: the default of a callback."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reporter(Listener):
-    """A listener that is also told the plan, and of the final evaluation."""
+    """A listener that also receives the plan, and the name of the weights ("last", "best") that are being evaluated."""
 
-    on_plan: Callable[[build.Plan], None] = lambda plan: None
-    on_final: Callable[[str], None] = lambda which: None
+    on_plan: Callable[[Plan], None] = ignore
+    on_final: Callable[[str], None] = ignore
 
 
 def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
-    """Read and check the data, build model and trainer, write the plan; runs nothing. `scores`: also read the file of
-    scores that the solver names; what does not select needs none.
+    """Read and check the data, build model and trainer, and make the plan; train nothing.
 
-    The trainer comes first: it needs no data, so a wrong setting is found before anything is read.
+    scores : also read the file of scores that the solver names, which only a selection needs.
+
+    The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read.
     """
     trainer = build.trainer(config)
-    where = build.device(config)
-    for tracker in config.tracking if distributed.first() else ():
-        tracker.load()
-    loaded = build.data(config, trainer, where)
-    size, most = config.evaluation.examples, len(loaded.test)
-    if size is not None and size > most:
-        raise ConfigError(must("evaluation.examples", f"at most {most}, as many test images there are", size))
+    device = build.choose_device(config)
+    if distributed.first():
+        for tracker in config.tracking:
+            tracker.load()
+    loaded = build.load_data(config, trainer, device)
+    _check_test_size(config, loaded)
     wanted = config.selection and config.selection.cost
     if wanted is not None:
-        config = build.budgeted(config, trainer, loaded)
+        config = build.set_budget(config, trainer, loaded)
         trainer = build.trainer(config)
-    net = build.model(config, loaded, where)
-    own = with_networks(config, loaded, where)
-    config, trainer = (config, trainer) if own is config else (own, build.trainer(own))
-    for path, attack in build.attacks(config).items():
-        build.under(path, lambda attack=attack: bound(attack, net, lambda network: network))
+    net = build.build_model(config, loaded, device)
+    if _network_folders(config):
+        config = _load_networks(config, loaded, device)
+        trainer = build.trainer(config)
+    for path, attack in build.list_attacks(config).items():
+        with build.under(path):
+            bind_uncounted(attack, net)
     trainer.check(net, loaded.train)
-    given, inputs = build.scores(trainer, loaded) if scores else (None, {})
-    inputs |= networks(config)
-    inputs |= {"selection.cost": wanted} if wanted is not None else {}
-    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net, wanted), given, inputs)
+    rows, inputs = build.load_scores(trainer, loaded) if scores else (None, {})
+    inputs |= hash_networks(config)
+    if wanted is not None:
+        inputs["selection.cost"] = wanted
+    plan = make_plan(config, trainer, loaded, net, wanted)
+    return Prepared(config, loaded, net, trainer, plan=plan, scores=rows, inputs=inputs)
 
 
-def speed_of(prepared: Prepared, state: dict[str, Any] | None = None) -> Speed:
-    """Settle how passes run on this device with this model; in a run that goes on from `state`, as that run began."""
+def _check_test_size(config: RunConfig, loaded: Data) -> None:
+    size = config.evaluation.examples
+    most = len(loaded.test)
+    if size is not None and size > most:
+        raise ConfigError(must("evaluation.examples", f"at most {most}, as many test images there are", size))
+
+
+def bind_uncounted(attack: Attack | None, model: nn.Module) -> Attack | None:
+    """Bind an attack to a model without counting its passes."""
+    return bound(attack, model, _leave_uncounted)
+
+
+def _leave_uncounted(network: nn.Module) -> nn.Module:
+    return network
+
+
+def speed_of(prepared: Prepared, state: dict[str, object] | None = None) -> Speed:
+    """Return how passes run on this device with this model; in a run that continues from `state`, as it began."""
     speed = prepared.trainer.speed
     if state is not None:
         speed = recorded_speed(speed, state, prepared.model)
@@ -99,34 +129,33 @@ def use_suited_threads(prepared: Prepared, recorded: int | None = None) -> str |
     return reason
 
 
-def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunConfig:
-    """The config with each attack that names a run's folder measuring its distance in that run's `best` model."""
-
-    def ready(attack: Any) -> Any:
-        if getattr(attack, "network", None) is None:
-            return attack
-        folder = Path(attack.network)
-        net = build.model(from_dict(RunRecord.load(folder / "record.json").config), loaded, where)
-        load_state(net, checkpoint(folder, "best"))
-        return attack.by(net)
-
-    if not _networks(config):
-        return config
-    return replace(
-        config,
-        attack=ready(config.attack),
-        selection=config.selection and replace(config.selection, attack=ready(config.selection.attack)),
-        evaluation=replace(config.evaluation, attacks=[ready(attack) for attack in config.evaluation.attacks]),
-    )
+def _load_networks(config: RunConfig, loaded: Data, device: torch.device) -> RunConfig:
+    """Return the config in which each attack that names a run's folder measures distances in that run's best model."""
+    load = partial(_load_network, loaded=loaded, device=device)
+    attack = load(config.attack)
+    selection = config.selection and replace(config.selection, attack=load(config.selection.attack))
+    attacks = [load(attack) for attack in config.evaluation.attacks]
+    evaluation = replace(config.evaluation, attacks=attacks)
+    return replace(config, attack=attack, selection=selection, evaluation=evaluation)
 
 
-def _networks(config: RunConfig) -> dict[str, Path]:
-    """Folders of other runs in whose models attacks measure distances, by the path of their setting."""
-    found = {path: getattr(attack, "network", None) for path, attack in build.attacks(config).items()}
-    return {f"{path}.network": Path(folder) for path, folder in found.items() if folder}
+def _load_network(attack: Attack | None, loaded: Data, device: torch.device) -> Attack | None:
+    if getattr(attack, "network", None) is None:
+        return attack
+    folder = Path(attack.network)
+    net = build.build_model(from_dict(RunRecord.load(folder / "record.json").config), loaded, device)
+    load_state(net, checkpoint(folder, "best"))
+    return attack.by(net)
 
 
-def networks(config: RunConfig) -> dict[str, str]:
-    """The sha256 of each file that such a model is read from: training depends on it. Evaluations may use another."""
-    found = {path: folder for path, folder in _networks(config).items() if not path.startswith("evaluation.")}
-    return {path: weights_hash(checkpoint(folder, "best")) for path, folder in found.items()}
+def _network_folders(config: RunConfig) -> dict[str, Path]:
+    """Return the folders of other runs in whose models attacks measure distances, by the path of their setting."""
+    networks = {path: getattr(attack, "network", None) for path, attack in build.list_attacks(config).items()}
+    return {f"{path}.network": Path(folder) for path, folder in networks.items() if folder}
+
+
+def hash_networks(config: RunConfig) -> dict[str, str]:
+    """Return the sha256 of the weights of each such model that training depends on; evaluations may use others."""
+    folders = _network_folders(config).items()
+    training = {path: folder for path, folder in folders if not path.startswith("evaluation.")}
+    return {path: weights_hash(checkpoint(folder, "best")) for path, folder in training.items()}
