@@ -17,7 +17,7 @@ from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.objectives.base import attacked
 from advcore.runner import build
-from advcore.runner.config import changes
+from advcore.runner.config import list_changes
 from advcore.runner.identity import identity
 from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.runner.suite_file import LONGEST, slug
@@ -73,7 +73,7 @@ def _told_apart(name: str, config: RunConfig, found: dict[str, RunConfig]) -> st
     taken = {slug(other, 0): other for other in found}
     if slug(name, 0) not in taken:
         return name
-    full = ", ".join([name, *map(_told, changes(identity(found[taken[slug(name, 0)]]), identity(config)))])
+    full = ", ".join([name, *map(_told, list_changes(identity(found[taken[slug(name, 0)]]), identity(config)))])
     full = full if len(full) <= LONGEST else name
     numbered = (f"{full} ({i})" for i in itertools.count(2))
     return next(one for one in itertools.chain([full], numbered) if slug(one, 0) not in taken)

@@ -13,7 +13,7 @@ from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
 from advcore.files import leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.runner import checkpoints
-from advcore.runner.config import changes, from_dict, resolved
+from advcore.runner.config import from_dict, list_changes, resolved
 from advcore.runner.folder import clear, was_begun
 from advcore.runner.journal import Journal
 from advcore.runner.prepare import Prepared, speed_of, use_suited_threads
@@ -106,7 +106,7 @@ def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
 
     Raises ConfigError, with all of them, if some would change how the run trains.
     """
-    changed = changes(_with_defaults(record.config), resolved(prepared.config))
+    changed = list_changes(_with_defaults(record.config), resolved(prepared.config))
     cost_before = record.inputs.get("selection.cost")
     cost_now = prepared.inputs.get("selection.cost")
     if cost_before != cost_now:

@@ -1,4 +1,4 @@
-"""The run file's settings as frozen dataclasses, and which class each `name` means."""
+"""The settings of a run file as frozen dataclasses, and the tables of classes that a `name` chooses from."""
 
 import re
 from collections.abc import Mapping
@@ -39,44 +39,52 @@ TABLES: dict[str, dict[str, type]] = {
 }
 
 
-def _name_of(value: Any) -> str | None:
-    name = value.get("name") if isinstance(value, Mapping) else None
-    return name.partition(":")[0] if isinstance(name, str) else None
+def _read_name(value: object) -> str | None:
+    """Return the name that chooses the class of some settings, without the architecture of `timm:ARCHITECTURE`."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        return None
+    return value["name"].partition(":")[0]
 
 
-def _unnamed(value: Any) -> Any:
-    """The settings without the name that chose their class; `timm:NAME` leaves its architecture."""
+def _remove_name(value: object) -> object:
+    """Return settings without the name that chose their class; `timm:ARCHITECTURE` leaves its architecture."""
     if not isinstance(value, Mapping):
         return value
     rest = {key: entry for key, entry in value.items() if key != "name"}
     architecture = value["name"].partition(":")[2]
-    return rest | {"architecture": architecture} if architecture else rest
+    if architecture:
+        rest["architecture"] = architecture
+    return rest
 
 
-def _named(table: dict[str, type]) -> Any:
-    """The type "one of these classes, told apart by `name`"."""
-    choices = tuple(Annotated[cls, BeforeValidator(_unnamed), Tag(name)] for name, cls in table.items())
-    return Annotated[Union[choices], Discriminator(_name_of)]  # noqa: UP007
+def _choose_by_name(table: dict[str, type]) -> Any:
+    """Return the type of a setting that is of one of these classes, as its `name` says."""
+    choices = tuple(Annotated[cls, BeforeValidator(_remove_name), Tag(name)] for name, cls in table.items())
+    return Annotated[Union[choices], Discriminator(_read_name)]  # noqa: UP007
 
 
-DataChoice = _named(DATASETS)
-ModelChoice = _named(MODELS)
-ObjectiveChoice = _named(OBJECTIVES)
-AttackChoice = _named(ATTACKS)
-EvaluatedChoice = _named(EVALUATED)
-SolverChoice = _named(SOLVERS)
-RuleChoice = _named(RULES)
-OptimizerChoice = _named(OPTIMIZERS)
-LrScheduleChoice = _named(LR_SCHEDULES)
-AttackStepsChoice = _named(ATTACK_STEPS)
-TrackerChoice = _named(TRACKERS)
-_FIT = "this one is for training only (fast_lpa: set project: true)"
+DataChoice = _choose_by_name(DATASETS)
+ModelChoice = _choose_by_name(MODELS)
+ObjectiveChoice = _choose_by_name(OBJECTIVES)
+AttackChoice = _choose_by_name(ATTACKS)
+EvaluatedChoice = _choose_by_name(EVALUATED)
+SolverChoice = _choose_by_name(SOLVERS)
+RuleChoice = _choose_by_name(RULES)
+OptimizerChoice = _choose_by_name(OPTIMIZERS)
+LrScheduleChoice = _choose_by_name(LR_SCHEDULES)
+AttackStepsChoice = _choose_by_name(ATTACK_STEPS)
+TrackerChoice = _choose_by_name(TRACKERS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names of runs and suites, which are also names of files."""
+
+
+def _at_least_or_null(setting: str, value: object, low: int) -> str | None:
+    return None if value is None else at_least(setting, value, low)
 
 
 @settings
 class SelectionConfig(SelectionSettings):
-    """When to select, how much, by what.
+    """When to select, how much, and by which solver.
 
     Parameters
     ----------
@@ -86,7 +94,7 @@ class SelectionConfig(SelectionSettings):
     period : coreset epochs from one selection to the next; null selects once.
     schedule : compressed, or acs for the published code's epochs.
     attack : of the selection; null for the training attack.
-    cost : instead of a budget: the relative cost that the run is to have; the largest budget that it pays for is taken.
+    cost : the relative cost of the run, instead of a budget: the run gets the largest budget that it pays for.
     probe_epochs : for solvers that take scores over epochs (easycore, by_score, ccs): epochs of ordinary training of
         a copy that are scored first; at least 1 where there is no warm start.
     """
@@ -100,26 +108,28 @@ class SelectionConfig(SelectionSettings):
     probe_epochs: int = 0
 
     def _more_problems(self) -> list[str | None]:
-        return [
-            *Schedule.problems(self),
-            None if self.cost is None else positive("cost", self.cost, "it is relative to full training"),
-            must("cost", "null beside a budget", self.cost)
-            if self.cost is not None and self.budget != SelectionSettings.budget
-            else None,
-            at_least("probe_epochs", self.probe_epochs, 0),
-        ]
+        probe_problem = at_least("probe_epochs", self.probe_epochs, 0)
+        return [*Schedule.problems(self), *self._cost_problems(), probe_problem]
+
+    def _cost_problems(self) -> list[str | None]:
+        if self.cost is None:
+            return []
+        problems = [positive("cost", self.cost, "it is relative to full training")]
+        if self.budget != SelectionSettings.budget:
+            problems.append(must("cost", "null beside a budget", self.cost))
+        return problems
 
 
 @settings
 class TrainingConfig(LoopSettings):
-    """The loop.
+    """How the model is trained.
 
     Parameters
     ----------
-    epochs : of the full run that this one stands for.
-    optimizer : moves the weights.
-    lr_schedule : moves the learning rate.
-    attack_steps : the training attack's steps in each epoch; null: always its own.
+    epochs : epochs of training on all data that this run stands for.
+    optimizer : updates the weights.
+    lr_schedule : sets the learning rate of each step.
+    attack_steps : the training attack's steps in each epoch; null for the attack's own number in all epochs.
     """
 
     epochs: int
@@ -133,14 +143,14 @@ class TrainingConfig(LoopSettings):
 
 @settings
 class EvaluationConfig:
-    """What the final accuracies are measured with.
+    """How the final accuracies are measured.
 
     Parameters
     ----------
-    attacks : each on its own, on the test set, at `last` and at `best`; or autoattack.
+    attacks : attacks of the test set, or autoattack; each is evaluated separately, at `last` and at `best`.
     batch_size : examples attacked at once.
-    examples : how many test images are evaluated, stratified and by data.split_seed: the same for all seeds; null for
-        all.
+    examples : how many test images are evaluated, chosen stratified by data.split_seed, so the same for all seeds; null
+        for all.
     checks : look for what makes the numbers untrustworthy; flags go into the record.
     """
 
@@ -150,20 +160,17 @@ class EvaluationConfig:
     checks: bool = True
 
     def __post_init__(self):
-        require(
-            at_least("batch_size", self.batch_size, 1),
-            None if self.examples is None else at_least("examples", self.examples, 1),
-            *(
-                must(f"attacks.{i}.name", "an attack that stays in its ball", attack_name(attack), _FIT)
-                for i, attack in enumerate(self.attacks)
-                if getattr(attack, "training_only", False)
-            ),
-            *(
-                must(f"attacks.{i}.start", "uniform, gaussian or clean in an evaluation", attack.start)
-                for i, attack in enumerate(self.attacks)
-                if getattr(attack, "remembers", False)
-            ),
-        )
+        problems = [at_least("batch_size", self.batch_size, 1), _at_least_or_null("examples", self.examples, 1)]
+        for i, attack in enumerate(self.attacks):
+            if getattr(attack, "training_only", False):
+                way_out = "this one is for training only (fast_lpa: set project: true)"
+                rule = "an attack that stays in its ball"
+                problems.append(must(f"attacks.{i}.name", rule, attack_name(attack), way_out))
+        for i, attack in enumerate(self.attacks):
+            if getattr(attack, "remembers", False):
+                rule = "uniform, gaussian or clean in an evaluation"
+                problems.append(must(f"attacks.{i}.start", rule, attack.start))
+        require(*problems)
 
 
 @settings
@@ -172,29 +179,28 @@ class CostConfig:
 
     Parameters
     ----------
-    reference_steps : attack steps, one restart.
-    reference_epochs : null for `training.epochs`.
+    reference_steps : steps of its attack, which has one restart.
+    reference_epochs : its epochs; null for `training.epochs`.
     """
 
     reference_steps: int = 10
     reference_epochs: int | None = None
 
     def __post_init__(self):
-        epochs = self.reference_epochs
         require(
             at_least("reference_steps", self.reference_steps, 1),
-            None if epochs is None else at_least("reference_epochs", epochs, 1),
+            _at_least_or_null("reference_epochs", self.reference_epochs, 1),
         )
 
 
 @settings
 class CheckpointConfig:
-    """The states from which `--resume` goes on; one is also written where a signal stops the run.
+    """The saved states from which `--resume` continues; one is also saved when a signal stops the run.
 
     Parameters
     ----------
-    period : epochs between two of them.
-    kept : how many stay, so that there is another where the newest is damaged.
+    period : epochs from one saved state to the next.
+    kept : how many states are kept, so that there is another where the newest is damaged.
     """
 
     period: int = 1
@@ -213,11 +219,11 @@ class RunConfig:
 
     Parameters
     ----------
-    name : names the run's folder; letters, digits, dot, dash, underscore.
-    seed : of every random number.
+    name : name of the run and of its folder; letters, digits, dot, dash, underscore.
+    seed : seed of all random numbers.
     data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
-    minibatch : which examples of a batch are attacked, or which images are learned from; null: all.
-    tracking : trackers that are told of every epoch, beside the metrics in the run's folder; the run stays as it is.
+    minibatch : which examples of a batch are attacked, or which images are learned from; null for all.
+    tracking : trackers that also receive the metrics of every epoch; they do not influence the run.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
     """
 
@@ -237,19 +243,17 @@ class RunConfig:
     device: str = "auto"
 
     def __post_init__(self):
-        way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
-        require(
-            None
-            if NAME.fullmatch(self.name)
-            else must("name", "letters, digits, '.', '-' and '_'", self.name, way_out),
-            None
-            if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
-            else must("device", "auto, cpu, cuda or cuda:N", self.device),
-            at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
-            mismatch(self.objective, self.attack) if isinstance(self.objective, tuple(OBJECTIVES.values())) else None,
-            *(
-                must(f"tracking.{i}.name", "a tracker that does not stand before it", tracker_name(one))
-                for i, one in enumerate(self.tracking)
-                if type(one) in map(type, self.tracking[:i])
-            ),
-        )
+        problems = []
+        if not NAME.fullmatch(self.name):
+            way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
+            problems.append(must("name", "letters, digits, '.', '-' and '_'", self.name, way_out))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            problems.append(must("device", "auto, cpu, cuda or cuda:N", self.device))
+        problems.append(at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED))
+        if isinstance(self.objective, tuple(OBJECTIVES.values())):
+            problems.append(mismatch(self.objective, self.attack))
+        for i, tracker in enumerate(self.tracking):
+            if type(tracker) in map(type, self.tracking[:i]):
+                rule = "a tracker that does not stand before it"
+                problems.append(must(f"tracking.{i}.name", rule, tracker_name(tracker)))
+        require(*problems)
