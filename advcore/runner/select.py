@@ -1,13 +1,13 @@
-"""A run file used for one selection, or for scores; and coresets as a run keeps them."""
+"""Use a run file for one selection, or to score all examples; and keep the coresets of a run in its folder."""
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.cost import CostLedger
@@ -15,6 +15,7 @@ from advcore.data.base import Data
 from advcore.errors import ConfigError, UserError, must
 from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import Collector, Gradient
 from advcore.objectives.base import attacked
 from advcore.rng import Stream
 from advcore.runner import build
@@ -30,78 +31,114 @@ log = logging.getLogger(__name__)
 
 
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
-    """One coreset with the model as it stands; random numbers are those of the run's first selection."""
+    """Select one coreset with the model as it is, drawing the random numbers of the run's first selection.
+
+    Its indices count in the whole training set.
+    """
     use_suited_threads(prepared)
-    plan, speed = prepared.trainer.schedule.plan(), shared_speed(lambda: speed_of(prepared))
-    choose = speed.running()(prepared.trainer.selector.select)
+    actions = [epoch.action for epoch in prepared.trainer.schedule.plan()]
+    speed = shared_speed(partial(speed_of, prepared))
+    select_coreset = speed.running()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
-    chosen = choose(
+    coreset = select_coreset(
         speed.prepared(prepared.model),
         prepared.data.train,
         seed=prepared.config.seed,
         rows=prepared.scores,
         validation=prepared.data.validation,
-        epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
-        on_chunk=lambda done, total: reporter.on_progress("select", done, total),
+        epoch=actions.index("select") if "select" in actions else 0,
+        on_chunk=partial(reporter.on_progress, "select"),
     )
-    return in_training_set(chosen, prepared.data)
+    return in_training_set(coreset, prepared.data)
 
 
 def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
-    """Train the run file's model on all data, and score every example by `name`, of GRADIENTS, after each epoch."""
-    gradient, kind = GRADIENTS[name], type(config.objective).__name__.lower()
+    """Train the run file's model on all data, and score every training example after each epoch.
+
+    name : the score, of GRADIENTS. One that is taken over epochs combines them; of any other, the last epoch counts.
+
+    Raises ConfigError for a score of attacked images where the objective attacks none.
+    """
+    gradient = GRADIENTS[name]
+    objective = type(config.objective).__name__.lower()
     if gradient.attacked and not attacked(config.objective):
-        raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, kind))
+        rule = "one of clean images for an objective that is not attacked"
+        raise ConfigError(must("--score", rule, name, objective))
     with distributed.together():
         prepared = prepare(config, scores=False)
     use_suited_threads(prepared)
-    loaded, selector = prepared.data, prepared.trainer.selector
-    whole = Schedule(epochs=config.training.epochs)
-    trainer = replace(prepared.trainer, schedule=whole, selector=None, minibatch=None, probe_epochs=0)
-    collector, ledger, last = gradient.collect() if gradient.collect else None, CostLedger(), []
-
-    def on_model(model: nn.Module) -> None:
-        found = gradient.measure(
-            model,
-            loaded.train,
-            objective=trainer.objective,
-            attack=selector.attack if selector else trainer.attack,
-            stream=Stream(seed=config.seed, purpose="scoring"),
-            ledger=ledger,
-            head=config.model.head,
-            **({"chunk_size": selector.chunk_size} if selector else {}),
-        )
-        for event in found.events:
-            log.warning("%s", event)
-        scores = found.rows.matrix[:, 0]
-        last[:] = [scores]
-        if collector:
-            collector.add(scores)
-
+    loaded = prepared.data
+    scoring = _Scoring(gradient, prepared)
+    schedule = Schedule(epochs=config.training.epochs)
+    trainer = replace(prepared.trainer, schedule=schedule, selector=None, minibatch=None, probe_epochs=0)
     trained = trainer.fit(
         prepared.model,
         loaded.train,
         loaded.validation,
         seed=config.seed,
         augment=loaded.augment,
-        listener=replace(reporter, on_model=on_model),
+        listener=replace(reporter, on_model=scoring.measure),
     )
     return Scores(
         indices=loaded.part,
-        values=(collector.rows.matrix[:, 0] if collector else last[0]).double().cpu(),
+        values=scoring.values().double().cpu(),
         num_examples=len(loaded.whole),
         fingerprint=build.whole_fingerprint(loaded),
         score=name,
         epochs=len(trained.epochs),
         model=resolved(config)["model"]["name"],
-        objective=kind,
+        objective=objective,
         seed=config.seed,
     )
 
 
+@dataclass
+class _Scoring:
+    """Scores of all training examples, measured after each epoch of `score`."""
+
+    gradient: Gradient
+    prepared: Prepared
+    ledger: CostLedger = field(default_factory=CostLedger)
+    last: Tensor | None = None
+    collector: Collector | None = None
+
+    def __post_init__(self):
+        if self.gradient.collect:
+            self.collector = self.gradient.collect()
+
+    def measure(self, model: nn.Module) -> None:
+        config = self.prepared.config
+        trainer = self.prepared.trainer
+        settings = {"attack": trainer.attack}
+        if trainer.selector:
+            settings = {"attack": trainer.selector.attack, "chunk_size": trainer.selector.chunk_size}
+        measured = self.gradient.measure(
+            model,
+            self.prepared.data.train,
+            objective=trainer.objective,
+            stream=Stream(seed=config.seed, purpose="scoring"),
+            ledger=self.ledger,
+            head=config.model.head,
+            **settings,
+        )
+        for event in measured.events:
+            log.warning("%s", event)
+        self.last = measured.rows.matrix[:, 0]
+        if self.collector:
+            self.collector.add(self.last)
+
+    def values(self) -> Tensor:
+        """Return one score per example, (N,): combined over the epochs where the score asks for that, else the last."""
+        if self.collector:
+            return self.collector.rows.matrix[:, 0]
+        return self.last
+
+
 def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
-    """Return overrides with which a run file's solver reads its scores from `path`; another solver where its own reads
-    no such score."""
+    """Return the overrides with which a run file's solver reads its scores from `path`.
+
+    Where the solver does not read this score, the overrides name the solver `by_score`.
+    """
     solver = config.selection.solver if config.selection else None
     if solver is not None and solver.reads == score:
         return [f"selection.solver.scores={json.dumps(str(path))}"]
@@ -111,19 +148,20 @@ def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
 
 
 def summary(coreset: Coreset) -> dict:
-    """A coreset's facts for the record."""
+    """Return a coreset's facts for the record."""
+    costs = {"seconds": dict.fromkeys(("attack", "rows", "solve"), 0.0), "passes": 0}
     return {
         "epoch": coreset.epoch,
         "solver": coreset.solver,
         "partition": coreset.partition,
         "k": len(coreset),
         **coreset.quality,
-        **({"seconds": dict.fromkeys(("attack", "rows", "solve"), 0.0), "passes": 0} | coreset.cost),
+        **(costs | coreset.cost),
     }
 
 
 def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
-    """The same coreset with indices into the whole training set, not into the part left after validation."""
+    """Return the coreset with indices into the whole training set, not into the part left after validation."""
     return replace(
         coreset,
         indices=loaded.part[coreset.indices],
@@ -134,47 +172,46 @@ def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
 
 
 def keep_coreset(run: Path, coreset: Coreset) -> str | None:
-    """Write a coreset into a run's folder, unless its file is there, whole, and holds the same examples and weights.
+    """Write a coreset into a run's folder, unless an undamaged file there holds the same examples and weights.
 
-    Returns None, or one line, which is logged too: why a file that was there had to be written again.
+    Returns None, or, where a file had to be written again, one line that says why. The line is logged, too.
     """
     path = _coreset_file(run, coreset)
-    why = _difference(path, coreset) if has_pair(path) else ""
-    if why is None:
-        return None
+    if has_pair(path):
+        return _rewrite_if_different(path, coreset)
     coreset.save(path)
-    return _say_again(why) if why else None
+    return None
 
 
-def restore_coresets(run: Path, state: dict[str, Any] | None, loaded: Data) -> list[str]:
-    """Write those coresets of a state again whose files are missing or damaged. Returns a line about each, which is
-    logged too."""
+def restore_coresets(run: Path, state: dict | None, loaded: Data) -> list[str]:
+    """Write the coresets of a state again whose files are missing or damaged; return, and log, a line about each."""
     lines = []
     for values in state["coresets"] if state else ():
         coreset = in_training_set(Coreset.restored(values), loaded)
-        path = _coreset_file(run, coreset)
-        why = _difference(path, coreset)
-        if why is not None:
-            coreset.save(path)
-            lines.append(_say_again(why))
-    return lines
+        lines.append(_rewrite_if_different(_coreset_file(run, coreset), coreset))
+    return [line for line in lines if line is not None]
 
 
 def _coreset_file(run: Path, coreset: Coreset) -> Path:
     return run / "coresets" / f"epoch-{coreset.epoch:03d}.npz"
 
 
-def _difference(path: Path, coreset: Coreset) -> str | None:
-    """Why the file is not the coreset's; None where it is."""
+def _rewrite_if_different(path: Path, coreset: Coreset) -> str | None:
+    """Write the coreset to the file unless that holds it; return, and log, a line about why it was written again."""
+    difference = _find_difference(path, coreset)
+    if difference is None:
+        return None
+    coreset.save(path)
+    line = f"{difference}; it is written again"
+    log.warning("%s", line)
+    return line
+
+
+def _find_difference(path: Path, coreset: Coreset) -> str | None:
+    """Return why the file does not hold the coreset's examples and weights; None where it does."""
     try:
         saved = Coreset.load(path)
     except UserError as error:
         return str(error)
     same = torch.equal(saved.indices, coreset.indices) and torch.equal(saved.weights, coreset.weights)
     return None if same else f"{path} holds another coreset"
-
-
-def _say_again(why: str) -> str:
-    line = f"{why}; it is written again"
-    log.warning("%s", line)
-    return line
