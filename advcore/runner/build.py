@@ -241,9 +241,10 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
 def set_budget(config: RunConfig, built: Trainer, loaded: Data) -> RunConfig:
     """Return the config with the budget that `selection.cost` pays for, in place of that cost."""
     selection = config.selection
+    n = len(loaded.train)
     with under("selection"):
-        units = find_reference(config, loaded).units
-        budget = budget_at_cost(built, len(loaded.train), count_held_out(loaded), selection.cost, units)
+        units = find_reference(config, n).units
+        budget = budget_at_cost(built, n, count_held_out(loaded), selection.cost, reference_units=units)
     return dataclasses.replace(config, selection=dataclasses.replace(selection, budget=budget, cost=None))
 
 
@@ -254,14 +255,15 @@ def offered(config: RunConfig, loaded: Data, cost: float) -> list[Offer]:
     """
     if config.selection is None:
         config = dataclasses.replace(config, selection=SelectionConfig(solver=Random()))
-    units = find_reference(config, loaded).units
-    return offers(trainer(config), len(loaded.train), count_held_out(loaded), cost, reference_units=units)
+    n = len(loaded.train)
+    units = find_reference(config, n).units
+    return offers(trainer(config), n, count_held_out(loaded), cost, reference_units=units)
 
 
-def find_reference(config: RunConfig, loaded: Data) -> Reference:
-    """Return the run that costs are relative to."""
+def find_reference(config: RunConfig, n: int) -> Reference:
+    """Return the run that costs are relative to; `n` is the number of training examples."""
     epochs = config.cost.reference_epochs or config.training.epochs
-    return reference(config.objective, config.attack, len(loaded.train), epochs, config.cost.reference_steps)
+    return reference(config.objective, config.attack, n, epochs=epochs, steps=config.cost.reference_steps)
 
 
 def load_scores(built: Trainer, loaded: Data) -> tuple[Rows | None, dict[str, dict]]:

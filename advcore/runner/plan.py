@@ -36,8 +36,8 @@ def make_plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module, w
 
     wanted : the cost that the budget was computed for; None where the budget was set.
     """
-    compared = build.find_reference(config, loaded)
     n = len(loaded.train)
+    compared = build.find_reference(config, n)
     planned = planned_parts(built, n, build.count_held_out(loaded))
     cost = planned.total / compared.units
     text = built.schedule.describe()
