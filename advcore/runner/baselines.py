@@ -97,7 +97,7 @@ def _list_baselines(
     methods: dict[str, RunConfig], against: str, added: tuple[str, ...], counts: Counts
 ) -> Iterator[tuple[str, RunConfig]]:
     """Yield name and settings of all baselines of all methods, those with random subsets of the same budget first."""
-    reference = _train_on_all(methods[against])
+    reference = replace(methods[against], selection=None, minibatch=None)
     savers = {name: config for name, config in methods.items() if _saves(config) and not _is_random(config)}
     if "random" in added:
         yield from map(make_random, savers.values())
@@ -129,12 +129,10 @@ def _name_method(name: str) -> Iterator[None]:
 
 
 def _saves(config: RunConfig) -> bool:
-    """Return whether a method trains on, or attacks, less than all data."""
     return config.minibatch is not None or config.selection is not None and config.selection.budget < 1
 
 
 def _is_random(config: RunConfig) -> bool:
-    """Return whether a method draws all that it selects at random."""
     by_rule = config.minibatch is None or isinstance(config.minibatch, (RandomSubset, RandomMix))
     return by_rule and (config.selection is None or isinstance(config.selection.solver, Random))
 
@@ -149,14 +147,10 @@ def _comparison_key(config: RunConfig) -> str:
     return str(identity(config))
 
 
-def _train_on_all(config: RunConfig) -> RunConfig:
-    return replace(config, selection=None, minibatch=None)
-
-
 def _select_at_random(selection: SelectionConfig) -> SelectionConfig:
     """Return the same selection with a random solver, and with defaults for what matters for gradients only."""
-    names = ("partition", "blocks", "budget", "cost", "warm_start", "period", "schedule")
-    settings = {name: getattr(selection, name) for name in names}
+    kept = ("partition", "blocks", "budget", "cost", "warm_start", "period", "schedule")
+    settings = {name: getattr(selection, name) for name in kept}
     if selection.partition == "per_class_per_gradient":
         settings["partition"] = "per_class"  # without gradients they are the same
     redraw = selection.solver.redraw if isinstance(selection.solver, Random) else True
@@ -197,8 +191,8 @@ def make_random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Itera
         return  # `make_random` has that cost
     options = []
     if selection is not None:
-        larger = replace(selection, budget=SelectionConfig.budget, cost=round(cost, 4))
-        options.append(replace(config, selection=larger))
+        selection = replace(selection, budget=SelectionConfig.budget, cost=round(cost, 4))
+        options.append(replace(config, selection=selection))
     size = config.training.batch_size
     if isinstance(rule, AttackSubset) and size > 1:
         parts = [replace(config, minibatch=replace(rule, rho=math.ceil(1e4 * k / size) / 1e4)) for k in range(1, size)]

@@ -1,9 +1,9 @@
 """From a config to its objects: device, data, model, selector and trainer, each checked against the others."""
 
 import contextlib
-import dataclasses
 import hashlib
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -94,8 +94,7 @@ def build_selector(config: RunConfig) -> AdversarialCoreset | None:
 
 
 def _shared_settings(kind: type, settings: object) -> dict[str, object]:
-    """Return the settings that the dataclass `kind` shares with `settings`, by name."""
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
+    return {field.name: getattr(settings, field.name) for field in fields(kind)}
 
 
 def reference_attack(config: RunConfig) -> Attack | None:
@@ -179,7 +178,6 @@ def load_data(config: RunConfig, built: Trainer, device: torch.device) -> Data:
 
 
 def _check_attacks(config: RunConfig, loaded: Data) -> None:
-    """Raise ConfigError for attacks that do not fit the shape of the images or the number of classes."""
     problems = {}
     for path, attack in list_attacks(config).items():
         problems[path] = attack.problem(loaded.train.shape)
@@ -230,9 +228,9 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
         raise
     except Exception as error:
         name = f"{type(config.model).__name__} on images {shape}"
-        lines = str(error).splitlines() or [""]
-        got = f"{type(error).__name__}: {lines[0]}"
-        raise ConfigError(must("model.name", "a network that takes the data's images", name, got)) from None
+        first_line, *_ = str(error).splitlines() or [""]
+        what = f"{type(error).__name__}: {first_line}"
+        raise ConfigError(must("model.name", "a network that takes the data's images", name, what)) from None
 
 
 # ---- cost ----
@@ -240,12 +238,11 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
 
 def set_budget(config: RunConfig, built: Trainer, loaded: Data) -> RunConfig:
     """Return the config with the budget that `selection.cost` pays for, in place of that cost."""
-    selection = config.selection
     n = len(loaded.train)
     with under("selection"):
         units = find_reference(config, n).units
-        budget = budget_at_cost(built, n, count_held_out(loaded), selection.cost, reference_units=units)
-    return dataclasses.replace(config, selection=dataclasses.replace(selection, budget=budget, cost=None))
+        budget = budget_at_cost(built, n, count_held_out(loaded), config.selection.cost, reference_units=units)
+    return replace(config, selection=replace(config.selection, budget=budget, cost=None))
 
 
 def offered(config: RunConfig, loaded: Data, cost: float) -> list[Offer]:
@@ -254,7 +251,7 @@ def offered(config: RunConfig, loaded: Data, cost: float) -> list[Offer]:
     Where the config selects nothing, they train on random subsets.
     """
     if config.selection is None:
-        config = dataclasses.replace(config, selection=SelectionConfig(solver=Random()))
+        config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(loaded.train)
     units = find_reference(config, n).units
     return offers(trainer(config), n, count_held_out(loaded), cost, reference_units=units)
@@ -280,8 +277,7 @@ def load_scores(built: Trainer, loaded: Data) -> tuple[Rows | None, dict[str, di
         rows = scores.rows(path, solver.reads, loaded.part, len(loaded.whole), whole_fingerprint(loaded))
     except UserError as error:
         raise type(error)(f"selection.solver.scores: {error}") from None
-    names = ("score", "epochs", "model", "objective", "seed", "sha256")
-    facts = {name: getattr(scores, name) for name in names}
+    facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 

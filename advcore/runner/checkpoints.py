@@ -17,20 +17,11 @@ from advcore.tracking import metrics
 log = logging.getLogger(__name__)
 
 FOLDERS = ("checkpoints", "coresets", "states", "tracking")
-OURS = ("record.json", *metrics.FILES, *FOLDERS)
-"""What a run writes into its folder."""
-
-REPORT = "report.html"
-"""The page that `advcore report` writes there; it is removed with the run that it describes."""
-
-LOCK = ".lock"
-"""Locked by the process that works in the folder; it holds the names of the job that began the run."""
-
-_held: list[TextIO] = []
-"""The lock files that this process has locked."""
-
-_TRIES = 5
-"""How often a lock file is opened anew because it was removed at that moment."""
+OURS = ("record.json", *metrics.FILES, *FOLDERS)  # what a run writes into its folder
+REPORT = "report.html"  # what `advcore report` writes there; it is removed with the run that it describes
+LOCK = ".lock"  # locked by the process that works in the folder; it holds the names of the job that began the run
+_locks: list[TextIO] = []  # those that this process has locked
+_TRIES = 5  # to open a lock file that is removed at that moment
 
 
 def folder(run: Path) -> Path:
@@ -72,7 +63,6 @@ def alone(run: Path) -> Iterator[None]:
 
 
 def _check_links(run: Path) -> None:
-    """Raise UnsafeFileError if a link among the run's files leads out of its folder."""
     for name in OURS:
         for entry in [run / name, *(run / name).rglob("*")]:
             if entry.is_symlink():
@@ -103,14 +93,14 @@ def _lock_file(path: Path) -> Iterator[None]:
         yield
         return
     lock = _open_lock(path)
-    _held.append(lock)
+    _locks.append(lock)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             if not any(os.path.lexists(path.parent / name) for name in OURS):
                 path.unlink()
-        _held.remove(lock)
+        _locks.remove(lock)
         lock.close()
 
 
@@ -164,9 +154,9 @@ def _busy_error(path: Path) -> BusyError:
 def _close_inherited_locks() -> None:
     """Close the locks in a forked helper process, such as a reader of images, which may outlive the process that it
     helps: while the file is open anywhere, the folder stays locked."""
-    for lock in _held:
+    for lock in _locks:
         lock.close()
-    _held.clear()
+    _locks.clear()
 
 
 if hasattr(os, "register_at_fork"):

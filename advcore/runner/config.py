@@ -62,7 +62,6 @@ def _set_value(raw: dict, path: str, value: object, label: str) -> None:
 
 
 def _enter(node: dict | list, key: str, label: str) -> dict | list:
-    """Return the mapping or list that `node` holds at `key`; an empty mapping is put there if nothing is."""
     if isinstance(node, list):
         key = _parse_position(node, key, label)
     elif node.get(key) is None:

@@ -37,7 +37,6 @@ def target(
 
 
 def _check_kinds(path: Path) -> None:
-    """Raise ConfigError where a file has the name of one of a run's folders, or a folder that of one of its files."""
     for name in checkpoints.FOLDERS:
         if (path / name).exists() and not (path / name).is_dir():
             raise ConfigError(must("--out", f"a folder in which {name} is one", str(path / name), "remove it"))

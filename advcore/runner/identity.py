@@ -22,16 +22,12 @@ def identity(config: RunConfig) -> dict:
         _remove_setting(settings, path)
     data = settings["data"]
     if "path" in data:
-        data["path"] = _last_part(data["path"]) if data["name"] in BY_PATH else None
+        known_by_path = data["name"] in BY_PATH
+        data["path"] = re.split(r"[/\\]", data["path"].rstrip("/\\"))[-1] if known_by_path else None
     return settings
 
 
-def _last_part(path: str) -> str:
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-
-
 def _remove_setting(settings: dict, path: str) -> None:
-    """Remove the setting with a dotted path, if it is there."""
     *sections, name = path.split(".")
     for section in sections:
         settings = settings.get(section)

@@ -1,4 +1,4 @@
-"""Prepare a run before anything runs: data, model, trainer and plan, all checked."""
+"""Prepare a run: load the data, build model and trainer, and make the plan, so that all settings are checked first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,13 +19,32 @@ from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.runner import build
 from advcore.runner.config import from_dict
-from advcore.runner.plan import Plan, make_plan
+from advcore.runner.explain import explain_cost, explain_epochs
 from advcore.runner.schema import RunConfig
 from advcore.runner.weights import checkpoint, load_state, weights_hash
+from advcore.selection.memory import estimate_for, settle
 from advcore.speed import Speed
 from advcore.threads import set_by_user, suited_threads
 from advcore.training.loop import Listener
+from advcore.training.plan import Reference, planned_parts
 from advcore.training.trainer import Trainer, recorded_speed
+
+_NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, what it will cost, and what it will hold in memory.
+
+    text : the plan in one line. relative_cost : its units over those of the reference. memory : sizes of the largest
+    things held, by name. notes : explanations of what may surprise in the plan, by what they are about.
+    """
+
+    text: str
+    relative_cost: float
+    reference: Reference
+    memory: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,16 +64,12 @@ class Prepared:
     inputs: dict[str, object] = field(default_factory=dict)
 
 
-def ignore(event: object) -> None:
-    """Do nothing: the default of a callback."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Reporter(Listener):
     """A listener that also receives the plan, and the name of the weights ("last", "best") that are being evaluated."""
 
-    on_plan: Callable[[Plan], None] = ignore
-    on_final: Callable[[str], None] = ignore
+    on_plan: Callable[[Plan], None] = lambda plan: None
+    on_final: Callable[[str], None] = lambda which: None
 
 
 def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
@@ -70,7 +85,10 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         for tracker in config.tracking:
             tracker.load()
     loaded = build.load_data(config, trainer, device)
-    _check_test_size(config, loaded)
+    size = config.evaluation.examples
+    if size is not None and size > len(loaded.test):
+        rule = f"at most {len(loaded.test)}, as many test images there are"
+        raise ConfigError(must("evaluation.examples", rule, size))
     wanted = config.selection and config.selection.cost
     if wanted is not None:
         config = build.set_budget(config, trainer, loaded)
@@ -81,7 +99,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         trainer = build.trainer(config)
     for path, attack in build.list_attacks(config).items():
         with build.under(path):
-            bind_uncounted(attack, net)
+            bound(attack, net, lambda network: network)  # its passes are not counted
     trainer.check(net, loaded.train)
     rows, inputs = build.load_scores(trainer, loaded) if scores else (None, {})
     inputs |= hash_networks(config)
@@ -91,20 +109,62 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     return Prepared(config, loaded, net, trainer, plan=plan, scores=rows, inputs=inputs)
 
 
-def _check_test_size(config: RunConfig, loaded: Data) -> None:
-    size = config.evaluation.examples
-    most = len(loaded.test)
-    if size is not None and size > most:
-        raise ConfigError(must("evaluation.examples", f"at most {most}, as many test images there are", size))
+def make_plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module, wanted: float | None = None) -> Plan:
+    """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
+
+    wanted : the cost that the budget was computed for; None where the budget was set.
+    """
+    n = len(loaded.train)
+    compared = build.find_reference(config, n)
+    planned = planned_parts(built, n, build.count_held_out(loaded))
+    cost = planned.total / compared.units
+    text = built.schedule.describe()
+    if config.minibatch:
+        text += f", {config.minibatch.describe()}"
+    text += f": {cost:.2f} of full training"
+    if planned.total > compared.units:
+        text += "; full training is cheaper"
+    if wanted is not None and cost < _NEAR * wanted:
+        text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
+    notes = {"epochs": explain_epochs(built.schedule), "cost": explain_cost(built, planned, compared, n)}
+    return Plan(
+        text=text,
+        relative_cost=cost,
+        reference=compared,
+        memory=estimate_memory(built, loaded, net),
+        notes={subject: note for subject, note in notes.items() if note},
+    )
 
 
-def bind_uncounted(attack: Attack | None, model: nn.Module) -> Attack | None:
-    """Bind an attack to a model without counting its passes."""
-    return bound(attack, model, _leave_uncounted)
+def estimate_memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, str]:
+    """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
+
+    Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
+    remembered perturbations do not fit.
+    """
+    device = loaded.train.device
+    sizes = {
+        "images": loaded.train.nbytes,
+        "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
+    }
+    if built.remembers:
+        sizes["remembered perturbations"] = built.memory_bytes(len(loaded.train), loaded.train.shape)
+        with build.under("training"):
+            built.memory.settle(sizes["remembered perturbations"], device)
+    selector = built.selector
+    estimate = selector and estimate_for(selector, net, loaded.train, build.count_held_out(loaded))
+    if estimate is None:
+        return {name: _format_megabytes(size) for name, size in sizes.items()}
+    with build.under("selection"):
+        estimate, event = settle(estimate, selector.memory_limit, device)
+    sizes["largest problem"] = estimate.problem + estimate.matrix + estimate.solver
+    sizes["selection at its height"] = estimate.peak
+    rows = _format_megabytes(estimate.rows) + (" in a temporary file" if event else "")
+    return {"gradient rows": rows} | {name: _format_megabytes(size) for name, size in sizes.items()}
 
 
-def _leave_uncounted(network: nn.Module) -> nn.Module:
-    return network
+def _format_megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def speed_of(prepared: Prepared, state: dict[str, object] | None = None) -> Speed:
@@ -132,11 +192,12 @@ def use_suited_threads(prepared: Prepared, recorded: int | None = None) -> str |
 def _load_networks(config: RunConfig, loaded: Data, device: torch.device) -> RunConfig:
     """Return the config in which each attack that names a run's folder measures distances in that run's best model."""
     load = partial(_load_network, loaded=loaded, device=device)
-    attack = load(config.attack)
-    selection = config.selection and replace(config.selection, attack=load(config.selection.attack))
-    attacks = [load(attack) for attack in config.evaluation.attacks]
-    evaluation = replace(config.evaluation, attacks=attacks)
-    return replace(config, attack=attack, selection=selection, evaluation=evaluation)
+    return replace(
+        config,
+        attack=load(config.attack),
+        selection=config.selection and replace(config.selection, attack=load(config.selection.attack)),
+        evaluation=replace(config.evaluation, attacks=[load(attack) for attack in config.evaluation.attacks]),
+    )
 
 
 def _load_network(attack: Attack | None, loaded: Data, device: torch.device) -> Attack | None:
@@ -156,6 +217,8 @@ def _network_folders(config: RunConfig) -> dict[str, Path]:
 
 def hash_networks(config: RunConfig) -> dict[str, str]:
     """Return the sha256 of the weights of each such model that training depends on; evaluations may use others."""
-    folders = _network_folders(config).items()
-    training = {path: folder for path, folder in folders if not path.startswith("evaluation.")}
-    return {path: weights_hash(checkpoint(folder, "best")) for path, folder in training.items()}
+    return {
+        path: weights_hash(checkpoint(folder, "best"))
+        for path, folder in _network_folders(config).items()
+        if not path.startswith("evaluation.")
+    }

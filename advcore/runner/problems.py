@@ -11,9 +11,8 @@ from advcore.errors import UserError, must, shown
 from advcore.runner.aliases import suggest_name, suggest_setting
 from advcore.runner.schema import RunConfig
 
-_LONGEST = 60
-"""Characters of a key that are shown as they are."""
-
+_LONGEST = 60  # characters of a key
+# What a value must be, by the type of pydantic's error.
 _RULES = {
     "float_type": "a number",
     "int_type": "a whole number",
@@ -25,7 +24,6 @@ _RULES = {
     "dataclass_type": "a mapping of settings",
     "dict_type": "a mapping",
 }
-"""What a value must be, by the type of pydantic's error."""
 
 
 def describe_problems(error: ValidationError, raw: object) -> list[str]:
@@ -102,7 +100,6 @@ def _describe_entry(entry: dict) -> list[str]:
 
 
 def _describe_unknown(keys: Sequence[str], cls: type | None) -> str:
-    """Return the line about a key that is no setting of the section `cls`, and suggest what is meant."""
     *above, key = keys
     section = ".".join(above)
     names = [field.name for field in dataclasses.fields(cls)] if cls else []

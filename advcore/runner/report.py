@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.adversary import perturb
+from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.data.source import batches_for
@@ -31,19 +31,14 @@ from advcore.runner import build
 from advcore.runner.checkpoints import REPORT
 from advcore.runner.config import RunConfig, from_dict
 from advcore.runner.places import check_writable
-from advcore.runner.prepare import Prepared, bind_uncounted, prepare
+from advcore.runner.prepare import Prepared, prepare
 from advcore.runner.suite_file import BASELINES_FILE
 from advcore.runner.weights import checkpoint, load_state
 from advcore.types import Coreset
 
-THUMBNAIL = 64
-"""Pixels of the longer side of an image on a page; larger images are reduced."""
-
-MOST_IMAGES = 64
-"""Images of each kind on a page."""
-
-Galleries = tuple[list[tuple[str, list[Shown]]], list[Note]]
-"""Titles with images, and notes about them."""
+THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced
+MOST_IMAGES = 64  # of each kind, on a page
+Galleries = tuple[list[tuple[str, list[Shown]]], list[Note]]  # titles with images, and notes about them
 
 
 def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
@@ -55,12 +50,8 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
     """
     with before_work():
-        if path.is_file():
-            file = path
-            target = out or path.with_suffix(".html")
-        else:
-            file = path / "record.json"
-            target = out or path / REPORT
+        file = path if path.is_file() else path / "record.json"
+        target = out or (path.with_suffix(".html") if file == path else path / REPORT)
         is_run = file.is_file()
         content = RunRecord.load(file) if is_run else list_runs(path, target.parent)
         check_writable(target, file=True)
@@ -83,22 +74,16 @@ def list_runs(path: Path, page: Path) -> list[Run]:
     runs = [_load_run(file, path, page) for file in names if file.name != BASELINES_FILE]
     if not any(run.record for run in runs):
         what = "a run's folder (with record.json), or a folder of runs or of records (*.json)"
-        problem = "it holds no record"
-        if runs:
-            problem += f"; {runs[0].problem}"
+        problem = "; ".join(["it holds no record", *(run.problem for run in runs[:1])])
         raise ConfigError(must("RUN|DIR", what, str(path), problem))
     return runs
 
 
 def _load_run(file: Path, top: Path, page: Path) -> Run:
     """Return the run of a record's file, named by its path below `top`, with a link to its report if there is one."""
-    if file.name == "record.json":
-        location = file.parent
-        report = file.parent / REPORT
-    else:
-        location = file.with_suffix("")
-        report = file.with_suffix(".html")
-    name = str(location.relative_to(top))
+    in_folder = file.name == "record.json"
+    report = file.parent / REPORT if in_folder else file.with_suffix(".html")
+    name = str((file.parent if in_folder else file.with_suffix("")).relative_to(top))
     link = _make_link(report, page) if report.is_file() else ""
     try:
         return Run(name, RunRecord.load(file), link)
@@ -119,8 +104,7 @@ def gather_beside(folder: Path, record: RunRecord, images: int) -> Beside:
     """Return weights and images from a run's folder, and a line about each of them that is missing."""
     coresets = {}
     missing = {}
-    epochs = [selection.get("epoch") for selection in record.selections]
-    for epoch in spread(epochs, CHOSEN):  # no more than are drawn
+    for epoch in spread([selection.get("epoch") for selection in record.selections], CHOSEN):  # no more than are drawn
         try:
             coresets[epoch] = _load_coreset(folder, epoch)
         except (AdvcoreError, OSError) as error:
@@ -131,7 +115,6 @@ def gather_beside(folder: Path, record: RunRecord, images: int) -> Beside:
 
 
 def _load_coreset(folder: Path, epoch: int) -> Coreset:
-    """Load the coreset selected at an epoch. Raises CheckpointError where the run's folder does not hold it."""
     if type(epoch) is not int:
         raise CheckpointError(f"the record names no epoch, but {epoch!r}")
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
@@ -214,7 +197,6 @@ class _Examples:
 
 
 def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
-    """Attack the training examples at `positions`, and predict their classes before and after."""
     model = prepared.model
     objective = prepared.config.objective
     indices, x, y = next(batches_for(model, prepared.data.train, [positions]))
@@ -223,7 +205,7 @@ def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
             predicted = model(x).argmax(1)
         if not attacked(objective):
             return _Examples(x, y, predicted)
-        attack = bind_uncounted(_selection_attack(prepared), model)
+        attack = bound(_selection_attack(prepared), model, lambda network: network)  # its passes are not counted
         stream = Stream(seed=prepared.config.seed, purpose="report").at(indices)
         x_adv = perturb(model, objective, attack, x, y, generator=stream)
         with torch.no_grad():
@@ -231,9 +213,9 @@ def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
 
 
 def _selection_attack(prepared: Prepared) -> Attack | None:
-    """Return the attack of selections; one that remembers perturbations starts without any."""
     config = prepared.config
     attack = (config.selection and config.selection.attack) or config.attack
+    # one that remembers perturbations starts without any
     return attack.recalling(None) if getattr(attack, "remembers", False) else attack
 
 
@@ -257,7 +239,6 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
 
 
 def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> list[Shown]:
-    """Return each example's images with the lines below them; `indices` and `weights` are those of the coreset."""
     shown = []
     for i, (index, weight) in enumerate(zip(indices.tolist(), weights.tolist(), strict=True)):
         images = [(f"example {index}", encode_png(examples.x[i]))]

@@ -1,21 +1,22 @@
 """The beginning of a run: anew, or from the newest state that an earlier process saved in the same folder."""
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from advcore.data.base import Data
+from advcore import distributed
 from advcore.data.source import content_hash
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
 from advcore.files import leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.runner import checkpoints
+from advcore.runner import build, checkpoints
 from advcore.runner.config import from_dict, list_changes, resolved
+from advcore.runner.environment import environment
 from advcore.runner.folder import clear, was_begun
-from advcore.runner.journal import Journal
 from advcore.runner.prepare import Prepared, speed_of, use_suited_threads
 from advcore.runner.select import restore_coresets
 from advcore.threads import describe_threads
@@ -23,8 +24,59 @@ from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)
 
-FREE = (*ELSEWHERE, "data.path", "evaluation", "cost")
-"""Settings that may change when a run is resumed: they do not change how it trains."""
+# Settings that may change when a run is resumed: they do not change how it trains.
+_FREE = (*ELSEWHERE, "data.path", "evaluation", "cost")
+# What the record of a resumed run takes over from the record before.
+_CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
+
+
+@dataclass
+class Journal:
+    """A run's folder, when it began (`time.perf_counter()` less the seconds of earlier processes), and its record."""
+
+    path: Path
+    began: float
+    record: RunRecord
+
+    def save(self) -> None:
+        """Write the record and the metrics. Of several processes, only the first one writes."""
+        if distributed.first():
+            self.record.seconds = round(time.perf_counter() - self.began, 2)
+            self.record.save(self.path / "record.json")
+            metrics.write(self.path, self.list_metrics())
+
+    def list_metrics(self) -> list[dict[str, object]]:
+        return metrics.rows(self.record.epochs, self.record.selections, self.record.reference["units"])
+
+    def continue_from(self, before: RunRecord, note: dict[str, object]) -> None:
+        """Take over what an earlier process had recorded, and add a note about the interruption."""
+        earlier = {name: getattr(before, name) for name in _CONTINUED}
+        self.record = replace(self.record, resumes=[*before.resumes, note], **earlier)
+        self.began -= before.seconds
+
+    def data_identity(self) -> list:
+        """Return what identifies the training data: the number of examples, and their hash."""
+        return [self.record.data["train"], self.record.data["hash"]["train"]]
+
+
+def new_record(prepared: Prepared) -> RunRecord:
+    """Return the record of a run of which nothing is done yet."""
+    loaded = prepared.data
+    return RunRecord(
+        name=prepared.config.name,
+        config=resolved(prepared.config),
+        environment=environment(loaded.train.device),
+        plan=prepared.plan.text,
+        reference=asdict(prepared.plan.reference),
+        data={
+            "train": len(loaded.train),
+            "validation": build.count_held_out(loaded),
+            "test": len(loaded.test),
+            "shape": list(loaded.train.shape),
+            "class_counts": torch.bincount(loaded.whole[loaded.part], minlength=loaded.num_classes).tolist(),
+        },
+        inputs=prepared.inputs,
+    )
 
 
 def begin_run(journal: Journal, prepared: Prepared, resume: bool, job: Sequence[str]) -> dict[str, object]:
@@ -43,14 +95,19 @@ def begin_run(journal: Journal, prepared: Prepared, resume: bool, job: Sequence[
             journal.record = before
             return {"done": True, "state": None}
         state, damaged = find_state(prepared, path, before, journal.data_identity())
-        damaged += _mend_files(path, state, loaded)
+        for name in checkpoints.FOLDERS:
+            settle_all(path / name)
+        damaged += restore_coresets(path, state, loaded)
         epoch = state["place"]["epoch"] if state else 0
         journal.continue_from(before, {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]})
         threads = before.environment.get("threads") if state else None
     else:
         clear(path)
         checkpoints.begin(path, job)
-    _sweep_leftovers(path)
+    for name in ("record.json", *metrics.FILES):
+        checkpoints.sweep(leftovers(path, name))
+    for name in checkpoints.FOLDERS:
+        checkpoints.sweep(leftovers(path / name))
     journal.record.environment["speed"] = asdict(speed_of(prepared, state))
     reason = use_suited_threads(prepared, threads)
     journal.record.environment |= describe_threads(torch.get_num_threads(), reason)
@@ -65,22 +122,7 @@ def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:
     no influence on the results may have changed.
     """
     states_gone = not checkpoints.folder(path).exists()
-    return before.finished and all(states_gone and is_among(_setting_of(line), ELSEWHERE) for line in changed)
-
-
-def _mend_files(path: Path, state: dict | None, loaded: Data) -> list[str]:
-    """Complete the files that a process left half-written; return a line about each coreset written again."""
-    for name in checkpoints.FOLDERS:
-        settle_all(path / name)
-    return restore_coresets(path, state, loaded)
-
-
-def _sweep_leftovers(path: Path) -> None:
-    """Remove the temporary files of writes that were killed, after the pairs of files are settled."""
-    for name in ("record.json", *metrics.FILES):
-        checkpoints.sweep(leftovers(path, name))
-    for name in checkpoints.FOLDERS:
-        checkpoints.sweep(leftovers(path / name))
+    return before.finished and all(states_gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed)
 
 
 def record_before(path: Path) -> tuple[RunRecord, list[str]]:
@@ -94,8 +136,7 @@ def record_before(path: Path) -> tuple[RunRecord, list[str]]:
         problem = error.__cause__ or error  # without the advice to do what is done here
         _, facts, _ = checkpoints.newest(path) or (None, {}, None)
         if "config" not in facts:
-            way_out = checkpoints.advise([error], "it")
-            raise AdvcoreError(f"{problem}, and no state tells more; {way_out}") from None
+            raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
         log.warning("%s; going on from the newest state", problem)
         settings = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
         return RunRecord(**settings, environment={}, plan="", reference={}), [str(problem)]
@@ -111,27 +152,17 @@ def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     cost_now = prepared.inputs.get("selection.cost")
     if cost_before != cost_now:
         changed.append(f"selection.cost: {cost_before!r} -> {cost_now!r}")
-    refused = [_explain_refusal(line, prepared) for line in changed if not _may_change(line, prepared, record)]
+    refused = []
+    for line in changed:
+        setting = line.split(":")[0]
+        if setting == "training.epochs" and not _appends_epochs(prepared, record):
+            plan = prepared.trainer.schedule.describe()
+            refused.append(f"{line}; more epochs go where no selection is left: the new plan is {plan}")
+        elif setting != "training.epochs" and not is_among(setting, _FREE):
+            refused.append(line)
     if refused:
         raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
     return changed
-
-
-def _setting_of(change: str) -> str:
-    """Return the dotted path of the setting that a line "a.b: old -> new" is about."""
-    return change.split(":")[0]
-
-
-def _may_change(change: str, prepared: Prepared, record: RunRecord) -> bool:
-    setting = _setting_of(change)
-    return is_among(setting, FREE) or setting == "training.epochs" and _appends_epochs(prepared, record)
-
-
-def _explain_refusal(change: str, prepared: Prepared) -> str:
-    if _setting_of(change) != "training.epochs":
-        return change
-    plan = prepared.trainer.schedule.describe()
-    return f"{change}; more epochs go where no selection is left: the new plan is {plan}"
 
 
 def _with_defaults(raw: dict) -> dict:
@@ -148,9 +179,8 @@ def _with_defaults(raw: dict) -> dict:
 def _appends_epochs(prepared: Prepared, record: RunRecord) -> bool:
     """Return whether the plan only adds epochs at the end of the run's: the epochs that are done begin it, and no
     selection is left."""
-    plan = prepared.trainer.schedule.plan()
     done = [(entry["lr_index"], entry["action"]) for entry in record.epochs]
-    planned = [(epoch.lr_index, epoch.action) for epoch in plan]
+    planned = [(epoch.lr_index, epoch.action) for epoch in prepared.trainer.schedule.plan()]
     more = prepared.config.training.epochs > record.config["training"]["epochs"]
     selects = any(action not in ("full", "reuse") for _, action in planned[len(done) :])
     return more and planned[: len(done)] == done and not selects
@@ -166,16 +196,15 @@ def find_state(prepared: Prepared, path: Path, record: RunRecord, data: list) ->
     """
     newest = checkpoints.newest(path)
     if newest is None and record.epochs:
-        folder = checkpoints.folder(path)
         raise AdvcoreError(
-            f"epochs done: {len(record.epochs)}, but {folder} holds no state; start again with --overwrite"
+            f"epochs done: {len(record.epochs)}, but {checkpoints.folder(path)} holds no state; "
+            "start again with --overwrite"
         )
     state, facts, damaged = newest or (None, {"data": data}, [])
-    _require_same("files", record.inputs, prepared.inputs)
-    _require_same("data (examples, hash)", facts.get("data"), data)
+    for what, before, now in (
+        ("files", record.inputs, prepared.inputs),
+        ("data (examples, hash)", facts.get("data"), data),
+    ):
+        if before != now:
+            raise ConfigError(must("--resume", f"given the {what} that the run began with, {before}", now))
     return state, damaged
-
-
-def _require_same(what: str, before: object, now: object) -> None:
-    if before != now:
-        raise ConfigError(must("--resume", f"given the {what} that the run began with, {before}", now))

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +19,8 @@ from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
 from advcore.reporting.record import RunRecord
 from advcore.runner import checkpoints
-from advcore.runner.journal import Journal, new_record
 from advcore.runner.prepare import Prepared, Reporter
-from advcore.runner.resume import begin_run
+from advcore.runner.resume import Journal, begin_run, new_record
 from advcore.runner.schema import RunConfig
 from advcore.runner.select import in_training_set, keep_coreset, summary
 from advcore.runner.weights import save_state
@@ -67,8 +67,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
     trackers keep, in `tracking/`; and `states/`, from which `resume` continues. A finished run that is resumed stays as
     it is. Of several processes, only the first one reads and writes files of the run.
     """
-    began = time.perf_counter()
-    journal = Journal(new_record(prepared), path, began)
+    journal = Journal(path, began=time.perf_counter(), record=new_record(prepared))
     beginning = distributed.by_first(partial(begin_run, journal, prepared, resume, job))
     record = journal.record
     if beginning["done"]:
@@ -87,9 +86,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
 
 def _open_tracking(journal: Journal, config: RunConfig) -> Tracking:
     """Open the run's trackers, which know what they were sent before; only the first process has any."""
-    trackers = {}
-    if distributed.first():
-        trackers = {tracker_name(tracker): tracker for tracker in config.tracking}
+    trackers = {tracker_name(tracker): tracker for tracker in config.tracking if distributed.first()}
     settings = {key: value for key, value in journal.record.config.items() if key != "tracking"}
     return Tracking(trackers, journal.path, journal.record.name, settings)
 
@@ -116,15 +113,14 @@ class _Writer:
     def on_epoch(self, entry: dict, so_far: Trained) -> None:
         _count(self.journal.record, so_far, self.prepared)
         self.journal.save()
-        self.tracking.tell(self.journal.metrics())
+        self.tracking.tell(self.journal.list_metrics())
         self.tracking.report(so_far.events, entry["epoch"])
         self.reporter.on_epoch(entry, so_far)
 
     def on_coreset(self, coreset: Coreset) -> None:
         problem = keep_coreset(self.journal.path, in_training_set(coreset, self.prepared.data))
-        resumes = self.journal.record.resumes
-        if problem and resumes:
-            resumes[-1]["damaged"].append(problem)
+        if problem and self.journal.record.resumes:
+            self.journal.record.resumes[-1]["damaged"].append(problem)
         self.reporter.on_coreset(coreset)
 
     def on_checkpoint(self, state: Callable[[], dict]) -> None:
@@ -136,19 +132,14 @@ class _Writer:
             raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
 
 
-def _join_checkpoint(state: Callable[[], dict]) -> None:
-    """Take part in gathering a state, which the first process then writes."""
-    state()
-
-
 def _train(
     journal: Journal, prepared: Prepared, reporter: Reporter, *, tracking: Tracking, state: dict | None
 ) -> Trained:
     """Train, from `state` on if there is one; the first process writes what becomes known."""
     if distributed.first():
         listener = _Writer(journal, prepared, reporter, tracking).listener()
-    else:
-        listener = Listener(on_checkpoint=_join_checkpoint, period=prepared.config.checkpoint.period)
+    else:  # the others take part in gathering a state, which the first one then writes
+        listener = Listener(on_checkpoint=operator.call, period=prepared.config.checkpoint.period)
     trained = prepared.trainer.fit(
         prepared.model,
         prepared.data.train,
@@ -159,8 +150,7 @@ def _train(
         scores=prepared.scores,
         resume=state,
     )
-    record = journal.record
-    tracking.tell(metrics.rows(trained.epochs, record.selections, record.reference["units"]))
+    tracking.tell(metrics.rows(trained.epochs, journal.record.selections, journal.record.reference["units"]))
     tracking.report(trained.events, len(trained.epochs))
     return trained
 

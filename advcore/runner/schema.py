@@ -41,9 +41,8 @@ TABLES: dict[str, dict[str, type]] = {
 
 def _read_name(value: object) -> str | None:
     """Return the name that chooses the class of some settings, without the architecture of `timm:ARCHITECTURE`."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        return None
-    return value["name"].partition(":")[0]
+    name = value.get("name") if isinstance(value, Mapping) else None
+    return name.partition(":")[0] if isinstance(name, str) else None
 
 
 def _remove_name(value: object) -> object:
@@ -52,9 +51,7 @@ def _remove_name(value: object) -> object:
         return value
     rest = {key: entry for key, entry in value.items() if key != "name"}
     architecture = value["name"].partition(":")[2]
-    if architecture:
-        rest["architecture"] = architecture
-    return rest
+    return rest | {"architecture": architecture} if architecture else rest
 
 
 def _choose_by_name(table: dict[str, type]) -> Any:
@@ -74,12 +71,11 @@ OptimizerChoice = _choose_by_name(OPTIMIZERS)
 LrScheduleChoice = _choose_by_name(LR_SCHEDULES)
 AttackStepsChoice = _choose_by_name(ATTACK_STEPS)
 TrackerChoice = _choose_by_name(TRACKERS)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Names of runs and suites, which are also names of files."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of runs and suites, which are also names of files
 
 
-def _at_least_or_null(setting: str, value: object, low: int) -> str | None:
-    return None if value is None else at_least(setting, value, low)
+def _unless(accepted: object, problem: str | None) -> str | None:
+    return None if accepted else problem
 
 
 @settings
@@ -108,16 +104,13 @@ class SelectionConfig(SelectionSettings):
     probe_epochs: int = 0
 
     def _more_problems(self) -> list[str | None]:
-        probe_problem = at_least("probe_epochs", self.probe_epochs, 0)
-        return [*Schedule.problems(self), *self._cost_problems(), probe_problem]
-
-    def _cost_problems(self) -> list[str | None]:
-        if self.cost is None:
-            return []
-        problems = [positive("cost", self.cost, "it is relative to full training")]
-        if self.budget != SelectionSettings.budget:
-            problems.append(must("cost", "null beside a budget", self.cost))
-        return problems
+        default_budget = self.budget == SelectionSettings.budget
+        return [
+            *Schedule.problems(self),
+            _unless(self.cost is None, positive("cost", self.cost, "it is relative to full training")),
+            _unless(self.cost is None or default_budget, must("cost", "null beside a budget", self.cost)),
+            at_least("probe_epochs", self.probe_epochs, 0),
+        ]
 
 
 @settings
@@ -160,17 +153,21 @@ class EvaluationConfig:
     checks: bool = True
 
     def __post_init__(self):
-        problems = [at_least("batch_size", self.batch_size, 1), _at_least_or_null("examples", self.examples, 1)]
-        for i, attack in enumerate(self.attacks):
-            if getattr(attack, "training_only", False):
-                way_out = "this one is for training only (fast_lpa: set project: true)"
-                rule = "an attack that stays in its ball"
-                problems.append(must(f"attacks.{i}.name", rule, attack_name(attack), way_out))
-        for i, attack in enumerate(self.attacks):
-            if getattr(attack, "remembers", False):
-                rule = "uniform, gaussian or clean in an evaluation"
-                problems.append(must(f"attacks.{i}.start", rule, attack.start))
-        require(*problems)
+        way_out = "this one is for training only (fast_lpa: set project: true)"
+        require(
+            at_least("batch_size", self.batch_size, 1),
+            _unless(self.examples is None, at_least("examples", self.examples, 1)),
+            *(
+                must(f"attacks.{i}.name", "an attack that stays in its ball", attack_name(attack), way_out)
+                for i, attack in enumerate(self.attacks)
+                if getattr(attack, "training_only", False)
+            ),
+            *(
+                must(f"attacks.{i}.start", "uniform, gaussian or clean in an evaluation", attack.start)
+                for i, attack in enumerate(self.attacks)
+                if getattr(attack, "remembers", False)
+            ),
+        )
 
 
 @settings
@@ -189,7 +186,7 @@ class CostConfig:
     def __post_init__(self):
         require(
             at_least("reference_steps", self.reference_steps, 1),
-            _at_least_or_null("reference_epochs", self.reference_epochs, 1),
+            _unless(self.reference_epochs is None, at_least("reference_epochs", self.reference_epochs, 1)),
         )
 
 
@@ -243,17 +240,17 @@ class RunConfig:
     device: str = "auto"
 
     def __post_init__(self):
-        problems = []
-        if not NAME.fullmatch(self.name):
-            way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
-            problems.append(must("name", "letters, digits, '.', '-' and '_'", self.name, way_out))
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            problems.append(must("device", "auto, cpu, cuda or cuda:N", self.device))
-        problems.append(at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED))
-        if isinstance(self.objective, tuple(OBJECTIVES.values())):
-            problems.append(mismatch(self.objective, self.attack))
-        for i, tracker in enumerate(self.tracking):
-            if type(tracker) in map(type, self.tracking[:i]):
-                rule = "a tracker that does not stand before it"
-                problems.append(must(f"tracking.{i}.name", rule, tracker_name(tracker)))
-        require(*problems)
+        way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
+        is_objective = isinstance(self.objective, tuple(OBJECTIVES.values()))
+        is_device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
+        require(
+            _unless(NAME.fullmatch(self.name), must("name", "letters, digits, '.', '-' and '_'", self.name, way_out)),
+            _unless(is_device, must("device", "auto, cpu, cuda or cuda:N", self.device)),
+            at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
+            mismatch(self.objective, self.attack) if is_objective else None,
+            *(
+                must(f"tracking.{i}.name", "a tracker that does not stand before it", tracker_name(tracker))
+                for i, tracker in enumerate(self.tracking)
+                if type(tracker) in map(type, self.tracking[:i])
+            ),
+        )

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -62,15 +62,14 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     gradient = GRADIENTS[name]
     objective = type(config.objective).__name__.lower()
     if gradient.attacked and not attacked(config.objective):
-        rule = "one of clean images for an objective that is not attacked"
-        raise ConfigError(must("--score", rule, name, objective))
+        raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, objective))
     with distributed.together():
         prepared = prepare(config, scores=False)
     use_suited_threads(prepared)
     loaded = prepared.data
-    scoring = _Scoring(gradient, prepared)
-    schedule = Schedule(epochs=config.training.epochs)
-    trainer = replace(prepared.trainer, schedule=schedule, selector=None, minibatch=None, probe_epochs=0)
+    scoring = _Scoring(gradient, prepared, collector=gradient.collect() if gradient.collect else None)
+    all_data = Schedule(epochs=config.training.epochs)
+    trainer = replace(prepared.trainer, schedule=all_data, selector=None, minibatch=None, probe_epochs=0)
     trained = trainer.fit(
         prepared.model,
         loaded.train,
@@ -98,28 +97,22 @@ class _Scoring:
 
     gradient: Gradient
     prepared: Prepared
-    ledger: CostLedger = field(default_factory=CostLedger)
+    collector: Collector | None
     last: Tensor | None = None
-    collector: Collector | None = None
-
-    def __post_init__(self):
-        if self.gradient.collect:
-            self.collector = self.gradient.collect()
 
     def measure(self, model: nn.Module) -> None:
         config = self.prepared.config
         trainer = self.prepared.trainer
-        settings = {"attack": trainer.attack}
-        if trainer.selector:
-            settings = {"attack": trainer.selector.attack, "chunk_size": trainer.selector.chunk_size}
+        selector = trainer.selector
         measured = self.gradient.measure(
             model,
             self.prepared.data.train,
             objective=trainer.objective,
+            attack=selector.attack if selector else trainer.attack,
             stream=Stream(seed=config.seed, purpose="scoring"),
-            ledger=self.ledger,
+            ledger=CostLedger(),
             head=config.model.head,
-            **settings,
+            **({"chunk_size": selector.chunk_size} if selector else {}),
         )
         for event in measured.events:
             log.warning("%s", event)
@@ -129,9 +122,7 @@ class _Scoring:
 
     def values(self) -> Tensor:
         """Return one score per example, (N,): combined over the epochs where the score asks for that, else the last."""
-        if self.collector:
-            return self.collector.rows.matrix[:, 0]
-        return self.last
+        return self.collector.rows.matrix[:, 0] if self.collector else self.last
 
 
 def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
@@ -149,14 +140,13 @@ def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
 
 def summary(coreset: Coreset) -> dict:
     """Return a coreset's facts for the record."""
-    costs = {"seconds": dict.fromkeys(("attack", "rows", "solve"), 0.0), "passes": 0}
     return {
         "epoch": coreset.epoch,
         "solver": coreset.solver,
         "partition": coreset.partition,
         "k": len(coreset),
         **coreset.quality,
-        **(costs | coreset.cost),
+        **({"seconds": dict.fromkeys(("attack", "rows", "solve"), 0.0), "passes": 0} | coreset.cost),
     }
 
 
@@ -208,7 +198,6 @@ def _rewrite_if_different(path: Path, coreset: Coreset) -> str | None:
 
 
 def _find_difference(path: Path, coreset: Coreset) -> str | None:
-    """Return why the file does not hold the coreset's examples and weights; None where it does."""
     try:
         saved = Coreset.load(path)
     except UserError as error:
