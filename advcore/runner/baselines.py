@@ -61,10 +61,9 @@ def with_baselines(
     named = dict(methods)
     keys = {_comparison_key(config) for config in methods.values()}
     for name, config in _list_baselines(methods, against, added, counts):
-        key = _comparison_key(config)
-        if key in keys:
+        if _comparison_key(config) in keys:
             continue
-        keys.add(key)
+        keys.add(_comparison_key(config))
         unique = _make_unique(name, config, named)
         with _name_method(unique):
             build.trainer(config)
@@ -121,7 +120,6 @@ def _list_baselines(
 
 @contextlib.contextmanager
 def _name_method(name: str) -> Iterator[None]:
-    """Put the name of the method before the problems raised inside the block."""
     try:
         yield
     except UserError as error:
@@ -153,7 +151,7 @@ def _select_at_random(selection: SelectionConfig) -> SelectionConfig:
     settings = {name: getattr(selection, name) for name in kept}
     if selection.partition == "per_class_per_gradient":
         settings["partition"] = "per_class"  # without gradients they are the same
-    redraw = selection.solver.redraw if isinstance(selection.solver, Random) else True
+    redraw = getattr(selection.solver, "redraw", True)
     return SelectionConfig(solver=Random(redraw=redraw), **settings)
 
 
@@ -166,8 +164,8 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
     rule = config.minibatch
     selection = config.selection
     if selection is not None:
-        size = f" {selection.budget:.4g}" if selection.cost is None else f", cost {selection.cost:.4g}"
-        names.append(f"random{size}")
+        wanted = selection.cost is not None
+        names.append(f"random, cost {selection.cost:.4g}" if wanted else f"random {selection.budget:.4g}")
         selection = _select_at_random(selection)
     if isinstance(rule, UpdateSubset):
         names.append(f"random mix {rule.p_up:.4g}")
@@ -270,8 +268,8 @@ def make_fat(full: RunConfig) -> tuple[str, RunConfig]:
 
     Reference: Wong et al. 2020.
     """
-    eps = full.attack.eps
-    return "FAT", _train_against(full, LinfPGD(eps=eps, steps=1, step_size=FAT_STEP * eps))
+    attack = LinfPGD(eps=full.attack.eps, steps=1, step_size=FAT_STEP * full.attack.eps)
+    return "FAT", _train_against(full, attack)
 
 
 def make_n_fgsm(full: RunConfig) -> tuple[str, RunConfig]:

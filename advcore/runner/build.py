@@ -147,7 +147,7 @@ def trainer(config: RunConfig) -> Trainer:
             optimizer=training.optimizer,
             lr_schedule=training.lr_schedule,
             attack_steps=training.attack_steps,
-            probe_epochs=config.selection.probe_epochs if config.selection else 0,
+            probe_epochs=getattr(config.selection, "probe_epochs", 0),
             **_shared_settings(LoopSettings, training),
         )
 
@@ -163,7 +163,7 @@ def list_attacks(config: RunConfig) -> dict[str, Attack]:
 
 
 def load_data(config: RunConfig, built: Trainer, device: torch.device) -> Data:
-    """Load the data, and check attacks, selection and minibatch rule against their shape and their number.
+    """Load the data, and check attacks, selection, minibatch rule and evaluation against their shape and their number.
 
     Raises ConfigError for settings that make no sense for these data, DataError for data that cannot be read.
     """
@@ -174,6 +174,10 @@ def load_data(config: RunConfig, built: Trainer, device: torch.device) -> Data:
     if rule is not None and rule.needs_validation and loaded.validation is None:
         what = "one that follows no validation accuracy without validation data"
         raise ConfigError(must("minibatch", what, name_in(RULES, rule), "set data.validation"))
+    examples = config.evaluation.examples
+    if examples is not None and examples > len(loaded.test):
+        what = f"at most {len(loaded.test)}, as many test images there are"
+        raise ConfigError(must("evaluation.examples", what, examples))
     return loaded
 
 
@@ -187,7 +191,6 @@ def _check_attacks(config: RunConfig, loaded: Data) -> None:
 
 
 def _check_selector(selector: AdversarialCoreset | None, loaded: Data) -> None:
-    """Raise ConfigError for a selection that the training examples are too few for, or that lacks its target."""
     n = len(loaded.train)
     size = n if selector is None else selector.size(n)
     if size < 2:
@@ -291,4 +294,4 @@ def whole_fingerprint(loaded: Data) -> str:
 
 def count_held_out(loaded: Data) -> int:
     """Return how many validation examples there are."""
-    return 0 if loaded.validation is None else len(loaded.validation)
+    return len(loaded.validation or ())

@@ -94,11 +94,10 @@ def from_dict(raw: dict) -> RunConfig:
 
 def _drop_budget_beside_cost(raw: object) -> tuple[object, list[str]]:
     """Return `raw` without the budget if it sets `selection.cost`, and a problem if that budget was not null."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("selection"), dict):
+    selection = raw.get("selection") if isinstance(raw, dict) else None
+    if not isinstance(selection, dict) or selection.get("cost") is None:
         return raw, []
-    selection = dict(raw["selection"])
-    if selection.get("cost") is None:
-        return raw, []
+    selection = dict(selection)
     conflicts = []
     if selection.pop("budget", None) is not None:
         conflicts += [must("selection.cost", "null beside a budget", selection["cost"], "set selection.budget to null")]
@@ -131,18 +130,16 @@ def _to_plain(value: object) -> object:
     return value
 
 
-def list_changes(before: dict, now: dict, path: str = "") -> list[str]:
+def list_changes(before: dict, now: dict, prefix: str = "") -> list[str]:
     """Compare two resolved configs setting by setting; return a line "a.b.c: old -> new" for each difference.
 
-    `path` stands before the names of settings. Settings of different classes are one difference.
+    `prefix`, such as "a.", stands before the names of settings. Settings of different classes are one difference.
     """
     lines = []
     for key in before | now:
-        old = before.get(key)
-        new = now.get(key)
-        setting = f"{path}.{key}" if path else key
+        old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
-            lines += list_changes(old, new, setting)
+            lines += list_changes(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{setting}: {shown(old)} -> {shown(new)}")
+            lines.append(f"{prefix}{key}: {shown(old)} -> {shown(new)}")
     return lines

@@ -53,7 +53,6 @@ def _is_empty(path: Path) -> bool:
 
 
 def _can_continue(path: Path) -> bool:
-    """Return whether the path is a folder with a run that was begun, or with nothing of a run."""
     return path.is_dir() and (was_begun(path) or not any((path / name).exists() for name in checkpoints.OURS))
 
 

@@ -22,8 +22,8 @@ def identity(config: RunConfig) -> dict:
         _remove_setting(settings, path)
     data = settings["data"]
     if "path" in data:
-        known_by_path = data["name"] in BY_PATH
-        data["path"] = re.split(r"[/\\]", data["path"].rstrip("/\\"))[-1] if known_by_path else None
+        names_data = data["name"] in BY_PATH
+        data["path"] = re.split(r"[/\\]", data["path"].rstrip("/\\"))[-1] if names_data else None
     return settings
 
 

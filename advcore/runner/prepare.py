@@ -13,7 +13,6 @@ from advcore.adversary import bound
 from advcore.attacks.base import Attack
 from advcore.data.base import Data
 from advcore.data.source import first_images
-from advcore.errors import ConfigError, must
 from advcore.models.base import multiply_adds
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
@@ -85,10 +84,6 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         for tracker in config.tracking:
             tracker.load()
     loaded = build.load_data(config, trainer, device)
-    size = config.evaluation.examples
-    if size is not None and size > len(loaded.test):
-        rule = f"at most {len(loaded.test)}, as many test images there are"
-        raise ConfigError(must("evaluation.examples", rule, size))
     wanted = config.selection and config.selection.cost
     if wanted is not None:
         config = build.set_budget(config, trainer, loaded)

@@ -83,7 +83,7 @@ def _describe_entry(entry: dict) -> list[str]:
     got = entry["input"]
     match entry["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return [_describe_unknown(keys, owners[-1] if owners else None)]
+            return [_describe_unknown(keys, owners[-1])]
         case "missing":
             return [f"{path} is missing; it has no default"]
         case "union_tag_invalid":
@@ -126,7 +126,7 @@ def _locate(loc: tuple) -> tuple[list[str], list[type | None]]:
             kind = {field.name: field.type for field in dataclasses.fields(kind)}.get(part)
         else:
             owners.append(None)
-            kind = get_args(kind)[-1] if get_args(kind) else kind
+            kind = [kind, *get_args(kind)][-1]
     return keys, owners
 
 

@@ -50,12 +50,14 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
     """
     with before_work():
-        file = path if path.is_file() else path / "record.json"
-        target = out or (path.with_suffix(".html") if file == path else path / REPORT)
-        is_run = file.is_file()
-        content = RunRecord.load(file) if is_run else list_runs(path, target.parent)
+        if path.is_file():
+            file, usual_target = path, path.with_suffix(".html")
+        else:
+            file, usual_target = path / "record.json", path / REPORT
+        target = out or usual_target
+        content = RunRecord.load(file) if file.is_file() else list_runs(path, target.parent)
         check_writable(target, file=True)
-    if is_run:
+    if isinstance(content, RunRecord):
         page = run_page(content, gather_beside(file.parent, content, images))
     else:
         page = runs_page(path.resolve().name, content)
@@ -81,9 +83,11 @@ def list_runs(path: Path, page: Path) -> list[Run]:
 
 def _load_run(file: Path, top: Path, page: Path) -> Run:
     """Return the run of a record's file, named by its path below `top`, with a link to its report if there is one."""
-    in_folder = file.name == "record.json"
-    report = file.parent / REPORT if in_folder else file.with_suffix(".html")
-    name = str((file.parent if in_folder else file.with_suffix("")).relative_to(top))
+    if file.name == "record.json":
+        where, report = file.parent, file.parent / REPORT
+    else:
+        where, report = file.with_suffix(""), file.with_suffix(".html")
+    name = str(where.relative_to(top))
     link = _make_link(report, page) if report.is_file() else ""
     try:
         return Run(name, RunRecord.load(file), link)
@@ -102,8 +106,7 @@ def _make_link(target: Path, page: Path) -> str:
 
 def gather_beside(folder: Path, record: RunRecord, images: int) -> Beside:
     """Return weights and images from a run's folder, and a line about each of them that is missing."""
-    coresets = {}
-    missing = {}
+    coresets, missing = {}, {}
     for epoch in spread([selection.get("epoch") for selection in record.selections], CHOSEN):  # no more than are drawn
         try:
             coresets[epoch] = _load_coreset(folder, epoch)
@@ -239,7 +242,7 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
 
 
 def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> list[Shown]:
-    shown = []
+    gallery = []
     for i, (index, weight) in enumerate(zip(indices.tolist(), weights.tolist(), strict=True)):
         images = [(f"example {index}", encode_png(examples.x[i]))]
         lines = [f"weight {weight:.4g}, class {int(examples.y[i])}", f"example {index}"]
@@ -250,8 +253,8 @@ def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> lis
             images.append(("attacked", encode_png(examples.x_adv[i])))
             images.append((f"perturbation, times {factor:.3g}", encode_png(0.5 + factor * change)))
             prediction += f", attacked {int(examples.predicted_adv[i])}; × {factor:.3g}"
-        shown.append(Shown(images, [*lines, prediction]))
-    return shown
+        gallery.append(Shown(images, [*lines, prediction]))
+    return gallery
 
 
 def encode_png(x: Tensor) -> str:
@@ -265,8 +268,8 @@ def encode_png(x: Tensor) -> str:
     if longer > THUMBNAIL:
         size = [max(1, round(side * THUMBNAIL / longer)) for side in x.shape[1:]]
         x = F.interpolate(x[None], size=size, mode="area")[0]
-    pixels = (x * 255).round().to(torch.uint8)
+    pixels = (x * 255).round().to(torch.uint8).permute(1, 2, 0)
     buffer = io.BytesIO()
-    image = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
+    image = Image.fromarray(pixels.squeeze(2).numpy())  # grey images have no axis of channels there
     image.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -32,8 +32,12 @@ _CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best
 
 @dataclass
 class Journal:
-    """A run's folder, when it began (`time.perf_counter()` less the seconds of earlier processes), and its record."""
+    """A run's record, and what is needed to bring it up to date.
 
+    path : the run's folder. began : `time.perf_counter()` then, less the seconds of earlier processes.
+    """
+
+    prepared: Prepared
     path: Path
     began: float
     record: RunRecord
@@ -79,14 +83,17 @@ def new_record(prepared: Prepared) -> RunRecord:
     )
 
 
-def begin_run(journal: Journal, prepared: Prepared, resume: bool, job: Sequence[str]) -> dict[str, object]:
+def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, object]:
     """Prepare the folder for a new run, or for one that continues. Only the first of several processes does this.
 
     Returns {"done": whether nothing is left to do, "state": what training continues from, None for the beginning}.
     """
     path = journal.path
-    loaded = prepared.data
-    journal.record.data["hash"] = {"train": content_hash(loaded.train), "test": content_hash(loaded.test)}
+    prepared = journal.prepared
+    journal.record.data["hash"] = {
+        "train": content_hash(prepared.data.train),
+        "test": content_hash(prepared.data.test),
+    }
     state = threads = None
     if resume and was_begun(path):
         before, problems = record_before(path)
@@ -97,10 +104,10 @@ def begin_run(journal: Journal, prepared: Prepared, resume: bool, job: Sequence[
         state, damaged = find_state(prepared, path, before, journal.data_identity())
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
-        damaged += restore_coresets(path, state, loaded)
+        damaged += restore_coresets(path, state, prepared.data)
         epoch = state["place"]["epoch"] if state else 0
         journal.continue_from(before, {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]})
-        threads = before.environment.get("threads") if state else None
+        threads = state and before.environment.get("threads")
     else:
         clear(path)
         checkpoints.begin(path, job)
@@ -148,10 +155,9 @@ def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     Raises ConfigError, with all of them, if some would change how the run trains.
     """
     changed = list_changes(_with_defaults(record.config), resolved(prepared.config))
-    cost_before = record.inputs.get("selection.cost")
-    cost_now = prepared.inputs.get("selection.cost")
-    if cost_before != cost_now:
-        changed.append(f"selection.cost: {cost_before!r} -> {cost_now!r}")
+    before, now = (inputs.get("selection.cost") for inputs in (record.inputs, prepared.inputs))
+    if before != now:
+        changed.append(f"selection.cost: {before!r} -> {now!r}")
     refused = []
     for line in changed:
         setting = line.split(":")[0]

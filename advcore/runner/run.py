@@ -5,7 +5,7 @@ import logging
 import operator
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -67,15 +67,15 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
     trackers keep, in `tracking/`; and `states/`, from which `resume` continues. A finished run that is resumed stays as
     it is. Of several processes, only the first one reads and writes files of the run.
     """
-    journal = Journal(path, began=time.perf_counter(), record=new_record(prepared))
-    beginning = distributed.by_first(partial(begin_run, journal, prepared, resume, job))
+    journal = Journal(prepared, path, began=time.perf_counter(), record=new_record(prepared))
+    beginning = distributed.by_first(partial(begin_run, journal, resume, job))
     record = journal.record
     if beginning["done"]:
         return record
     reporter.on_plan(prepared.plan)
-    with contextlib.closing(_open_tracking(journal, prepared.config)) as tracking:
-        trained = _train(journal, prepared, reporter, tracking=tracking, state=beginning["state"])
-        _evaluate_states(journal, prepared, reporter, trained)
+    with contextlib.closing(_open_tracking(journal)) as tracking:
+        trained = _train(journal, reporter, tracking, state=beginning["state"])
+        _evaluate_states(journal, reporter, trained)
         tracking.close(metrics.final_numbers(record.final, record.relative_cost))
         tracking.report(record.events, len(record.epochs))
     record.peak_memory = peak_memory(prepared.data.train.device)
@@ -84,62 +84,28 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
     return record
 
 
-def _open_tracking(journal: Journal, config: RunConfig) -> Tracking:
-    """Open the run's trackers, which know what they were sent before; only the first process has any."""
-    trackers = {tracker_name(tracker): tracker for tracker in config.tracking if distributed.first()}
+def _open_tracking(journal: Journal) -> Tracking:
+    trackers = journal.prepared.config.tracking if distributed.first() else []  # only the first process has any
     settings = {key: value for key, value in journal.record.config.items() if key != "tracking"}
-    return Tracking(trackers, journal.path, journal.record.name, settings)
+    by_name = {tracker_name(tracker): tracker for tracker in trackers}
+    return Tracking(by_name, journal.path, journal.record.name, settings)
 
 
-@dataclass(frozen=True)
-class _Writer:
-    """Write what training makes known, and pass it on to the reporter. Only the first process has one."""
-
-    journal: Journal
-    prepared: Prepared
-    reporter: Reporter
-    tracking: Tracking
-
-    def listener(self) -> Reporter:
-        return replace(
-            self.reporter,
-            on_epoch=self.on_epoch,
-            on_coreset=self.on_coreset,
-            on_state=partial(save_state, self.journal.path),
-            on_checkpoint=self.on_checkpoint,
-            period=self.prepared.config.checkpoint.period,
-        )
-
-    def on_epoch(self, entry: dict, so_far: Trained) -> None:
-        _count(self.journal.record, so_far, self.prepared)
-        self.journal.save()
-        self.tracking.tell(self.journal.list_metrics())
-        self.tracking.report(so_far.events, entry["epoch"])
-        self.reporter.on_epoch(entry, so_far)
-
-    def on_coreset(self, coreset: Coreset) -> None:
-        problem = keep_coreset(self.journal.path, in_training_set(coreset, self.prepared.data))
-        if problem and self.journal.record.resumes:
-            self.journal.record.resumes[-1]["damaged"].append(problem)
-        self.reporter.on_coreset(coreset)
-
-    def on_checkpoint(self, state: Callable[[], dict]) -> None:
-        record = self.journal.record
-        facts = {"data": self.journal.data_identity(), "config": record.config, "inputs": record.inputs}
-        try:
-            checkpoints.save(self.journal.path, state, facts, self.prepared.config.checkpoint.kept)
-        except CheckpointError as error:
-            raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
-
-
-def _train(
-    journal: Journal, prepared: Prepared, reporter: Reporter, *, tracking: Tracking, state: dict | None
-) -> Trained:
+def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: dict | None) -> Trained:
     """Train, from `state` on if there is one; the first process writes what becomes known."""
+    prepared = journal.prepared
+    period = prepared.config.checkpoint.period
+    # the other processes take part in gathering a state, which the first one then writes
+    listener = Listener(on_checkpoint=operator.call, period=period)
     if distributed.first():
-        listener = _Writer(journal, prepared, reporter, tracking).listener()
-    else:  # the others take part in gathering a state, which the first one then writes
-        listener = Listener(on_checkpoint=operator.call, period=prepared.config.checkpoint.period)
+        listener = replace(
+            reporter,
+            on_epoch=partial(_write_epoch, journal, reporter, tracking),
+            on_coreset=partial(_write_coreset, journal, reporter),
+            on_state=partial(save_state, journal.path),
+            on_checkpoint=partial(_write_checkpoint, journal),
+            period=period,
+        )
     trained = prepared.trainer.fit(
         prepared.model,
         prepared.data.train,
@@ -155,7 +121,30 @@ def _train(
     return trained
 
 
-def _evaluate_states(journal: Journal, prepared: Prepared, reporter: Reporter, trained: Trained) -> None:
+def _write_epoch(journal: Journal, reporter: Reporter, tracking: Tracking, entry: dict, so_far: Trained) -> None:
+    _count(journal.record, so_far, journal.prepared)
+    journal.save()
+    tracking.tell(journal.list_metrics())
+    tracking.report(so_far.events, entry["epoch"])
+    reporter.on_epoch(entry, so_far)
+
+
+def _write_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> None:
+    problem = keep_coreset(journal.path, in_training_set(coreset, journal.prepared.data))
+    if problem and journal.record.resumes:
+        journal.record.resumes[-1]["damaged"].append(problem)
+    reporter.on_coreset(coreset)
+
+
+def _write_checkpoint(journal: Journal, state: Callable[[], dict]) -> None:
+    facts = {"data": journal.data_identity(), "config": journal.record.config, "inputs": journal.record.inputs}
+    try:
+        checkpoints.save(journal.path, state, facts, journal.prepared.config.checkpoint.kept)
+    except CheckpointError as error:
+        raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
+
+
+def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> None:
     """Save and evaluate the last state and the best one, and add the cost of that to the record.
 
     Without validation examples no epoch is known to be best: the best state is the last one.
@@ -166,7 +155,7 @@ def _evaluate_states(journal: Journal, prepared: Prepared, reporter: Reporter, t
         save_state(journal.path, "last", trained.last, final_entry)
         save_state(journal.path, "best", trained.best, best_entry)
     results = journal.record.final
-    measure = partial(_evaluate_state, prepared, trained, reporter, journal.path / "checkpoints")
+    measure = partial(_evaluate_state, journal, reporter, trained)
     results["last"] = measure("last", trained.last)
     if best_entry["epoch"] == final_entry["epoch"]:
         results["best"] = results["last"]
@@ -174,26 +163,25 @@ def _evaluate_states(journal: Journal, prepared: Prepared, reporter: Reporter, t
         results["best"] = measure("best", trained.best)
     journal.record.best_epoch = trained.best_epoch
     distributed.merge(trained.ledger)
-    _count(journal.record, trained, prepared)
+    _count(journal.record, trained, journal.prepared)
 
 
-def _evaluate_state(
-    prepared: Prepared, trained: Trained, reporter: Reporter, folder: Path, which: str, state: State
-) -> dict:
-    """Return the final accuracies of a state, continuing from the verdicts that a stopped evaluation left in `folder`.
+def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, which: str, state: State) -> dict:
+    """Return the final accuracies of a state, continuing from the verdicts that a stopped evaluation left.
 
     Verdicts that are damaged, or of other settings, are removed.
     """
     reporter.on_final(which)
-    prepared.model.load_state_dict(state)
-    verdicts = folder / f"{which}-verdicts.npz"
+    journal.prepared.model.load_state_dict(state)
+    verdicts = journal.path / "checkpoints" / f"{which}-verdicts.npz"
+    evaluate_state = partial(final, journal.prepared, trained, reporter, which, state=verdicts)
     try:
-        return final(prepared, trained, reporter, which, state=verdicts).as_dict()
+        return evaluate_state().as_dict()
     except (CheckpointError, UnsafeFileError) as error:
         log.warning("%s; evaluating %s anew", error, which)
     if distributed.first():
         verdicts.unlink()
-    return final(prepared, trained, reporter, which, state=verdicts).as_dict()
+    return evaluate_state().as_dict()
 
 
 def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
@@ -246,7 +234,7 @@ def final(
         batch_size=settings.batch_size,
         indices=indices,
         checks=settings.checks,
-        ledger=trained.ledger if trained else None,
+        ledger=trained and trained.ledger,
         on_chunk=report_progress,
         state=state,
         keep_examples=keep_examples,

@@ -41,8 +41,10 @@ TABLES: dict[str, dict[str, type]] = {
 
 def _read_name(value: object) -> str | None:
     """Return the name that chooses the class of some settings, without the architecture of `timm:ARCHITECTURE`."""
-    name = value.get("name") if isinstance(value, Mapping) else None
-    return name.partition(":")[0] if isinstance(name, str) else None
+    match value:
+        case {"name": str(name)}:
+            return name.partition(":")[0]
+    return None
 
 
 def _remove_name(value: object) -> object:

@@ -36,7 +36,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     Its indices count in the whole training set.
     """
     use_suited_threads(prepared)
-    actions = [epoch.action for epoch in prepared.trainer.schedule.plan()]
+    plan = prepared.trainer.schedule.plan()
     speed = shared_speed(partial(speed_of, prepared))
     select_coreset = speed.running()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
@@ -46,7 +46,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
         seed=prepared.config.seed,
         rows=prepared.scores,
         validation=prepared.data.validation,
-        epoch=actions.index("select") if "select" in actions else 0,
+        epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
         on_chunk=partial(reporter.on_progress, "select"),
     )
     return in_training_set(coreset, prepared.data)
@@ -67,7 +67,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         prepared = prepare(config, scores=False)
     use_suited_threads(prepared)
     loaded = prepared.data
-    scoring = _Scoring(gradient, prepared, collector=gradient.collect() if gradient.collect else None)
+    scoring = _Scoring(gradient, prepared, collector=gradient.collect and gradient.collect())
     all_data = Schedule(epochs=config.training.epochs)
     trainer = replace(prepared.trainer, schedule=all_data, selector=None, minibatch=None, probe_epochs=0)
     trained = trainer.fit(
@@ -108,7 +108,7 @@ class _Scoring:
             model,
             self.prepared.data.train,
             objective=trainer.objective,
-            attack=selector.attack if selector else trainer.attack,
+            attack=(selector or trainer).attack,
             stream=Stream(seed=config.seed, purpose="scoring"),
             ledger=CostLedger(),
             head=config.model.head,
@@ -130,8 +130,7 @@ def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
 
     Where the solver does not read this score, the overrides name the solver `by_score`.
     """
-    solver = config.selection.solver if config.selection else None
-    if solver is not None and solver.reads == score:
+    if config.selection is not None and config.selection.solver.reads == score:
         return [f"selection.solver.scores={json.dumps(str(path))}"]
     points = "adversarial" if score.startswith("adversarial_") else "clean"
     kind = score.removeprefix("adversarial_")

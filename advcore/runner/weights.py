@@ -39,12 +39,12 @@ def load_state(net: nn.Module, path: Path) -> None:
 
 def _check_shapes(expected: State, state: State, path: Path) -> None:
     """Raise CheckpointError unless the state has the keys and shapes of `expected`, a model's state."""
-    wrong = []
-    for key in expected | state:
-        shape = list(expected[key].shape) if key in expected else "not in the model"
-        shape_in_file = list(state[key].shape) if key in state else "not in the file"
-        if shape != shape_in_file:
-            wrong.append(f"{key} {shape} / {shape_in_file}")
+    shapes, shapes_in_file = ({key: list(value.shape) for key, value in part.items()} for part in (expected, state))
+    wrong = [
+        f"{key} {shapes.get(key, 'not in the model')} / {shapes_in_file.get(key, 'not in the file')}"
+        for key in shapes | shapes_in_file
+        if shapes.get(key) != shapes_in_file.get(key)
+    ]
     if wrong:
         some = "; ".join(wrong[:5])
         raise CheckpointError(
