@@ -162,36 +162,36 @@ def list_attacks(config: RunConfig) -> dict[str, Attack]:
 # ---- data and model ----
 
 
-def load_data(config: RunConfig, built: Trainer, device: torch.device) -> Data:
+def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data:
     """Load the data, and check attacks, selection, minibatch rule and evaluation against their shape and their number.
 
     Raises ConfigError for settings that make no sense for these data, DataError for data that cannot be read.
     """
-    loaded = config.data.load(device)
-    _check_attacks(config, loaded)
-    _check_selector(built.selector, loaded)
+    data = config.data.load(device)
+    _check_attacks(config, data)
+    _check_selector(trainer.selector, data)
     rule = config.minibatch
-    if rule is not None and rule.needs_validation and loaded.validation is None:
+    if rule is not None and rule.needs_validation and data.validation is None:
         what = "one that follows no validation accuracy without validation data"
         raise ConfigError(must("minibatch", what, name_in(RULES, rule), "set data.validation"))
     examples = config.evaluation.examples
-    if examples is not None and examples > len(loaded.test):
-        what = f"at most {len(loaded.test)}, as many test images there are"
+    if examples is not None and examples > len(data.test):
+        what = f"at most {len(data.test)}, as many test images there are"
         raise ConfigError(must("evaluation.examples", what, examples))
-    return loaded
+    return data
 
 
-def _check_attacks(config: RunConfig, loaded: Data) -> None:
+def _check_attacks(config: RunConfig, data: Data) -> None:
     problems = {}
     for path, attack in list_attacks(config).items():
-        problems[path] = attack.problem(loaded.train.shape)
+        problems[path] = attack.problem(data.train.shape)
         if not problems[path] and hasattr(attack, "classes_problem"):
-            problems[path] = attack.classes_problem(loaded.num_classes)
+            problems[path] = attack.classes_problem(data.num_classes)
     require(*(f"{path}.{problem}" for path, problem in problems.items() if problem))
 
 
-def _check_selector(selector: AdversarialCoreset | None, loaded: Data) -> None:
-    n = len(loaded.train)
+def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
+    n = len(data.train)
     size = n if selector is None else selector.size(n)
     if size < 2:
         raise ConfigError(must("selection.budget", f"at least two examples of {n}", size, "keep more data"))
@@ -199,27 +199,27 @@ def _check_selector(selector: AdversarialCoreset | None, loaded: Data) -> None:
         return
     if selector.partition == "per_batch" and selector.budget < 1 and n <= selector.block_size + 1:
         raise ConfigError(must("training.batch_size", f"less than the {n} training examples", selector.block_size))
-    if selector.needs_validation and loaded.validation is None:
+    if selector.needs_validation and data.validation is None:
         rule = "'train' without validation data"
         raise ConfigError(must("selection.target", rule, "validation", "set data.validation"))
 
 
-def build_model(config: RunConfig, loaded: Data, device: torch.device) -> nn.Module:
+def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
     """Return the model with the run's initial weights and its normalisation inside.
 
     It is tried on two images. Raises ConfigError for a network that does not take them, or has no linear head.
     """
-    shape = loaded.train.shape
+    shape = data.train.shape
     with preserved(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
-        net = config.model.body(loaded.num_classes, shape)
+        model = config.model.body(data.num_classes, shape)
     if config.model.normalize == "data":
-        chunks = chunked(torch.arange(len(loaded.train)), 1024)
-        net = nn.Sequential(Normalize(*channel_statistics(loaded.train.batches(chunks))), net)
-    net = net.to(device)
-    _, x, _ = next(loaded.train.batches([torch.arange(min(2, len(loaded.train)))]))
-    with borrow(net), _take_images(config, shape), under("model"):
-        find_head(net, x, config.model.head)
-    return net
+        chunks = chunked(torch.arange(len(data.train)), 1024)
+        model = nn.Sequential(Normalize(*channel_statistics(data.train.batches(chunks))), model)
+    model = model.to(device)
+    _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))
+    with borrow(model), _take_images(config, shape), under("model"):
+        find_head(model, x, config.model.head)
+    return model
 
 
 @contextlib.contextmanager
@@ -239,25 +239,25 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
 # ---- cost ----
 
 
-def set_budget(config: RunConfig, built: Trainer, loaded: Data) -> RunConfig:
+def set_budget(config: RunConfig, trainer: Trainer, data: Data) -> RunConfig:
     """Return the config with the budget that `selection.cost` pays for, in place of that cost."""
-    n = len(loaded.train)
+    n = len(data.train)
     with under("selection"):
         units = find_reference(config, n).units
-        budget = budget_at_cost(built, n, count_held_out(loaded), config.selection.cost, reference_units=units)
+        budget = budget_at_cost(trainer, n, count_held_out(data), config.selection.cost, reference_units=units)
     return replace(config, selection=replace(config.selection, budget=budget, cost=None))
 
 
-def offered(config: RunConfig, loaded: Data, cost: float) -> list[Offer]:
+def offered(config: RunConfig, data: Data, cost: float) -> list[Offer]:
     """Return runs near a wanted cost (`training.budget.offers`) that start from these settings.
 
     Where the config selects nothing, they train on random subsets.
     """
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
-    n = len(loaded.train)
+    n = len(data.train)
     units = find_reference(config, n).units
-    return offers(trainer(config), n, count_held_out(loaded), cost, reference_units=units)
+    return offers(trainer(config), n, count_held_out(data), cost, reference_units=units)
 
 
 def find_reference(config: RunConfig, n: int) -> Reference:
@@ -266,32 +266,32 @@ def find_reference(config: RunConfig, n: int) -> Reference:
     return reference(config.objective, config.attack, n, epochs=epochs, steps=config.cost.reference_steps)
 
 
-def load_scores(built: Trainer, loaded: Data) -> tuple[Rows | None, dict[str, dict]]:
+def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, dict]]:
     """Return the scores of the training examples, read from the file that the solver names, and facts for the record.
 
     Returns None and no facts for a solver that reads no file.
     """
-    if not built.given:
+    if not trainer.given:
         return None, {}
-    solver = built.selector.solver
+    solver = trainer.selector.solver
     path = scores_file(solver)
     try:
         scores = Scores.load(Path(path))
-        rows = scores.rows(path, solver.reads, loaded.part, len(loaded.whole), whole_fingerprint(loaded))
+        rows = scores.rows(path, solver.reads, data.part, len(data.whole), whole_fingerprint(data))
     except UserError as error:
         raise type(error)(f"selection.solver.scores: {error}") from None
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 
-def whole_fingerprint(loaded: Data) -> str:
+def whole_fingerprint(data: Data) -> str:
     """Return the fingerprint of the training set before validation examples are taken out of it."""
-    labels = labels_digest(loaded.whole.__getitem__, len(loaded.whole))
-    if not loaded.changed:
+    labels = labels_digest(data.whole.__getitem__, len(data.whole))
+    if not data.changed:
         return labels
-    return hashlib.sha256(f"{labels}, {loaded.changed}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{labels}, {data.changed}".encode()).hexdigest()[:16]
 
 
-def count_held_out(loaded: Data) -> int:
+def count_held_out(data: Data) -> int:
     """Return how many validation examples there are."""
-    return len(loaded.validation or ())
+    return len(data.validation or ())

@@ -22,8 +22,7 @@ def identity(config: RunConfig) -> dict:
         _remove_setting(settings, path)
     data = settings["data"]
     if "path" in data:
-        names_data = data["name"] in BY_PATH
-        data["path"] = re.split(r"[/\\]", data["path"].rstrip("/\\"))[-1] if names_data else None
+        data["path"] = re.split(r"[/\\]", data["path"].rstrip("/\\"))[-1] if data["name"] in BY_PATH else None
     return settings
 
 

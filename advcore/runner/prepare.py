@@ -83,37 +83,37 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     if distributed.first():
         for tracker in config.tracking:
             tracker.load()
-    loaded = build.load_data(config, trainer, device)
+    data = build.load_data(config, trainer, device)
     wanted = config.selection and config.selection.cost
     if wanted is not None:
-        config = build.set_budget(config, trainer, loaded)
+        config = build.set_budget(config, trainer, data)
         trainer = build.trainer(config)
-    net = build.build_model(config, loaded, device)
+    model = build.build_model(config, data, device)
     if _network_folders(config):
-        config = _load_networks(config, loaded, device)
+        config = _load_networks(config, data, device)
         trainer = build.trainer(config)
     for path, attack in build.list_attacks(config).items():
         with build.under(path):
-            bound(attack, net, lambda network: network)  # its passes are not counted
-    trainer.check(net, loaded.train)
-    rows, inputs = build.load_scores(trainer, loaded) if scores else (None, {})
+            bound(attack, model, lambda network: network)  # its passes are not counted
+    trainer.check(model, data.train)
+    rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= hash_networks(config)
     if wanted is not None:
         inputs["selection.cost"] = wanted
-    plan = make_plan(config, trainer, loaded, net, wanted)
-    return Prepared(config, loaded, net, trainer, plan=plan, scores=rows, inputs=inputs)
+    plan = make_plan(config, trainer, data, model, wanted)
+    return Prepared(config, data, model, trainer, plan=plan, scores=rows, inputs=inputs)
 
 
-def make_plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module, wanted: float | None = None) -> Plan:
+def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None = None) -> Plan:
     """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
 
     wanted : the cost that the budget was computed for; None where the budget was set.
     """
-    n = len(loaded.train)
+    n = len(data.train)
     compared = build.find_reference(config, n)
-    planned = planned_parts(built, n, build.count_held_out(loaded))
+    planned = planned_parts(trainer, n, build.count_held_out(data))
     cost = planned.total / compared.units
-    text = built.schedule.describe()
+    text = trainer.schedule.describe()
     if config.minibatch:
         text += f", {config.minibatch.describe()}"
     text += f": {cost:.2f} of full training"
@@ -121,33 +121,33 @@ def make_plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module, w
         text += "; full training is cheaper"
     if wanted is not None and cost < _NEAR * wanted:
         text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
-    notes = {"epochs": explain_epochs(built.schedule), "cost": explain_cost(built, planned, compared, n)}
+    notes = {"epochs": explain_epochs(trainer.schedule), "cost": explain_cost(trainer, planned, compared, n)}
     return Plan(
         text=text,
         relative_cost=cost,
         reference=compared,
-        memory=estimate_memory(built, loaded, net),
+        memory=estimate_memory(trainer, data, model),
         notes={subject: note for subject, note in notes.items() if note},
     )
 
 
-def estimate_memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, str]:
+def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str, str]:
     """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
 
     Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
     remembered perturbations do not fit.
     """
-    device = loaded.train.device
+    device = data.train.device
     sizes = {
-        "images": loaded.train.nbytes,
-        "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
+        "images": data.train.nbytes,
+        "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
     }
-    if built.remembers:
-        sizes["remembered perturbations"] = built.memory_bytes(len(loaded.train), loaded.train.shape)
+    if trainer.remembers:
+        sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
         with build.under("training"):
-            built.memory.settle(sizes["remembered perturbations"], device)
-    selector = built.selector
-    estimate = selector and estimate_for(selector, net, loaded.train, build.count_held_out(loaded))
+            trainer.memory.settle(sizes["remembered perturbations"], device)
+    selector = trainer.selector
+    estimate = selector and estimate_for(selector, model, data.train, build.count_held_out(data))
     if estimate is None:
         return {name: _format_megabytes(size) for name, size in sizes.items()}
     with build.under("selection"):
@@ -184,9 +184,9 @@ def use_suited_threads(prepared: Prepared, recorded: int | None = None) -> str |
     return reason
 
 
-def _load_networks(config: RunConfig, loaded: Data, device: torch.device) -> RunConfig:
+def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
     """Return the config in which each attack that names a run's folder measures distances in that run's best model."""
-    load = partial(_load_network, loaded=loaded, device=device)
+    load = partial(_load_network, data=data, device=device)
     return replace(
         config,
         attack=load(config.attack),
@@ -195,13 +195,13 @@ def _load_networks(config: RunConfig, loaded: Data, device: torch.device) -> Run
     )
 
 
-def _load_network(attack: Attack | None, loaded: Data, device: torch.device) -> Attack | None:
+def _load_network(attack: Attack | None, data: Data, device: torch.device) -> Attack | None:
     if getattr(attack, "network", None) is None:
         return attack
     folder = Path(attack.network)
-    net = build.build_model(from_dict(RunRecord.load(folder / "record.json").config), loaded, device)
-    load_state(net, checkpoint(folder, "best"))
-    return attack.by(net)
+    model = build.build_model(from_dict(RunRecord.load(folder / "record.json").config), data, device)
+    load_state(model, checkpoint(folder, "best"))
+    return attack.by(model)
 
 
 def _network_folders(config: RunConfig) -> dict[str, Path]:

@@ -65,19 +65,19 @@ class Journal:
 
 def new_record(prepared: Prepared) -> RunRecord:
     """Return the record of a run of which nothing is done yet."""
-    loaded = prepared.data
+    data = prepared.data
     return RunRecord(
         name=prepared.config.name,
         config=resolved(prepared.config),
-        environment=environment(loaded.train.device),
+        environment=environment(data.train.device),
         plan=prepared.plan.text,
         reference=asdict(prepared.plan.reference),
         data={
-            "train": len(loaded.train),
-            "validation": build.count_held_out(loaded),
-            "test": len(loaded.test),
-            "shape": list(loaded.train.shape),
-            "class_counts": torch.bincount(loaded.whole[loaded.part], minlength=loaded.num_classes).tolist(),
+            "train": len(data.train),
+            "validation": build.count_held_out(data),
+            "test": len(data.test),
+            "shape": list(data.train.shape),
+            "class_counts": torch.bincount(data.whole[data.part], minlength=data.num_classes).tolist(),
         },
         inputs=prepared.inputs,
     )

@@ -85,7 +85,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
 
 
 def _open_tracking(journal: Journal) -> Tracking:
-    trackers = journal.prepared.config.tracking if distributed.first() else []  # only the first process has any
+    trackers = journal.prepared.config.tracking if distributed.first() else ()  # only the first process has any
     settings = {key: value for key, value in journal.record.config.items() if key != "tracking"}
     by_name = {tracker_name(tracker): tracker for tracker in trackers}
     return Tracking(by_name, journal.path, journal.record.name, settings)

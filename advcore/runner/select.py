@@ -66,23 +66,23 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     with distributed.together():
         prepared = prepare(config, scores=False)
     use_suited_threads(prepared)
-    loaded = prepared.data
+    data = prepared.data
     scoring = _Scoring(gradient, prepared, collector=gradient.collect and gradient.collect())
     all_data = Schedule(epochs=config.training.epochs)
     trainer = replace(prepared.trainer, schedule=all_data, selector=None, minibatch=None, probe_epochs=0)
     trained = trainer.fit(
         prepared.model,
-        loaded.train,
-        loaded.validation,
+        data.train,
+        data.validation,
         seed=config.seed,
-        augment=loaded.augment,
+        augment=data.augment,
         listener=replace(reporter, on_model=scoring.measure),
     )
     return Scores(
-        indices=loaded.part,
+        indices=data.part,
         values=scoring.values().double().cpu(),
-        num_examples=len(loaded.whole),
-        fingerprint=build.whole_fingerprint(loaded),
+        num_examples=len(data.whole),
+        fingerprint=build.whole_fingerprint(data),
         score=name,
         epochs=len(trained.epochs),
         model=resolved(config)["model"]["name"],
@@ -149,14 +149,14 @@ def summary(coreset: Coreset) -> dict:
     }
 
 
-def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
+def in_training_set(coreset: Coreset, data: Data) -> Coreset:
     """Return the coreset with indices into the whole training set, not into the part left after validation."""
     return replace(
         coreset,
-        indices=loaded.part[coreset.indices],
-        num_examples=len(loaded.whole),
-        population=len(loaded.part),
-        fingerprint=build.whole_fingerprint(loaded),
+        indices=data.part[coreset.indices],
+        num_examples=len(data.whole),
+        population=len(data.part),
+        fingerprint=build.whole_fingerprint(data),
     )
 
 
@@ -172,11 +172,11 @@ def keep_coreset(run: Path, coreset: Coreset) -> str | None:
     return None
 
 
-def restore_coresets(run: Path, state: dict | None, loaded: Data) -> list[str]:
+def restore_coresets(run: Path, state: dict | None, data: Data) -> list[str]:
     """Write the coresets of a state again whose files are missing or damaged; return, and log, a line about each."""
     lines = []
     for values in state["coresets"] if state else ():
-        coreset = in_training_set(Coreset.restored(values), loaded)
+        coreset = in_training_set(Coreset.restored(values), data)
         lines.append(_rewrite_if_different(_coreset_file(run, coreset), coreset))
     return [line for line in lines if line is not None]
 

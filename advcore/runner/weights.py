@@ -23,18 +23,19 @@ def save_state(path: Path, name: str, state: State, entry: dict) -> None:
     save_tensors(path / "checkpoints" / f"{name}.safetensors", state, {"epoch": entry["epoch"], "version": __version__})
 
 
-def load_state(net: nn.Module, path: Path) -> None:
-    """Load a checkpoint into `net`: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
+def load_state(model: nn.Module, path: Path) -> None:
+    """Load a checkpoint into `model`: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
 
-    Weights without normalisation are put behind the normalisation of `net`. Raises CheckpointError with the first five
-    keys that do not fit.
+    Weights without normalisation are put behind that of `model`. Raises CheckpointError with the first five keys that
+    do not fit.
     """
     state = load_weights(path)
-    if isinstance(net, nn.Sequential) and isinstance(net[0], Normalize) and state.keys() == net[1].state_dict().keys():
+    normalised = isinstance(model, nn.Sequential) and isinstance(model[0], Normalize)
+    if normalised and state.keys() == model[1].state_dict().keys():
         log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
-        state = net[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
-    _check_shapes(net.state_dict(), state, path)
-    net.load_state_dict(state)
+        state = model[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
+    _check_shapes(model.state_dict(), state, path)
+    model.load_state_dict(state)
 
 
 def _check_shapes(expected: State, state: State, path: Path) -> None:
