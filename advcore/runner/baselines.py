@@ -114,8 +114,7 @@ def _list_baselines(
         if "fewer_steps" in added:
             yield from use_fewer_steps(full, cost, counts)
     if savers and attacked(reference.objective) and getattr(reference.attack, "norm", None) == "linf":
-        makers = {"fat": make_fat, "n_fgsm": make_n_fgsm}
-        yield from (make(reference) for name, make in makers.items() if name in added)
+        yield from _list_single_step(reference, added)
 
 
 @contextlib.contextmanager
@@ -127,6 +126,7 @@ def _name_method(name: str) -> Iterator[None]:
 
 
 def _saves(config: RunConfig) -> bool:
+    """Return whether a method trains on, or attacks, less than all data."""
     return config.minibatch is not None or config.selection is not None and config.selection.budget < 1
 
 
@@ -151,8 +151,7 @@ def _select_at_random(selection: SelectionConfig) -> SelectionConfig:
     settings = {name: getattr(selection, name) for name in kept}
     if selection.partition == "per_class_per_gradient":
         settings["partition"] = "per_class"  # without gradients they are the same
-    redraw = getattr(selection.solver, "redraw", True)
-    return SelectionConfig(solver=Random(redraw=redraw), **settings)
+    return SelectionConfig(solver=Random(redraw=getattr(selection.solver, "redraw", True)), **settings)
 
 
 def make_random(config: RunConfig) -> tuple[str, RunConfig]:
@@ -164,8 +163,8 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
     rule = config.minibatch
     selection = config.selection
     if selection is not None:
-        wanted = selection.cost is not None
-        names.append(f"random, cost {selection.cost:.4g}" if wanted else f"random {selection.budget:.4g}")
+        size = f" {selection.budget:.4g}" if selection.cost is None else f", cost {selection.cost:.4g}"
+        names.append(f"random{size}")
         selection = _select_at_random(selection)
     if isinstance(rule, UpdateSubset):
         names.append(f"random mix {rule.p_up:.4g}")
@@ -193,6 +192,7 @@ def make_random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Itera
         options.append(replace(config, selection=selection))
     size = config.training.batch_size
     if isinstance(rule, AttackSubset) and size > 1:
+        # with part i, i + 1 examples of each batch are attacked
         parts = [replace(config, minibatch=replace(rule, rho=math.ceil(1e4 * k / size) / 1e4)) for k in range(1, size)]
         options.append(parts[largest(lambda i: _cost_at_random(parts[i], counts) <= cost, 0, size - 2)])
     plain = _cost_at_random(config, counts)
@@ -224,7 +224,7 @@ def set_epochs(config: RunConfig, epochs: int) -> RunConfig:
 
 
 def _epochs_of_cost(config: RunConfig, cost: float, counts: Counts) -> int:
-    """Return how many epochs of `config` cost nearest to `cost`: at least 1, at most as many as it has."""
+    """Return how many epochs of `config` cost nearest to `cost`: at most half an epoch more, and no more than it has."""
     most = config.training.epochs
     return min(most, max(1, round(cost / (plan_cost(config, counts) / most))))
 
@@ -263,19 +263,14 @@ def _set_steps(attack: Attack, steps: int) -> Attack:
     return attack.changed(steps=steps, step_size=FAT_STEP * attack.eps if single else None)
 
 
-def make_fat(full: RunConfig) -> tuple[str, RunConfig]:
-    """Return fast adversarial training for all epochs: one step of 1.25 eps from a uniform start.
+def _list_single_step(full: RunConfig, added: tuple[str, ...]) -> Iterator[tuple[str, RunConfig]]:
+    """Yield training on all data, for all epochs, by attacks of a single step.
 
-    Reference: Wong et al. 2020.
+    FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
     """
-    attack = LinfPGD(eps=full.attack.eps, steps=1, step_size=FAT_STEP * full.attack.eps)
-    return "FAT", _train_against(full, attack)
-
-
-def make_n_fgsm(full: RunConfig) -> tuple[str, RunConfig]:
-    """Return training by N-FGSM with its own settings for all epochs. Reference: de Jorge et al. 2022."""
-    return "N-FGSM", _train_against(full, NFGSM(eps=full.attack.eps))
-
-
-def _train_against(full: RunConfig, attack: Attack) -> RunConfig:
-    return replace(full, attack=attack, training=replace(full.training, attack_steps=None, memory=Memory()))
+    eps = full.attack.eps
+    training = replace(full.training, attack_steps=None, memory=Memory())
+    if "fat" in added:
+        yield "FAT", replace(full, attack=LinfPGD(eps=eps, steps=1, step_size=FAT_STEP * eps), training=training)
+    if "n_fgsm" in added:
+        yield "N-FGSM", replace(full, attack=NFGSM(eps=eps), training=training)

@@ -256,8 +256,7 @@ def offered(config: RunConfig, data: Data, cost: float) -> list[Offer]:
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(data.train)
-    units = find_reference(config, n).units
-    return offers(trainer(config), n, count_held_out(data), cost, reference_units=units)
+    return offers(trainer(config), n, count_held_out(data), cost, reference_units=find_reference(config, n).units)
 
 
 def find_reference(config: RunConfig, n: int) -> Reference:

@@ -55,7 +55,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
 def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     """Train the run file's model on all data, and score every training example after each epoch.
 
-    name : the score, of GRADIENTS. One that is taken over epochs combines them; of any other, the last epoch counts.
+    name : a score in GRADIENTS. Scores over epochs combine all epochs; any other score is that of the last epoch.
 
     Raises ConfigError for a score of attacked images where the objective attacks none.
     """
@@ -80,7 +80,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     )
     return Scores(
         indices=data.part,
-        values=scoring.values().double().cpu(),
+        values=scoring.combine().double().cpu(),
         num_examples=len(data.whole),
         fingerprint=build.whole_fingerprint(data),
         score=name,
@@ -120,8 +120,8 @@ class _Scoring:
         if self.collector:
             self.collector.add(self.last)
 
-    def values(self) -> Tensor:
-        """Return one score per example, (N,): combined over the epochs where the score asks for that, else the last."""
+    def combine(self) -> Tensor:
+        """Return one score per example, (N,): over all epochs where the score asks for that, else of the last epoch."""
         return self.collector.rows.matrix[:, 0] if self.collector else self.last
 
 
