@@ -3,7 +3,6 @@
 Pure but for `counts`, which says how many examples a method's data have.
 """
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -65,7 +64,7 @@ def with_baselines(
             continue
         keys.add(_comparison_key(config))
         unique = _make_unique(name, config, named)
-        with _name_method(unique):
+        with build.prefix_problems(f"method {unique!r}: "):
             build.trainer(config)
         named[unique] = config
     return named
@@ -101,7 +100,7 @@ def _list_baselines(
     if "random" in added:
         yield from map(make_random, savers.values())
     for name, config in savers.items():
-        with _name_method(name):
+        with build.prefix_problems(f"method {name!r}: "):
             full = replace(reference, data=config.data, model=config.model, objective=config.objective)
             cost = plan_cost(config, counts)
             full_cost = plan_cost(full, counts)
@@ -115,14 +114,6 @@ def _list_baselines(
             yield from use_fewer_steps(full, cost, counts)
     if savers and attacked(reference.objective) and getattr(reference.attack, "norm", None) == "linf":
         yield from _list_single_step(reference, added)
-
-
-@contextlib.contextmanager
-def _name_method(name: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise type(error)(*(f"method {name!r}: {problem}" for problem in error.problems)) from None
 
 
 def _saves(config: RunConfig) -> bool:
@@ -224,7 +215,7 @@ def set_epochs(config: RunConfig, epochs: int) -> RunConfig:
 
 
 def _epochs_of_cost(config: RunConfig, cost: float, counts: Counts) -> int:
-    """Return how many epochs of `config` cost nearest to `cost`: at most half an epoch more, and no more than it has."""
+    """Return how many epochs of `config` cost nearest to `cost`: at most half an epoch above it, at most all of them."""
     most = config.training.epochs
     return min(most, max(1, round(cost / (plan_cost(config, counts) / most))))
 

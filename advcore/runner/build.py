@@ -35,12 +35,12 @@ from advcore.types import labels_digest, name_in
 
 
 @contextlib.contextmanager
-def under(section: str) -> Iterator[None]:
-    """Name the problems raised inside the block as settings of `section`."""
+def prefix_problems(prefix: str) -> Iterator[None]:
+    """Put a prefix before each problem that is raised inside the block, such as "selection." to name its section."""
     try:
         yield
     except UserError as error:
-        raise type(error)(*(f"{section}.{problem}" for problem in error.problems)) from None
+        raise type(error)(*(f"{prefix}{problem}" for problem in error.problems)) from None
 
 
 # ---- objects that need no data ----
@@ -79,7 +79,7 @@ def build_selector(config: RunConfig) -> AdversarialCoreset | None:
     selection = config.selection
     if selection is None:
         return None
-    with under("selection"):
+    with prefix_problems("selection."):
         return AdversarialCoreset(
             objective=config.objective,
             solver=selection.solver,
@@ -115,7 +115,7 @@ def build_schedule(config: RunConfig) -> Schedule:
     selection = config.selection
     if selection is None:
         return Schedule(epochs=config.training.epochs)
-    with under("selection"):
+    with prefix_problems("selection."):
         return Schedule(
             epochs=config.training.epochs,
             budget=selection.budget,
@@ -134,9 +134,9 @@ def trainer(config: RunConfig) -> Trainer:
     schedule = build_schedule(config)
     selector = build_selector(config)
     require(rule_problem(config.minibatch, config.objective, len(schedule.plan()), training.normalise))
-    with under("training"):
+    with prefix_problems("training."):
         require(steps_problem(training.attack_steps, config.attack), memory_problem(training.memory, config.attack))
-    with under("selection"):
+    with prefix_problems("selection."):
         return Trainer(
             objective=config.objective,
             attack=config.attack,
@@ -200,8 +200,9 @@ def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
     if selector.partition == "per_batch" and selector.budget < 1 and n <= selector.block_size + 1:
         raise ConfigError(must("training.batch_size", f"less than the {n} training examples", selector.block_size))
     if selector.needs_validation and data.validation is None:
-        rule = "'train' without validation data"
-        raise ConfigError(must("selection.target", rule, "validation", "set data.validation"))
+        raise ConfigError(
+            must("selection.target", "'train' without validation data", "validation", "set data.validation")
+        )
 
 
 def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
@@ -217,7 +218,7 @@ def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Modul
         model = nn.Sequential(Normalize(*channel_statistics(data.train.batches(chunks))), model)
     model = model.to(device)
     _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))
-    with borrow(model), _take_images(config, shape), under("model"):
+    with borrow(model), _take_images(config, shape), prefix_problems("model."):
         find_head(model, x, config.model.head)
     return model
 
@@ -242,7 +243,7 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
 def set_budget(config: RunConfig, trainer: Trainer, data: Data) -> RunConfig:
     """Return the config with the budget that `selection.cost` pays for, in place of that cost."""
     n = len(data.train)
-    with under("selection"):
+    with prefix_problems("selection."):
         units = find_reference(config, n).units
         budget = budget_at_cost(trainer, n, count_held_out(data), config.selection.cost, reference_units=units)
     return replace(config, selection=replace(config.selection, budget=budget, cost=None))
@@ -274,11 +275,9 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, di
         return None, {}
     solver = trainer.selector.solver
     path = scores_file(solver)
-    try:
+    with prefix_problems("selection.solver.scores: "):
         scores = Scores.load(Path(path))
         rows = scores.rows(path, solver.reads, data.part, len(data.whole), whole_fingerprint(data))
-    except UserError as error:
-        raise type(error)(f"selection.solver.scores: {error}") from None
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 

@@ -16,8 +16,9 @@ from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)
 
+FILES = ("record.json", *metrics.FILES)
 FOLDERS = ("checkpoints", "coresets", "states", "tracking")
-OURS = ("record.json", *metrics.FILES, *FOLDERS)  # what a run writes into its folder
+OURS = (*FILES, *FOLDERS)  # what a run writes into its folder
 REPORT = "report.html"  # what `advcore report` writes there; it is removed with the run that it describes
 LOCK = ".lock"  # locked by the process that works in the folder; it holds the names of the job that began the run
 _locks: list[TextIO] = []  # those that this process has locked
@@ -76,7 +77,7 @@ def _try_places(run: Path) -> None:
         if os.path.lexists(run / name):
             try_in(run / name)
     try_in(run)
-    for name in ("record.json", *metrics.FILES):
+    for name in FILES:
         try_replace(run / name)
 
 

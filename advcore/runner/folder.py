@@ -9,7 +9,6 @@ from advcore.errors import ConfigError, must
 from advcore.runner import checkpoints
 from advcore.runner.places import check_path
 from advcore.runner.schema import RunConfig
-from advcore.tracking import metrics
 
 
 def target(
@@ -40,7 +39,7 @@ def _check_kinds(path: Path) -> None:
     for name in checkpoints.FOLDERS:
         if (path / name).exists() and not (path / name).is_dir():
             raise ConfigError(must("--out", f"a folder in which {name} is one", str(path / name), "remove it"))
-    for name in ("record.json", *metrics.FILES):
+    for name in checkpoints.FILES:
         if (path / name).is_dir():
             raise ConfigError(must("--out", f"a folder in which {name} is a file", str(path / name), "remove it"))
 

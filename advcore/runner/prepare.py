@@ -93,7 +93,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         config = _load_networks(config, data, device)
         trainer = build.trainer(config)
     for path, attack in build.list_attacks(config).items():
-        with build.under(path):
+        with build.prefix_problems(f"{path}."):
             bound(attack, model, lambda network: network)  # its passes are not counted
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
@@ -144,13 +144,13 @@ def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str,
     }
     if trainer.remembers:
         sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
-        with build.under("training"):
+        with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], device)
     selector = trainer.selector
     estimate = selector and estimate_for(selector, model, data.train, build.count_held_out(data))
     if estimate is None:
         return {name: _format_megabytes(size) for name, size in sizes.items()}
-    with build.under("selection"):
+    with build.prefix_problems("selection."):
         estimate, event = settle(estimate, selector.memory_limit, device)
     sizes["largest problem"] = estimate.problem + estimate.matrix + estimate.solver
     sizes["selection at its height"] = estimate.peak

@@ -111,7 +111,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
     else:
         clear(path)
         checkpoints.begin(path, job)
-    for name in ("record.json", *metrics.FILES):
+    for name in checkpoints.FILES:
         checkpoints.sweep(leftovers(path, name))
     for name in checkpoints.FOLDERS:
         checkpoints.sweep(leftovers(path / name))
