@@ -138,8 +138,8 @@ def _comparison_key(config: RunConfig) -> str:
 
 def _select_at_random(selection: SelectionConfig) -> SelectionConfig:
     """Return the same selection with a random solver, and with defaults for what matters for gradients only."""
-    kept = ("partition", "blocks", "budget", "cost", "warm_start", "period", "schedule")
-    settings = {name: getattr(selection, name) for name in kept}
+    shared = ("partition", "blocks", "budget", "cost", "warm_start", "period", "schedule")
+    settings = {name: getattr(selection, name) for name in shared}
     if selection.partition == "per_class_per_gradient":
         settings["partition"] = "per_class"  # without gradients they are the same
     return SelectionConfig(solver=Random(redraw=getattr(selection.solver, "redraw", True)), **settings)
@@ -215,7 +215,7 @@ def set_epochs(config: RunConfig, epochs: int) -> RunConfig:
 
 
 def _epochs_of_cost(config: RunConfig, cost: float, counts: Counts) -> int:
-    """Return how many epochs of `config` cost nearest to `cost`: at most half an epoch above it, at most all of them."""
+    """Return how many epochs of `config` cost nearest to `cost`: at most half an epoch above it, at most all."""
     most = config.training.epochs
     return min(most, max(1, round(cost / (plan_cost(config, counts) / most))))
 

@@ -172,12 +172,12 @@ def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data
     _check_selector(trainer.selector, data)
     rule = config.minibatch
     if rule is not None and rule.needs_validation and data.validation is None:
-        what = "one that follows no validation accuracy without validation data"
-        raise ConfigError(must("minibatch", what, name_in(RULES, rule), "set data.validation"))
+        allowed = "one that follows no validation accuracy without validation data"
+        raise ConfigError(must("minibatch", allowed, name_in(RULES, rule), "set data.validation"))
     examples = config.evaluation.examples
     if examples is not None and examples > len(data.test):
-        what = f"at most {len(data.test)}, as many test images there are"
-        raise ConfigError(must("evaluation.examples", what, examples))
+        allowed = f"at most {len(data.test)}, as many test images there are"
+        raise ConfigError(must("evaluation.examples", allowed, examples))
     return data
 
 
@@ -277,12 +277,12 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, di
     path = scores_file(solver)
     with prefix_problems("selection.solver.scores: "):
         scores = Scores.load(Path(path))
-        rows = scores.rows(path, solver.reads, data.part, len(data.whole), whole_fingerprint(data))
+        rows = scores.rows(path, solver.reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 
-def whole_fingerprint(data: Data) -> str:
+def compute_fingerprint(data: Data) -> str:
     """Return the fingerprint of the training set before validation examples are taken out of it."""
     labels = labels_digest(data.whole.__getitem__, len(data.whole))
     if not data.changed:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from advcore.errors import AdvcoreError, BusyError, CheckpointError, UnreadableError, cause_of, must, naming
 from advcore.files import check_folder, inside, leftovers, load_folder, save_folder
-from advcore.runner.places import as_setting, missing_folders, remove_empty, try_in, try_replace
+from advcore.runner.places import as_setting, list_missing_folders, remove_empty, try_in, try_replace
 from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def alone(run: Path) -> Iterator[None]:
     with contextlib.ExitStack() as cleanup:
         with as_setting("--out", run):
             _check_links(run)
-            cleanup.callback(remove_empty, missing_folders(run))
+            cleanup.callback(remove_empty, list_missing_folders(run))
             cleanup.enter_context(_lock_file(run / LOCK))
             _try_places(run)
         yield

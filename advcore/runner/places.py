@@ -103,7 +103,7 @@ def try_replace(path: Path) -> None:
             raise
 
 
-def missing_folders(folder: Path) -> list[Path]:
+def list_missing_folders(folder: Path) -> list[Path]:
     """Return the folder and those above it that do not exist, from the innermost to the outermost."""
     return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
 

@@ -137,7 +137,6 @@ def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str,
     Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
     remembered perturbations do not fit.
     """
-    device = data.train.device
     sizes = {
         "images": data.train.nbytes,
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
@@ -145,13 +144,13 @@ def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str,
     if trainer.remembers:
         sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
         with build.prefix_problems("training."):
-            trainer.memory.settle(sizes["remembered perturbations"], device)
+            trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
     selector = trainer.selector
     estimate = selector and estimate_for(selector, model, data.train, build.count_held_out(data))
     if estimate is None:
         return {name: _format_megabytes(size) for name, size in sizes.items()}
     with build.prefix_problems("selection."):
-        estimate, event = settle(estimate, selector.memory_limit, device)
+        estimate, event = settle(estimate, selector.memory_limit, data.train.device)
     sizes["largest problem"] = estimate.problem + estimate.matrix + estimate.solver
     sizes["selection at its height"] = estimate.peak
     rows = _format_megabytes(estimate.rows) + (" in a temporary file" if event else "")
@@ -162,7 +161,7 @@ def _format_megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def speed_of(prepared: Prepared, state: dict[str, object] | None = None) -> Speed:
+def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> Speed:
     """Return how passes run on this device with this model; in a run that continues from `state`, as it began."""
     speed = prepared.trainer.speed
     if state is not None:

@@ -152,7 +152,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
     """
     weights = checkpoint(folder, "last")
     prepared = prepare(_for_this_machine(from_dict(record.config)), scores=False)
-    coreset.check(len(prepared.data.whole), build.whole_fingerprint(prepared.data))
+    coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
     load_state(prepared.model, weights)
     epoch = read_json(weights.with_suffix(".json")).get("epoch")
     positions = {int(index): i for i, index in enumerate(prepared.data.part)}

@@ -17,7 +17,7 @@ from advcore.runner import build, checkpoints
 from advcore.runner.config import from_dict, list_changes, resolved
 from advcore.runner.environment import environment
 from advcore.runner.folder import clear, was_begun
-from advcore.runner.prepare import Prepared, speed_of, use_suited_threads
+from advcore.runner.prepare import Prepared, choose_speed, use_suited_threads
 from advcore.runner.select import restore_coresets
 from advcore.threads import describe_threads
 from advcore.tracking import metrics
@@ -96,12 +96,12 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
     }
     state = threads = None
     if resume and was_begun(path):
-        before, problems = record_before(path)
-        changed = changed_settings(prepared, before)
+        before, problems = _load_record(path)
+        changed = _compare_settings(prepared, before)
         if _is_done(before, changed, path):
             journal.record = before
             return {"done": True, "state": None}
-        state, damaged = find_state(prepared, path, before, journal.data_identity())
+        state, damaged = _find_state(prepared, path, before, journal.data_identity())
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
         damaged += restore_coresets(path, state, prepared.data)
@@ -115,7 +115,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
         checkpoints.sweep(leftovers(path, name))
     for name in checkpoints.FOLDERS:
         checkpoints.sweep(leftovers(path / name))
-    journal.record.environment["speed"] = asdict(speed_of(prepared, state))
+    journal.record.environment["speed"] = asdict(choose_speed(prepared, state))
     reason = use_suited_threads(prepared, threads)
     journal.record.environment |= describe_threads(torch.get_num_threads(), reason)
     journal.save()
@@ -132,7 +132,7 @@ def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:
     return before.finished and all(states_gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed)
 
 
-def record_before(path: Path) -> tuple[RunRecord, list[str]]:
+def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
     """Return the record of a run that was begun, and a line about its file where that is missing or damaged.
 
     The newest state holds all that it takes to continue without the file. Raises AdvcoreError where there is no state.
@@ -149,7 +149,7 @@ def record_before(path: Path) -> tuple[RunRecord, list[str]]:
         return RunRecord(**settings, environment={}, plan="", reference={}), [str(problem)]
 
 
-def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
+def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     """Return the settings that differ from those that the run began with, as lines "a.b: old -> new".
 
     Raises ConfigError, with all of them, if some would change how the run trains.
@@ -192,7 +192,7 @@ def _appends_epochs(prepared: Prepared, record: RunRecord) -> bool:
     return more and planned[: len(done)] == done and not selects
 
 
-def find_state(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
+def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
     """Return the newest undamaged state (None: continue from the beginning), and a line about each newer, damaged one.
 
     `data` is the number of training examples, and their hash.

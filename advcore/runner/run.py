@@ -1,4 +1,4 @@
-"""Run a prepared run: train, select, evaluate, and write everything down as it becomes known."""
+"""Carry out a prepared run: train, select, evaluate, and write the record as results come in."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ from advcore.runner import checkpoints
 from advcore.runner.prepare import Prepared, Reporter
 from advcore.runner.resume import Journal, begin_run, new_record
 from advcore.runner.schema import RunConfig
-from advcore.runner.select import in_training_set, keep_coreset, summary
+from advcore.runner.select import map_to_training_set, keep_coreset, summary
 from advcore.runner.weights import save_state
 from advcore.tracking import metrics, tracker_name
 from advcore.tracking.telling import Tracking
@@ -41,13 +41,13 @@ def run(
     job: Sequence[str] = (),
     locked: bool = False,
 ) -> RunRecord:
-    """Do the whole run in the folder `path`, under the folder's lock, once every place in it can be written to.
+    """Carry out a run in the folder `path`, with the folder locked and every place in it tried before.
 
     Parameters
     ----------
-    resume : continue the run that is in the folder, if there is one; else what is there is removed.
+    resume : continue the run that is in the folder, if there is one. Otherwise an earlier run there is removed.
     job : the launcher's names for the job that begins the run (`distributed.launchers`).
-    locked : the caller has locked the folder (`checkpoints.alone`), so as to fail before it reads any data.
+    locked : the caller has locked the folder (`checkpoints.alone`), in order to fail before it reads any data.
 
     Raises BusyError if another run works there, ConfigError for a place that cannot be written, and, once it runs,
     OSError with the path. `_run` lists what is written.
@@ -92,7 +92,7 @@ def _open_tracking(journal: Journal) -> Tracking:
 
 
 def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: dict | None) -> Trained:
-    """Train, from `state` on if there is one; the first process writes what becomes known."""
+    """Train, from `state` on if there is one. The first process writes the results as they come in."""
     prepared = journal.prepared
     period = prepared.config.checkpoint.period
     # the other processes take part in gathering a state, which the first one then writes
@@ -130,7 +130,7 @@ def _write_epoch(journal: Journal, reporter: Reporter, tracking: Tracking, entry
 
 
 def _write_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> None:
-    problem = keep_coreset(journal.path, in_training_set(coreset, journal.prepared.data))
+    problem = keep_coreset(journal.path, map_to_training_set(coreset, journal.prepared.data))
     if problem and journal.record.resumes:
         journal.record.resumes[-1]["damaged"].append(problem)
     reporter.on_coreset(coreset)
@@ -147,7 +147,7 @@ def _write_checkpoint(journal: Journal, state: Callable[[], dict]) -> None:
 def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> None:
     """Save and evaluate the last state and the best one, and add the cost of that to the record.
 
-    Without validation examples no epoch is known to be best: the best state is the last one.
+    Without validation examples, the last state counts as the best one.
     """
     final_entry = trained.epochs[-1]
     best_entry = final_entry if trained.best_epoch is None else trained.epochs[trained.best_epoch]

@@ -20,7 +20,7 @@ from advcore.objectives.base import attacked
 from advcore.rng import Stream
 from advcore.runner import build
 from advcore.runner.config import resolved
-from advcore.runner.prepare import Prepared, Reporter, prepare, speed_of, use_suited_threads
+from advcore.runner.prepare import Prepared, Reporter, prepare, choose_speed, use_suited_threads
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
@@ -37,7 +37,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """
     use_suited_threads(prepared)
     plan = prepared.trainer.schedule.plan()
-    speed = shared_speed(partial(speed_of, prepared))
+    speed = shared_speed(partial(choose_speed, prepared))
     select_coreset = speed.running()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
     coreset = select_coreset(
@@ -49,7 +49,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
         epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
         on_chunk=partial(reporter.on_progress, "select"),
     )
-    return in_training_set(coreset, prepared.data)
+    return map_to_training_set(coreset, prepared.data)
 
 
 def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
@@ -82,7 +82,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         indices=data.part,
         values=scoring.combine().double().cpu(),
         num_examples=len(data.whole),
-        fingerprint=build.whole_fingerprint(data),
+        fingerprint=build.compute_fingerprint(data),
         score=name,
         epochs=len(trained.epochs),
         model=resolved(config)["model"]["name"],
@@ -149,14 +149,14 @@ def summary(coreset: Coreset) -> dict:
     }
 
 
-def in_training_set(coreset: Coreset, data: Data) -> Coreset:
+def map_to_training_set(coreset: Coreset, data: Data) -> Coreset:
     """Return the coreset with indices into the whole training set, not into the part left after validation."""
     return replace(
         coreset,
         indices=data.part[coreset.indices],
         num_examples=len(data.whole),
         population=len(data.part),
-        fingerprint=build.whole_fingerprint(data),
+        fingerprint=build.compute_fingerprint(data),
     )
 
 
@@ -176,7 +176,7 @@ def restore_coresets(run: Path, state: dict | None, data: Data) -> list[str]:
     """Write the coresets of a state again whose files are missing or damaged; return, and log, a line about each."""
     lines = []
     for values in state["coresets"] if state else ():
-        coreset = in_training_set(Coreset.restored(values), data)
+        coreset = map_to_training_set(Coreset.restored(values), data)
         lines.append(_rewrite_if_different(_coreset_file(run, coreset), coreset))
     return [line for line in lines if line is not None]
 
