@@ -221,10 +221,10 @@ def newest(run: Path) -> tuple[dict, dict, list[str]] | None:
         except CheckpointError as error:
             damaged[path] = error
             continue
-        for bad, error in damaged.items():
+        for damaged_path, error in damaged.items():
             log.warning("%s; going on from %s", error, path)
             if not isinstance(error, UnreadableError):
-                _remove(bad)  # or it would count as one of the states to keep
+                _remove(damaged_path)  # or it would count as one of the states to keep
         return tree, facts, [str(error) for error in damaged.values()]
     if not damaged:
         return None

@@ -34,7 +34,7 @@ _CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best
 class Journal:
     """A run's record, and what is needed to bring it up to date.
 
-    path : the run's folder. began : `time.perf_counter()` then, less the seconds of earlier processes.
+    path : the run's folder. began : `time.perf_counter()` at the start, less the seconds of earlier processes.
     """
 
     prepared: Prepared
@@ -58,9 +58,13 @@ class Journal:
         self.record = replace(self.record, resumes=[*before.resumes, note], **earlier)
         self.began -= before.seconds
 
-    def data_identity(self) -> list:
-        """Return what identifies the training data: the number of examples, and their hash."""
-        return [self.record.data["train"], self.record.data["hash"]["train"]]
+    def facts(self) -> dict[str, object]:
+        """Return what is saved beside each state, so that a record that is lost can be made again.
+
+        "data" identifies the training data: the number of examples, and their hash.
+        """
+        data = [self.record.data["train"], self.record.data["hash"]["train"]]
+        return {"data": data, "config": self.record.config, "inputs": self.record.inputs}
 
 
 def new_record(prepared: Prepared) -> RunRecord:
@@ -101,7 +105,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
         if _is_done(before, changed, path):
             journal.record = before
             return {"done": True, "state": None}
-        state, damaged = _find_state(prepared, path, before, journal.data_identity())
+        state, damaged = _find_state(prepared, path, before, journal.facts()["data"])
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
         damaged += restore_coresets(path, state, prepared.data)

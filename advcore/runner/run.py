@@ -22,7 +22,7 @@ from advcore.runner import checkpoints
 from advcore.runner.prepare import Prepared, Reporter
 from advcore.runner.resume import Journal, begin_run, new_record
 from advcore.runner.schema import RunConfig
-from advcore.runner.select import map_to_training_set, keep_coreset, summary
+from advcore.runner.select import keep_coreset, map_to_training_set, summary
 from advcore.runner.weights import save_state
 from advcore.tracking import metrics, tracker_name
 from advcore.tracking.telling import Tracking
@@ -85,10 +85,10 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
 
 
 def _open_tracking(journal: Journal) -> Tracking:
-    trackers = journal.prepared.config.tracking if distributed.first() else ()  # only the first process has any
+    tracking = journal.prepared.config.tracking
+    trackers = {tracker_name(tracker): tracker for tracker in tracking if distributed.first()}
     settings = {key: value for key, value in journal.record.config.items() if key != "tracking"}
-    by_name = {tracker_name(tracker): tracker for tracker in trackers}
-    return Tracking(by_name, journal.path, journal.record.name, settings)
+    return Tracking(trackers, journal.path, journal.record.name, settings)
 
 
 def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: dict | None) -> Trained:
@@ -137,9 +137,8 @@ def _write_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> No
 
 
 def _write_checkpoint(journal: Journal, state: Callable[[], dict]) -> None:
-    facts = {"data": journal.data_identity(), "config": journal.record.config, "inputs": journal.record.inputs}
     try:
-        checkpoints.save(journal.path, state, facts, journal.prepared.config.checkpoint.kept)
+        checkpoints.save(journal.path, state, journal.facts(), journal.prepared.config.checkpoint.kept)
     except CheckpointError as error:
         raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
 

@@ -106,11 +106,13 @@ class SelectionConfig(SelectionSettings):
     probe_epochs: int = 0
 
     def _more_problems(self) -> list[str | None]:
-        default_budget = self.budget == SelectionSettings.budget
         return [
             *Schedule.problems(self),
             _unless(self.cost is None, positive("cost", self.cost, "it is relative to full training")),
-            _unless(self.cost is None or default_budget, must("cost", "null beside a budget", self.cost)),
+            _unless(
+                self.cost is None or self.budget == SelectionSettings.budget,
+                must("cost", "null beside a budget", self.cost),
+            ),
             at_least("probe_epochs", self.probe_epochs, 0),
         ]
 

@@ -20,7 +20,7 @@ from advcore.objectives.base import attacked
 from advcore.rng import Stream
 from advcore.runner import build
 from advcore.runner.config import resolved
-from advcore.runner.prepare import Prepared, Reporter, prepare, choose_speed, use_suited_threads
+from advcore.runner.prepare import Prepared, Reporter, choose_speed, prepare, use_suited_threads
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores

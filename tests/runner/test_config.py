@@ -197,7 +197,8 @@ def test_the_target_and_the_memory_limit_reach_the_selector():
 
     assert (build_selector(from_dict(RUN)).target, build_selector(from_dict(RUN)).memory_limit) == ("train", None)
     for text, limit in (("2", 2.0), ("1e-3", 1e-3), ("1/4", 0.25), ("null", None)):
-        chosen = build_selector(from_dict(overridden(RUN, ["selection.target=validation", f"selection.memory_limit={text}"])))
+        raw = overridden(RUN, ["selection.target=validation", f"selection.memory_limit={text}"])
+        chosen = build_selector(from_dict(raw))
         assert (chosen.target, chosen.memory_limit) == ("validation", limit)
 
 

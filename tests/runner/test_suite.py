@@ -282,9 +282,8 @@ def test_a_record_of_other_settings_is_not_the_suites(root):
     assert "training.epochs: 29 -> 30" in differences(RunRecord(**raw), run.config)
     raw["config"]["training"]["epochz"] = 29
     assert "does not know" in differences(RunRecord(**raw), run.config)[0]
-    assert recorded_identity(RunRecord(**json.loads((root / "benchmarks/records/digits/full-s0.json").read_text()))) == identity(
-        run.config
-    )
+    record = json.loads((root / "benchmarks/records/digits/full-s0.json").read_text())
+    assert recorded_identity(RunRecord(**record)) == identity(run.config)
 
 
 def test_every_suite_of_the_papers_resolves_in_every_size(root):
