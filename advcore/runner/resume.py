@@ -58,7 +58,7 @@ class Journal:
         self.record = replace(self.record, resumes=[*before.resumes, note], **earlier)
         self.began -= before.seconds
 
-    def facts(self) -> dict[str, object]:
+    def list_facts(self) -> dict[str, object]:
         """Return what is saved beside each state, so that a record that is lost can be made again.
 
         "data" identifies the training data: the number of examples, and their hash.
@@ -105,7 +105,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
         if _is_done(before, changed, path):
             journal.record = before
             return {"done": True, "state": None}
-        state, damaged = _find_state(prepared, path, before, journal.facts()["data"])
+        state, damaged = _find_state(prepared, path, before, journal.list_facts()["data"])
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
         damaged += restore_coresets(path, state, prepared.data)

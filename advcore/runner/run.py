@@ -85,7 +85,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
 
 
 def _open_tracking(journal: Journal) -> Tracking:
-    tracking = journal.prepared.config.tracking
+    tracking = journal.prepared.config.tracking  # of several processes, only the first one has trackers
     trackers = {tracker_name(tracker): tracker for tracker in tracking if distributed.first()}
     settings = {key: value for key, value in journal.record.config.items() if key != "tracking"}
     return Tracking(trackers, journal.path, journal.record.name, settings)
@@ -138,7 +138,7 @@ def _write_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> No
 
 def _write_checkpoint(journal: Journal, state: Callable[[], dict]) -> None:
     try:
-        checkpoints.save(journal.path, state, journal.facts(), journal.prepared.config.checkpoint.kept)
+        checkpoints.save(journal.path, state, journal.list_facts(), journal.prepared.config.checkpoint.kept)
     except CheckpointError as error:
         raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
 
