@@ -173,7 +173,6 @@ def make_random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Itera
     It has the largest budget that this pays for, or else attacks the largest part of each batch. Nothing is yielded
     where neither adds a hundredth to the cost.
     """
-    rule = config.minibatch
     selection = config.selection
     if selection is not None and selection.cost is not None:
         return  # `make_random` has that cost
@@ -182,9 +181,9 @@ def make_random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Itera
         selection = replace(selection, budget=SelectionConfig.budget, cost=round(cost, 4))
         options.append(replace(config, selection=selection))
     size = config.training.batch_size
-    if isinstance(rule, AttackSubset) and size > 1:
-        # with part i, i + 1 examples of each batch are attacked
-        parts = [replace(config, minibatch=replace(rule, rho=math.ceil(1e4 * k / size) / 1e4)) for k in range(1, size)]
+    if isinstance(config.minibatch, AttackSubset) and size > 1:
+        shares = [math.ceil(1e4 * k / size) / 1e4 for k in range(1, size)]  # k of the examples of a batch are attacked
+        parts = [replace(config, minibatch=replace(config.minibatch, rho=share)) for share in shares]
         options.append(parts[largest(lambda i: _cost_at_random(parts[i], counts) <= cost, 0, size - 2)])
     plain = _cost_at_random(config, counts)
     for option in options:

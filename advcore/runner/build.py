@@ -65,7 +65,6 @@ def choose_device(config: RunConfig) -> torch.device:
 
 
 def _device_of_process(name: str) -> str:
-    """Return the device for this process, where the config asks for `name` and several processes were launched."""
     device = f"cuda:{distributed.own_gpu()}"
     if name == "cuda" or name == "auto" and gpus():
         return device
@@ -131,8 +130,7 @@ def trainer(config: RunConfig) -> Trainer:
     Raises ConfigError for settings that exclude each other.
     """
     training = config.training
-    schedule = build_schedule(config)
-    selector = build_selector(config)
+    schedule, selector = build_schedule(config), build_selector(config)
     require(rule_problem(config.minibatch, config.objective, len(schedule.plan()), training.normalise))
     with prefix_problems("training."):
         require(steps_problem(training.attack_steps, config.attack), memory_problem(training.memory, config.attack))
@@ -176,8 +174,9 @@ def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data
         raise ConfigError(must("minibatch", allowed, name_in(RULES, rule), "set data.validation"))
     examples = config.evaluation.examples
     if examples is not None and examples > len(data.test):
-        allowed = f"at most {len(data.test)}, as many test images there are"
-        raise ConfigError(must("evaluation.examples", allowed, examples))
+        raise ConfigError(
+            must("evaluation.examples", f"at most {len(data.test)}, as many test images there are", examples)
+        )
     return data
 
 
@@ -262,8 +261,13 @@ def offered(config: RunConfig, data: Data, cost: float) -> list[Offer]:
 
 def find_reference(config: RunConfig, n: int) -> Reference:
     """Return the run that costs are relative to; `n` is the number of training examples."""
-    epochs = config.cost.reference_epochs or config.training.epochs
-    return reference(config.objective, config.attack, n, epochs=epochs, steps=config.cost.reference_steps)
+    return reference(
+        config.objective,
+        config.attack,
+        n,
+        epochs=config.cost.reference_epochs or config.training.epochs,
+        steps=config.cost.reference_steps,
+    )
 
 
 def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, dict]]:

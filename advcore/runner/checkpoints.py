@@ -72,7 +72,6 @@ def _check_links(run: Path) -> None:
 
 
 def _try_places(run: Path) -> None:
-    """Raise OSError unless everything that a run writes can be written."""
     for name in FOLDERS:
         if os.path.lexists(run / name):
             try_in(run / name)
@@ -167,9 +166,7 @@ if hasattr(os, "register_at_fork"):
 def _numbers(run: Path) -> list[int]:
     """List the numbers of all states of a run, in rising order."""
     states = folder(run)
-    if not states.is_dir():
-        return []
-    names = [entry.name for entry in states.iterdir()]
+    names = [entry.name for entry in (states.iterdir() if states.is_dir() else ())]
     return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{6,}", name) and name == f"{int(name):06d}")
 
 
@@ -220,12 +217,12 @@ def newest(run: Path) -> tuple[dict, dict, list[str]] | None:
             tree, facts = load_folder(path)
         except CheckpointError as error:
             damaged[path] = error
-            continue
-        for damaged_path, error in damaged.items():
-            log.warning("%s; going on from %s", error, path)
-            if not isinstance(error, UnreadableError):
-                _remove(damaged_path)  # or it would count as one of the states to keep
-        return tree, facts, [str(error) for error in damaged.values()]
+        else:
+            for damaged_path, error in damaged.items():
+                log.warning("%s; going on from %s", error, path)
+                if not isinstance(error, UnreadableError):
+                    _remove(damaged_path)  # or it would count as one of the states to keep
+            return tree, facts, [str(error) for error in damaged.values()]
     if not damaged:
         return None
     errors = damaged.values()

@@ -122,11 +122,10 @@ def _nearest_folder(folder: Path) -> Path:
     """
     for path in (folder, *folder.parents):
         status = _follow(path)
-        if status is None:
-            continue
-        if not stat.S_ISDIR(status.st_mode):
+        if status is not None and not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-        return path
+        if status is not None:
+            return path
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 

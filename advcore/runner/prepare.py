@@ -113,10 +113,8 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
     compared = build.find_reference(config, n)
     planned = planned_parts(trainer, n, build.count_held_out(data))
     cost = planned.total / compared.units
-    text = trainer.schedule.describe()
-    if config.minibatch:
-        text += f", {config.minibatch.describe()}"
-    text += f": {cost:.2f} of full training"
+    method = ", ".join(part.describe() for part in (trainer.schedule, config.minibatch) if part)
+    text = f"{method}: {cost:.2f} of full training"
     if planned.total > compared.units:
         text += "; full training is cheaper"
     if wanted is not None and cost < _NEAR * wanted:

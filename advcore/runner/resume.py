@@ -52,19 +52,16 @@ class Journal:
     def list_metrics(self) -> list[dict[str, object]]:
         return metrics.rows(self.record.epochs, self.record.selections, self.record.reference["units"])
 
-    def continue_from(self, before: RunRecord, note: dict[str, object]) -> None:
-        """Take over what an earlier process had recorded, and add a note about the interruption."""
-        earlier = {name: getattr(before, name) for name in _CONTINUED}
-        self.record = replace(self.record, resumes=[*before.resumes, note], **earlier)
-        self.began -= before.seconds
-
     def list_facts(self) -> dict[str, object]:
         """Return what is saved beside each state, so that a record that is lost can be made again.
 
         "data" identifies the training data: the number of examples, and their hash.
         """
-        data = [self.record.data["train"], self.record.data["hash"]["train"]]
-        return {"data": data, "config": self.record.config, "inputs": self.record.inputs}
+        return {
+            "data": [self.record.data["train"], self.record.data["hash"]["train"]],
+            "config": self.record.config,
+            "inputs": self.record.inputs,
+        }
 
 
 def new_record(prepared: Prepared) -> RunRecord:
@@ -92,8 +89,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
 
     Returns {"done": whether nothing is left to do, "state": what training continues from, None for the beginning}.
     """
-    path = journal.path
-    prepared = journal.prepared
+    path, prepared = journal.path, journal.prepared
     journal.record.data["hash"] = {
         "train": content_hash(prepared.data.train),
         "test": content_hash(prepared.data.test),
@@ -110,15 +106,17 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
             settle_all(path / name)
         damaged += restore_coresets(path, state, prepared.data)
         epoch = state["place"]["epoch"] if state else 0
-        journal.continue_from(before, {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]})
+        note = {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]}
+        earlier = {name: getattr(before, name) for name in _CONTINUED}
+        journal.record = replace(journal.record, resumes=[*before.resumes, note], **earlier)
+        journal.began -= before.seconds
         threads = state and before.environment.get("threads")
     else:
         clear(path)
         checkpoints.begin(path, job)
-    for name in checkpoints.FILES:
-        checkpoints.sweep(leftovers(path, name))
-    for name in checkpoints.FOLDERS:
-        checkpoints.sweep(leftovers(path / name))
+    unfinished = [leftovers(path, name) for name in checkpoints.FILES]
+    for paths in [*unfinished, *(leftovers(path / name) for name in checkpoints.FOLDERS)]:
+        checkpoints.sweep(paths)
     journal.record.environment["speed"] = asdict(choose_speed(prepared, state))
     reason = use_suited_threads(prepared, threads)
     journal.record.environment |= describe_threads(torch.get_num_threads(), reason)

@@ -57,7 +57,6 @@ def _remove_name(value: object) -> object:
 
 
 def _choose_by_name(table: dict[str, type]) -> Any:
-    """Return the type of a setting that is of one of these classes, as its `name` says."""
     choices = tuple(Annotated[cls, BeforeValidator(_remove_name), Tag(name)] for name, cls in table.items())
     return Annotated[Union[choices], Discriminator(_read_name)]  # noqa: UP007
 
@@ -246,10 +245,12 @@ class RunConfig:
     def __post_init__(self):
         way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
         is_objective = isinstance(self.objective, tuple(OBJECTIVES.values()))
-        is_device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
         require(
             _unless(NAME.fullmatch(self.name), must("name", "letters, digits, '.', '-' and '_'", self.name, way_out)),
-            _unless(is_device, must("device", "auto, cpu, cuda or cuda:N", self.device)),
+            _unless(
+                re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device),
+                must("device", "auto, cpu, cuda or cuda:N", self.device),
+            ),
             at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
             mismatch(self.objective, self.attack) if is_objective else None,
             *(

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Collector, Gradient
 from advcore.objectives.base import attacked
 from advcore.rng import Stream
+from advcore.rows import DenseRows
 from advcore.runner import build
 from advcore.runner.config import resolved
 from advcore.runner.prepare import Prepared, Reporter, choose_speed, prepare, use_suited_threads
@@ -67,7 +68,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         prepared = prepare(config, scores=False)
     use_suited_threads(prepared)
     data = prepared.data
-    scoring = _Scoring(gradient, prepared, collector=gradient.collect and gradient.collect())
+    collector = (gradient.collect or _LastScores)()
     all_data = Schedule(epochs=config.training.epochs)
     trainer = replace(prepared.trainer, schedule=all_data, selector=None, minibatch=None, probe_epochs=0)
     trained = trainer.fit(
@@ -76,11 +77,11 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         data.validation,
         seed=config.seed,
         augment=data.augment,
-        listener=replace(reporter, on_model=scoring.measure),
+        listener=replace(reporter, on_model=partial(_add_scores, gradient, prepared, collector)),
     )
     return Scores(
         indices=data.part,
-        values=scoring.combine().double().cpu(),
+        values=collector.rows.matrix[:, 0].double().cpu(),
         num_examples=len(data.whole),
         fingerprint=build.compute_fingerprint(data),
         score=name,
@@ -91,38 +92,29 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     )
 
 
-@dataclass
-class _Scoring:
-    """Scores of all training examples, measured after each epoch of `score`."""
+class _LastScores:
+    """A collector that keeps the scores of the last epoch only."""
 
-    gradient: Gradient
-    prepared: Prepared
-    collector: Collector | None
-    last: Tensor | None = None
+    def add(self, scores: Tensor) -> None:
+        self.rows = DenseRows(matrix=scores[:, None])
 
-    def measure(self, model: nn.Module) -> None:
-        config = self.prepared.config
-        trainer = self.prepared.trainer
-        selector = trainer.selector
-        measured = self.gradient.measure(
-            model,
-            self.prepared.data.train,
-            objective=trainer.objective,
-            attack=(selector or trainer).attack,
-            stream=Stream(seed=config.seed, purpose="scoring"),
-            ledger=CostLedger(),
-            head=config.model.head,
-            **({"chunk_size": selector.chunk_size} if selector else {}),
-        )
-        for event in measured.events:
-            log.warning("%s", event)
-        self.last = measured.rows.matrix[:, 0]
-        if self.collector:
-            self.collector.add(self.last)
 
-    def combine(self) -> Tensor:
-        """Return one score per example, (N,): over all epochs where the score asks for that, else of the last epoch."""
-        return self.collector.rows.matrix[:, 0] if self.collector else self.last
+def _add_scores(gradient: Gradient, prepared: Prepared, collector: Collector | _LastScores, model: nn.Module) -> None:
+    """Score all training examples with `model`, and add the scores, (N,), to the collector."""
+    trainer, selector = prepared.trainer, prepared.trainer.selector
+    measured = gradient.measure(
+        model,
+        prepared.data.train,
+        objective=trainer.objective,
+        attack=(selector or trainer).attack,
+        stream=Stream(seed=prepared.config.seed, purpose="scoring"),
+        ledger=CostLedger(),
+        head=prepared.config.model.head,
+        **({"chunk_size": selector.chunk_size} if selector else {}),
+    )
+    for event in measured.events:
+        log.warning("%s", event)
+    collector.add(measured.rows.matrix[:, 0])
 
 
 def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:

@@ -39,7 +39,6 @@ def load_state(model: nn.Module, path: Path) -> None:
 
 
 def _check_shapes(expected: State, state: State, path: Path) -> None:
-    """Raise CheckpointError unless the state has the keys and shapes of `expected`, a model's state."""
     shapes, shapes_in_file = ({key: list(value.shape) for key, value in part.items()} for part in (expected, state))
     wrong = [
         f"{key} {shapes.get(key, 'not in the model')} / {shapes_in_file.get(key, 'not in the file')}"
@@ -80,8 +79,6 @@ def weights_hash(path: Path) -> str:
 
 
 def _no_checkpoint_message(file: Path, which: str, folder: Path) -> str:
-    way_out = f"or name a run's folder in place of {file}"
-    if (folder / "record.json").exists():
-        way_out += f": {folder} is there"
+    hint = f": {folder} is there" if (folder / "record.json").exists() else ""
     rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
-    return must("--checkpoint", rule, which, way_out)
+    return must("--checkpoint", rule, which, f"or name a run's folder in place of {file}{hint}")
