@@ -154,8 +154,9 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
     rule = config.minibatch
     selection = config.selection
     if selection is not None:
-        size = f" {selection.budget:.4g}" if selection.cost is None else f", cost {selection.cost:.4g}"
-        names.append(f"random{size}")
+        names.append(
+            "random" + (f" {selection.budget:.4g}" if selection.cost is None else f", cost {selection.cost:.4g}")
+        )
         selection = _select_at_random(selection)
     if isinstance(rule, UpdateSubset):
         names.append(f"random mix {rule.p_up:.4g}")
@@ -235,9 +236,9 @@ def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tu
     steps = getattr(full.attack, "steps", None)
     if steps is None or steps < 2:
         return
-    training = replace(full.training, attack_steps=None)
+    full = replace(full, training=replace(full.training, attack_steps=None))
     for fewer in range(1, steps):
-        config = replace(full, attack=_set_steps(full.attack, fewer), training=training)
+        config = replace(full, attack=_set_steps(full.attack, fewer))
         planned = plan_cost(config, counts)
         if planned >= cost - planned / full.training.epochs / 2:
             break

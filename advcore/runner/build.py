@@ -232,8 +232,9 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
     except Exception as error:
         name = f"{type(config.model).__name__} on images {shape}"
         first_line, *_ = str(error).splitlines() or [""]
-        what = f"{type(error).__name__}: {first_line}"
-        raise ConfigError(must("model.name", "a network that takes the data's images", name, what)) from None
+        raise ConfigError(
+            must("model.name", "a network that takes the data's images", name, f"{type(error).__name__}: {first_line}")
+        ) from None
 
 
 # ---- cost ----

@@ -31,8 +31,8 @@ def target(
     resume = resume or checkpoints.was_begun_by(path, job)
     if resume and _can_continue(path) or _is_empty(path) or overwrite and path.is_dir():
         return path, resume
-    options = "--overwrite" if resume else "--resume or --overwrite"
-    raise ConfigError(must("--out", "a new or empty folder", str(path), f"pass {options}, or another --out"))
+    way_out = f"pass {'' if resume else '--resume or '}--overwrite, or another --out"
+    raise ConfigError(must("--out", "a new or empty folder", str(path), way_out))
 
 
 def _check_kinds(path: Path) -> None:

@@ -203,8 +203,8 @@ def _load_network(attack: Attack | None, data: Data, device: torch.device) -> At
 
 def _network_folders(config: RunConfig) -> dict[str, Path]:
     """Return the folders of other runs in whose models attacks measure distances, by the path of their setting."""
-    networks = {path: getattr(attack, "network", None) for path, attack in build.list_attacks(config).items()}
-    return {f"{path}.network": Path(folder) for path, folder in networks.items() if folder}
+    attacks = build.list_attacks(config).items()
+    return {f"{path}.network": Path(attack.network) for path, attack in attacks if getattr(attack, "network", None)}
 
 
 def hash_networks(config: RunConfig) -> dict[str, str]:

@@ -128,7 +128,6 @@ def _load_coreset(folder: Path, epoch: int) -> Coreset:
 
 
 def _make_galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], images: int) -> Galleries:
-    """Return images of the newest coreset; where that fails, no images and a note that says why."""
     if not images:
         return _explain_no_images("none were asked for (--images 0)")
     if not coresets:
@@ -250,8 +249,10 @@ def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> lis
         if examples.x_adv is not None:
             change = examples.x_adv[i] - examples.x[i]
             factor = 0.5 / max(float(change.abs().max()), 1e-6)
-            images.append(("attacked", encode_png(examples.x_adv[i])))
-            images.append((f"perturbation, times {factor:.3g}", encode_png(0.5 + factor * change)))
+            images += [
+                ("attacked", encode_png(examples.x_adv[i])),
+                (f"perturbation, times {factor:.3g}", encode_png(0.5 + factor * change)),
+            ]
             prediction += f", attacked {int(examples.predicted_adv[i])}; × {factor:.3g}"
         gallery.append(Shown(images, [*lines, prediction]))
     return gallery

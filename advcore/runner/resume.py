@@ -43,7 +43,6 @@ class Journal:
     record: RunRecord
 
     def save(self) -> None:
-        """Write the record and the metrics. Of several processes, only the first one writes."""
         if distributed.first():
             self.record.seconds = round(time.perf_counter() - self.began, 2)
             self.record.save(self.path / "record.json")
@@ -164,8 +163,10 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     for line in changed:
         setting = line.split(":")[0]
         if setting == "training.epochs" and not _appends_epochs(prepared, record):
-            plan = prepared.trainer.schedule.describe()
-            refused.append(f"{line}; more epochs go where no selection is left: the new plan is {plan}")
+            refused.append(
+                f"{line}; more epochs go where no selection is left: the new plan is "
+                f"{prepared.trainer.schedule.describe()}"
+            )
         elif setting != "training.epochs" and not is_among(setting, _FREE):
             refused.append(line)
     if refused:

@@ -156,12 +156,16 @@ class EvaluationConfig:
     checks: bool = True
 
     def __post_init__(self):
-        way_out = "this one is for training only (fast_lpa: set project: true)"
         require(
             at_least("batch_size", self.batch_size, 1),
             _unless(self.examples is None, at_least("examples", self.examples, 1)),
             *(
-                must(f"attacks.{i}.name", "an attack that stays in its ball", attack_name(attack), way_out)
+                must(
+                    f"attacks.{i}.name",
+                    "an attack that stays in its ball",
+                    attack_name(attack),
+                    "this one is for training only (fast_lpa: set project: true)",
+                )
                 for i, attack in enumerate(self.attacks)
                 if getattr(attack, "training_only", False)
             ),

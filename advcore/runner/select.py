@@ -37,7 +37,6 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     Its indices count in the whole training set.
     """
     use_suited_threads(prepared)
-    plan = prepared.trainer.schedule.plan()
     speed = shared_speed(partial(choose_speed, prepared))
     select_coreset = speed.running()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
@@ -47,7 +46,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
         seed=prepared.config.seed,
         rows=prepared.scores,
         validation=prepared.data.validation,
-        epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
+        epoch=next((i for i, epoch in enumerate(prepared.trainer.schedule.plan()) if epoch.action == "select"), 0),
         on_chunk=partial(reporter.on_progress, "select"),
     )
     return map_to_training_set(coreset, prepared.data)
