@@ -155,7 +155,7 @@ def make_random(config: RunConfig) -> tuple[str, RunConfig]:
     selection = config.selection
     if selection is not None:
         names.append(
-            "random" + (f" {selection.budget:.4g}" if selection.cost is None else f", cost {selection.cost:.4g}")
+            f"random {selection.budget:.4g}" if selection.cost is None else f"random, cost {selection.cost:.4g}"
         )
         selection = _select_at_random(selection)
     if isinstance(rule, UpdateSubset):
