@@ -23,7 +23,7 @@ from advcore.reporting.tables import format_accuracy, to_markdown
 from advcore.runner.config import load
 from advcore.runner.environment import environment
 from advcore.runner.prepare import prepare
-from advcore.runner.run import examined, run
+from advcore.runner.run import choose_examples, run
 from advcore.runner.weights import checkpoint, load_state
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def measure(name: str, changes: list[str], quick: bool) -> dict:
     record = RunRecord.load(folder / "record.json") if done else run(prepared, folder)
     load_state(prepared.model, checkpoint(folder, "last"))
     model, test = prepared.model, prepared.data.test
-    chosen = examined(prepared)
+    chosen = choose_examples(prepared)
     pgd = LinfPGD(eps=EPS, steps=STEPS, step_size=STEP, restarts=RESTARTS)
     entries, flags = {}, []
     for label, attack in (("ours", pgd), ("AutoAttack", AutoAttack(eps=EPS))):
