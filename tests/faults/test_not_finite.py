@@ -39,7 +39,7 @@ def test_a_loss_that_is_not_finite_is_not_applied_and_nothing_after_it_is_saved(
     weights, states = [], []
 
     def fit(net):
-        learner = "advcore.training.loop.Loop._averaged"  # after every update
+        learner = "advcore.training.epoch.EpochTrainer._update_average"  # after every update
         with monkeypatch.context() as patch:
             patch.setattr(learner, lambda loop: weights.append(copy.deepcopy(dict(net.named_parameters()))))
             TRAINER.fit(net, source, seed=0, listener=Listener(on_checkpoint=lambda state: states.append(state())))
@@ -79,7 +79,7 @@ def test_on_the_command_line_it_is_exit_code_3_and_the_run_can_be_gone_on_with(a
 )
 def test_nan_is_never_best(model, source, monkeypatch, accuracies, best):
     found = Scripted(*(Evaluation(clean=Accuracy(own, 16, (0.0, 1.0)), attacks=()) for own in accuracies))
-    monkeypatch.setattr("advcore.training.loop.evaluate", found)
+    monkeypatch.setattr("advcore.training.judge.evaluate", found)
     kept = []
     listener = Listener(on_state=lambda name, state, entry: kept.append((name, entry["epoch"])))
     made = dataclasses.replace(TRAINER, attack=None, objective=Standard())
@@ -93,7 +93,7 @@ def test_the_best_state_outlives_the_rotation(model, source, tmp_path, monkeypat
     """The first epoch is the best; its weights are in the last state that is kept, eleven states later."""
     first = Scripted(0.9, 0.1)
     monkeypatch.setattr(
-        "advcore.training.loop.evaluate",
+        "advcore.training.judge.evaluate",
         lambda *_, **__: Evaluation(clean=Accuracy(first(), 16, (0.0, 1.0)), attacks=()),
     )
     best = []

@@ -69,7 +69,7 @@ def test_on_frozen_weights_two_epochs_of_attacks_are_one_of_twice_the_steps(mode
         )
         batches = source.batches(chunked(torch.arange(N), SIZE))
         stream = Stream(seed=0, purpose="attack", epoch=epoch)
-        return torch.cat([made.perturbed(x, y, stream.at(indices)) for indices, x, y in batches])
+        return torch.cat([made.perturb(x, y, stream.at(indices)) for indices, x, y in batches])
 
     for epoch in range(2):
         memory.begin(torch.arange(N), None)
