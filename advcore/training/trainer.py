@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -12,7 +13,7 @@ from advcore.adversary import mismatch
 from advcore.attacks.base import Attack
 from advcore.borrow import device_of
 from advcore.data.augment import none
-from advcore.data.source import Source, chunk_sizes
+from advcore.data.source import Source, chunked
 from advcore.errors import CheckpointError, ConfigError, UserError, at_least, in_a_line, must
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, attacked
@@ -174,7 +175,9 @@ class Trainer(LoopSettings):
             counts = [len(train)]
             if self.selector:
                 counts.append(self.selector.size(len(train)))
-            sizes = set().union(*(chunk_sizes(n, self.batch_size) for n in counts))
+            sizes: set[int] = set()
+            for n in counts:
+                sizes.update(len(batch) for batch in chunked(torch.arange(n), self.batch_size))
             smallest = min(min(distributed.share_sizes(size)) for size in sizes)
             refuse_one_image(self.minibatch, model, train, smallest)
 
