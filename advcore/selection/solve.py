@@ -1,8 +1,8 @@
 """Problems to a solver, its answers to one selection."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -167,16 +167,48 @@ def _nothing(problem: Problem, why: str) -> Selection:
     return Selection(indices=none, weights=none.double(), info={"stopped": why})
 
 
+@dataclass(frozen=True)
+class Solution:
+    """What the answers to all problems of a selection come to.
+
+    indices : (K,) long, into the data set, on the CPU. weights : (K,) float32. blocks : (K,) long, the block in which
+    each example came, where blocks are chosen whole; else None. info : the solver's entries, one per problem.
+    fallbacks : what fell back or was left out, one line each.
+    """
+
+    indices: Tensor
+    weights: Tensor
+    blocks: Tensor | None = None
+    info: Sequence[dict[str, object]] = ()
+    fallbacks: Sequence[str] = ()
+
+
+def join_answers(problems: list[Problem], answers: list[Selection], fallbacks: list[str]) -> Solution:
+    """Join the answers to all problems into one solution."""
+    indices, weights, blocks = join(problems, answers)
+    pairs = zip(problems, answers, strict=True)
+    return Solution(
+        indices=indices.cpu(),
+        weights=weights.float().cpu(),
+        blocks=None if blocks is None else blocks.cpu(),
+        info=[{"problem": problem.name, "k": problem.k, **answer.info} for problem, answer in pairs],
+        fallbacks=fallbacks,
+    )
+
+
 def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Indices (K,) into the data set, weights (K,), and the block of each (K,) where blocks were picked whole."""
+    """Return indices (K,) into the data set, weights (K,), and the block of each (K,), where blocks were chosen whole.
+
+    The third is None for problems whose rows stand for single examples.
+    """
+    weights = torch.cat([answer.weights for answer in answers])
     pairs = list(zip(problems, answers, strict=True))
     if problems[0].blocks is None:
-        return torch.cat([p.members[a.indices] for p, a in pairs]), torch.cat([a.weights for _, a in pairs]), None
-    chosen = [p.blocks[i] for p, a in pairs for i in a.indices.tolist()]
-    sizes = torch.tensor([len(block) for block in chosen], device=chosen[0].device)
-    weights = torch.cat([a.weights for _, a in pairs])
-    return (
-        torch.cat(chosen),
-        weights.repeat_interleave(sizes),
-        torch.arange(len(chosen)).to(sizes).repeat_interleave(sizes),
-    )
+        indices = torch.cat([problem.members[answer.indices] for problem, answer in pairs])
+        return indices, weights, None
+    blocks: list[Tensor] = []
+    for problem, answer in pairs:
+        blocks += [problem.blocks[i] for i in answer.indices.tolist()]
+    sizes = torch.tensor([len(block) for block in blocks], device=blocks[0].device)
+    numbers = torch.arange(len(blocks)).to(sizes)
+    return torch.cat(blocks), weights.repeat_interleave(sizes), numbers.repeat_interleave(sizes)
