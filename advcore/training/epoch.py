@@ -5,19 +5,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.source import batches_for
+from advcore.data.source import batches_for, chunked
 from advcore.rng import Stream
 from advcore.signals import check, whole
-from advcore.training.average import build_average, update_average
-from advcore.training.batches import Batch, split_into_batches, weigh_examples
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
-from advcore.training.step import Gate, Learner, part_of_mean
+from advcore.training.step import Batch, Gate, Learner, part_of_mean
 from advcore.types import Coreset
 
 if TYPE_CHECKING:
@@ -221,3 +220,53 @@ class EpochTrainer:
 
 def _describe_step(epoch: int, step: int, indices: Tensor) -> str:
     return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."
+
+
+def split_into_batches(coreset: Coreset | None, n: int, size: int, stream: Stream) -> list[Tensor]:
+    """Return an epoch's batches of indices: shuffled examples, or whole blocks in random order.
+
+    coreset : what the epoch trains on; None for all n examples. size : examples per batch, where there are no blocks.
+    """
+    if coreset is None:
+        return chunked(stream.at(torch.arange(n)).permutation(), size)
+    if coreset.blocks is None:
+        return chunked(coreset.indices[stream.at(coreset.indices).permutation()], size)
+    blocks = [coreset.indices[coreset.blocks == block] for block in coreset.blocks.unique()]
+    return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]
+
+
+def weigh_examples(coreset: Coreset | None, n: int, normalise: str, device: torch.device) -> Tensor:
+    """Return the training weight (n,) of each example, on `device`: 1 where the coreset does not say otherwise."""
+    weights = torch.ones(n, device=device)
+    if coreset is not None:
+        weights[coreset.indices.to(device)] = coreset.training_weights(normalise).to(device)
+    return weights
+
+
+def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Return an exponential moving average of the model that decays by `decay` per step; None where that is None."""
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def update_average(average: AveragedModel, model: nn.Module) -> None:
+    """Move the average towards the model, after an optimiser step.
+
+    From the second step on this does what `AveragedModel.update_parameters` does, which however sends its count to the
+    device each time, and waits for that.
+    """
+    if int(average.n_averaged) == 0:  # it is on the CPU
+        average.update_parameters(model)
+        return
+    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for mean, value in zip(_list_tensors(average.module), _list_tensors(model), strict=True):
+        pairs.setdefault(mean.dtype, []).append((mean, value))
+    for same_dtype in pairs.values():
+        means, values = map(list, zip(*same_dtype, strict=True))
+        average.multi_avg_fn(means, values, None)
+    average.n_averaged += 1
+
+
+def _list_tensors(model: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]

@@ -1,5 +1,6 @@
 """The training loop: in each epoch, choose a coreset, train on it, judge the model, and offer a checkpoint."""
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -11,24 +12,26 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from advcore import distributed
-from advcore.attacks.memory import Perturbations, refuse_unmoved
+from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
 from advcore.borrow import device_of
+from advcore.cost import CostLedger
 from advcore.data.augment import none
 from advcore.data.fits import check_fits
 from advcore.data.source import Source, as_source, first_images
 from advcore.errors import NonFiniteError
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import Collector
+from advcore.objectives.standard import Standard
 from advcore.pieces import advised
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.selection.coreset import AdversarialCoreset
-from advcore.selection.schedule import Epoch
+from advcore.selection.schedule import Epoch, Schedule
 from advcore.signals import Stopped
 from advcore.speed import Speed, family_of
 from advcore.training.epoch import EpochTrainer
 from advcore.training.judge import Judge, copy_weights
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
-from advcore.training.scoring import score_examples, score_probe
 from advcore.training.snapshot import take_snapshot
 from advcore.types import Coreset
 
@@ -235,3 +238,52 @@ def shared_speed(decide: Callable[[], Speed]) -> Speed:
         return asdict(decide())
 
     return Speed(**distributed.by_first(decide_fields))
+
+
+def score_examples(loop: Loop, model: nn.Module, ledger: CostLedger) -> Tensor:
+    """Return a score (N,) of each training example, as `model` stands now; `ledger` counts the passes."""
+    trainer = loop.trainer
+    measured = GRADIENTS[trainer.solver_reads].measure(
+        model,
+        loop.train,
+        objective=trainer.objective,
+        attack=trainer.selector.attack,
+        stream=Stream(seed=loop.seed, purpose="scoring"),
+        ledger=ledger,
+        head=trainer.head,
+        chunk_size=trainer.selector.chunk_size,
+    )
+    for event in measured.events:
+        loop.out.add_event(loop.place.epoch, event)
+    return measured.rows.matrix[:, 0].to(loop.train.device)
+
+
+def score_probe(loop: Loop) -> Collector:
+    """Train a copy of the model without attacks, and return the scores taken after each of its epochs.
+
+    All its passes count as phase "scoring".
+    """
+    trainer = loop.trainer
+    ledger = CostLedger()
+    scores = GRADIENTS[trainer.solver_reads].collect()
+    probe = replace(
+        trainer,
+        objective=Standard(),
+        attack=None,
+        attack_steps=None,
+        memory=Memory(),
+        minibatch=None,
+        selector=None,
+        schedule=Schedule(epochs=trainer.probe_epochs),
+        probe_epochs=0,
+        ema=None,
+    )
+
+    def add_scores(model: nn.Module) -> None:
+        scores.add(score_examples(loop, model, ledger))
+
+    listener = Listener(on_model=add_scores)
+    trained = probe.fit(copy.deepcopy(loop.model), loop.train, seed=loop.seed, augment=loop.augment, listener=listener)
+    ledger.add(trained.ledger)
+    loop.out.ledger.add(ledger, under="scoring")
+    return scores

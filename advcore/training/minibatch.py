@@ -14,9 +14,8 @@ from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.models.base import find_head
 from advcore.objectives.base import Objective, attacked
 from advcore.rng import preserved
-from advcore.training.attack_stepper import AttackSubsetStepper
-from advcore.training.plain_stepper import PlainStepper
-from advcore.training.update_stepper import UpdateSubsetStepper
+from advcore.training.step import PlainStepper
+from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 
 Rule = AttackSubset | UpdateSubset
 

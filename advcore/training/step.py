@@ -1,6 +1,7 @@
-"""One weighted update: attack in the mode that is set, learn in train mode."""
+"""Training steps: attack in the mode that is set, then one weighted update in train mode."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +11,12 @@ from advcore import distributed
 from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
-from advcore.borrow import borrow
+from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
+from advcore.training.progress import Entry, Snapshot
 
 Forward = Callable[[Tensor], Tensor]
 """A pass of the model: images (B, C, H, W) to logits (B, classes)."""
@@ -188,3 +190,69 @@ def step(
         return factor * learner.loss(forward, x, x_adv, y, weights)
 
     return learner.update(loss_of, x.device, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B examples of an epoch, or this process's part of them.
+
+    indices : (B,) long, into the training data. x : (B, C, H, W), augmented. y : (B,) labels. weights : (B,).
+    attack_stream, rule_stream : random numbers of the attack and of the minibatch rule, bound to the examples.
+    where : describes the step, for errors.
+    images : size of the whole batch, of which these examples may be one process's part.
+    factor : what this part's loss is multiplied by, so that the mean over the processes is the whole batch's loss.
+    is_counted : whether the ledger counts this part; False where another process does the same work.
+    """
+
+    indices: Tensor
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    attack_stream: Stream
+    rule_stream: Stream
+    where: Callable[[], str]
+    images: int
+    factor: float = 1.0
+    is_counted: bool = True
+
+
+class PlainStepper:
+    """Steps on whole batches: every example is attacked and learned from."""
+
+    def begin(self, epoch: int, entries: list[Entry]) -> None:
+        """Prepare for a new epoch; `entries` of the epochs before it hold what validation measured."""
+
+    def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
+        """Train on a batch, and return the loss and the number of images of which it is the mean."""
+        loss = step(
+            learner,
+            batch.x,
+            batch.y,
+            batch.weights,
+            generator=batch.attack_stream,
+            where=batch.where,
+            factor=batch.factor,
+        )
+        return loss, batch.images
+
+    def finish(self, learner: Learner) -> tuple[Tensor, int]:
+        """Train on images that are still queued at the end of an epoch, and return as `step` does; 0 images if none."""
+        return torch.zeros((), device=device_of(learner.model)), 0
+
+    def summarize(self, learner: Learner) -> Entry:
+        """Return what the epoch's entry says of the rule."""
+        return {}
+
+    def state(self) -> Snapshot:
+        """Return all that a later step depends on, for a checkpoint."""
+        return {}
+
+    def restore(self, state: Snapshot) -> None:
+        """Put back what `state` returned, in a run with the same rule."""
+
+
+@contextlib.contextmanager
+def scoring(learner: Learner, device: torch.device) -> Iterator[None]:
+    """Put the model in eval mode without gradients, in phase "scoring"; BatchNorm's statistics stay as they are."""
+    with learner.ledger.phase("scoring", device), borrow(learner.model, training=False), torch.no_grad():
+        yield

@@ -24,9 +24,14 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers.base import scores_file
 from advcore.speed import Speed
 from advcore.training.attack_steps import StepSchedule, steps_problem
-from advcore.training.checks import memory_problem, refuse_other_images, refuse_processes, remembers_ends
 from advcore.training.loop import Inputs, Listener, Loop, Trained
-from advcore.training.loop_settings import LoopSettings
+from advcore.training.loop_settings import (
+    LoopSettings,
+    memory_problem,
+    refuse_other_images,
+    refuse_processes,
+    remembers_ends,
+)
 from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, refuse_one_image, rule_problem
 from advcore.training.optimizers import OptimizerSettings

@@ -25,11 +25,9 @@ from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
 from advcore.signals import Stopped, caught
 from advcore.solvers import SOLVERS
-from advcore.training.batches import Batch
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam
-from advcore.training.plain_stepper import PlainStepper
-from advcore.training.step import Learner, part_of_mean
+from advcore.training.step import Batch, Learner, PlainStepper, part_of_mean
 
 ATTACK = LinfPGD(eps=0.1, steps=3)
 SELECTIONS = {

@@ -26,12 +26,11 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch, Random
 from advcore.training import SGD
-from advcore.training.batches import Batch
 from advcore.training.minibatch import build_stepper
 from advcore.training.plan import planned_units
-from advcore.training.step import Learner
+from advcore.training.step import Batch, Learner
+from advcore.training.steppers import UpdateSubsetStepper
 from advcore.training.trainer import Trainer
-from advcore.training.update_stepper import UpdateSubsetStepper
 
 K, SIZE, N = 3, 16, 96
 ATTACK = LinfPGD(eps=0.1, steps=K)
@@ -432,15 +431,15 @@ def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, sour
 
 
 def test_the_radius_is_of_kept_examples_in_the_ball_of_the_whole_attack(model, source, monkeypatch):
-    from advcore.training import update_stepper
+    from advcore.training import steppers
 
-    asked, original = [], update_stepper.smallest_radius
+    asked, original = [], steppers.smallest_radius
 
     def watched(model, source, attack, indices, **how):
         asked.append((attack, indices))
         return original(model, source, attack, indices, **how)
 
-    monkeypatch.setattr(update_stepper, "smallest_radius", watched)
+    monkeypatch.setattr(steppers, "smallest_radius", watched)
     rule = RULES["loss_ranked"](p_up=0.1, probed=4)
     state = followed(rule, model, source)
     state.begin(0, [])
