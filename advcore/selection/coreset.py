@@ -1,7 +1,7 @@
 """AdversarialCoreset.select(): attack, rows, partition, solver, coreset."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -23,7 +23,7 @@ from advcore.rows import Rows
 from advcore.selection.measure import Call, list_labels, measure_in_full, measure_rows, place_rows
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import full_error, overlap, quality, stretched
-from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings
+from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings, unless
 from advcore.selection.solve import Solution, join_answers, solve_all
 from advcore.solvers import SOLVERS
 from advcore.solvers.base import Solver
@@ -69,17 +69,25 @@ class AdversarialCoreset(SelectionSettings):
     block_size: int = 128
     normalise: str = "coreset"
 
-    def _more_problems(self) -> Iterator[str | None]:
+    def _more_problems(self) -> list[str | None]:
         gradient = GRADIENTS.get(self.solver.reads)
-        yield one_of("attack_mode", self.attack_mode, ATTACK_MODES)
-        yield at_least("block_size", self.block_size, 1)
-        yield one_of("normalise", self.normalise, NORMALISE)
-        if gradient is not None and (gradient.attacked or not gradient.one_number):
-            yield mismatch(self.objective, self.attack)
-        if gradient is not None and gradient.attacked and not attacked(self.objective):
-            yield must("solver.points", "clean for an objective that is not attacked", "adversarial")
-        if self.target != "train" and not getattr(self.solver, "has_target", False):
-            yield must("target", "'train' for a solver that fits no target", self.target, "use gradmatch")
+        is_attacked = gradient is not None and (gradient.attacked or not gradient.one_number)
+        needs_attack = gradient is not None and gradient.attacked
+        fits_target = getattr(self.solver, "has_target", False)
+        return [
+            one_of("attack_mode", self.attack_mode, ATTACK_MODES),
+            at_least("block_size", self.block_size, 1),
+            one_of("normalise", self.normalise, NORMALISE),
+            unless(not is_attacked, mismatch(self.objective, self.attack)),
+            unless(
+                not needs_attack or attacked(self.objective),
+                must("solver.points", "clean for an objective that is not attacked", "adversarial"),
+            ),
+            unless(
+                fits_target or self.target == "train",
+                must("target", "'train' for a solver that fits no target", self.target, "use gradmatch"),
+            ),
+        ]
 
     @property
     def needs_validation(self) -> bool:
@@ -248,7 +256,9 @@ class AdversarialCoreset(SelectionSettings):
         sample = measure_in_full(self, call, coreset, measured)
 
         def measure() -> dict[str, object]:
-            facts = quality(coreset, measured, goal and goal.rows, self.normalise, call.stream("quality"))
+            facts = quality(
+                coreset, measured, goal and goal.rows, normalise=self.normalise, stream=call.stream("quality")
+            )
             if sample is not None:
                 error, noise = full_error(measured.rows, coreset.indices, coreset.weights, sample)
                 facts |= {"gradient_error_full": error, "gradient_error_full_noise": noise}

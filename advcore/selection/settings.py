@@ -1,7 +1,5 @@
 """Settings of a selection that do not depend on its objective, attack and solver."""
 
-from collections.abc import Iterable, Iterator
-
 from advcore.errors import at_least, must, one_of, positive, require, share
 from advcore.rows import KINDS
 from advcore.selection.partition import ALIASES, PARTITIONS
@@ -41,25 +39,29 @@ class SelectionSettings:
     memory_limit: float | None = None
 
     def __post_init__(self):
-        require(*self._problems(), *self._more_problems())
+        few = isinstance(self.full_examples, int) and 0 < self.full_examples < 4
+        require(
+            one_of("partition", self.partition, PARTITIONS, ALIASES),
+            share("budget", self.budget, "it is the share of the data to keep"),
+            one_of("rows", self.rows, KINDS),
+            one_of("blocks", self.blocks, BLOCKS),
+            at_least("chunk_size", self.chunk_size, 16) or _multiple_of_16("chunk_size", self.chunk_size),
+            one_of("target", self.target, TARGETS),
+            unless(not few, must("full_examples", "0, or at least 4", self.full_examples)),
+            unless(few, at_least("full_examples", self.full_examples, 0)),
+            unless(self.memory_limit is None, positive("memory_limit", self.memory_limit)),
+            *self._more_problems(),
+        )
 
-    def _problems(self) -> Iterator[str | None]:
-        yield one_of("partition", self.partition, PARTITIONS, ALIASES)
-        yield share("budget", self.budget, "it is the share of the data to keep")
-        yield one_of("rows", self.rows, KINDS)
-        yield one_of("blocks", self.blocks, BLOCKS)
-        too_small = at_least("chunk_size", self.chunk_size, 16)
-        yield too_small
-        if not too_small and self.chunk_size % 16:
-            yield must("chunk_size", "a multiple of 16", self.chunk_size)
-        yield one_of("target", self.target, TARGETS)
-        if isinstance(self.full_examples, int) and 0 < self.full_examples < 4:
-            yield must("full_examples", "0, or at least 4", self.full_examples)
-        else:
-            yield at_least("full_examples", self.full_examples, 0)
-        if self.memory_limit is not None:
-            yield positive("memory_limit", self.memory_limit)
-
-    def _more_problems(self) -> Iterable[str | None]:
+    def _more_problems(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""
-        return ()
+        return []
+
+
+def unless(is_right: object, problem: str | None) -> str | None:
+    """Return a problem with a setting, or None where `is_right` is true."""
+    return None if is_right else problem
+
+
+def _multiple_of_16(setting: str, value: int) -> str | None:
+    return unless(value % 16 == 0, must(setting, "a multiple of 16", value))

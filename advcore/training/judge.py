@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from advcore.cost import CostLedger
 from advcore.data.base import thinned
 from advcore.data.source import Source
 from advcore.device import peak_memory
@@ -56,45 +55,39 @@ class Judge:
         """Write validation accuracies and the peak of memory into `entry`, and hand the state to the listener."""
         state = copy_weights(model)
         if self.validation is not None:
-            self._compare(state, entry, self._evaluate(model, self.out.ledger))
+            evaluation = evaluate(
+                model,
+                self.validation,
+                [] if self.trainer.attack is None else [self.trainer.probe],
+                seed=self.seed,
+                split="validation",
+                indices=self.probe_indices,
+                ledger=self.out.ledger,
+            )
+            self._compare(state, entry, evaluation)
         entry["peak_memory"] = peak_memory(device)
         self.listener.on_state("last", state, entry)
-
-    def _evaluate(self, model: nn.Module, ledger: CostLedger) -> Evaluation:
-        attacks = [] if self.trainer.attack is None else [self.trainer.probe]
-        return evaluate(
-            model,
-            self.validation,
-            attacks,
-            seed=self.seed,
-            split="validation",
-            indices=self.probe_indices,
-            ledger=ledger,
-        )
 
     def _compare(self, state: State, entry: Entry, evaluation: Evaluation) -> None:
         """Keep the state if it is the best so far: by robust accuracy, or clean accuracy where nothing attacks."""
         score = entry["clean"] = evaluation.clean.accuracy
-        robust = next(iter(evaluation.attacks), None)
         entry["robust"] = None
-        if robust is not None:
-            score = entry["robust"] = robust["accuracy"]
-            entry["probe"] = robust
+        if evaluation.attacks:
+            entry["probe"] = evaluation.attacks[0]
+            score = entry["robust"] = entry["probe"]["accuracy"]
         if score > self.best_score:
             self.best_score = score
-            self.out.best = state
-            self.out.best_epoch = entry["epoch"]
+            self.out.best, self.out.best_epoch = state, entry["epoch"]
             self.listener.on_state("best", state, entry)
-        if robust is not None:
-            self._watch_for_collapse(Verdict(state, entry, robust))
+        if evaluation.attacks:
+            self._watch_for_collapse(Verdict(state, entry, entry["probe"]))
 
     def _watch_for_collapse(self, verdict: Verdict) -> None:
         """Report catastrophic overfitting as an event, and keep the weights before it.
 
         Reference: Wong et al. (2020), section 5.4.
         """
-        before = self.previous
-        self.previous = verdict
+        before, self.previous = self.previous, verdict
         if before is None or not is_collapse(before.robust, verdict.robust):
             return
         epoch = verdict.entry["epoch"]

@@ -233,11 +233,7 @@ class Loop:
 
 def shared_speed(decide: Callable[[], Speed]) -> Speed:
     """Let the first process decide how passes run, for all."""
-
-    def decide_fields() -> Entry:
-        return asdict(decide())
-
-    return Speed(**distributed.by_first(decide_fields))
+    return Speed(**distributed.by_first(lambda: asdict(decide())))
 
 
 def score_examples(loop: Loop, model: nn.Module, ledger: CostLedger) -> Tensor:

@@ -1,6 +1,5 @@
 """Settings of the training loop that do not depend on what is trained, and what they ask of a run."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from advcore.errors import ConfigError, at_least, must, one_of, positive, requir
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
 from advcore.selection.coreset import ATTACK_MODES
+from advcore.selection.settings import unless
 from advcore.speed import Speed
 from advcore.types import NORMALISE, name_in, settings
 
@@ -57,36 +57,47 @@ class LoopSettings:
             one_of("normalise", self.normalise, NORMALISE),
             one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             within("eps_ramp", self.eps_ramp, 0, 10_000),
-            None if self.clip_norm is None else positive("clip_norm", self.clip_norm),
-            None if self.clip_value is None else positive("clip_value", self.clip_value),
-            None if self.ema is None else within("ema", self.ema, 0, 0.999999),
+            unless(self.clip_norm is None, positive("clip_norm", self.clip_norm)),
+            unless(self.clip_value is None, positive("clip_value", self.clip_value)),
+            unless(self.ema is None, within("ema", self.ema, 0, 0.999999)),
             at_least("probe_examples", self.probe_examples, 1),
             *self._more_problems(),
         )
 
-    def _more_problems(self) -> Iterable[str | None]:
+    def _more_problems(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""
-        return ()
+        return []
 
 
 def refuse_processes(trainer: "Trainer") -> None:
     """Raise ConfigError for settings that several processes cannot work with together."""
     count = distributed.size()
-    if count > 1:
-        require(*_process_problems(trainer, count))
-
-
-def _process_problems(trainer: "Trainer", count: int) -> Iterator[str | None]:
-    if isinstance(trainer.minibatch, UpdateSubset):
-        rule = f"a rule of what to attack with {count} processes"
-        name = name_in(RULES, trainer.minibatch)
-        yield must("minibatch", rule, name, "it learns from whole batches; use one process")
-    if trainer.speed.deferred:
-        rule = f"null or false with {count} processes"
-        yield must("speed.deferred", rule, True, "one might step while another does not")
+    if count == 1:
+        return
     least = distributed.LEAST * count
-    way_out = f"{count} processes take {distributed.LEAST} or more each"
-    yield at_least("training.batch_size", trainer.batch_size, least, way_out)
+    rule = f"a rule of what to attack with {count} processes"
+    way_out = "it learns from whole batches; use one process"
+    require(
+        unless(
+            not isinstance(trainer.minibatch, UpdateSubset),
+            must("minibatch", rule, name_in(RULES, trainer.minibatch), way_out),
+        ),
+        unless(
+            not trainer.speed.deferred,
+            must(
+                "speed.deferred",
+                f"null or false with {count} processes",
+                True,
+                way_out="one might step while another does not",
+            ),
+        ),
+        at_least(
+            "training.batch_size",
+            trainer.batch_size,
+            least,
+            way_out=f"{count} processes take {distributed.LEAST} or more each",
+        ),
+    )
 
 
 def remembers_ends(attack: Attack | None) -> bool:

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from advcore import distributed
 from advcore.cost import CostLedger
 from advcore.device import random_state, set_random_state
 from advcore.errors import ConfigError, must
-from advcore.training.judge import Judge, Verdict
+from advcore.training.judge import Verdict
 from advcore.training.progress import Entry, Place, Snapshot
 from advcore.types import Coreset
 
@@ -79,9 +80,8 @@ def restore(loop: "Loop", snapshot: Snapshot) -> None:
     if loop.memory is not None:
         loop.memory.restore(snapshot["memory"])
     if loop.scores is not None:
-        loop.scores.restore(_move(snapshot["scores"], loop.train.device))
+        loop.scores.restore(_map_tensors(methodcaller("to", loop.train.device), snapshot["scores"]))
     _restore_results(loop, snapshot)
-    _restore_judge(loop.judge, snapshot)
     if distributed.rank() < len(snapshot["random"]):  # a process that was not there keeps its own states
         _set_random_states(snapshot["random"][distributed.rank()], loop.device)
 
@@ -93,7 +93,7 @@ def _identify(loop: "Loop") -> Entry:
 
 def _restore_place(fields: Entry, device: torch.device) -> Place:
     """Rebuild the place in the run; the sums of losses are dealt to as many processes as there are now."""
-    place = Place(**_move(fields, device))
+    place = Place(**_map_tensors(methodcaller("to", device), fields))
     totals = place.total
     if len(totals) == distributed.size():
         place.total = totals[distributed.rank()]
@@ -105,22 +105,18 @@ def _restore_place(fields: Entry, device: torch.device) -> Place:
 
 
 def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
-    out = loop.out
+    """Put back what the run has found so far, and what its epochs are judged by."""
+    out, judge = loop.out, loop.judge
     out.coresets = [Coreset.restored(fields) for fields in snapshot["coresets"]]
     loop.coreset = snapshot["coreset"] and Coreset.restored(snapshot["coreset"])
-    out.best = snapshot["best"]
-    out.best_epoch = snapshot["best_epoch"]
-    out.epochs = list(snapshot["epochs"])
-    out.events = list(snapshot["events"])
-    out.ledger.restore(snapshot["ledger"])
-    if not distributed.first():  # the first process's ledger holds all counts
-        out.ledger = CostLedger()
-
-
-def _restore_judge(judge: Judge, snapshot: Snapshot) -> None:
+    out.best, out.best_epoch = snapshot["best"], snapshot["best_epoch"]
     if snapshot["best_score"] is not None:
         judge.best_score = snapshot["best_score"]
     judge.previous = snapshot["previous"] and Verdict(*snapshot["previous"])
+    out.epochs, out.events = list(snapshot["epochs"]), list(snapshot["events"])
+    out.ledger.restore(snapshot["ledger"])
+    if not distributed.first():  # the first process's ledger holds all counts
+        out.ledger = CostLedger()
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Snapshot) -> None:
@@ -151,13 +147,6 @@ def copy_to_cpu(tree: Snapshot) -> Snapshot:
         return copies[id(tensor)]
 
     return _map_tensors(copy_tensor, tree)
-
-
-def _move(tree: Any, device: torch.device) -> Any:
-    def move_tensor(tensor: Tensor) -> Tensor:
-        return tensor.to(device)
-
-    return _map_tensors(move_tensor, tree)
 
 
 def _map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

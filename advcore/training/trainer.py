@@ -21,6 +21,7 @@ from advcore.rng import Stream, preserved
 from advcore.rows import Rows
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
+from advcore.selection.settings import unless
 from advcore.solvers.base import scores_file
 from advcore.speed import Speed
 from advcore.training.attack_steps import StepSchedule, steps_problem
@@ -72,24 +73,41 @@ class Trainer(LoopSettings):
     attack_steps: StepSchedule | None = None
     probe_epochs: int = 0
 
-    def _more_problems(self) -> Iterator[str | None]:
-        yield mismatch(self.objective, self.attack)
-        yield rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise)
-        yield at_least("probe_epochs", self.probe_epochs, 0)
-        if self.schedule.budget < 1 and not self.selector:
-            yield must("selector", "set for a schedule with a budget below 1", None)
-        if self.takes_scores and not (self.schedule.warm_epochs or self.probe_epochs):
-            way_out = f"{self.solver_reads} scores need a training run"
-            yield must("probe_epochs", "at least 1 without a warm start", 0, way_out)
-        if self.probe_epochs and not self.takes_scores:
-            rule = "0 for a solver that takes no scores in this run"
-            yield must("probe_epochs", rule, self.probe_epochs, "leave it out")
-        yield from self._disagreements()
-        if self.selector and remembers_ends(self.selector.attack) and not self.remembers:
-            rule = "uniform, or another that needs no memory, without the training attack's"
-            yield must("attack.start", rule, "remembered")
-        yield steps_problem(self.attack_steps, self.attack)
-        yield memory_problem(self.memory, self.attack)
+    def _more_problems(self) -> list[str | None]:
+        is_scored = not self.takes_scores or self.schedule.warm_epochs or self.probe_epochs
+        can_remember = not self.selector or not remembers_ends(self.selector.attack) or self.remembers
+        no_memory = "uniform, or another that needs no memory, without the training attack's"
+        return [
+            mismatch(self.objective, self.attack),
+            rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise),
+            at_least("probe_epochs", self.probe_epochs, 0),
+            unless(
+                self.selector or self.schedule.budget >= 1,
+                must("selector", "set for a schedule with a budget below 1", None),
+            ),
+            unless(
+                is_scored,
+                must(
+                    "probe_epochs",
+                    "at least 1 without a warm start",
+                    0,
+                    way_out=f"{self.solver_reads} scores need a training run",
+                ),
+            ),
+            unless(
+                self.takes_scores or not self.probe_epochs,
+                must(
+                    "probe_epochs",
+                    "0 for a solver that takes no scores in this run",
+                    self.probe_epochs,
+                    way_out="leave it out",
+                ),
+            ),
+            *self._disagreements(),
+            unless(can_remember, must("attack.start", no_memory, "remembered")),
+            steps_problem(self.attack_steps, self.attack),
+            memory_problem(self.memory, self.attack),
+        ]
 
     def _disagreements(self) -> Iterator[str]:
         """Return a problem for each setting of which the selector has another value than the trainer."""

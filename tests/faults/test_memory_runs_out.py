@@ -167,7 +167,7 @@ class Together:
 
 
 def test_fewer_problems_are_solved_as_one_batch(monkeypatch):
-    monkeypatch.setattr("advcore.selection.solve._groups", lambda solver, problems: iter([problems]))
+    monkeypatch.setattr("advcore.selection.solve._group_problems", lambda solver, problems: iter([problems]))
     usual, _ = solved(GradMatch(), per_class)
     solver = Together(1)
     found, events = solved(solver, per_class)

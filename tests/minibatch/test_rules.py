@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
-from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, count, drawn
+from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, count, draw_examples
 from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm, cosines
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
@@ -85,7 +85,7 @@ def successive(preferences, k):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_a_draw_is_successive_sampling_without_replacement(k):
     draws = 3000
-    picked = every_epoch(lambda numbers: drawn(PREFERENCES, k, numbers), 4, draws)
+    picked = every_epoch(lambda numbers: draw_examples(PREFERENCES, k, numbers), 4, draws)
     often = torch.bincount(picked.positions.flatten(), minlength=4)
     for got, expected in zip((often / draws).tolist(), successive(PREFERENCES.tolist(), k), strict=True):
         assert abs(got - expected) < 4 * math.sqrt(expected * (1 - expected) / draws) + 1e-9
@@ -94,7 +94,7 @@ def test_a_draw_is_successive_sampling_without_replacement(k):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_corrected_weights_make_the_picked_mean_unbiased(k):
     losses, draws = torch.tensor([1.0, 5.0, -2.0, 7.0]), 3000
-    picked = every_epoch(lambda numbers: drawn(PREFERENCES, k, numbers), 4, draws)
+    picked = every_epoch(lambda numbers: draw_examples(PREFERENCES, k, numbers), 4, draws)
     means = (picked.weights * losses[picked.positions]).mean(1)
     assert abs(float(means.mean() - losses.mean())) < 4 * float(means.std()) / math.sqrt(draws)
     plain = sum(p * float(x) for p, x in zip(successive(PREFERENCES.tolist(), k), losses, strict=True)) / k
@@ -102,21 +102,21 @@ def test_corrected_weights_make_the_picked_mean_unbiased(k):
 
 
 def test_top_keeps_the_largest_and_of_equals_the_earlier():
-    picked = drawn(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3, stream(), "top")
+    picked = draw_examples(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3, stream(), "top")
     assert picked.positions.tolist() == [0, 1, 3] and picked.weights.tolist() == [1, 1, 1]
 
 
 def test_what_an_example_draws_does_not_depend_on_its_place():
     order = torch.tensor([2, 0, 3, 1])
     for epoch in range(20):
-        one = drawn(PREFERENCES, 2, stream(epoch=epoch)).positions
-        other = drawn(PREFERENCES[order], 2, stream(epoch=epoch).take(order)).positions
+        one = draw_examples(PREFERENCES, 2, stream(epoch=epoch)).positions
+        other = draw_examples(PREFERENCES[order], 2, stream(epoch=epoch).take(order)).positions
         assert sorted(order[other].tolist()) == one.tolist()
 
 
 @pytest.mark.parametrize("preferences, expected", [([1, 1, 1, 1], 1.0), ([1, 1, 1e-30, 1e-30], 0.5), ([1, 1e-30], 0)])
 def test_entropy_is_one_where_the_draw_is_uniform(preferences, expected):
-    found = drawn(torch.tensor(preferences), 1, stream(len(preferences))).entropy
+    found = draw_examples(torch.tensor(preferences), 1, stream(len(preferences))).entropy
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_entropy_is_one_where_the_draw_is_uniform(preferences, expected):
 def test_picks_are_unique_rising_and_their_weights_finite(preferences, part, how):
     size = len(preferences)
     k = count(part, size)
-    picked = drawn(torch.tensor(preferences), k, stream(size), how)
+    picked = draw_examples(torch.tensor(preferences), k, stream(size), how)
     assert picked.positions.tolist() == sorted(set(picked.positions.tolist())) and len(picked.positions) == k
     assert torch.isfinite(picked.weights).all() and (picked.weights > 0).all()
     if k == size:

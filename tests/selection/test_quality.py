@@ -38,7 +38,7 @@ def coreset(**more) -> Coreset:
 
 
 def found(rows, goal=None, normalise="coreset", **more):
-    return quality(coreset(**more), Measured(rows=rows, labels=LABELS), goal, normalise, STREAM)
+    return quality(coreset(**more), Measured(rows=rows, labels=LABELS), goal, normalise=normalise, stream=STREAM)
 
 
 def slow(matrix, weights, target):
