@@ -253,7 +253,7 @@ def test_no_step_asks_the_device_for_a_number(model, source, rule, monkeypatch):
 
 def test_the_moving_average_is_that_of_torch(model, source, monkeypatch):
     ours = trained(model, source, Speed(), ema=0.9)[0].last
-    monkeypatch.setattr(EpochTrainer, "_update_average", lambda self: self.average.update_parameters(self.model))
+    monkeypatch.setattr(EpochTrainer, "_update_average", lambda self: self.average.update_parameters(self.run.model))
     theirs = trained(model, source, Speed(), ema=0.9)[0].last
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 

@@ -37,10 +37,6 @@ log = logging.getLogger(__name__)
 ATTACK_MODES = ("eval", "train")
 
 
-def ignore(done: int, total: int) -> None:
-    """Do nothing about progress."""
-
-
 @settings
 class AdversarialCoreset(SelectionSettings):
     """Choose a weighted subset whose gradient at the attacked points stands for that of the whole set.
@@ -119,7 +115,7 @@ class AdversarialCoreset(SelectionSettings):
         validation: Dataset | Source | None = None,
         previous: Coreset | None = None,
         ledger: CostLedger | None = None,
-        on_chunk: Callable[[int, int], None] = ignore,
+        on_chunk: Callable[[int, int], None] = lambda done, total: None,
     ) -> Coreset:
         """Attack `dataset` with `model` as it is now and return the coreset.
 

@@ -47,8 +47,7 @@ def quality(
 
 def _training_coefficients(coreset: Coreset, normalise: str) -> Tensor:
     """Return the coefficients (K,) to which the trainer's rescaling amounts over a whole epoch."""
-    n = coreset.num_examples
-    k = len(coreset)
+    n, k = coreset.num_examples, len(coreset)
     if normalise == "none":
         return coreset.weights
     if normalise == "batch" and coreset.blocks is not None:
@@ -120,10 +119,8 @@ def sampled_error(
     Arguments are those of `full_error`. Return that difference, the variance of its estimate, summed over all entries,
     and the sum of all rows. Cost: the sample's rows, twice.
     """
-    k = len(indices)
-    m = len(sample.chosen)
-    indices = indices.to(rows.device)
-    weights = weights.double().to(rows.device)
+    k, m = len(indices), len(sample.chosen)
+    indices, weights = indices.to(rows.device), weights.double().to(rows.device)
     of_chosen = _subtract(sample.rows.take(torch.arange(m)), rows.take(indices[sample.chosen]))
     of_rest = _subtract(sample.rows.take(torch.arange(m, len(sample.rows))), rows.take(sample.rest))
     unweighted, _ = _estimate_sum(of_chosen, torch.ones(m), k)

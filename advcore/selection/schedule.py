@@ -59,7 +59,7 @@ class Schedule:
 
     @staticmethod
     def problems(fields) -> list[str | None]:
-        """Return what is wrong with the `warm_start`, `period` and `schedule` of `fields` (a `Schedule`, or the like)."""
+        """Return what is wrong with the `warm_start`, `period` and `schedule` of `fields` (a `Schedule`, or alike)."""
         counts_epochs = fields.schedule != "acs" or fields.period
         return [
             within("warm_start", fields.warm_start, 0, 0.999),

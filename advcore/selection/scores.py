@@ -58,8 +58,7 @@ class Scores:
 
     def check(self) -> None:
         """Raise ValueError unless indices are unique and in range, and values are finite."""
-        indices = self.indices
-        values = self.values
+        indices, values = self.indices, self.values
         if indices.dtype != torch.long or values.dtype != torch.float64 or indices.shape != values.shape:
             raise ValueError("indices (n,) must be whole numbers and values (n,) float64")
         if indices.ndim != 1 or len(indices.unique()) != len(indices) or not bool(torch.isfinite(values).all()):

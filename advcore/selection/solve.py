@@ -170,8 +170,7 @@ def _group_problems(solver: Solver, problems: list[Problem]) -> Iterator[list[Pr
         needed = sum(memory_of(solver, len(problem.members), problem.k).values())
         if group and (not batches(problem.members) or total + needed > _TOGETHER):
             yield group
-            group = []
-            total = 0
+            group, total = [], 0
         group.append(problem)
         total += needed
     yield group

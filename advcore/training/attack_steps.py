@@ -1,19 +1,11 @@
 """Attack steps as a function of the epoch: cheaper attacks early in training, or as many steps as a budget allows."""
 
 import math
-from typing import Protocol
 
 from advcore.apportion import floor_share
 from advcore.attacks.base import Attack
 from advcore.errors import at_least, must, positive, require
 from advcore.types import settings
-
-
-class StepSchedule(Protocol):
-    """A number of attack steps for each epoch."""
-
-    def at(self, epoch: int, epochs: int) -> int:
-        """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
 
 
 @settings
@@ -96,6 +88,9 @@ class ByBudget:
         extra_per_epoch = self.last - self.first
         later_epochs = epochs - 1 - epoch  # which get their extra steps before this one
         return self.first + max(0, min(extra_per_epoch, extra - extra_per_epoch * later_epochs))
+
+
+StepSchedule = Steady | Linear | ByBudget
 
 
 def steps_problem(schedule: StepSchedule | None, attack: Attack | None) -> str | None:

@@ -164,8 +164,12 @@ def _variants(trainer: Trainer) -> Iterator[Trainer]:
             selection_attacks.append(_with_steps(trainer.selector.attack, 1))
         if trainer.schedule.schedule != "acs" and trainer.schedule.period is not None:
             periods.append(None)
-    rules = [trainer.minibatch, None if trainer.minibatch else Margin()]
-    rules = [rule for rule in rules if not _unfit(rule, trainer)]
+    epochs = len(trainer.schedule.plan())
+    rules = [
+        rule
+        for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
+        if not rule_problem(rule, trainer.objective, epochs, trainer.normalise)
+    ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
         yield replace(
             trainer,
@@ -182,10 +186,6 @@ def _list_steps(trainer: Trainer) -> list[int | None]:
     if most is None or trainer.attack_steps:
         return [most]
     return [steps for steps in _STEPS if steps < most] + [most]
-
-
-def _unfit(rule: Rule | None, trainer: Trainer) -> str | None:
-    return rule_problem(rule, trainer.objective, len(trainer.schedule.plan()), trainer.normalise)
 
 
 def _steps(attack: Attack | None) -> int | None:

@@ -10,17 +10,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advcore import distributed
 from advcore.attacks.base import Attack
+from advcore.attacks.memory import Perturbations
+from advcore.borrow import device_of
 from advcore.cost import CostLedger
 from advcore.data.source import batches_for, chunked
 from advcore.rng import Stream
 from advcore.signals import check, whole
+from advcore.speed import Speed
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
 from advcore.training.step import Batch, Gate, Learner, part_of_mean
 from advcore.types import Coreset
 
 if TYPE_CHECKING:
-    from advcore.training.loop import Loop
+    from advcore.training.loop import Run
 
 
 class EpochTrainer:
@@ -33,29 +36,24 @@ class EpochTrainer:
     place, coreset : of the present epoch; a coreset of None stands for all data.
     """
 
-    def __init__(self, loop: "Loop"):
-        trainer = self.trainer = loop.trainer
-        self.model = loop.model
-        self.source = loop.train
-        self.seed = loop.seed
-        self.augment = loop.augment
-        self.listener = loop.listener
-        self.device = loop.device
-        self.memory = loop.memory
-        self.plan = loop.plan
-        self.out = loop.out
-        self.parallel = distributed.parallel(loop.speed.prepared(loop.model))
-        options = {"fused": True} if loop.speed.fused else {}
-        self.optimizer = trainer.optimizer.build(loop.model, **options)
-        self.gate = Gate(loop.device) if loop.speed.deferred else None
-        self.average = build_average(loop.model, trainer.ema)
+    def __init__(self, run: "Run", memory: Perturbations | None, speed: Speed):
+        trainer = run.trainer
+        self.run = run
+        self.memory = memory
+        self.device = device_of(run.model)
+        self.plan = trainer.schedule.plan()
+        self.parallel = distributed.parallel(speed.prepared(run.model))
+        options = {"fused": True} if speed.fused else {}
+        self.optimizer = trainer.optimizer.build(run.model, **options)
+        self.gate = Gate(self.device) if speed.deferred else None
+        self.average = build_average(run.model, trainer.ema)
         self.stepper = build_stepper(
             trainer.minibatch,
-            loop.model,
-            loop.train,
+            run.model,
+            run.train,
             attack=trainer.attack,
             batch_size=trainer.batch_size,
-            seed=loop.seed,
+            seed=run.seed,
             head=trainer.head,
         )
         self.steps_done = 0
@@ -66,19 +64,25 @@ class EpochTrainer:
         """Train on the batches that are left of an epoch, then write its entry into `place`."""
         self.place = place
         self.coreset = coreset
-        batches = split_into_batches(coreset, len(self.source), self.trainer.batch_size, self._stream("order"))
-        weights = weigh_examples(coreset, len(self.source), self.trainer.normalise, self.device)
-        streams = [self._stream(purpose) for purpose in ("augment", "attack", "minibatch")]
+        n = len(self.run.train)
+        stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
+        batches = split_into_batches(coreset, n, self.run.trainer.batch_size, stream(purpose="order"))
+        weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
+        streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
         self._begin_epoch(streams[0])
         parts = [distributed.share(batch) for batch in batches[place.step :]]
-        loaded = batches_for(self.model, self.source, parts)
+        loaded = batches_for(self.run.model, self.run.train, parts)
         for i in range(place.step, len(batches)):
             with distributed.together():
                 examples = next(loaded)
             with whole():
                 place.lr = self._set_lr(i / len(batches))
-                self._train_batch(self._prepare_batch(examples, batches[i], weights, streams))
-            self.listener.on_progress("train", i + 1, len(batches))
+                batch = self._prepare_batch(examples, batches[i], weights, streams)
+                self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
+                place.seen += batch.images
+                place.step += 1
+                self.steps_done += 1
+            self.run.listener.on_progress("train", i + 1, len(batches))
             check()
         if not place.rested:
             with whole():
@@ -86,13 +90,9 @@ class EpochTrainer:
                 place.rested = True
         if self.gate is not None:
             self.gate.look()
-        with self.out.ledger.undone_on_error():
+        with self.run.out.ledger.undone_on_error():
             rule_facts = self.stepper.summarize(self._build_learner())
         place.entry = self._describe_epoch(len(batches), rule_facts)
-
-    def _stream(self, purpose: str) -> Stream:
-        """Return the random numbers of this epoch for a purpose."""
-        return Stream(seed=self.seed, purpose=purpose, epoch=self.place.epoch)
 
     def _begin_epoch(self, view: Stream) -> None:
         """Prepare rule and memory for the epoch, unless they were before the run was stopped.
@@ -104,13 +104,13 @@ class EpochTrainer:
                 self.memory.look(view)
             return
         if self.memory is not None:
-            n = len(self.source)
+            n = len(self.run.train)
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
             else:
                 indices = self.coreset.indices
-                self.memory.begin(indices, view, max(len(indices), self.trainer.selector.size(n)))
-        self.stepper.begin(self.place.epoch, self.out.epochs)
+                self.memory.begin(indices, view, max(len(indices), self.run.trainer.selector.size(n)))
+        self.stepper.begin(self.place.epoch, self.run.out.epochs)
         self.place.begun = True
 
     def _prepare_batch(
@@ -121,22 +121,16 @@ class EpochTrainer:
         augment, attack, rule = (stream.at(indices) for stream in streams)
         return Batch(
             indices=indices,
-            x=self.augment(x, augment),
+            x=self.run.augment(x, augment),
             y=y,
             weights=weights[indices],
             attack_stream=attack,
             rule_stream=rule,
             where=partial(_describe_step, self.place.epoch, self.place.step, indices),
             images=len(batch),
-            factor=part_of_mean(weights[indices], weights, batch, self.trainer.normalise),
+            factor=part_of_mean(weights[indices], weights, batch, self.run.trainer.normalise),
             is_counted=distributed.counts_here(batch),
         )
-
-    def _train_batch(self, batch: Batch) -> None:
-        self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
-        self.place.seen += batch.images
-        self.place.step += 1
-        self.steps_done += 1
 
     def _add_loss(self, loss: Tensor, images: int) -> None:
         self.place.total = self.place.total + loss * (images / distributed.size())
@@ -156,19 +150,19 @@ class EpochTrainer:
         }
         if rule_facts:
             entry["minibatch"] = rule_facts
-        if self.trainer.attack_steps:
-            entry["attack_steps"] = self.trainer.attack_at(place.epoch).steps
+        if self.run.trainer.attack_steps:
+            entry["attack_steps"] = self.run.trainer.attack_at(place.epoch).steps
         return entry
 
     def _build_learner(self, is_counted: bool = True) -> Learner:
         """Build what the next step learns with; where it is not counted, another process counts the same passes."""
-        trainer = self.trainer
+        trainer = self.run.trainer
         return Learner(
-            model=self.model,
+            model=self.run.model,
             objective=trainer.objective,
             attack=self._choose_attack(),
             optimizer=self.optimizer,
-            ledger=self.out.ledger if is_counted else CostLedger(),
+            ledger=self.run.out.ledger if is_counted else CostLedger(),
             normalise=trainer.normalise,
             attack_mode=trainer.attack_mode,
             clip_norm=trainer.clip_norm,
@@ -181,41 +175,37 @@ class EpochTrainer:
 
     def _update_average(self) -> None:
         if self.average is not None:
-            update_average(self.average, self.model)
+            update_average(self.average, self.run.model)
 
     def _choose_attack(self) -> Attack | None:
         """Return the attack of the next step, in a smaller ball while the ramp lasts."""
-        attack = self.trainer.attack_at(self.place.epoch)
-        ramp = self.trainer.eps_ramp
+        attack = self.run.trainer.attack_at(self.place.epoch)
+        ramp = self.run.trainer.eps_ramp
         if self.memory is not None:
             attack = attack.recalling(self.memory)
         if attack is None or not ramp:
             return attack
-        steps = ramp * math.ceil(len(self.source) / self.trainer.batch_size)
+        steps = ramp * math.ceil(len(self.run.train) / self.run.trainer.batch_size)
         if self.steps_done + 1 >= steps:
             return attack
         return attack.scaled((self.steps_done + 1) / steps)
 
     def _set_lr(self, share: float) -> float:
-        """Set the learning rate where `share` of the epoch's steps are done, and return it."""
-        lr_index = self.plan[self.place.epoch].lr_index
-        factor = self.trainer.lr_schedule.factor(self._measure_progress(share), lr_index)
-        lr = self.trainer.optimizer.lr * factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
-
-    def _measure_progress(self, share: float) -> float:
-        """Return the share, in [0, 1), of the planned steps that are done, where `share` of this epoch's are.
+        """Set the learning rate where `share` of the epoch's steps are done, and return it.
 
         An epoch on a coreset counts as its budget; with the acs schedule every epoch counts as one of the full run.
         """
-        i = self.place.epoch
-        schedule = self.trainer.schedule
+        i, schedule = self.place.epoch, self.run.trainer.schedule
+        lr_index = self.plan[i].lr_index
         if schedule.schedule == "acs":
-            return (self.plan[i].lr_index + share) / schedule.epochs
-        lengths = [1.0 if epoch.action == "full" else schedule.budget for epoch in self.plan]
-        return (sum(lengths[:i]) + share * lengths[i]) / sum(lengths)
+            progress = (lr_index + share) / schedule.epochs
+        else:
+            lengths = [1.0 if epoch.action == "full" else schedule.budget for epoch in self.plan]
+            progress = (sum(lengths[:i]) + share * lengths[i]) / sum(lengths)
+        lr = self.run.trainer.optimizer.lr * self.run.trainer.lr_schedule.factor(progress, lr_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
 
 
 def _describe_step(epoch: int, step: int, indices: Tensor) -> str:

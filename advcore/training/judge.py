@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from advcore.data.base import thinned
-from advcore.data.source import Source
 from advcore.device import peak_memory
 from advcore.evaluation.evaluate import Evaluation, evaluate
-from advcore.training.progress import Entry, Listener, State, Trained
+from advcore.training.progress import Entry, State
 
 if TYPE_CHECKING:
-    from advcore.training.trainer import Trainer
+    from advcore.training.loop import Run
 
 COLLAPSE = 0.20
 """Fall of probe robust accuracy between epochs that is catastrophic overfitting."""
@@ -31,42 +30,39 @@ class Verdict(NamedTuple):
 
 
 class Judge:
-    """What is known of the epochs so far, and how the next one is judged.
+    """What is known of the epochs that a run has judged, and how the next one is judged.
 
-    trainer : whose probe attack judges. validation : held-out examples; without any, nothing is evaluated.
+    best_score : accuracy of the best epoch. previous : the last epoch that a probe attacked.
+    Without validation examples nothing is evaluated.
     """
 
-    def __init__(self, trainer: "Trainer", validation: Source | None, seed: int, out: Trained, listener: Listener):
-        self.trainer = trainer
-        self.validation = validation
-        self.seed = seed
-        self.out = out
-        self.listener = listener
+    def __init__(self, run: "Run"):
+        self.run = run
         self.best_score = -math.inf
         self.previous: Verdict | None = None
-        if validation is not None:
-            size = min(trainer.probe_examples, len(validation))
-            self.probe_indices = thinned(validation.labels(), size, seed, "probe")
-        elif trainer.few_steps:
+        if run.validation is not None:
+            size = min(run.trainer.probe_examples, len(run.validation))
+            self.probe_indices = thinned(run.validation.labels(), size, run.seed, "probe")
+        elif run.trainer.few_steps:
             problem = "few attack steps and no validation examples: nothing watches for catastrophic overfitting"
-            out.add_event(0, f"{problem}; hold some examples out")
+            run.out.add_event(0, f"{problem}; hold some examples out")
 
     def judge(self, model: nn.Module, entry: Entry, device: torch.device) -> None:
         """Write validation accuracies and the peak of memory into `entry`, and hand the state to the listener."""
         state = copy_weights(model)
-        if self.validation is not None:
+        if self.run.validation is not None:
             evaluation = evaluate(
                 model,
-                self.validation,
-                [] if self.trainer.attack is None else [self.trainer.probe],
-                seed=self.seed,
+                self.run.validation,
+                [] if self.run.trainer.attack is None else [self.run.trainer.probe],
+                seed=self.run.seed,
                 split="validation",
                 indices=self.probe_indices,
-                ledger=self.out.ledger,
+                ledger=self.run.out.ledger,
             )
             self._compare(state, entry, evaluation)
         entry["peak_memory"] = peak_memory(device)
-        self.listener.on_state("last", state, entry)
+        self.run.listener.on_state("last", state, entry)
 
     def _compare(self, state: State, entry: Entry, evaluation: Evaluation) -> None:
         """Keep the state if it is the best so far: by robust accuracy, or clean accuracy where nothing attacks."""
@@ -77,8 +73,8 @@ class Judge:
             score = entry["robust"] = entry["probe"]["accuracy"]
         if score > self.best_score:
             self.best_score = score
-            self.out.best, self.out.best_epoch = state, entry["epoch"]
-            self.listener.on_state("best", state, entry)
+            self.run.out.best, self.run.out.best_epoch = state, entry["epoch"]
+            self.run.listener.on_state("best", state, entry)
         if evaluation.attacks:
             self._watch_for_collapse(Verdict(state, entry, entry["probe"]))
 
@@ -94,9 +90,9 @@ class Judge:
         way_out = f"the weights of epoch {before.entry['epoch']} are kept as before_collapse"
         fall = f"from {before.robust['accuracy']:.3f} to {verdict.robust['accuracy']:.3f}"
         event = f"catastrophic overfitting: probe robust accuracy fell {fall}; {way_out}"
-        self.out.add_event(epoch, event)
+        self.run.out.add_event(epoch, event)
         log.warning("epoch %d: %s", epoch, event)
-        self.listener.on_state("before_collapse", before.state, before.entry)
+        self.run.listener.on_state("before_collapse", before.state, before.entry)
 
 
 def is_collapse(before: Entry, after: Entry) -> bool:

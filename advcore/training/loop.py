@@ -3,21 +3,19 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from advcore import distributed
 from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
 from advcore.borrow import device_of
 from advcore.cost import CostLedger
 from advcore.data.augment import none
-from advcore.data.fits import check_fits
-from advcore.data.source import Source, as_source, first_images
+from advcore.data.source import Source, first_images
 from advcore.errors import NonFiniteError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Collector
@@ -38,46 +36,43 @@ from advcore.types import Coreset
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
 
-__all__ = ["Inputs", "Listener", "Loop", "Place", "State", "Trained", "shared_speed"]
+__all__ = ["Listener", "Loop", "Place", "Run", "State", "Trained", "shared_speed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What one call of `Trainer.fit` is given, as documented there."""
+class Run:
+    """What one call of `Trainer.fit` is given, as documented there, and what it returns.
 
+    trainer : settings. train, validation : data on the model's device. out : results, filled while the run goes on.
+    """
+
+    trainer: "Trainer"
     model: nn.Module
-    train: Dataset | Source
-    validation: Dataset | Source | None
+    train: Source
+    validation: Source | None
     seed: int
     augment: Callable[[Tensor, Stream], Tensor]
     listener: Listener
     scores: Rows | None
+    out: Trained = field(default_factory=Trained)
 
 
 class Loop:
-    """One call of `Trainer.fit`: its settings, its parts, and all that changes while it runs."""
+    """The epochs of a run, and all that changes while they run.
 
-    def __init__(self, trainer: "Trainer", inputs: Inputs):
-        self.trainer = trainer
-        self.model = inputs.model
-        self.seed = inputs.seed
-        self.augment = inputs.augment
-        self.listener = inputs.listener
-        self.score_rows = inputs.scores
-        self.device = device_of(inputs.model)
-        self.train = as_source(inputs.train, self.device)
-        check_fits(self.model, self.train)
-        trainer.check(self.model, self.train)
-        self.out = Trained()
-        self.validation = inputs.validation
-        if inputs.validation is not None:
-            self.validation = as_source(inputs.validation, self.device)
-        self.judge = Judge(trainer, self.validation, seed=self.seed, out=self.out, listener=self.listener)
-        self.plan = trainer.schedule.plan()
+    scores : collected over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
+    place : how far the run is.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.device = device_of(run.model)
+        self.judge = Judge(run)
+        self.plan = run.trainer.schedule.plan()
         self.memory = self._build_memory()
         self.speed = self._decide_speed()
-        self.epoch_trainer = EpochTrainer(self)
-        self.scores = GRADIENTS[trainer.solver_reads].collect() if trainer.takes_scores else None
+        self.epoch_trainer = EpochTrainer(run, self.memory, self.speed)
+        self.scores = GRADIENTS[run.trainer.solver_reads].collect() if run.trainer.takes_scores else None
         self.coreset: Coreset | None = None
         self.place = Place()
 
@@ -88,30 +83,28 @@ class Loop:
 
         An event says so where they do not fit in the memory of the images' device.
         """
-        trainer = self.trainer
+        trainer = self.run.trainer
         if not trainer.remembers:
             return None
-        n = len(self.train)
-        shape = self.train.shape
-        device = self.train.device
-        refuse_unmoved(self.augment, shape, Stream(seed=self.seed, purpose="augment"))
+        n, shape, device = len(self.run.train), self.run.train.shape, self.run.train.device
+        refuse_unmoved(self.run.augment, shape, Stream(seed=self.run.seed, purpose="augment"))
         place = trainer.memory.settle(trainer.memory_bytes(n, shape), device)
         if place.type != device.type and trainer.memory.place == "auto":
             reason = "more than half of the device's would be needed"
-            self.out.add_event(0, f"perturbations are remembered in the host's memory: {reason}")
-        augment = None if self.augment is none else self.augment
+            self.run.out.add_event(0, f"perturbations are remembered in the host's memory: {reason}")
+        augment = None if self.run.augment is none else self.run.augment
         return Perturbations(trainer.memory, n, shape, device, augment, place)
 
     def _decide_speed(self) -> Speed:
         """Decide how passes run, as the first process does; an event says so where the model refuses channels last."""
-        wanted = self.trainer.speed
+        wanted = self.run.trainer.speed
 
         def decide() -> Speed:
-            return wanted.suited(self.model, first_images(self.model, self.train), distributed.size())
+            return wanted.suited(self.run.model, first_images(self.run.model, self.run.train), distributed.size())
 
         speed = shared_speed(decide)
-        if speed.channels_last != wanted.settled(self.device, family=family_of(self.model)).channels_last:
-            self.out.add_event(0, "the model cannot take images that lie channels last; they lie channels first")
+        if speed.channels_last != wanted.settled(self.device, family=family_of(self.run.model)).channels_last:
+            self.run.out.add_event(0, "the model cannot take images that lie channels last; they lie channels first")
         return speed
 
     # ---- epochs ----
@@ -125,22 +118,22 @@ class Loop:
     def judged_model(self) -> nn.Module:
         """The model that is evaluated and saved: the moving average where there is one."""
         average = self.epoch_trainer.average
-        return self.model if average is None else average.module
+        return self.run.model if average is None else average.module
 
-    def run(self) -> Trained:
+    def fit(self) -> Trained:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
         with self.speed.running():
             try:
-                if self.trainer.probe_epochs and not self.scores.epochs:
-                    self.scores = score_probe(self)
+                if self.run.trainer.probe_epochs and not self.scores.epochs:
+                    self.scores = score_probe(self.run)
                 while self.place.epoch < len(self.plan):
                     self._run_epoch()
             except Stopped:
-                self.listener.on_checkpoint(self.state)
+                self.run.listener.on_checkpoint(self.state)
                 raise
-            self.out.last = copy_weights(self.judged_model)
-            self.out.best = self.out.best or self.out.last
-            return self.out
+            self.run.out.last = copy_weights(self.judged_model)
+            self.run.out.best = self.run.out.best or self.run.out.last
+            return self.run.out
 
     def state(self) -> Snapshot:
         """Return a copy of all that the rest of the run depends on (`take_snapshot`)."""
@@ -158,30 +151,30 @@ class Loop:
         except Stopped:
             place.seconds = time.perf_counter() - started
             raise
-        distributed.merge(self.out.ledger)
-        self.out.ledger.settle()  # once per epoch, so that no events pile up
+        distributed.merge(self.run.out.ledger)
+        self.run.out.ledger.settle()  # once per epoch, so that no events pile up
         # The first process's ledger holds all counts: the others' were merged into it.
-        (place.entry["units"],) = distributed.summed([self.out.ledger.units()])
+        (place.entry["units"],) = distributed.summed([self.run.out.ledger.units()])
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
-        self.out.epochs.append(place.entry)
+        self.run.out.epochs.append(place.entry)
         self._report_epoch(place.entry)
 
     def _work_on_epoch(self) -> None:
         """Do what is left of the epoch: choose its coreset, train, take scores, and judge the model."""
         place = self.place
-        ledger = self.out.ledger
+        ledger = self.run.out.ledger
         if not place.begun:
             with ledger.undone_on_error():
                 self._choose_coreset()
         if place.entry is None:
-            doing = f"in a training step of {self.trainer.batch_size} images with {type(self.model).__name__}"
+            doing = f"in a training step of {self.run.trainer.batch_size} images with {type(self.run.model).__name__}"
             with advised(doing, "lower training.batch_size, or use a smaller model"):
                 self.epoch_trainer.train(place, None if self.epoch.action == "full" else self.coreset)
         if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
             raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
-        if self.epoch.action == "full" and self.trainer.takes_scores and not place.scored:
+        if self.epoch.action == "full" and self.run.trainer.takes_scores and not place.scored:
             with ledger.undone_on_error():
-                self.scores.add(score_examples(self, self.model, ledger))
+                self.scores.add(score_examples(self.run, place.epoch, self.run.model, ledger))
             place.scored = True
         with ledger.undone_on_error():
             self.judge.judge(self.judged_model, place.entry, self.device)
@@ -190,10 +183,10 @@ class Loop:
         """Go to the next epoch, and tell the listener of this one."""
         done = self.place.epoch + 1
         self.place = Place(epoch=done)
-        self.listener.on_epoch(entry, self.out)
-        self.listener.on_model(self.model)
-        if done % self.listener.period == 0 or done == len(self.plan):
-            self.listener.on_checkpoint(self.state)
+        self.run.listener.on_epoch(entry, self.run.out)
+        self.run.listener.on_model(self.run.model)
+        if done % self.run.listener.period == 0 or done == len(self.plan):
+            self.run.listener.on_checkpoint(self.state)
 
     # ---- coresets ----
 
@@ -202,7 +195,7 @@ class Loop:
         action = self.epoch.action
         if action in ("full", "reuse"):
             return
-        selector = self.trainer.selector
+        selector = self.run.trainer.selector
         if self.memory is not None:
             self.memory.look(None)
             if getattr(selector.attack, "remembers", False):
@@ -210,25 +203,27 @@ class Loop:
         if action == "select":
             self._select(selector)
         elif self.coreset is None:
-            self.coreset = selector.stand_in.select(self.model, self.train, seed=self.seed, epoch=self.place.epoch)
+            self.coreset = selector.stand_in.select(
+                self.run.model, self.run.train, seed=self.run.seed, epoch=self.place.epoch
+            )
 
     def _select(self, selector: AdversarialCoreset) -> None:
-        coresets = self.out.coresets
+        coresets = self.run.out.coresets
         self.coreset = selector.select(
-            self.model,
-            self.train,
-            seed=self.seed,
+            self.run.model,
+            self.run.train,
+            seed=self.run.seed,
             epoch=self.place.epoch,
-            rows=self.scores.rows if self.trainer.takes_scores else self.score_rows,
-            validation=self.validation,
+            rows=self.scores.rows if self.run.trainer.takes_scores else self.run.scores,
+            validation=self.run.validation,
             previous=coresets[-1] if coresets else None,
-            ledger=self.out.ledger,
-            on_chunk=partial(self.listener.on_progress, "select"),
+            ledger=self.run.out.ledger,
+            on_chunk=partial(self.run.listener.on_progress, "select"),
         )
         coresets.append(self.coreset)
         for event in self.coreset.events:
-            self.out.add_event(self.place.epoch, event)
-        self.listener.on_coreset(self.coreset)
+            self.run.out.add_event(self.place.epoch, event)
+        self.run.listener.on_coreset(self.coreset)
 
 
 def shared_speed(decide: Callable[[], Speed]) -> Speed:
@@ -236,30 +231,30 @@ def shared_speed(decide: Callable[[], Speed]) -> Speed:
     return Speed(**distributed.by_first(lambda: asdict(decide())))
 
 
-def score_examples(loop: Loop, model: nn.Module, ledger: CostLedger) -> Tensor:
-    """Return a score (N,) of each training example, as `model` stands now; `ledger` counts the passes."""
-    trainer = loop.trainer
+def score_examples(run: Run, epoch: int, model: nn.Module, ledger: CostLedger) -> Tensor:
+    """Return a score (N,) of each training example, as `model` stands after an epoch; `ledger` counts the passes."""
+    trainer = run.trainer
     measured = GRADIENTS[trainer.solver_reads].measure(
         model,
-        loop.train,
+        run.train,
         objective=trainer.objective,
         attack=trainer.selector.attack,
-        stream=Stream(seed=loop.seed, purpose="scoring"),
+        stream=Stream(seed=run.seed, purpose="scoring"),
         ledger=ledger,
         head=trainer.head,
         chunk_size=trainer.selector.chunk_size,
     )
     for event in measured.events:
-        loop.out.add_event(loop.place.epoch, event)
-    return measured.rows.matrix[:, 0].to(loop.train.device)
+        run.out.add_event(epoch, event)
+    return measured.rows.matrix[:, 0].to(run.train.device)
 
 
-def score_probe(loop: Loop) -> Collector:
+def score_probe(run: Run) -> Collector:
     """Train a copy of the model without attacks, and return the scores taken after each of its epochs.
 
     All its passes count as phase "scoring".
     """
-    trainer = loop.trainer
+    trainer = run.trainer
     ledger = CostLedger()
     scores = GRADIENTS[trainer.solver_reads].collect()
     probe = replace(
@@ -276,10 +271,10 @@ def score_probe(loop: Loop) -> Collector:
     )
 
     def add_scores(model: nn.Module) -> None:
-        scores.add(score_examples(loop, model, ledger))
+        scores.add(score_examples(run, 0, model, ledger))
 
     listener = Listener(on_model=add_scores)
-    trained = probe.fit(copy.deepcopy(loop.model), loop.train, seed=loop.seed, augment=loop.augment, listener=listener)
+    trained = probe.fit(copy.deepcopy(run.model), run.train, seed=run.seed, augment=run.augment, listener=listener)
     ledger.add(trained.ledger)
-    loop.out.ledger.add(ledger, under="scoring")
+    run.out.ledger.add(ledger, under="scoring")
     return scores

@@ -6,17 +6,9 @@ in the full run, in which milestones are counted.
 """
 
 import math
-from typing import Protocol
 
 from advcore.errors import at_least, must, require, within
 from advcore.types import settings
-
-
-class LRSchedule(Protocol):
-    """A learning-rate schedule."""
-
-    def factor(self, progress: float, lr_index: int) -> float:
-        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
 
 
 @settings
@@ -120,3 +112,6 @@ class Cyclic:
     def factor(self, progress: float, lr_index: int) -> float:
         """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return min(progress / self.peak, (1 - progress) / (1 - self.peak))
+
+
+LRSchedule = Constant | MultiStep | Cosine | OneCycle | Cyclic

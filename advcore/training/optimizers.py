@@ -1,21 +1,10 @@
 """Settings of the optimisers, which build those of torch."""
 
-from typing import Protocol
-
 import torch
 from torch import nn
 
 from advcore.errors import positive, require, within
 from advcore.types import settings
-
-
-class OptimizerSettings(Protocol):
-    """Settings that build an optimiser."""
-
-    lr: float
-
-    def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
-        """Build the optimiser of the model's parameters; a `fused` one does its step as one kernel."""
 
 
 @settings
@@ -78,3 +67,6 @@ class Adam:
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
         """Build the optimiser of the model's parameters; a `fused` one does its step as one kernel."""
         return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay, fused=fused or None)
+
+
+OptimizerSettings = SGD | Adam

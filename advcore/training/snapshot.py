@@ -30,7 +30,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
     learning = loop.epoch_trainer
     if learning.gate is not None:
         learning.gate.look()
-    out = loop.out
+    out = loop.run.out
     distributed.merge(out.ledger)
     optimizer = learning.optimizer.state_dict()
     judge = loop.judge
@@ -40,7 +40,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "speed": loop.speed.record(loop.device),
             "place": vars(loop.place) | {"total": distributed.gathered(loop.place.total)},
             "steps_done": learning.steps_done,
-            "model": loop.model.state_dict(),
+            "model": loop.run.model.state_dict(),
             "optimizer": optimizer | {"state": {str(key): slots for key, slots in optimizer["state"].items()}},
             "average": learning.average and learning.average.state_dict(),
             "rule": learning.stepper.state(),
@@ -72,7 +72,7 @@ def restore(loop: "Loop", snapshot: Snapshot) -> None:
     learning = loop.epoch_trainer
     loop.place = _restore_place(snapshot["place"], loop.device)
     learning.steps_done = snapshot["steps_done"]
-    loop.model.load_state_dict(snapshot["model"])
+    loop.run.model.load_state_dict(snapshot["model"])
     _restore_optimizer(learning.optimizer, snapshot["optimizer"])
     if learning.average is not None:
         learning.average.load_state_dict(snapshot["average"])
@@ -80,7 +80,7 @@ def restore(loop: "Loop", snapshot: Snapshot) -> None:
     if loop.memory is not None:
         loop.memory.restore(snapshot["memory"])
     if loop.scores is not None:
-        loop.scores.restore(_map_tensors(methodcaller("to", loop.train.device), snapshot["scores"]))
+        loop.scores.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
     _restore_results(loop, snapshot)
     if distributed.rank() < len(snapshot["random"]):  # a process that was not there keeps its own states
         _set_random_states(snapshot["random"][distributed.rank()], loop.device)
@@ -88,7 +88,7 @@ def restore(loop: "Loop", snapshot: Snapshot) -> None:
 
 def _identify(loop: "Loop") -> Entry:
     """Return what a snapshot must agree on, for its indices and names of random numbers to mean the same."""
-    return {"seed": loop.seed, "examples": len(loop.train), "labels": loop.train.fingerprint()}
+    return {"seed": loop.run.seed, "examples": len(loop.run.train), "labels": loop.run.train.fingerprint()}
 
 
 def _restore_place(fields: Entry, device: torch.device) -> Place:
@@ -106,7 +106,7 @@ def _restore_place(fields: Entry, device: torch.device) -> Place:
 
 def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
     """Put back what the run has found so far, and what its epochs are judged by."""
-    out, judge = loop.out, loop.judge
+    out, judge = loop.run.out, loop.judge
     out.coresets = [Coreset.restored(fields) for fields in snapshot["coresets"]]
     loop.coreset = snapshot["coreset"] and Coreset.restored(snapshot["coreset"])
     out.best, out.best_epoch = snapshot["best"], snapshot["best_epoch"]

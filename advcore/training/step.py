@@ -84,10 +84,6 @@ class Gate:
         self._places.clear()
 
 
-def do_nothing() -> None:
-    """Do nothing, after an optimiser step."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Learner:
     """What all steps of a run share, and the two halves of a step: `perturb` and `update`.
@@ -112,7 +108,7 @@ class Learner:
     memory: Perturbations | None = None
     gate: Gate | None = None
     parallel: nn.Module | None = None
-    on_update: Callable[[], None] = do_nothing
+    on_update: Callable[[], None] = lambda: None
 
     def perturb(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
         """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""

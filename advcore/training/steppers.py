@@ -53,8 +53,7 @@ class AttackSubsetStepper(PlainStepper):
         seen = self._look(learner, batch) if self.rule.scores(self.epoch, len(batch.y)) else None
         picked = self.rule.pick(seen, batch.rule_stream)
         i = picked.positions
-        x = batch.x[i]
-        y = batch.y[i]
+        x, y = batch.x[i], batch.y[i]
         x_adv = learner.perturb(x, y, batch.attack_stream.take(i))
         weights = batch.weights[i] * picked.weights
         factor = 1.0

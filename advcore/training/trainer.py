@@ -13,7 +13,8 @@ from advcore.adversary import mismatch
 from advcore.attacks.base import Attack
 from advcore.borrow import device_of
 from advcore.data.augment import none
-from advcore.data.source import Source, chunked
+from advcore.data.fits import check_fits
+from advcore.data.source import Source, as_source, chunked
 from advcore.errors import CheckpointError, ConfigError, UserError, at_least, in_a_line, must
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, attacked
@@ -25,7 +26,7 @@ from advcore.selection.settings import unless
 from advcore.solvers.base import scores_file
 from advcore.speed import Speed
 from advcore.training.attack_steps import StepSchedule, steps_problem
-from advcore.training.loop import Inputs, Listener, Loop, Trained
+from advcore.training.loop import Listener, Loop, Run, Trained
 from advcore.training.loop_settings import (
     LoopSettings,
     memory_problem,
@@ -242,19 +243,24 @@ class Trainer(LoopSettings):
             trainer = self
             if resume is not None:
                 trainer = replace(self, speed=recorded_speed(self.speed, resume, model))
-            inputs = Inputs(
+            device = device_of(model)
+            source = as_source(train, device)
+            check_fits(model, source)
+            trainer.check(model, source)
+            run = Run(
+                trainer=trainer,
                 model=model,
-                train=train,
-                validation=validation,
+                train=source,
+                validation=None if validation is None else as_source(validation, device),
                 seed=seed,
                 augment=augment,
                 listener=listener or Listener(),
                 scores=scores,
             )
-            loop = Loop(trainer, inputs)
+            loop = Loop(run)
             if resume is not None:
                 _restore(loop, resume)
-            return loop.run()
+            return loop.fit()
 
     def _refuse_missing(self, validation: Dataset | Source | None, scores: Rows | None) -> None:
         """Raise ConfigError if validation examples or scores are needed and not given."""

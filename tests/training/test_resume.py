@@ -207,7 +207,7 @@ def test_weights_that_are_not_finite_are_not_saved(net, source, monkeypatch):
     def broken(self, place, coreset):
         whole(self, place, coreset)
         if place.epoch == 2:
-            next(self.model.parameters()).data[0] = float("nan")
+            next(self.run.model.parameters()).data[0] = float("nan")
 
     monkeypatch.setattr(EpochTrainer, "train", broken)
     on_state = lambda name, state, entry: told.append(entry["epoch"])  # noqa: E731
