@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What one call of `AdversarialCoreset.select` is given."""
+    """What one call of `AdversarialCoreset.select` is given.
+
+    source, validation : data, on the model's device. ledger : counts this call alone. model, seed, epoch, on_chunk : as
+    in `select`.
+    """
 
     model: nn.Module
     source: Source

@@ -41,9 +41,10 @@ __all__ = ["Listener", "Loop", "Place", "Run", "State", "Trained", "shared_speed
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one call of `Trainer.fit` is given, as documented there, and what it returns.
+    """What a run is given, which stays the same while it runs, and its results.
 
-    trainer : settings. train, validation : data on the model's device. out : results, filled while the run goes on.
+    trainer : the settings. train, validation : data, on the model's device. out : the results, filled in by the run.
+    model, seed, augment, listener, scores : as in `Trainer.fit`.
     """
 
     trainer: "Trainer"
