@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +11,9 @@ from advcore.data.source import chunked
 from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
+
+Narrow = Callable[[Rows, int], Rows]
+"""What a partition keeps of the rows of a class, given by its label."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,7 @@ class Split:
         """How many examples to pick in all: max(1, round(budget N))."""
         return max(1, round(self.budget * len(self.rows)))
 
-    def target(
-        self, count: int, label: int | None = None, narrow: "Narrow | None" = None
-    ) -> Callable[[], Tensor] | None:
+    def target(self, count: int, label: int | None = None, narrow: Narrow | None = None) -> Callable[[], Tensor] | None:
         """Return a function that computes `count` times the goal's mean row; None if there is no goal.
 
         label : the mean is over the goal's examples of this class, as `narrow` leaves them; None: over all.
@@ -76,23 +76,17 @@ class Split:
         """
         if self.goal is None:
             return None
-        if label is None:
-            return partial(self._scale_mean, count, self.goal)
-        indices = (self.goal_labels == label).nonzero()[:, 0]
-        if not len(indices):
-            raise DataError(f"target: validation needs examples of every class, got none of class {label}; use whole")
+        if label is not None:
+            indices = (self.goal_labels == label).nonzero()[:, 0]
+            if not len(indices):
+                rule = f"target: validation needs examples of every class, got none of class {label}"
+                raise DataError(f"{rule}; use whole")
 
         def load() -> Tensor:
-            return self._scale_mean(count, narrow(self.goal.take(indices), label))
+            rows = self.goal if label is None else narrow(self.goal.take(indices), label)
+            return (rows.total() * (count / len(rows))).to(self.rows.device)
 
         return load
-
-    def _scale_mean(self, count: int, rows: Rows) -> Tensor:
-        return (rows.total() * (count / len(rows))).to(self.rows.device)
-
-
-Narrow = Callable[[Rows, int], Rows]
-"""What a partition keeps of the rows of a class, given by its label."""
 
 
 def whole(split: Split) -> list[Problem]:
