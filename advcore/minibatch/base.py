@@ -135,11 +135,11 @@ class AttackSubset:
         """Return what a plan says of the rule."""
         return f"attacking {100 * self.rho:g} % of each batch"
 
-    def scores(self, epoch: int, size: int) -> bool:
+    def needs_scores(self, epoch: int, size: int) -> bool:
         """Return whether a batch of `size` has to be looked at to pick from it."""
         return self.reads is not None and epoch >= self.warm_up and count(self.rho, size) < size
 
-    def preferences(self, seen: Seen) -> Tensor:
+    def compute_preferences(self, seen: Seen) -> Tensor:
         """Return a preference (B,) above 0; the larger it is, the likelier an example is picked."""
         raise NotImplementedError
 
@@ -149,7 +149,7 @@ class AttackSubset:
         k = count(self.rho, size)
         if seen is None:
             return draw_examples(torch.ones(size, device=generator.indices.device), k, generator).without_weights()
-        preferences = self.preferences(seen)
+        preferences = self.compute_preferences(seen)
         if self.correction == "none":
             return draw_examples(preferences, k, generator, self.draw).without_weights()
         preferences = (1 - _UNIFORM) * preferences / preferences.sum() + _UNIFORM / size
@@ -191,11 +191,11 @@ class UpdateSubset:
         """Return what a plan says of the rule."""
         return f"learning from {100 * self.p_up:g} % of each batch's clean and attacked images"
 
-    def share(self, epoch: int, accuracies: list[dict]) -> float:
+    def choose_share(self, epoch: int, accuracies: list[dict]) -> float:
         """Return the share that this epoch keeps, given the entries of the epochs before it, which hold accuracies."""
         return self.p_up
 
-    def attacked(self, size: int) -> int:
+    def count_attacked(self, size: int) -> int:
         """Return how many images kept of a batch of `size` are attacked, for a rule that reads nothing."""
         raise NotImplementedError
 

@@ -12,7 +12,7 @@ from advcore.types import settings
 _DELTA = 1e-12  # added to the product of norms, which may be 0
 
 
-def cosines(rows: FactoredRows, weights: Tensor | None = None) -> Tensor:
+def measure_cosines(rows: FactoredRows, weights: Tensor | None = None) -> Tensor:
     """Return the cosine (B,) float64 of each row with the weighted sum of all rows; 0 for a zero row. Cost O(B C D)."""
     total = rows.total() if weights is None else rows.combine(torch.arange(len(rows), device=rows.device), weights)
     return rows.correlate(total) / (rows.squared_norms().sqrt() * total.norm() + _DELTA)
@@ -30,8 +30,8 @@ class GradientMatching(AttackSubset):
 
     reads: ClassVar[str | None] = "features"
 
-    def preferences(self, seen: Seen) -> Tensor:
-        return cosines(seen.rows, seen.weights).clamp_min(0) + FLOOR
+    def compute_preferences(self, seen: Seen) -> Tensor:
+        return measure_cosines(seen.rows, seen.weights).clamp_min(0) + FLOOR
 
 
 @settings
@@ -45,5 +45,5 @@ class ResidualNorm(AttackSubset):
 
     reads: ClassVar[str | None] = "logits"
 
-    def preferences(self, seen: Seen) -> Tensor:
+    def compute_preferences(self, seen: Seen) -> Tensor:
         return seen.residuals.double().norm(dim=1) + FLOOR

@@ -67,7 +67,7 @@ class LossRanked(UpdateSubset):
             return super().describe()
         return "learning from an adaptive share of each batch's clean and attacked images; at most"
 
-    def share(self, epoch: int, accuracies: list[dict]) -> float:
+    def choose_share(self, epoch: int, accuracies: list[dict]) -> float:
         if epoch < self.warm_up:
             return 1.0
         if self.adaptive == "fixed":

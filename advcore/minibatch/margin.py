@@ -30,6 +30,6 @@ class Margin(AttackSubset):
     def _more_problems(self) -> list[str | None]:
         return [within("margin_eps", self.margin_eps, 1e-12, 1e6)]
 
-    def preferences(self, seen: Seen) -> Tensor:
+    def compute_preferences(self, seen: Seen) -> Tensor:
         distance = seen.margins.clamp_min(0) if self.signed else seen.margins.abs()
         return 1 / (distance + self.margin_eps)

@@ -15,7 +15,7 @@ from advcore.types import settings
 class RandomSubset(AttackSubset):
     """Attack a uniformly drawn part of each batch, without scoring. Settings: see `AttackSubset`."""
 
-    def preferences(self, seen: Seen) -> Tensor:
+    def compute_preferences(self, seen: Seen) -> Tensor:
         return torch.ones_like(seen.margins)
 
 
@@ -38,14 +38,14 @@ class RandomMix(UpdateSubset):
     def _more_problems(self) -> list[str | None]:
         return [within("adversarial", self.adversarial, 0, 1)]
 
-    def attacked(self, size: int) -> int:
+    def count_attacked(self, size: int) -> int:
         """Return how many of the images kept from `size` examples are attacked; at most all of them."""
         kept = count(self.p_up, 2 * size)
         return min(size, max(kept - size, round(self.adversarial * kept)))
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
         size = len(generator.indices)
-        attacked = self.attacked(size)
+        attacked = self.count_attacked(size)
         clean = generator.child("clean").permutation()[: count(part, 2 * size) - attacked]
         adversarial = size + generator.child("adversarial").permutation()[:attacked]
         return torch.cat([clean, adversarial]).sort().values

@@ -21,8 +21,8 @@ from advcore.objectives.base import Objective, attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import Rows
 from advcore.selection.measure import Call, list_labels, measure_in_full, measure_rows, place_rows
+from advcore.selection.measure_quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
 from advcore.selection.partition import PARTITIONS, Problem, Split
-from advcore.selection.quality import full_error, overlap, quality, stretched
 from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings, unless
 from advcore.selection.solve import Solution, join_answers, solve_all
 from advcore.solvers import SOLVERS
@@ -182,9 +182,25 @@ class AdversarialCoreset(SelectionSettings):
         return replace(self._build_coreset(call, Solution(torch.arange(n), torch.ones(n))), quality=facts)
 
     def _choose(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
-        """Measure rows unless they are given, solve, and measure how good the coreset is."""
+        """Measure rows, solve, and measure how good the coreset is."""
         if rows is not None and len(rows) != len(call.source):
             raise DataError(must("rows", f"one row for each of the {len(call.source)} examples", len(rows)))
+        measured, goal, events = self._measure(call, rows)
+        solution = self._solve(call, measured, goal)
+        cost = _count_cost(call.ledger)
+        coreset = self._build_coreset(call, solution, events=(*events, *solution.fallbacks), cost=cost)
+        facts = self._measure_quality(call, coreset, measured, goal)
+        facts["overlap"] = None if previous is None else measure_overlap(previous.indices, coreset.indices)
+        facts["filled"] = sum(entry.get("filled", 0) for entry in coreset.info)
+        facts["rounds"] = max(entry.get("rounds", 1) for entry in coreset.info)
+        events = (*coreset.events, *describe_stretch(facts["weight_sum"], self.normalise))
+        return replace(coreset, quality=facts, events=events)
+
+    def _measure(self, call: Call, rows: Rows | None) -> tuple[Measured, Measured | None, tuple[str, ...]]:
+        """Return the rows of all examples, those of the goal if it is another, and what fell back.
+
+        rows : of all examples, if they were measured earlier.
+        """
         folder = None
         events: tuple[str, ...] = ()
         if rows is None or self.target != "train":
@@ -199,16 +215,7 @@ class AdversarialCoreset(SelectionSettings):
             unseen = self._forget_memory()  # no training attack has seen these examples
             goal = measure_rows(unseen, call, call.validation, purpose="validation", folder=folder)
             events += goal.events
-        solution = self._solve(call, measured, goal)
-        coreset = self._build_coreset(
-            call, solution, events=(*events, *solution.fallbacks), cost=_count_cost(call.ledger)
-        )
-        facts = self._measure_quality(call, coreset, measured, goal)
-        facts["overlap"] = None if previous is None else overlap(previous.indices, coreset.indices)
-        facts["filled"] = sum(entry.get("filled", 0) for entry in coreset.info)
-        facts["rounds"] = max(entry.get("rounds", 1) for entry in coreset.info)
-        events = (*coreset.events, *stretched(facts["weight_sum"], self.normalise))
-        return replace(coreset, quality=facts, events=events)
+        return measured, goal, events
 
     def _forget_memory(self) -> "AdversarialCoreset":
         """Return the same selector with an attack that starts from no remembered perturbation."""
@@ -252,11 +259,11 @@ class AdversarialCoreset(SelectionSettings):
         sample = measure_in_full(self, call, coreset, measured)
 
         def measure() -> dict[str, object]:
-            facts = quality(
+            facts = measure_quality(
                 coreset, measured, goal and goal.rows, normalise=self.normalise, stream=call.stream("quality")
             )
             if sample is not None:
-                error, noise = full_error(measured.rows, coreset.indices, coreset.weights, sample)
+                error, noise = estimate_full_error(measured.rows, coreset.indices, coreset.weights, sample)
                 facts |= {"gradient_error_full": error, "gradient_error_full_noise": noise}
             return facts
 

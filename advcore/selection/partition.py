@@ -89,14 +89,14 @@ class Split:
         return load
 
 
-def whole(split: Split) -> list[Problem]:
+def split_whole(split: Split) -> list[Problem]:
     """Return one problem over all rows."""
     n = len(split.rows)
     everything = torch.arange(n, device=split.rows.device)
     return [Problem("all", lambda: split.rows, everything, split.k, load_target=split.target(n))]
 
 
-def per_class(split: Split) -> list[Problem]:
+def split_per_class(split: Split) -> list[Problem]:
     """Return one problem per class that occurs, with counts in proportion.
 
     Counts are shared by largest remainder, so they sum to K; a class may get none.
@@ -104,7 +104,7 @@ def per_class(split: Split) -> list[Problem]:
     return _split_by_class(split, _keep_rows)
 
 
-def per_class_per_gradient(split: Split) -> list[Problem]:
+def split_per_class_per_gradient(split: Split) -> list[Problem]:
     """Return one problem per class, on the gradient of that class's own logit alone.
 
     That is one of the C rows of the head's gradient: C times narrower. Differs: what the other logits' gradients say is
@@ -141,7 +141,7 @@ def _build_problem(split: Split, narrow: Narrow, label: int, members: Tensor, k:
     return Problem(f"class {label}", load, members, k, load_target=target)
 
 
-def per_batch(split: Split) -> list[Problem]:
+def split_per_batch(split: Split) -> list[Problem]:
     """Return one problem over blocks of training-batch size, which are chosen whole.
 
     A row is the mean over a block; round(budget x blocks) of them, at least one, are chosen. Blocks are cut from a new
@@ -162,10 +162,10 @@ def per_batch(split: Split) -> list[Problem]:
 
 
 PARTITIONS: dict[str, Callable[[Split], list[Problem]]] = {
-    "whole": whole,
-    "per_class": per_class,
-    "per_batch": per_batch,
-    "per_class_per_gradient": per_class_per_gradient,
+    "whole": split_whole,
+    "per_class": split_per_class,
+    "per_batch": split_per_batch,
+    "per_class_per_gradient": split_per_class_per_gradient,
 }
 ALIASES = {
     "all": "whole",

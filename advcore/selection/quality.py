@@ -16,7 +16,7 @@ _STRETCH = 2
 _ERRORS = ("gradient_error", "gradient_error_trained", "gradient_error_random", "target_error")
 
 
-def quality(
+def measure_quality(
     coreset: Coreset, measured: Measured, goal: Rows | None, *, normalise: str, stream: Stream
 ) -> dict[str, object]:
     """Return weight_sum, effective_sample_size, class_counts, and four errors, None where no gradients were measured.
@@ -35,11 +35,11 @@ def quality(
     rows = measured.rows
     if not isinstance(rows, FactoredRows):
         return facts
-    error = partial(gradient_error, rows, coreset.indices)
+    error = partial(measure_gradient_error, rows, coreset.indices)
     total = rows.total()
     facts["gradient_error"] = error(weights, total)
     facts["gradient_error_trained"] = error(_training_coefficients(coreset, normalise).double(), total)
-    facts["gradient_error_random"] = random_gradient_error(rows, len(weights), stream, total)
+    facts["gradient_error_random"] = measure_random_error(rows, len(weights), stream, total)
     if goal is not None:
         facts["target_error"] = error(weights, goal.total() * (len(rows) / len(goal)))
     return facts
@@ -55,7 +55,7 @@ def _training_coefficients(coreset: Coreset, normalise: str) -> Tensor:
     return coreset.training_weights("equal" if normalise == "equal" else "coreset") * (n / k)
 
 
-def stretched(weight_sum: float, normalise: str) -> tuple[str, ...]:
+def describe_stretch(weight_sum: float, normalise: str) -> tuple[str, ...]:
     """Return an event if rescaling makes training steps more than twice, or less than half, as long as intended.
 
     weight_sum : sum w / N of the solver's weights, which say how long a step is to be; docs/evidence.md has what a
@@ -67,7 +67,7 @@ def stretched(weight_sum: float, normalise: str) -> tuple[str, ...]:
     return (f"{scale} make steps {1 / weight_sum:.1f} times as long; training.normalise: none keeps their scale",)
 
 
-def gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:
+def measure_gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:
     """Return ||sum of w_i g_i over the indices - total|| / ||total||; `total` defaults to the sum of all rows."""
     if total is None:
         total = rows.total()
@@ -75,12 +75,12 @@ def gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor |
     return float((weighted - total).norm() / total.norm().clamp_min(1e-300))
 
 
-def random_gradient_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> float:
+def measure_random_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> float:
     """Return the mean `gradient_error` of 5 random subsets of k rows with weights N / k."""
     everything = torch.arange(len(rows), device=rows.device)
     weights = torch.full((k,), len(rows) / k, device=rows.device)
     draws = [stream.child(draw).at(everything).permutation()[:k] for draw in range(_DRAWS)]
-    return sum(gradient_error(rows, picks, weights, total) for picks in draws) / _DRAWS
+    return sum(measure_gradient_error(rows, picks, weights, total) for picks in draws) / _DRAWS
 
 
 class Sample(NamedTuple):
@@ -95,7 +95,7 @@ class Sample(NamedTuple):
     rows: FactoredRows
 
 
-def full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample) -> tuple[float, float]:
+def estimate_full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample) -> tuple[float, float]:
     """Return the coreset's gradient error where all examples are attacked in full, and its standard error by sampling.
 
     rows : of all N examples, as the selection attacked them; what the full attack changes in them is what is sampled.
@@ -105,13 +105,13 @@ def full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sam
     first is the root of an unbiased estimate of the square, where that is above 0, else 0. The second is 0 where all
     examples were attacked.
     """
-    error, variance, total = sampled_error(rows, indices, weights, sample)
+    error, variance, total = estimate_sums(rows, indices, weights, sample)
     size = total.norm().clamp_min(1e-300)
     unbiased = (error.square().sum() - variance).clamp_min(0).sqrt()
     return float(unbiased / size), float(variance.sqrt() / size)
 
 
-def sampled_error(
+def estimate_sums(
     rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Estimate, under the full attack, the coreset's weighted sum less the sum of all rows.
@@ -153,6 +153,6 @@ def _estimate_sum(rows: FactoredRows, weights: Tensor, size: int) -> tuple[Tenso
     return sample_sum * (size / drawn), variance
 
 
-def overlap(before: Tensor, after: Tensor) -> float:
+def measure_overlap(before: Tensor, after: Tensor) -> float:
     """Return the share of `before` that is also in `after`."""
     return float(torch.isin(before, after).double().mean())

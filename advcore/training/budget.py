@@ -16,7 +16,7 @@ _STEPS = (1, 2, 3, 5, 7, 10, 20)
 _DIGITS = 1e4  # an offered budget has four digits
 
 
-def with_budget(trainer: Trainer, budget: float) -> Trainer:
+def replace_budget(trainer: Trainer, budget: float) -> Trainer:
     """Return the same run on another share of the data."""
     selector = trainer.selector and replace(trainer.selector, budget=budget)
     return replace(trainer, schedule=replace(trainer.schedule, budget=budget), selector=selector)
@@ -25,7 +25,7 @@ def with_budget(trainer: Trainer, budget: float) -> Trainer:
 def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int | None:
     """Return the passes of a run on k of n examples; None if the trainer refuses k, as it may for few epochs."""
     try:
-        return planned_units(with_budget(trainer, k / n), n, held_out)
+        return planned_units(replace_budget(trainer, k / n), n, held_out)
     except ConfigError:
         return None
 
@@ -58,7 +58,7 @@ def _find_sizes(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | No
     return largest(is_refused, 1, n - 1) + 1, n - 1
 
 
-def budget_for(trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
+def find_budget(trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
     """Return the largest share of n training examples with which the run takes at most `units` passes, to four digits.
 
     Return None where even the fewest examples take more. held_out : how many validation examples there are.
@@ -78,7 +78,7 @@ def budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, referen
     """Return the budget at which a run has a relative cost. Raises ConfigError, with figures, where none has."""
     sizes = _find_sizes(trainer, n, held_out)
     if sizes is None:
-        with_budget(trainer, (n - 1) / n)  # which raises the error that says why
+        replace_budget(trainer, (n - 1) / n)  # which raises the error that says why
     least, most = (_count_units(trainer, k, n, held_out) / reference_units for k in sizes)
     if cost < least:
         rule = f"at least {_format_limit(least)}, what {sizes[0]} examples of {n} cost"
@@ -87,7 +87,7 @@ def budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, referen
     if cost > most:
         rule = f"at most {_format_limit(most, direction=-1)}, what {n - 1} examples of {n} cost"
         raise ConfigError(must("cost", rule, cost, "use all data"))
-    return budget_for(trainer, n, held_out, cost * reference_units)
+    return find_budget(trainer, n, held_out, cost * reference_units)
 
 
 def _format_limit(limit: float, direction: int = 1) -> str:
@@ -132,9 +132,9 @@ def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units
         if sizes is None:
             continue
         least = min(least, _count_units(variant, sizes[0], n, held_out) / reference_units)
-        budget = budget_for(variant, n, held_out, units)
+        budget = find_budget(variant, n, held_out, units)
         if budget is not None:
-            results.append(_describe_offer(with_budget(variant, budget), n, held_out, reference_units))
+            results.append(_describe_offer(replace_budget(variant, budget), n, held_out, reference_units))
     if not results:
         rule = f"at least {_format_limit(least)}, the cheapest found"
         raise ConfigError(must("--cost", rule, cost, "or train fewer epochs"))

@@ -19,7 +19,7 @@ from advcore.signals import check, whole
 from advcore.speed import Speed
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
-from advcore.training.step import Batch, Gate, Learner, part_of_mean
+from advcore.training.step import Batch, Gate, Learner, weigh_part
 from advcore.types import Coreset
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class EpochTrainer:
             rule_stream=rule,
             where=partial(_describe_step, self.place.epoch, self.place.step, indices),
             images=len(batch),
-            factor=part_of_mean(weights[indices], weights, batch, self.run.trainer.normalise),
+            factor=weigh_part(weights[indices], weights, batch, self.run.trainer.normalise),
             is_counted=distributed.counts_here(batch),
         )
 

@@ -100,14 +100,14 @@ def refuse_processes(trainer: "Trainer") -> None:
     )
 
 
-def remembers_ends(attack: Attack | None) -> bool:
+def has_remembered_start(attack: Attack | None) -> bool:
     """Return whether an attack starts from the perturbation at which it ended in the epoch before."""
     return getattr(attack, "remembers", False)
 
 
 def memory_problem(memory: Memory, attack: Attack | None) -> str | None:
     """Return why these settings of a memory are not used; None if they are, or are the defaults."""
-    if memory == Memory() or remembers_ends(attack):
+    if memory == Memory() or has_remembered_start(attack):
         return None
     return must("memory", "left out where nothing is remembered", asdict(memory), "set attack.start to remembered")
 

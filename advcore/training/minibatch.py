@@ -47,7 +47,7 @@ def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int
 
     BatchNorm cannot: there is no spread to normalise by.
     """
-    if least_images(rule, smallest) > 1:
+    if count_least_images(rule, smallest) > 1:
         return
     try:
         with preserved(), torch.no_grad():
@@ -58,7 +58,7 @@ def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int
         raise ConfigError(must(f"minibatch.{setting}", "larger", getattr(rule, setting), way_out)) from None
 
 
-def least_images(rule: Rule, size: int) -> int:
+def count_least_images(rule: Rule, size: int) -> int:
     """Return the smallest number of images of a batch of `size` that a forward pass of the update may see."""
     if isinstance(rule, AttackSubset):
         return count(rule.rho, size)
@@ -83,7 +83,7 @@ def rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise
     return None
 
 
-def batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
+def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
     """Return the passes of one step on `size` examples; an upper bound where a rule's share adapts."""
     attack_units = passes(objective, attack)
     update_units = 2 * len(objective.passes)
@@ -91,12 +91,12 @@ def batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, 
         return size * (attack_units + update_units)
     if isinstance(rule, AttackSubset):
         units = count(rule.rho, size) * (attack_units + update_units)
-        if rule.scores(epoch, size):
+        if rule.needs_scores(epoch, size):
             units += size
         if rule.clean:
             units += 2 * size
         return units
-    kept = count(rule.share(epoch, []), 2 * size)
+    kept = count(rule.choose_share(epoch, []), 2 * size)
     if rule.reads:
         return size * attack_units + 2 * size + 2 * kept
-    return rule.attacked(size) * attack_units + 2 * kept
+    return rule.count_attacked(size) * attack_units + 2 * kept

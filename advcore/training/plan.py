@@ -9,13 +9,13 @@ from advcore.objectives.base import Objective, attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.solvers.base import scores_file
-from advcore.training.minibatch import batch_units
+from advcore.training.minibatch import count_batch_units
 from advcore.training.trainer import Trainer
 
 
-def step_units(objective: Objective, attack: Attack | None) -> int:
+def count_step_units(objective: Objective, attack: Attack | None) -> int:
     """Return the passes of one training step per example: the attack's, then forward and backward of the objective."""
-    return batch_units(None, objective, attack, size=1, epoch=0)
+    return count_batch_units(None, objective, attack, size=1, epoch=0)
 
 
 def selection_units(selector: AdversarialCoreset) -> int:
@@ -38,8 +38,8 @@ class Reference:
 def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, steps: int) -> Reference:
     """Return the reference of `epochs` over n examples with the same objective and `steps` attack steps."""
     if not attacked(objective):
-        return Reference(epochs, None, epochs * n * step_units(objective, None))
-    return Reference(epochs, steps, epochs * n * step_units(objective, attack.reference(steps)))
+        return Reference(epochs, None, epochs * n * count_step_units(objective, None))
+    return Reference(epochs, steps, epochs * n * count_step_units(objective, attack.reference(steps)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
     scoring = 0
     if trainer.takes_scores:
         scoring = GRADIENTS[trainer.solver_reads].units(trainer.objective, trainer.selector.attack)
-    probe = trainer.probe_epochs * n * (step_units(Standard(), None) + scoring)
+    probe = trainer.probe_epochs * n * (count_step_units(Standard(), None) + scoring)
     full_epochs = sum(epoch.action == "full" for epoch in plan)
     selections = sum(epoch.action == "select" for epoch in plan)
     selection = selections and selections * _count_measured(trainer, n, held_out) * selection_units(trainer.selector)
@@ -82,10 +82,10 @@ def planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
 
 def _epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
     """Return the units of the training steps of an epoch, counted from 0."""
-    sizes = chunk_sizes(trainer.examples(action, n), trainer.batch_size)
+    sizes = chunk_sizes(trainer.count_examples(action, n), trainer.batch_size)
     attack = trainer.attack_at(epoch)
     return sum(
-        batches * batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
+        batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
         for size, batches in sizes.items()
     )
 

@@ -24,7 +24,7 @@ Forward = Callable[[Tensor], Tensor]
 _NOT_APPLIED = "nothing was applied"
 
 
-def weighted_mean(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
+def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
     """Reduce the losses (B,) of examples to one: mean(w l), or sum(w l) / sum(w) for "batch".
 
     No other place in the package does so.
@@ -34,7 +34,7 @@ def weighted_mean(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
     return (weights * losses).mean()
 
 
-def part_of_mean(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
+def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
     """Return a factor for one process's mean loss; with it, the mean over the processes is the whole batch's mean.
 
     part_weights : of the process's part of the batch. weights : (N,) of all examples. batch : (B,) long, indices of the
@@ -126,7 +126,7 @@ class Learner:
         """Return the weighted objective at B examples, clean and attacked."""
         inputs = {"clean": clean, "adversarial": adversarial}
         logits = {name: forward(inputs[name]) for name in self.objective.passes}
-        return weighted_mean(self.objective.loss(y, **logits), weights, self.normalise)
+        return reduce_losses(self.objective.loss(y, **logits), weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
         """Take one optimiser step on `loss_of(forward)`, in train mode, and return that loss, detached.

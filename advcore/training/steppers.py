@@ -20,7 +20,7 @@ from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.speed import uncompiled
 from advcore.training.progress import Entry, Snapshot
-from advcore.training.step import Batch, Forward, Learner, PlainStepper, scoring, weighted_mean
+from advcore.training.step import Batch, Forward, Learner, PlainStepper, reduce_losses, scoring
 
 Images = tuple[Tensor, Tensor, Tensor]
 """Images to learn from, clean or attacked (B, C, H, W), with their labels (B,) and weights (B,)."""
@@ -50,7 +50,7 @@ class AttackSubsetStepper(PlainStepper):
         self.picked = torch.zeros_like(self.counts, dtype=torch.bool)
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
-        seen = self._look(learner, batch) if self.rule.scores(self.epoch, len(batch.y)) else None
+        seen = self._look(learner, batch) if self.rule.needs_scores(self.epoch, len(batch.y)) else None
         picked = self.rule.pick(seen, batch.rule_stream)
         i = picked.positions
         x, y = batch.x[i], batch.y[i]
@@ -59,14 +59,14 @@ class AttackSubsetStepper(PlainStepper):
         factor = 1.0
         images = len(i)
         if len(batch.y) < batch.images:
-            factor, images = _share_of_mean(weights, learner.normalise)
+            factor, images = _weigh_picks(weights, learner.normalise)
 
         def loss_of(forward: Forward) -> Tensor:
             loss = factor * learner.loss(forward, x, x_adv, y, weights)
             if not self.rule.clean:
                 return loss
             clean = Standard().loss(batch.y, clean=forward(batch.x))
-            return loss + batch.factor * self.rule.clean * weighted_mean(clean, batch.weights, learner.normalise)
+            return loss + batch.factor * self.rule.clean * reduce_losses(clean, batch.weights, learner.normalise)
 
         self._note(picked, batch)
         return learner.update(loss_of, x.device, batch.where), images
@@ -145,7 +145,7 @@ def _restore_picks(tensor: Tensor | None, device: torch.device) -> Tensor | None
     return tensor if distributed.first() else torch.zeros_like(tensor)
 
 
-def _share_of_mean(weights: Tensor, normalise: str) -> tuple[float, int]:
+def _weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
     """Return a factor for this process's mean over its picks, and how many picks all processes have.
 
     With the factor, the mean over the processes is the mean over all picks. weights : of this process's picks.
@@ -178,7 +178,7 @@ class UpdateSubsetStepper(PlainStepper):
 
     def begin(self, epoch: int, entries: list[Entry]) -> None:
         self.epoch = epoch
-        self.share = self.rule.share(epoch, entries)
+        self.share = self.rule.choose_share(epoch, entries)
         self.kept_indices = []
         self.are_attacked = []
 
@@ -199,7 +199,7 @@ class UpdateSubsetStepper(PlainStepper):
         """Let the rule keep images without looking at them, and attack no more than those."""
         size = len(batch.y)
         kept = self.rule.keep(self.share, None, batch.rule_stream)
-        attacked = self.rule.attacked(size)  # computed from settings, so that the device need not be waited for
+        attacked = self.rule.count_attacked(size)  # computed from settings, so that the device need not be waited for
         clean, moved = kept.split([len(kept) - attacked, attacked])
         moved = moved - size
         x_adv = learner.perturb(batch.x[moved], batch.y[moved], batch.attack_stream.take(moved))

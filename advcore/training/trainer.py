@@ -29,10 +29,10 @@ from advcore.training.attack_steps import StepSchedule, steps_problem
 from advcore.training.loop import Listener, Loop, Run, Trained
 from advcore.training.loop_settings import (
     LoopSettings,
+    has_remembered_start,
     memory_problem,
     refuse_other_images,
     refuse_processes,
-    remembers_ends,
 )
 from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, refuse_one_image, rule_problem
@@ -76,7 +76,7 @@ class Trainer(LoopSettings):
 
     def _more_problems(self) -> list[str | None]:
         is_scored = not self.takes_scores or self.schedule.warm_epochs or self.probe_epochs
-        can_remember = not self.selector or not remembers_ends(self.selector.attack) or self.remembers
+        can_remember = not self.selector or not has_remembered_start(self.selector.attack) or self.remembers
         no_memory = "uniform, or another that needs no memory, without the training attack's"
         return [
             mismatch(self.objective, self.attack),
@@ -125,7 +125,7 @@ class Trainer(LoopSettings):
     @property
     def remembers(self) -> bool:
         """Whether the training attack starts from the perturbation of the epoch before."""
-        return remembers_ends(self.attack)
+        return has_remembered_start(self.attack)
 
     def attack_at(self, epoch: int) -> Attack | None:
         """Return the attack of an epoch that runs, counted from 0."""
@@ -134,7 +134,7 @@ class Trainer(LoopSettings):
         return self.attack.changed(steps=self.attack_steps.at(epoch, self.schedule.length))
 
     @property
-    def weakest(self) -> Attack | None:
+    def weakest_attack(self) -> Attack | None:
         """The attack of the epoch that has the fewest steps."""
         if self.attack_steps is None:
             return self.attack
@@ -151,9 +151,9 @@ class Trainer(LoopSettings):
         """The attack that judges every epoch; it has many steps where the training attack has few in any of them."""
         if self.attack is None:
             return None
-        return self.weakest.probe() if self.few_steps else self.attack.probe()
+        return self.weakest_attack.probe() if self.few_steps else self.attack.probe()
 
-    def examples(self, action: str, n: int) -> int:
+    def count_examples(self, action: str, n: int) -> int:
         """Return how many of n training examples an epoch with this action of the schedule's plan trains on."""
         if action == "full":
             return n
@@ -168,7 +168,7 @@ class Trainer(LoopSettings):
         """
         if not self.remembers:
             return 0
-        sizes = [self.examples(epoch.action, n) for epoch in self.schedule.plan()]
+        sizes = [self.count_examples(epoch.action, n) for epoch in self.schedule.plan()]
         most = max(after if before == after else before + after for before, after in itertools.pairwise([0, *sizes]))
         return self.memory.nbytes(most, shape)
 

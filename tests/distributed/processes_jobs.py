@@ -27,7 +27,7 @@ from advcore.signals import Stopped, caught
 from advcore.solvers import SOLVERS
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam
-from advcore.training.step import Batch, Learner, PlainStepper, part_of_mean
+from advcore.training.step import Batch, Learner, PlainStepper, weigh_part
 
 ATTACK = LinfPGD(eps=0.1, steps=3)
 SELECTIONS = {
@@ -143,7 +143,7 @@ def one_update() -> dict:
                 normalise=normalise,
                 parallel=distributed.parallel(model),
             )
-            factor = part_of_mean(weights[own], weights, whole, normalise)
+            factor = weigh_part(weights[own], weights, whole, normalise)
             batch = Batch(
                 indices=own,
                 x=x,

@@ -27,8 +27,8 @@ BAD = pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")]
 
 def breaking(monkeypatch, at: int, bad: float) -> None:
     """The loss of the `at`-th update is multiplied by something that is not finite."""
-    factor, original = Scripted(*[1.0] * (at - 1), bad, 1.0), steps.weighted_mean
-    monkeypatch.setattr(steps, "weighted_mean", lambda *arguments: original(*arguments) * factor())
+    factor, original = Scripted(*[1.0] * (at - 1), bad, 1.0), steps.reduce_losses
+    monkeypatch.setattr(steps, "reduce_losses", lambda *arguments: original(*arguments) * factor())
 
 
 @pytest.mark.case("C3")

@@ -274,7 +274,7 @@ def test_scores_are_those_of_autograd_one_example_at_a_time(model, source):
         rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [head.weight, head.bias])]).double())
     rows = torch.stack(rows)
     expected = F.cosine_similarity(rows, rows.sum(0, keepdim=True), dim=1).clamp_min(0) + 1e-6
-    assert torch.allclose(GradientMatching().preferences(look), expected, atol=1e-5)
+    assert torch.allclose(GradientMatching().compute_preferences(look), expected, atol=1e-5)
     z = model(one.x).detach()
     assert torch.allclose(look.residuals, z.softmax(1) - F.one_hot(one.y, 4), atol=1e-6)
     assert torch.equal(look.residuals, residuals(Standard(), one.y, {"clean": z})["clean"])

@@ -17,7 +17,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, Constant
 from advcore.training.loop import Listener
-from advcore.training.plan import planned_units, reference, step_units
+from advcore.training.plan import count_step_units, planned_units, reference
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
@@ -80,7 +80,9 @@ def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
 
 def test_the_full_run_costs_its_reference(model, source):
     trained = trainer().fit(model, source, seed=0)
-    assert trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * step_units(Pgd(), ATTACK)
+    assert (
+        trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * count_step_units(Pgd(), ATTACK)
+    )
 
 
 def test_epochs_train_on_what_the_plan_says(model, source):
