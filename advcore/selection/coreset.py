@@ -154,7 +154,7 @@ class AdversarialCoreset(SelectionSettings):
             on_chunk=on_chunk,
         )
         with preserved(Stream(seed=seed, purpose="model", epoch=epoch)):
-            coreset = self._keep_all(call) if self.budget == 1.0 else self._choose(call, rows, previous)
+            coreset = self._choose(call, rows, previous)
         for event in coreset.events:
             log.warning("selection at epoch %d: %s", epoch, event)
         if ledger is not None:
@@ -182,7 +182,9 @@ class AdversarialCoreset(SelectionSettings):
         return replace(self._build_coreset(call, Solution(torch.arange(n), torch.ones(n))), quality=facts)
 
     def _choose(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
-        """Measure rows, solve, and measure how good the coreset is."""
+        """Measure rows, solve, and measure how good the coreset is; a budget of 1 needs none of this."""
+        if self.budget == 1.0:
+            return self._keep_all(call)
         if rows is not None and len(rows) != len(call.source):
             raise DataError(must("rows", f"one row for each of the {len(call.source)} examples", len(rows)))
         measured, goal, events = self._measure(call, rows)

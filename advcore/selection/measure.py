@@ -57,8 +57,7 @@ def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None,
         return None, ()
 
     def find_event() -> str | None:
-        settled, event = settle(estimate, selector.memory_limit, call.source.device)
-        return event if settled.spilled else None
+        return settle(estimate, selector.memory_limit, call.source.device)[1]
 
     event = distributed.by_first(find_event)
     if event is None:

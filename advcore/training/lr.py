@@ -8,6 +8,7 @@ in the full run, in which milestones are counted.
 import math
 
 from advcore.errors import at_least, must, require, within
+from advcore.selection.settings import unless
 from advcore.types import settings
 
 
@@ -39,14 +40,14 @@ class MultiStep:
         are_epochs = all(isinstance(milestone, int) and milestone > 0 for milestone in self.milestones)
         ascending = are_epochs and sorted(self.milestones) == list(self.milestones)
         require(
-            None if ascending else must("milestones", "ascending epochs above 0", self.milestones),
+            unless(ascending, must("milestones", "ascending epochs above 0", self.milestones)),
             within("gamma", self.gamma, 1e-6, 1),
             at_least("ramp", self.ramp, 0),
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
         """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
-        ramp = min(1.0, (lr_index + 1) / self.ramp) if self.ramp else 1.0
+        ramp = min(1.0, (lr_index + 1) / max(1, self.ramp))
         return ramp * self.gamma ** sum(lr_index >= milestone for milestone in self.milestones)
 
 

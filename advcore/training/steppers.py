@@ -192,8 +192,9 @@ class UpdateSubsetStepper(PlainStepper):
         self.kept_indices.append(batch.indices.to(positions.device)[positions])
         self.are_attacked.append(kept >= size)
         kept_images = (images, batch.y[positions], batch.weights[positions])
-        train = self._train_queued if self.rule.queue else self._train
-        return train(learner, kept_images, batch.where)
+        if self.rule.queue:
+            return self._train_queued(learner, kept_images, batch.where)
+        return self._train(learner, kept_images, batch.where)
 
     def _keep_unseen(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
         """Let the rule keep images without looking at them, and attack no more than those."""
@@ -239,7 +240,7 @@ class UpdateSubsetStepper(PlainStepper):
             "part": self.share,
             "kept": list(self.kept_indices),
             "attacked": list(self.are_attacked),
-            "waiting": None if self.queue is None else list(self.queue),
+            "waiting": self.queue and list(self.queue),
         }
 
     def restore(self, state: Snapshot) -> None:
