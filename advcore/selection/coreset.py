@@ -21,8 +21,8 @@ from advcore.objectives.base import Objective, attacked
 from advcore.rng import Stream, preserved
 from advcore.rows import Rows
 from advcore.selection.measure import Call, list_labels, measure_in_full, measure_rows, place_rows
-from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
 from advcore.selection.partition import PARTITIONS, Problem, Split
+from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
 from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings, unless
 from advcore.selection.solve import Solution, join_answers, solve_all
 from advcore.solvers import SOLVERS
