@@ -188,7 +188,7 @@ class UpdateSubsetStepper(PlainStepper):
             kept, images = self._keep_unseen(learner, batch)
         else:
             kept, images = self._keep_ranked(learner, batch)
-        positions = kept % size  # of the examples, of which each image is a clean or an attacked view
+        positions = kept % size  # images i and size + i are the clean and the attacked view of example i
         self.kept_indices.append(batch.indices.to(positions.device)[positions])
         self.are_attacked.append(kept >= size)
         kept_images = (images, batch.y[positions], batch.weights[positions])
@@ -200,10 +200,10 @@ class UpdateSubsetStepper(PlainStepper):
         """Let the rule keep images without looking at them, and attack no more than those."""
         size = len(batch.y)
         kept = self.rule.keep(self.share, None, batch.rule_stream)
-        attacked = self.rule.count_attacked(size)  # computed from settings, so that the device need not be waited for
-        clean, moved = kept.split([len(kept) - attacked, attacked])
-        moved = moved - size
-        x_adv = learner.perturb(batch.x[moved], batch.y[moved], batch.attack_stream.take(moved))
+        count = self.rule.count_attacked(size)  # from settings alone, so that the device need not be waited for
+        clean, attacked = kept.split([len(kept) - count, count])
+        attacked = attacked - size  # positions of the examples
+        x_adv = learner.perturb(batch.x[attacked], batch.y[attacked], batch.attack_stream.take(attacked))
         return kept, torch.cat([batch.x[clean], x_adv])
 
     def _keep_ranked(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:

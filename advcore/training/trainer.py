@@ -144,7 +144,7 @@ class Trainer(LoopSettings):
     @property
     def few_steps(self) -> bool:
         """Whether an epoch's attack has too few steps to judge the model."""
-        return attacked(self.objective) and getattr(self.weakest, "few_steps", False)
+        return attacked(self.objective) and getattr(self.weakest_attack, "few_steps", False)
 
     @property
     def probe(self) -> Attack | None:

@@ -65,7 +65,7 @@ INNER = {
     "training": {"loop", "minibatch", "plan", "budget"},
 }
 """Modules of these packages that are nobody's business outside."""
-BESIDE = {"training": {"loop": ("Trained", "Listener")}}
+BESIDE = {"training": {"progress": ("Trained", "Listener")}}
 """Names of inner modules that a library call meets all the same."""
 
 
