@@ -61,8 +61,8 @@ INNER = {
         *("selection_parts", "svg"),
     },
     "solvers": {"active", "batched", "products"},
-    "selection": {"solve"},
-    "training": {"loop", "minibatch", "plan", "budget"},
+    "selection": {"measure", "solve"},
+    "training": {"budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "snapshot", "steppers"},
 }
 """Modules of these packages that are nobody's business outside."""
 BESIDE = {"training": {"progress": ("Trained", "Listener")}}
