@@ -93,7 +93,7 @@ def split_whole(split: Split) -> list[Problem]:
     """Return one problem over all rows."""
     n = len(split.rows)
     everything = torch.arange(n, device=split.rows.device)
-    return [Problem("all", lambda: split.rows, everything, split.k, load_target=split.target(n))]
+    return [Problem("all", lambda: split.rows, everything, split.k, load_target=split.build_target_loader(n))]
 
 
 def split_per_class(split: Split) -> list[Problem]:
@@ -137,7 +137,7 @@ def _build_problem(split: Split, narrow: Narrow, label: int, members: Tensor, k:
     def load() -> Rows:
         return narrow(split.rows.take(members), label)
 
-    target = split.target(len(members), label, narrow)
+    target = split.build_target_loader(len(members), label, narrow)
     return Problem(f"class {label}", load, members, k, load_target=target)
 
 
@@ -157,7 +157,7 @@ def split_per_batch(split: Split) -> list[Problem]:
     k = max(1, round(split.budget * len(blocks)))
     first = torch.stack([block[0] for block in blocks])
     rows = split.rows.block_means(blocks)
-    target = split.target(len(blocks))
+    target = split.build_target_loader(len(blocks))
     return [Problem("blocks", lambda: rows, first, k, blocks=blocks, load_target=target)]
 
 

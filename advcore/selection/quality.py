@@ -38,14 +38,14 @@ def measure_quality(
     error = partial(measure_gradient_error, rows, coreset.indices)
     total = rows.total()
     facts["gradient_error"] = error(weights, total)
-    facts["gradient_error_trained"] = error(_training_coefficients(coreset, normalise).double(), total)
+    facts["gradient_error_trained"] = error(_rescale_as_trained(coreset, normalise).double(), total)
     facts["gradient_error_random"] = measure_random_error(rows, len(weights), stream, total)
     if goal is not None:
         facts["target_error"] = error(weights, goal.total() * (len(rows) / len(goal)))
     return facts
 
 
-def _training_coefficients(coreset: Coreset, normalise: str) -> Tensor:
+def _rescale_as_trained(coreset: Coreset, normalise: str) -> Tensor:
     """Return the coefficients (K,) to which the trainer's rescaling amounts over a whole epoch."""
     n, k = coreset.num_examples, len(coreset)
     if normalise == "none":

@@ -90,9 +90,9 @@ class Schedule:
         if self.budget == 1.0:
             return [Epoch(i, "full") for i in range(self.epochs)]
         warm = [Epoch(i, "full") for i in range(self.warm_epochs)]
-        return warm + [Epoch(i, self._action(i)) for i in range(self.first, self.epochs)]
+        return warm + [Epoch(i, self._choose_action(i)) for i in range(self.first, self.epochs)]
 
-    def _action(self, epoch: int) -> str:
+    def _choose_action(self, epoch: int) -> str:
         """Return what an epoch of the full run, after the warm start, trains on."""
         if self.schedule == "acs":
             since_selection = epoch % self.period

@@ -69,10 +69,10 @@ class ByBudget:
             positive("mean", self.mean),
             at_least("first", self.first, 1),
             at_least("last", self.last, 1),
-            *self._order(),
+            *self._check_order(),
         )
 
-    def _order(self) -> list[str]:
+    def _check_order(self) -> list[str]:
         """Return a problem unless first <= mean <= last."""
         try:
             ordered = self.first <= self.mean <= self.last

@@ -123,7 +123,7 @@ def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units
     results: list[Offer] = []
     least = float("inf")
     units = cost * reference_units
-    for variant in _variants(trainer):
+    for variant in _combine_savings(trainer):
         on_all_data = replace(variant, schedule=replace(variant.schedule, budget=1.0), selector=None, probe_epochs=0)
         if planned_units(on_all_data, n, held_out) <= units:
             results.append(_describe_offer(on_all_data, n, held_out, reference_units))
@@ -145,8 +145,8 @@ def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: in
     selector = trainer.selector
     attacks_to_select = selector is not None and selection_units(selector) > 0
     return Offer(
-        steps=None if trainer.attack_steps else _steps(trainer.attack),
-        selection_steps=_steps(selector.attack) if attacks_to_select else None,
+        steps=None if trainer.attack_steps else _get_steps(trainer.attack),
+        selection_steps=_get_steps(selector.attack) if attacks_to_select else None,
         period=selector and trainer.schedule.period,
         rule=trainer.minibatch,
         budget=trainer.schedule.budget,
@@ -154,14 +154,14 @@ def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: in
     )
 
 
-def _variants(trainer: Trainer) -> Iterator[Trainer]:
+def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     """Yield the trainer with all combinations of cheaper attacks, selections and minibatch rules."""
-    attacks = [_with_steps(trainer.attack, steps) for steps in _list_steps(trainer)]
+    attacks = [_replace_steps(trainer.attack, steps) for steps in _list_steps(trainer)]
     selection_attacks = [trainer.selector.attack]
     periods = [trainer.schedule.period]
     if selection_units(trainer.selector) > 0:
-        if _steps(trainer.selector.attack) != 1:
-            selection_attacks.append(_with_steps(trainer.selector.attack, 1))
+        if _get_steps(trainer.selector.attack) != 1:
+            selection_attacks.append(_replace_steps(trainer.selector.attack, 1))
         if trainer.schedule.schedule != "acs" and trainer.schedule.period is not None:
             periods.append(None)
     epochs = len(trainer.schedule.plan())
@@ -182,19 +182,19 @@ def _variants(trainer: Trainer) -> Iterator[Trainer]:
 
 def _list_steps(trainer: Trainer) -> list[int | None]:
     """Return the numbers of attack steps that are offered: the trainer's, and fewer if no schedule sets them."""
-    most = _steps(trainer.attack)
+    most = _get_steps(trainer.attack)
     if most is None or trainer.attack_steps:
         return [most]
     return [steps for steps in _STEPS if steps < most] + [most]
 
 
-def _steps(attack: Attack | None) -> int | None:
+def _get_steps(attack: Attack | None) -> int | None:
     return getattr(attack, "steps", None)
 
 
-def _with_steps(attack: Attack | None, steps: int | None) -> Attack | None:
+def _replace_steps(attack: Attack | None, steps: int | None) -> Attack | None:
     """Return the attack with `steps` steps of the size that suits so many; an attack without steps stays as it is."""
-    if _steps(attack) in (None, steps):
+    if _get_steps(attack) in (None, steps):
         return attack
     changes = {"steps": steps}
     if hasattr(attack, "step_size"):

@@ -85,11 +85,11 @@ class OneCycle:
     def factor(self, progress: float, lr_index: int) -> float:
         """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         if progress < self.peak:
-            return _cosine(self.start, 1.0, progress / self.peak)
-        return _cosine(1.0, self.end, (progress - self.peak) / (1 - self.peak))
+            return _interpolate(self.start, 1.0, progress / self.peak)
+        return _interpolate(1.0, self.end, (progress - self.peak) / (1 - self.peak))
 
 
-def _cosine(start: float, end: float, share: float) -> float:
+def _interpolate(start: float, end: float, share: float) -> float:
     """Return the value after a `share` of the way from `start` to `end`, along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 

@@ -74,13 +74,13 @@ def planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
     selections = sum(epoch.action == "select" for epoch in plan)
     selection = selections and selections * _count_measured(trainer, n, held_out) * selection_units(trainer.selector)
     return PlannedUnits(
-        training=sum(_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
+        training=sum(_count_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
         selection=selection,
         scores=probe + full_epochs * n * scoring,
     )
 
 
-def _epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
+def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
     """Return the units of the training steps of an epoch, counted from 0."""
     sizes = chunk_sizes(trainer.count_examples(action, n), trainer.batch_size)
     attack = trainer.attack_at(epoch)

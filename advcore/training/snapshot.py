@@ -54,7 +54,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "epochs": out.epochs,
             "events": out.events,
             "ledger": out.ledger.summary(),
-            "random": distributed.gathered(_random_states(loop.device)),
+            "random": distributed.gathered(_get_random_states(loop.device)),
         }
     )
     snapshot["memory"] = loop.memory and loop.memory.state()  # a copy already
@@ -160,7 +160,7 @@ def _map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return tree
 
 
-def _random_states(device: torch.device) -> Snapshot:
+def _get_random_states(device: torch.device) -> Snapshot:
     """Return the global random states, which layers such as dropout draw from."""
     _, words, gauss = random.getstate()
     _, keys, *rest = np.random.get_state()

@@ -104,13 +104,13 @@ class Trainer(LoopSettings):
                     way_out="leave it out",
                 ),
             ),
-            *self._disagreements(),
+            *self._list_disagreements(),
             unless(can_remember, must("attack.start", no_memory, "remembered")),
             steps_problem(self.attack_steps, self.attack),
             memory_problem(self.memory, self.attack),
         ]
 
-    def _disagreements(self) -> Iterator[str]:
+    def _list_disagreements(self) -> Iterator[str]:
         """Return a problem for each setting of which the selector has another value than the trainer."""
         if self.selector is None:
             return
