@@ -68,7 +68,9 @@ class Split:
         """How many examples to pick in all: max(1, round(budget N))."""
         return max(1, round(self.budget * len(self.rows)))
 
-    def target(self, count: int, label: int | None = None, narrow: Narrow | None = None) -> Callable[[], Tensor] | None:
+    def build_target_loader(
+        self, count: int, label: int | None = None, narrow: Narrow | None = None
+    ) -> Callable[[], Tensor] | None:
         """Return a function that computes `count` times the goal's mean row; None if there is no goal.
 
         label : the mean is over the goal's examples of this class, as `narrow` leaves them; None: over all.
