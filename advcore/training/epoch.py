@@ -33,7 +33,7 @@ class EpochTrainer:
     gate : what keeps steps out that are not finite, where the device decides so; else None.
     average : moving average of the weights, or None. stepper : what the minibatch rule makes of each batch.
     steps_done : training steps so far, over all epochs.
-    place, coreset : of the present epoch; a coreset of None stands for all data.
+    lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
     def __init__(self, run: "Run", memory: Perturbations | None, speed: Speed):
@@ -42,6 +42,7 @@ class EpochTrainer:
         self.memory = memory
         self.device = device_of(run.model)
         self.plan = trainer.schedule.plan()
+        self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
         self.parallel = distributed.parallel(speed.prepared(run.model))
         options = {"fused": True} if speed.fused else {}
         self.optimizer = trainer.optimizer.build(run.model, **options)
@@ -200,8 +201,7 @@ class EpochTrainer:
         if schedule.schedule == "acs":
             progress = (lr_index + share) / schedule.epochs
         else:
-            lengths = [1.0 if epoch.action == "full" else schedule.budget for epoch in self.plan]
-            progress = (sum(lengths[:i]) + share * lengths[i]) / sum(lengths)
+            progress = (sum(self.lengths[:i]) + share * self.lengths[i]) / sum(self.lengths)
         lr = self.run.trainer.optimizer.lr * self.run.trainer.lr_schedule.factor(progress, lr_index)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
