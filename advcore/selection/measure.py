@@ -105,7 +105,7 @@ def measure_in_full(selector: "AdversarialCoreset", call: Call, coreset: Coreset
     Return None where the selection's attack is no cheaper than the full one, or where rows are no gradients.
     """
     size = selector.full_examples
-    if not size or not _is_cheaper(selector) or not isinstance(measured.rows, FactoredRows | None):
+    if not size or not isinstance(measured.rows, FactoredRows | None) or not _is_cheaper(selector):
         return None
     is_outside = torch.ones(len(call.source), dtype=torch.bool)
     is_outside[coreset.indices] = False
