@@ -121,15 +121,20 @@ def _answer(solver: Solver, problems: list[Problem], generator: Stream, events: 
     pieces = Pieces(max(1, len(problems)), least=1, of="problems")
     for group in _group_problems(solver, problems):
         check()
-        tasks = [
-            Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members))
-            for p in group
-            if p.k
-        ]
-        solver, answers = _solve_within_memory(solver, pieces, tasks, events)
+        # The tasks have no name here: their rows would be held while the next ones are loaded.
+        solver, answers = _solve_within_memory(solver, pieces, _load_tasks(group, generator), events)
         for problem in group:
             yield answers.pop(0) if problem.k else _leave_out(problem)
     events.extend(pieces.events)
+
+
+def _load_tasks(problems: list[Problem], generator: Stream) -> list[Task]:
+    """Return the tasks of the problems that have a share, with their rows."""
+    return [
+        Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members))
+        for p in problems
+        if p.k
+    ]
 
 
 def _solve_within_memory(
