@@ -21,7 +21,7 @@ from advcore.evaluation.evaluate import smallest_radius
 from advcore.files import read_json, write_json
 from advcore.gradients import GRADIENTS
 from advcore.gradients.scores import score_examples
-from advcore.minibatch.gradient_matching import cosines
+from advcore.minibatch.gradient_matching import measure_cosines
 from advcore.objectives import Standard
 from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
@@ -59,7 +59,7 @@ def directions() -> list[dict]:
             GRADIENTS["last_layer"].measure(model, data.train, **{**how, "objective": Standard(), "attack": None}).rows
         )
         robust = score_examples(loss, model, data.train, attacked=True, **how).rows.matrix[:, 0]
-        now = {"rows": rows, "scores": cosines(rows), "robust": robust}
+        now = {"rows": rows, "scores": measure_cosines(rows), "robust": robust}
         if before:
             norms = (rows.squared_norms() * before["rows"].squared_norms()).sqrt().clamp_min(1e-300)
             totals = [one.total().flatten() for one in (rows, before["rows"])]

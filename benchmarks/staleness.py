@@ -25,7 +25,7 @@ from advcore.rng import Stream
 from advcore.runner.config import load
 from advcore.runner.environment import environment
 from advcore.runner.prepare import prepare
-from advcore.selection.quality import gradient_error, random_gradient_error
+from advcore.selection.quality import measure_gradient_error, measure_random_error
 from advcore.training.loop import Listener
 
 HERE = Path(__file__).parent
@@ -64,9 +64,9 @@ def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
         inside[chosen[0].indices] = True
         found.append(
             {
-                "coreset": gradient_error(rows, chosen[0].indices, chosen[0].weights.double()),
-                "random subset": random_gradient_error(rows, len(chosen[0]), STREAM, rows.total()),
-                "batch": random_gradient_error(rows, trainer.batch_size, STREAM, rows.total()),
+                "coreset": measure_gradient_error(rows, chosen[0].indices, chosen[0].weights.double()),
+                "random subset": measure_random_error(rows, len(chosen[0]), STREAM, rows.total()),
+                "batch": measure_random_error(rows, trainer.batch_size, STREAM, rows.total()),
                 "loss inside": float(losses[inside].mean()),
                 "loss outside": float(losses[~inside].mean()),
             }

@@ -22,7 +22,8 @@ from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.speed import Speed, passed
-from advcore.training import SGD, Adam, loop
+from advcore.training import SGD, Adam
+from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
 from advcore.training.lr import Constant
 from advcore.training.step import Gate
@@ -252,7 +253,7 @@ def test_no_step_asks_the_device_for_a_number(model, source, rule, monkeypatch):
 
 def test_the_moving_average_is_that_of_torch(model, source, monkeypatch):
     ours = trained(model, source, Speed(), ema=0.9)[0].last
-    monkeypatch.setattr(loop.Loop, "_averaged", lambda self: self.average.update_parameters(self.model))
+    monkeypatch.setattr(EpochTrainer, "_update_average", lambda self: self.average.update_parameters(self.run.model))
     theirs = trained(model, source, Speed(), ema=0.9)[0].last
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
@@ -338,7 +339,7 @@ def test_a_gate_looks_by_itself_now_and_then():
     gate = Gate(CPU)
     optimizer = SGD(lr=1e-3).build(model, fused=True)
     steps(optimizer, model, gate, [1.0] * (Gate.OFTEN + 3))
-    assert len(gate._wheres) == 3
+    assert len(gate._places) == 3
     with pytest.raises(NonFiniteError, match="step 1;"):
         steps(optimizer, model, gate, [1.0, float("nan")] + [1.0] * Gate.OFTEN)
 

@@ -62,11 +62,11 @@ INNER = {
         *("run_page", "runs_page", "scales", "selection_parts", "settings_parts", "svg"),
     },
     "solvers": {"active", "batched", "products"},
-    "selection": {"solve"},
-    "training": {"loop", "minibatch", "plan", "budget"},
+    "selection": {"measure", "solve"},
+    "training": {"budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "snapshot", "steppers"},
 }
 """Modules of these packages that are nobody's business outside."""
-BESIDE = {"training": {"loop": ("Trained", "Listener")}}
+BESIDE = {"training": {"progress": ("Trained", "Listener")}}
 """Names of inner modules that a library call meets all the same."""
 
 

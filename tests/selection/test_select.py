@@ -20,7 +20,7 @@ from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import OBJECTIVES, Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.selection.partition import PARTITIONS
-from advcore.selection.quality import gradient_error
+from advcore.selection.quality import measure_gradient_error
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD
@@ -305,8 +305,8 @@ def test_bad_settings_name_themselves_and_their_value(setting, value):
 
 def test_errors_are_measured_with_the_weights_as_given(model, source):
     rows = measured(model, source, Standard(), None)
-    assert gradient_error(rows, torch.arange(96), torch.ones(96)) == pytest.approx(0, abs=1e-12)
-    assert gradient_error(rows, torch.arange(96), torch.zeros(96)) == pytest.approx(1)
+    assert measure_gradient_error(rows, torch.arange(96), torch.ones(96)) == pytest.approx(0, abs=1e-12)
+    assert measure_gradient_error(rows, torch.arange(96), torch.zeros(96)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("solver", [GradMatch(), Random(redraw=False)], ids=lambda s: type(s).__name__)
@@ -314,7 +314,7 @@ def test_a_batchs_own_sum_cancels_the_weights_of_whole_blocks(model, source, sol
     coreset = selector(solver, partition="per_batch", normalise="batch").select(model, source, seed=0)
     if solver.reads is not None:
         rows = measured(model, source, Trades(), ATTACK)
-        uniform = gradient_error(rows, coreset.indices, torch.full((len(coreset),), 96 / len(coreset)))
+        uniform = measure_gradient_error(rows, coreset.indices, torch.full((len(coreset),), 96 / len(coreset)))
         assert coreset.quality["gradient_error_trained"] == pytest.approx(uniform, rel=1e-5)
     else:
         later = selector(solver, partition="per_batch").select(model, source, seed=0, epoch=3)

@@ -12,8 +12,9 @@ from advcore.evaluation.evaluate import wilson
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
 from advcore.training import SGD, Constant
-from advcore.training import loop as module
-from advcore.training.loop import Listener, collapsed
+from advcore.training import judge as module
+from advcore.training.judge import is_collapse
+from advcore.training.loop import Listener
 
 pytestmark = pytest.mark.case("E10")
 
@@ -39,7 +40,7 @@ def probe(share, n=200):
     ],
 )
 def test_a_fall_counts_beyond_a_fifth_and_beyond_noise(before, after, n, expected):
-    assert collapsed(probe(before, n), probe(after, n)) == expected
+    assert is_collapse(probe(before, n), probe(after, n)) == expected
 
 
 def fit(model, source, monkeypatch, accuracies, attack=None):

@@ -27,9 +27,10 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch, Random
 from advcore.training import SGD
-from advcore.training.minibatch import Batch, OfUpdates, follow
+from advcore.training.minibatch import build_stepper
 from advcore.training.plan import planned_units
-from advcore.training.step import Learner
+from advcore.training.step import Batch, Learner
+from advcore.training.steppers import UpdateSubsetStepper
 from advcore.training.trainer import Trainer
 
 K, SIZE, N = 3, 16, 96
@@ -62,12 +63,20 @@ def learner(model, objective=None, ledger=None, **settings):
 def batch(source, indices=None, weights=None):
     indices = torch.arange(SIZE) if indices is None else indices
     _, x, y = next(source.batches([indices]))
-    streams = [Stream(seed=0, purpose=name).at(indices) for name in ("attack", "minibatch")]
-    return Batch(indices, x, y, torch.ones(len(y)) if weights is None else weights, *streams, lambda: "here", len(y))
+    return Batch(
+        indices=indices,
+        x=x,
+        y=y,
+        weights=torch.ones(len(y)) if weights is None else weights,
+        attack_stream=Stream(seed=0, purpose="attack").at(indices),
+        rule_stream=Stream(seed=0, purpose="minibatch").at(indices),
+        where=lambda: "here",
+        images=len(y),
+    )
 
 
 def followed(rule, model, source):
-    return follow(rule, model, source, attack=ATTACK, batch_size=SIZE)
+    return build_stepper(rule, model, source, attack=ATTACK, batch_size=SIZE)
 
 
 # ---- cost ----
@@ -211,9 +220,9 @@ def test_a_selective_step_is_sgd_on_the_mixed_loss(model, source, objective, cor
     margins = torch.stack(
         [z[y] - max(z[k] for k in range(4) if k != y) for z, y in zip(slow(one.x), one.y, strict=True)]
     )
-    picked = rule.pick(state_seen(margins), one.rule)
+    picked = rule.pick(state_seen(margins), one.rule_stream)
     i = picked.positions
-    x_adv = learner(slow, objective).perturbed(one.x[i], one.y[i], one.attack.take(i))
+    x_adv = learner(slow, objective).perturb(one.x[i], one.y[i], one.attack_stream.take(i))
     slow.train()
     inputs = {"clean": one.x[i], "adversarial": x_adv}
     losses = objective.loss(one.y[i], **{name: slow(inputs[name]) for name in objective.passes})
@@ -240,16 +249,16 @@ def test_a_step_on_a_part_of_the_images_is_sgd_on_their_weighted_losses(model, s
     state = followed(rule, fast, source)
     state.begin(0, [])
     found, n = state.step(learner(fast), one)
-    told = state.end(learner(fast))
+    told = state.summarize(learner(fast))
 
-    x_adv = learner(slow).perturbed(one.x, one.y, one.attack)
+    x_adv = learner(slow).perturb(one.x, one.y, one.attack_stream)
     images, y = [*one.x, *x_adv], one.y.repeat(2)
     slow.eval().requires_grad_(False)
     losses = [float(F.cross_entropy(slow(image[None]), label[None])) for image, label in zip(images, y, strict=True)]
     if name == "loss_ranked":
         kept = sorted(sorted(range(2 * SIZE), key=lambda i: -losses[i])[:8])
     else:
-        kept = rule.keep(0.25, None, one.rule).tolist()
+        kept = rule.keep(0.25, None, one.rule_stream).tolist()
         assert sum(i >= SIZE for i in kept) == 4
     slow.train().requires_grad_(True)
     logits = slow(torch.stack([images[i] for i in kept]))
@@ -284,7 +293,7 @@ def test_scores_are_those_of_autograd_one_example_at_a_time(model, source):
         rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [head.weight, head.bias])]).double())
     rows = torch.stack(rows)
     expected = F.cosine_similarity(rows, rows.sum(0, keepdim=True), dim=1).clamp_min(0) + 1e-6
-    assert torch.allclose(GradientMatching().preferences(look), expected, atol=1e-5)
+    assert torch.allclose(GradientMatching().compute_preferences(look), expected, atol=1e-5)
     z = model(one.x).detach()
     assert torch.allclose(look.residuals, z.softmax(1) - F.one_hot(one.y, 4), atol=1e-6)
     assert torch.equal(look.residuals, residuals(Standard(), one.y, {"clean": z})["clean"])
@@ -311,7 +320,7 @@ def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_re
 ):
     """9 of 32 images of each of 6 batches: 54, as 3 steps of 16 and one of 6; image, label and weight stay together."""
     steps, kept = [], []
-    learn, queued = OfUpdates._learn, OfUpdates._queued
+    learn, queued = UpdateSubsetStepper._train, UpdateSubsetStepper._train_queued
 
     def watched(self, one, new, where):
         steps.append(new)
@@ -321,8 +330,8 @@ def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_re
         kept.append(new)
         return queued(self, one, new, where)
 
-    monkeypatch.setattr(OfUpdates, "_learn", watched)
-    monkeypatch.setattr(OfUpdates, "_queued", watching)
+    monkeypatch.setattr(UpdateSubsetStepper, "_train", watched)
+    monkeypatch.setattr(UpdateSubsetStepper, "_train_queued", watching)
     found = trainer(RULES["loss_ranked"](p_up=0.3, queue=True), epochs=1).fit(model, source, seed=0)
     assert [len(new[1]) for new in steps] == [16, 16, 16, 6] and [len(new[1]) for new in kept] == [9] * 6
     for learned, waited in zip(zip(*steps, strict=True), zip(*kept, strict=True), strict=True):
@@ -365,8 +374,8 @@ def test_overlap_and_spread_by_hand(source, model):
     for epoch in range(2):
         state.begin(epoch, [])
         one = batch(source)
-        state.step(learner(model), dataclasses.replace(one, rule=one.rule.at_epoch(epoch)))
-        told.append(state.end(learner(model)))
+        state.step(learner(model), dataclasses.replace(one, rule_stream=one.rule_stream.at_epoch(epoch)))
+        told.append(state.summarize(learner(model)))
     assert [one["overlap"] for one in told] == [None, 0.5] and [one["coverage"] for one in told] == [4 / N, 6 / N]
     counts = [1, 1, 2, 2, 1, 1]
     entropy = -sum(c / 8 * math.log(c / 8) for c in counts)
@@ -447,22 +456,22 @@ def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, sour
 
 
 def test_the_radius_is_of_kept_examples_in_the_ball_of_the_whole_attack(model, source, monkeypatch):
-    from advcore.training import minibatch
+    from advcore.training import steppers
 
-    asked, original = [], minibatch.smallest_radius
+    asked, original = [], steppers.smallest_radius
 
     def watched(model, source, attack, indices, **how):
         asked.append((attack, indices))
         return original(model, source, attack, indices, **how)
 
-    monkeypatch.setattr(minibatch, "smallest_radius", watched)
+    monkeypatch.setattr(steppers, "smallest_radius", watched)
     rule = RULES["loss_ranked"](p_up=0.1, probed=4)
     state = followed(rule, model, source)
     state.begin(0, [])
     one = batch(source, torch.arange(40, 56))
     state.step(learner(model), one)
-    kept = torch.cat(state.kept).unique()
-    state.end(learner(model, attack=ATTACK.scaled(0.1)))
+    kept = torch.cat(state.kept_indices).unique()
+    state.summarize(learner(model, attack=ATTACK.scaled(0.1)))
     ((attack, indices),) = asked
     assert attack == ATTACK and set(indices.tolist()) <= set(kept.tolist()) and int(indices.min()) >= 40
 

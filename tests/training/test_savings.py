@@ -26,7 +26,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, ByBudget, Linear, Steady
 from advcore.training import loop as module
-from advcore.training.budget import budget_at_cost, offers, with_budget
+from advcore.training.budget import budget_at_cost, offers, replace_budget
 from advcore.training.plan import planned_units, reference
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
@@ -70,7 +70,7 @@ def test_on_frozen_weights_two_epochs_of_attacks_are_one_of_twice_the_steps(mode
         )
         batches = source.batches(chunked(torch.arange(N), SIZE))
         stream = Stream(seed=0, purpose="attack", epoch=epoch)
-        return torch.cat([made.perturbed(x, y, stream.at(indices)) for indices, x, y in batches])
+        return torch.cat([made.perturb(x, y, stream.at(indices)) for indices, x, y in batches])
 
     for epoch in range(2):
         memory.begin(torch.arange(N), None)
@@ -452,13 +452,13 @@ def random_plan(seed):
 def test_a_planned_cost_is_what_is_spent_within_2_percent(model, source, seed):
     made = random_plan(seed)
     units = reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    cost = sum(planned_units(with_budget(made, k / N), N) for k in (2, N - 1)) / 2 / units  # half-way
+    cost = sum(planned_units(replace_budget(made, k / N), N) for k in (2, N - 1)) / 2 / units  # half-way
     budget = budget_at_cost(made, N, 0, cost, units)
-    bought = with_budget(made, budget)
+    bought = replace_budget(made, budget)
     planned, spent = planned_units(bought, N), bought.fit(model, source, seed=0).ledger.units()
     assert abs(planned - spent) <= 0.02 * spent
     assert planned <= cost * units
-    more = with_budget(made, round(budget * N + 1) / N)
+    more = replace_budget(made, round(budget * N + 1) / N)
     assert planned_units(more, N) > cost * units  # one example more is too many
 
 
@@ -478,7 +478,7 @@ def test_what_is_offered_costs_what_is_told(model, source, seed):
     if one.selection_steps:
         chooser = dataclasses.replace(chooser, attack=chooser.attack.changed(steps=one.selection_steps))
     same = dataclasses.replace(made, attack=attack, minibatch=one.rule, selector=chooser)
-    same = with_budget(
+    same = replace_budget(
         dataclasses.replace(same, schedule=dataclasses.replace(same.schedule, period=one.period)), one.budget
     )
     assert same.fit(model, source, seed=0).ledger.units() / units == pytest.approx(one.cost, rel=1e-9)
@@ -494,10 +494,10 @@ def test_budgets_that_the_trainer_refuses_are_stepped_over(model, source, more):
     """With few examples no full epoch is left to score, or fewer epochs than the rule's warm-up."""
     made = trainer(ATTACK, **more)
     with pytest.raises(ConfigError):
-        with_budget(made, 2 / N)
+        replace_budget(made, 2 / N)
     units = reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
     budget = budget_at_cost(made, N, 0, 0.3, units)
-    assert with_budget(made, budget).fit(model, source, seed=0).ledger.units() <= 0.3 * units
+    assert replace_budget(made, budget).fit(model, source, seed=0).ledger.units() <= 0.3 * units
     assert offers(made, N, 0, 0.3, units)
     with pytest.raises(ConfigError, match=r"cost must be at least 0\.[12]"):
         budget_at_cost(made, N, 0, 0.05, units)

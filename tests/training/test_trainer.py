@@ -18,7 +18,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, Constant
 from advcore.training.loop import Listener
-from advcore.training.plan import planned_units, reference, step_units
+from advcore.training.plan import count_step_units, planned_units, reference
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
@@ -85,7 +85,9 @@ def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
 @by_plain_kernels
 def test_the_full_run_costs_its_reference(model, source):
     trained = trainer().fit(model, source, seed=0)
-    assert trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * step_units(Pgd(), ATTACK)
+    assert (
+        trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * count_step_units(Pgd(), ATTACK)
+    )
 
 
 @by_plain_kernels
