@@ -60,7 +60,7 @@ INNER = {
         *("card", "charts", "compare", "front", "outcome_parts", "page", "parts", "run_page", "runs_page", "scales"),
         *("selection_parts", "svg"),
     },
-    "solvers": {"active", "batched", "products"},
+    "solvers": {"active", "batched", "leap", "products"},
     "selection": {"solve"},
     "training": {"loop", "minibatch", "plan", "budget"},
 }
