@@ -22,9 +22,8 @@ _TILE = 512  # rows and columns of a matrix that are computed at a time: 2 MB of
 
 def matrix_dtype(rows: Rows) -> torch.dtype:
     """Return the dtype of a matrix over all pairs: float64 for float64 rows and for up to 2048 rows, else float32."""
-    if rows.dtype == torch.float64 or len(rows) <= EXACT_UP_TO:
-        return torch.float64
-    return torch.float32
+    is_exact = rows.dtype == torch.float64 or len(rows) <= EXACT_UP_TO
+    return torch.float64 if is_exact else torch.float32
 
 
 def use_exact_factors(rows: Rows) -> Rows:
@@ -32,9 +31,8 @@ def use_exact_factors(rows: Rows) -> Rows:
 
     Rows of more than 32 MiB, and rows in a file, are returned as they are.
     """
-    if rows.dtype != torch.float64 and rows.nbytes <= CONVERTED and _is_in_memory(rows):
-        return rows.exact()
-    return rows
+    is_converted = rows.dtype != torch.float64 and rows.nbytes <= CONVERTED and _is_in_memory(rows)
+    return rows.exact() if is_converted else rows
 
 
 def _is_in_memory(rows: Rows) -> bool:
@@ -43,8 +41,7 @@ def _is_in_memory(rows: Rows) -> bool:
 
 def matrix_bytes(n: int) -> int:
     """Return the size of a matrix over all pairs of n float32 rows, in bytes."""
-    itemsize = 8 if n <= EXACT_UP_TO else 4
-    return itemsize * n * n
+    return (8 if n <= EXACT_UP_TO else 4) * n * n
 
 
 def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float = 1.0) -> Tensor:
@@ -56,25 +53,13 @@ def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float =
     if dtype == torch.float32 and isinstance(rows, FactoredRows) and _is_in_memory(rows):
         small, scale = rows.in_float32()
         with full_float32():
-            return _fill_symmetric(small, dtype, _scale_by(scale * (scale / unit)), products=dtype)
-    return _fill_symmetric(rows, dtype, _scale_by(1 / unit))
-
-
-def _scale_by(factor: float) -> Callable[[Tensor, Where, Where], Tensor]:
-    """Return a function that multiplies a tile of inner products, in its own memory."""
-
-    def scale(tile: Tensor, i: Where, j: Where) -> Tensor:
-        return tile.mul_(factor)
-
-    return scale
+            return _fill_symmetric(small, dtype, lambda tile, i, j: tile.mul_(scale * (scale / unit)), products=dtype)
+    return _fill_symmetric(rows, dtype, lambda tile, i, j: tile.mul_(1 / unit))
 
 
 def natural_unit(squared_norms: Tensor) -> float:
     """Return a power of two near the largest squared norm: inner products over it fit float32 and lose no digit."""
-    largest = float(squared_norms.max())
-    if largest > 0:
-        return 2.0 ** math.floor(math.log2(largest))
-    return 1.0
+    return 2.0 ** math.floor(math.log2(float(squared_norms.max()) or 1.0))
 
 
 def distance_matrix(
@@ -86,8 +71,7 @@ def distance_matrix(
     row's passes cancel, than 1e-7 x the passes' own norms, are at distance 0: float32 factors can hardly tell them
     apart. Cost as `gram_matrix`.
     """
-    measure = distances_between(rows, squared=squared, unit=unit)
-    return _fill_symmetric(rows, dtype, measure).fill_diagonal_(0)
+    return _fill_symmetric(rows, dtype, distances_between(rows, squared=squared, unit=unit)).fill_diagonal_(0)
 
 
 def distances_between(
@@ -100,9 +84,7 @@ def distances_between(
     def measure(tile: Tensor, i: Where, j: Where) -> Tensor:
         tile.mul_(-2).add_(norms[i][:, None]).add_(norms[j][None, :])
         tile.masked_fill_(tile <= least[i][:, None] + least[j][None, :], 0)
-        if not squared:
-            tile.sqrt_()
-        return tile.div_(unit)
+        return (tile if squared else tile.sqrt_()).div_(unit)
 
     return measure
 
@@ -119,8 +101,7 @@ def _fill_symmetric(
     products : dtype in which inner products are computed.
     """
     n = len(rows)
-    if products == torch.float64:
-        rows = use_exact_factors(rows)
+    rows = use_exact_factors(rows) if products == torch.float64 else rows
     matrix = torch.empty(n, n, dtype=dtype, device=rows.device)
     for i in cut(ALL, n, _TILE):
         for j in cut(slice(i.start, n), n, _TILE):

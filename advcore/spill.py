@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -36,17 +35,14 @@ class Column:
 
     def __init__(self, length: int, folder: Path | None = None):
         self._length = length
-        self._filled = 0
         self._folder = folder
-        self._file = self._open_file()
+        self._filled = 0
+        self._file = None
+        if folder is not None:
+            with self._naming_folder():
+                self._file = tempfile.TemporaryFile(dir=folder, prefix="advcore-rows-")  # noqa: SIM115
         self._numbers: Tensor | None = None  # all of them, or, for a column in a file, none: only dtype and width
         self._mapped: np.memmap | None = None
-
-    def _open_file(self) -> BinaryIO | None:
-        if self._folder is None:
-            return None
-        with self._naming_folder():
-            return tempfile.TemporaryFile(dir=self._folder, prefix="advcore-rows-")
 
     @contextlib.contextmanager
     def _naming_folder(self) -> Iterator[None]:
@@ -54,8 +50,8 @@ class Column:
         try:
             yield
         except OSError as error:
-            way_out = "gradient rows go there; free space, or set TMPDIR"
-            raise OSError(error.errno, f"{error.strerror}; {way_out}", str(self._folder)) from None
+            problem = f"{error.strerror}; gradient rows go there; free space, or set TMPDIR"
+            raise OSError(error.errno, problem, str(self._folder)) from None
 
     def append(self, part: Tensor) -> None:
         """Append the next (b, width) numbers. Raises OSError, with the folder, for what does not fit."""
@@ -76,8 +72,7 @@ class Column:
         with self._naming_folder():
             self._file.flush()
             self._mapped = np.memmap(self._file, dtype=np.uint8, mode="c")
-        numbers = torch.from_numpy(self._mapped).view(self._numbers.dtype)
-        return numbers.view(self._length, *self._numbers.shape[1:])
+        return torch.from_numpy(self._mapped).view(self._numbers.dtype).view(self._length, *self._numbers.shape[1:])
 
     def release(self) -> None:
         """Give the memory of what was read from the file back to the system; it is read again when needed."""

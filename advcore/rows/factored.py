@@ -8,20 +8,20 @@ factors: N (C + D) numbers for each pass instead of N C (D + 1).
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import chain, product
 
 import torch
 from torch import Tensor
 
 from advcore.errors import DataError, one_of, require
-from advcore.rows.positions import ALL, Where, count, cut
-from advcore.rows.written_out import BlockRows
+from advcore.rows.written_out import ALL, BlockRows, Where, cut
 
 KINDS = ("full", "weight", "bias")
 _AT_ONCE = 512  # rows that a sum turns to float64 at a time
 
+# residuals (n, C) and features (n, F) of one forward pass, whose outer products are its part of n rows
 Pass = tuple[Tensor, Tensor]
-"""Residuals (n, C) and features (n, F) of one forward pass; the rows' part of it is their outer products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +63,7 @@ class FactoredRows:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the widest factor."""
-        widest = self.residuals[0].dtype
-        for part in self._factors:
-            widest = torch.promote_types(widest, part.dtype)
-        return widest
+        return reduce(torch.promote_types, (part.dtype for part in self._factors))
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +89,7 @@ class FactoredRows:
         scaled_sides = []
         for side in self._sides(torch.promote_types(self.dtype, torch.float32)):
             largest = max(float(part.abs().max()) for part in side)
-            power = _power_of_two_above(largest)
+            power = 2.0 ** math.ceil(math.log2(largest or 1.0))
             scaled_sides.append(tuple((part / power).float() for part in side))
             scale *= power
         residuals, features = scaled_sides
@@ -120,8 +117,6 @@ class FactoredRows:
 
         Rounding is relative to these where the passes of a row cancel.
         """
-        if len(self.residuals) == 1:
-            return self.squared_norms()
         return self._map_rows(_squared_parts)
 
     def total(self, i: Where = ALL) -> Tensor:
@@ -143,11 +138,7 @@ class FactoredRows:
         Cost O(N C D).
         """
         target = target.to(dtype)
-
-        def correlate_piece(passes: list[Pass]) -> Tensor:
-            return sum(((a @ target) * g).sum(1) for a, g in passes)
-
-        return self._map_rows(correlate_piece, dtype)
+        return self._map_rows(lambda passes: sum(((a @ target) * g).sum(1) for a, g in passes), dtype)
 
     def inner(self, other: "FactoredRows") -> Tensor:
         """Return <G_i, H_i> of each row with the same example's row of `other`, (N,) float64.
@@ -179,7 +170,6 @@ class FactoredRows:
         return values
 
     def _pieces(self, i: Where = ALL, dtype: torch.dtype = torch.float64) -> Iterator[list[Pass]]:
-        """Yield the passes of the rows at `i`, a few rows at a time."""
         return (self._passes(piece, dtype) for piece in cut(i, len(self), _AT_ONCE))
 
     def _passes(self, i: Where = ALL, dtype: torch.dtype = torch.float64) -> list[Pass]:
@@ -189,8 +179,7 @@ class FactoredRows:
 
     def _sides(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return the residuals of all passes, and their features as the kind sees them, in `dtype`."""
-        residuals, features = zip(*self._passes(dtype=dtype), strict=True)
-        return residuals, features
+        return tuple(zip(*self._passes(dtype=dtype), strict=True))
 
     def _read(self, part: Tensor, i: Where) -> Tensor:
         """Return `part[i]`; if it is read from a file, a copy, so that the file's pages can be given back."""
@@ -202,21 +191,12 @@ class FactoredRows:
 
     def _read_features(self, part: Tensor, i: Where, dtype: torch.dtype) -> Tensor:
         """Return the features at `i` as the kind sees them: with a 1 for the bias, without it, or that 1 alone."""
-        if self.kind == "bias":
-            return part.new_ones(count(i, len(self)), 1, dtype=dtype)
-        features = self._read(part, i)
+        features = self._read(part[:, :0] if self.kind == "bias" else part, i)
         if self.kind == "weight":
             return features.to(dtype)
         extended = features.new_ones(len(features), features.shape[1] + 1, dtype=dtype)
         extended[:, :-1] = features
         return extended
-
-
-def _power_of_two_above(value: float) -> float:
-    """Return the smallest power of two that is at least `value`, or 1 for a value of 0."""
-    if value > 0:
-        return 2.0 ** math.ceil(math.log2(value))
-    return 1.0
 
 
 def _inner_products(left: list[Pass], right: list[Pass]) -> Tensor:
@@ -240,3 +220,9 @@ def _sum_products(passes: Iterable[Pass]) -> Tensor:
     for a, g in passes:
         total.addmm_(a.T, g)
     return total
+
+
+def first_not_finite(squared_norms: Tensor) -> int | None:
+    """Return the position of the first row with NaN or infinity, judged by its norm, or None."""
+    positions = (~torch.isfinite(squared_norms)).nonzero()
+    return int(positions[0]) if len(positions) else None

@@ -1,4 +1,4 @@
-"""Rows written out as a matrix, and means of blocks of rows, which are written out a tile at a time."""
+"""Rows written out as a matrix, means of blocks of rows, and how positions of rows are cut into pieces."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from advcore.rows.positions import ALL, Where, cut
-
 if TYPE_CHECKING:
     from advcore.rows.factored import FactoredRows
 
+Where = Tensor | slice
+ALL = slice(None)
 _TILE = 256 * 2**20  # bytes of block means that are written out at a time
+
+
+def cut(i: Where, n: int, size: int) -> Iterator[Where]:
+    """Yield the positions `i`, each in 0..n - 1, in pieces of at most `size`; a slice is cut into slices.
+
+    No positions give one empty piece.
+    """
+    if isinstance(i, Tensor):
+        yield from i.split(size)
+        return
+    start, stop, _ = i.indices(n)
+    for low in range(start, max(stop, start + 1), size):
+        yield slice(low, min(low + size, stop))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +157,11 @@ class BlockRows:
 
     @property
     def _width(self) -> int:
-        """How many numbers a row has."""
         return self.members.total(slice(0, 1)).numel()
 
     def _blocks_at(self, i: Where) -> tuple[Tensor, ...]:
-        if isinstance(i, Tensor):
-            return tuple(self.blocks[position] for position in i.tolist())
-        return self.blocks[i]
+        positions = torch.arange(len(self.blocks), device=self.device)[i]
+        return tuple(self.blocks[position] for position in positions.tolist())
 
     def _cut(self, i: Where) -> Iterator[Where]:
         """Cut positions into pieces whose means fit into a tile."""

@@ -38,19 +38,16 @@ class ActiveSet:
         self._joins = 0
         self._inverse = np.zeros((capacity, capacity))  # B
         self._panel_widths = np.zeros(-(-capacity // _PANEL), dtype=np.int64)  # columns that a panel of B may fill
-        self._dependent = dependent
-        self._nonnegative = nonnegative
+        self._dependent, self._nonnegative = dependent, nonnegative
 
     @classmethod
     def from_inverse(cls, inverse: np.ndarray, weights: np.ndarray, refitted: np.ndarray) -> "ActiveSet":
         """Build a set in which all m rows are in use, at `weights`, and are to walk to `refitted`; `inverse` is B."""
         m = len(weights)
         active = cls(0)
-        active.members = np.arange(m)
-        active.weights = weights.copy()
+        active.members, active._join_number = np.arange(m), np.arange(m)
+        active.weights, active._refitted = weights.copy(), refitted.copy()
         active.high = m
-        active._refitted = refitted.copy()
-        active._join_number = np.arange(m)
         active._inverse = inverse
         active._panel_widths = np.full(-(-m // _PANEL), m)
         return active
@@ -137,8 +134,7 @@ class ActiveSet:
 
     def _find_falling(self) -> np.ndarray:
         """Return the slots whose refitted weight is not positive, none if weights may have any sign."""
-        is_used = self.members[: self.high] >= 0
-        return np.flatnonzero(self._nonnegative & (self._refitted[: self.high] <= 0) & is_used)
+        return np.flatnonzero(self._nonnegative & (self._refitted[: self.high] <= 0) & (self.members[: self.high] >= 0))
 
     def _remove(self, slot: int) -> None:
         """Free a slot, and refit the weights of the others."""
@@ -175,7 +171,6 @@ class ActiveSet:
         return solution, explained
 
     def _multiply_transposed(self, y: np.ndarray) -> np.ndarray:
-        """Return B^T y, (high,)."""
         product = np.zeros(self.high)
         for start, panel in self._iterate_panels():
             product[: panel.shape[1]] += y[start : start + len(panel)] @ panel

@@ -78,9 +78,7 @@ def refuse_target(solver: object, target: Tensor | None) -> None:
 def memory_of(solver: object, n: int, k: int) -> dict[str, int]:
     """Return the bytes that a solver says it takes beside n rows; 0 if it does not say."""
     measure = getattr(solver, "memory", None)
-    if measure is None:
-        return {"matrix": 0, "solver": 0}
-    return measure(n, k)
+    return measure(n, k) if measure else {"matrix": 0, "solver": 0}
 
 
 def scores_file(solver: object) -> str | None:

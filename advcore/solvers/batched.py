@@ -61,17 +61,11 @@ class _Batch:
     def __init__(
         self, grams: Sequence[Tensor], problems: Sequence[PursuitProblem], *, nonnegative: bool, tolerance: float
     ):
+        self.nonnegative, self.tolerance = nonnegative, tolerance
         self.device = grams[0].device
-        self.count = len(grams)
+        self.each = torch.arange(len(grams), device=self.device)
         self.n = max(map(len, grams))
         self.k = max(problem.k for problem in problems)
-        self.nonnegative = nonnegative
-        self.tolerance = tolerance
-        self._load_problems(grams, problems)
-        self._start()
-
-    def _load_problems(self, grams: Sequence[Tensor], problems: Sequence[PursuitProblem]) -> None:
-        """Pad what the problems are made of into tensors."""
         precise = grams[0].dtype == torch.float64
         self.gram = self._zeros(self.n, self.n, dtype=grams[0].dtype)
         for padded, gram in zip(self.gram, grams, strict=True):
@@ -79,41 +73,30 @@ class _Batch:
         self.diagonal = self.gram.diagonal(dim1=1, dim2=2).double()
         self.correlation = self._pad((problem.correlation for problem in problems), torch.float64)
         self.open = self._pad((problem.open_rows() for problem in problems), torch.bool)
-        self.target_norm = self._list([problem.target_norm for problem in problems], torch.float64)
-        self.ridge = self._list([problem.ridge for problem in problems], torch.float64)
-        self.ks = self._list([problem.k for problem in problems], torch.long)
+        scalars = [(problem.target_norm, problem.ridge, problem.k) for problem in problems]
+        self.target_norm, self.ridge, self.ks = torch.tensor(scalars, dtype=torch.float64, device=self.device).T
         self.least = LEAST[precise] * self.target_norm[:, None] * self.diagonal.clamp_min(0).sqrt()
         self.dependent = PIVOT[precise]
+        self._free_slots()
 
-    def _start(self) -> None:
-        """Begin all pursuits with free slots."""
-        self.each = torch.arange(self.count, device=self.device)
+    def _free_slots(self) -> None:
         self.used = self._zeros(self.k, self.n, dtype=self.gram.dtype)
         self.inverse = self._zeros(self.k, self.k)
-        self.members = self._zeros(self.k, dtype=torch.long)
         self.live = self._zeros(self.k, dtype=torch.bool)
-        self.join_step = self._zeros(self.k, dtype=torch.long)
-        self.weights = self._zeros(self.k)
-        self.refitted = self._zeros(self.k)
-        self.applied = self._zeros(self.k)
+        self.members, self.join_step = (self._zeros(self.k, dtype=torch.long) for _ in range(2))
+        self.weights, self.refitted, self.applied = (self._zeros(self.k) for _ in range(3))
         self.residual_correlation = self.correlation.clone()
         self.running = ~self._zeros(dtype=torch.bool)
         self.stopped = self._zeros(dtype=torch.long)
         self.newest = self._zeros(dtype=torch.long) - 1  # the row that joined in the last step, -1 if none did
         self.residuals = [self._zeros(0)]  # a column (P, 1) for each step,
         self.is_counted = [self._zeros(0, dtype=torch.bool)]  # and whether it counts: a row joined
-        self.high = 0
-        self.steps = 0
+        self.high = self.steps = 0
 
     def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.zeros(self.count, *shape, dtype=dtype, device=self.device)
-
-    def _list(self, values: list[float], dtype: torch.dtype) -> Tensor:
-        """Return a number for each problem, (P,)."""
-        return torch.tensor(values, dtype=dtype, device=self.device)
+        return torch.zeros(len(self.each), *shape, dtype=dtype, device=self.device)
 
     def _pad(self, arrays: Iterable[np.ndarray], dtype: torch.dtype) -> Tensor:
-        """Return an array for each problem, (P, N), with zeros at their ends."""
         padded = self._zeros(self.n, dtype=dtype)
         for row, array in zip(padded, arrays, strict=True):
             row[: len(array)] = torch.as_tensor(array, device=self.device)
@@ -138,11 +121,9 @@ class _Batch:
         slot = slot[here]
         dropped = self.members[which, slot]
         self.open[which, dropped] = dropped != self.newest[which]
-        self.inverse[which, slot] = 0
-        self.inverse[which, :, slot] = 0
+        self.inverse[which, slot] = self.inverse[which, :, slot] = 0
+        self.weights[which, slot] = self.refitted[which, slot] = 0
         self.live[which, slot] = False
-        self.weights[which, slot] = 0
-        self.refitted[which, slot] = 0
 
     def _refit_without(self, slot: Tensor, here: Tensor) -> None:
         """Refit for the loss of each problem's `slot` (P,), in the problems marked by `here` (P,).
@@ -171,8 +152,7 @@ class _Batch:
         self.weights = self.refitted.clone()
         if exact:
             self.residual_correlation = self.correlation - (self.weights[:, None] @ self.used.double())[:, 0]
-            explained = self.ridge[:, None] * self.weights
-            rest = (self.residual_correlation.gather(1, self.members) - explained) * self.live
+            rest = (self.residual_correlation.gather(1, self.members) - self.ridge[:, None] * self.weights) * self.live
             correction = (self.inverse.mT @ (self.inverse @ rest[:, :, None]))[:, :, 0]
             self.refitted += correction * self.running[:, None]
             self.applied = self.weights.clone()
@@ -186,14 +166,12 @@ class _Batch:
     def finish_step(self) -> None:
         """Note the residual after the last pick, score the rows, and end the problems that are done."""
         explained = self.weights * (self.correlation + self.residual_correlation).gather(1, self.members)
-        squared = self.target_norm**2 - explained.sum(1)
-        residual = squared.clamp_min(0).sqrt() / self.target_norm.clamp_min(_TINY)
+        squared = (self.target_norm**2 - explained.sum(1)).clamp_min(0)
+        residual = squared.sqrt() / self.target_norm.clamp_min(_TINY)
         if self.steps:
             self.residuals.append(residual[:, None])
             self.is_counted.append((self.running & (self.newest >= 0))[:, None])
-        score = self.residual_correlation
-        if not self.nonnegative:
-            score = score.abs()
+        score = self.residual_correlation if self.nonnegative else self.residual_correlation.abs()
         self.score = torch.where(self.open & (score > self.least), score, -torch.inf)
         is_full = self.live.sum(1) >= self.ks
         is_close = (residual <= self.tolerance) & self.live.any(1)
@@ -233,7 +211,6 @@ class _Batch:
         self.high = min(self.k, self.high + 1)
 
     def collect_answers(self) -> list[Pursuit]:
-        """Return what each pursuit gives."""
         residuals = torch.cat(self.residuals, 1).cpu()
         is_counted = torch.cat(self.is_counted, 1).cpu()
         state = (self.live, self.join_step, self.members, self.weights)
@@ -242,11 +219,12 @@ class _Batch:
         for i, reason in enumerate(self.stopped.tolist()):
             slots = live[i].nonzero()[:, 0]
             slots = slots[join_step[i][slots].argsort()]
-            answer = Pursuit(
-                support=members[i][slots].tolist(),
-                weights=weights[i][slots].numpy(),
-                path=residuals[i][is_counted[i]].tolist(),
-                stopped=_REASONS[reason],
+            answers.append(
+                Pursuit(
+                    support=members[i][slots].tolist(),
+                    weights=weights[i][slots].numpy(),
+                    path=residuals[i][is_counted[i]].tolist(),
+                    stopped=_REASONS[reason],
+                )
             )
-            answers.append(answer)
         return answers

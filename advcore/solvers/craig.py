@@ -1,8 +1,7 @@
 """CRAIG: the rows that, as medoids, are nearest to all rows (facility location)."""
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -41,8 +40,8 @@ class Craig:
     epsilon : null for exact greedy, at least 1 - 1/e of the best objective; a number in (0, 1) for stochastic greedy:
         each pick is the best of (N / k) ln(1 / epsilon) rows drawn anew, and the expected objective is at least
         1 - 1/e - epsilon of the best (Mirzasoleiman et al. 2015, theorem 1).
-    matrix : "held" keeps a problem's distance matrix, "free" makes its rows when they are looked at, "auto" holds it up
-        to 4 GB (about 31,000 rows). Both are exact.
+    matrix : "held" keeps a problem's distance matrix, "free" computes its rows whenever they are needed, "auto" holds
+        it up to 4 GB (about 31,000 rows). Both are exact.
     backend : "advcore", or "submodlib" as a twin (LazyGreedy; needs the matrix and the extra `submodular`).
 
     Similarity is max(distance) - distance. Returns fewer than k when no further pick gains anything
@@ -65,30 +64,21 @@ class Craig:
             one_of("distance", self.distance, DISTANCES),
             one_of("matrix", self.matrix, MATRIX),
             one_of("backend", self.backend, BACKENDS),
-            self._check_epsilon(),
-            *self._check_backend(),
+            *self._problems_with_values(),
         )
 
-    def _check_epsilon(self) -> str | None:
-        if self.epsilon is None or 0 < self.epsilon < 1:
-            return None
-        return must("epsilon", "in (0, 1)", self.epsilon, "null is exact greedy")
-
-    def _check_backend(self) -> list[str]:
-        """Return the problems with settings that submodlib does not have."""
-        problems = []
+    def _problems_with_values(self) -> Iterator[str]:
+        if self.epsilon is not None and not 0 < self.epsilon < 1:
+            yield must("epsilon", "in (0, 1)", self.epsilon, "null is exact greedy")
         if self.backend == "submodlib" and self.matrix == "free":
-            problems.append(must("matrix", "'held' or 'auto' for submodlib", self.matrix))
+            yield must("matrix", "'held' or 'auto' for submodlib", self.matrix)
         if self.backend == "submodlib" and self.epsilon is not None:
-            problems.append(must("epsilon", "null for submodlib", self.epsilon))
-        return problems
+            yield must("epsilon", "null for submodlib", self.epsilon)
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         norms = check_problem(rows, k)
         refuse_target(self, target)
-        unit = natural_unit(norms.sqrt())
-        if self.distance == "squared":
-            unit = unit**2
+        unit = natural_unit(norms.sqrt()) ** (2 if self.distance == "squared" else 1)
         located = self._locate(rows, k, unit=unit, sample=self._sample(len(rows), k, generator))
         return Selection(
             indices=torch.tensor(located.picks, device=rows.device),
@@ -104,7 +94,7 @@ class Craig:
         """Return the bytes taken beside n float32 rows: by the matrix, and by the rows of it that are read together."""
         if self.backend == "submodlib" or matrix_is_held(self.matrix, n):
             return {"matrix": matrix_bytes(n), "solver": 8 * _BATCH * n}
-        return {"matrix": 0, "solver": 8 * _BATCH * n * 4}
+        return {"matrix": 0, "solver": 4 * 8 * _BATCH * n}
 
     def _locate(self, rows: Rows, k: int, *, unit: float, sample: Sample | None) -> Located:
         """Pick rows by their distances in `unit`s, a power of two that makes these fit float32 and loses no digit."""
@@ -118,7 +108,7 @@ class Craig:
             return locate_with_submodlib(similarity.cpu().numpy(), k)
         if batches(similarity):
             central = similarity.sum(1, dtype=torch.float64)
-            return locate_tiled(partial(_read_rows, similarity), central, k, sample=sample)
+            return locate_tiled(lambda rows: similarity[rows].double(), central, k, sample=sample)
         return locate(similarity.numpy(), k, sample=sample)
 
     def _sample(self, n: int, k: int, generator: Stream) -> Sample | None:
@@ -134,19 +124,23 @@ class Craig:
         return draw
 
 
-def _read_rows(similarity: Tensor, rows: Tensor) -> Tensor:
-    return similarity[rows].double()
-
-
 def _locate_without_matrix(rows: Rows, k: int, *, squared: bool, unit: float, sample: Sample | None) -> Located:
     """Pick rows without a matrix.
 
-    A first walk over all pairs of rows, kept nowhere, learns the largest distance and each row's sum of similarities;
-    then rows of similarities are computed whenever they are looked at.
+    A first walk over all pairs of rows, kept nowhere, learns the largest distance and each row's sum of similarities.
+    Then rows of similarities are computed whenever they are looked at.
     """
     rows = use_exact_factors(rows)
     n = len(rows)
-    measure = _distances_from(rows, squared=squared, unit=unit)
+    between = distances_between(rows, squared=squared, unit=unit)
+
+    def measure(piece: Tensor) -> Tensor:
+        distances = torch.cat(
+            [between(rows.gram(piece, columns), piece, columns) for columns in cut(ALL, n, _COLUMNS)], 1
+        )
+        distances[torch.arange(len(piece), device=piece.device), piece] = 0
+        return distances
+
     largest = 0.0
     sums = []
     for piece in cut(torch.arange(n, device=rows.device), n, _BATCH):
@@ -154,22 +148,4 @@ def _locate_without_matrix(rows: Rows, k: int, *, squared: bool, unit: float, sa
         largest = max(largest, float(distances.max()))
         sums.append(distances.sum(1))
     central = n * largest - torch.cat(sums)
-
-    def measure_similarity(piece: Tensor) -> Tensor:
-        return largest - measure(piece)
-
-    return locate_tiled(measure_similarity, central, k, batch=_BATCH, sample=sample)
-
-
-def _distances_from(rows: Rows, *, squared: bool, unit: float) -> Callable[[Tensor], Tensor]:
-    """Return a function from b positions to the distances of the rows there from all rows, (b, N), in `unit`s."""
-    n = len(rows)
-    between = distances_between(rows, squared=squared, unit=unit)
-
-    def measure(piece: Tensor) -> Tensor:
-        strips = [between(rows.gram(piece, columns), piece, columns) for columns in cut(ALL, n, _COLUMNS)]
-        distances = torch.cat(strips, 1)
-        distances[torch.arange(len(piece), device=piece.device), piece] = 0
-        return distances
-
-    return measure
+    return locate_tiled(lambda piece: largest - measure(piece), central, k, batch=_BATCH, sample=sample)

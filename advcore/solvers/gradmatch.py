@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -74,65 +75,54 @@ class GradMatch:
         """Solve several tasks; those whose Gram matrices lie where that is faster advance as one batch."""
         states = [self._prepare(task) for task in tasks]
         while unfinished := [state for state in states if not state.is_done]:
-            for dtype in (torch.float32, torch.float64):
-                self._advance_batch([state for state in unfinished if state.is_batched and state.gram.dtype == dtype])
+            batched = [state for state in unfinished if state.is_batched]
+            for dtype in dict.fromkeys(state.gram.dtype for state in batched):
+                self._run_round_together([state for state in batched if state.gram.dtype == dtype])
             for state in unfinished:
                 if not state.is_batched:
-                    self._advance(state)
+                    self._run_round(state)
         return [self._build_selection(state) for state in states]
 
     def memory(self, n: int, k: int) -> dict[str, int]:
         """Return the bytes taken beside n float32 rows: by the Gram matrix, and by the inverse of the support's."""
-        if not matrix_is_held(self.matrix, n):
-            matrix = 0
-        elif self.ridge >= _STEADY:
-            matrix = matrix_bytes(n)
-        else:
-            matrix = 8 * n * n
-        return {"matrix": matrix, "solver": 8 * k * k}
-
-    def _gram_dtype(self, rows: Rows) -> torch.dtype:
-        """Return the Gram matrix's dtype; with next to no ridge the residual of rows much alike needs float64."""
-        return matrix_dtype(rows) if self.ridge >= _STEADY else torch.float64
+        matrix = matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n
+        return {"matrix": matrix if matrix_is_held(self.matrix, n) else 0, "solver": 8 * k * k}
 
     def _prepare(self, task: Task) -> "_TaskState":
-        """Check a task, and compute what its rounds share."""
         rows = use_exact_factors(task.rows)
         norms = check_problem(rows, task.k)
         target = _sum_rows(rows, norms) if task.target is None else task.target.double()
         if not bool(torch.isfinite(target).all()):
             raise DataError("the target must be finite, got NaN or infinity")
         unit = natural_unit(norms)
+        target_norm = float(target.norm()) / math.sqrt(unit)
+
+        def measure_residual(members: np.ndarray, weights: np.ndarray) -> float:
+            positions, w = (torch.from_numpy(numbers).to(task.rows.device) for numbers in (members, weights))
+            return float((task.rows.combine(positions, w) - target).norm()) / math.sqrt(unit) / target_norm
+
+        problem = PursuitProblem(
+            correlation=rows.correlate(target).cpu().numpy() / unit,
+            target_norm=target_norm,
+            k=task.k,
+            ridge=self.ridge * float(norms.mean()) / unit,
+            residual=measure_residual,
+        )
         gram = None
         if matrix_is_held(self.matrix, len(rows)):
-            gram = gram_matrix(rows, self._gram_dtype(task.rows), unit=unit)
-        return _TaskState(
-            task=task,
-            target=target,
-            unit=unit,
-            gram=gram,
-            correlation=rows.correlate(target).cpu().numpy() / unit,
-            target_norm=float(target.norm()) / math.sqrt(unit),
-            ridge=self.ridge * float(norms.mean()) / unit,
-            closed=np.zeros(len(rows), dtype=bool),
-        )
+            # with next to no ridge, the residual of rows that are much alike needs float64
+            dtype = matrix_dtype(task.rows) if self.ridge >= _STEADY else torch.float64
+            gram = gram_matrix(rows, dtype, unit=unit)
+        return _TaskState(task=task, unit=unit, gram=gram, problem=problem)
 
-    def _advance(self, state: "_TaskState") -> None:
-        """Run one round of one task."""
-        if state.products is None and state.gram is not None:
-            state.products = GramProducts(state.gram.numpy())
-        elif state.products is None:
-            state.products = FactorProducts(state.task.rows, state.unit)
-        pursuit = pursue(state.products, state.next_problem(), nonnegative=self.nonnegative, tolerance=self.tolerance)
+    def _run_round(self, state: "_TaskState") -> None:
+        pursuit = pursue(state.products, state.problem, nonnegative=self.nonnegative, tolerance=self.tolerance)
         self._finish_round(state, pursuit)
 
-    def _advance_batch(self, states: list["_TaskState"]) -> None:
-        """Run one round of several tasks at once."""
-        if not states:
-            return
+    def _run_round_together(self, states: list["_TaskState"]) -> None:
         pursuits = pursue_together(
             [state.gram for state in states],
-            [state.next_problem() for state in states],
+            [state.problem for state in states],
             nonnegative=self.nonnegative,
             tolerance=self.tolerance,
         )
@@ -147,30 +137,36 @@ class GradMatch:
             state.rounds.append(pursuit)
         else:
             state.rounds[-1] = replace(state.rounds[-1], stopped=pursuit.stopped)
-        state.closed[pursuit.support] = True
-        state.is_done = self.fill != "rounds" or not pursuit.support or state.missing == 0
+        closed = ~state.problem.open_rows()
+        closed[pursuit.support] = True
+        state.problem = replace(state.problem, k=state.problem.k - len(pursuit.support), closed=closed)
+        state.is_done = self.fill != "rounds" or not pursuit.support or state.problem.k == 0
 
     def _refit(self, state: "_TaskState", pursuit: Pursuit) -> Pursuit:
         """Return a round with weights from float64 products of its support; rows of weight 0 leave."""
-        rows = state.task.rows
+        rows, problem = state.task.rows, state.problem
         support = np.array(pursuit.support)
         gram = gram_matrix(rows.take(torch.from_numpy(support).to(rows.device)), unit=state.unit).cpu().numpy()
-        correlation = state.correlation[support]
-        weights = refit(gram, correlation, pursuit.weights, ridge=state.ridge, nonnegative=self.nonnegative)
+        weights = refit(
+            gram,
+            problem.correlation[support],
+            pursuit.weights,
+            ridge=problem.ridge,
+            nonnegative=self.nonnegative,
+        )
         is_used = weights != 0
-        support = support[is_used]
-        weights = weights[is_used]
-        path = [*pursuit.path[:-1], state.measure_residual(support, weights)]
-        return replace(pursuit, support=support.tolist(), weights=weights, path=path)
+        return replace(
+            pursuit,
+            support=support[is_used].tolist(),
+            weights=weights[is_used],
+            path=[*pursuit.path[:-1], problem.residual(support[is_used], weights[is_used])],
+        )
 
     def _build_selection(self, state: "_TaskState") -> Selection:
         """Combine a task's rounds, each weighted by its share of the picked rows, and fill up if that is asked for."""
-        rounds = state.rounds
+        rounds, missing = state.rounds, state.problem.k
         picked = np.concatenate([np.array(pursuit.support, dtype=np.int64) for pursuit in rounds])
-        count = max(len(picked), 1)
-        weights = np.concatenate([pursuit.weights * len(pursuit.support) / count for pursuit in rounds])
-        missing = state.task.k - len(picked)
-        stopped = rounds[-1].stopped if missing else "budget"
+        weights = np.concatenate([pursuit.weights * len(pursuit.support) / max(len(picked), 1) for pursuit in rounds])
         filled = 0
         if self.fill == "random" and missing:
             order = state.task.generator.child("fill").permutation().cpu().numpy()
@@ -178,11 +174,15 @@ class GradMatch:
             filled = len(extra)
             picked = np.concatenate([picked, extra])
             weights = np.concatenate([weights, np.ones(filled)])
-        device = state.task.rows.device
         return Selection(
-            indices=torch.from_numpy(picked).to(device),
-            weights=torch.from_numpy(weights).to(device),
-            info={"stopped": stopped, "rounds": len(rounds), "filled": filled, "residuals": rounds[0].path},
+            indices=torch.from_numpy(picked).to(state.task.rows.device),
+            weights=torch.from_numpy(weights).to(state.task.rows.device),
+            info={
+                "stopped": rounds[-1].stopped if missing else "budget",
+                "rounds": len(rounds),
+                "filled": filled,
+                "residuals": rounds[0].path,
+            },
         )
 
 
@@ -190,49 +190,29 @@ class GradMatch:
 class _TaskState:
     """A task between its rounds.
 
-    unit : what inner products, and so `gram` and `correlation`, are divided by. closed : (N,) bool, rows picked so far.
-    rounds : at least one, once `is_done`. Other names are as in `PursuitProblem`.
+    unit : what all inner products are divided by.
+    gram : the rows' Gram matrix, if it is held.
+    problem : of the next round: the same target, for as many rows as are missing, of those not picked yet.
+    products : the rows' inner products, for rounds that are run alone.
     """
 
     task: Task
-    target: Tensor
     unit: float
     gram: Tensor | None
-    correlation: np.ndarray
-    target_norm: float
-    ridge: float
-    closed: np.ndarray
-    products: Products | None = None
+    problem: PursuitProblem
     rounds: list[Pursuit] = field(default_factory=list)
     is_done: bool = False
-
-    @property
-    def missing(self) -> int:
-        """How many rows are still to be picked."""
-        return self.task.k - int(self.closed.sum())
 
     @property
     def is_batched(self) -> bool:
         """Whether the next round is run together with those of other tasks."""
         return self.gram is not None and batches(self.gram)
 
-    def next_problem(self) -> PursuitProblem:
-        """Return the problem of the next round: the same target, for the rows that are not picked yet."""
-        return PursuitProblem(
-            correlation=self.correlation,
-            target_norm=self.target_norm,
-            k=self.missing,
-            ridge=self.ridge,
-            closed=self.closed,
-            residual=self.measure_residual,
-        )
-
-    def measure_residual(self, members: np.ndarray, weights: np.ndarray) -> float:
-        """Return the residual of weighted rows, relative to the target."""
-        rows = self.task.rows
-        positions = torch.from_numpy(members).to(rows.device)
-        combined = rows.combine(positions, torch.from_numpy(weights).to(rows.device))
-        return float((combined - self.target).norm()) / math.sqrt(self.unit) / self.target_norm
+    @cached_property
+    def products(self) -> Products:
+        if self.gram is None:
+            return FactorProducts(self.task.rows, self.unit)
+        return GramProducts(self.gram.numpy())
 
 
 def _sum_rows(rows: Rows, squared_norms: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Two exact ways to the same picks: `locate` over a similarity matrix, `locate_til
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,29 +19,22 @@ _DRIFT = 1e-6  # gain over the first pick's below which what updates left is sum
 _PANEL = 64  # rows of the matrix that are looked at together
 _CHEAPER = 16  # how much cheaper a row of an update is than an evaluation, which is made alone, and often in vain
 
-Sample = Callable[[int, np.ndarray], np.ndarray]
-"""(step, rows not picked yet) to those of them that this step may pick."""
+Sample = Callable[[int, np.ndarray], np.ndarray]  # (step, rows not picked yet) to those that this step may pick
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Located:
     """What greedy facility location gives.
 
-    nearest : (N,) for each row the position in `picks` of the pick that is most similar to it.
     picks : rows in the order in which they were picked. gains : what each pick added to the objective.
+    nearest : (N,) for each row the position in `picks` of the pick that is most similar to it.
     evaluations : how many rows of similarities were summed up to find them.
     """
 
+    picks: list[int]
+    gains: list[float]
     nearest: np.ndarray
-    picks: list[int] = field(default_factory=list)
-    gains: list[float] = field(default_factory=list)
-    evaluations: int = 0
-
-    def add(self, row: int, gain: float, covered: np.ndarray) -> None:
-        """Add a pick, the nearest one to the rows `covered` (indices or a mask)."""
-        self.nearest[covered] = len(self.picks)
-        self.picks.append(row)
-        self.gains.append(gain)
+    evaluations: int
 
     def cluster_sizes(self) -> np.ndarray:
         """Return how many rows each pick is nearest to, (K,); ties go to the earlier pick, a pick is its own."""
@@ -67,53 +60,53 @@ def locate(similarity: np.ndarray, k: int, *, sample: Sample | None = None) -> L
     pick. Cost about O(N^2 log k); O(N) memory beside the input.
     Reference: Mirzasoleiman et al. 2020, section 3, algorithm 1.
     """
-    central = similarity.sum(1, dtype=np.float64)
-    least = _NOTHING * central.max()
-    state = _Cover(similarity, central)
-    located = Located(nearest=np.zeros(len(similarity), dtype=np.int64))
-    while len(located.picks) < k:
+    return _pick_greedily(_Cover(similarity), k, sample)
+
+
+def _pick_greedily(state: "_Cover | _TiledCover", k: int, sample: Sample | None) -> Located:
+    least = _NOTHING * state.largest
+    picks: list[int] = []
+    gains: list[float] = []
+    while len(picks) < k:
         check()
         best = None
         if sample is not None:
-            best = state.find_best(sample(len(located.picks), state.open_rows))
+            best = state.find_best(sample(len(picks), state.open_rows))
         if best is None or state.gains[best] <= least:
             best = state.find_best(None)
-        if best is None or (located.picks and state.gains[best] <= least):
+        if picks and (best is None or state.gains[best] <= least):
             break
-        gain = float(state.gains[best])
-        located.add(best, gain, state.take(best))
-    located.evaluations = len(similarity) + state.evaluations
-    return located
+        gains.append(float(state.gains[best]))
+        state.take(best, len(picks))
+        picks.append(best)
+    return Located(picks=picks, gains=gains, nearest=state.nearest, evaluations=state.evaluations)
 
 
 class _Cover:
-    """What the picks so far cover, and what each row would gain as the next pick.
+    """What the picks so far cover, over a similarity matrix.
 
-    covered : (N,) the similarity of each row to its nearest pick.
+    covered : (N,) the similarity of each row to its nearest pick. nearest : as in `Located`.
     gains : (N,) upper bounds of the rows' gains, -inf for picks. They are exact where `_is_fresh`, but for the rounding
         of updates unless `_is_summed` too.
     """
 
-    def __init__(self, similarity: np.ndarray, central: np.ndarray):
+    def __init__(self, similarity: np.ndarray):
         n = len(similarity)
         self.similarity = similarity
-        self.central = central
-        self.covered = np.zeros(n)
-        self.gains = central.copy()
-        self.evaluations = 0
-        self._is_fresh = np.ones(n, dtype=bool)
-        self._is_summed = np.ones(n, dtype=bool)
-        self._largest = central.max()
-        self._updated_cover = np.zeros(n)  # the cover at the last update of all gains
-        self._updated_gains = central.copy()  # and the gains for it
+        self.central = similarity.sum(1, dtype=np.float64)
+        self.largest = self.central.max()
+        self.gains = self.central.copy()
+        self.nearest = np.zeros(n, dtype=np.int64)
+        self.evaluations = n
+        self.covered, self._updated_cover = np.zeros((2, n))
+        self._updated_gains = self.central.copy()  # exact gains for `_updated_cover`, the cover at the last update
         self._changed = np.zeros(0, dtype=np.int64)  # rows that are covered better since
         self._evaluations_since = 0
+        self._is_fresh, self._is_summed = np.ones((2, n), dtype=bool)
         self._buffer = np.empty((_PANEL, n))
-        self._ones = np.ones(_PANEL)
 
     @property
     def open_rows(self) -> np.ndarray:
-        """Rows that are not picked yet, in ascending order."""
         return np.flatnonzero(self.gains > -np.inf)
 
     def find_best(self, rows: np.ndarray | None) -> int | None:
@@ -121,58 +114,39 @@ class _Cover:
         if len(self._changed) and self._is_update_cheaper(1):
             self._update_all()
         while True:
-            tied, top = self._find_tied(rows)
+            gains = self.gains if rows is None else self.gains[rows]
+            top = gains.max(initial=-np.inf)
             if top == -np.inf:
                 return None
+            tied = (gains >= top - _TIE * abs(top)).nonzero()[0]
+            tied = tied if rows is None else rows[tied]
             stale = tied[~self._is_fresh[tied]].tolist()
             if not stale:
-                row = self._find_most_central(tied)
-                if self._is_summed[row] or top > _DRIFT * self._largest:
+                row = _find_most_central(tied, self.central)
+                if self._is_summed[row] or top > _DRIFT * self.largest:
                     return row
-                self._evaluate(row)  # so small a gain may be the rounding of many updates
+                self.evaluate(row)  # so small a gain may be the rounding of many updates
             elif self._is_update_cheaper(len(stale)):
                 self._update_all()
             else:
                 for row in stale:
-                    self._evaluate(row)
-
-    def _find_tied(self, rows: np.ndarray | None) -> tuple[np.ndarray, float]:
-        """Return the rows whose bounds tie for the highest, and that bound; among `rows`, unless None."""
-        gains = self.gains if rows is None else self.gains[rows]
-        top = gains.max(initial=-np.inf)
-        tied = (gains >= top - _TIE * abs(top)).nonzero()[0]
-        if rows is not None:
-            tied = rows[tied]
-        return tied, top
+                    self.evaluate(row)
 
     def _is_update_cheaper(self, count: int) -> bool:
         """Return whether bringing all gains up to date costs less than `count` more evaluations, and those since."""
         return (self._evaluations_since + count) * _CHEAPER > len(self._changed)
 
-    def take(self, row: int) -> np.ndarray:
-        """Pick a row, and return the rows that have it as their nearest pick."""
+    def take(self, row: int, position: int) -> None:
+        """Pick a row, which gets this position among the picks."""
         similarity = self.similarity[row]
-        is_nearer = similarity > self.covered
-        nearer = is_nearer.nonzero()[0]
+        nearer = (similarity > self.covered).nonzero()[0]
         self.covered[nearer] = similarity[nearer]
-        if len(self._changed):
-            self._changed = (self.covered > self._updated_cover).nonzero()[0]
-        else:
-            self._changed = nearer
+        self.nearest[nearer] = self.nearest[row] = position
+        self._changed = (self.covered > self._updated_cover).nonzero()[0]
         self.gains[row] = self._updated_gains[row] = -np.inf
-        self._is_fresh[:] = False
-        self._is_summed[:] = False
-        if is_nearer[row]:
-            return nearer
-        return np.append(nearer, row)
+        self._is_fresh[:] = self._is_summed[:] = False
 
-    def _find_most_central(self, tied: np.ndarray) -> int:
-        """Return the row that is most similar to all rows; ties go to the lower index."""
-        central = self.central[tied]
-        return int(tied[central >= central.max() * (1 - _TIE)][0])
-
-    def _evaluate(self, row: int) -> None:
-        """Sum up the gain of a row."""
+    def evaluate(self, row: int) -> None:
         self._evaluations_since += 1
         self.evaluations += 1
         more = self._buffer[0]
@@ -192,7 +166,7 @@ class _Cover:
             reached = self._read_rows(panel)
             low = self._updated_cover[panel]
             np.clip(reached, low[:, None], self.covered[panel][:, None], out=reached)
-            self._updated_gains -= self._ones[: len(panel)] @ reached
+            self._updated_gains -= np.ones(len(panel)) @ reached
             self._updated_gains += low.sum()
         self.evaluations += len(changed)
         self.gains[:] = self._updated_gains
@@ -208,6 +182,12 @@ class _Cover:
             return np.take(self.similarity, rows, axis=0, out=out, mode="clip")
         out[...] = self.similarity[rows]
         return out
+
+
+def _find_most_central(tied: np.ndarray | Tensor, central: np.ndarray | Tensor) -> int:
+    """Return which of the tied rows is most similar to all rows; of several the first."""
+    central = central[tied]
+    return int(tied[central >= central.max() * (1 - _TIE)][0])
 
 
 def locate_tiled(
@@ -230,72 +210,55 @@ def locate_tiled(
     The best bounds are evaluated together, until one is at least every other bound; on CUDA that is one wait a batch.
     Cost `batch` rows of similarities a turn, one turn or two a pick; O(batch N) memory.
     """
-    state = _TiledCover(similar, central, batch)
-    least = _NOTHING * float(central.max())
-    picks: list[int] = []
-    gains: list[float] = []
-    while len(picks) < k:
-        check()
-        rows = state.is_open.nonzero()[:, 0]
-        best = None
-        if sample is not None:
-            drawn = sample(len(picks), rows.cpu().numpy())
-            best = state.find_best(torch.from_numpy(drawn).to(central.device))
-        if best is None or state.bound[best] <= least:
-            best = state.find_best(rows)
-        gain = float(state.bound[best])
-        if picks and gain <= least:
-            break
-        state.take(best, len(picks))
-        picks.append(int(best))
-        gains.append(gain)
-    evaluations = len(central) + state.evaluations
-    return Located(nearest=state.nearest.cpu().numpy(), picks=picks, gains=gains, evaluations=evaluations)
+    return _pick_greedily(_TiledCover(similar, central, batch), k, sample)
 
 
 class _TiledCover:
-    """What the picks so far cover, as `_Cover`, on any device and without a matrix.
-
-    bound : (N,) upper bounds of the rows' gains, -inf for picks; exact where `_is_fresh`. nearest : as in `Located`.
-    """
+    """What the picks so far cover, on any device and without a matrix; attributes are those of `_Cover`."""
 
     def __init__(self, similar: Callable[[Tensor], Tensor], central: Tensor, batch: int):
-        self.bound = central.clone()
-        self.nearest = torch.zeros_like(central, dtype=torch.long)
-        self.is_open = torch.ones_like(central, dtype=torch.bool)
-        self.evaluations = 0
-        self._similar = similar
-        self._central = central
-        self._batch = batch
+        self.gains = central.clone()
+        self.largest = float(central.max())
+        self.evaluations = len(central)
+        self._similar, self._central, self._batch = similar, central, batch
         self._covered = torch.zeros_like(central)
-        self._is_fresh = torch.ones_like(self.is_open)
+        self._nearest = torch.zeros_like(central, dtype=torch.long)
+        self._is_fresh = torch.ones_like(central, dtype=torch.bool)
 
-    def find_best(self, rows: Tensor) -> Tensor:
-        """Return which of `rows` gains most, (), with its gain exact in `bound`."""
+    @property
+    def open_rows(self) -> np.ndarray:
+        return self._find_open().cpu().numpy()
+
+    @property
+    def nearest(self) -> np.ndarray:
+        return self._nearest.cpu().numpy()
+
+    def _find_open(self) -> Tensor:
+        return (self.gains > -torch.inf).nonzero()[:, 0]
+
+    def find_best(self, rows: np.ndarray | None) -> int:
+        candidates = self._find_open() if rows is None else torch.from_numpy(rows).to(self._central.device)
         while True:
-            bound = self.bound[rows]
-            top, order = bound.topk(min(self._batch, len(rows)))
-            tied = rows[bound >= top[0] - _TIE * top[0].abs()]
+            gains = self.gains[candidates]
+            top, order = gains.topk(min(self._batch, len(gains)))
+            tied = candidates[gains >= top[0] - _TIE * top[0].abs()]
             if bool(self._is_fresh[tied].all()):
-                central = self._central[tied]
-                return tied[central >= central.max() * (1 - _TIE)][0]
-            best = rows[order]
+                return _find_most_central(tied, self._central)
+            best = candidates[order]
             stale = best[~self._is_fresh[best]]
             if not len(stale):
                 stale = tied[~self._is_fresh[tied]][: self._batch]
-            self.bound[stale] = (self._similar(stale) - self._covered).clamp_min_(0).sum(1)
+            self.gains[stale] = (self._similar(stale) - self._covered).clamp_min_(0).sum(1)
             self._is_fresh[stale] = True
             self.evaluations += len(stale)
 
-    def take(self, row: Tensor, position: int) -> None:
-        """Pick a row, which gets this position among the picks."""
-        similarity = self._similar(row[None])[0]
+    def take(self, row: int, position: int) -> None:
+        similarity = self._similar(torch.tensor([row], device=self._central.device))[0]
         is_nearer = similarity > self._covered
         is_nearer[row] = True
-        self.nearest[is_nearer] = position
+        self._nearest[is_nearer] = position
         self._covered = torch.maximum(self._covered, similarity)
-        self.is_open[row] = False
-        self.bound[row] = -torch.inf
+        self.gains[row] = -torch.inf
         self._is_fresh[:] = False
 
 
@@ -324,14 +287,13 @@ def locate_with_submodlib(similarity: np.ndarray, k: int) -> Located:
 
 def _replay(similarity: np.ndarray, order: list[int]) -> Located:
     """Pick rows in a given order, up to the first that gains nothing."""
-    covered = np.zeros(len(similarity))
-    located = Located(nearest=np.zeros(len(similarity), dtype=np.int64))
+    state = _Cover(similarity)
+    gains: list[float] = []
     for row in order:
-        gain = float(np.maximum(similarity[row] - covered, 0).sum())
-        if located.picks and gain <= _NOTHING * located.gains[0]:
+        state.evaluate(row)
+        gain = float(state.gains[row])
+        if gains and gain <= _NOTHING * gains[0]:
             break
-        is_nearer = similarity[row] > covered
-        is_nearer[row] = True
-        located.add(row, gain, is_nearer)
-        covered = np.maximum(covered, similarity[row])
-    return located
+        state.take(row, len(gains))
+        gains.append(gain)
+    return Located(picks=order[: len(gains)], gains=gains, nearest=state.nearest, evaluations=0)

@@ -48,25 +48,17 @@ class GramProducts:
 
     def __init__(self, gram: np.ndarray):
         self._gram = gram
-        self._spare = np.empty(len(gram), dtype=gram.dtype)
-        self._place_of_row = np.arange(len(gram))
-        self._row_at_place = np.arange(len(gram))
+        self._place_of_row, self._row_at_place = np.arange(len(gram)), np.arange(len(gram))
         self.diagonal = gram.diagonal().astype(np.float64)
         self.precise = gram.dtype == np.float64
 
     def assign(self, slot: int, j: int) -> None:
         """Swap row j with the row whose place the slot is."""
         place = self._place_of_row[j]
-        if place == slot:
-            return
-        self._spare[:] = self._gram[slot]
-        self._gram[slot] = self._gram[place]
-        self._gram[place] = self._spare
         displaced = self._row_at_place[slot]
-        self._row_at_place[slot] = j
-        self._row_at_place[place] = displaced
-        self._place_of_row[j] = slot
-        self._place_of_row[displaced] = place
+        self._gram[[slot, place]] = self._gram[[place, slot]]
+        self._row_at_place[[place, slot]] = displaced, j
+        self._place_of_row[[displaced, j]] = place, slot
 
     def read_row(self, j: int) -> np.ndarray:
         """Return the products of row j with all rows, (N,), a view."""
@@ -95,8 +87,7 @@ class GramProducts:
 class FactorProducts:
     """Products computed from the rows' factors: no matrix is held, and a pick costs O(N C D)."""
 
-    precise = False
-    supports_leaps = False
+    precise = supports_leaps = False
 
     def __init__(self, rows: Rows, unit: float = 1.0):
         self._rows = rows
@@ -113,7 +104,6 @@ class FactorProducts:
         return self._exact_rows.gram(self._members[:high], position)[:, 0].cpu().numpy() / self._unit
 
     def correlate(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
-        coefficients = torch.from_numpy(weights).to(self._rows.device)
-        combined = self._exact_rows.combine(self._members[: len(weights)], coefficients) / self._unit
-        dtype = torch.float64 if exact else torch.float32
-        return self._rows.correlate(combined, dtype).double().cpu().numpy()
+        members = self._members[: len(weights)]
+        combined = self._exact_rows.combine(members, torch.from_numpy(weights).to(members.device)) / self._unit
+        return self._rows.correlate(combined, torch.float64 if exact else torch.float32).double().cpu().numpy()

@@ -9,7 +9,7 @@ from scipy.linalg import cho_factor, cho_solve, lapack
 
 from advcore.signals import check
 from advcore.solvers.active import ActiveSet
-from advcore.solvers.leap import Leaper
+from advcore.solvers.leap import Pace, leap
 from advcore.solvers.products import Products
 
 REFRESH = 128  # steps after which correlations are summed again in float64
@@ -27,7 +27,7 @@ class PursuitProblem:
     target_norm : ||t||.
     k : how many rows to use at most.
     ridge : penalty on ||w||^2, absolute, >= 0.
-    closed : (N,) bool, rows that may not join; None lets all join.
+    closed : (N,) bool, rows that may not join; False lets all join.
     residual : (rows, weights) to the exact relative residual. `pursue` calls it before the tolerance ends a pursuit,
         because from float32 products the residual is known to about 3e-4 only; None trusts the products.
     """
@@ -36,14 +36,12 @@ class PursuitProblem:
     target_norm: float
     k: int
     ridge: float = 0.0
-    closed: np.ndarray | None = None
+    closed: np.ndarray | bool = False
     residual: Callable[[np.ndarray, np.ndarray], float] | None = None
 
     def open_rows(self) -> np.ndarray:
         """Return which rows may join, (N,) bool, in memory of its own."""
-        if self.closed is None:
-            return np.ones(len(self.correlation), dtype=bool)
-        return ~self.closed
+        return ~np.broadcast_to(self.closed, len(self.correlation))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +75,10 @@ def pursue(products: Products, problem: PursuitProblem, *, nonnegative: bool = T
     a row that left may join again; rows with no positive correlation never join.
     """
     state = PursuitState(products, problem, nonnegative=nonnegative, tolerance=tolerance)
-    leaper = Leaper(state)
+    pace = Pace()
     while not state.is_done():
         check()
-        if not leaper.leap():
+        if not leap(state, pace):
             state.step()
     slots = state.active.slots
     return Pursuit(
@@ -92,7 +90,7 @@ def pursue(products: Products, problem: PursuitProblem, *, nonnegative: bool = T
 
 
 class PursuitState:
-    """A pursuit under way, which advances by `step`, or by a `Leaper`.
+    """A pursuit under way, which advances by `step`, or by several steps at once (`leap`).
 
     residual_correlation : (N,) float64, each row's correlation with the residual at the weights `applied`.
     applied : (k,) float64, a weight for each slot.
@@ -100,35 +98,29 @@ class PursuitState:
     """
 
     def __init__(self, products: Products, problem: PursuitProblem, *, nonnegative: bool, tolerance: float):
-        self.products = products
-        self.problem = problem
-        self.nonnegative = nonnegative
-        self.tolerance = tolerance
+        self.products, self.problem = products, problem
+        self.nonnegative, self.tolerance = nonnegative, tolerance
         self.active = ActiveSet(problem.k, dependent=PIVOT[products.precise], nonnegative=nonnegative)
         self.least = LEAST[products.precise] * problem.target_norm * np.sqrt(np.maximum(products.diagonal, 0))
         self.is_open = problem.open_rows()
         self.residual_correlation = problem.correlation.copy()
         self.applied = np.zeros(problem.k)
         self.path: list[float] = []
-        self.stopped = "budget"
-        self.steps = 0
-        self.steps_since_refresh = 0
+        self.stopped = ""
+        self.steps = self.steps_since_refresh = 0
 
     def is_done(self) -> bool:
         """Score the rows, and return whether the pursuit ends here; `stopped` then says why."""
-        if self.active.size == self.problem.k:
-            return True
-        if self.path and self.path[-1] <= self.tolerance:
-            self.stopped = "tolerance"
-            return True
         self.scores = self.score(self.residual_correlation, self.is_open, self.least)
-        if self.scores.max(initial=-np.inf) == -np.inf:
+        if self.active.size == self.problem.k:
+            self.stopped = "budget"
+        elif self.path and self.path[-1] <= self.tolerance:
+            self.stopped = "tolerance"
+        elif self.scores.max(initial=-np.inf) == -np.inf:
             self.stopped = "no row correlates with the residual"
-            return True
-        if self.steps > 10 * len(self.scores) + 10 * self.problem.k:
+        elif self.steps > 10 * len(self.scores) + 10 * self.problem.k:
             self.stopped = "rounding"
-            return True
-        return False
+        return bool(self.stopped)
 
     def score(self, correlation: np.ndarray, is_open: np.ndarray, least: np.ndarray) -> np.ndarray:
         """Return how much each row correlates with the residual; -inf for rows that may not join."""
@@ -156,10 +148,9 @@ class PursuitState:
 
     def join(self, row: int, correlation: float) -> bool:
         """Let a row join the support, and return whether it could."""
-        column = self.products.multiply_row(row, self.active.high)
-        diagonal = self.products.diagonal[row] + self.problem.ridge
         slot = self.active.find_free_slot()
-        if not self.active.join(row, column, diagonal, correlation):
+        column = self.products.multiply_row(row, self.active.high)
+        if not self.active.join(row, column, self.products.diagonal[row] + self.problem.ridge, correlation):
             return False
         self.products.assign(slot, row)
         return True
@@ -175,8 +166,7 @@ class PursuitState:
         applied = self.applied[:high]
         applied[:] = self.active.weights[:high]
         self.residual_correlation = self.problem.correlation - self.products.correlate(applied, exact=True)
-        members = self.active.members[:high]
-        self.active.correct(self.residual_correlation[members] - self.problem.ridge * applied)
+        self.active.correct(self.residual_correlation[self.active.members[:high]] - self.problem.ridge * applied)
         self.is_open[self.active.settle()] = True
 
     def append_residual(self, correlation: np.ndarray, weights: np.ndarray) -> None:
@@ -184,9 +174,8 @@ class PursuitState:
         used = np.flatnonzero(weights)
         members = self.active.members[used]
         weights = weights[used]
-        target_norm = self.problem.target_norm
-        squared = target_norm**2 - weights @ (self.problem.correlation[members] + correlation[members])
-        value = math.sqrt(max(squared, 0.0)) / target_norm
+        explained = weights @ (self.problem.correlation[members] + correlation[members])
+        value = math.sqrt(max(self.problem.target_norm**2 - explained, 0.0)) / self.problem.target_norm
         if value <= self.tolerance and self.problem.residual is not None and not self.products.precise:
             value = self.problem.residual(members, weights)
         self.path.append(value)

@@ -37,7 +37,6 @@ class Scored:
         require(one_of("points", self.points, POINTS), *self._more_problems())
 
     def _more_problems(self) -> list[str | None]:
-        """Return the problems with the settings that a subclass adds."""
         return []
 
     @property
@@ -56,7 +55,6 @@ class Scored:
         raise NotImplementedError
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Return the bytes taken beside the rows: hardly any."""
         return {"matrix": 0, "solver": 0}
 
 
@@ -117,7 +115,7 @@ class CCS(Scored):
     ----------
     score : see `ByScore`; "margin" averaged over training is the paper's AUM with the sign turned.
     drop : beta, share of the examples that is dropped as too hard, in [0, 0.99]; less where k needs them.
-    strata : how many, 1 to 100,000.
+    strata : number of strata, 1 to 100,000.
     points, scores : see `Scored`.
 
     Reference: Zheng et al. 2023, algorithm 1.
@@ -135,27 +133,14 @@ class CCS(Scored):
         ]
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
-        positions = self._drop_hardest(scores, k)
-        strata = self._divide(scores[positions])
-        groups = sorted((positions[strata == stratum] for stratum in strata.unique()), key=len)
+        left = take_by_score(scores, max(k, len(scores) - floor_share(self.drop, len(scores))), "easiest")
+        low, high = scores[left].aminmax()
+        width = (high - low) / self.strata
+        strata = ((scores[left] - low) / (width or 1)).long().clamp_max(self.strata - 1)  # equal scores are one stratum
+        groups = sorted((left[strata == stratum] for stratum in strata.unique()), key=len)
         picks: list[Tensor] = []
-        missing = k
         for i, group in enumerate(groups):  # the smallest first: what it lacks, the others give
-            share = min(len(group), missing // (len(groups) - i))
+            missing = k - sum(map(len, picks))
             order = generator.take(group).child("stratum").permutation()
-            picks.append(group[order[:share]])
-            missing -= share
+            picks.append(group[order[: missing // (len(groups) - i)]])
         return torch.cat(picks)
-
-    def _drop_hardest(self, scores: Tensor, k: int) -> Tensor:
-        """Return the positions that are left once the share `drop` of the hardest is gone, at least k."""
-        count = max(k, len(scores) - floor_share(self.drop, len(scores)))
-        return take_by_score(scores, count, "easiest")
-
-    def _divide(self, scores: Tensor) -> Tensor:
-        """Return the stratum of each score, (n,) long in 0..strata - 1."""
-        low = scores.min()
-        width = (scores.max() - low) / self.strata
-        if width == 0:
-            return torch.zeros_like(scores, dtype=torch.long)
-        return ((scores - low) / width).long().clamp_max(self.strata - 1)

@@ -34,5 +34,4 @@ class Random:
         return Selection(indices=indices, weights=equal_weights(indices, len(rows)), info={"stopped": "budget"})
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Return the bytes taken beside the rows: hardly any."""
         return {"matrix": 0, "solver": 0}
