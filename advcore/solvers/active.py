@@ -123,6 +123,7 @@ class ActiveSet:
         """
         dropped: list[int] = []
         while len(falling := self._find_falling()):
+            # the shares of the way after which each falling weight reaches 0
             drop = self.weights[falling] - self._refitted[falling]
             strides = np.divide(self.weights[falling], drop, out=np.zeros(len(falling)), where=drop > 0)
             self.weights = np.maximum(self.weights + strides.min() * (self._refitted - self.weights), 0)

@@ -107,7 +107,10 @@ class _Batch:
         return self.nonnegative and bool((self.live & (self.refitted <= 0)).any())
 
     def drop_rows(self) -> None:
-        """Where a refitted weight is not positive, walk to the first that reaches 0, and drop its row."""
+        """Where a refitted weight is not positive, walk to the first that reaches 0, and drop its row.
+
+        As `ActiveSet.settle`, but for one row of each problem.
+        """
         falling = self.live & (self.refitted <= 0)
         here = falling.any(1)
         drop = self.weights - self.refitted
@@ -182,7 +185,10 @@ class _Batch:
         self.running = self.running & ~ends
 
     def add_rows(self) -> None:
-        """In every problem that runs, let the row with the best score join, unless it depends on the support."""
+        """In every problem that runs, let the row with the best score join, unless it depends on the support.
+
+        As `ActiveSet.join`.
+        """
         self.steps += 1
         j = self.score.argmax(1)
         self.open[self.each, j] &= ~self.running

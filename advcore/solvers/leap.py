@@ -67,6 +67,7 @@ def leap(state: "PursuitState", pace: Pace) -> int:
 def _find_candidates(scores: np.ndarray) -> np.ndarray:
     count = min(max(_FEW, len(scores) // 8), len(scores))
     best = np.argpartition(-scores, count - 1)[:count]
+    # in the order of all rows, so that the first of several equal scores is the one that a step picks
     return np.sort(best[scores[best] > -np.inf])
 
 
@@ -82,12 +83,13 @@ def _try_steps(state: "PursuitState", candidates: np.ndarray, limit: int) -> lis
     """Let up to `limit` candidates join the support, the best first, without looking at any other row."""
     active = state.active
     products = state.products.read_block(candidates, active.high + limit)
+    least = state.least[candidates]
     is_open = np.ones(len(candidates), dtype=bool)
     weights = weights_before = state.applied[: active.high].copy()
     correlation = correlation_before = state.residual_correlation[candidates]
     trials: list[_Trial] = []
     while len(trials) < limit:
-        scores = state.score(correlation, is_open, state.least[candidates])
+        scores = state.score(correlation, is_open, least)
         best = int(scores.argmax())
         row = int(candidates[best])
         if scores[best] == -np.inf or not state.join(row, correlation[best]):

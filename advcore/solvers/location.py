@@ -113,7 +113,7 @@ class _Cover:
         """Return the row that gains most, its gain exact, or None if all are picked; among `rows`, unless None."""
         if len(self._changed) and self._is_update_cheaper(1):
             self._update_all()
-        while True:
+        while True:  # until the rows with the highest bound are fresh: then no other row can gain more
             gains = self.gains if rows is None else self.gains[rows]
             top = gains.max(initial=-np.inf)
             if top == -np.inf:
@@ -246,7 +246,7 @@ class _TiledCover:
                 return _find_most_central(tied, self._central)
             best = candidates[order]
             stale = best[~self._is_fresh[best]]
-            if not len(stale):
+            if not len(stale):  # more rows tie than are evaluated together
                 stale = tied[~self._is_fresh[tied]][: self._batch]
             self.gains[stale] = (self._similar(stale) - self._covered).clamp_min_(0).sum(1)
             self._is_fresh[stale] = True

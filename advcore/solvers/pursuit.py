@@ -92,8 +92,10 @@ def pursue(products: Products, problem: PursuitProblem, *, nonnegative: bool = T
 class PursuitState:
     """A pursuit under way, which advances by `step`, or by several steps at once (`leap`).
 
-    residual_correlation : (N,) float64, each row's correlation with the residual at the weights `applied`.
-    applied : (k,) float64, a weight for each slot.
+    applied : (k,) float64, the weight of each slot.
+    residual_correlation : (N,) float64, each row's correlation with the residual at these weights.
+    least : (N,) float64, the correlation up to which a row counts as orthogonal to the residual.
+    is_open : (N,) bool, rows that may join.
     scores : (N,) float64, how well each row would join, as of the last call of `is_done`.
     """
 
@@ -162,11 +164,12 @@ class PursuitState:
     def _refresh(self) -> None:
         """Sum the residual's correlations again in float64, and correct the weights by what rounding left over."""
         self.steps_since_refresh = 0
-        high = self.active.high
-        applied = self.applied[:high]
-        applied[:] = self.active.weights[:high]
+        applied = self.applied[: self.active.high]
+        applied[:] = self.active.weights[: len(applied)]
         self.residual_correlation = self.problem.correlation - self.products.correlate(applied, exact=True)
-        self.active.correct(self.residual_correlation[self.active.members[:high]] - self.problem.ridge * applied)
+        self.active.correct(
+            self.residual_correlation[self.active.members[: len(applied)]] - self.problem.ridge * applied
+        )
         self.is_open[self.active.settle()] = True
 
     def append_residual(self, correlation: np.ndarray, weights: np.ndarray) -> None:
