@@ -88,8 +88,7 @@ class FactoredRows:
         scale = 1.0
         scaled_sides = []
         for side in self._sides(torch.promote_types(self.dtype, torch.float32)):
-            largest = max(float(part.abs().max()) for part in side)
-            power = 2.0 ** math.ceil(math.log2(largest or 1.0))
+            power = 2.0 ** math.ceil(math.log2(max(float(part.abs().max()) for part in side) or 1.0))
             scaled_sides.append(tuple((part / power).float() for part in side))
             scale *= power
         residuals, features = scaled_sides

@@ -169,8 +169,7 @@ class _Batch:
     def finish_step(self) -> None:
         """Note the residual after the last pick, score the rows, and end the problems that are done."""
         explained = self.weights * (self.correlation + self.residual_correlation).gather(1, self.members)
-        squared = (self.target_norm**2 - explained.sum(1)).clamp_min(0)
-        residual = squared.sqrt() / self.target_norm.clamp_min(_TINY)
+        residual = (self.target_norm**2 - explained.sum(1)).clamp_min(0).sqrt() / self.target_norm.clamp_min(_TINY)
         if self.steps:
             self.residuals.append(residual[:, None])
             self.is_counted.append((self.running & (self.newest >= 0))[:, None])

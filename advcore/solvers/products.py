@@ -56,7 +56,9 @@ class GramProducts:
         """Swap row j with the row whose place the slot is."""
         place = self._place_of_row[j]
         displaced = self._row_at_place[slot]
-        self._gram[[slot, place]] = self._gram[[place, slot]]
+        products = self._gram[slot].copy()
+        self._gram[slot] = self._gram[place]
+        self._gram[place] = products
         self._row_at_place[[place, slot]] = displaced, j
         self._place_of_row[[displaced, j]] = place, slot
 
