@@ -61,7 +61,7 @@ INNER = {
         *("card", "charts", "compare", "frame", "front", "learning_parts", "lenient", "outcome_parts", "page", "parts"),
         *("run_page", "runs_page", "scales", "selection_parts", "settings_parts", "svg"),
     },
-    "solvers": {"active", "batched", "products"},
+    "solvers": {"active", "batched", "leap", "products"},
     "selection": {"measure", "solve"},
     "training": {"budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "snapshot", "steppers"},
 }

@@ -137,7 +137,7 @@ def test_attacked_in_full_everywhere_the_error_is_exact():
 
 
 def each_row_at_once(self, value, dtype=torch.float64):
-    """As `FactoredRows._each_row`, without writing into memory taken beforehand, which vmap refuses."""
+    """As `FactoredRows._map_rows`, without writing into memory taken beforehand, which vmap refuses."""
     return value(self._passes(dtype=dtype))
 
 
@@ -158,7 +158,7 @@ def test_on_samples_its_square_is_right_on_average_and_its_noise_is_what_it_says
         return estimate_sums(cheap, PICKS, WEIGHTS, sample)
 
     with monkeypatch.context() as patched:
-        patched.setattr(FactoredRows, "_each_row", each_row_at_once)
+        patched.setattr(FactoredRows, "_map_rows", each_row_at_once)
         vectors, told, _ = torch.func.vmap(estimate)(chosen, rest)
     for error, variance, own in zip(vectors[::150], told[::150], alone, strict=True):
         assert torch.allclose(error, own[0], rtol=1e-9) and float(variance) == pytest.approx(float(own[1]), rel=1e-9)
