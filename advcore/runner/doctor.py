@@ -5,7 +5,7 @@ import os
 import platform
 
 from advcore.threads import describe_threads, load_average, overload
-from advcore.tracking.base import quiet
+from advcore.tracking.base import silence_packages
 
 NEEDED = (
     "torch",
@@ -37,7 +37,7 @@ EXTRAS = {
 
 def findings() -> list[tuple[str, str]]:
     """One (what, state) row each for the machine, the packages and the extras; an import that fails says why."""
-    quiet()
+    silence_packages()
     rows = [("python", f"{platform.python_version()}, {platform.platform()}"), ("device", _device()), *_threads()]
     rows += [(name, _imported(name, f"pip install --upgrade {name}")) for name in NEEDED]
     rows += [

@@ -1,8 +1,8 @@
-"""TensorBoard, through torch's own writer."""
+"""TensorBoard, through torch's writer."""
 
 from types import ModuleType
 
-from advcore.tracking.base import Opening, Sink, Tracker, Values, flat, importing
+from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, importing
 from advcore.types import settings
 
 
@@ -20,15 +20,13 @@ class TensorBoard(Tracker):
 
 
 class _Events(Sink):
-    """Epochs that a killed run wrote and did not count are purged, not doubled."""
+    """Event files. Epochs that a killed run wrote but did not count are purged, so that none is there twice."""
 
     def __init__(self, writer: type, opening: Opening):
-        super().__init__(opening.told)
-        self.writer = writer(str(opening.folder), purge_step=opening.told or None)
-        self.settings = {
-            key: str(value) if value in (None, [], {}) else value for key, value in flat(opening.config).items()
-        }
-        if not opening.told:
+        super().__init__(opening.epochs_logged)
+        self.writer = writer(str(opening.folder), purge_step=opening.epochs_logged or None)
+        self.settings = {key: _as_hparam(value) for key, value in flatten(opening.config).items()}
+        if not opening.epochs_logged:
             lines = "\n".join(f"    {key}: {value}" for key, value in self.settings.items())
             self.writer.add_text("settings", lines, 0)
 
@@ -39,5 +37,12 @@ class _Events(Sink):
 
     def close(self, final: Values | None) -> None:
         if final is not None:
-            self.writer.add_hparams(self.settings, final, run_name=".", global_step=self.told)
+            self.writer.add_hparams(self.settings, final, run_name=".", global_step=self.epochs_logged)
         self.writer.close()
+
+
+def _as_hparam(value: object) -> object:
+    """Return a setting as a value that `add_hparams` accepts: None and empty collections become text."""
+    if value in (None, [], {}):
+        return str(value)
+    return value
