@@ -456,8 +456,8 @@ def bench(
     if not table:
         from advcore.runner import engines
 
-        work = engines.engine(engine, jobs)
-        left = runner.pending(suite, part)
+        work = engines.choose_engine(engine, jobs)
+        left = runner.list_pending(suite, part)
         if left and engine == "local":
             runner.check_data(left)
         typer.echo(f"{suite.folder}: {counted(len(part), 'run')}, {len(part) - len(left)} done before")
@@ -467,8 +467,8 @@ def bench(
             )
         failed = ended["failed"]
         _tell_rest(ended)
-    found = runner.results(suite)
-    for one in runner.tables(suite, found):
+    found = runner.collect_results(suite)
+    for one in runner.build_tables(suite, found):
         whole = [row for row in one.rows if len(row) > 1]
         print_table(one.caption, tuple(one.header), whole)
         typer.echo("\n".join([*(row[0] for row in one.rows if len(row) == 1), *one.notes]))
