@@ -506,7 +506,7 @@ LAST_BEFORE = {
     "evaluate --state": "advcore.runner.prepare.prepare",
     "evaluate --examples": "advcore.runner.prepare.prepare",
     "report": "advcore.runner.report.run_page",
-    "export": "advcore.runner.export._coresets",
+    "export": "advcore.runner.export._load_coresets",
     "bench": "advcore.runner.bench.check_data",
 }
 """What each command calls after it has tried its places and before it writes."""
