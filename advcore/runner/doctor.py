@@ -35,8 +35,8 @@ EXTRAS = {
 }
 
 
-def findings() -> list[tuple[str, str]]:
-    """One (what, state) row each for the machine, the packages and the extras; an import that fails says why."""
+def describe_installation() -> list[tuple[str, str]]:
+    """Return (name, state) rows for the machine, the packages and the extras; an import that fails says why."""
     silence_packages()
     rows = [("python", f"{platform.python_version()}, {platform.platform()}"), ("device", _device()), *_threads()]
     rows += [(name, _imported(name, f"pip install --upgrade {name}")) for name in NEEDED]

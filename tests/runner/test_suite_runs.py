@@ -377,7 +377,7 @@ def test_real_shards_stops_and_failures(suite, in_a_process, tmp_path):
         _, code = in_a_process(path, "--out", tmp_path / "shards", "--shard", part, "--jobs", "2")
         assert code == 0
     (told, _), code = in_a_process(path, "--out", tmp_path / "stopped", "--seconds", "4")
-    assert code == 0 and "the same command goes on" in told
+    assert code == 0 and "rerun the same command to continue" in told
     child = in_a_process(path, "--out", tmp_path / "stopped", "--jobs", "2", wait=False)
     assert any("begun" in line for line in iter(child.stdout.readline, ""))
     while not list((tmp_path / "stopped/runs").glob("*/states/*")):
@@ -385,7 +385,7 @@ def test_real_shards_stops_and_failures(suite, in_a_process, tmp_path):
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=90)
-    assert child.returncode == 130 and "the same command goes on" in said
+    assert child.returncode == 130 and "rerun the same command to continue" in said
     assert not subprocess.run(["pgrep", "-f", str(tmp_path / "stopped")], capture_output=True).stdout
     _, code = in_a_process(path, "--out", tmp_path / "stopped")
     assert code == 0
