@@ -1,7 +1,7 @@
-"""Turn YAML text into events whose cost is bounded before it is paid.
+"""Turns YAML text into events, whose cost is limited before any of it is spent.
 
-Only PyYAML's scanner and parser are used. The limits hold for the length of the text, for the count of tokens before
-each is scanned, and for what the events will be built into, aliases followed, before anything is built.
+Only PyYAML's scanner and parser are used. There are limits for the length of the text, for the number of tokens, which
+are counted before each is scanned, and for the size of the values, aliases followed, before any of them is built.
 """
 
 from collections.abc import Iterator
@@ -29,16 +29,18 @@ DEEPEST = 30
 def read_events(text: str) -> list[yaml.Event]:
     """Return the events of the text's values, keys, and ends of lists and mappings; none for an empty text.
 
-    Raises ConfigError, in one line with line and column, for a text that is not YAML, holds several documents, passes
-    a limit, or has an anchor or alias that cannot be meant.
+    Raises ConfigError, in one line with line and column, for a text that is not YAML, holds several documents, exceeds
+    a limit, or has an anchor or alias that makes no sense.
     """
-    events, meter, is_first = [], _Meter(), True
+    events: list[yaml.Event] = []
+    meter = _Meter()
+    documents = 0
     for event in _scan(text):
         match event:
             case yaml.DocumentStartEvent():
-                if not is_first:
+                documents += 1
+                if documents > 1:
                     raise error_at(event.start_mark, "a text must hold one document, another document begins here")
-                is_first = False
             case yaml.NodeEvent():
                 meter.enter(event)
                 events.append(event)
@@ -120,7 +122,7 @@ class _Size:
 
 @dataclass
 class _OpenCollection:
-    """A list or mapping whose end has not come, and what was counted before it began."""
+    """A list or mapping whose end has not been read, and what was counted before it began."""
 
     anchor: str | None
     values_before: int
@@ -129,7 +131,7 @@ class _OpenCollection:
 
 
 class _Meter:
-    """Measures what events will be built into."""
+    """Measures the values that the events will be built into."""
 
     def __init__(self):
         self._values = 0
@@ -138,7 +140,7 @@ class _Meter:
         self._sizes: dict[str, _Size | None] = {}  # by anchor; None while the anchored collection is open
 
     def enter(self, event: yaml.NodeEvent) -> None:
-        """Count a value or key. Raises ConfigError where it passes a limit, or its anchor or alias cannot be meant."""
+        """Count a value or key. Raises ConfigError where it exceeds a limit, or its anchor or alias makes no sense."""
         if isinstance(event, yaml.AliasEvent):
             self._count(self._find_size(event), event.start_mark)
             return
