@@ -8,6 +8,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,11 +50,9 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
 
 def command_line(*words: object, overrides: Iterable[str] = ()) -> str:
     """Return a command that can be pasted into a shell; each override becomes a --set."""
-    arguments = list(map(str, words))
-    for override in overrides:
-        arguments += ["--set", override]
+    settings = chain.from_iterable(("--set", override) for override in overrides)
     program = "python -m advcore" if Path(sys.argv[0]).name == "__main__.py" else "advcore"
-    return f"{program} {shlex.join(arguments)}"
+    return f"{program} {shlex.join([*map(str, words), *settings])}"
 
 
 def print_next(*commands: str) -> None:
@@ -89,8 +88,7 @@ class _RunBars:
     """A bar for the epochs of a run and one for the current phase; each is removed when it is full."""
 
     def __init__(self, progress: "Progress", epochs: int | None):
-        self._progress = progress
-        self._epochs = epochs
+        self._progress, self._epochs = progress, epochs
         self._epochs_bar: int | None = None
         self._phase_bar: int | None = None
         self._phase = ""
@@ -124,8 +122,7 @@ class _RunBars:
         if done >= total:
             return
         if self._phase_bar is None:
-            self._phase = phase
-            self._phase_bar = self._progress.add_task(phase, completed=done, total=total)
+            self._phase, self._phase_bar = phase, self._progress.add_task(phase, completed=done, total=total)
         self._progress.update(self._phase_bar, completed=done, total=total)
 
     def _show_epochs(self, done: int, description: str) -> None:
@@ -219,12 +216,9 @@ class _SuiteBars:
 
     def __init__(self, progress: "Progress", total: int):
         self._progress = progress
-        self._total = total
-        self._ended = 0
+        self._ended, self._total = 0, total
         self._active: dict[str, int] = {}  # bars by the run's slug
-        self._runs_bar: int | None = None
-        if total:
-            self._runs_bar = progress.add_task(f"0 of {counted(total, 'run')}", total=total)
+        self._runs_bar = progress.add_task(f"0 of {counted(total, 'run')}", total=total) if total else None
 
     def on_start(self, run: "Run") -> None:
         self._active[run.slug] = self._progress.add_task(_run_name(run), total=None)

@@ -54,18 +54,13 @@ class AdversarialCoresetCallback(Callback):
         dataset: Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = _use_module,
     ):
-        problems = [at_least("warm_epochs", warm_epochs, 0)]
-        if period is not None:
-            problems.append(at_least("period", period, 1))
+        problems = [at_least("warm_epochs", warm_epochs, 0), None if period is None else at_least("period", period, 1)]
         if selector.partition == "per_batch":
             problems.append(must("selector.partition", "one that needs no blocks", "per_batch"))
         require(*problems)
-        self.selector = selector
-        self.warm_epochs = warm_epochs
-        self.period = period
-        self.seed = seed
-        self.dataset = dataset
-        self.network = network
+        self.selector, self.seed = selector, seed
+        self.warm_epochs, self.period = warm_epochs, period
+        self.dataset, self.network = dataset, network
         self.coreset: Coreset | None = None
         self._loader_epoch: int | None = None  # the last epoch whose loader Lightning asked for
         self._replaced: list[tuple[object, object]] = []  # owner, and its own `train_dataloader` if it had one
@@ -82,8 +77,7 @@ class AdversarialCoresetCallback(Callback):
         every = trainer.reload_dataloaders_every_n_epochs
         if every != 1:
             raise ConfigError(must("Trainer(reload_dataloaders_every_n_epochs)", "1", every))
-        self.coreset = None
-        self._loader_epoch = None
+        self.coreset = self._loader_epoch = None
         for owner in (trainer.datamodule, pl_module):
             if owner is not None:
                 self._replace_loader(owner, trainer, pl_module)

@@ -14,6 +14,7 @@ from advcore.runner.schema import RunConfig
 from advcore.runner.suite_file import (
     BASELINES,
     MOST_RUNS,
+    Settings,
     expand_grids,
     list_left_out,
     settings_of,
@@ -24,9 +25,6 @@ from advcore.runner.yaml_reader import parse_overrides, read
 
 _SEEDS = (0, 1, 2)
 _MOST_PROBLEMS = 5_000  # of all methods together; after these, no more methods are checked
-
-Settings = dict[str, object]
-"""The settings of a run file, unchecked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,17 +163,15 @@ def _add_problems(problems: dict[str, list[str]], error: UserError, method: str)
 
 def _raise_problems(problems: dict[str, list[str]], methods: int) -> None:
     """Raise ConfigError with each problem once, after the names of the methods that have it."""
-    lines = []
-    for problem, names in problems.items():
-        owner = "every method" if len(names) == methods else f"method {_abbreviate(names)}"
-        lines.append(f"{owner}: {problem}")
-    require(*lines)
+    require(*(f"{_name_methods(names, methods)}: {problem}" for problem, names in problems.items()))
 
 
-def _abbreviate(names: list[str]) -> str:
-    """List the first three names, and count the others."""
-    first = ", ".join(map(repr, names[:3]))
-    return first + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _name_methods(names: list[str], methods: int) -> str:
+    """Name the first three methods and count the others; `methods` is how many the suite has."""
+    if len(names) == methods:
+        return "every method"
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"method {', '.join(map(repr, names[:3]))}{rest}"
 
 
 def _share_cost(methods: dict[str, Settings], reference: str | None) -> dict[str, Settings]:
@@ -228,8 +224,7 @@ def shard(runs: list[Run], part: str | None) -> list[Run]:
     if part is None:
         return runs
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
-    if match:
-        i, n = map(int, match.groups())
-        if 1 <= i <= n:
-            return runs[i - 1 :: n]
-    raise ConfigError(must("--shard", "i/n with i from 1 to n, such as 1/2", part))
+    i, n = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= i <= n:
+        raise ConfigError(must("--shard", "i/n with i from 1 to n, such as 1/2", part))
+    return runs[i - 1 :: n]

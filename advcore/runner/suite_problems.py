@@ -18,16 +18,30 @@ from advcore.runner.suite_file import (
 def find_problems(raw: Mapping) -> Iterator[str | None]:
     """Yield the problems of a suite's keys, and None for each check that it passes."""
     yield from _unknown_keys(raw, KEYS, "a suite")
-    if not NAME.fullmatch(str(raw.get("name", ""))):
-        yield must("name", "letters, digits, '.', '-', '_'", raw.get("name"))
+    name = raw.get("name")
+    yield _unless(NAME.fullmatch(str(raw.get("name", ""))), "name", "letters, digits, '.', '-', '_'", got=name)
     for key in ("title", "experiment", "records"):
-        if raw.get(key) is not None and not isinstance(raw[key], str):
-            yield must(key, "text", raw[key])
+        yield _unless(isinstance(raw.get(key), (str, type(None))), key, "text", got=raw.get(key))
     yield from _common_problems(raw, "")
     yield from _method_problems(raw)
     yield from _grid_problems(raw.get("grid"), "grid")
     yield from _baseline_problems(raw)
     yield from _size_problems(raw.get("sizes"))
+
+
+def _unless(is_right: object, path: str, rule: str, *, got: object) -> str | None:
+    """Return the problem of a setting, or None if it is right."""
+    return None if is_right else must(path, rule, got)
+
+
+def _mapping_problem(value: object, path: str, rule: str) -> str | None:
+    """Return the problem of a value that is neither a mapping nor left out."""
+    return _unless(value is None or isinstance(value, dict), path, rule, got=value)
+
+
+def _as_mapping(value: object) -> dict:
+    """Return a mapping as it is, and {} for anything else, whose problem is reported elsewhere."""
+    return value if isinstance(value, dict) else {}
 
 
 def _unknown_keys(section: Mapping, known: Collection[str], owner: str) -> Iterator[str]:
@@ -38,9 +52,8 @@ def _unknown_keys(section: Mapping, known: Collection[str], owner: str) -> Itera
 
 def _common_problems(section: Mapping, prefix: str) -> Iterator[str | None]:
     """Yield the problems of `seeds` and `set`, in a suite or a size. prefix : of the keys in messages."""
-    seeds = section.get("seeds")
-    if seeds is not None:
-        yield from _seed_problems(seeds, f"{prefix}seeds")
+    if section.get("seeds") is not None:
+        yield from _seed_problems(section["seeds"], f"{prefix}seeds")
     yield from _settings_problems(section.get("set"), f"{prefix}set")
 
 
@@ -52,16 +65,11 @@ def _seed_problems(seeds: object, path: str) -> Iterator[str | None]:
         yield at_least(path, seed, -LARGEST_SEED, most=LARGEST_SEED)
 
 
-def _settings_problems(settings: object, path: str) -> Iterator[str]:
+def _settings_problems(settings: object, path: str) -> Iterator[str | None]:
     """Yield the problems of a mapping of dotted settings, as far as its keys show them."""
-    if settings is None:
-        return
-    if not isinstance(settings, dict):
-        yield must(path, "a mapping of dotted settings, such as training.epochs: 10", settings)
-        return
-    for key in settings:
-        if not all(str(key).split(".")):
-            yield must(path, "a mapping of dotted settings", key)
+    yield _mapping_problem(settings, path, "a mapping of dotted settings, such as training.epochs: 10")
+    for key in _as_mapping(settings):
+        yield _unless(all(str(key).split(".")), path, "a mapping of dotted settings", got=key)
         if key in ("seed", "name") or not isinstance(key, str):
             yield f"{path}: {shown(key)} is not a setting that a suite may change; its own seeds and names count"
 
@@ -71,8 +79,7 @@ def _method_problems(raw: Mapping) -> Iterator[str | None]:
     if methods is not None and not isinstance(methods, dict):
         yield must("methods", "a mapping of names to settings", methods)
         return
-    if not methods and not raw.get("grid"):
-        yield must("methods", "at least one, here or in a grid", methods)
+    yield _unless(methods or raw.get("grid"), "methods", "at least one, here or in a grid", got=methods)
     for name, method in (methods or {}).items():
         yield from _problems_of_method(name, method, raw)
     if raw.get("grid"):
@@ -82,7 +89,7 @@ def _method_problems(raw: Mapping) -> Iterator[str | None]:
 
 def _problems_of_method(name: object, method: object, raw: Mapping) -> Iterator[str | None]:
     path = f"method {str(name)!r}"
-    grid = method.get("grid") if isinstance(method, dict) else None
+    grid = _as_mapping(method).get("grid")
     if not grid or not isinstance(name, str):  # the names that a grid gives are checked where it is expanded
         yield name_problem(name)
     if method is not None and not isinstance(method, dict):
@@ -97,13 +104,10 @@ def _problems_of_method(name: object, method: object, raw: Mapping) -> Iterator[
 
 def _experiment_problem(experiment: object, raw: Mapping, path: str) -> str | None:
     """Return the problem of a method without a run file, unless every size names one."""
-    sizes = raw.get("sizes")
-    in_every_size = isinstance(sizes, dict) and all(
-        isinstance(size, dict) and "experiment" in size for size in sizes.values()
-    )
-    if isinstance(experiment, str) or sizes and in_every_size:
-        return None
-    return must(path, "given an experiment, its own or the suite's", experiment)
+    sizes = _as_mapping(raw.get("sizes"))
+    in_every_size = all("experiment" in _as_mapping(size) for size in sizes.values())
+    is_right = isinstance(experiment, str) or sizes and in_every_size
+    return _unless(is_right, path, "given an experiment, its own or the suite's", got=experiment)
 
 
 def _cost_problem(settings: Mapping, path: str) -> str | None:
@@ -127,14 +131,12 @@ def _reference_problem(raw: Mapping) -> str | None:
 
 
 def _grid_problems(grid: object, path: str) -> Iterator[str | None]:
-    if grid is None:
-        return
-    if not isinstance(grid, dict):
+    if grid is not None and not isinstance(grid, dict):
         yield must(path, "a mapping of dotted settings to lists of values", grid)
         return
     yield from _settings_problems(grid, path)
-    yield _cost_problem(grid, path)
-    for key, values in grid.items():
+    yield _cost_problem(grid or {}, path)
+    for key, values in (grid or {}).items():
         if not isinstance(values, (list, dict)) or not values:
             yield must(f"{path}.{key}", "a list of values, or a mapping of names to values", values)
         elif isinstance(values, list) and any(isinstance(value, (list, dict)) for value in values):
@@ -146,7 +148,7 @@ def _baseline_problems(raw: Mapping) -> Iterator[str | None]:
     if not isinstance(baselines, (dict, bool, type(None))):
         yield must("baselines", f"false, or a mapping of {', '.join(BASELINES)} to true or false", baselines)
         return
-    for name, is_wanted in baselines.items() if isinstance(baselines, dict) else ():
+    for name, is_wanted in _as_mapping(baselines).items():
         if name not in BASELINES:
             yield f"baselines.{name} is none; {nearest(name, BASELINES) or 'they are ' + ', '.join(BASELINES)}"
         elif not isinstance(is_wanted, bool):
@@ -157,24 +159,18 @@ def _baseline_problems(raw: Mapping) -> Iterator[str | None]:
 
 
 def _size_problems(sizes: object) -> Iterator[str | None]:
-    if sizes is None:
-        return
-    if not isinstance(sizes, dict):
-        yield must("sizes", "a mapping of names to what differs", sizes)
-        return
-    for name, size in sizes.items():
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            yield must("sizes", "text of letters, digits, '.', '-' and '_'", name)
-        if size is not None:
-            yield from _problems_of_size(size, f"sizes.{name}")
+    yield _mapping_problem(sizes, "sizes", "a mapping of names to what differs")
+    for name, size in _as_mapping(sizes).items():
+        is_name = isinstance(name, str) and NAME.fullmatch(name)
+        yield _unless(is_name, "sizes", "text of letters, digits, '.', '-' and '_'", got=name)
+        yield from _problems_of_size(size, f"sizes.{name}")
 
 
 def _problems_of_size(size: object, path: str) -> Iterator[str | None]:
-    if not isinstance(size, dict):
-        yield must(path, "a mapping of what differs", size)
-        return
-    yield from (f"{path}.{problem}" for problem in _unknown_keys(size, SIZE_KEYS, "a size"))
-    yield from _common_problems(size, f"{path}.")
+    yield _mapping_problem(size, path, "a mapping of what differs")
+    settings = _as_mapping(size)
+    yield from (f"{path}.{problem}" for problem in _unknown_keys(settings, SIZE_KEYS, "a size"))
+    yield from _common_problems(settings, f"{path}.")
     for key in ("title", "experiment"):
-        if key in size and not isinstance(size[key], str):
-            yield must(f"{path}.{key}", "text", size[key])
+        if key in settings:
+            yield _unless(isinstance(settings[key], str), f"{path}.{key}", "text", got=settings[key])

@@ -43,7 +43,8 @@ class _Client(Sink):
         opening.folder.mkdir(parents=True, exist_ok=True)
         uri = tracker.uri or f"sqlite:///{opening.folder.resolve() / 'mlflow.db'}"
         self.client = mlflow.MlflowClient(tracking_uri=uri)
-        self.id = _previous_id(tracker, opening) or self._create_run(tracker, opening)
+        is_same_server = opening.state.get("uri") == tracker.uri
+        self.id = is_same_server and opening.state.get("id") or self._create_run(tracker, opening)
         super().__init__(self._last_step("loss") + 1, {"id": self.id, "uri": tracker.uri})
         self.client.update_run(self.id, status="RUNNING")
 
@@ -59,9 +60,7 @@ class _Client(Sink):
         experiment = self.client.get_experiment_by_name(tracker.experiment)
         if experiment:
             return experiment.experiment_id
-        if tracker.uri:
-            return self.client.create_experiment(tracker.experiment)
-        artifacts = (opening.folder.resolve() / "artifacts").as_uri()
+        artifacts = None if tracker.uri else (opening.folder.resolve() / "artifacts").as_uri()
         return self.client.create_experiment(tracker.experiment, artifact_location=artifacts)
 
     def _last_step(self, metric: str) -> int:
@@ -77,10 +76,3 @@ class _Client(Sink):
         if final and self._last_step("final/relative_cost") < self.epochs_logged:
             self.log(self.epochs_logged, final)
         self.client.set_terminated(self.id, status="KILLED" if final is None else "FINISHED")
-
-
-def _previous_id(tracker: MLflow, opening: Opening) -> str | None:
-    """Return the id of the run that continues, if it is on the same server."""
-    if opening.state.get("uri") != tracker.uri:
-        return None
-    return opening.state.get("id")

@@ -37,23 +37,18 @@ class Tracking:
         self.sinks: dict[str, Sink] = {}
         self.events: list[str] = []
         for name, tracker in trackers.items():
-            self._try(self._open, name, tracker, run_name, config)
+            self._try(name, self._open, name, tracker, run_name, config)
 
     def _open(self, name: str, tracker: Tracker, run_name: str, config: Mapping[str, object]) -> None:
-        saved = self._load_state(name)
-        opening = Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
-        self.sinks[name] = tracker.open(opening)
-        self._save_state(name)
-
-    def _load_state(self, name: str) -> dict:
-        """Read what `_save_state` wrote; {} and 0 epochs where there is no such file."""
         file = self.folder / f"{name}.json"
         saved = {"told": 0, "kept": {}}
         if file.exists():
             saved = read_sealed(inside(file, self.folder.parent), _SCHEMA, unsealed="")
         if not _ID.fullmatch(saved["kept"].get("id", "none")):
             raise CheckpointError(f"{file} is damaged: it holds no id of a run")
-        return saved
+        opening = Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
+        self.sinks[name] = tracker.open(opening)
+        self._save_state(name)
 
     def _save_state(self, name: str) -> None:
         sink = self.sinks[name]
@@ -65,7 +60,7 @@ class Tracking:
         A run that continues repeats the epochs after its last checkpoint, with the same numbers.
         """
         for name, sink in list(self.sinks.items()):
-            self._try(self._log, name, sink, rows)
+            self._try(name, self._log, name, sink, rows)
 
     def _log(self, name: str, sink: Sink, rows: Sequence[Row]) -> None:
         for row in rows[sink.epochs_logged :]:
@@ -80,18 +75,15 @@ class Tracking:
 
     def close(self, final: Values | None = None) -> None:
         """Close the trackers: `final` holds the numbers of a finished run, None means that the run was stopped."""
-        for name in list(self.sinks):
-            self._try(self._close, name, final)
+        for name, sink in list(self.sinks.items()):
+            self._try(name, sink.close, final)
         self.sinks.clear()
 
-    def _close(self, name: str, final: Values | None) -> None:
-        self.sinks[name].close(final)
-
-    def _try(self, action: Callable[..., None], name: str, *arguments: object) -> None:
-        """Call `action` for the tracker of that name; drop the tracker if it fails."""
+    def _try(self, name: str, action: Callable[..., None], *arguments: object) -> None:
+        """Call `action`, which the tracker of that name may fail; if it does, the tracker is dropped."""
         try:
             with preserved():
-                action(name, *arguments)
+                action(*arguments)
         except Exception as error:
             message = f"tracking with {name} failed, and it is told nothing more: {in_a_line(error)}"
             log.warning("%s", message)

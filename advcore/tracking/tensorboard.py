@@ -25,7 +25,8 @@ class _Events(Sink):
     def __init__(self, writer: type, opening: Opening):
         super().__init__(opening.epochs_logged)
         self.writer = writer(str(opening.folder), purge_step=opening.epochs_logged or None)
-        self.settings = {key: _as_hparam(value) for key, value in flatten(opening.config).items()}
+        self.settings = flatten(opening.config)
+        self.settings |= {key: str(value) for key, value in self.settings.items() if value in (None, [], {})}
         if not opening.epochs_logged:
             lines = "\n".join(f"    {key}: {value}" for key, value in self.settings.items())
             self.writer.add_text("settings", lines, 0)
@@ -39,10 +40,3 @@ class _Events(Sink):
         if final is not None:
             self.writer.add_hparams(self.settings, final, run_name=".", global_step=self.epochs_logged)
         self.writer.close()
-
-
-def _as_hparam(value: object) -> object:
-    """Return a setting as a value that `add_hparams` accepts: None and empty collections become text."""
-    if value in (None, [], {}):
-        return str(value)
-    return value
