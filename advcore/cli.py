@@ -462,9 +462,7 @@ def _format_offer(offer: "Offer") -> tuple[str, ...]:
     from advcore.minibatch import RULES
     from advcore.types import name_in
 
-    rule = "null"
-    if offer.rule is not None:
-        rule = f"{name_in(RULES, offer.rule)}, {offer.rule.describe()}"
+    rule = "null" if offer.rule is None else f"{name_in(RULES, offer.rule)}, {offer.rule.describe()}"
     if offer.budget == 1:
         cells = [offer.steps, None, None, rule, "all data"]
     else:
@@ -528,7 +526,6 @@ def bench(
 
 
 def _print_unfinished(ended: dict[str, list]) -> None:
-    """Print how many runs did not finish, for each of the reasons."""
     if ended["busy"]:
         typer.echo(f"left to another process: {counted(len(ended['busy']), 'run')}")
     if ended["stopped"]:
@@ -625,9 +622,8 @@ _CONTINUATIONS = {
 def _way_to_continue() -> str:
     """Say how to continue the command that was stopped; "" where that is not possible."""
     command = "".join(sys.argv[1:2])
-    if command not in _CONTINUATIONS:
-        return ""
-    if command == "evaluate" and not any(argument.startswith("--state") for argument in sys.argv):
+    is_lost = command == "evaluate" and not any(argument.startswith("--state") for argument in sys.argv)
+    if command not in _CONTINUATIONS or is_lost:
         return ""
     return f"; progress is saved, {_CONTINUATIONS[command]}"
 
@@ -666,9 +662,8 @@ def _joined() -> Iterator[None]:
 
 def _rank() -> int | None:
     """Return this process's number among several; None for a process alone, or a command that one process does."""
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or "RANK" not in os.environ:
-        return None
-    if "".join(sys.argv[1:2]) not in _COMMANDS_OF_SEVERAL:
+    are_several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    if not are_several or "".join(sys.argv[1:2]) not in _COMMANDS_OF_SEVERAL:
         return None
     return int(os.environ["RANK"])
 
@@ -679,14 +674,11 @@ def _fail(lines: Iterable[str], code: int, *, shared: bool = False) -> int:
     shared : whether every process has the same lines, so that only the first prints them.
     """
     rank = _rank()
-    if rank and shared:
-        return code
     prefix = f"advcore: process {rank}: " if rank else "advcore: "
-    for line in lines:
-        typer.echo(prefix + one_line(line), err=True)
+    if not rank or not shared:
+        typer.echo("\n".join(prefix + one_line(line) for line in lines), err=True)
     return code
 
 
 def _first_line(entry: object) -> str:
-    """Return the first line that describes an entry of a table: of its `about`, or of its docstring."""
     return (getattr(entry, "about", None) or entry.__doc__ or "").strip().splitlines()[0].rstrip(".:")

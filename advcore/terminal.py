@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from advcore.runner.attempt import Outcome, Watcher
-    from advcore.runner.build import Plan
     from advcore.runner.prepare import Reporter
     from advcore.runner.suite import Run
     from advcore.training.loop import Trained
@@ -51,7 +50,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
 def command_line(*words: object, overrides: Iterable[str] = ()) -> str:
     """Return a command that can be pasted into a shell; each override becomes a --set."""
     settings = chain.from_iterable(("--set", override) for override in overrides)
-    program = "python -m advcore" if Path(sys.argv[0]).name == "__main__.py" else "advcore"
+    program = {"__main__.py": "python -m advcore"}.get(Path(sys.argv[0]).name, "advcore")
     return f"{program} {shlex.join([*map(str, words), *settings])}"
 
 
@@ -76,11 +75,11 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
     with _live_progress() as progress:
         bars = _RunBars(progress, epochs)
         yield Reporter(
-            on_plan=bars.on_plan,
+            on_plan=lambda plan: bars.say("\n".join([plan.text, *plan.notes.values()])),
             on_epoch=bars.on_epoch,
             on_progress=bars.on_progress,
-            on_coreset=bars.on_coreset,
-            on_final=bars.on_final,
+            on_coreset=lambda coreset: bars.say(_describe_coreset(coreset)),
+            on_final=lambda checkpoint: bars.say(f"evaluating {checkpoint}"),
         )
 
 
@@ -97,15 +96,6 @@ class _RunBars:
         """Print a text above the bars, which are redrawn first."""
         self._progress.refresh()
         self._progress.console.print(text, markup=False)
-
-    def on_plan(self, plan: "Plan") -> None:
-        self.say("\n".join([plan.text, *plan.notes.values()]))
-
-    def on_coreset(self, coreset: "Coreset") -> None:
-        self.say(_describe_coreset(coreset))
-
-    def on_final(self, checkpoint: str) -> None:
-        self.say(f"evaluating {checkpoint}")
 
     def on_epoch(self, entry: dict, so_far: "Trained") -> None:
         done = entry["epoch"] + 1

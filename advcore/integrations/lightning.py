@@ -19,11 +19,6 @@ except ImportError as first:
         raise missing_package("lightning", "advcore.integrations.lightning", "lightning", first) from None
 
 
-def _use_module(module: LightningModule) -> nn.Module:
-    """Return the module itself, which maps images to logits."""
-    return module
-
-
 class AdversarialCoresetCallback(Callback):
     """Train on all data at first, then on a coreset that is selected with the current model every `period` epochs.
 
@@ -52,7 +47,7 @@ class AdversarialCoresetCallback(Callback):
         period: int | None = 1,
         seed: int = 0,
         dataset: Dataset | None = None,
-        network: Callable[[LightningModule], nn.Module] = _use_module,
+        network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
         problems = [at_least("warm_epochs", warm_epochs, 0), None if period is None else at_least("period", period, 1)]
         if selector.partition == "per_batch":
@@ -144,7 +139,7 @@ class AdversarialCoresetCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, dict | None]) -> None:
         state = state_dict["coreset"]
-        self.coreset = None if state is None else Coreset.restored(state)
+        self.coreset = state and Coreset.restored(state)
 
 
 def _draws_each_once(loader: DataLoader) -> bool:

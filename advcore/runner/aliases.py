@@ -1,9 +1,10 @@
 """Suggests the name or the setting that somebody meant who wrote another word for it in a run file."""
 
 import dataclasses
+import operator
 import re
 from collections.abc import Collection, Iterator
-from functools import cache
+from functools import cache, reduce
 from typing import get_args, get_origin
 
 from advcore import attacks, data, minibatch, models, objectives, solvers, tracking
@@ -131,11 +132,8 @@ NAME_ALIASES = ("norm", "type", "kind", "arch", "architecture", "dataset", "algo
 
 def collect_aliases(known: Collection[str]) -> dict[str, str]:
     """Return the aliases of all tables whose names are all in `known`."""
-    aliases: dict[str, str] = {}
-    for name, table in TABLES.items():
-        if set(table) <= set(known):
-            aliases |= ALIASES[name]
-    return aliases
+    tables = [ALIASES[name] for name, table in TABLES.items() if set(table) <= set(known)]
+    return reduce(operator.or_, tables, {})
 
 
 def suggest_name(name: object, known: Collection[str]) -> str:
@@ -175,7 +173,6 @@ def suggest_setting(key: str, known: Collection[str], section: str) -> str:
 
 
 def _table_at(place: str) -> str | None:
-    """Return the table whose names can stand at that place of a run file, if any."""
     return next((table for table, of_table in PLACES.items() if of_table == place), None)
 
 
@@ -189,7 +186,6 @@ def _suggest_other_entries(settings: Collection[str], table: str | None) -> str:
 
 
 def _entries_with(setting: str, table: str | None) -> list[str]:
-    """Return the names of the table's entries that have the setting."""
     classes = TABLES.get(table, {})
     return [name for name, cls in classes.items() if setting in (field.name for field in dataclasses.fields(cls))]
 

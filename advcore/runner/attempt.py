@@ -28,10 +28,6 @@ def _ignore(*arguments: object) -> None:
     """Do nothing."""
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended.
@@ -56,8 +52,7 @@ class Watcher:
     on_end: Callable[[Run, Outcome], None] = _ignore
 
 
-Work = Callable[..., Outcome]
-"""What an engine calls for each run: `attempt`, or a stand-in for it."""
+Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, or a stand-in for it
 
 
 def tidy(run: Run, folder: Path) -> None:
@@ -75,19 +70,14 @@ def attempt(
     run: Run,
     folder: Path,
     *,
-    stop: Callable[[], bool] = _never,
+    stop: Callable[[], bool] = lambda: False,
     on_line: Callable[[str], None] = _ignore,
     environment: dict[str, str] | None = None,
 ) -> Outcome:
-    """Do a run by `advcore run --resume` in another process, and return how it ended.
+    """Do a run by `advcore run --resume` in another process, wait for its end, and return how it ended.
 
-    The record of a finished run is then in `folder`/runs/SLUG. Blocks until the process ends.
-
-    Parameters
-    ----------
-    stop : asked several times a second; once it returns True, the process saves its state and ends.
-    on_line : receives each new last line of the run's output.
-    environment : variables that are added to this process's own.
+    Once `stop()` is true, the process saves its state and ends. `on_line` receives each new last line of its output;
+    `environment` is added to its environment. The record of a finished run is then in `folder`/runs/SLUG.
     """
     run_folder, log, file = _paths_of(run, folder)
     started = time.monotonic()

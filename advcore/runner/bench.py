@@ -31,8 +31,7 @@ from advcore.runner.schema import RunConfig
 from advcore.runner.suite import Run, Suite, list_runs, load, resolve_methods
 from advcore.runner.suite_file import BASELINES, BASELINES_FILE
 
-_BASELINES = "advcore-baselines-2"
-_UNSEALED_BASELINES = "advcore-baselines-1"
+_BASELINES, _UNSEALED_BASELINES = "advcore-baselines-2", "advcore-baselines-1"
 _FAILURE = "advcore-failure-1"
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,6 @@ def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), 
 
 
 def _seed_problem(setting: str) -> str | None:
-    """Return the problem of an override that a suite would ignore."""
     if setting not in ("seed", "name"):
         return None
     return f"--set {setting} changes nothing in a suite: its seeds and names are its own; write them into the file"
@@ -223,7 +221,6 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
 
 
 def _headline(record: RunRecord) -> str:
-    """Describe the result of a run in a few words."""
     evaluation = record.final["last"]
     robustness = f", robust {robust(record):.1f} %" if evaluation["attacks"] else ""
     return f"clean {100 * evaluation['clean']['accuracy']:.1f} %{robustness} at cost {record.relative_cost:.2f}"

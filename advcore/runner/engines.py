@@ -52,22 +52,20 @@ def run_locally(
     stopping = Event()
     stop = partial(must_stop, stopping, until)
     waiting = list(runs)
-    slots = list(range(jobs))
-    running: dict[Future[Outcome], tuple[Run, int]] = {}
-    gpus = device.gpus() if jobs > 1 else 0
+    environments = _list_environments(jobs)
+    running: dict[Future[Outcome], tuple[Run, dict[str, str]]] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while running or waiting and not stop():
-                while waiting and slots and not stop():
-                    run, slot = waiting.pop(0), slots.pop(0)
-                    environment = _environment_of_slot(slot, jobs, gpus)
+                while waiting and environments and not stop():
+                    run, environment = waiting.pop(0), environments.pop(0)
                     watcher.on_start(run)
                     on_line = partial(watcher.on_line, run)
                     future = pool.submit(work, run, folder, stop=stop, on_line=on_line, environment=environment)
-                    running[future] = run, slot
+                    running[future] = run, environment
                 for future in wait(running, _POLL, FIRST_COMPLETED).done:
-                    run, slot = running.pop(future)
-                    slots.append(slot)
+                    run, environment = running.pop(future)
+                    environments.append(environment)
                     watcher.on_end(run, future.result())
                 signals.check()
         except BaseException:
@@ -75,12 +73,10 @@ def run_locally(
             raise
 
 
-def _environment_of_slot(slot: int, jobs: int, gpus: int) -> dict[str, str]:
-    """Return what a slot's processes are given: a share of the threads, and one GPU where there are several."""
-    environment = environment_of_share(jobs)
-    if gpus > 1:
-        environment |= device.only(slot % gpus)
-    return environment
+def _list_environments(jobs: int) -> list[dict[str, str]]:
+    """Return an environment for each run at a time: a share of the threads, and one GPU where there are several."""
+    gpus = device.gpus() if jobs > 1 else 0
+    return [environment_of_share(jobs) | (device.only(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
 
 
 # ---- a Ray cluster ----

@@ -10,9 +10,7 @@ def explain_epochs(schedule: Schedule) -> str | None:
     """Say why fewer epochs run than `training.epochs` asks for; None where all of them run."""
     if schedule.length == schedule.epochs:
         return None
-    change = "left out"
-    if schedule.warm_epochs:
-        change = f"cut to {schedule.warm_epochs}, on all data"
+    change = f"cut to {schedule.warm_epochs}, on all data" if schedule.warm_epochs else "left out"
     warm_start = f"the warm start of {counted(schedule.first, 'epoch')} is {change}"
     on_coresets = counted(schedule.length - schedule.warm_epochs, "epoch")
     return (
@@ -53,8 +51,9 @@ def _count_selections(trainer: Trainer) -> int:
 
 
 def _describe_selections(trainer: Trainer, share: float, n: int) -> str:
-    passes = f"{selection_units(trainer.selector)} passes for each of {n:,} training examples"
-    return f"{share:.2f} into {counted(_count_selections(trainer), 'selection')} ({passes})"
+    selections = counted(_count_selections(trainer), "selection")
+    passes = selection_units(trainer.selector)
+    return f"{share:.2f} into {selections} ({passes} passes for each of {n:,} training examples)"
 
 
 def _list_cheaper_selections(trainer: Trainer) -> list[str]:

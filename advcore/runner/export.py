@@ -94,12 +94,12 @@ def export(
 
 
 def _write_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[str, ...]:
-    notes = []
-    if kind != "coresets" and not record.finished:
-        notes.append("the run is not finished: the card tells no accuracy on the test set")
-    if kind == "all" and not coresets:
-        notes.append("the run has no coresets: it selected none")
-    return tuple(notes)
+    notes = {
+        "the run is not finished: the card tells no accuracy on the test set": not record.finished
+        and kind != "coresets",
+        "the run has no coresets: it selected none": not coresets and kind == "all",
+    }
+    return tuple(note for note, applies in notes.items() if applies)
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
@@ -198,7 +198,7 @@ def _write_model(folder: Path, run: Path, record: RunRecord, *, which: str, samp
     facts = {
         "shape": list(shape),
         "num_classes": num_classes,
-        "samples": len(checks["samples"]["y"]) if samples else 0,
+        "samples": len(checks.get("samples", {}).get("y", ())),
         "needs": list(config.model.needs),
         "coresets": num_coresets,
         "standalone": module is not None,
@@ -295,6 +295,6 @@ def strip_folders(value: object) -> object:
         return {key: strip_folders(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [strip_folders(entry) for entry in value]
-    if not isinstance(value, str) or "://" in value:
+    if not isinstance(value, str) or "://" in value or not {"/", "\\"} & {*value}:
         return value
-    return Path(value.replace("\\", "/")).name if "/" in value or "\\" in value else value
+    return Path(value.replace("\\", "/")).name

@@ -179,7 +179,7 @@ def _share_cost(methods: dict[str, Settings], reference: str | None) -> dict[str
 
     Without a reference, the first method's. Steps and epochs of the reference are filled in where they are left out.
     """
-    first = methods[next(iter(methods)) if reference is None else reference]
+    first = methods[reference or next(iter(methods))]
     cost = dict(first.get("cost") or {})
     with contextlib.suppress(ConfigError):  # `resolve_methods` raises it, with the method's name
         config = from_dict(first)

@@ -35,8 +35,7 @@ BASELINES = {
 BASELINES_FILE = "baselines.json"
 """Lies beside a suite's records and holds the baselines that were added."""
 
-Settings = dict[str, object]
-"""Dotted settings by their paths."""
+Settings = dict[str, object]  # by their paths, such as "training.epochs"
 
 
 def slug(method: str, seed: int) -> str:

@@ -50,15 +50,7 @@ def read_events(text: str) -> list[yaml.Event]:
     return events
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """A place in a text, counted from 0 as in PyYAML's marks."""
-
-    line: int
-    column: int
-
-
-def error_at(mark: yaml.Mark | _Mark, text: str) -> ConfigError:
+def error_at(mark: yaml.Mark, text: str) -> ConfigError:
     """Return an error that names line and column, counted from 1."""
     return ConfigError(f"line {mark.line + 1}, column {mark.column + 1}: {text}")
 
@@ -94,7 +86,8 @@ def _scan(text: str) -> Iterator[yaml.Event]:
         scanner = _Scanner(text)
     except ReaderError as error:
         before = text[: error.position]
-        mark = _Mark(before.count("\n"), len(before) - before.rfind("\n") - 1)
+        column = len(before) - before.rfind("\n") - 1
+        mark = yaml.Mark("", error.position, before.count("\n"), column, buffer=None, pointer=0)
         raise error_at(mark, f"the character #x{error.character:04x} cannot be read") from None
     try:
         while scanner.check_event():

@@ -19,9 +19,8 @@ from advcore.runner.yaml_events import LARGEST_TEXT, error_at, read_events
 LONGEST_NUMBER = 400
 """Characters of a number."""
 
-Scalar = str | float | bool | None
+Scalar = str | float | bool | None  # float stands for int, too
 Value = Scalar | list["Value"] | dict[Scalar, "Value"]
-"""What a YAML text holds; Scalar includes int."""
 
 
 def read(path: str | Path) -> dict:
@@ -177,7 +176,6 @@ def _list_names(key: Node) -> set[Node]:
 
 
 def _list_sources(value: Value, mark: yaml.Mark) -> list[dict]:
-    """Return the mappings that a merge names. Raises ConfigError for anything else."""
     sources = value if isinstance(value, list) else [value]
     for source in sources:
         if not isinstance(source, dict):

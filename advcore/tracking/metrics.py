@@ -23,8 +23,7 @@ _ENTRY = {
 _SELECTION = ("k", "gradient_error", "gradient_error_random", "effective_sample_size", "weight_sum")
 COLUMNS = (*_ENTRY.values(), "relative_cost", *(f"selection/{name}" for name in _SELECTION))
 
-Row = dict[str, float | str | None]
-"""An epoch's values by column."""
+Row = dict[str, float | str | None]  # an epoch's values by column
 
 
 def rows(epochs: list[dict], selections: list[dict], reference: int) -> list[Row]:

@@ -56,7 +56,6 @@ class _Client(Sink):
         return run_id
 
     def _experiment_id(self, tracker: MLflow, opening: Opening) -> str:
-        """Return the id of the experiment, which is created if it does not exist."""
         experiment = self.client.get_experiment_by_name(tracker.experiment)
         if experiment:
             return experiment.experiment_id
