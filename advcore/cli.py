@@ -34,7 +34,10 @@ from advcore.version import __version__
 
 if TYPE_CHECKING:
     from advcore.evaluation.evaluate import Evaluation
+    from advcore.runner.bench import Bench
     from advcore.runner.schema import RunConfig
+    from advcore.runner.suite import Run
+    from advcore.selection.scores import Scores
     from advcore.training.budget import Offer
 
 app = typer.Typer(
@@ -80,6 +83,10 @@ Overrides = Annotated[
 ]
 Weights = Annotated[
     str, typer.Option(help="last or best of a run, or a file of weights (.safetensors, .pt, .pth) for a run file.")
+]
+Verdicts = Annotated[
+    Path | None,
+    typer.Option(help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."),
 ]
 
 
@@ -199,19 +206,20 @@ def score(
     if not distributed.first():
         return
     path = scores.save(out)
-    scores = Scores.load(path)
+    print_table(f"{config.name}: scores", ("", ""), [("score", name), *_describe_scores(Scores.load(path))])
+    typer.echo(f"scores: {path}")
+    reading = selecting.solver_reading(config, name, path)
+    print_next(command_line("run", file, overrides=[*(set_ or ()), *reading]))
+
+
+def _describe_scores(scores: "Scores") -> list[tuple[str, str]]:
     quantiles = [f"{float(scores.values.quantile(q)):.4g}" for q in (0.0, 0.5, 1.0)]
-    rows = [
-        ("score", name),
+    return [
         ("examples", str(len(scores.values))),
         ("epochs", str(scores.epochs)),
         ("lowest, median, highest", ", ".join(quantiles)),
         ("sha256", scores.sha256),
     ]
-    print_table(f"{config.name}: scores", ("", ""), rows)
-    typer.echo(f"scores: {path}")
-    reading = selecting.solver_reading(config, name, path)
-    print_next(command_line("run", file, overrides=[*(set_ or ()), *reading]))
 
 
 def _check_arrays_file(option: str, path: Path) -> None:
@@ -249,14 +257,9 @@ def evaluate(
     suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."
-        ),
-    ] = None,
+    state: Verdicts = None,
     examples: Annotated[
-        Path | None, typer.Option(help="Also write the adversarial examples to this file (.npz).")
+        Path | None, typer.Option(help="Also write the adversarial examples to this .npz file.")
     ] = None,
 ) -> None:
     """Measure clean and robust accuracy on the test set.
@@ -265,7 +268,6 @@ def evaluate(
     """
     from advcore import distributed
     from advcore.evaluation.suites import ALIASES, SUITES
-    from advcore.files import write_sealed
     from advcore.reporting.tables import accuracies
     from advcore.runner import weights
     from advcore.runner.prepare import prepare, use_suited_threads
@@ -276,21 +278,15 @@ def evaluate(
         config = _load_config(target, set_ or ())
         path = weights.checkpoint(target, checkpoint, config)
         _check_outputs(out, state, examples)
-        config = to_evaluate(config, suite)
-        prepared = prepare(config)
+        prepared = prepare(to_evaluate(config, suite))
         weights.load_state(prepared.model, path)
     use_suited_threads(prepared)
     with show_run() as reporter:
-        keep_examples = examples is not None
-        evaluation = final(prepared, None, reporter, path.stem, state=state, keep_examples=keep_examples)
+        evaluation = final(prepared, None, reporter, path.stem, state=state, keep_examples=bool(examples))
     if not distributed.first():
         return
-    results = evaluation.as_dict()
-    print_table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, results))
-    if examples:
-        _save_examples(examples, evaluation)
-    if out:
-        write_sealed(out, {"checkpoint": str(path), **results}, "advcore-evaluation-1")
+    print_table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, evaluation.as_dict()))
+    _save_evaluation(evaluation, path, out=out, examples=examples)
     if suite == "seen":
         print_next(*_judge_by_autoattack(target, config, checkpoint, set_ or ()))
 
@@ -305,13 +301,17 @@ def _load_config(target: Path, overrides: Sequence[str]) -> "RunConfig":
     return load(target, overrides)
 
 
-def _save_examples(path: Path, evaluation: "Evaluation") -> None:
-    """Write the adversarial examples, and whether the model was right about each, with the attacks beside them."""
-    from advcore.files import save_arrays
+def _save_evaluation(evaluation: "Evaluation", checkpoint: Path, *, out: Path | None, examples: Path | None) -> None:
+    """Write the accuracies to `out`, and the adversarial examples with the verdicts on them to `examples`."""
+    from advcore.files import save_arrays, write_sealed
 
-    arrays = {f"x_adv_{key}": images.numpy() for key, images in evaluation.examples.items()}
-    arrays |= {f"right_{key}": verdicts.numpy() for key, verdicts in evaluation.verdicts.items()}
-    save_arrays(path, arrays, {"attacks": evaluation.as_dict()["attacks"]})
+    results = evaluation.as_dict()
+    if examples:
+        arrays = {f"x_adv_{key}": images.numpy() for key, images in evaluation.examples.items()}
+        arrays |= {f"right_{key}": verdicts.numpy() for key, verdicts in evaluation.verdicts.items()}
+        save_arrays(examples, arrays, {"attacks": results["attacks"]})
+    if out:
+        write_sealed(out, {"checkpoint": str(checkpoint), **results}, "advcore-evaluation-1")
 
 
 def _judge_by_autoattack(
@@ -384,9 +384,8 @@ def export(
     for file in sorted(path for path in exported.folder.rglob("*") if path.is_file()):
         typer.echo(f"{file.stat().st_size:>12,}  {file}")
     typer.echo(f"export: {exported.folder}")
-    loader = exported.folder / "model.py"
-    if loader.exists():
-        print_next(shlex.join(["python", str(loader)]))
+    if (exported.folder / "model.py").exists():
+        print_next(shlex.join(["python", str(exported.folder / "model.py")]))
 
 
 @app.command(name="list")
@@ -477,18 +476,15 @@ def bench(
     ],
     size: Annotated[str | None, typer.Option(help="Size to run, one of those that the suite names.")] = None,
     jobs: Annotated[int, typer.Option(help="Number of runs at the same time; they share the threads.")] = 1,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Run only part I of N parts, counted from 1.")
-    ] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run only part I of N, counted from 1.")] = None,
     seconds: Annotated[
-        float | None,
-        typer.Option(help="Stop after this many seconds; progress is saved, rerun the same command to continue."),
+        float | None, typer.Option(help="Stop after N seconds; progress is saved, rerun the same command to continue.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the records; by default the one in the suite.")] = None,
     engine: Annotated[str, typer.Option(help="Where runs are executed: local, or ray for a cluster.")] = "local",
     set_: Overrides = None,
     table: Annotated[
-        bool, typer.Option("--table", help="Run nothing; print the tables and write them to files.")
+        bool, typer.Option("--table", help="Run nothing; print the tables and write their files.")
     ] = False,
 ) -> None:
     """Run SUITE's methods with all its seeds and compare them.
@@ -496,7 +492,6 @@ def bench(
     Baselines of the same cost are added: what one would do instead.
     """
     from advcore.runner import bench as runner
-    from advcore.runner import engines
     from advcore.runner.suite import shard as take_part
 
     require(at_least("--jobs", jobs, 1, most=4096), None if seconds is None else positive("--seconds", seconds))
@@ -504,15 +499,7 @@ def bench(
     part = take_part(suite.runs, shard)
     failed = []
     if not table:
-        run_all = engines.choose_engine(engine, jobs)
-        pending = runner.list_pending(suite, part)
-        if pending and engine == "local":
-            runner.check_data(pending)
-        typer.echo(f"{suite.folder}: {counted(len(part), 'run')}, {len(part) - len(pending)} done before")
-        with show_suite(len(pending)) as watcher:
-            ended = runner.execute(suite, pending, run_all, seconds=seconds or float("inf"), watcher=watcher)
-        failed = ended["failed"]
-        _print_unfinished(ended)
+        failed = _run_part(suite, part, engine=engine, jobs=jobs, seconds=seconds or float("inf"))
     results = runner.collect_results(suite)
     for entry in runner.build_tables(suite, results):
         print_table(entry.caption, tuple(entry.header), [row for row in entry.rows if len(row) > 1])
@@ -525,13 +512,25 @@ def bench(
         raise typer.Exit(3)
 
 
-def _print_unfinished(ended: dict[str, list]) -> None:
+def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seconds: float) -> list["Run"]:
+    """Do the runs of a suite's part that have no record yet, print how many did not finish, and return those failed."""
+    from advcore.runner import bench as runner
+    from advcore.runner.engines import choose_engine
+
+    run_all = choose_engine(engine, jobs)
+    pending = runner.list_pending(suite, part)
+    if pending and engine == "local":
+        runner.check_data(pending)
+    typer.echo(f"{suite.folder}: {counted(len(part), 'run')}, {len(part) - len(pending)} done before")
+    with show_suite(len(pending)) as watcher:
+        ended = runner.execute(suite, pending, run_all, seconds=seconds, watcher=watcher)
     if ended["busy"]:
         typer.echo(f"left to another process: {counted(len(ended['busy']), 'run')}")
     if ended["stopped"]:
         typer.echo(f"the time is up, left: {counted(len(ended['stopped']), 'run')}; rerun the same command to continue")
     if ended["failed"]:
         typer.echo(f"failed: {counted(len(ended['failed']), 'run')}; rerun the same command to try again")
+    return ended["failed"]
 
 
 @app.command()

@@ -167,15 +167,16 @@ def _logging_to_stderr() -> Iterator[None]:
 
 
 def _describe_epoch(entry: dict, epochs: int) -> str:
-    words = [
-        f"epoch {entry['epoch'] + 1:3d}/{epochs}",
-        f"{entry['action']:6s}",
-        counted(entry["examples"], "example"),
-        f"loss {entry['loss']:.4f}",
-        *(f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None),
-        f"{entry['seconds']:.1f} s",
-    ]
-    return "  ".join(words)
+    return "  ".join(
+        [
+            f"epoch {entry['epoch'] + 1:3d}/{epochs}",
+            f"{entry['action']:6s}",
+            counted(entry["examples"], "example"),
+            f"loss {entry['loss']:.4f}",
+            *(f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None),
+            f"{entry['seconds']:.1f} s",
+        ]
+    )
 
 
 def _describe_coreset(coreset: "Coreset") -> str:

@@ -102,12 +102,10 @@ class AdversarialCoresetCallback(Callback):
     def _build_loader(self, base: object, epoch: int, pl_module: LightningModule) -> DataLoader:
         """Return a loader of the epoch's examples, with the settings of the user's loader."""
         if not isinstance(base, DataLoader) or base.batch_size is None:
-            rule = "a DataLoader with a batch_size"
-            raise ConfigError(must("train_dataloader()", rule, type(base).__name__))
+            raise ConfigError(must("train_dataloader()", "a DataLoader with a batch_size", type(base).__name__))
         if not _draws_each_once(base):
-            rule = "without a sampler of its own"
-            way_out = "the coreset says what is drawn, and with which weight"
-            raise ConfigError(must("train_dataloader()", rule, type(base.sampler).__name__, way_out))
+            name, way_out = type(base.sampler).__name__, "the coreset says what is drawn, and with which weight"
+            raise ConfigError(must("train_dataloader()", "without a sampler of its own", name, way_out))
         self._loader_epoch = epoch
         names = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
         settings = {name: getattr(base, name) for name in names}

@@ -44,8 +44,10 @@ def describe_installation() -> list[tuple[str, str]]:
         *_describe_threads(),
     ]
     rows += [(name, _describe_package(name, f"pip install --upgrade {name}")) for name in NEEDED]
-    for name, extra in EXTRAS.items():
-        rows.append((f"{name} (extra {extra})", _describe_package(name, f'pip install "advcore[{extra}]"')))
+    rows += [
+        (f"{name} (extra {extra})", _describe_package(name, f'pip install "advcore[{extra}]"'))
+        for name, extra in EXTRAS.items()
+    ]
     return [*rows, ("ADVCORE_DATA", os.environ.get("ADVCORE_DATA", "not set"))]
 
 

@@ -148,8 +148,7 @@ def _collect(ray: ModuleType, reference: object, run: Run, folder: Path) -> Outc
     try:
         fields, record = ray.get(reference)
     except Exception as error:  # a worker that died, or a task that could not be sent
-        first_line = "".join(str(error).splitlines()[:1])
-        return Outcome("failed", f"{type(error).__name__}: {first_line}", 3)
+        return Outcome("failed", f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}", 3)
     if record:
         write_bytes(folder / "runs" / run.slug / "record.json", record)
     return Outcome(**fields)

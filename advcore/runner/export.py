@@ -1,9 +1,10 @@
 """Exports a run's model and coresets as files that need no advcore: safetensors, JSON, a model card and a loader."""
 
+import contextlib
 import io
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from advcore.version import __version__
 SCHEMA = "advcore-export-1"
 FORMATS = ("all", "model", "coresets")
 _NUM_NOISE = 4  # random images
-
 NamedCoresets = list[tuple[str, Coreset]]
 Shape = tuple[int, int, int]
 
@@ -77,19 +77,11 @@ def export(
         coresets = [] if kind == "model" else _load_coresets(run)
     if kind == "coresets" and not coresets:
         raise ConfigError(must("RUN", "one with coresets for --format coresets", str(run), "it selected none"))
-    with naming(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
-            if coresets:
-                _write_coresets(folder / "coresets", coresets, parquet)
-            if kind != "coresets":
-                _write_model(folder, run, record, which=checkpoint, samples=samples, num_coresets=len(coresets))
-            folder.chmod(0o755)
-            _move_into_place(folder, out)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    with _replacing(out) as folder:
+        if coresets:
+            _write_coresets(folder / "coresets", coresets, parquet)
+        if kind != "coresets":
+            _write_model(folder, run, record, which=checkpoint, samples=samples, num_coresets=len(coresets))
     return Exported(out, len(coresets), _write_notes(record, kind, coresets))
 
 
@@ -125,6 +117,21 @@ def _is_export(folder: Path) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """Give a folder that takes the place of `out` after the block, and is deleted if anything fails."""
+    with naming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        try:
+            yield folder
+            folder.chmod(0o755)
+            _move_into_place(folder, out)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
 def _move_into_place(folder: Path, out: Path) -> None:
     """Rename `folder` to `out`. An earlier export there is deleted last, and restored if the renaming fails."""
     if not out.exists():
@@ -139,9 +146,6 @@ def _move_into_place(folder: Path, out: Path) -> None:
         aside.rmdir()
         raise
     shutil.rmtree(aside)
-
-
-# ---- coresets ----
 
 
 def _load_coresets(run: Path) -> NamedCoresets:
@@ -159,7 +163,7 @@ def _write_coresets(folder: Path, coresets: NamedCoresets, parquet: bool) -> Non
         if parquet:
             write_bytes(folder / f"{name}.parquet", _encode_parquet(coreset))
         facts = {"epoch": coreset.epoch, "solver": coreset.solver, "examples": len(coreset), "seed": coreset.seed}
-        index.append({"file": f"{name}.npz"} | facts)
+        index.append({"file": f"{name}.npz", **facts})
     _, first = coresets[0]
     data = {"num_examples": first.num_examples, "fingerprint": first.fingerprint}
     write_sealed(folder / "index.json", {"advcore": __version__, "data": data, "coresets": index}, SCHEMA)
@@ -177,9 +181,6 @@ def _encode_parquet(coreset: Coreset) -> bytes:
     buffer = io.BytesIO()
     parquet.write_table(pa.table(columns).replace_schema_metadata(facts), buffer)
     return buffer.getvalue()
-
-
-# ---- the model ----
 
 
 def _write_model(folder: Path, run: Path, record: RunRecord, *, which: str, samples: int, num_coresets: int) -> None:

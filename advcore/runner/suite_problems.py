@@ -18,8 +18,8 @@ from advcore.runner.suite_file import (
 def find_problems(raw: Mapping) -> Iterator[str | None]:
     """Yield the problems of a suite's keys, and None for each check that it passes."""
     yield from _unknown_keys(raw, KEYS, "a suite")
-    name = raw.get("name")
-    yield _unless(NAME.fullmatch(str(raw.get("name", ""))), "name", "letters, digits, '.', '-', '_'", got=name)
+    is_name = NAME.fullmatch(str(raw.get("name", "")))
+    yield _unless(is_name, "name", "letters, digits, '.', '-', '_'", got=raw.get("name"))
     for key in ("title", "experiment", "records"):
         yield _unless(isinstance(raw.get(key), (str, type(None))), key, "text", got=raw.get(key))
     yield from _common_problems(raw, "")
@@ -154,8 +154,8 @@ def _baseline_problems(raw: Mapping) -> Iterator[str | None]:
         elif not isinstance(is_wanted, bool):
             yield must(f"baselines.{name}", "true or false", is_wanted)
     if raw.get("reference", "full") is None and set(list_left_out(baselines)) < set(BASELINES):
-        way_out = "they are made from the reference; name one"
-        yield must("baselines", "false where reference is null", baselines, way_out)
+        rule = "false where reference is null"
+        yield must("baselines", rule, baselines, "they are made from the reference; name one")
 
 
 def _size_problems(sizes: object) -> Iterator[str | None]:
