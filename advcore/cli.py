@@ -325,8 +325,8 @@ def _judge_by_autoattack(
     is_judged = any(isinstance(attack, AutoAttack) for attack in attacks)
     if is_judged or not is_installed() or not any(attack.norm in LP for attack in attacks):
         return []
-    words = ("evaluate", target, "--checkpoint", checkpoint, "--suite", "autoattack")
-    return [command_line(*words, overrides=overrides)]
+    options = ("--checkpoint", checkpoint, "--suite", "autoattack")
+    return [command_line("evaluate", target, *options, overrides=overrides)]
 
 
 @app.command()
@@ -445,7 +445,6 @@ def check(
 
 
 def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> None:
-    """Print settings of at most that relative cost, and what they leave open."""
     header = ("attack.steps", "selection.attack.steps", "selection.period", "minibatch", "selection.budget", "cost")
     title = f"at most {cost:g} of full training"
     if config.selection is None:
@@ -484,7 +483,7 @@ def bench(
     engine: Annotated[str, typer.Option(help="Where runs are executed: local, or ray for a cluster.")] = "local",
     set_: Overrides = None,
     table: Annotated[
-        bool, typer.Option("--table", help="Run nothing; print the tables and write their files.")
+        bool, typer.Option("--table", help="Run nothing; print the tables and write them to files.")
     ] = False,
 ) -> None:
     """Run SUITE's methods with all its seeds and compare them.
@@ -610,7 +609,7 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-_TRY_AGAIN = "; mend that, and give the same command again"
+_TRY_AGAIN = "; fix that, then rerun the same command"
 _CONTINUATIONS = {
     "run": "rerun the same command with --resume to continue",
     "bench": "rerun the same command to continue",

@@ -18,8 +18,7 @@ from advcore.runner import checkpoints
 from advcore.runner.config import resolved
 from advcore.runner.suite import Run
 
-_POLL = 0.1  # seconds between looks at a run
-_GRACE = 60.0  # seconds that a stopped run has to save its state
+_POLL, _GRACE = 0.1, 60.0  # seconds between looks at a run, and that a stopped run has to save its state
 _LONGEST_ERROR = 300  # characters
 _SIGNALLED = (130, 143)  # exit codes after Ctrl-C, which reaches the child process too, and after SIGTERM
 

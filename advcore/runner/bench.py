@@ -245,7 +245,6 @@ def execute(
 
 
 def _on_end(folder: Path, ended: dict[str, list[Run]], watcher: Watcher, run: Run, outcome: Outcome) -> None:
-    """Close a run, add it to those that ended, and pass it on to the watcher."""
     try:
         outcome = close(run, folder, outcome)
     except UserError as error:  # a record that cannot be read

@@ -52,7 +52,6 @@ def describe_installation() -> list[tuple[str, str]]:
 
 
 def _describe_package(name: str, way_out: str) -> str:
-    """Import a package, and return its version or why it cannot be used."""
     try:
         module = importlib.import_module(name)
     except Exception as error:  # a mismatched build may raise anything

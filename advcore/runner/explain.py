@@ -26,8 +26,7 @@ def explain_cost(trainer: Trainer, planned: PlannedUnits, reference: Reference, 
     """
     if planned.total <= reference.units:
         return None
-    reasons: list[str] = []
-    ways: list[str] = []
+    reasons, ways = [], []
     if planned.selection:
         reasons.append(_describe_selections(trainer, planned.selection / reference.units, n))
         ways += _list_cheaper_selections(trainer)

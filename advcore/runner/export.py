@@ -77,7 +77,7 @@ def export(
         coresets = [] if kind == "model" else _load_coresets(run)
     if kind == "coresets" and not coresets:
         raise ConfigError(must("RUN", "one with coresets for --format coresets", str(run), "it selected none"))
-    with _replacing(out) as folder:
+    with _replace_on_success(out) as folder:
         if coresets:
             _write_coresets(folder / "coresets", coresets, parquet)
         if kind != "coresets":
@@ -86,11 +86,9 @@ def export(
 
 
 def _write_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[str, ...]:
-    notes = {
-        "the run is not finished: the card tells no accuracy on the test set": not record.finished
-        and kind != "coresets",
-        "the run has no coresets: it selected none": not coresets and kind == "all",
-    }
+    unfinished = "the run is not finished: the card tells no accuracy on the test set"
+    no_coresets = "the run has no coresets: it selected none"
+    notes = {unfinished: kind != "coresets" and not record.finished, no_coresets: kind == "all" and not coresets}
     return tuple(note for note, applies in notes.items() if applies)
 
 
@@ -118,7 +116,7 @@ def _is_export(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def _replace_on_success(out: Path) -> Iterator[Path]:
     """Give a folder that takes the place of `out` after the block, and is deleted if anything fails."""
     with naming(out):
         out.parent.mkdir(parents=True, exist_ok=True)

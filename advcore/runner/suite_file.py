@@ -108,14 +108,13 @@ def name_problem(name: object) -> str | None:
 
 
 def _combinations(name: str, grid: Mapping) -> Iterator[tuple[str, Settings]]:
-    """Yield (method's name, settings) for every combination of the grid's values."""
+    """Yield (method's name, settings) for every combination of the grid's values; a list's values are their labels."""
     axes = [[(key, label, value) for label, value in _label_values(values)] for key, values in grid.items()]
     for combination in itertools.product(*axes):
         yield _compose_name(name, combination, grid), {key: value for key, _, value in combination}
 
 
 def _label_values(values: dict | list) -> Collection[tuple[object, object]]:
-    """Return (label, value) for each value of a setting: a list's values are their own labels."""
     if isinstance(values, dict):
         return values.items()
     return [(value, value) for value in values]

@@ -87,7 +87,7 @@ def _scan(text: str) -> Iterator[yaml.Event]:
     except ReaderError as error:
         before = text[: error.position]
         column = len(before) - before.rfind("\n") - 1
-        mark = yaml.Mark("", error.position, before.count("\n"), column, buffer=None, pointer=0)
+        mark = yaml.Mark("", error.position, line=before.count("\n"), column=column, buffer=None, pointer=0)
         raise error_at(mark, f"the character #x{error.character:04x} cannot be read") from None
     try:
         while scanner.check_event():

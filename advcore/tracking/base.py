@@ -45,8 +45,7 @@ class Sink:
     """
 
     def __init__(self, epochs_logged: int, state: dict[str, str | None] | None = None):
-        self.epochs_logged = epochs_logged
-        self.state = state or {}
+        self.epochs_logged, self.state = epochs_logged, state or {}
 
     def log(self, epoch: int, values: Values) -> None:
         """Store one epoch's numbers, safely by the time this returns."""

@@ -28,8 +28,9 @@ class _Events(Sink):
         self.settings = flatten(opening.config)
         self.settings |= {key: str(value) for key, value in self.settings.items() if value in (None, [], {})}
         if not opening.epochs_logged:
-            lines = "\n".join(f"    {key}: {value}" for key, value in self.settings.items())
-            self.writer.add_text("settings", lines, 0)
+            self.writer.add_text(
+                "settings", "\n".join(f"    {key}: {value}" for key, value in self.settings.items()), 0
+            )
 
     def log(self, epoch: int, values: Values) -> None:
         for name, value in values.items():

@@ -533,8 +533,8 @@ def test_at_the_end_of_a_command_it_is_a_line_and_nothing_half_written(
         patch.setattr(module, original.__name__, last)
         code, _, err = advcore(*arguments)
     check_line(err, place, number)
-    goes_on = {"bench": "rerun the same command to continue", "evaluate --state": "to continue from --state"}
-    assert code == 3 and goes_on.get(command, "mend that, and give the same command again") in err, err
+    to_continue = {"bench": "rerun the same command to continue", "evaluate --state": "to continue from --state"}
+    assert code == 3 and to_continue.get(command, "fix that, then rerun the same command") in err, err
     left = [path for path in place.rglob("*") if path.is_file() and not path.name.endswith((".log", ".yaml"))]
     assert not left or command == "bench", left
     if command != "bench":  # whose runs are processes of their own
