@@ -15,9 +15,9 @@ from advcore.threads import (
     ONE_THREAD_BELOW,
     CoreLimit,
     core_limit,
+    describe_overload,
     describe_threads,
     environment_of_share,
-    overload,
     prepare_environment,
     set_by_user,
     share_of_threads,
@@ -212,8 +212,8 @@ def test_a_run_that_continues_uses_as_many_threads_as_before(advcore, root, tiny
 
 
 def test_a_load_above_the_cores_is_a_warning():
-    assert overload(2.0, 2) is None and overload(None, 2) is None
-    assert "3.5 on 2 cores" in overload(3.5, 2)
+    assert describe_overload(2.0, 2) is None and describe_overload(None, 2) is None
+    assert "3.5 on 2 cores" in describe_overload(3.5, 2)
 
 
 @pytest.mark.parametrize("stated", [None, "ACTIVE"])

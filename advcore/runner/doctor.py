@@ -4,7 +4,7 @@ import importlib
 import os
 import platform
 
-from advcore.threads import describe_threads, load_average, overload
+from advcore.threads import describe_overload, describe_threads, measure_load
 from advcore.tracking.base import silence_packages
 
 NEEDED = (
@@ -77,9 +77,9 @@ def _describe_threads() -> list[tuple[str, str]]:
     import torch
 
     facts = describe_threads(torch.get_num_threads())
-    load = load_average()
+    load = measure_load()
     load_text = "not known" if load is None else f"{load:g}"
     return [
         ("threads", f"{facts['threads']}, because of {facts['threads_from']}; waiting: {facts['waiting']}"),
-        ("load average", overload(load) or load_text),
+        ("load average", describe_overload(load) or load_text),
     ]

@@ -8,7 +8,7 @@ import torch
 
 from advcore import distributed
 from advcore.device import name as device_name
-from advcore.threads import describe_threads, load_average, overload
+from advcore.threads import describe_overload, describe_threads, measure_load
 from advcore.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 def environment(where: torch.device) -> dict:
     """Describe what numbers are computed with; `load` is the machine's load average at the time of the call."""
-    load = load_average()
+    load = measure_load()
     return {
         "advcore": __version__,
         "commit": _commit(),
@@ -25,7 +25,7 @@ def environment(where: torch.device) -> dict:
         "device": device_name(where),
         **describe_threads(torch.get_num_threads()),
         "load": load,
-        "load_warning": overload(load),
+        "load_warning": describe_overload(load),
         "processes": distributed.size(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
