@@ -105,6 +105,7 @@ class _RunBars:
     def on_progress(self, phase: str, done: int, total: int) -> None:
         if phase == "train" and self._epochs_bar is None:
             self._show_epochs(0, "epochs")
+        # The bar of a phase that is over, or that another phase follows, is removed before anything else is drawn.
         if self._phase_bar is not None and (phase != self._phase or done >= total):
             self._progress.remove_task(self._phase_bar)
             self._phase_bar = None

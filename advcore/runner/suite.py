@@ -17,7 +17,7 @@ from advcore.runner.suite_file import (
     Settings,
     expand_grids,
     list_left_out,
-    settings_of,
+    pick_settings,
     slug,
 )
 from advcore.runner.suite_problems import find_problems
@@ -148,7 +148,7 @@ def _assemble_settings(
     problems: dict[str, list[str]] = {}
     for name, method in methods.items():
         try:
-            settings[name] = apply_overrides(changed(experiments.read_for(method), settings_of(method)), parsed)
+            settings[name] = apply_overrides(changed(experiments.read_for(method), pick_settings(method)), parsed)
         except UserError as error:
             _add_problems(problems, error, name)
     _raise_problems(problems, len(methods))

@@ -52,7 +52,7 @@ def list_left_out(baselines: bool | Mapping[str, bool] | None) -> tuple[str, ...
     return tuple(name for name, is_wanted in baselines.items() if not is_wanted)
 
 
-def settings_of(method: Mapping) -> Settings:
+def pick_settings(method: Mapping) -> Settings:
     """Return the entries of a method that are settings of a run."""
     return {key: value for key, value in method.items() if key not in METHOD_KEYS}
 
@@ -66,7 +66,7 @@ def expand_grids(raw: Mapping) -> dict[str, Settings]:
     require(_count_problem(raw))
     methods: dict[str, Settings] = {}
     for base_name, base, grid in _list_grids(raw):
-        for name, changes in _combinations(base_name, grid):
+        for name, changes in _expand_grid(base_name, grid):
             require(must("methods", "of different names", name) if name in methods else name_problem(name))
             methods[name] = base | changes
     name_of: dict[str, str] = {}
@@ -107,7 +107,7 @@ def name_problem(name: object) -> str | None:
     return None
 
 
-def _combinations(name: str, grid: Mapping) -> Iterator[tuple[str, Settings]]:
+def _expand_grid(name: str, grid: Mapping) -> Iterator[tuple[str, Settings]]:
     """Yield (method's name, settings) for every combination of the grid's values; a list's values are their labels."""
     axes = [[(key, label, value) for label, value in _label_values(values)] for key, values in grid.items()]
     for combination in itertools.product(*axes):

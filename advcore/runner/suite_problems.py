@@ -11,7 +11,7 @@ from advcore.runner.suite_file import (
     expand_grids,
     list_left_out,
     name_problem,
-    settings_of,
+    pick_settings,
 )
 
 
@@ -95,7 +95,7 @@ def _problems_of_method(name: object, method: object, raw: Mapping) -> Iterator[
     if method is not None and not isinstance(method, dict):
         yield must(path, "a mapping of dotted settings", method)
         return
-    settings = settings_of(method or {})
+    settings = pick_settings(method or {})
     yield from _settings_problems(settings, path)
     yield from _grid_problems(grid, f"{path}: grid")
     yield _experiment_problem((method or {}).get("experiment", raw.get("experiment")), raw, path)

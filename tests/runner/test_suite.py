@@ -150,7 +150,7 @@ AXES = "{" + ", ".join(f"a.b{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]" for i in range(300
     f"grid: {AXES}\nreference: of the grid", "methods: {" + ", ".join(f"m{i}: {{}}" for i in range(1001)) + "}",
 ], ids=["of a method", "of the suite", "alone", "methods"])  # fmt: skip
 def test_a_suite_of_too_many_methods_is_refused_before_they_are_written_out(suite, monkeypatch, text):
-    monkeypatch.setattr(suite_file, "_combinations", lambda *_: pytest.fail("written out"))
+    monkeypatch.setattr(suite_file, "_expand_grid", lambda *_: pytest.fail("written out"))
     with pytest.raises(ConfigError) as error:
         suite(text)
     (line,) = error.value.problems
