@@ -208,8 +208,7 @@ def score(
     path = scores.save(out)
     print_table(f"{config.name}: scores", ("", ""), [("score", name), *_describe_scores(Scores.load(path))])
     typer.echo(f"scores: {path}")
-    reading = selecting.solver_reading(config, name, path)
-    print_next(command_line("run", file, overrides=[*(set_ or ()), *reading]))
+    print_next(command_line("run", file, overrides=[*(set_ or ()), *selecting.solver_reading(config, name, path)]))
 
 
 def _describe_scores(scores: "Scores") -> list[tuple[str, str]]:

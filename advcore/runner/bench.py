@@ -94,15 +94,7 @@ def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) ->
     if saved.get("of") == _hash_basis(suite, methods):
         return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
     check_writable(folder)  # before any data are read
-    sizes: dict[str, tuple[int, int]] = {}
-
-    def count_examples(config: RunConfig) -> tuple[int, int]:
-        key = str(config.data)
-        if key not in sizes:
-            sizes[key] = config.data.counts()
-        return sizes[key]
-
-    return with_baselines(methods, suite.reference, suite.added, count_examples)
+    return with_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
 
 
 def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
@@ -194,11 +186,17 @@ def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
 
 def check_data(pending: list[Run]) -> None:
     """Count the examples of each data set once. Raises DataError for a data set that is not there."""
-    checked = set()
+    count_examples = partial(_count_examples, {})
     for run in pending:
-        if str(run.config.data) not in checked:
-            checked.add(str(run.config.data))
-            run.config.data.counts()
+        count_examples(run.config)
+
+
+def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tuple[int, int]:
+    """Return how many training and validation examples a method's data has. sizes : those counted before, by data."""
+    key = str(config.data)
+    if key not in sizes:
+        sizes[key] = config.data.counts()
+    return sizes[key]
 
 
 def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:

@@ -50,9 +50,8 @@ def _count_selections(trainer: Trainer) -> int:
 
 
 def _describe_selections(trainer: Trainer, share: float, n: int) -> str:
-    selections = counted(_count_selections(trainer), "selection")
-    passes = selection_units(trainer.selector)
-    return f"{share:.2f} into {selections} ({passes} passes for each of {n:,} training examples)"
+    times = counted(_count_selections(trainer), "selection")
+    return f"{share:.2f} into {times} ({selection_units(trainer.selector)} passes for each of {n:,} training examples)"
 
 
 def _list_cheaper_selections(trainer: Trainer) -> list[str]:

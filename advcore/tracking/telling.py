@@ -80,7 +80,7 @@ class Tracking:
         self.sinks.clear()
 
     def _try(self, name: str, action: Callable[..., None], *arguments: object) -> None:
-        """Call `action`, which the tracker of that name may fail; if it does, the tracker is dropped."""
+        """Call `action`; if it fails, warn and drop the tracker of that name."""
         try:
             with preserved():
                 action(*arguments)
