@@ -161,9 +161,8 @@ def _logging_to_stderr() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:
-                previous = handler.setStream(sys.stderr)
-                if previous is not None:
-                    stack.callback(handler.setStream, previous)
+                stack.callback(handler.setStream, handler.stream)
+                handler.setStream(sys.stderr)
         yield
 
 

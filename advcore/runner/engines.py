@@ -76,7 +76,8 @@ def run_locally(
 def _list_environments(jobs: int) -> list[dict[str, str]]:
     """Return an environment for each run at a time: a share of the threads, and one GPU where there are several."""
     gpus = device.gpus() if jobs > 1 else 0
-    return [environment_of_share(jobs) | (device.only(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
+    share = environment_of_share(jobs)
+    return [share | (device.only(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
 
 
 # ---- a Ray cluster ----
