@@ -3,7 +3,7 @@
 import dataclasses
 import operator
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache, reduce
 from typing import get_args, get_origin
 
@@ -150,7 +150,7 @@ def suggest_name(name: object, known: Collection[str]) -> str:
     return nearest(name, known, aliases)
 
 
-def suggest_setting(key: str, known: Collection[str], section: str) -> str:
+def suggest_setting(key: str, known: Sequence[str], section: str) -> str:
     """Suggest a setting for a key that `section` does not have; "" where none is likely.
 
     Known aliases come before settings of similar spelling, and settings of this section before those of another. If
@@ -173,7 +173,7 @@ def suggest_setting(key: str, known: Collection[str], section: str) -> str:
 
 
 def _table_at(place: str) -> str | None:
-    return next((table for table, of_table in PLACES.items() if of_table == place), None)
+    return next((table for table, table_place in PLACES.items() if table_place == place), None)
 
 
 def _suggest_other_entries(settings: Collection[str], table: str | None) -> str:
