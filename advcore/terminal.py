@@ -17,8 +17,6 @@ import typer
 from advcore.errors import counted
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from advcore.runner.attempt import Outcome, Watcher
     from advcore.runner.prepare import Reporter
     from advcore.runner.suite import Run
@@ -86,7 +84,7 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
 class _RunBars:
     """A bar for the epochs of a run and one for the current phase; each is removed when it is full."""
 
-    def __init__(self, progress: "Progress", epochs: int | None):
+    def __init__(self, progress, epochs: int | None):
         self._progress, self._epochs = progress, epochs
         self._epochs_bar: int | None = None
         self._phase_bar: int | None = None
@@ -128,7 +126,7 @@ class _RunBars:
 
 
 @contextlib.contextmanager
-def _live_progress(*, counts: bool = True) -> Iterator["Progress"]:
+def _live_progress(*, counts: bool = True) -> Iterator:
     """Give bars that are removed when the context ends, however it ends, and lines that are printed above them.
 
     Warnings are printed above the bars too, if stderr is the same terminal; a redirected stderr stays redirected.
@@ -205,7 +203,7 @@ def show_suite(total: int) -> Iterator["Watcher"]:
 class _SuiteBars:
     """A bar for the runs that have ended, and a line for each active run."""
 
-    def __init__(self, progress: "Progress", total: int):
+    def __init__(self, progress, total: int):
         self._progress = progress
         self._ended, self._total = 0, total
         self._active: dict[str, int] = {}  # bars by the run's slug
