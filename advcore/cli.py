@@ -1,13 +1,13 @@
-"""Arguments, printing, exit codes; no science. torch is imported inside the commands."""
+"""The command line: arguments, printing and exit codes. Torch is imported inside the commands."""
 
 import contextlib
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +32,14 @@ from advcore.terminal import command_line, print_next, print_table, show_run, sh
 from advcore.threads import prepare_environment
 from advcore.version import __version__
 
+if TYPE_CHECKING:
+    from advcore.evaluation.evaluate import Evaluation
+    from advcore.runner.bench import Bench
+    from advcore.runner.schema import RunConfig
+    from advcore.runner.suite import Run
+    from advcore.selection.scores import Scores
+    from advcore.training.budget import Offer
+
 app = typer.Typer(
     name="advcore",
     help="Adversarial training on less: weighted coresets chosen at the attacked points.",
@@ -43,7 +51,10 @@ app = typer.Typer(
 
 
 def _check_file(path: Path) -> Path:
-    """Refuse a YAML file that cannot be read before torch is imported. A pipe can be read only once, so not here."""
+    """Refuse a YAML file that cannot be read, before torch is imported.
+
+    A pipe is not checked, since it can be read only once.
+    """
     if _rank() is None and (os.path.isfile(path) or not os.path.exists(path)):
         from advcore.runner.yaml_reader import read
 
@@ -52,7 +63,7 @@ def _check_file(path: Path) -> Path:
 
 
 def _check_overrides(texts: list[str] | None) -> list[str] | None:
-    """Refuse an override that cannot be read before torch is imported."""
+    """Refuse an override that cannot be read, before torch is imported."""
     if _rank() is None:
         from advcore.runner.yaml_reader import parse_overrides
 
@@ -72,6 +83,10 @@ Overrides = Annotated[
 ]
 Weights = Annotated[
     str, typer.Option(help="last or best of a run, or a file of weights (.safetensors, .pt, .pth) for a run file.")
+]
+Verdicts = Annotated[
+    Path | None,
+    typer.Option(help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."),
 ]
 
 
@@ -94,21 +109,21 @@ def run(
     from advcore.training.trainer import refuse_processes
 
     job = distributed.launchers()
-    where = [] if out is None else ["--out", out]
-    with contextlib.ExitStack() as held:
+    out_options = [] if out is None else ["--out", out]
+    with contextlib.ExitStack() as stack:
         with _before_work():
             config = load(file, set_ or ())
             path, resume = target(config, out, overwrite, resume, job)
             if distributed.first():
-                held.enter_context(alone(path))
+                stack.enter_context(alone(path))
             prepared = prepare(config)
             refuse_processes(prepared.trainer)
         try:
             with show_run(len(prepared.trainer.schedule.plan())) as reporter:
                 record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
         except (Stopped, KeyboardInterrupt):
-            if not distributed.launched():  # else torchrun's own command continues it
-                print_next(command_line("run", file, *where, "--resume", overrides=set_ or ()))
+            if not distributed.launched():  # otherwise the command that started torchrun continues the run
+                print_next(command_line("run", file, *out_options, "--resume", overrides=set_ or ()))
             raise
     if not distributed.first():
         return
@@ -180,39 +195,56 @@ def score(
 
     with _before_work():
         config = load(file, set_ or ())
-        known = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
-        reads = config.selection.solver.reads if config.selection else None
-        name = score or (reads if reads in known else "input_norm")
-        require(one_of("--score", name, known, SCORE_ALIASES))
+        names = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
+        name = score or "input_norm"
+        if not score and config.selection and config.selection.solver.reads in names:
+            name = config.selection.solver.reads
+        require(one_of("--score", name, names, SCORE_ALIASES))
         _check_arrays_file("--out", out)
     with show_run(config.training.epochs) as reporter:
         scores = selecting.score(config, name, reporter)
     if not distributed.first():
         return
     path = scores.save(out)
-    scores = Scores.load(path)
-    low, middle, high = (float(scores.values.quantile(q)) for q in (0.0, 0.5, 1.0))
-    rows = [("score", name), ("examples", str(len(scores.values))), ("epochs", str(scores.epochs))]
-    rows += [("lowest, median, highest", f"{low:.4g}, {middle:.4g}, {high:.4g}"), ("sha256", scores.sha256)]
-    print_table(f"{config.name}: scores", ("", ""), rows)
+    print_table(f"{config.name}: scores", ("", ""), [("score", name), *_describe_scores(Scores.load(path))])
     typer.echo(f"scores: {path}")
-    reading = selecting.solver_reading(config, name, path)
-    print_next(command_line("run", file, overrides=[*(set_ or ()), *reading]))
+    print_next(command_line("run", file, overrides=[*(set_ or ()), *selecting.solver_reading(config, name, path)]))
+
+
+def _describe_scores(scores: "Scores") -> list[tuple[str, str]]:
+    quantiles = [f"{float(scores.values.quantile(q)):.4g}" for q in (0.0, 0.5, 1.0)]
+    return [
+        ("examples", str(len(scores.values))),
+        ("epochs", str(scores.epochs)),
+        ("lowest, median, highest", ", ".join(quantiles)),
+        ("sha256", scores.sha256),
+    ]
 
 
 def _check_arrays_file(option: str, path: Path) -> None:
-    """Raise ConfigError unless arrays can be written there: the file, and a JSON beside it."""
+    """Raise ConfigError unless arrays can be written to `path`, and a JSON beside it."""
     from advcore.runner.places import check_writable
 
-    require(None if path.suffix == ".npz" else must(option, "a file that ends in .npz", str(path)))
+    if path.suffix != ".npz":
+        raise ConfigError(must(option, "a file that ends in .npz", str(path)))
     check_writable(path, option, file=True)
 
 
-def _check_different(*paths: Path | None) -> None:
-    """Raise ConfigError where one file would be written over another."""
-    given = [os.path.realpath(path) for path in paths if path]
-    told = ", ".join(map(os.path.basename, given))
-    require(None if len({*given}) == len(given) else must("--out, --state and --examples", "different files", told))
+def _check_outputs(out: Path | None, state: Path | None, examples: Path | None) -> None:
+    """Raise ConfigError where an evaluation cannot write a file, or would write two to the same place."""
+    from advcore.runner.places import check_writable
+
+    options = {"--out": out, "--state": state, "--examples": examples}
+    files = [path for path in options.values() if path]
+    if examples:
+        files.append(examples.with_suffix(".json"))
+    real = [os.path.realpath(path) for path in files]
+    if len({*real}) < len(real):
+        names = ", ".join(map(os.path.basename, real))
+        raise ConfigError(must("--out, --state and --examples", "different files", names))
+    for option, path in options.items():
+        if path:
+            check_writable(path, option, file=True)
 
 
 @app.command()
@@ -224,14 +256,9 @@ def evaluate(
     suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."
-        ),
-    ] = None,
+    state: Verdicts = None,
     examples: Annotated[
-        Path | None, typer.Option(help="Also write the adversarial examples to this file (.npz).")
+        Path | None, typer.Option(help="Also write the adversarial examples to this .npz file.")
     ] = None,
 ) -> None:
     """Measure clean and robust accuracy on the test set.
@@ -240,57 +267,64 @@ def evaluate(
     """
     from advcore import distributed
     from advcore.evaluation.suites import ALIASES, SUITES
-    from advcore.files import save_arrays, write_sealed
-    from advcore.reporting.record import RunRecord
     from advcore.reporting.tables import accuracies
     from advcore.runner import weights
-    from advcore.runner.config import from_dict, load, overridden
-    from advcore.runner.places import check_writable
     from advcore.runner.prepare import prepare
     from advcore.runner.run import final, to_evaluate
 
     with _before_work():
         require(one_of("--suite", suite, SUITES, ALIASES))
-        if target.is_dir():
-            config = from_dict(overridden(RunRecord.load(target / "record.json").config, set_ or ()))
-        else:
-            config = load(target, set_ or ())
+        config = _load_config(target, set_ or ())
         path = weights.checkpoint(target, checkpoint, config)
-        _check_different(out, state, *(() if examples is None else (examples, examples.with_suffix(".json"))))
-        for option, written in (("--out", out), ("--state", state), ("--examples", examples)):
-            if written:
-                check_writable(written, option, file=True)
-        config = to_evaluate(config, suite)
-        prepared = prepare(config)
+        _check_outputs(out, state, examples)
+        prepared = prepare(to_evaluate(config, suite))
         weights.load_state(prepared.model, path)
     with show_run() as reporter:
-        how = {"state": state, "keep_examples": examples is not None}
-        evaluation = final(prepared, None, reporter, path.stem, **how)
+        evaluation = final(prepared, None, reporter, path.stem, state=state, keep_examples=bool(examples))
     if not distributed.first():
         return
-    found = evaluation.as_dict()
-    print_table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, found))
-    if examples:
-        arrays = {f"x_adv_{key}": own.numpy() for key, own in evaluation.examples.items()}
-        arrays |= {f"right_{key}": own.numpy() for key, own in evaluation.verdicts.items()}
-        save_arrays(examples, arrays, {"attacks": found["attacks"]})
-    if out:
-        write_sealed(out, {"checkpoint": str(path), **found}, "advcore-evaluation-1")
+    print_table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, evaluation.as_dict()))
+    _save_evaluation(evaluation, path, out=out, examples=examples)
     if suite == "seen":
         print_next(*_judge_by_autoattack(target, config, checkpoint, set_ or ()))
 
 
-def _judge_by_autoattack(target: Path, config, checkpoint: str = "best", overrides: Sequence[str] = ()) -> list[str]:
-    """Return the command that judges a run by AutoAttack, if that is installed and has not judged it yet."""
+def _load_config(target: Path, overrides: Sequence[str]) -> "RunConfig":
+    """Return the settings of a run's folder or of a run file, with the overrides."""
+    from advcore.reporting.record import RunRecord
+    from advcore.runner.config import from_dict, load, overridden
+
+    if target.is_dir():
+        return from_dict(overridden(RunRecord.load(target / "record.json").config, overrides))
+    return load(target, overrides)
+
+
+def _save_evaluation(evaluation: "Evaluation", checkpoint: Path, *, out: Path | None, examples: Path | None) -> None:
+    """Write the accuracies to `out`, and the adversarial examples with the verdicts on them to `examples`."""
+    from advcore.files import save_arrays, write_sealed
+
+    results = evaluation.as_dict()
+    if examples:
+        arrays = {f"x_adv_{key}": images.numpy() for key, images in evaluation.examples.items()}
+        arrays |= {f"right_{key}": verdicts.numpy() for key, verdicts in evaluation.verdicts.items()}
+        save_arrays(examples, arrays, {"attacks": results["attacks"]})
+    if out:
+        write_sealed(out, {"checkpoint": str(checkpoint), **results}, "advcore-evaluation-1")
+
+
+def _judge_by_autoattack(
+    target: Path, config: "RunConfig", checkpoint: str = "best", overrides: Sequence[str] = ()
+) -> list[str]:
+    """Return the command that evaluates a run by AutoAttack, if that is installed and the run was not evaluated so."""
     from advcore.attacks.geometry import LP
     from advcore.evaluation.autoattack import AutoAttack, is_installed
 
     attacks = config.evaluation.attacks
-    judged = any(isinstance(attack, AutoAttack) for attack in attacks)
-    if judged or not is_installed() or not any(attack.norm in LP for attack in attacks):
+    is_judged = any(isinstance(attack, AutoAttack) for attack in attacks)
+    if is_judged or not is_installed() or not any(attack.norm in LP for attack in attacks):
         return []
-    words = ("evaluate", target, "--checkpoint", checkpoint, "--suite", "autoattack")
-    return [command_line(*words, overrides=overrides)]
+    options = ("--checkpoint", checkpoint, "--suite", "autoattack")
+    return [command_line("evaluate", target, *options, overrides=overrides)]
 
 
 @app.command()
@@ -334,15 +368,22 @@ def export(
         one_of("--format", format_, exporting.FORMATS),
         at_least("--samples", samples, 0),
     )
-    how = {"checkpoint": checkpoint, "kind": format_, "parquet": parquet, "samples": samples, "overwrite": overwrite}
-    found = exporting.export(folder, out, **how)
-    for note in found.notes:
+    exported = exporting.export(
+        folder,
+        out,
+        checkpoint=checkpoint,
+        kind=format_,
+        parquet=parquet,
+        samples=samples,
+        overwrite=overwrite,
+    )
+    for note in exported.notes:
         typer.echo(note)
-    for file in sorted(path for path in found.folder.rglob("*") if path.is_file()):
+    for file in sorted(path for path in exported.folder.rglob("*") if path.is_file()):
         typer.echo(f"{file.stat().st_size:>12,}  {file}")
-    typer.echo(f"export: {found.folder}")
-    if (found.folder / "model.py").exists():
-        print_next(shlex.join(["python", str(found.folder / "model.py")]))
+    typer.echo(f"export: {exported.folder}")
+    if (exported.folder / "model.py").exists():
+        print_next(shlex.join(["python", str(exported.folder / "model.py")]))
 
 
 @app.command(name="list")
@@ -357,13 +398,12 @@ def list_(
     from advcore.selection.partition import PARTITIONS
 
     tables = TABLES | {"partitions": PARTITIONS, "gradients": GRADIENTS}
-    require(one_of("kind", kind, tables) if kind else None)
-    rows = [
-        (name, entry, _first_line(thing))
-        for name, table in tables.items()
-        if kind in (None, name)
-        for entry, thing in table.items()
-    ]
+    if kind:
+        require(one_of("kind", kind, tables))
+        tables = {kind: tables[kind]}
+    rows = []
+    for table_name, table in tables.items():
+        rows += [(table_name, name, _first_line(entry)) for name, entry in table.items()]
     print_table("", ("kind", "name", "what it is"), rows)
 
 
@@ -384,39 +424,45 @@ def check(
     from advcore.runner.config import load
     from advcore.runner.prepare import prepare
 
-    require(None if cost is None else positive("--cost", cost, "it is relative to full training"))
+    if cost is not None:
+        require(positive("--cost", cost, "it is relative to full training"))
     with before_work():
         prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
-    found = [] if cost is None else offered(prepared.config, prepared.data, cost)
+    offers = [] if cost is None else offered(prepared.config, prepared.data, cost)
     rows = [
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
-        (
-            "reference",
-            f"{reference_told(vars(plan.reference))}: {plan.reference.units:,} passes",
-        ),
-        *((f"memory, {name}", held) for name, held in plan.memory.items()),
+        ("reference", f"{reference_told(vars(plan.reference))}: {plan.reference.units:,} passes"),
+        *((f"memory, {name}", size) for name, size in plan.memory.items()),
     ]
     typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
     print_table("", ("", ""), rows)
-    if found:
-        header = ("attack.steps", "selection.attack.steps", "selection.period", "minibatch", "selection.budget", "cost")
-        of = "" if prepared.config.selection else ", on random subsets"
-        print_table(f"at most {cost:g} of full training{of}", header, [_offer_cells(offer) for offer in found])
-        typer.echo("where the steps are not the file's own, the attack's step_size is null")
-        if getattr(prepared.config.attack, "start", "remembered") != "remembered":
-            typer.echo("attack.start: remembered takes no more passes (docs/savings.md)")
+    if offers:
+        _print_offers(offers, cost, prepared.config)
     print_next(command_line("run", file, overrides=set_ or ()))
 
 
-def _offer_cells(offer) -> tuple[str, ...]:
+def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> None:
+    header = ("attack.steps", "selection.attack.steps", "selection.period", "minibatch", "selection.budget", "cost")
+    title = f"at most {cost:g} of full training"
+    if config.selection is None:
+        title += ", on random subsets"
+    print_table(title, header, [_format_offer(offer) for offer in offers])
+    typer.echo("where the steps are not the file's own, the attack's step_size is null")
+    if getattr(config.attack, "start", "remembered") != "remembered":
+        typer.echo("attack.start: remembered takes no more passes (docs/savings.md)")
+
+
+def _format_offer(offer: "Offer") -> tuple[str, ...]:
+    """Return the cells of an offer's row; "–" stands where a setting does not apply."""
     from advcore.minibatch import RULES
     from advcore.types import name_in
 
     rule = "null" if offer.rule is None else f"{name_in(RULES, offer.rule)}, {offer.rule.describe()}"
-    selects = [offer.selection_steps, "null" if offer.period is None else offer.period]
-    whole = offer.budget == 1
-    cells = [offer.steps, *(["–", "–"] if whole else selects), rule, "all data" if whole else f"{offer.budget:g}"]
+    if offer.budget == 1:
+        cells = [offer.steps, None, None, rule, "all data"]
+    else:
+        cells = [offer.steps, offer.selection_steps, offer.period or "null", rule, f"{offer.budget:g}"]
     return (*("–" if cell is None else str(cell) for cell in cells), f"{offer.cost:.3f}")
 
 
@@ -427,12 +473,9 @@ def bench(
     ],
     size: Annotated[str | None, typer.Option(help="Size to run, one of those that the suite names.")] = None,
     jobs: Annotated[int, typer.Option(help="Number of runs at the same time; they share the threads.")] = 1,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Run only part I of N parts, counted from 1.")
-    ] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run only part I of N, counted from 1.")] = None,
     seconds: Annotated[
-        float | None,
-        typer.Option(help="Stop after this many seconds; progress is saved, rerun the same command to continue."),
+        float | None, typer.Option(help="Stop after N seconds; progress is saved, rerun the same command to continue.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the records; by default the one in the suite.")] = None,
     engine: Annotated[str, typer.Option(help="Where runs are executed: local, or ray for a cluster.")] = "local",
@@ -446,101 +489,117 @@ def bench(
     Baselines of the same cost are added: what one would do instead.
     """
     from advcore.runner import bench as runner
-    from advcore.runner.suite import shard as part_of
+    from advcore.runner.suite import shard as take_part
 
     require(at_least("--jobs", jobs, 1, most=4096), None if seconds is None else positive("--seconds", seconds))
     suite = runner.prepare(file, size, set_ or (), out)
-    part = part_of(suite.runs, shard)
+    part = take_part(suite.runs, shard)
     failed = []
     if not table:
-        from advcore.runner import engines
-
-        work = engines.engine(engine, jobs)
-        left = runner.pending(suite, part)
-        if left and engine == "local":
-            runner.check_data(left)
-        typer.echo(f"{suite.folder}: {counted(len(part), 'run')}, {len(part) - len(left)} done before")
-        with show_suite(len(left)) as watcher:
-            ended = runner.execute(
-                suite, left, work, seconds=float("inf") if seconds is None else seconds, watcher=watcher
-            )
-        failed = ended["failed"]
-        _tell_rest(ended)
-    found = runner.results(suite)
-    for one in runner.tables(suite, found):
-        whole = [row for row in one.rows if len(row) > 1]
-        print_table(one.caption, tuple(one.header), whole)
-        typer.echo("\n".join([*(row[0] for row in one.rows if len(row) == 1), *one.notes]))
+        failed = _run_part(suite, part, engine=engine, jobs=jobs, seconds=seconds or float("inf"))
+    results = runner.collect_results(suite)
+    for entry in runner.build_tables(suite, results):
+        print_table(entry.caption, tuple(entry.header), [row for row in entry.rows if len(row) > 1])
+        typer.echo("\n".join([*(row[0] for row in entry.rows if len(row) == 1), *entry.notes]))
     if table:
-        typer.echo("\n".join(str(path) for path in runner.write_tables(suite, found)))
-    if found.groups():
+        typer.echo("\n".join(str(path) for path in runner.write_tables(suite, results)))
+    if results.groups():
         print_next(command_line("report", suite.folder))
     if failed:
         raise typer.Exit(3)
 
 
-def _tell_rest(ended: dict) -> None:
+def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seconds: float) -> list["Run"]:
+    """Do the runs of a suite's part that have no record yet, print how many did not finish, and return those failed."""
+    from advcore.runner import bench as runner
+    from advcore.runner.engines import choose_engine
+
+    run_all = choose_engine(engine, jobs)
+    pending = runner.list_pending(suite, part)
+    if pending and engine == "local":
+        runner.check_data(pending)
+    typer.echo(f"{suite.folder}: {counted(len(part), 'run')}, {len(part) - len(pending)} done before")
+    with show_suite(len(pending)) as watcher:
+        ended = runner.execute(suite, pending, run_all, seconds=seconds, watcher=watcher)
     if ended["busy"]:
         typer.echo(f"left to another process: {counted(len(ended['busy']), 'run')}")
     if ended["stopped"]:
         typer.echo(f"the time is up, left: {counted(len(ended['stopped']), 'run')}; rerun the same command to continue")
     if ended["failed"]:
         typer.echo(f"failed: {counted(len(ended['failed']), 'run')}; rerun the same command to try again")
+    return ended["failed"]
 
 
 @app.command()
 def doctor() -> None:
     """Print what is installed and what this machine has."""
-    from advcore.runner.doctor import findings
+    from advcore.runner.doctor import describe_installation
 
-    rows = findings()
-    print_table(f"advcore {__version__}", ("", ""), rows)
+    print_table(f"advcore {__version__}", ("", ""), describe_installation())
 
 
 @app.callback(invoke_without_command=True)
-def options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def print_version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit()
 
 
 def main() -> None:
-    """The console script: exit 0 done, 2 the user's mistake, 3 the run stopped itself, 130 Ctrl-C, 143
-    SIGTERM, 1 our bug."""
-    prepare_environment()  # torch, which the commands import, reads it once
+    """Run the console script and exit.
+
+    The exit code is 0 for success, 1 for a bug of ours, 2 for the user's mistake, 3 for a run that stopped itself, 130
+    for Ctrl-C and 143 for SIGTERM.
+    """
+    prepare_environment()  # before a command imports torch, which reads the environment once
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    keep_freed_memory()  # this process is ours alone
+    keep_freed_memory()  # allowed here, since nobody else uses this process
     try:
         with caught(), _joined():
-            code = app(standalone_mode=False)
+            code = app(standalone_mode=False) or 0
     except Stopped as stopped:
-        _leave(_fail([f"stopped by {stopped}{_goes_on()}"], 128 + stopped.number, shared=True))
-    except UserError as error:
-        code = _fail(error.problems, 2, shared=getattr(error, "shared", False))
-    except AdvcoreError as error:
-        code = _fail([str(error)], 3, shared=getattr(error, "shared", False))
+        _leave(_fail([f"stopped by {stopped}{_way_to_continue()}"], 128 + stopped.number, shared=True))
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except OSError as error:
-        refused = describe_refusal(error)
-        if refused is None:
-            raise
-        code = _fail([f"{refused}{_goes_on() or _AGAIN}"], 3, shared=getattr(error, "shared", False))
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error
-            code = _fail([error.format_message()], 2)
-        elif _ran_out(error):
-            code = _fail([f"memory ran out: {in_a_line(error)}; use smaller batches, data or model{_goes_on()}"], 3)
-        else:
+        code = _fail_with(error)
+        if code is None:
             raise
     if code == 130:  # typer may have turned Ctrl-C into its exit code already
-        _fail([f"interrupted{_goes_on()}"], code)
-    _leave(code or 0)
+        _fail([f"interrupted{_way_to_continue()}"], code)
+    _leave(code)
+
+
+def _fail_with(error: Exception) -> int | None:
+    """Print an error as lines on stderr, and return the exit code; None for a bug, whose traceback says more."""
+    shared = getattr(error, "shared", False)
+    if isinstance(error, UserError):
+        return _fail(error.problems, 2, shared=shared)
+    if isinstance(error, AdvcoreError):
+        return _fail([str(error)], 3, shared=shared)
+    if isinstance(error, OSError):
+        refusal = describe_refusal(error)
+        if refusal is None:
+            return None
+        return _fail([f"{refusal}{_way_to_continue() or _TRY_AGAIN}"], 3, shared=shared)
+    if hasattr(error, "format_message"):  # a usage error
+        return _fail([error.format_message()], 2)
+    from advcore.pieces import ran_out
+
+    if not ran_out(error):
+        return None
+    advice = f"use smaller batches, data or model{_way_to_continue()}"
+    return _fail([f"memory ran out: {in_a_line(error)}; {advice}"], 3)
 
 
 def _leave(code: int) -> None:
-    """The process's end. One of several ends at once: torch may abort where it takes down what its threads still use,
-    and another exit code would be told."""
+    """End the process.
+
+    One of several processes ends without cleaning up: torch may abort while it removes what its threads still use, and
+    the exit code would be another.
+    """
     if _rank() is None:
         sys.exit(code)
     sys.stdout.flush()
@@ -548,29 +607,32 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-_AGAIN = "; mend that, and give the same command again"
+_TRY_AGAIN = "; fix that, then rerun the same command"
+_CONTINUATIONS = {
+    "run": "rerun the same command with --resume to continue",
+    "bench": "rerun the same command to continue",
+    "evaluate": "rerun the same command to continue from --state",
+}
 
 
-def _goes_on() -> str:
-    """How to go on, where that is possible."""
+def _way_to_continue() -> str:
+    """Say how to continue the command that was stopped; "" where that is not possible."""
     command = "".join(sys.argv[1:2])
-    if command == "evaluate" and not any(argument.startswith("--state") for argument in sys.argv):
+    is_lost = command == "evaluate" and not any(argument.startswith("--state") for argument in sys.argv)
+    if command not in _CONTINUATIONS or is_lost:
         return ""
-    how = {
-        "run": "the same command with --resume goes on",
-        "bench": "the same command goes on",
-        "evaluate": "the same command goes on from --state",
-    }.get(command)
-    return f"; what is done is kept, and {how}" if how else ""
+    return f"; progress is saved, {_CONTINUATIONS[command]}"
 
 
-_SHARED = ("run", "select", "score", "evaluate")
+_COMMANDS_OF_SEVERAL = ("run", "select", "score", "evaluate")  # which several processes can do together
 
 
 @contextlib.contextmanager
 def _before_work() -> Iterator[None]:
-    """What each process checks before any of them works: errors reach all of them, and files that the system refuses
-    are mistakes in settings."""
+    """Surround what is checked before any work is done.
+
+    An error in one process is raised in all of them; a file that the system refuses becomes a ConfigError.
+    """
     from advcore import distributed
 
     with distributed.together(), before_work():
@@ -579,40 +641,40 @@ def _before_work() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _joined() -> Iterator[None]:
-    """One of the processes that torchrun started, of which the first alone talks."""
+    """Join the processes that torchrun started into one group, of which only the first prints. Does nothing alone."""
     if _rank() is None:
         yield
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns of what is asked for on purpose
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns about settings that are made on purpose
     from advcore import distributed
 
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if _rank():
             logging.getLogger("advcore").setLevel(logging.ERROR)
-            held.enter_context(contextlib.redirect_stdout(held.enter_context(open(os.devnull, "w"))))
-        held.enter_context(distributed.joined())
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        stack.enter_context(distributed.joined())
         yield
 
 
 def _rank() -> int | None:
-    """The number of this process among several; None where it is the only one, or the command is done alone."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and sys.argv[1:2] in ([name] for name in _SHARED)
-    return int(os.environ["RANK"]) if several and "RANK" in os.environ else None
+    """Return this process's number among several; None for a process alone, or a command that one process does."""
+    are_several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    if not are_several or "".join(sys.argv[1:2]) not in _COMMANDS_OF_SEVERAL:
+        return None
+    return int(os.environ["RANK"])
 
 
-def _ran_out(error: Exception) -> bool:
-    from advcore.pieces import ran_out
+def _fail(lines: Iterable[str], code: int, *, shared: bool = False) -> int:
+    """Print lines on stderr, and return the exit code.
 
-    return ran_out(error)
-
-
-def _fail(lines, code: int, *, shared: bool = False) -> int:
-    """Tell why on stderr; what all processes know is told by the first."""
+    shared : whether every process has the same lines, so that only the first prints them.
+    """
     rank = _rank()
-    for line in () if shared and rank else lines:
-        typer.echo(f"advcore: {f'process {rank}: ' if rank else ''}{one_line(line)}", err=True)
+    prefix = f"advcore: process {rank}: " if rank else "advcore: "
+    if not rank or not shared:
+        typer.echo("\n".join(prefix + one_line(line) for line in lines), err=True)
     return code
 
 
-def _first_line(thing: object) -> str:
-    return (getattr(thing, "about", None) or thing.__doc__ or "").strip().splitlines()[0].rstrip(".:")
+def _first_line(entry: object) -> str:
+    return (getattr(entry, "about", None) or entry.__doc__ or "").strip().splitlines()[0].rstrip(".:")

@@ -1,10 +1,14 @@
-"""What the command line draws: tables, progress, the next command to type. Plain lines where nobody watches."""
+"""What the command line draws: tables, progress bars and the next command to type.
+
+Where the output is no terminal, progress is printed as plain lines.
+"""
 
 import contextlib
 import logging
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +24,11 @@ if TYPE_CHECKING:
     from advcore.types import Coreset
 
 _WIDTH = 120  # columns of a table in a file or a pipe
-_LINE = 70  # characters of a run's last line, beside its name
+_LONGEST_LINE = 70  # characters of a run's last line that are shown after the run's name
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table, with a title where there is one; long cells fold."""
+    """Print a table, with a title unless that is ""; long cells are wrapped."""
     from rich.console import Console
     from rich.table import Table
 
@@ -42,24 +46,23 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def command_line(*words: object, overrides: Iterable[str] = ()) -> str:
-    """Write a command so that it can be pasted into a shell; each override is a --set."""
-    settings = [part for override in overrides for part in ("--set", override)]
-    program = "advcore" if Path(sys.argv[0]).name != "__main__.py" else "python -m advcore"
+    """Return a command that can be pasted into a shell; each override becomes a --set."""
+    settings = chain.from_iterable(("--set", override) for override in overrides)
+    program = {"__main__.py": "python -m advcore"}.get(Path(sys.argv[0]).name, "advcore")
     return f"{program} {shlex.join([*map(str, words), *settings])}"
 
 
 def print_next(*commands: str) -> None:
-    """Print the commands that one would type next, one a line."""
+    """Print the commands that one would type next, one per line."""
     for command in commands:
         typer.echo(f"next: {command}")
 
 
 @contextlib.contextmanager
 def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
-    """Give a `Reporter` that draws bars under a terminal and prints plain lines otherwise. Of several processes, the
-    first alone talks.
+    """Give a `Reporter` that draws bars in a terminal and prints plain lines otherwise.
 
-    epochs : how many a run has; None draws no bar for them.
+    Of several processes, only the first prints. epochs : of the run; None draws no bar for them.
     """
     from advcore import distributed
     from advcore.runner.prepare import Reporter
@@ -73,13 +76,13 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
             on_plan=lambda plan: bars.say("\n".join([plan.text, *plan.notes.values()])),
             on_epoch=bars.on_epoch,
             on_progress=bars.on_progress,
-            on_coreset=lambda coreset: bars.say(_coreset_line(coreset)),
-            on_final=lambda which: bars.say(f"evaluating {which}"),
+            on_coreset=lambda coreset: bars.say(_describe_coreset(coreset)),
+            on_final=lambda checkpoint: bars.say(f"evaluating {checkpoint}"),
         )
 
 
 class _RunBars:
-    """A bar for the epochs of a run and one for the phase at hand; each goes when it is full."""
+    """A bar for the epochs of a run and one for the current phase; each is removed when it is full."""
 
     def __init__(self, progress, epochs: int | None):
         self._progress, self._epochs = progress, epochs
@@ -88,18 +91,19 @@ class _RunBars:
         self._phase = ""
 
     def say(self, text: str) -> None:
-        """Print above the bars, as they are now."""
+        """Print a text above the bars, which are redrawn first."""
         self._progress.refresh()
         self._progress.console.print(text, markup=False)
 
     def on_epoch(self, entry: dict, so_far: "Trained") -> None:
         done = entry["epoch"] + 1
         self._show_epochs(done, f"epochs, loss {entry['loss']:.3f}")
-        self.say(_epoch_line(entry, self._epochs))
+        self.say(_describe_epoch(entry, self._epochs))
 
     def on_progress(self, phase: str, done: int, total: int) -> None:
         if phase == "train" and self._epochs_bar is None:
             self._show_epochs(0, "epochs")
+        # The bar of a phase that is over, or that another phase follows, is removed before anything else is drawn.
         if self._phase_bar is not None and (phase != self._phase or done >= total):
             self._progress.remove_task(self._phase_bar)
             self._phase_bar = None
@@ -123,9 +127,9 @@ class _RunBars:
 
 @contextlib.contextmanager
 def _live_progress(*, counts: bool = True) -> Iterator:
-    """Give bars that go with the context, whatever ends it, and lines that are printed above them.
+    """Give bars that are removed when the context ends, however it ends, and lines that are printed above them.
 
-    Warnings go above them, too, where they come to the same terminal; a redirected stderr stays redirected.
+    Warnings are printed above the bars too, if stderr is the same terminal; a redirected stderr stays redirected.
     """
     from rich.console import Console
     from rich.progress import (
@@ -141,42 +145,54 @@ def _live_progress(*, counts: bool = True) -> Iterator:
     times = [MofNCompleteColumn(), TimeRemainingColumn()] if counts else [TimeElapsedColumn()]
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *times)
     shares_terminal = console.is_terminal and sys.stderr.isatty()
-    how = {"transient": True, "disable": not console.is_terminal, "redirect_stderr": shares_terminal}
-    with Progress(*columns, console=console, **how) as progress, _logging_to_stderr(shares_terminal):
+    options = {"transient": True, "disable": not console.is_terminal, "redirect_stderr": shares_terminal}
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(*columns, console=console, **options))
+        if shares_terminal:
+            stack.enter_context(_logging_to_stderr())
         yield progress
 
 
 @contextlib.contextmanager
-def _logging_to_stderr(wanted: bool) -> Iterator[None]:
-    """Let log handlers write where sys.stderr leads now, not where it led when they were made."""
-    handlers = [one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler] if wanted else []
-    before = [handler.setStream(sys.stderr) for handler in handlers]
-    try:
+def _logging_to_stderr() -> Iterator[None]:
+    """Let log handlers write to the present sys.stderr, not to the one of the time when they were created."""
+    with contextlib.ExitStack() as stack:
+        for handler in logging.getLogger().handlers:
+            if type(handler) is logging.StreamHandler:
+                stack.callback(handler.setStream, handler.stream)
+                handler.setStream(sys.stderr)
         yield
-    finally:
-        for handler, stream in zip(handlers, before, strict=True):
-            if stream is not None:
-                handler.setStream(stream)
 
 
-def _epoch_line(entry: dict, epochs: int) -> str:
-    accuracies = [f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None]
-    seen = f"epoch {entry['epoch'] + 1:3d}/{epochs}  {entry['action']:6s}  {counted(entry['examples'], 'example')}"
-    return "  ".join([seen, f"loss {entry['loss']:.4f}", *accuracies, f"{entry['seconds']:.1f} s"])
+def _describe_epoch(entry: dict, epochs: int) -> str:
+    return "  ".join(
+        [
+            f"epoch {entry['epoch'] + 1:3d}/{epochs}",
+            f"{entry['action']:6s}",
+            counted(entry["examples"], "example"),
+            f"loss {entry['loss']:.4f}",
+            *(f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None),
+            f"{entry['seconds']:.1f} s",
+        ]
+    )
 
 
-def _coreset_line(coreset: "Coreset") -> str:
-    error, chance = coreset.quality["gradient_error"], coreset.quality["gradient_error_random"]
-    compared = "" if error is None else f", gradient error {error:.3f} (random {chance:.3f})"
-    full = coreset.quality.get("gradient_error_full")
-    compared += "" if full is None else f", against the full attack {full:.3f}"
-    return f"selection: {coreset.solver} keeps {len(coreset):,} of {coreset.num_examples:,}{compared}"
+def _describe_coreset(coreset: "Coreset") -> str:
+    quality = coreset.quality
+    text = f"selection: {coreset.solver} keeps {len(coreset):,} of {coreset.num_examples:,}"
+    if quality["gradient_error"] is not None:
+        text += f", gradient error {quality['gradient_error']:.3f} (random {quality['gradient_error_random']:.3f})"
+    if quality.get("gradient_error_full") is not None:
+        text += f", against the full attack {quality['gradient_error_full']:.3f}"
+    return text
 
 
 @contextlib.contextmanager
 def show_suite(total: int) -> Iterator["Watcher"]:
-    """Give a `Watcher` of a suite's `total` runs: under a terminal a bar, and the last line of each run at work; else a
-    line for each start and each end."""
+    """Give a `Watcher` of a suite's `total` runs.
+
+    In a terminal it draws a bar and the last line of each active run; otherwise it prints each start and each end.
+    """
     from advcore.runner.attempt import Watcher
 
     with _live_progress(counts=False) as progress:
@@ -185,28 +201,32 @@ def show_suite(total: int) -> Iterator["Watcher"]:
 
 
 class _SuiteBars:
-    """A bar for the runs that are done and a line for each that is at work."""
+    """A bar for the runs that have ended, and a line for each active run."""
 
     def __init__(self, progress, total: int):
-        self._progress, self._total, self._ended = progress, total, 0
-        self._at_work: dict[str, int] = {}
+        self._progress = progress
+        self._ended, self._total = 0, total
+        self._active: dict[str, int] = {}  # bars by the run's slug
         self._runs_bar = progress.add_task(f"0 of {counted(total, 'run')}", total=total) if total else None
 
     def on_start(self, run: "Run") -> None:
-        self._at_work[run.slug] = self._progress.add_task(_run_name(run), total=None)
+        self._active[run.slug] = self._progress.add_task(_run_name(run), total=None)
         if self._progress.disable:
             self._progress.console.print(f"{_run_name(run)}: begun", markup=False)
 
     def on_line(self, run: "Run", line: str) -> None:
         if any(character.isalnum() for character in line):  # not a table's border
-            description = f"{_run_name(run)}: {line[:_LINE]}"
-            self._progress.update(self._at_work[run.slug], description=description)
+            description = f"{_run_name(run)}: {line[:_LONGEST_LINE]}"
+            self._progress.update(self._active[run.slug], description=description)
 
     def on_end(self, run: "Run", outcome: "Outcome") -> None:
         self._ended += outcome.kind in ("done", "failed")
-        self._progress.remove_task(self._at_work.pop(run.slug))
-        text = f"{outcome.kind} in {outcome.seconds:,.0f} s" if outcome.seconds else outcome.kind
-        text += f": {outcome.error}" if outcome.error else ""
+        self._progress.remove_task(self._active.pop(run.slug))
+        text = outcome.kind
+        if outcome.seconds:
+            text += f" in {outcome.seconds:,.0f} s"
+        if outcome.error:
+            text += f": {outcome.error}"
         if self._runs_bar is not None:
             description = f"{self._ended} of {counted(self._total, 'run')}"
             self._progress.update(self._runs_bar, completed=self._ended, description=description, refresh=True)

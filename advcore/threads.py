@@ -9,7 +9,7 @@ since OpenMP reads its environment once.
 
 import math
 import os
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,26 +60,26 @@ def core_limit(system: Path = _SYSTEM) -> CoreLimit:
     """
     host = os.cpu_count() or 1
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else host  # macOS has none
-    quota = _quota(system)
+    quota = _read_smallest_quota(system)
     count = affinity if quota is None else min(affinity, max(1, math.floor(quota)))
     return CoreLimit(count=count, affinity=affinity, host=host, quota=quota)
 
 
-def _quota(system: Path) -> float | None:
+def _read_smallest_quota(system: Path) -> float | None:
     """Return the smallest quota, in cores, of the process's control group and of the groups above it."""
     quotas = []
     for line in _read(system / "proc/self/cgroup").splitlines():
         _, _, entry = line.partition(":")
         controllers, _, group = entry.partition(":")
         if not controllers:
-            quotas += _quotas_above(system / "sys/fs/cgroup", group, _quota_of_version_2)
+            quotas += _list_quotas(system / "sys/fs/cgroup", group, _read_quota_v2)
         elif "cpu" in controllers.split(","):
             for folder in (controllers, "cpu"):
-                quotas += _quotas_above(system / "sys/fs/cgroup" / folder, group, _quota_of_version_1)
+                quotas += _list_quotas(system / "sys/fs/cgroup" / folder, group, _read_quota_v1)
     return min(quotas, default=None)
 
 
-def _quotas_above(root: Path, group: str, read_quota) -> list[float]:
+def _list_quotas(root: Path, group: str, read_quota: Callable[[Path], float | None]) -> list[float]:
     """List the quotas of `group`, a path below `root`, and of every group above it."""
     names = [name for name in group.split("/") if name not in ("", ".", "..")]
     folders = [root.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
@@ -87,18 +87,18 @@ def _quotas_above(root: Path, group: str, read_quota) -> list[float]:
     return [quota for quota in quotas if quota is not None]
 
 
-def _quota_of_version_2(folder: Path) -> float | None:
+def _read_quota_v2(folder: Path) -> float | None:
     limit, _, period = _read(folder / "cpu.max").strip().partition(" ")
-    return _ratio(limit, period)
+    return _divide(limit, period)
 
 
-def _quota_of_version_1(folder: Path) -> float | None:
+def _read_quota_v1(folder: Path) -> float | None:
     limit = _read(folder / "cpu.cfs_quota_us").strip()
     period = _read(folder / "cpu.cfs_period_us").strip()
-    return _ratio(limit, period)
+    return _divide(limit, period)
 
 
-def _ratio(limit: str, period: str) -> float | None:
+def _divide(limit: str, period: str) -> float | None:
     """Divide two counts of microseconds; None where there is no limit ("max", -1, or no file)."""
     if not limit.isdigit() or not period.isdigit() or not int(limit) or not int(period):
         return None
@@ -137,6 +137,14 @@ def share_of_threads(processes: int) -> int:
     return max(1, available // processes)
 
 
+def environment_of_share(processes: int) -> dict[str, str]:
+    """Return what to add to the environment of each of `processes` side by side; nothing for one alone."""
+    if processes == 1:
+        return {}
+    share = str(share_of_threads(processes))
+    return {COUNT: share, "MKL_NUM_THREADS": share}
+
+
 def describe_threads(count: int) -> dict[str, str | int]:
     """Say for a record how many threads there are, what decided that, and how they wait.
 
@@ -149,15 +157,15 @@ def describe_threads(count: int) -> dict[str, str | int]:
         reason = limit.reason
     else:
         reason = "torch's own choice, or the program's"
-    return {"threads": count, "threads_from": reason, "waiting": _waiting()}
+    return {"threads": count, "threads_from": reason, "waiting": _describe_waiting()}
 
 
-def _waiting(environment: MutableMapping[str, str] = os.environ) -> str:
+def _describe_waiting(environment: MutableMapping[str, str] = os.environ) -> str:
     stated = [f"{name}={environment[name]}" for name in _WAITING_SETTINGS if name in environment]
     return ", ".join(stated) or "OpenMP's default"
 
 
-def load_average() -> float | None:
+def measure_load() -> float | None:
     """Return the host's load over the last minute, in processes that want to run; None where it is not known."""
     try:
         return round(os.getloadavg()[0], 2)
@@ -165,7 +173,7 @@ def load_average() -> float | None:
         return None
 
 
-def overload(load: float | None, host: int | None = None) -> str | None:
+def describe_overload(load: float | None, host: int | None = None) -> str | None:
     """Return a warning where the load is higher than the host's cores, else None."""
     host = host or os.cpu_count() or 1
     if load is None or load <= host:

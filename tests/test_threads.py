@@ -7,7 +7,14 @@ import sys
 import pytest
 
 from advcore import threads
-from advcore.threads import CoreLimit, core_limit, describe_threads, overload, prepare_environment, share_of_threads
+from advcore.threads import (
+    CoreLimit,
+    core_limit,
+    describe_overload,
+    describe_threads,
+    prepare_environment,
+    share_of_threads,
+)
 
 
 def build_system(folder, groups: str, limits: dict[str, str]):
@@ -127,8 +134,8 @@ def test_a_record_says_how_many_threads_and_why(monkeypatch, stated, count, limi
 
 
 def test_a_load_above_the_cores_is_a_warning():
-    assert overload(2.0, 2) is None and overload(None, 2) is None
-    assert "3.5 on 2 cores" in overload(3.5, 2)
+    assert describe_overload(2.0, 2) is None and describe_overload(None, 2) is None
+    assert "3.5 on 2 cores" in describe_overload(3.5, 2)
 
 
 @pytest.mark.parametrize("stated", [None, "ACTIVE"])

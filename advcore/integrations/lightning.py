@@ -1,7 +1,6 @@
-"""Lightning: a callback that trains on coresets, chosen anew as the training goes on."""
+"""Lightning: a callback that trains on coresets, and selects a new one every few epochs."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,32 +11,32 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.types import Coreset, WeightedSubset
 
 try:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 except ImportError as first:
     try:
-        from pytorch_lightning import Callback
+        from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
     except ImportError:
         raise missing_package("lightning", "advcore.integrations.lightning", "lightning", first) from None
 
 
 class AdversarialCoresetCallback(Callback):
-    """All data for the first epochs, then a coreset, chosen with the model as it stands every `period` epochs.
+    """Train on all data at first, then on a coreset that is selected with the current model every `period` epochs.
 
-    Batches are (x, y, w) from the first epoch on; the loss is `(w * losses).mean()`. What `train_dataloader` of the
-    module or data module returns says which data set, batch size and workers there are; batches are shuffled, and a
-    sampler of its own is refused. The trainer must ask for it every epoch:
-    `Trainer(reload_dataloaders_every_n_epochs=1)`. Lightning's checkpoints hold the coreset.
+    Batches are (x, y, w) from the first epoch on; the loss is `(w * losses).mean()`. The loader that `train_dataloader`
+    of the module or data module returns decides the data set, the batch size and the workers. Batches are shuffled, and
+    a loader with a sampler that does anything else is refused. The trainer must ask for the loader every epoch:
+    `Trainer(reload_dataloaders_every_n_epochs=1)`. Lightning's checkpoints include the coreset.
 
     Parameters
     ----------
-    selector : what is chosen, and how; any partition but "per_batch".
+    selector : what is selected, and how; any partition but "per_batch".
     warm_epochs : on all data, with weight 1, before the first selection.
     period : epochs from one selection to the next; None selects once.
     seed : of the selections' random numbers.
-    dataset : the same examples without augmentation, to select on; None: the loader's own.
-    network : the module's part that maps images to logits; by default the module itself.
+    dataset : the same examples without augmentation, to select on; None: the loader's data set.
+    network : returns the module's part that maps images to logits; by default the module itself.
 
-    Several processes share the attack and get the same coreset; Lightning then cuts it into their shares.
+    Several processes share the attack and get the same coreset; Lightning then divides it between them.
     """
 
     def __init__(
@@ -48,99 +47,101 @@ class AdversarialCoresetCallback(Callback):
         period: int | None = 1,
         seed: int = 0,
         dataset: Dataset | None = None,
-        network: Callable[[Any], nn.Module] = lambda module: module,
+        network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
-        require(
-            at_least("warm_epochs", warm_epochs, 0),
-            None if period is None else at_least("period", period, 1),
-            must("selector.partition", "one that needs no blocks", "per_batch")
-            if selector.partition == "per_batch"
-            else None,
-        )
-        self.selector, self.warm_epochs, self.period, self.seed = selector, warm_epochs, period, seed
+        problems = [at_least("warm_epochs", warm_epochs, 0), None if period is None else at_least("period", period, 1)]
+        if selector.partition == "per_batch":
+            problems.append(must("selector.partition", "one that needs no blocks", "per_batch"))
+        require(*problems)
+        self.selector, self.seed = selector, seed
+        self.warm_epochs, self.period = warm_epochs, period
         self.dataset, self.network = dataset, network
         self.coreset: Coreset | None = None
-        self._told: int | None = None
-        self._lent: list[tuple[Any, Any]] = []
+        self._loader_epoch: int | None = None  # the last epoch whose loader Lightning asked for
+        self._replaced: list[tuple[object, object]] = []  # owner, and its own `train_dataloader` if it had one
 
-    def due(self, epoch: int) -> int | None:
-        """The epoch whose selection this epoch trains on; None for all data."""
+    def selection_epoch(self, epoch: int) -> int | None:
+        """Return the epoch whose selection this epoch trains on; None for an epoch on all data."""
         if epoch < self.warm_epochs:
             return None
         return epoch - (epoch - self.warm_epochs) % (self.period or epoch + 1)
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         every = trainer.reload_dataloaders_every_n_epochs
-        require(None if every == 1 else must("Trainer(reload_dataloaders_every_n_epochs)", "1", every))
-        self.coreset, self._told = None, None
+        if every != 1:
+            raise ConfigError(must("Trainer(reload_dataloaders_every_n_epochs)", "1", every))
+        self.coreset = self._loader_epoch = None
         for owner in (trainer.datamodule, pl_module):
             if owner is not None:
-                self._wrap(owner, trainer, pl_module)
+                self._replace_loader(owner, trainer, pl_module)
 
-    def _wrap(self, owner: Any, trainer: Any, pl_module: Any) -> None:
-        """In the place of the owner's `train_dataloader` until the end of the training."""
-        own, before = owner.train_dataloader, vars(owner).get("train_dataloader")
+    def _replace_loader(
+        self, owner: LightningModule | LightningDataModule, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        """Replace the owner's `train_dataloader` until the training ends."""
+        original = owner.train_dataloader
+        self._replaced.append((owner, vars(owner).get("train_dataloader")))
 
         def train_dataloader() -> DataLoader:
-            return self._loader(own(), trainer.current_epoch, pl_module)
+            return self._build_loader(original(), trainer.current_epoch, pl_module)
 
         owner.train_dataloader = train_dataloader
-        self._lent.append((owner, before))
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        for owner, before in self._lent:
-            del owner.train_dataloader  # the class's own is seen again
-            if before is not None:
-                owner.train_dataloader = before
-        self._lent.clear()
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for owner, original in self._replaced:
+            del owner.train_dataloader  # the method of the class is visible again
+            if original is not None:
+                owner.train_dataloader = original
+        self._replaced.clear()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
 
-    def _loader(self, base: Any, epoch: int, pl_module: Any) -> DataLoader:
-        """The epoch's batches, cut as `base` cuts them."""
+    def _build_loader(self, base: object, epoch: int, pl_module: LightningModule) -> DataLoader:
+        """Return a loader of the epoch's examples, with the settings of the user's loader."""
         if not isinstance(base, DataLoader) or base.batch_size is None:
-            rule = "a DataLoader with a batch_size"
-            raise ConfigError(must("train_dataloader()", rule, type(base).__name__))
-        if not _whole(base):
-            rule, way_out = "without a sampler of its own", "the coreset says what is drawn, and with which weight"
-            raise ConfigError(must("train_dataloader()", rule, type(base.sampler).__name__, way_out))
-        self._told = epoch
-        how = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
-        settings = {name: getattr(base, name) for name in how}
-        return DataLoader(self._examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
+            raise ConfigError(must("train_dataloader()", "a DataLoader with a batch_size", type(base).__name__))
+        if not _draws_each_once(base):
+            name, way_out = type(base.sampler).__name__, "the coreset says what is drawn, and with which weight"
+            raise ConfigError(must("train_dataloader()", "without a sampler of its own", name, way_out))
+        self._loader_epoch = epoch
+        names = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
+        settings = {name: getattr(base, name) for name in names}
+        return DataLoader(self._weigh_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
 
-    def _examples(self, dataset: Dataset, epoch: int, pl_module: Any) -> WeightedSubset:
-        due = self.due(epoch)
-        if due is None:
+    def _weigh_examples(self, dataset: Dataset, epoch: int, pl_module: LightningModule) -> WeightedSubset:
+        """Return the examples that the epoch trains on, after a selection if one is due."""
+        selection_epoch = self.selection_epoch(epoch)
+        if selection_epoch is None:
             return WeightedSubset(dataset, list(range(len(dataset))), torch.ones(len(dataset)))
-        if self.coreset is None or self.coreset.epoch != due:
+        if self.coreset is None or self.coreset.epoch != selection_epoch:
             plain = dataset if self.dataset is None else self.dataset
-            how = {"seed": self.seed, "epoch": due, "previous": self.coreset}
-            self.coreset = self.selector.select(self.network(pl_module), plain, **how)
+            self.coreset = self.selector.select(
+                self.network(pl_module), plain, seed=self.seed, epoch=selection_epoch, previous=self.coreset
+            )
         return self.coreset.subset(dataset)
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if self._told != trainer.current_epoch:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._loader_epoch != trainer.current_epoch:
             way_out = "give the module or the data module a train_dataloader(), and fit() no train_dataloaders"
             raise ConfigError(must("the training data", "asked for at each epoch", "a fixed loader", way_out))
         if self.coreset is not None and self.coreset.epoch == trainer.current_epoch:
             names = ("gradient_error", "gradient_error_random", "effective_sample_size", "weight_sum")
-            found = {name: self.coreset.quality[name] for name in names}
-            pl_module.log_dict({f"selection/{name}": value for name, value in found.items() if value is not None})
+            values = {f"selection/{name}": self.coreset.quality[name] for name in names}
+            pl_module.log_dict({name: value for name, value in values.items() if value is not None})
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"coreset": self.coreset and self.coreset.state()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        kept = state_dict["coreset"]
-        self.coreset = None if kept is None else Coreset.restored(kept)
+    def load_state_dict(self, state_dict: dict[str, dict | None]) -> None:
+        state = state_dict["coreset"]
+        self.coreset = state and Coreset.restored(state)
 
 
-def _whole(loader: DataLoader) -> bool:
-    """Whether an epoch has every example once."""
+def _draws_each_once(loader: DataLoader) -> bool:
+    """Return whether an epoch has every example once."""
     sampler = loader.sampler
     if isinstance(sampler, RandomSampler):
         return not sampler.replacement and len(sampler) == len(loader.dataset)

@@ -1,9 +1,10 @@
-"""What people write in a run file for a name or a setting that is called otherwise here."""
+"""Suggests the name or the setting that somebody meant who wrote another word for it in a run file."""
 
 import dataclasses
+import operator
 import re
-from collections.abc import Collection, Iterator
-from functools import cache
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache, reduce
 from typing import get_args, get_origin
 
 from advcore import attacks, data, minibatch, models, objectives, solvers, tracking
@@ -25,7 +26,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "trackers": tracking.ALIASES,
     "evaluators": evaluate.ALIASES,
 }
-"""What the field calls the entries of each table, to their names in it (`errors.nearest`)."""
+"""For each table, other words that the field uses for its entries, with their names in it (`errors.nearest`)."""
 PLACES = {
     "data": "data",
     "models": "model",
@@ -39,7 +40,7 @@ PLACES = {
     "attack_steps": "training.attack_steps",
     "trackers": "tracking.N",
 }
-"""Where in a run file a table's names stand."""
+"""The settings of a run file whose `name` is one of a table's names."""
 SETTING_ALIASES: dict[str, tuple[str, ...]] = {
     "epsilon": ("eps",),
     "radius": ("eps",),
@@ -124,23 +125,23 @@ SETTING_ALIASES: dict[str, tuple[str, ...]] = {
     "test": ("evaluation",),
     "train": ("training",),
 }
-"""What people call settings, in small letters and digits alone, to the settings, the likeliest first."""
+"""Other words for settings, in small letters and digits only, with the settings they may mean, the likeliest first."""
 NAME_ALIASES = ("norm", "type", "kind", "arch", "architecture", "dataset", "algorithm", "method")
-"""What people call the name that chooses a class, where a section has one."""
+"""Other words for `name`, the key that chooses a class."""
 
 
-def aliases_of(known: Collection[str]) -> dict[str, str]:
-    """Return the aliases of all tables whose names are among these."""
-    tables = [name for name, table in TABLES.items() if set(table) <= set(known)]
-    return {alias: target for name in tables for alias, target in ALIASES[name].items()}
+def collect_aliases(known: Collection[str]) -> dict[str, str]:
+    """Return the aliases of all tables whose names are all in `known`."""
+    tables = [ALIASES[name] for name, table in TABLES.items() if set(table) <= set(known)]
+    return reduce(operator.or_, tables, {})
 
 
 def suggest_name(name: object, known: Collection[str]) -> str:
-    """Offer a name of a table for one that is not in it; "" where none is likely.
+    """Suggest one of the `known` names for one that is not among them; "" where none is likely.
 
-    A name of another table is told with its place: `attack: {name: trades}` is an objective.
+    For a name of another table, say where it belongs: for `attack: {name: trades}`, that trades is an objective.
     """
-    aliases = aliases_of(known)
+    aliases = collect_aliases(known)
     if plain(str(name)) not in {*aliases, *map(plain, known)}:
         for table, place in PLACES.items():
             foreign = ALIASES[table] | {plain(other): other for other in TABLES[table]}
@@ -149,75 +150,91 @@ def suggest_name(name: object, known: Collection[str]) -> str:
     return nearest(name, known, aliases)
 
 
-def suggest_setting(key: str, known: Collection[str], section: str) -> str:
-    """Offer a setting for a key that `section` has not; "" where none is likely.
+def suggest_setting(key: str, known: Sequence[str], section: str) -> str:
+    """Suggest a setting for a key that `section` does not have; "" where none is likely.
 
-    What people call it goes before what is spelt alike, and a setting of this section before one of another. A setting
-    that only other names of a table have is told with these.
+    Known aliases come before settings of similar spelling, and settings of this section before those of another. If
+    only other entries of the section's table have the setting, say which.
     """
-    meant = [key, *SETTING_ALIASES.get(plain(key), ())]
-    table = next((table for table, place in PLACES.items() if place == re.sub(r"\.\d+", ".N", section)), None)
+    candidates = [key, *SETTING_ALIASES.get(plain(key), ())]
+    table = _table_at(re.sub(r"\.\d+", ".N", section))
     if table and plain(key) in NAME_ALIASES:
         return "did you mean 'name'?"
-    here = next((name for word in meant for name in known if plain(name) == plain(word)), None)
-    if here:
-        return f"did you mean {here!r}?"
-    spelt_alike = nearest(key, known, alike=SURELY_ALIKE)
-    return spelt_alike or _other_names(meant, table) or _elsewhere(meant, section) or nearest(key, known)
+    by_spelling = {plain(name): name for name in reversed(known)}
+    for candidate in map(plain, candidates):
+        if candidate in by_spelling:
+            return f"did you mean {by_spelling[candidate]!r}?"
+    return (
+        nearest(key, known, alike=SURELY_ALIKE)
+        or _suggest_other_entries(candidates, table)
+        or _suggest_other_section(candidates, section)
+        or nearest(key, known)
+    )
 
 
-def _other_names(settings: Collection[str], table: str | None) -> str:
-    """Say which names of a table have the first of these settings that any has; "" where none has."""
+def _table_at(place: str) -> str | None:
+    return next((table for table, table_place in PLACES.items() if table_place == place), None)
+
+
+def _suggest_other_entries(settings: Collection[str], table: str | None) -> str:
+    """Say which entries of a table have the first of these settings that any entry has; "" where none has."""
     for setting in settings:
-        having = _having(setting, table)
-        if having:
-            return f"only {' and '.join(filter(None, [', '.join(having[:-1]), having[-1]]))} can have {setting}"
+        names = _entries_with(setting, table)
+        if names:
+            return f"only {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))} can have {setting}"
     return ""
 
 
-def _having(setting: str, table: str | None) -> list[str]:
+def _entries_with(setting: str, table: str | None) -> list[str]:
     classes = TABLES.get(table, {})
     return [name for name, cls in classes.items() if setting in (field.name for field in dataclasses.fields(cls))]
 
 
-def _elsewhere(settings: Collection[str], section: str) -> str:
-    """Offer the first of these settings that another section has: one below this section, as high as any, or one that a
-    run file has whatever names it chooses."""
+def _suggest_other_section(settings: Collection[str], section: str) -> str:
+    """Suggest the first of these settings that another section has; "" where none has.
+
+    Sections below this one come first, of those the highest. Elsewhere, only settings count that a run file has
+    whatever names it chooses.
+    """
     for setting in settings:
-        places = [path for path in _paths() if path.rpartition(".")[2] == setting.lower()]
-        below = [path for path in places if not section or path.startswith(f"{section}.")]
-        found = below or list(filter(_is_always_there, places))
-        highest = [path for path in found if path.count(".") == min(other.count(".") for other in found)]
+        paths = [path for path in _list_paths() if path.rpartition(".")[2] == setting.lower()]
+        below = [path for path in paths if not section or path.startswith(f"{section}.")]
+        paths = below or list(filter(_is_in_every_file, paths))
+        level = min((path.count(".") for path in paths), default=0)
+        highest = [path for path in paths if path.count(".") == level]
         if highest:
-            top = " at the top of the file" if "." not in highest[0] and section else ""
+            top = " at the top of the file" if section and level == 0 else ""
             return f"did you mean {' or '.join(map(repr, highest[:2]))}{top}?"
     return ""
 
 
-def _is_always_there(path: str) -> bool:
-    """Whether a setting stands at the top of a run file or of one of its sections, whatever the section's name is."""
+def _is_in_every_file(path: str) -> bool:
+    """Return whether a setting is at the top of a run file, or of a section whose every entry has it."""
     section, _, setting = path.partition(".")
-    table = next((table for table, place in PLACES.items() if place == section), None)
-    return "." not in setting and (not setting or table is None or len(_having(setting, table)) == len(TABLES[table]))
+    if not setting:
+        return True
+    table = _table_at(section)
+    return "." not in setting and (table is None or len(_entries_with(setting, table)) == len(TABLES[table]))
 
 
 @cache
-def _paths() -> tuple[str, ...]:
+def _list_paths() -> tuple[str, ...]:
     """Return the path of every setting that a run file can have, each once."""
-    return tuple(dict.fromkeys(_paths_of(RunConfig, "")))
+    return tuple(dict.fromkeys(_list_paths_of(RunConfig, "")))
 
 
-def _paths_of(cls: type, above: str) -> Iterator[str]:
+def _list_paths_of(cls: type, prefix: str) -> Iterator[str]:
     for field in dataclasses.fields(cls):
-        path = f"{above}{field.name}"
+        path = f"{prefix}{field.name}"
         yield path
-        for inner in _classes_in(field.type):
-            yield from _paths_of(inner, f"{path}.0." if get_origin(field.type) is list else f"{path}.")
+        index = ".0" if get_origin(field.type) is list else ""
+        for inner in _settings_classes(field.type):
+            yield from _list_paths_of(inner, f"{path}{index}.")
 
 
-def _classes_in(kind: object) -> Iterator[type]:
-    """Yield the classes of settings that a type chooses from."""
+def _settings_classes(kind: object) -> Iterator[type]:
+    """Yield the classes of settings that a type allows."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         yield kind
-    for part in get_args(kind):
-        yield from _classes_in(part)
+    for argument in get_args(kind):
+        yield from _settings_classes(argument)

@@ -1,4 +1,4 @@
-"""One run of a suite in a process of its own: watched, stopped in time, and asked why where it failed."""
+"""One run of a suite in its own process: start it, watch it, stop it in time, and find out why it failed."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -16,18 +17,23 @@ from advcore.files import write_bytes
 from advcore.runner import checkpoints
 from advcore.runner.config import resolved
 from advcore.runner.suite import Run
-from advcore.threads import share_of_threads
 
-_POLL, _GRACE = 0.1, 60.0  # seconds between looks at a run; that a stopped one has to save its state
-_SHOWN = 300  # characters of an error
-_SIGNALLED = (130, 143)  # Ctrl-C reaches a run as it does us
+_POLL, _GRACE = 0.1, 60.0  # seconds between looks at a run, and that a stopped run has to save its state
+_LONGEST_ERROR = 300  # characters
+_SIGNALLED = (130, 143)  # exit codes after Ctrl-C, which reaches the child process too, and after SIGTERM
+
+
+def _ignore(*arguments: object) -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended.
 
-    kind : done, failed, stopped, or busy (another process does it, or did). error : its first line.
+    kind : done, failed, stopped, or busy (another process does the run, or has done it).
+    error : its first line.
+    code : exit code of the process.
     """
 
     kind: str
@@ -38,24 +44,24 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Watcher:
-    """Who is told what happens to runs; by default nobody."""
+    """Callbacks for run events. By default they do nothing."""
 
-    on_start: Callable[[Run], None] = lambda run: None
-    on_line: Callable[[Run, str], None] = lambda run, line: None
-    on_end: Callable[[Run, Outcome], None] = lambda run, outcome: None
+    on_start: Callable[[Run], None] = _ignore
+    on_line: Callable[[Run, str], None] = _ignore
+    on_end: Callable[[Run, Outcome], None] = _ignore
 
 
-Work = Callable[..., Outcome]
+Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, or a stand-in for it
 
 
 def tidy(run: Run, folder: Path) -> None:
-    """Of a run that is done, remove what only going on with it would need."""
-    where, log, file = _places(run, folder)
-    checkpoints.sweep([checkpoints.folder(where), log, file])
+    """Remove from a finished run what only continuing it would need."""
+    run_folder, log, file = _paths_of(run, folder)
+    checkpoints.sweep([checkpoints.folder(run_folder), log, file])
 
 
-def _places(run: Run, folder: Path) -> list[Path]:
-    """A run's own folder, its log and its run file."""
+def _paths_of(run: Run, folder: Path) -> list[Path]:
+    """Return the paths of a run's folder, its log and its run file."""
     return [folder / "runs" / f"{run.slug}{end}" for end in ("", ".log", ".yaml")]
 
 
@@ -64,29 +70,32 @@ def attempt(
     folder: Path,
     *,
     stop: Callable[[], bool] = lambda: False,
-    on_line: Callable[[str], None] = lambda line: None,
+    on_line: Callable[[str], None] = _ignore,
     environment: dict[str, str] | None = None,
 ) -> Outcome:
-    """`advcore run --resume` in a process of its own, told to save and leave once `stop()`; its record is then in
-    runs/SLUG. Run by one thread, or one task of a cluster."""
-    where, log, file = _places(run, folder)
+    """Do a run by `advcore run --resume` in another process, wait for its end, and return how it ended.
+
+    Once `stop()` is true, the process saves its state and ends. `on_line` receives each new last line of its output;
+    `environment` is added to its environment. The record of a finished run is then in `folder`/runs/SLUG.
+    """
+    run_folder, log, file = _paths_of(run, folder)
     started = time.monotonic()
     if (folder / f"{run.slug}.json").exists():
         return Outcome("busy")
     try:
-        with checkpoints.alone(where):
+        with checkpoints.alone(run_folder):
             pass
     except BusyError:
         return Outcome("busy")
     except UserError as error:  # such as a file where its folder must be
         return Outcome("failed", str(error), 2)
     write_bytes(file, json.dumps(resolved(run.config), indent=1).encode())
-    command = [sys.executable, "-m", "advcore", "run", str(file), "--out", str(where), "--resume"]
-    with open(log, "ab") as written:
-        begin = written.tell()
-        child = subprocess.Popen(command, stdout=written, stderr=written, env=os.environ | (environment or {}))
+    command = [sys.executable, "-m", "advcore", "run", str(file), "--out", str(run_folder), "--resume"]
+    with open(log, "ab") as output:
+        read_lines = partial(_read_lines, log, output.tell())
+        child = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | (environment or {}))
         try:
-            stopped = _watched(child, log, begin, stop, on_line)
+            stopped = _watch(child, read_lines, stop=stop, on_line=on_line)
         finally:
             _end(child)
     seconds = time.monotonic() - started
@@ -94,14 +103,18 @@ def attempt(
         return Outcome("done", seconds=seconds)
     if stopped or child.returncode in _SIGNALLED:
         return Outcome("stopped", seconds=seconds)
-    return Outcome("failed", _first_error(log, begin, child.returncode), child.returncode, seconds)
+    return Outcome("failed", _explain_failure(read_lines(), child.returncode), child.returncode, seconds)
 
 
-def _watched(
-    child: subprocess.Popen, log: Path, begin: int, stop: Callable[[], bool], on_line: Callable[[str], None]
+def _watch(
+    child: subprocess.Popen,
+    read_lines: Callable[[], list[str]],
+    *,
+    stop: Callable[[], bool],
+    on_line: Callable[[str], None],
 ) -> bool:
-    """Whether it was told to stop."""
-    told = ""
+    """Wait until the process ends or must stop, and return whether it must stop."""
+    last_lines: list[str] = []
     while True:
         try:
             child.wait(_POLL)
@@ -109,14 +122,14 @@ def _watched(
         except subprocess.TimeoutExpired:
             if stop():
                 return True
-        line = _said(log, begin)[-1:]
-        if line and line[0] != told:
-            told = line[0]
-            on_line(told)
+        lines = read_lines()[-1:]
+        if lines and lines != last_lines:
+            last_lines = lines
+            on_line(lines[0])
 
 
 def _end(child: subprocess.Popen) -> None:
-    """Let it save its state; if it does not, its last one counts."""
+    """Let the process save its state and end; kill it if it takes too long, so that its previous state counts."""
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
         try:
@@ -126,32 +139,24 @@ def _end(child: subprocess.Popen) -> None:
     child.wait()
 
 
-def _said(log: Path, begin: int) -> list[str]:
-    """The lines of this attempt."""
+def _read_lines(log: Path, start: int) -> list[str]:
+    """Return the lines of this attempt, which begin at byte `start` of the log; empty ones are left out."""
     with open(log, "rb") as file:
-        file.seek(begin)
+        file.seek(start)
         return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
 
 
-def _first_error(log: Path, begin: int, code: int) -> str:
-    """The first line that advcore gives as the reason; else the last that a traceback leaves."""
+def _explain_failure(lines: list[str], code: int) -> str:
+    """Return the first line that advcore printed as the reason; else the last line, as of a traceback."""
+    if code == -signal.SIGKILL:
+        return "ended by SIGKILL, as where memory runs out"
     if code < 0:
-        return f"ended by {signal.Signals(-code).name}" + (
-            ", as where memory runs out" if code == -signal.SIGKILL else ""
-        )
-    lines = _said(log, begin)
-    told = [line.removeprefix("advcore: ") for line in lines if line.startswith("advcore: ")]
-    line = (told or lines[-1:] or ["no reason given"])[0].strip()
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+        return f"ended by {signal.Signals(-code).name}"
+    reasons = [line.removeprefix("advcore: ") for line in lines if line.startswith("advcore: ")]
+    reason = (reasons or lines[-1:] or ["no reason given"])[0].strip()
+    return reason if len(reason) <= _LONGEST_ERROR else f"{reason[:_LONGEST_ERROR]}..."
 
 
-def limited(jobs: int) -> dict[str, str]:
-    """The environment of one of `jobs` processes; nothing is changed for one alone."""
-    if jobs == 1:
-        return {}
-    return {name: str(share_of_threads(jobs)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-
-
-def event_or_time(event: Event, until: float) -> Callable[[], bool]:
-    """Whether to stop: told to, or the time is up."""
-    return lambda: event.is_set() or time.monotonic() >= until
+def must_stop(stopping: Event, until: float) -> bool:
+    """Return whether the event is set or the time is up. until : on the clock of `time.monotonic`."""
+    return stopping.is_set() or time.monotonic() >= until

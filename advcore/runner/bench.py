@@ -1,7 +1,7 @@
-"""A suite's runs on this machine or a cluster: what is done is kept, what was stopped goes on, what failed says so.
+"""A suite's runs here or on a cluster: finished runs are not repeated, stopped ones continue, failed ones say why.
 
-Of a suite's folder: SLUG.json is a run's record; runs/SLUG its states until then, runs/SLUG.log what it says;
-failed/SLUG.json why it did not come to its end; baselines.json what the suite added by itself.
+The files of a suite's folder: SLUG.json is a run's record; runs/SLUG holds its states until it has one, runs/SLUG.log
+its output; failed/SLUG.json says why it failed; baselines.json holds the baselines that were added to the suite.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from advcore.errors import CheckpointError, UserError, before_work, must, require
@@ -27,7 +28,7 @@ from advcore.runner.config import from_dict, resolved
 from advcore.runner.identity import differences, identity, settings_hash
 from advcore.runner.places import check_path, check_writable
 from advcore.runner.schema import RunConfig
-from advcore.runner.suite import Run, Suite, configs, load, runs
+from advcore.runner.suite import Run, Suite, list_runs, load, resolve_methods
 from advcore.runner.suite_file import BASELINES, BASELINES_FILE
 
 _BASELINES, _UNSEALED_BASELINES = "advcore-baselines-2", "advcore-baselines-1"
@@ -37,7 +38,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Bench:
-    """A suite that is checked and ready: its folder, the settings of all methods, added baselines too, and its runs."""
+    """A suite that has been checked.
+
+    folder : of its records.
+    methods : resolved settings of all methods, added baselines included.
+    runs : each method with each seed.
+    """
 
     suite: Suite
     folder: Path
@@ -47,30 +53,32 @@ class Bench:
 
 @before_work()
 def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), out: Path | None = None) -> Bench:
-    """The suite, with its baselines, checked whole. Reads data only where baselines have to be planned.
+    """Load a suite, check it completely and add its baselines.
 
-    Raises ConfigError with all problems; also where `overrides` would mix other settings with a suite's own records.
+    Reads data only where baselines have to be planned. Raises ConfigError with all problems, and where `overrides`
+    would mix other settings with the records in the suite's usual folder.
     """
-    require(*(_own_problem(override.partition("=")[0]) for override in overrides))
+    changed_settings = [override.partition("=")[0] for override in overrides]
+    require(*map(_seed_problem, changed_settings))
     suite = load(file, size, overrides)
-    methods = configs(suite)
-    require(_trial_problem(overrides, out))
+    methods = resolve_methods(suite)
+    require(_trial_problem(changed_settings, out))
     folder = (out or suite.records) / (size or "")
     check_path(folder)
-    methods = _with_baselines(suite, methods, folder)
-    return Bench(suite, folder, methods, runs(suite, methods))
+    methods = _add_baselines(suite, methods, folder)
+    return Bench(suite, folder, methods, list_runs(suite, methods))
 
 
-def _own_problem(path: str) -> str | None:
-    if path not in ("seed", "name"):
+def _seed_problem(setting: str) -> str | None:
+    if setting not in ("seed", "name"):
         return None
-    return f"--set {path} changes nothing in a suite: its seeds and names are its own; write them into the file"
+    return f"--set {setting} changes nothing in a suite: its seeds and names are its own; write them into the file"
 
 
-def _trial_problem(overrides: Sequence[str], out: Path | None) -> str | None:
-    paths = [override.partition("=")[0] for override in overrides]
-    free = (*ELSEWHERE, "data.path")  # of which the last part is compared with the records'
-    other = [path for path in paths if not is_among(path, free)]
+def _trial_problem(settings: list[str], out: Path | None) -> str | None:
+    """Return the problem of overrides whose records would lie among those of the suite's settings."""
+    harmless = (*ELSEWHERE, "data.path")  # of a path, only the last part is compared with the records
+    other = [setting for setting in settings if not is_among(setting, harmless)]
     if not other or out is not None:
         return None
     return must(
@@ -78,41 +86,34 @@ def _trial_problem(overrides: Sequence[str], out: Path | None) -> str | None:
     )
 
 
-def _with_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) -> dict[str, RunConfig]:
-    """As planned before in this folder for the same methods; else planned now."""
-    kept = _read(folder / BASELINES_FILE, _BASELINES, _UNSEALED_BASELINES)
-    if not suite.added or kept.get("of") == _basis(suite, methods):
-        return methods | {name: from_dict(raw) for name, raw in kept.get("methods", {}).items() if suite.added}
+def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) -> dict[str, RunConfig]:
+    """Return `methods` and the baselines: those of `folder` if they belong to the same methods, else newly planned."""
+    saved = _read_json(folder / BASELINES_FILE, _BASELINES, _UNSEALED_BASELINES)
+    if not suite.added:
+        return methods
+    if saved.get("of") == _hash_basis(suite, methods):
+        return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
     check_writable(folder)  # before any data are read
-    sizes: dict[str, tuple[int, int]] = {}
-
-    def counts(config: RunConfig) -> tuple[int, int]:
-        key = str(config.data)
-        if key not in sizes:
-            sizes[key] = config.data.counts()
-        return sizes[key]
-
-    return with_baselines(methods, suite.reference, suite.added, counts)
+    return with_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
 
 
-def _basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
-    """A hash of what baselines follow from."""
-    own = {name: identity(config) for name, config in methods.items()}
-    return settings_hash({"methods": own, "added": suite.added, "reference": suite.reference})
+def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
+    """Hash everything that the choice of baselines depends on."""
+    identities = {name: identity(config) for name, config in methods.items()}
+    return settings_hash({"methods": identities, "added": suite.added, "reference": suite.reference})
 
 
 def _keep_baselines(bench: Bench) -> None:
-    """So that the same command, and `--table` where the data are not, has the same methods."""
+    """Save the baselines, so that the same command, and `--table` on a machine without the data, has the same."""
     if bench.suite.added:
-        own = {name: config for name, config in bench.methods.items() if name in bench.suite.methods}
-        added = {name: resolved(config) for name, config in bench.methods.items() if name not in own}
-        kept = {"of": _basis(bench.suite, own), "methods": added}
-        write_sealed(bench.folder / BASELINES_FILE, kept, _BASELINES)
+        methods = {name: config for name, config in bench.methods.items() if name in bench.suite.methods}
+        added = {name: resolved(config) for name, config in bench.methods.items() if name not in methods}
+        contents = {"of": _hash_basis(bench.suite, methods), "methods": added}
+        write_sealed(bench.folder / BASELINES_FILE, contents, _BASELINES)
 
 
-def _read(path: Path, schema: str, unsealed: str) -> dict:
-    """Read sealed JSON. Empty where it is missing, and, with a warning, where it is damaged: what it holds can be
-    found anew."""
+def _read_json(path: Path, schema: str, unsealed: str) -> dict:
+    """Read sealed JSON that can be computed again: {} where it is missing and, with a warning, where it is damaged."""
     if not os.path.exists(path):
         return {}
     try:
@@ -122,74 +123,92 @@ def _read(path: Path, schema: str, unsealed: str) -> dict:
         return {}
 
 
-def results(bench: Bench) -> Results:
-    """What there is of each run. Raises ConfigError, with every record that is of other settings, or unfinished."""
-    without = [BASELINES[name] for name in bench.suite.without]
-    found, differ = Results(reference=bench.suite.reference, without=without), {}
+def collect_results(bench: Bench) -> Results:
+    """Read the record of each run, or why it failed.
+
+    Raises ConfigError with every record that belongs to other settings, or to an unfinished run.
+    """
+    results = Results(reference=bench.suite.reference, without=[BASELINES[name] for name in bench.suite.without])
+    differing: dict[Path, list[str]] = {}
     for run in bench.runs:
         path = bench.folder / f"{run.slug}.json"
-        failed = _read(bench.folder / "failed" / path.name, _FAILURE, "")
-        wanted = settings_hash(identity(run.config))
+        failure = _read_json(bench.folder / "failed" / path.name, _FAILURE, "")
+        hash_of_run = settings_hash(identity(run.config))
         if path.exists():
             record = RunRecord.load(path)
-            differ[path] = differences(record, run.config) or ([] if record.finished else ["finished: False -> True"])
-            found.add(run.method, run.seed, record, hash=wanted)
+            differing[path] = differences(record, run.config)
+            if not differing[path] and not record.finished:
+                differing[path] = ["finished: False -> True"]
+            results.add(run.method, run.seed, record, hash=hash_of_run)
         else:
-            error = failed.get("error") if failed.get("settings", wanted) == wanted else None
-            found.add(run.method, run.seed, None, error=error)
-    require(*_others(differ))
-    return found
+            is_current = failure.get("settings", hash_of_run) == hash_of_run
+            results.add(run.method, run.seed, None, error=failure.get("error") if is_current else None)
+    require(*_describe_differences(differing))
+    return results
 
 
-def _others(differ: dict[Path, list[str]]) -> list[str]:
-    """A line for all that differ alike."""
-    alike: dict[str, list[Path]] = {}
-    for path, lines in differ.items():
+def _describe_differences(differing: dict[Path, list[str]]) -> list[str]:
+    """Return one line for all records that differ from their run's settings in the same way."""
+    paths_of: dict[str, list[Path]] = {}
+    for path, lines in differing.items():
         if lines:
-            some = "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
-            alike.setdefault(some, []).append(path)
-    way_out = "remove it, or give another folder with --out"
-    return [
-        f"{paths[0]}{f', and {len(paths) - 1} more,' if paths[1:] else ''} must be of the suite's settings, got others "
-        f"({some}); {way_out}"
-        for some, paths in alike.items()
-    ]
+            rest = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+            paths_of.setdefault("; ".join(lines[:3]) + rest, []).append(path)
+    problems = []
+    for difference, paths in paths_of.items():
+        others = f", and {len(paths) - 1} more," if len(paths) > 1 else ""
+        problems.append(
+            f"{paths[0]}{others} must be of the suite's settings, got others ({difference}); "
+            "remove it, or give another folder with --out"
+        )
+    return problems
 
 
 @before_work()
-def pending(bench: Bench, part: list[Run]) -> list[Run]:
-    """The runs of `part` without a record. Raises ConfigError where a record, or a run that was begun, is of other
-    settings: neither is gone on with."""
-    results(bench)
-    differ, left = {}, [run for run in part if not (bench.folder / f"{run.slug}.json").exists()]
-    for run in left:
-        begun = bench.folder / "runs" / run.slug / "record.json"
-        with contextlib.suppress(CheckpointError):  # missing, or damaged: the run's states know, and it looks at them
-            differ[begun.parent] = differences(RunRecord.load(begun), run.config)
-    require(*_others(differ))
+def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
+    """Return the runs of `part` that have no record yet.
+
+    Raises ConfigError where a record, or a run that has begun, belongs to other settings: neither can be continued.
+    """
+    collect_results(bench)
+    pending = [run for run in part if not (bench.folder / f"{run.slug}.json").exists()]
+    differing = {}
+    for run in pending:
+        folder = bench.folder / "runs" / run.slug
+        # A missing or damaged record is no problem: the run itself looks at its states when it continues.
+        with contextlib.suppress(CheckpointError):
+            differing[folder] = differences(RunRecord.load(folder / "record.json"), run.config)
+    require(*_describe_differences(differing))
     for name in ("", "runs", "failed"):
         check_writable(bench.folder / name)
-    return left
+    return pending
 
 
-def check_data(left: list[Run]) -> None:
-    """Read how many examples there are, of each data set once. Raises DataError where one is not there."""
-    known = set()
-    for run in left:
-        if str(run.config.data) not in known:
-            known.add(str(run.config.data))
-            run.config.data.counts()
+def check_data(pending: list[Run]) -> None:
+    """Count the examples of each data set once. Raises DataError for a data set that is not there."""
+    count_examples = partial(_count_examples, {})
+    for run in pending:
+        count_examples(run.config)
+
+
+def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tuple[int, int]:
+    """Return how many training and validation examples a method's data has. sizes : those counted before, by data."""
+    key = str(config.data)
+    if key not in sizes:
+        sizes[key] = config.data.counts()
+    return sizes[key]
 
 
 def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
-    """Put the record of a run that is done beside the others; note why one failed."""
-    where, failed = folder / "runs" / run.slug, folder / "failed" / f"{run.slug}.json"
+    """Move the record of a finished run beside the others, or save why a run failed; return the outcome to show."""
+    failed = folder / "failed" / f"{run.slug}.json"
     if outcome.kind == "done":
-        record = RunRecord.load(where / "record.json")
-        write_bytes(folder / f"{run.slug}.json", read_bytes(where / "record.json"))
+        path = folder / "runs" / run.slug / "record.json"
+        record = RunRecord.load(path)
+        write_bytes(folder / f"{run.slug}.json", read_bytes(path))
         tidy(run, folder)
         failed.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others are in it, or it never was
+        with contextlib.suppress(OSError):  # other failures are in it, or it does not exist
             failed.parent.rmdir()
         return Outcome("done", _headline(record), 0, outcome.seconds)
     if outcome.kind == "failed":
@@ -200,53 +219,60 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
 
 
 def _headline(record: RunRecord) -> str:
-    found = record.final["last"]
-    told = f", robust {robust(record):.1f} %" if found["attacks"] else ""
-    return f"clean {100 * found['clean']['accuracy']:.1f} %{told} at cost {record.relative_cost:.2f}"
+    evaluation = record.final["last"]
+    robustness = f", robust {robust(record):.1f} %" if evaluation["attacks"] else ""
+    return f"clean {100 * evaluation['clean']['accuracy']:.1f} %{robustness} at cost {record.relative_cost:.2f}"
 
 
 def execute(
-    bench: Bench, left: list[Run], engine: Callable[..., None], *, seconds: float, watcher: Watcher | None = None
+    bench: Bench, pending: list[Run], engine: Callable[..., None], *, seconds: float, watcher: Watcher | None = None
 ) -> dict[str, list[Run]]:
-    """Every run of `left` by an engine (`engines.py`), until `seconds` are over. Returns the runs by how they ended:
-    done, failed, stopped, busy; those that did not begin count as stopped."""
-    watcher, until = watcher or Watcher(), time.monotonic() + seconds
+    """Do the pending runs by an engine (`engines.py`) until `seconds` are over.
+
+    Returns the runs by how they ended: done, failed, stopped, busy. Those that did not begin count as stopped.
+    """
+    until = time.monotonic() + seconds
+    watcher = watcher or Watcher()
     ended: dict[str, list[Run]] = {"done": [], "failed": [], "stopped": [], "busy": []}
-
-    def on_end(run: Run, outcome: Outcome) -> None:
-        try:
-            outcome = close(run, bench.folder, outcome)
-        except UserError as error:  # a record that cannot be read
-            outcome = close(run, bench.folder, Outcome("failed", str(error), 3, outcome.seconds))
-        ended[outcome.kind].append(run)
-        watcher.on_end(run, outcome)
-
     _keep_baselines(bench)
-    engine(left, bench.folder, until, replace(watcher, on_end=on_end))
-    known = {run.slug for runs in ended.values() for run in runs}
-    ended["stopped"] += [run for run in left if run.slug not in known]
+    on_end = partial(_on_end, bench.folder, ended, watcher)
+    engine(pending, bench.folder, until, replace(watcher, on_end=on_end))
+    slugs = {run.slug for runs in ended.values() for run in runs}
+    ended["stopped"] += [run for run in pending if run.slug not in slugs]
     return ended
+
+
+def _on_end(folder: Path, ended: dict[str, list[Run]], watcher: Watcher, run: Run, outcome: Outcome) -> None:
+    try:
+        outcome = close(run, folder, outcome)
+    except UserError as error:  # a record that cannot be read
+        outcome = close(run, folder, Outcome("failed", str(error), 3, outcome.seconds))
+    ended[outcome.kind].append(run)
+    watcher.on_end(run, outcome)
 
 
 def _title(bench: Bench) -> str:
     return bench.suite.title + (f", size {bench.suite.size}" if bench.suite.size else "")
 
 
-def tables(bench: Bench, found: Results) -> list[Table]:
-    """Of the last and of the best checkpoint."""
-    return suite_tables(found, _title(bench))
+def build_tables(bench: Bench, results: Results) -> list[Table]:
+    """Return the tables of the last and of the best checkpoint."""
+    return suite_tables(results, _title(bench))
 
 
-def write_tables(bench: Bench, found: Results) -> list[Path]:
-    """table.md, .tex, .csv and .html in the suite's folder; the CSV has a row a run, with the records' own numbers."""
-    made = tables(bench, found)
+def write_tables(bench: Bench, results: Results) -> list[Path]:
+    """Write table.md, .tex, .csv and .html into the suite's folder, and return their paths.
+
+    The CSV has one row per run, with the numbers of the records.
+    """
+    tables = build_tables(bench, results)
     contents = {
-        "md": f"# {bench.suite.name}\n\n" + "\n".join(one.markdown() for one in made),
-        "tex": "\n".join(map(latex, made)),
-        "csv": csv_text(*raw(found, bench.suite.name, bench.suite.size)),
-        "html": html(suite_page(_title(bench), made)),
+        "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
+        "tex": "\n".join(map(latex, tables)),
+        "csv": csv_text(*raw(results, bench.suite.name, bench.suite.size)),
+        "html": html(suite_page(_title(bench), tables)),
     }
-    paths = {end: bench.folder / f"table.{end}" for end in contents}
-    for end, path in paths.items():
-        write_bytes(path, contents[end].encode())
+    paths = {suffix: bench.folder / f"table.{suffix}" for suffix in contents}
+    for suffix, path in paths.items():
+        write_bytes(path, contents[suffix].encode())
     return list(paths.values())

@@ -1,11 +1,11 @@
-"""What is installed, what is not, and what this machine has."""
+"""Describes what is installed, what is not, and what this machine has."""
 
 import importlib
 import os
 import platform
 
-from advcore.threads import describe_threads, load_average, overload
-from advcore.tracking.base import quiet
+from advcore.threads import describe_overload, describe_threads, measure_load
+from advcore.tracking.base import silence_packages
 
 NEEDED = (
     "torch",
@@ -35,30 +35,34 @@ EXTRAS = {
 }
 
 
-def findings() -> list[tuple[str, str]]:
-    """One (what, state) row each for the machine, the packages and the extras; an import that fails says why."""
-    quiet()
-    rows = [("python", f"{platform.python_version()}, {platform.platform()}"), ("device", _device()), *_threads()]
-    rows += [(name, _imported(name, f"pip install --upgrade {name}")) for name in NEEDED]
+def describe_installation() -> list[tuple[str, str]]:
+    """Return (name, state) rows for the machine, the packages and the extras; an import that fails says why."""
+    silence_packages()
+    rows = [
+        ("python", f"{platform.python_version()}, {platform.platform()}"),
+        ("device", _describe_device()),
+        *_describe_threads(),
+    ]
+    rows += [(name, _describe_package(name, f"pip install --upgrade {name}")) for name in NEEDED]
     rows += [
-        (f"{name} (extra {extra})", _imported(name, f'pip install "advcore[{extra}]"'))
+        (f"{name} (extra {extra})", _describe_package(name, f'pip install "advcore[{extra}]"'))
         for name, extra in EXTRAS.items()
     ]
     return [*rows, ("ADVCORE_DATA", os.environ.get("ADVCORE_DATA", "not set"))]
 
 
-def _imported(name: str, way_out: str) -> str:
+def _describe_package(name: str, way_out: str) -> str:
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # a mismatched build raises whatever it likes
-        reason = str(error).splitlines()[0] if str(error) else ""
+    except Exception as error:  # a mismatched build may raise anything
+        reason = "".join(str(error).splitlines()[:1])
         return f"missing or broken: {type(error).__name__}: {reason}; {way_out}"
     if getattr(module, "__file__", None) is None:
         return f"missing: a folder of that name is in the way; {way_out}"
     return getattr(module, "__version__", "installed")
 
 
-def _device() -> str:
+def _describe_device() -> str:
     import torch
 
     from advcore.device import cuda_version, gpus, name
@@ -68,14 +72,14 @@ def _device() -> str:
     return f"{name(torch.device('cuda'))}, CUDA {cuda_version()}"
 
 
-def _threads() -> list[tuple[str, str]]:
-    """Rows on torch's threads, what decided their number, how they wait, and the load of the machine."""
+def _describe_threads() -> list[tuple[str, str]]:
+    """Return rows on torch's threads, what decided their number, how they wait, and the load of the machine."""
     import torch
 
     facts = describe_threads(torch.get_num_threads())
-    load = load_average()
-    state = "not known" if load is None else f"{load:g}"
+    load = measure_load()
+    load_text = "not known" if load is None else f"{load:g}"
     return [
         ("threads", f"{facts['threads']}, because of {facts['threads_from']}; waiting: {facts['waiting']}"),
-        ("load average", overload(load) or state),
+        ("load average", describe_overload(load) or load_text),
     ]

@@ -1,37 +1,45 @@
-"""Who does a suite's runs: threads of this machine, each with a process at a time, or the tasks of a Ray cluster.
+"""Engines that do a suite's runs: threads of this machine, with one process each at a time, or tasks of a Ray cluster.
 
-An engine is called with the runs, the suite's folder, when to stop (`time.monotonic()`), and who is told of starts and
-ends, and by local ones of lines; it ends early by raising what stopped it, once no run is left alive.
+An engine is called with the runs, the suite's folder, the time to stop (on the clock of `time.monotonic`) and a
+Watcher; only local runs report lines. If something stops it early, it raises that once no run is active any more.
 """
 
 import contextlib
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
+from types import ModuleType
 
 from advcore import device, signals
 from advcore.errors import missing_package, one_of, require
 from advcore.files import write_bytes
-from advcore.runner.attempt import Outcome, Watcher, Work, attempt, event_or_time, limited, tidy
+from advcore.runner.attempt import Outcome, Watcher, Work, attempt, must_stop, tidy
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.suite import Run
-from advcore.threads import share_of_threads
+from advcore.threads import environment_of_share, share_of_threads
 
 _POLL = 0.1  # seconds
 ENGINES = ("local", "ray")
 
 
-def engine(name: str, jobs: int, work: Work = attempt) -> Callable[..., None]:
-    """The engine of that name. Raises ConfigError for another, and where Ray is not installed."""
+def choose_engine(name: str, jobs: int) -> Callable[..., None]:
+    """Return the engine of that name. Raises ConfigError for an unknown name, and where Ray is not installed.
+
+    jobs : runs at the same time; with Ray, the number of shares that a machine's threads are divided into.
+    """
     require(one_of("--engine", name, ENGINES))
-    return partial(local, jobs=jobs, work=work) if name == "local" else partial(on_ray, ray=_ray(), jobs=jobs)
+    if name == "local":
+        return partial(run_locally, jobs=jobs)
+    return partial(run_on_ray, ray=_import_ray(), jobs=jobs)
 
 
-def local(
+# ---- this machine ----
+
+
+def run_locally(
     runs: list[Run],
     folder: Path,
     until: float,
@@ -40,29 +48,42 @@ def local(
     jobs: int,
     work: Work = attempt,
 ) -> None:
-    """`jobs` runs at a time, in their order. All of the watcher is called from this thread but `on_line`."""
-    told, waiting, slots, running = Event(), list(runs), list(range(jobs)), {}
-    stop, gpus = event_or_time(told, until), device.gpus() if jobs > 1 else 0
+    """Do `jobs` runs at a time, in their order. Of the watcher, only `on_line` is called from other threads."""
+    stopping = Event()
+    stop = partial(must_stop, stopping, until)
+    waiting = list(runs)
+    environments = _list_environments(jobs)
+    running: dict[Future[Outcome], tuple[Run, dict[str, str]]] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while running or waiting and not stop():
-                while waiting and slots and not stop():
-                    run, slot = waiting.pop(0), slots.pop(0)
-                    own = limited(jobs) | (device.only(slot % gpus) if gpus > 1 else {})
+                while waiting and environments and not stop():
+                    run, environment = waiting.pop(0), environments.pop(0)
                     watcher.on_start(run)
-                    how = {"stop": stop, "on_line": partial(watcher.on_line, run), "environment": own}
-                    running[pool.submit(work, run, folder, **how)] = run, slot
+                    on_line = partial(watcher.on_line, run)
+                    future = pool.submit(work, run, folder, stop=stop, on_line=on_line, environment=environment)
+                    running[future] = run, environment
                 for future in wait(running, _POLL, FIRST_COMPLETED).done:
-                    run, slot = running.pop(future)
-                    slots.append(slot)
+                    run, environment = running.pop(future)
+                    environments.append(environment)
                     watcher.on_end(run, future.result())
                 signals.check()
         except BaseException:
-            told.set()
+            stopping.set()
             raise
 
 
-def _ray() -> Any:
+def _list_environments(jobs: int) -> list[dict[str, str]]:
+    """Return an environment for each run at a time: a share of the threads, and one GPU where there are several."""
+    gpus = device.gpus() if jobs > 1 else 0
+    share = environment_of_share(jobs)
+    return [share | (device.only(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
+
+
+# ---- a Ray cluster ----
+
+
+def _import_ray() -> ModuleType:
     try:
         import ray
     except (ImportError, RuntimeError) as error:
@@ -70,60 +91,65 @@ def _ray() -> Any:
     return ray
 
 
-def on_ray(
+def run_on_ray(
     runs: list[Run],
     folder: Path,
     until: float,
     watcher: Watcher,
     *,
-    ray: Any,
+    ray: ModuleType,
     jobs: int,
 ) -> None:
-    """A task a run, each with a GPU where the cluster has one, else with this machine's threads over `jobs`. States
-    and weights stay in the suite's folder, as the worker sees that path: a stopped run goes on where machines share
-    it."""
+    """Do each run as a task of the cluster.
+
+    A task gets one GPU where the cluster has any, else a share of a machine's threads, 1 of `jobs`. States and weights
+    stay in the suite's folder, as the worker sees that path: a stopped run can continue where the machines share it.
+    """
     ray.init(ignore_reinit_error=True)
     share = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": share_of_threads(jobs)}
-    task = ray.remote(max_retries=0, **share)(_task)
-    running: dict[Any, Run] = {}
-    due = time.time() + until - time.monotonic()  # other machines share the wall clock
+    task = ray.remote(max_retries=0, **share)(_run_task)
+    running: dict[object, Run] = {}
+    deadline = time.time() + until - time.monotonic()  # other machines share the wall clock
     try:
         for run in runs:
-            running[task.remote(run.method, run.seed, resolved(run.config), str(folder.resolve()), due)] = run
+            running[task.remote(run.method, run.seed, resolved(run.config), str(folder.resolve()), deadline)] = run
             watcher.on_start(run)
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL)
-            for one in done:
-                run = running.pop(one)
-                watcher.on_end(run, _taken(ray, one, run, folder))
+            for reference in done:
+                run = running.pop(reference)
+                watcher.on_end(run, _collect(ray, reference, run, folder))
             signals.check()
     except BaseException:
-        for one in running:
-            ray.cancel(one)
+        for reference in running:
+            ray.cancel(reference)
         with contextlib.suppress(Exception):
             ray.wait(list(running), num_returns=len(running), timeout=60)
         raise
 
 
-def _task(method: str, seed: int, settings: dict, folder: str, due: float) -> tuple[dict, bytes]:
-    """On a worker: the outcome, and the record where there is one. A task that begins too late is stopped at once."""
-    seconds = due - time.time()
+def _run_task(method: str, seed: int, settings: dict, folder: str, deadline: float) -> tuple[dict, bytes]:
+    """Do a run on a worker, and return the outcome's fields and the record (no bytes where there is none).
+
+    deadline : on the wall clock. A task that begins after it ends at once, as stopped.
+    """
+    seconds = deadline - time.time()
     if seconds <= 0:
         return {"kind": "stopped"}, b""
-    run, until = Run(method, seed, from_dict(settings)), time.monotonic() + seconds
-    found = attempt(run, Path(folder), stop=event_or_time(Event(), until))
-    if found.kind != "done":
-        return vars(found), b""
+    run = Run(method, seed, from_dict(settings))
+    outcome = attempt(run, Path(folder), stop=partial(must_stop, Event(), time.monotonic() + seconds))
+    if outcome.kind != "done":
+        return vars(outcome), b""
     tidy(run, Path(folder))
-    return vars(found), (Path(folder) / "runs" / run.slug / "record.json").read_bytes()
+    return vars(outcome), (Path(folder) / "runs" / run.slug / "record.json").read_bytes()
 
 
-def _taken(ray: Any, reference: Any, run: Run, folder: Path) -> Outcome:
-    """What a task gave; the record comes along, so that no folder has to be shared."""
+def _collect(ray: ModuleType, reference: object, run: Run, folder: Path) -> Outcome:
+    """Return a task's outcome, and write the record that came with it, so that no folder has to be shared."""
     try:
-        found, record = ray.get(reference)
+        fields, record = ray.get(reference)
     except Exception as error:  # a worker that died, or a task that could not be sent
-        return Outcome("failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", 3)
+        return Outcome("failed", f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}", 3)
     if record:
         write_bytes(folder / "runs" / run.slug / "record.json", record)
-    return Outcome(**found)
+    return Outcome(**fields)

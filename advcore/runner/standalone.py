@@ -1,10 +1,10 @@
-"""The source of an exported model's `model.py`: its network and its loader, without advcore."""
+"""Writes the `model.py` of an exported model: its network and its loader, which need no advcore."""
 
 import inspect
 
 from advcore.models.base import ModelSettings, Normalize
 
-BATCH = 100  # images at once: in others, the last bits differ
+BATCH = 100  # images at once; with another batch size, the last bits of the logits differ
 
 _HEAD = '''"""{title}
 
@@ -14,7 +14,7 @@ Made by `advcore export`; needs {needs} and nothing else.
 
     model = load()  # in eval mode: float images (B, {shape}) in [0, 1] to logits (B, {classes})
 
-`python model.py` compares what this machine computes with what the exporting one did.
+`python model.py` compares the logits that this machine computes with those of the machine that exported the model.
 """
 
 import json
@@ -30,7 +30,7 @@ FOLDER = Path(__file__).resolve().parent
 
 _TAIL = '''
 def build(config: dict) -> nn.Module:
-    """The network without its weights; where its config says so, with the normalisation in front."""
+    """Return the network without its weights, after a normalisation if the config says so."""
     net = {builder}(**config["network"]["arguments"])
     if config["network"]["normalize"]:
         ones = torch.ones(config["shape"][0])
@@ -39,7 +39,7 @@ def build(config: dict) -> nn.Module:
 
 
 def load(folder: Path = FOLDER, device: str = "cpu") -> nn.Module:
-    """The model, in eval mode."""
+    """Return the model in eval mode."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     model = build(config)
     model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
@@ -47,35 +47,31 @@ def load(folder: Path = FOLDER, device: str = "cpu") -> nn.Module:
 
 
 def check(folder: Path = FOLDER) -> dict[str, float]:
-    """The largest difference to the logits that were exported, and, on sample images, the accuracy."""
-    model, found = load(folder), {{}}
+    """Return the largest difference from the exported logits and, on sample images, the accuracy."""
+    model = load(folder)
+    results = {{}}
     for file in sorted(Path(folder).glob("check-*.safetensors")):
-        held = load_file(file)
+        expected = load_file(file)
         with torch.no_grad():
-            logits = torch.cat([model(x) for x in held["x"].split({batch})])
-        found[f"{{file.stem}}: difference"] = float((logits - held["logits"]).abs().max())
-        if "y" in held:
-            found[f"{{file.stem}}: accuracy"] = float((logits.argmax(1) == held["y"]).float().mean())
-    return found
+            logits = torch.cat([model(x) for x in expected["x"].split({batch})])
+        results[f"{{file.stem}}: difference"] = float((logits - expected["logits"]).abs().max())
+        if "y" in expected:
+            results[f"{{file.stem}}: accuracy"] = float((logits.argmax(1) == expected["y"]).float().mean())
+    return results
 
 
 if __name__ == "__main__":
-    for what, value in check().items():
-        print(what, value)
+    for name, value in check().items():
+        print(name, value)
 '''
 
 
-def source(settings: ModelSettings, *, title: str, num_classes: int, shape: tuple[int, int, int]) -> str | None:
-    """The module's text; None for a model whose class says no `parts` that it is made of."""
+def write_source(settings: ModelSettings, *, title: str, num_classes: int, shape: tuple[int, int, int]) -> str | None:
+    """Return the text of the module; None for a model whose class does not name the `parts` that it is made of."""
     if not settings.parts:
         return None
     needs = f"{', '.join(('torch', *settings.needs))} and safetensors"
     head = _HEAD.format(title=title, needs=needs, shape=", ".join(map(str, shape)), classes=num_classes)
     parts = [inspect.getsource(part) for part in (Normalize, *settings.parts)]
-    return "\n\n".join(
-        [
-            head,
-            *(part.strip() + "\n" for part in parts),
-            _TAIL.format(builder=settings.parts[-1].__name__, batch=BATCH).lstrip(),
-        ]
-    )
+    tail = _TAIL.format(builder=settings.parts[-1].__name__, batch=BATCH).lstrip()
+    return "\n\n".join([head, *(part.strip() + "\n" for part in parts), tail])

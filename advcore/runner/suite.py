@@ -1,30 +1,45 @@
-"""A suite: one YAML file to the runs of many methods, checked whole before any of them starts. Pure: reads no data."""
+"""Turns a suite, one YAML file, into the runs of many methods, all checked before any of them starts. Reads no data."""
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from advcore.errors import ConfigError, UserError, must, one_of, require
 from advcore.runner import build
 from advcore.runner.config import apply_overrides, changed, from_dict
 from advcore.runner.schema import RunConfig
-from advcore.runner.suite_file import BASELINES, MOST_RUNS, OWN, left_out, problems, slug, written_out
+from advcore.runner.suite_file import (
+    BASELINES,
+    MOST_RUNS,
+    Settings,
+    expand_grids,
+    list_left_out,
+    pick_settings,
+    slug,
+)
+from advcore.runner.suite_problems import find_problems
 from advcore.runner.yaml_reader import parse_overrides, read
 
 _SEEDS = (0, 1, 2)
-_MOST_PROBLEMS = 5_000  # of all methods; more are not looked for
+_MOST_PROBLEMS = 5_000  # of all methods together; after these, no more methods are checked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What a suite file says, of one size.
+    """The contents of a suite file, for one of its sizes.
 
-    name, title : for tables. size : which of its sizes; None where it has none. records : the folder of its records.
-    seeds : of every method. methods : unchecked settings by name, in the order of tables. reference : the method whose
-    cost and time the others are set beside; None for none. without : baselines that it leaves out.
+    Parameters
+    ----------
+    name, title : for tables.
+    size : one of the suite's sizes; None where it has none.
+    records : folder of its records.
+    seeds : that every method runs with.
+    methods : unchecked settings by name, in the order of tables.
+    reference : method whose cost and time the others are compared with; None for none.
+    without : names of the baselines that are not added.
     """
 
     name: str
@@ -32,13 +47,13 @@ class Suite:
     size: str | None
     records: Path
     seeds: tuple[int, ...]
-    methods: dict[str, dict[str, Any]]
+    methods: dict[str, Settings]
     reference: str | None
     without: tuple[str, ...] = ()
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Baselines that are to be added."""
+        """Names of the baselines to add."""
         return tuple(name for name in BASELINES if name not in self.without)
 
 
@@ -52,57 +67,65 @@ class Run:
 
     @property
     def slug(self) -> str:
-        """Names its files."""
+        """The name of the run's files."""
         return slug(self.method, self.seed)
 
 
 def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = ()) -> Suite:
-    """The suite at `path`, its grids written out, `a.b=c` overrides made in every run.
+    """Read the suite at `path`, expand its grids, and apply the overrides `a.b=c` to every method.
 
-    Raises ConfigError with every problem of the suite's own keys; what the methods' settings mean is checked by
-    `configs`.
+    Raises ConfigError with every problem of the suite's keys. Whether the settings of the methods are valid is checked
+    by `resolve_methods`.
     """
     path = Path(path)
     raw = read(path)
     if "methods" not in raw and {"training", "objective"} <= raw.keys():
         raise ConfigError(must("SUITE", "a suite", str(path), "it is a run file: advcore run does it"))
-    require(*problems(raw))
-    sizes = raw.get("sizes") or {}
-    if size is not None or sizes:
-        way_out = "" if sizes else "the suite has no sizes"
-        require(one_of("--size", size, sizes) if sizes else must("--size", "left out", size, way_out))
-    own = sizes.get(size) or {}
-    seeds = tuple(own.get("seeds") or raw.get("seeds") or _SEEDS)
-    shared = (raw.get("set") or {}) | (own.get("set") or {})
-    experiments = _Experiments(path.parent, own.get("experiment", raw.get("experiment")), shared)
-    methods = _settings(written_out(raw), experiments, overrides)
+    require(*find_problems(raw))
+    of_size = _choose_size(raw, size)
+    seeds = tuple(of_size.get("seeds") or raw.get("seeds") or _SEEDS)
+    shared = (raw.get("set") or {}) | (of_size.get("set") or {})
+    experiments = _Experiments(path.parent, of_size.get("experiment", raw.get("experiment")), shared)
+    methods = _assemble_settings(expand_grids(raw), experiments, overrides)
     if len(methods) * len(seeds) > MOST_RUNS:
         raise ConfigError(must("methods times seeds", f"at most {MOST_RUNS:,} runs", len(methods) * len(seeds)))
     reference = raw.get("reference", "full")
-    folder = path.parent / raw["records"] if raw.get("records") else Path("runs/bench") / raw["name"]
+    records = Path("runs/bench") / raw["name"]
+    if raw.get("records"):
+        records = path.parent / raw["records"]
     return Suite(
         name=raw["name"],
-        title=own.get("title") or raw.get("title") or raw["name"],
+        title=of_size.get("title") or raw.get("title") or raw["name"],
         size=size,
-        records=folder,
+        records=records,
         seeds=seeds,
-        methods=_of_one_cost(methods, reference),
+        methods=_share_cost(methods, reference),
         reference=reference,
-        without=left_out(raw.get("baselines")),
+        without=list_left_out(raw.get("baselines")),
     )
+
+
+def _choose_size(raw: Mapping, size: str | None) -> dict:
+    """Return what the size changes, {} for a suite without sizes. Raises ConfigError for a size it does not have."""
+    sizes = raw.get("sizes") or {}
+    if sizes:
+        require(one_of("--size", size, sizes))
+    elif size is not None:
+        raise ConfigError(must("--size", "left out", size, "the suite has no sizes"))
+    return sizes.get(size) or {}
 
 
 class _Experiments:
     """The run files that a suite's methods start from, each read once, with what the suite sets in every run."""
 
-    def __init__(self, folder: Path, default: str | None, shared: dict[str, Any]):
+    def __init__(self, folder: Path, default: str | None, shared: Settings):
         self._folder = folder
         self._default = default
         self._shared = shared
-        self._read: dict[str, dict | UserError] = {}
+        self._read: dict[str, Settings | UserError] = {}
 
-    def settings(self, method: dict[str, Any]) -> dict[str, Any]:
-        """Return what a method changes. Raises ConfigError for a run file that cannot be read, at each call."""
+    def read_for(self, method: Mapping) -> Settings:
+        """Return the settings that a method changes. Raises ConfigError, at each call, for an unreadable run file."""
         path = self._folder / method.get("experiment", self._default)
         key = os.path.realpath(path)
         if key not in self._read:
@@ -116,15 +139,16 @@ class _Experiments:
         return settings
 
 
-def _settings(methods: dict[str, dict], experiments: _Experiments, overrides: Sequence[str]) -> dict[str, dict]:
-    """Return every method's settings: its experiment, what the suite and the size set, its own, and the overrides."""
+def _assemble_settings(
+    methods: Mapping[str, Mapping], experiments: _Experiments, overrides: Sequence[str]
+) -> dict[str, Settings]:
+    """Return every method's settings: its run file, then what suite, size and method set, then the overrides."""
     parsed = parse_overrides(overrides)
-    settings: dict[str, dict] = {}
+    settings: dict[str, Settings] = {}
     problems: dict[str, list[str]] = {}
     for name, method in methods.items():
         try:
-            own = {key: value for key, value in method.items() if key not in OWN}
-            settings[name] = apply_overrides(changed(experiments.settings(method), own), parsed)
+            settings[name] = apply_overrides(changed(experiments.read_for(method), pick_settings(method)), parsed)
         except UserError as error:
             _add_problems(problems, error, name)
     _raise_problems(problems, len(methods))
@@ -132,69 +156,75 @@ def _settings(methods: dict[str, dict], experiments: _Experiments, overrides: Se
 
 
 def _add_problems(problems: dict[str, list[str]], error: UserError, method: str) -> None:
-    """Add what is wrong with a method to the names of the methods by problem."""
+    """Add the method's name to each of its problems; `problems` holds the names of the methods by problem."""
     for problem in error.problems:
         problems.setdefault(problem, []).append(method)
 
 
 def _raise_problems(problems: dict[str, list[str]], methods: int) -> None:
     """Raise ConfigError with each problem once, after the names of the methods that have it."""
-    require(
-        *(
-            f"{'every method' if len(names) == methods else f'method {_some(names)}'}: {problem}"
-            for problem, names in problems.items()
-        )
-    )
+    require(*(f"{_name_methods(names, methods)}: {problem}" for problem, names in problems.items()))
 
 
-def _of_one_cost(methods: dict[str, dict], reference: str | None) -> dict[str, dict]:
-    """With `cost` as the reference method has it: what costs are relative to is the same in the whole suite."""
-    first = methods[reference if reference is not None else next(iter(methods))]
-    given = dict(first.get("cost") or {})
-    try:
+def _name_methods(names: list[str], methods: int) -> str:
+    """Name the first three methods and count the others; `methods` is how many the suite has."""
+    if len(names) == methods:
+        return "every method"
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"method {', '.join(map(repr, names[:3]))}{rest}"
+
+
+def _share_cost(methods: dict[str, Settings], reference: str | None) -> dict[str, Settings]:
+    """Give all methods the `cost` of the reference method, so that all costs are relative to the same run.
+
+    Without a reference, the first method's. Steps and epochs of the reference are filled in where they are left out.
+    """
+    first = methods[reference or next(iter(methods))]
+    cost = dict(first.get("cost") or {})
+    with contextlib.suppress(ConfigError):  # `resolve_methods` raises it, with the method's name
         config = from_dict(first)
-        steps, epochs = getattr(config.attack, "steps", None), config.training.epochs
-    except ConfigError:  # told by `configs`
-        steps = epochs = None
-    if given.get("reference_steps") is None and steps is not None:
-        given["reference_steps"] = steps
-    if given.get("reference_epochs") is None and epochs is not None:
-        given["reference_epochs"] = epochs
-    return {name: raw | {"cost": given} for name, raw in methods.items()}
+        usual = {
+            "reference_steps": getattr(config.attack, "steps", None),
+            "reference_epochs": config.training.epochs,
+        }
+        cost |= {key: value for key, value in usual.items() if cost.get(key) is None and value is not None}
+    return {name: settings | {"cost": cost} for name, settings in methods.items()}
 
 
-def configs(suite: Suite) -> dict[str, RunConfig]:
-    """Every method's settings, resolved, and fit together as far as that is known without data. Raises ConfigError with
-    all problems of all methods, each with the method's name."""
-    found: dict[str, RunConfig] = {}
+def resolve_methods(suite: Suite) -> dict[str, RunConfig]:
+    """Resolve and check every method's settings, as far as that is possible without data.
+
+    Raises ConfigError with the problems of all methods, each with the method's name.
+    """
+    resolved: dict[str, RunConfig] = {}
     problems: dict[str, list[str]] = {}
-    for name, raw in suite.methods.items():
+    for name, settings in suite.methods.items():
         try:
-            found[name] = from_dict(raw)
-            build.trainer(found[name])
+            resolved[name] = from_dict(settings)
+            build.trainer(resolved[name])
         except UserError as error:
             _add_problems(problems, error, name)
         if sum(map(len, problems.values())) > _MOST_PROBLEMS:
             problems[f"more than {_MOST_PROBLEMS:,} problems; methods after this are not checked yet"] = [name]
             break
     _raise_problems(problems, len(suite.methods))
-    return found
+    return resolved
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def runs(suite: Suite, methods: dict[str, RunConfig]) -> list[Run]:
-    """One a seed and method; all methods with the first seed come first."""
+def list_runs(suite: Suite, methods: dict[str, RunConfig]) -> list[Run]:
+    """Return a run for each seed and method: all methods with the first seed, then all with the second, and so on."""
     return [Run(name, seed, replace(config, seed=seed)) for seed in suite.seeds for name, config in methods.items()]
 
 
-def shard(found: list[Run], part: str | None) -> list[Run]:
-    """The i-th of n parts, for "i/n" with i from 1: every n-th run. Raises ConfigError for anything else."""
+def shard(runs: list[Run], part: str | None) -> list[Run]:
+    """Return part i of n, for "i/n" with i from 1: every n-th run; all of them for None.
+
+    Raises ConfigError for a part of any other form.
+    """
     if part is None:
-        return found
+        return runs
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
     i, n = map(int, match.groups()) if match else (0, 0)
-    require(None if 1 <= i <= n else must("--shard", "i/n with i from 1 to n, such as 1/2", part))
-    return found[i - 1 :: n]
+    if not 1 <= i <= n:
+        raise ConfigError(must("--shard", "i/n with i from 1 to n, such as 1/2", part))
+    return runs[i - 1 :: n]

@@ -1,7 +1,7 @@
-"""Turn YAML text into events whose cost is bounded before it is paid.
+"""Turns YAML text into events, whose cost is limited before any of it is spent.
 
-Only PyYAML's scanner and parser are used. The limits hold for the length of the text, for the count of tokens before
-each is scanned, and for what the events will be built into, aliases followed, before anything is built.
+Only PyYAML's scanner and parser are used. There are limits for the length of the text, for the number of tokens, which
+are counted before each is scanned, and for the size of the values, aliases followed, before any of them is built.
 """
 
 from collections.abc import Iterator
@@ -29,16 +29,18 @@ DEEPEST = 30
 def read_events(text: str) -> list[yaml.Event]:
     """Return the events of the text's values, keys, and ends of lists and mappings; none for an empty text.
 
-    Raises ConfigError, in one line with line and column, for a text that is not YAML, holds several documents, passes
-    a limit, or has an anchor or alias that cannot be meant.
+    Raises ConfigError, in one line with line and column, for a text that is not YAML, holds several documents, exceeds
+    a limit, or has an anchor or alias that makes no sense.
     """
-    events, meter, is_first = [], _Meter(), True
+    events: list[yaml.Event] = []
+    meter = _Meter()
+    documents = 0
     for event in _scan(text):
         match event:
             case yaml.DocumentStartEvent():
-                if not is_first:
+                documents += 1
+                if documents > 1:
                     raise error_at(event.start_mark, "a text must hold one document, another document begins here")
-                is_first = False
             case yaml.NodeEvent():
                 meter.enter(event)
                 events.append(event)
@@ -48,15 +50,7 @@ def read_events(text: str) -> list[yaml.Event]:
     return events
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """A place in a text, counted from 0 as in PyYAML's marks."""
-
-    line: int
-    column: int
-
-
-def error_at(mark: yaml.Mark | _Mark, text: str) -> ConfigError:
+def error_at(mark: yaml.Mark, text: str) -> ConfigError:
     """Return an error that names line and column, counted from 1."""
     return ConfigError(f"line {mark.line + 1}, column {mark.column + 1}: {text}")
 
@@ -98,7 +92,8 @@ def _scan(text: str) -> Iterator[yaml.Event]:
         scanner = _Scanner(text)
     except ReaderError as error:
         before = text[: error.position]
-        mark = _Mark(before.count("\n"), len(before) - before.rfind("\n") - 1)
+        column = len(before) - before.rfind("\n") - 1
+        mark = yaml.Mark("", error.position, line=before.count("\n"), column=column, buffer=None, pointer=0)
         raise error_at(mark, f"the character #x{error.character:04x} cannot be read") from None
     try:
         while scanner.check_event():
@@ -126,7 +121,7 @@ class _Size:
 
 @dataclass
 class _OpenCollection:
-    """A list or mapping whose end has not come, and what was counted before it began."""
+    """A list or mapping whose end has not been read, and what was counted before it began."""
 
     anchor: str | None
     values_before: int
@@ -135,7 +130,7 @@ class _OpenCollection:
 
 
 class _Meter:
-    """Measures what events will be built into."""
+    """Measures the values that the events will be built into."""
 
     def __init__(self):
         self._values = 0
@@ -144,7 +139,7 @@ class _Meter:
         self._sizes: dict[str, _Size | None] = {}  # by anchor; None while the anchored collection is open
 
     def enter(self, event: yaml.NodeEvent) -> None:
-        """Count a value or key. Raises ConfigError where it passes a limit, or its anchor or alias cannot be meant."""
+        """Count a value or key. Raises ConfigError where it exceeds a limit, or its anchor or alias makes no sense."""
         if isinstance(event, yaml.AliasEvent):
             self._count(self._find_size(event), event.start_mark)
             return

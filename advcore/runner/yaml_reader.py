@@ -1,7 +1,7 @@
-"""Read YAML as plain Python values, by rules of our own.
+"""Reads YAML as plain Python values, by rules of our own.
 
-What YAML's events mean is decided here, whatever PyYAML's composer, resolver, constructor and merging do. This module
-imports no torch, so that a file that cannot be read is refused at once.
+The meaning of YAML's events is decided here: PyYAML's composer, resolver, constructor and merging are not used. This
+module imports no torch, so that a file that cannot be read is refused at once.
 """
 
 import copy
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -21,18 +20,21 @@ from advcore.runner.yaml_events import LARGEST_TEXT, error_at, read_events
 LONGEST_NUMBER = 400
 """Characters of a number."""
 
+Scalar = str | float | bool | None  # float stands for int, too
+Value = Scalar | list["Value"] | dict[Scalar, "Value"]
+
 
 def read(path: str | Path) -> dict:
     """Return the mapping that a YAML file holds, unchecked. Raises ConfigError, in one line, for anything else."""
     values = copy.deepcopy(_parse_once(_read_text(Path(path)), str(path)))
-    if not isinstance(values, dict):
-        got = "nothing" if values is None else type(values).__name__
-        raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
-    return values
+    if isinstance(values, dict):
+        return values
+    got = "nothing" if values is None else type(values).__name__
+    raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
 
 
 @lru_cache(maxsize=8)
-def _parse_once(text: str, where: str) -> Any:
+def _parse_once(text: str, where: str) -> Value:
     """Parse a file's text, once in a process: a command reads its file before torch is imported, and again after.
 
     Nobody changes what it returns. A text that is refused is parsed anew each time.
@@ -51,7 +53,7 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def parse(text: str, where: str) -> Any:
+def parse(text: str, where: str) -> Value:
     """Return the plain values that a YAML text holds: dicts, lists, text, numbers, booleans and None.
 
     A merge (`<<`) gives a mapping the keys of its sources: explicit keys win wherever they stand, an earlier source
@@ -71,12 +73,12 @@ class Override:
     """A setting that the command line changes: `--set PATH=VALUE`."""
 
     path: str
-    value: Any
+    value: Value
     text: str
 
 
 def parse_overrides(texts: Sequence[str]) -> list[Override]:
-    """Return the overrides `a.b=value`, each value read as YAML. Raises ConfigError for the first that is none."""
+    """Return the overrides `a.b=value`, each value read as YAML. Raises ConfigError for the first malformed one."""
     length = sum(map(len, texts))
     if length > LARGEST_TEXT:
         raise ConfigError(f"all --set together must have at most {LARGEST_TEXT:,} characters, got {length:,}")
@@ -94,7 +96,10 @@ def _parse_override(text: str) -> Override:
 
 
 class _MergeKey:
-    """Stands for a plain `<<`."""
+    """Marks a plain `<<`."""
+
+
+Node = Value | type[_MergeKey]
 
 
 class _Builder:
@@ -102,20 +107,20 @@ class _Builder:
 
     def __init__(self, events: list[yaml.Event]):
         self._events = iter(events)
-        self._anchored: dict[str, Any] = {}
+        self._anchored: dict[str, Node] = {}
 
-    def build(self) -> Any:
+    def build(self) -> Value:
         """Return the value of the whole text, None for an empty one."""
         event = next(self._events, None)
-        return None if event is None else self._build_value(event)
+        return event and self._build_value(event)
 
-    def _build_value(self, event: yaml.NodeEvent) -> Any:
+    def _build_value(self, event: yaml.NodeEvent) -> Value:
         value = self._build_node(event)
         if value is _MergeKey:
             raise error_at(event.start_mark, "<< must be the key of a merge; put it into quotes where it is text")
         return value
 
-    def _build_node(self, event: yaml.NodeEvent) -> Any:
+    def _build_node(self, event: yaml.NodeEvent) -> Node:
         if isinstance(event, yaml.AliasEvent):
             return copy.deepcopy(self._anchored[event.anchor])
         if event.tag is not None:
@@ -138,7 +143,9 @@ class _Builder:
             yield event
 
     def _build_mapping(self) -> dict:
-        explicit, sources, names = {}, [], set()
+        explicit: dict[Scalar, Value] = {}
+        sources: list[dict] = []
+        names: set[Node] = set()
         for key_event in self._next_entries():
             key = self._build_key(key_event, names)
             value_event = next(self._events)
@@ -149,11 +156,12 @@ class _Builder:
                 explicit[key] = value
         return _merge(explicit, sources)
 
-    def _build_key(self, event: yaml.NodeEvent, names: set) -> Any:
-        """Return a key, and add its names to those of the mapping. Raises ConfigError for a name that is there."""
-        is_collection = isinstance(event, yaml.CollectionStartEvent)
-        key = None if is_collection else self._build_node(event)
-        if is_collection or isinstance(key, (dict, list)):
+    def _build_key(self, event: yaml.NodeEvent, names: set[Node]) -> Node:
+        """Return a key, and add its names to those of the mapping. Raises ConfigError for a name already among them."""
+        if isinstance(event, yaml.CollectionStartEvent):
+            raise error_at(event.start_mark, "a setting's name must be text")
+        key = self._build_node(event)
+        if isinstance(key, (dict, list)):  # an alias of a collection
             raise error_at(event.start_mark, "a setting's name must be text")
         key_names = _list_names(key)
         if key_names & names:
@@ -164,17 +172,20 @@ class _Builder:
 
 
 def _tag_error(event: yaml.NodeEvent) -> ConfigError:
-    tag = shown(event.tag.replace("tag:yaml.org,2002:", "!!"))
-    value = f" of {shown(event.value)}" if isinstance(event, yaml.ScalarEvent) else ""
-    return error_at(event.start_mark, f"the tag {tag}{value} cannot be read; write plain values, and text in quotes")
+    text = f"the tag {shown(event.tag.replace('tag:yaml.org,2002:', '!!'))}"
+    if isinstance(event, yaml.ScalarEvent):
+        text += f" of {shown(event.value)}"
+    return error_at(event.start_mark, f"{text} cannot be read; write plain values, and text in quotes")
 
 
-def _list_names(key: Any) -> set:
+def _list_names(key: Node) -> set[Node]:
     """Return the key itself, since 1 equals 1.0, and its text in JSON, where 1 and '1' are the same."""
-    return {key} if key is _MergeKey or isinstance(key, str) else {key, json.dumps(key)}
+    if key is _MergeKey or isinstance(key, str):
+        return {key}
+    return {key, json.dumps(key)}
 
 
-def _list_sources(value: Any, mark: yaml.Mark) -> list[dict]:
+def _list_sources(value: Value, mark: yaml.Mark) -> list[dict]:
     sources = value if isinstance(value, list) else [value]
     for source in sources:
         if not isinstance(source, dict):
@@ -196,27 +207,27 @@ def _merge(explicit: dict, sources: list[dict]) -> dict:
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _NUMBER_CHARACTERS = "0123456789+-.eE/"
-_DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"  # a run of digits matches in one way only, so no mismatch is tried again
+_DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"  # matches digits in one way only, so that no mismatch is tried again
 _NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:[eE][-+]?[0-9]+)?(?:/{_DECIMAL})?")
 _WHOLE_NUMBER = re.compile(r"[-+]?[0-9]+")
 
 
-def _read_scalar(event: yaml.ScalarEvent) -> Any:
-    """Return quoted text and blocks as they are, and a plain scalar as the word, number or text that it is."""
-    text, mark, is_plain = event.value, event.start_mark, event.implicit[0]
+def _read_scalar(event: yaml.ScalarEvent) -> Scalar | type[_MergeKey]:
+    """Return quoted text and blocks unchanged, and a plain scalar as a constant, a number or text."""
+    text: str = event.value
     if _UNFIT.search(text):
-        raise error_at(mark, "text must be characters without NUL or half of a pair")
-    if not is_plain:
+        raise error_at(event.start_mark, "text must be characters without NUL or half of a pair")
+    if not event.implicit[0]:  # quoted text, or a block
         return text
     if text == "<<":
         return _MergeKey
     if text in _WORDS:
         return _WORDS[text]
-    if len(text) > LONGEST_NUMBER:
-        if not text.strip(_NUMBER_CHARACTERS):
-            raise error_at(mark, f"a number must have at most {LONGEST_NUMBER} characters")
+    if len(text) > LONGEST_NUMBER and not text.strip(_NUMBER_CHARACTERS):
+        raise error_at(event.start_mark, f"a number must have at most {LONGEST_NUMBER} characters")
+    if len(text) > LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         return text
-    return _read_number(text, mark) if _NUMBER.fullmatch(text) else text
+    return _read_number(text, event.start_mark)
 
 
 def _read_number(text: str, mark: yaml.Mark) -> int | float:

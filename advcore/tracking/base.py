@@ -1,12 +1,11 @@
-"""The contract of a tracker: settings that open a sink, and a sink that is told one epoch at a time."""
+"""The contract of a tracker: settings that open a sink, and a sink that receives one epoch at a time."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from advcore.errors import missing_package
 from advcore.types import settings
@@ -15,37 +14,45 @@ Values = dict[str, float]
 """Numbers by name, such as {"probe/robust": 0.5}; names hold letters, digits, "_", "-", "." and "/"."""
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
-"""What keeps these packages from sending reports of their own; what the user's environment says counts before it."""
+"""Environment variables that keep these packages from sending reports; values that the user has set take precedence."""
 
 
 @dataclass(frozen=True)
 class Opening:
     """What a tracker is opened with.
 
-    folder : the tracker's own, in the run's folder. name : the run's. config : its resolved settings. kept : what the
-    sink asked to keep when the run was opened before, {} the first time. told : how many epochs it was told then.
+    Parameters
+    ----------
+    folder : the tracker's folder, inside the run's folder.
+    name : of the run.
+    config : the run's resolved settings.
+    state : `Sink.state` of the time before, if the run continues; {} the first time.
+    epochs_logged : how many epochs the sink had received by then.
     """
 
     folder: Path
     name: str
-    config: dict[str, Any]
-    kept: dict[str, Any] = field(default_factory=dict)
-    told: int = 0
+    config: Mapping[str, object]
+    state: dict[str, str | None] = field(default_factory=dict)
+    epochs_logged: int = 0
 
 
 class Sink:
-    """An open tracker. `kept`: plain values that `Opening.kept` hands back when the run goes on. `told`: how many
-    epochs it holds, so that none is told twice."""
+    """An open tracker.
 
-    def __init__(self, told: int, kept: dict[str, Any] | None = None):
-        self.told, self.kept = told, kept or {}
+    epochs_logged : how many epochs it holds, so that none is sent twice.
+    state : plain values, which `Opening.state` gives back when the run continues.
+    """
+
+    def __init__(self, epochs_logged: int, state: dict[str, str | None] | None = None):
+        self.epochs_logged, self.state = epochs_logged, state or {}
 
     def log(self, epoch: int, values: Values) -> None:
-        """One epoch's numbers; what is logged is safe when this returns."""
+        """Store one epoch's numbers, safely by the time this returns."""
         raise NotImplementedError
 
     def close(self, final: Values | None) -> None:
-        """The end of a run, with its final numbers, or a stop without (None)."""
+        """End the tracking: `final` holds the numbers of a finished run, None means that the run was stopped."""
         raise NotImplementedError
 
 
@@ -54,35 +61,44 @@ class Tracker:
     """Settings that all trackers share."""
 
     def load(self) -> ModuleType:
-        """The tracker's package. Raises ConfigError where it cannot be imported."""
+        """Import the tracker's package. Raises ConfigError where it cannot be imported."""
         raise NotImplementedError
 
     def open(self, opening: Opening) -> Sink:
-        """A sink that goes on where the last one stopped; whatever it raises costs the run nothing but the tracker."""
+        """Return a sink that continues where the previous one stopped.
+
+        It may raise anything: the run then continues without this tracker.
+        """
         raise NotImplementedError
 
 
-def quiet() -> None:
-    """Keep the packages that are imported from now on from reporting to anyone, unless the environment says so."""
+def silence_packages() -> None:
+    """Keep packages that are imported later from sending reports, unless the environment asks for them."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
 def importing(package: str, extra: str) -> Iterator[None]:
-    """An import inside is quiet, and raises ConfigError where the package is missing or broken."""
-    quiet()
+    """Silence the package that the block imports, and raise ConfigError where it is missing or broken."""
+    silence_packages()
     try:
         yield
-    except Exception as error:  # a mismatched build raises whatever it likes
+    except Exception as error:  # a mismatched build may raise anything
         raise missing_package(package, f"tracking with {package}", extra, error) from None
 
 
-def flat(config: dict[str, Any] | list, above: str = "") -> dict[str, Any]:
-    """{"training.optimizer.lr": 0.05, "evaluation.attacks.0.eps": 0.1} of nested settings."""
-    entries = config.items() if isinstance(config, dict) else enumerate(config)
-    found: dict[str, Any] = {}
+def flatten(config: Mapping[str, object] | Sequence[object], prefix: str = "") -> dict[str, object]:
+    """Flatten nested settings, as in {"training.optimizer.lr": 0.05, "evaluation.attacks.0.eps": 0.1}.
+
+    An empty list or mapping stays as it is.
+    """
+    entries = config.items() if isinstance(config, Mapping) else enumerate(config)
+    flat: dict[str, object] = {}
     for key, value in entries:
-        name = f"{above}.{key}" if above else str(key)
-        found |= flat(value, name) if isinstance(value, (dict, list)) and value else {name: value}
-    return found
+        name = f"{prefix}{key}"
+        if isinstance(value, (dict, list)) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat

@@ -1,13 +1,13 @@
-"""MLflow, through its client: no global state of it is set."""
+"""MLflow, through its client: none of its global state is set."""
 
 import time
 from types import ModuleType
 
-from advcore.tracking.base import Opening, Sink, Tracker, Values, flat, importing
+from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, importing
 from advcore.types import settings
 
-_MOST = 100  # parameters that a server takes at once
-_LONGEST = 500  # characters of one
+_MOST_PARAMETERS = 100  # that a server accepts at once
+_LONGEST = 500  # characters of a parameter
 
 
 @settings
@@ -18,7 +18,7 @@ class MLflow(Tracker):
     ----------
     uri : of the tracking server or database, such as http://127.0.0.1:5000 or sqlite:///mlflow.db; null for a database
         in the run's folder.
-    experiment : that the run belongs to; made if it is not there.
+    experiment : that the run belongs to; created if it does not exist.
     """
 
     uri: str | None = None
@@ -35,7 +35,7 @@ class MLflow(Tracker):
 
 
 class _Client(Sink):
-    """What the server holds of a run says how many epochs it was told."""
+    """A run on the server, which itself knows how many epochs it holds."""
 
     def __init__(self, tracker: MLflow, opening: Opening):
         mlflow = tracker.load()
@@ -43,32 +43,35 @@ class _Client(Sink):
         opening.folder.mkdir(parents=True, exist_ok=True)
         uri = tracker.uri or f"sqlite:///{opening.folder.resolve() / 'mlflow.db'}"
         self.client = mlflow.MlflowClient(tracking_uri=uri)
-        known = opening.kept.get("id") if opening.kept.get("uri") == tracker.uri else None
-        self.id = known or self._created(tracker, opening)
-        super().__init__(self._last("loss") + 1, {"id": self.id, "uri": tracker.uri})
+        is_same_server = opening.state.get("uri") == tracker.uri
+        self.id = is_same_server and opening.state.get("id") or self._create_run(tracker, opening)
+        super().__init__(self._last_step("loss") + 1, {"id": self.id, "uri": tracker.uri})
         self.client.update_run(self.id, status="RUNNING")
 
-    def _created(self, tracker: MLflow, opening: Opening) -> str:
-        found = self.client.get_experiment_by_name(tracker.experiment)
-        where = {} if tracker.uri else {"artifact_location": (opening.folder.resolve() / "artifacts").as_uri()}
-        experiment = found.experiment_id if found else self.client.create_experiment(tracker.experiment, **where)
-        made = self.client.create_run(experiment, run_name=opening.name).info.run_id
-        params = [self.entities.Param(key, str(value)[:_LONGEST]) for key, value in flat(opening.config).items()]
-        for start in range(0, len(params), _MOST):
-            self.client.log_batch(made, params=params[start : start + _MOST])
-        return made
+    def _create_run(self, tracker: MLflow, opening: Opening) -> str:
+        run_id = self.client.create_run(self._experiment_id(tracker, opening), run_name=opening.name).info.run_id
+        params = [self.entities.Param(key, str(value)[:_LONGEST]) for key, value in flatten(opening.config).items()]
+        for start in range(0, len(params), _MOST_PARAMETERS):
+            self.client.log_batch(run_id, params=params[start : start + _MOST_PARAMETERS])
+        return run_id
 
-    def _last(self, metric: str) -> int:
-        return max((one.step for one in self.client.get_metric_history(self.id, metric)), default=-1)
+    def _experiment_id(self, tracker: MLflow, opening: Opening) -> str:
+        experiment = self.client.get_experiment_by_name(tracker.experiment)
+        if experiment:
+            return experiment.experiment_id
+        artifacts = None if tracker.uri else (opening.folder.resolve() / "artifacts").as_uri()
+        return self.client.create_experiment(tracker.experiment, artifact_location=artifacts)
 
-    def _log(self, step: int, values: Values) -> None:
-        now = int(1000 * time.time())
-        self.client.log_batch(self.id, [self.entities.Metric(name, value, now, step) for name, value in values.items()])
+    def _last_step(self, metric: str) -> int:
+        """Return the last step with that metric, -1 without any."""
+        return max((entry.step for entry in self.client.get_metric_history(self.id, metric)), default=-1)
 
     def log(self, epoch: int, values: Values) -> None:
-        self._log(epoch, values)
+        now = int(1000 * time.time())
+        metrics = [self.entities.Metric(name, value, now, epoch) for name, value in values.items()]
+        self.client.log_batch(self.id, metrics)
 
     def close(self, final: Values | None) -> None:
-        if final and self._last("final/relative_cost") < self.told:
-            self._log(self.told, final)
+        if final and self._last_step("final/relative_cost") < self.epochs_logged:
+            self.log(self.epochs_logged, final)
         self.client.set_terminated(self.id, status="KILLED" if final is None else "FINISHED")

@@ -1,78 +1,91 @@
-"""Tells a run's trackers of each epoch once, and outlives them."""
+"""Sends each epoch of a run to its trackers, once. A tracker that fails does not stop the run."""
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from advcore.errors import CheckpointError, in_a_line
 from advcore.files import inside, read_sealed, write_sealed
 from advcore.rng import preserved
 from advcore.tracking.base import Opening, Sink, Tracker, Values
-from advcore.tracking.metrics import numbers
+from advcore.tracking.metrics import Row, numbers
 
 log = logging.getLogger(__name__)
 
 _SCHEMA = "advcore-tracking-1"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FOLDER = "tracking"
-"""In the run's folder: a JSON for each tracker, with what it was told, and a folder for what it writes."""
+"""In the run's folder: for each tracker a JSON with the state of its sink, and a folder for the files it writes."""
 
 
 class Tracking:
-    """The run's trackers, open. Whatever one of them raises is a warning and an event, and it is told nothing more; the
-    run's random numbers are not theirs.
+    """The open trackers of a run.
 
-    trackers : by name. path : the run's folder.
+    When a tracker raises an error, the error becomes a warning and an event, and the tracker receives nothing more.
+    The run's random numbers are restored after each call of a tracker.
+
+    Parameters
+    ----------
+    trackers : by name.
+    path : the run's folder.
+    run_name, config : the run's name and its resolved settings.
     """
 
-    def __init__(self, trackers: dict[str, Tracker], path: Path, name: str, config: dict[str, Any]):
-        self.folder, self.sinks, self.events = path / FOLDER, {}, []
-        for own, tracker in trackers.items():
-            self._try(own, lambda own=own, tracker=tracker: self._open(own, tracker, name, config))
+    def __init__(self, trackers: dict[str, Tracker], path: Path, run_name: str, config: Mapping[str, object]):
+        self.folder = path / FOLDER
+        self.sinks: dict[str, Sink] = {}
+        self.events: list[str] = []
+        for name, tracker in trackers.items():
+            self._try(name, self._open, name, tracker, run_name, config)
 
-    def _open(self, own: str, tracker: Tracker, name: str, config: dict[str, Any]) -> None:
-        file = self.folder / f"{own}.json"
-        known = {"told": 0, "kept": {}}
+    def _open(self, name: str, tracker: Tracker, run_name: str, config: Mapping[str, object]) -> None:
+        file = self.folder / f"{name}.json"
+        saved = {"told": 0, "kept": {}}
         if file.exists():
-            known = read_sealed(inside(file, self.folder.parent), _SCHEMA, unsealed="")
-        if not _ID.fullmatch(known["kept"].get("id", "none")):
+            saved = read_sealed(inside(file, self.folder.parent), _SCHEMA, unsealed="")
+        if not _ID.fullmatch(saved["kept"].get("id", "none")):
             raise CheckpointError(f"{file} is damaged: it holds no id of a run")
-        self.sinks[own] = tracker.open(Opening(self.folder / own, name, config, known["kept"], known["told"]))
-        self._note(own, self.sinks[own])
+        opening = Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
+        self.sinks[name] = tracker.open(opening)
+        self._save_state(name)
 
-    def _note(self, own: str, sink: Sink) -> None:
-        write_sealed(self.folder / f"{own}.json", {"told": sink.told, "kept": sink.kept}, _SCHEMA)
+    def _save_state(self, name: str) -> None:
+        sink = self.sinks[name]
+        write_sealed(self.folder / f"{name}.json", {"told": sink.epochs_logged, "kept": sink.state}, _SCHEMA)
 
-    def tell(self, rows: Sequence[dict[str, Any]]) -> None:
-        """The epochs that a tracker was not told yet; a run that goes on does some again, to the same numbers."""
-        for own, sink in list(self.sinks.items()):
-            self._try(own, lambda own=own, sink=sink: self._tell(own, sink, rows))
+    def tell(self, rows: Sequence[Row]) -> None:
+        """Send each tracker the epochs that it does not have yet.
 
-    def _tell(self, own: str, sink: Sink, rows: Sequence[dict[str, Any]]) -> None:
-        for row in rows[sink.told :]:
+        A run that continues repeats the epochs after its last checkpoint, with the same numbers.
+        """
+        for name, sink in list(self.sinks.items()):
+            self._try(name, self._log, name, sink, rows)
+
+    def _log(self, name: str, sink: Sink, rows: Sequence[Row]) -> None:
+        for row in rows[sink.epochs_logged :]:
             sink.log(row["epoch"], numbers(row))
-            sink.told = row["epoch"] + 1
-            self._note(own, sink)
+            sink.epochs_logged = row["epoch"] + 1
+            self._save_state(name)
 
-    def report(self, events: list[dict[str, Any]], epoch: int) -> None:
-        """What failed since the last report, as events."""
-        events.extend({"epoch": epoch, "event": one} for one in self.events)
+    def report(self, events: list[dict], epoch: int) -> None:
+        """Append the failures since the last report to a record's events."""
+        events.extend({"epoch": epoch, "event": message} for message in self.events)
         self.events.clear()
 
     def close(self, final: Values | None = None) -> None:
-        """The end, with final numbers, or a stop without."""
-        for own, sink in list(self.sinks.items()):
-            self._try(own, lambda sink=sink: sink.close(final))
+        """Close the trackers: `final` holds the numbers of a finished run, None means that the run was stopped."""
+        for name, sink in list(self.sinks.items()):
+            self._try(name, sink.close, final)
         self.sinks.clear()
 
-    def _try(self, own: str, what: Callable[[], None]) -> None:
+    def _try(self, name: str, action: Callable[..., None], *arguments: object) -> None:
+        """Call `action`; if it fails, warn and drop the tracker of that name."""
         try:
             with preserved():
-                what()
+                action(*arguments)
         except Exception as error:
-            told = f"tracking with {own} failed, and it is told nothing more: {in_a_line(error)}"
-            log.warning("%s", told)
-            self.events.append(told)
-            self.sinks.pop(own, None)
+            message = f"tracking with {name} failed, and it is told nothing more: {in_a_line(error)}"
+            log.warning("%s", message)
+            self.events.append(message)
+            self.sinks.pop(name, None)

@@ -1,8 +1,8 @@
-"""TensorBoard, through torch's own writer."""
+"""TensorBoard, through torch's writer."""
 
 from types import ModuleType
 
-from advcore.tracking.base import Opening, Sink, Tracker, Values, flat, importing
+from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, importing
 from advcore.types import settings
 
 
@@ -20,17 +20,17 @@ class TensorBoard(Tracker):
 
 
 class _Events(Sink):
-    """Epochs that a killed run wrote and did not count are purged, not doubled."""
+    """Event files. Epochs that a killed run wrote but did not count are purged, so that none is there twice."""
 
     def __init__(self, writer: type, opening: Opening):
-        super().__init__(opening.told)
-        self.writer = writer(str(opening.folder), purge_step=opening.told or None)
-        self.settings = {
-            key: str(value) if value in (None, [], {}) else value for key, value in flat(opening.config).items()
-        }
-        if not opening.told:
-            lines = "\n".join(f"    {key}: {value}" for key, value in self.settings.items())
-            self.writer.add_text("settings", lines, 0)
+        super().__init__(opening.epochs_logged)
+        self.writer = writer(str(opening.folder), purge_step=opening.epochs_logged or None)
+        self.settings = flatten(opening.config)
+        self.settings |= {key: str(value) for key, value in self.settings.items() if value in (None, [], {})}
+        if not opening.epochs_logged:
+            self.writer.add_text(
+                "settings", "\n".join(f"    {key}: {value}" for key, value in self.settings.items()), 0
+            )
 
     def log(self, epoch: int, values: Values) -> None:
         for name, value in values.items():
@@ -39,5 +39,5 @@ class _Events(Sink):
 
     def close(self, final: Values | None) -> None:
         if final is not None:
-            self.writer.add_hparams(self.settings, final, run_name=".", global_step=self.told)
+            self.writer.add_hparams(self.settings, final, run_name=".", global_step=self.epochs_logged)
         self.writer.close()

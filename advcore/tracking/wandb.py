@@ -1,4 +1,4 @@
-"""Weights & Biases; offline unless asked: `wandb sync` sends what is in the run's folder."""
+"""Weights & Biases; offline by default: `wandb sync` sends what is in the run's folder."""
 
 import uuid
 from types import ModuleType
@@ -32,7 +32,7 @@ class WandB(Tracker):
         with importing("wandb", "wandb"):
             import wandb
 
-            _ = wandb.init  # it leaves folders of its name, which import as packages without anything in them
+            _ = wandb.init  # wandb creates folders named "wandb", which Python imports as empty packages
         return wandb
 
     def open(self, opening: Opening) -> Sink:
@@ -40,17 +40,17 @@ class WandB(Tracker):
 
 
 class _Run(Sink):
-    """One number names the run for good, so that what is sent of it later is the same run."""
+    """A run with an id that never changes, so that whatever is sent later belongs to the same run."""
 
     def __init__(self, tracker: WandB, opening: Opening):
-        super().__init__(opening.told, {"id": opening.kept.get("id") or uuid.uuid4().hex[:12]})
+        super().__init__(opening.epochs_logged, {"id": opening.state.get("id") or uuid.uuid4().hex[:12]})
         wandb = tracker.load()
         opening.folder.mkdir(parents=True, exist_ok=True)
         self.run = wandb.init(
             project=tracker.project,
             entity=tracker.entity,
             mode=tracker.mode,
-            id=self.kept["id"],
+            id=self.state["id"],
             resume="allow" if tracker.mode == "online" else None,
             name=opening.name,
             config=opening.config,
@@ -64,4 +64,4 @@ class _Run(Sink):
 
     def close(self, final: Values | None) -> None:
         self.run.summary.update(final or {})
-        self.run.finish(exit_code=0 if final is not None else 1)
+        self.run.finish(exit_code=int(final is None))

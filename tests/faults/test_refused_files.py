@@ -486,7 +486,7 @@ def test_in_the_middle_of_a_run_it_is_a_line_and_what_is_done_is_kept(
         patch.setattr(checkpoints, "save", save)
         code, _, err = advcore(*arguments(root, run))
     check_line(err, run, number)
-    assert code == 3 and "what is done is kept" in err and "--resume goes on" in err
+    assert code == 3 and "progress is saved" in err and "with --resume to continue" in err
     assert checkpoints.newest(run)[2] == [] and RunRecord.load(run / "record.json").epochs
     code, _, err = advcore(*arguments(root, run, "--resume"))
     assert code == 0, err
@@ -506,7 +506,7 @@ LAST_BEFORE = {
     "evaluate --state": "advcore.runner.prepare.prepare",
     "evaluate --examples": "advcore.runner.prepare.prepare",
     "report": "advcore.runner.report.run_page",
-    "export": "advcore.runner.export._coresets",
+    "export": "advcore.runner.export._load_coresets",
     "bench": "advcore.runner.bench.check_data",
 }
 """What each command calls after it has tried its places and before it writes."""
@@ -533,8 +533,8 @@ def test_at_the_end_of_a_command_it_is_a_line_and_nothing_half_written(
         patch.setattr(module, original.__name__, last)
         code, _, err = advcore(*arguments)
     check_line(err, place, number)
-    goes_on = {"bench": "the same command goes on", "evaluate --state": "goes on from --state"}
-    assert code == 3 and goes_on.get(command, "mend that, and give the same command again") in err, err
+    to_continue = {"bench": "rerun the same command to continue", "evaluate --state": "to continue from --state"}
+    assert code == 3 and to_continue.get(command, "fix that, then rerun the same command") in err, err
     left = [path for path in place.rglob("*") if path.is_file() and not path.name.endswith((".log", ".yaml"))]
     assert not left or command == "bench", left
     if command != "bench":  # whose runs are processes of their own

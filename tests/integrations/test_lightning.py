@@ -129,10 +129,10 @@ def test_what_would_train_on_other_data_unsaid_is_refused(tmp_path):
 
 
 def test_epochs_and_the_selections_that_they_train_on():
-    assert [callback(warm_epochs=2, period=3).due(i) for i in range(9)] == [None, None, 2, 2, 2, 5, 5, 5, 8]
-    assert [callback(warm_epochs=0, period=None).due(i) for i in range(3)] == [0, 0, 0]
-    assert [callback(warm_epochs=2, period=None).due(i) for i in range(5)] == [None, None, 2, 2, 2]
-    assert [callback(warm_epochs=1, period=1).due(i) for i in range(4)] == [None, 1, 2, 3]
+    assert [callback(warm_epochs=2, period=3).selection_epoch(i) for i in range(9)] == [None, None, 2, 2, 2, 5, 5, 5, 8]
+    assert [callback(warm_epochs=0, period=None).selection_epoch(i) for i in range(3)] == [0, 0, 0]
+    assert [callback(warm_epochs=2, period=None).selection_epoch(i) for i in range(5)] == [None, None, 2, 2, 2]
+    assert [callback(warm_epochs=1, period=1).selection_epoch(i) for i in range(4)] == [None, 1, 2, 3]
 
 
 def test_after_an_error_the_module_is_as_it_was(tmp_path):

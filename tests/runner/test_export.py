@@ -19,7 +19,7 @@ from advcore.models import MODELS
 from advcore.reporting.record import RunRecord
 from advcore.runner import standalone
 from advcore.runner.config import from_dict
-from advcore.runner.export import blank, export, without_places
+from advcore.runner.export import build_network, export, strip_folders
 
 OUTSIDE = """
 import importlib.util, json, sys
@@ -61,7 +61,7 @@ def with_model(run, to, model: dict):
     record = RunRecord.load(run / "record.json")
     record.config["model"] = model
     record.save(to / "record.json")
-    net = blank(from_dict(record.config), 10, (1, 8, 8))
+    net = build_network(from_dict(record.config), 10, (1, 8, 8))
     generator = torch.Generator().manual_seed(0)
     state = {name: _moved(value, generator) for name, value in net.state_dict().items()}
     for which, epoch in (("last", record.epochs[-1]["epoch"]), ("best", record.best_epoch)):
@@ -129,7 +129,7 @@ def test_every_architecture_is_the_same_where_there_is_no_advcore(run, tmp_path)
 def test_every_model_says_what_it_is_made_of(name):
     """The text compiles, and names nothing that is not in it or imported by it."""
     settings = MODELS[name](**({"architecture": "resnet10t"} if name == "timm" else {}))
-    text = standalone.source(settings, title="x", num_classes=10, shape=(3, 32, 32))
+    text = standalone.write_source(settings, title="x", num_classes=10, shape=(3, 32, 32))
     assert text and "advcore" not in re.sub(r'^""".*?"""', "", text, flags=re.S)
     names: dict = {"__name__": "model", "__file__": "model.py"}
     exec(compile(text, "model.py", "exec"), names)
@@ -211,7 +211,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_but_an_export_at_all(advcore
 
 
 def test_a_failure_leaves_nothing_behind(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(standalone, "source", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(standalone, "write_source", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -247,7 +247,7 @@ def test_a_damaged_checkpoint_or_coreset_is_not_exported(advcore, run, tmp_path)
 
 def test_where_files_lay_is_not_told():
     given = {"path": "/home/me/data/cifar10", "uri": "http://host/x", "list": ["a/b", 1, None], "name": "linf_pgd"}
-    assert without_places(given) == {
+    assert strip_folders(given) == {
         "path": "cifar10",
         "uri": "http://host/x",
         "list": ["b", 1, None],

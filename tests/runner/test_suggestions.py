@@ -5,7 +5,7 @@ import pytest
 from advcore.errors import ConfigError, is_known, nearest, plain
 from advcore.gradients import GRADIENTS
 from advcore.models import MODELS
-from advcore.runner.aliases import ALIASES, PLACES, SETTING_ALIASES, aliases_of, suggest_setting
+from advcore.runner.aliases import ALIASES, PLACES, SETTING_ALIASES, collect_aliases, suggest_setting
 from advcore.runner.config import load
 from advcore.runner.schema import TABLES
 from advcore.selection.partition import ALIASES as PARTITION_ALIASES
@@ -129,7 +129,7 @@ def test_every_alias_of_a_setting_leads_to_a_setting():
 
 def test_what_timm_is_offered_for_is_an_architecture_of_timm():
     timm = pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
-    offered = [target.partition(":")[2] for target in aliases_of(MODELS).values() if target.startswith("timm:")]
+    offered = [target.partition(":")[2] for target in collect_aliases(MODELS).values() if target.startswith("timm:")]
     assert offered and set(offered) <= set(timm.list_models())
 
 

@@ -10,8 +10,8 @@ from advcore.reporting.record import RunRecord
 from advcore.runner import suite as suites
 from advcore.runner import suite_file, yaml_reader
 from advcore.runner.identity import differences, identity, recorded_identity, settings_hash
-from advcore.runner.suite import configs, load, runs, shard
-from advcore.runner.suite_file import BASELINES, slug, written_out
+from advcore.runner.suite import list_runs, load, resolve_methods, shard
+from advcore.runner.suite_file import BASELINES, expand_grids, slug
 from advcore.runner.yaml_reader import read
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
@@ -39,27 +39,27 @@ methods:
 sizes: {small: {set: {training.epochs: 5}, seeds: [0], title: tiny}, large: {}}
 """
     small, large = suite(text, "small", ["attack.steps=3"]), suite(text, "large")
-    found = configs(small)
+    found = resolve_methods(small)
     assert found["full"].selection is None and found["half"].selection.budget == 0.5
     assert [found[name].model.width for name in ("full", "half")] == [8, 4]
     assert found["half"].training.epochs == 5 and found["half"].attack.steps == 3
     assert found["half"].attack.eps == pytest.approx(8 / 255)
     assert (small.seeds, large.seeds, small.title, large.title) == ((0,), (3, 1), "tiny", "toy")
-    assert [(one.method, one.seed) for one in runs(large, configs(large))] == [
+    assert [(one.method, one.seed) for one in list_runs(large, resolve_methods(large))] == [
         ("full", 3), ("half", 3), ("full", 1), ("half", 1)
     ]  # fmt: skip
 
 
 def test_what_costs_are_relative_to_is_set_once_for_the_suite(suite):
-    found = configs(suite("methods: {full: {selection: null, attack.steps: 7}, short: {training.epochs: 4}}"))
+    found = resolve_methods(suite("methods: {full: {selection: null, attack.steps: 7}, short: {training.epochs: 4}}"))
     assert {(one.cost.reference_steps, one.cost.reference_epochs) for one in found.values()} == {(7, 30)}
-    found = configs(suite("set: {cost.reference_steps: 5}\nmethods: {full: {}, short: {training.epochs: 4}}"))
+    found = resolve_methods(suite("set: {cost.reference_steps: 5}\nmethods: {full: {}, short: {training.epochs: 4}}"))
     assert {(one.cost.reference_steps, one.cost.reference_epochs) for one in found.values()} == {(5, 30)}
 
 
 def test_the_references_steps_may_be_its_attacks_default(suite):
     text = "methods: {full: {selection: null, attack: {name: ppgd, eps: 0.5}, objective: {name: pgd}}}"
-    assert configs(suite(text))["full"].cost.reference_steps == 40
+    assert resolve_methods(suite(text))["full"].cost.reference_steps == 40
 
 
 def test_a_grid_without_an_experiment_is_told(tmp_path):
@@ -78,7 +78,7 @@ methods:
 grid: {objective.name: [pgd], selection.warm_start: [0.5, 0.6]}
 set: {objective: {name: trades}}
 """
-    found = configs(suite(text))
+    found = resolve_methods(suite(text))
     assert list(found) == [
         "full",
         "GradMatch, budget 0.1, period null", "GradMatch, budget 0.1, period 4",
@@ -134,7 +134,7 @@ def test_what_a_suite_has_wrong_is_told_in_a_line(suite, text):
 def test_all_problems_of_all_methods_come_at_once_with_their_names(suite):
     text = "methods: {full: {attack.stepz: 3}, b: {training.epochs: x, selection.budget: 3}, c: {selection.budget: 3}}"
     with pytest.raises(ConfigError) as error:
-        configs(suite(text))
+        resolve_methods(suite(text))
     told = error.value.problems
     assert any(line.startswith("method 'full': attack.stepz is not a setting of attack; did you mean") for line in told)
     assert any(line.startswith("method 'b': training.epochs must be a whole number, got 'x'") for line in told)
@@ -150,7 +150,7 @@ AXES = "{" + ", ".join(f"a.b{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]" for i in range(300
     f"grid: {AXES}\nreference: of the grid", "methods: {" + ", ".join(f"m{i}: {{}}" for i in range(1001)) + "}",
 ], ids=["of a method", "of the suite", "alone", "methods"])  # fmt: skip
 def test_a_suite_of_too_many_methods_is_refused_before_they_are_written_out(suite, monkeypatch, text):
-    monkeypatch.setattr(suite_file, "_combinations", lambda *_: pytest.fail("written out"))
+    monkeypatch.setattr(suite_file, "_expand_grid", lambda *_: pytest.fail("written out"))
     with pytest.raises(ConfigError) as error:
         suite(text)
     (line,) = error.value.problems
@@ -206,7 +206,7 @@ def test_methods_after_the_first_five_thousand_problems_are_not_checked(suite, m
     methods = ", ".join(f"m{i}: {{experiment: bad.yaml}}" for i in range(50))
     loaded = suite(f"methods: {{full: {{}}, {methods}}}")
     with pytest.raises(ConfigError) as error:
-        configs(loaded)
+        resolve_methods(loaded)
     assert len(checked) < 8
     assert error.value.problems[-1].endswith("more than 5,000 problems; methods after this are not checked yet")
 
@@ -225,7 +225,7 @@ def test_a_run_file_is_not_a_suite(root):
 
 def test_each_run_is_in_exactly_one_shard(suite):
     found = suite("methods: {full: {}, a: {}, b: {}}")
-    every = runs(found, configs(found))
+    every = list_runs(found, resolve_methods(found))
     parts = [shard(every, f"{i}/4") for i in (1, 2, 3, 4)]
     assert sorted(one.slug for part in parts for one in part) == sorted(one.slug for one in every)
     assert shard(every, None) == every and shard(every, "1/1") == every
@@ -244,7 +244,7 @@ def test_baselines_are_left_out_by_name_or_all_together(suite):
 def test_an_identity_knows_settings_from_places(suite):
     text = "methods: {full: {}}\nbaselines: {random: false}"
     plain, elsewhere, other = (
-        configs(suite(text, None, sets))["full"]
+        resolve_methods(suite(text, None, sets))["full"]
         for sets in (
             (),
             ["device=cpu", "checkpoint.period=3", "data.workers=2", "tracking=[{name: mlflow}]"],
@@ -273,7 +273,7 @@ SUITES += (
 def test_every_committed_record_is_its_suites(root, name):
     """What was added since counts with its default; `selection.cost` in place of the budget that was found for it."""
     suite = load(root / f"benchmarks/suites/{name}.yaml")
-    known = {f"{run.slug}.json": run for run in runs(suite, configs(suite))}
+    known = {f"{run.slug}.json": run for run in list_runs(suite, resolve_methods(suite))}
     kept = sorted((root / "benchmarks/records" / name).glob("*.json"))
     assert kept
     for path in kept:
@@ -282,7 +282,7 @@ def test_every_committed_record_is_its_suites(root, name):
 
 def test_a_record_of_other_settings_is_not_the_suites(root):
     suite = load(root / "benchmarks/suites/digits.yaml")
-    run = runs(suite, configs(suite))[0]
+    run = list_runs(suite, resolve_methods(suite))[0]
     raw = json.loads((root / "benchmarks/records/digits/full-s0.json").read_text())
     raw["config"]["training"]["epochs"] = 29
     assert "training.epochs: 29 -> 30" in differences(RunRecord(**raw), run.config)
@@ -300,7 +300,7 @@ def test_every_suite_of_the_papers_resolves_in_every_size(root):
         assert {"small", "full"} <= raw["sizes"].keys() and raw["name"] == path.stem
         for size in raw["sizes"]:
             suite = load(path, size)
-            assert list(configs(suite)) == list(written_out(raw)) and not suite.without
+            assert list(resolve_methods(suite)) == list(expand_grids(raw)) and not suite.without
 
 
 def test_the_suite_in_the_page_is_one(root, tmp_path):
@@ -308,5 +308,5 @@ def test_the_suite_in_the_page_is_one(root, tmp_path):
     (tmp_path / "experiments").symlink_to(root / "experiments")
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites/mine.yaml").write_text(text)
-    found = configs(load(tmp_path / "suites/mine.yaml"))
+    found = resolve_methods(load(tmp_path / "suites/mine.yaml"))
     assert list(found) == ["full", "GradMatch", "CRAIG", "GradMatch 0.1", "GradMatch 0.3"]

@@ -10,7 +10,7 @@ from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.runner import build
 from advcore.runner.baselines import plan_cost, set_epochs, with_baselines
 from advcore.runner.config import changed, from_dict
-from advcore.runner.suite import configs, load
+from advcore.runner.suite import load, resolve_methods
 from advcore.runner.suite_file import BASELINES
 from advcore.runner.yaml_reader import read
 from advcore.solvers.uniform import Random
@@ -233,5 +233,5 @@ def test_the_papers_suites_on_digits_can_be_planned(root):
     on_digits = {suite.name: suite for suite in suites if "digits" in suite.title}
     assert len(on_digits) >= 10
     for name, suite in on_digits.items():
-        found = with_baselines(configs(suite), suite.reference, suite.added, lambda config: sizes)
+        found = with_baselines(resolve_methods(suite), suite.reference, suite.added, lambda config: sizes)
         assert any(method.startswith("random") for method in found), name

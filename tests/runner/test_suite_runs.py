@@ -18,11 +18,11 @@ from advcore.errors import ConfigError
 from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import bench, engines
-from advcore.runner.attempt import Outcome, limited
+from advcore.runner.attempt import Outcome
 from advcore.runner.config import resolved
 from advcore.runner.suite import shard
 from advcore.signals import Stopped, caught
-from advcore.threads import share_of_threads
+from advcore.threads import environment_of_share, share_of_threads
 
 OFF = "baselines: false\n"
 METHODS = "seeds: [0, 1]\nmethods: {full: {selection: null}, GradMatch: {}, CRAIG: {selection.solver: {name: craig}}}\n"
@@ -83,8 +83,10 @@ def stub(run, folder, *, stop, on_line, environment, done=None, wrong=()):
 
 
 def execute(prepared, part=None, jobs=1, seconds=60.0, work=stub, **more):
-    left = bench.pending(prepared, shard(prepared.runs, part))
-    return bench.execute(prepared, left, partial(engines.local, jobs=jobs, work=partial(work, **more)), seconds=seconds)
+    left = bench.list_pending(prepared, shard(prepared.runs, part))
+    return bench.execute(
+        prepared, left, partial(engines.run_locally, jobs=jobs, work=partial(work, **more)), seconds=seconds
+    )
 
 
 def kept(folder) -> dict[str, bytes]:
@@ -118,7 +120,7 @@ def test_a_record_of_other_settings_is_refused_with_a_way_out(prepared, suite, t
     (line,) = error.value.problems
     assert "and 5 more" in line and "training.epochs: 3 -> 4" in line and "--out" in line
     with pytest.raises(ConfigError, match="training.epochs: 3 -> 4"):
-        bench.results(other)
+        bench.collect_results(other)
 
 
 def test_a_run_that_was_begun_with_other_settings_is_refused(prepared):
@@ -141,18 +143,18 @@ def test_changes_beside_a_suites_own_records_need_another_folder(suite):
 def test_a_failed_run_is_told_and_tried_again(prepared):
     ended = execute(prepared, wrong=("gradmatch-s1",))
     assert [run.slug for run in ended["failed"]] == ["gradmatch-s1"] and len(ended["done"]) == 5
-    (table, _) = bench.tables(prepared, bench.results(prepared))
+    (table, _) = bench.build_tables(prepared, bench.collect_results(prepared))
     assert ("GradMatch, seed 1: failed: selection.budget must be smaller",) in table.rows
     assert [row[1] for row in table.rows if row[0] == "GradMatch"] == ["1"]
     assert len(execute(prepared)["done"]) == 1 and not (prepared.folder / "failed").exists()
-    assert all(len(row) > 1 for row in bench.tables(prepared, bench.results(prepared))[0].rows)
+    assert all(len(row) > 1 for row in bench.build_tables(prepared, bench.collect_results(prepared))[0].rows)
 
 
 def test_a_failure_of_other_settings_is_not_told(prepared, suite, tmp_path):
     execute(prepared, wrong=[run.slug for run in prepared.runs])
     other = bench.prepare(suite(), overrides=["training.epochs=4"], out=tmp_path / "out")
-    assert {entry.error for entry in bench.results(other).entries} == {None}
-    assert None not in {entry.error for entry in bench.results(prepared).entries}
+    assert {entry.error for entry in bench.collect_results(other).entries} == {None}
+    assert None not in {entry.error for entry in bench.collect_results(prepared).entries}
 
 
 def test_a_begun_run_whose_record_is_damaged_stands_in_nobodys_way(prepared):
@@ -182,7 +184,7 @@ def test_jobs_run_beside_each_other_and_share_the_threads(prepared, monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert len(execute(prepared, jobs=2, work=work)["done"]) == 6
     assert seen == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 6
-    assert limited(1) == {} and share_of_threads(9) == 1
+    assert environment_of_share(1) == {} and share_of_threads(9) == 1
 
 
 def test_the_time_is_up(prepared):
@@ -286,47 +288,49 @@ def ray(monkeypatch):
 def test_a_cluster_does_a_task_a_run_and_sends_the_records_back(prepared, ray, monkeypatch):
     how = {"environment": {}, "on_line": lambda line: None, "wrong": ("craig-s0",)}
     monkeypatch.setattr(engines, "attempt", lambda run, folder, stop: stub(run, folder, stop=stop, **how))
-    work = engines.engine("ray", 1)
+    work = engines.choose_engine("ray", 1)
     ended = bench.execute(prepared, prepared.runs, work, seconds=60)
     assert len(ended["done"]) == 5 and [run.slug for run in ended["failed"]] == ["craig-s0"]
     assert ray.asked == [{"max_retries": 0, "num_cpus": share_of_threads(1)}]
-    assert len(bench.results(prepared).groups()["full"]) == 2
+    assert len(bench.collect_results(prepared).groups()["full"]) == 2
     assert [run.slug for run in bench.execute(prepared, ended["failed"], work, seconds=-1)["stopped"]] == ["craig-s0"]
     monkeypatch.setattr(ray, "wait", lambda references, **how: (time.sleep(0.02), (references[:1], references[1:]))[1])
     ended = bench.execute(prepared, prepared.runs, work, seconds=0.05)
     assert len(ended["stopped"]) >= 3  # the time is that of all tasks together, not of each
     ray.gpus = 2
-    bench.execute(prepared, [], engines.engine("ray", 1), seconds=60)
+    bench.execute(prepared, [], engines.choose_engine("ray", 1), seconds=60)
     assert ray.asked[-1] == {"max_retries": 0, "num_gpus": 1}
 
 
 def test_a_worker_that_dies_is_a_failed_run_and_a_stop_cancels_the_rest(prepared, ray, monkeypatch):
     monkeypatch.setattr(ray, "get", lambda reference: (_ for _ in ()).throw(OSError("worker died")))
-    ended = bench.execute(prepared, prepared.runs[:1], engines.engine("ray", 1), seconds=60)
+    ended = bench.execute(prepared, prepared.runs[:1], engines.choose_engine("ray", 1), seconds=60)
     assert [run.slug for run in ended["failed"]] == ["full-s0"]
     assert "OSError: worker died" in (prepared.folder / "failed/full-s0.json").read_text()
     monkeypatch.setattr(ray, "wait", lambda *given, **how: (_ for _ in ()).throw(Stopped(signal.SIGINT)))
     with pytest.raises(Stopped):
-        bench.execute(prepared, prepared.runs, engines.engine("ray", 1), seconds=60)
+        bench.execute(prepared, prepared.runs, engines.choose_engine("ray", 1), seconds=60)
     assert len(ray.cancelled) == 6
 
 
 def test_an_engine_that_is_not_there_is_told_before_anything_runs(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"--engine ray needs the package ray.*advcore\[cluster\]"):
-        engines.engine("ray", 1)
+        engines.choose_engine("ray", 1)
     with pytest.raises(ConfigError, match="--engine must be one of local, ray, got 'rye'"):
-        engines.engine("rye", 1)
+        engines.choose_engine("rye", 1)
 
 
 def test_the_command_runs_compares_and_leaves_with_3_where_a_run_failed(advcore, suite, tmp_path, monkeypatch):
     path, out = suite(""), tmp_path / "out"
     wrong = partial(stub, wrong=("random-0-5-s0",))
-    monkeypatch.setattr(engines, "engine", lambda name, jobs: partial(engines.local, jobs=jobs, work=wrong))
+    monkeypatch.setattr(
+        engines, "choose_engine", lambda name, jobs: partial(engines.run_locally, jobs=jobs, work=wrong)
+    )
     code, told, _ = advcore("bench", path, "--out", out, "--jobs", "2")
     assert code == 3 and "random 0.5, seed 0: failed" in told and "FAT" in told
     assert "failed: 1 run; rerun the same command to try again" in told and "checkpoint best" in told
-    monkeypatch.setattr(engines, "engine", lambda name, jobs: partial(engines.local, jobs=jobs, work=stub))
+    monkeypatch.setattr(engines, "choose_engine", lambda name, jobs: partial(engines.run_locally, jobs=jobs, work=stub))
     code, told, _ = advcore("bench", path, "--out", out)
     assert code == 0 and "16 runs, 15 done before" in told
     code, told, _ = advcore("bench", path, "--out", out, "--table")
@@ -373,7 +377,7 @@ def test_real_shards_stops_and_failures(suite, in_a_process, tmp_path):
         _, code = in_a_process(path, "--out", tmp_path / "shards", "--shard", part, "--jobs", "2")
         assert code == 0
     (told, _), code = in_a_process(path, "--out", tmp_path / "stopped", "--seconds", "4")
-    assert code == 0 and "the same command goes on" in told
+    assert code == 0 and "rerun the same command to continue" in told
     child = in_a_process(path, "--out", tmp_path / "stopped", "--jobs", "2", wait=False)
     assert any("begun" in line for line in iter(child.stdout.readline, ""))
     while not list((tmp_path / "stopped/runs").glob("*/states/*")):
@@ -381,7 +385,7 @@ def test_real_shards_stops_and_failures(suite, in_a_process, tmp_path):
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=90)
-    assert child.returncode == 130 and "the same command goes on" in said
+    assert child.returncode == 130 and "rerun the same command to continue" in said
     assert not subprocess.run(["pgrep", "-f", str(tmp_path / "stopped")], capture_output=True).stdout
     _, code = in_a_process(path, "--out", tmp_path / "stopped")
     assert code == 0

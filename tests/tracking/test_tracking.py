@@ -17,7 +17,7 @@ from advcore.errors import ConfigError
 from advcore.runner import checkpoints
 from advcore.runner.config import load
 from advcore.tracking import TRACKERS, metrics
-from advcore.tracking.base import QUIET, Opening, Sink, flat
+from advcore.tracking.base import QUIET, Opening, Sink, flatten
 from advcore.tracking.telling import Tracking
 
 TIMES = {"seconds", "peak_memory", "resumes", "environment", "seal"}
@@ -36,10 +36,10 @@ class Kept(Sink):
     fails_at: int | None = None
 
     def __init__(self, opening: Opening):
-        super().__init__(opening.told, {"id": "a1"})
+        super().__init__(opening.epochs_logged, {"id": "a1"})
         opening.folder.mkdir(parents=True, exist_ok=True)
         self.file, self.opening = opening.folder / "told.jsonl", opening
-        self._write(["open", opening.told, opening.kept])
+        self._write(["open", opening.epochs_logged, opening.state])
 
     def _write(self, line: list) -> None:
         random.random(), np.random.rand(), torch.rand(1)
@@ -218,7 +218,7 @@ def test_wrong_settings_are_told(root):
 
 def test_settings_are_flat_for_those_who_want_them_so():
     given = {"a": {"b": 1, "c": None}, "d": [{"e": 0.5}, []]}
-    assert flat(given) == {"a.b": 1, "a.c": None, "d.0.e": 0.5, "d.1": []}
+    assert flatten(given) == {"a.b": 1, "a.c": None, "d.0.e": 0.5, "d.1": []}
 
 
 def scalars(folder):
@@ -242,7 +242,7 @@ def test_tensorboard_holds_each_epoch_once_also_after_a_kill(tmp_path):
     sink = opened(3)
     for epoch in (3, 4):
         sink.log(epoch, {"loss": float(epoch)})
-        sink.told = epoch + 1
+        sink.epochs_logged = epoch + 1
     sink.close({"final/last/clean": 0.5})
     assert scalars(tmp_path) == {"loss": [(e, float(e)) for e in range(5)], "final/last/clean": [(5, 0.5)]}
 
@@ -253,7 +253,7 @@ def test_wandb_goes_on_with_the_same_run_offline(tmp_path, monkeypatch):
     kept: dict = {}
     for count in (0, 2):
         sink = TRACKERS["wandb"]().open(Opening(tmp_path, "x", {"seed": 0}, kept, count))
-        kept = sink.kept
+        kept = sink.state
         sink.log(count, {"loss": 1.0})
         sink.close({"final/last/clean": 0.5} if count else None)
     (one, two) = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
@@ -267,11 +267,11 @@ def test_mlflow_holds_each_epoch_once_in_a_database_of_the_run(tmp_path):
     for count in (0, 2):
         opening = Opening(tmp_path, "x", {f"a{i}": i for i in range(150)}, kept, 0)
         sink = TRACKERS["mlflow"]().open(opening)
-        assert sink.told == count
-        kept = sink.kept
+        assert sink.epochs_logged == count
+        kept = sink.state
         for epoch in (count, count + 1):
             sink.log(epoch, {"loss": float(epoch), "probe/clean": 0.5})
-            sink.told = epoch + 1
+            sink.epochs_logged = epoch + 1
         sink.close({"final/relative_cost": 0.5})
         sink.close({"final/relative_cost": 0.5})
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
