@@ -32,7 +32,7 @@ class Source(Protocol):
         """Count the examples of each class that occurs; None where that would take reading the data."""
 
     def fingerprint(self) -> str:
-        """Return a digest that names the data (`labels_digest`)."""
+        """Return a digest that names the data (`digest_labels`)."""
 
 
 def chunked(indices: Tensor, size: int) -> list[Tensor]:

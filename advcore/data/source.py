@@ -11,7 +11,7 @@ from advcore.data.checks import check_images, check_labels, item_of, label_check
 from advcore.data.contract import Batch, Source, batches_for, chunk_sizes, chunked, first_images, to_float  # noqa: F401
 from advcore.data.resident import Resident, count_classes
 from advcore.data.streamed import Streamed
-from advcore.types import labels_digest
+from advcore.types import digest_labels
 
 __all__ = ["Part", "Resident", "Source", "Streamed", "as_source", "hash_content"]
 
@@ -39,7 +39,7 @@ class Part:
         return count_classes(self.labels())
 
     def fingerprint(self) -> str:
-        return labels_digest(self.labels().__getitem__, len(self))
+        return digest_labels(self.labels().__getitem__, len(self))
 
 
 def as_source(dataset: Source | Dataset, device: torch.device) -> Source:
