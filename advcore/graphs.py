@@ -38,8 +38,8 @@ def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]
 
     model : the model whose weights and buffers the work reads. Their values may change between calls; once one lies at
         another address, the work is recorded anew.
-    key : everything else that the work depends on, besides the inputs' shapes and types. A key without a hash has no
-        graph, and gives None.
+    key : everything else that the work depends on, besides the inputs' shapes and types. Work whose key has no hash is
+        never recorded, and gives None.
 
     The same kernels run on the same numbers, so the result is the plain one's. Cost: the memory of all intermediate
     results of the work, for each of the last 4 graphs. Raises ConfigError, naming `speed.graphed`, for work that waits
@@ -48,27 +48,27 @@ def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]
     shapes = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in inputs)
     device_type = inputs[0].device.type
     precision = (torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
-    key = (model, key, shapes, precision, _addresses(model))
+    graph_key = (model, key, shapes, precision, _addresses(model))
     try:
-        hash(key)
+        hash(graph_key)
     except TypeError:
         return None
-    if key not in _recordings:
-        _recordings[key] = None
+    if graph_key not in _recordings:
+        _recordings[graph_key] = None
         while len(_recordings) > _MOST:
             _recordings.popitem(last=False)
         return None
-    _recordings.move_to_end(key)
-    if _recordings[key] is None:
+    _recordings.move_to_end(graph_key)
+    if _recordings[graph_key] is None:
         try:
-            _recordings[key] = RecordedWork(work, inputs)
+            _recordings[graph_key] = RecordedWork(work, inputs)
         except torch.OutOfMemoryError:
-            del _recordings[key]
+            del _recordings[graph_key]
             raise  # a smaller piece may fit
         except RuntimeError as error:
-            del _recordings[key]
+            del _recordings[graph_key]
             _raise_cause(error)
-    return _recordings[key](inputs)
+    return _recordings[graph_key](inputs)
 
 
 def _raise_cause(error: RuntimeError) -> NoReturn:

@@ -32,15 +32,15 @@ class Speed:
     Parameters
     ----------
     autocast : precision of the model's passes: "bfloat16", or "none"; "auto" is bfloat16 on CUDA devices that have it.
-    channels_last : images and weights of convolutions lie channels last; null: on CUDA if the model can take that, and
-        on a CPU where a committed table says that it is faster for models of this family (docs/speed.md).
-    compiled : torch.compile of the model's forward; its first passes take long. null: no.
-    fused : the optimiser's step as one kernel; null: on CUDA, and on a CPU as the table says.
-    deferred : the device skips steps from the first one on whose loss or gradient is not finite, and the host looks
-        every 256 steps and at the end of an epoch; false looks at every step, and waits for the device. Needs `fused`.
-        null: on CUDA, with one process.
-    graphed : the loop of a PGD attack with one restart, on a model in eval mode, as one CUDA graph, recorded when a
-        batch of its shape comes the second time; other attacks run as they are. null: no.
+    channels_last : lay out images and the weights of convolutions channels last; null: on CUDA if the model can take
+        that, and on a CPU where a committed table says that it is faster for models of this family (docs/speed.md).
+    compiled : compile the model's forward pass by torch.compile; the first passes take long. null: no.
+    fused : do the optimiser's step in one kernel; null: on CUDA, and on a CPU as the table says.
+    deferred : let the device skip all steps from the first one whose loss or gradient is not finite; the host looks for
+        it every 256 steps and at the end of an epoch. false looks at every step, which waits for the device. Needs
+        `fused`. null: on CUDA, with one process.
+    graphed : record the loop of a PGD attack as one CUDA graph when a batch of its shape comes the second time; this
+        needs one restart and a model in eval mode, and other attacks run as they are. null: no.
     """
 
     autocast: str = "auto"

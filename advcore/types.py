@@ -117,7 +117,7 @@ def _find_type_problem(setting: str, kind: object, value: object) -> str | None:
     """
     members = _members(kind)
     kinds = [member for member in members if member is not NoneType]
-    if len(kinds) > 1 or (value is None and NoneType in members):
+    if len(kinds) != 1 or (value is None and NoneType in members):
         return None
     plain = get_origin(kinds[0]) or kinds[0]
     if plain not in _PLAIN_TYPES:
