@@ -81,7 +81,9 @@ def catch_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = _replaceable_handlers()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Without signals that are ignored, and those whose handlers were not set from Python and cannot be put back.
+    previous = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
     received_before = list(_received)
     handler = _Handler(previous)
     for number in previous:
@@ -93,12 +95,6 @@ def catch_signals() -> Iterator[None]:
             signal.signal(number, earlier)
         if not any(isinstance(earlier, _Handler) for earlier in previous.values()):
             _received[:] = received_before
-
-
-def _replaceable_handlers() -> dict[int, Callable | int]:
-    """Return the present handlers of both signals, without those that are ignored or not set from Python."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
 
 class _Handler:

@@ -51,13 +51,11 @@ class Speed:
     graphed: bool | None = None
 
     def __post_init__(self):
-        require(check_one_of("autocast", self.autocast, AUTOCASTS), self._check_deferred())
-
-    def _check_deferred(self) -> str | None:
-        """Return a problem if the device is to skip steps that it cannot skip."""
+        problems = [check_one_of("autocast", self.autocast, AUTOCASTS)]
         if self.deferred and self.fused is False:
-            return must("deferred", "false without fused", True, "only a fused step can be skipped on the device")
-        return None
+            way_out = "only a fused step can be skipped on the device"
+            problems.append(must("deferred", "false without fused", True, way_out))
+        require(*problems)
 
     def resolve(self, device: torch.device, processes: int = 1, family: str | None = None) -> "Speed":
         """Give each setting that is left out the value that suits `device`, and on a CPU the model's `family`.

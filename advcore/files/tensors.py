@@ -71,9 +71,8 @@ def _parse_torch_file(content: bytes, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a state dict: {type(error).__name__}") from None
     if _is_state(value):
         return value
-    states = []
-    if isinstance(value, dict):
-        states = [entry for entry in value.values() if _is_state(entry)]
+    entries = value.values() if isinstance(value, dict) else ()
+    states = [entry for entry in entries if _is_state(entry)]
     if len(states) != 1:
         raise CheckpointError(f"{path} is not a state dict: it must map names to tensors, and hold one such mapping")
     return states[0]

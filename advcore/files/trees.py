@@ -128,7 +128,12 @@ def _read_folder(path: Path) -> tuple[dict[str, bytes], dict]:
     """Return the files' contents, and the facts of the manifest, all checked against their hashes."""
     facts = read_sealed(path / MANIFEST, SCHEMA)
     files = facts.pop("files", None)
-    if not _is_file_list(files):
+    is_list_of_files = (
+        isinstance(files, dict)
+        and files.keys() == {_TENSORS, _VALUES}
+        and all(isinstance(entry, dict) for entry in files.values())
+    )
+    if not is_list_of_files:
         raise CheckpointError(f"{path / MANIFEST} is damaged: its facts are not the ones that were saved")
     contents = {}
     for name in (_TENSORS, _VALUES):
@@ -136,10 +141,3 @@ def _read_folder(path: Path) -> tuple[dict[str, bytes], dict]:
         if hash_bytes(contents[name]) != files[name].get("sha256"):
             raise CheckpointError(f"{path / name} is damaged: its sha256 is not the one in {MANIFEST}")
     return contents, facts
-
-
-def _is_file_list(files: object) -> bool:
-    """Return whether a manifest describes the two files of a state."""
-    if not isinstance(files, dict) or files.keys() != {_TENSORS, _VALUES}:
-        return False
-    return all(isinstance(entry, dict) for entry in files.values())
