@@ -14,7 +14,7 @@ from advcore.borrow import borrow
 from advcore.cpu_defaults import look_up_defaults
 from advcore.device import has_bfloat16, has_graphs
 from advcore.errors import check_one_of, describe_exception, must, require
-from advcore.types import settings
+from advcore.settings import settings
 
 AUTOCASTS = ("auto", "none", "bfloat16")
 RECORDED = ("autocast", "channels_last", "compiled", "fused", "graphed")

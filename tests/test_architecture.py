@@ -17,6 +17,8 @@ FLOORS = [
     {
         "types",
         "errors",
+        "settings",
+        "suggestions",
         "rng",
         "cost",
         "rows",

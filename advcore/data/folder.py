@@ -12,7 +12,7 @@ from advcore.data.base import DataSettings, find_path
 from advcore.data.images import decode_image
 from advcore.data.split import Split
 from advcore.errors import DataError, check_at_least, explain_missing_package, must, require
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

@@ -14,7 +14,7 @@ from advcore.data.checks import item_of
 from advcore.data.split import Split
 from advcore.errors import check_within, require
 from advcore.rng import Stream
-from advcore.types import settings
+from advcore.settings import settings
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from advcore.data.base import DataSettings, expand_home, find_path
 from advcore.data.split import Split, draw_stratified
 from advcore.errors import DataError, explain_missing_package
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

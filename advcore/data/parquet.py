@@ -16,7 +16,7 @@ from advcore.data.base import OwnData, find_path
 from advcore.data.images import decode_image
 from advcore.data.split import Split
 from advcore.errors import DataError, explain_missing_package
-from advcore.types import settings
+from advcore.settings import settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
