@@ -5,9 +5,6 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 DOCS_READY = $(VENV)/.docs
 
-# OpenMP's threads sleep while they wait, so that other work on the machine does not slow these commands down.
-export OMP_WAIT_POLICY ?= PASSIVE
-
 # What is imported is compiled once: the tests start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -1,3 +1,5 @@
+"""Run the command line: python -m advcore."""
+
 from advcore.cli import main
 
 main()

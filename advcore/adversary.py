@@ -1,19 +1,25 @@
 """The only place where an objective meets an attack."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Attack, in_full
+from advcore.attacks.base import Attack, to_full_precision
+from advcore.cost import Counted
 from advcore.errors import must
-from advcore.objectives.base import Objective, ascent, attacked, needs_clean
+from advcore.objectives.base import Objective, attacked, choose_ascent, needs_clean
 from advcore.rng import Stream
 from advcore.speed import current
 
 
-def bound(attack: Attack | None, model: nn.Module, counted: Callable) -> Attack | None:
-    """The attack with what it needs of the model it is to attack (`Attack.bind`); one without `bind` needs nothing."""
+def bound(attack: Attack | None, model: nn.Module, counted: Callable[[nn.Module], Counted]) -> Attack | None:
+    """Return the attack with what it needs of the model that it is to attack (`Attack.bind`).
+
+    An attack without the method `bind` needs nothing, and is returned as it is. `counted` wraps a network so that its
+    passes are counted.
+    """
     bind = getattr(attack, "bind", None)
     return bind(model, counted) if bind else attack
 
@@ -28,7 +34,7 @@ def perturb(
     clean: Tensor | None = None,
     generator: Stream,
 ) -> Tensor:
-    """x_adv (B, C, H, W), a constant from here on; x itself for an objective that is not attacked.
+    """Return x_adv (B, C, H, W), a constant from here on; x itself for an objective that is not attacked.
 
     Parameters
     ----------
@@ -44,45 +50,61 @@ def perturb(
             clean = forward(x)
     if current().channels_last and getattr(attack, "elementwise", False):
         x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
-    at_once = _as_a_graph(forward, objective, attack, x, y, clean, generator) if current().graphed else None
-    if at_once is not None:
-        return at_once
-    climbed = ascent(objective, attack.climbs, y, clean)
-    return attack(lambda x_adv: climbed(forward(x_adv)), x, generator=generator).detach()
+    if current().graphed and hasattr(attack, "rise") and hasattr(forward, "replayed") and not forward.model.training:
+        x_adv = _perturb_by_graph(forward, objective, attack, x, y, clean=clean, generator=generator)
+        if x_adv is not None:
+            return x_adv
+    loss = choose_ascent(objective, attack.climbs, y, clean)
+    return attack(partial(_compose, loss, forward), x, generator=generator).detach()
 
 
-def _as_a_graph(forward, objective, attack, x, y, clean, generator) -> Tensor | None:
-    """x_adv by one graph, once there is one; None for an attack or a model that never has one."""
-    if not hasattr(attack, "rise") or not hasattr(forward, "replayed") or forward.model.training:
-        return None
-    x = in_full(x)
+def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return loss(forward(x))
+
+
+def _perturb_by_graph(
+    forward: Counted,
+    objective: Objective,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    *,
+    clean: Tensor | None,
+    generator: Stream,
+) -> Tensor | None:
+    """Return x_adv by one graph, once there is one; None for an attack that takes more than one rise."""
+    x = to_full_precision(x)
     start = attack.begin(x, generator)
     if start is None:
         return None
-    known = () if clean is None else (clean,)
+    inputs = [x, start, y]
+    if clean is not None:
+        inputs.append(clean)
 
-    def work(forward: Callable, x: Tensor, start: Tensor, y: Tensor, *known: Tensor) -> Tensor:
-        climbed = ascent(objective, attack.climbs, y, *(known or (None,)))
-        return attack.rise(lambda x_adv: climbed(forward(x_adv)), x, start)
+    def rise(forward: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, y: Tensor, clean: Tensor | None = None):
+        loss = choose_ascent(objective, attack.climbs, y, clean)
+        return attack.rise(partial(_compose, loss, forward), x, start)
 
-    return forward.replayed((objective, attack), work, (x, start, y, *known), attack.passes())
+    return forward.replayed((objective, attack), rise, inputs, attack.passes())
 
 
 def mismatch(objective: Objective, attack: Attack | None) -> str | None:
-    """Why the objective cannot be attacked so, as a problem with the setting `attack`; None if it can."""
+    """Return why the objective cannot be attacked so, as a problem with the setting `attack`; None if it can."""
     if not attacked(objective):
         return None
     if attack is None:
         return must("attack", "set for an objective that is attacked", None)
     if needs_clean(objective, attack.climbs) and getattr(attack, "start", None) == "clean":
-        return must(
-            "attack.start", "uniform or gaussian here", "clean", "the divergence has no gradient at the clean image"
-        )
+        way_out = "the divergence has no gradient at the clean image"
+        return must("attack.start", "uniform or gaussian here", "clean", way_out)
     return None
 
 
 def passes(objective: Objective, attack: Attack | None, *, clean_known: bool = False) -> int:
-    """Forward and backward passes that `perturb` takes an example."""
+    """Count the forward and backward passes that `perturb` takes per example.
+
+    clean_known : whether `perturb` is called with the clean logits.
+    """
     if not attacked(objective):
         return 0
     return sum(attack.passes()) + int(needs_clean(objective, attack.climbs) and not clean_known)

@@ -246,7 +246,7 @@ def evaluate(
     from advcore.runner import weights
     from advcore.runner.config import from_dict, load, overridden
     from advcore.runner.places import check_writable
-    from advcore.runner.prepare import prepare, use_suited_threads
+    from advcore.runner.prepare import prepare
     from advcore.runner.run import final, to_evaluate
 
     with _before_work():
@@ -263,7 +263,6 @@ def evaluate(
         config = to_evaluate(config, suite)
         prepared = prepare(config)
         weights.load_state(prepared.model, path)
-    use_suited_threads(prepared)
     with show_run() as reporter:
         how = {"state": state, "keep_examples": examples is not None}
         evaluation = final(prepared, None, reporter, path.stem, **how)

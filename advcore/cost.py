@@ -169,4 +169,6 @@ def _check_logits(logits: object) -> None:
     raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
 
 
-gigabytes = format_gigabytes  # to be removed once all callers have changed
+# to be removed once all callers have changed
+gigabytes = format_gigabytes
+Counted = CountedModel

@@ -2,11 +2,9 @@
 
 Torch's OpenMP threads meet at a barrier after every operation. By default a thread that waits there spins, which is
 fastest while every thread has a core to itself, and tens of times slower as soon as another process needs one of the
-cores: the others spin for a thread that is not scheduled. `prepare_environment` therefore lets waiting threads sleep.
-It must run before torch is imported, since OpenMP reads its environment once.
-
-Threads that sleep must be woken for every operation. Where an operation is so small that this takes longer than the
-work, one thread is faster, alone and beside other processes: `suited_threads`.
+cores: the others spin for a thread that is not scheduled. `prepare_environment` therefore lets a waiting thread spin
+for some 50 microseconds, about as long as it takes to wake one, and then sleep. It must run before torch is imported,
+since OpenMP reads its environment once.
 """
 
 import math
@@ -17,11 +15,11 @@ from pathlib import Path
 
 COUNT = "OMP_NUM_THREADS"
 WAITING = "OMP_WAIT_POLICY"
-_WAITING_SETTINGS = (WAITING, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_ALLOTTED = "ADVCORE_THREADS_FROM"  # why advcore, and not the user, has set COUNT
+SPIN_COUNT = "GOMP_SPINCOUNT"
+SPINS = 2000
+"""How often a waiting thread of GNU OpenMP looks again before it sleeps; other OpenMP libraries sleep at once."""
+_WAITING_SETTINGS = (WAITING, SPIN_COUNT, "KMP_BLOCKTIME")
 _SYSTEM = Path("/")
-ONE_THREAD_BELOW = 1e8
-"""Multiply-adds of a batch's forward pass; below, one thread is faster than two (benchmarks/threads.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,34 +115,14 @@ def _read(path: Path) -> str:
 def prepare_environment(environment: MutableMapping[str, str] = os.environ, limit: CoreLimit | None = None) -> None:
     """Set what OpenMP reads when torch is imported, unless the user has set it.
 
-    Waiting threads sleep, and a quota below the CPU affinity limits their number; torch follows the affinity by itself.
+    Waiting threads sleep after a short while. A quota below the CPU affinity limits their number; torch follows the
+    affinity by itself.
     """
     if not any(name in environment for name in _WAITING_SETTINGS):
-        environment[WAITING] = "PASSIVE"
+        environment.update({WAITING: "PASSIVE", SPIN_COUNT: str(SPINS)})  # GNU OpenMP goes by the second
     limit = limit or core_limit()
     if COUNT not in environment and limit.count < limit.affinity:
-        environment |= {COUNT: str(limit.count), _ALLOTTED: limit.reason}
-
-
-def set_by_user(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Return whether the user, rather than advcore, has set the number of threads."""
-    return COUNT in environment and _ALLOTTED not in environment
-
-
-def suited_threads(multiply_adds: float, available: int, recorded: int | None = None) -> tuple[int, str | None]:
-    """Return how many of the `available` threads to use, and why it is not all of them.
-
-    Parameters
-    ----------
-    multiply_adds : those of a batch's forward pass.
-    available : threads that torch would use.
-    recorded : threads of a run that continues: it uses as many again, if there are, for the same last bits.
-    """
-    if recorded is not None and recorded < available:
-        return recorded, "the record of the run that continues"
-    if recorded is None and multiply_adds < ONE_THREAD_BELOW and available > 1:
-        return 1, "the size of the network: with more threads it would be slower"
-    return available, None
+        environment[COUNT] = str(limit.count)
 
 
 def stated_threads(environment: MutableMapping[str, str] = os.environ) -> int | None:
@@ -159,33 +137,19 @@ def share_of_threads(processes: int) -> int:
     return max(1, available // processes)
 
 
-def environment_of_share(processes: int) -> dict[str, str]:
-    """Return what to add to the environment of each of `processes` side by side; nothing for one alone."""
-    if processes == 1:
-        return {}
-    share = str(share_of_threads(processes))
-    added = {COUNT: share, "MKL_NUM_THREADS": share}
-    if not set_by_user():
-        added[_ALLOTTED] = f"a share of the threads, with {processes} runs side by side"
-    return added
-
-
-def describe_threads(count: int, reason: str | None = None) -> dict[str, str | int]:
+def describe_threads(count: int) -> dict[str, str | int]:
     """Say for a record how many threads there are, what decided that, and how they wait.
 
-    `count` is torch's number of threads; `reason` is what decided it, if that is known (`suited_threads`). Where the
-    number is neither the environment's nor the limit's, the program set it.
+    `count` is torch's number of threads. Where it is neither the environment's nor the limit's, the program set it.
     """
-    return {"threads": count, "threads_from": reason or _reason(count), "waiting": _waiting()}
-
-
-def _reason(count: int) -> str:
     limit = core_limit()
     if count == stated_threads():
-        return os.environ.get(_ALLOTTED, COUNT)
-    if count == limit.count:
-        return limit.reason
-    return "torch's own choice, or the program's"
+        reason = limit.reason if count == limit.count < limit.affinity else COUNT
+    elif count == limit.count:
+        reason = limit.reason
+    else:
+        reason = "torch's own choice, or the program's"
+    return {"threads": count, "threads_from": reason, "waiting": _waiting()}
 
 
 def _waiting(environment: MutableMapping[str, str] = os.environ) -> str:

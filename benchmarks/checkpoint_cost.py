@@ -14,7 +14,7 @@ from pathlib import Path
 
 from advcore.errors import counted
 from advcore.files import read_json, write_json
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.runner import checkpoints, config
 from advcore.runner.environment import environment
 from advcore.runner.prepare import prepare
@@ -68,7 +68,7 @@ def page(record: dict) -> str:
         f"Device {where['device']}, {counted(where['threads'], 'thread')}; a share is one epoch's own, so other "
         "work on the machine slows both of its parts.",
         "",
-        markdown(("", "median", "least", "most"), rows),
+        to_markdown(("", "median", "least", "most"), rows),
     ]
     return "\n".join(lines) + "\n"
 

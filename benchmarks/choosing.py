@@ -14,7 +14,7 @@ from advcore.cost import gigabytes
 from advcore.files import read_json
 from advcore.objectives import Pgd
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import NOTHING, markdown, mean_and_deviation
+from advcore.reporting.tables import NOTHING, format_mean, to_markdown
 from advcore.selection.memory import estimate
 from advcore.solvers import Craig, GradMatch
 
@@ -57,7 +57,7 @@ def memory() -> str:
     for name, *shape in SHAPES:
         found = [held(*shape, partition, solver) for _, partition, solver in WAYS]
         lines.append((name, size(found[0][0]), *(size(more) for _, more in found)))
-    return markdown(("data, model", "rows", *(name for name, _, _ in WAYS)), lines)
+    return to_markdown(("data, model", "rows", *(name for name, _, _ in WAYS)), lines)
 
 
 def seconds() -> str:
@@ -79,7 +79,7 @@ def seconds() -> str:
         "The attack that comes before it takes far longer: with ResNet-18, PGD-10 and 2,000 images on the same cores, "
         f"rows and solve took at most {100 * largest:.2g} % of the attack's time."
     )
-    return f"{markdown(('rows', 'solver, partition', 'budget', 'solve'), lines)}\n\n{told}"
+    return f"{to_markdown(('rows', 'solver, partition', 'budget', 'solve'), lines)}\n\n{told}"
 
 
 def records(method: str, budget: str) -> list[RunRecord]:
@@ -108,15 +108,15 @@ def worth() -> str:
                     f"{name}, budget {budget}",
                     f"{mean(error, 3)} ({mean(chance, 3)})" if method != "random" else NOTHING,
                     mean(effective, 2),
-                    mean_and_deviation(robust(found)),
+                    format_mean(robust(found)),
                     mean([record.relative_cost for record in found], 2),
                 )
             )
-    table = markdown(("solver", "gradient error (random)", "effective size", "robust, %", "relative cost"), lines)
+    table = to_markdown(("solver", "gradient error (random)", "effective size", "robust, %", "relative cost"), lines)
     full = [record_of("full-pgd-7", seed) for seed in SEEDS]
     beside = [f"{_gain(budget)} at budget {budget}" for budget in BUDGETS]
     told = [
-        f"Full training reaches {mean_and_deviation(robust(full))} % at cost 1.00. "
+        f"Full training reaches {format_mean(robust(full))} % at cost 1.00. "
         f"Mean ± sample deviation over {len(SEEDS)} seeds.",
         f"`gradmatch` less `random`, in points, for {_more_cost():.2f} more cost: {'; '.join(beside)}.",
     ]

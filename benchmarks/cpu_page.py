@@ -5,7 +5,7 @@ from pathlib import Path
 
 from advcore.errors import counted
 from advcore.files import read_json
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "cpu.json", HERE / "cpu.md"
@@ -52,7 +52,7 @@ def table(case: dict) -> str:
             )
         )
     head = ("step", "seconds", "middle half", "x published", "of its passes alone", "pages mapped")
-    return markdown(head, rows)
+    return to_markdown(head, rows)
 
 
 def defaults_table(records: list[dict]) -> str:
@@ -73,7 +73,7 @@ def defaults_table(records: list[dict]) -> str:
                 )
             )
     head = ("torch", "family", "case", "channels last, PGD-10", "PGD-1", "fused SGD", "fused Adam")
-    return markdown(head, rows)
+    return to_markdown(head, rows)
 
 
 def text(record: dict, defaults: list[dict]) -> str:

@@ -20,10 +20,10 @@ from advcore.errors import AdvcoreError
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.files import read_json, write_json
 from advcore.gradients import GRADIENTS
-from advcore.gradients.scores import scored
-from advcore.minibatch.gradient_matching import cosines
+from advcore.gradients.scores import score_examples
+from advcore.minibatch.gradient_matching import measure_cosines
 from advcore.objectives import Standard
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.runner.config import load
@@ -58,8 +58,8 @@ def directions() -> list[dict]:
         rows = (
             GRADIENTS["last_layer"].measure(model, data.train, **{**how, "objective": Standard(), "attack": None}).rows
         )
-        robust = scored(loss, model, data.train, attacked=True, **how).rows.matrix[:, 0]
-        now = {"rows": rows, "scores": cosines(rows), "robust": robust}
+        robust = score_examples(loss, model, data.train, attacked=True, **how).rows.matrix[:, 0]
+        now = {"rows": rows, "scores": measure_cosines(rows), "robust": robust}
         if before:
             norms = (rows.squared_norms() * before["rows"].squared_norms()).sqrt().clamp_min(1e-300)
             totals = [one.total().flatten() for one in (rows, before["rows"])]
@@ -91,7 +91,9 @@ def aign() -> dict:
     wide, ledger = trainer.attack.changed(eps=4 * trainer.attack.eps, step_size=None, steps=20), CostLedger()
     radius = smallest_radius(model, data.train, wide, everything, stream=STREAM, ledger=ledger, parts=20)
     how = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": ledger}
-    clean, robust = (scored(loss, model, data.train, attacked=a, **how).rows.matrix[:, 0] for a in (False, True))
+    clean, robust = (
+        score_examples(loss, model, data.train, attacked=a, **how).rows.matrix[:, 0] for a in (False, True)
+    )
     reached = torch.isfinite(radius)
     return {
         "n": len(values),
@@ -129,14 +131,14 @@ def page(facts: dict) -> str:
             "Selective training by gradient matching; the score is the cosine of an example's last-layer gradient with",
             "that of the whole set, at clean images. Means over the first, middle and last third of the epochs.",
             "",
-            markdown(("", "first third", "middle", "last third"), rows),
+            to_markdown(("", "first third", "middle", "last third"), rows),
             "",
             "## AIGN, vulnerability and the boundary",
             "",
             f"TRADES on all data, {own['n']} training examples; the boundary is the smallest linf ball in which PGD-20",
             f"flips the prediction, up to {own['largest radius']:g} ({own['reached']} examples have one).",
             "",
-            markdown(("rank correlation of", ""), links),
+            to_markdown(("rank correlation of", ""), links),
             "",
             "![AIGN beside robust loss and distance to the boundary](diagnostics.png)",
             "",

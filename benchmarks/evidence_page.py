@@ -7,7 +7,7 @@ import staleness
 from figures import Groups, Pairs, beyond_chance, cost, paired, robust, several
 
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import NOTHING, comparison, flagged, markdown, mean_and_deviation
+from advcore.reporting.tables import NOTHING, compare_methods, format_mean, list_flags, to_markdown
 
 BASE, CHANCE = "GradMatch", "random"
 
@@ -55,7 +55,7 @@ def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
     return [
         name,
         str(len(records)),
-        mean_and_deviation(robust(records)),
+        format_mean(robust(records)),
         *(gap(found, name, other) if other != name else NOTHING for other in beside),
         f"{cost(records):.2f}",
         _facts(records, "gradient_error_trained"),
@@ -66,7 +66,7 @@ def _row(found: Groups, name: str, beside: Sequence[str]) -> list[str]:
 def _table(found: Groups, names: Sequence[str], beside: Sequence[str]) -> str:
     head = ["method", "seeds", "robust, %", *(f"beside {other}" for other in beside), "relative cost"]
     head += ["gradient error, as trained", "effective sample size"]
-    return markdown(head, [_row(found, name, beside) for name in names if name in found])
+    return to_markdown(head, [_row(found, name, beside) for name in names if name in found])
 
 
 def factors(found: Groups) -> str:
@@ -96,9 +96,9 @@ def budgets(found: Groups) -> str:
         if name in found
     ]
     head = ["method", "seeds", "robust, %", "relative cost", "gradient error, as trained", "effective sample size"]
-    lines = [markdown([*head, "beside random, same budget"], rows), ""]
+    lines = [to_markdown([*head, "beside random, same budget"], rows), ""]
     rows = [_row(found, f"shortened to {n}", []) for n in (1, 2, 4) if f"shortened to {n}" in found]
-    lines += ["Full data for fewer epochs:", "", markdown(head, rows), ""] if rows else []
+    lines += ["Full data for fewer epochs:", "", to_markdown(head, rows), ""] if rows else []
     return "\n".join(lines)
 
 
@@ -178,9 +178,9 @@ def text(found: Groups, facts: dict | None) -> str:
     lines += ["## Where a selection should pay", "", faults(found)]
     if facts:
         lines += ["## How long a coreset stands for the data", "", STALE, "", staleness.table(facts), ""]
-    flags = flagged(found, "last")
+    flags = list_flags(found, "last")
     lines += [f"Flags: {'; '.join(flags)}.", ""] if flags else []
-    lines += ["## All rows", "", markdown(*comparison(found, "last")), ""]
+    lines += ["## All rows", "", to_markdown(*compare_methods(found, "last")), ""]
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ def cost(records: Sequence[RunRecord]) -> float:
 
 def front(found: Groups) -> list[str]:
     """Methods than which none is both no dearer and more robust (mean over seeds), by cost."""
-    return [method.name for method in pareto.front(compare.methods(found))]
+    return [method.name for method in pareto.find_front(compare.summarize_methods(found))]
 
 
 def several(found: Groups, *names: str) -> bool:

@@ -23,7 +23,7 @@ from advcore.device import forget_peak, full_float32, has_graphs, mark, measure_
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Trades
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.runner.environment import environment
 from advcore.selection.partition import Problem
@@ -175,7 +175,7 @@ def page(record: dict) -> str:
     lines += [
         "## A PGD-10 training step",
         "",
-        markdown(("model", "way", "images/s", "x published", "of the floor"), rows),
+        to_markdown(("model", "way", "images/s", "x published", "of the floor"), rows),
         "",
     ]
     rows = [
@@ -190,13 +190,13 @@ def page(record: dict) -> str:
         for one in found.get("select", [])
     ]
     head = ("model", "way", "chunk", "images/s attacked", "rows + solve / attack", "peak memory")
-    lines += ["## A selection", "", markdown(head, rows), ""]
+    lines += ["## A selection", "", to_markdown(head, rows), ""]
     rows = [
         (one["shape"], one["solver"], f"{one['seconds']:.1f}", f"{one['making']:.1f}", str(one["picked"]))
         for one in found.get("solve", [])
     ]
     head = ("shape", "solver", "seconds", "making the rows", "picked")
-    lines += ["## A solve", "", markdown(head, rows), ""]
+    lines += ["## A solve", "", to_markdown(head, rows), ""]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 import math
 
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import attack_label, markdown
+from advcore.reporting.tables import name_attack, to_markdown
 
 PAGES = {"cifar10-gpu-trades": "TRADES", "cifar10-gpu-linf": "linf PGD adversarial training"}
 
@@ -30,7 +30,7 @@ def random_of(method: str, found: dict[str, list[RunRecord]]) -> str | None:
 def section(found: dict[str, list[RunRecord]], which: str = "last") -> str:
     """A table; one seed a method."""
     full = found["full"][0]
-    attacks = [attack_label(attack) for attack in full.final[which]["attacks"]]
+    attacks = [name_attack(attack) for attack in full.final[which]["attacks"]]
     rows = []
     for method, (record, *_) in found.items():
         entries, beside = record.final[which]["attacks"], random_of(method, found)
@@ -46,7 +46,7 @@ def section(found: dict[str, list[RunRecord]], which: str = "last") -> str:
             )
         )
     head = ("method", "clean, %", *(f"{label}, %" for label in attacks), "to full", "to random", "seconds", "speed-up")
-    return markdown((*head, "relative cost"), rows)
+    return to_markdown((*head, "relative cost"), rows)
 
 
 def text(groups: dict[str, dict[str, list[RunRecord]]]) -> str:

@@ -4,7 +4,7 @@ import re
 
 from figures import Groups, answers, compared, cost, front, several
 
-from advcore.reporting.tables import comparison, flagged, markdown
+from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 
 BLOCKS = {"": "full training", "0.5": "a half", "0.3": "three tenths", "0.15": "three twentieths"}
 """What follows the @ of a method's name, and what its block is called."""
@@ -98,12 +98,12 @@ def table(found: Groups, which: str = "last") -> str:
     """All methods, block by block; for `last`, those on the front in bold."""
     bold = front(found) if which == "last" else []
     names = [name for own in blocks(found).values() for name in own]
-    head, rows = comparison({name: found[name] for name in names}, which)
+    head, rows = compare_methods({name: found[name] for name in names}, which)
     rows = [
         (f"**{short(name)}**" if name in bold else short(name), BLOCKS[block(name)], *row[1:])
         for name, row in zip(names, rows, strict=True)
     ]
-    return markdown((head[0], "at about the cost of", *head[1:]), rows)
+    return to_markdown((head[0], "at about the cost of", *head[1:]), rows)
 
 
 def beside_baselines(found: Groups) -> dict[str, dict[str, list[str]]]:
@@ -127,7 +127,7 @@ def section(title: str, found: Groups) -> str:
     """One data set."""
     first = next(iter(found.values()))[0]
     lines = [f"## {title}", "", f"Device {first.environment['device']}.", "", table(found), ""]
-    lines += [f"Flags: {told}.\n" for told in ["; ".join(flagged(found, "last"))] if told]
+    lines += [f"Flags: {told}.\n" for told in ["; ".join(list_flags(found, "last"))] if told]
     best = ", ".join(f"{name} (cost {cost(found[name]):.2f})" for name in winners(found)) or "nothing"
     lines += [f"Beats every baseline of its block by more than the spread over seeds: {best}. Each method:", ""]
     for name, beside in beside_baselines(found).items():
@@ -144,7 +144,7 @@ def again(found: Groups) -> str:
     seeds = [record.config["seed"] for record in next(iter(found.values()))]
     lines = [f"## Three twentieths again, with {len(seeds)} other seeds", ""]
     lines += ["What the table above suggests was tested on runs that it does not hold.", ""]
-    return "\n".join([*lines, markdown(*comparison(found)), "", answers(found, AGAIN)])
+    return "\n".join([*lines, to_markdown(*compare_methods(found)), "", answers(found, AGAIN)])
 
 
 def page(sections: dict[str, Groups], repeated: Groups, strong: dict[str, Groups]) -> str:
@@ -154,5 +154,5 @@ def page(sections: dict[str, Groups], repeated: Groups, strong: dict[str, Groups
     for title, found in strong.items():
         n = next(iter(found.values()))[0].final["last"]["attacks"][0]["n"]
         lines += [f"## {title}: {n} images, seed 0", "", "The front and what is nearest to it.", ""]
-        lines += [markdown(*comparison(found)), ""]
+        lines += [to_markdown(*compare_methods(found)), ""]
     return "\n".join(lines)

@@ -19,11 +19,11 @@ from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.evaluate import evaluate, wilson
 from advcore.files import read_json, write_json
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import accuracy, markdown
+from advcore.reporting.tables import format_accuracy, to_markdown
 from advcore.runner.config import load
 from advcore.runner.environment import environment
 from advcore.runner.prepare import prepare
-from advcore.runner.run import examined, run
+from advcore.runner.run import choose_examples, run
 from advcore.runner.weights import checkpoint, load_state
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def measure(name: str, changes: list[str], quick: bool) -> dict:
     record = RunRecord.load(folder / "record.json") if done else run(prepared, folder)
     load_state(prepared.model, checkpoint(folder, "last"))
     model, test = prepared.model, prepared.data.test
-    chosen = examined(prepared)
+    chosen = choose_examples(prepared)
     pgd = LinfPGD(eps=EPS, steps=STEPS, step_size=STEP, restarts=RESTARTS)
     entries, flags = {}, []
     for label, attack in (("ours", pgd), ("AutoAttack", AutoAttack(eps=EPS))):
@@ -94,7 +94,7 @@ def page(record: dict) -> str:
     """The table, from the record alone."""
     columns = ("ours", "foolbox", "AutoAttack")
     rows = [
-        (name, accuracy(one["clean"]), *(accuracy(one["attacks"][column]) for column in columns))
+        (name, format_accuracy(one["clean"]), *(format_accuracy(one["attacks"][column]) for column in columns))
         for name, one in record["models"].items()
     ]
     told = record["settings"]
@@ -109,7 +109,7 @@ def page(record: dict) -> str:
             f"Made by `python benchmarks/masking.py`. MNIST, linf {told['eps']}, small CNN, {n} test images, device "
             f"{record['environment']['device']}; 95 % intervals.",
             "",
-            markdown(header, rows),
+            to_markdown(header, rows),
             "",
             "What our checks say:",
             "",

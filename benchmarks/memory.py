@@ -16,7 +16,7 @@ from advcore.attacks import LinfPGD
 from advcore.attacks.memory import PRECISIONS, Memory
 from advcore.errors import counted
 from advcore.files import write_json
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.runner import config
 from advcore.runner.environment import environment
 from advcore.runner.prepare import prepare
@@ -73,7 +73,7 @@ def page(record: dict) -> str:
         f"{settings['images']} CIFAR-10 images (JPEG copies), crop and flip, small CNN, "
         f"device {environment['device']}, {counted(environment['threads'], 'thread')}.",
         "",
-        markdown(("attack, precision", "median, %", "least, %", "most, %"), rows),
+        to_markdown(("attack, precision", "median, %", "least, %", "most, %"), rows),
     ]
     return "\n".join([*lines, ""])
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from figures import Groups, several, verdict
 
-from advcore.reporting.tables import comparison, flagged, markdown
+from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 
 BESIDE = {
     "margin": ["random", "shortened", "fewer steps"],
@@ -43,8 +43,8 @@ def section(title: str, found: Groups) -> str:
         "",
         f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}.",
     ]
-    lines += ["", markdown(*comparison(found, "last"))]
-    lines += [f"\nFlags: {told}." for told in ["; ".join(flagged(found, "last"))] if told]
+    lines += ["", to_markdown(*compare_methods(found, "last"))]
+    lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, "last"))] if told]
     lines += ["", "Beyond the spread (the root of both variances over seeds)?", ""]
     for rule, others in BESIDE.items():
         names = [name for other in others for name in found if name == other or name.startswith(f"{other} (")]
@@ -72,7 +72,7 @@ def factors(found: Groups, base: Groups) -> str:
         "The base is rho 0.25 (random: 0.3, which costs the same), warm-up 2, lambda 0.2. `corrected` weights what was"
     ]
     lines += ["drawn by its inverse probability, so that the loss is that of the whole batch in expectation.", ""]
-    lines += [markdown(*comparison(shown, "last")), ""]
+    lines += [to_markdown(*compare_methods(shown, "last")), ""]
     for name in shown:
         rule, factor = name.split(", ")
         other = f"random, {factor}" if f"random, {factor}" in shown else "random, base"
@@ -86,5 +86,5 @@ def page(sections: Mapping[str, Groups], single: str, strong: Groups) -> str:
     tail = ["## AutoAttack, 200 images, seed 0", ""] if strong else []
     for data in dict.fromkeys(name.rsplit(", ", 1)[0] for name in strong):
         own = {name.rsplit(", ", 1)[1]: records for name, records in strong.items() if name.startswith(f"{data}, ")}
-        tail += [f"{data}:", "", markdown(*comparison(own, "last")), ""]
+        tail += [f"{data}:", "", to_markdown(*compare_methods(own, "last")), ""]
     return "\n".join([HEAD, *(f"{section(title, found)}\n" for title, found in sections.items()), single, *tail])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from figures import Groups, answers, cost, front, robust, verdict
 
-from advcore.reporting.tables import comparison, flagged, markdown
+from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 
 QUARTER = 0.2505
 """A quarter of full training, and the rounding of a plan to whole epochs."""
@@ -83,7 +83,7 @@ def table(found: Groups) -> str:
     """All methods, the cheapest first; those on the front in bold."""
     best = front(found)
     ordered = sorted(found, key=lambda name: cost(found[name]))
-    return markdown(*comparison({f"**{n}**" if n in best else n: found[n] for n in ordered}, "last"))
+    return to_markdown(*compare_methods({f"**{n}**" if n in best else n: found[n] for n in ordered}, "last"))
 
 
 def quarter(found: Groups, full: str) -> str:
@@ -104,7 +104,7 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
         f"Mean ± sample deviation over seeds, {n} test images, checkpoint `last`, device {device}; bold: on the front."
     ]
     lines += ["", table(found), ""]
-    lines += [f"Flags: {told}.\n" for told in ["; ".join(flagged(found, "last"))] if told]
+    lines += [f"Flags: {told}.\n" for told in ["; ".join(list_flags(found, "last"))] if told]
     collapsed = [
         f"{name}, seed {record.config['seed']}: {event['event']}"
         for groups in (found, lasting)
@@ -117,12 +117,13 @@ def text(found: Groups, lasting: Groups, strong: Groups) -> str:
     lines += ["", quarter(found, next(iter(found))), "", "## Which parts matter", "", answers(found, QUESTIONS)]
     if lasting:
         lines += ["## Three times the epochs", "", "Costs are relative to full PGD-7 training of the same length.", ""]
-        lines += [markdown(*comparison(lasting, "last")), "", "Checkpoint `best`:", ""]
-        lines += [markdown(*comparison(lasting, "best")), ""]
+        lines += [to_markdown(*compare_methods(lasting, "last")), "", "Checkpoint `best`:", ""]
+        lines += [to_markdown(*compare_methods(lasting, "best")), ""]
         lines += [*(f"- {one} {verdict(lasting, one, two)}." for one, two in LASTING), ""]
     if strong:
         count = next(iter(strong.values()))[0].final["last"]["clean"]["n"]
-        lines += [f"## AutoAttack on the front, {count} images, seed 0", "", markdown(*comparison(strong, "last")), ""]
+        lines += [f"## AutoAttack on the front, {count} images, seed 0", ""]
+        lines += [to_markdown(*compare_methods(strong, "last")), ""]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from solver_rows import TITLES
 
-from advcore.reporting.tables import Row, markdown
+from advcore.reporting.tables import Row, to_markdown
 
 IMAGENET_CLASSES = 1000
 SUBMODLIB = "submodlib LazyGreedy"
@@ -19,7 +19,7 @@ def text(records: dict[str, Facts]) -> str:
     lines = ["# Solvers", "", "Made by `python benchmarks/solvers.py`; every figure comes from a record."]
     found = [gate for part, make in GATES.items() if part in records for gate in _verdicts(records[part], make)]
     if found:
-        lines += ["", markdown(("what", "measured", "limit", "holds"), found)]
+        lines += ["", to_markdown(("what", "measured", "limit", "holds"), found)]
     for part, section in SECTIONS.items():
         if part in records:
             lines += ["", f"## {part}", "", _made_with(records[part]["environment"]), "", *section(records[part])]
@@ -41,7 +41,7 @@ def headline(record: Facts) -> str:
             if ratio is not None:
                 times = (duration(own[name]["seconds"]) for name in (ours, theirs))
                 rows.append((f"{solver}, {title}", str(k), *times, f"{ratio:.1f} x"))
-    return markdown(("problem of 5000 rows", "picks", "advcore", "scikit-learn or submodlib", "faster"), rows)
+    return to_markdown(("problem of 5000 rows", "picks", "advcore", "scikit-learn or submodlib", "faster"), rows)
 
 
 def _verdicts(record: Facts, make: Callable[[Facts], list["Gate"]]) -> list[Row]:
@@ -85,7 +85,7 @@ def _grid(cells: list, show: Callable[[Facts, dict[str, Facts]], str], names: li
         (TITLES[cell["rows"]], str(cell["n"]), str(cell["k"]), *(show(own[p], own) if p in own else "–" for p in names))
         for cell, own in cells
     ]
-    return markdown(("rows", "n", "k", *names), rows)
+    return to_markdown(("rows", "n", "k", *names), rows)
 
 
 def _peers_section(record: Facts) -> list[str]:
@@ -140,13 +140,13 @@ def _growth_section(record: Facts) -> list[str]:
             (f"{one['axis']} = {one[one['axis']]}", *fit, duration(other["seconds"]), megabytes(other["above"]))
         )
     header = ("point", "GradMatch", "of it solve", "peak", "CRAIG", "peak")
-    lines += ["", markdown(header, rows)]
+    lines += ["", to_markdown(header, rows)]
     for curve in record["results"]["over_k"]:
         title = f"GradMatch, {curve['name']}, {TITLES[curve['rows']]}, n = {curve['n']}"
         slopes = ", ".join(f"{key} {value:.2f}" for key, value in curve["exponents"].items() if value is not None)
         lines += ["", f"{title}; exponent of k between 500 and 2500: {slopes or 'not measured'}.", ""]
         lines.append(
-            markdown(("k", "whole call", "of it solve", "rows used", "rounds"), map(_over_k_row, curve["points"]))
+            to_markdown(("k", "whole call", "of it solve", "rows used", "rounds"), map(_over_k_row, curve["points"]))
         )
     return lines + [line for note in record["results"]["left_out"] for line in ("", f"Left out: {note}.")]
 
@@ -161,7 +161,7 @@ def _cifar_section(record: Facts) -> list[str]:
     keys = ("rows", "above", "bound", "estimate")
     cases = record["results"]["cases"]
     rows = [(_case(one), duration(one["seconds"]), *(megabytes(one[key]) for key in keys)) for one in cases]
-    return [f"N = {record['settings']['n']}, C = 10, D = 512, TRADES, half of the data.", "", markdown(header, rows)]
+    return [f"N = {record['settings']['n']}, C = 10, D = 512, TRADES, half of the data.", "", to_markdown(header, rows)]
 
 
 def _case(one: Facts) -> str:
@@ -182,7 +182,7 @@ def _imagenet_section(record: Facts) -> list[str]:
         + (f"{one['error']:.3f}", f"{one['error_random']:.3f}")
         for one in record["results"]["passes"]
     ]
-    return [f"{shape}{trial}.", "", markdown(header, rows)]
+    return [f"{shape}{trial}.", "", to_markdown(header, rows)]
 
 
 def _share_section(record: Facts) -> list[str]:
@@ -193,7 +193,7 @@ def _share_section(record: Facts) -> list[str]:
         (_case(one), f"{one['budget']:g}", duration(one["solve"]), f"{100 * one['share']:.2f} %")
         for one in results["shares"]
     ]
-    return [f"{what}: {spent}.", "", markdown(("selection", "budget", "solve", "rows + solve, of attack"), rows)]
+    return [f"{what}: {spent}.", "", to_markdown(("selection", "budget", "solve", "rows + solve, of attack"), rows)]
 
 
 SECTIONS = {

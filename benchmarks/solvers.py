@@ -44,7 +44,7 @@ from advcore.rows import FactoredRows
 from advcore.solvers import Craig, GradMatch, Random, gradmatch
 from advcore.solvers.location import locate, locate_with_submodlib
 from advcore.solvers.products import GramProducts
-from advcore.solvers.pursuit import pursue
+from advcore.solvers.pursuit import PursuitProblem, pursue
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records" / "solvers"
@@ -210,9 +210,10 @@ def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
     target, unit = rows.total(), natural_unit(rows.squared_norms())
     exact = gram_matrix(rows, unit=unit).numpy()
     correlation, norm = rows.correlate(target).numpy() / unit, float(target.norm()) / math.sqrt(unit)
+    problem = PursuitProblem(correlation=correlation, target_norm=norm, k=k)
 
     def solve(gram: np.ndarray, nonnegative: bool):
-        return pursue(GramProducts(gram), correlation, norm, k, nonnegative=nonnegative)
+        return pursue(GramProducts(gram), problem, nonnegative=nonnegative)
 
     def judge(picked, weights, stopped: str) -> Facts:
         picked, weights = torch.as_tensor(picked), torch.as_tensor(weights)

@@ -19,13 +19,13 @@ from advcore.cost import CostLedger
 from advcore.errors import AdvcoreError
 from advcore.files import write_json
 from advcore.gradients import GRADIENTS
-from advcore.gradients.scores import scored
-from advcore.reporting.tables import markdown
+from advcore.gradients.scores import score_examples
+from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.runner.config import load
 from advcore.runner.environment import environment
 from advcore.runner.prepare import prepare
-from advcore.selection.quality import gradient_error, random_gradient_error
+from advcore.selection.quality import measure_gradient_error, measure_random_error
 from advcore.training.loop import Listener
 
 HERE = Path(__file__).parent
@@ -59,14 +59,14 @@ def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
     def look(model: nn.Module) -> None:
         given = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": CostLedger()}
         rows = GRADIENTS["last_layer"].measure(model, data.train, **given).rows
-        losses = scored(loss, model, data.train, attacked=True, **given).rows.matrix[:, 0]
+        losses = score_examples(loss, model, data.train, attacked=True, **given).rows.matrix[:, 0]
         inside = torch.zeros(len(data.train), dtype=torch.bool)
         inside[chosen[0].indices] = True
         found.append(
             {
-                "coreset": gradient_error(rows, chosen[0].indices, chosen[0].weights.double()),
-                "random subset": random_gradient_error(rows, len(chosen[0]), STREAM, rows.total()),
-                "batch": random_gradient_error(rows, trainer.batch_size, STREAM, rows.total()),
+                "coreset": measure_gradient_error(rows, chosen[0].indices, chosen[0].weights.double()),
+                "random subset": measure_random_error(rows, len(chosen[0]), STREAM, rows.total()),
+                "batch": measure_random_error(rows, trainer.batch_size, STREAM, rows.total()),
                 "loss inside": float(losses[inside].mean()),
                 "loss outside": float(losses[~inside].mean()),
             }
@@ -92,7 +92,7 @@ def table(facts: dict) -> str:
     errors = ["GradMatch's", "CRAIG's", "a random subset's", "a batch's"]
     head = ["epochs since", *(f"{name} gradient error" for name in errors)]
     head += [f"loss outside less inside, {name}" for name in ("GradMatch", "CRAIG", "random")]
-    return markdown(head, rows)
+    return to_markdown(head, rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from figures import between
 
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import comparison, flagged, markdown
+from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 from advcore.runner.suite import Suite, load
 from advcore.runner.suite_file import slug
 
@@ -58,8 +58,8 @@ def text(suite: str) -> str:
     lines = [f"# {suite_of(suite).title}", ""]
     lines += [f"Mean ± sample deviation over seeds, {n} test images, device {device}."]
     for which in ("last", "best"):
-        lines += ["", f"Checkpoint `{which}`:", "", markdown(*comparison(found, which))]
-        lines += [f"\nFlags: {told}." for told in ["; ".join(flagged(found, which))] if told]
+        lines += ["", f"Checkpoint `{which}`:", "", to_markdown(*compare_methods(found, which))]
+        lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, which))] if told]
     return "\n".join([*lines, ""])
 
 
@@ -89,7 +89,7 @@ def evidence_text() -> str:
 def readme_text() -> str:
     """README with its tables renewed."""
     readme = README.read_text()
-    readme = between(readme, "digits", markdown(*comparison(groups("digits"))))
+    readme = between(readme, "digits", to_markdown(*compare_methods(groups("digits"))))
     readme = between(readme, "main", main_page.table(groups("main-cifar10")))
     peers = HERE / "records" / "solvers" / "peers.json"
     return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme

@@ -1,10 +1,9 @@
-"""Measure a run by how many threads it uses and how they wait: python benchmarks/threads.py [--quick].
+"""Measure a run alone and beside other processes, by how OpenMP's threads wait: python benchmarks/threads.py [--quick].
 
-Six epochs of experiments/trades_gradmatch.yaml, alone and beside busy processes, started as `advcore run`. The
-variants take turns, so that a change of the machine's speed meets all of them. A run that takes longer than the limit
-is ended and counts as that long. Busy processes are loops that do nothing else. Then attack passes of networks of
-several sizes, with one thread and with all: from which size on more threads are faster. The record goes to
-benchmarks/records/threads.json, the page to benchmarks/threads.md, its ratios into docs/speed.md.
+Six epochs of experiments/trades_gradmatch.yaml, started as `advcore run` each time. The variants take turns, so that a
+change of the machine's speed meets all of them. A run that takes longer than the limit is ended and counts as that
+long. Busy processes are loops that do nothing else. The record goes to benchmarks/records/threads.json, the page to
+benchmarks/threads.md, its ratios into docs/speed.md.
 """
 
 import contextlib
@@ -17,21 +16,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, as `advcore run` does
-
 import torch
-import torch.nn.functional as F
 from figures import between
-from torch import Tensor, nn
 
 from advcore.errors import counted
 from advcore.files import read_json, write_json
-from advcore.heap import keep_freed_memory
-from advcore.models import MODELS
-from advcore.models.base import multiply_adds
-from advcore.reporting.tables import markdown
+from advcore.reporting.tables import to_markdown
 from advcore.runner.environment import environment
-from advcore.threads import ONE_THREAD_BELOW, core_limit
+from advcore.threads import SPINS, core_limit
 
 HERE = Path(__file__).parent
 RECORD = HERE / "records" / "threads.json"
@@ -41,22 +33,11 @@ EXPERIMENT = HERE.parent / "experiments" / "trades_gradmatch.yaml"
 CORES = str(core_limit().count)
 VARIANTS = {
     "advcore": {},
-    "all cores, sleeping": {"OMP_NUM_THREADS": CORES},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+    "all cores, sleeping at once": {"OMP_NUM_THREADS": CORES, "GOMP_SPINCOUNT": "0"},
     "all cores, spinning": {"OMP_NUM_THREADS": CORES, "GOMP_SPINCOUNT": "300000"},
 }
 """What each variant adds to the environment; 300,000 spins are GNU OpenMP's own default."""
-
-SIZES = [
-    ("small_cnn", {"width": 16}, (1, 8, 8), 64),
-    ("small_cnn", {"width": 32}, (1, 8, 8), 64),
-    ("small_cnn", {"width": 16}, (1, 8, 8), 256),
-    ("small_cnn", {"width": 16}, (3, 32, 32), 32),
-    ("small_cnn", {"width": 32}, (1, 8, 8), 256),
-    ("small_cnn", {"width": 16}, (3, 32, 32), 128),
-    ("small_cnn", {"width": 32}, (3, 32, 32), 128),
-    ("resnet18", {"stem": "cifar"}, (3, 32, 32), 8),
-]
-"""Model, its settings, the images' shape, examples in a batch."""
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 BUSY = 2
@@ -91,7 +72,7 @@ def time_run(variant: str, epochs: int, limit: float) -> float:
 
 
 def measure(repetitions: int, epochs: int, limit: float) -> dict:
-    """Time every variant alone and beside busy loops, the ways that advcore does not take only once beside them."""
+    """Time every variant alone and beside busy loops, the other ways only once beside them."""
     seconds: dict[str, dict[str, list[float]]] = {name: {"alone": [], "busy": []} for name in VARIANTS}
     for repetition in range(repetitions):
         for name in VARIANTS:
@@ -100,42 +81,8 @@ def measure(repetitions: int, epochs: int, limit: float) -> dict:
             for name in VARIANTS:
                 if name == "advcore" or repetition == 0:
                     seconds[name]["busy"].append(time_run(name, epochs, limit))
-    return {
-        "environment": environment(torch.device("cpu")),
-        "epochs": epochs,
-        "busy": BUSY,
-        "limit": limit,
-        "seconds": seconds,
-        "sizes": [measure_size(*case, rounds=2 + 4 * repetitions) for case in SIZES],
-    }
-
-
-def attack_pass(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Do what each attack step costs: a forward pass, and a backward pass to the images."""
-    z = x.detach().requires_grad_(True)
-    torch.autograd.grad(F.cross_entropy(model(z), y, reduction="sum"), z)
-
-
-def measure_size(name: str, settings: dict, shape: tuple[int, ...], batch: int, *, rounds: int) -> dict:
-    """Time attack passes with one thread and with all, which take turns; medians, in seconds a pass."""
-    keep_freed_memory()
-    model = MODELS[name](**settings).body(10, shape).eval().requires_grad_(False)
-    model = model.to(memory_format=torch.channels_last)
-    x, y = torch.rand(batch, *shape), torch.arange(batch) % 10
-    work = multiply_adds(model, x[:2]) * batch
-    passes = max(1, int(2e8 / work))
-    seconds: dict[int, list[float]] = {1: [], int(CORES): []}
-    for _ in range(rounds):
-        for threads, times in seconds.items():
-            torch.set_num_threads(threads)
-            attack_pass(model, x, y)
-            started = time.perf_counter()
-            for _ in range(passes):
-                attack_pass(model, x, y)
-            times.append((time.perf_counter() - started) / passes)
-    one, every = (statistics.median(times) for times in seconds.values())
-    about = f"{name}, width {settings['width']}" if "width" in settings else name
-    return {"model": about, "shape": shape, "batch": batch, "multiply_adds": work, "one": one, "all": every}
+    where = environment(torch.device("cpu"))
+    return {"environment": where, "epochs": epochs, "busy": BUSY, "limit": limit, "seconds": seconds}
 
 
 def ratio(record: dict, first: tuple[str, str], second: tuple[str, str]) -> float:
@@ -166,44 +113,26 @@ def page(record: dict) -> str:
         f"{record['epochs']} epochs of experiments/{EXPERIMENT.name} as `advcore run` does them, imports and the final "
         f"evaluation included, alone and beside {record['busy']} processes that loop.",
         f"Device {where['device']}, {counted(where['threads'], 'thread')}, torch {where['torch']}. Median, and the "
-        "range; variants take turns. Spinning is GNU OpenMP's default. advcore lets threads sleep while they wait, and "
-        "takes one alone where the network is small, as here.",
+        "range; variants take turns. Spinning is GNU OpenMP's default. advcore lets a waiting thread look "
+        f"{SPINS:,} times before it sleeps.",
         "",
-        markdown(header, rows),
-        "",
-        "## From which size on more threads are faster",
-        "",
-        "A forward pass and a backward pass to the images, with one thread and with all, which sleep while they wait. "
-        f"Below {ONE_THREAD_BELOW / 1e6:.0f} million multiply-adds in a batch's forward pass advcore takes one.",
-        "",
-        markdown(("network", "images", "batch", "million multiply-adds", "all cores / one thread"), size_rows(record)),
+        to_markdown(header, rows),
     ]
     return "\n".join(lines) + "\n"
-
-
-def size_rows(record: dict) -> list[tuple[str, ...]]:
-    """The rows of the second table, by size; the last column is a ratio of seconds."""
-    rows = []
-    for case in sorted(record["sizes"], key=lambda case: case["multiply_adds"]):
-        shape = " x ".join(map(str, case["shape"]))
-        work, slower = case["multiply_adds"] / 1e6, case["all"] / case["one"]
-        rows.append((case["model"], shape, str(case["batch"]), f"{work:,.0f}", f"{slower:.2f}"))
-    return rows
 
 
 def sentence(record: dict) -> str:
     """What docs/speed.md says of the record."""
     spinning = format_seconds(record["seconds"]["all cores, spinning"]["busy"], record["limit"])
-    own_busy, own_alone = ("advcore", "busy"), ("advcore", "alone")
-    spinning_busy = ratio(record, ("all cores, spinning", "busy"), own_busy)
-    spinning_alone = ratio(record, ("all cores, spinning", "alone"), own_alone)
-    sleeping_alone = ratio(record, ("all cores, sleeping", "alone"), own_alone)
+    busy, alone = ("advcore", "busy"), ("advcore", "alone")
+    spinning_busy = ratio(record, ("all cores, spinning", "busy"), busy)
     return (
         f"{record['epochs']} epochs of the main job beside {record['busy']} busy processes on "
-        f"{record['environment']['threads']} cores take {ratio(record, own_busy, own_alone):.1f} times as long as "
-        f"alone; with a spinning thread a core they took {spinning} seconds there, {spinning_busy:.1f} times as long "
-        f"or more. Alone, a spinning thread a core takes {spinning_alone:.2f} times as long as advcore's default, a "
-        f"sleeping one {sleeping_alone:.2f} times ([measured](../benchmarks/threads.md))."
+        f"{record['environment']['threads']} cores take {ratio(record, busy, alone):.1f} times as long as alone; with "
+        f"threads that spin they took {spinning} seconds, {spinning_busy:.1f} times as long. Alone, advcore's default "
+        f"takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long as threads that spin, and "
+        f"{ratio(record, alone, ('one thread', 'alone')):.2f} times as long as one thread "
+        "([measured](../benchmarks/threads.md))."
     )
 
 

@@ -1,4 +1,4 @@
-"""Floors, and who may import what."""
+"""Layers, and who may import what."""
 
 import ast
 import json
@@ -7,49 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "advcore"
-FLOORS = [
-    {
-        "types",
-        "errors",
-        "settings",
-        "suggestions",
-        "rng",
-        "cost",
-        "rows",
-        "pairs",
-        "spill",
-        "files",
-        "signals",
-        "speed",
-        "cpu_defaults",
-        "heap",
-        "graphs",
-        "device",
-        "distributed",
-        "borrow",
-        "apportion",
-        "pieces",
-        "threads",
-        "pixels",
-        "version",
-    },
-    {"data", "models", "attacks", "objectives", "solvers", "minibatch"},
-    {"adversary"},
-    {"gradients"},
-    {"selection", "evaluation"},
-    {"training", "reporting", "tracking", "integrations"},
-    {"runner"},
-    {"terminal"},
-    {"cli"},
-    {"__main__"},
-]
-FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
+sys.path.insert(0, str(PACKAGE.parent / "docs" / "site"))
+import architecture  # noqa: E402
+
+LEVEL = {part: -level for level, parts in enumerate(architecture.LAYERS.values()) for part in parts}
 OPTIONAL = {"torchvision", "sklearn", "timm", "submodlib", "matplotlib", "pyarrow", "PIL", "safetensors", "rich",
             "tensorboard", "wandb", "mlflow", "lightning", "pytorch_lightning"}  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -113,16 +81,31 @@ def run_at_import(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_floors_below(path):
-    own = part(path)
-    for module in source(path).imported:
-        if module.split(".")[0] != "advcore" or module == "advcore":
-            continue
-        other = module.split(".")[1]
-        if other == own:
-            continue
-        highest = 0 if own in FLOORS[0] | {"reporting", "tracking"} else FLOOR[own] - 1
-        assert FLOOR[other] <= highest, module
+def test_a_module_imports_only_from_layers_below(path):
+    """The base layer's modules import each other; reporting and tracking know nothing but them."""
+    importer = architecture.part_of(path)
+    base = LEVEL["errors"]
+    highest = base if LEVEL[importer] == base or importer in ("reporting", "tracking") else LEVEL[importer] - 1
+    for module in architecture.modules_imported(path):
+        imported = architecture.part_imported(module)
+        if imported not in (None, importer, "__version__"):
+            assert LEVEL.get(imported, base) <= highest, module
+
+
+def test_no_part_imports_itself_through_others():
+    used: dict[str, set[str]] = {}
+    for importer, imported in architecture.count_imports():
+        used.setdefault(importer, set()).add(imported)
+    assert list(TopologicalSorter(used).static_order())
+
+
+def test_the_page_of_the_architecture_is_fresh():
+    """Renew it with python docs/site/architecture.py."""
+    assert architecture.page() == architecture.PAGE.read_text()
+    assert {part.name.removesuffix(".py") for part in PACKAGE.iterdir() if part.suffix in ("", ".py")} - {
+        "__init__",
+        "__pycache__",
+    } == set(LEVEL)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

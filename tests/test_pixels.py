@@ -6,7 +6,7 @@ import pytest
 
 from advcore.attacks import LinfPGD
 from advcore.errors import ConfigError, shown
-from advcore.evaluation.checks import order_flags
+from advcore.evaluation.checks import flag_order
 from advcore.pixels import format_exactly, format_pixels
 
 
@@ -79,4 +79,4 @@ def test_a_flag_names_radii_as_they_were_written():
         {"name": "linf_pgd", "norm": "linf", "eps": eps, "steps": 10, "restarts": 1, "interval": interval}
         for eps, interval in ((4 / 255, [0.1, 0.2]), (8 / 255, [0.3, 0.4]))
     )
-    assert order_flags([small, large]) == ["masked: linf_pgd leaves more right at eps 8/255 than at 4/255"]
+    assert flag_order([small, large]) == ["masked: linf_pgd leaves more right at eps 8/255 than at 4/255"]

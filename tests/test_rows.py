@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from advcore import rows as module
 from advcore.errors import ConfigError, DataError
 from advcore.rows import KINDS, DenseRows, FactoredRows, cut, first_not_finite
+from advcore.rows import factored as factored_module
+from advcore.rows import written_out as written_out_module
 
 N, C, D = 11, 3, 5
 
@@ -176,7 +177,7 @@ POSITIONS = [slice(None), slice(2, 9), I, torch.tensor([10])]
 @each_kind
 @pytest.mark.parametrize("at_once", [1, 3, 11])
 def test_sums_of_more_rows_than_are_read_at_a_time(kind, passes, at_once, monkeypatch):
-    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    monkeypatch.setattr(factored_module, "_AT_ONCE", at_once)
     rows, matrix = rows_of(kind, passes)
     weights = torch.linspace(-1, 2, N, dtype=torch.float64)
     every = torch.arange(N).flip(0)
@@ -189,7 +190,7 @@ def test_sums_of_more_rows_than_are_read_at_a_time(kind, passes, at_once, monkey
 
 @pytest.mark.parametrize("at_once", [1, 3, 512])
 def test_squared_parts_are_the_passes_own_norms_summed(at_once, monkeypatch):
-    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    monkeypatch.setattr(factored_module, "_AT_ONCE", at_once)
     rows = factored("full", 3)
     alone = [FactoredRows(residuals=(a,), features=(h,)) for a, h in zip(rows.residuals, rows.features, strict=True)]
     close(rows.squared_parts(), sum(written_out(one).square().sum(1) for one in alone))
@@ -239,7 +240,7 @@ def blocks_of(kind, passes):
 @each_kind
 @pytest.mark.parametrize("tile", [150, 300, 10**6])
 def test_gram_of_block_means_whatever_fits_at_a_time(kind, passes, tile, monkeypatch):
-    monkeypatch.setattr(module, "_TILE", tile)
+    monkeypatch.setattr(written_out_module, "_TILE", tile)
     blocks, means = blocks_of(kind, passes)
     for i in WHERE:
         for j in WHERE:
@@ -247,7 +248,7 @@ def test_gram_of_block_means_whatever_fits_at_a_time(kind, passes, tile, monkeyp
 
 
 def test_block_means_wider_than_what_fits_are_taken_one_at_a_time(monkeypatch):
-    monkeypatch.setattr(module, "_TILE", 8)
+    monkeypatch.setattr(written_out_module, "_TILE", 8)
     blocks, means = blocks_of("full", 2)
     close(blocks.gram(), means @ means.T)
 
@@ -263,7 +264,7 @@ def test_no_rows_have_an_empty_gram(kind, passes):
 @each_kind
 @pytest.mark.parametrize("tile", [1, 200, 10**6])
 def test_block_means_are_the_means_written_out(kind, passes, tile, monkeypatch):
-    monkeypatch.setattr(module, "_TILE", tile)
+    monkeypatch.setattr(written_out_module, "_TILE", tile)
     blocks, means = blocks_of(kind, passes)
     close(blocks.dense(), means)
     close(blocks.squared_norms(), means.square().sum(1))

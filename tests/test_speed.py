@@ -22,12 +22,13 @@ from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.speed import Speed, run_model
-from advcore.training import SGD, Adam, loop
+from advcore.training import SGD, Adam
+from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
 from advcore.training.lr import Constant
 from advcore.training.step import Gate
 
-CPU, ATTACK = torch.device("cpu"), LinfPGD(eps=0.1, steps=3)
+CPU, ATTACK = torch.device("cpu"), LinfPGD(eps=0.1, steps=2)
 WAYS = {
     "channels last": (Speed(channels_last=True), 1e-5),
     "fused": (Speed(fused=True), 1e-5),
@@ -77,7 +78,7 @@ def trained(model, source, how, optimizer=None, objective=None, **more):
         optimizer=optimizer or SGD(lr=0.02),
         schedule=Schedule(epochs=3, budget=0.5, warm_start=0.5),
         selector=chooser,
-        batch_size=16,
+        batch_size=32,
         speed=how,
         **more,
     )
@@ -159,7 +160,7 @@ def test_a_perceptual_attack_so_stays_in_its_ball(way, kind):
         z = x.clone().requires_grad_(True)
         torch.autograd.grad(forward(z).sum(), z)
         rounds = {"rounds": 2} if kind == "lpa" else {}
-        attack = ATTACKS[kind](eps=0.05, steps=5, **rounds).bind(net, ledger.counted)
+        attack = ATTACKS[kind](eps=0.05, steps=3, **rounds).bind(net, ledger.counted)
         stream = Stream(seed=0, purpose="x").at(torch.arange(8))
         x_adv = attack(lambda z: nn.functional.cross_entropy(forward(z), y, reduction="none"), x, generator=stream)
     assert not torch.equal(x_adv, x) and float(attack.excess(x, x_adv).max()) <= 1e-6
@@ -190,7 +191,7 @@ def test_a_run_from_a_file_goes_on_to_the_same_bits(source, way, optimizer):
     some = Resident(source._images[:48].expand(-1, 3, -1, -1), source.labels()[:48])
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
     how = {"objective": Pgd(), "attack": ATTACK, "optimizer": optimizer, "schedule": Schedule(epochs=3), "ema": 0.9}
-    made, states = Trainer(**how, batch_size=16, speed=WAYS[way][0]), []
+    made, states = Trainer(**how, batch_size=20, speed=WAYS[way][0]), []  # 20, 20 and 8 images
     listener = Listener(on_checkpoint=lambda state: states.append(unpack(pack(state()))))
     whole = made.fit(copy.deepcopy(net), some, listener=listener)
     again = made.fit(copy.deepcopy(net), some, resume=states[0])
@@ -204,11 +205,11 @@ def test_a_state_of_another_device_goes_on_in_this_ones_way(model, source, optim
     states = {plain: [], deferred: []}
     for one, seen in states.items():
         listener = Listener(on_checkpoint=lambda state, seen=seen: seen.append(state()))
-        Trainer(**how, batch_size=16, speed=one).fit(copy.deepcopy(model), source, listener=listener)
+        Trainer(**how, batch_size=32, speed=one).fit(copy.deepcopy(model), source, listener=listener)
     ends = []
     for one, other in ((plain, plain), (plain, deferred), (deferred, plain)):
         state = copy.deepcopy(states[one][0])
-        out = Trainer(**how, batch_size=16, speed=other).fit(copy.deepcopy(model), source, resume=state)
+        out = Trainer(**how, batch_size=32, speed=other).fit(copy.deepcopy(model), source, resume=state)
         ends.append(out.last)
     for last in ends[1:]:
         for name, value in ends[0].items():
@@ -252,7 +253,7 @@ def test_no_step_asks_the_device_for_a_number(model, source, rule, monkeypatch):
 
 def test_the_moving_average_is_that_of_torch(model, source, monkeypatch):
     ours = trained(model, source, Speed(), ema=0.9)[0].last
-    monkeypatch.setattr(loop.Loop, "_averaged", lambda self: self.average.update_parameters(self.model))
+    monkeypatch.setattr(EpochTrainer, "_update_average", lambda self: self.average.update_parameters(self.run.model))
     theirs = trained(model, source, Speed(), ema=0.9)[0].last
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
@@ -339,7 +340,7 @@ def test_a_gate_looks_by_itself_now_and_then():
     gate = Gate(CPU)
     optimizer = SGD(lr=1e-3).build(model, fused=True)
     steps(optimizer, model, gate, [1.0] * (Gate.OFTEN + 3))
-    assert len(gate._wheres) == 3
+    assert len(gate._places) == 3
     with pytest.raises(NonFiniteError, match="step 1;"):
         steps(optimizer, model, gate, [1.0, float("nan")] + [1.0] * Gate.OFTEN)
 

@@ -9,13 +9,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "advcore"
 VAGUE = {"own", "found", "one", "told"}
 
-DENSITIES = {"conditional expressions": 31.8, "tuple assignments": 14.2, "lambdas": 6.8, "uses of Any": 13.8}
+DENSITIES = {"conditional expressions": 30.3, "tuple assignments": 13.3, "lambdas": 6.1, "uses of Any": 13.4}
 """At most so many per 1,000 lines."""
 
 COUNTS = {
-    "vague names": 1525,
+    "vague names": 1451,
     "functions over 40 lines": 18,
-    "files over 300 lines": 11,
+    "files over 300 lines": 9,
     "functions of over 7 parameters": 15,
 }
 """At most so many in all."""

@@ -1,28 +1,13 @@
 """How many threads a process may use, by affinity and quota, and what the environment says of their waiting."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
-import torch
-from torch import nn
 
 from advcore import threads
-from advcore.models.base import multiply_adds
-from advcore.threads import (
-    ONE_THREAD_BELOW,
-    CoreLimit,
-    core_limit,
-    describe_threads,
-    environment_of_share,
-    overload,
-    prepare_environment,
-    set_by_user,
-    share_of_threads,
-    suited_threads,
-)
+from advcore.threads import CoreLimit, core_limit, describe_threads, overload, prepare_environment, share_of_threads
 
 
 def build_system(folder, groups: str, limits: dict[str, str]):
@@ -92,18 +77,18 @@ def test_without_affinity_the_host_counts(tmp_path, monkeypatch):
 
 QUOTA_OF_2 = CoreLimit(count=2, affinity=64, host=64, quota=2.0)
 NO_QUOTA = CoreLimit(count=64, affinity=64, host=64)
-ALLOTTED = {"OMP_NUM_THREADS": "2", "ADVCORE_THREADS_FROM": "the control group's quota of 2 cores"}
+SHORT_SPIN = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 
 
 @pytest.mark.parametrize(
     ("before", "limit", "added"),
     [
-        ({}, NO_QUOTA, {"OMP_WAIT_POLICY": "PASSIVE"}),
-        ({}, QUOTA_OF_2, {"OMP_WAIT_POLICY": "PASSIVE", **ALLOTTED}),
-        ({"OMP_NUM_THREADS": "7"}, QUOTA_OF_2, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({}, NO_QUOTA, SHORT_SPIN),
+        ({}, QUOTA_OF_2, SHORT_SPIN | {"OMP_NUM_THREADS": "2"}),
+        ({"OMP_NUM_THREADS": "7"}, QUOTA_OF_2, SHORT_SPIN),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, NO_QUOTA, {}),
         ({"GOMP_SPINCOUNT": "1000"}, NO_QUOTA, {}),
-        ({"KMP_BLOCKTIME": "0"}, QUOTA_OF_2, ALLOTTED),
+        ({"KMP_BLOCKTIME": "0"}, QUOTA_OF_2, {"OMP_NUM_THREADS": "2"}),
     ],
 )
 def test_the_environment_is_set_unless_the_user_has_set_it(before, limit, added):
@@ -116,19 +101,15 @@ def test_processes_share_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "core_limit", lambda: CoreLimit(count=6, affinity=8, host=64, quota=6.0))
     assert [share_of_threads(processes) for processes in (1, 2, 4, 9)] == [6, 3, 1, 1]
-    shared = environment_of_share(2)
-    assert shared["OMP_NUM_THREADS"] == shared["MKL_NUM_THREADS"] == "3" and not set_by_user(shared)
     monkeypatch.setenv("OMP_NUM_THREADS", "12")
-    assert share_of_threads(4) == 3 and environment_of_share(1) == {}
-    assert set_by_user(environment_of_share(4))  # so a share of what the user has set is the user's, too
+    assert share_of_threads(4) == 3
 
 
 @pytest.mark.parametrize(
     ("stated", "count", "limit", "reason"),
     [
         (None, 64, NO_QUOTA, "the host's 64 cores"),
-        (None, 2, QUOTA_OF_2, "the control group's quota of 2 cores"),
-        ("2", 2, QUOTA_OF_2, "OMP_NUM_THREADS"),
+        ("2", 2, QUOTA_OF_2, "the control group's quota of 2 cores"),
         ("5", 5, NO_QUOTA, "OMP_NUM_THREADS"),
         ("5", 1, NO_QUOTA, "torch's own choice, or the program's"),
         (None, 32, NO_QUOTA, "torch's own choice, or the program's"),
@@ -143,72 +124,6 @@ def test_a_record_says_how_many_threads_and_why(monkeypatch, stated, count, limi
     facts = describe_threads(count)
     assert (facts["threads"], facts["threads_from"]) == (count, reason)
     assert "OMP_WAIT_POLICY=PASSIVE" in facts["waiting"]
-
-
-def test_what_advcore_has_set_is_told_from_what_the_user_has_set(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert not set_by_user()
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert set_by_user()
-    monkeypatch.setenv("ADVCORE_THREADS_FROM", "some reason")
-    assert not set_by_user() and describe_threads(2)["threads_from"] == "some reason"
-
-
-@pytest.mark.parametrize(
-    ("work", "available", "recorded", "count", "reason"),
-    [
-        (ONE_THREAD_BELOW / 2, 8, None, 1, "the size of the network: with more threads it would be slower"),
-        (ONE_THREAD_BELOW, 8, None, 8, None),
-        (ONE_THREAD_BELOW / 2, 1, None, 1, None),
-        (ONE_THREAD_BELOW / 2, 8, 8, 8, None),
-        (ONE_THREAD_BELOW / 2, 8, 2, 2, "the record of the run that continues"),
-        (ONE_THREAD_BELOW, 8, 1, 1, "the record of the run that continues"),
-        (ONE_THREAD_BELOW / 2, 2, 8, 2, None),
-    ],
-)
-def test_a_small_network_gets_one_thread_and_a_run_that_continues_as_many_as_before(
-    work, available, recorded, count, reason
-):
-    assert suited_threads(work, available, recorded) == (count, reason)
-    assert describe_threads(count, "why")["threads_from"] == "why"
-
-
-@pytest.fixture
-def two_threads(monkeypatch):
-    """A machine of two cores whose user has set nothing; afterwards, the tests' own number of threads again."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "core_limit", lambda: CoreLimit(count=2, affinity=2, host=2))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-def environment_of(folder) -> dict:
-    return json.loads((folder / "record.json").read_text())["environment"]
-
-
-def test_a_run_of_a_small_network_uses_one_thread_and_says_so(advcore, root, tiny, tmp_path, two_threads, monkeypatch):
-    changes = [part for change in (*tiny, "training.epochs=2") for part in ("--set", change)]
-    command = ["run", root / "experiments/linf_full.yaml", *changes, "--out", tmp_path / "run"]
-    assert advcore(*command)[0] == 0
-    assert torch.get_num_threads() == environment_of(tmp_path / "run")["threads"] == 1
-    assert "the size of the network" in environment_of(tmp_path / "run")["threads_from"]
-    torch.set_num_threads(2)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert advcore(*command, "--overwrite")[0] == 0
-    assert torch.get_num_threads() == environment_of(tmp_path / "run")["threads"] == 2
-
-
-def test_a_run_that_continues_uses_as_many_threads_as_before(advcore, root, tiny, tmp_path, two_threads, monkeypatch):
-    """It began with two, before there was a rule for small networks."""
-    changes = [part for change in (*tiny, "training.epochs=2") for part in ("--set", change)]
-    command = ["run", root / "experiments/linf_full.yaml", *changes, "--out", tmp_path / "run"]
-    monkeypatch.setattr(threads, "ONE_THREAD_BELOW", 0)
-    assert advcore(*command)[0] == 0
-    monkeypatch.undo()
-    assert advcore(*command, "--resume", "--set", "training.epochs=3")[0] == 0
-    assert environment_of(tmp_path / "run")["threads"] == 2
 
 
 def test_a_load_above_the_cores_is_a_warning():
@@ -234,10 +149,3 @@ def test_the_command_line_sets_the_waiting_policy_before_torch_is_imported(root,
     environment |= {"PYTHONPATH": str(root)} | ({"OMP_WAIT_POLICY": stated} if stated else {})
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == f"policy {stated or 'PASSIVE'}", done.stderr
-
-
-def test_multiply_adds_are_those_of_a_loop_over_every_output():
-    """A convolution with groups and a stride, and a linear layer."""
-    model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.Flatten(), nn.Linear(6 * 4 * 4, 5))
-    convolution = sum(3 * 3 * 4 // 2 for _ in range(6 * 4 * 4))
-    assert multiply_adds(model, torch.rand(2, 4, 8, 8)) == convolution + 6 * 4 * 4 * 5

@@ -1,9 +1,10 @@
-"""Climb a per-example loss inside a threat model; never see a label or an objective."""
+"""Attacks: each climbs a per-example loss inside a threat model, and never sees a label or an objective."""
 
 from advcore.attacks.jpeg import JPEGLinf
 from advcore.attacks.nfgsm import NFGSM
-from advcore.attacks.perceptual import LPA, PPGD, FastLPA
+from advcore.attacks.perceptual import LPA, FastLPA
 from advcore.attacks.pgd import L1PGD, L2PGD, LinfPGD
+from advcore.attacks.ppgd import PPGD
 from advcore.attacks.recolor import ReColorAdv
 from advcore.attacks.stadv import StAdv
 
@@ -46,4 +47,4 @@ ALIASES = {
     "recolor": "recoloradv",
     "jpeg": "jpeg_linf",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""
+"""Names that the field uses, to the names here (`errors.nearest`)."""

@@ -1,34 +1,35 @@
-"""What an attack is, and what every attack shares."""
+"""The contract of an attack, and what attacks share."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from advcore.attacks.memory import Perturbations
+from advcore.cost import Counted
 from advcore.errors import at_least, require, within
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
-_ENOUGH = 4  # steps that can judge a model trained with them
-_PROBE = 10  # steps that judge where there are fewer
+_ENOUGH_STEPS = 4  # with fewer, an attack cannot judge a model that was trained with it
+_PROBE_STEPS = 10  # of the attack that judges instead
 
 
 class Attack(Protocol):
-    """Frozen settings; `attack(loss_fn, x, generator=...)` gives x_adv inside [0, 1] and, unless
-    `training_only`, inside the ball of its threat model.
+    """Frozen settings; `attack(loss_fn, x, generator=...)` returns x_adv inside the threat model's ball and [0, 1].
 
-    climbs : name of the loss it wants from the objective (`objectives.base.ascent`).
+    climbs : name of the loss it wants from the objective (`objectives.base.choose_ascent`).
     norm : of its threat model, for records.
-    training_only : exempt from the ball (never from [0, 1]); not fit for evaluation.
+    training_only : it may leave the ball (never [0, 1]), and is not fit for evaluation.
     probes_outside : whether it asks for the loss outside its ball, so that only what it returns counts against a model.
-    restarts : independent starts.
+    restarts : number of independent starts.
     remembers : whether it starts where it ended before (`recalling`); not fit for evaluation.
     few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
         just these; `probe` has more.
-    elementwise : whether it moves each pixel by that pixel's gradient alone, so that images may lie in any layout. An
-        attack without this attribute is given images as they lie.
+    elementwise : whether it moves each pixel by that pixel's gradient alone, so that images may have any memory layout.
+        Without this attribute, an attack receives images in the layout that they have.
     """
 
     climbs: ClassVar[str]
@@ -41,68 +42,77 @@ class Attack(Protocol):
     elementwise: ClassVar[bool]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
-        """`x` (B, C, H, W) in [0, 1] to x_adv of the same shape; `generator` is bound to the B examples."""
+        """Attack `x` (B, C, H, W) in [0, 1]; return x_adv of the same shape. `generator` is bound to the B examples."""
 
-    def bind(self, model: nn.Module, counted: Callable[[nn.Module], Any]) -> "Attack":
-        """The same attack with what it needs of the model; most need nothing. `counted` wraps a network so that its
-        passes are counted."""
+    def bind(self, model: nn.Module, counted: Callable[[nn.Module], Counted]) -> "Attack":
+        """Return the attack with what it needs of the model; most need nothing.
 
-    def recalling(self, memory: Any) -> "Attack":
-        """The same attack with the `Perturbations` that it starts from, if it `remembers`; None: it starts anew."""
+        `counted` wraps a network so that its passes are counted.
+        """
+
+    def recalling(self, memory: Perturbations | None) -> "Attack":
+        """Return the attack with the memory that it starts from, if it `remembers`; without memory it starts anew."""
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """(B,) float64: how far x_adv is outside the ball around x; at most 0 inside."""
+        """Return (B,) float64: how far x_adv is outside the ball around x; at most 0 inside."""
 
-    def changed(self, **changes: Any) -> "Attack":
-        """With other settings; what it was bound to stays."""
+    def changed(self, **changes: object) -> "Attack":
+        """Return the attack with other settings, bound to the same model and memory."""
 
     def scaled(self, fraction: float) -> "Attack":
-        """The same attack in a ball `fraction` as large, for a ramp over the first epochs."""
+        """Return the attack in a ball `fraction` as large, for a ramp over the first epochs."""
 
     def passes(self) -> tuple[int, int]:
-        """Forward and backward passes an example costs; at most, where that depends on the example."""
+        """Return the forward and backward passes per example; the most it can take, where that depends on the image."""
 
     def reference(self, steps: int) -> "Attack":
-        """The attack of the run that relative costs compare with: `steps` steps, one restart."""
+        """Return the attack of the run that relative costs compare with: `steps` steps, one restart."""
 
     def probe(self) -> "Attack":
-        """The attack that judges a model trained with this one: inside the ball, and of several steps."""
+        """Return the attack that judges a model trained with this one: inside the ball, and of several steps."""
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
-        """What is wrong with these settings for images of `shape` (C, H, W), or None."""
+        """Return what is wrong with these settings for images of `shape` (C, H, W), or None."""
 
-    def describe(self) -> dict:
-        """norm, eps, steps, step_size, restarts: what a robust number has to say."""
+    def describe(self) -> dict[str, object]:
+        """Return what a robust accuracy must state: at least norm, eps, steps, step_size and restarts."""
 
 
 def input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-example losses (B,) and the gradient of each with respect to its own input (B, ...).
+    """Compute per-example losses (B,) and the gradient of each with respect to its own input (B, ...).
 
     The losses are summed, so an example's gradient does not depend on the size of its batch.
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         losses = loss_fn(x)
-        gradient = slope(losses.sum(), x)
+        gradient = gradient_of(losses.sum(), x)
     return losses.detach(), gradient
 
 
-def slope(value: Tensor, x: Tensor, **how: Any) -> Tensor:
-    """torch.autograd.grad(value, x, **how) as one tensor; zeros where nothing leads from x to `value`, as in a model
-    that rounds to whole numbers or detaches its input (which `evaluation.checks` calls masked)."""
+def gradient_of(
+    value: Tensor, x: Tensor, *, grad_outputs: Tensor | None = None, retain_graph: bool | None = None
+) -> Tensor:
+    """Return torch.autograd.grad of `value` with respect to x, as one tensor.
+
+    It is zero where nothing leads from x to `value`, as in a model that rounds to whole numbers or detaches its input
+    (which `evaluation.checks` calls masked).
+    """
     if not value.requires_grad:
         return torch.zeros_like(x)
-    return torch.autograd.grad(value, x, allow_unused=True, materialize_grads=True, **how)[0]
+    return torch.autograd.grad(
+        value, x, grad_outputs, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+    )[0]
 
 
-def in_full(x: Tensor) -> Tensor:
-    """A constant in float32 or wider: half precision cannot hold a point of a ball."""
+def to_full_precision(x: Tensor) -> Tensor:
+    """Return x as a constant in float32 or wider: half precision cannot represent a point of a ball."""
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
 @settings
 class Bounded:
-    """What attacks in a ball share.
+    """Settings and behaviour that attacks in a ball share.
 
     Parameters
     ----------
@@ -116,7 +126,8 @@ class Bounded:
     remembers: ClassVar[bool] = False
     few_steps: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
-    restarts = 1  # not annotated: where it is a setting, its place among the settings is that class's
+    described_settings: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
+    restarts = 1  # not annotated: a subclass may make it a setting, which then comes in that class's order
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything
 
@@ -124,28 +135,35 @@ class Bounded:
         require(self._eps_problem(), *self._more_problems())
 
     def _eps_problem(self) -> str | None:
-        return within("eps", self.eps, 0, self.widest)
+        return within("eps", self.eps, low=0, high=self.widest)
 
     def _more_problems(self) -> list[str | None]:
-        """What a subclass's own settings may have wrong."""
+        """Return the problems with the settings that a subclass adds, None for those without."""
         return []
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return None
 
-    def bind(self, model: nn.Module, counted: Callable[[nn.Module], Any]) -> "Bounded":
+    def bind(self, model: nn.Module, counted: Callable[[nn.Module], Counted]) -> "Bounded":
         return self
 
-    def recalling(self, memory: Any) -> "Bounded":
+    def recalling(self, memory: Perturbations | None) -> "Bounded":
         return self
 
     def probe(self) -> "Bounded":
         return self
 
-    def changed(self, **changes: Any) -> "Bounded":
-        new = replace(self, **changes)
-        new.__dict__.update({name: value for name, value in self.__dict__.items() if name.startswith("_")})
-        return new
+    def changed(self, **changes: object) -> "Bounded":
+        changed = replace(self, **changes)
+        # what the attack is bound to is stored beside the settings, under names with an underscore
+        changed.__dict__.update({name: value for name, value in self.__dict__.items() if name.startswith("_")})
+        return changed
+
+    def _with_private(self, name: str, value: object) -> "Bounded":
+        """Return the attack bound to `value`, which is stored under a name with an underscore."""
+        bound = self.changed()
+        bound.__dict__[name] = value
+        return bound
 
     def scaled(self, fraction: float) -> "Bounded":
         return self.changed(eps=self.eps * fraction)
@@ -168,16 +186,16 @@ class Iterated(Bounded):
         return [at_least("steps", self.steps, 1), at_least("restarts", self.restarts, 1)]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
-        x = in_full(x)
-        tries = [self._once(loss_fn, x, generator.child("restart", r)) for r in range(self.restarts)]
+        x = to_full_precision(x)
+        ends = [self._attack_once(loss_fn, x, generator.child("restart", r)) for r in range(self.restarts)]
         if self.restarts == 1:
-            return tries[0]
+            return ends[0]
         with torch.no_grad():
-            losses = torch.stack([loss_fn(x_adv) for x_adv in tries])
-        return torch.stack(tries)[losses.argmax(0), torch.arange(len(x), device=x.device)]
+            losses = torch.stack([loss_fn(x_adv) for x_adv in ends])
+        return torch.stack(ends)[losses.argmax(0), torch.arange(len(x), device=x.device)]
 
-    def _once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
-        """One start's x_adv."""
+    def _attack_once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
+        """Return the x_adv of a single start."""
         raise NotImplementedError
 
     def reference(self, steps: int) -> "Iterated":
@@ -185,32 +203,35 @@ class Iterated(Bounded):
 
     @property
     def few_steps(self) -> bool:
-        return self.steps < _ENOUGH
+        return self.steps < _ENOUGH_STEPS
 
     def probe(self) -> "Iterated":
-        return self.changed(steps=_PROBE) if self.few_steps else self
+        return self.changed(steps=_PROBE_STEPS) if self.few_steps else self
 
     def passes(self) -> tuple[int, int]:
-        forward, backward = self._passes_once()
-        return self.restarts * forward + (self.restarts if self.restarts > 1 else 0), self.restarts * backward
+        forward, backward = self._count_passes_once()
+        if self.restarts > 1:
+            forward += 1  # the ends of the restarts are compared
+        return self.restarts * forward, self.restarts * backward
 
-    def _passes_once(self) -> tuple[int, int]:
-        """Of one start: a forward and a backward pass a step."""
+    def _count_passes_once(self) -> tuple[int, int]:
+        """Return the forward and backward passes of a single start: one of each per step."""
         return self.steps, self.steps
 
     @property
     def length(self) -> float:
-        """Length of a step."""
+        """Length of a step, in the units of eps."""
         return 2.5 * self.eps / self.steps
 
-    def describe(self) -> dict:
-        return {
+    def describe(self) -> dict[str, object]:
+        common = {
             "norm": self.norm,
             "eps": self.eps,
             "steps": self.steps,
             "step_size": self.length,
             "restarts": self.restarts,
         }
+        return common | {name: getattr(self, name) for name in self.described_settings}
 
 
 def climb(
@@ -221,10 +242,10 @@ def climb(
     move: Callable[[Tensor, Tensor], Tensor],
     project: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """`steps` times: move along the gradient of the per-example loss, then project. The one loop of every PGD.
+    """Move along the gradient of the per-example loss, then project; repeat `steps` times. The loop of every PGD.
 
-    move : (x_adv, gradient), both (B, ...), to the next point. project : that point to the ball. Cost: one forward and
-    one backward pass an example and step.
+    start : (B, ...), projected first. move : (x_adv, gradient), both (B, ...), to the next point. project : a point to
+    the nearest in the ball. Cost: one forward and one backward pass per example and step.
     """
     x_adv = project(start)
     for _ in range(steps):

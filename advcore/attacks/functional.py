@@ -1,5 +1,6 @@
 """Attacks that change an image through the parameters of a map: a flow, a colour table, JPEG coefficients."""
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,26 +14,26 @@ from advcore.types import Loss, settings
 
 @settings
 class Functional(Iterated):
-    """PGD on a map's parameters p in the linf ball of radius eps, by signed steps; x_adv is `applied(x, p)`."""
+    """PGD on the parameters p of a map, in the linf ball of radius eps, by signed steps; x_adv is `apply(x, p)`."""
 
     steps: int = 100
     widest: ClassVar[float] = 1e6
 
-    def shape(self, x: Tensor) -> tuple[int, ...]:
-        """Of the parameters for images x, (B, ...)."""
+    def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
+        """Return the shape (B, ...) of the parameters for images x."""
         raise NotImplementedError
 
-    def applied(self, x: Tensor, p: Tensor) -> Tensor:
-        """The images that parameters p make of x; x itself at p = 0."""
+    def apply(self, x: Tensor, p: Tensor) -> Tensor:
+        """Return the images x changed by the parameters p; x itself at p = 0."""
         raise NotImplementedError
 
-    def _once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
-        found = climb(
-            lambda p: loss_fn(self.applied(x, p)),
-            linf_start(x.new_zeros(self.shape(x)), self.eps, generator),
+    def _attack_once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
+        parameters = climb(
+            lambda p: loss_fn(self.apply(x, p)),
+            linf_start(x.new_zeros(self.parameter_shape(x)), self.eps, generator),
             steps=self.steps,
-            move=lambda p, gradient: linf_step(p, gradient, self.length),
-            project=lambda p: p.clamp(-self.eps, self.eps),
+            move=partial(linf_step, step_size=self.length),
+            project=partial(torch.clamp, min=-self.eps, max=self.eps),
         )
         with torch.no_grad():
-            return self.applied(x, found)
+            return self.apply(x, parameters)

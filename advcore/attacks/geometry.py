@@ -1,8 +1,8 @@
-"""Project, step and start for linf, l2 and l1 balls around images in [0, 1]: pure functions of (B, ...) tensors.
+"""Projections, steps and starts for linf, l2 and l1 balls around images in [0, 1]: pure functions of (B, ...) tensors.
 
 Arithmetic is float32, or wider if the images are. No function writes into its arguments; each writes in place into
-tensors that it made itself, which saves memory traffic and changes no bit. The functions of l2 and l1 sum over pixels
-in the order (C, H, W) and return tensors that lie in that order; those of linf keep the layout of their arguments.
+tensors that it created itself, which saves memory traffic and changes no bit. The functions of l2 and l1 sum over
+pixels in the order (C, H, W) and return tensors with that memory layout; those of linf keep their arguments' layout.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from advcore.rng import Stream
 def _flat_norm(flat: Tensor) -> Tensor:
     """Compute l2 norms (B, 1) of (B, D) that neither under- nor overflow."""
     largest = flat.abs().amax(1, keepdim=True).clamp_min_(torch.finfo(flat.dtype).tiny)
-    # summed in float64: over the pixels of a large image float32 is off by more than 1e-6
+    # The sum is in float64: over the pixels of a large image float32 is off by more than 1e-6.
     return largest * (flat / largest).norm(dim=1, keepdim=True, dtype=torch.float64).to(flat)
 
 
@@ -28,28 +28,30 @@ def _unit(flat: Tensor) -> Tensor:
 
 
 def linf_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Nearest point of the linf ball of radius `eps` around x and of [0, 1]: (B, ...)."""
+    """Project x_adv onto the linf ball of radius `eps` around x and onto [0, 1]; all (B, ...)."""
     return (x_adv - x).clamp_(-eps, eps).add_(x).clamp_(0, 1)
 
 
 def linf_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-    """(B, ...): every pixel moves by `step_size` in the direction of its gradient's sign; 0 stays."""
+    """Move every pixel by `step_size` in the direction of its gradient's sign; a gradient of 0 moves nothing."""
     return gradient.sign().mul_(step_size).add_(x_adv)
 
 
 def linf_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
-    """Uniform in the ball of radius `eps` around x (B, ...); may leave [0, 1] (`linf_project`)."""
+    """Draw uniformly from the ball of radius `eps` around x (B, ...); may leave [0, 1] (`linf_project`)."""
     return x + generator.uniform(tuple(x.shape)).to(x).mul(2).sub_(1).mul_(eps)
 
 
 def linf_distance(x: Tensor, x_adv: Tensor) -> Tensor:
-    """(B,) float64: the largest change of a pixel."""
+    """Compute (B,) float64: the largest change of a pixel."""
     return (x_adv.double() - x.double()).flatten(1).abs().amax(1)
 
 
 def l2_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Nearest point of the ball, then of [0, 1]; the second moves every pixel towards x, so it stays inside. A point
-    of both stays as it is, bitwise."""
+    """Project x_adv onto the ball of radius `eps` around x, then onto [0, 1]; all (B, ...).
+
+    The second moves every pixel towards x, and so stays in the ball. A point in both stays as it is, bitwise.
+    """
     flat_adv, flat = x_adv.flatten(1), x.flatten(1)
     delta = flat_adv - flat
     norm = _flat_norm(delta)
@@ -65,7 +67,7 @@ def _settle(x_adv: Tensor, moved: Tensor, x: Tensor, eps: float, *, power: int) 
     exact = x.double()
     inside = _powers(exact, x_adv, power).sum(1, keepdim=True) <= eps**power
     inside &= (x_adv.amin(1, keepdim=True) >= 0) & (x_adv.amax(1, keepdim=True) <= 1)
-    return torch.where(inside, x_adv, _draw_in(moved, x, exact, eps, power).clamp_(0, 1))
+    return torch.where(inside, x_adv, _round_inwards(moved, x, exact=exact, eps=eps, power=power).clamp_(0, 1))
 
 
 def _powers(exact: Tensor, x_adv: Tensor, power: int) -> Tensor:
@@ -73,71 +75,87 @@ def _powers(exact: Tensor, x_adv: Tensor, power: int) -> Tensor:
     return (x_adv.double() - exact).abs_().pow_(power)
 
 
-def _draw_in(moved: Tensor, x: Tensor, exact: Tensor, eps: float, power: int) -> Tensor:
-    """Move as many pixels of `moved` (B, D) as it takes, and no more, one float nearer to x.
+def _round_inwards(moved: Tensor, x: Tensor, *, exact: Tensor, eps: float, power: int) -> Tensor:
+    """Move as many pixels of `moved` (B, D) one float nearer to x as are needed to be in the ball, and no more.
 
-    Rounding leaves the ball where many pixels round alike, as in flat images. `exact` is x in float64, `power` the
+    Where many pixels round alike, as in flat images, rounding can leave the ball. `exact` is x in float64, `power` the
     norm's.
     """
     nearer = torch.nextafter(moved, x)
     before = _powers(exact, moved, power)
     unit = 2.0**60  # running sums of whole numbers are exact, and deterministic on every device
-    inside = eps**power * (1 - 1e-14)  # however the sum is rounded when it is taken again
+    inside = eps**power * (1 - 1e-14)  # a margin for the rounding of the sum, which depends on its order
     need = (before.sum(1, keepdim=True) - inside).clamp_(0, 1).mul_(unit).long()
     gain = before.sub_(_powers(exact, nearer, power)).mul_(unit).long()
     return torch.where(gain.cumsum(1).sub_(gain) < need, nearer, moved)
 
 
 def l2_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-    """(B, ...): along each example's gradient, l2 length `step_size`; a zero gradient moves nothing."""
+    """Move along each example's gradient (B, ...) by l2 length `step_size`; a zero gradient moves nothing."""
     return _unit(gradient.flatten(1)).mul_(step_size).add_(x_adv.flatten(1)).view(x_adv.shape)
 
 
 def l2_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
-    """Uniform in the ball: a uniform direction, the radius eps u^(1/D)."""
+    """Draw uniformly from the ball: a uniform direction, and the radius eps u^(1/D)."""
     radius = generator.child("radius").uniform((len(x), 1)).to(x) ** (1 / x[0].numel())
     direction = _unit(generator.normal(tuple(x.shape)).to(x).flatten(1))
     return direction.mul_(eps * radius).add_(x.flatten(1)).view(x.shape)
 
 
 def l2_distance(x: Tensor, x_adv: Tensor) -> Tensor:
-    """(B,) float64: l2 norms of the changes."""
+    """Compute (B,) float64: l2 norms of the changes."""
     return (x_adv.double() - x.double()).flatten(1).norm(dim=1)
 
 
 def l1_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Nearest point of the ball and of [0, 1] together: each pixel's move is shortened by one length, the same for
-    all, and cut at its room (Croce and Hein 2021, proposition 2.1). That length is where the moves sum to eps, found
-    among the breakpoints of a piecewise linear function. Cost O(D log D)."""
+    """Project x_adv onto the ball of radius `eps` around x and onto [0, 1] at once; all (B, ...).
+
+    Each pixel's move is shortened by one length, the same for all pixels of an image, and cut where it would leave
+    [0, 1] (Croce and Hein 2021, proposition 2.1). Cost O(D log D).
+    """
     flat_adv, flat = x_adv.flatten(1), x.flatten(1)
     delta = flat_adv - flat
-    size, room = delta.abs().double(), torch.where(delta > 0, 1 - flat, flat).double().clamp_min_(0)
-    # downwards in the length: a pixel's move grows from `size`, until `size - room`, where it is cut
-    at, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
-    slope = torch.where(order < size.shape[1], 1.0, -1.0).double().cumsum(1)
-    moved = torch.cat([torch.zeros_like(at[:, :1]), (slope[:, :-1] * (at[:, :-1] - at[:, 1:])).cumsum(1)], 1)
-    first = (moved < eps).sum(1, keepdim=True).clamp(1, at.shape[1] - 1)  # the breakpoint past eps
-    left = eps - moved.gather(1, first - 1)
-    length = at.gather(1, first - 1) - left / slope.gather(1, first - 1).clamp_min(1)
-    length = torch.where(torch.minimum(size, room).sum(1, keepdim=True) <= eps, torch.zeros_like(length), length)
-    short = torch.minimum((size - length).clamp_min(0), room).to(x) * delta.sign()
-    return _settle(flat_adv, short.add_(flat), flat, eps, power=1).view(x.shape)
+    size = delta.abs().double()
+    room = torch.where(delta > 0, 1 - flat, flat).double().clamp_min_(0)
+    length = _find_shortening(size, room, eps)
+    moves = torch.minimum((size - length).clamp_min(0), room).to(x) * delta.sign()
+    return _settle(flat_adv, moves.add_(flat), flat, eps, power=1).view(x.shape)
+
+
+def _find_shortening(size: Tensor, room: Tensor, eps: float) -> Tensor:
+    """Return (B, 1) the length by which to shorten all moves, so that their sum is at most `eps`; 0 if it is already.
+
+    size, room : (B, D) float64, how far each pixel moves, and how far it can without leaving [0, 1].
+
+    The sum of the moves is a piecewise linear function of the length. As the length falls, a pixel's move grows from 0
+    at `size` until it is cut at `size - room`: the sum is followed from breakpoint to breakpoint until it passes eps.
+    """
+    breakpoints, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
+    slopes = torch.where(order < size.shape[1], 1.0, -1.0).double().cumsum(1)
+    growth = (slopes[:, :-1] * (breakpoints[:, :-1] - breakpoints[:, 1:])).cumsum(1)
+    sums = torch.cat([torch.zeros_like(breakpoints[:, :1]), growth], 1)
+    last = (sums < eps).sum(1, keepdim=True).clamp(1, breakpoints.shape[1] - 1) - 1  # the last breakpoint before eps
+    missing = eps - sums.gather(1, last)
+    length = breakpoints.gather(1, last) - missing / slopes.gather(1, last).clamp_min(1)
+    return torch.where(torch.minimum(size, room).sum(1, keepdim=True) <= eps, torch.zeros_like(length), length)
 
 
 def l1_step(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float = 0.05) -> Tensor:
-    """The share `sparsity` of the pixels, those of the largest gradients among the ones with room, move alike; all
-    moves sum to `step_size`."""
-    flat, at = gradient.flatten(1), x_adv.flatten(1)
-    has_room = torch.where(flat > 0, at < 1, at > 0) & (flat != 0)
+    """Move the pixels with the largest gradients (B, ...), all by the same length, in sum by `step_size`.
+
+    `sparsity` is the share of the pixels that move, at most: of those that the gradient does not push out of [0, 1].
+    """
+    flat, pixels = gradient.flatten(1), x_adv.flatten(1)
+    has_room = torch.where(flat > 0, pixels < 1, pixels > 0) & (flat != 0)
     count = max(1, round(sparsity * flat.shape[1]))
-    chosen = flat.abs().masked_fill(~has_room, -1).topk(count, 1).indices
-    moves = torch.zeros_like(flat).scatter_(1, chosen, 1.0) * flat.sign() * has_room
+    largest = flat.abs().masked_fill(~has_room, -1).topk(count, 1).indices
+    moves = torch.zeros_like(flat).scatter_(1, largest, 1.0) * flat.sign() * has_room
     moves = moves / moves.abs().sum(1, keepdim=True).clamp_min(1)
     return x_adv + step_size * moves.view_as(x_adv)
 
 
 def l1_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
-    """Uniform in the ball: exponential lengths over the sum of these and one more, random signs."""
+    """Draw uniformly from the ball: exponential lengths, divided by the sum of these and one more, random signs."""
     shape = (len(x), 2 * x[0].numel() + 1)
     drawn = generator.uniform(shape).to(x)
     lengths, signs = -torch.log1p(-drawn[:, ::2]), (drawn[:, 1::2] < 0.5).to(x) * 2 - 1
@@ -145,27 +163,31 @@ def l1_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
 
 
 def l1_distance(x: Tensor, x_adv: Tensor) -> Tensor:
-    """(B,) float64: sums of the pixels' absolute changes."""
+    """Compute (B,) float64: sums of the pixels' absolute changes."""
     return (x_adv.double() - x.double()).flatten(1).abs().sum(1)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """One threat model's functions.
+    """The functions of one threat model.
 
     project : (x_adv, x, eps) to the ball around x and [0, 1]. step : (x_adv, gradient, step_size) to the next point.
-    start : (x, eps, generator) to a random point of the ball. distance : (x, x_adv) to (B,) norms. diameter : the
-    number of pixels C H W to the largest eps that means anything.
+    start : (x, eps, generator) to a random point of the ball. distance : (x, x_adv) to (B,) norms. power : the largest
+    distance of two images is D ** power, D their number of pixels.
     """
 
     project: Callable[[Tensor, Tensor, float], Tensor]
     step: Callable[[Tensor, Tensor, float], Tensor]
     start: Callable[[Tensor, float, Stream], Tensor]
     distance: Callable[[Tensor, Tensor], Tensor]
-    diameter: Callable[[int], float]
+    power: float
+
+    def diameter(self, pixels: float) -> float:
+        """Return the largest eps that means anything, for images of this number of pixels C H W."""
+        return float(pixels**self.power)
 
 
-LINF = Geometry(linf_project, linf_step, linf_start, linf_distance, lambda pixels: 1.0)
-L1 = Geometry(l1_project, l1_step, l1_start, l1_distance, lambda pixels: float(pixels))
-L2 = Geometry(l2_project, l2_step, l2_start, l2_distance, lambda pixels: pixels**0.5)
+LINF = Geometry(project=linf_project, step=linf_step, start=linf_start, distance=linf_distance, power=0)
+L2 = Geometry(project=l2_project, step=l2_step, start=l2_start, distance=l2_distance, power=0.5)
+L1 = Geometry(project=l1_project, step=l1_step, start=l1_start, distance=l1_distance, power=1)
 LP = {"linf": LINF, "l2": L2, "l1": L1}

@@ -1,4 +1,4 @@
-"""JPEG-linf: changes of the coefficients that a JPEG file would hold."""
+"""JPEG-linf: changes of the coefficients that a JPEG file of the image would hold."""
 
 import math
 from typing import ClassVar
@@ -11,7 +11,7 @@ from advcore.attacks.functional import Functional
 from advcore.errors import within
 from advcore.types import settings
 
-# ITU-T T.81, annex K, tables K.1 and K.2: what a coefficient is divided by at quality 50
+# ITU-T T.81, annex K, tables K.1 and K.2: the divisors of the coefficients at quality 50
 _LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),
     (14, 17, 22, 29, 51, 87, 80, 62), (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
@@ -20,14 +20,14 @@ _LUMINANCE = (
 _CHROMINANCE = (
     (17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99),
 )  # fmt: skip
-"""Its corner of low frequencies; all others are 99."""
+"""The corner of low frequencies of table K.2; all other divisors are 99."""
 _RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
-"""Of luminance and the two chrominances (JFIF)."""
+"""Red, green and blue from luminance and the two chrominances (JFIF)."""
 
 
 @settings
 class JPEGLinf(Functional):
-    """Adds to each 8 x 8 block what changed JPEG coefficients decode to; nothing is rounded or subsampled.
+    """Adds to each 8 x 8 block the decoded change of its JPEG coefficients; nothing is rounded or subsampled.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class JPEGLinf(Functional):
     quality : of the quantisation tables, 1 to 100.
     steps, restarts : see `Iterated`.
 
-    `excess` looks at blocks without a pixel at 0 or 1, where nothing was cut off.
+    `excess` looks only at blocks without a pixel at 0 or 1, which clipping to [0, 1] did not change.
     Reference: Kang et al. 2019, section 3.2. Differs: no chroma subsampling.
     """
 
@@ -43,20 +43,18 @@ class JPEGLinf(Functional):
     quality: int = 80
     norm: ClassVar[str] = "jpeg"
     widest: ClassVar[float] = 255.0
+    described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 
     def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), within("quality", self.quality, 1, 100)]
+        return [*super()._more_problems(), within("quality", self.quality, low=1, high=100)]
 
-    def describe(self) -> dict:
-        return super().describe() | {"quality": self.quality}
-
-    def shape(self, x: Tensor) -> tuple[int, ...]:
+    def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), x.shape[1], *(8 * math.ceil(size / 8) for size in x.shape[2:])
 
-    def applied(self, x: Tensor, p: Tensor) -> Tensor:
+    def apply(self, x: Tensor, p: Tensor) -> Tensor:
         cosines, steps, colours = self._tables(x)
-        blocks = _blocks(p) * steps
-        pixels = _joined(cosines.T @ blocks @ cosines, p.shape) / 255
+        blocks = _to_blocks(p) * steps
+        pixels = _from_blocks(cosines.T @ blocks @ cosines, p.shape) / 255
         change = torch.einsum("dc,bchw->bdhw", colours, pixels)
         return (x + change[:, :, : x.shape[2], : x.shape[3]]).clamp(0, 1)
 
@@ -66,14 +64,15 @@ class JPEGLinf(Functional):
         height, width = (8 * (size // 8) for size in x.shape[2:])  # whole blocks
         if not height or not width:
             return x.new_full((len(x),), -self.eps)
-        change, after = (x_adv - x)[:, :, :height, :width], x_adv[:, :, :height, :width]
-        change = torch.einsum("cd,bdhw->bchw", torch.linalg.inv(colours), change)
-        found = (cosines @ (_blocks(change) * 255) @ cosines.T / steps).abs().amax((-1, -2)).amax(1)
-        cut = ((after <= 0) | (after >= 1)).to(x)
-        return found.masked_fill(_blocks(cut).amax((-1, -2, 1)) > 0, 0).flatten(1).amax(1) - self.eps
+        x_adv = x_adv[:, :, :height, :width]
+        change = torch.einsum("cd,bdhw->bchw", torch.linalg.inv(colours), x_adv - x[:, :, :height, :width])
+        coefficients = cosines @ (_to_blocks(change) * 255) @ cosines.T / steps
+        largest = coefficients.abs().amax((-1, -2)).amax(1)
+        clipped = _to_blocks(((x_adv <= 0) | (x_adv >= 1)).to(x)).amax((-1, -2, 1)) > 0
+        return largest.masked_fill(clipped, 0).flatten(1).amax(1) - self.eps
 
     def _tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The cosine transform (8, 8), quantisation steps (channels, 1, 1, 8, 8), and colours to pixels' channels."""
+        """Return the cosine transform (8, 8), quantisation steps (C, 1, 1, 8, 8), and the colour transform (C, C)."""
         k = torch.arange(8, dtype=torch.float64)
         cosines = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) / 2
         cosines[0] /= 2**0.5
@@ -81,16 +80,19 @@ class JPEGLinf(Functional):
         tables = torch.stack([torch.tensor(_LUMINANCE), chrominance, chrominance]).double()
         scale = 50 / self.quality if self.quality < 50 else 2 - self.quality / 50
         steps = (tables * scale).round().clamp(1, 255)
-        colour = x.shape[1] == 3
-        steps = steps if colour else steps[:1].expand(x.shape[1], 8, 8)
-        colours = torch.tensor(_RGB, dtype=torch.float64) if colour else torch.eye(x.shape[1], dtype=torch.float64)
+        colours = torch.tensor(_RGB, dtype=torch.float64)
+        channels = x.shape[1]
+        if channels != 3:  # each channel is treated as luminance
+            steps = steps[:1].expand(channels, 8, 8)
+            colours = torch.eye(channels, dtype=torch.float64)
         return tuple(table.to(x) for table in (cosines, steps[:, None, None], colours))
 
 
-def _blocks(images: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, H / 8, W / 8, 8, 8)."""
+def _to_blocks(images: Tensor) -> Tensor:
+    """Cut (B, C, H, W) into (B, C, H / 8, W / 8, 8, 8)."""
     return images.unfold(2, 8, 8).unfold(3, 8, 8)
 
 
-def _joined(blocks: Tensor, shape: torch.Size) -> Tensor:
+def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
+    """Join the blocks of `_to_blocks` into images of `shape` (B, C, H, W)."""
     return blocks.permute(0, 1, 2, 4, 3, 5).reshape(shape)

@@ -2,8 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,15 @@ from advcore.types import Loss
 
 _NORM = 1e-10  # added to a pixel's activation norm (PAT, distances.py)
 _TINY = 1e-20  # squared distance at which its gradient is still finite
-_NEWTON, _OVERSHOOT, _HALVINGS = 10, 0.1, 10  # PAT, perceptual_attacks.py
+_NEWTON_STEPS = 10  # this and the next two as in PAT, perceptual_attacks.py
+_OVERSHOOT = 0.1
+_HALVINGS = 10
 
 
-def embedding(activations: Iterable[Tensor]) -> Tensor:
-    """(B, F) float32: each layer's (B, C, H, W), at unit norm over channels, over sqrt(H W), side by side.
+def embed_activations(activations: Iterable[Tensor]) -> Tensor:
+    """Join the activations (B, C, H, W) of several layers into embeddings (B, F), in float32 or wider.
+
+    Each pixel's activations are scaled to unit norm over channels, then divided by sqrt(H W).
 
     Reference: Laidlaw et al. 2021 (PAT), section 3; Zhang et al. 2018 (LPIPS), eq. 1 with all weights 1.
     """
@@ -31,126 +35,132 @@ def embedding(activations: Iterable[Tensor]) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def between(one: Tensor, other: Tensor) -> Tensor:
-    """(B,) distances of embeddings; the gradient is 0 where they are equal."""
-    return ((one - other).square().sum(1) + _TINY).sqrt() - _TINY**0.5
+def embedding_distance(embeddings: Tensor, others: Tensor) -> Tensor:
+    """Compute the distances (B,) of embeddings (B, F) to others; the gradient is 0 where they are equal."""
+    return ((embeddings - others).square().sum(1) + _TINY).sqrt() - _TINY**0.5
 
 
-_STAGE = re.compile(r"(.*\.)?layer\d+")  # of torchvision's and timm's ResNets
+_STAGE = re.compile(r"(.*\.)?layer\d+")  # names of the stages of torchvision's and timm's ResNets
 
 
 @contextlib.contextmanager
-def caught(network: nn.Module, layers: Sequence[str] | None) -> Iterator[Callable[[], list[Tensor]]]:
-    """What comes out of the layers in the forward passes inside, each (B, C, H, W).
+def catch_activations(network: nn.Module, layers: Sequence[str] | None) -> Iterator[Mapping[object, Tensor]]:
+    """Catch what the layers return, each (B, C, H, W), in the forward passes inside.
 
     layers : dotted names, or the ends of some; None: a ResNet's stages, else, from the first convolution on, the last
         output of each image size above one pixel. Raises ConfigError for unknown names.
+
+    The mapping has one activation for each layer, or for each image size.
     """
     modules = dict(network.named_modules())
-    chosen = [_named(name, modules) for name in layers] if layers else [key for key in modules if _STAGE.fullmatch(key)]
-    seen: dict[Any, Tensor] = {}
+    names = [_complete(name, modules) for name in layers or ()]
+    if not layers:
+        names = [name for name in modules if _STAGE.fullmatch(name)]
+    activations: dict[object, Tensor] = {}
 
-    def keep(key: str | None, first: bool = False) -> Callable:
-        def hook(module: nn.Module, args: Any, out: Any) -> None:
-            if not isinstance(out, Tensor) or out.ndim != 4:
-                return
-            if key or first or (seen and out.shape[2] * out.shape[3] > 1):
-                seen[key or tuple(out.shape[2:])] = out
+    def catch(name: str, module: nn.Module, args: tuple, out: object) -> None:
+        if not isinstance(out, Tensor) or out.ndim != 4:
+            return
+        height, width = out.shape[2:]
+        if names:
+            activations[name] = out
+        elif isinstance(module, nn.Conv2d) or (activations and height * width > 1):
+            activations[height, width] = out
 
-        return hook
-
-    hooks = [modules[key].register_forward_hook(keep(key)) for key in chosen]
-    if not chosen:
-        is_first = [isinstance(module, nn.Conv2d) for module in modules.values()]
-        hooks = [m.register_forward_hook(keep(None, one)) for m, one in zip(modules.values(), is_first, strict=True)]
+    hooks = [modules[name].register_forward_hook(partial(catch, name)) for name in names or modules]
     try:
-        yield lambda: list(seen.values())
+        yield activations
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _named(name: str, modules: dict[str, nn.Module]) -> str:
-    found = [key for key in modules if f".{key}".endswith(f".{name}")]
-    if len(found) != 1:
+def _complete(name: str, modules: Mapping[str, nn.Module]) -> str:
+    """Return the dotted name of the only module whose name ends in `name`; raise ConfigError if there is not one."""
+    matches = [key for key in modules if f".{key}".endswith(f".{name}")]
+    if len(matches) != 1:
         raise ConfigError(must("layers", f"names of layers ({', '.join(filter(None, modules))})", name))
-    return found[0]
+    return matches[0]
 
 
 class Embedder:
-    """Images to embeddings, by the attacked model itself or by a network of its own.
+    """Computes embeddings of images, by the attacked model itself or by another network.
 
     Parameters
     ----------
-    network : whose activations are compared.
-    layers : their names; None finds them (`caught`).
+    network : the network whose activations are compared.
+    layers : their names; None finds them (`catch_activations`).
     forward : how that network is called, with its passes counted; None: it is the attacked model, which a loss calls.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str] | None, forward: Callable[[Tensor], Tensor] | None):
-        self._network, self._layers, self._forward = network, layers, forward
+        self._network = network
+        self._layers = layers
+        self._forward = forward
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, F), by a forward pass that is not counted."""
-        return self._caught(lambda: self._network(x.clone()))[1]
+        """Return the embeddings (B, F) of x, by a forward pass that is not counted."""
+        return self._run(self._network, x.clone())[1]
 
-    def both(self, loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses (B,) at x and the embedding (B, F): one pass if the attacked model is the network, else two."""
-        if self._forward is not None:
-            return loss_fn(x), self.alone(loss_fn, x)
-        losses, found = self._caught(lambda: loss_fn(x))
-        return losses, found + _nothing(losses)
+    def measure(self, loss_fn: Loss, x: Tensor, *, losses: bool = True) -> tuple[Tensor | None, Tensor]:
+        """Return losses (B,), if they are asked for, and embeddings (B, F) of x.
 
-    def alone(self, loss_fn: Loss, x: Tensor) -> Tensor:
-        """The embedding (B, F): one pass."""
+        Cost: one pass if the attacked model is the network; else one of the network, and one for the losses.
+        """
         if self._forward is None:
-            return self.both(loss_fn, x)[1]
-        logits, found = self._caught(lambda: self._forward(x))
-        return found + _nothing(logits.sum(1))
+            values, embeddings = self._run(loss_fn, x)
+            return values, embeddings + _zeros_of(values)
+        values = loss_fn(x) if losses else None
+        logits, embeddings = self._run(self._forward, x)
+        return values, embeddings + _zeros_of(logits.sum(1))
 
-    def _caught(self, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        with caught(self._network, self._layers) as seen, uncompiled(in_full=True):  # a ball is not held in bfloat16
-            out = run()
-        if not seen() or (self._layers and len(seen()) != len(self._layers)):
+    def _run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `function(x)`, which calls the network, and the embeddings of the activations in it."""
+        # in full precision: bfloat16 is too coarse to hold a point inside a ball
+        with catch_activations(self._network, self._layers) as activations, uncompiled(in_full=True):
+            out = function(x)
+        if not activations or (self._layers and len(activations) != len(self._layers)):
             raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self._layers, "name others"))
-        return out, embedding(seen())
+        return out, embed_activations(activations.values())
 
 
-def _nothing(out: Tensor) -> Tensor:
-    """(B, 1) zeros that hang on the network's output, so that a gradient of its embedding alone is counted too."""
+def _zeros_of(out: Tensor) -> Tensor:
+    """Return (B, 1) zeros that depend on the network's output, so that a gradient of embeddings alone is counted."""
     return 0 * out.nan_to_num(0, 0, 0)[:, None]
 
 
 def project(distance: Loss, x: Tensor, x_adv: Tensor, eps: float) -> Tensor:
-    """x_adv within `eps` of x: examples outside follow the distance's gradient inwards, up to 10 Newton steps with
-    overshoot 0.1; those still outside go towards x by bisection. Cut to [0, 1].
+    """Move x_adv to a distance of at most `eps` from x, and into [0, 1]; examples inside are only cut to [0, 1].
 
-    distance : images (B, C, H, W) to their distances (B,) from x. Examples inside stay as they are.
+    Examples outside follow the distance's gradient inwards, up to 10 Newton steps with overshoot 0.1; those still
+    outside go towards x by bisection. `distance` is a function of images (B, C, H, W) to their distances (B,) from x.
+
     Cost: at most 11 forward and 10 backward passes, and 10 forward passes more.
     Reference: Laidlaw et al. 2021, appendix A.4. Differs: each example alone; their code bisects the whole batch if
     one is outside, and adds up the gradients of its Newton steps.
     """
     x_adv = x_adv.detach().clamp(0, 1)
-    for _ in range(_NEWTON):
-        found, gradient = input_gradient(distance, x_adv)
-        outside = ~(found <= eps)  # NaN is no place inside
+    for _ in range(_NEWTON_STEPS):
+        distances, gradient = input_gradient(distance, x_adv)
+        outside = ~(distances <= eps)  # so that NaN counts as outside
         if not bool(outside.any()):
             return x_adv
         squared = gradient.flatten(1).square().sum(1)
-        stride = (1 + _OVERSHOOT) * (found - eps) / squared.clamp_min(torch.finfo(squared.dtype).tiny)
+        stride = (1 + _OVERSHOOT) * (distances - eps) / squared.clamp_min(torch.finfo(squared.dtype).tiny)
         stride = torch.where(outside & torch.isfinite(stride), stride, torch.zeros_like(stride))
         x_adv = (x_adv - stride.view(-1, 1, 1, 1) * gradient.nan_to_num(0, 0, 0)).clamp(0, 1)
     with torch.no_grad():
-        return _halved(distance, x, x_adv, distance(x_adv) <= eps, eps)
+        inside = distance(x_adv) <= eps
+        if bool(inside.all()):
+            return x_adv
+        return torch.where(inside.view(-1, 1, 1, 1), x_adv, _bisect(distance, x, x_adv, eps))
 
 
-def _halved(distance: Loss, x: Tensor, x_adv: Tensor, inside: Tensor, eps: float) -> Tensor:
-    """Those not `inside` on the way from x, as far as bisection finds them inside."""
-    if bool(inside.all()):
-        return x_adv
+def _bisect(distance: Loss, x: Tensor, x_adv: Tensor, eps: float) -> Tensor:
+    """Return, for each example, the farthest point from x towards x_adv that bisection finds inside the ball."""
     low, high = torch.zeros_like(x[:, :1, :1, :1]), torch.ones_like(x[:, :1, :1, :1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = (distance(x + middle * (x_adv - x)) <= eps).view_as(middle)
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    return torch.where(inside.view(-1, 1, 1, 1), x_adv, x + low * (x_adv - x))
+        inside = (distance(x + middle * (x_adv - x)) <= eps).view_as(middle)
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    return x + low * (x_adv - x)

@@ -1,10 +1,12 @@
-"""N-FGSM: one signed step from a noisy image, not brought back to the ball; for training."""
+"""N-FGSM: one signed step from a noisy image, not projected onto the ball; for training."""
 
+from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from advcore.attacks.base import Bounded, climb, in_full
+from advcore.attacks.base import Bounded, climb, to_full_precision
 from advcore.attacks.geometry import linf_distance, linf_start, linf_step
 from advcore.attacks.pgd import LinfPGD, pixel_radius
 from advcore.errors import positive, within
@@ -22,7 +24,7 @@ class NFGSM(Bounded):
     noise : half width of the noise, in eps, in [0, 100].
     step_size : length of the step, in pixel units, above 0; None means eps.
 
-    Cost: one forward and one backward pass an example. Reference: de Jorge et al. 2022, algorithm 1.
+    Cost: one forward and one backward pass per example. Reference: de Jorge et al. 2022, algorithm 1.
     """
 
     noise: float = 2.0
@@ -36,24 +38,24 @@ class NFGSM(Bounded):
         return pixel_radius(self.eps, 1.0)
 
     def _more_problems(self) -> list[str | None]:
-        return [
-            within("noise", self.noise, 0, 100),
-            None if self.step_size is None else positive("step_size", self.step_size, "leave it out for eps"),
-        ]
+        problems = [within("noise", self.noise, low=0, high=100)]
+        if self.step_size is not None:
+            problems.append(positive("step_size", self.step_size, "leave it out for eps"))
+        return problems
 
     @property
     def length(self) -> float:
-        """Length of the step."""
+        """Length of the step, in pixel units."""
         return self.eps if self.step_size is None else self.step_size
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
-        x = in_full(x)
+        x = to_full_precision(x)
         return climb(
             loss_fn,
             linf_start(x, self.noise * self.eps, generator),
             steps=1,
-            move=lambda x_adv, gradient: linf_step(x_adv, gradient, self.length),
-            project=lambda x_adv: x_adv.clamp(0, 1),
+            move=partial(linf_step, step_size=self.length),
+            project=partial(torch.clamp, min=0, max=1),
         )
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -71,9 +73,9 @@ class NFGSM(Bounded):
     def probe(self) -> LinfPGD:
         return self.reference(1).probe()
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, object]:
         return {
-            "norm": "linf",
+            "norm": self.norm,
             "eps": self.eps,
             "steps": 1,
             "step_size": self.length,

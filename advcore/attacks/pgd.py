@@ -16,20 +16,21 @@ from advcore.types import Loss, settings
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
 START_ALIASES = {"random": "uniform", "normal": "gaussian", "none": "clean", "zero": "clean", "memory": "remembered"}
-MOST_PIXELS = 1e12  # before the data are seen
-_GAUSSIAN_START = 1e-3  # TRADES (Zhang et al. 2019), trades.py
+MOST_PIXELS = 1e12  # stands for the number of pixels before the data are known
+_GAUSSIAN_START = 1e-3  # as in TRADES (Zhang et al. 2019), trades.py
 
 
 def pixel_radius(eps: object, largest: float) -> str | None:
-    """The problem with a radius in pixel units, or None."""
-    grey = isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps)
-    way_out = "pixels are in [0, 1], and eps counts in the same units" + (f": write {eps:g}/255" if grey else "")
-    return within("eps", eps, 0, round(largest, 4), way_out)
+    """Return the problem with a radius in pixel units that must be at most `largest`, or None."""
+    way_out = "pixels are in [0, 1], and eps counts in the same units"
+    if isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps):
+        way_out += f": write {eps:g}/255"  # a radius in grey levels
+    return within("eps", eps, low=0, high=round(largest, 4), way_out=way_out)
 
 
 @settings
 class PGD(Iterated):
-    """Settings and behaviour that the balls share.
+    """Settings and behaviour that PGD in all balls shares.
 
     Parameters
     ----------
@@ -38,11 +39,10 @@ class PGD(Iterated):
     steps, restarts : see `Iterated`.
     step_size : length of a step in the ball's norm, same units, above 0; None means 2.5 eps / steps.
     start : "uniform" in the ball, "gaussian" (x + 0.001 N(0, 1), TRADES), "clean", or, for training, "remembered":
-        where the attack left the example in an earlier epoch (`advcore.attacks.memory`), uniform where nothing is known
-        of it.
+        where the attack left the example in an earlier epoch (`advcore.attacks.memory`), uniform where there was none.
 
-    Raises ConfigError for values out of range. Cost: `steps` forward and backward passes an example and
-    restart, and one forward more a restart when there are several.
+    Raises ConfigError for values out of range. Cost: `steps` forward and backward passes per example and restart, and
+    one forward pass more per restart if there are several.
     Reference: Madry et al. 2018, section 2.1; Goodfellow et al. 2015 for one step.
     Differs: the l2 start is uniform in the ball, not per pixel far outside of it.
     """
@@ -50,67 +50,67 @@ class PGD(Iterated):
     step_size: float | None = None
     start: str = "uniform"
     geometry: ClassVar[Geometry]
+    described_settings: ClassVar[tuple[str, ...]] = ("start",)
 
     def _eps_problem(self) -> str | None:
         return pixel_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
 
     def _more_problems(self) -> list[str | None]:
-        return [
-            *super()._more_problems(),
-            None
-            if self.step_size is None
-            else positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
-            one_of("start", self.start, STARTS, START_ALIASES),
-            must("restarts", "1 for start: remembered", self.restarts, "one end is remembered")
-            if self.remembers and self.restarts != 1
-            else None,
-        ]
+        problems = super()._more_problems()
+        if self.step_size is not None:
+            problems.append(positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"))
+        problems.append(one_of("start", self.start, STARTS, START_ALIASES))
+        if self.remembers and self.restarts != 1:
+            problems.append(must("restarts", "1 for start: remembered", self.restarts, "one end is remembered"))
+        return problems
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return pixel_radius(self.eps, self.geometry.diameter(math.prod(shape)))
 
     @property
     def length(self) -> float:
-        """Length of a step."""
-        return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        """Length of a step, in the units of eps."""
+        return super().length if self.step_size is None else self.step_size
 
-    def _once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
-        return self.rise(loss_fn, x, self._begin(x, generator))
+    def _attack_once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
+        return self.rise(loss_fn, x, self._start(x, generator))
 
     def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
-        """Where `rise` starts for x, in float32 or wider, so that it ends where a call would; None: it takes more than
-        one rise."""
-        return self._begin(x, generator.child("restart", 0)) if self.restarts == 1 else None
+        """Return where `rise` starts for x, in float32 or wider, to end where a call would.
+
+        None with several restarts, which take several rises.
+        """
+        return self._start(x, generator.child("restart", 0)) if self.restarts == 1 else None
 
     def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:
-        """x_adv of one start; asks the device for no number."""
+        """Return the x_adv of one start, without waiting for the device."""
         return climb(
             loss_fn,
             start,
             steps=self.steps,
             move=self._move,
-            project=lambda x_adv: self.geometry.project(x_adv, x, self.eps),
+            project=partial(self.geometry.project, x=x, eps=self.eps),
         )
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
         return self.geometry.step(x_adv, gradient, self.length)
 
-    def _begin(self, x: Tensor, generator: Stream) -> Tensor:
+    def _start(self, x: Tensor, generator: Stream) -> Tensor:
+        """Return a start (B, C, H, W) for the images x."""
         if self.start == "gaussian":
             return x + _GAUSSIAN_START * generator.normal(tuple(x.shape)).to(x)
         if self.start == "clean":
             return x
-        fresh, memory = partial(self.geometry.start, x, self.eps, generator), getattr(self, "_memory", None)
-        return memory.recall(x, generator.indices, fresh) if self.remembers and memory else fresh()
+        draw = partial(self.geometry.start, x, self.eps, generator)
+        memory = getattr(self, "_memory", None)
+        return memory.recall(x, generator.indices, draw) if self.remembers and memory else draw()
 
     @property
     def remembers(self) -> bool:
         return self.start == "remembered"
 
-    def recalling(self, memory: Perturbations) -> "PGD":
-        new = self.changed()
-        new.__dict__["_memory"] = memory
-        return new
+    def recalling(self, memory: Perturbations | None) -> "PGD":
+        return self._with_private("_memory", memory)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         return self.geometry.distance(x, x_adv) - self.eps
@@ -119,15 +119,14 @@ class PGD(Iterated):
         return self.changed(eps=self.eps * fraction, step_size=self.length * fraction or None)
 
     def reference(self, steps: int) -> "PGD":
-        return super().reference(steps).changed(start="uniform" if self.remembers else self.start)
+        return super().reference(steps)._without_memory()
 
     def probe(self) -> "PGD":
-        new = super().probe()
-        new = new.changed(step_size=None) if new.steps != self.steps else new
-        return new.changed(start="uniform") if self.remembers else new
+        probe = super().probe()._without_memory()
+        return probe if probe.steps == self.steps else probe.changed(step_size=None)
 
-    def describe(self) -> dict:
-        return super().describe() | {"start": self.start}
+    def _without_memory(self) -> "PGD":
+        return self.changed(start="uniform") if self.remembers else self
 
 
 @settings
@@ -151,8 +150,8 @@ class L2PGD(PGD):
 class L1PGD(PGD):
     """PGD in the l1 ball, by sparse steps; see `PGD` for its other settings.
 
-    A step moves the pixels of the largest gradients that have room, all by the same length; the projection is onto the
-    ball and [0, 1] at once.
+    A step moves the pixels with the largest gradients that do not push them out of [0, 1], all by the same length; the
+    projection is onto the ball and [0, 1] at once.
 
     Parameters
     ----------
@@ -164,12 +163,10 @@ class L1PGD(PGD):
     sparsity: float = 0.05
     norm: ClassVar[str] = "l1"
     geometry: ClassVar[Geometry] = L1
+    described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), share("sparsity", self.sparsity)]
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
-        return l1_step(x_adv, gradient, self.length, self.sparsity)
-
-    def describe(self) -> dict:
-        return super().describe() | {"sparsity": self.sparsity}
+        return l1_step(x_adv, gradient, self.length, sparsity=self.sparsity)

@@ -14,7 +14,7 @@ from advcore.types import settings
 
 @settings
 class ReColorAdv(Functional):
-    """Adds to each pixel what a table, interpolated linearly, holds for its colour.
+    """Adds to each pixel the change that a table, interpolated linearly, holds for its colour.
 
     Parameters
     ----------
@@ -22,14 +22,15 @@ class ReColorAdv(Functional):
     resolution : entries of the table along each channel, 2 to 256.
     steps, restarts : see `Iterated`.
 
-    For images of one or three channels. Reference: Laidlaw and Feizi 2019, section 4. Differs: RGB (their paper has it
-    beside CIELUV), and no smoothness penalty beyond the table's own resolution.
+    For images of one or three channels. Reference: Laidlaw and Feizi 2019, section 4. Differs: RGB (which
+    their paper has beside CIELUV), and no smoothness penalty beyond the table's own resolution.
     """
 
     eps: float = 0.06
     resolution: int = 16
     norm: ClassVar[str] = "recolor"
     widest: ClassVar[float] = 1.0
+    described_settings: ClassVar[tuple[str, ...]] = ("resolution",)
 
     def _more_problems(self) -> list[str | None]:
         return [*super()._more_problems(), at_least("resolution", self.resolution, 2, most=256)]
@@ -37,16 +38,17 @@ class ReColorAdv(Functional):
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")
 
-    def describe(self) -> dict:
-        return super().describe() | {"resolution": self.resolution}
-
-    def shape(self, x: Tensor) -> tuple[int, ...]:
+    def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
         require(self.problem(tuple(x.shape[1:])))
-        return len(x), x.shape[1], *(self.resolution if axis < x.shape[1] else 1 for axis in range(3))
+        channels = x.shape[1]
+        axes = [self.resolution] * channels + [1] * (3 - channels)
+        return len(x), channels, *axes
 
-    def applied(self, x: Tensor, p: Tensor) -> Tensor:
-        axes = [2 * x[:, c] - 1 if c < x.shape[1] else torch.zeros_like(x[:, 0]) for c in range(3)]
-        grid = torch.stack(axes[::-1], -1)[:, None]  # grid_sample's first coordinate is the table's last axis
+    def apply(self, x: Tensor, p: Tensor) -> Tensor:
+        channels = x.shape[1]
+        positions = [2 * x[:, channel] - 1 for channel in range(channels)]
+        positions += [torch.zeros_like(x[:, 0])] * (3 - channels)
+        grid = torch.stack(positions[::-1], -1)[:, None]  # grid_sample's first coordinate is the table's last axis
         change = F.grid_sample(p, grid, mode="bilinear", padding_mode="border", align_corners=True)
         return (x + change[:, :, 0]).clamp(0, 1)
 

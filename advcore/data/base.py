@@ -112,8 +112,9 @@ class DataSettings:
 
     def classes(self, train: Split) -> int:
         """Return the number of classes. Raises DataError for labels that cannot be classes."""
-        if self.known_classes or train.num_classes:
-            return self.known_classes or train.num_classes
+        stated = self.known_classes or train.num_classes
+        if stated:
+            return stated
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 

@@ -2,12 +2,12 @@
 
 import operator
 from collections.abc import Callable
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from advcore.data.contract import Source
+from advcore.data.contract import MapStyle, Source
 from advcore.errors import DataError, describe_exception
 
 _TOLERANCE = 1e-4
@@ -66,7 +66,7 @@ def _accept(y: Tensor, indices: Tensor) -> None:
     """Accept all labels, which have been checked before."""
 
 
-def item_of(dataset: Dataset, i: int) -> tuple[Tensor, int]:
+def item_of(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
     """Return image (C, H, W) and label of the i-th example of a map-style data set.
 
     Raises DataError, with the index, for anything else, and in place of whatever the data set raises.
@@ -91,7 +91,7 @@ def _label_of(label: object, i: int) -> int:
     if isinstance(label, Tensor) and label.ndim == 0:
         label = label.item()
     try:
-        if not isinstance(label, bool) and abs(operator.index(label)) < 2**63:
+        if isinstance(label, SupportsIndex) and not isinstance(label, bool) and abs(operator.index(label)) < 2**63:
             return operator.index(label)
     except (TypeError, ValueError):  # arrays and tensors have __index__ whatever they hold
         pass

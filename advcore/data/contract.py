@@ -17,22 +17,34 @@ class Source(Protocol):
     """
 
     device: torch.device
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     nbytes: int
 
     def __len__(self) -> int: ...
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield one batch, without augmentation, for each (B,) tensor of indices."""
+        ...
 
     def labels(self) -> Tensor:
         """Return the labels (N,) long, on the CPU."""
+        ...
 
     def class_counts(self) -> list[int] | None:
         """Count the examples of each class that occurs; None where that would take reading the data."""
+        ...
 
     def fingerprint(self) -> str:
         """Return a digest that names the data (`digest_labels`)."""
+        ...
+
+
+class MapStyle(Protocol):
+    """A map-style data set: one that has a length, and gives an example (x, y, ...) by its index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Sequence[object]: ...
 
 
 def chunked(indices: Tensor, size: int) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from advcore.apportion import largest_remainder
 from advcore.data.checks import item_of
+from advcore.data.contract import MapStyle
 from advcore.data.split import Split
 from advcore.errors import check_within, require
 from advcore.rng import Stream
@@ -137,7 +138,7 @@ def _read_copies(read: Callable[[Tensor], Tensor], copies: _Copies, positions: T
 class _FaultyDataset(Dataset):
     """A map-style data set with faults."""
 
-    def __init__(self, dataset: Dataset, labels: Tensor, copies: _Copies):
+    def __init__(self, dataset: MapStyle, labels: Tensor, copies: _Copies):
         self.dataset = dataset
         self.labels = labels
         self.copies = copies

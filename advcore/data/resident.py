@@ -35,7 +35,7 @@ class Resident:
             )
         check_images(images, torch.arange(len(images)))
         self.device = torch.device(device)
-        self.shape = tuple(images.shape[1:])
+        self.shape: tuple[int, ...] = tuple(images.shape[1:])
         self._images = images.to(self.device)
         self.nbytes = self._images.nbytes
         self._labels = labels.long()
@@ -61,7 +61,10 @@ class Resident:
         return count_classes(self._labels)
 
     def fingerprint(self) -> str:
-        return digest_labels(self._labels.__getitem__, len(self))
+        return digest_labels(self._label_at, len(self))
+
+    def _label_at(self, i: int) -> int:
+        return int(self._labels[i])
 
 
 def count_classes(labels: Tensor) -> list[int]:

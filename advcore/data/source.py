@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from advcore.data.checks import check_images, check_labels, item_of, label_check  # noqa: F401
-from advcore.data.contract import Batch, Source, batches_for, chunk_sizes, chunked, first_images, to_float  # noqa: F401
+from advcore.data.contract import Batch, MapStyle, Source, batches_for, chunk_sizes, chunked, first_images, to_float  # noqa: F401
 from advcore.data.resident import Resident, count_classes
 from advcore.data.streamed import Streamed
 from advcore.types import digest_labels
@@ -39,14 +39,15 @@ class Part:
         return count_classes(self.labels())
 
     def fingerprint(self) -> str:
-        return digest_labels(self.labels().__getitem__, len(self))
+        labels = self.labels().tolist()
+        return digest_labels(labels.__getitem__, len(self))
 
 
-def as_source(dataset: Source | Dataset, device: torch.device) -> Source:
+def as_source(dataset: Source | MapStyle, device: torch.device) -> Source:
     """Return `dataset` itself if it already is a source; otherwise a source that streams it to `device`."""
     if isinstance(dataset, (Resident, Streamed, Part)):
         return dataset
-    return Streamed(dataset, device)
+    return Streamed(cast(MapStyle, dataset), device)
 
 
 def hash_content(source: Source) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.utils.data import Dataset, Subset
 
 from advcore.apportion import largest_remainder
 from advcore.data.checks import item_of
-from advcore.data.contract import Source
+from advcore.data.contract import MapStyle, Source
 from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.errors import DataError, must
@@ -33,14 +34,15 @@ class Split:
 
     labels: Tensor
     images: Callable[[Tensor], Tensor] | None = None
-    dataset: Dataset | None = None
+    dataset: MapStyle | None = None
     num_classes: int | None = None
 
     def source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
         """Return the examples at `positions` as a source, held on the device if they fit."""
         if self.images is not None:
             return Resident(self.images(positions), self.labels[positions], device)
-        part = Subset(self.dataset, positions.tolist())
+        assert self.dataset is not None, "a split has images or a data set"
+        part = Subset(cast(Dataset, self.dataset), positions.tolist())
         if len(part) * item_of(part, 0)[0].numel() <= RESIDENT_LIMIT:
             images = torch.stack([item_of(part, i)[0] for i in range(len(part))])
             return Resident(images, self.labels[positions], device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from advcore.data.checks import check_images, item_of
-from advcore.data.contract import Batch, chunked, to_float
+from advcore.data.contract import Batch, MapStyle, chunked, to_float
 from advcore.data.resident import count_classes
 from advcore.device import is_faster_pinned
 from advcore.errors import DataError, describe_exception
@@ -36,7 +36,7 @@ class Streamed:
     """
 
     def __init__(
-        self, dataset: Dataset, device: torch.device | str = "cpu", *, labels: Tensor | None = None, workers: int = 0
+        self, dataset: MapStyle, device: torch.device | str = "cpu", *, labels: Tensor | None = None, workers: int = 0
     ):
         self.dataset = dataset
         self.device = torch.device(device)
@@ -50,7 +50,7 @@ class Streamed:
             raise DataError("the data set must hold at least one example, got an empty one")
         self._labels = labels
         self._fingerprint: str | None = None
-        self.shape = tuple(item_of(dataset, 0)[0].shape)
+        self.shape: tuple[int, ...] = tuple(item_of(dataset, 0)[0].shape)
 
     def __len__(self) -> int:
         return self._size
@@ -114,10 +114,12 @@ class _CheckedExamples(Dataset):
     What each worker reads is remembered, for the case that it dies of it.
     """
 
-    def __init__(self, dataset: Dataset, shape: tuple[int, ...], workers: int = 0):
+    def __init__(self, dataset: MapStyle, shape: tuple[int, ...], workers: int = 0):
         self.dataset = dataset
         self.shape = shape
-        self._being_read = torch.full((workers,), _NOTHING).share_memory_() if workers else None
+        self._being_read = torch.full((workers,), _NOTHING)
+        if workers:
+            self._being_read.share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -142,8 +144,7 @@ class _CheckedExamples(Dataset):
         """Explain why the batch of `chunk` does not come: by the worker that died and what it read, else by `error`."""
         if isinstance(error, (EOFError, OSError)):  # what a worker sent cannot be fetched: it is dying, or dead
             _await_dying(workers)
-        being_read = [] if self._being_read is None else self._being_read.tolist()
-        for worker, example in zip(workers, being_read, strict=False):
+        for worker, example in zip(workers, self._being_read.tolist(), strict=False):
             if worker.exitcode is not None and (worker.exitcode or example != _NOTHING):
                 which = _list_examples(chunk) if example == _NOTHING else f"example {example}"
                 ending = _describe_exit(worker.exitcode)
@@ -180,7 +181,7 @@ def _report_deaths_at_next_batch(iterator: Iterator) -> None:
     except ImportError:
         return
     _remove_worker_pids(id(iterator))
-    iterator._worker_pids_set = False  # or the iterator's end would remove them again
+    vars(iterator)["_worker_pids_set"] = False  # or the iterator's end would remove them again
 
 
 def _collate(items: list) -> list[Tensor] | DataError:

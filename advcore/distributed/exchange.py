@@ -2,8 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -70,14 +69,14 @@ def run_on_first(function: Callable[[], Value]) -> Value:
     """
     if size() == 1:
         return function()
-    result = None
+    results: list[Value] = []
     with fail_together():
         if is_first():
-            result = function()
+            results.append(function())
     if is_first():
-        broadcast_bytes(pack(result))
-        return result
-    return unpack(broadcast_bytes(None))
+        broadcast_bytes(pack(results[0]))
+        return results[0]
+    return cast(Value, unpack(broadcast_bytes(None)))
 
 
 def chunks_of_process(chunks: Sequence[Tensor]) -> list[Tensor]:
@@ -97,14 +96,16 @@ def gather_in_order(chunks: Sequence[Tensor], results: Iterator[tuple[Tensor, ..
         return
     for start in range(0, len(chunks), size()):
         lengths = [len(chunk) for chunk in chunks[start : start + size()]]
+        result: tuple[Tensor, ...] = ()
         with fail_together():
-            result = next(results) if rank() < len(lengths) else None
+            if rank() < len(lengths):
+                result = next(results)
         if is_first():
             yield result
             for other, length in enumerate(lengths[1:], 1):
                 yield tuple(receive_like(part, length, other) for part in result)
             continue
-        for part in result or ():
+        for part in result:
             with name_lost_process():
                 dist.send(carrier_of(part.contiguous()), 0)
 
@@ -128,8 +129,8 @@ def deal(items: Sequence[Item] | None, describe: Callable[[Item], object], devic
         by one. The first process keeps its own items as they are.
     device : where received tensors go, unless they were on the CPU.
     """
-    count = run_on_first(partial(len, items))
-    if not is_first():
+    count = run_on_first(lambda: len(items or ()))
+    if not is_first() or items is None:
         return [receive_tree(0, device) for _ in range(rank(), count, size())]
     for i, item in enumerate(items):
         if i % size():
@@ -186,8 +187,9 @@ def average_gradients_of(model: nn.Module) -> nn.Module | None:
     from torch.nn.parallel import DistributedDataParallel
 
     parameters = inspect.signature(DistributedDataParallel.__init__).parameters
+    wrap: Callable[..., nn.Module] = DistributedDataParallel
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its former name
-    return DistributedDataParallel(model, find_unused_parameters=True, **{buffers: False})
+    return wrap(model, find_unused_parameters=True, **{buffers: False})
 
 
 def average(tensors: Sequence[Tensor]) -> None:

@@ -52,16 +52,16 @@ def raise_in_all(failure: BaseException | None = None) -> None:
 def _agree_on_error(failure: BaseException | None) -> BaseException:
     """Choose the error that all processes raise; the process that met it raises it as it is."""
     descriptions = gather_values(None if failure is None else _describe(failure))
-    failed = [process for process, description in enumerate(descriptions) if description is not None]
+    failed = {process: description for process, description in enumerate(descriptions) if description is not None}
     # An error comes before a stop: a stop is saved and can be continued from.
-    process = next((process for process in failed if "stopped" not in descriptions[process]), failed[0])
-    description = descriptions[process]
+    process = min(failed, key=lambda process: ("stopped" in failed[process], process))
+    description = failed[process]
     if failure is not None and isinstance(failure, signals.Stopped) == ("stopped" in description):
         return failure
     return _rebuild(description, process)
 
 
-def _describe(error: BaseException) -> dict[str, object]:
+def _describe(error: BaseException) -> dict:
     """Describe an error by values that can be sent."""
     if isinstance(error, signals.Stopped):
         return {"stopped": error.number}

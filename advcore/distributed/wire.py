@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from advcore.files import join, pack, split, unpack
 from advcore.pieces import ran_out
 
 Tree = TypeVar("Tree")
-"""Nested dicts and lists of tensors and plain values."""
+"""Stands for nested dicts and lists of tensors and plain values."""
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def carrier_of(tensor: Tensor) -> Tensor:
     return tensor if "gloo" in backends else tensor.cuda()
 
 
-def reduce_numbers(numbers: Sequence[float], how: dist.ReduceOp, dtype: torch.dtype = torch.int64) -> list:
+def reduce_numbers(numbers: Sequence[float], how: dist.ReduceOp.RedOpType, dtype: torch.dtype = torch.int64) -> list:
     """Reduce each number over the processes."""
     carrier = carrier_of(torch.tensor(numbers, dtype=dtype))
     with name_lost_process():
@@ -50,7 +50,7 @@ def gather_values(tree: Tree) -> list[Tree]:
     """Return what each process gives, in their order: nested dicts and lists of tensors and plain values."""
     if size() == 1:
         return [tree]
-    return [unpack(decode_bytes(part)) for part in gather_parts(encode_bytes(pack(tree)))[0]]
+    return [cast(Tree, unpack(decode_bytes(part))) for part in gather_parts(encode_bytes(pack(tree)))[0]]
 
 
 def gather_parts(*tensors: Tensor) -> list[list[Tensor]]:

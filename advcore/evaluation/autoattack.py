@@ -6,7 +6,8 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +26,24 @@ _ENSEMBLES = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-"""The attacks that a version runs, in the package's order."""
-_ALONE = ("apgd-ce", "apgd-dlr", "square")
+"""The attacks that each version runs, in the package's order."""
+_SINGLE = ("apgd-ce", "apgd-dlr", "square")
 _FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
-"""Of attacks that need more than two: their losses compare three and four logits. FAB-T has a target from two on."""
-_INSTEAD = {"apgd-t": "apgd-dlr"}
-"""The untargeted form of an attack, for fewer classes than it needs."""
-_SQUARE_TILES = 5  # in the l2 and l1 balls Square divides an image into so many rows
-VERSIONS = (*_ENSEMBLES, *_ALONE)
+"""How many classes an attack needs, if more than two: the losses of these compare three and four logits."""
+_SUBSTITUTES = {"apgd-t": "apgd-dlr"}
+"""The untargeted form of an attack, for models with fewer classes than it needs."""
+_SQUARE_TILES = 5  # the rows of tiles into which Square divides an image in the l2 and l1 balls
+_ARGUMENTS = {
+    "pyautoattack": {"attacks": "attacks", "batch size": "batch_size"},
+    "autoattack": {"attacks": "attacks_to_run", "batch size": "bs"},
+}
+"""What each package calls the two arguments that are not named alike."""
+VERSIONS = (*_ENSEMBLES, *_SINGLE)
 
 
 @settings
 class AutoAttack:
-    """APGD-CE, APGD-T, FAB-T and Square, each on what is still right; it reads logits and labels, so it evaluates only.
+    """APGD-CE, APGD-T, FAB-T and Square, each on the examples still right; for evaluation only: it reads the labels.
 
     Parameters
     ----------
@@ -45,11 +51,11 @@ class AutoAttack:
     norm : "linf", "l2" or "l1".
     version : "standard", "plus" or "rand"; or one attack alone: "apgd-ce", "apgd-dlr", "square" (the black box).
 
-    For fewer than four classes "standard", "plus" and "rand" run the attacks that exist for so many: APGD-T needs four
-    classes and APGD-DLR three. The version in the record then says what was left out, and the evaluation is flagged. An
-    attack alone is refused where it cannot run.
+    For fewer than four classes "standard", "plus" and "rand" run the attacks that exist for that number: APGD-T needs
+    four classes and APGD-DLR three. The version in the record then says what was left out, and the evaluation is
+    flagged. A single attack is refused where it cannot run.
 
-    Needs the extra `eval`. Cost: thousands of passes an example. Reference: Croce and Hein 2020, section 5.
+    Needs the extra `eval`. Cost: thousands of passes per example. Reference: Croce and Hein 2020, section 5.
     """
 
     eps: float
@@ -66,14 +72,14 @@ class AutoAttack:
         )
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
-        _package()
+        _import_package()
         if self.norm != "linf" and "square" in self.parts and shape[1] < _SQUARE_TILES:
             rule = f"linf, or version apgd-ce, for images below {_SQUARE_TILES} pixels in height"
             return must("norm", rule, self.norm, "Square cannot divide them into tiles")
         return pixel_radius(self.eps, LP[self.norm].diameter(math.prod(shape)))
 
     def classes_problem(self, classes: int) -> str | None:
-        """Say why this cannot run on a model with so many classes; None if it can."""
+        """Return why this cannot run on a model with this number of classes; None if it can."""
         if classes < 2:
             return must("version", "left out for a single class", self.version, "there is nothing to be mistaken for")
         needed = _FEWEST_CLASSES.get(self.version, 2)
@@ -83,22 +89,23 @@ class AutoAttack:
         return must("version", rule, self.version, f"its loss compares {needed} logits")
 
     def for_classes(self, classes: int) -> "AutoAttack":
-        """Return the same attack, which knows how many classes the model has and so which attacks it will run."""
+        """Return the same attack for a model with this number of classes, which decides which attacks can run."""
         require(self.classes_problem(classes))
-        new = replace(self)
-        new.__dict__["_classes"] = classes
-        return new
+        adapted = replace(self)
+        adapted.__dict__["_classes"] = classes
+        return adapted
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the attacks that run, in order."""
-        return tuple(dict.fromkeys(self._instead(part) for part in self._all_parts if self._instead(part)))
+        substitutes = [self._substitute(part) for part in self._planned_parts]
+        return tuple(dict.fromkeys(part for part in substitutes if part))
 
     @property
     def reduction(self) -> str | None:
-        """What sets this apart from its version on a model of too few classes: "without apgd-t"; else None."""
-        missing = [part for part in self._all_parts if part not in self.parts]
-        added = [part for part in self.parts if part not in self._all_parts]
+        """How this differs from its version on a model of too few classes, as "without apgd-t"; None if it does not."""
+        missing = self._missing_parts
+        added = [part for part in self.parts if part not in self._planned_parts]
         if not missing:
             return None
         if added:
@@ -106,39 +113,43 @@ class AutoAttack:
         return f"without {' and '.join(missing)}"
 
     def flags(self) -> list[str]:
-        """Return a flag where the version's name would promise more than what runs."""
+        """Return a flag if the version's name promises more than what runs."""
         if self.reduction is None:
             return []
-        needs = [f"{part} needs {_FEWEST_CLASSES[part]}" for part in self._all_parts if part not in self.parts]
+        needs = [f"{part} needs {_FEWEST_CLASSES[part]}" for part in self._missing_parts]
         return [
             f"reduced: {' and '.join(needs)} classes, and the model has {self._classes}; autoattack "
             f"({self.norm} {format_pixels(self.eps)}) ran {', '.join(self.parts)}, not its {self.version} version"
         ]
 
     @property
-    def _all_parts(self) -> tuple[str, ...]:
+    def _planned_parts(self) -> tuple[str, ...]:
         return _ENSEMBLES.get(self.version, (self.version,))
 
-    def _instead(self, part: str | None) -> str | None:
-        """The attack itself, its form for fewer classes, or None where there is none."""
+    @property
+    def _missing_parts(self) -> list[str]:
+        return [part for part in self._planned_parts if part not in self.parts]
+
+    def _substitute(self, part: str | None) -> str | None:
+        """Return the attack itself if the model has enough classes for it, else its form for fewer, else None."""
         while part is not None and _FEWEST_CLASSES.get(part, 2) > getattr(self, "_classes", math.inf):
-            part = _INSTEAD.get(part)
+            part = _SUBSTITUTES.get(part)
         return part
 
     def adversarial(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
-        """x_adv (B, C, H, W) of images that are right; those that stand come back as they are."""
+        """Attack images x (B, C, H, W) that are classified right; those not fooled are returned unchanged."""
         require(self.problem(tuple(x.shape[1:])))
-        package, alone = _package(), self.version in _ALONE
-        ours = package.__name__ == "pyautoattack"  # the git-installed one names two arguments otherwise
-        chosen = {"attacks" if ours else "attacks_to_run": [self.version]} if alone else {}
+        package = _import_package()
+        names = _ARGUMENTS[package.__name__]
+        single = self.version in _SINGLE
         attack = package.AutoAttack(
-            _Callable(forward),
+            _ForwardModule(forward),
             device=x.device,
             eps=self.eps,
             norm=_NORMS[self.norm],
             seed=stream.key & 0x7FFFFFFF,
-            version="custom" if alone else self.version,
-            **chosen,
+            version="custom" if single else self.version,
+            **({names["attacks"]: [self.version]} if single else {}),
         )
         attack.verbose = False
         logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
@@ -148,14 +159,15 @@ class AutoAttack:
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
         with preserved(stream):
-            found = attack.run_standard_evaluation(x, y, **{"batch_size" if ours else "bs": len(x)})
-        return found[0] if isinstance(found, tuple) else found
+            result = attack.run_standard_evaluation(x, y, **{names["batch size"]: len(x)})
+        return result[0] if isinstance(result, tuple) else result
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, object]:
+        name = f"{self.version} {self.reduction}" if self.reduction else self.version
         return {
             "norm": self.norm,
             "eps": self.eps,
-            "version": f"{self.version} {self.reduction}" if self.reduction else self.version,
+            "version": name,
             "parts": list(self.parts),
             "package": version(),
             "steps": 5000 if self.version == "square" else 100,
@@ -164,8 +176,11 @@ class AutoAttack:
         }
 
 
-class _Callable(nn.Module):
-    """A function of images as the module that AutoAttack asks for; its gradient is 0 where none leads through."""
+class _ForwardModule(nn.Module):
+    """Presents a function of images as the module that AutoAttack asks for.
+
+    Where no gradient leads from the logits to the images, the module's gradient is 0 instead of an error.
+    """
 
     def __init__(self, forward: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -173,11 +188,12 @@ class _Callable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self._call(x)
-        cut_off = x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad
-        return logits + 0 * x.flatten(1).sum(1, keepdim=True) if cut_off else logits
+        is_cut_off = x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad
+        return logits + 0 * x.flatten(1).sum(1, keepdim=True) if is_cut_off else logits
 
 
-def _package() -> Any:
+def _import_package() -> ModuleType:
+    """Import pyautoattack, or else autoattack. Raises ConfigError, with the extra to install, if neither can be."""
     try:
         import pyautoattack
 
@@ -193,12 +209,12 @@ def _package() -> Any:
 
 def is_installed() -> bool:
     """Whether a package of AutoAttack can be imported, without importing it."""
-    return any(importlib.util.find_spec(name) for name in ("pyautoattack", "autoattack"))
+    return any(importlib.util.find_spec(name) for name in _ARGUMENTS)
 
 
 def version() -> str:
-    """ "pyautoattack 0.2.0"."""
-    name = _package().__name__
+    """Return the name and version of the package that runs the attacks, as "pyautoattack 0.2.0"."""
+    name = _import_package().__name__
     try:
         return f"{name} {importlib.metadata.version(name)}"
     except importlib.metadata.PackageNotFoundError:

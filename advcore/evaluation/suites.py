@@ -1,41 +1,39 @@
 """Named sets of attacks for `advcore evaluate --suite`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from advcore.attacks import LPA, PPGD, JPEGLinf, ReColorAdv, StAdv
+from advcore.attacks.base import Attack
 from advcore.attacks.geometry import LP
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack
 
+Attacks = Sequence[Attack | AutoAttack]
 
-def seen(attacks: Sequence[Any]) -> list[Any]:
-    """The run file's own attacks."""
+
+def use_attacks_seen(attacks: Attacks) -> Attacks:
+    """Return the attacks of the run file, as they are."""
     return list(attacks)
 
 
-def autoattack(attacks: Sequence[Any]) -> list[Any]:
-    """AutoAttack, standard version, in each lp ball that the run file's attacks have.
+def build_autoattack(attacks: Attacks) -> Attacks:
+    """Return AutoAttack's standard version in each lp ball of the run file's attacks.
 
-    For fewer than four classes it runs what exists for so many, and is flagged.
+    For fewer than four classes it runs the attacks that exist for that number, and is flagged. Raises ConfigError if no
+    attack has an lp ball.
     """
     balls = dict.fromkeys((attack.norm, attack.eps) for attack in attacks if attack.norm in LP)
     if not balls:
-        raise ConfigError(
-            must(
-                "--suite",
-                "seen or unseen without an lp attack in the file",
-                "autoattack",
-                "add one to evaluation.attacks",
-            )
-        )
+        rule = "seen or unseen without an lp attack in the file"
+        raise ConfigError(must("--suite", rule, "autoattack", "add one to evaluation.attacks"))
     return [AutoAttack(norm=norm, eps=eps) for norm, eps in balls]
 
 
-def unseen(attacks: Sequence[Any]) -> list[Any]:
-    """What PAT evaluates CIFAR-10 with, and JPEG: AutoAttack linf 8/255 and l2 1, StAdv, ReColorAdv, JPEG, PPGD, LPA.
+def build_attacks_unseen(attacks: Attacks) -> Attacks:
+    """Return the attacks that PAT evaluates CIFAR-10 with, and JPEG, whatever the run file's attacks are.
 
-    Reference: Laidlaw et al. 2021, section 6. Differs: PPGD and LPA are bounded in the attacked model's own features.
+    AutoAttack linf 8/255 and l2 1, StAdv, ReColorAdv, JPEG, PPGD and LPA. Reference: Laidlaw et al. 2021, section 6.
+    Differs: PPGD and LPA are bounded in the attacked model's own features.
     """
     return [
         AutoAttack(norm="linf", eps=8 / 255),
@@ -48,6 +46,10 @@ def unseen(attacks: Sequence[Any]) -> list[Any]:
     ]
 
 
-SUITES: dict[str, Callable[[Sequence[Any]], list[Any]]] = {"seen": seen, "unseen": unseen, "autoattack": autoattack}
+SUITES: dict[str, Callable[[Attacks], Attacks]] = {
+    "seen": use_attacks_seen,
+    "unseen": build_attacks_unseen,
+    "autoattack": build_autoattack,
+}
 ALIASES = {"aa": "autoattack", "pat": "unseen"}
-"""What the field calls them, to their names here (`errors.nearest`)."""
+"""Names used elsewhere, to their names here (`errors.nearest`)."""

@@ -1,4 +1,4 @@
-"""One row an example: the thing a solver looks at."""
+"""Gradient rows and scores: one row per example, which is what a solver reads."""
 
 from advcore.gradients.base import Gradient
 from advcore.gradients.input_norm import INPUT_NORMS

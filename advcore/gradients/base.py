@@ -1,9 +1,8 @@
-"""What the table of gradients holds: how rows are measured, and what that costs."""
+"""The contract of the table of gradients: how rows are measured, and what that costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +15,10 @@ from advcore.rows import DenseRows, Rows
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows of a whole source, in its order, the labels (N,) long met on the way, on the CPU, and `events`: what fell
-    back.
+    """The rows of a whole source, in its order, and the labels (N,) long, on the CPU.
 
-    Of several processes, the first may be the only one that has rows and labels; None in the others.
+    `events` say, one line each, what had to be done otherwise, such as smaller chunks when memory ran out. With several
+    processes, the first may be the only one that has rows and labels; they are None in the others.
     """
 
     rows: Rows | None
@@ -27,35 +26,43 @@ class Measured:
     events: tuple[str, ...] = ()
 
 
-class Collector(Protocol):
-    """Scores over the epochs of a run; `rows` (N, 1) is what they come to so far."""
+class Collector:
+    """Collects the scores of each epoch of a run; `rows` (N, 1) float64 combines those so far.
 
-    epochs: int
+    A subclass stores everything in attributes, which are what a checkpoint holds.
+    """
+
+    def __init__(self):
+        self.epochs = 0
 
     def add(self, scores: Tensor) -> None:
-        """(N,) scores of one more epoch."""
+        """Take in the (N,) scores of one more epoch."""
 
     @property
     def rows(self) -> DenseRows:
-        """(N, 1) float64."""
+        """Return (N, 1) float64, the scores of the run so far."""
 
-    def state(self) -> dict:
-        """All of it, for a checkpoint."""
+    def state(self) -> dict[str, object]:
+        """Return everything collected, for a checkpoint."""
+        return dict(vars(self))
 
-    def restore(self, state: dict) -> None:
-        """What `state` gave."""
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Replace everything collected by what `state` returned."""
+        for name in vars(self):
+            setattr(self, name, state[name])
 
 
 @dataclass(frozen=True)
 class Gradient:
     """One kind of row.
 
-    about : what it is, in a line.
-    measure : (model, source, *, ledger, chunk_size, **what else a selection knows) to Measured.
-    units : (objective, attack) to the forward and backward passes an example that one measurement takes.
-    collect : None: measured anew at every selection. Else what makes scores of one score an epoch of a training run.
+    about : what it is, in one line.
+    measure : (model, source, *, ledger, chunk_size, **other settings of a selection) to Measured.
+    units : (objective, attack) to the forward and backward passes per example that one measurement takes.
+    collect : what makes an object that collects scores over the epochs of a training run; None: rows are measured anew
+        at every selection.
     attacked : whether it looks at attacked images, and so takes an objective that is attacked.
-    one_number : whether a row is one number, which takes no memory to speak of.
+    one_number : whether a row is one number, which takes next to no memory.
     """
 
     about: str
@@ -67,80 +74,85 @@ class Gradient:
 
     @property
     def averaged(self) -> bool:
-        """Whether it is scores over a training run."""
+        """Whether its rows are scores collected over a training run."""
         return self.collect is not None
 
 
-def clean_and_attacked(
-    name: str, about: str, measure: Callable[..., Measured], units: int, collect: Callable[[], Collector] | None
+def define_clean_and_attacked(
+    name: str,
+    about: str,
+    *,
+    measure: Callable[..., Measured],
+    score_passes: int,
+    collect: Callable[[], Collector] | None = None,
 ) -> dict[str, Gradient]:
-    """A score at clean images, for `units` passes an example; and at attacked ones, as `adversarial_NAME`, where
-    `measure` is also given `attacked=True`."""
+    """Define a score twice: at clean images, as NAME, and at attacked ones, as adversarial_NAME.
+
+    measure : as in `Gradient`; it is also given `attacked=True` for the second.
+    score_passes : forward and backward passes per example that the score itself takes.
+    """
     return {
-        name: Gradient(f"{about}; clean", measure, lambda objective, attack: units, collect),
+        name: Gradient(
+            about=f"{about}; clean",
+            measure=measure,
+            units=partial(_count_units, score_passes, attacked=False),
+            collect=collect,
+        ),
         f"adversarial_{name}": Gradient(
-            f"{about}; attacked",
-            partial(measure, attacked=True),
-            lambda objective, attack: passes(objective, attack) + units,
-            collect,
+            about=f"{about}; attacked",
+            measure=partial(measure, attacked=True),
+            units=partial(_count_units, score_passes, attacked=True),
+            collect=collect,
             attacked=True,
         ),
     }
 
 
-class AveragedScores:
-    """The average over epochs."""
+def _count_units(score_passes: int, objective: Objective, attack: Attack | None, *, attacked: bool) -> int:
+    return score_passes + passes(objective, attack) if attacked else score_passes
+
+
+class AveragedScores(Collector):
+    """Averages scores over epochs."""
 
     def __init__(self):
-        self.epochs = 0
-        self._total: Tensor | float = 0.0
+        super().__init__()
+        self.total: Tensor | float = 0.0
 
     def add(self, scores: Tensor) -> None:
-        """(N,) scores of one more epoch."""
-        self._total, self.epochs = self._total + scores, self.epochs + 1
-
-    def state(self) -> dict:
-        return {"epochs": self.epochs, "total": self._total}
-
-    def restore(self, state: dict) -> None:
-        self.epochs, self._total = state["epochs"], state["total"]
+        self.total = self.total + scores
+        self.epochs += 1
 
     @property
     def rows(self) -> DenseRows:
-        """(N, 1) the average over the epochs so far."""
-        return DenseRows(matrix=(self._total / self.epochs)[:, None])
+        return DenseRows(matrix=(self.total / self.epochs)[:, None])
 
 
-class Forgetting:
-    """How often an example that was right is wrong an epoch later, from (N,) 1 where right, 0 where wrong; one that
-    never was right counts as forgotten in every epoch.
+class Forgetting(Collector):
+    """Counts how often an example that was right is wrong one epoch later.
 
-    Reference: Toneva et al. 2019, section 2, whose forgetting events are counted at each presentation. Differs: once an
-    epoch, on the plain view.
+    Scores are (N,) 1 where the example is right, 0 where it is wrong. An example that was never right counts as
+    forgotten in every epoch.
+
+    Reference: Toneva et al. 2019, section 2, whose forgetting events are counted at each presentation. Differs: once
+    per epoch, on the plain view.
     """
 
     def __init__(self):
-        self.epochs = 0
-        self._before = self._learned = self._count = torch.zeros(())
+        super().__init__()
+        self.before = self.learned = self.count = torch.zeros(())
 
     def add(self, scores: Tensor) -> None:
-        """(N,) 1 where the example is right in one more epoch."""
         right = scores > 0.5
         if self.epochs == 0:
-            self._before = self._learned = torch.zeros_like(right)
-            self._count = torch.zeros_like(scores, dtype=torch.float64)
-        self._count = self._count + (self._before & ~right)
-        self._before, self._learned, self.epochs = right, self._learned | right, self.epochs + 1
-
-    def state(self) -> dict:
-        return {"epochs": self.epochs, "before": self._before, "learned": self._learned, "count": self._count}
-
-    def restore(self, state: dict) -> None:
-        self.epochs = state["epochs"]
-        self._before, self._learned, self._count = state["before"], state["learned"], state["count"]
+            self.before = self.learned = torch.zeros_like(right)
+            self.count = torch.zeros_like(scores, dtype=torch.float64)
+        self.count = self.count + (self.before & ~right)
+        self.before = right
+        self.learned = self.learned | right
+        self.epochs += 1
 
     @property
     def rows(self) -> DenseRows:
-        """(N, 1) the count so far; for examples never learned, the number of epochs."""
-        never = torch.full_like(self._count, float(self.epochs))
-        return DenseRows(matrix=torch.where(self._learned, self._count, never)[:, None])
+        never_learned = torch.full_like(self.count, float(self.epochs))
+        return DenseRows(matrix=torch.where(self.learned, self.count, never_learned)[:, None])

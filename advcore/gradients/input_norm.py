@@ -1,73 +1,42 @@
 """AIGN: the norm of the input gradient, averaged over epochs of a training run (EasyCore)."""
 
-from collections.abc import Iterator
-from functools import partial
-
-import torch
 from torch import Tensor, nn
 
-from advcore import distributed
-from advcore.adversary import bound, perturb
-from advcore.attacks.base import Attack, input_gradient
-from advcore.borrow import borrow
-from advcore.cost import CostLedger
-from advcore.data.source import Source, batches_for, check_labels, chunked
-from advcore.gradients.base import AveragedScores, Measured, clean_and_attacked
-from advcore.objectives.base import Objective
+from advcore.attacks.base import input_gradient
+from advcore.cost import Counted
+from advcore.data.source import Source, check_labels
+from advcore.gradients.base import AveragedScores, Measured, define_clean_and_attacked
+from advcore.gradients.sweep import sweep
 from advcore.objectives.standard import Standard
-from advcore.pieces import Pieces
-from advcore.rng import Stream
-from advcore.rows import DenseRows
 
 
-def input_norms(
-    model: nn.Module,
-    source: Source,
-    *,
-    ledger: CostLedger,
-    chunk_size: int = 256,
-    attacked: bool = False,
-    objective: Objective | None = None,
-    attack: Attack | None = None,
-    stream: Stream | None = None,
-    **_,
-) -> Measured:
-    """(N, 1) float64: l2 norm of each example's gradient of the cross-entropy with respect to its own pixels, at the
-    clean image, or where `attack` leads on the objective's loss.
+def input_norms(model: nn.Module, source: Source, **settings) -> Measured:
+    """Measure (N, 1) float64: the l2 norm of the gradient of each example's cross-entropy with respect to its pixels.
 
-    In eval mode on the plain view, so that examples do not mix; does not depend on `chunk_size`, which is halved, down
-    to 16, when memory runs out.
-    Cost one forward and one backward pass an example, and the attack if `attacked`, in phase "scoring".
+    At the clean image, or with `attacked` where the attack leads on the objective's loss. `settings` are those of
+    `sweep`, whose `ledger` is required.
+
+    Cost: one forward and one backward pass per example, and the attack if `attacked`, in phase "scoring".
     Reference: EasyCore (arXiv 2510.11018): the norm whose average over epochs is AIGN. Differs: pixels are in [0, 1]
     and the loss is the clean one, where the abstract is silent.
     """
-    chunks, pieces = chunked(torch.arange(len(source)), chunk_size), Pieces(chunk_size)
-    with borrow(model, training=False), ledger.phase("scoring", source.device):
-        forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
-
-        def work(indices: Tensor, x: Tensor, y: Tensor, i: slice) -> Tensor:
-            indices, x, y = indices[i], x[i], y[i]
-
-            def loss(z: Tensor) -> Tensor:
-                logits = forward(z)
-                check_labels(y, indices, logits.shape[1])
-                return Standard().loss(y, clean=logits)
-
-            with ledger.undone_on_error():
-                if attacked:
-                    x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
-                _, gradient = input_gradient(loss, x)
-            return gradient.double().flatten(1).norm(dim=1)
-
-        def norms() -> Iterator[tuple[Tensor]]:
-            for batch in batches_for(model, source, distributed.own(chunks)):
-                yield (torch.cat(pieces.over(len(batch[0]), partial(work, *batch))),)
-
-        (scores,) = distributed.combined(chunks, norms())
-    events = distributed.events(pieces.events)
-    return Measured(rows=DenseRows(matrix=scores[:, None]), labels=source.labels(), events=events)
+    return sweep(_measure_norms, model, source, **settings)
 
 
-INPUT_NORMS = clean_and_attacked(
-    "input_norm", "norm of the input gradient, averaged over epochs (AIGN)", input_norms, 2, AveragedScores
+def _measure_norms(forward: Counted, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def loss(images: Tensor) -> Tensor:
+        logits = forward(images)
+        check_labels(y, indices, logits.shape[1])
+        return Standard().loss(y, clean=logits)
+
+    _, gradient = input_gradient(loss, x)
+    return gradient.double().flatten(1).norm(dim=1)
+
+
+INPUT_NORMS = define_clean_and_attacked(
+    "input_norm",
+    "norm of the input gradient, averaged over epochs (AIGN)",
+    measure=input_norms,
+    score_passes=2,
+    collect=AveragedScores,
 )

@@ -1,8 +1,11 @@
-"""Last-layer gradients at the attacked points, as factors, in one pass over the plain view."""
+"""Last-layer gradients at the attacked points, as factors, in one pass over the plain view of the data."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +14,11 @@ from advcore import distributed
 from advcore.adversary import bound, passes, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
-from advcore.cost import CostLedger
+from advcore.cost import CostLedger, Counted
 from advcore.data.source import Source, batches_for, chunked, first_images, label_check
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measured
-from advcore.models.base import find_head, tapped
+from advcore.models.base import Tap, find_head, tapped
 from advcore.objectives.base import Objective
 from advcore.pieces import Pieces
 from advcore.rng import Stream
@@ -25,7 +28,7 @@ from advcore.spill import FactorStore
 
 
 def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Per forward pass, d loss / d logits of each example (B, C), by autograd of the objective's own loss.
+    """Compute d loss / d logits (B, C) of each example, for each forward pass, by autograd of the objective's own loss.
 
     In float32, or the logits' dtype if wider.
     """
@@ -53,108 +56,136 @@ def last_layer_rows(
     folder: Path | None = None,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> Measured:
-    """Attack every example with the model as it stands; keep residuals and features of each forward pass.
+    """Attack every example with the model as it stands, and measure its last-layer gradient there, as factors.
 
     Parameters
     ----------
-    model : borrowed; comes back as it was. Ends in a linear head, found unless named by `head`.
+    model : borrowed, and restored afterwards. Ends in a linear head, which is looked for unless `head` names it.
     source : N examples, read in order, un-augmented, in chunks of `chunk_size` whatever the rest of the system does.
     attack : may be None for an objective that is not attacked.
     stream : of the attack's draws; bound to the examples here.
     kind : "full", "weight" or "bias" (`FactoredRows`).
-    attack_mode : "eval", or "train" as some published codes have it (statistics are restored all the same).
-    folder : keep the factors in a temporary file there, not in memory; they read the same.
-    on_chunk : told examples done and in all.
+    attack_mode : "eval", or "train" as in some published codes (BatchNorm's statistics are restored all the same).
+    folder : store the factors in a temporary file there, not in memory; they read the same.
+    on_chunk : called with the number of examples done and in all.
 
-    When memory runs out, a chunk goes on in halves, down to 16, and an event says so; the rows are the same up to
-    float32 rounding (not with attack_mode "train", whose rows depend on the chunk: there the error passes).
+    When memory runs out, a chunk is split in halves, down to 16 examples, and an event says so; the rows are the same
+    up to float32 rounding. With attack_mode "train" the rows depend on the chunk, and the error passes instead.
     Several processes share the chunks; the first one has all rows, the others none. Perturbations are not stored. A row
     is exact for the x_adv it was taken at: by Danskin's theorem the gradient of the inner maximum is the loss gradient
     at the maximiser.
-    Cost: the attack, one forward pass a pass of the objective, O(N (C + D)) memory a pass.
+    Cost: the attack, one forward pass for each pass of the objective, O(N (C + D)) memory for each.
     Raises ConfigError without a linear head, DataError for bad images or labels, NonFiniteError for NaN logits.
     Reference: Dolatabadi et al. 2022, eqs. 12 and 14. Differs: attack and gradient see the same tensor, un-augmented;
     beta enters once.
     """
-    device, chunks = source.device, chunked(torch.arange(len(source)), chunk_size)
+    device = source.device
+    chunks = chunked(torch.arange(len(source)), chunk_size)
     store = FactorStore(objective.passes, len(source), folder)
-    labels, done = [], 0
+    labels: list[Tensor] = []
+    done = 0
     with borrow(model, training=False):
         layer = find_head(model, first_images(model, source), head)
     check = label_check(source, layer.out_features)
-    if kind != "weight" and layer.bias is None:
-        if kind == "bias":
-            raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
-        kind = "weight"
+    kind = _fit_to_bias(kind, has_bias=layer.bias is not None)
     with borrow(model, training=attack_mode == "train"), tapped(layer) as tap:
-        forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
+        attack = bound(attack, model, ledger.counted)
+        forwards = _Forwards(objective, attack, forward=ledger.counted(model), tap=tap, ledger=ledger)
         pieces = Pieces(chunk_size, least=chunk_size if attack_mode == "train" else 16)  # BatchNorm sees a whole chunk
 
-        def found() -> Iterator[tuple[Tensor, ...]]:
-            """Of each chunk: labels, then residuals and features of each forward pass."""
+        def measure_chunks() -> Iterator[tuple[Tensor, ...]]:
+            """Yield the labels of each chunk, then the residuals and the features of each forward pass."""
             for indices, x, y in batches_for(model, source, distributed.own(chunks)):
                 check(y, indices)
                 with ledger.phase("attack", device):
-                    batch = (x, y, stream.at(indices))
-                    work = partial(_piece, ledger, forward, tap, objective, attack, batch)
-                    seen = _joined(pieces.over(len(x), work))
+                    outputs = _join(pieces.over(len(x), partial(forwards.run, x, y, stream.at(indices))))
                 with ledger.phase("rows", device):
-                    own = residuals(objective, y, {name: z for name, (z, _) in seen.items()})
-                yield y, *(part for name in objective.passes for part in (own[name], seen[name][1]))
+                    by_pass = residuals(objective, y, {name: output.logits for name, output in outputs.items()})
+                factors = [(by_pass[name], outputs[name].features) for name in objective.passes]
+                yield y, *chain.from_iterable(factors)
 
-        for y, *parts in distributed.in_order(chunks, found()):
+        for y, *factors in distributed.in_order(chunks, measure_chunks()):
             with ledger.phase("rows", device):
-                for name, residual, feature in zip(objective.passes, parts[::2], parts[1::2], strict=True):
-                    store.append(name, residual, feature)
+                for name, residual, features in zip(objective.passes, factors[::2], factors[1::2], strict=True):
+                    store.append(name, residual, features)
             labels.append(y)
             done += len(y)
             on_chunk(done, len(source))
     events = distributed.events(pieces.events)
-    rows = None
     with distributed.together(), ledger.phase("rows", device):
-        if distributed.first():
-            rows = FactoredRows(**store.factors(), kind=kind)
-            bad = first_not_finite(rows.squared_norms())
-            if bad is not None:
-                raise NonFiniteError(f"the model's gradient at example {bad} is NaN or infinite; training has diverged")
-    return Measured(rows=rows, labels=torch.cat(labels).cpu() if distributed.first() else None, events=events)
+        if not distributed.first():
+            return Measured(rows=None, labels=None, events=events)
+        rows = FactoredRows(**store.factors(), kind=kind)
+        example = first_not_finite(rows.squared_norms())
+        if example is not None:
+            raise NonFiniteError(f"the model's gradient at example {example} is NaN or infinite; training has diverged")
+    return Measured(rows=rows, labels=torch.cat(labels).cpu(), events=events)
 
 
-def _passes(forward, tap, objective, attack, x, y, generator) -> dict[str, tuple[Tensor, Tensor]]:
-    """Logits and features of each of the objective's forward passes; the clean one serves the attack too."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    with torch.no_grad():
-        if "clean" in objective.passes:
-            with uncompiled():
-                seen["clean"] = forward(x), tap.features
-        if "adversarial" in objective.passes:
-            clean = seen["clean"][0] if seen else None
-            x_adv = perturb(forward, objective, attack, x, y, clean=clean, generator=generator)
-            with uncompiled():
-                seen["adversarial"] = forward(x_adv), tap.features
-    return seen
+def _fit_to_bias(kind: str, *, has_bias: bool) -> str:
+    """Return the kind of rows for this head: "weight" instead of "full" without a bias, where "bias" is refused."""
+    if has_bias or kind == "weight":
+        return kind
+    if kind == "bias":
+        raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
+    return "weight"
 
 
-def _piece(ledger, forward, tap, objective, attack, batch, i: slice) -> dict[str, tuple[Tensor, Tensor]]:
-    x, y, generator = batch
-    with ledger.undone_on_error():
-        return _passes(forward, tap, objective, attack, x[i], y[i], generator.take(i))
+class Output(NamedTuple):
+    """The logits (B, C) of a forward pass, and the features (B, D) that went into the head."""
+
+    logits: Tensor
+    features: Tensor
 
 
-def _joined(parts: list[dict[str, tuple[Tensor, Tensor]]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Logits and features of a chunk from those of its pieces."""
-    if len(parts) == 1:
-        return parts[0]
-    return {
-        name: tuple(torch.cat(both) for both in zip(*(part[name] for part in parts), strict=True)) for name in parts[0]
-    }
+@dataclass(frozen=True)
+class _Forwards:
+    """Runs the objective's forward passes at the clean and the attacked images, and catches the features."""
+
+    objective: Objective
+    attack: Attack | None
+    forward: Counted
+    tap: Tap
+    ledger: CostLedger
+
+    def run(self, x: Tensor, y: Tensor, generator: Stream, piece: slice) -> dict[str, Output]:
+        """Return the output of each forward pass on a piece of the batch; the clean one serves the attack too."""
+        x, y = x[piece], y[piece]
+        outputs: dict[str, Output] = {}
+        with self.ledger.undone_on_error(), torch.no_grad():
+            if "clean" in self.objective.passes:
+                outputs["clean"] = self._run_once(x)
+            if "adversarial" in self.objective.passes:
+                clean = outputs["clean"].logits if outputs else None
+                stream = generator.take(piece)
+                x_adv = perturb(self.forward, self.objective, self.attack, x, y, clean=clean, generator=stream)
+                outputs["adversarial"] = self._run_once(x_adv)
+        return outputs
+
+    def _run_once(self, x: Tensor) -> Output:
+        with uncompiled():
+            return Output(self.forward(x), self.tap.features)
 
 
-def _units(objective: Objective, attack: Attack | None) -> int:
-    """The attack, and one forward pass of each of the objective's passes; the clean one serves both."""
+def _join(pieces: Sequence[dict[str, Output]]) -> dict[str, Output]:
+    """Return the outputs of a chunk from those of its pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
+    joined = {}
+    for name in pieces[0]:
+        logits = torch.cat([piece[name].logits for piece in pieces])
+        joined[name] = Output(logits, torch.cat([piece[name].features for piece in pieces]))
+    return joined
+
+
+def _count_units(objective: Objective, attack: Attack | None) -> int:
+    """Count the attack's passes and one forward pass for each of the objective's; the clean one serves both."""
     return passes(objective, attack, clean_known="clean" in objective.passes) + len(objective.passes)
 
 
 LAST_LAYER = Gradient(
-    "gradient of the loss with respect to the last layer, as factors", last_layer_rows, _units, one_number=False
+    about="gradient of the loss with respect to the last layer, as factors",
+    measure=last_layer_rows,
+    units=_count_units,
+    one_number=False,
 )

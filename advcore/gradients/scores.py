@@ -1,24 +1,20 @@
-"""One number an example, from logits and features over a training run; the higher, the harder the example."""
+"""One number per example, from logits and features over a training run; the higher, the harder the example."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from advcore import distributed
-from advcore.adversary import bound, perturb
-from advcore.attacks.base import Attack
 from advcore.borrow import borrow
-from advcore.cost import CostLedger
-from advcore.data.source import Source, batches_for, chunked, first_images, label_check
-from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measured, clean_and_attacked
+from advcore.cost import Counted
+from advcore.data.source import Source, first_images, label_check
+from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measured, define_clean_and_attacked
 from advcore.gradients.last_layer import residuals
+from advcore.gradients.sweep import sweep
 from advcore.models.base import find_head, tapped
-from advcore.objectives.base import Objective, margin
+from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
-from advcore.pieces import Pieces
-from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.speed import uncompiled
 
@@ -27,18 +23,19 @@ Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
 
 
 def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:
-    """Exact last-layer gradients of the cross-entropy at logits z (B, C), from features h (B, D)."""
+    """Compute exact last-layer gradients of the cross-entropy at logits z (B, C), from features h (B, D)."""
     residual = residuals(Standard(), y, {"clean": z})["clean"]
-    return FactoredRows(residuals=(residual,), features=(h,), kind="weight" if head.bias is None else "full")
+    kind = "weight" if head.bias is None else "full"
+    return FactoredRows(residuals=(residual,), features=(h,), kind=kind)
 
 
 def el2n(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-    """||softmax(z) - onehot(y)||_2. Reference: Paul et al. 2021, definition 2.2."""
+    """Compute ||softmax(z) - onehot(y)||_2. Reference: Paul et al. 2021, definition 2.2."""
     return rows.residuals[0].double().norm(dim=1)
 
 
 def grand(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-    """Norm of the cross-entropy's gradient with respect to the last layer, exact from factors.
+    """Compute the norm of the cross-entropy's gradient with respect to the last layer, exactly, from factors.
 
     Reference: Paul et al. 2021, definition 2.1. Differs: the last layer instead of all parameters.
     """
@@ -46,101 +43,81 @@ def grand(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 
 def closeness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-    """max over k != y of z_k - z_y: above 0 means misclassified."""
+    """Compute max over k != y of z_k - z_y: above 0 means misclassified."""
     return margin(z, y).double()
 
 
-def right(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-    """1 where the example is classified right, else 0."""
+def correctness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
+    """Return 1 where the example is classified right, else 0."""
     return (z.argmax(1) == y).double()
 
 
 def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-    """1 where the example is misclassified, else 0: averaged over epochs, 1 minus its learning stability.
+    """Return 1 where the example is misclassified, else 0: averaged over epochs, 1 minus its learning stability.
 
     Reference: Dong et al. 2021, a baseline of Mendonça et al. 2023: how steadily an example is learned. Differs: the
-    exact form is not in our sources; ours is the share of epochs in which it is right.
+    exact form is not in our sources; here stability is the share of epochs in which the example is right.
     """
-    return 1 - right(z, y, rows)
+    return 1 - correctness(z, y, rows)
 
 
-def scored(
-    score: Score,
-    model: nn.Module,
-    source: Source,
-    *,
-    ledger: CostLedger,
-    objective: Objective | None = None,
-    attack: Attack | None = None,
-    stream: Stream | None = None,
-    attacked: bool = False,
-    head: str | None = None,
-    chunk_size: int = 256,
-    **_,
-) -> Measured:
-    """(N, 1) float64 `score` of each example, clean or `attacked`, in eval mode on the plain view. When memory runs
-    out, a chunk goes on in halves, down to 16.
+def score_examples(score: Score, model: nn.Module, source: Source, *, head: str | None = None, **settings) -> Measured:
+    """Measure (N, 1) float64: the `score` of each example.
 
-    Cost: one forward pass an example, and the attack if `attacked`; all in phase "scoring".
+    head : name of the last linear layer; None finds it. `settings` are those of `sweep`, whose `ledger` is required.
+
+    Cost: one forward pass per example, and the attack if `attacked`; all in phase "scoring".
     """
-    chunks, pieces = chunked(torch.arange(len(source)), chunk_size), Pieces(chunk_size)
     with borrow(model, training=False):
         layer = find_head(model, first_images(model, source), head)
-        check = label_check(source, layer.out_features)
-        with ledger.phase("scoring", source.device), tapped(layer) as tap:
-            forward, attack = ledger.counted(model), bound(attack, model, ledger.counted)
+    check = label_check(source, layer.out_features)
+    with tapped(layer) as tap:
 
-            def work(indices: Tensor, x: Tensor, y: Tensor, i: slice) -> Tensor:
-                indices, x, y = indices[i], x[i], y[i]
-                with ledger.undone_on_error():
-                    if attacked:
-                        x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
-                    with torch.no_grad(), uncompiled():
-                        logits = forward(x)
-                    return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
+        def measure(forward: Counted, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            with torch.no_grad(), uncompiled():
+                logits = forward(x)
+            return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
 
-            def found() -> Iterator[tuple[Tensor, Tensor]]:
-                for indices, x, y in batches_for(model, source, distributed.own(chunks)):
-                    check(y, indices)
-                    yield torch.cat(pieces.over(len(y), partial(work, indices, x, y))), y
-
-            values, labels = distributed.combined(chunks, found())
-    events = distributed.events(pieces.events)
-    return Measured(rows=DenseRows(matrix=values[:, None]), labels=labels.cpu(), events=events)
+        return sweep(measure, model, source, check=check, **settings)
 
 
-def centre_distances(model: nn.Module, source: Source, **how) -> Measured:
-    """(N, 1) float64: distance of each example's features to the mean features of its class.
+def centre_distances(model: nn.Module, source: Source, **settings) -> Measured:
+    """Measure (N, 1) float64: the distance of each example's features to the mean features of its class.
 
-    Reference: Xia et al. 2023 (Moderate coreset), section 3. Cost as `scored`.
+    Reference: Xia et al. 2023 (Moderate coreset), section 3. `settings` and cost as in `score_examples`.
     """
-
-    def features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
-        return rows.features[0].double().cpu()
-
-    found = scored(features, model, source, **how)
-    h, labels = found.rows.matrix[:, 0], found.labels
+    result = score_examples(_features, model, source, **settings)
+    features = result.rows.matrix[:, 0]
+    labels = result.labels
     counts = torch.bincount(labels).clamp_min(1)[:, None]
-    centres = h.new_zeros(len(counts), h.shape[1]).index_add_(0, labels, h) / counts
-    rows = DenseRows(matrix=(h - centres[labels]).norm(dim=1, keepdim=True))
-    return Measured(rows=rows, labels=labels, events=found.events)
+    centres = features.new_zeros(len(counts), features.shape[1]).index_add_(0, labels, features) / counts
+    rows = DenseRows(matrix=(features - centres[labels]).norm(dim=1, keepdim=True))
+    return Measured(rows=rows, labels=labels, events=result.events)
 
+
+def _features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
+    return rows.features[0].double().cpu()
+
+
+_define = partial(define_clean_and_attacked, score_passes=1)
+_define_average = partial(_define, collect=AveragedScores)
 
 SCORES: dict[str, Gradient] = {
-    name: gradient
-    for kind in (
-        ("el2n", "norm of softmax - onehot, averaged over epochs", partial(scored, el2n), 1, AveragedScores),
-        ("grand", "norm of the last layer's gradient, averaged over epochs", partial(scored, grand), 1, AveragedScores),
-        (
-            "margin",
-            "best other logit less the label's, averaged over epochs",
-            partial(scored, closeness),
-            1,
-            AveragedScores,
-        ),
-        ("forgetting", "epochs in which a right example turns wrong", partial(scored, right), 1, Forgetting),
-        ("instability", "share of epochs misclassified", partial(scored, instability), 1, AveragedScores),
-        ("centre_distance", "distance to the class's mean features", centre_distances, 1, None),
-    )
-    for name, gradient in clean_and_attacked(*kind).items()
+    **_define_average("el2n", "norm of softmax - onehot, averaged over epochs", measure=partial(score_examples, el2n)),
+    **_define_average(
+        "grand", "norm of the last layer's gradient, averaged over epochs", measure=partial(score_examples, grand)
+    ),
+    **_define_average(
+        "margin",
+        "best other logit less the label's, averaged over epochs",
+        measure=partial(score_examples, closeness),
+    ),
+    **_define(
+        "forgetting",
+        "epochs in which a right example turns wrong",
+        measure=partial(score_examples, correctness),
+        collect=Forgetting,
+    ),
+    **_define_average("instability", "share of epochs misclassified", measure=partial(score_examples, instability)),
+    **_define("centre_distance", "distance to the class's mean features", measure=centre_distances),
 }

@@ -1,4 +1,4 @@
-"""What a minibatch rule is: which examples of a batch are attacked, or which images are learned from."""
+"""What a minibatch rule is: it says which examples of a batch are attacked, or which images are learned from."""
 
 import math
 from typing import ClassVar, NamedTuple
@@ -17,11 +17,11 @@ CORRECTIONS = ("none", "inverse_probability")
 FLOOR = 1e-6
 """Added to a preference that may be 0, so that every example can be drawn."""
 _UNIFORM = 0.1
-"""Share of a corrected draw that is uniform: without it an example that is hardly ever drawn weighs without bound."""
+"""Share of a corrected draw that is uniform; without it, the weight of a rarely drawn example would have no bound."""
 
 
 class Seen(NamedTuple):
-    """A batch at its clean images, in eval mode: what rules look at.
+    """What rules look at: a batch at its clean images, in eval mode.
 
     margins : (B,) z_y - max over k != y of z_k; below 0 means misclassified.
     residuals : (B, C) d cross-entropy / d logits.
@@ -35,22 +35,30 @@ class Seen(NamedTuple):
 
 
 class Picked(NamedTuple):
-    """positions : (k,) long, rising. weights : (k,) float: the mean of weight x loss over the picked stands for the
-    mean loss of the batch. entropy : of the draw's probabilities, over log B, in [0, 1]."""
+    """The examples that a rule picks of a batch.
+
+    positions : (k,) long, rising. weights : (k,) float; the mean of weight x loss over the picked examples stands for
+    the mean loss of the batch. entropy : of the draw's probabilities, over log B, in [0, 1].
+    """
 
     positions: Tensor
     weights: Tensor
     entropy: Tensor
 
+    def without_weights(self) -> "Picked":
+        """Return the same picks, all of weight 1."""
+        return self._replace(weights=torch.ones_like(self.weights))
+
 
 def count(part: float, size: int) -> int:
-    """int(part x size), but one at least."""
+    """Return int(part x size), but at least 1."""
     return max(1, floor_share(part, size))
 
 
-def drawn(preferences: Tensor, k: int, generator: Stream, how: str = "multinomial") -> Picked:
-    """k of the B examples, by `preferences` (B,) above 0: the first k of successive draws without replacement, or the k
-    largest (ties to the earlier).
+def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "multinomial") -> Picked:
+    """Pick k of the B examples by `preferences` (B,) above 0.
+
+    how : "multinomial", successive draws without replacement; or "top", the k largest, ties to the earlier example.
 
     A draw adds Gumbel noise to the log-probabilities and keeps the largest k. Given the next largest, kappa, an example
     is kept with probability q = 1 - exp(-exp(log p - kappa)), and sums weighted by 1 / q are unbiased.
@@ -67,21 +75,23 @@ def drawn(preferences: Tensor, k: int, generator: Stream, how: str = "multinomia
     keys = log_p - (-noise.log()).log()
     order = torch.argsort(keys, descending=True, stable=True)
     positions = order[:k].sort().values
-    kappa = keys[order[k : k + 1]] if k < size else torch.full_like(keys[:1], float("-inf"))
-    kept = -torch.expm1(-(log_p[positions] - kappa).exp())
-    return Picked(positions, (k / (size * kept)).float(), entropy)
+    kappa = torch.full_like(keys[:1], float("-inf"))
+    if k < size:
+        kappa = keys[order[k : k + 1]]
+    q = -torch.expm1(-(log_p[positions] - kappa).exp())
+    return Picked(positions, (k / (size * q)).float(), entropy)
 
 
 @settings
 class AttackSubset:
-    """What rules share that attack, and learn from, a part of each batch.
+    """Settings that are shared by rules that attack, and learn from, a part of each batch.
 
     The loss is the objective's on the picked examples, attacked, plus `clean` times the cross-entropy at all clean
     images of the batch.
 
     Parameters
     ----------
-    rho : share of the batch that is picked, in (0, 1]: int(rho B) examples, one at least.
+    rho : share of the batch that is picked, in (0, 1]: int(rho B) examples, at least 1.
     warm_up : epochs in which the pick is uniform, >= 0.
     clean : lambda, weight of the clean loss, in [0, 1e6]; 0 saves its passes.
     draw : "multinomial" (without replacement, by preference) or "top" (the largest preferences).
@@ -102,46 +112,53 @@ class AttackSubset:
     needs_validation: ClassVar[bool] = False
 
     def __post_init__(self):
-        top = self.draw == "top" and self.correction != "none"
         require(
             share("rho", self.rho),
             at_least("warm_up", self.warm_up, 0),
             within("clean", self.clean, 0, 1e6),
             one_of("draw", self.draw, DRAWS),
             one_of("correction", self.correction, CORRECTIONS),
-            must("correction", "none with draw: top", self.correction, "the largest are not drawn") if top else None,
+            *self._draw_problems(),
             *self._more_problems(),
         )
 
+    def _draw_problems(self) -> list[str]:
+        if self.draw != "top" or self.correction == "none":
+            return []
+        return [must("correction", "none with draw: top", self.correction, "the largest are not drawn")]
+
     def _more_problems(self) -> list[str | None]:
-        """What a subclass's own settings may have wrong."""
+        """Return what may be wrong with a subclass's own settings."""
         return []
 
     def describe(self) -> str:
-        """For the plan."""
+        """Return what a plan says of the rule."""
         return f"attacking {100 * self.rho:g} % of each batch"
 
-    def scores(self, epoch: int, size: int) -> bool:
-        """Whether a batch of `size` has to be looked at to pick from it."""
+    def needs_scores(self, epoch: int, size: int) -> bool:
+        """Return whether a batch of `size` has to be looked at to pick from it."""
         return self.reads is not None and epoch >= self.warm_up and count(self.rho, size) < size
 
-    def preferences(self, seen: Seen) -> Tensor:
-        """(B,) above 0: the more, the likelier to be picked."""
+    def compute_preferences(self, seen: Seen) -> Tensor:
+        """Return a preference (B,) above 0; the larger it is, the likelier an example is picked."""
         raise NotImplementedError
 
     def pick(self, seen: Seen | None, generator: Stream) -> Picked:
-        """Of the B examples that `generator` is bound to; uniform without `seen`."""
-        size, corrected = len(generator.indices), seen is not None and self.correction != "none"
-        wanted = torch.ones(size, device=generator.indices.device) if seen is None else self.preferences(seen)
-        if corrected:
-            wanted = (1 - _UNIFORM) * wanted / wanted.sum() + _UNIFORM / size
-        picked = drawn(wanted, count(self.rho, size), generator, "multinomial" if seen is None else self.draw)
-        return picked if corrected else picked._replace(weights=torch.ones_like(picked.weights))
+        """Pick some of the B examples to which `generator` is bound; uniformly without `seen`."""
+        size = len(generator.indices)
+        k = count(self.rho, size)
+        if seen is None:
+            return draw_examples(torch.ones(size, device=generator.indices.device), k, generator).without_weights()
+        preferences = self.compute_preferences(seen)
+        if self.correction == "none":
+            return draw_examples(preferences, k, generator, self.draw).without_weights()
+        preferences = (1 - _UNIFORM) * preferences / preferences.sum() + _UNIFORM / size
+        return draw_examples(preferences, k, generator, self.draw)
 
 
 @settings
 class UpdateSubset:
-    """What rules share that learn from a part of the 2 B images, clean and attacked, of each batch.
+    """Settings that are shared by rules that learn from a part of the 2 B images, clean and attacked, of each batch.
 
     Parameters
     ----------
@@ -162,7 +179,7 @@ class UpdateSubset:
         require(share("p_up", self.p_up), *self._more_problems())
 
     def _more_problems(self) -> list[str | None]:
-        """What a subclass's own settings may have wrong."""
+        """Return what may be wrong with a subclass's own settings."""
         return []
 
     @property
@@ -171,17 +188,20 @@ class UpdateSubset:
         return self.p_up
 
     def describe(self) -> str:
-        """For the plan."""
+        """Return what a plan says of the rule."""
         return f"learning from {100 * self.p_up:g} % of each batch's clean and attacked images"
 
-    def share(self, epoch: int, accuracies: list[dict]) -> float:
-        """P of this epoch, from the epochs' validation accuracies before it."""
+    def choose_share(self, epoch: int, accuracies: list[dict]) -> float:
+        """Return the share that this epoch keeps, given the entries of the epochs before it, which hold accuracies."""
         return self.p_up
 
-    def attacked(self, size: int) -> int:
-        """How many of the images that are kept of a batch of `size` are attacked, where the rule reads nothing."""
+    def count_attacked(self, size: int) -> int:
+        """Return how many images kept of a batch of `size` are attacked, for a rule that reads nothing."""
         raise NotImplementedError
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
-        """Rising positions among the 2 B images, the clean ones first; `losses` (2 B,) where the rule reads them."""
+        """Return which of the 2 B images are kept: rising positions, the clean images first.
+
+        part : share to keep. losses : (2 B,), for a rule that reads them.
+        """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Learn from the images with the largest losses, clean and attacked ranked together."""
+"""Learn from the images with the largest losses, where clean and attacked images are ranked together."""
 
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ ACCURACIES = ("clean", "robust")
 
 @settings
 class LossRanked(UpdateSubset):
-    """All B images are attacked; of the 2 B, the share P with the largest losses is kept and learned from.
+    """Attack all B images, and learn from the share P of the 2 B images that has the largest losses.
 
     Parameters
     ----------
@@ -26,14 +26,14 @@ class LossRanked(UpdateSubset):
     p_min : the floor of an adaptive P, in (0, 1].
     accuracy : which validation accuracy an adaptive P follows: "clean" or "robust".
     warm_up : epochs in which all are kept, >= 0.
-    queue : collect what is kept until a full batch exists, so that steps keep their size; the rest is learned from at
+    queue : collect kept images until there is a full batch, so that steps keep their size; the rest is learned from at
         the end of the epoch.
-    probed : kept examples for which each epoch tells the smallest radius that flips the prediction; a measurement, not
-        in the cost.
+    probed : number of kept examples for which each epoch measures the smallest radius that flips the prediction; not in
+        the cost.
 
     Cost of a batch: B attacks, 2 B forward passes to rank, 2 passes for each image kept.
-    Reference: Mendonça et al. 2023 (arXiv 2301.04472), eqs. 7 to 9, the last in two readings. Differs: it is the
-    cross-entropy with the true label that ranks.
+    Reference: Mendonça et al. 2023 (arXiv 2301.04472), eqs. 7 to 9, the last in two readings. Differs: images
+    are ranked by the cross-entropy with the true label.
     """
 
     adaptive: str = "fixed"
@@ -63,17 +63,19 @@ class LossRanked(UpdateSubset):
         return self.adaptive != "fixed"
 
     def describe(self) -> str:
-        adaptive = "learning from an adaptive share of each batch's clean and attacked images; at most"
-        return adaptive if self.needs_validation else super().describe()
+        if not self.needs_validation:
+            return super().describe()
+        return "learning from an adaptive share of each batch's clean and attacked images; at most"
 
-    def share(self, epoch: int, accuracies: list[dict]) -> float:
+    def choose_share(self, epoch: int, accuracies: list[dict]) -> float:
         if epoch < self.warm_up:
             return 1.0
         if self.adaptive == "fixed":
             return self.p_up
         part = 1.0
-        for known in accuracies[max(self.warm_up - 1, 0) : epoch]:
-            part = max(self.p_min, (1 - known[self.accuracy]) * (part if self.adaptive == "recursive" else 1))
+        for entry in accuracies[max(self.warm_up - 1, 0) : epoch]:
+            previous = part if self.adaptive == "recursive" else 1
+            part = max(self.p_min, (1 - entry[self.accuracy]) * previous)
         return part
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:

@@ -11,15 +11,16 @@ from advcore.types import settings
 
 @settings
 class Margin(AttackSubset):
-    """Preference 1 / (|m| + margin_eps), m = z_y - max over k != y of z_k at the clean image.
+    """Prefer examples by 1 / (|m| + margin_eps), where m = z_y - max over k != y of z_k at the clean image.
 
     Parameters
     ----------
-    margin_eps : what keeps one example near 0 from taking all the probability; in logits, 1e-12 to 1e6.
+    margin_eps : keeps an example with m near 0 from taking all the probability; in logits, 1e-12 to 1e6.
     signed : misclassified examples (m < 0) count as m = 0, so they come first instead of last.
     rho, warm_up, clean, draw, correction : see `AttackSubset`.
 
-    Reference: Selective AT (arXiv 2512.22069), margin-based sampling. Differs: margin_eps 1e-2, their code's is 1e-6.
+    Reference: Selective AT (arXiv 2512.22069), margin-based sampling. Differs: margin_eps is 1e-2; in their code
+    it is 1e-6.
     """
 
     margin_eps: float = 1e-2
@@ -29,6 +30,6 @@ class Margin(AttackSubset):
     def _more_problems(self) -> list[str | None]:
         return [within("margin_eps", self.margin_eps, 1e-12, 1e6)]
 
-    def preferences(self, seen: Seen) -> Tensor:
+    def compute_preferences(self, seen: Seen) -> Tensor:
         distance = seen.margins.clamp_min(0) if self.signed else seen.margins.abs()
         return 1 / (distance + self.margin_eps)

@@ -1,4 +1,4 @@
-"""The baselines: pick at random."""
+"""Baseline rules, which pick at random."""
 
 from typing import ClassVar
 
@@ -13,15 +13,15 @@ from advcore.types import settings
 
 @settings
 class RandomSubset(AttackSubset):
-    """Attack a uniform part of each batch; nothing is scored. Settings: see `AttackSubset`."""
+    """Attack a uniformly drawn part of each batch, without scoring. Settings: see `AttackSubset`."""
 
-    def preferences(self, seen: Seen) -> Tensor:
+    def compute_preferences(self, seen: Seen) -> Tensor:
         return torch.ones_like(seen.margins)
 
 
 @settings
 class RandomMix(UpdateSubset):
-    """Learn from a random mix of clean and attacked images; only those are attacked that are kept.
+    """Learn from a random mix of clean and attacked images; only images that are kept are attacked.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class RandomMix(UpdateSubset):
     p_up : see `UpdateSubset`.
 
     Cost of a batch of B with A attacked of k = int(2 B p_up) kept: A attacks, and 2 k passes.
-    Reference: the random mix that Mendonça et al. 2023 compare with. Differs: exact shares in each batch.
+    Reference: the random mix with which Mendonça et al. 2023 compare. Differs: exact shares in each batch.
     """
 
     adversarial: float = 0.5
@@ -38,13 +38,14 @@ class RandomMix(UpdateSubset):
     def _more_problems(self) -> list[str | None]:
         return [within("adversarial", self.adversarial, 0, 1)]
 
-    def attacked(self, size: int) -> int:
-        """How many of the images kept from `size` examples are attacked; no more than there are."""
+    def count_attacked(self, size: int) -> int:
+        """Return how many of the images kept from `size` examples are attacked; at most all of them."""
         kept = count(self.p_up, 2 * size)
         return min(size, max(kept - size, round(self.adversarial * kept)))
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
         size = len(generator.indices)
-        moved = self.attacked(size)
-        clean = generator.child("clean").permutation()[: count(part, 2 * size) - moved]
-        return torch.cat([clean, size + generator.child("adversarial").permutation()[:moved]]).sort().values
+        attacked = self.count_attacked(size)
+        clean = generator.child("clean").permutation()[: count(part, 2 * size) - attacked]
+        adversarial = size + generator.child("adversarial").permutation()[:attacked]
+        return torch.cat([clean, adversarial]).sort().values

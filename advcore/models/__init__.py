@@ -43,4 +43,4 @@ ALIASES = {
     "densenet": "timm:densenet121",
     "densenet121": "timm:densenet121",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""
+"""Names that the field uses, to the names here (`errors.nearest`)."""

@@ -1,6 +1,6 @@
-"""AlexNet for 32 x 32, whose activations PAT measures perceptual distance in."""
+"""AlexNet for 32 x 32 images, in whose activations PAT measures perceptual distance."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -26,12 +26,12 @@ class Features(nn.Module):
 
 
 def hidden(inputs: int) -> list[nn.Module]:
-    """A dropped-out linear layer with ReLU."""
+    """Build a linear layer with dropout before it and ReLU after it."""
     return [nn.Dropout(), nn.Linear(inputs, 4096), nn.ReLU()]
 
 
 def alexnet_cifar(num_classes: int, channels: int) -> nn.Module:
-    """AlexNet for images (B, channels, 32, 32); logits (B, num_classes)."""
+    """Build AlexNet: images (B, channels, 32, 32) to logits (B, num_classes)."""
     return nn.Sequential(Features(channels), nn.Flatten(), *hidden(1024), *hidden(4096), nn.Linear(4096, num_classes))
 
 
@@ -40,12 +40,9 @@ class AlexNetCIFAR(ModelSettings):
     """Five convolutions of 64, 192, 384, 256, 256 channels with ReLU, three max-poolings, hidden layers of 4096.
 
     For LPIPS after its five ReLUs: `layers: [features.1, features.4, features.7, features.9, features.11]`.
-    Reference: Krizhevsky et al. 2012; sizes as Laidlaw et al. 2021 (PAT) have them for CIFAR-10. Differs: pooling to
+    Reference: Krizhevsky et al. 2012; sizes as in Laidlaw et al. 2021 (PAT) for CIFAR-10. Differs: pooling to
     2 x 2 before the hidden layers is adaptive, so that other sizes fit.
     """
 
     parts: ClassVar = (Features, hidden, alexnet_cifar)
     family: ClassVar = "alexnet"
-
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-        return {"num_classes": num_classes, "channels": shape[0]}

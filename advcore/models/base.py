@@ -1,13 +1,13 @@
-"""What every model setting shares, normalisation as a layer, and finding the linear head."""
+"""Settings that all models share, normalisation as a layer, and the search for the linear head."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from advcore.borrow import borrow
 from advcore.errors import ConfigError, must, one_of, require
 from advcore.speed import FAMILY
 from advcore.types import settings
@@ -28,30 +28,33 @@ class ModelSettings:
 
     normalize: str = "data"
     head: str | None = None
-    parts: ClassVar[tuple[Callable[..., Any], ...]] = ()
-    """Functions and classes of which the last makes the network. They use nothing but each other, what they import
-    themselves, and torch, F, Tensor and nn as imported here: an export writes them down (`advcore export`)."""
+    parts: ClassVar[tuple[Callable[..., object], ...]] = ()
+    """Functions and classes that the network is made of; the last builds it. They use nothing but each other, what they
+    import themselves, and torch, F, Tensor and nn as imported here: `advcore export` writes them down."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Packages that they import."""
+    """Packages that the parts import."""
     family: ClassVar[str | None] = None
-    """Architectures that run alike, whose defaults on a CPU `advcore.cpu_defaults` knows; None: of none."""
+    """Name of a group of architectures that run alike, whose CPU defaults `advcore.cpu_defaults` knows; or None."""
+
+    fixed_arguments: ClassVar[Mapping[str, object]] = {}
+    """Arguments of the last part that are no settings."""
 
     def __post_init__(self):
         require(one_of("normalize", self.normalize, NORMALIZE))
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-        """What the last of the parts is called with, by name: plain values."""
-        raise NotImplementedError
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
+        """Return the keyword arguments, plain values, that the last of the parts is called with."""
+        return {"num_classes": num_classes, "channels": shape[0], **self.fixed_arguments}
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        """The network for normalised images (C, H, W), which names its family."""
+        """Build the network for normalised images (C, H, W), and name its family in it."""
         network = self.parts[-1](**self.arguments(num_classes, shape))
         setattr(network, FAMILY, self.family)
         return network
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std per channel, of images (B, C, H, W) in [0, 1]."""
+    """Normalises images (B, C, H, W) in [0, 1] per channel: (x - mean) / std."""
 
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
@@ -63,8 +66,11 @@ class Normalize(nn.Module):
 
 
 def channel_statistics(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel (C,) over batches of (indices, x, y); 1 for a constant channel."""
-    count, total, squares = 0, 0, 0
+    """Compute mean and standard deviation per channel (C,) over batches of (indices, x, y).
+
+    The deviation of a constant channel is 1.
+    """
+    count = total = squares = 0
     for _, x, _ in batches:
         x = x.double()
         count += x.numel() // x.shape[1]
@@ -76,75 +82,50 @@ def channel_statistics(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tupl
 
 
 def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear:
-    """The linear layer whose output is the logits.
+    """Find the linear layer whose output is the logits.
 
     Parameters
     ----------
     model : borrowed in eval mode.
     x : (B, C, H, W) any images it accepts.
-    name : dotted name of the layer, or the end of one, when it is not to be looked for.
+    name : dotted name of the layer, or the end of one; None looks at all linear layers.
 
-    Raises ConfigError when there is none, naming the model's linear layers. Cost: one forward pass of x.
+    Raises ConfigError, naming the model's linear layers, if there is none. Cost: one forward pass of x.
     """
     linear = {key: module for key, module in model.named_modules() if isinstance(module, nn.Linear)}
-    known = ", ".join(linear) or "the model has none"
+    names = ", ".join(linear) or "the model has none"
     if name is not None:
         linear = {key: module for key, module in linear.items() if f".{key}".endswith(f".{name}")}
         if len(linear) != 1:
-            raise ConfigError(must("head", f"the name of one linear layer ({known})", name))
+            raise ConfigError(must("head", f"the name of one linear layer ({names})", name))
     outputs: dict[str, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(lambda m, args, out, key=key: outputs.__setitem__(key, out))
-        for key, module in linear.items()
-    ]
+
+    def catch(key: str, module: nn.Module, args: tuple, out: Tensor) -> None:
+        outputs[key] = out
+
+    hooks = [module.register_forward_hook(partial(catch, key)) for key, module in linear.items()]
     try:
         with torch.no_grad():
             logits = model(x.clone())
     finally:
         for hook in hooks:
             hook.remove()
-    made = [key for key, out in outputs.items() if _same(out, logits)]
-    if not made:
+    heads = [key for key, out in outputs.items() if _is_logits(out, logits)]
+    if not heads:
         rule = "a last torch.nn.Linear whose output is the logits (B, C)"
-        raise ConfigError(must("head", rule, name, f"end the model in one; linear layers it has: {known}"))
-    return linear[made[-1]]
+        raise ConfigError(must("head", rule, name, f"end the model in one; linear layers it has: {names}"))
+    return linear[heads[-1]]
 
 
-def _same(out: Tensor, logits: object) -> bool:
-    """Whether a layer's output is the logits (B, C); a diverged model's NaN still are."""
+def _is_logits(out: Tensor, logits: object) -> bool:
+    """Whether a layer's output is the logits (B, C), which in a diverged model may hold NaN."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or out.shape != logits.shape:
         return False
     return torch.equal(out.nan_to_num(), logits.nan_to_num())
 
 
-def multiply_adds(model: nn.Module, x: Tensor) -> int:
-    """Count the multiply-adds of an example's forward pass in the convolutional and linear layers, which do nearly all.
-
-    Parameters
-    ----------
-    model : borrowed in eval mode.
-    x : (B, C, H, W) any images it accepts.
-
-    Cost: one forward pass of x.
-    """
-    counts: list[int] = []
-
-    def count(layer: nn.Module, args: tuple, out: Tensor) -> None:
-        counts.append(out[0].numel() * layer.weight[0].numel())
-
-    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        with borrow(model), torch.no_grad():
-            model(x.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(counts)
-
-
 class Tap:
-    """Holds what last went into a layer."""
+    """Holds the tensor that last went into a layer."""
 
     def __init__(self):
         self.features: Tensor | None = None

@@ -1,6 +1,6 @@
-"""ResNets from torchvision with the stem the field uses on 32 x 32, and the two that torchvision lacks."""
+"""ResNets: torchvision's with the usual stem for 32 x 32 images, and PreActResNet and WideResNet, which it lacks."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ STEMS = ("cifar", "imagenet")
 
 
 def resnet(name: str, num_classes: int, channels: int, stem: str) -> nn.Module:
-    """torchvision's ResNet of that name; stem "imagenet", or "cifar" (3 x 3, stride 1, no max-pool)."""
+    """Build torchvision's ResNet of that name; stem "imagenet", or "cifar" (3 x 3, stride 1, no max-pool)."""
     from torchvision import models
 
     net = getattr(models, name)(num_classes=num_classes)
@@ -45,7 +45,7 @@ class _ResNet(ModelSettings):
         super().__post_init__()
         require(one_of("stem", self.stem, STEMS))
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return {"name": self.torchvision, "num_classes": num_classes, "channels": shape[0], "stem": self.stem}
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
@@ -71,11 +71,12 @@ class ResNet50(_ResNet):
 
 
 class PreActBlock(nn.Module):
-    """BatchNorm, ReLU, convolution, twice, and a shortcut (He et al. 2016b, fig. 1b)."""
+    """BatchNorm, ReLU, convolution, twice, beside a shortcut (He et al. 2016b, fig. 1b)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         same = stride == 1 and inputs == outputs
@@ -83,21 +84,26 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(x))
-        kept = x if self.shortcut is None else self.shortcut(out)
-        return kept + self.conv2(F.relu(self.bn2(self.conv1(out))))
+        shortcut = x if self.shortcut is None else self.shortcut(out)
+        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(out))))
 
 
 class PreActNet(nn.Module):
-    """A 3 x 3 stem, groups of pre-activation blocks that halve the image after the first, BatchNorm, ReLU,
-    average pooling, a linear head. `widths` and `depth` tell PreActResNet-18 from WideResNets."""
+    """The network of PreActResNet-18 and of WideResNets, which differ in `stem`, `widths` and `depth`.
+
+    A 3 x 3 stem of `stem` channels; for each of `widths` a group of `depth` pre-activation blocks, all groups but the
+    first halving the image; BatchNorm, ReLU, average pooling, a linear head.
+    """
 
     def __init__(self, num_classes: int, channels: int, *, stem: int, widths: tuple[int, ...], depth: int):
         super().__init__()
         self.stem = nn.Conv2d(channels, stem, 3, 1, 1, bias=False)
-        blocks, inputs = [], stem
+        blocks = []
+        inputs = stem
         for group, width in enumerate(widths):
             for i in range(depth):
-                blocks.append(PreActBlock(inputs, width, 2 if group and not i else 1))
+                halves = group > 0 and i == 0
+                blocks.append(PreActBlock(inputs, width, 2 if halves else 1))
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
         self.bn = nn.BatchNorm2d(inputs)
@@ -117,35 +123,22 @@ class PreActResNet18(ModelSettings):
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "preact_resnet"
-
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-        own = {"stem": 64, "widths": (64, 128, 256, 512), "depth": 2}
-        return {"num_classes": num_classes, "channels": shape[0]} | own
-
-
-def _wide(depth: int, num_classes: int, channels: int) -> dict[str, Any]:
-    """WRN-depth-10: (depth - 4) / 6 blocks in each of three groups."""
-    shape = {"stem": 16, "widths": (160, 320, 640), "depth": (depth - 4) // 6}
-    return {"num_classes": num_classes, "channels": channels} | shape
+    fixed_arguments: ClassVar = {"stem": 64, "widths": (64, 128, 256, 512), "depth": 2}
 
 
 @settings
 class WideResNet28x10(ModelSettings):
-    """WideResNet-28-10 (Zagoruyko and Komodakis 2016, table 1), without dropout."""
+    """WideResNet-28-10 (Zagoruyko and Komodakis 2016, table 1), without dropout: (28 - 4) / 6 blocks in each group."""
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "wide_resnet"
-
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-        return _wide(28, num_classes, shape[0])
+    fixed_arguments: ClassVar = {"stem": 16, "widths": (160, 320, 640), "depth": 4}
 
 
 @settings
 class WideResNet34x10(ModelSettings):
-    """WideResNet-34-10 (Zagoruyko and Komodakis 2016, table 1), without dropout."""
+    """WideResNet-34-10 (Zagoruyko and Komodakis 2016, table 1), without dropout: (34 - 4) / 6 blocks in each group."""
 
     parts: ClassVar = (PreActBlock, PreActNet)
     family: ClassVar = "wide_resnet"
-
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-        return _wide(34, num_classes, shape[0])
+    fixed_arguments: ClassVar = {"stem": 16, "widths": (160, 320, 640), "depth": 5}

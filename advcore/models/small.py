@@ -1,6 +1,6 @@
 """A small convolutional network for small images."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -10,12 +10,12 @@ from advcore.types import settings
 
 
 def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    """A 3 x 3 convolution with BatchNorm and ReLU."""
+    """Build a 3 x 3 convolution with BatchNorm and ReLU."""
     return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 def small_cnn(num_classes: int, channels: int, width: int) -> nn.Module:
-    """The network of `SmallCNN`, for images (B, channels, H, W); logits (B, num_classes)."""
+    """Build the network of `SmallCNN`: images (B, channels, H, W) to logits (B, num_classes)."""
     return nn.Sequential(
         *block(channels, width, 1),
         *block(width, 2 * width, 2),
@@ -47,5 +47,5 @@ class SmallCNN(ModelSettings):
         super().__post_init__()
         require(at_least("width", self.width, 1, most=1024))
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-        return {"num_classes": num_classes, "channels": shape[0], "width": self.width}
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
+        return super().arguments(num_classes, shape) | {"width": self.width}

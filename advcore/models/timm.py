@@ -1,6 +1,6 @@
 """Any architecture that timm knows, by name, without its weights."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from advcore.types import settings
 
 
 def from_timm(architecture: str, num_classes: int, channels: int) -> nn.Module:
-    """timm's architecture of that name, untrained; logits (B, num_classes)."""
+    """Build timm's architecture of that name, untrained, with logits (B, num_classes)."""
     import timm
 
     return timm.create_model(architecture, pretrained=False, num_classes=num_classes, in_chans=channels)
@@ -29,7 +29,7 @@ class Timm(ModelSettings):
     parts: ClassVar = (from_timm,)
     needs: ClassVar = ("timm",)
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return {"architecture": self.architecture, "num_classes": num_classes, "channels": shape[0]}
 
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
@@ -37,8 +37,8 @@ class Timm(ModelSettings):
             import timm
         except (ImportError, RuntimeError) as error:
             raise missing_package("timm", f"model.name: timm:{self.architecture}", "hf", error) from None
-        known = timm.list_models()
-        if self.architecture not in known:
-            way_out = nearest(self.architecture, known)
+        names = timm.list_models()
+        if self.architecture not in names:
+            way_out = nearest(self.architecture, names)
             raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, way_out))
         return super().body(num_classes, shape)

@@ -1,4 +1,4 @@
-"""What is minimised, per example, and what the attack climbs."""
+"""Losses: what training minimises for each example, and what the attack maximises."""
 
 from advcore.objectives.mart import Mart
 from advcore.objectives.standard import Pgd, Standard
@@ -22,4 +22,4 @@ ALIASES = {
     "erm": "standard",
     "none": "standard",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""
+"""Names that the field uses, to the names here (`errors.nearest`)."""

@@ -1,6 +1,7 @@
-"""What an objective is, and the losses an attack may climb."""
+"""The contract of an objective, and the losses that an attack may climb."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -11,20 +12,23 @@ ASCENTS = ("own", "margin")
 
 
 class Objective(Protocol):
-    """A per-example loss from the logits of its forward passes.
+    """A per-example loss, computed from the logits of one or two forward passes.
 
-    passes : names of its forward passes, of "clean" and "adversarial"; without the second it is not attacked.
-    own_needs_clean : whether the loss its attack climbs is made from the clean logits.
+    passes : names of its forward passes, "clean" or "adversarial" or both; without the second it is not attacked.
+    ascent_needs_clean : whether the loss that its attack climbs is computed from the clean logits.
     """
 
     passes: ClassVar[tuple[str, ...]]
-    own_needs_clean: ClassVar[bool]
+    ascent_needs_clean: ClassVar[bool]
 
     def loss(self, y: Tensor, **logits: Tensor) -> Tensor:
-        """(B,) losses from labels (B,) and one (B, C) tensor of logits for each name in `passes`."""
+        """Return (B,) losses, from labels (B,) and one (B, C) tensor of logits for each name in `passes`."""
 
-    def own(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """The inner maximisation: adversarial logits (B, C) to (B,)."""
+    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """Return the loss of the inner maximisation, as a function of adversarial logits (B, C) to (B,).
+
+        y : (B,) labels. clean : (B, C) clean logits, if `ascent_needs_clean`.
+        """
 
 
 def attacked(objective: Objective) -> bool:
@@ -34,19 +38,22 @@ def attacked(objective: Objective) -> bool:
 
 def needs_clean(objective: Objective, climbs: str) -> bool:
     """Whether climbing `climbs` ("own" or "margin") takes the clean logits first."""
-    return climbs == "own" and objective.own_needs_clean
+    return climbs == "own" and objective.ascent_needs_clean
 
 
-def ascent(objective: Objective, climbs: str, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """The per-example loss of adversarial logits that an attack asks for by name: "own" or "margin"."""
+def choose_ascent(objective: Objective, climbs: str, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return the loss that an attack asks for by name, as a function of adversarial logits (B, C) to (B,).
+
+    climbs : "own" for the objective's inner maximisation, or "margin". Raises ConfigError for another name.
+    """
     require(one_of("climbs", climbs, ASCENTS))
     if climbs == "own":
-        return objective.own(y, clean)
-    return lambda logits: margin(logits, y)
+        return objective.bind_ascent(y, clean)
+    return partial(margin, y=y)
 
 
 def margin(logits: Tensor, y: Tensor, kappa: float = float("inf")) -> Tensor:
-    """(B,) max over k != y of z_k - z_y, clipped above at kappa; above 0 means misclassified.
+    """Return (B,) max over k != y of z_k - z_y, clipped above at kappa; above 0 means misclassified.
 
     Reference: Laidlaw et al. 2021 (PAT), eq. 3.
     """

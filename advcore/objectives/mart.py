@@ -1,6 +1,7 @@
-"""MART: adversarial training that leans on the images which are already misclassified."""
+"""MART: adversarial training with more weight on the images that are misclassified without attack."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from advcore.types import settings
 
 
 def log_rest(logits: Tensor, classes: Tensor) -> Tensor:
-    """(B,) log of the probability of all classes but one each; `classes` (B,). Finite at any logit gap."""
+    """Return (B,) log(1 - p_k) for the class k of each example in `classes` (B,); finite at any logit gap."""
     return logits.scatter(1, classes[:, None], float("-inf")).logsumexp(1) - logits.logsumexp(1)
 
 
@@ -20,19 +21,19 @@ def log_rest(logits: Tensor, classes: Tensor) -> Tensor:
 class Mart:
     """BCE(f(x_adv), y) + beta KL(f(x) || f(x_adv)) (1 - p_y(x)); the attack climbs the cross-entropy.
 
-    BCE adds to the cross-entropy -log(1 - p_k), k the likeliest class beside the label; gradients flow through every
-    part, the factor 1 - p_y(x) included.
+    BCE adds to the cross-entropy -log(1 - p_k), k the likeliest class other than the label; gradients flow
+    through every part, the factor 1 - p_y(x) included.
 
     Parameters
     ----------
-    beta : weight of the divergence, above 0; lambda of the paper.
+    beta : weight of the divergence, above 0; lambda in the paper.
 
     Reference: Wang et al. 2020, section 3.
     """
 
     beta: float = 5.0
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
-    own_needs_clean: ClassVar[bool] = False
+    ascent_needs_clean: ClassVar[bool] = False
 
     def __post_init__(self):
         require(positive("beta", self.beta))
@@ -42,5 +43,5 @@ class Mart:
         boosted = F.cross_entropy(adversarial, y, reduction="none") - log_rest(adversarial, rival)
         return boosted + self.beta * divergence(clean, adversarial) * log_rest(clean, y).exp()
 
-    def own(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
-        return lambda logits: F.cross_entropy(logits, y, reduction="none")
+    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
+        return partial(F.cross_entropy, target=y, reduction="none")

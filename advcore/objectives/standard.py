@@ -14,12 +14,12 @@ class Standard:
     """Ordinary training: cross-entropy at the clean image, no attack."""
 
     passes: ClassVar[tuple[str, ...]] = ("clean",)
-    own_needs_clean: ClassVar[bool] = False
+    ascent_needs_clean: ClassVar[bool] = False
 
     def loss(self, y: Tensor, *, clean: Tensor) -> Tensor:
         return F.cross_entropy(clean, y, reduction="none")
 
-    def own(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         return lambda logits: self.loss(y, clean=logits)
 
 
@@ -31,10 +31,10 @@ class Pgd:
     """
 
     passes: ClassVar[tuple[str, ...]] = ("adversarial",)
-    own_needs_clean: ClassVar[bool] = False
+    ascent_needs_clean: ClassVar[bool] = False
 
     def loss(self, y: Tensor, *, adversarial: Tensor) -> Tensor:
         return F.cross_entropy(adversarial, y, reduction="none")
 
-    def own(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         return lambda logits: self.loss(y, adversarial=logits)

@@ -1,6 +1,7 @@
 """TRADES: clean cross-entropy plus beta times the divergence between clean and attacked predictions."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -11,9 +12,9 @@ from advcore.types import settings
 
 
 def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """(B,) KL(softmax(clean) || softmax(adversarial)), finite in value and gradient at any logit gap."""
-    p, q = F.log_softmax(clean, 1), F.log_softmax(adversarial, 1)
-    return F.kl_div(q, p, reduction="none", log_target=True).sum(1)
+    """Return (B,) KL(softmax(clean) || softmax(adversarial)), finite in value and gradient at any logit gap."""
+    log_p, log_q = F.log_softmax(clean, 1), F.log_softmax(adversarial, 1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 @settings
@@ -22,15 +23,15 @@ class Trades:
 
     Parameters
     ----------
-    beta : weight of the divergence, above 0; 1 / lambda of the paper.
+    beta : weight of the divergence, above 0; 1 / lambda in the paper.
 
-    Reference: Zhang et al. 2019, eq. 5. Differs: KL instead of the paper's soft-label cross-entropy, as
-    their code has it.
+    Reference: Zhang et al. 2019, eq. 5. Differs: KL instead of the paper's soft-label cross-entropy, as in
+    the authors' code.
     """
 
     beta: float = 6.0
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
-    own_needs_clean: ClassVar[bool] = True
+    ascent_needs_clean: ClassVar[bool] = True
 
     def __post_init__(self):
         require(positive("beta", self.beta))
@@ -38,5 +39,5 @@ class Trades:
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:
         return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence(clean, adversarial)
 
-    def own(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
-        return lambda logits: divergence(clean.detach(), logits)
+    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
+        return partial(divergence, clean.detach())

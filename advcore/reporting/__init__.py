@@ -1,1 +1,1 @@
-"""Records, and what is made from them and from nothing else."""
+"""Tables, charts and pages from the records of runs, and from nothing else."""

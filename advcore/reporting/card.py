@@ -1,13 +1,20 @@
-"""A record to the README.md of an exported model, in the Hugging Face layout; pure."""
+"""The README.md of an exported model, in the layout of Hugging Face model cards, from its record; pure functions."""
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 from advcore.errors import counted
 from advcore.pixels import format_exactly, format_pixels
-from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import attack_label, data_name, markdown, percent, reference_told, together
+from advcore.reporting.record import JsonObject, RunRecord
+from advcore.reporting.tables import (
+    find_worst_case,
+    format_interval,
+    format_percent,
+    name_attack,
+    name_data,
+    reference_told,
+    to_markdown,
+)
 
 _CITATION = """@inproceedings{dolatabadi2022robustness,
   title     = {l-infinity-Robustness and Beyond: Unleashing Efficient Adversarial Training},
@@ -17,190 +24,199 @@ _CITATION = """@inproceedings{dolatabadi2022robustness,
 }"""
 
 
-def card(record: RunRecord, which: str, epoch: int, facts: dict[str, Any]) -> str:
-    """The page of a run's checkpoint.
+def card(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> str:
+    """Return the model card of a checkpoint, "last" or "best", after an epoch that is counted from 0.
 
-    facts : of the export: `shape`, `num_classes`, `needs` (packages that loading takes), `samples` and `coresets` (how
-    many), `standalone` (whether there is a model.py).
+    facts : about the export: `shape` and `num_classes`, `needs` (the packages that loading takes), the numbers of
+    `samples` and `coresets`, and `standalone` (whether there is a model.py).
     """
     final = record.final.get(which) if measured(record, which, epoch) else None
     parts = [
-        _front(record, final),
+        _write_metadata(record, final),
         f"# {record.name}",
-        _what(record, which, epoch, facts),
-        _threat(record),
-        _accuracy(record, final, epoch),
-        _training(record),
-        _loading(record, facts),
-        _files(facts),
+        _describe_model(record, which, epoch, facts),
+        _describe_threat(record),
+        _describe_accuracy(record, final) if final else _describe_unmeasured(record, epoch),
+        _describe_training(record),
+        _describe_loading(record, facts),
+        _list_files(facts),
         "## Citation\n\nThe method, where the model was trained on coresets; add the solver's own paper:\n\n"
         f"```bibtex\n{_CITATION}\n```",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def measured(record: RunRecord, which: str, epoch: int) -> bool:
-    """Whether the record's final accuracies are of this state: not while a run goes on, or before it has ended."""
+    """Return whether the final accuracies of a record belong to the state of a checkpoint after an epoch.
+
+    They do not while the run goes on, nor to a checkpoint of before its end.
+    """
     if not record.finished or which not in record.final or not record.epochs:
         return False
     last = record.epochs[-1]["epoch"]
-    return epoch == (last if which == "last" or record.best_epoch is None else record.best_epoch)
+    if which == "best" and record.best_epoch is not None:
+        return epoch == record.best_epoch
+    return epoch == last
 
 
-def _front(record: RunRecord, final: dict | None) -> str:
-    """The metadata: each value as JSON, which is YAML too."""
+def _write_metadata(record: RunRecord, final: JsonObject | None) -> str:
+    """Return the metadata as YAML; each value is written as JSON, which is YAML, too."""
     tags = ["adversarial-training", "adversarial-robustness", "image-classification"]
-    lines = {"library_name": "pytorch", "pipeline_tag": "image-classification"}
-    lines["tags"] = [*tags, "coreset"] if record.selections else tags
+    if record.selections:
+        tags.append("coreset")
+    metadata = {"library_name": "pytorch", "pipeline_tag": "image-classification", "tags": tags}
     if final:
-        metrics = [{"type": "accuracy", "name": "clean accuracy", "value": final["clean"]["accuracy"]}]
-        metrics += [
-            {"type": "accuracy", "name": f"robust accuracy ({attack_label(one)})", "value": one["accuracy"]}
-            for one in final["attacks"]
-        ]
+        metrics = [_write_metric("clean accuracy", final["clean"])]
+        metrics += [_write_metric(f"robust accuracy ({name_attack(attack)})", attack) for attack in final["attacks"]]
         result = {
             "task": {"type": "image-classification"},
-            "dataset": {"name": f"{data_name(record)}, test split", "type": record.config["data"]["name"]},
+            "dataset": {"name": f"{name_data(record)}, test split", "type": record.config["data"]["name"]},
             "metrics": metrics,
         }
-        lines["model-index"] = [{"name": record.name, "results": [result]}]
-    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items()) + "---"
+        metadata["model-index"] = [{"name": record.name, "results": [result]}]
+    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in metadata.items()) + "---"
 
 
-def _what(record: RunRecord, which: str, epoch: int, facts: dict[str, Any]) -> str:
-    network = record.config["model"]["name"]
+def _write_metric(name: str, entry: JsonObject) -> JsonObject:
+    return {"type": "accuracy", "name": name, "value": entry["accuracy"]}
+
+
+def _describe_model(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> str:
     shape = " x ".join(map(str, facts["shape"]))
     state = f"the state `{which}`, after epoch {epoch + 1}"
     return (
-        f"`{network}` for {data_name(record)}: float images {shape} in [0, 1] to {facts['num_classes']} logits, with "
-        f"the normalisation inside. Objective: {_settings(record.config['objective'])}. This is {state} of a run of "
-        f"advcore {record.environment.get('advcore', '')} with seed {record.config['seed']}."
+        f"`{record.config['model']['name']}` for {name_data(record)}: float images {shape} in [0, 1] to "
+        f"{facts['num_classes']} logits, with the normalisation inside. Objective: "
+        f"{_format_method(record.config['objective'])}. This is {state} of a run of advcore "
+        f"{record.environment.get('advcore', '')} with seed {record.config['seed']}."
     )
 
 
-def _settings(one: dict | None) -> str:
-    if one is None:
+def _format_method(settings: JsonObject | None) -> str:
+    """Write the name of a method with its settings: "`trades` (beta 6)"."""
+    if settings is None:
         return "none"
-    rest = ", ".join(f"{key} {_short(value)}" for key, value in one.items() if key != "name" and value is not None)
-    return f"`{one['name']}`" + (f" ({rest})" if rest else "")
+    rest = ", ".join(
+        f"{key} {_format_value(value)}" for key, value in settings.items() if key != "name" and value is not None
+    )
+    return f"`{settings['name']}`" + (rest and f" ({rest})")
 
 
-def _short(value: Any) -> str:
+def _format_value(value: object) -> str:
+    """Write a setting: of a path its last part, of a radius in pixels a fraction of 255."""
     if not isinstance(value, float):
         return str(value).rpartition("/")[2]
     return format_exactly(value) or f"{value:.6g}"
 
 
-def _threat(record: RunRecord) -> str:
+def _describe_threat(record: RunRecord) -> str:
     attack = record.config["attack"]
     if attack is None:
         return "## Threat model\n\nTrained without an attack: no robustness is to be expected."
-    units = "pixels in [0, 1]" if _norm(attack) else "its own"
+    units = "pixels in [0, 1]" if _find_norm(attack) else "its own"
     return (
-        f"## Threat model\n\nTrained against {_settings(attack)}, in units of {units}. Other norms, "
+        f"## Threat model\n\nTrained against {_format_method(attack)}, in units of {units}. Other norms, "
         "larger balls, and changes such as rotation or blur are not covered."
     )
 
 
-def _accuracy(record: RunRecord, final: dict | None, epoch: int) -> str:
-    if final is None:
-        return _unfinished(record, epoch)
-    entries = [("clean", final["clean"]), *((attack_label(one), one) for one in final["attacks"])]
-    if worst := together(final):
+# ---- accuracy ----
+
+
+def _describe_accuracy(record: RunRecord, final: JsonObject) -> str:
+    entries = [("clean", final["clean"]), *((name_attack(attack), attack) for attack in final["attacks"])]
+    if worst := find_worst_case(final):
         entries.append(("all of these at once", worst))
-    rows = [
-        (
-            name,
-            percent(one["accuracy"]),
-            f"{percent(one['interval'][0])} to {percent(one['interval'][1])}",
-            str(one["n"]),
-        )
-        for name, one in entries
-    ]
-    table = markdown(("on the test set", "accuracy, %", "95 % interval", "images"), rows)
-    upper = "A robust accuracy is an upper bound: a stronger attack can only lower it."
-    flags, looked = final.get("flags", ()), record.config.get("evaluation", {}).get("checks", True)
-    told = (
-        "What makes these numbers untrustworthy:\n\n" + _bullets(flags)
-        if flags
-        else "The built-in checks found nothing."
-        if looked
-        else "The built-in checks were switched off."
+    rows = []
+    for name, entry in entries:
+        rows.append((name, format_percent(entry["accuracy"]), format_interval(entry), str(entry["n"])))
+    table = to_markdown(("on the test set", "accuracy, %", "95 % interval", "images"), rows)
+    upper = f"A robust accuracy is an upper bound: a stronger attack can only lower it. {_describe_attacks(final)}"
+    return f"## Accuracy\n\n{table}\n\n{upper}\n\n{_describe_checks(record, final)}"
+
+
+def _describe_attacks(final: JsonObject) -> str:
+    steps = "; ".join(
+        f"{name_attack(attack)}: step size {format_pixels(attack['step_size'])}, seed {attack['seed']}"
+        for attack in final["attacks"]
+        if attack.get("step_size")
     )
-    return f"## Accuracy\n\n{table}\n\n{upper} {_how(final['attacks'])}\n\n{told}"
+    return steps and f"{steps}."
 
 
-def _how(attacks: Iterable[dict]) -> str:
-    told = [
-        f"{attack_label(one)}: step size {format_pixels(one['step_size'])}, seed {one['seed']}"
-        for one in attacks
-        if one.get("step_size")
-    ]
-    return ("; ".join(told) + ".") if told else ""
+def _describe_checks(record: RunRecord, final: JsonObject) -> str:
+    """List the flags of an evaluation, or say whether anything looked for them."""
+    flags = final.get("flags", ())
+    if flags:
+        return "What makes these numbers untrustworthy:\n\n" + _list_items(flags)
+    if record.config.get("evaluation", {}).get("checks", True):
+        return "The built-in checks found nothing."
+    return "The built-in checks were switched off."
 
 
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+def _list_items(lines: Iterable[str | bool | None]) -> str:
+    """Write the lines of a list. What is not a line, because its condition does not hold, is left out."""
+    return "\n".join(f"- {line}" for line in lines if line)
 
 
-def _unfinished(record: RunRecord, epoch: int) -> str:
-    """Of a run that is not at its end, what its epochs were judged by."""
-    entry = next((one for one in record.epochs if one["epoch"] == epoch), {})
-    rows = [
-        (name, percent(entry[key]))
-        for name, key in (("clean", "clean"), ("robust", "robust"))
-        if entry.get(key) is not None
-    ]
-    told = (
-        "**The run is not finished: this is a state on its way, and nothing was measured on the test set.**"
-        if not record.finished
-        else "**The final accuracies are not of this state.**"
-    )
+def _describe_unmeasured(record: RunRecord, epoch: int) -> str:
+    """Say of a state without final accuracies why it has none, and how it was judged on validation images."""
+    reason = "**The final accuracies are not of this state.**"
+    if not record.finished:
+        reason = "**The run is not finished: this is a state on its way, and nothing was measured on the test set.**"
+    entry = next((entry for entry in record.epochs if entry["epoch"] == epoch), {})
+    rows = [(name, format_percent(entry[name])) for name in ("clean", "robust") if entry.get(name) is not None]
     if not rows:
-        return f"## Accuracy\n\n{told}"
+        return f"## Accuracy\n\n{reason}"
     probe = " On validation images, by the probe that chooses `best`:\n\n"
-    return f"## Accuracy\n\n{told}{probe}{markdown(('probe', 'accuracy, %'), rows)}"
+    return f"## Accuracy\n\n{reason}{probe}{to_markdown(('probe', 'accuracy, %'), rows)}"
 
 
-def _training(record: RunRecord) -> str:
-    config, training = record.config, record.config["training"]
-    device, chosen = record.environment.get("device", "a machine"), record.config.get("selection")
-    errors = [one for one in record.selections if one.get("gradient_error") is not None]
-    own = ", ".join(f"{one['gradient_error']:.3f} ({one['gradient_error_random']:.3f})" for one in errors)
+# ---- training ----
+
+
+def _describe_training(record: RunRecord) -> str:
+    config = record.config
+    training = config["training"]
+    device = record.environment.get("device", "a machine")
+    reference = record.reference and reference_told(record.reference)
+    selection = config.get("selection")
+    errors = [
+        f"{entry['gradient_error']:.3f} ({entry['gradient_error_random']:.3f})"
+        for entry in record.selections
+        if entry.get("gradient_error") is not None
+    ]
     lines = [
         f"plan: {record.plan}",
-        f"relative cost: {record.relative_cost:.3f} of full training ({_reference(record)})",
-        chosen
-        and f"coresets: {_settings(chosen['solver'])}, partition `{chosen['partition']}`, budget {chosen['budget']}",
-        own and f"gradient error of each selection (and of random subsets): {own}",
-        f"minibatch rule: {_settings(config['minibatch'])}" if config.get("minibatch") else None,
-        f"optimiser: {_settings(training['optimizer'])}; learning rate: {_settings(training['lr_schedule'])}",
-        f"attack steps by epoch: {_settings(training['attack_steps'])}" if training.get("attack_steps") else None,
-        f"the weights are a moving average, decay {training['ema']}" if training.get("ema") is not None else None,
+        f"relative cost: {record.relative_cost:.3f} of full training ({reference or 'unknown reference'})",
+        selection
+        and f"coresets: {_format_method(selection['solver'])}, partition `{selection['partition']}`, "
+        f"budget {selection['budget']}",
+        errors and f"gradient error of each selection (and of random subsets): {', '.join(errors)}",
+        config.get("minibatch") and f"minibatch rule: {_format_method(config['minibatch'])}",
+        f"optimiser: {_format_method(training['optimizer'])}; learning rate: {_format_method(training['lr_schedule'])}",
+        training.get("attack_steps") and f"attack steps by epoch: {_format_method(training['attack_steps'])}",
+        training.get("ema") is not None and f"the weights are a moving average, decay {training['ema']}",
         f"batch size {training['batch_size']}; {record.seconds:.0f} s on {device}",
-        *(f"event at epoch {one['epoch']}: {one['event']}" for one in record.events),
+        *(f"event at epoch {entry['epoch']}: {entry['event']}" for entry in record.events),
     ]
-    return f"## Training\n\n{_bullets(filter(None, lines))}\n\nAll settings are in `config.json`, under `run`."
+    return f"## Training\n\n{_list_items(lines)}\n\nAll settings are in `config.json`, under `run`."
 
 
-def _reference(record: RunRecord) -> str:
-    reference = record.reference
-    if not reference:
-        return "unknown reference"
-    return reference_told(reference)
+# ---- loading ----
 
-
+# The data sets of RobustBench by name, with their shape and number of classes.
 _BENCHMARKS = {"cifar10": (3, 32, 32, 10), "cifar100": (3, 32, 32, 100), "imagenet": (3, 224, 224, 1000)}
-"""RobustBench's data sets by name, with their shape and number of classes."""
+# The norm of attacks whose eps is in units of pixels, by the first word of their name ("n" of n_fgsm).
 _PIXELS = {"linf": "Linf", "l2": "L2", "l1": "L1", "n": "Linf"}
-"""The norm of attacks whose eps is in units of pixels, by how their names begin (n_fgsm)."""
 
 
-def _norm(attack: dict) -> str | None:
+def _find_norm(attack: JsonObject) -> str | None:
+    """Return the norm of an attack whose eps is in units of pixels; None of any other attack."""
     return _PIXELS.get(str(attack.get("name")).partition("_")[0])
 
 
-def _loading(record: RunRecord, facts: dict[str, Any]) -> str:
+def _describe_loading(record: RunRecord, facts: JsonObject) -> str:
     if not facts["standalone"]:
         return (
             "## Loading\n\n`model.safetensors` is the state dict of the network that advcore builds from `run` in "
@@ -217,21 +233,21 @@ from model import load  # in this folder
 model = load()  # eval mode; images in [0, 1], logits out
 ```
 
-`python model.py` compares what your machine computes with what was exported. {_benchmark(record, facts)}"""
+`python model.py` compares what your machine computes with what was exported. {_describe_benchmark(record, facts)}"""
 
 
-def _benchmark(record: RunRecord, facts: dict[str, Any]) -> str:
-    """How RobustBench's evaluator is called, where it knows such data."""
-    told = "RobustBench's evaluator takes the model as it is"
-    name, attack = data_name(record).rpartition(" ")[2], record.config["attack"] or {}
-    norm = _norm(attack)
+def _describe_benchmark(record: RunRecord, facts: JsonObject) -> str:
+    intro = "RobustBench's evaluator takes the model as it is"
+    name = name_data(record).rpartition(" ")[2]
+    attack = record.config["attack"] or {}
+    norm = _find_norm(attack)
     if _BENCHMARKS.get(name) != (*facts["shape"], facts["num_classes"]):
-        return f"{told}; it has no such data of its own."
+        return f"{intro}; it has no such data of its own."
     if norm not in ("Linf", "L2"):
-        return f"{told}; it has no threat model of this kind."
+        return f"{intro}; it has no threat model of this kind."
     eps = format_exactly(attack["eps"]) or f"{attack['eps']:.10g}"
     call = f'benchmark(load(), dataset="{name}", threat_model="{norm}", eps={eps})'
-    return f"""{told}:
+    return f"""{intro}:
 
 ```python
 from robustbench.eval import benchmark
@@ -240,19 +256,18 @@ from robustbench.eval import benchmark
 ```"""
 
 
-def _files(facts: dict[str, Any]) -> str:
+def _list_files(facts: JsonObject) -> str:
+    samples = f"{counted(facts['samples'], 'test image')} with labels and logits"
+    coresets = (
+        f"{counted(facts['coresets'], 'coreset')}: indices into the training set as it was read, weights, and the "
+        "data's fingerprint"
+    )
     lines = [
         "`model.safetensors`: weights and buffers",
         "`config.json`: the network, its input, all settings, accuracies",
+        facts["standalone"] and "`model.py`: network and loader",
+        "`check-noise.safetensors`: random images and the logits that belong to them",
+        facts["samples"] and f"`check-samples.safetensors`: {samples}",
+        facts["coresets"] and f"`coresets/`: {coresets}",
     ]
-    if facts["standalone"]:
-        lines.append("`model.py`: network and loader")
-    lines.append("`check-noise.safetensors`: random images and the logits that belong to them")
-    if facts["samples"]:
-        lines.append(f"`check-samples.safetensors`: {counted(facts['samples'], 'test image')} with labels and logits")
-    if facts["coresets"]:
-        lines.append(
-            f"`coresets/`: {counted(facts['coresets'], 'coreset')}: indices into the training set as it was read, "
-            "weights, and the data's fingerprint"
-        )
-    return f"## Files\n\n{_bullets(lines)}"
+    return f"## Files\n\n{_list_items(lines)}"

@@ -1,21 +1,44 @@
-"""Curves, bars, histograms and intervals, each drawn for a page as wide as a telephone."""
+"""Charts, each drawn for a page as wide as a telephone: curves, bars, histograms, class shares and intervals."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise, product
 
 from markupsafe import Markup
 
 from advcore.reporting import svg
-from advcore.reporting.scales import Scale, apart, log_ticks, number, span, ticks
+from advcore.reporting.frame import HEIGHT, WIDTH, Frame, make_frame
+from advcore.reporting.scales import Scale, choose_range, choose_ticks, format_number, separate
 from advcore.reporting.svg import LINE, SIZE, Point
 
-WIDTH, HEIGHT = 340.0, 200.0
+
+@dataclass(frozen=True)
+class Axes:
+    """What the axes of a chart of curves show.
+
+    x_range : lowest and highest value of x; by default, those of the curves.
+    zero : y begins at 0, unless a value is negative.
+    top : y does not go beyond this value.
+    log : y is logarithmic.
+    """
+
+    x_title: str
+    y_title: str
+    x_range: tuple[float, float] | None = None
+    zero: bool = False
+    top: float = math.inf
+    log: bool = False
 
 
 @dataclass(frozen=True)
 class Line:
-    """(x, y) by x, and the name at its end; colour 0 to 4. dots : mark each point."""
+    """A curve: points (x, y) in the order of x, and a name, which stands at its right end.
+
+    colour : 0 to 4.
+    dots : every point has a mark.
+    dash : the curve is dashed.
+    """
 
     name: str
     points: Sequence[Point]
@@ -24,204 +47,208 @@ class Line:
     dash: bool = False
 
 
-@dataclass(frozen=True)
-class Frame:
-    """Axes around a plot: pixels of x and y, and the ticks on them."""
-
-    x: Scale
-    y: Scale
-    x_ticks: Sequence[float]
-    y_ticks: Sequence[float]
-
-    def at(self, x: float, y: float) -> Point:
-        return self.x(x), self.y(y)
-
-    def drawn(self, x_title: str, y_title: str) -> list[Markup]:
-        """Grid, ticks and titles; that of y stands above the plot."""
-        left, right, bottom, top = self.x.start, self.x.end, self.y.start, self.y.end
-        parts = [svg.line((left, self.y(v)), (right, self.y(v)), "grid") for v in self.y_ticks]
-        parts += [
-            svg.text(left - 6, self.y(v) + 0.35 * SIZE, number(v), anchor="end", css="tick") for v in self.y_ticks
-        ]
-        parts.append(svg.line((left, bottom), (right, bottom), "axis"))
-        for value, words in zip(self.x_ticks, map(number, self.x_ticks), strict=True):
-            parts.append(svg.line((self.x(value), bottom), (self.x(value), bottom + 4), "axis"))
-            parts.append(svg.text(self.x(value), bottom + 5 + SIZE, words, anchor="middle", css="tick"))
-        parts.append(svg.text(0, SIZE, y_title, css="title"))
-        parts.append(svg.text(right, bottom + 6 + SIZE + LINE, x_title, anchor="end", css="title"))
-        return [*parts, svg.line((left, top), (left, top), "axis")]
-
-
-def frame(
-    x: tuple[float, float],
-    y: tuple[float, float],
-    *,
-    size: tuple[float, float] = (WIDTH, HEIGHT),
-    right: float = 12,
-    whole: bool = True,
-    log: bool = False,
-) -> Frame:
-    """Axes over the spans `x` and `y`; `right`: pixels left of the picture's edge. whole : x counts something. log : y
-    goes by its logarithm."""
-    y_ticks = log_ticks(*y, 5) if log else ticks(*y, 5)
-    left = 8 + max((svg.extent(number(v)) for v in y_ticks), default=0)
-    width, height = size
-    x_ticks = ticks(*x, max(2, int((width - left - right) / 45)), whole=whole)
-    return Frame(Scale(*x, left, width - right), Scale(*y, height - 38, 24, log), x_ticks, y_ticks)
-
-
-def curves(
+def draw_curves(
     lines: Sequence[Line],
+    axes: Axes,
     *,
-    x_title: str,
-    y_title: str,
     alt: str,
     selections: Sequence[float] = (),
     ring: tuple[Point, str] | None = None,
-    zero: bool = False,
-    top: float | None = None,
     chance: Sequence[tuple[float, str]] = (),
-    x_span: tuple[float, float] | None = None,
-    log: bool = False,
 ) -> Markup:
-    """Lines with their names at their ends; `log`: y by its logarithm. selections : where on x a coreset was chosen.
-    ring : a point, and what it is. chance : heights of dotted lines, and what they are."""
-    points = [point for one in lines for point in one.points]
-    xs = [x for x, _ in points]
-    x_span = x_span or ((min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, min(xs) + 1))
-    named = [(one.points[-1][1], one.name, f"name{one.colour}") for one in lines] + [
-        (y, name, "tick") for y, name in chance
-    ]
-    right = 12 + max((svg.extent(name) for _, name, _ in named), default=0)
-    heights = span([*(y for _, y in points), *(y for y, _ in chance)], zero=zero, top=top, log=log)
-    inside = frame(x_span, heights, right=right, log=log)
-    low, high = inside.y.start, inside.y.end
-    parts = inside.drawn(x_title, y_title)
+    """Draw curves with their names at their right ends.
+
+    selections : the values of x at which a coreset was selected.
+    ring : a point to be marked with a ring, and its description.
+    chance : dotted horizontal lines, each a height and its name.
+    """
+    points = list(chain.from_iterable(line.points for line in lines))
+    labels = [(line.points[-1][1], line.name, f"name{line.colour}") for line in lines]
+    labels += [(y, name, "tick") for y, name in chance]
+    heights = [y for _, y in points] + [y for y, _ in chance]
+    frame = make_frame(
+        axes.x_range or _range_of_x(points),
+        choose_range(heights, zero=axes.zero, top=axes.top, log=axes.log),
+        right=12 + max((svg.estimate_width(name) for _, name, _ in labels), default=0),
+        log=axes.log,
+    )
+    parts = frame.draw(axes.x_title, axes.y_title)
     for x in selections:
-        parts += [svg.line(inside.at(x, inside.y.low), inside.at(x, inside.y.high), "at")]
-        parts += [
-            svg.mark(
-                (inside.x(x), high), "when", radius=4, shape="down", title=f"a coreset was selected at {number(x)}"
-            )
-        ]
-    parts += [svg.line((inside.x.start, inside.y(y)), (inside.x.end, inside.y(y)), "chance") for y, _ in chance]
-    for one in lines:
-        placed = [inside.at(*point) for point in one.points]
-        parts.append(svg.path(placed, f"s{one.colour}{' dash' if one.dash else ''}"))
-        if one.dots or len(placed) == 1:
-            told = (f"{one.name}: {number(y)} at {number(x)}" for x, y in one.points)
-            parts += [svg.mark(at, f"f{one.colour}", radius=3, title=t) for at, t in zip(placed, told, strict=True)]
-    heights = apart([inside.y(y) for y, _, _ in named], LINE, high + 2, low - 2)
-    ends = [(inside.x.end + 8, height) for height in heights]
-    parts += [svg.text(x, y + 0.35 * SIZE, name, css=css) for (x, y), (_, name, css) in zip(ends, named, strict=True)]
+        parts += _draw_selection(frame, x)
+    parts += [svg.line((frame.x.start, frame.y(y)), (frame.x.end, frame.y(y)), "chance") for y, _ in chance]
+    for line in lines:
+        parts += _draw_line(frame, line)
+    parts += _draw_labels(frame, labels)
     if ring is not None:
-        at, words = inside.at(*ring[0]), ring[1]
-        parts.append(svg.mark(at, "ring", radius=5, title=words))
-    return svg.picture(WIDTH, HEIGHT, parts, alt)
+        point, title = ring
+        parts.append(svg.mark(frame.to_pixels(*point), "ring", radius=5, title=title))
+    return svg.picture((WIDTH, HEIGHT), parts, alt)
+
+
+def _range_of_x(points: Sequence[Point]) -> tuple[float, float]:
+    """Return the lowest and the highest x, or a range around x where all points have the same."""
+    low, high = min(x for x, _ in points), max(x for x, _ in points)
+    return (low, high) if high > low else (low - 1, low + 1)
+
+
+def _draw_selection(frame: Frame, x: float) -> list[Markup]:
+    return [
+        svg.line(frame.to_pixels(x, frame.y.low), frame.to_pixels(x, frame.y.high), "at"),
+        svg.mark(
+            (frame.x(x), frame.y.end), "when", shape="down", title=f"a coreset was selected at {format_number(x)}"
+        ),
+    ]
+
+
+def _draw_line(frame: Frame, line: Line) -> list[Markup]:
+    places = [frame.to_pixels(x, y) for x, y in line.points]
+    parts = [svg.path(places, f"s{line.colour} dash" if line.dash else f"s{line.colour}")]
+    if line.dots or len(places) == 1:
+        for place, (x, y) in zip(places, line.points, strict=True):
+            title = f"{line.name}: {format_number(y)} at {format_number(x)}"
+            parts.append(svg.mark(place, f"f{line.colour}", radius=3, title=title))
+    return parts
+
+
+def _draw_labels(frame: Frame, labels: Sequence[tuple[float, str, str]]) -> list[Markup]:
+    """Draw names to the right of the plot; each label is a value of y, a name and a CSS class."""
+    wanted = [frame.y(y) for y, _, _ in labels]
+    heights = separate(wanted, LINE, low=frame.y.end + 2, high=frame.y.start - 2)
+    parts = []
+    for height, (_, name, css) in zip(heights, labels, strict=True):
+        parts.append(svg.text(frame.x.end + 8, height + 0.35 * SIZE, name, css=css))
+    return parts
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Its name to the left, `told` at its end; `css`: its colour."""
+    """A bar with its name to the left and a label at its end. css : the class that gives its colour."""
 
     name: str
     value: float
-    told: str
+    label: str
     css: str = "f1"
 
 
-def bars(rows: Sequence[Bar], *, alt: str, limit: tuple[float, str] | None = None) -> Markup:
-    """Bars to the right, from 0. limit : a dotted line at a value, and what it is."""
-    left = 8 + max(svg.extent(row.name) for row in rows)
-    right = 10 + max(svg.extent(row.told) for row in rows)
-    most = max([row.value for row in rows] + ([limit[0]] if limit else []))
-    across = Scale(0.0, most or 1.0, left, WIDTH - right)
-    top, step = (LINE + 6.0 if limit else 2.0), 24.0
-    parts: list[Markup] = []
+def draw_bars(rows: Sequence[Bar], *, alt: str, limits: Sequence[tuple[float, str]] = ()) -> Markup:
+    """Draw horizontal bars that begin at 0. limits : dotted lines across all bars, each a value and its name."""
+    left = 8 + max(svg.estimate_width(row.name) for row in rows)
+    right = 10 + max(svg.estimate_width(row.label) for row in rows)
+    values = [row.value for row in rows] + [value for value, _ in limits]
+    scale = Scale(low=0.0, high=max(values) or 1.0, start=left, end=WIDTH - right)
+    top = LINE + 6.0 if limits else 2.0
+    step = 24.0
     height = top + step * len(rows) + 4
-    if limit:
-        x = across(limit[0])
-        parts += [svg.line((x, top - 3), (x, height), "chance")]
-        parts += [svg.text(min(x, WIDTH - svg.extent(limit[1]) / 2), SIZE, limit[1], anchor="middle", css="tick")]
+    parts: list[Markup] = []
+    for value, name in limits:
+        middle = min(scale(value), WIDTH - svg.estimate_width(name) / 2)
+        parts.append(svg.line((scale(value), top - 3), (scale(value), height), "chance"))
+        parts.append(svg.text(middle, SIZE, name, anchor="middle", css="tick"))
     for i, row in enumerate(rows):
         y = top + step * i
-        parts.append(svg.rectangle((left, y + 4, across(row.value), y + step - 4), row.css))
-        parts.append(svg.text(left - 6, y + step / 2 + 0.35 * SIZE, row.name, anchor="end"))
-        parts.append(svg.text(across(row.value) + 6, y + step / 2 + 0.35 * SIZE, row.told))
-    parts.append(svg.line((left, top), (left, height), "axis"))
-    return svg.picture(WIDTH, height, parts, alt)
+        baseline = y + step / 2 + 0.35 * SIZE
+        parts += [
+            svg.rectangle((left, y + 4, scale(row.value), y + step - 4), row.css),
+            svg.text(left - 6, baseline, row.name, anchor="end"),
+            svg.text(scale(row.value) + 6, baseline, row.label),
+        ]
+    return svg.picture((WIDTH, height), [*parts, svg.line((left, top), (left, height), "axis")], alt)
 
 
+# A histogram has at most this many bins.
 BINS = 30
-"""Of a histogram, at most."""
 
 
-def binned(values: Sequence[float]) -> tuple[list[float], list[int]]:
-    """Edges of even bins with round width from 0, or below it where values are, and how many values each holds."""
+def bin_values(values: Sequence[float]) -> tuple[list[float], list[int]]:
+    """Return the edges of equal bins of a round width, and how many values each bin holds.
+
+    The first bin begins at 0, or below where a value is negative.
+    """
     low, high = min(0.0, *values), max(*values, 1e-12)
     exponent = math.floor(math.log10((high - low) / BINS))
-    wide = (f * 10.0**p for p in (exponent, exponent + 1) for f in (1, 2, 5))
-    step = next(w for w in wide if (math.floor(high / w) - math.floor(low / w) + 1) <= BINS)
-    first, last = math.floor(low / step), math.floor(high / step)
+    widths = (factor * 10.0**power for power, factor in product((exponent, exponent + 1), (1, 2, 5)))
+    width = next(width for width in widths if math.floor(high / width) - math.floor(low / width) + 1 <= BINS)
+    first, last = math.floor(low / width), math.floor(high / width)
     counts = [0] * (last - first + 1)
     for value in values:
-        counts[math.floor(value / step) - first] += 1
-    return [round((first + i) * step, 12) for i in range(len(counts) + 1)], counts
+        counts[math.floor(value / width) - first] += 1
+    return [round((first + i) * width, 12) for i in range(len(counts) + 1)], counts
 
 
-def histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: str) -> Markup:
-    """How many values lie in each bin; a mark at their mean."""
-    edges, counts = binned(values)
-    inside = frame((edges[0], edges[-1]), (0.0, max(counts) * 1.12), whole=False)
-    parts = inside.drawn(x_title, y_title)
-    for left, right, count in zip(edges, edges[1:], counts, strict=False):
-        (x0, y0), (x1, y1) = inside.at(left, 0), inside.at(right, count)
-        parts.append(svg.rectangle((x0 + 0.5, y1, x1 - 0.5, y0), "f1", f"{number(left)} to {number(right)}: {count}"))
-    mean = inside.x(sum(values) / len(values))
-    parts.append(svg.line((mean, inside.y.start), (mean, inside.y.end), "chance"))
-    parts.append(svg.mark((mean, inside.y.end), "when", shape="down", title="mean"))
-    return svg.picture(WIDTH, HEIGHT, parts, alt)
+def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: str) -> Markup:
+    """Draw how many values lie in each bin, and a mark at their mean."""
+    edges, counts = bin_values(values)
+    frame = make_frame((edges[0], edges[-1]), (0.0, max(counts) * 1.12), integers=False)
+    parts = frame.draw(x_title, y_title)
+    for (left, right), count in zip(pairwise(edges), counts, strict=True):
+        box = (frame.x(left) + 0.5, frame.y(count), frame.x(right) - 0.5, frame.y(0))
+        parts.append(svg.rectangle(box, "f1", f"{format_number(left)} to {format_number(right)}: {count}"))
+    mean = frame.x(sum(values) / len(values))
+    parts += [
+        svg.line((mean, frame.y.start), (mean, frame.y.end), "chance"),
+        svg.mark((mean, frame.y.end), "when", shape="down", title="mean"),
+    ]
+    return svg.picture((WIDTH, HEIGHT), parts, alt)
 
 
-def balance(names: Sequence[str], data: Sequence[float], sets: Sequence[Sequence[float]], *, alt: str) -> Markup:
-    """Shares in percent by class: bars of the data, a line across each for each coreset, the last in another colour."""
-    most = max(share for shares in (data, *sets) for share in shares)
-    inside = frame((-0.5, len(names) - 0.5), (0.0, most * 1.12), right=4)
-    shown = replace(inside, x_ticks=[])
-    parts, slot = shown.drawn("class", "share, %"), inside.x(1) - inside.x(0)
-    every = max(1, math.ceil(max(svg.extent(name) + 6 for name in names) / slot))
+def draw_class_shares(
+    names: Sequence[str], data: Sequence[float], coresets: Sequence[Sequence[float]], *, alt: str
+) -> Markup:
+    """Draw the share of each class, in percent: a bar for the data, and a line across it for each coreset.
+
+    All coresets but the last have thin lines. data : may be empty.
+    """
+    frame = make_frame((-0.5, len(names) - 0.5), (0.0, max(chain(data, *coresets)) * 1.12), right=4)
+    parts = replace(frame, x_ticks=[]).draw("class", "share, %")
+    slot = frame.x(1) - frame.x(0)
+    widest = max(svg.estimate_width(name) + 6 for name in names)
+    every = max(1, math.ceil(widest / slot))  # where not all names have room, only each n-th class is named
     for i, name in enumerate(names):
-        x = inside.x(i)
+        x = frame.x(i)
         if data:
-            box = (x - 0.36 * slot, inside.y(data[i]), x + 0.36 * slot, inside.y(0))
-            parts.append(svg.rectangle(box, "data", f"class {name}: {number(data[i])} % of the data"))
-        for shares in sets:
-            css = f"s1{'' if shares is sets[-1] else ' thin'}"
-            parts.append(svg.line((x - 0.4 * slot, inside.y(shares[i])), (x + 0.4 * slot, inside.y(shares[i])), css))
+            box = (x - 0.36 * slot, frame.y(data[i]), x + 0.36 * slot, frame.y(0))
+            parts.append(svg.rectangle(box, "data", f"class {name}: {format_number(data[i])} % of the data"))
+        for shares in coresets:
+            css = "s1" if shares is coresets[-1] else "s1 thin"
+            y = frame.y(shares[i])
+            parts.append(svg.line((x - 0.4 * slot, y), (x + 0.4 * slot, y), css))
         if i % every == 0:
-            parts.append(svg.text(x, inside.y.start + 5 + SIZE, name, anchor="middle", css="tick"))
-    return svg.picture(WIDTH, HEIGHT, parts, alt)
+            parts.append(svg.text(x, frame.y.start + 5 + SIZE, name, anchor="middle", css="tick"))
+    return svg.picture((WIDTH, HEIGHT), parts, alt)
 
 
-def intervals(rows: Sequence[tuple[str, float, tuple[float, float], int]], *, x_title: str, alt: str) -> Markup:
-    """Name, value, its interval and a colour: a dot and a bar each, the name above it."""
-    low, high = min(one[0] for _, _, one, _ in rows), max(one[1] for _, _, one, _ in rows)
-    low, high = span([low, high])
-    low, high = max(0.0, low), min(100.0, high)
-    across = Scale(low, high, 8, WIDTH - 12)
-    step, bottom = 36.0, 36.0 * len(rows) + 4
-    parts = [svg.line((across(v), 0), (across(v), bottom), "grid") for v in ticks(low, high, 6)]
-    for i, (name, value, (first, last), colour) in enumerate(rows):
+@dataclass(frozen=True)
+class Interval:
+    """A percentage with its interval. colour : 1 for a circle, 2 for a square, and so on in turn."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    colour: int
+
+
+def draw_intervals(rows: Sequence[Interval], *, x_title: str, alt: str) -> Markup:
+    """Draw each percentage as a mark on a line from end to end of its interval, with its name above it."""
+    low, high = choose_range([row.low for row in rows] + [row.high for row in rows], top=100.0)
+    low = max(0.0, low)
+    scale = Scale(low=low, high=high, start=8, end=WIDTH - 12)
+    ticks = choose_ticks(low, high, 6)
+    step = 36.0
+    bottom = step * len(rows) + 4
+    parts = [svg.line((scale(value), 0), (scale(value), bottom), "grid") for value in ticks]
+    for i, row in enumerate(rows):
         y = step * i + 26
-        parts.append(svg.text(0, step * i + 14, name))
-        parts.append(svg.line((across(first), y), (across(last), y), f"s{colour}"))
-        told = f"{name}: {value:.1f} [{first:.1f}, {last:.1f}]"
-        parts.append(
-            svg.mark((across(value), y), f"f{colour}", radius=4.5, shape=("square", "circle")[colour % 2], title=told)
-        )
+        title = f"{row.name}: {row.value:.1f} [{row.low:.1f}, {row.high:.1f}]"
+        shape = ("square", "circle")[row.colour % 2]
+        parts += [
+            svg.text(0, step * i + 14, row.name),
+            svg.line((scale(row.low), y), (scale(row.high), y), f"s{row.colour}"),
+            svg.mark((scale(row.value), y), f"f{row.colour}", radius=4.5, shape=shape, title=title),
+        ]
     parts.append(svg.line((0, bottom), (WIDTH, bottom), "axis"))
     parts += [
-        svg.text(across(v), bottom + 4 + SIZE, number(v), anchor="middle", css="tick") for v in ticks(low, high, 6)
+        svg.text(scale(value), bottom + 4 + SIZE, format_number(value), anchor="middle", css="tick") for value in ticks
     ]
     parts.append(svg.text(WIDTH, bottom + 5 + SIZE + LINE, x_title, anchor="end", css="title"))
-    return svg.picture(WIDTH, bottom + 40, parts, alt)
+    return svg.picture((WIDTH, bottom + 40), parts, alt)

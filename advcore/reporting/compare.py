@@ -1,27 +1,35 @@
-"""Which records are runs of one method, and which methods can be set beside each other."""
+"""Which records are runs of the same method, and which methods can be compared with each other."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain, count, product
+from operator import attrgetter
 
 from advcore.errors import shown
 from advcore.pixels import format_pixels
-from advcore.reporting.front import Method, kind
-from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.reporting.run_page import flat, known
-from advcore.reporting.tables import attack_label, data_name, together
+from advcore.reporting.front import Method, classify_run
+from advcore.reporting.lenient import read_or
+from advcore.reporting.record import ELSEWHERE, JsonObject, RunRecord, is_among
+from advcore.reporting.settings_parts import flatten
+from advcore.reporting.tables import Groups, find_worst_case, name_attack, name_data
 
-Groups = Mapping[str, Sequence[RunRecord]]
-NAMED = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
-"""METHOD-sSEED: a record's file, or a run's folder, of a suite."""
+# METHOD-sSEED: how a suite names the record or the folder of a run.
+_RUN_NAME = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
+# Settings in which two runs of one method may differ.
 _NOT_THE_METHOD = (*ELSEWHERE, "seed", "name", "data.path")
+# The differences that stand in the name of a method have at most this many characters.
+_NAME_LENGTH = 120
 
 
 @dataclass(frozen=True)
 class Run:
-    """where : relative to the folder, without an ending. link : to the run's own report, if it has one. problem : why
-    there is no record."""
+    """A run in a folder.
+
+    where : its path relative to the folder, without an ending.
+    link : the address of its own report, "" where it has none.
+    problem : why its record could not be read.
+    """
 
     where: str
     record: RunRecord | None = None
@@ -31,155 +39,203 @@ class Run:
 
 @dataclass(frozen=True)
 class Block:
-    """Methods whose accuracies can be set beside each other: the same data, attacks and numbers of test images."""
+    """Methods whose accuracies can be compared: they have the same data, attacks and numbers of test images.
+
+    conditions : what they have in common, in words.
+    """
 
     title: str
-    told: str
+    conditions: str
     groups: Groups
 
 
-def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by method: of one name (METHOD of METHOD-sSEED, else the run's own) and of settings that do not differ but
-    in the seed, in where it was done and who was told. Two methods of one name are told apart by the settings in which
-    they differ."""
+# ---- runs of one method ----
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs that have a record, by method.
+
+    Runs are of one method if they have the same name (METHOD in METHOD-sSEED, else the name in the record) and if
+    their settings differ in nothing but the seed, where the run was computed and who was informed of it. Where
+    several methods have the same name, the settings in which they differ are added to it.
+    """
     by_name: dict[str, list[list[Run]]] = {}
-    for run in (one for one in runs if one.record):
-        named = NAMED.fullmatch(run.where.rpartition("/")[2])
-        several = by_name.setdefault(named["method"] if named else run.record.name, [])
-        settings = _method(run.record)
-        same = next((own for own in several if all(_alike(_method(one.record), settings) for one in own)), None)
-        if same is None:
-            several.append([run])
-        else:
-            same.append(run)
-    found: dict[str, list[Run]] = {}
-    for name, several in by_name.items():
-        for own, what in zip(several, _differences([_method(runs[0].record) for runs in several]), strict=True):
-            found[_free(f"{name} ({what})" if what else name, found)] = own
-    return found
+    for run in runs:
+        if run.record:
+            _add_run(by_name.setdefault(_read_name(run), []), run)
+    methods: dict[str, list[Run]] = {}
+    for name, groups in by_name.items():
+        differences = _describe_differences([_method_settings(group[0].record) for group in groups])
+        for group, difference in zip(groups, differences, strict=True):
+            suffix = difference and f" ({difference})"
+            methods[_make_unique(name + suffix, methods)] = group
+    return methods
 
 
-def _free(name: str, taken: Collection[str]) -> str:
-    """`name`, numbered where it is taken: what sets methods apart may be too long to stand in it."""
-    return next(n for n in (name, *(f"{name} [{i}]" for i in range(2, len(taken) + 2))) if n not in taken)
+def _read_name(run: Run) -> str:
+    match = _RUN_NAME.fullmatch(run.where.rpartition("/")[2])
+    return match["method"] if match else run.record.name
 
 
-def _alike(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether no setting that both know differs: a record of an older version does not know them all."""
-    sections = any(b.startswith(f"{a}.") or a.startswith(f"{b}.") for a in one for b in two)  # null beside a section
-    return not sections and all(one[key] == two[key] for key in one.keys() & two.keys())
+def _add_run(groups: list[list[Run]], run: Run) -> None:
+    """Add a run to the first group with which its settings are compatible, or to a new one."""
+    settings = _method_settings(run.record)
+    for group in groups:
+        if all(_is_compatible(_method_settings(other.record), settings) for other in group):
+            group.append(run)
+            return
+    groups.append([run])
 
 
-def _method(record: RunRecord) -> dict[str, Any]:
-    """Settings that make a method: all but the seed and where things lie."""
-    return {key: value for key, value in flat(record.config).items() if not is_among(key, _NOT_THE_METHOD)}
+def _make_unique(name: str, taken: Collection[str]) -> str:
+    """Return a name with a number where it is taken: differences that were cut to length may be equal."""
+    candidates = chain([name], (f"{name} [{number}]" for number in count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
-def different_data(groups: Groups) -> list[str]:
-    """A line for each part of the data, train or test, of which methods had other images or labels, as their hashes
-    tell, where the settings are the same: another file of the same name, say."""
-    found: dict[str, dict[str, dict[str, None]]] = {}
-    for name, record in ((name, record) for name, records in groups.items() for record in records):
-        settings = {key: value for key, value in _method(record).items() if key.startswith("data.")}
-        for part, told in record.data.get("hash", {}).items():
-            what, _, value = told.rpartition(" ")  # labels alone are not compared with images
-            found.setdefault(f"{part} {what} {settings}", {}).setdefault(value, {})[name] = None
-    return [
-        f"Not of the same {key.split()[0]} data, although the settings of the data are the same: "
-        + "; ".join(f"{', '.join(names)} ({value})" for value, names in apart.items()) + "."
-        for key, apart in found.items() if len(apart) > 1
-    ]  # fmt: skip
+def _is_compatible(first: JsonObject, second: JsonObject) -> bool:
+    """Return whether settings that both runs have are equal. A record of an older version lacks some of them."""
+    for key, other in product(first, second):
+        if other.startswith(f"{key}.") or key.startswith(f"{other}."):  # one has null where the other has a section
+            return False
+    return all(first[key] == second[key] for key in first.keys() & second.keys())
 
 
-def _differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What sets each apart from the others: "selection.budget 0.3"; nothing for the only one."""
-    keys = list(dict.fromkeys(key for one in settings for key in one))
-    differing = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-    return [
-        ", ".join(f"{key} {_setting(one[key])}" for key in differing if one.get(key) is not None)[:120]
-        for one in settings
-    ]
+def _method_settings(record: RunRecord) -> JsonObject:
+    """Return the settings that define the method of a run, by their dotted path."""
+    return {key: value for key, value in flatten(record.config).items() if not is_among(key, _NOT_THE_METHOD)}
 
 
-def _setting(value: Any) -> str:
+def _describe_differences(settings: Sequence[JsonObject]) -> list[str]:
+    """Say for each method what sets it apart from the others: "selection.budget 0.3". A single one gets ""."""
+    names = dict.fromkeys(chain.from_iterable(settings))
+    differing = [name for name in names if _is_differing(name, settings)]
+    return [_describe_settings(entry, differing)[:_NAME_LENGTH] for entry in settings]
+
+
+def _is_differing(name: str, settings: Sequence[JsonObject]) -> bool:
+    return len({repr(entry.get(name)) for entry in settings}) > 1
+
+
+def _describe_settings(settings: JsonObject, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {_format_setting(settings[name])}" for name in names if settings.get(name) is not None)
+
+
+def _format_setting(value: object) -> str:
     return value if isinstance(value, str) else shown(value)
 
 
-def repeated(runs: Sequence[Run]) -> dict[str, str]:
-    """Finished runs of one method and a seed that another one of it has, by that one: a mean over seeds counts each
-    seed once."""
+def find_repeats(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the finished runs of a method whose seed an earlier run has, each with that earlier run.
+
+    A mean over seeds counts each seed once.
+    """
     first: dict[str, str] = {}
-    found = {}
-    for run in (run for run in runs if run.record.finished and "seed" in run.record.config):
-        seed = repr(run.record.config["seed"])
-        if first.setdefault(seed, run.where) != run.where:
-            found[run.where] = first[seed]
-    return found
+    repeats = {}
+    for run in runs:
+        if run.record.finished and "seed" in run.record.config:
+            seed = repr(run.record.config["seed"])
+            earlier = first.setdefault(seed, run.where)
+            if earlier != run.where:
+                repeats[run.where] = earlier
+    return repeats
 
 
-def blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
-    """Finished runs, each seed of a method once, apart where data or evaluation differ."""
-    once = {name: repeated(runs) for name, runs in groups.items()}
-    rows = [
-        (name, run.record)
-        for name, runs in groups.items()
-        for run in runs
-        if run.record.finished and run.where not in once[name] and readable(run.record)
+# ---- methods that can be compared ----
+
+
+def _describe_evaluation(record: RunRecord) -> tuple[str, str]:
+    """Return the data and the attacks that a run was evaluated with, in short and in full.
+
+    Accuracies of runs can be compared where both texts are the same.
+    """
+    last = record.final["last"]
+    data = record.config.get("data", {})
+    images = last["clean"]["n"]
+    sizes = [f", {key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None]
+    labels = [name_attack(attack) for attack in last["attacks"]]
+    fewer = [f", {attack['n']:,} under {name_attack(attack)}" for attack in last["attacks"] if attack["n"] != images]
+    steps = [
+        f"; {name_attack(attack)} in steps of {format_pixels(attack['step_size'])}"
+        for attack in last["attacks"]
+        if attack.get("step_size") is not None
     ]
-    tests = [known(lambda record=record: record.data["hash"]["test"], "") for _, record in rows]
-    found: dict[tuple, dict[str, list[RunRecord]]] = {}
-    for (name, record), test in zip(rows, tests, strict=True):
-        where = test if all(tests) else str(record.config.get("data", {}).get("path"))  # an older record has no hash
-        found.setdefault((str(where), *_evaluation(record)), {}).setdefault(name, []).append(record)
-    return [Block(*_told(key[1:]), own) for key, own in found.items()]
+    short = f"{name_data(record)}, {' and '.join(labels) or 'clean images'}"
+    return short, f"{name_data(record)}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
 
 
-def _point(record: RunRecord) -> tuple[str, float, float, float]:
-    """What a table and a picture take from it."""
-    return kind(record.config), record.relative_cost, robust(record), 100.0 * record.final["last"]["clean"]["accuracy"]
+def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
+    """Return the finished runs of each method, each seed once, in blocks that have the same data and evaluation."""
+    finished: list[tuple[str, RunRecord]] = []
+    for name, runs in groups.items():
+        repeats = find_repeats(runs)
+        records = [run.record for run in runs if run.record.finished and run.where not in repeats]
+        finished += [(name, record) for record in records if is_readable(record)]
+    test_data = [read_or("", _read_test_hash, record) for _, record in finished]
+    if not all(test_data):  # a record of an older version has no hash: all are compared by the path of their data
+        test_data = [record.config.get("data", {}).get("path") for _, record in finished]
+    blocks: dict[tuple[str, str, str], dict[str, list[RunRecord]]] = {}
+    for (name, record), data in zip(finished, test_data, strict=True):
+        conditions = (str(data), *_describe_evaluation(record))
+        blocks.setdefault(conditions, {}).setdefault(name, []).append(record)
+    return [Block(title, conditions, methods) for (_, title, conditions), methods in blocks.items()]
 
 
-def readable(record: RunRecord) -> bool:
-    """Whether a finished run's record holds what it takes to be compared."""
-    return bool(known(lambda: [_evaluation(record), _point(record)], []))
+def _read_test_hash(record: RunRecord) -> str:
+    return record.data["hash"]["test"]
 
 
-def _evaluation(record: RunRecord) -> tuple:
-    last, data = record.final["last"], record.config.get("data", {})
-    facts = tuple(f"{key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None)
-    attacks = tuple((attack_label(one), one["n"], _step_size(one)) for one in last["attacks"])
-    return data_name(record), facts, attacks, last["clean"]["n"]
+def is_readable(record: RunRecord) -> bool:
+    """Return whether the record of a finished run holds everything that is compared."""
+    return bool(read_or((), _read_compared, record))
 
 
-def _step_size(attack: Mapping[str, Any]) -> str:
-    size = attack.get("step_size")
-    return "" if size is None else format_pixels(size)
+def _read_compared(record: RunRecord) -> tuple[object, ...]:
+    """Return everything that a table and a chart of several methods take from a record."""
+    clean = 100.0 * record.final["last"]["clean"]["accuracy"]
+    return _describe_evaluation(record), classify_run(record.config), record.relative_cost, robust(record), clean
 
 
-def _told(key: tuple) -> tuple[str, str]:
-    data, facts, attacks, n = key
-    told = f"{', '.join([data, *facts])}; {n:,} test images"
-    told += "".join(f", {m:,} under {name}" for name, m, _ in attacks if m != n)
-    told += "".join(f"; {name} in steps of {size}" for name, _, size in attacks if size)
-    names = " and ".join(name for name, _, _ in attacks)
-    return f"{data}, {names or 'clean images'}", told
+def find_data_differences(groups: Groups) -> list[str]:
+    """Return a sentence for each part of the data, train or test, that differs between methods with equal settings.
+
+    It differs if the hashes do: of another file of the same name, for instance. A hash of labels alone is not compared
+    with one of images.
+    """
+    # For each part, kind of hash and settings: the names of methods by hash. Dictionaries keep names in order, once.
+    hashes: dict[tuple[str, str, str], dict[str, dict[str, None]]] = {}
+    for name, records in groups.items():
+        for record in records:
+            settings = {key: value for key, value in _method_settings(record).items() if key.startswith("data.")}
+            for part, text in record.data.get("hash", {}).items():
+                kind, _, value = text.rpartition(" ")
+                hashes.setdefault((part, kind, str(settings)), {}).setdefault(value, {})[name] = None
+    sentences = []
+    for (part, _, _), names in hashes.items():
+        if len(names) > 1:
+            lists = "; ".join(f"{', '.join(methods)} ({value})" for value, methods in names.items())
+            sentences.append(f"Not of the same {part} data, although the settings of the data are the same: {lists}.")
+    return sentences
+
+
+# ---- accuracies and costs of methods ----
 
 
 def robust(record: RunRecord, which: str = "last") -> float:
-    """Percent right under every attack of the evaluation; clean where there is none."""
-    found = record.final[which]
-    return 100 * (together(found) or next(iter(found["attacks"]), found["clean"]))["accuracy"]
+    """Return the robust accuracy of a checkpoint, in percent: of images that withstand every attack of the evaluation.
+
+    Without an attack, it is the clean accuracy.
+    """
+    evaluation = record.final[which]
+    entry = find_worst_case(evaluation) or next(iter(evaluation["attacks"]), evaluation["clean"])
+    return 100 * entry["accuracy"]
 
 
-def methods(groups: Groups, which: str = "last") -> list[Method]:
-    """By cost, the cheapest first."""
-    found = [
-        Method(
-            name,
-            kind(records[0].config),
-            [one.relative_cost for one in records],
-            [robust(one, which) for one in records],
-        )
-        for name, records in groups.items()
-    ]
-    return sorted(found, key=lambda one: (one.cost, -one.mean))
+def summarize_methods(groups: Groups, which: str = "last") -> list[Method]:
+    """Return costs and robust accuracies of each method, the cheapest method first."""
+    methods = []
+    for name, records in groups.items():
+        costs = [record.relative_cost for record in records]
+        accuracies = [robust(record, which) for record in records]
+        methods.append(Method(name, kind=classify_run(records[0].config), costs=costs, robust=accuracies))
+    return sorted(methods, key=attrgetter("rank"))

@@ -1,4 +1,4 @@
-"""A table in the forms that papers and spreadsheets take; pure."""
+"""Tables in the formats of papers and spreadsheets; pure functions."""
 
 import csv
 import io
@@ -26,32 +26,35 @@ _LATEX = {
 }
 
 
-def latex_text(text: str) -> str:
-    """Text that LaTeX sets as it stands."""
+def escape_latex(text: str) -> str:
+    """Escape a text so that LaTeX typesets it as it is."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def latex(table: Table) -> str:
-    """A `table` environment for booktabs (`\\usepackage{booktabs}`), notes below it in small print."""
+    """Return a `table` environment for the package booktabs (`\\usepackage{booktabs}`), with notes in small print."""
     width = len(table.header)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}"]
-    lines += [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule", _latex_row(table.header, width), r"\midrule"]
-    lines += [_latex_row(row, width) for row in table.rows]
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.caption)}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule"]
+    lines += [_format_latex_row(table.header, width), r"\midrule"]
+    lines += [_format_latex_row(row, width) for row in table.rows]
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {latex_text(note)}" for note in table.notes]
+    lines += [rf"\par\footnotesize {escape_latex(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
-def _latex_row(row: Row, width: int) -> str:
-    cells = [latex_text(cell) for cell in row]
+def _format_latex_row(row: Row, width: int) -> str:
+    """Return a row of a table with `width` columns. A row with fewer cells is one cell that spans all columns."""
+    cells = [escape_latex(cell) for cell in row]
     if len(row) < width:
         return rf"\multicolumn{{{width}}}{{p{{0.9\linewidth}}}}{{{cells[0]}}} \\"
-    cells[0] = f"{{}}{cells[0]}" if cells[0][:1] in ("[", "*") else cells[0]  # \\ would take them as its own
+    if cells[0].startswith(("[", "*")):  # the \\ of the row above would read it as its own argument
+        cells[0] = f"{{}}{cells[0]}"
     return " & ".join(cells) + r" \\"
 
 
 def csv_text(header: Row, rows: Iterable[Row]) -> str:
-    """RFC 4180, with a header."""
+    """Return a table as CSV (RFC 4180), with a header."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\r\n")
     writer.writerows([header, *rows])

@@ -1,29 +1,32 @@
-"""Robust accuracy over relative cost, one point a method, with its Pareto front."""
+"""Robust accuracy over relative cost: one point per method, and the Pareto front of all methods."""
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from operator import attrgetter
 
 from markupsafe import Markup
 
 from advcore.reporting import svg
-from advcore.reporting.charts import Frame, frame
-from advcore.reporting.scales import Scale, log_ticks, span
-from advcore.reporting.svg import LINE, SIZE, Labels
+from advcore.reporting.frame import Frame, make_frame
+from advcore.reporting.scales import Scale, choose_log_ticks, choose_range
+from advcore.reporting.svg import LINE, SIZE, Labels, Point
+from advcore.reporting.tables import format_mean
 
+# Shape and colour of a method's mark, by how the method saves cost.
 KINDS = {
     "all data": ("circle", 0),
     "random subset": ("square", 2),
     "chosen coreset": ("triangle", 1),
     "minibatch rule": ("diamond", 3),
 }
-"""Shape and colour, by how a method saves."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A point: costs relative to full training, and robust accuracies in percent, one each a seed."""
+    """A method: relative cost and robust accuracy (in percent) of each of its runs, one run per seed."""
 
     name: str
     kind: str
@@ -40,102 +43,143 @@ class Method:
 
     @property
     def spread(self) -> float:
-        """Sample deviation over seeds."""
+        """Sample deviation of the robust accuracy over seeds; 0 for a single seed."""
         return statistics.stdev(self.robust) if len(self.robust) > 1 else 0.0
 
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Sort key: the cheapest method first, and of equally expensive ones the most robust."""
+        return self.cost, -self.mean
 
-def front(methods: Sequence[Method]) -> list[Method]:
-    """Those than which none is both no dearer and more robust (means over seeds), by cost. Of equal ones, the first."""
-    best, found = -math.inf, []
-    for one in sorted(methods, key=lambda m: (m.cost, -m.mean)):
-        if one.mean > best:
-            best, found = one.mean, [*found, one]
-    return found
-
-
-def kind(config: dict) -> str:
-    """How a run saves: of `KINDS`."""
-    chosen = config.get("selection")
-    if chosen:
-        return "random subset" if chosen.get("solver", {}).get("name") == "random" else "chosen coreset"
-    return "minibatch rule" if config.get("minibatch") else "all data"
+    def describe(self) -> str:
+        """Write name, accuracy and cost in one line."""
+        return f"{self.name}: {format_mean(self.robust)} % at {self.cost:.2f}"
 
 
-def draw(methods: Sequence[Method], title: str, size: tuple[float, float]) -> Markup:
-    """Methods are named where there is room, those on the front first, else given their number in the list's order."""
-    inside = _axes(methods, size)
-    best, number = front(methods), {id(one): str(i) for i, one in enumerate(methods, 1)}
-    parts = inside.drawn(f"relative cost{', logarithmic' if inside.x.log else ''}", title)
-    places = [inside.at(one.cost, one.mean) for one in best]
-    steps = _steps(places, inside.x.end)
+def find_front(methods: Sequence[Method]) -> list[Method]:
+    """Return the methods on the Pareto front, the cheapest first.
+
+    For each of them, no other method is both at most as expensive and at least as robust, by the means over seeds.
+    Of methods that are equal in both, the first one counts.
+    """
+    best = -math.inf
+    front = []
+    for method in sorted(methods, key=attrgetter("rank")):
+        if method.mean > best:
+            best = method.mean
+            front.append(method)
+    return front
+
+
+def classify_run(config: Mapping) -> str:
+    """Return how a run with these settings saves cost, as one of `KINDS`."""
+    selection = config.get("selection")
+    if not selection:
+        return "minibatch rule" if config.get("minibatch") else "all data"
+    return "random subset" if selection.get("solver", {}).get("name") == "random" else "chosen coreset"
+
+
+def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float]) -> Markup:
+    """Draw robust accuracy over relative cost.
+
+    Each method has its name beside its point where there is room, those on the front first; else its number, counted
+    from 1 in the order of `methods`. title : of the axis of accuracies.
+    """
+    frame = _lay_out(methods, size)
+    front = find_front(methods)
+    suffix = ", logarithmic" if frame.x.log else ""
+    parts = frame.draw(f"relative cost{suffix}", title)
+    steps = _trace_steps([frame.to_pixels(method.cost, method.mean) for method in front], frame.x.end)
     parts.append(svg.path(steps, "front"))
-    labels = Labels((inside.x.start + 1, inside.y.end - 4, size[0], inside.y.start - 2))
-    labels.lines += [svg.along(start, end) for start, end in zip(steps, steps[1:], strict=False)]
-    for one in methods:
-        at, (shape, colour) = inside.at(one.cost, one.mean), KINDS[one.kind]
-        labels.taken.append(svg.around(at, 6))
-        ends = [inside.at(one.cost, one.mean + sign * one.spread) for sign in (-1, 1)]
-        labels.taken += [(x - 2, min(y, at[1]), x + 2, max(y, at[1])) for x, y in ends if one.spread]
-        parts.append(svg.line(*ends, f"s{colour} thin"))
-        parts.append(svg.mark(at, f"f{colour}", radius=4.5, shape=shape, title=told(one)))
-    named = sorted(methods, key=lambda one: (one not in best, -one.mean))
-    for one in named:
-        wide = one in best or size[0] > 500
-        choices = [one.name, number[id(one)]] if wide else [number[id(one)]]
-        parts.append(labels.place(inside.at(one.cost, one.mean), choices))
-    alt = f"{title} over relative cost. On the Pareto front: {'; '.join(map(told, best))}."
-    return svg.picture(*size, [*parts, *_legend(methods, size)], alt)
+    labels = Labels((frame.x.start + 1, frame.y.end - 4, size[0], frame.y.start - 2))
+    labels.lines += [svg.box_along(start, end) for start, end in pairwise(steps)]
+    for method in methods:
+        parts += _draw_method(frame, method, labels)
+    parts += _name_methods(frame, methods, labels, all_named=size[0] > 500)
+    alt = f"{title} over relative cost. On the Pareto front: {'; '.join(method.describe() for method in front)}."
+    return svg.picture(size, [*parts, *_draw_legend(methods, size)], alt)
 
 
-def told(one: Method) -> str:
-    spread = f" ± {one.spread:.1f}" if len(one.robust) > 1 else ""
-    return f"{one.name}: {one.mean:.1f}{spread} % at {one.cost:.2f}"
+def _draw_method(frame: Frame, method: Method, labels: Labels) -> list[Markup]:
+    """Draw a method's mark and its spread over seeds, and keep `labels` from covering them."""
+    shape, colour = KINDS[method.kind]
+    centre = frame.to_pixels(method.cost, method.mean)
+    ends = [frame.to_pixels(method.cost, method.mean + side * method.spread) for side in (-1, 1)]
+    labels.taken.append(svg.box_around(centre, 6))
+    if method.spread:
+        labels.taken += [(x - 2, min(y, centre[1]), x + 2, max(y, centre[1])) for x, y in ends]
+    return [
+        svg.line(*ends, f"s{colour} thin"),
+        svg.mark(centre, f"f{colour}", radius=4.5, shape=shape, title=method.describe()),
+    ]
 
 
-def _axes(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
-    costs = [one.cost for one in methods]
-    log = min(costs) > 0 and max(costs) > 3 * min(costs)
-    x = span(costs, log=log)
-    ends = [one.mean + sign * one.spread for one in methods for sign in (-1, 1)]
-    y = span(ends, top=max(100.0, *ends))  # a deviation may reach beyond what an accuracy can
-    below = LINE * len(_legend_rows(methods, size[0])) + 8
-    flat = frame(x, y, size=(size[0], size[1] - below), right=16, whole=False)
-    if not log:
-        return flat
-    across = Scale(*x, flat.x.start, flat.x.end, log=True)
-    return Frame(across, flat.y, log_ticks(*x, max(3, int((across.end - across.start) / 60))), flat.y_ticks)
+def _name_methods(frame: Frame, methods: Sequence[Method], labels: Labels, *, all_named: bool) -> list[Markup]:
+    """Write the name or the number of each method beside its point, as far as there is room.
 
-
-def _steps(places: Sequence[svg.Point], end: float) -> list[svg.Point]:
-    """A staircase: what is reached stays reached at a higher cost."""
-    found = list(places[:1])
-    for before, now in zip(places, places[1:], strict=False):
-        found += [(now[0], before[1]), now]
-    return [*found, (end, found[-1][1])]
-
-
-def _legend(methods: Sequence[Method], size: tuple[float, float]) -> list[Markup]:
-    """The kinds that are there, in lines along the lower edge."""
+    Methods on the front come first, and the most robust ones before others.
+    all_named : methods that are not on the front may have their name, too.
+    """
+    front = find_front(methods)
+    numbers = {id(method): str(number) for number, method in enumerate(methods, 1)}
     parts = []
-    rows = _legend_rows(methods, size[0])
-    for i, row in enumerate(rows):
-        y = size[1] - 6 - LINE * (len(rows) - 1 - i)
-        for name, x in row:
-            shape, colour = KINDS[name]
-            parts.append(svg.mark((x, y - 0.35 * SIZE), f"f{colour}", radius=4.5, shape=shape))
-            parts.append(svg.text(x + 9, y, name, css="tick"))
+    for method in sorted(methods, key=lambda method: (method not in front, -method.mean)):
+        choices = [numbers[id(method)]]
+        if all_named or method in front:
+            choices.insert(0, method.name)
+        parts.append(labels.place(frame.to_pixels(method.cost, method.mean), choices))
     return parts
 
 
-def _legend_rows(methods: Sequence[Method], width: float) -> list[list[tuple[str, float]]]:
-    """Names and where they begin, as many in a line as fit."""
-    rows, x = [[]], 6.0
-    for name in KINDS:
-        if all(one.kind != name for one in methods):
-            continue
-        wide = 9 + svg.extent(name) + 12
-        if x + wide > width and rows[-1]:
-            rows, x = [*rows, []], 6.0
+def _lay_out(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
+    """Return axes that show all methods and leave room for the legend; costs are logarithmic where they differ much."""
+    ends = [method.mean - method.spread for method in methods] + [method.mean + method.spread for method in methods]
+    accuracies = choose_range(ends, top=max(100.0, *ends))  # a deviation may reach beyond 100 %
+    costs = [method.cost for method in methods]
+    log = min(costs) > 0 and max(costs) > 3 * min(costs)
+    x_range = choose_range(costs, log=log)
+    legend = LINE * len(_arrange_legend(methods, size[0])) + 8
+    frame = make_frame(x_range, accuracies, size=(size[0], size[1] - legend), right=16, integers=False)
+    if not log:
+        return frame
+    x_scale = Scale(*x_range, start=frame.x.start, end=frame.x.end, log=True)
+    x_ticks = choose_log_ticks(*x_range, max(3, int((x_scale.end - x_scale.start) / 60)))
+    return replace(frame, x=x_scale, x_ticks=x_ticks)
+
+
+def _trace_steps(places: Sequence[Point], end: float) -> list[Point]:
+    """Return the corners of a staircase through the front: what is reached at one cost is reached at a higher one."""
+    corners = list(places[:1])
+    for (_, height), place in pairwise(places):
+        corners += [(place[0], height), place]
+    return [*corners, (end, corners[-1][1])]
+
+
+def _draw_legend(methods: Sequence[Method], size: tuple[float, float]) -> list[Markup]:
+    width, height = size
+    parts = []
+    rows = _arrange_legend(methods, width)
+    for i, row in enumerate(rows):
+        y = height - 6 - LINE * (len(rows) - 1 - i)
+        for name, x in row:
+            shape, colour = KINDS[name]
+            parts += [
+                svg.mark((x, y - 0.35 * SIZE), f"f{colour}", radius=4.5, shape=shape),
+                svg.text(x + 9, y, name, css="tick"),
+            ]
+    return parts
+
+
+def _arrange_legend(methods: Sequence[Method], width: float) -> list[list[tuple[str, float]]]:
+    """Return the rows of the legend: names, and where each begins; a row holds as many as fit."""
+    present = {method.kind for method in methods}
+    rows: list[list[tuple[str, float]]] = [[]]
+    x = 6.0
+    for name in [kind for kind in KINDS if kind in present]:
+        length = 9 + svg.estimate_width(name) + 12
+        if x + length > width and rows[-1]:
+            rows.append([])
+            x = 6.0
         rows[-1].append((name, x))
-        x += wide
+        x += length
     return rows

@@ -1,115 +1,147 @@
-"""What a run reached, and what that took."""
-
-from typing import Any
+"""The parts of a run's page about its results: accuracies and costs."""
 
 from advcore.pixels import format_pixels
-from advcore.reporting import charts
-from advcore.reporting.charts import Bar
-from advcore.reporting.parts import Figure, Figures, Note, Table
-from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import accuracy, attack_label, percent, reference_told, together
+from advcore.reporting.charts import Bar, Interval, draw_bars, draw_intervals
+from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
+from advcore.reporting.record import JsonObject, RunRecord
+from advcore.reporting.tables import (
+    NOTHING,
+    find_worst_case,
+    format_accuracy,
+    format_cell,
+    format_percent,
+    name_attack,
+    reference_told,
+)
+
+_ACCURACY_COLUMNS = (
+    "checkpoint", "attack", "accuracy, %", "95 % interval", "n", "step size", "restarts", "start", "seed", "split",
+)  # fmt: skip
 
 
-def accuracies(record: RunRecord) -> list[Any]:
+def build_accuracies(record: RunRecord) -> list[Part]:
+    """Return a chart and a table of the final accuracies, and whether their reliability was checked."""
     if not record.final:
         return [Note("No final accuracy yet: the test set is looked at when the run ends.", "missing")]
-    rows, drawn = [], []
-    same = record.final.get("best") == record.final.get("last")
-    states = {name: found for name, found in record.final.items() if not (same and name == "best")}
-    for colour, (which, found) in enumerate(states.items(), 1):
-        entries = [("clean", found["clean"], {})] + [(attack_label(one), one, one) for one in found["attacks"]]
-        if worst := together(found):
-            entries.append(("all attacks", worst, {}))
-        for name, one, how in entries:
-            rows.append((which, name, percent(one["accuracy"]), _interval(one), f"{one['n']:,}", *_how(how)))
-            low, high = (100 * v for v in one["interval"])
-            drawn.append((f"{which}, {name}", 100 * one["accuracy"], (low, high), colour))
-    header = (
-        "checkpoint",
-        "attack",
-        "accuracy, %",
-        "95 % interval",
-        "n",
-        "step size",
-        "restarts",
-        "start",
-        "seed",
-        "split",
-    )
-    alt = "; ".join(f"{name} {value:.1f} %" for name, value, _, _ in drawn)
-    picture = charts.intervals(drawn, x_title="accuracy, %", alt=f"Accuracies with 95 % intervals: {alt}.")
-    table = Table("Accuracies on the test set, 95 % Wilson intervals", header, rows, words=2)
+    rows = []
+    intervals = []
+    is_same = record.final.get("best") == record.final.get("last")
+    states = {which: entry for which, entry in record.final.items() if not (is_same and which == "best")}
+    for colour, (which, evaluation) in enumerate(states.items(), 1):
+        for name, entry, settings in _list_accuracies(evaluation):
+            interval = format_accuracy(entry).partition(" ")[2]
+            cells = (format_percent(entry["accuracy"]), interval, f"{entry['n']:,}")
+            rows.append((which, name, *cells, *_describe_attack(settings)))
+            percentages = [100 * share for share in (entry["accuracy"], *entry["interval"])]
+            intervals.append(Interval(f"{which}, {name}", *percentages, colour=colour))
+    alt = "; ".join(f"{interval.name} {interval.value:.1f} %" for interval in intervals)
+    chart = draw_intervals(intervals, x_title="accuracy, %", alt=f"Accuracies with 95 % intervals: {alt}.")
     return [
-        Note(_of_best(record, same)),
-        Figures([Figure("Dots are accuracies, bars their 95 % intervals.", picture)]),
-        table,
-        *_checks(record),
+        Note(_describe_best(record, is_same)),
+        Figures([Figure("Dots are accuracies, bars their 95 % intervals.", chart)]),
+        Table("Accuracies on the test set, 95 % Wilson intervals", _ACCURACY_COLUMNS, rows, words=2),
+        *_describe_checks(record),
     ]
 
 
-def _interval(one: dict) -> str:
-    return accuracy(one).partition(" ")[2]
+def _list_accuracies(evaluation: JsonObject) -> list[tuple[str, JsonObject, JsonObject]]:
+    """Return the accuracies of a checkpoint, each as a name, its entry, and the settings of its attack."""
+    accuracies = [("clean", evaluation["clean"], {})]
+    accuracies += [(name_attack(attack), attack, attack) for attack in evaluation["attacks"]]
+    if worst := find_worst_case(evaluation):
+        accuracies.append(("all attacks", worst, {}))
+    return accuracies
 
 
-def _how(how: dict) -> tuple[str, ...]:
-    """How a robust number was made; its steps stand in its name."""
-    size = how.get("step_size")
-    told = [format_pixels(size) if size is not None else None, how.get("restarts"), how.get("start"), how.get("seed")]
-    return (*("–" if one is None else str(one) for one in told), how.get("split", "–"))
+def _describe_attack(settings: JsonObject) -> tuple[str, ...]:
+    """Return the cells that say how an attack was run, apart from its steps, which are in its name."""
+    step_size = settings.get("step_size")
+    if step_size is not None:
+        step_size = format_pixels(step_size)
+    values = (step_size, settings.get("restarts"), settings.get("start"), settings.get("seed"))
+    return (*map(format_cell, values), settings.get("split", NOTHING))
 
 
-def _of_best(record: RunRecord, same: bool) -> str:
+def _describe_best(record: RunRecord, is_same: bool) -> str:
+    """Say which epoch is the best one. is_same : best and last have the same accuracies."""
     if record.best_epoch is None:
         return "Without validation examples nothing picks a best epoch: best is last."
-    told = f"Validation examples picked epoch {record.best_epoch + 1} as best"
-    return f"{told}, which is the last." if same else f"{told}; the test set picks nothing."
+    rest = ", which is the last." if is_same else "; the test set picks nothing."
+    return f"Validation examples picked epoch {record.best_epoch + 1} as best{rest}"
 
 
-def _checks(record: RunRecord) -> list[Note]:
-    """Flags stand above; here: whether anything looked for them."""
+def _describe_checks(record: RunRecord) -> list[Part]:
+    """Say whether the reliability of the numbers was checked. The flags themselves are at the top of the page."""
     if record.config.get("evaluation", {}).get("checks") is False:
         return [Note("The checks of what makes robust numbers untrustworthy were switched off.", "flag")]
-    if any(found.get("flags") for found in record.final.values()):
+    evaluations = record.final.values()
+    if any(evaluation.get("flags") for evaluation in evaluations):
         return []
-    if all("flags" in found for found in record.final.values()):
+    if all("flags" in evaluation for evaluation in evaluations):
         return [Note("All reliability checks passed.")]
     return [Note("This record is older than the checks of robust numbers.", "missing")]
 
 
-def costs(record: RunRecord) -> list[Any]:
+# ---- costs ----
+
+
+def build_costs(record: RunRecord) -> list[Part]:
+    """Return charts of relative cost and seconds by phase, a table of passes, and what costs are relative to."""
     spent = {
-        phase: one for phase, one in record.ledger.items() if one["forward"] + one["backward"] + one["seconds"] > 0
+        phase: entry
+        for phase, entry in record.ledger.items()
+        if entry["forward"] + entry["backward"] + entry["seconds"] > 0
     }
     if not spent:
         return [Note("Nothing is counted yet.", "missing")]
-    units = record.reference.get("units")
     figures = []
+    units = record.reference.get("units")
     if units:
-        shares = {p: (one["forward"] + one["backward"]) / units for p, one in spent.items() if p != "evaluation"}
-        rows = [Bar(p, v, f"{v:.3f}") for p, v in shares.items() if v > 0]
-        rows.append(Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", "f0"))
-        alt = "Relative cost by phase: " + ", ".join(f"{row.name} {row.told}" for row in rows)
-        caption = "Where the relative cost goes: passes, over all those of full training. Evaluation is not in it."
-        figures.append(Figure(caption, charts.bars(rows, alt=alt, limit=(1.0, "full training"))))
-    timed = {phase: one["seconds"] for phase, one in spent.items() if one["seconds"] >= 0.05}
-    if timed:
-        rows = [Bar(p, v, f"{v:,.1f} s", "data" if p == "evaluation" else "f1") for p, v in timed.items()]
-        alt = "Seconds by phase: " + ", ".join(f"{row.name} {row.told}" for row in rows)
-        device = record.environment.get("device", "a device that the record does not name")
-        figures.append(Figure(f"Seconds by phase, on {device}.", charts.bars(rows, alt=alt)))
-    rows = [(p, f"{one['forward']:,}", f"{one['backward']:,}", f"{one['seconds']:,.1f}") for p, one in spent.items()]
+        figures.append(_draw_costs(record, spent))
+    seconds = {phase: entry["seconds"] for phase, entry in spent.items() if entry["seconds"] >= 0.05}
+    if seconds:
+        figures.append(_draw_seconds(record, seconds))
+    rows = [
+        (phase, f"{entry['forward']:,}", f"{entry['backward']:,}", f"{entry['seconds']:,.1f}")
+        for phase, entry in spent.items()
+    ]
     return [
-        *([] if units else [Note("The record does not say what costs are relative to.", "missing")]),
+        *note_if(not units, "The record does not say what costs are relative to.", "missing"),
         Figures(figures),
         Table("Passes (one is one example) and seconds by phase", ("phase", "forward", "backward", "seconds"), rows),
-        *_reference(record),
+        _describe_totals(record),
     ]
 
 
-def _reference(record: RunRecord) -> list[Note]:
-    reference, told = record.reference, []
-    if "units" in reference:
-        told.append(f"Full training, cost 1: {reference_told(reference)}, {reference['units']:,} passes.")
-    told.append(f"The run took {record.seconds:,.0f} s in all")
-    memory = f", and {record.peak_memory / 1e6:,.0f} MB of memory at its height" if record.peak_memory else ""
-    return [Note(" ".join(told) + memory + ".")]
+def _draw_costs(record: RunRecord, spent: JsonObject) -> Figure:
+    rows = []
+    for phase, entry in spent.items():
+        cost = (entry["forward"] + entry["backward"]) / record.reference["units"]
+        if phase != "evaluation" and cost > 0:
+            rows.append(Bar(phase, cost, f"{cost:.3f}"))
+    rows.append(Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", css="f0"))
+    alt = f"Relative cost by phase: {_list_bars(rows)}"
+    caption = "Where the relative cost goes: passes, over all those of full training. Evaluation is not in it."
+    return Figure(caption, draw_bars(rows, alt=alt, limits=[(1.0, "full training")]))
+
+
+def _draw_seconds(record: RunRecord, seconds: dict[str, float]) -> Figure:
+    colours = {"evaluation": "data"}
+    rows = [Bar(phase, value, f"{value:,.1f} s", css=colours.get(phase, "f1")) for phase, value in seconds.items()]
+    device = record.environment.get("device", "a device that the record does not name")
+    return Figure(f"Seconds by phase, on {device}.", draw_bars(rows, alt=f"Seconds by phase: {_list_bars(rows)}"))
+
+
+def _list_bars(rows: list[Bar]) -> str:
+    return ", ".join(f"{row.name} {row.label}" for row in rows)
+
+
+def _describe_totals(record: RunRecord) -> Note:
+    sentences = []
+    if "units" in record.reference:
+        full_training = reference_told(record.reference)
+        sentences.append(f"Full training, cost 1: {full_training}, {record.reference['units']:,} passes.")
+    spent = [f"The run took {record.seconds:,.0f} s in all"]
+    if record.peak_memory:
+        spent.append(f"{record.peak_memory / 1e6:,.0f} MB of memory at its height")
+    return Note(" ".join([*sentences, ", and ".join(spent) + "."]))

@@ -1,4 +1,4 @@
-"""A page to HTML: one file that needs no other, and no script to be read."""
+"""A page as HTML: one file that needs no other file, and no script."""
 
 from importlib.resources import files
 
@@ -11,7 +11,7 @@ _FILES = ("page.html", "page.css")
 
 
 def html(page: Page) -> str:
-    """Whatever a record holds is escaped; only pictures, which `svg` made, come as markup."""
+    """Return a page as HTML. All text is escaped; only the charts, which `svg` makes, are inserted as markup."""
     folder = files("advcore.reporting") / "templates"
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in _FILES}
     environment = Environment(

@@ -1,25 +1,39 @@
-"""What a page is made of: sections, and in them notes, tables, pictures, images and folded texts."""
+"""What a page consists of: sections, and in them notes, tables, charts, images and folded texts.
+
+The class variable `part` of each names the macro of the template that renders it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from markupsafe import Markup
 
 
 @dataclass(frozen=True)
 class Note:
-    """A line of text; `kind`: "plain", "warning", "flag" (of numbers), or "missing" (what is not there)."""
+    """A line of text.
+
+    kind : "plain", "warning", "flag" (a reason not to trust the numbers), or "missing" (the record lacks something).
+    """
 
     text: str
     kind: str = "plain"
     part: ClassVar[str] = "note"
 
 
+def note_if(condition: object, text: str, kind: str = "plain") -> list[Note]:
+    """Return a note where a condition holds, and nothing otherwise."""
+    return [Note(text, kind)] if condition else []
+
+
 @dataclass(frozen=True)
 class Table:
-    """`words` columns stand to the left, the others, which are numbers, to the right; a row of one cell spans them all.
-    links : address by row."""
+    """A table; a row of a single cell spans all columns.
+
+    words : how many of the first columns hold text, and are aligned left; the others hold numbers.
+    links : an address for the first cell of each row, "" for none.
+    """
 
     caption: str
     header: Sequence[str]
@@ -31,7 +45,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture and its caption; `wide` is the same drawn for a broad page."""
+    """A chart and its caption. `wide` is the same chart drawn for a wide page."""
 
     caption: str
     picture: Markup
@@ -40,7 +54,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Side by side where there is room; `small` ones more of them."""
+    """Figures beside each other where the page is wide enough; more of them in a line where they are `small`."""
 
     figures: Sequence[Figure]
     small: bool = False
@@ -49,7 +63,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Shown:
-    """An example: its images (alternative text, data URI), and what is said of it."""
+    """An example: its images, each an alternative text and a data URI, and lines of text below them."""
 
     images: Sequence[tuple[str, str]]
     lines: Sequence[str]
@@ -57,32 +71,41 @@ class Shown:
 
 @dataclass(frozen=True)
 class Gallery:
+    """Examples under a common title."""
+
     title: str
-    shown: Sequence[Shown]
+    examples: Sequence[Shown]
     part: ClassVar[str] = "gallery"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A text that is folded away."""
+    """A long text of which only the summary is visible until it is opened."""
 
     summary: str
     text: str
     part: ClassVar[str] = "listing"
 
 
+Part = Note | Table | Figures | Gallery | Listing
+
+
 @dataclass(frozen=True)
 class Section:
-    """`id` is its address on the page."""
+    """A titled section; `id` is its address on the page."""
 
     title: str
     id: str
-    parts: Sequence[Any] = ()
+    parts: Sequence[Part] = ()
 
 
 @dataclass(frozen=True)
 class Page:
-    """key: what matters most, as (name, value, what more there is to say)."""
+    """A page, ready to be rendered.
+
+    key : the most important numbers, each as (name, value, remark).
+    notes : what must be read before any number.
+    """
 
     title: str
     subtitle: str

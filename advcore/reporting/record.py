@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON file from which every table is made."""
+"""The record of a run: one JSON file from which every table, chart and page is made."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -11,36 +11,51 @@ from advcore.files import check_seal, inside, parsed_json, read_bytes, write_sea
 
 SCHEMA = "advcore-record-2"
 UNSEALED = "advcore-record-1"
-"""Of records from before they had a seal, which are still read."""
+"""The schema of older records, which have no seal and are still read."""
 _WAY_OUT = "advcore run --resume makes a run's record again from its states; advcore bench, one that was removed"
 ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
-"""Settings that say where a run is done and who is told, not what comes out of it."""
+"""Settings that say where a run is computed and who is informed of it; its results do not depend on them."""
 BY_PATH = ("parquet", "npz", "image_folder")
-"""Data that are known by the last part of their path; others are the same wherever they lie."""
+"""Data sets that are identified by the last part of their path. Others are the same wherever they are stored."""
+
+JsonObject = dict[str, Any]
+"""An object of a record's JSON. Which keys it has is decided by the code that measures it."""
 
 
 def is_among(setting: str, settings: Iterable[str]) -> bool:
-    """Whether a dotted setting is one of these, or stands inside one."""
-    return any(setting == one or setting.startswith(f"{one}.") for one in settings)
+    """Return whether a dotted setting is one of `settings`, or lies inside one of them."""
+    return any(setting == name or setting.startswith(f"{name}.") for name in settings)
 
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """A run's facts.
+    """Everything that is known of a run, written as one JSON file.
 
-    name, config (resolved), environment, plan (text), epochs and selections (one dict each), ledger {phase: {forward,
-    backward, seconds}}, relative_cost and the reference it compares with, events (fallbacks and flags), final
-    {last, best: {clean, attacks}}, finished, best_epoch (from 0), seconds of the run, peak_memory (bytes); schema: the
-    version of these names; data: how many examples there are, of each class in training, and a hash of them; inputs:
-    files that the run read, by setting, with their sha256; resumes: where it was gone on with, what had changed since,
-    and which states were damaged.
+    name : of the run, from its configuration.
+    config : all settings, resolved.
+    environment : device, versions, threads.
+    plan : the schedule of epochs and selections, in words.
+    reference : full training, to which costs are relative.
+    schema : the version of these names.
+    finished : whether the final evaluation is done.
+    relative_cost : passes, over those of the reference.
+    seconds : that the run took.
+    peak_memory : in bytes.
+    best_epoch : counted from 0; None without validation examples.
+    ledger : {phase: {forward, backward, seconds}}.
+    epochs, selections : one object per epoch and per selection.
+    events : fallbacks and flags, with their epoch.
+    final : {last, best: {clean, attacks, flags}}, the evaluation of both checkpoints on the test set.
+    data : how many examples there are, how many of each class in training, and a hash of them.
+    inputs : the files that the run read, by setting, with their sha256.
+    resumes : the epochs where the run was continued, the settings that had changed, and the damaged states.
     """
 
     name: str
-    config: dict[str, Any]
-    environment: dict[str, Any]
+    config: JsonObject
+    environment: JsonObject
     plan: str
-    reference: dict[str, Any]
+    reference: JsonObject
     schema: str = SCHEMA
     finished: bool = False
     relative_cost: float = 0.0
@@ -48,22 +63,25 @@ class RunRecord:
     peak_memory: int = 0
     best_epoch: int | None = None
     ledger: dict[str, dict[str, float]] = field(default_factory=dict)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    selections: list[dict[str, Any]] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    final: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, Any] = field(default_factory=dict)
-    resumes: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[JsonObject] = field(default_factory=list)
+    selections: list[JsonObject] = field(default_factory=list)
+    events: list[JsonObject] = field(default_factory=list)
+    final: JsonObject = field(default_factory=dict)
+    data: JsonObject = field(default_factory=dict)
+    inputs: JsonObject = field(default_factory=dict)
+    resumes: list[JsonObject] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Write as sealed JSON, whole or not at all. Raises OSError, with the path."""
+        """Write the record as sealed JSON, completely or not at all. Raises OSError, with the path."""
         write_sealed(path, dataclasses.asdict(self), SCHEMA)
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
-        """Read what `save` wrote. Raises CheckpointError for anything else, and where a byte has changed; its cause is
-        the same error without a way out."""
+        """Read a record that `save` wrote.
+
+        Raises CheckpointError for any other file, and for a record in which a byte has changed. The cause of the
+        latter is the same error without a way out.
+        """
         content = read_bytes(inside(path, path.parent))
         value = parsed_json(content, path)
         if not isinstance(value, dict) or value.get("schema") not in (SCHEMA, UNSEALED):
@@ -73,18 +91,23 @@ class RunRecord:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_WAY_OUT}") from error
         try:
-            found = cls(**value)
+            record = cls(**value)
             for field in dataclasses.fields(cls):
-                _check(field, getattr(found, field.name))
-            return found
+                _check_type(field, getattr(record, field.name))
+            return record
         except TypeError as error:
             raise CheckpointError(f"{path} is not a record of this version: {error}") from None
 
 
-def _check(field: dataclasses.Field, value: Any) -> None:
-    """Raise TypeError unless a value from JSON is what its field holds."""
-    kind = get_origin(field.type) if get_origin(field.type) in (list, dict) else field.type
-    kind = int | float if kind is float else kind
-    entries = value if isinstance(value, list) else []
-    if not isinstance(value, kind) or not all(isinstance(one, dict) for one in entries):
+def _check_type(field: dataclasses.Field, value: object) -> None:
+    """Raise TypeError unless a value that was read from JSON has the type of its field."""
+    expected = field.type
+    if expected is float:
+        expected = int | float
+    elif get_origin(expected) in (list, dict):
+        expected = get_origin(expected)
+    has_type = isinstance(value, expected)
+    if isinstance(value, list):
+        has_type = has_type and all(isinstance(entry, dict) for entry in value)
+    if not has_type:
         raise TypeError(f"{field.name} holds {shown(value)}")

@@ -1,244 +1,299 @@
-"""Several records to one page: methods beside each other, and which are worth their cost."""
+"""The page of several runs: it compares their methods, and shows which are worth their cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import chain
+from operator import attrgetter
+
+from markupsafe import Markup
 
 from advcore.errors import counted
 from advcore.reporting import svg
-from advcore.reporting.charts import Frame, frame
-from advcore.reporting.compare import Block, Run, blocks, different_data, grouped, methods, readable, repeated, robust
-from advcore.reporting.front import Method, draw, front
-from advcore.reporting.parts import Figure, Figures, Note, Page, Section, Table
+from advcore.reporting.compare import (
+    Block,
+    Run,
+    find_data_differences,
+    find_repeats,
+    group_runs,
+    is_readable,
+    robust,
+    split_into_blocks,
+    summarize_methods,
+)
+from advcore.reporting.frame import Frame, make_frame
+from advcore.reporting.front import Method, draw_front, find_front
+from advcore.reporting.learning_parts import judge_epoch
+from advcore.reporting.lenient import build_or_note, read_or
+from advcore.reporting.parts import Figure, Figures, Note, Page, Part, Section, Table, note_if
 from advcore.reporting.record import RunRecord
-from advcore.reporting.run_page import known
-from advcore.reporting.scales import span
-from advcore.reporting.tables import attack_label, comparison, percent
+from advcore.reporting.scales import choose_range
+from advcore.reporting.svg import Point
+from advcore.reporting.tables import compare_methods, format_percent, list_run_flags, name_attack
+
+# Runs by the name of their method; each has a record.
+Methods = Mapping[str, Sequence[Run]]
 
 
 def runs_page(name: str, runs: Sequence[Run]) -> Page:
-    """`name`: of the folder."""
-    runs, twice = _once(runs)
-    groups = grouped(runs)
-    shown = [run for own in groups.values() for run in own]
-    finished = sum(run.record.finished for run in shown)
-    found = blocks(groups)
-    sections = []
-    for i, block in enumerate(found):
-        several = len(found) > 1
-        title = block.title if several else "Robust accuracy over cost"
-        sections.append(Section(title, f"front-{i}", known(lambda block=block: _front(block))))
-    if not found:
-        note = Note("No run is finished yet, so there is nothing to compare.", "missing")
-        sections.append(Section("Robust accuracy over cost", "front-0", [note]))
-    sections.append(Section("Learning curves", "learning", known(lambda: _curves(groups))))
-    sections.append(Section("Flags and events", "flags", known(lambda: _flags(groups))))
-    sections.append(Section("Runs", "runs", [*twice, *known(lambda: _runs(groups, runs))]))
+    """Return the page of the runs in a folder of this name."""
+    runs, copies = _drop_copies(runs)
+    methods = group_runs(runs)
+    readable = list(chain.from_iterable(methods.values()))
+    finished = sum(run.record.finished for run in readable)
+    sections = [
+        *_build_fronts(methods),
+        Section("Learning curves", "learning", build_or_note(_build_curves, methods)),
+        Section("Flags and events", "flags", build_or_note(_build_flags, methods)),
+        Section("Runs", "runs", [*copies, *build_or_note(_build_runs, methods, runs)]),
+    ]
     return Page(
         title=name,
-        subtitle=f"{counted(len(groups), 'method')}, {counted(len(shown), 'run')}, {finished} of them finished.",
-        notes=[*_unfinished(shown, runs), *_again(groups), *known(lambda: _different_data(groups), [])],
+        subtitle=f"{counted(len(methods), 'method')}, {counted(len(readable), 'run')}, {finished} of them finished.",
+        notes=[
+            *_note_unfinished(readable, runs),
+            *_note_repeats(methods),
+            *read_or([], _note_data_differences, methods),
+        ],
         sections=sections,
         footer="Made by advcore report from the records in this folder.",
     )
 
 
-def _once(runs: Sequence[Run]) -> tuple[list[Run], list[Note]]:
-    """Without records that are there twice, such as a run's and the copy that a suite keeps of it."""
-    kept: list[Run] = []
-    twice = []
+# ---- notes ----
+
+
+def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[Note]]:
+    """Return the runs without those whose record equals an earlier one, and a note on what was left out.
+
+    A suite, for instance, keeps a copy of the record of each of its runs.
+    """
+    originals: list[Run] = []
+    copies = []
     for run in runs:
-        same = next((one for one in kept if run.record and one.record == run.record), None)
-        if same is None:
-            kept.append(run)
+        original = next((other for other in originals if run.record and other.record == run.record), None)
+        if original is None:
+            originals.append(run)
         else:
-            twice.append(f"{run.where} (as {same.where})")
-            kept[kept.index(same)] = replace(same, link=same.link or run.link)
-    return kept, [Note(f"There twice, and counted once: {_few(twice)}.")] if twice else []
+            copies.append(f"{run.where} (as {original.where})")
+            originals[originals.index(original)] = replace(original, link=original.link or run.link)
+    return originals, note_if(copies, f"There twice, and counted once: {_list_some(copies)}.")
 
 
-def _unfinished(shown: Sequence[Run], runs: Sequence[Run]) -> list[Note]:
-    open_ones = [run.where for run in shown if not run.record.finished]
+def _note_unfinished(readable: Sequence[Run], runs: Sequence[Run]) -> list[Note]:
+    unfinished = [run.where for run in readable if not run.record.finished]
     broken = [run.where for run in runs if run.problem]
-    notes = []
-    if open_ones:
-        notes.append(Note(f"Not finished, and in no average: {_few(open_ones)}."))
-    if broken:
-        notes.append(Note(f"Without a record that can be read: {_few(broken)}.", "warning"))
-    return notes
+    return [
+        *note_if(unfinished, f"Not finished, and in no average: {_list_some(unfinished)}."),
+        *note_if(broken, f"Without a record that can be read: {_list_some(broken)}.", "warning"),
+    ]
 
 
-def _again(groups: Mapping[str, Sequence[Run]]) -> list[Note]:
-    pairs = [pair for own in groups.values() for pair in repeated(own).items()]
-    told = _few([f"{run} (as {first})" for run, first in pairs])
-    return [Note(f"Of a method and a seed that are there already, and in no average: {told}.")] if pairs else []
+def _note_repeats(methods: Methods) -> list[Note]:
+    repeats = chain.from_iterable(find_repeats(runs).items() for runs in methods.values())
+    names = [f"{repeat} (as {first})" for repeat, first in repeats]
+    return note_if(names, f"Of a method and a seed that are there already, and in no average: {_list_some(names)}.")
 
 
-def _different_data(groups: Mapping[str, Sequence[Run]]) -> list[Note]:
-    records = {name: [run.record for run in own] for name, own in groups.items()}
-    return [Note(line, "warning") for line in different_data(records)]
+def _note_data_differences(methods: Methods) -> list[Note]:
+    records = {name: list(map(attrgetter("record"), runs)) for name, runs in methods.items()}
+    return [Note(line, "warning") for line in find_data_differences(records)]
 
 
-def _few(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+def _list_some(names: Sequence[str], most: int = 12) -> str:
+    """List names, at most so many, and how many more there are."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])}, and {len(names) - most} more"
 
 
-# ---- the picture that matters ----
+# ---- robust accuracy over cost ----
 
-NARROW, WIDE = (340.0, 340.0), (960.0, 460.0)
+# Width and height of the chart on a telephone, and on a wide screen.
+NARROW = (340.0, 340.0)
+WIDE = (960.0, 460.0)
 
 
-def _front(block: Block) -> list[Any]:
-    points = methods(block.groups)
-    best = [one.name for one in front(points)]
-    several = any(len(one.robust) > 1 for one in points)
-    first = next(iter(block.groups.values()))[0]
-    attacks = [attack_label(one) for one in first.final["last"]["attacks"]]
-    title = f"robust accuracy, % ({'all attacks' if len(attacks) > 1 else attacks[0] if attacks else 'clean'})"
+def _build_fronts(methods: Methods) -> list[Section]:
+    title = "Robust accuracy over cost"
+    blocks = split_into_blocks(methods)
+    if not blocks:
+        note = Note("No run is finished yet, so there is nothing to compare.", "missing")
+        return [Section(title, "front-0", [note])]
+    titles = [block.title for block in blocks]
+    if len(titles) == 1:
+        titles = [title]
+    return [
+        Section(name, f"front-{i}", build_or_note(_build_front, block))
+        for i, (name, block) in enumerate(zip(titles, blocks, strict=True))
+    ]
+
+
+def _build_front(block: Block) -> list[Part]:
+    """Return a chart of robust accuracy over cost, and a table for each checkpoint."""
+    methods = summarize_methods(block.groups)
+    front = find_front(methods)
+    records = list(chain.from_iterable(block.groups.values()))
+    title = f"robust accuracy, % ({_name_attacks(records[0])})"
     caption = "Robust accuracy over relative cost, checkpoint last; full training costs 1. "
-    caption += "Points are means over seeds, bars their sample deviation. " if several else ""
+    if any(len(method.robust) > 1 for method in methods):
+        caption += "Points are means over seeds, bars their sample deviation. "
     caption += "Dashed: the Pareto front, above and left of which no method lies. Numbers are the table's."
-    narrow, wide = (draw(points, title, size) for size in (NARROW, WIDE))
-    records = [record for own in block.groups.values() for record in own]
-    devices = dict.fromkeys(str(one.environment.get("device", "not recorded")) for one in records)
-    parts: list[Any] = [Note(f"{block.told}; device {' and '.join(devices)}.")]
-    parts.append(Figures([Figure(caption, narrow, wide)]))
-    parts.append(Note(f"On the front, by cost: {', '.join(best)}."))
+    figure = Figure(caption, draw_front(methods, title, NARROW), draw_front(methods, title, WIDE))
+    devices = dict.fromkeys(str(record.environment.get("device", "not recorded")) for record in records)
+    parts: list[Part] = [
+        Note(f"{block.conditions}; device {' and '.join(devices)}."),
+        Figures([figure]),
+        Note(f"On the front, by cost: {', '.join(method.name for method in front)}."),
+    ]
     for which in ("last", "best"):
-        if all(which in record.final for records in block.groups.values() for record in records):
-            parts += known(lambda which=which: [_table(block, points, which)])
-    return parts + _references(block)
+        if all(which in record.final for record in records):
+            parts += build_or_note(_tabulate_methods, block, methods, which)
+    return [*parts, *_note_references(records)]
 
 
-def _table(block: Block, points: Sequence[Method], which: str) -> Table:
-    best = {one.name for one in front(methods(block.groups, which))}
-    header, rows = comparison({one.name: block.groups[one.name] for one in points}, which)
-    cost = header.index("relative cost")  # the front goes by more digits than two
-    rows = [(*row[:cost], f"{one.cost:.3f}", *row[cost + 1 :]) for row, one in zip(rows, points, strict=True)]
-    told = [(f"{i}", row[0], "front" if row[0] in best else "", *row[1:]) for i, row in enumerate(rows, 1)]
+def _name_attacks(record: RunRecord) -> str:
+    """Return the name of the attacks by which methods are compared."""
+    attacks = [name_attack(attack) for attack in record.final["last"]["attacks"]]
+    if len(attacks) > 1:
+        return "all attacks"
+    return next(iter(attacks), "clean")
+
+
+def _tabulate_methods(block: Block, methods: Sequence[Method], which: str) -> list[Part]:
+    """Return a table of methods in the order of `methods`, and which of them are on the front of a checkpoint."""
+    front = find_front(summarize_methods(block.groups, which))
+    marks = {method.name: "front" for method in front}
+    header, rows = compare_methods({method.name: block.groups[method.name] for method in methods}, which)
+    column = header.index("relative cost")
+    table = []
+    for number, (method, row) in enumerate(zip(methods, rows, strict=True), 1):
+        cost = f"{method.cost:.3f}"  # the front is decided by more than the two digits of other tables
+        table.append((str(number), row[0], marks.get(row[0], ""), *row[1:column], cost, *row[column + 1 :]))
     caption = f"Checkpoint {which}: means ± sample deviations over seeds; gradient errors are means over selections"
-    return Table(caption, ("#", header[0], "", *header[1:]), told, words=3)
+    return [Table(caption, ("#", header[0], "", *header[1:]), table, words=3)]
 
 
-def _references(block: Block) -> list[Note]:
-    """Relative costs must be relative to one thing."""
-    found = {record.reference.get("units") for own in block.groups.values() for record in own}
-    if len(found) < 2:
-        return []
-    told = ", ".join("none" if units is None else f"{units:,}" for units in sorted(found, key=lambda v: v or 0))
-    return [Note(f"Costs here are relative to different references ({told} passes) and cannot be compared.", "flag")]
+def _note_references(records: Iterable[RunRecord]) -> list[Note]:
+    units = {record.reference.get("units") for record in records}
+    passes = [f"{number:,}" for number in sorted(units - {None})]
+    if None in units:
+        passes.insert(0, "none")
+    text = f"Costs here are relative to different references ({', '.join(passes)} passes) and cannot be compared."
+    return note_if(len(units) > 1, text, "flag")
 
 
 # ---- learning curves ----
 
+# Width and height of the chart of a method.
 SMALL = (170.0, 130.0)
 
 
-def _curves(groups: Mapping[str, Sequence[Run]]) -> list[Any]:
-    """One small picture a method: its runs in colour, all others in grey."""
-    found = {name: [line for run in runs if len(line := _probes(run)) > 1] for name, runs in groups.items()}
-    found = {name: lines for name, lines in found.items() if lines}
-    silent = [name for name in groups if name not in found]
-    notes = [Note(f"Without validation accuracies over epochs: {_few(silent)}.", "missing")] if silent else []
-    if not found:
+def _build_curves(methods: Methods) -> list[Part]:
+    """Return a small chart for each method: its runs in colour, those of all other methods in grey."""
+    curves: dict[str, list[list[Point]]] = {}
+    for name, runs in methods.items():
+        lines = [read_or([], _read_curve, run.record) for run in runs]
+        lines = [line for line in lines if len(line) > 1]
+        if lines:
+            curves[name] = lines
+    silent = [name for name in methods if name not in curves]
+    notes = note_if(silent, f"Without validation accuracies over epochs: {_list_some(silent)}.", "missing")
+    if not curves:
         return notes
-    inside = _small_frame([line for lines in found.values() for line in lines])
-    others = svg.Markup('<g id="all-curves">{}</g>').format(
-        svg.Markup("").join(
-            svg.path([inside.at(*p) for p in line], "others") for lines in found.values() for line in lines
-        )
-    )
-    figures = [
-        Figure(name, _small(inside, name, lines, others if i == 0 else svg.Markup('<use href="#all-curves"/>')))
-        for i, (name, lines) in enumerate(found.items())
-    ]
-    about = (
-        "Robust accuracy (clean where nothing is attacked) on validation examples over epochs; grey: all other methods."
-    )
-    return [Note(about), Figures(figures, small=True), *notes]
+    lines = list(chain.from_iterable(curves.values()))
+    frame = _lay_out_small(lines)
+    grey = Markup("").join(_draw_curve(frame, line, "others") for line in lines)
+    others = Markup('<g id="all-curves">{}</g>').format(grey)
+    figures = []
+    for name, lines in curves.items():
+        figures.append(Figure(name, _draw_small(frame, name, lines, others)))
+        others = Markup('<use href="#all-curves"/>')  # the first chart holds the curves, all others refer to them
+    about = "Robust accuracy (clean where nothing is attacked) on validation examples over epochs"
+    return [Note(f"{about}; grey: all other methods."), Figures(figures, small=True), *notes]
 
 
-def _probes(run: Run) -> list[svg.Point]:
-    """Nothing for a record that is odd: it must not take the others' curves away."""
-
-    def points() -> list[svg.Point]:
-        told = [
-            (one["epoch"] + 1, one.get("robust") if one.get("robust") is not None else one.get("clean"))
-            for one in run.record.epochs
-        ]
-        return [(x, 100.0 * y) for x, y in told if y is not None]
-
-    return known(points, [])
+def _read_curve(record: RunRecord) -> list[Point]:
+    """Return the validation accuracies of a run, in percent, by the number of epochs done."""
+    accuracies = [(entry["epoch"] + 1, judge_epoch(entry)) for entry in record.epochs]
+    return [(epoch, 100.0 * accuracy) for epoch, accuracy in accuracies if accuracy is not None]
 
 
-def _small_frame(lines: Sequence[Sequence[svg.Point]]) -> Frame:
-    most = max(x for line in lines for x, _ in line)
-    heights = span((y for line in lines for _, y in line), zero=True, top=100.0)
-    inside = frame((0, max(1, most)), heights, size=SMALL, right=10)
-    return replace(inside, y=replace(inside.y, start=SMALL[1] - 20, end=8))
+def _lay_out_small(lines: Sequence[Sequence[Point]]) -> Frame:
+    """Return axes that show all lines, without room for titles."""
+    points = list(chain.from_iterable(lines))
+    last = max(x for x, _ in points)
+    heights = choose_range((y for _, y in points), zero=True, top=100.0)
+    frame = make_frame((0, max(1, last)), heights, size=SMALL, right=10)
+    return replace(frame, y=replace(frame.y, start=SMALL[1] - 20, end=8))
 
 
-def _small(inside: Frame, name: str, lines: Sequence[Sequence[svg.Point]], others: svg.Markup) -> svg.Markup:
-    drawn = inside.drawn("", "")
-    own = [svg.path([inside.at(*point) for point in line], "s1") for line in lines]
+def _draw_small(frame: Frame, name: str, lines: Sequence[Sequence[Point]], others: Markup) -> Markup:
+    curves = [_draw_curve(frame, line, "s1") for line in lines]
     ends = ", ".join(f"{line[-1][1]:.1f} %" for line in lines)
-    return svg.picture(*SMALL, [*drawn, others, *own], f"{name}: validation accuracy ends at {ends}.")
+    parts = [*frame.draw("", ""), others, *curves]
+    return svg.picture(SMALL, parts, f"{name}: validation accuracy ends at {ends}.")
 
 
-# ---- what is wrong, and all runs ----
+def _draw_curve(frame: Frame, line: Sequence[Point], css: str) -> Markup:
+    return svg.path([frame.to_pixels(x, y) for x, y in line], css)
 
 
-def _flags(groups: Mapping[str, Sequence[Run]]) -> list[Any]:
+# ---- flags, events, and all runs ----
+
+# Where something happened, by method and by what it is.
+Places = Mapping[tuple[str, str], Sequence[str]]
+
+
+def _build_flags(methods: Methods) -> list[Part]:
     flags: dict[tuple[str, str], list[str]] = {}
     events: dict[tuple[str, str], list[str]] = {}
-    for name, runs in groups.items():
+    for name, runs in methods.items():
         for run in runs:
-            for flag in known(lambda run=run: _own_flags(run.record), ["its flags cannot be read"]):
-                flags.setdefault((name, flag), []).append(_seed(run))
-            for one in run.record.events:
-                events.setdefault((name, str(one.get("event", one))), []).append(
-                    f"{_seed(run)} at {one.get('epoch', '?')}"
-                )
-    parts: list[Any] = []
-    for caption, found in (("Flags of evaluations", flags), ("Events of runs", events)):
-        if found:
-            rows = [(name, what, ", ".join(where)) for (name, what), where in found.items()]
-            what = "seeds" if found is flags else "seed and epoch"
-            parts.append(Table(caption, ("method", "what", what), rows, words=3))
-        else:
-            parts.append(Note(f"{caption}: none."))
-    return parts
+            seed = _read_seed(run)
+            for flag in read_or(["its flags cannot be read"], list_run_flags, run.record):
+                flags.setdefault((name, flag), []).append(seed)
+            for entry in run.record.events:
+                event = str(entry.get("event", entry))
+                events.setdefault((name, event), []).append(f"{seed} at {entry.get('epoch', '?')}")
+    return [
+        _tabulate_places("Flags of evaluations", "seeds", flags),
+        _tabulate_places("Events of runs", "seed and epoch", events),
+    ]
 
 
-def _own_flags(record: RunRecord) -> list[str]:
-    return list(dict.fromkeys(str(flag) for found in record.final.values() for flag in found.get("flags", ())))
+def _tabulate_places(caption: str, column: str, places: Places) -> Part:
+    if not places:
+        return Note(f"{caption}: none.")
+    rows = [(name, what, ", ".join(where)) for (name, what), where in places.items()]
+    return Table(caption, ("method", "what", column), rows, words=3)
 
 
-def _seed(run: Run) -> str:
+def _read_seed(run: Run) -> str:
     return str(run.record.config.get("seed", "?"))
 
 
-def _runs(groups: Mapping[str, Sequence[Run]], runs: Sequence[Run]) -> list[Any]:
-    rows, links = [], []
-    for name, own in groups.items():
-        for run in own:
-            rows.append((run.where, name, _seed(run), *_outcome(run.record)))
+def _build_runs(methods: Methods, runs: Sequence[Run]) -> list[Part]:
+    rows = []
+    links = []
+    for name, members in methods.items():
+        for run in members:
+            rows.append((run.where, name, _read_seed(run), *_describe_outcome(run.record)))
             links.append(run.link)
     for run in runs:
         if run.problem:
             rows.append((run.where, "–", "–", run.problem, "–", "–", "–"))
             links.append("")
     header = ("run", "method", "seed", "state", "robust, %", "cost", "seconds")
-    note = (
-        [] if any(links) else [Note("No run here has a report of its own; `advcore report RUN` makes one.", "missing")]
-    )
-    return [*note, Table("All runs; linked where they have a report", header, rows, words=4, links=links)]
+    return [
+        *note_if(not any(links), "No run here has a report of its own; `advcore report RUN` makes one.", "missing"),
+        Table("All runs; linked where they have a report", header, rows, words=4, links=links),
+    ]
 
 
-def _outcome(record: RunRecord) -> tuple[str, ...]:
-    spent = f"{record.relative_cost:.3f}", f"{record.seconds:,.0f}"
+def _describe_outcome(record: RunRecord) -> tuple[str, str, str, str]:
+    spent = (f"{record.relative_cost:.3f}", f"{record.seconds:,.0f}")
     if not record.finished:
-        return f"not finished, epochs done: {len(record.epochs)}", "–", *spent
-    if not readable(record):
-        return "finished, in no average: its accuracies cannot be read", "–", *spent
-    return "finished", percent(robust(record) / 100), *spent
+        return (f"not finished, epochs done: {len(record.epochs)}", "–", *spent)
+    if not is_readable(record):
+        return ("finished, in no average: its accuracies cannot be read", "–", *spent)
+    return ("finished", format_percent(robust(record) / 100), *spent)

@@ -1,13 +1,14 @@
-"""Numbers to pixels, and the round numbers that stand on an axis."""
+"""From numbers to pixels, and the round numbers that label an axis."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `low` to `high` onto pixels from `start` to `end`, evenly or, with `log`, by their logarithm."""
+    """A map of the values from `low` to `high` to the pixels from `start` to `end`: linear, or logarithmic."""
 
     low: float
     high: float
@@ -16,31 +17,44 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = map(math.log, (low, high, value))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
 
-def span(
-    values: Iterable[float], *, zero: bool = False, top: float | None = None, log: bool = False
+def choose_range(
+    values: Iterable[float], *, zero: bool = False, top: float = math.inf, log: bool = False
 ) -> tuple[float, float]:
-    """What an axis must show of finite `values`: some room beside them, from 0 where `zero`, not beyond `top`."""
+    """Return the lowest and the highest value of an axis that shows finite `values` with some room around them.
+
+    zero : the axis begins at 0, unless a value is negative.
+    top : the axis does not go beyond this value.
+    log : the axis is logarithmic, so that the room is a factor; `zero` and `top` do not matter then.
+    """
     values = list(values)
     low, high = min(values), max(values)
     if log:
         room = max(1.15, (high / low) ** 0.06)
         return low / room, high * room
-    low = 0.0 if zero and low >= 0 else low
+    starts_at_zero = zero and low >= 0
+    if starts_at_zero:
+        low = 0.0
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    low = low if zero and low == 0 else low - room
-    high = high + room
-    return low, high if top is None else min(high, top)
+    if not starts_at_zero:
+        low -= room
+    return low, min(high + room, top)
 
 
-def ticks(low: float, high: float, most: int = 6, *, whole: bool = False) -> list[float]:
-    """At most `most` multiples of 1, 2 or 5 times a power of ten, within [low, high]."""
+def choose_ticks(low: float, high: float, most: int = 6, *, integers: bool = False) -> list[float]:
+    """Return at most `most` evenly spaced round values within [low, high].
+
+    Their distance is 1, 2 or 5 times a power of ten; with `integers`, it is at least 1.
+    """
     exponent = math.floor(math.log10((high - low) / most))
-    for step in (factor * 10.0**power for power in (exponent, exponent + 1, exponent + 2) for factor in (1, 2, 5)):
-        if whole and step < 1:
+    for power, factor in product((exponent, exponent + 1, exponent + 2), (1, 2, 5)):
+        step = factor * 10.0**power
+        if integers and step < 1:
             continue
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first < most:
@@ -48,40 +62,46 @@ def ticks(low: float, high: float, most: int = 6, *, whole: bool = False) -> lis
     raise AssertionError("three powers of ten always suffice")
 
 
-_STEPS = ((1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
+# The leading digits of ticks on a logarithmic axis, from the densest choice to the sparsest.
+_DIGITS = ((1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
 
 
-def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """At most `most` round values within [low, high], about even in their logarithm."""
+def choose_log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return at most `most` round values within [low, high] whose logarithms are about evenly spaced."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in _STEPS:
-        found = [
-            round(step * 10.0**power, 12) for power in powers for step in steps if low <= step * 10.0**power <= high
-        ]
-        if len(found) <= most:
-            return found
-    return found[:: math.ceil(len(found) / most)]
+    for digits in _DIGITS:
+        candidates = [digit * 10.0**power for power, digit in product(powers, digits)]
+        ticks = [round(value, 12) for value in candidates if low <= value <= high]
+        if len(ticks) <= most:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / most)]
 
 
-def number(value: float) -> str:
-    """For an axis or beside a bar: no more digits than are read."""
+def format_number(value: float) -> str:
+    """Write a number for an axis or beside a bar, with no more digits than are read there."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6:
         return f"{value / 1e6:.3g} M"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if abs(value) >= 1e3:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
 
 
-def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """The places nearest to those `wanted`, in their order, at least `gap` from each other, within [low, high] while
-    there is room."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+def separate(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move places apart until they are at least `gap` from each other, near to where they were `wanted`.
+
+    Their order stays the same, and they stay within [low, high] as long as there is room.
+    """
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
     placed: list[float] = []
+    lowest = low
     for i in order:
-        placed.append(max(wanted[i], placed[-1] + gap if placed else low))
+        placed.append(max(wanted[i], lowest))
+        lowest = placed[-1] + gap
+    highest = high
     for j in reversed(range(len(placed))):
-        placed[j] = min(placed[j], high if j == len(placed) - 1 else placed[j + 1] - gap)
-    found = [0.0] * len(wanted)
-    for i, place in zip(order, placed, strict=True):
-        found[i] = place
-    return found
+        placed[j] = min(placed[j], highest)
+        highest = placed[j] - gap
+    places = dict(zip(order, placed, strict=True))
+    return [places[i] for i in range(len(wanted))]

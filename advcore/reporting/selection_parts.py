@@ -1,97 +1,114 @@
-"""What a run selected: errors, overlaps, weights and classes of its coresets."""
+"""The parts of a run's page about its selections: errors, overlaps, weights and classes of its coresets."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import TypeVar
 
-from advcore.reporting import charts
-from advcore.reporting.charts import Line
-from advcore.reporting.parts import Figure, Figures, Note, Table
-from advcore.reporting.record import RunRecord
-from advcore.reporting.scales import number
+from markupsafe import Markup
 
+from advcore.reporting.charts import Axes, Line, draw_class_shares, draw_curves, draw_histogram
+from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
+from advcore.reporting.record import JsonObject, RunRecord
+from advcore.reporting.scales import format_number
+from advcore.reporting.tables import format_cell
+
+# Histograms are drawn of at most this many selections: the first, the last, and some between.
 CHOSEN = 6
-"""Selections of which histograms are drawn; of more, some between the first and the last."""
+# At most this many classes are drawn: those whose share changed most.
 CLASSES = 24
-"""Classes that are drawn; of more, those whose share changed most."""
+# Errors are drawn on a logarithmic axis where the largest is more than this many times the smallest.
 FAR = 5
-"""Times as large as the smallest: from there, errors are drawn by their logarithm."""
 _WHEN = "selected after this many epochs"
 
+T = TypeVar("T")
 
-def selections(record: RunRecord) -> list[Any]:
+
+def build_selections(record: RunRecord) -> list[Part]:
+    """Return charts of gradient errors and overlaps, and a table of all selections."""
     if not record.selections:
-        why = (
-            "nothing is selected in this run: it trains on all data"
-            if not record.config.get("selection")
-            else "none yet"
-        )
-        return [Note(f"No selection: {why}.", "missing")]
-    figures = [figure for figure in (_errors(record), _overlap(record)) if figure]
-    notes = [] if figures and record.selections[0].get("gradient_error") is not None else [
-        Note("No gradient error: this solver measures no gradients.", "missing")
-    ]  # fmt: skip
-    if len(record.selections) < 2:
-        notes.append(Note("One selection so far: there is no overlap to show.", "missing"))
-    return [Figures(figures), *notes, _selection_table(record)]
-
-
-def _series(record: RunRecord, key: str, factor: float = 1.0) -> list[tuple[float, float]]:
-    return [(one["epoch"], factor * one[key]) for one in record.selections if one.get(key) is not None]
-
-
-def _errors(record: RunRecord) -> Figure | None:
-    named = {
-        "gradient_error": ("coreset", 1, False),
-        "gradient_error_random": ("random", 2, True),
-        "gradient_error_trained": ("as trained", 3, False),
-        "gradient_error_full": ("full attack", 4, True),
-    }
-    lines = [
-        Line(n, points, c, dots=True, dash=d) for key, (n, c, d) in named.items() if (points := _series(record, key))
+        if record.config.get("selection"):
+            return [Note("No selection: none yet.", "missing")]
+        return [Note("No selection: nothing is selected in this run: it trains on all data.", "missing")]
+    figures = [figure for figure in (_draw_errors(record), _draw_overlap(record)) if figure]
+    unmeasured = not figures or record.selections[0].get("gradient_error") is None
+    return [
+        Figures(figures),
+        *note_if(unmeasured, "No gradient error: this solver measures no gradients.", "missing"),
+        *note_if(len(record.selections) < 2, "One selection so far: there is no overlap to show.", "missing"),
+        _tabulate_selections(record),
     ]
+
+
+def _read_series(record: RunRecord, key: str, factor: float = 1.0) -> list[tuple[float, float]]:
+    """Return the epoch of each selection, and what it holds under `key`, times `factor`."""
+    return [(entry["epoch"], factor * entry[key]) for entry in record.selections if entry.get(key) is not None]
+
+
+def _draw_errors(record: RunRecord) -> Figure | None:
+    """Draw the gradient errors of coresets, as selected, as trained and under the full attack, and of random subsets.
+
+    Returns None where no gradient was measured.
+    """
+    curves = (
+        Line("coreset", _read_series(record, "gradient_error"), 1, dots=True),
+        Line("random", _read_series(record, "gradient_error_random"), 2, dots=True, dash=True),
+        Line("as trained", _read_series(record, "gradient_error_trained"), 3, dots=True),
+        Line("full attack", _read_series(record, "gradient_error_full"), 4, dots=True, dash=True),
+    )
+    lines = {curve.name: curve for curve in curves if curve.points}
     if not lines:
         return None
-    alt = "Gradient error by selection. " + "; ".join(
-        f"{one.name}: {', '.join(f'{y:.3f}' for _, y in one.points)}" for one in lines
-    )
     caption = (
         "Gradient error: how far the coreset's gradient is from that of all data, over the latter's length; beside the "
         "mean of random subsets of the same size"
     )
-    caption += (
-        ", and the same weights as the trainer rescales them" if any(one.name == "as trained" for one in lines) else ""
-    )
-    caption += ", and under the full attack" if any(one.name == "full attack" for one in lines) else ""
-    heights = [y for one in lines for _, y in one.points]
+    if "as trained" in lines:
+        caption += ", and the same weights as the trainer rescales them"
+    if "full attack" in lines:
+        caption += ", and under the full attack"
+    points = chain.from_iterable(line.points for line in lines.values())
+    heights = [y for _, y in points]
     log = min(heights) > 0 and max(heights) > FAR * min(heights)
-    name = f"gradient error{', logarithmic' if log else ''}"
-    picture = charts.curves(lines, x_title=_WHEN, y_title=name, alt=alt, zero=not log, log=log)
-    return Figure(f"{caption}.", picture)
+    title = "gradient error, logarithmic" if log else "gradient error"
+    alt = "; ".join(map(_list_values, lines.values()))
+    axes = Axes(_WHEN, title, zero=not log, log=log)
+    return Figure(f"{caption}.", draw_curves(list(lines.values()), axes, alt=f"Gradient error by selection. {alt}"))
 
 
-def _overlap(record: RunRecord) -> Figure | None:
-    points = _series(record, "overlap", 100)
+def _list_values(line: Line) -> str:
+    return f"{line.name}: {', '.join(f'{y:.3f}' for _, y in line.points)}"
+
+
+def _draw_overlap(record: RunRecord) -> Figure | None:
+    points = _read_series(record, "overlap", 100)
     if not points:
         return None
-    share, chance = _kept(record), []
+    chance = []
+    share = _find_coreset_share(record)
     if share is not None:
-        chance = [(100 * share, "by chance")]
-    alt = "Share of the previous coreset that the next one keeps: " + ", ".join(f"{y:.0f} %" for _, y in points)
-    picture = charts.curves(
-        [Line("kept", points, 1, dots=True)], x_title=_WHEN, y_title="overlap, %", alt=alt,
-        zero=True, top=100.0, chance=chance,
-    )  # fmt: skip
-    return Figure("Overlap: the share of the previous coreset that is in the next one, too.", picture)
+        chance.append((100 * share, "by chance"))
+    alt = "Share of the previous coreset that the next one keeps"
+    chart = _draw_percentages(Line("kept", points, 1, dots=True), "overlap, %", alt=alt, chance=chance)
+    return Figure("Overlap: the share of the previous coreset that is in the next one, too.", chart)
 
 
-def _kept(record: RunRecord) -> float | None:
-    """Share of the data that a coreset holds."""
-    counts, k = record.data.get("class_counts"), record.selections[-1].get("k")
-    if counts and k:
-        return k / sum(counts)
+def _draw_percentages(line: Line, title: str, *, alt: str, chance: Sequence[tuple[float, str]] = ()) -> Markup:
+    """Draw percentages by selection. chance : dotted horizontal lines, each a height and its name."""
+    values = ", ".join(f"{y:.0f} %" for _, y in line.points)
+    axes = Axes(_WHEN, title, zero=True, top=100.0)
+    return draw_curves([line], axes, alt=f"{alt}: {values}", chance=chance)
+
+
+def _find_coreset_share(record: RunRecord) -> float | None:
+    """Return the share of the data that a coreset holds: counted, or else as the settings say."""
+    counts = record.data.get("class_counts")
+    size = record.selections[-1].get("k")
+    if counts and size:
+        return size / sum(counts)
     return (record.config.get("selection") or {}).get("budget")
 
 
+# Title, key in the record, and format of each column.
 _COLUMNS = (
     ("at", "epoch", "{}"), ("solver", "solver", "{}"), ("examples", "k", "{:,}"),
     ("gradient error", "gradient_error", "{:.3f}"), ("random", "gradient_error_random", "{:.3f}"),
@@ -101,97 +118,136 @@ _COLUMNS = (
     ("effective size / K", "effective_sample_size", "{:.3f}"), ("filled", "filled", "{}"), ("rounds", "rounds", "{}"),
     ("passes", "passes", "{:,}"),
 )  # fmt: skip
-"""Name, key of the record and form."""
 
 
-def _selection_table(record: RunRecord) -> Table:
-    """The columns that hold anything."""
-    phases = dict.fromkeys(phase for one in record.selections for phase in one.get("seconds") or {})
-    told = [one | {f"s:{p}": v for p, v in (one.get("seconds") or {}).items()} for one in record.selections]
+def _tabulate_selections(record: RunRecord) -> Table:
+    """Return a table of the selections. Columns for which no selection has a value are left out."""
+    entries = []
+    phases: dict[str, None] = {}
+    keys: set[str] = set()
+    for selection in record.selections:
+        seconds = selection.get("seconds") or {}
+        entry = selection | {f"s:{phase}": value for phase, value in seconds.items()}
+        entries.append(entry)
+        phases |= dict.fromkeys(seconds)
+        keys |= {key for key, value in entry.items() if value is not None}
     columns = [*_COLUMNS, *((f"{phase}, s", f"s:{phase}", "{:.2f}") for phase in phases)]
-    known = [column for column in columns if any(one.get(column[1]) is not None for one in told)]
-    rows = [["–" if one.get(key) is None else form.format(one[key]) for _, key, form in known] for one in told]
-    return Table("Selections", [name for name, _, _ in known], rows, words=2)
+    columns = [(title, key, form) for title, key, form in columns if key in keys]
+    rows = []
+    for entry in entries:
+        rows.append([format_cell(entry.get(key), form) for _, key, form in columns])
+    return Table("Selections", [title for title, _, _ in columns], rows, words=2)
 
 
-def weights(record: RunRecord, held: Mapping[int, Sequence[float]], missing: Mapping[int, str]) -> list[Any]:
+# ---- weights ----
+
+
+def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], missing: Mapping[int, str]) -> list[Part]:
+    """Return charts of the weights of coresets.
+
+    weights : of each coreset that could be read, by the epoch of its selection.
+    missing : why a coreset could not be read, by epoch.
+    """
     if not record.selections:
         return [Note("No selection, so no weights: every example counts alike.", "missing")]
     figures = []
-    sizes = _series(record, "effective_sample_size", 100)
+    sizes = _read_series(record, "effective_sample_size", 100)
     if len(sizes) > 1:
-        alt = "Effective sample size by selection: " + ", ".join(f"{y:.0f} %" for _, y in sizes)
-        line = [Line("", sizes, 1, dots=True)]
-        picture = charts.curves(line, x_title=_WHEN, y_title="effective size, %", alt=alt, zero=True, top=100.0)
-        figures.append(Figure("Effective sample size, (Σw)² / (K Σw²): 100 % where all weights are equal.", picture))
+        line = Line("", sizes, 1, dots=True)
+        chart = _draw_percentages(line, "effective size, %", alt="Effective sample size by selection")
+        figures.append(Figure("Effective sample size, (Σw)² / (K Σw²): 100 % where all weights are equal.", chart))
     notes = []
-    for why in dict.fromkeys(missing.values()):
-        epochs = ", ".join(str(epoch) for epoch, told in missing.items() if told == why)
-        notes.append(Note(f"No weights of the selection at {epochs}: {why}.", "missing"))
-    by_epoch = {one["epoch"]: one for one in record.selections}
-    drawn = spread(sorted(set(held) & set(by_epoch)), CHOSEN)
-    for epoch in drawn:
-        figures.append(_histogram(epoch, held[epoch], by_epoch[epoch]))
-    if len(drawn) + len(missing) < len(by_epoch):
-        notes.append(Note(f"Histograms of {len(drawn)} of {len(by_epoch)} selections."))
-    return [Figures(figures), *notes]
+    for reason in dict.fromkeys(missing.values()):
+        epochs = ", ".join(str(epoch) for epoch, why in missing.items() if why == reason)
+        notes.append(Note(f"No weights of the selection at {epochs}: {reason}.", "missing"))
+    selections = {entry["epoch"]: entry for entry in record.selections}
+    epochs = spread(sorted(set(weights) & set(selections)), CHOSEN)
+    figures += [_draw_weights(epoch, weights[epoch], selections[epoch]) for epoch in epochs]
+    is_partial = len(epochs) + len(missing) < len(selections)
+    text = f"Histograms of {len(epochs)} of {len(selections)} selections."
+    return [Figures(figures), *notes, *note_if(is_partial, text)]
 
 
-def _histogram(epoch: int, weights: Sequence[float], one: dict) -> Figure:
-    low, high = min(weights), max(weights)
-    effective = one.get("effective_sample_size")
-    told = "" if effective is None else f"; effective sample size {100 * effective:.1f} % of {len(weights):,}"
-    caption = f"Weights of the selection at {epoch}: {number(low)} to {number(high)}{told}."
-    picture = charts.histogram(weights, x_title="weight (dotted: mean)", y_title="examples", alt=caption)
-    return Figure(caption, picture)
+def _draw_weights(epoch: int, weights: Sequence[float], selection: JsonObject) -> Figure:
+    caption = f"Weights of the selection at {epoch}: {format_number(min(weights))} to {format_number(max(weights))}"
+    effective = selection.get("effective_sample_size")
+    if effective is not None:
+        caption += f"; effective sample size {100 * effective:.1f} % of {len(weights):,}"
+    caption += "."
+    chart = draw_histogram(weights, x_title="weight (dotted: mean)", y_title="examples", alt=caption)
+    return Figure(caption, chart)
 
 
-def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of them, the first and the last among them."""
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Return at most `most` items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def classes(record: RunRecord) -> list[Any]:
-    sets = [one["class_counts"] for one in record.selections if one.get("class_counts")]
-    data = record.data.get("class_counts", [])
-    if not sets and not data:
+# ---- classes ----
+
+
+def build_classes(record: RunRecord) -> list[Part]:
+    """Return a chart of the share of each class in the data and in the coresets, and the classes a coreset lacks."""
+    counts = [entry["class_counts"] for entry in record.selections if entry.get("class_counts")]
+    data_counts = record.data.get("class_counts", [])
+    if not counts and not data_counts:
         return [Note("No selection, and the record does not say how many examples a class has.", "missing")]
-    size = max(map(len, [*sets, data]))
-    shares = [_shares(counts, size) for counts in ([data] if data else []) + sets]
-    of_data, of_sets = (shares[0], shares[1:]) if data else ([], shares)
-    shown = _changed_most(of_data, of_sets, size)
-    named, last = [str(i) for i in shown], sets[-1] if sets else None
-    alt = "Shares by class, in %: " + "; ".join(_class_told(i, of_data, of_sets) for i in shown)
-    picture = charts.balance(
-        named, [of_data[i] for i in shown] if data else [], [[one[i] for i in shown] for one in of_sets], alt=alt
-    )
-    caption = "Grey bars: the training data. " if data else ""
-    caption += "Lines: the coresets, the last one thick." if sets else "Nothing is selected."
-    notes = [] if data else [Note("The record does not say how many examples a class has in the data.", "missing")]
-    if len(shown) < size:
-        notes.append(Note(f"{len(shown)} of {size} classes, those whose share the last coreset changed most."))
-    without = [i for i in range(len(data)) if last and data[i] and not (last + [0] * size)[i]]
-    if without:
-        told = f"{', '.join(map(str, without[:20]))}{', ...' if len(without) > 20 else ''}"
-        notes.append(Note(f"Classes without an example in the last coreset: {told}."))
-    return [Figures([Figure(caption, picture)]), *notes]
+    size = max(map(len, [*counts, data_counts]))
+    data = data_counts and _to_shares(data_counts, size)
+    coresets = [_to_shares(entry, size) for entry in counts]
+    classes = _choose_classes(data, coresets, size)
+    captions = [
+        data and "Grey bars: the training data.",
+        "Lines: the coresets, the last one thick." if coresets else "Nothing is selected.",
+    ]
+    lost = [i for i, share in enumerate(data) if coresets and share and not coresets[-1][i]]
+    names = list(map(str, lost))
+    if len(names) > 20:
+        names[20:] = ["..."]
+    return [
+        Figures([Figure(" ".join(filter(None, captions)), _draw_classes(classes, data, coresets))]),
+        *note_if(not data, "The record does not say how many examples a class has in the data.", "missing"),
+        *note_if(
+            len(classes) < size,
+            f"{len(classes)} of {size} classes, those whose share the last coreset changed most.",
+        ),
+        *note_if(lost, f"Classes without an example in the last coreset: {', '.join(names)}."),
+    ]
 
 
-def _shares(counts: Sequence[int], size: int) -> list[float]:
+def _to_shares(counts: Sequence[int], size: int) -> list[float]:
+    """Return the share of each of `size` classes, in percent; classes that are not counted have none."""
     total = sum(counts) or 1
     return [100 * count / total for count in counts] + [0.0] * (size - len(counts))
 
 
-def _changed_most(data: Sequence[float], sets: Sequence[Sequence[float]], size: int) -> list[int]:
+def _choose_classes(data: Sequence[float], coresets: Sequence[Sequence[float]], size: int) -> list[int]:
+    """Return the classes to draw: all, or those whose share differs most between the data and the last coreset."""
     if size <= CLASSES:
         return list(range(size))
-    last = sets[-1] if sets else data
-    order = sorted(range(size), key=lambda i: -abs(last[i] - (data[i] if data else 100 / size)))
+    last = [data, *coresets][-1]
+    before = data or [100 / size] * size
+    changes = [abs(share - earlier) for share, earlier in zip(last, before, strict=True)]
+    order = sorted(range(size), key=changes.__getitem__, reverse=True)
     return sorted(order[:CLASSES])
 
 
-def _class_told(i: int, data: Sequence[float], sets: Sequence[Sequence[float]]) -> str:
-    told = ([f"data {data[i]:.1f}"] if data else []) + ([f"last coreset {sets[-1][i]:.1f}"] if sets else [])
-    return f"class {i}: {', '.join(told)}"
+def _draw_classes(classes: Sequence[int], data: Sequence[float], coresets: Sequence[Sequence[float]]) -> Markup:
+    alt = "Shares by class, in %: " + "; ".join(_describe_class(i, data, coresets) for i in classes)
+    return draw_class_shares(
+        [str(i) for i in classes],
+        data and _pick(data, classes),
+        [_pick(shares, classes) for shares in coresets],
+        alt=alt,
+    )
+
+
+def _pick(shares: Sequence[float], classes: Sequence[int]) -> list[float]:
+    return [shares[i] for i in classes]
+
+
+def _describe_class(i: int, data: Sequence[float], coresets: Sequence[Sequence[float]]) -> str:
+    shares = [data and f"data {data[i]:.1f}", coresets and f"last coreset {coresets[-1][i]:.1f}"]
+    return f"class {i}: {', '.join(filter(None, shares))}"

@@ -1,22 +1,33 @@
-"""A suite's records to tables: what there is of each run, whether it is done, failed or missing; pure."""
+"""The tables of a suite, from its records: the results of its runs, and which of them failed or are missing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from advcore.errors import counted
-from advcore.reporting.compare import different_data
-from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import Row, attack_label, comparison, markdown, together, trained_seconds
+from advcore.reporting.compare import find_data_differences
+from advcore.reporting.record import JsonObject, RunRecord
+from advcore.reporting.tables import (
+    Groups,
+    Row,
+    compare_methods,
+    find_worst_case,
+    name_attack,
+    sum_training_seconds,
+    to_markdown,
+)
 
+# The marks of methods whose evaluations have flags, one for each kind of flag.
 MARKS = ("†", "‡", "§", "¶", "‖", "††", "‡‡", "§§")
-"""Beside a method, for a kind of flag that its evaluations have."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run, of a method with a seed.
+    """A run of a suite: of a method, with a seed.
 
-    record : None where there is none; error : then why it failed, if it did. hash : of its settings.
+    record : None for a run that failed or is missing.
+    error : why the run failed.
+    hash : of its settings.
     """
 
     method: str
@@ -25,11 +36,22 @@ class Entry:
     error: str | None = None
     hash: str = ""
 
+    @property
+    def status(self) -> str:
+        """Return "done", "failed" or "missing"."""
+        if self.record:
+            return "done"
+        return "failed" if self.error else "missing"
+
 
 @dataclass
 class Results:
-    """Of a suite. reference : the method that others are set beside; without : names of baselines left out; entries :
-    its runs, in its order."""
+    """The runs of a suite.
+
+    reference : the method that speed-ups are relative to.
+    without : the names of baselines that the suite leaves out.
+    entries : the runs, in the order of the suite.
+    """
 
     reference: str | None
     without: Sequence[str] = ()
@@ -38,15 +60,15 @@ class Results:
     def add(
         self, method: str, seed: int, record: RunRecord | None, *, error: str | None = None, hash: str = ""
     ) -> None:
-        self.entries.append(Entry(method, seed, record, error, hash))
+        self.entries.append(Entry(method, seed, record, error=error, hash=hash))
 
     def groups(self) -> dict[str, list[RunRecord]]:
-        """Records by method; methods without one are left out."""
-        found: dict[str, list[RunRecord]] = {}
+        """Return the records by method. Methods without a record are left out."""
+        groups: dict[str, list[RunRecord]] = {}
         for entry in self.entries:
             if entry.record is not None:
-                found.setdefault(entry.method, []).append(entry.record)
-        return found
+                groups.setdefault(entry.method, []).append(entry.record)
+        return groups
 
     def methods(self) -> list[str]:
         return list(dict.fromkeys(entry.method for entry in self.entries))
@@ -54,7 +76,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Table:
-    """caption and notes : lines of text; header : a cell a column; rows : those of one cell span all columns."""
+    """A table with lines of text above and below it.
+
+    caption, notes : the text above, and the lines below.
+    header, rows : the cells. A row of a single cell spans all columns.
+    """
 
     caption: str
     header: Row
@@ -62,144 +88,182 @@ class Table:
     notes: list[str]
 
     def markdown(self) -> str:
-        lines = [f"**{self.caption}**", "", markdown(self.header, self.rows), ""]
+        lines = [f"**{self.caption}**", "", to_markdown(self.header, self.rows), ""]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 
 
 def tables(results: Results, title: str) -> list[Table]:
-    """One for each checkpoint, last and best; one that says so where no run has come to its end."""
-    return (
-        [table(results, title, which) for which in ("last", "best")] if results.groups() else [_empty(results, title)]
-    )
+    """Return a table for each checkpoint, last and best; or one that says that no run has finished."""
+    if results.groups():
+        return [build_table(results, title, "last"), build_table(results, title, "best")]
+    rows = list(chain.from_iterable(_list_unfinished(method, results) for method in results.methods()))
+    return [Table(title, ("method",), rows, ["No run has come to its end."])]
 
 
-def table(results: Results, title: str, which: str = "last") -> Table:
-    """A row a method, mean ± sample deviation over its seeds, and a row for whatever failed or is missing."""
+def build_table(results: Results, title: str, which: str) -> Table:
+    """Return the table of a checkpoint: one row per method, and rows for what failed or is missing.
+
+    Accuracies are mean ± sample deviation over seeds.
+    """
     groups = results.groups()
-    against = groups.get(results.reference, []) if results.reference else []
-    alike = one_machine(groups)
-    header, rows = comparison(groups, which, against=against, clock=alike is not None)
-    marks, legend = _marks(groups, which)
-    by_method = {row[0]: (row[0] + marks.get(row[0], ""), *row[1:]) for row in rows}
-    told = [row for name in results.methods() for row in _rows(name, by_method, results)]
-    return Table(f"{title}: checkpoint {which}", header, told, [*legend, *_notes(results, groups, which, alike)])
+    against = groups.get(results.reference, [])
+    machine = _find_common_machine(groups)
+    header, method_rows = compare_methods(groups, which, against=against, clock=machine is not None)
+    marks, legend = _mark_flags(groups, which)
+    by_method = {row[0]: (row[0] + marks.get(row[0], ""), *row[1:]) for row in method_rows}
+    rows: list[Row] = []
+    for method in results.methods():
+        if method in by_method:
+            rows.append(by_method[method])
+        rows += _list_unfinished(method, results)
+    notes = [*legend, *_describe_conditions(groups, which), *_describe_costs(results, machine)]
+    if results.without:
+        names = ", ".join(results.without)
+        notes.append(f"The suite leaves out baselines that would be added by themselves: {names}.")
+    return Table(f"{title}: checkpoint {which}", header, rows, notes)
 
 
-def _rows(method: str, known: dict[str, Row], results: Results) -> list[Row]:
-    """A method's own row, if it has any record, then its failed and its missing seeds."""
-    own = [entry for entry in results.entries if entry.method == method]
-    rows = [known[method]] if method in known else []
-    rows += [(f"{method}, seed {one.seed}: failed: {one.error}",) for one in own if one.record is None and one.error]
-    missing = [str(one.seed) for one in own if one.record is None and not one.error]
-    return rows + ([(f"{method}: missing, seed {', '.join(missing)}",)] if missing else [])
+def _list_unfinished(method: str, results: Results) -> list[Row]:
+    """Return a row for each seed of a method that failed, and one for all seeds that are missing."""
+    entries = [entry for entry in results.entries if entry.method == method]
+    rows = [(f"{method}, seed {entry.seed}: failed: {entry.error}",) for entry in entries if entry.status == "failed"]
+    missing = ", ".join(str(entry.seed) for entry in entries if entry.status == "missing")
+    if missing:
+        rows.append((f"{method}: missing, seed {missing}",))
+    return rows
 
 
-def _empty(results: Results, title: str) -> Table:
-    rows = [row for name in results.methods() for row in _rows(name, {}, results)]
-    return Table(title, ("method",), rows, ["No run has come to its end."])
+def _mark_flags(groups: Groups, which: str) -> tuple[dict[str, str], list[str]]:
+    """Return the marks of each method, and for each kind of flag a line that says which methods have it and why.
 
-
-def _marks(groups: dict[str, list[RunRecord]], which: str) -> tuple[dict[str, str], list[str]]:
-    """Marks by method, and a line for each kind of flag (the word before its colon) that says who has it and why."""
-    kinds: dict[str, dict[str, list[str]]] = {}
+    The kind of a flag is the word before its colon.
+    """
+    kinds: dict[str, dict[str, list[str]]] = {}  # the names of methods, by kind and flag
     for name, records in groups.items():
         for record in records:
             for flag in record.final[which].get("flags", ()):
                 kinds.setdefault(flag.split(":")[0], {}).setdefault(flag, []).append(name)
-    marks, legend = {}, []
+    marks: dict[str, str] = {}
+    legend = []
     for i, (kind, flags) in enumerate(kinds.items()):
         mark = MARKS[i] if i < len(MARKS) else f"[{i}]"
-        for name in dict.fromkeys(name for names in flags.values() for name in names):
+        for name in dict.fromkeys(chain.from_iterable(flags.values())):
             marks[name] = f"{marks.get(name, '')} {mark}"
-        told = "; ".join(f"{_whose(names, groups)}: {flag.partition(': ')[2] or flag}" for flag, names in flags.items())
-        legend.append(f"{mark} flagged as {kind}, not to be trusted: {told}.")
+        reasons = [
+            f"{_name_methods(names, groups)}: {flag.partition(': ')[2] or flag}" for flag, names in flags.items()
+        ]
+        legend.append(f"{mark} flagged as {kind}, not to be trusted: {'; '.join(reasons)}.")
     return marks, legend
 
 
-def _whose(names: list[str], groups: dict[str, list[RunRecord]]) -> str:
-    own = list(dict.fromkeys(names))
-    return "every method" if len(own) == len(groups) > 1 else ", ".join(own)
+def _name_methods(names: Sequence[str], groups: Groups) -> str:
+    """List the names of methods, each once; all of several methods are "every method"."""
+    unique = list(dict.fromkeys(names))
+    if len(unique) == len(groups) > 1:
+        return "every method"
+    return ", ".join(unique)
 
 
-def one_machine(groups: dict[str, list[RunRecord]]) -> str | None:
-    """What all records were made on, device and threads; None where they differ, and so their seconds cannot be
-    compared."""
-    found = {
-        (one.environment.get("device"), one.environment.get("platform"), *map(str, _beside(one)))
-        for records in groups.values()
-        for one in records
-    }
-    if len(found) != 1:
+def _list_records(groups: Groups) -> list[RunRecord]:
+    return list(chain.from_iterable(groups.values()))
+
+
+def _find_common_machine(groups: Groups) -> str | None:
+    """Describe the machine of all records: device, threads, and processes that ran beside each other.
+
+    Returns None where records differ in them, so that their seconds cannot be compared.
+    """
+    machines = {_read_machine(record) for record in _list_records(groups)}
+    if len(machines) != 1:
         return None
-    device, _, threads, processes = found.pop()
-    return f"{device}, {threads} thread{'' if threads == '1' else 's'}" + (
-        f", {processes} processes" if processes != "1" else ""
-    )
+    device, _, threads, processes = machines.pop()
+    words = f"{device}, {threads} thread" if threads == "1" else f"{device}, {threads} threads"
+    return words if processes == "1" else f"{words}, {processes} processes"
 
 
-def _beside(record: RunRecord) -> tuple[int, int]:
-    return record.environment.get("threads", 1), record.environment.get("processes", 1)
+def _read_machine(record: RunRecord) -> tuple[str | None, str | None, str, str]:
+    environment = record.environment
+    threads = str(environment.get("threads", 1))
+    return environment.get("device"), environment.get("platform"), threads, str(environment.get("processes", 1))
 
 
-def _notes(results: Results, groups: dict[str, list[RunRecord]], which: str, alike: str | None) -> list[str]:
-    """What the numbers are of."""
-    any_one = next(iter(groups.values()))[0]
-    entry = any_one.final[which]
-    attacked = {label["n"] for label in entry["attacks"]}
-    n = counted(entry["clean"]["n"], "test image") + (
-        f", {min(attacked)} attacked" if attacked - {entry["clean"]["n"]} else ""
-    )
-    lines = [f"Mean ± sample deviation over seeds; {n}."]
-    devices = sorted({str(one.environment.get("device")) for records in groups.values() for one in records})
-    if results.reference and results.reference not in groups:
+def _describe_conditions(groups: Groups, which: str) -> list[str]:
+    evaluation = next(iter(groups.values()))[0].final[which]
+    images = evaluation["clean"]["n"]
+    attacked = {attack["n"] for attack in evaluation["attacks"]}
+    fewer = f", {min(attacked)} attacked" if attacked - {images} else ""
+    return [f"Mean ± sample deviation over seeds; {counted(images, 'test image')}{fewer}."]
+
+
+def _describe_costs(results: Results, machine: str | None) -> list[str]:
+    """Say what speed-ups and relative costs are relative to, and which methods have other data."""
+    groups = results.groups()
+    records = _list_records(groups)
+    devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))
+    lines = []
+    if not results.reference:
+        lines.append(f"Device: {devices}.")
+    elif results.reference not in groups:
         lines.append(f"No speed-ups: {results.reference}, which the others are set beside, has no record.")
-    elif results.reference:
-        lines.append(f"Speed-ups are relative to {results.reference}: of forward and backward passes (cost)" + (
-            f", and of seconds of training and selection; all runs on {alike}." if alike
-            else f"; not of seconds, since the records come from several machines ({', '.join(devices)})."
-        ))  # fmt: skip
     else:
-        lines.append(f"Device: {', '.join(devices)}.")
-    if len({one.reference.get("units") for records in groups.values() for one in records}) > 1:
+        clock = f"; not of seconds, since the records come from several machines ({devices})."
+        if machine:
+            clock = f", and of seconds of training and selection; all runs on {machine}."
+        passes = f"Speed-ups are relative to {results.reference}: of forward and backward passes (cost)"
+        lines.append(passes + clock)
+    if len({record.reference.get("units") for record in records}) > 1:
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
-    lines += different_data(groups)
-    if results.without:
-        lines.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
-    return lines
+    return lines + find_data_differences(groups)
 
 
-RAW = ("suite", "size", "method", "seed", "status", "error", "settings", "relative_cost", "seconds", "trained_seconds")
+# ---- all numbers, for a spreadsheet ----
+
+_IDENTITY = ("suite", "size", "method", "seed", "status", "error", "settings")
+_SPENT = ("relative_cost", "seconds", "trained_seconds")
 
 
 def raw(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]:
-    """Numbers as they are in the records, one row a run: for a spreadsheet or a script. Accuracies are fractions."""
-    measured = [_measured(entry.record) if entry.record else {} for entry in results.entries]
-    columns = list(dict.fromkeys(name for found in measured for name in found))
+    """Return header and rows with the unrounded numbers of the records, one row per run.
+
+    Accuracies are fractions. What a run does not have is an empty cell.
+    """
+    numbers = [_read_numbers(entry.record) if entry.record else {} for entry in results.entries]
+    columns = list(dict.fromkeys(chain(_SPENT, *numbers)))
     rows = []
-    for entry, found in zip(results.entries, measured, strict=True):
-        one, status = entry.record, "done" if entry.record else "failed" if entry.error else "missing"
-        spent = (one.relative_cost, one.seconds, trained_seconds(one)) if one else ("", "", "")
-        told = (suite, size or "", entry.method, entry.seed, status, entry.error or "", entry.hash, *spent)
-        rows.append(tuple(str(cell) for cell in (*told, *(found.get(name, "") for name in columns))))
-    return (*RAW, *columns), rows
+    for entry, values in zip(results.entries, numbers, strict=True):
+        identity = (suite, size or "", entry.method, entry.seed, entry.status, entry.error or "", entry.hash)
+        cells = [*identity, *(values.get(name, "") for name in columns)]
+        rows.append(tuple(map(str, cells)))
+    return (*_IDENTITY, *columns), rows
 
 
-def _measured(record: RunRecord) -> dict[str, object]:
-    """Columns that depend on the record: accuracies of both states with their 95 % intervals, gradient errors, seconds
-    by phase, where."""
-    found: dict[str, object] = {}
-    for which in ("last", "best"):
-        final = record.final[which]
-        told = {"clean": final["clean"]}
-        told |= {f"robust {i} ({attack_label(attack)})": attack for i, attack in enumerate(final["attacks"], 1)}
-        told |= {"robust (all of these)": worst} if (worst := together(final)) else {}
-        for name, entry in told.items():
-            found[f"{which} {name}"] = entry["accuracy"]
-            found |= dict(zip((f"{which} {name} low", f"{which} {name} high"), entry.get("interval", ()), strict=False))
-        found[f"{which} n"] = final["clean"]["n"]
-        found[f"{which} flags"] = "; ".join(final.get("flags", ()))
-    errors = [one for one in record.selections if one["gradient_error"] is not None]
+def _read_numbers(record: RunRecord) -> dict[str, object]:
+    """Return the numbers of a record by column.
+
+    They are its cost and seconds, the accuracies of both checkpoints with their 95 % intervals, gradient errors, the
+    seconds of each phase, and the environment.
+    """
+    spent = (record.relative_cost, record.seconds, sum_training_seconds(record))
+    values: dict[str, object] = dict(zip(_SPENT, spent, strict=True))
+    values.update(chain(_read_accuracies(record, "last"), _read_accuracies(record, "best")))
+    selections = [selection for selection in record.selections if selection["gradient_error"] is not None]
     for name in ("gradient_error", "gradient_error_random"):
-        found[name] = sum(one[name] for one in errors) / len(errors) if errors else ""
-    found |= {f"seconds {phase}": entry["seconds"] for phase, entry in record.ledger.items()}
-    return found | {name: record.environment.get(name, "") for name in ("device", "threads", "commit", "torch")}
+        errors = [selection[name] for selection in selections]
+        values[name] = sum(errors) / len(errors) if errors else ""
+    values |= {f"seconds {phase}": entry["seconds"] for phase, entry in record.ledger.items()}
+    return values | {name: record.environment.get(name, "") for name in ("device", "threads", "commit", "torch")}
+
+
+def _read_accuracies(record: RunRecord, which: str) -> Iterator[tuple[str, object]]:
+    """Yield the columns of a checkpoint, each a name and a value."""
+    evaluation: JsonObject = record.final[which]
+    entries = {"clean": evaluation["clean"]}
+    for i, attack in enumerate(evaluation["attacks"], 1):
+        entries[f"robust {i} ({name_attack(attack)})"] = attack
+    if worst := find_worst_case(evaluation):
+        entries["robust (all of these)"] = worst
+    for name, entry in entries.items():
+        yield f"{which} {name}", entry["accuracy"]
+        yield from zip((f"{which} {name} low", f"{which} {name} high"), entry.get("interval", ()), strict=False)
+    yield f"{which} n", evaluation["clean"]["n"]
+    yield f"{which} flags", "; ".join(evaluation.get("flags", ()))

@@ -1,4 +1,4 @@
-"""A suite's tables as a page."""
+"""The tables of a suite as a page."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,17 @@ from advcore.reporting.suite import Table
 
 
 def suite_page(title: str, tables: Sequence[Table]) -> Page:
-    """A section a table, its notes below it."""
+    """Return a page with one section per table, which holds the table and its notes."""
     return Page(
         title,
         "Methods beside what one would do instead.",
-        sections=[Section(_heading(one, title), f"table-{i}", _parts(one)) for i, one in enumerate(tables, 1)],
+        sections=[_build_section(table, title, f"table-{i}") for i, table in enumerate(tables, 1)],
         footer="Made by advcore bench from the records in this folder.",
     )
 
 
-def _heading(table: Table, title: str) -> str:
-    """The caption, without the page's title before it."""
-    text = table.caption.removeprefix(f"{title}: ")
-    return text[:1].upper() + text[1:]
-
-
-def _parts(table: Table) -> list:
-    return [parts.Table(table.caption, table.header, table.rows), *map(Note, table.notes)]
+def _build_section(table: Table, title: str, address: str) -> Section:
+    """Return the section of a table, whose heading is the caption without the title of the page."""
+    heading = table.caption.removeprefix(f"{title}: ")
+    contents = [parts.Table(table.caption, table.header, table.rows), *map(Note, table.notes)]
+    return Section(heading[:1].upper() + heading[1:], address, contents)

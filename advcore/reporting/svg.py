@@ -1,42 +1,49 @@
-"""SVG as markup: text is escaped, colours are classes of the page, so that a picture follows its colour scheme."""
+"""SVG elements as markup. Text is escaped; colours are classes of the page, so that charts follow its colour scheme.
+
+Points and sizes are in pixels, from the upper left corner.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from markupsafe import Markup
 
+# Height of text, in pixels.
 SIZE = 12
-"""Of text, in pixels of a picture."""
+# Distance from one line of text to the next, in pixels.
 LINE = 15
-"""From one line of text to the next."""
 
 Point = tuple[float, float]
+# left, top, right, bottom.
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom."""
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", css: str = "") -> Markup:
-    """`y` is the baseline; `anchor`: start, middle or end."""
+    """Return a line of text with its baseline at `y`. anchor : which part of it is at `x`: start, middle or end."""
     form = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>')
     return form.format(x, y, anchor, css, words)
 
 
 def line(start: Point, end: Point, css: str) -> Markup:
+    """Return a straight line."""
     form = Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>')
     return form.format(*start, *end, css)
 
 
 def path(points: Iterable[Point], css: str) -> Markup:
-    """Straight from point to point."""
+    """Return straight lines from each point to the next."""
     return Markup('<polyline points="{}" class="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in points), css)
 
 
 def rectangle(box: Box, css: str, title: str = "") -> Markup:
+    """Return a filled rectangle; `title` appears where a pointer rests on it."""
     left, top, right, bottom = box
     form = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="{}">{}</rect>')
     return form.format(left, top, max(0.0, right - left), max(0.0, bottom - top), css, _title(title))
 
 
+# Corners around a mark's centre, in units of its radius.
 SHAPES = {
     "circle": [(0.0, 0.0)],
     "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
@@ -46,80 +53,112 @@ SHAPES = {
 }
 
 
-def mark(at: Point, css: str, *, radius: float = 4, shape: str = "circle", title: str = "") -> Markup:
-    """A point; what differs in colour differs in shape, too."""
+def mark(centre: Point, css: str, *, radius: float = 4, shape: str = "circle", title: str = "") -> Markup:
+    """Return the mark of a point, of a shape in `SHAPES`.
+
+    Marks of different colours have different shapes, too, for readers who cannot tell the colours apart.
+    """
     if shape == "circle":
         form = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" class="{}">{}</circle>')
-        return form.format(*at, radius, css, _title(title))
-    corners = " ".join(f"{at[0] + radius * dx:.1f},{at[1] + radius * dy:.1f}" for dx, dy in SHAPES[shape])
+        return form.format(*centre, radius, css, _title(title))
+    x, y = centre
+    corners = " ".join(f"{x + radius * dx:.1f},{y + radius * dy:.1f}" for dx, dy in SHAPES[shape])
     return Markup('<polygon points="{}" class="{}">{}</polygon>').format(corners, css, _title(title))
 
 
 def _title(words: str) -> Markup:
-    return Markup("<title>{}</title>").format(words) if words else Markup("")
+    if not words:
+        return Markup("")
+    return Markup("<title>{}</title>").format(words)
 
 
-def picture(width: float, height: float, parts: Iterable[Markup], alt: str) -> Markup:
-    """The whole, which is one image to a reader that cannot see it."""
+def picture(size: tuple[float, float], parts: Iterable[Markup], alt: str) -> Markup:
+    """Return a complete chart of a width and a height. A screen reader presents it as one image with the text `alt`."""
     form = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>')
-    return form.format(width, height, alt, Markup("").join(parts))
+    return form.format(*size, alt, Markup("").join(parts))
 
 
-_NARROW, _WIDE = set("iljtfr.,:;'|!()[]/- "), set("mwMW@%")
+# Widths of characters, as shares of the height of text.
+_WIDTHS = dict.fromkeys("iljtfr.,:;'|!()[]/- ", 0.40) | dict.fromkeys("mwMW@%", 1.0)
 
 
-def extent(words: str) -> float:
-    """Pixels that a line of text takes, with room for wider fonts than the usual."""
-    shares = (
-        0.40 if c in _NARROW else 1.0 if c in _WIDE else 0.78 if c.isupper() or ord(c) > 0x2E80 else 0.64 for c in words
-    )
-    return SIZE * sum(shares)
+def estimate_width(words: str) -> float:
+    """Return the pixels that a line of text takes at most, also in fonts that are wider than the usual ones."""
+    return SIZE * sum(map(_character_width, words))
+
+
+def _character_width(character: str) -> float:
+    is_broad = character.isupper() or ord(character) > 0x2E80  # from there on: scripts such as Chinese
+    return _WIDTHS.get(character, 0.78 if is_broad else 0.64)
+
+
+# The distance between a point and its label, in pixels.
+GAP = 7
 
 
 @dataclass
 class Labels:
-    """Where labels stand so far, and what else they must not cover (`taken`) or should not (`lines`), in `bounds`."""
+    """Places labels beside points so that they cover neither each other nor anything else.
+
+    bounds : the box that labels must stay within.
+    taken : boxes that labels must not cover; each label that is placed is added.
+    lines : boxes that labels cover only where there is no other place.
+    """
 
     bounds: Box
     taken: list[Box] = field(default_factory=list)
     lines: list[Box] = field(default_factory=list)
 
-    def place(self, at: Point, choices: Sequence[str], css: str = "", gap: float = 7) -> Markup:
-        """The first of `choices` that has room beside a point, where it first has it; nothing where none has. A label
-        crosses one of the `lines` only where it has no other place."""
+    def place(self, point: Point, choices: Sequence[str]) -> Markup:
+        """Return the first of `choices` that has room beside a point, at the first place where it has room.
+
+        Returns empty markup where none has.
+        """
         for words in choices:
             for avoided in ([*self.taken, *self.lines], self.taken):
-                for x, y, anchor in self._places(at, gap):
-                    box = self._box(x, y, anchor, extent(words))
-                    if self._fits(box, avoided):
+                for x, y, anchor in self._list_places(point):
+                    box = self._enclose(x, y, anchor, words)
+                    if self._has_room(box, avoided):
                         self.taken.append(box)
-                        return text(x, y, words, anchor=anchor, css=css)
+                        return text(x, y, words, anchor=anchor)
         return Markup("")
 
-    def _places(self, at: Point, gap: float) -> list[tuple[float, float, str]]:
-        x, y = at
-        middle, above, below = y + 0.35 * SIZE, y - gap, y + gap + 0.75 * SIZE
-        near = [(x + gap, middle, "start"), (x - gap, middle, "end"), (x, above, "middle"), (x, below, "middle")]
-        return near + [(x + side * gap, y, end) for side, end in ((1, "start"), (-1, "end")) for y in (above, below)]
+    def _list_places(self, point: Point) -> list[tuple[float, float, str]]:
+        """Return where a label may begin, and its anchor, the best place first."""
+        x, y = point
+        middle = y + 0.35 * SIZE
+        above = y - GAP
+        below = y + GAP + 0.75 * SIZE
+        beside = [(x + GAP, middle, "start"), (x - GAP, middle, "end"), (x, above, "middle"), (x, below, "middle")]
+        sides = ((x + GAP, "start"), (x - GAP, "end"))
+        return beside + [(side, height, anchor) for (side, anchor), height in product(sides, (above, below))]
 
-    def _box(self, x: float, y: float, anchor: str, width: float) -> Box:
+    def _enclose(self, x: float, y: float, anchor: str, words: str) -> Box:
+        width = estimate_width(words)
         left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
         return left, y - SIZE, left + width, y + 0.35 * SIZE
 
-    def _fits(self, box: Box, avoided: Iterable[Box]) -> bool:
+    def _has_room(self, box: Box, avoided: Iterable[Box]) -> bool:
         left, top, right, bottom = self.bounds
-        inside = box[0] >= left and box[1] >= top and box[2] <= right and box[3] <= bottom
-        return inside and not any(overlap(box, other) for other in avoided)
+        is_inside = box[0] >= left and box[1] >= top and box[2] <= right and box[3] <= bottom
+        return is_inside and not any(is_overlapping(box, other) for other in avoided)
 
 
-def overlap(one: Box, two: Box) -> bool:
-    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
+def is_overlapping(first: Box, second: Box) -> bool:
+    """Return whether two boxes share more than an edge."""
+    overlaps_across = first[0] < second[2] and second[0] < first[2]
+    overlaps_along = first[1] < second[3] and second[1] < first[3]
+    return overlaps_across and overlaps_along
 
 
-def around(at: Point, radius: float) -> Box:
-    return at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius
+def box_around(centre: Point, radius: float) -> Box:
+    """Return the box around a mark."""
+    x, y = centre
+    return x - radius, y - radius, x + radius, y + radius
 
 
-def along(start: Point, end: Point) -> Box:
-    """Around a line that is level or upright."""
-    return min(start[0], end[0]) - 1, min(start[1], end[1]) - 1, max(start[0], end[0]) + 1, max(start[1], end[1]) + 1
+def box_along(start: Point, end: Point) -> Box:
+    """Return the box around a horizontal or vertical line."""
+    left, right = sorted((start[0], end[0]))
+    top, bottom = sorted((start[1], end[1]))
+    return left - 1, top - 1, right + 1, bottom + 1

@@ -1,21 +1,24 @@
-"""Records to rows, rows to markdown; pure."""
+"""Rows of tables from records, and Markdown from rows; pure functions."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 from advcore.errors import counted
 from advcore.pixels import format_pixels
-from advcore.reporting.record import BY_PATH, RunRecord
+from advcore.reporting.record import BY_PATH, JsonObject, RunRecord
 
 Row = Sequence[str]
+# Records by the name of their method.
 Groups = Mapping[str, Sequence[RunRecord]]
-_CLASSES = 24  # whose counts stand in a cell
+# A cell lists the counts of at most this many classes.
+_CLASSES = 24
+# The text of a cell for which the record holds nothing.
 NOTHING = "–"
-"""In a cell where there is nothing to tell."""
 
 
-def markdown(header: Row, rows: Iterable[Row]) -> str:
-    """A table; the first column to the left, the others to the right. A short row is filled up."""
+def to_markdown(header: Row, rows: Iterable[Row]) -> str:
+    """Return a Markdown table: the first column aligned left, the others right. Short rows get empty cells."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     lines = []
     for row in (header, rule, *rows):
@@ -24,13 +27,13 @@ def markdown(header: Row, rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def percent(share: float) -> str:
-    """0.912 as "91.2"; no sign."""
+def format_percent(share: float) -> str:
+    """Write a share as a percentage without a sign: 0.912 as "91.2"."""
     return f"{100 * share:.1f}"
 
 
-def attack_label(entry: dict) -> str:
-    """ "linf 0.1, PGD-50 x 3" of an entry of `final`."""
+def name_attack(entry: JsonObject) -> str:
+    """Return the name of an attack in tables, from its entry in the record: "linf 0.1, PGD-50 x 3"."""
     if entry["name"] == "autoattack":
         return f"{entry['norm']} {format_pixels(entry['eps'])}, AutoAttack {entry['version']}"
     kind = entry["name"].removeprefix(f"{entry['norm']}_").upper()
@@ -38,63 +41,86 @@ def attack_label(entry: dict) -> str:
     return f"{entry['norm']} {format_pixels(entry['eps'])}, {kind}-{entry['steps']}{restarts}"
 
 
-def accuracy(entry: dict) -> str:
-    """ "91.2 [88.0, 93.6]", in percent with the interval."""
+def format_accuracy(entry: JsonObject) -> str:
+    """Write an accuracy with its interval, in percent: "91.2 [88.0, 93.6]"."""
     low, high = entry["interval"]
-    return f"{percent(entry['accuracy'])} [{percent(low)}, {percent(high)}]"
+    return f"{format_percent(entry['accuracy'])} [{format_percent(low)}, {format_percent(high)}]"
 
 
-def data_name(record: RunRecord) -> str:
-    """ "digits"; of files, with the last part of their path."""
+def format_interval(entry: JsonObject) -> str:
+    """Write the interval of an accuracy, in percent: "88.0 to 93.6"."""
+    return " to ".join(map(format_percent, entry["interval"]))
+
+
+def name_data(record: RunRecord) -> str:
+    """Return the name of a run's data, such as "digits"; for data that is read from files, with the last part of
+    their path."""
     data = record.config.get("data", {})
-    name, path = str(data.get("name", "?")), str(data.get("path") or "").rstrip("/").rpartition("/")[2]
-    return f"{name} {path}" if path and name in BY_PATH else name
+    name = str(data.get("name", "?"))
+    path = str(data.get("path") or "").rstrip("/").rpartition("/")[2]
+    if path and name in BY_PATH:
+        return f"{name} {path}"
+    return name
 
 
-def reference_told(reference: dict) -> str:
-    """ "30 epochs, 10 attack steps"."""
+def reference_told(reference: JsonObject) -> str:
+    """Describe full training: "30 epochs, 10 attack steps"."""
     steps = reference["steps"]
     attack = "no attack" if steps is None else counted(steps, "attack step")
     return f"{counted(reference['epochs'], 'epoch')}, {attack}"
 
 
-def together(found: dict) -> dict | None:
-    """The entry of all attacks of an evaluation together, where there are several."""
-    return found.get("worst") if len(found["attacks"]) > 1 else None
+def format_cell(value: object, form: str = "{}") -> str:
+    """Write a value in a form; a dash where there is none."""
+    return NOTHING if value is None else form.format(value)
 
 
-def accuracies(which: str, found: dict) -> list[Row]:
-    """Clean and robust accuracy of one state, with intervals."""
-    rows = [(f"{which}: clean, % of {found['clean']['n']}", accuracy(found["clean"]))]
-    rows += [(f"{which}: robust, % ({attack_label(attack)})", accuracy(attack)) for attack in found["attacks"]]
-    if worst := together(found):
-        rows.append((f"{which}: robust, % (all of these)", accuracy(worst)))
-    return rows + [(f"{which}: flag", flag) for flag in found.get("flags", ())]
+def find_worst_case(evaluation: JsonObject) -> JsonObject | None:
+    """Return the entry of an evaluation for all its attacks together; None where it has fewer than two."""
+    return evaluation.get("worst") if len(evaluation["attacks"]) > 1 else None
+
+
+# ---- one run ----
+
+
+def accuracies(which: str, evaluation: JsonObject) -> list[Row]:
+    """Return rows with the clean and the robust accuracies of a checkpoint, with intervals, and its flags."""
+    clean = evaluation["clean"]
+    rows = [(f"{which}: clean, % of {clean['n']}", format_accuracy(clean))]
+    for attack in evaluation["attacks"]:
+        rows.append((f"{which}: robust, % ({name_attack(attack)})", format_accuracy(attack)))
+    if worst := find_worst_case(evaluation):
+        rows.append((f"{which}: robust, % (all of these)", format_accuracy(worst)))
+    return rows + [(f"{which}: flag", flag) for flag in evaluation.get("flags", ())]
 
 
 def closing(record: RunRecord) -> list[Row]:
-    """What a run ends with: accuracies of last and best, cost, seconds by phase, gradient error against random."""
-    rows = [row for which in ("last", "best") for row in accuracies(which, record.final[which])]
+    """Return the table that ends a run.
+
+    It holds the accuracies of both checkpoints, the cost, the seconds of each phase, and the gradient error of each
+    selection beside that of random subsets.
+    """
+    rows = [*accuracies("last", record.final["last"]), *accuracies("best", record.final["best"])]
     rows.append(("relative cost", f"{record.relative_cost:.3f}"))
     spent = {phase: entry["seconds"] for phase, entry in record.ledger.items() if entry["seconds"] >= 0.05}
     rows.append(("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())))
-    for one in record.selections:
-        if compared := _compared_error(one):
-            rows.append((f"gradient error, selection at {one['epoch']}", compared))
+    for selection in record.selections:
+        if error := _format_gradient_error(selection):
+            rows.append((f"gradient error, selection at {selection['epoch']}", error))
     return rows
 
 
-def selection_rows(summary: dict) -> list[Row]:
-    """Tell of one coreset, as the record has it, in the words of the other tables."""
+def selection_rows(summary: JsonObject) -> list[Row]:
+    """Return rows about a coreset, from its entry in the record. What was not measured has no row."""
     spent = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in summary["seconds"].items())
     rows = [
         ("solver", f"{summary['solver']}, {summary['partition']}"),
-        ("examples per class", _class_counts(summary["class_counts"])),
-        ("gradient error", _compared_error(summary)),
-        ("gradient error as trained", _decimal(summary["gradient_error_trained"])),
-        ("error against the target", _decimal(summary.get("target_error"))),
-        ("weights, sum over examples", _decimal(summary["weight_sum"])),
-        ("effective sample size, share", _decimal(summary["effective_sample_size"])),
+        ("examples per class", _format_class_counts(summary["class_counts"])),
+        ("gradient error", _format_gradient_error(summary)),
+        ("gradient error as trained", _format_decimal(summary["gradient_error_trained"])),
+        ("error against the target", _format_decimal(summary.get("target_error"))),
+        ("weights, sum over examples", _format_decimal(summary["weight_sum"])),
+        ("effective sample size, share", _format_decimal(summary["effective_sample_size"])),
         ("filled at random", str(summary["filled"])),
         ("rounds", str(summary["rounds"])),
         ("seconds", spent),
@@ -103,125 +129,159 @@ def selection_rows(summary: dict) -> list[Row]:
     return [(name, cell) for name, cell in rows if cell]
 
 
-def _class_counts(counts: Sequence[int]) -> str:
+def _format_class_counts(counts: Sequence[int]) -> str:
     if len(counts) <= _CLASSES:
         return ", ".join(map(str, counts))
     return f"{min(counts)} to {max(counts)}, in {len(counts)} classes"
 
 
-def _decimal(value: float | None) -> str:
+def _format_decimal(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _compared_error(selection: dict) -> str:
-    """ "0.020 (random 0.500); against the full attack 0.031 ± 0.002"; "" where no gradient was measured."""
+def _format_gradient_error(selection: JsonObject) -> str:
+    """Write the gradient error of a selection beside that of random subsets; "" where no gradient was measured.
+
+    "0.020 (random 0.500); against the full attack 0.031 ± 0.002", the latter where selection used a cheaper attack.
+    """
     if selection["gradient_error"] is None:
         return ""
-    compared = f"{selection['gradient_error']:.3f} (random {selection['gradient_error_random']:.3f})"
+    text = f"{selection['gradient_error']:.3f} (random {selection['gradient_error_random']:.3f})"
     if selection.get("gradient_error_full") is not None:
-        noise = f" ± {selection['gradient_error_full_noise']:.3f}" if selection["gradient_error_full_noise"] else ""
-        compared += f"; against the full attack {selection['gradient_error_full']:.3f}{noise}"
-    return compared
+        text += f"; against the full attack {selection['gradient_error_full']:.3f}"
+        noise = selection["gradient_error_full_noise"]
+        if noise:
+            text += f" ± {noise:.3f}"
+    return text
 
 
-def mean_and_deviation(values: list[float]) -> str:
-    """Mean and sample deviation, a digit after the point; a dash where there is nothing."""
+# ---- several runs ----
+
+
+def format_mean(values: Sequence[float]) -> str:
+    """Write mean and sample deviation with one decimal; the mean alone of a single value, a dash of none."""
     if not values:
         return NOTHING
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}"
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{deviation}"
 
 
-def comparison(
+def compare_methods(
     groups: Groups, which: str = "last", *, against: Sequence[RunRecord] = (), clock: bool = False
 ) -> tuple[Row, list[Row]]:
-    """One row a method: seeds, clean and robust accuracy (mean and deviation over seeds), relative cost, and the
-    mean gradient error of its selections beside random's, and, where these were cheaper, against the full attack.
+    """Return the header and the rows of a table that compares methods, one row per method.
 
-    against : records whose cost the others' is set beside, in a column of speed-ups; clock : and whose seconds are.
+    Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds), relative cost, and
+    the mean gradient error of the selections beside that of random subsets; where selections used a cheaper attack,
+    also the error against the full attack.
+
+    which : the checkpoint whose accuracies are compared, "last" or "best".
+    against : the records of the method that speed-ups are relative to; without any there is no such column.
+    clock : also compare seconds, which takes records from one machine.
     """
-    labels = dict.fromkeys(label for records in groups.values() for label in _robust(records[0], which))
-    full = any("gradient_error_full" in s for records in groups.values() for one in records for s in one.selections)
-    error = f"gradient error{' [against the full attack]' if full else ''} (random)"
-    faster = ["speed-up (cost)", "speed-up (seconds)"][: 1 + clock] if against else []
+    labels = list(dict.fromkeys(chain.from_iterable(_read_robust(records[0], which) for records in groups.values())))
+    selections = _list_selections(chain.from_iterable(groups.values()))
+    full = " [against the full attack]" if any("gradient_error_full" in entry for entry in selections) else ""
+    measures = {}
+    if against:
+        measures["speed-up (cost)"] = _count_passes
+    if against and clock:
+        measures["speed-up (seconds)"] = sum_training_seconds
     header = (
         "method",
         "seeds",
         "clean, %",
         *(f"robust, % ({label})" for label in labels),
         "relative cost",
-        *faster,
-        error,
+        *measures,
+        f"gradient error{full} (random)",
     )
-    return header, [_method(name, records, which, labels, against, clock) for name, records in groups.items()]
+    rows = []
+    for name, records in groups.items():
+        cost = statistics.fmean(record.relative_cost for record in records)
+        speed_ups = [_format_speed_up(records, against, measure) for measure in measures.values()]
+        cells = _format_accuracies(records, which, labels)
+        rows.append((name, str(len(records)), *cells, f"{cost:.2f}", *speed_ups, _format_mean_errors(records)))
+    return header, rows
 
 
-def _robust(record: RunRecord, which: str) -> dict[str, float]:
-    """Robust accuracies of one state, in percent, by the attack's label; of several, all of them together too."""
-    found: dict[str, float] = {}
-    for attack in record.final[which]["attacks"]:
-        label = attack_label(attack)
-        twins = sum(known == label or known.startswith(f"{label} (") for known in found)
-        found[f"{label} ({twins + 1})" if twins else label] = 100 * attack["accuracy"]
-    if worst := together(record.final[which]):
-        found["all of these"] = 100 * worst["accuracy"]
-    return found
+def _list_selections(records: Iterable[RunRecord]) -> list[JsonObject]:
+    return list(chain.from_iterable(record.selections for record in records))
 
 
-def trained_seconds(record: RunRecord) -> float:
-    """Seconds of training and selection: of all phases but evaluation."""
-    return sum(entry["seconds"] for phase, entry in record.ledger.items() if phase != "evaluation")
+def _read_robust(record: RunRecord, which: str) -> dict[str, float]:
+    """Return the robust accuracies of a checkpoint, in percent, by the label of the attack.
+
+    An attack that has the label of an earlier one gets a number, "(2)". With several attacks, the accuracy under all
+    of them together is added.
+    """
+    evaluation = record.final[which]
+    accuracies: dict[str, float] = {}
+    for attack in evaluation["attacks"]:
+        label = name_attack(attack)
+        earlier = sum(name == label or name.startswith(f"{label} (") for name in accuracies)
+        if earlier:
+            label = f"{label} ({earlier + 1})"
+        accuracies[label] = 100 * attack["accuracy"]
+    if worst := find_worst_case(evaluation):
+        accuracies["all of these"] = 100 * worst["accuracy"]
+    return accuracies
 
 
-def flagged(groups: Groups, which: str = "last") -> list[str]:
-    """What makes a method's numbers untrustworthy, for a table's footer: "method: flag"."""
-    found = {
-        f"{name}: {flag}": None
-        for name, records in groups.items()
-        for record in records
-        for flag in record.final[which].get("flags", ())
-    }
-    return list(found)
+def _format_accuracies(records: Sequence[RunRecord], which: str, labels: Iterable[str]) -> list[str]:
+    """Return the cells of clean and robust accuracy; a label that no record has gets a dash."""
+    robust = [_read_robust(record, which) for record in records]
+    clean = [100 * record.final[which]["clean"]["accuracy"] for record in records]
+    cells = [format_mean(clean)]
+    for label in labels:
+        cells.append(format_mean([accuracies[label] for accuracies in robust if label in accuracies]))
+    return cells
 
 
-def _method(
-    name: str,
-    records: Sequence[RunRecord],
-    which: str,
-    labels: Iterable[str],
-    against: Sequence[RunRecord],
-    clock: bool,
-) -> Row:
-    robust = [_robust(record, which) for record in records]
-    cost = statistics.fmean(record.relative_cost for record in records)
-    return (
-        name,
-        str(len(records)),
-        mean_and_deviation([100 * record.final[which]["clean"]["accuracy"] for record in records]),
-        *(mean_and_deviation([found[label] for found in robust if label in found]) for label in labels),
-        f"{cost:.2f}",
-        *_speed_ups(records, against, clock),
-        _errors(records),
-    )
+def _format_speed_up(
+    records: Sequence[RunRecord], against: Sequence[RunRecord], measure: Callable[[RunRecord], float]
+) -> str:
+    """Write how many times less the records took than those of the reference, by the means of a measure."""
+    reference = statistics.fmean(map(measure, against))
+    mean = statistics.fmean(map(measure, records))
+    return f"{reference / mean:.2f}" if mean else NOTHING
 
 
-def _speed_ups(records: Sequence[RunRecord], against: Sequence[RunRecord], clock: bool) -> list[str]:
-    """How many times less the records took than those they are set beside: of passes, and of seconds."""
-    measures = [_passes, trained_seconds][: 1 + clock] if against else []
-    means = [[statistics.fmean(map(measure, group)) for group in (against, records)] for measure in measures]
-    return [f"{theirs / own:.2f}" if own else NOTHING for theirs, own in means]
+def _count_passes(record: RunRecord) -> float:
+    """Return the passes of all phases but evaluation.
 
-
-def _passes(record: RunRecord) -> float:
-    """Of all phases but evaluation. Relative costs of other objectives, or of more data, are relative to others."""
+    Relative costs alone cannot be compared where methods have different references: other objectives, or more data.
+    """
     return record.relative_cost * record.reference.get("units", 1)
 
 
-def _errors(records: Sequence[RunRecord]) -> str:
-    errors = [s for record in records for s in record.selections if s["gradient_error"] is not None]
-    full = [s["gradient_error_full"] for s in errors if "gradient_error_full" in s]
-    against = f" [{statistics.fmean(full):.3f}]" if full else ""
-    if not errors:
+def sum_training_seconds(record: RunRecord) -> float:
+    """Return the seconds of training and selection: of all phases but evaluation."""
+    return sum(entry["seconds"] for phase, entry in record.ledger.items() if phase != "evaluation")
+
+
+def _format_mean_errors(records: Sequence[RunRecord]) -> str:
+    """Write the mean gradient error of all selections beside that of random subsets: "0.020 [0.031] (0.500)"."""
+    selections = [entry for entry in _list_selections(records) if entry["gradient_error"] is not None]
+    if not selections:
         return NOTHING
-    own, chance = (statistics.fmean(s[name] for s in errors) for name in ("gradient_error", "gradient_error_random"))
-    return f"{own:.3f}{against} ({chance:.3f})"
+    full = [entry["gradient_error_full"] for entry in selections if "gradient_error_full" in entry]
+    against_full = f" [{statistics.fmean(full):.3f}]" if full else ""
+    error = statistics.fmean(entry["gradient_error"] for entry in selections)
+    chance = statistics.fmean(entry["gradient_error_random"] for entry in selections)
+    return f"{error:.3f}{against_full} ({chance:.3f})"
+
+
+def list_run_flags(record: RunRecord) -> list[str]:
+    """Return why the numbers of a run cannot be trusted: the flags of its evaluations, each once."""
+    flags = chain.from_iterable(evaluation.get("flags", ()) for evaluation in record.final.values())
+    return list(dict.fromkeys(map(str, flags)))
+
+
+def list_flags(groups: Groups, which: str = "last") -> list[str]:
+    """Return why the numbers of some methods cannot be trusted, for the footer of a table: "method: flag"."""
+    flags: dict[str, None] = {}
+    for name, records in groups.items():
+        for record in records:
+            flags |= dict.fromkeys(f"{name}: {flag}" for flag in record.final[which].get("flags", ()))
+    return list(flags)

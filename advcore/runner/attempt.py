@@ -16,6 +16,7 @@ from advcore.files import write_bytes
 from advcore.runner import checkpoints
 from advcore.runner.config import resolved
 from advcore.runner.suite import Run
+from advcore.threads import share_of_threads
 
 _POLL, _GRACE = 0.1, 60.0  # seconds between looks at a run; that a stopped one has to save its state
 _SHOWN = 300  # characters of an error
@@ -142,6 +143,13 @@ def _first_error(log: Path, begin: int, code: int) -> str:
     told = [line.removeprefix("advcore: ") for line in lines if line.startswith("advcore: ")]
     line = (told or lines[-1:] or ["no reason given"])[0].strip()
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+
+
+def limited(jobs: int) -> dict[str, str]:
+    """The environment of one of `jobs` processes; nothing is changed for one alone."""
+    if jobs == 1:
+        return {}
+    return {name: str(share_of_threads(jobs)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 def event_or_time(event: Event, until: float) -> Callable[[], bool]:

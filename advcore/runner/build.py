@@ -1,16 +1,16 @@
-"""Config to objects: data, model, trainer, selector; every cross-check before the first step."""
+"""From a config to its objects: device, data, model, selector and trainer, each checked against the others."""
 
-import dataclasses
+import contextlib
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from advcore import distributed
+from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.data.base import Data
 from advcore.data.source import chunked
@@ -20,10 +20,8 @@ from advcore.minibatch import RULES
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserved
 from advcore.rows import Rows
-from advcore.runner.explain import explain_cost, explain_epochs
 from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
-from advcore.selection.memory import estimate_for, settle
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.base import scores_file
@@ -31,266 +29,272 @@ from advcore.solvers.uniform import Random
 from advcore.training.attack_steps import steps_problem
 from advcore.training.budget import Offer, budget_at_cost, offers
 from advcore.training.minibatch import rule_problem
-from advcore.training.plan import Reference, planned_parts, reference
+from advcore.training.plan import Reference, reference
 from advcore.training.trainer import LoopSettings, Trainer, memory_problem
 from advcore.types import labels_digest, name_in
 
-Built = TypeVar("Built")
-_NEAR = 0.95  # of a wanted cost: what is further from it is told
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do and take: text, units against the reference, and the largest things held. notes : what may
-    surprise in it, explained, by what it is about."""
-
-    text: str
-    relative_cost: float
-    reference: Reference
-    memory: dict[str, str]
-    notes: dict[str, str] = field(default_factory=dict)
-
-
-def under(section: str, build: Callable[[], Built]) -> Built:
-    """`build()`, its problems named as settings of `section`."""
+@contextlib.contextmanager
+def prefix_problems(prefix: str) -> Iterator[None]:
+    """Put a prefix before each problem that is raised inside the block, such as "selection." to name its section."""
     try:
-        return build()
+        yield
     except UserError as error:
-        raise type(error)(*(f"{section}.{problem}" for problem in error.problems)) from None
+        raise type(error)(*(f"{prefix}{problem}" for problem in error.problems)) from None
 
 
-def device(config: RunConfig) -> torch.device:
-    """The device that the config asks for; nothing else is taken in its place. Of several processes on a machine, each
-    has its own."""
-    if distributed.launched() and (config.device == "cuda" or config.device == "auto" and gpus()):
-        return device(dataclasses.replace(config, device=f"cuda:{distributed.own_gpu()}"))
-    if (
-        distributed.launched()
-        and config.device.startswith("cuda:")
-        and config.device != f"cuda:{distributed.own_gpu()}"
-    ):
-        raise ConfigError(must("device", "auto, cuda or cpu with several processes", config.device))
-    if config.device == "auto":
+# ---- objects that need no data ----
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """Return the device that the config asks for; no other device is taken in its place.
+
+    Of several processes on a machine, each has its own GPU. Raises ConfigError for a device that is not there.
+    """
+    name = config.device
+    if distributed.launched():
+        name = _device_of_process(name)
+    if name == "auto":
         return torch.device("cuda" if gpus() else "cpu")
-    if config.device.startswith("cuda") and not gpus():
-        raise ConfigError(
-            must("device", "one that this machine has (cpu)", config.device, "torch finds no CUDA device")
-        )
-    found = torch.device(config.device)
-    if found.type == "cuda" and (found.index or 0) >= gpus():
-        raise ConfigError(must("device", f"cuda:0 to cuda:{gpus() - 1}", config.device))
-    return found
+    if name.startswith("cuda") and not gpus():
+        raise ConfigError(must("device", "one that this machine has (cpu)", name, "torch finds no CUDA device"))
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= gpus():
+        raise ConfigError(must("device", f"cuda:0 to cuda:{gpus() - 1}", name))
+    return device
 
 
-def selector(config: RunConfig) -> AdversarialCoreset | None:
-    chosen = config.selection
-    if chosen is None:
+def _device_of_process(name: str) -> str:
+    device = f"cuda:{distributed.own_gpu()}"
+    if name == "cuda" or name == "auto" and gpus():
+        return device
+    if name.startswith("cuda:") and name != device:
+        raise ConfigError(must("device", "auto, cuda or cpu with several processes", name))
+    return name
+
+
+def build_selector(config: RunConfig) -> AdversarialCoreset | None:
+    """Return what selects the coresets of a run; None for a run on all data."""
+    selection = config.selection
+    if selection is None:
         return None
-    return under(
-        "selection",
-        lambda: AdversarialCoreset(
+    with prefix_problems("selection."):
+        return AdversarialCoreset(
             objective=config.objective,
-            solver=chosen.solver,
-            attack=chosen.attack or config.attack,
-            full_attack=full_attack(config),
+            solver=selection.solver,
+            attack=selection.attack or config.attack,
+            full_attack=reference_attack(config),
             head=config.model.head,
             attack_mode=config.training.attack_mode,
             block_size=config.training.batch_size,
             normalise=config.training.normalise,
-            **{f.name: getattr(chosen, f.name) for f in dataclasses.fields(SelectionSettings)},
-        ),
-    )
+            **_shared_settings(SelectionSettings, selection),
+        )
 
 
-def full_attack(config: RunConfig) -> Any:
-    """The reference run's attack; its steps as long as so many should be, where the training attack has others."""
+def _shared_settings(kind: type, settings: object) -> dict[str, object]:
+    return {field.name: getattr(settings, field.name) for field in fields(kind)}
+
+
+def reference_attack(config: RunConfig) -> Attack | None:
+    """Return the reference run's attack; None for a run without an attack.
+
+    Where the training attack has another number of steps, the step size is the default for the reference's number.
+    """
     if config.attack is None:
         return None
-    found, steps = config.attack.reference(config.cost.reference_steps), getattr(config.attack, "steps", None)
-    return found.changed(step_size=None) if hasattr(found, "step_size") and steps != found.steps else found
+    attack = config.attack.reference(config.cost.reference_steps)
+    if hasattr(attack, "step_size") and getattr(config.attack, "steps", None) != attack.steps:
+        return attack.changed(step_size=None)
+    return attack
 
 
-def schedule(config: RunConfig) -> Schedule:
-    chosen = config.selection
-    if chosen is None:
+def build_schedule(config: RunConfig) -> Schedule:
+    """Return the schedule of training and selection; without a selection, all epochs are on all data."""
+    selection = config.selection
+    if selection is None:
         return Schedule(epochs=config.training.epochs)
-    shared = {name: getattr(chosen, name) for name in ("budget", "warm_start", "period", "schedule")}
-    return under("selection", lambda: Schedule(epochs=config.training.epochs, **shared))
+    with prefix_problems("selection."):
+        return Schedule(
+            epochs=config.training.epochs,
+            budget=selection.budget,
+            warm_start=selection.warm_start,
+            period=selection.period,
+            schedule=selection.schedule,
+        )
 
 
 def trainer(config: RunConfig) -> Trainer:
-    """The trainer with its selector; settings that share a name are the same thing in both."""
-    shared = {f.name: getattr(config.training, f.name) for f in dataclasses.fields(LoopSettings)}
-    when, chooser = schedule(config), selector(config)
-    require(rule_problem(config.minibatch, config.objective, len(when.plan()), config.training.normalise))
-    problems = [steps_problem(config.training.attack_steps, config.attack)]
-    problems += [memory_problem(config.training.memory, config.attack)]
-    under("training", lambda: require(*problems))
-    return under(
-        "selection",
-        lambda: Trainer(
+    """Return the trainer with its selector. Settings that share a name have the same value in both.
+
+    Raises ConfigError for settings that exclude each other.
+    """
+    training = config.training
+    schedule, selector = build_schedule(config), build_selector(config)
+    require(rule_problem(config.minibatch, config.objective, len(schedule.plan()), training.normalise))
+    with prefix_problems("training."):
+        require(steps_problem(training.attack_steps, config.attack), memory_problem(training.memory, config.attack))
+    with prefix_problems("selection."):
+        return Trainer(
             objective=config.objective,
             attack=config.attack,
             minibatch=config.minibatch,
             head=config.model.head,
-            schedule=when,
-            selector=chooser,
-            optimizer=config.training.optimizer,
-            lr_schedule=config.training.lr_schedule,
-            attack_steps=config.training.attack_steps,
-            probe_epochs=config.selection.probe_epochs if config.selection else 0,
-            **shared,
-        ),
-    )
+            schedule=schedule,
+            selector=selector,
+            optimizer=training.optimizer,
+            lr_schedule=training.lr_schedule,
+            attack_steps=training.attack_steps,
+            probe_epochs=getattr(config.selection, "probe_epochs", 0),
+            **_shared_settings(LoopSettings, training),
+        )
 
 
-def attacks(config: RunConfig) -> dict[str, Any]:
-    """All attacks of a run, by the path of their setting."""
-    found = {"attack": config.attack, "selection.attack": config.selection and config.selection.attack}
-    found |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
-    return {path: attack for path, attack in found.items() if attack is not None}
+def list_attacks(config: RunConfig) -> dict[str, Attack]:
+    """Return all attacks of a run, by the path of their setting."""
+    attacks = {"attack": config.attack, "selection.attack": config.selection and config.selection.attack}
+    attacks |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
+    return {path: attack for path, attack in attacks.items() if attack is not None}
 
 
-def data(config: RunConfig, built: Trainer, where: torch.device) -> Data:
-    """The data, and whether the attacks' settings make sense for their shape."""
-    loaded = config.data.load(where)
-    found = {path: attack.problem(loaded.train.shape) for path, attack in attacks(config).items()}
-    found |= {
-        path: attack.classes_problem(loaded.num_classes)
-        for path, attack in attacks(config).items()
-        if hasattr(attack, "classes_problem") and not found[path]
-    }
-    require(*(f"{path}.{problem}" for path, problem in found.items() if problem))
-    n, chooser = len(loaded.train), built.selector
-    kept = n if chooser is None else chooser.size(n)
-    require(must("selection.budget", f"at least two examples of {n}", kept, "keep more data") if kept < 2 else None)
-    if chooser is not None and chooser.partition == "per_batch" and chooser.budget < 1 and n <= chooser.block_size + 1:
-        raise ConfigError(must("training.batch_size", f"less than the {n} training examples", chooser.block_size))
-    if chooser is not None and chooser.needs_validation and loaded.validation is None:
+# ---- data and model ----
+
+
+def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data:
+    """Load the data, and check attacks, selection, minibatch rule and evaluation against their shape and their number.
+
+    Raises ConfigError for settings that make no sense for these data, DataError for data that cannot be read.
+    """
+    data = config.data.load(device)
+    _check_attacks(config, data)
+    _check_selector(trainer.selector, data)
+    rule = config.minibatch
+    if rule is not None and rule.needs_validation and data.validation is None:
+        allowed = "one that follows no validation accuracy without validation data"
+        raise ConfigError(must("minibatch", allowed, name_in(RULES, rule), "set data.validation"))
+    examples = config.evaluation.examples
+    if examples is not None and examples > len(data.test):
+        raise ConfigError(
+            must("evaluation.examples", f"at most {len(data.test)}, as many test images there are", examples)
+        )
+    return data
+
+
+def _check_attacks(config: RunConfig, data: Data) -> None:
+    problems = {}
+    for path, attack in list_attacks(config).items():
+        problems[path] = attack.problem(data.train.shape)
+        if not problems[path] and hasattr(attack, "classes_problem"):
+            problems[path] = attack.classes_problem(data.num_classes)
+    require(*(f"{path}.{problem}" for path, problem in problems.items() if problem))
+
+
+def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
+    n = len(data.train)
+    size = n if selector is None else selector.size(n)
+    if size < 2:
+        raise ConfigError(must("selection.budget", f"at least two examples of {n}", size, "keep more data"))
+    if selector is None:
+        return
+    if selector.partition == "per_batch" and selector.budget < 1 and n <= selector.block_size + 1:
+        raise ConfigError(must("training.batch_size", f"less than the {n} training examples", selector.block_size))
+    if selector.needs_validation and data.validation is None:
         raise ConfigError(
             must("selection.target", "'train' without validation data", "validation", "set data.validation")
         )
-    if config.minibatch is not None and config.minibatch.needs_validation and loaded.validation is None:
-        what = "one that follows no validation accuracy without validation data"
-        raise ConfigError(must("minibatch", what, name_in(RULES, config.minibatch), "set data.validation"))
-    return loaded
 
 
-def model(config: RunConfig, loaded: Data, where: torch.device) -> nn.Module:
-    """The seeded model with its normalisation inside, tried on two images; its head is a linear layer."""
-    shape = loaded.train.shape
-    with preserved(Stream(seed=config.seed, purpose="init")):
-        net = _tried(config, shape, lambda: config.model.body(loaded.num_classes, shape))
+def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
+    """Return the model with the run's initial weights and its normalisation inside.
+
+    It is tried on two images. Raises ConfigError for a network that does not take them, or has no linear head.
+    """
+    shape = data.train.shape
+    with preserved(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
+        model = config.model.body(data.num_classes, shape)
     if config.model.normalize == "data":
-        everything = chunked(torch.arange(len(loaded.train)), 1024)
-        net = nn.Sequential(Normalize(*channel_statistics(loaded.train.batches(everything))), net)
-    net = net.to(where)
-    _, x, _ = next(loaded.train.batches([torch.arange(min(2, len(loaded.train)))]))
-    with borrow(net):
-        _tried(config, shape, lambda: under("model", lambda: find_head(net, x, config.model.head)))
-    return net
+        chunks = chunked(torch.arange(len(data.train)), 1024)
+        model = nn.Sequential(Normalize(*channel_statistics(data.train.batches(chunks))), model)
+    model = model.to(device)
+    _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))
+    with borrow(model), _take_images(config, shape), prefix_problems("model."):
+        find_head(model, x, config.model.head)
+    return model
 
 
-def _tried(config: RunConfig, shape: tuple[int, int, int], build: Callable[[], Built]) -> Built:
-    """`build()`; whatever a network raises at images that it cannot take becomes one line."""
+@contextlib.contextmanager
+def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[None]:
+    """Raise ConfigError for whatever a network raises inside the block at images that it cannot take."""
     try:
-        return build()
+        yield
     except UserError:
         raise
     except Exception as error:
         name = f"{type(config.model).__name__} on images {shape}"
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise ConfigError(must("model.name", "a network that takes the data's images", name, said)) from None
+        first_line, *_ = str(error).splitlines() or [""]
+        raise ConfigError(
+            must("model.name", "a network that takes the data's images", name, f"{type(error).__name__}: {first_line}")
+        ) from None
 
 
-def budgeted(config: RunConfig, built: Trainer, loaded: Data) -> RunConfig:
-    """The config with the budget that `selection.cost` pays for in place of it."""
-    chosen = config.selection
-    n, wanted = len(loaded.train), chosen.cost
-    found = under(
-        "selection", lambda: budget_at_cost(built, n, held_out(loaded), wanted, compared(config, loaded).units)
-    )
-    return dataclasses.replace(config, selection=dataclasses.replace(chosen, budget=found, cost=None))
+# ---- cost ----
 
 
-def offered(config: RunConfig, loaded: Data, cost: float) -> list[Offer]:
-    """Runs near a wanted cost (`training.budget.offers`), from these settings; a random subset where none is chosen."""
-    own = config if config.selection else dataclasses.replace(config, selection=SelectionConfig(solver=Random()))
-    return offers(trainer(own), len(loaded.train), held_out(loaded), cost, compared(config, loaded).units)
+def set_budget(config: RunConfig, trainer: Trainer, data: Data) -> RunConfig:
+    """Return the config with the budget that `selection.cost` pays for, in place of that cost."""
+    n = len(data.train)
+    with prefix_problems("selection."):
+        units = find_reference(config, n).units
+        budget = budget_at_cost(trainer, n, count_held_out(data), config.selection.cost, reference_units=units)
+    return replace(config, selection=replace(config.selection, budget=budget, cost=None))
 
 
-def compared(config: RunConfig, loaded: Data) -> Reference:
-    """The run that costs are relative to."""
-    epochs = config.cost.reference_epochs or config.training.epochs
-    return reference(config.objective, config.attack, len(loaded.train), epochs, config.cost.reference_steps)
+def offered(config: RunConfig, data: Data, cost: float) -> list[Offer]:
+    """Return runs near a wanted cost (`training.budget.offers`) that start from these settings.
 
-
-def plan(config: RunConfig, built: Trainer, loaded: Data, net: nn.Module, wanted: float | None = None) -> Plan:
-    """What the run will do, its cost relative to the reference, and what it will hold in memory. `wanted`: the cost
-    that the budget was found for."""
-    against, n = compared(config, loaded), len(loaded.train)
-    planned = planned_parts(built, n, held_out(loaded))
-    cost = planned.total / against.units
-    notes = {"epochs": explain_epochs(built.schedule), "cost": explain_cost(built, planned, against, n)}
-    rule = f", {config.minibatch.describe()}" if config.minibatch else ""
-    dear = "; full training is cheaper" if planned.total > against.units else ""
-    short = wanted is not None and cost < _NEAR * wanted
-    dear += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much" if short else ""
-    return Plan(
-        text=f"{built.schedule.describe()}{rule}: {cost:.2f} of full training{dear}",
-        relative_cost=cost,
-        reference=against,
-        memory=memory(built, loaded, net),
-        notes={about: note for about, note in notes.items() if note},
-    )
-
-
-def scores(built: Trainer, loaded: Data) -> tuple[Rows | None, dict[str, Any]]:
-    """The scores that the solver reads from a file, for the training examples; and what the record tells of them."""
-    if not built.given:
-        return None, {}
-    path, solver = scores_file(built.selector.solver), built.selector.solver
-    try:
-        found = Scores.load(Path(path))
-        rows = found.rows(path, solver.reads, loaded.part, len(loaded.whole), whole_fingerprint(loaded))
-    except UserError as error:
-        raise type(error)(f"selection.solver.scores: {error}") from None
-    told = {name: getattr(found, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
-    return rows, {"selection.solver.scores": {"path": path, **told}}
-
-
-def whole_fingerprint(loaded: Data) -> str:
-    """Of the whole training set, before validation is taken out."""
-    labels = labels_digest(lambda i: loaded.whole[i], len(loaded.whole))
-    return hashlib.sha256(f"{labels}, {loaded.changed}".encode()).hexdigest()[:16] if loaded.changed else labels
-
-
-def held_out(loaded: Data) -> int:
-    """How many validation examples there are."""
-    return 0 if loaded.validation is None else len(loaded.validation)
-
-
-def memory(built: Trainer, loaded: Data, net: nn.Module) -> dict[str, str]:
-    """What is held: images, parameters with gradients and momentum, and a selection at its height.
-
-    Raises ConfigError if a selection cannot fit into `selection.memory_limit`, also with its rows in a file.
+    Where the config selects nothing, they train on random subsets.
     """
-    held = {
-        "images": loaded.train.nbytes,
-        "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in net.parameters()),
-    }
-    chooser, where = built.selector, loaded.train.device
-    if built.remembers:
-        held["remembered perturbations"] = built.memory_bytes(len(loaded.train), loaded.train.shape)
-        under("training", lambda: built.memory.settle(held["remembered perturbations"], where))
-    found = chooser and estimate_for(chooser, net, loaded.train, held_out(loaded))
-    if found is None:
-        return {name: _megabytes(size) for name, size in held.items()}
-    found, event = under("selection", lambda: settle(found, chooser.memory_limit, where))
-    held |= {"largest problem": found.problem + found.matrix + found.solver, "selection at its height": found.peak}
-    rows = {"gradient rows": _megabytes(found.rows) + (" in a temporary file" if event else "")}
-    return rows | {name: _megabytes(size) for name, size in held.items()}
+    if config.selection is None:
+        config = replace(config, selection=SelectionConfig(solver=Random()))
+    n = len(data.train)
+    return offers(trainer(config), n, count_held_out(data), cost, reference_units=find_reference(config, n).units)
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def find_reference(config: RunConfig, n: int) -> Reference:
+    """Return the run that costs are relative to; `n` is the number of training examples."""
+    return reference(
+        config.objective,
+        config.attack,
+        n,
+        epochs=config.cost.reference_epochs or config.training.epochs,
+        steps=config.cost.reference_steps,
+    )
+
+
+def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, dict]]:
+    """Return the scores of the training examples, read from the file that the solver names, and facts for the record.
+
+    Returns None and no facts for a solver that reads no file.
+    """
+    if not trainer.given:
+        return None, {}
+    solver = trainer.selector.solver
+    path = scores_file(solver)
+    with prefix_problems("selection.solver.scores: "):
+        scores = Scores.load(Path(path))
+        rows = scores.rows(path, solver.reads, data.part, len(data.whole), compute_fingerprint(data))
+    facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
+    return rows, {"selection.solver.scores": {"path": path, **facts}}
+
+
+def compute_fingerprint(data: Data) -> str:
+    """Return the fingerprint of the training set before validation examples are taken out of it."""
+    labels = labels_digest(data.whole.__getitem__, len(data.whole))
+    if not data.changed:
+        return labels
+    return hashlib.sha256(f"{labels}, {data.changed}".encode()).hexdigest()[:16]
+
+
+def count_held_out(data: Data) -> int:
+    """Return how many validation examples there are."""
+    return len(data.validation or ())

@@ -1,4 +1,4 @@
-"""A run's states on disk: numbered folders, the newest that is whole counts."""
+"""A run's folder: its lock, and its states in numbered folders, of which the newest undamaged one counts."""
 
 import contextlib
 import logging
@@ -7,40 +7,38 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from advcore.errors import AdvcoreError, BusyError, CheckpointError, UnreadableError, cause_of, must, naming
 from advcore.files import check_folder, inside, leftovers, load_folder, save_folder
-from advcore.runner.places import as_setting, missing_folders, remove_empty, try_in, try_replace
+from advcore.runner.places import as_setting, list_missing_folders, remove_empty, try_in, try_replace
 from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)
 
+FILES = ("record.json", *metrics.FILES)
 FOLDERS = ("checkpoints", "coresets", "states", "tracking")
-OURS = ("record.json", *metrics.FILES, *FOLDERS)
-"""What a run writes into its folder."""
-
-REPORT = "report.html"
-"""The page that `advcore report` writes there; one of an earlier run goes with it."""
+OURS = (*FILES, *FOLDERS)  # what a run writes into its folder
+REPORT = "report.html"  # what `advcore report` writes there; it is removed with the run that it describes
+LOCK = ".lock"  # locked by the process that works in the folder; it holds the names of the job that began the run
+_locks: list[TextIO] = []  # those that this process has locked
+_TRIES = 5  # to open a lock file that is removed at that moment
 
 
 def folder(run: Path) -> Path:
+    """Return the folder of a run's states."""
     return run / "states"
 
 
-LOCK = ".lock"
-"""Held by who works in the folder; it names the job that began the run."""
-
-
 def begin(run: Path, job: Sequence[str]) -> None:
-    """Note who begins a run: `distributed.launchers()`."""
+    """Write down which job begins a run: its names, as `distributed.launchers()` returns them."""
     run.mkdir(parents=True, exist_ok=True)
     with naming(run / LOCK):
         (run / LOCK).write_text("".join(f"{name}\n" for name in job))
 
 
-def begun_by(run: Path, job: Sequence[str]) -> bool:
-    """Whether the run in the folder was begun by the same job."""
+def was_begun_by(run: Path, job: Sequence[str]) -> bool:
+    """Return whether the run in the folder was begun by the same job."""
     try:
         return not set((run / LOCK).read_text().splitlines()).isdisjoint(job)
     except (OSError, UnicodeDecodeError):
@@ -49,17 +47,18 @@ def begun_by(run: Path, job: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Keep other processes out of the run's folder, once every place that a run writes to was tried. The folder is made
-    if it is missing, and goes again if nothing was written.
+    """Keep other processes out of a run's folder inside the block, once every place that a run writes to was tried.
 
-    Raises BusyError if another process works there, UnsafeFileError if a link in it, of what is ours, leads out, and
-    ConfigError where something cannot be written (OSError where there is no room).
+    The folder is created if it is missing, and removed again if nothing was written to it.
+
+    Raises BusyError if another process works there, UnsafeFileError if a link among the run's files leads out of the
+    folder, and ConfigError where something cannot be written (OSError where there is no room).
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as cleanup:
         with as_setting("--out", run):
             _check_links(run)
-            held.callback(remove_empty, missing_folders(run))
-            held.enter_context(_locked(run / LOCK))
+            cleanup.callback(remove_empty, list_missing_folders(run))
+            cleanup.enter_context(_lock_file(run / LOCK))
             _try_places(run)
         yield
 
@@ -73,52 +72,56 @@ def _check_links(run: Path) -> None:
 
 
 def _try_places(run: Path) -> None:
-    """Raise OSError unless everything that a run writes can be written."""
     for name in FOLDERS:
         if os.path.lexists(run / name):
             try_in(run / name)
     try_in(run)
-    for name in ("record.json", *metrics.FILES):
+    for name in FILES:
         try_replace(run / name)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file in its folder, both made if they are missing. The file goes again if nothing of a run is in
-    the folder then."""
+def _lock_file(path: Path) -> Iterator[None]:
+    """Lock the file inside the block. File and folder are created if they are missing.
+
+    Afterwards the file is removed if the folder holds nothing of a run.
+    """
     try:
         import fcntl  # noqa: F401
     except ImportError:  # Windows
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
         return
-    lock = _take(path)
-    _held.append(lock)
+    lock = _open_lock(path)
+    _locks.append(lock)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             if not any(os.path.lexists(path.parent / name) for name in OURS):
                 path.unlink()
-        _held.remove(lock)
+        _locks.remove(lock)
         lock.close()
 
 
-_TRIES = 5
+def _open_lock(path: Path) -> TextIO:
+    """Open the lock file and lock it; try again if the process that had it removes it, or its folder, at that moment.
 
-
-def _take(path: Path) -> TextIO:
-    """Open the lock file and lock it; anew if the process that had it removes it, or its folder, at that moment."""
+    Raises BusyError if another process holds the lock.
+    """
     for _ in range(_TRIES):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _open_locked(path)
+        lock = _try_lock(path)
         if lock is not None:
             return lock
-    raise _busy(path)
+    raise _busy_error(path)
 
 
-def _open_locked(path: Path) -> TextIO | None:
-    """The locked file; None if it has left its place since. Raises BusyError if another process holds the lock."""
+def _try_lock(path: Path) -> TextIO | None:
+    """Open the lock file and lock it; return None if it was removed meanwhile.
+
+    Raises BusyError if another process holds the lock.
+    """
     import fcntl
 
     new = not os.path.lexists(path)
@@ -134,7 +137,7 @@ def _open_locked(path: Path) -> TextIO | None:
     except OSError as error:
         lock.close()
         if isinstance(error, BlockingIOError):
-            raise _busy(path) from None
+            raise _busy_error(path) from None
         if new:
             path.unlink(missing_ok=True)
         raise
@@ -144,46 +147,49 @@ def _open_locked(path: Path) -> TextIO | None:
     return None
 
 
-def _busy(path: Path) -> BusyError:
+def _busy_error(path: Path) -> BusyError:
     return BusyError(must("--out", "a folder in which no other process runs", str(path.parent)))
 
 
-_held: list[TextIO] = []
-
-
-def _let_go() -> None:
-    """In a forked helper, such as a reader of images: it may outlive the one that it helps, whose lock it is not."""
-    for lock in _held:
+def _close_inherited_locks() -> None:
+    """Close the locks in a forked helper process, such as a reader of images, which may outlive the process that it
+    helps: while the file is open anywhere, the folder stays locked."""
+    for lock in _locks:
         lock.close()
-    _held.clear()
+    _locks.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 def _numbers(run: Path) -> list[int]:
-    """Of all states, rising."""
-    found = folder(run)
-    names = [entry.name for entry in found.iterdir()] if found.is_dir() else []
+    """List the numbers of all states of a run, in rising order."""
+    states = folder(run)
+    names = [entry.name for entry in (states.iterdir() if states.is_dir() else ())]
     return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{6,}", name) and name == f"{int(name):06d}")
 
 
-def save(run: Path, state: Callable[[], dict], facts: dict[str, Any], kept: int = 2) -> None:
-    """One state more; the oldest but `kept` go once every byte of it is known to be there. What a dead process left
-    half-written goes, too."""
+def _state_folder(run: Path, number: int) -> Path:
+    return folder(run) / f"{number:06d}"
+
+
+def save(run: Path, state: Callable[[], dict], facts: dict[str, object], kept: int = 2) -> None:
+    """Save one more state, with facts about its run, and read it back; then remove all but the newest `kept` states.
+
+    What a process that died left half-written is removed, too. Raises CheckpointError if the state does not read back.
+    """
     numbers = _numbers(run)
-    number = numbers[-1] + 1 if numbers else 1
-    path = folder(run) / f"{number:06d}"
+    path = _state_folder(run, max(numbers, default=0) + 1)
     save_folder(path, state(), facts)
     check_folder(path)
     for old in numbers[: max(0, len(numbers) + 1 - kept)]:
-        _remove(folder(run) / f"{old:06d}")
+        _remove(_state_folder(run, old))
     sweep(leftovers(folder(run)))
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Remove files and folders; what cannot be removed is a warning."""
+    """Remove files and folders; log a warning for what cannot be removed."""
     for path in paths:
         _remove(path)
 
@@ -199,27 +205,32 @@ def _remove(path: Path) -> None:
 
 
 def newest(run: Path) -> tuple[dict, dict, list[str]] | None:
-    """The newest state that is whole, its facts, and a line about each newer one that is damaged; None where nothing
-    was saved yet. Raises AdvcoreError if all are damaged.
+    """Load the newest undamaged state; return it, its facts, and a line about each newer state that is damaged.
 
-    Damaged ones are removed; not so one that the system does not let us read now: it may be whole.
+    Returns None where no state was saved yet. Damaged states are removed, except those that the system does not let us
+    read now, which may be undamaged. Raises AdvcoreError if there is no undamaged state.
     """
     damaged: dict[Path, CheckpointError] = {}
     for number in reversed(_numbers(run)):
-        path = folder(run) / f"{number:06d}"
+        path = _state_folder(run, number)
         try:
             tree, facts = load_folder(path)
         except CheckpointError as error:
             damaged[path] = error
-            continue
-        for bad, error in damaged.items():
-            log.warning("%s; going on from %s", error, path)
-            if not isinstance(error, UnreadableError):
-                _remove(bad)  # so that it is not kept in a whole one's place
-        return tree, facts, [str(error) for error in damaged.values()]
+        else:
+            for damaged_path, error in damaged.items():
+                log.warning("%s; going on from %s", error, path)
+                if not isinstance(error, UnreadableError):
+                    _remove(damaged_path)  # or it would count as one of the states to keep
+            return tree, facts, [str(error) for error in damaged.values()]
     if not damaged:
         return None
-    unread = any(isinstance(error, UnreadableError) for error in damaged.values())
-    way_out = "mend what keeps us from reading them" if unread else "start again with --overwrite"
-    told = "; ".join(map(str, damaged.values()))
-    raise AdvcoreError(f"no state in {folder(run)} is whole: {told}; {way_out}")
+    errors = damaged.values()
+    raise AdvcoreError(f"no state in {folder(run)} is whole: {'; '.join(map(str, errors))}; {advise(errors, 'them')}")
+
+
+def advise(errors: Iterable[CheckpointError], them: str) -> str:
+    """Say what to do about files that could not be read; `them` is the pronoun for these files."""
+    if any(isinstance(error, UnreadableError) for error in errors):
+        return f"mend what keeps us from reading {them}"
+    return "start again with --overwrite"

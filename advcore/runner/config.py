@@ -1,17 +1,16 @@
-"""YAML to frozen config, checked whole before anything is built."""
+"""From YAML or plain values to a frozen config, checked completely before anything is built; and back."""
 
 import copy
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from advcore.errors import ConfigError, must, require, shorten, shown
-from advcore.runner.problems import problems
+from advcore.runner.problems import describe_problems
 from advcore.runner.schema import TABLES, RunConfig
 from advcore.runner.yaml_events import DEEPEST
 from advcore.runner.yaml_reader import Override, parse_overrides, read
@@ -20,61 +19,67 @@ _ADAPTER = TypeAdapter(RunConfig)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run file at `path` with `a.b=c` overrides. Raises ConfigError with every problem, a line each."""
+    """Read the run file at `path` and apply overrides "a.b=c". Raises ConfigError with one line per problem."""
     return from_dict(overridden(read(path), overrides))
 
 
 def overridden(raw: dict, overrides: Sequence[str]) -> dict:
-    """`raw` with each `a.b=c` set; numbers in the path count in lists."""
+    """Return a copy of `raw` with each override "a.b=c" applied, in order. Numbers in a path are positions in lists."""
     return apply_overrides(raw, parse_overrides(overrides))
 
 
 def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
-    """Return a copy of `raw` in which the overrides are made, in their order."""
+    """Return a copy of `raw` with the overrides applied, in order."""
     raw = copy.deepcopy(raw)
     for override in overrides:
         _set_value(raw, override.path, override.value, f"--set {shorten(override.text)}")
     return raw
 
 
-def changed(raw: dict, changes: dict[str, Any]) -> dict:
-    """`raw` with the value of each dotted path set, in their order; numbers in a path count in lists."""
+def changed(raw: dict, changes: Mapping[str, object]) -> dict:
+    """Return a copy of `raw` with the value of each dotted path set, in order."""
     raw = copy.deepcopy(raw)
     for path, value in changes.items():
         _set_value(raw, path, value, shorten(path))
     return raw
 
 
-def _set_value(raw: dict, path: str, value: Any, label: str) -> None:
-    """Write a copy of `value` into `raw`. `label` names the change in an error."""
+def _set_value(raw: dict, path: str, value: object, label: str) -> None:
+    """Write a copy of `value` into `raw`; `label` names the change in an error.
+
+    Mappings that are missing on the way are created. Raises ConfigError for a path that is too long, goes through a
+    plain value, or names no position of a list.
+    """
     *above, key = path.split(".")
     if len(above) >= DEEPEST:
         raise ConfigError(f"{label}: a path must have at most {DEEPEST} parts, got {len(above) + 1}")
-    here: Any = raw
+    node: dict | list = raw
     for part in above:
-        here = _enter(here, part, label)
-    here[_position(here, key, label) if isinstance(here, list) else key] = copy.deepcopy(value)
+        node = _enter(node, part, label)
+    if isinstance(node, list):
+        key = _parse_position(node, key, label)
+    node[key] = copy.deepcopy(value)
 
 
-def _enter(here: Any, key: str, label: str) -> Any:
-    if isinstance(here, list):
-        key = _position(here, key, label)
-    elif here.get(key) is None:
-        here[key] = {}
-    if not isinstance(here[key], (dict, list)):
-        raise ConfigError(f"{label}: {key} holds {shown(here[key])}, which has no settings of its own")
-    return here[key]
+def _enter(node: dict | list, key: str, label: str) -> dict | list:
+    if isinstance(node, list):
+        key = _parse_position(node, key, label)
+    elif node.get(key) is None:
+        node[key] = {}
+    if not isinstance(node[key], (dict, list)):
+        raise ConfigError(f"{label}: {key} holds {shown(node[key])}, which has no settings of its own")
+    return node[key]
 
 
-def _position(here: list, key: str, label: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(here):
-        raise ConfigError(f"{label}: {key} must be a position in a list of {len(here)}")
+def _parse_position(values: list, key: str, label: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(values):
+        raise ConfigError(f"{label}: {key} must be a position in a list of {len(values)}")
     return int(key)
 
 
 def from_dict(raw: dict) -> RunConfig:
-    """Plain values to config. Raises ConfigError with every problem, a line each, by dotted path."""
-    raw, found = _one_of_budget_and_cost(raw)
+    """Return the config of plain values. Raises ConfigError with one line per problem, each with a dotted path."""
+    raw, problems = _drop_budget_beside_cost(raw)
     try:
         text = json.dumps(raw)  # with NaN and infinity, which the settings refuse by name
     except (TypeError, ValueError, RecursionError) as error:
@@ -82,54 +87,59 @@ def from_dict(raw: dict) -> RunConfig:
     try:
         config = _ADAPTER.validate_json(text)
     except ValidationError as error:
-        found += problems(error, raw)
-    require(*found)
+        problems += describe_problems(error, raw)
+    require(*problems)
     return config
 
 
-def _one_of_budget_and_cost(raw: Any) -> tuple[Any, list[str]]:
-    """`raw` without a budget beside `selection.cost`, and the problem where that was not null."""
-    chosen = raw.get("selection") if isinstance(raw, dict) else None
-    if not isinstance(chosen, dict) or chosen.get("cost") is None:
+def _drop_budget_beside_cost(raw: object) -> tuple[object, list[str]]:
+    """Return `raw` without the budget if it sets `selection.cost`, and a problem if that budget was not null."""
+    selection = raw.get("selection") if isinstance(raw, dict) else None
+    if not isinstance(selection, dict) or selection.get("cost") is None:
         return raw, []
-    found = []
-    if chosen.get("budget") is not None:
-        found += [must("selection.cost", "null beside a budget", chosen["cost"], "set selection.budget to null")]
-    return raw | {"selection": {key: value for key, value in chosen.items() if key != "budget"}}, found
+    selection = dict(selection)
+    conflicts = []
+    if selection.pop("budget", None) is not None:
+        conflicts += [must("selection.cost", "null beside a budget", selection["cost"], "set selection.budget to null")]
+    return raw | {"selection": selection}, conflicts
 
 
-def resolved(config: RunConfig) -> dict[str, Any]:
-    """Every setting, defaults included, as `from_dict` reads it."""
-    found = json.loads(json.dumps(_plain(config)))
+def resolved(config: RunConfig) -> dict:
+    """Return every setting, defaults included, as plain values that `from_dict` reads."""
+    values = json.loads(json.dumps(_to_plain(config)))
     if config.selection is not None and config.selection.cost is not None:
-        found["selection"]["budget"] = None  # it is not known yet
-    return found
+        values["selection"]["budget"] = None  # the cost determines it, once the data are known
+    return values
 
 
 _NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: object) -> object:
+    """Return a config, or a part of one, as mappings, lists and plain values; classes of a table get their `name`."""
     if dataclasses.is_dataclass(value):
-        own = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        values = {field.name: _to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         name = _NAMES.get(type(value))
         if name == "timm":
-            name = f"timm:{own.pop('architecture')}"
-        return {"name": name, **own} if name else own
+            name = f"timm:{values.pop('architecture')}"
+        return {"name": name, **values} if name else values
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [_to_plain(entry) for entry in value]
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: _to_plain(entry) for key, entry in value.items()}
     return value
 
 
-def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """ "a.b.c: old -> new" of two resolved configs, setting by setting."""
-    found = []
-    for key in [*before, *(key for key in now if key not in before)]:
-        old, new, here = before.get(key), now.get(key), f"{path}.{key}" if path else key
+def list_changes(before: dict, now: dict, prefix: str = "") -> list[str]:
+    """Compare two resolved configs setting by setting; return a line "a.b.c: old -> new" for each difference.
+
+    `prefix`, such as "a.", stands before the names of settings. Settings of different classes are one difference.
+    """
+    lines = []
+    for key in before | now:
+        old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
-            found += changes(old, new, here)
+            lines += list_changes(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{here}: {shown(old)} -> {shown(new)}")
-    return found
+            lines.append(f"{prefix}{key}: {shown(old)} -> {shown(new)}")
+    return lines

@@ -16,10 +16,10 @@ from typing import Any
 from advcore import device, signals
 from advcore.errors import missing_package, one_of, require
 from advcore.files import write_bytes
-from advcore.runner.attempt import Outcome, Watcher, Work, attempt, event_or_time, tidy
+from advcore.runner.attempt import Outcome, Watcher, Work, attempt, event_or_time, limited, tidy
 from advcore.runner.config import from_dict, resolved
 from advcore.runner.suite import Run
-from advcore.threads import environment_of_share, share_of_threads
+from advcore.threads import share_of_threads
 
 _POLL = 0.1  # seconds
 ENGINES = ("local", "ray")
@@ -48,7 +48,7 @@ def local(
             while running or waiting and not stop():
                 while waiting and slots and not stop():
                     run, slot = waiting.pop(0), slots.pop(0)
-                    own = environment_of_share(jobs) | (device.only(slot % gpus) if gpus > 1 else {})
+                    own = limited(jobs) | (device.only(slot % gpus) if gpus > 1 else {})
                     watcher.on_start(run)
                     how = {"stop": stop, "on_line": partial(watcher.on_line, run), "environment": own}
                     running[pool.submit(work, run, folder, **how)] = run, slot

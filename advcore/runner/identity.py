@@ -1,51 +1,60 @@
-"""Which settings decide what a run gives, and whether a record is of them."""
+"""Which settings decide the results of a run, and whether a record is of the same settings."""
 
 import hashlib
 import json
 import re
-from typing import Any
 
 from advcore.errors import ConfigError
 from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
-from advcore.runner.config import changes, from_dict, resolved
+from advcore.runner.config import from_dict, list_changes, resolved
 from advcore.runner.schema import RunConfig
 
 
-def identity(config: RunConfig) -> dict[str, Any]:
-    """The settings that decide what a run gives: without its name, and without where it is done."""
-    found = resolved(config)
-    del found["name"]
-    found["cost"]["reference_epochs"] = found["cost"]["reference_epochs"] or found["training"]["epochs"]
+def identity(config: RunConfig) -> dict:
+    """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
+
+    The data count by the last part of their path, or, where their name says enough, without it.
+    """
+    settings = resolved(config)
+    del settings["name"]
+    settings["cost"]["reference_epochs"] = settings["cost"]["reference_epochs"] or settings["training"]["epochs"]
     for path in ELSEWHERE:
-        *above, last = path.split(".")
-        here = found
-        for key in above:
-            here = here.get(key) if isinstance(here, dict) else None
-        if isinstance(here, dict):
-            here.pop(last, None)
-    if "path" in found["data"]:
-        known = found["data"]["name"] in BY_PATH
-        found["data"]["path"] = re.split(r"[/\\]", found["data"]["path"].rstrip("/\\"))[-1] if known else None
-    return found
+        _remove_setting(settings, path)
+    data = settings["data"]
+    if "path" in data:
+        data["path"] = re.split(r"[/\\]", data["path"].rstrip("/\\"))[-1] if data["name"] in BY_PATH else None
+    return settings
 
 
-def recorded(record: RunRecord) -> dict[str, Any]:
-    """The `identity` of the settings that a record was made with; what is new since counts with its default. Raises
-    ConfigError where they are none of this version's."""
-    raw, wanted = record.config, record.inputs.get("selection.cost")
+def _remove_setting(settings: dict, path: str) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        settings = settings.get(section)
+        if not isinstance(settings, dict):
+            return
+    settings.pop(name, None)
+
+
+def recorded_identity(record: RunRecord) -> dict:
+    """Return the `identity` of the settings of a record, with the defaults of settings that are newer than it.
+
+    Raises ConfigError for settings that this version does not know.
+    """
+    raw = record.config
+    wanted = record.inputs.get("selection.cost")
     if wanted is not None and raw.get("selection"):
         raw = raw | {"selection": raw["selection"] | {"cost": wanted, "budget": None}}
     return identity(from_dict(raw))
 
 
-def settings_hash(found: dict[str, Any]) -> str:
-    """Of an `identity`: 12 hex digits that are the same for the same settings."""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
+def settings_hash(settings: dict) -> str:
+    """Return 12 hex digits that are the same for the same `identity`."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(record: RunRecord, config: RunConfig) -> list[str]:
-    """ "a.b: old -> new" for each setting in which the record is not of `config`."""
+    """Return a line "a.b: old -> new" for each setting in which a record differs from a config."""
     try:
-        return changes(recorded(record), identity(config))
+        return list_changes(recorded_identity(record), identity(config))
     except ConfigError as error:
         return [f"settings that this version does not know ({error.problems[0]})"]

@@ -1,132 +1,200 @@
-"""What a run file becomes before anything runs: data, model, trainer and plan, all checked."""
+"""Prepare a run: load the data, build model and trainer, and make the plan, so that all settings are checked first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from advcore import distributed
 from advcore.adversary import bound
+from advcore.attacks.base import Attack
 from advcore.data.base import Data
 from advcore.data.source import first_images
-from advcore.errors import ConfigError, must
-from advcore.models.base import multiply_adds
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.runner import build
 from advcore.runner.config import from_dict
+from advcore.runner.explain import explain_cost, explain_epochs
 from advcore.runner.schema import RunConfig
 from advcore.runner.weights import checkpoint, load_state, weights_hash
+from advcore.selection.memory import estimate_for, settle
 from advcore.speed import Speed
-from advcore.threads import set_by_user, suited_threads
 from advcore.training.loop import Listener
+from advcore.training.plan import Reference, planned_parts
 from advcore.training.trainer import Trainer, recorded_speed
+
+_NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, what it will cost, and what it will hold in memory.
+
+    text : the plan in one line. relative_cost : its units over those of the reference. memory : sizes of the largest
+    things held, by name. notes : explanations of what may surprise in the plan, by what they are about.
+    """
+
+    text: str
+    relative_cost: float
+    reference: Reference
+    memory: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is checked and ready: everything that can fail for a wrong setting has been built."""
+    """A run that is checked: everything that can fail for a wrong setting has been built.
+
+    scores : rows for a solver that reads them from a file. inputs : files that the run read, and the wanted cost, by
+    setting.
+    """
 
     config: RunConfig
     data: Data
     model: nn.Module
     trainer: Trainer
-    plan: build.Plan
+    plan: Plan
     scores: Rows | None = None
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reporter(Listener):
-    """A listener that is also told the plan, and of the final evaluation."""
+    """A listener that also receives the plan, and the name of the weights ("last", "best") that are being evaluated."""
 
-    on_plan: Callable[[build.Plan], None] = lambda plan: None
+    on_plan: Callable[[Plan], None] = lambda plan: None
     on_final: Callable[[str], None] = lambda which: None
 
 
 def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
-    """Read and check the data, build model and trainer, write the plan; runs nothing. `scores`: also read the file of
-    scores that the solver names; what does not select needs none.
+    """Read and check the data, build model and trainer, and make the plan; train nothing.
 
-    The trainer comes first: it needs no data, so a wrong setting is found before anything is read.
+    scores : also read the file of scores that the solver names, which only a selection needs.
+
+    The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read.
     """
     trainer = build.trainer(config)
-    where = build.device(config)
-    for tracker in config.tracking if distributed.first() else ():
-        tracker.load()
-    loaded = build.data(config, trainer, where)
-    size, most = config.evaluation.examples, len(loaded.test)
-    if size is not None and size > most:
-        raise ConfigError(must("evaluation.examples", f"at most {most}, as many test images there are", size))
+    device = build.choose_device(config)
+    if distributed.first():
+        for tracker in config.tracking:
+            tracker.load()
+    data = build.load_data(config, trainer, device)
     wanted = config.selection and config.selection.cost
     if wanted is not None:
-        config = build.budgeted(config, trainer, loaded)
+        config = build.set_budget(config, trainer, data)
         trainer = build.trainer(config)
-    net = build.model(config, loaded, where)
-    own = with_networks(config, loaded, where)
-    config, trainer = (config, trainer) if own is config else (own, build.trainer(own))
-    for path, attack in build.attacks(config).items():
-        build.under(path, lambda attack=attack: bound(attack, net, lambda network: network))
-    trainer.check(net, loaded.train)
-    given, inputs = build.scores(trainer, loaded) if scores else (None, {})
-    inputs |= networks(config)
-    inputs |= {"selection.cost": wanted} if wanted is not None else {}
-    return Prepared(config, loaded, net, trainer, build.plan(config, trainer, loaded, net, wanted), given, inputs)
+    model = build.build_model(config, data, device)
+    if _network_folders(config):
+        config = _load_networks(config, data, device)
+        trainer = build.trainer(config)
+    for path, attack in build.list_attacks(config).items():
+        with build.prefix_problems(f"{path}."):
+            bound(attack, model, lambda network: network)  # its passes are not counted
+    trainer.check(model, data.train)
+    rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
+    inputs |= hash_networks(config)
+    if wanted is not None:
+        inputs["selection.cost"] = wanted
+    plan = make_plan(config, trainer, data, model, wanted)
+    return Prepared(config, data, model, trainer, plan=plan, scores=rows, inputs=inputs)
 
 
-def speed_of(prepared: Prepared, state: dict[str, Any] | None = None) -> Speed:
-    """Settle how passes run on this device with this model; in a run that goes on from `state`, as that run began."""
+def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None = None) -> Plan:
+    """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
+
+    wanted : the cost that the budget was computed for; None where the budget was set.
+    """
+    n = len(data.train)
+    compared = build.find_reference(config, n)
+    planned = planned_parts(trainer, n, build.count_held_out(data))
+    cost = planned.total / compared.units
+    method = ", ".join(part.describe() for part in (trainer.schedule, config.minibatch) if part)
+    text = f"{method}: {cost:.2f} of full training"
+    if planned.total > compared.units:
+        text += "; full training is cheaper"
+    if wanted is not None and cost < _NEAR * wanted:
+        text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
+    notes = {"epochs": explain_epochs(trainer.schedule), "cost": explain_cost(trainer, planned, compared, n)}
+    return Plan(
+        text=text,
+        relative_cost=cost,
+        reference=compared,
+        memory=estimate_memory(trainer, data, model),
+        notes={subject: note for subject, note in notes.items() if note},
+    )
+
+
+def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str, str]:
+    """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
+
+    Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
+    remembered perturbations do not fit.
+    """
+    sizes = {
+        "images": data.train.nbytes,
+        "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
+    }
+    if trainer.remembers:
+        sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
+        with build.prefix_problems("training."):
+            trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
+    selector = trainer.selector
+    estimate = selector and estimate_for(selector, model, data.train, build.count_held_out(data))
+    if estimate is None:
+        return {name: _format_megabytes(size) for name, size in sizes.items()}
+    with build.prefix_problems("selection."):
+        estimate, event = settle(estimate, selector.memory_limit, data.train.device)
+    sizes["largest problem"] = estimate.problem + estimate.matrix + estimate.solver
+    sizes["selection at its height"] = estimate.peak
+    rows = _format_megabytes(estimate.rows) + (" in a temporary file" if event else "")
+    return {"gradient rows": rows} | {name: _format_megabytes(size) for name, size in sizes.items()}
+
+
+def _format_megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> Speed:
+    """Return how passes run on this device with this model; in a run that continues from `state`, as it began."""
     speed = prepared.trainer.speed
     if state is not None:
         speed = recorded_speed(speed, state, prepared.model)
     return speed.suited(prepared.model, first_images(prepared.model, prepared.data.train), distributed.size())
 
 
-def use_suited_threads(prepared: Prepared, recorded: int | None = None) -> str | None:
-    """Let torch use one thread where the network is so small that more would be slower; return why, if it does.
-
-    Nothing is changed on a GPU, in one of several processes, and where the user has set OMP_NUM_THREADS. `recorded` is
-    the number of threads of a run that continues.
-    """
-    if prepared.data.train.device.type != "cpu" or distributed.size() > 1 or set_by_user():
-        return None
-    work = multiply_adds(prepared.model, first_images(prepared.model, prepared.data.train))
-    threads, reason = suited_threads(work * prepared.config.training.batch_size, torch.get_num_threads(), recorded)
-    torch.set_num_threads(threads)
-    return reason
-
-
-def with_networks(config: RunConfig, loaded: Data, where: torch.device) -> RunConfig:
-    """The config with each attack that names a run's folder measuring its distance in that run's `best` model."""
-
-    def ready(attack: Any) -> Any:
-        if getattr(attack, "network", None) is None:
-            return attack
-        folder = Path(attack.network)
-        net = build.model(from_dict(RunRecord.load(folder / "record.json").config), loaded, where)
-        load_state(net, checkpoint(folder, "best"))
-        return attack.by(net)
-
-    if not _networks(config):
-        return config
+def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
+    """Return the config in which each attack that names a run's folder measures distances in that run's best model."""
+    load = partial(_load_network, data=data, device=device)
     return replace(
         config,
-        attack=ready(config.attack),
-        selection=config.selection and replace(config.selection, attack=ready(config.selection.attack)),
-        evaluation=replace(config.evaluation, attacks=[ready(attack) for attack in config.evaluation.attacks]),
+        attack=load(config.attack),
+        selection=config.selection and replace(config.selection, attack=load(config.selection.attack)),
+        evaluation=replace(config.evaluation, attacks=[load(attack) for attack in config.evaluation.attacks]),
     )
 
 
-def _networks(config: RunConfig) -> dict[str, Path]:
-    """Folders of other runs in whose models attacks measure distances, by the path of their setting."""
-    found = {path: getattr(attack, "network", None) for path, attack in build.attacks(config).items()}
-    return {f"{path}.network": Path(folder) for path, folder in found.items() if folder}
+def _load_network(attack: Attack | None, data: Data, device: torch.device) -> Attack | None:
+    if getattr(attack, "network", None) is None:
+        return attack
+    folder = Path(attack.network)
+    model = build.build_model(from_dict(RunRecord.load(folder / "record.json").config), data, device)
+    load_state(model, checkpoint(folder, "best"))
+    return attack.by(model)
 
 
-def networks(config: RunConfig) -> dict[str, str]:
-    """The sha256 of each file that such a model is read from: training depends on it. Evaluations may use another."""
-    found = {path: folder for path, folder in _networks(config).items() if not path.startswith("evaluation.")}
-    return {path: weights_hash(checkpoint(folder, "best")) for path, folder in found.items()}
+def _network_folders(config: RunConfig) -> dict[str, Path]:
+    """Return the folders of other runs in whose models attacks measure distances, by the path of their setting."""
+    attacks = build.list_attacks(config).items()
+    return {f"{path}.network": Path(attack.network) for path, attack in attacks if getattr(attack, "network", None)}
+
+
+def hash_networks(config: RunConfig) -> dict[str, str]:
+    """Return the sha256 of the weights of each such model that training depends on; evaluations may use others."""
+    return {
+        path: weights_hash(checkpoint(folder, "best"))
+        for path, folder in _network_folders(config).items()
+        if not path.startswith("evaluation.")
+    }

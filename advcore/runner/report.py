@@ -1,4 +1,4 @@
-"""A run's folder, or a folder of runs, to a page: what the records do not hold is looked for here."""
+"""Write the page of a run or of several: gather what the records do not hold, such as weights and images."""
 
 import base64
 import io
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.adversary import bound, perturb
+from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.data.source import batches_for
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, before_work, in_a_line, must
@@ -35,57 +36,67 @@ from advcore.runner.suite_file import BASELINES_FILE
 from advcore.runner.weights import checkpoint, load_state
 from advcore.types import Coreset
 
-THUMBNAIL = 64
-"""Pixels of the longer side of an image on a page; larger ones are made smaller."""
-
-
-MOST_IMAGES = 64
-"""Of each kind, on a page."""
+THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced
+MOST_IMAGES = 64  # of each kind, on a page
+Galleries = tuple[list[tuple[str, list[Shown]]], list[Note]]  # titles with images, and notes about them
 
 
 def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
-    """Write the page of a run's folder, of a record, or of a folder of these; returns where. `images`: how many of the
+    """Write the page of a run's folder, of a record, or of a folder of these; return the file that was written.
+
+    out : that file; by default report.html in the folder, or a file beside the record. images : how many images of the
     highest and of the lowest weights are shown.
 
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
     """
     with before_work():
-        file = path if path.is_file() else path / "record.json"
-        target = out or (path.with_suffix(".html") if path.is_file() else path / REPORT)
-        one = RunRecord.load(file) if file.is_file() else None
-        several = [] if one else found(path, target.parent)
+        if path.is_file():
+            file, usual_target = path, path.with_suffix(".html")
+        else:
+            file, usual_target = path / "record.json", path / REPORT
+        target = out or usual_target
+        content = RunRecord.load(file) if file.is_file() else list_runs(path, target.parent)
         check_writable(target, file=True)
-    page = run_page(one, beside(file.parent, one, images)) if one else runs_page(path.resolve().name, several)
+    if isinstance(content, RunRecord):
+        page = run_page(content, gather_beside(file.parent, content, images))
+    else:
+        page = runs_page(path.resolve().name, content)
     write_bytes(target, html(page).encode(errors="backslashreplace"))  # half a character, in a file's name or in JSON
     return target
 
 
-def found(path: Path, page: Path) -> list[Run]:
-    """Every record in a folder: its own files, and those of the runs below it. page : the folder of what links them."""
+def list_runs(path: Path, page: Path) -> list[Run]:
+    """Return every record in a folder: the JSON files in it, and those of the runs below it.
+
+    page : the folder of the page that will link to them. Raises ConfigError for a folder without a readable record.
+    """
     if not path.is_dir():
         raise ConfigError(must("RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
     names = dict.fromkeys([*sorted(path.glob("*.json")), *sorted(path.rglob("record.json"))])
-    runs = [_run(file, path, page) for file in names if file.name != BASELINES_FILE]
+    runs = [_load_run(file, path, page) for file in names if file.name != BASELINES_FILE]
     if not any(run.record for run in runs):
         what = "a run's folder (with record.json), or a folder of runs or of records (*.json)"
-        told = f"; {runs[0].problem}" if runs else ""
-        raise ConfigError(must("RUN|DIR", what, str(path), f"it holds no record{told}"))
+        problem = "; ".join(["it holds no record", *(run.problem for run in runs[:1])])
+        raise ConfigError(must("RUN|DIR", what, str(path), problem))
     return runs
 
 
-def _run(file: Path, top: Path, page: Path) -> Run:
-    own = file.name == "record.json"
-    where = str((file.parent if own else file.with_suffix("")).relative_to(top))
-    report = file.parent / REPORT if own else file.with_suffix(".html")
-    link = _link(report, page) if report.is_file() else ""
+def _load_run(file: Path, top: Path, page: Path) -> Run:
+    """Return the run of a record's file, named by its path below `top`, with a link to its report if there is one."""
+    if file.name == "record.json":
+        where, report = file.parent, file.parent / REPORT
+    else:
+        where, report = file.with_suffix(""), file.with_suffix(".html")
+    name = str(where.relative_to(top))
+    link = _make_link(report, page) if report.is_file() else ""
     try:
-        return Run(where, RunRecord.load(file), link)
+        return Run(name, RunRecord.load(file), link)
     except AdvcoreError as error:
-        return Run(where, problem=str(error))
+        return Run(name, problem=str(error))
 
 
-def _link(target: Path, page: Path) -> str:
-    """From a page in the folder `page`; nothing where there is no way (other drives)."""
+def _make_link(target: Path, page: Path) -> str:
+    """Return a relative link from a page in the folder `page`; "" where there is none, as to another drive."""
     try:
         relative = os.path.relpath(target.resolve(), page.resolve())
     except ValueError:
@@ -93,20 +104,20 @@ def _link(target: Path, page: Path) -> str:
     return "./" + quote(Path(relative).as_posix(), errors="surrogateescape")
 
 
-def beside(folder: Path, record: RunRecord, images: int) -> Beside:
-    """What lies in a run's folder beside its record; a line for what does not."""
+def gather_beside(folder: Path, record: RunRecord, images: int) -> Beside:
+    """Return weights and images from a run's folder, and a line about each of them that is missing."""
     coresets, missing = {}, {}
-    for epoch in spread([one.get("epoch") for one in record.selections], CHOSEN):  # no more than are drawn
+    for epoch in spread([selection.get("epoch") for selection in record.selections], CHOSEN):  # no more than are drawn
         try:
-            coresets[epoch] = _coreset(folder, epoch)
+            coresets[epoch] = _load_coreset(folder, epoch)
         except (AdvcoreError, OSError) as error:
             missing[epoch] = str(error)
     weights = {epoch: coreset.weights.tolist() for epoch, coreset in coresets.items()}
-    galleries, notes = _galleries(folder, record, coresets, images)
+    galleries, notes = _make_galleries(folder, record, coresets, images)
     return Beside(weights=weights, no_weights=missing, galleries=galleries, about_images=notes)
 
 
-def _coreset(folder: Path, epoch: int) -> Coreset:
+def _load_coreset(folder: Path, epoch: int) -> Coreset:
     if type(epoch) is not int:
         raise CheckpointError(f"the record names no epoch, but {epoch!r}")
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
@@ -116,48 +127,55 @@ def _coreset(folder: Path, epoch: int) -> Coreset:
     return Coreset.load(inside(path, folder))
 
 
-Galleries = tuple[list[tuple[str, list[Shown]]], list[Note]]
-
-
-def _galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], images: int) -> Galleries:
-    def without(why: str) -> Galleries:
-        return [], [Note(f"No images: {why}.", "missing")]
-
+def _make_galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], images: int) -> Galleries:
     if not images:
-        return without("none were asked for (--images 0)")
+        return _explain_no_images("none were asked for (--images 0)")
     if not coresets:
-        return without("there is no coreset whose weights could choose them")
+        return _explain_no_images("there is no coreset whose weights could choose them")
     try:
-        return _attacked_images(folder, record, coresets[max(coresets)], images)
-    except (AdvcoreError, OSError, ImportError, RuntimeError, LookupError) as error:
-        return without((str(error) if isinstance(error, AdvcoreError) else in_a_line(error)).rstrip("."))
+        return _fill_galleries(folder, record, coresets[max(coresets)], images)
+    except AdvcoreError as error:
+        return _explain_no_images(str(error).rstrip("."))
+    except (OSError, ImportError, RuntimeError, LookupError) as error:
+        return _explain_no_images(in_a_line(error).rstrip("."))
 
 
-def _attacked_images(folder: Path, record: RunRecord, coreset: Coreset, images: int) -> Galleries:
-    """Of the highest and the lowest weights, attacked by the selection's attack with the last weights of the model."""
+def _explain_no_images(reason: str) -> Galleries:
+    return [], [Note(f"No images: {reason}.", "missing")]
+
+
+def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: int) -> Galleries:
+    """Return the images of the highest and the lowest weights, as they are and attacked.
+
+    They are attacked by the selection's attack, with the last weights of the model.
+    """
     weights = checkpoint(folder, "last")
-    prepared = prepare(_here(from_dict(record.config)), scores=False)
-    coreset.check(len(prepared.data.whole), build.whole_fingerprint(prepared.data))
+    prepared = prepare(_for_this_machine(from_dict(record.config)), scores=False)
+    coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
     load_state(prepared.model, weights)
-    after = read_json(weights.with_suffix(".json")).get("epoch")
+    epoch = read_json(weights.with_suffix(".json")).get("epoch")
     positions = {int(index): i for i, index in enumerate(prepared.data.part)}
-    lists = picks(coreset, images)
     galleries = []
-    for title, chosen in lists:
-        indices = coreset.indices[chosen]
-        there = torch.tensor([positions[int(index)] for index in indices])
-        galleries.append((title, _shown(_looked_at(prepared, there), indices, coreset.weights[chosen])))
-    return galleries, _about(prepared, coreset, after)
+    for title, members in choose_by_weight(coreset, images):
+        indices = coreset.indices[members]
+        examples = _attack_examples(prepared, torch.tensor([positions[int(index)] for index in indices]))
+        galleries.append((title, _show_examples(examples, indices, coreset.weights[members])))
+    return galleries, _describe_images(prepared, coreset, epoch)
 
 
-def _here(config: RunConfig) -> RunConfig:
-    """The run's settings on whatever device there is; a page fetches no data and tells no tracker."""
-    data = replace(config.data, download=False) if getattr(config.data, "download", False) else config.data
+def _for_this_machine(config: RunConfig) -> RunConfig:
+    """Return the run's settings for any device, without downloads and without trackers."""
+    data = config.data
+    if getattr(data, "download", False):
+        data = replace(data, download=False)
     return replace(config, device="auto", data=data, tracking=[])
 
 
-def picks(coreset: Coreset, most: int) -> list[tuple[str, Tensor]]:
-    """Titles, and positions in the coreset: of the highest and of the lowest weights, no example in both."""
+def choose_by_weight(coreset: Coreset, most: int) -> list[tuple[str, Tensor]]:
+    """Return the positions in the coreset of the highest and of the lowest weights, each with a title.
+
+    At most `most` of each, and no example is in both.
+    """
     if bool((coreset.weights == coreset.weights[0]).all()):
         return [("Equal weights: the first of the coreset", torch.arange(min(most, len(coreset))))]
     order = torch.argsort(coreset.weights, descending=True, stable=True)
@@ -167,73 +185,81 @@ def picks(coreset: Coreset, most: int) -> list[tuple[str, Tensor]]:
 
 
 @dataclass(frozen=True)
-class _Looked:
-    """Of B examples: images, attacked images (None where nothing is attacked), labels, and classes predicted."""
+class _Examples:
+    """B examples: images (B, C, H, W), labels (B,) and predicted classes (B,).
+
+    x_adv, predicted_adv : the same for the attacked images; None where nothing is attacked.
+    """
 
     x: Tensor
-    x_adv: Tensor | None
     y: Tensor
-    seen: Tensor
-    seen_adv: Tensor | None
+    predicted: Tensor
+    x_adv: Tensor | None = None
+    predicted_adv: Tensor | None = None
 
 
-def _looked_at(prepared: Prepared, positions: Tensor) -> _Looked:
-    model, objective, attack = prepared.model, prepared.config.objective, _attack(prepared)
+def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
+    model = prepared.model
+    objective = prepared.config.objective
     indices, x, y = next(batches_for(model, prepared.data.train, [positions]))
     with borrow(model, training=False):
         with torch.no_grad():
-            seen = model(x).argmax(1)
+            predicted = model(x).argmax(1)
         if not attacked(objective):
-            return _Looked(x, None, y, seen, None)
+            return _Examples(x, y, predicted)
+        attack = bound(_selection_attack(prepared), model, lambda network: network)  # its passes are not counted
         stream = Stream(seed=prepared.config.seed, purpose="report").at(indices)
-        x_adv = perturb(model, objective, bound(attack, model, lambda net: net), x, y, generator=stream)
+        x_adv = perturb(model, objective, attack, x, y, generator=stream)
         with torch.no_grad():
-            return _Looked(x, x_adv, y, seen, model(x_adv).argmax(1))
+            return _Examples(x, y, predicted, x_adv=x_adv, predicted_adv=model(x_adv).argmax(1))
 
 
-def _attack(prepared: Prepared):
-    """The selection's; one that remembers starts anew."""
+def _selection_attack(prepared: Prepared) -> Attack | None:
     config = prepared.config
     attack = (config.selection and config.selection.attack) or config.attack
+    # one that remembers perturbations starts without any
     return attack.recalling(None) if getattr(attack, "remembers", False) else attack
 
 
-def _about(prepared: Prepared, coreset: Coreset, after: int | None) -> list[Note]:
-    told = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
+def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) -> list[Note]:
+    """Return the note about the images; `epoch`, from 0, is the one that the model's weights are from."""
+    text = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
     if not attacked(prepared.config.objective):
-        return [Note(f"{told}; this objective is not attacked.")]
-    how = _attack(prepared).describe()
-    steps = "" if how.get("steps") is None else f", steps: {how['steps']}"
-    when = "" if after is None else f" after epoch {after + 1}"
-    ball = f"{how['norm']} {format_pixels(how['eps'])}"
+        return [Note(f"{text}; this objective is not attacked.")]
+    facts = _selection_attack(prepared).describe()
+    attack = f"{facts['norm']} {format_pixels(facts['eps'])}"
+    if facts.get("steps") is not None:
+        attack += f", steps: {facts['steps']}"
+    when = "" if epoch is None else f" after epoch {epoch + 1}"
     return [
         Note(
-            f"{told}: as they are, attacked ({ball}{steps}), and the perturbation on grey, "
+            f"{text}: as they are, attacked ({attack}), and the perturbation on grey, "
             f"magnified. The attack is that of selections, on the model's last weights{when}, which are not those of "
             "the time when it was selected."
         )
     ]
 
 
-def _shown(looked: _Looked, indices: Tensor, weights: Tensor) -> list[Shown]:
-    found = []
+def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> list[Shown]:
+    gallery = []
     for i, (index, weight) in enumerate(zip(indices.tolist(), weights.tolist(), strict=True)):
-        y, seen = int(looked.y[i]), int(looked.seen[i])
-        images = [(f"example {index}", png(looked.x[i]))]
-        lines = [f"weight {weight:.4g}, class {y}", f"example {index}"]
-        if looked.x_adv is None:
-            lines.append(f"predicted {seen}")
-        else:
-            by = looked.x_adv[i] - looked.x[i]
-            times = 0.5 / max(float(by.abs().max()), 1e-6)
-            images += [("attacked", png(looked.x_adv[i])), (f"perturbation, times {times:.3g}", png(0.5 + times * by))]
-            lines.append(f"predicted {seen}, attacked {int(looked.seen_adv[i])}; × {times:.3g}")
-        found.append(Shown(images, lines))
-    return found
+        images = [(f"example {index}", encode_png(examples.x[i]))]
+        lines = [f"weight {weight:.4g}, class {int(examples.y[i])}", f"example {index}"]
+        prediction = f"predicted {int(examples.predicted[i])}"
+        if examples.x_adv is not None:
+            change = examples.x_adv[i] - examples.x[i]
+            factor = 0.5 / max(float(change.abs().max()), 1e-6)
+            images += [
+                ("attacked", encode_png(examples.x_adv[i])),
+                (f"perturbation, times {factor:.3g}", encode_png(0.5 + factor * change)),
+            ]
+            prediction += f", attacked {int(examples.predicted_adv[i])}; × {factor:.3g}"
+        gallery.append(Shown(images, [*lines, prediction]))
+    return gallery
 
 
-def png(x: Tensor) -> str:
-    """A data URI of an image (C, H, W) in [0, 1], C 1 or 3; its longer side at most `THUMBNAIL` pixels."""
+def encode_png(x: Tensor) -> str:
+    """Return a data URI of an image (C, H, W) in [0, 1], C 1 or 3; its longer side is at most `THUMBNAIL` pixels."""
     from PIL import Image
 
     if x.shape[0] not in (1, 3):
@@ -243,8 +269,8 @@ def png(x: Tensor) -> str:
     if longer > THUMBNAIL:
         size = [max(1, round(side * THUMBNAIL / longer)) for side in x.shape[1:]]
         x = F.interpolate(x[None], size=size, mode="area")[0]
-    pixels = (x * 255).round().to(torch.uint8)
+    pixels = (x * 255).round().to(torch.uint8).permute(1, 2, 0)
     buffer = io.BytesIO()
-    image = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
+    image = Image.fromarray(pixels.squeeze(2).numpy())  # grey images have no axis of channels there
     image.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,89 +1,215 @@
-"""Going on with a run: what it began with, what may have changed since, and the state to go on from."""
+"""The beginning of a run: anew, or from the newest state that an earlier process saved in the same folder."""
 
 import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, UnreadableError, must, require
+import torch
+
+from advcore import distributed
+from advcore.data.source import content_hash
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
+from advcore.files import leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.runner import checkpoints
-from advcore.runner.config import changes, from_dict, resolved
-from advcore.runner.prepare import Prepared
+from advcore.runner import build, checkpoints
+from advcore.runner.config import from_dict, list_changes, resolved
+from advcore.runner.environment import environment
+from advcore.runner.folder import clear, was_begun
+from advcore.runner.prepare import Prepared, choose_speed
+from advcore.runner.select import restore_coresets
+from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)
 
-FREE = (*ELSEWHERE, "data.path", "evaluation", "cost")
-"""Settings that may change when a run is gone on with: they do not change how it trains."""
+# Settings that may change when a run is resumed: they do not change how it trains.
+_FREE = (*ELSEWHERE, "data.path", "evaluation", "cost")
+# What the record of a resumed run takes over from the record before.
+_CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
 
 
-def record_before(path: Path) -> tuple[RunRecord, list[str]]:
-    """The record of a run that was begun, and, where its file is missing or damaged, a line about that: the states know
-    all that it takes to go on. Raises AdvcoreError where there are none."""
+@dataclass
+class Journal:
+    """A run's record, and what is needed to bring it up to date.
+
+    path : the run's folder. began : `time.perf_counter()` at the start, less the seconds of earlier processes.
+    """
+
+    prepared: Prepared
+    path: Path
+    began: float
+    record: RunRecord
+
+    def save(self) -> None:
+        if distributed.first():
+            self.record.seconds = round(time.perf_counter() - self.began, 2)
+            self.record.save(self.path / "record.json")
+            metrics.write(self.path, self.list_metrics())
+
+    def list_metrics(self) -> list[dict[str, object]]:
+        return metrics.rows(self.record.epochs, self.record.selections, self.record.reference["units"])
+
+    def list_facts(self) -> dict[str, object]:
+        """Return what is saved beside each state, so that a record that is lost can be made again.
+
+        "data" identifies the training data: the number of examples, and their hash.
+        """
+        return {
+            "data": [self.record.data["train"], self.record.data["hash"]["train"]],
+            "config": self.record.config,
+            "inputs": self.record.inputs,
+        }
+
+
+def new_record(prepared: Prepared) -> RunRecord:
+    """Return the record of a run of which nothing is done yet."""
+    data = prepared.data
+    return RunRecord(
+        name=prepared.config.name,
+        config=resolved(prepared.config),
+        environment=environment(data.train.device),
+        plan=prepared.plan.text,
+        reference=asdict(prepared.plan.reference),
+        data={
+            "train": len(data.train),
+            "validation": build.count_held_out(data),
+            "test": len(data.test),
+            "shape": list(data.train.shape),
+            "class_counts": torch.bincount(data.whole[data.part], minlength=data.num_classes).tolist(),
+        },
+        inputs=prepared.inputs,
+    )
+
+
+def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, object]:
+    """Prepare the folder for a new run, or for one that continues. Only the first of several processes does this.
+
+    Returns {"done": whether nothing is left to do, "state": what training continues from, None for the beginning}.
+    """
+    path, prepared = journal.path, journal.prepared
+    journal.record.data["hash"] = {
+        "train": content_hash(prepared.data.train),
+        "test": content_hash(prepared.data.test),
+    }
+    state = None
+    if resume and was_begun(path):
+        before, problems = _load_record(path)
+        changed = _compare_settings(prepared, before)
+        if _is_done(before, changed, path):
+            journal.record = before
+            return {"done": True, "state": None}
+        state, damaged = _find_state(prepared, path, before, journal.list_facts()["data"])
+        for name in checkpoints.FOLDERS:
+            settle_all(path / name)
+        damaged += restore_coresets(path, state, prepared.data)
+        epoch = state["place"]["epoch"] if state else 0
+        note = {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]}
+        earlier = {name: getattr(before, name) for name in _CONTINUED}
+        journal.record = replace(journal.record, resumes=[*before.resumes, note], **earlier)
+        journal.began -= before.seconds
+    else:
+        clear(path)
+        checkpoints.begin(path, job)
+    unfinished = [leftovers(path, name) for name in checkpoints.FILES]
+    for paths in [*unfinished, *(leftovers(path / name) for name in checkpoints.FOLDERS)]:
+        checkpoints.sweep(paths)
+    journal.record.environment["speed"] = asdict(choose_speed(prepared, state))
+    journal.save()
+    return {"done": False, "state": state}
+
+
+def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:
+    """Return whether a resumed run is finished and stays as it is.
+
+    That needs unchanged settings. Where its states are gone, as those of a suite's finished run are, settings that have
+    no influence on the results may have changed.
+    """
+    states_gone = not checkpoints.folder(path).exists()
+    return before.finished and all(states_gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed)
+
+
+def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
+    """Return the record of a run that was begun, and a line about its file where that is missing or damaged.
+
+    The newest state holds all that it takes to continue without the file. Raises AdvcoreError where there is no state.
+    """
     try:
         return RunRecord.load(path / "record.json"), []
     except CheckpointError as error:
         problem = error.__cause__ or error  # without the advice to do what is done here
         _, facts, _ = checkpoints.newest(path) or (None, {}, None)
         if "config" not in facts:
-            unread = isinstance(error, UnreadableError)
-            way_out = "mend what keeps us from reading it" if unread else "start again with --overwrite"
-            raise AdvcoreError(f"{problem}, and no state tells more; {way_out}") from None
+            raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
         log.warning("%s; going on from the newest state", problem)
-        known = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
-        return RunRecord(**known, environment={}, plan="", reference={}), [str(problem)]
+        settings = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
+        return RunRecord(**settings, environment={}, plan="", reference={}), [str(problem)]
 
 
-def changed_settings(prepared: Prepared, record: RunRecord) -> list[str]:
-    """What differs from the settings that the run began with. Raises ConfigError, with all of it, where it trains."""
-    changed = changes(_known(record.config), resolved(prepared.config))
-    wanted = [one.get("selection.cost") for one in (record.inputs, prepared.inputs)]
-    changed += [f"selection.cost: {wanted[0]!r} -> {wanted[1]!r}"] if wanted[0] != wanted[1] else []
-    longer = "; more epochs go where no selection is left: the new plan is " + prepared.trainer.schedule.describe()
-    refused = [
-        line + (longer if line.startswith("training.epochs:") else "")
-        for line in changed
-        if not is_among(line.split(":")[0], FREE)
-        and not (line.startswith("training.epochs:") and _longer(prepared, record))
-    ]
+def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
+    """Return the settings that differ from those that the run began with, as lines "a.b: old -> new".
+
+    Raises ConfigError, with all of them, if some would change how the run trains.
+    """
+    changed = list_changes(_with_defaults(record.config), resolved(prepared.config))
+    before, now = (inputs.get("selection.cost") for inputs in (record.inputs, prepared.inputs))
+    if before != now:
+        changed.append(f"selection.cost: {before!r} -> {now!r}")
+    refused = []
+    for line in changed:
+        setting = line.split(":")[0]
+        if setting == "training.epochs" and not _appends_epochs(prepared, record):
+            refused.append(
+                f"{line}; more epochs go where no selection is left: the new plan is "
+                f"{prepared.trainer.schedule.describe()}"
+            )
+        elif setting != "training.epochs" and not is_among(setting, _FREE):
+            refused.append(line)
     if refused:
         raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
     return changed
 
 
-def _known(raw: dict) -> dict:
-    """A record's settings with the defaults of those that are newer than it; as they are where this version does not
-    know them all."""
+def _with_defaults(raw: dict) -> dict:
+    """Return a record's settings with the defaults of the settings that are newer than the record.
+
+    Settings that this version does not know are returned as they are.
+    """
     try:
         return resolved(from_dict(raw))
     except ConfigError:
         return {"tracking": []} | raw
 
 
-def _longer(prepared: Prepared, record: RunRecord) -> bool:
-    """Whether the plan is the run's with more epochs at its end: what is done is in it, and no selection comes."""
-    plan, done = prepared.trainer.schedule.plan(), [(one["lr_index"], one["action"]) for one in record.epochs]
-    rest = plan[len(done) :]
+def _appends_epochs(prepared: Prepared, record: RunRecord) -> bool:
+    """Return whether the plan only adds epochs at the end of the run's: the epochs that are done begin it, and no
+    selection is left."""
+    done = [(entry["lr_index"], entry["action"]) for entry in record.epochs]
+    planned = [(epoch.lr_index, epoch.action) for epoch in prepared.trainer.schedule.plan()]
     more = prepared.config.training.epochs > record.config["training"]["epochs"]
-    same = [(epoch.lr_index, epoch.action) for epoch in plan[: len(done)]] == done
-    return more and same and all(epoch.action in ("full", "reuse") for epoch in rest)
+    selects = any(action not in ("full", "reuse") for _, action in planned[len(done) :])
+    return more and planned[: len(done)] == done and not selects
 
 
-def resumable(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
-    """The state to go on from (None: the beginning), and which newer ones were damaged. `data`: how many examples, and
-    their hash.
+def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
+    """Return the newest undamaged state (None: continue from the beginning), and a line about each newer, damaged one.
 
-    Raises ConfigError if files or data are not those that the run began with, AdvcoreError if there must be a state and
-    none is whole.
+    `data` is the number of training examples, and their hash.
+
+    Raises ConfigError if files or data are not those that the run began with, AdvcoreError if epochs are done and no
+    state is undamaged.
     """
-    found = checkpoints.newest(path)
-    if found is None and record.epochs:
-        where = checkpoints.folder(path)
+    newest = checkpoints.newest(path)
+    if newest is None and record.epochs:
         raise AdvcoreError(
-            f"epochs done: {len(record.epochs)}, but {where} holds no state; start again with --overwrite"
+            f"epochs done: {len(record.epochs)}, but {checkpoints.folder(path)} holds no state; "
+            "start again with --overwrite"
         )
-    state, facts, damaged = found or (None, {"data": data}, [])
+    state, facts, damaged = newest or (None, {"data": data}, [])
     for what, before, now in (
         ("files", record.inputs, prepared.inputs),
         ("data (examples, hash)", facts.get("data"), data),
     ):
-        require(None if before == now else must("--resume", f"given the {what} that the run began with, {before}", now))
+        if before != now:
+            raise ConfigError(must("--resume", f"given the {what} that the run began with, {before}", now))
     return state, damaged

@@ -1,38 +1,32 @@
-"""run(prepared, folder) -> RunRecord, written as it becomes known; and its evaluation by itself."""
+"""Carry out a prepared run: train, select, evaluate, and write the record as results come in."""
 
 import contextlib
 import logging
+import operator
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from advcore import distributed
-from advcore.data.base import Data, thinned
-from advcore.data.source import content_hash
+from advcore.data.base import thinned
 from advcore.device import full_float32, peak_memory
 from advcore.errors import AdvcoreError, CheckpointError, UnsafeFileError
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
-from advcore.files import leftovers, settle_all
-from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.runner import build, checkpoints
-from advcore.runner.config import resolved
-from advcore.runner.environment import environment
-from advcore.runner.folder import clear, was_begun
-from advcore.runner.prepare import Prepared, Reporter, speed_of, use_suited_threads
-from advcore.runner.resume import changed_settings, record_before, resumable
+from advcore.reporting.record import RunRecord
+from advcore.runner import checkpoints
+from advcore.runner.prepare import Prepared, Reporter
+from advcore.runner.resume import Journal, begin_run, new_record
 from advcore.runner.schema import RunConfig
-from advcore.runner.select import in_training_set, keep_coreset, restore_coresets, summary
+from advcore.runner.select import keep_coreset, map_to_training_set, summary
 from advcore.runner.weights import save_state
-from advcore.threads import describe_threads
 from advcore.tracking import metrics, tracker_name
 from advcore.tracking.telling import Tracking
-from advcore.training.loop import Listener, Trained
+from advcore.training.loop import Listener, State, Trained
 from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
@@ -47,220 +41,190 @@ def run(
     job: Sequence[str] = (),
     locked: bool = False,
 ) -> RunRecord:
-    """As `_run`, with the folder's lock, and every place in it tried before (`checkpoints.alone`).
+    """Carry out a run in the folder `path`, with the folder locked and every place in it tried before.
 
-    locked : the caller holds it already, as one does that wants to know before it reads data.
+    Parameters
+    ----------
+    resume : continue the run that is in the folder, if there is one. Otherwise an earlier run there is removed.
+    job : the launcher's names for the job that begins the run (`distributed.launchers`).
+    locked : the caller has locked the folder (`checkpoints.alone`), in order to fail before it reads any data.
 
     Raises BusyError if another run works there, ConfigError for a place that cannot be written, and, once it runs,
-    OSError with the path.
+    OSError with the path. `_run` lists what is written.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as lock:
         with distributed.together():
             if distributed.first() and not locked:
-                held.enter_context(checkpoints.alone(path))
-        return _run(prepared, path, reporter or Reporter(), resume, job)
+                lock.enter_context(checkpoints.alone(path))
+        return _run(prepared, path, reporter or Reporter(), resume=resume, job=job)
 
 
-def _run(prepared: Prepared, path: Path, reporter: Reporter, resume: bool, job: Sequence[str]) -> RunRecord:
-    """Train, select, evaluate; `path/record.json` is brought up to date after every epoch.
+def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, job: Sequence[str]) -> RunRecord:
+    """Train, select and evaluate; bring `path/record.json` up to date after every epoch.
 
-    Writes `metrics.jsonl` and `metrics.csv`, a row an epoch; `checkpoints/last` and `best` (.safetensors with a JSON
-    beside it, and as .npz the final evaluation's verdict on each test image), `coresets/epoch-NNN.npz`, what trackers
-    keep in `tracking/`, and `states/`, from which `resume` goes on. A finished run that is resumed stays as it is. Of
-    several processes, the first alone reads and writes files of the run.
+    Also writes `metrics.jsonl` and `metrics.csv`, one row per epoch; `checkpoints/last` and `best` (.safetensors with a
+    JSON beside it, and as .npz the final evaluation's verdict on each test image); `coresets/epoch-NNN.npz`; what
+    trackers keep, in `tracking/`; and `states/`, from which `resume` continues. A finished run that is resumed stays as
+    it is. Of several processes, only the first one reads and writes files of the run.
     """
-    config, started = prepared.config, time.perf_counter()
-    where = prepared.data.train.device
-    record = RunRecord(
-        name=config.name,
-        config=resolved(config),
-        environment=environment(where),
-        plan=prepared.plan.text,
-        reference=asdict(prepared.plan.reference),
-        data=counted(prepared.data),
-        inputs=prepared.inputs,
-    )
-    facts: dict[str, Any] = {}
-
-    def save() -> None:
-        if distributed.first():
-            record.seconds = round(time.perf_counter() - started, 2)
-            record.save(path / "record.json")
-            metrics.write(path, _rows(record))
-
-    def begin() -> dict[str, Any]:
-        """Whether all is done, and the state to go on from."""
-        nonlocal record, started
-        loaded, state, threads = prepared.data, None, None
-        record.data["hash"] = {"train": content_hash(loaded.train), "test": content_hash(loaded.test)}
-        data = [len(loaded.train), record.data["hash"]["train"]]
-        if resume and was_begun(path):
-            before, lost = record_before(path)
-            changed = changed_settings(prepared, before)
-            gone = not checkpoints.folder(path).exists()  # as of a suite's run that is done
-            if before.finished and all(gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed):
-                record = before
-                return {"done": True, "state": None}
-            state, damaged = resumable(prepared, path, before, data)
-            for name in checkpoints.FOLDERS:
-                settle_all(path / name)
-            threads = before.environment.get("threads") if state else None
-            damaged += restore_coresets(path, state, prepared.data)
-            note = {"epoch": state["place"]["epoch"] if state else 0, "changed": changed, "damaged": [*lost, *damaged]}
-            kept = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
-            record = replace(record, resumes=[*before.resumes, note], **{name: getattr(before, name) for name in kept})
-            started -= before.seconds
-        else:
-            clear(path)
-            checkpoints.begin(path, job)
-        ours = [old for name in checkpoints.FOLDERS for old in leftovers(path / name)]
-        files = [old for name in ("record.json", *metrics.FILES) for old in leftovers(path, name)]
-        checkpoints.sweep([*files, *ours])
-        facts.update(data=data, config=record.config, inputs=record.inputs)
-        record.environment["speed"] = asdict(speed_of(prepared, state))
-        reason = use_suited_threads(prepared, threads)
-        record.environment |= describe_threads(torch.get_num_threads(), reason)
-        save()
-        return {"done": False, "state": state}
-
-    begun = distributed.by_first(begin)
-    if begun["done"]:
+    journal = Journal(prepared, path, began=time.perf_counter(), record=new_record(prepared))
+    beginning = distributed.by_first(partial(begin_run, journal, resume, job))
+    record = journal.record
+    if beginning["done"]:
         return record
-    state = begun["state"]
     reporter.on_plan(prepared.plan)
-    with contextlib.closing(_tracking(record, config, path)) as tracking:
-        trained = _fitted(record, prepared, path, reporter, state, facts, tracking, save)
-        _conclude(record, prepared, trained, path, reporter)
+    with contextlib.closing(_open_tracking(journal)) as tracking:
+        trained = _train(journal, reporter, tracking, state=beginning["state"])
+        _evaluate_states(journal, reporter, trained)
         tracking.close(metrics.final_numbers(record.final, record.relative_cost))
         tracking.report(record.events, len(record.epochs))
-    record.peak_memory = peak_memory(where)
+    record.peak_memory = peak_memory(prepared.data.train.device)
     record.finished = True
-    save()
+    journal.save()
     return record
 
 
-def _tracking(record: RunRecord, config: RunConfig, path: Path) -> Tracking:
-    """The run's trackers, told of what was done before; only the first process has any."""
-    trackers = {tracker_name(one): one for one in config.tracking} if distributed.first() else {}
-    settings = {key: value for key, value in record.config.items() if key != "tracking"}
-    return Tracking(trackers, path, record.name, settings)
+def _open_tracking(journal: Journal) -> Tracking:
+    tracking = journal.prepared.config.tracking  # of several processes, only the first one has trackers
+    trackers = {tracker_name(tracker): tracker for tracker in tracking if distributed.first()}
+    settings = {key: value for key, value in journal.record.config.items() if key != "tracking"}
+    return Tracking(trackers, journal.path, journal.record.name, settings)
 
 
-def _rows(record: RunRecord) -> list[dict[str, Any]]:
-    return metrics.rows(record.epochs, record.selections, record.reference["units"])
-
-
-def _fitted(
-    record: RunRecord,
-    prepared: Prepared,
-    path: Path,
-    reporter: Reporter,
-    state: dict | None,
-    facts: dict[str, Any],
-    tracking: Tracking,
-    save: Callable[[], None],
-) -> Trained:
-    """The training, from `state` on; the first process writes what becomes known."""
-    config, loaded = prepared.config, prepared.data
-
-    def on_epoch(entry: dict, so_far: Trained) -> None:
-        _count(record, so_far, prepared)
-        save()
-        tracking.tell(_rows(record))
-        tracking.report(so_far.events, entry["epoch"])
-        reporter.on_epoch(entry, so_far)
-
-    def on_coreset(coreset: Coreset) -> None:
-        told = keep_coreset(path, in_training_set(coreset, loaded))
-        if told and record.resumes:
-            record.resumes[-1]["damaged"].append(told)
-        reporter.on_coreset(coreset)
-
-    def on_checkpoint(state: Callable[[], dict]) -> None:
-        try:
-            checkpoints.save(path, state, facts, config.checkpoint.kept)
-        except CheckpointError as error:
-            raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
-
-    writer = replace(
-        reporter,
-        on_epoch=on_epoch,
-        on_coreset=on_coreset,
-        on_state=lambda name, state, entry: save_state(path, name, state, entry),
-        on_checkpoint=on_checkpoint,
-        period=config.checkpoint.period,
-    )
-    others = Listener(on_checkpoint=lambda state: state(), period=config.checkpoint.period)
+def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: dict | None) -> Trained:
+    """Train, from `state` on if there is one. The first process writes the results as they come in."""
+    prepared = journal.prepared
+    period = prepared.config.checkpoint.period
+    # the other processes take part in gathering a state, which the first one then writes
+    listener = Listener(on_checkpoint=operator.call, period=period)
+    if distributed.first():
+        listener = replace(
+            reporter,
+            on_epoch=partial(_write_epoch, journal, reporter, tracking),
+            on_coreset=partial(_write_coreset, journal, reporter),
+            on_state=partial(save_state, journal.path),
+            on_checkpoint=partial(_write_checkpoint, journal),
+            period=period,
+        )
     trained = prepared.trainer.fit(
         prepared.model,
-        loaded.train,
-        loaded.validation,
-        seed=config.seed,
-        augment=loaded.augment,
-        listener=writer if distributed.first() else others,
+        prepared.data.train,
+        prepared.data.validation,
+        seed=prepared.config.seed,
+        augment=prepared.data.augment,
+        listener=listener,
         scores=prepared.scores,
         resume=state,
     )
-    tracking.tell(metrics.rows(trained.epochs, record.selections, record.reference["units"]))
+    tracking.tell(metrics.rows(trained.epochs, journal.record.selections, journal.record.reference["units"]))
     tracking.report(trained.events, len(trained.epochs))
     return trained
 
 
-def _conclude(record: RunRecord, prepared: Prepared, trained: Trained, path: Path, reporter: Reporter) -> None:
-    """Final accuracies of `last` and `best`; the ledger now holds their evaluation too."""
-    best = -1 if trained.best_epoch is None else trained.best_epoch  # no validation examples: best is last
-    if distributed.first():
-        save_state(path, "last", trained.last, trained.epochs[-1])
-        save_state(path, "best", trained.best, trained.epochs[best])
-    for which, state in (("last", trained.last), ("best", trained.best)):
-        if which == "best" and trained.best_epoch in (None, trained.epochs[-1]["epoch"]):
-            record.final["best"] = record.final["last"]  # the same state
-            break
-        reporter.on_final(which)
-        prepared.model.load_state_dict(state)
-        verdicts = path / "checkpoints" / f"{which}-verdicts.npz"
-        record.final[which] = _evaluated(prepared, trained, reporter, which, verdicts).as_dict()
-    record.best_epoch = trained.best_epoch
-    distributed.merge(trained.ledger)
-    _count(record, trained, prepared)
+def _write_epoch(journal: Journal, reporter: Reporter, tracking: Tracking, entry: dict, so_far: Trained) -> None:
+    _count(journal.record, so_far, journal.prepared)
+    journal.save()
+    tracking.tell(journal.list_metrics())
+    tracking.report(so_far.events, entry["epoch"])
+    reporter.on_epoch(entry, so_far)
 
 
-def _evaluated(prepared: Prepared, trained: Trained, reporter: Reporter, which: str, verdicts: Path) -> Evaluation:
-    """`final`, which goes on from the verdicts that a stopped one left; those of other settings, or damaged, go."""
+def _write_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> None:
+    problem = keep_coreset(journal.path, map_to_training_set(coreset, journal.prepared.data))
+    if problem and journal.record.resumes:
+        journal.record.resumes[-1]["damaged"].append(problem)
+    reporter.on_coreset(coreset)
+
+
+def _write_checkpoint(journal: Journal, state: Callable[[], dict]) -> None:
     try:
-        return final(prepared, trained, reporter, which, state=verdicts)
+        checkpoints.save(journal.path, state, journal.list_facts(), journal.prepared.config.checkpoint.kept)
+    except CheckpointError as error:
+        raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
+
+
+def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> None:
+    """Save and evaluate the last state and the best one, and add the cost of that to the record.
+
+    Without validation examples, the last state counts as the best one.
+    """
+    final_entry = trained.epochs[-1]
+    best_entry = final_entry if trained.best_epoch is None else trained.epochs[trained.best_epoch]
+    if distributed.first():
+        save_state(journal.path, "last", trained.last, final_entry)
+        save_state(journal.path, "best", trained.best, best_entry)
+    results = journal.record.final
+    measure = partial(_evaluate_state, journal, reporter, trained)
+    results["last"] = measure("last", trained.last)
+    if best_entry["epoch"] == final_entry["epoch"]:
+        results["best"] = results["last"]
+    else:
+        results["best"] = measure("best", trained.best)
+    journal.record.best_epoch = trained.best_epoch
+    distributed.merge(trained.ledger)
+    _count(journal.record, trained, journal.prepared)
+
+
+def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, which: str, state: State) -> dict:
+    """Return the final accuracies of a state, continuing from the verdicts that a stopped evaluation left.
+
+    Verdicts that are damaged, or of other settings, are removed.
+    """
+    reporter.on_final(which)
+    journal.prepared.model.load_state_dict(state)
+    verdicts = journal.path / "checkpoints" / f"{which}-verdicts.npz"
+    evaluate_state = partial(final, journal.prepared, trained, reporter, which, state=verdicts)
+    try:
+        return evaluate_state().as_dict()
     except (CheckpointError, UnsafeFileError) as error:
         log.warning("%s; evaluating %s anew", error, which)
     if distributed.first():
         verdicts.unlink()
-    return final(prepared, trained, reporter, which, state=verdicts)
+    return evaluate_state().as_dict()
 
 
 def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
-    """What was done, what fell back and what it took, so far."""
-    record.epochs, record.selections = trained.epochs, [summary(coreset) for coreset in trained.coresets]
+    """Bring the record up to date with what was done so far, what fell back, and what it cost."""
+    record.epochs = trained.epochs
+    record.selections = [summary(coreset) for coreset in trained.coresets]
     record.events = trained.events
     record.ledger = trained.ledger.summary()
     record.relative_cost = trained.ledger.units() / prepared.plan.reference.units
 
 
-def examined(prepared: Prepared) -> Tensor | None:
-    """Which test examples are evaluated; None for all."""
-    size, test = prepared.config.evaluation.examples, prepared.data.test
-    return None if size is None else thinned(test.labels(), size, prepared.config.data.split_seed, "evaluation")
+def choose_examples(prepared: Prepared) -> Tensor | None:
+    """Return the positions of the test examples to evaluate, (n,) long; None for all of them."""
+    size = prepared.config.evaluation.examples
+    if size is None:
+        return None
+    return thinned(prepared.data.test.labels(), size, prepared.config.data.split_seed, "evaluation")
 
 
 def to_evaluate(config: RunConfig, suite: str) -> RunConfig:
-    """The config with a named suite's attacks to evaluate, without what only training needs: a tracker's package, or
-    memory for a selection."""
+    """Return the config with a named suite's attacks to evaluate, and without what only training needs, such as the
+    package of a tracker or the memory for a selection."""
     evaluation = replace(config.evaluation, attacks=SUITES[suite](config.evaluation.attacks))
     return replace(config, evaluation=evaluation, selection=None, minibatch=None, tracking=[])
 
 
-def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which: str, **how: Any) -> Evaluation:
-    """Accuracies on the test set as the run file asks for them, in float32; `how` goes to `evaluate`."""
-    settings, indices = prepared.config.evaluation, examined(prepared)
-    reporter.on_progress(f"evaluate {which}", 0, len(prepared.data.test if indices is None else indices))
+def final(
+    prepared: Prepared,
+    trained: Trained | None,
+    reporter: Reporter,
+    which: str,
+    *,
+    state: Path | None = None,
+    keep_examples: bool = False,
+) -> Evaluation:
+    """Return the accuracies on the test set that the run file asks for, in float32.
+
+    trained : what training left; its ledger counts the passes. which : the name of the weights, for the progress.
+    state, keep_examples : as in `evaluate`.
+    """
+    settings = prepared.config.evaluation
+    indices = choose_examples(prepared)
+    report_progress = partial(reporter.on_progress, f"evaluate {which}")
+    report_progress(0, len(prepared.data.test if indices is None else indices))
     return full_float32()(evaluate)(
         prepared.model,
         prepared.data.test,
@@ -269,18 +233,8 @@ def final(prepared: Prepared, trained: Trained | None, reporter: Reporter, which
         batch_size=settings.batch_size,
         indices=indices,
         checks=settings.checks,
-        ledger=trained.ledger if trained else None,
-        on_chunk=lambda done, total: reporter.on_progress(f"evaluate {which}", done, total),
-        **how,
+        ledger=trained and trained.ledger,
+        on_chunk=report_progress,
+        state=state,
+        keep_examples=keep_examples,
     )
-
-
-def counted(loaded: Data) -> dict[str, Any]:
-    """How many examples are trained on, held out and tested on, their shape, and how many of each class in training."""
-    return {
-        "train": len(loaded.train),
-        "validation": build.held_out(loaded),
-        "test": len(loaded.test),
-        "shape": list(loaded.train.shape),
-        "class_counts": torch.bincount(loaded.whole[loaded.part], minlength=loaded.num_classes).tolist(),
-    }

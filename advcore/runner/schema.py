@@ -1,4 +1,4 @@
-"""The run file's settings as frozen dataclasses, and which class each `name` means."""
+"""The settings of a run file as frozen dataclasses, and the tables of classes that a `name` chooses from."""
 
 import re
 from collections.abc import Mapping
@@ -39,13 +39,16 @@ TABLES: dict[str, dict[str, type]] = {
 }
 
 
-def _name_of(value: Any) -> str | None:
-    name = value.get("name") if isinstance(value, Mapping) else None
-    return name.partition(":")[0] if isinstance(name, str) else None
+def _read_name(value: object) -> str | None:
+    """Return the name that chooses the class of some settings, without the architecture of `timm:ARCHITECTURE`."""
+    match value:
+        case {"name": str(name)}:
+            return name.partition(":")[0]
+    return None
 
 
-def _unnamed(value: Any) -> Any:
-    """The settings without the name that chose their class; `timm:NAME` leaves its architecture."""
+def _remove_name(value: object) -> object:
+    """Return settings without the name that chose their class; `timm:ARCHITECTURE` leaves its architecture."""
     if not isinstance(value, Mapping):
         return value
     rest = {key: entry for key, entry in value.items() if key != "name"}
@@ -53,30 +56,32 @@ def _unnamed(value: Any) -> Any:
     return rest | {"architecture": architecture} if architecture else rest
 
 
-def _named(table: dict[str, type]) -> Any:
-    """The type "one of these classes, told apart by `name`"."""
-    choices = tuple(Annotated[cls, BeforeValidator(_unnamed), Tag(name)] for name, cls in table.items())
-    return Annotated[Union[choices], Discriminator(_name_of)]  # noqa: UP007
+def _choose_by_name(table: dict[str, type]) -> Any:
+    choices = tuple(Annotated[cls, BeforeValidator(_remove_name), Tag(name)] for name, cls in table.items())
+    return Annotated[Union[choices], Discriminator(_read_name)]  # noqa: UP007
 
 
-DataChoice = _named(DATASETS)
-ModelChoice = _named(MODELS)
-ObjectiveChoice = _named(OBJECTIVES)
-AttackChoice = _named(ATTACKS)
-EvaluatedChoice = _named(EVALUATED)
-SolverChoice = _named(SOLVERS)
-RuleChoice = _named(RULES)
-OptimizerChoice = _named(OPTIMIZERS)
-LrScheduleChoice = _named(LR_SCHEDULES)
-AttackStepsChoice = _named(ATTACK_STEPS)
-TrackerChoice = _named(TRACKERS)
-_FIT = "this one is for training only (fast_lpa: set project: true)"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+DataChoice = _choose_by_name(DATASETS)
+ModelChoice = _choose_by_name(MODELS)
+ObjectiveChoice = _choose_by_name(OBJECTIVES)
+AttackChoice = _choose_by_name(ATTACKS)
+EvaluatedChoice = _choose_by_name(EVALUATED)
+SolverChoice = _choose_by_name(SOLVERS)
+RuleChoice = _choose_by_name(RULES)
+OptimizerChoice = _choose_by_name(OPTIMIZERS)
+LrScheduleChoice = _choose_by_name(LR_SCHEDULES)
+AttackStepsChoice = _choose_by_name(ATTACK_STEPS)
+TrackerChoice = _choose_by_name(TRACKERS)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of runs and suites, which are also names of files
+
+
+def _unless(accepted: object, problem: str | None) -> str | None:
+    return None if accepted else problem
 
 
 @settings
 class SelectionConfig(SelectionSettings):
-    """When to select, how much, by what.
+    """When to select, how much, and by which solver.
 
     Parameters
     ----------
@@ -85,8 +90,8 @@ class SelectionConfig(SelectionSettings):
         rounded.
     period : coreset epochs from one selection to the next; null selects once.
     schedule : compressed, or acs for the published code's epochs.
-    attack : of the selection; null for the training attack.
-    cost : instead of a budget: the relative cost that the run is to have; the largest budget that it pays for is taken.
+    attack : the attack of selections; null for the training attack.
+    cost : the relative cost of the run, instead of a budget: the run gets the largest budget that it pays for.
     probe_epochs : for solvers that take scores over epochs (easycore, by_score, ccs): epochs of ordinary training of
         a copy that are scored first; at least 1 where there is no warm start.
     """
@@ -102,24 +107,25 @@ class SelectionConfig(SelectionSettings):
     def _more_problems(self) -> list[str | None]:
         return [
             *Schedule.problems(self),
-            None if self.cost is None else positive("cost", self.cost, "it is relative to full training"),
-            must("cost", "null beside a budget", self.cost)
-            if self.cost is not None and self.budget != SelectionSettings.budget
-            else None,
+            _unless(self.cost is None, positive("cost", self.cost, "it is relative to full training")),
+            _unless(
+                self.cost is None or self.budget == SelectionSettings.budget,
+                must("cost", "null beside a budget", self.cost),
+            ),
             at_least("probe_epochs", self.probe_epochs, 0),
         ]
 
 
 @settings
 class TrainingConfig(LoopSettings):
-    """The loop.
+    """How the model is trained.
 
     Parameters
     ----------
-    epochs : of the full run that this one stands for.
-    optimizer : moves the weights.
-    lr_schedule : moves the learning rate.
-    attack_steps : the training attack's steps in each epoch; null: always its own.
+    epochs : epochs of training on all data that this run stands for.
+    optimizer : updates the weights.
+    lr_schedule : sets the learning rate of each step.
+    attack_steps : the training attack's steps in each epoch; null for the attack's own number in all epochs.
     """
 
     epochs: int
@@ -133,14 +139,14 @@ class TrainingConfig(LoopSettings):
 
 @settings
 class EvaluationConfig:
-    """What the final accuracies are measured with.
+    """How the final accuracies are measured.
 
     Parameters
     ----------
-    attacks : each on its own, on the test set, at `last` and at `best`; or autoattack.
+    attacks : attacks of the test set, or autoattack; each is evaluated separately, at `last` and at `best`.
     batch_size : examples attacked at once.
-    examples : how many test images are evaluated, stratified and by data.split_seed: the same for all seeds; null for
-        all.
+    examples : how many test images are evaluated, chosen stratified by data.split_seed, so the same for all seeds; null
+        for all.
     checks : look for what makes the numbers untrustworthy; flags go into the record.
     """
 
@@ -152,9 +158,14 @@ class EvaluationConfig:
     def __post_init__(self):
         require(
             at_least("batch_size", self.batch_size, 1),
-            None if self.examples is None else at_least("examples", self.examples, 1),
+            _unless(self.examples is None, at_least("examples", self.examples, 1)),
             *(
-                must(f"attacks.{i}.name", "an attack that stays in its ball", attack_name(attack), _FIT)
+                must(
+                    f"attacks.{i}.name",
+                    "an attack that stays in its ball",
+                    attack_name(attack),
+                    "this one is for training only (fast_lpa: set project: true)",
+                )
                 for i, attack in enumerate(self.attacks)
                 if getattr(attack, "training_only", False)
             ),
@@ -172,29 +183,28 @@ class CostConfig:
 
     Parameters
     ----------
-    reference_steps : attack steps, one restart.
-    reference_epochs : null for `training.epochs`.
+    reference_steps : steps of its attack, which has one restart.
+    reference_epochs : its epochs; null for `training.epochs`.
     """
 
     reference_steps: int = 10
     reference_epochs: int | None = None
 
     def __post_init__(self):
-        epochs = self.reference_epochs
         require(
             at_least("reference_steps", self.reference_steps, 1),
-            None if epochs is None else at_least("reference_epochs", epochs, 1),
+            _unless(self.reference_epochs is None, at_least("reference_epochs", self.reference_epochs, 1)),
         )
 
 
 @settings
 class CheckpointConfig:
-    """The states from which `--resume` goes on; one is also written where a signal stops the run.
+    """The saved states from which `--resume` continues; one is also saved when a signal stops the run.
 
     Parameters
     ----------
-    period : epochs between two of them.
-    kept : how many stay, so that there is another where the newest is damaged.
+    period : epochs from one saved state to the next.
+    kept : how many states are kept, so that there is another where the newest is damaged.
     """
 
     period: int = 1
@@ -213,11 +223,11 @@ class RunConfig:
 
     Parameters
     ----------
-    name : names the run's folder; letters, digits, dot, dash, underscore.
-    seed : of every random number.
+    name : name of the run and of its folder; letters, digits, dot, dash, underscore.
+    seed : seed of all random numbers.
     data, model, objective, attack, selection, training, evaluation, cost, checkpoint : see their own pages.
-    minibatch : which examples of a batch are attacked, or which images are learned from; null: all.
-    tracking : trackers that are told of every epoch, beside the metrics in the run's folder; the run stays as it is.
+    minibatch : which examples of a batch are attacked, or which images are learned from; null for all.
+    tracking : trackers that also receive the metrics of every epoch; they do not influence the run.
     device : auto (CUDA if there is one), cpu, cuda or cuda:N.
     """
 
@@ -238,18 +248,18 @@ class RunConfig:
 
     def __post_init__(self):
         way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
+        is_objective = isinstance(self.objective, tuple(OBJECTIVES.values()))
         require(
-            None
-            if NAME.fullmatch(self.name)
-            else must("name", "letters, digits, '.', '-' and '_'", self.name, way_out),
-            None
-            if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)
-            else must("device", "auto, cpu, cuda or cuda:N", self.device),
+            _unless(NAME.fullmatch(self.name), must("name", "letters, digits, '.', '-' and '_'", self.name, way_out)),
+            _unless(
+                re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device),
+                must("device", "auto, cpu, cuda or cuda:N", self.device),
+            ),
             at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
-            mismatch(self.objective, self.attack) if isinstance(self.objective, tuple(OBJECTIVES.values())) else None,
+            mismatch(self.objective, self.attack) if is_objective else None,
             *(
-                must(f"tracking.{i}.name", "a tracker that does not stand before it", tracker_name(one))
-                for i, one in enumerate(self.tracking)
-                if type(one) in map(type, self.tracking[:i])
+                must(f"tracking.{i}.name", "a tracker that does not stand before it", tracker_name(tracker))
+                for i, tracker in enumerate(self.tracking)
+                if type(tracker) in map(type, self.tracking[:i])
             ),
         )

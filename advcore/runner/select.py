@@ -1,13 +1,13 @@
-"""A run file used for one selection, or for scores; and coresets as a run keeps them."""
+"""Use a run file for one selection, or to score all examples; and keep the coresets of a run in its folder."""
 
 import json
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.cost import CostLedger
@@ -15,11 +15,13 @@ from advcore.data.base import Data
 from advcore.errors import ConfigError, UserError, must
 from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import Collector, Gradient
 from advcore.objectives.base import attacked
 from advcore.rng import Stream
+from advcore.rows import DenseRows
 from advcore.runner import build
 from advcore.runner.config import resolved
-from advcore.runner.prepare import Prepared, Reporter, prepare, speed_of, use_suited_threads
+from advcore.runner.prepare import Prepared, Reporter, choose_speed, prepare
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
@@ -30,80 +32,94 @@ log = logging.getLogger(__name__)
 
 
 def select(prepared: Prepared, reporter: Reporter) -> Coreset:
-    """One coreset with the model as it stands; random numbers are those of the run's first selection."""
-    use_suited_threads(prepared)
-    plan, speed = prepared.trainer.schedule.plan(), shared_speed(lambda: speed_of(prepared))
-    choose = speed.running()(prepared.trainer.selector.select)
+    """Select one coreset with the model as it is, drawing the random numbers of the run's first selection.
+
+    Its indices count in the whole training set.
+    """
+    speed = shared_speed(partial(choose_speed, prepared))
+    select_coreset = speed.running()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
-    chosen = choose(
+    coreset = select_coreset(
         speed.prepared(prepared.model),
         prepared.data.train,
         seed=prepared.config.seed,
         rows=prepared.scores,
         validation=prepared.data.validation,
-        epoch=next((i for i, epoch in enumerate(plan) if epoch.action == "select"), 0),
-        on_chunk=lambda done, total: reporter.on_progress("select", done, total),
+        epoch=next((i for i, epoch in enumerate(prepared.trainer.schedule.plan()) if epoch.action == "select"), 0),
+        on_chunk=partial(reporter.on_progress, "select"),
     )
-    return in_training_set(chosen, prepared.data)
+    return map_to_training_set(coreset, prepared.data)
 
 
 def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
-    """Train the run file's model on all data, and score every example by `name`, of GRADIENTS, after each epoch."""
-    gradient, kind = GRADIENTS[name], type(config.objective).__name__.lower()
+    """Train the run file's model on all data, and score every training example after each epoch.
+
+    name : a score in GRADIENTS. Scores over epochs combine all epochs; any other score is that of the last epoch.
+
+    Raises ConfigError for a score of attacked images where the objective attacks none.
+    """
+    gradient = GRADIENTS[name]
+    objective = type(config.objective).__name__.lower()
     if gradient.attacked and not attacked(config.objective):
-        raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, kind))
+        raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, objective))
     with distributed.together():
         prepared = prepare(config, scores=False)
-    use_suited_threads(prepared)
-    loaded, selector = prepared.data, prepared.trainer.selector
-    whole = Schedule(epochs=config.training.epochs)
-    trainer = replace(prepared.trainer, schedule=whole, selector=None, minibatch=None, probe_epochs=0)
-    collector, ledger, last = gradient.collect() if gradient.collect else None, CostLedger(), []
-
-    def on_model(model: nn.Module) -> None:
-        found = gradient.measure(
-            model,
-            loaded.train,
-            objective=trainer.objective,
-            attack=selector.attack if selector else trainer.attack,
-            stream=Stream(seed=config.seed, purpose="scoring"),
-            ledger=ledger,
-            head=config.model.head,
-            **({"chunk_size": selector.chunk_size} if selector else {}),
-        )
-        for event in found.events:
-            log.warning("%s", event)
-        scores = found.rows.matrix[:, 0]
-        last[:] = [scores]
-        if collector:
-            collector.add(scores)
-
+    data = prepared.data
+    collector = (gradient.collect or _LastScores)()
+    all_data = Schedule(epochs=config.training.epochs)
+    trainer = replace(prepared.trainer, schedule=all_data, selector=None, minibatch=None, probe_epochs=0)
     trained = trainer.fit(
         prepared.model,
-        loaded.train,
-        loaded.validation,
+        data.train,
+        data.validation,
         seed=config.seed,
-        augment=loaded.augment,
-        listener=replace(reporter, on_model=on_model),
+        augment=data.augment,
+        listener=replace(reporter, on_model=partial(_add_scores, gradient, prepared, collector)),
     )
     return Scores(
-        indices=loaded.part,
-        values=(collector.rows.matrix[:, 0] if collector else last[0]).double().cpu(),
-        num_examples=len(loaded.whole),
-        fingerprint=build.whole_fingerprint(loaded),
+        indices=data.part,
+        values=collector.rows.matrix[:, 0].double().cpu(),
+        num_examples=len(data.whole),
+        fingerprint=build.compute_fingerprint(data),
         score=name,
         epochs=len(trained.epochs),
         model=resolved(config)["model"]["name"],
-        objective=kind,
+        objective=objective,
         seed=config.seed,
     )
 
 
+class _LastScores:
+    """A collector that keeps the scores of the last epoch only."""
+
+    def add(self, scores: Tensor) -> None:
+        self.rows = DenseRows(matrix=scores[:, None])
+
+
+def _add_scores(gradient: Gradient, prepared: Prepared, collector: Collector | _LastScores, model: nn.Module) -> None:
+    """Score all training examples with `model`, and add the scores, (N,), to the collector."""
+    trainer, selector = prepared.trainer, prepared.trainer.selector
+    measured = gradient.measure(
+        model,
+        prepared.data.train,
+        objective=trainer.objective,
+        attack=(selector or trainer).attack,
+        stream=Stream(seed=prepared.config.seed, purpose="scoring"),
+        ledger=CostLedger(),
+        head=prepared.config.model.head,
+        **({"chunk_size": selector.chunk_size} if selector else {}),
+    )
+    for event in measured.events:
+        log.warning("%s", event)
+    collector.add(measured.rows.matrix[:, 0])
+
+
 def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
-    """Return overrides with which a run file's solver reads its scores from `path`; another solver where its own reads
-    no such score."""
-    solver = config.selection.solver if config.selection else None
-    if solver is not None and solver.reads == score:
+    """Return the overrides with which a run file's solver reads its scores from `path`.
+
+    Where the solver does not read this score, the overrides name the solver `by_score`.
+    """
+    if config.selection is not None and config.selection.solver.reads == score:
         return [f"selection.solver.scores={json.dumps(str(path))}"]
     points = "adversarial" if score.startswith("adversarial_") else "clean"
     kind = score.removeprefix("adversarial_")
@@ -111,7 +127,7 @@ def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
 
 
 def summary(coreset: Coreset) -> dict:
-    """A coreset's facts for the record."""
+    """Return a coreset's facts for the record."""
     return {
         "epoch": coreset.epoch,
         "solver": coreset.solver,
@@ -122,59 +138,57 @@ def summary(coreset: Coreset) -> dict:
     }
 
 
-def in_training_set(coreset: Coreset, loaded: Data) -> Coreset:
-    """The same coreset with indices into the whole training set, not into the part left after validation."""
+def map_to_training_set(coreset: Coreset, data: Data) -> Coreset:
+    """Return the coreset with indices into the whole training set, not into the part left after validation."""
     return replace(
         coreset,
-        indices=loaded.part[coreset.indices],
-        num_examples=len(loaded.whole),
-        population=len(loaded.part),
-        fingerprint=build.whole_fingerprint(loaded),
+        indices=data.part[coreset.indices],
+        num_examples=len(data.whole),
+        population=len(data.part),
+        fingerprint=build.compute_fingerprint(data),
     )
 
 
 def keep_coreset(run: Path, coreset: Coreset) -> str | None:
-    """Write a coreset into a run's folder, unless its file is there, whole, and holds the same examples and weights.
+    """Write a coreset into a run's folder, unless an undamaged file there holds the same examples and weights.
 
-    Returns None, or one line, which is logged too: why a file that was there had to be written again.
+    Returns None, or, where a file had to be written again, one line that says why. The line is logged, too.
     """
     path = _coreset_file(run, coreset)
-    why = _difference(path, coreset) if has_pair(path) else ""
-    if why is None:
-        return None
+    if has_pair(path):
+        return _rewrite_if_different(path, coreset)
     coreset.save(path)
-    return _say_again(why) if why else None
+    return None
 
 
-def restore_coresets(run: Path, state: dict[str, Any] | None, loaded: Data) -> list[str]:
-    """Write those coresets of a state again whose files are missing or damaged. Returns a line about each, which is
-    logged too."""
+def restore_coresets(run: Path, state: dict | None, data: Data) -> list[str]:
+    """Write the coresets of a state again whose files are missing or damaged; return, and log, a line about each."""
     lines = []
     for values in state["coresets"] if state else ():
-        coreset = in_training_set(Coreset.restored(values), loaded)
-        path = _coreset_file(run, coreset)
-        why = _difference(path, coreset)
-        if why is not None:
-            coreset.save(path)
-            lines.append(_say_again(why))
-    return lines
+        coreset = map_to_training_set(Coreset.restored(values), data)
+        lines.append(_rewrite_if_different(_coreset_file(run, coreset), coreset))
+    return [line for line in lines if line is not None]
 
 
 def _coreset_file(run: Path, coreset: Coreset) -> Path:
     return run / "coresets" / f"epoch-{coreset.epoch:03d}.npz"
 
 
-def _difference(path: Path, coreset: Coreset) -> str | None:
-    """Why the file is not the coreset's; None where it is."""
+def _rewrite_if_different(path: Path, coreset: Coreset) -> str | None:
+    """Write the coreset to the file unless that holds it; return, and log, a line about why it was written again."""
+    difference = _find_difference(path, coreset)
+    if difference is None:
+        return None
+    coreset.save(path)
+    line = f"{difference}; it is written again"
+    log.warning("%s", line)
+    return line
+
+
+def _find_difference(path: Path, coreset: Coreset) -> str | None:
     try:
         saved = Coreset.load(path)
     except UserError as error:
         return str(error)
     same = torch.equal(saved.indices, coreset.indices) and torch.equal(saved.weights, coreset.weights)
     return None if same else f"{path} holds another coreset"
-
-
-def _say_again(why: str) -> str:
-    line = f"{why}; it is written again"
-    log.warning("%s", line)
-    return line

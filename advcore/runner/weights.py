@@ -1,4 +1,4 @@
-"""The weights that a run keeps, and weights from elsewhere: written, found, and filled into a model."""
+"""Write the weights of a run, find them again, and load them, or weights from elsewhere, into a model."""
 
 import hashlib
 import logging
@@ -19,59 +19,66 @@ log = logging.getLogger(__name__)
 
 
 def save_state(path: Path, name: str, state: State, entry: dict) -> None:
-    """`checkpoints/NAME.safetensors`, and a JSON with the epoch it is from."""
+    """Write `checkpoints/NAME.safetensors`, and a JSON with the epoch of `entry`, in the run's folder `path`."""
     save_tensors(path / "checkpoints" / f"{name}.safetensors", state, {"epoch": entry["epoch"], "version": __version__})
 
 
-def load_state(net: nn.Module, path: Path) -> None:
-    """Fill `net` from a checkpoint: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
-    Raises CheckpointError with the first keys that do not fit."""
+def load_state(model: nn.Module, path: Path) -> None:
+    """Load a checkpoint into `model`: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
+
+    Weights without normalisation are put behind that of `model`. Raises CheckpointError with the first five keys that
+    do not fit.
+    """
     state = load_weights(path)
-    if isinstance(net, nn.Sequential) and isinstance(net[0], Normalize) and state.keys() == net[1].state_dict().keys():
+    normalised = isinstance(model, nn.Sequential) and isinstance(model[0], Normalize)
+    if normalised and state.keys() == model[1].state_dict().keys():
         log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
-        state = net[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
-    own = net.state_dict()
+        state = model[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
+    _check_shapes(model.state_dict(), state, path)
+    model.load_state_dict(state)
+
+
+def _check_shapes(expected: State, state: State, path: Path) -> None:
+    shapes, shapes_in_file = ({key: list(value.shape) for key, value in part.items()} for part in (expected, state))
     wrong = [
-        f"{key} {list(own[key].shape) if key in own else 'not in the model'} / "
-        f"{list(state[key].shape) if key in state else 'not in the file'}"
-        for key in [*own, *(key for key in state if key not in own)]
-        if key not in state or key not in own or own[key].shape != state[key].shape
+        f"{key} {shapes.get(key, 'not in the model')} / {shapes_in_file.get(key, 'not in the file')}"
+        for key in shapes | shapes_in_file
+        if shapes.get(key) != shapes_in_file.get(key)
     ]
     if wrong:
         some = "; ".join(wrong[:5])
         raise CheckpointError(
             f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {some}"
         )
-    net.load_state_dict(state)
 
 
 def checkpoint(path: Path, which: str = "last", config: RunConfig | None = None) -> Path:
-    """The file that `--checkpoint` means: a path, or `last` or `best` of the run folder `path`.
+    """Return the file that `--checkpoint` means: a path, or `last` or `best` of the run folder `path`.
 
-    config : of `path` where it is a run file, which has no checkpoints: the run that it would write by default is
-        offered if it is there.
+    config : the config of `path`, where that may be a run file. A run file has no checkpoints; the error suggests the
+        folder that its run is written to by default, if that is there.
+
+    Raises CheckpointError where there is no such file, UnsafeFileError for a link that leads out of the folder.
     """
     if which not in ("last", "best"):
         return Path(which)
     if config is not None and not path.is_dir():
-        raise CheckpointError(_beside_a_run_file(path, which, default_folder(config)))
-    found = path / "checkpoints" / f"{which}.safetensors"
-    if not has_pair(found):
-        raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{found} does not exist"))
-    inside(found.with_suffix(".json"), path)
-    return inside(found, path)
+        raise CheckpointError(_no_checkpoint_message(path, which, default_folder(config)))
+    file = path / "checkpoints" / f"{which}.safetensors"
+    if not has_pair(file):
+        raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{file} does not exist"))
+    inside(file.with_suffix(".json"), path)
+    return inside(file, path)
 
 
 def weights_hash(path: Path) -> str:
-    """The sha256 of a checkpoint, checked where a JSON beside it tells it."""
+    """Return the sha256 of a checkpoint, which is checked where a JSON beside the file holds it."""
     if os.path.exists(path.with_suffix(".json")):
         return load_tensors(path)[1]["sha256"]
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def _beside_a_run_file(file: Path, which: str, folder: Path) -> str:
-    way_out = f"or name a run's folder in place of {file}"
-    if (folder / "record.json").exists():
-        way_out += f": {folder} is there"
+def _no_checkpoint_message(file: Path, which: str, folder: Path) -> str:
+    hint = f": {folder} is there" if (folder / "record.json").exists() else ""
     rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
-    return must("--checkpoint", rule, which, way_out)
+    return must("--checkpoint", rule, which, f"or name a run's folder in place of {file}{hint}")

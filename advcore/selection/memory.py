@@ -1,8 +1,8 @@
-"""What a selection will hold, told before anything is allocated."""
+"""How much memory a selection will hold, estimated before anything is allocated."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,16 +17,19 @@ from advcore.models.base import find_head
 from advcore.pairs import CONVERTED
 from advcore.solvers.base import memory_of
 
-_TILES = 5 * 8 * 512**2  # bytes of a matrix of all pairs that are being made
-_SHARE = 0.8  # of the free memory, where no limit is given
+if TYPE_CHECKING:
+    from advcore.selection.coreset import AdversarialCoreset
+
+_TILES = 5 * 8 * 512**2  # bytes of the tiles from which a matrix of all pairs is computed
+_SHARE = 0.8  # of the free memory may be used, where no limit is given
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes at the height of a selection, without the model and its activations.
+    """Bytes that a selection holds at most, without the model and its activations.
 
-    rows : all gradient rows. problem : the largest problem's own copy. matrix, solver : what its solver adds.
-    working : of sums and strips in float64. spilled : whether the rows are in a file, and so not in memory.
+    rows : of all gradient rows. problem : of the largest problem's copy of its rows. matrix, solver : what its solver
+    adds. working : of sums and strips in float64. spilled : whether the rows are in a file, and so not in memory.
     """
 
     rows: int
@@ -38,13 +41,17 @@ class Estimate:
 
     @property
     def peak(self) -> int:
-        """What is held at the same time."""
-        return (0 if self.spilled else self.rows) + self.problem + self.matrix + self.solver + self.working
+        """Bytes that are held at the same time."""
+        in_memory = 0 if self.spilled else self.rows
+        return in_memory + self.problem + self.matrix + self.solver + self.working
 
 
-def estimate_for(selector: Any, model: nn.Module, source: Source, held_out: int) -> Estimate | None:
-    """`estimate` of a selection from `source` with `model`; even classes where the source cannot count them."""
-    if not _measured(selector):
+def estimate_for(selector: "AdversarialCoreset", model: nn.Module, source: Source, held_out: int) -> Estimate | None:
+    """Estimate the memory of a selection from `source`; None where no row is measured.
+
+    Classes are taken to be of one size where the source cannot count them.
+    """
+    if not has_large_rows(selector):
         return None
     with borrow(model, training=False):
         head = find_head(model, first_images(model, source), selector.head)
@@ -60,66 +67,75 @@ def estimate_for(selector: Any, model: nn.Module, source: Source, held_out: int)
 
 
 def estimate(
-    selector: Any, *, counts: list[int], classes: int, features: int, held_out: int = 0, itemsize: int = 4
+    selector: "AdversarialCoreset",
+    *,
+    counts: list[int],
+    classes: int,
+    features: int,
+    held_out: int = 0,
+    itemsize: int = 4,
 ) -> Estimate | None:
-    """Of `selector` (an `AdversarialCoreset`), None where no row is measured.
+    """Estimate the memory of a selection from figures alone; None where no row is measured.
 
     counts : examples of each class. classes, features : outputs and inputs of the head. held_out : validation examples,
     which count where they are the target. itemsize : bytes of a number in the factors.
     """
-    if not _measured(selector):
+    if not has_large_rows(selector):
         return None
-    n, passes = sum(counts), len(selector.objective.passes)
+    n = sum(counts)
+    passes = len(selector.objective.passes)
     width = classes + features
-    by_class = selector.partition in ("per_class", "per_class_per_gradient")
-    size = max(counts) if by_class else n
-    if selector.partition == "per_batch":
-        size = math.ceil(n / selector.block_size)
-    k = max(1, round(selector.budget * size))
-    took = memory_of(selector.solver, size, k)
+    row_bytes = width * passes * itemsize
+    measured = n + held_out if selector.target == "validation" else n
+    size = n  # of the largest problem
+    problem = 0
     means = 0
-    if selector.partition == "per_batch":  # two tiles of block means
-        means = 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)
-    problem = size * width * passes * itemsize if by_class else 0
-    converted = 3 * problem if took["matrix"] and problem <= CONVERTED else 0
-    return Estimate(
-        rows=(n + (held_out if selector.target == "validation" else 0)) * width * passes * itemsize,
-        problem=problem,
-        matrix=took["matrix"] if itemsize <= 4 else 8 * size * size * bool(took["matrix"]),
-        solver=took["solver"],
-        working=16 * (width + 1) * passes * 512 + (_TILES if took["matrix"] else 0) + means + converted,
-    )
+    if selector.partition in ("per_class", "per_class_per_gradient"):
+        size = max(counts)
+        problem = size * row_bytes
+    elif selector.partition == "per_batch":
+        size = math.ceil(n / selector.block_size)
+        means = 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)  # two tiles of block means
+    needed = memory_of(selector.solver, size, max(1, round(selector.budget * size)))
+    matrix = needed["matrix"]
+    working = 16 * (width + 1) * passes * 512 + means
+    if matrix:
+        working += _TILES
+        matrix = matrix if itemsize <= 4 else 8 * size * size
+        if problem <= CONVERTED:
+            working += 3 * problem
+    return Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
 
 
-def _measured(selector: Any) -> bool:
-    """Whether the selection measures rows that take memory."""
+def has_large_rows(selector: "AdversarialCoreset") -> bool:
+    """Return whether the selection measures rows that take memory."""
     reads = selector.solver.reads
     return selector.budget < 1 and reads is not None and not GRADIENTS[reads].one_number
 
 
-def _allowed(device: torch.device) -> float | None:
-    """80 % of the bytes that are free on `device`; None where that is not known."""
+def _find_allowed_bytes(device: torch.device) -> float | None:
+    """Return 80 % of the bytes that are free on `device`; None where that is not known."""
     free = free_memory(device)
     return None if free is None else _SHARE * free
 
 
-def settle(found: Estimate, limit: float | None, device: torch.device) -> tuple[Estimate, str | None]:
-    """Whether rows must go to a file, and the event that says so.
+def settle(estimate: Estimate, limit: float | None, device: torch.device) -> tuple[Estimate, str | None]:
+    """Decide whether rows must go to a file, and return the estimate that holds then, and the event that says so.
 
     limit : GB; None is 80 % of what is free on `device`. Raises ConfigError if that would not be enough either.
     """
-    allowed = limit * 1e9 if limit is not None else _allowed(device)
-    if allowed is None or found.peak <= allowed:
-        return found, None
-    spilled = replace(found, spilled=True)
-    given = f"memory_limit {limit:g} GB" if limit is not None else f"80 % of the free memory, {gigabytes(allowed)}"
+    allowed = _find_allowed_bytes(device) if limit is None else limit * 1e9
+    if allowed is None or estimate.peak <= allowed:
+        return estimate, None
+    described = f"80 % of the free memory, {gigabytes(allowed)}" if limit is None else f"memory_limit {limit:g} GB"
+    spilled = replace(estimate, spilled=True)
     if spilled.peak > allowed:
         raise ConfigError(
             f"memory_limit must be at least {gigabytes(spilled.peak)} for this selection (rows in a file, one problem "
-            f"{gigabytes(spilled.problem + spilled.matrix + spilled.solver)}), got {given}; use partition: per_class, "
-            "solver.matrix: free, a smaller budget, or a higher memory_limit"
+            f"{gigabytes(spilled.problem + spilled.matrix + spilled.solver)}), got {described}; use partition: "
+            "per_class, solver.matrix: free, a smaller budget, or a higher memory_limit"
         )
     return spilled, (
-        f"gradient rows ({gigabytes(found.rows)}) go to a temporary file: the selection would hold "
-        f"{gigabytes(found.peak)}, above {given}"
+        f"gradient rows ({gigabytes(estimate.rows)}) go to a temporary file: the selection would hold "
+        f"{gigabytes(estimate.peak)}, above {described}"
     )

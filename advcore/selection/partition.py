@@ -1,4 +1,4 @@
-"""Split rows into problems, share the count between them, join the answers."""
+"""Split rows into problems, and share the number of picks between them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,18 @@ from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
 
+Narrow = Callable[[Rows, int], Rows]
+"""What a partition keeps of the rows of a class, given by its label."""
+
 
 @dataclass(frozen=True)
 class Problem:
     """One call of a solver.
 
-    name : of the problem. members : the example each row belongs to (n,). k : how many to pick.
-    load : makes its rows, when they are asked for: one problem's are in memory at a time.
-    blocks : where a row stands for a whole block, the blocks (then `members` holds each block's first example).
-    load_target : makes what the rows are to stand for, as `rows.total` gives it; None: their own sum.
+    name : of the problem. load : loads its rows when they are needed, so that one problem's are in memory at a time.
+    members : (n,) the example to which each row belongs. k : how many rows to pick.
+    blocks : where a row stands for a whole block, the blocks; `members` then holds each block's first example.
+    load_target : computes what the rows are to stand for, as `rows.total` does; None: their own sum.
     """
 
     name: str
@@ -32,12 +35,12 @@ class Problem:
 
     @property
     def rows(self) -> Rows:
-        """Made anew at each call."""
+        """The rows, loaded at each access."""
         return self.load()
 
     @property
     def target(self) -> Tensor | None:
-        """(C, D + 1) float64, what the rows are to stand for; None: their own sum."""
+        """(C, D + 1) float64, what the rows are to stand for, computed at each access; None: their own sum."""
         return None if self.load_target is None else self.load_target()
 
 
@@ -45,9 +48,10 @@ class Problem:
 class Split:
     """What a partition works from.
 
-    rows : N of them; labels : (N,) on the rows' device; budget : share to keep; block_size and blocks : of `per_batch`;
-    stream : of the block permutation; goal, goal_labels : rows of other examples (a validation set) whose mean
-    gradient is to be matched, None for the rows themselves.
+    rows : N rows. labels : (N,), on the rows' device. budget : share to keep. block_size, blocks : for `per_batch`.
+    stream : random numbers of the block permutation.
+    goal, goal_labels : rows of other examples (a validation set) whose mean gradient is to be matched; None for that of
+    the rows themselves.
     """
 
     rows: Rows
@@ -61,88 +65,109 @@ class Split:
 
     @property
     def k(self) -> int:
-        """max(1, round(budget N)), how many examples to pick in all."""
+        """How many examples to pick in all: max(1, round(budget N))."""
         return max(1, round(self.budget * len(self.rows)))
 
-    def target(
-        self, count: int, own: Tensor | None = None, narrow: Callable[[Rows], Rows] = lambda rows: rows
+    def build_target_loader(
+        self, count: int, label: int | None = None, narrow: Narrow | None = None
     ) -> Callable[[], Tensor] | None:
-        """`count` times the goal's mean row, over all of it or over those at `own`, as `narrow` leaves them."""
+        """Return a function that computes `count` times the goal's mean row; None if there is no goal.
+
+        label : the mean is over the goal's examples of this class, as `narrow` leaves them; None: over all.
+        Raises DataError if the goal has no example of the class.
+        """
         if self.goal is None:
             return None
+        if label is not None:
+            indices = (self.goal_labels == label).nonzero()[:, 0]
+            if not len(indices):
+                rule = f"target: validation needs examples of every class, got none of class {label}"
+                raise DataError(f"{rule}; use whole")
 
         def load() -> Tensor:
-            rows = narrow(self.goal if own is None else self.goal.take(own))
+            rows = self.goal if label is None else narrow(self.goal.take(indices), label)
             return (rows.total() * (count / len(rows))).to(self.rows.device)
 
         return load
 
 
-def whole(split: Split) -> list[Problem]:
-    """One problem over all rows."""
+def split_whole(split: Split) -> list[Problem]:
+    """Return one problem over all rows."""
     n = len(split.rows)
     everything = torch.arange(n, device=split.rows.device)
-    return [Problem("all", lambda: split.rows, everything, split.k, load_target=split.target(n))]
+    return [Problem("all", lambda: split.rows, everything, split.k, load_target=split.build_target_loader(n))]
 
 
-def per_class(split: Split) -> list[Problem]:
-    """One problem a class that is there; counts in proportion.
+def split_per_class(split: Split) -> list[Problem]:
+    """Return one problem per class that occurs, with counts in proportion.
 
-    By largest remainder, so they sum to K; a class may get none.
+    Counts are shared by largest remainder, so they sum to K; a class may get none.
     """
-    return _by_class(split, lambda rows, label: rows)
+    return _split_by_class(split, _keep_rows)
 
 
-def per_class_per_gradient(split: Split) -> list[Problem]:
-    """One problem a class, on the gradient of that class's own logit alone.
+def split_per_class_per_gradient(split: Split) -> list[Problem]:
+    """Return one problem per class, on the gradient of that class's own logit alone.
 
-    One of the C rows of the head's gradient: C times narrower. Differs: what the other logits' gradients say is not
-    seen.
+    That is one of the C rows of the head's gradient: C times narrower. Differs: what the other logits' gradients say is
+    not seen.
     """
-    return _by_class(split, lambda rows, label: rows.output(label) if isinstance(rows, FactoredRows) else rows)
+    return _split_by_class(split, _keep_output)
 
 
-def _by_class(split: Split, narrow: Callable[[Rows, int], Rows]) -> list[Problem]:
-    members = {int(c): (split.labels == c).nonzero()[:, 0] for c in split.labels.unique()}
-    counts = largest_remainder(split.k, [len(own) for own in members.values()])
-    return [_of_class(split, narrow, label, own, k) for (label, own), k in zip(members.items(), counts, strict=True)]
+def _keep_rows(rows: Rows, label: int) -> Rows:
+    return rows
 
 
-def _of_class(split: Split, narrow: Callable[[Rows, int], Rows], label: int, own: Tensor, k: int) -> Problem:
-    target = None
-    if split.goal is not None:
-        goal = (split.goal_labels == label).nonzero()[:, 0]
-        if not len(goal):
-            raise DataError(f"target: validation needs examples of every class, got none of class {label}; use whole")
-        target = split.target(len(own), goal, lambda rows: narrow(rows, label))
-    return Problem(f"class {label}", lambda: narrow(split.rows.take(own), label), own, k, load_target=target)
+def _keep_output(rows: Rows, label: int) -> Rows:
+    """Keep the gradient of the label's logit; scores, which have no outputs, stay as they are."""
+    return rows.output(label) if isinstance(rows, FactoredRows) else rows
 
 
-def per_batch(split: Split) -> list[Problem]:
-    """One problem over blocks of training-batch size, which are picked whole.
+def _split_by_class(split: Split, narrow: Narrow) -> list[Problem]:
+    members = {int(label): (split.labels == label).nonzero()[:, 0] for label in split.labels.unique()}
+    counts = largest_remainder(split.k, [len(indices) for indices in members.values()])
+    return [
+        _build_problem(split, narrow, label, indices, k)
+        for (label, indices), k in zip(members.items(), counts, strict=True)
+    ]
 
-    A row is a block's mean; round(budget x blocks) of them, at least one, are picked.
-    "permuted": a fresh seeded permutation a selection; "stored_order": the data's own order, as published.
+
+def _build_problem(split: Split, narrow: Narrow, label: int, members: Tensor, k: int) -> Problem:
+    """Return the problem of one class; its rows are loaded when the solver asks for them."""
+
+    def load() -> Rows:
+        return narrow(split.rows.take(members), label)
+
+    target = split.build_target_loader(len(members), label, narrow)
+    return Problem(f"class {label}", load, members, k, load_target=target)
+
+
+def split_per_batch(split: Split) -> list[Problem]:
+    """Return one problem over blocks of training-batch size, which are chosen whole.
+
+    A row is the mean over a block; round(budget x blocks) of them, at least one, are chosen. Blocks are cut from a new
+    seeded permutation at each selection ("permuted"), or from the data's own order, as published ("stored_order").
     """
     order = torch.arange(len(split.rows), device=split.rows.device)
     if split.blocks == "permuted":
         order = split.stream.at(order).permutation()
     blocks = chunked(order, split.block_size)
     if len(blocks) == 1:
-        raise BudgetError(
-            must("block_size", f"less than the {len(order)} examples", split.block_size, "or use per_class")
-        )
+        rule = f"less than the {len(order)} examples"
+        raise BudgetError(must("block_size", rule, split.block_size, "or use per_class"))
     k = max(1, round(split.budget * len(blocks)))
     first = torch.stack([block[0] for block in blocks])
     rows = split.rows.block_means(blocks)
-    return [Problem("blocks", lambda: rows, first, k, blocks, split.target(len(blocks)))]
+    target = split.build_target_loader(len(blocks))
+    return [Problem("blocks", lambda: rows, first, k, blocks=blocks, load_target=target)]
 
 
 PARTITIONS: dict[str, Callable[[Split], list[Problem]]] = {
-    "whole": whole,
-    "per_class": per_class,
-    "per_batch": per_batch,
-    "per_class_per_gradient": per_class_per_gradient,
+    "whole": split_whole,
+    "per_class": split_per_class,
+    "per_batch": split_per_batch,
+    "per_class_per_gradient": split_per_class_per_gradient,
 }
 ALIASES = {
     "all": "whole",

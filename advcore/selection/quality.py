@@ -1,6 +1,7 @@
-"""What a coreset's weights are like, and how well they stand for the whole."""
+"""What a coreset's weights are like, and how well its weighted gradient stands for that of all examples."""
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,31 +16,37 @@ _STRETCH = 2
 _ERRORS = ("gradient_error", "gradient_error_trained", "gradient_error_random", "target_error")
 
 
-def quality(coreset: Coreset, found: Measured, goal: Rows | None, normalise: str, stream: Stream) -> dict[str, Any]:
-    """weight_sum, effective_sample_size, class_counts; and, where gradients were measured (else None), the errors.
+def measure_quality(
+    coreset: Coreset, measured: Measured, goal: Rows | None, *, normalise: str, stream: Stream
+) -> dict[str, object]:
+    """Return weight_sum, effective_sample_size, class_counts, and four errors, None where no gradients were measured.
 
-    found : rows and labels of all examples. goal : other examples' rows that the solver was to match, for
+    measured : rows and labels of all examples. goal : other examples' rows that the solver was to match, for
     `target_error`. normalise : how the trainer will rescale the weights, for `gradient_error_trained`.
     """
-    w, rows, labels = coreset.weights.double(), found.rows, found.labels
-    facts: dict[str, Any] = {
-        "weight_sum": float(w.sum()) / coreset.num_examples,
-        "effective_sample_size": float(w.sum() ** 2 / (len(w) * w.square().sum())),
-        "class_counts": torch.bincount(labels[coreset.indices], minlength=int(labels.max()) + 1).tolist(),
-    } | dict.fromkeys(_ERRORS)
+    weights = coreset.weights.double()
+    class_counts = torch.bincount(measured.labels[coreset.indices], minlength=int(measured.labels.max()) + 1)
+    facts: dict[str, object] = {
+        "weight_sum": float(weights.sum()) / coreset.num_examples,
+        "effective_sample_size": float(weights.sum() ** 2 / (len(weights) * weights.square().sum())),
+        "class_counts": class_counts.tolist(),
+    }
+    facts |= dict.fromkeys(_ERRORS)
+    rows = measured.rows
     if not isinstance(rows, FactoredRows):
         return facts
-    total, picks = rows.total(), coreset.indices
-    facts["gradient_error"] = gradient_error(rows, picks, w, total)
-    facts["gradient_error_trained"] = gradient_error(rows, picks, _as_trained(coreset, normalise).double(), total)
-    facts["gradient_error_random"] = random_gradient_error(rows, len(w), stream, total)
+    error = partial(measure_gradient_error, rows, coreset.indices)
+    total = rows.total()
+    facts["gradient_error"] = error(weights, total)
+    facts["gradient_error_trained"] = error(_rescale_as_trained(coreset, normalise).double(), total)
+    facts["gradient_error_random"] = measure_random_error(rows, len(weights), stream, total)
     if goal is not None:
-        facts["target_error"] = gradient_error(rows, picks, w, goal.total() * (len(rows) / len(goal)))
+        facts["target_error"] = error(weights, goal.total() * (len(rows) / len(goal)))
     return facts
 
 
-def _as_trained(coreset: Coreset, normalise: str) -> Tensor:
-    """(K,) the coefficients that the trainer's rescaling amounts to, over a whole epoch."""
+def _rescale_as_trained(coreset: Coreset, normalise: str) -> Tensor:
+    """Return the coefficients (K,) to which the trainer's rescaling amounts over a whole epoch."""
     n, k = coreset.num_examples, len(coreset)
     if normalise == "none":
         return coreset.weights
@@ -48,41 +55,39 @@ def _as_trained(coreset: Coreset, normalise: str) -> Tensor:
     return coreset.training_weights("equal" if normalise == "equal" else "coreset") * (n / k)
 
 
-def stretched(weight_sum: float, normalise: str) -> tuple[str, ...]:
-    """An event where the trainer's rescaling makes steps more than twice, or less than half, as long as the solver's
-    weights mean them to be (docs/evidence.md has what that costs).
+def describe_stretch(weight_sum: float, normalise: str) -> tuple[str, ...]:
+    """Return an event if rescaling makes training steps more than twice, or less than half, as long as intended.
 
-    weight_sum : sum w / N.
+    weight_sum : sum w / N of the solver's weights, which say how long a step is to be; docs/evidence.md has what a
+    difference costs.
     """
     if normalise == "none" or weight_sum <= 0 or 1 / _STRETCH <= weight_sum <= _STRETCH:
         return ()
-    told = (
-        f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1 make steps {1 / weight_sum:.1f} times as long"
-    )
-    return (f"{told}; training.normalise: none keeps their scale",)
+    scale = f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1"
+    return (f"{scale} make steps {1 / weight_sum:.1f} times as long; training.normalise: none keeps their scale",)
 
 
-def gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:
-    """||sum of w_i g_i over the indices - sum of all g|| / ||sum of all g||; `total` is the latter, if it is known."""
-    total = rows.total() if total is None else total
+def measure_gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:
+    """Return ||sum of w_i g_i over the indices - total|| / ||total||; `total` defaults to the sum of all rows."""
+    if total is None:
+        total = rows.total()
     weighted = rows.combine(indices.to(rows.device), weights.to(rows.device))
     return float((weighted - total).norm() / total.norm().clamp_min(1e-300))
 
 
-def random_gradient_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> float:
-    """Mean `gradient_error` of 5 random subsets of k rows with weights N / k."""
+def measure_random_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> float:
+    """Return the mean `gradient_error` of 5 random subsets of k rows with weights N / k."""
     everything = torch.arange(len(rows), device=rows.device)
     weights = torch.full((k,), len(rows) / k, device=rows.device)
     draws = [stream.child(draw).at(everything).permutation()[:k] for draw in range(_DRAWS)]
-    return sum(gradient_error(rows, picks, weights, total) for picks in draws) / _DRAWS
+    return sum(measure_gradient_error(rows, picks, weights, total) for picks in draws) / _DRAWS
 
 
 class Sample(NamedTuple):
-    """What the full attack finds at some examples of the coreset, and at some of the rest.
+    """Gradient rows under the full attack, of a sample of the coreset and of a sample of the other examples.
 
-    chosen : (m,) long, which positions of the coreset, drawn without replacement. rest : (s,) long, which examples
-    outside of it, likewise; either may be all. rows : the gradient rows under the full attack of the chosen, then of
-    the rest.
+    chosen : (m,) long, positions in the coreset, drawn without replacement. rest : (s,) long, examples outside of it,
+    drawn likewise; either may be all. rows : those of the chosen examples, then those of the rest.
     """
 
     chosen: Tensor
@@ -90,54 +95,64 @@ class Sample(NamedTuple):
     rows: FactoredRows
 
 
-def full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample) -> tuple[float, float]:
-    """The coreset's gradient error where its examples and all others are attacked in full, and the sampling's share.
+def estimate_full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample) -> tuple[float, float]:
+    """Return the coreset's gradient error where all examples are attacked in full, and its standard error by sampling.
 
     rows : of all N examples, as the selection attacked them; what the full attack changes in them is what is sampled.
     indices, weights : (K,) the coreset.
 
-    Both over the norm of the full attack's total. The norm of something noisy is too large: the first is the root of
-    an unbiased estimate of its square, where that is above 0, else 0. Where all were attacked, the second is 0.
+    Both are divided by the norm of the full attack's total. The norm of something noisy is too large on average; so the
+    first is the root of an unbiased estimate of the square, where that is above 0, else 0. The second is 0 where all
+    examples were attacked.
     """
-    error, variance, total = sampled_error(rows, indices, weights, sample)
+    error, variance, total = estimate_sums(rows, indices, weights, sample)
     size = total.norm().clamp_min(1e-300)
-    return float((error.square().sum() - variance).clamp_min(0).sqrt() / size), float(variance.sqrt() / size)
+    unbiased = (error.square().sum() - variance).clamp_min(0).sqrt()
+    return float(unbiased / size), float(variance.sqrt() / size)
 
 
-def sampled_error(
+def estimate_sums(
     rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the same: estimates of the coreset's sum less that of all, of that estimate's variance (over all entries), and
-    of the sum of all. Cost: the sample's rows, twice."""
-    n, k, m = len(rows), len(indices), len(sample.chosen)
+    """Estimate, under the full attack, the coreset's weighted sum less the sum of all rows.
+
+    Arguments are those of `full_error`. Return that difference, the variance of its estimate, summed over all entries,
+    and the sum of all rows. Cost: the sample's rows, twice.
+    """
+    k, m = len(indices), len(sample.chosen)
     indices, weights = indices.to(rows.device), weights.double().to(rows.device)
-    of_chosen = _changed(sample.rows.take(torch.arange(m)), rows.take(indices[sample.chosen]))
-    of_rest = _changed(sample.rows.take(torch.arange(m, len(sample.rows))), rows.take(sample.rest))
-    once, _ = _sampled(of_chosen, torch.ones(m), k)
-    others, noise_rest = _sampled(of_rest, torch.ones(len(sample.rest)), n - k)
-    more, noise = _sampled(of_chosen, weights[sample.chosen] - 1, k)  # the coreset's sum less its part of the whole
+    of_chosen = _subtract(sample.rows.take(torch.arange(m)), rows.take(indices[sample.chosen]))
+    of_rest = _subtract(sample.rows.take(torch.arange(m, len(sample.rows))), rows.take(sample.rest))
+    unweighted, _ = _estimate_sum(of_chosen, torch.ones(m), k)
+    others, noise_of_others = _estimate_sum(of_rest, torch.ones(len(sample.rest)), len(rows) - k)
+    # The coreset's examples are in the sum of all rows as well, with weight 1.
+    difference, noise = _estimate_sum(of_chosen, weights[sample.chosen] - 1, k)
     total = rows.total()
-    return rows.combine(indices, weights) - total + more - others, noise + noise_rest, total + once + others
+    error = rows.combine(indices, weights) - total + difference - others
+    return error, noise + noise_of_others, total + unweighted + others
 
 
-def _changed(full: FactoredRows, cheap: FactoredRows) -> FactoredRows:
-    """Row by row, full - cheap: another sum of outer products."""
+def _subtract(full: FactoredRows, cheap: FactoredRows) -> FactoredRows:
+    """Return full - cheap, row by row: the difference of sums of outer products is such a sum."""
     residuals = (*full.residuals, *(-residual for residual in cheap.residuals))
     return FactoredRows(residuals=residuals, features=(*full.features, *cheap.features), kind=full.kind)
 
 
-def _sampled(rows: FactoredRows, weights: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The sum of weight x row over `size` examples, from these, drawn without replacement, and the estimate's variance,
-    summed over its entries (Cochran 1977, theorem 2.2)."""
-    drawn, weights = len(rows), weights.double().to(rows.device)
+def _estimate_sum(rows: FactoredRows, weights: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Estimate the sum of weight x row over `size` examples from a sample of them, drawn without replacement.
+
+    Return the estimate, and its variance, summed over its entries. Reference: Cochran (1977), theorem 2.2.
+    """
+    drawn = len(rows)
+    weights = weights.double().to(rows.device)
     if not drawn:
         return torch.zeros((), dtype=torch.float64, device=rows.device), torch.zeros((), device=rows.device)
-    summed = rows.combine(torch.arange(drawn, device=rows.device), weights)
-    squares = (weights.square() * rows.squared_norms()).sum() - summed.square().sum() / drawn
+    sample_sum = rows.combine(torch.arange(drawn, device=rows.device), weights)
+    squares = (weights.square() * rows.squared_norms()).sum() - sample_sum.square().sum() / drawn
     variance = size**2 * (1 / drawn - 1 / size) * squares.clamp_min(0) / max(1, drawn - 1)
-    return summed * (size / drawn), variance
+    return sample_sum * (size / drawn), variance
 
 
-def overlap(before: Tensor, after: Tensor) -> float:
-    """Share of `before` that is also in `after`."""
+def measure_overlap(before: Tensor, after: Tensor) -> float:
+    """Return the share of `before` that is also in `after`."""
     return float(torch.isin(before, after).double().mean())

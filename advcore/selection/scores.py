@@ -1,4 +1,4 @@
-"""Scores of a data set, computed once and kept in a file, for any model that trains on it later."""
+"""Scores of a data set, computed once and saved in a file, for any model that trains on it later."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,10 +17,10 @@ SCHEMA = "scores-1"
 class Scores:
     """One score for each of the examples `indices` of a data set.
 
-    indices : (n,) long, into the whole training set. values : (n,) float64, the higher, the harder.
-    num_examples, fingerprint : of the whole training set. score : its name in GRADIENTS. epochs : of the training run
-    that it was taken over. model, objective : what was trained. seed : of that run. sha256 : of the file, once it is
-    one.
+    indices : (n,) long, into the whole training set. values : (n,) float64; the higher, the harder the example.
+    num_examples, fingerprint : of the whole training set. score : its name in GRADIENTS. epochs : number of epochs over
+    which it was taken. model, objective : what was trained. seed : of that training run. sha256 : of the file, once
+    there is one.
     """
 
     indices: Tensor
@@ -35,14 +35,14 @@ class Scores:
     sha256: str = field(default="", compare=False)
 
     def save(self, path: Path) -> Path:
-        """`path` (.npz) and a JSON beside it, which holds the hash."""
+        """Write `path` (.npz) and a JSON file beside it, which holds the hash; return the path."""
         facts = {name: value for name, value in asdict(self).items() if name not in ("indices", "values", "sha256")}
         save_arrays(path, {"indices": self.indices.numpy(), "values": self.values.numpy()}, {"kind": SCHEMA, **facts})
         return path
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """What `save` wrote. Raises CheckpointError for a missing, damaged or other file."""
+        """Read what `save` wrote. Raises CheckpointError for a file that is missing, damaged or of another kind."""
         if not path.name:
             raise CheckpointError(f"{str(path)!r} is not the name of a file")
         arrays, facts = load_arrays(path)
@@ -50,14 +50,14 @@ class Scores:
             if facts.pop("kind", None) != SCHEMA:
                 raise TypeError("it holds something else")
             facts.pop("schema", None)
-            found = cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
-            found.check()
-            return found
+            scores = cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
+            scores.check()
+            return scores
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not hold scores: {error}") from None
 
     def check(self) -> None:
-        """Raise ValueError unless indices and values are what they must be."""
+        """Raise ValueError unless indices are unique and in range, and values are finite."""
         indices, values = self.indices, self.values
         if indices.dtype != torch.long or values.dtype != torch.float64 or indices.shape != values.shape:
             raise ValueError("indices (n,) must be whole numbers and values (n,) float64")
@@ -67,9 +67,10 @@ class Scores:
             raise ValueError(f"indices must be in 0..{self.num_examples - 1}")
 
     def rows(self, path: str, reads: str, part: Tensor, num_examples: int, fingerprint: str) -> DenseRows:
-        """(len(part), 1): the scores of the examples `part` of the whole training set.
+        """Return the scores (len(part), 1) of the examples `part` of the whole training set.
 
-        Raises DataError, which names `path`, for scores of another kind or data set, or that lack some of the examples.
+        path : of the scores' file, for errors. reads : the score that the solver reads. Raises DataError for scores of
+        another kind or data set, or that lack some of the examples.
         """
         if self.score != reads:
             raise DataError(f"{path} holds {self.score} scores, and the solver reads {reads}")
@@ -78,12 +79,12 @@ class Scores:
                 f"{path} holds the scores of another data set: {self.num_examples} examples ({self.fingerprint}), got "
                 f"{num_examples} ({fingerprint}); make them anew with `advcore score`"
             )
-        found = torch.full((num_examples,), float("nan"), dtype=torch.float64)
-        found[self.indices] = self.values
-        missing = int(torch.isnan(found[part]).sum())
+        values = torch.full((num_examples,), float("nan"), dtype=torch.float64)
+        values[self.indices] = self.values
+        missing = int(torch.isnan(values[part]).sum())
         if missing:
             raise DataError(
                 f"{path} lacks the scores of {missing} of the {len(part)} training examples; score with the same "
                 "data.validation and data.split_seed"
             )
-        return DenseRows(matrix=found[part][:, None])
+        return DenseRows(matrix=values[part][:, None])

@@ -1,8 +1,9 @@
-"""Problems to a solver, its answers to one selection."""
+"""Hand problems to a solver, and join its answers to one selection."""
 
+import itertools
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from advcore.solvers.base import Solver, Task, memory_of
 from advcore.types import Selection
 
 log = logging.getLogger(__name__)
+
+Packed = dict[str, Any]
+"""What processes send each other: nested dicts and lists of tensors and plain values."""
+
 _SMALLER = "use selection.partition: per_class, or a smaller selection.budget"
 _TOGETHER = 4e9  # bytes of matrices that are solved as one batch
 
@@ -26,157 +31,217 @@ _TOGETHER = 4e9  # bytes of matrices that are solved as one batch
 def solve_all(
     solver: Solver, problems: list[Problem] | None, generator: Stream, device: torch.device | None = None
 ) -> tuple[list[Selection], list[str]]:
-    """One answer a problem; a problem with a share that its solver leaves empty gets random picks at the others'
-    mean weight. What fell back or was left out comes as events.
+    """Return one answer per problem, and what fell back or was left out, one line each.
 
-    Of several processes, each solves every size-th problem. `problems` are the first one's, None in the others, which
-    solve on `device` and return no more than an empty list. Raises NoMemoryError for a problem that fits no way.
+    Where a solver picks nothing for a problem that has a share, random picks stand in, at the mean weight of all other
+    picks. Of several processes, each solves every size-th problem. `problems` are the first one's; in the others they
+    are None, and these solve on `device` and return two empty lists. Raises NoMemoryError for a problem that does not
+    fit in memory in any way.
     """
-    own, events = distributed.dealt(problems, _told, device), []
+    events: list[str] = []
+    dealt = distributed.dealt(problems, _pack_problem, device)
     with distributed.together(), advised("while solving", _SMALLER):
-        mine = [one if isinstance(one, Problem) else _heard(one) for one in own]
-        answers = list(_answers(solver, mine, generator, events))
-    if distributed.size() == 1:
-        return _completed(problems, answers, generator, events)
-    found, events = distributed.gathered([vars(answer) for answer in answers]), list(distributed.events(events))
-    if problems is None:
-        return [], []
-    rest = [iter(one) for one in found]
-    told = [next(rest[i % len(rest)]) for i in range(len(problems))]
-    answers = [_heard_answer(one, problem.members.device) for one, problem in zip(told, problems, strict=True)]
-    return _completed(problems, answers, generator, events)
+        mine = [item if isinstance(item, Problem) else _unpack_problem(item) for item in dealt]
+        answers = list(_answer(solver, mine, generator, events))
+    if distributed.size() > 1:
+        packed = distributed.gathered([vars(answer) for answer in answers])
+        events = list(distributed.events(events))
+        if problems is None:
+            return [], []
+        answers = _unpack_answers(packed, problems)
+    return _complete(problems, answers, generator, events)
 
 
-def _told(problem: Problem) -> dict[str, Any]:
-    """A problem for another process; without rows where it has no share."""
-    kept = {"name": problem.name, "members": problem.members, "k": problem.k}
-    return kept | {"rows": problem.k and _plain(problem.rows), "target": problem.k and problem.target}
+def _pack_problem(problem: Problem) -> Packed:
+    """Return a problem as values that can be sent; without rows where it has no share."""
+    packed: Packed = {"name": problem.name, "members": problem.members, "k": problem.k, "rows": None, "target": None}
+    if problem.k:
+        packed |= {"rows": _pack_rows(problem.rows), "target": problem.target}
+    return packed
 
 
-def _plain(rows: Rows) -> dict[str, Any]:
+def _pack_rows(rows: Rows) -> Packed:
     if isinstance(rows, FactoredRows):
         return {"residuals": list(rows.residuals), "features": list(rows.features), "kind": rows.kind}
     return {"matrix": rows.matrix}
 
 
-def _heard(told: dict[str, Any]) -> Problem:
-    """What `_told` told of."""
-    rows = told["rows"]
-    if told["k"] and "matrix" in rows:
-        made = DenseRows(**rows)
-    elif told["k"]:
-        made = FactoredRows(**(rows | {name: tuple(rows[name]) for name in ("residuals", "features")}))
-    target = None if told["target"] is None else lambda: told["target"]
-    return Problem(told["name"], lambda: made, told["members"], told["k"], load_target=target)
+def _unpack_problem(packed: Packed) -> Problem:
+    rows = packed["rows"] and _unpack_rows(packed["rows"])
+    target = packed["target"]
+    load_target = None if target is None else lambda: target
+    return Problem(packed["name"], lambda: rows, packed["members"], packed["k"], load_target=load_target)
 
 
-def _heard_answer(told: dict[str, Any], device: torch.device) -> Selection:
-    return Selection(**(told | {name: told[name].to(device) for name in ("indices", "weights")}))
+def _unpack_rows(packed: Packed) -> Rows:
+    if "matrix" in packed:
+        return DenseRows(**packed)
+    return FactoredRows(residuals=tuple(packed["residuals"]), features=tuple(packed["features"]), kind=packed["kind"])
 
 
-def _completed(
+def _unpack_answers(packed: list[list[Packed]], problems: list[Problem]) -> list[Selection]:
+    """Put the answers of all processes in the order of the problems, on the problems' devices."""
+    answers = []
+    for i, problem in enumerate(problems):
+        fields = packed[i % len(packed)][i // len(packed)]
+        tensors = {name: fields[name].to(problem.members.device) for name in ("indices", "weights")}
+        answers.append(Selection(**(fields | tensors)))
+    return answers
+
+
+def _complete(
     problems: list[Problem], answers: list[Selection], generator: Stream, events: list[str]
 ) -> tuple[list[Selection], list[str]]:
-    """The answers with random picks at the others' mean weight for a problem with a share that its solver left empty;
-    and what fell back or was left out."""
+    """Put random picks where a solver picked nothing, and add what fell back or was left out to the events."""
     left_out = [problem.name for problem in problems if problem.k == 0]
     if left_out:
         events.append(f"the budget is too small for every class: nothing from {', '.join(left_out)}")
-    given = torch.cat([answer.weights for answer in answers])
-    mean = float(given.mean()) if len(given) else sum(len(p.members) for p in problems) / sum(p.k for p in problems)
+    weights = torch.cat([answer.weights for answer in answers])
+    if len(weights):
+        mean = float(weights.mean())
+    else:
+        mean = sum(len(problem.members) for problem in problems) / sum(problem.k for problem in problems)
     for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
         if problem.k and not len(answer.indices):
-            stream = generator.child(problem.name, "empty").at(problem.members)
-            picks = stream.permutation()[: problem.k]
-            weights = torch.full((problem.k,), mean, dtype=torch.float64, device=picks.device)
-            answers[i] = Selection(indices=picks, weights=weights, info={**answer.info, "filled": problem.k})
-            events.append(
-                f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); {problem.k} random picks"
-            )
-    return answers, [*events, *_shortfall(problems, answers)]
+            answers[i] = _pick_at_random(problem, answer, mean, generator)
+            stopped = answer.info.get("stopped")
+            events.append(f"{problem.name}: the solver picked nothing ({stopped}); {problem.k} random picks")
+    return answers, [*events, *_describe_shortfall(problems, answers)]
 
 
-def _answers(solver: Solver, problems: list[Problem], generator: Stream, events: list[str]) -> Iterator[Selection]:
-    """One problem's rows are loaded at a time; on CUDA a few GB of problems, which are then solved as one batch."""
+def _pick_at_random(problem: Problem, answer: Selection, weight: float, generator: Stream) -> Selection:
+    """Return k random picks of one weight, with the info of the empty answer that they replace."""
+    picks = generator.child(problem.name, "empty").at(problem.members).permutation()[: problem.k]
+    weights = torch.full((problem.k,), weight, dtype=torch.float64, device=picks.device)
+    return Selection(indices=picks, weights=weights, info={**answer.info, "filled": problem.k})
+
+
+def _answer(solver: Solver, problems: list[Problem], generator: Stream, events: list[str]) -> Iterator[Selection]:
+    """Yield one answer per problem, in order; rows are loaded one group of problems at a time."""
     pieces = Pieces(max(1, len(problems)), least=1, of="problems")
-    for group in _groups(solver, problems):
+    for group in _group_problems(solver, problems):
         check()
-        solver, found = _within_memory(solver, pieces, _tasks(group, generator), events)
-        yield from (found.pop(0) if p.k else _nothing(p, "no share") for p in group)
+        # The tasks have no name here: their rows would be held while the next ones are loaded.
+        solver, answers = _solve_within_memory(solver, pieces, _load_tasks(group, generator), events)
+        for problem in group:
+            yield answers.pop(0) if problem.k else _leave_out(problem)
     events.extend(pieces.events)
 
 
-def _tasks(group: list[Problem], generator: Stream) -> list[Task]:
-    """Of the problems that have a share; their rows are loaded here."""
+def _load_tasks(problems: list[Problem], generator: Stream) -> list[Task]:
+    """Return the tasks of the problems that have a share, with their rows."""
     return [
-        Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members)) for p in group if p.k
+        Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members))
+        for p in problems
+        if p.k
     ]
 
 
-def _within_memory(
+def _solve_within_memory(
     solver: Solver, pieces: Pieces, tasks: list[Task], events: list[str]
 ) -> tuple[Solver, list[Selection]]:
-    """One answer a task, and what solves the next ones. When memory runs out, fewer are solved as one batch; and then,
-    one by one, without their matrix."""
+    """Return the solver for the next tasks, and one answer per task.
+
+    When memory runs out, fewer tasks are solved as one batch; if that is not enough, each is solved without its matrix.
+    """
     try:
-        return solver, _solved(solver, pieces, tasks)
+        return solver, _solve_tasks(solver, pieces, tasks)
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error) or getattr(solver, "matrix", "free") == "free":
             raise
     events.append("out of memory with a problem's matrix held; going on without it")
     log.warning("%s", events[-1])
-    solver = replace(solver, matrix="free")  # here, where what the failed call held is free
-    return solver, _solved(solver, pieces, tasks)
+    solver = replace(solver, matrix="free")  # outside of the handler, where what the failed call held is free again
+    return solver, _solve_tasks(solver, pieces, tasks)
 
 
-def _solved(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Selection]:
-    def work(i: slice) -> list[Selection]:
+def _solve_tasks(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Selection]:
+    """Return one answer per task; a solver that can solves as many as one batch as memory allows."""
+
+    def work(piece: slice) -> list[Selection]:
         together = getattr(solver, "together", None)
         if together:
-            return together(tasks[i])
-        return [solver(t.rows, t.k, target=t.target, generator=t.generator) for t in tasks[i]]
+            return together(tasks[piece])
+        return [solver(task.rows, task.k, target=task.target, generator=task.generator) for task in tasks[piece]]
 
-    return [answer for part in pieces.over(len(tasks), work) for answer in part]
+    return list(itertools.chain.from_iterable(pieces.over(len(tasks), work)))
 
 
-def _groups(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:
-    """Problems to be solved together: on CUDA up to 4 GB of them, elsewhere each on its own."""
-    group, held = [], 0
+def _group_problems(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:
+    """Yield problems that are solved together: on CUDA as many as need up to 4 GB, elsewhere each by itself."""
+    group: list[Problem] = []
+    total = 0
     for problem in problems:
-        took = sum(memory_of(solver, len(problem.members), problem.k).values())
-        if group and (not batches(problem.members) or held + took > _TOGETHER):
+        needed = sum(memory_of(solver, len(problem.members), problem.k).values())
+        if group and (not batches(problem.members) or total + needed > _TOGETHER):
             yield group
-            group, held = [], 0
-        group, held = [*group, problem], held + took
+            group, total = [], 0
+        group.append(problem)
+        total += needed
     yield group
 
 
-def _shortfall(problems: list[Problem], answers: list[Selection]) -> list[str]:
-    """Which problems got fewer picks than asked for, and why; nothing if none did."""
+def _describe_shortfall(problems: list[Problem], answers: list[Selection]) -> list[str]:
+    """Return an event that names problems with fewer picks than asked for, and why; none if all have enough."""
     short = [
         f"{problem.name} {len(answer.indices)} of {problem.k} ({answer.info.get('stopped')})"
         for problem, answer in zip(problems, answers, strict=True)
         if len(answer.indices) < problem.k
     ]
+    if not short:
+        return []
     more = f"; and {len(short) - 3} more" if len(short) > 3 else ""
-    return [f"fewer picks than asked for: {'; '.join(short[:3])}{more}"] if short else []
+    return [f"fewer picks than asked for: {'; '.join(short[:3])}{more}"]
 
 
-def _nothing(problem: Problem, why: str) -> Selection:
-    none = torch.zeros(0, dtype=torch.long, device=problem.members.device)
-    return Selection(indices=none, weights=none.double(), info={"stopped": why})
+def _leave_out(problem: Problem) -> Selection:
+    """Return the empty answer to a problem that has no share."""
+    indices = torch.zeros(0, dtype=torch.long, device=problem.members.device)
+    return Selection(indices=indices, weights=indices.double(), info={"stopped": "no share"})
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the answers to all problems of a selection come to.
+
+    indices : (K,) long, into the data set, on the CPU. weights : (K,) float32. blocks : (K,) long, the block in which
+    each example came, where blocks are chosen whole; else None. info : the solver's entries, one per problem.
+    fallbacks : what fell back or was left out, one line each.
+    """
+
+    indices: Tensor
+    weights: Tensor
+    blocks: Tensor | None = None
+    info: Sequence[dict[str, object]] = ()
+    fallbacks: Sequence[str] = ()
+
+
+def join_answers(problems: list[Problem], answers: list[Selection], fallbacks: list[str]) -> Solution:
+    """Join the answers to all problems into one solution."""
+    indices, weights, blocks = join(problems, answers)
+    pairs = zip(problems, answers, strict=True)
+    return Solution(
+        indices=indices.cpu(),
+        weights=weights.float().cpu(),
+        blocks=None if blocks is None else blocks.cpu(),
+        info=[{"problem": problem.name, "k": problem.k, **answer.info} for problem, answer in pairs],
+        fallbacks=fallbacks,
+    )
 
 
 def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Indices (K,) into the data set, weights (K,), and the block of each (K,) where blocks were picked whole."""
+    """Return indices (K,) into the data set, weights (K,), and the block of each (K,), where blocks were chosen whole.
+
+    The third is None for problems whose rows stand for single examples.
+    """
+    weights = torch.cat([answer.weights for answer in answers])
     pairs = list(zip(problems, answers, strict=True))
     if problems[0].blocks is None:
-        return torch.cat([p.members[a.indices] for p, a in pairs]), torch.cat([a.weights for _, a in pairs]), None
-    chosen = [p.blocks[i] for p, a in pairs for i in a.indices.tolist()]
-    sizes = torch.tensor([len(block) for block in chosen], device=chosen[0].device)
-    weights = torch.cat([a.weights for _, a in pairs])
-    return (
-        torch.cat(chosen),
-        weights.repeat_interleave(sizes),
-        torch.arange(len(chosen)).to(sizes).repeat_interleave(sizes),
-    )
+        indices = torch.cat([problem.members[answer.indices] for problem, answer in pairs])
+        return indices, weights, None
+    blocks: list[Tensor] = []
+    for problem, answer in pairs:
+        blocks += [problem.blocks[i] for i in answer.indices.tolist()]
+    sizes = torch.tensor([len(block) for block in blocks], device=blocks[0].device)
+    numbers = torch.arange(len(blocks)).to(sizes)
+    return torch.cat(blocks), weights.repeat_interleave(sizes), numbers.repeat_interleave(sizes)

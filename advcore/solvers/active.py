@@ -1,49 +1,62 @@
-"""The rows in use, with their least-squares weights: rows join and leave, nothing is solved from scratch."""
+"""The rows in use and their least-squares weights, updated as rows join and leave instead of solved from scratch."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
-_PANEL = 512  # rows of B that are read together, small enough to be in cache for a second use
+_PANEL = 512  # rows of B that are read together: few enough to still be in cache for their second use
 
 
 class ActiveSet:
-    """Weights w that solve A w = b on a growing and shrinking support, in float64; A is its Gram matrix plus ridge.
+    """Weights w that solve A w = b on a growing and shrinking set of rows, in float64.
+
+    A is the Gram matrix of the rows in use, with the ridge on its diagonal; b holds their correlations with the target.
+    Each row in use has a slot, which is free again when the row leaves. Each change of rows refits the weights:
+    `settle` takes the refitted weights.
 
     Parameters
     ----------
-    capacity : most rows it can hold.
-    dependent : pivot over diagonal below which a row is a combination of the others.
-    nonnegative : `settle` keeps weights > 0, rows whose weight reaches 0 leave.
+    capacity : how many rows can be in use at most.
+    dependent : a row whose pivot is at most this share of its diagonal entry is a combination of the others.
+    nonnegative : whether `settle` keeps all weights above 0, by dropping rows.
 
-    Each row has a slot, which is freed when it leaves. B with B^T B = A^-1 is kept, zero where a slot is free: joining
-    adds a row to it (Cholesky), leaving turns all of the row's part into one row of B, which is dropped (a Householder
-    reflection). Each costs O(m^2), in matrix-vector products; memory is 8 capacity^2 bytes.
+    `members` (capacity,) holds the row in each slot, -1 where it is free; `weights` (capacity,) the weight of each one,
+    0 where it is free. `high` is the number of slots in use or used before: all later slots are free.
+
+    What is stored is a matrix B with B^T B = A^-1, whose row and column of a free slot are 0. A row that joins adds a
+    row to B (Cholesky). For a row that leaves, a Householder reflection moves all of its column of B into a single row
+    of B, which is then dropped. Each costs O(m^2) for m rows in use, as matrix-vector products; memory is
+    8 capacity^2 bytes.
     """
 
     def __init__(self, capacity: int, *, dependent: float = 1e-12, nonnegative: bool = True):
         self.members = np.full(capacity, -1)
         self.weights = np.zeros(capacity)
-        self.high = 0  # slots in use or used before
-        self._wanted = np.zeros(capacity)
-        self._since = np.full(capacity, -1)
-        self._inverse = np.zeros((capacity, capacity))
-        self._reach = np.zeros(-(-capacity // _PANEL), dtype=np.int64)  # columns that a panel of B may fill
-        self._dependent, self._nonnegative, self._joined = dependent, nonnegative, 0
+        self.high = 0
+        self._refitted = np.zeros(capacity)
+        self._join_number = np.full(capacity, -1)  # counts joins; -1 where the slot is free
+        self._joins = 0
+        self._inverse = np.zeros((capacity, capacity))  # B
+        self._panel_widths = np.zeros(-(-capacity // _PANEL), dtype=np.int64)  # columns that a panel of B may fill
+        self._dependent, self._nonnegative = dependent, nonnegative
 
     @classmethod
-    def solved(cls, inverse: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> "ActiveSet":
-        """All rows in use, at `weights`, on the way to `wanted`; `inverse` is B."""
+    def from_inverse(cls, inverse: np.ndarray, weights: np.ndarray, refitted: np.ndarray) -> "ActiveSet":
+        """Build a set in which all m rows are in use, at `weights`, and are to walk to `refitted`; `inverse` is B."""
         m = len(weights)
         active = cls(0)
-        active.members, active.weights, active.high = np.arange(m), weights.copy(), m
-        active._wanted, active._since, active._inverse = wanted.copy(), np.arange(m), inverse
-        active._reach = np.full(-(-m // _PANEL), m)
+        active.members, active._join_number = np.arange(m), np.arange(m)
+        active.weights, active._refitted = weights.copy(), refitted.copy()
+        active.high = m
+        active._inverse = inverse
+        active._panel_widths = np.full(-(-m // _PANEL), m)
         return active
 
     @property
     def slots(self) -> np.ndarray:
-        """Of the rows in use, in the order they joined."""
+        """Slots of the rows in use, in the order in which the rows joined."""
         used = np.flatnonzero(self.members[: self.high] >= 0)
-        return used[np.argsort(self._since[used])]
+        return used[np.argsort(self._join_number[used])]
 
     @property
     def size(self) -> int:
@@ -52,104 +65,119 @@ class ActiveSet:
 
     @property
     def newest(self) -> int:
-        """The slot of the row that joined last, if it is still in use."""
-        return int(self._since.argmax())
+        """The slot of the row that joined last, if that row is still in use."""
+        return int(self._join_number.argmax())
 
-    def must_leave(self) -> bool:
-        """Whether a refit turns a weight negative."""
-        return len(self._falling()) > 0
+    def has_rows_to_drop(self) -> bool:
+        """Return whether a refitted weight is not positive, so that `settle` would drop a row."""
+        return len(self._find_falling()) > 0
 
-    def undo(self, weights: np.ndarray) -> None:
-        """Take the last join back, if nobody has left since; `weights` are those before it, (high,) or fewer."""
+    def undo_join(self, weights: np.ndarray) -> None:
+        """Take the last join back, provided that no row left since; `weights` are those before it, (high,) or fewer."""
         slot = self.newest
         self._inverse[slot] = 0
-        self.members[slot], self._since[slot] = -1, -1
-        self.weights[: self.high], self._wanted[: self.high] = 0, 0
-        self.weights[: len(weights)], self._wanted[: len(weights)] = weights, weights
+        self.members[slot] = self._join_number[slot] = -1
+        for values in (self.weights, self._refitted):
+            values[: len(weights)] = weights
+            values[len(weights) : self.high] = 0
 
-    def free_slot(self) -> int:
-        """Where the next row goes."""
+    def find_free_slot(self) -> int:
+        """Return the slot of the next row to join: the lowest free one."""
         free = np.flatnonzero(self.members[: self.high] < 0)
         return int(free[0]) if len(free) else self.high
 
-    def join(self, member: int, column: np.ndarray, diagonal: float, left: float) -> bool:
-        """Let row `member` in and refit.
+    def join(self, member: int, column: np.ndarray, diagonal: float, correlation: float) -> bool:
+        """Add row `member` and refit; return False, with nothing changed, if it is linearly dependent on the others.
 
-        `column`: (high,) its products with the members (anything at free slots); `diagonal`: with itself, plus ridge;
-        `left`: b less what the weights explain, at it. False, and nothing changes, if it is linearly dependent.
+        column : (high,) its inner products with the members; entries of free slots do not matter.
+        diagonal : its inner product with itself, plus the ridge.
+        correlation : its correlation with the residual, which is its entry of b less what the weights explain of it.
         """
-        slot = self.free_slot()
-        towards, explained = self._solved(column)
+        solution, explained = self._solve(column)
         pivot = diagonal - explained
         if pivot <= self._dependent * diagonal:
             return False
+        slot = self.find_free_slot()
         root = np.sqrt(pivot)
-        self._inverse[slot, : self.high] = -towards / root
+        self._inverse[slot, : self.high] = -solution / root
         self._inverse[slot, slot] = 1 / root
-        step = left / pivot
-        self._wanted[: self.high] -= step * towards
-        self._wanted[slot] = step
-        self.members[slot], self._since[slot] = member, self._joined
-        self.high, self._joined = max(self.high, slot + 1), self._joined + 1
-        self._reach[slot // _PANEL] = self.high
+        weight = correlation / pivot
+        self._refitted[: self.high] -= weight * solution
+        self._refitted[slot] = weight
+        self.members[slot] = member
+        self._join_number[slot] = self._joins
+        self._joins += 1
+        self.high = max(self.high, slot + 1)
+        self._panel_widths[slot // _PANEL] = self.high
         return True
 
-    def correct(self, left: np.ndarray) -> None:
-        """Refit for what rounding left over: b - A w, (high,), anything at free slots."""
-        self._wanted[: self.high] += self._solved(left)[0]
+    def correct(self, error: np.ndarray) -> None:
+        """Refit for what rounding left over: `error` is b - A w, (high,); entries of free slots do not matter."""
+        self._refitted[: self.high] += self._solve(error)[0]
 
     def settle(self) -> list[int]:
-        """Take the refitted weights. With `nonnegative`, walk towards them until the first reaches 0, let that row
-        leave, refit, and so on (Lawson and Hanson 1974, chapter 23). Returns who left."""
-        gone: list[int] = []
-        while len(falling := self._falling()):
-            drop = self.weights[falling] - self._wanted[falling]
+        """Take the refitted weights, and return the rows that left for it.
+
+        With `nonnegative`, walk from the weights towards the refitted ones until the first reaches 0, drop its row,
+        refit, and repeat (Lawson and Hanson 1974, chapter 23).
+        """
+        dropped: list[int] = []
+        while len(falling := self._find_falling()):
+            # the shares of the way after which each falling weight reaches 0
+            drop = self.weights[falling] - self._refitted[falling]
             strides = np.divide(self.weights[falling], drop, out=np.zeros(len(falling)), where=drop > 0)
-            self.weights = np.maximum(self.weights + strides.min() * (self._wanted - self.weights), 0)
+            self.weights = np.maximum(self.weights + strides.min() * (self._refitted - self.weights), 0)
             for slot in falling[strides <= strides.min()].tolist():
-                gone.append(int(self.members[slot]))
-                self._leave(slot)
-        self.weights[: self.high] = self._wanted[: self.high]
-        return gone
+                dropped.append(int(self.members[slot]))
+                self._remove(slot)
+        self.weights[: self.high] = self._refitted[: self.high]
+        return dropped
 
-    def _falling(self) -> np.ndarray:
-        """The slots whose refitted weight may not stay."""
-        return np.flatnonzero(self._nonnegative & (self._wanted[: self.high] <= 0) & (self.members[: self.high] >= 0))
+    def _find_falling(self) -> np.ndarray:
+        """Return the slots whose refitted weight is not positive, none if weights may have any sign."""
+        return np.flatnonzero(self._nonnegative & (self._refitted[: self.high] <= 0) & (self.members[: self.high] >= 0))
 
-    def _leave(self, slot: int) -> None:
-        """The row at `slot` leaves; the others' weights are refitted."""
-        own = self._inverse[: self.high, slot].copy()
-        squared, sign = own @ own, 1.0 if own[slot] >= 0 else -1.0
-        mirror = own.copy()  # the reflection that takes `own` to its own slot alone
-        mirror[slot] += sign * np.sqrt(squared)
-        along = self._transposed(mirror) / (squared + abs(own[slot]) * np.sqrt(squared))
+    def _remove(self, slot: int) -> None:
+        """Free a slot, and refit the weights of the others."""
+        column = self._inverse[: self.high, slot].copy()
+        squared = column @ column
+        norm = np.sqrt(squared)
+        sign = 1.0 if column[slot] >= 0 else -1.0
+        mirror = column.copy()  # the vector whose reflection turns `column` into a multiple of the slot's unit vector
+        mirror[slot] += sign * norm
+        along = self._multiply_transposed(mirror) / (squared + abs(column[slot]) * norm)
         for start in range(0, self.high, _PANEL):
             part = mirror[start : start + _PANEL]
             if part.any():
                 self._inverse[start : start + len(part), : self.high] -= part[:, None] * along
-                self._reach[start // _PANEL] = self.high
-        column = -sign * np.sqrt(squared) * self._inverse[slot, : self.high]  # of A^-1
-        self._wanted[: self.high] -= self._wanted[slot] / squared * column
-        self._inverse[slot], self._inverse[:, slot] = 0, 0
-        self.members[slot], self.weights[slot], self._wanted[slot], self._since[slot] = -1, 0, 0, -1
+                self._panel_widths[start // _PANEL] = self.high
+        column_of_inverse = -sign * norm * self._inverse[slot, : self.high]  # the slot's column of A^-1
+        self._refitted[: self.high] -= self._refitted[slot] / squared * column_of_inverse
+        self._inverse[slot] = self._inverse[:, slot] = 0
+        self.weights[slot] = self._refitted[slot] = 0
+        self.members[slot] = self._join_number[slot] = -1
 
-    def _solved(self, x: np.ndarray) -> tuple[np.ndarray, float]:
-        """(high,) A^-1 x = B^T B x, and x^T A^-1 x, which is how much of x's row the members explain."""
-        out, explained = np.zeros(self.high), 0.0
-        for _, panel in self._panels():
-            z = panel @ x[: panel.shape[1]]
-            out[: panel.shape[1]] += z @ panel
+    def _solve(self, x: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return A^-1 x = B^T B x, (high,), and x^T A^-1 x.
+
+        The latter is how much the members explain of the row whose products with them are x.
+        """
+        solution = np.zeros(self.high)
+        explained = 0.0
+        for _, panel in self._iterate_panels():
+            width = panel.shape[1]
+            z = panel @ x[:width]
+            solution[:width] += z @ panel
             explained += float(z @ z)
-        return out, explained
+        return solution, explained
 
-    def _transposed(self, y: np.ndarray) -> np.ndarray:
-        """(high,) B^T y."""
-        out = np.zeros(self.high)
-        for start, panel in self._panels():
-            out[: panel.shape[1]] += y[start : start + len(panel)] @ panel
-        return out
+    def _multiply_transposed(self, y: np.ndarray) -> np.ndarray:
+        product = np.zeros(self.high)
+        for start, panel in self._iterate_panels():
+            product[: panel.shape[1]] += y[start : start + len(panel)] @ panel
+        return product
 
-    def _panels(self):
-        """The rows of B a panel at a time, without the columns that none of its rows reaches."""
+    def _iterate_panels(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the rows of B, a panel at a time with its first row's number, cut to the columns that may be filled."""
         for start in range(0, self.high, _PANEL):
-            yield start, self._inverse[start : min(start + _PANEL, self.high), : self._reach[start // _PANEL]]
+            yield start, self._inverse[start : min(start + _PANEL, self.high), : self._panel_widths[start // _PANEL]]

@@ -1,4 +1,4 @@
-"""What a solver is, and the checks that all of them make."""
+"""The interface of a solver, and what all solvers share: checks, memory, equal weights."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -13,13 +13,15 @@ from advcore.rows import Rows, first_not_finite
 from advcore.types import Selection
 
 MATRIX = ("auto", "held", "free")
-_HELD_UP_TO = 4e9  # bytes
+_HELD_UP_TO = 4e9  # bytes of a matrix up to which "auto" holds it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One call of a solver: `rows` (N of them), `k` to pick, a `target` or None, and the `generator`, bound to the
-    rows' example indices."""
+    """One call of a solver.
+
+    rows : N rows. k : how many to pick. target : as in `Solver`. generator : bound to the rows' example indices.
+    """
 
     rows: Rows
     k: int
@@ -30,14 +32,14 @@ class Task:
 class Solver(Protocol):
     """Frozen settings; `solver(rows, k, target=None, generator=...)` picks at most k of N rows.
 
-    reads : the kind of row it needs, a name in GRADIENTS; None if it looks at nothing but their number. has_target :
-    whether it fits a target; the others look at the rows alone and refuse one.
+    reads : the kind of row it needs, a name in GRADIENTS; None if it looks at nothing but their number.
+    has_target : whether it fits a target; the others look at the rows alone and refuse one.
 
-    Picks are unique, at most k, their weights finite. Zero rows, duplicates and a zero target return what can be had,
-    and `info["stopped"]` says why.
+    Picks are unique, at most k, and their weights finite. Zero rows, duplicates and a zero target give as many picks as
+    are useful, and `info["stopped"]` says why there are fewer.
 
     Two methods are optional. `together(tasks)` solves several problems as one batch where that is faster.
-    `memory(n, k)` tells the bytes {"matrix", "solver"} that it takes beside n rows.
+    `memory(n, k)` returns the bytes {"matrix", "solver"} that it takes beside n rows.
 
     Raises BudgetError unless 1 <= k <= N, DataError naming the first row that is not finite.
     """
@@ -46,44 +48,52 @@ class Solver(Protocol):
     has_target: ClassVar[bool]
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
-        """`target` is what the weighted rows stand for, as `rows.total` gives it; by default the sum of all rows.
-        `generator` is bound to the rows' example indices."""
+        """Pick at most k rows.
+
+        target : what the weighted rows should sum to, as `rows.total` gives it; by default the sum of all rows.
+        generator : random numbers, bound to the rows' example indices.
+        """
 
 
 def check_problem(rows: Rows, k: int) -> Tensor:
-    """(N,) squared norms. Raises BudgetError or DataError for a count or rows that no solver can serve."""
+    """Return the rows' squared norms, (N,).
+
+    Raises BudgetError or DataError for a count or rows that no solver can use.
+    """
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(rows):
         raise BudgetError(must("k", f"a whole number in 1..{len(rows)}, the number of rows", k))
     norms = rows.squared_norms()
-    bad = first_not_finite(norms)
-    if bad is not None:
-        raise DataError(f"gradient rows must be finite, got NaN or infinity in row {bad}")
+    position = first_not_finite(norms)
+    if position is not None:
+        raise DataError(f"gradient rows must be finite, got NaN or infinity in row {position}")
     return norms
 
 
-def no_target(solver: object, target: Tensor | None) -> None:
-    """Raise ConfigError where a target is given to a solver that looks at the rows alone."""
+def refuse_target(solver: object, target: Tensor | None) -> None:
+    """Raise ConfigError if a target is passed to a solver that looks at the rows alone."""
     if target is not None:
         raise ConfigError(f"{type(solver).__name__} stands for its rows and takes no target; use GradMatch for one")
 
 
 def memory_of(solver: object, n: int, k: int) -> dict[str, int]:
-    """Bytes that `solver` says it takes beside n rows; none where it does not say."""
-    told = getattr(solver, "memory", None)
-    return told(n, k) if told else {"matrix": 0, "solver": 0}
+    """Return the bytes that a solver says it takes beside n rows; 0 if it does not say."""
+    measure = getattr(solver, "memory", None)
+    return measure(n, k) if measure else {"matrix": 0, "solver": 0}
 
 
 def scores_file(solver: object) -> str | None:
-    """The file that a solver by scores reads them from, or None."""
+    """Return the file that a solver by scores reads them from, or None."""
     return getattr(solver, "scores", None)
 
 
 def matrix_is_held(choice: str, n: int) -> bool:
-    """Whether a problem keeps its (n, n) matrix: as chosen; "auto" keeps it up to 4 GB, whatever the machine, so that
-    the answer does not depend on it."""
+    """Return whether a problem keeps its (n, n) matrix.
+
+    "auto" keeps it up to 4 GB, on every machine, so that the answer does not depend on the machine.
+    """
     return choice == "held" or (choice == "auto" and matrix_bytes(n) <= _HELD_UP_TO)
 
 
 def equal_weights(indices: Tensor, n: int) -> Tensor:
-    """(K,) float64, N / K each."""
+    """Return a weight of N / K for each of K indices, (K,) float64."""
     return torch.full((len(indices),), n / len(indices), dtype=torch.float64, device=indices.device)

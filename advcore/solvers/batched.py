@@ -1,10 +1,10 @@
-"""Many pursuits as one batch of tensors: what a GPU needs, where a class of its own is too small to fill it.
+"""Several pursuits as one batch of tensors: for a GPU, which the pursuit of a single class is too small to fill.
 
-The same mathematics as `pursuit.pursue` over a Gram matrix, with a leading dimension of problems. One step lets a
-row leave wherever one must, or else a row join everywhere; problems that are done stand still.
+The mathematics is that of `pursuit.pursue` over a Gram matrix; every tensor has a leading dimension of problems. One
+step either drops a row in every problem that must drop one, or else adds a row in every problem that still runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,156 +12,182 @@ from torch import Tensor
 
 from advcore.device import full_float32
 from advcore.signals import check
-from advcore.solvers.pursuit import LEAST, PIVOT, REFRESH, Pursuit
+from advcore.solvers.pursuit import LEAST, PIVOT, REFRESH, Pursuit, PursuitProblem
 
-_STOPPED = ("budget", "tolerance", "no row correlates with the residual", "rounding")
+_REASONS = ("budget", "tolerance", "no row correlates with the residual", "rounding")
+_BUDGET, _TOLERANCE, _NO_CORRELATION, _ROUNDING = range(len(_REASONS))
+_TINY = torch.finfo(torch.float64).tiny  # in place of a 0 to divide by, where the quotient is not used
 
 
 def pursue_together(
     grams: Sequence[Tensor],
+    problems: Sequence[PursuitProblem],
     *,
-    correlations: Sequence[np.ndarray],
-    norms: Sequence[float],
-    ks: Sequence[int],
-    ridges: Sequence[float],
-    closed: Sequence[np.ndarray],
     nonnegative: bool = True,
     tolerance: float = 0.0,
 ) -> list[Pursuit]:
-    """`pursue` for each problem; all on the device of the Gram matrices.
+    """Solve each problem as `pursue` does, over its Gram matrix; all on the device of the matrices.
 
+    Differs from `pursue`: a problem's `residual` is not called, and there are no leaps.
     Cost a few dozen kernels a step, as many steps as the largest k and the rows that leave; memory
-    P N (N + k) x 4 + P k^2 x 8 bytes for P problems of at most N rows, beside the matrices given.
+    P N (N + k) x 4 + P k^2 x 8 bytes for P problems of at most N rows, beside the matrices passed in.
     """
     with full_float32():
-        batch = _Batch(grams, correlations, norms, ks, ridges, closed, nonnegative, tolerance)
+        batch = _Batch(grams, problems, nonnegative=nonnegative, tolerance=tolerance)
         for step in range(1, 10 * batch.n + 10 * batch.k):
             check()
-            if batch.must_leave():
-                batch.leave()
+            if batch.has_rows_to_drop():
+                batch.drop_rows()
                 continue
-            batch.apply(exact=step % REFRESH == 0)
-            if batch.must_leave():
-                continue
-            batch.note()
+            batch.apply_weights(exact=step % REFRESH == 0)
+            if batch.has_rows_to_drop():
+                continue  # the weights were corrected, which turned one negative
+            batch.finish_step()
             if not bool(batch.running.any()):
                 break
-            batch.join()
+            batch.add_rows()
         else:
-            batch.stopped[batch.running] = 3
-    return batch.answers()
+            batch.stopped[batch.running] = _ROUNDING
+    return batch.collect_answers()
 
 
 class _Batch:
-    """State of P problems: (P, ...) tensors, padded to the largest; slots as in `ActiveSet`."""
+    """State of P pursuits: tensors (P, ...), padded to N, the most rows, and k, the most slots of any problem.
 
-    def __init__(self, grams, correlations, norms, ks, ridges, closed, nonnegative, tolerance):
-        device, precise = grams[0].device, grams[0].dtype == torch.float64
-        p, self.n, self.k = len(grams), max(map(len, grams)), max(ks)
+    Slots, `members`, `weights` and `inverse` (B) are those of an `ActiveSet`, `live` says which slots are in use, and
+    `used` (P, k, N) holds the products of the rows in the slots with all rows. Other names are as in `PursuitState`.
+    """
+
+    def __init__(
+        self, grams: Sequence[Tensor], problems: Sequence[PursuitProblem], *, nonnegative: bool, tolerance: float
+    ):
         self.nonnegative, self.tolerance = nonnegative, tolerance
-
-        def numbers(values, dtype=torch.float64):
-            return torch.tensor(values, dtype=dtype, device=device)
-
-        def padded(arrays, dtype):
-            out = torch.zeros(p, self.n, dtype=dtype, device=device)
-            for row, array in zip(out, arrays, strict=True):
-                row[: len(array)] = torch.as_tensor(array, device=device)
-            return out
-
-        self.each = torch.arange(p, device=device)
-        self.gram = torch.zeros(p, self.n, self.n, dtype=grams[0].dtype, device=device)
-        for whole, own in zip(self.gram, grams, strict=True):
-            whole[: len(own), : len(own)] = own
+        self.device = grams[0].device
+        self.each = torch.arange(len(grams), device=self.device)
+        self.n = max(map(len, grams))
+        self.k = max(problem.k for problem in problems)
+        precise = grams[0].dtype == torch.float64
+        self.gram = self._zeros(self.n, self.n, dtype=grams[0].dtype)
+        for padded, gram in zip(self.gram, grams, strict=True):
+            padded[: len(gram), : len(gram)] = gram
         self.diagonal = self.gram.diagonal(dim1=1, dim2=2).double()
-        self.correlation = padded(correlations, torch.float64)
-        self.norm, self.ks, self.ridge = numbers(norms), numbers(ks, torch.long), numbers(ridges)
-        self.open = padded([~np.asarray(one) for one in closed], torch.bool)
-        self.least = LEAST[precise] * self.norm[:, None] * self.diagonal.clamp_min(0).sqrt()
+        self.correlation = self._pad((problem.correlation for problem in problems), torch.float64)
+        self.open = self._pad((problem.open_rows() for problem in problems), torch.bool)
+        scalars = [(problem.target_norm, problem.ridge, problem.k) for problem in problems]
+        self.target_norm, self.ridge, self.ks = torch.tensor(scalars, dtype=torch.float64, device=self.device).T
+        self.least = LEAST[precise] * self.target_norm[:, None] * self.diagonal.clamp_min(0).sqrt()
         self.dependent = PIVOT[precise]
+        self._free_slots()
 
-        self.used = torch.zeros(p, self.k, self.n, dtype=self.gram.dtype, device=device)
-        self.inverse = torch.zeros(p, self.k, self.k, dtype=torch.float64, device=device)
-        self.members = torch.zeros(p, self.k, dtype=torch.long, device=device)
-        self.live = torch.zeros(p, self.k, dtype=torch.bool, device=device)
-        self.since = torch.zeros(p, self.k, dtype=torch.long, device=device)
-        self.weights, self.wanted, self.applied = (torch.zeros(p, self.k).double().to(device) for _ in range(3))
-        self.left = self.correlation.clone()
-        self.running = torch.ones(p, dtype=torch.bool, device=device)
-        self.stopped = torch.zeros(p, dtype=torch.long, device=device)
-        self.newest = torch.full((p,), -1, dtype=torch.long, device=device)
-        self.path: list[tuple[Tensor, Tensor]] = []
-        self.high, self.steps = 0, 0
+    def _free_slots(self) -> None:
+        self.used = self._zeros(self.k, self.n, dtype=self.gram.dtype)
+        self.inverse = self._zeros(self.k, self.k)
+        self.live = self._zeros(self.k, dtype=torch.bool)
+        self.members, self.join_step = (self._zeros(self.k, dtype=torch.long) for _ in range(2))
+        self.weights, self.refitted, self.applied = (self._zeros(self.k) for _ in range(3))
+        self.residual_correlation = self.correlation.clone()
+        self.running = ~self._zeros(dtype=torch.bool)
+        self.stopped = self._zeros(dtype=torch.long)
+        self.newest = self._zeros(dtype=torch.long) - 1  # the row that joined in the last step, -1 if none did
+        self.residuals = [self._zeros(0)]  # a column (P, 1) for each step,
+        self.is_counted = [self._zeros(0, dtype=torch.bool)]  # and whether it counts: a row joined
+        self.high = self.steps = 0
 
-    def must_leave(self) -> bool:
-        """Whether a refit turns a weight negative somewhere."""
-        return self.nonnegative and bool((self.live & (self.wanted <= 0)).any())
+    def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.zeros(len(self.each), *shape, dtype=dtype, device=self.device)
 
-    def leave(self) -> None:
-        """Where a weight would turn negative: walk to the first that reaches 0, and let its row leave."""
-        falling = self.live & (self.wanted <= 0)
+    def _pad(self, arrays: Iterable[np.ndarray], dtype: torch.dtype) -> Tensor:
+        padded = self._zeros(self.n, dtype=dtype)
+        for row, array in zip(padded, arrays, strict=True):
+            row[: len(array)] = torch.as_tensor(array, device=self.device)
+        return padded
+
+    def has_rows_to_drop(self) -> bool:
+        """Return whether some refitted weight is not positive where it has to be."""
+        return self.nonnegative and bool((self.live & (self.refitted <= 0)).any())
+
+    def drop_rows(self) -> None:
+        """Where a refitted weight is not positive, walk to the first that reaches 0, and drop its row.
+
+        As `ActiveSet.settle`, but for one row of each problem.
+        """
+        falling = self.live & (self.refitted <= 0)
         here = falling.any(1)
-        drop = self.weights - self.wanted
+        drop = self.weights - self.refitted
         strides = torch.where(falling, torch.where(drop > 0, self.weights / drop, 0.0), torch.inf)
         stride, slot = strides.min(1)
-        walked = (self.weights + stride.clamp(max=1)[:, None] * (self.wanted - self.weights)).clamp_min(0)
+        walked = (self.weights + stride.clamp(max=1)[:, None] * (self.refitted - self.weights)).clamp_min(0)
         self.weights = torch.where(here[:, None], walked, self.weights)
+        self._refit_without(slot, here)
 
-        own = self.inverse[self.each, :, slot]
-        squared = own.square().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
-        norm, pivot = squared.sqrt(), own[self.each, slot]
+        which = self.each[here]
+        slot = slot[here]
+        dropped = self.members[which, slot]
+        self.open[which, dropped] = dropped != self.newest[which]
+        self.inverse[which, slot] = self.inverse[which, :, slot] = 0
+        self.weights[which, slot] = self.refitted[which, slot] = 0
+        self.live[which, slot] = False
+
+    def _refit_without(self, slot: Tensor, here: Tensor) -> None:
+        """Refit for the loss of each problem's `slot` (P,), in the problems marked by `here` (P,).
+
+        As `ActiveSet._remove`: a reflection turns the slot's column of B into a multiple of its unit vector.
+        """
+        column = self.inverse[self.each, :, slot]
+        squared = column.square().sum(1).clamp_min(_TINY)
+        norm = squared.sqrt()
+        pivot = column[self.each, slot]
         sign = torch.where(pivot >= 0, 1.0, -1.0).double()
-        mirror = own.clone()
+        mirror = column.clone()
         mirror[self.each, slot] += sign * norm
         mirror *= here[:, None]
         along = (mirror[:, None] @ self.inverse)[:, 0] / (squared + pivot.abs() * norm)[:, None]
         self.inverse -= mirror[:, :, None] * along[:, None, :]
-        column = -(sign * norm)[:, None] * self.inverse[self.each, slot]
-        change = (self.wanted[self.each, slot] / squared)[:, None] * column
-        self.wanted -= torch.where(here[:, None], change, 0.0)
+        column_of_inverse = -(sign * norm)[:, None] * self.inverse[self.each, slot]
+        change = (self.refitted[self.each, slot] / squared)[:, None] * column_of_inverse
+        self.refitted -= torch.where(here[:, None], change, 0.0)
 
-        p, slot = self.each[here], slot[here]
-        gone = self.members[p, slot]
-        self.open[p, gone] = gone != self.newest[p]
-        self.inverse[p, slot] = 0
-        self.inverse[p, :, slot] = 0
-        self.live[p, slot] = False
-        self.weights[p, slot], self.wanted[p, slot] = 0, 0
+    def apply_weights(self, *, exact: bool) -> None:
+        """Take the refitted weights, and update the residual's correlations.
 
-    def apply(self, *, exact: bool) -> None:
-        """The refitted weights count, and the residual's correlations. `exact`: sum those anew, correct the weights."""
-        self.weights = self.wanted.clone()
+        `exact`: sum these again in float64, and correct the weights by what rounding left over.
+        """
+        self.weights = self.refitted.clone()
         if exact:
-            self.left = self.correlation - (self.weights[:, None] @ self.used.double())[:, 0]
-            rest = (self.left.gather(1, self.members) - self.ridge[:, None] * self.weights) * self.live
-            self.wanted += (self.inverse.mT @ (self.inverse @ rest[:, :, None]))[:, :, 0] * self.running[:, None]
+            self.residual_correlation = self.correlation - (self.weights[:, None] @ self.used.double())[:, 0]
+            rest = (self.residual_correlation.gather(1, self.members) - self.ridge[:, None] * self.weights) * self.live
+            correction = (self.inverse.mT @ (self.inverse @ rest[:, :, None]))[:, :, 0]
+            self.refitted += correction * self.running[:, None]
             self.applied = self.weights.clone()
-            if self.must_leave():
+            if self.has_rows_to_drop():
                 return
-            self.weights = self.wanted.clone()
+            self.weights = self.refitted.clone()
         change = (self.weights - self.applied)[:, : self.high].to(self.used.dtype)
-        self.left -= (change[:, None] @ self.used[:, : self.high])[:, 0]
+        self.residual_correlation -= (change[:, None] @ self.used[:, : self.high])[:, 0]
         self.applied = self.weights.clone()
 
-    def note(self) -> None:
-        """The residual after the last pick, and who is done."""
-        explained = self.weights * (self.correlation + self.left).gather(1, self.members)
-        squared = self.norm**2 - explained.sum(1)
-        residual = squared.clamp_min(0).sqrt() / self.norm.clamp_min(torch.finfo(torch.float64).tiny)
+    def finish_step(self) -> None:
+        """Note the residual after the last pick, score the rows, and end the problems that are done."""
+        explained = self.weights * (self.correlation + self.residual_correlation).gather(1, self.members)
+        residual = (self.target_norm**2 - explained.sum(1)).clamp_min(0).sqrt() / self.target_norm.clamp_min(_TINY)
         if self.steps:
-            self.path.append((residual, self.running & (self.newest >= 0)))
-        full = self.live.sum(1) >= self.ks
-        close = (residual <= self.tolerance) & self.live.any(1)
-        self.score = self.left if self.nonnegative else self.left.abs()
-        self.score = torch.where(self.open & (self.score > self.least), self.score, -torch.inf)
-        dry = self.score.amax(1) == -torch.inf
-        why = torch.where(full, 0, torch.where(close, 1, 2))
-        ends = self.running & (full | close | dry)
-        self.stopped = torch.where(ends, why, self.stopped)
+            self.residuals.append(residual[:, None])
+            self.is_counted.append((self.running & (self.newest >= 0))[:, None])
+        score = self.residual_correlation if self.nonnegative else self.residual_correlation.abs()
+        self.score = torch.where(self.open & (score > self.least), score, -torch.inf)
+        is_full = self.live.sum(1) >= self.ks
+        is_close = (residual <= self.tolerance) & self.live.any(1)
+        is_dry = self.score.amax(1) == -torch.inf
+        reason = torch.where(is_full, _BUDGET, torch.where(is_close, _TOLERANCE, _NO_CORRELATION))
+        ends = self.running & (is_full | is_close | is_dry)
+        self.stopped = torch.where(ends, reason, self.stopped)
         self.running = self.running & ~ends
 
-    def join(self) -> None:
-        """The row that correlates most joins, in every problem that runs."""
+    def add_rows(self) -> None:
+        """In every problem that runs, let the row with the best score join, unless it depends on the support.
+
+        As `ActiveSet.join`.
+        """
         self.steps += 1
         j = self.score.argmax(1)
         self.open[self.each, j] &= ~self.running
@@ -172,30 +198,38 @@ class _Batch:
         diagonal = self.diagonal[self.each, j] + self.ridge
         pivot = diagonal - z.square().sum(1)
         joins = self.running & (pivot > self.dependent * diagonal)
-        towards = (z[:, None] @ self.inverse)[:, 0]
-        root = pivot.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-        step = self.left[self.each, j] / pivot
-        self.wanted -= torch.where(joins[:, None], step[:, None] * towards, 0.0)
+        solution = (z[:, None] @ self.inverse)[:, 0]
+        root = pivot.clamp_min(_TINY).sqrt()
+        weight = self.residual_correlation[self.each, j] / pivot
+        self.refitted -= torch.where(joins[:, None], weight[:, None] * solution, 0.0)
 
-        p, slot = self.each[joins], slot[joins]
-        self.inverse[p, slot] = -towards[joins] / root[joins, None]
-        self.inverse[p, slot, slot] = 1 / root[joins]
-        self.wanted[p, slot], self.members[p, slot] = step[joins], j[joins]
-        self.used[p, slot], self.live[p, slot] = row[joins], True
-        self.since[p, slot] = self.steps
+        which = self.each[joins]
+        slot = slot[joins]
+        self.inverse[which, slot] = -solution[joins] / root[joins, None]
+        self.inverse[which, slot, slot] = 1 / root[joins]
+        self.refitted[which, slot] = weight[joins]
+        self.members[which, slot] = j[joins]
+        self.used[which, slot] = row[joins]
+        self.live[which, slot] = True
+        self.join_step[which, slot] = self.steps
         self.newest = torch.where(joins, j, -1)
         self.high = min(self.k, self.high + 1)
 
-    def answers(self) -> list[Pursuit]:
-        residuals = torch.stack([one for one, _ in self.path], 1).cpu() if self.path else torch.zeros(len(self.each), 0)
-        counts = torch.stack([one for _, one in self.path], 1).cpu() if self.path else residuals.bool()
-        out = []
-        for i, (stopped, live, since) in enumerate(
-            zip(self.stopped.tolist(), self.live.cpu(), self.since.cpu(), strict=True)
-        ):
-            slots = live.nonzero()[:, 0]
-            slots = slots[since[slots].argsort()]
-            members, weights = self.members[i].cpu()[slots], self.weights[i].cpu()[slots]
-            path = residuals[i][counts[i]].tolist()
-            out.append(Pursuit(members.tolist(), weights.numpy(), path, _STOPPED[stopped]))
-        return out
+    def collect_answers(self) -> list[Pursuit]:
+        residuals = torch.cat(self.residuals, 1).cpu()
+        is_counted = torch.cat(self.is_counted, 1).cpu()
+        state = (self.live, self.join_step, self.members, self.weights)
+        live, join_step, members, weights = (tensor.cpu() for tensor in state)
+        answers = []
+        for i, reason in enumerate(self.stopped.tolist()):
+            slots = live[i].nonzero()[:, 0]
+            slots = slots[join_step[i][slots].argsort()]
+            answers.append(
+                Pursuit(
+                    support=members[i][slots].tolist(),
+                    weights=weights[i][slots].numpy(),
+                    path=residuals[i][is_counted[i]].tolist(),
+                    stopped=_REASONS[reason],
+                )
+            )
+        return answers

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from advcore.rng import Stream
-from advcore.solvers.scored import Scored, kept
+from advcore.solvers.scored import Scored, take_by_score
 from advcore.types import settings
 
 
@@ -26,5 +26,5 @@ class EasyCore(Scored):
 
     score: ClassVar[str] = "input_norm"
 
-    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
-        return kept(scores, k, "easiest")
+    def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        return take_by_score(scores, k, "easiest")

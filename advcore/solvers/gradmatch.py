@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from advcore.device import batches
 from advcore.errors import DataError, one_of, require, within
-from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, ready
+from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, use_exact_factors
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
 from advcore.solvers.batched import pursue_together
 from advcore.solvers.products import FactorProducts, GramProducts, Products
-from advcore.solvers.pursuit import Pursuit, pursue, refit
+from advcore.solvers.pursuit import Pursuit, PursuitProblem, pursue, refit
 from advcore.types import Selection, settings
 
 FILLS = ("rounds", "random", "none")
@@ -71,145 +72,151 @@ class GradMatch:
         return self.together([Task(rows=rows, k=k, target=target, generator=generator)])[0]
 
     def together(self, tasks: Sequence[Task]) -> list[Selection]:
-        """One answer a task; those whose Gram matrix lies where that is faster advance as one batch."""
-        pending = [self._prepare(task) for task in tasks]
-        while waiting := [one for one in pending if not one.done]:
-            for dtype in (torch.float32, torch.float64):
-                batch = [one for one in waiting if one.batched and one.gram.dtype == dtype]
-                found = pursue_together([one.gram for one in batch], **self._settings(batch)) if batch else []
-                for one, pursuit in zip(batch, found, strict=True):
-                    self._take(one, pursuit)
-            for one in waiting:
-                if not one.batched:
-                    self._take(one, self._advance(one))
-        return [self._answer(one) for one in pending]
+        """Solve several tasks; those whose Gram matrices lie where that is faster advance as one batch."""
+        states = [self._prepare(task) for task in tasks]
+        while unfinished := [state for state in states if not state.is_done]:
+            batched = [state for state in unfinished if state.is_batched]
+            for dtype in dict.fromkeys(state.gram.dtype for state in batched):
+                self._run_round_together([state for state in batched if state.gram.dtype == dtype])
+            for state in unfinished:
+                if not state.is_batched:
+                    self._run_round(state)
+        return [self._build_selection(state) for state in states]
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Bytes beside n float32 rows: the matrix, and the inverse of the support's."""
+        """Return the bytes taken beside n float32 rows: by the Gram matrix, and by the inverse of the support's."""
         matrix = matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n
         return {"matrix": matrix if matrix_is_held(self.matrix, n) else 0, "solver": 8 * k * k}
 
-    def _dtype(self, rows: Rows) -> torch.dtype:
-        """Of the Gram matrix; with next to no ridge the residual of rows that are much alike needs float64."""
-        return matrix_dtype(rows) if self.ridge >= _STEADY else torch.float64
-
-    def _prepare(self, task: Task) -> "_Pending":
-        rows = ready(task.rows)
+    def _prepare(self, task: Task) -> "_TaskState":
+        rows = use_exact_factors(task.rows)
         norms = check_problem(rows, task.k)
-        target = _whole(rows, norms) if task.target is None else task.target.double()
+        target = _sum_rows(rows, norms) if task.target is None else task.target.double()
         if not bool(torch.isfinite(target).all()):
             raise DataError("the target must be finite, got NaN or infinity")
         unit = natural_unit(norms)
-        held, dtype = matrix_is_held(self.matrix, len(rows)), self._dtype(task.rows)
-        return _Pending(
-            task=task,
-            target=target,
-            unit=unit,
-            gram=gram_matrix(rows, dtype, unit=unit) if held else None,
-            correlation=rows.correlate(target).cpu().numpy() / unit,
-            norm=float(target.norm()) / math.sqrt(unit),
-            ridge=self.ridge * float(norms.mean()) / unit,
-            closed=np.zeros(len(rows), dtype=bool),
-        )
+        target_norm = float(target.norm()) / math.sqrt(unit)
 
-    def _advance(self, one: "_Pending") -> Pursuit:
-        """One round of one problem."""
-        if one.products is None:
-            held = one.gram is not None
-            one.products = GramProducts(one.gram.numpy()) if held else FactorProducts(one.task.rows, one.unit)
-        return pursue(
-            one.products,
-            one.correlation,
-            one.norm,
-            one.left,
-            ridge=one.ridge,
+        def measure_residual(members: np.ndarray, weights: np.ndarray) -> float:
+            positions, w = (torch.from_numpy(numbers).to(task.rows.device) for numbers in (members, weights))
+            return float((task.rows.combine(positions, w) - target).norm()) / math.sqrt(unit) / target_norm
+
+        problem = PursuitProblem(
+            correlation=rows.correlate(target).cpu().numpy() / unit,
+            target_norm=target_norm,
+            k=task.k,
+            ridge=self.ridge * float(norms.mean()) / unit,
+            residual=measure_residual,
+        )
+        gram = None
+        if matrix_is_held(self.matrix, len(rows)):
+            # with next to no ridge, the residual of rows that are much alike needs float64
+            dtype = matrix_dtype(task.rows) if self.ridge >= _STEADY else torch.float64
+            gram = gram_matrix(rows, dtype, unit=unit)
+        return _TaskState(task=task, unit=unit, gram=gram, problem=problem)
+
+    def _run_round(self, state: "_TaskState") -> None:
+        pursuit = pursue(state.products, state.problem, nonnegative=self.nonnegative, tolerance=self.tolerance)
+        self._finish_round(state, pursuit)
+
+    def _run_round_together(self, states: list["_TaskState"]) -> None:
+        pursuits = pursue_together(
+            [state.gram for state in states],
+            [state.problem for state in states],
             nonnegative=self.nonnegative,
             tolerance=self.tolerance,
-            closed=one.closed,
-            residual=one.residual,
+        )
+        for state, pursuit in zip(states, pursuits, strict=True):
+            self._finish_round(state, pursuit)
+
+    def _finish_round(self, state: "_TaskState", pursuit: Pursuit) -> None:
+        """Add a round to a task, and close its rows for the next; a round without rows says why there are fewer."""
+        if pursuit.support and (state.gram is None or state.gram.dtype != torch.float64):
+            pursuit = self._refit(state, pursuit)
+        if pursuit.support or not state.rounds:
+            state.rounds.append(pursuit)
+        else:
+            state.rounds[-1] = replace(state.rounds[-1], stopped=pursuit.stopped)
+        closed = ~state.problem.open_rows()
+        closed[pursuit.support] = True
+        state.problem = replace(state.problem, k=state.problem.k - len(pursuit.support), closed=closed)
+        state.is_done = self.fill != "rounds" or not pursuit.support or state.problem.k == 0
+
+    def _refit(self, state: "_TaskState", pursuit: Pursuit) -> Pursuit:
+        """Return a round with weights from float64 products of its support; rows of weight 0 leave."""
+        rows, problem = state.task.rows, state.problem
+        support = np.array(pursuit.support)
+        gram = gram_matrix(rows.take(torch.from_numpy(support).to(rows.device)), unit=state.unit).cpu().numpy()
+        weights = refit(
+            gram,
+            problem.correlation[support],
+            pursuit.weights,
+            ridge=problem.ridge,
+            nonnegative=self.nonnegative,
+        )
+        is_used = weights != 0
+        return replace(
+            pursuit,
+            support=support[is_used].tolist(),
+            weights=weights[is_used],
+            path=[*pursuit.path[:-1], problem.residual(support[is_used], weights[is_used])],
         )
 
-    def _settings(self, batch: list["_Pending"]) -> dict:
-        """What `pursue_together` needs to know of the problems, one entry each, and of all."""
-        names = {"correlations": "correlation", "norms": "norm", "ks": "left", "ridges": "ridge", "closed": "closed"}
-        each = {name: [getattr(one, key) for one in batch] for name, key in names.items()}
-        return each | {"nonnegative": self.nonnegative, "tolerance": self.tolerance}
-
-    def _take(self, one: "_Pending", found: Pursuit) -> None:
-        """Note a round: its rows are closed for the next; one that adds none says why there are fewer."""
-        if one.gram is None or one.gram.dtype != torch.float64:
-            self._refit(one, found)
-        if found.support or not one.rounds:
-            one.rounds.append(found)
-        else:
-            one.rounds[-1].stopped = found.stopped
-        one.closed[found.support] = True
-        one.done = self.fill != "rounds" or not found.support or one.left == 0
-
-    def _refit(self, one: "_Pending", found: Pursuit) -> None:
-        """The weights again, from float64 products of the support."""
-        if not found.support:
-            return
-        rows, support = one.task.rows, np.array(found.support)
-        at = torch.from_numpy(support).to(rows.device)
-        gram = gram_matrix(rows.take(at), unit=one.unit).cpu().numpy()
-        weights = refit(gram, one.correlation[support], found.weights, ridge=one.ridge, nonnegative=self.nonnegative)
-        keep = weights != 0
-        found.support, found.weights = support[keep].tolist(), weights[keep]
-        found.path[-1] = one.residual(np.array(found.support, dtype=np.int64), found.weights)
-
-    def _answer(self, one: "_Pending") -> Selection:
-        rounds, k, device = one.rounds, one.task.k, one.task.rows.device
-        picked = np.array([i for found in rounds for i in found.support], dtype=np.int64)
-        weights = np.concatenate([found.weights * len(found.support) / max(len(picked), 1) for found in rounds])
-        stopped = "budget" if len(picked) == k else rounds[-1].stopped
+    def _build_selection(self, state: "_TaskState") -> Selection:
+        """Combine a task's rounds, each weighted by its share of the picked rows, and fill up if that is asked for."""
+        rounds, missing = state.rounds, state.problem.k
+        picked = np.concatenate([np.array(pursuit.support, dtype=np.int64) for pursuit in rounds])
+        weights = np.concatenate([pursuit.weights * len(pursuit.support) / max(len(picked), 1) for pursuit in rounds])
         filled = 0
-        if self.fill == "random" and len(picked) < k:
-            order = one.task.generator.child("fill").permutation().cpu().numpy()
-            extra = order[~np.isin(order, picked)][: k - len(picked)]
-            picked, filled = np.concatenate([picked, extra]), len(extra)
+        if self.fill == "random" and missing:
+            order = state.task.generator.child("fill").permutation().cpu().numpy()
+            extra = order[~np.isin(order, picked)][:missing]
+            filled = len(extra)
+            picked = np.concatenate([picked, extra])
             weights = np.concatenate([weights, np.ones(filled)])
         return Selection(
-            indices=torch.from_numpy(picked).to(device),
-            weights=torch.from_numpy(weights).to(device),
-            info={"stopped": stopped, "rounds": len(rounds), "filled": filled, "residuals": rounds[0].path},
+            indices=torch.from_numpy(picked).to(state.task.rows.device),
+            weights=torch.from_numpy(weights).to(state.task.rows.device),
+            info={
+                "stopped": rounds[-1].stopped if missing else "budget",
+                "rounds": len(rounds),
+                "filled": filled,
+                "residuals": rounds[0].path,
+            },
         )
 
 
 @dataclass(kw_only=True)
-class _Pending:
-    """A problem on its way, its products over `unit`."""
+class _TaskState:
+    """A task between its rounds.
+
+    unit : what all inner products are divided by.
+    gram : the rows' Gram matrix, if it is held.
+    problem : of the next round: the same target, for as many rows as are missing, of those not picked yet.
+    products : the rows' inner products, for rounds that are run alone.
+    """
 
     task: Task
-    target: Tensor
     unit: float
     gram: Tensor | None
-    correlation: np.ndarray
-    norm: float
-    ridge: float
-    closed: np.ndarray
-    products: Products | None = None
+    problem: PursuitProblem
     rounds: list[Pursuit] = field(default_factory=list)
-    done: bool = False
+    is_done: bool = False
 
     @property
-    def left(self) -> int:
-        """How many rows are still to be picked."""
-        return self.task.k - int(self.closed.sum())
-
-    def residual(self, members: np.ndarray, weights: np.ndarray) -> float:
-        """Of the weighted rows, relative to the target."""
-        rows = self.task.rows
-        at, own = (torch.from_numpy(numbers).to(rows.device) for numbers in (members, weights))
-        return float((rows.combine(at, own) - self.target).norm()) / math.sqrt(self.unit) / self.norm
-
-    @property
-    def batched(self) -> bool:
+    def is_batched(self) -> bool:
+        """Whether the next round is run together with those of other tasks."""
         return self.gram is not None and batches(self.gram)
 
+    @cached_property
+    def products(self) -> Products:
+        if self.gram is None:
+            return FactorProducts(self.task.rows, self.unit)
+        return GramProducts(self.gram.numpy())
 
-def _whole(rows: Rows, squared_norms: Tensor) -> Tensor:
-    """The sum of all rows; zero where they cancel and what is left is rounding, which must not be fitted."""
+
+def _sum_rows(rows: Rows, squared_norms: Tensor) -> Tensor:
+    """Return the sum of all rows; 0 where they cancel: what is left then is rounding, which must not be fitted."""
     total = rows.total()
     if total.norm() > _CLEAR * squared_norms.sqrt().sum():
         return total

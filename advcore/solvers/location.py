@@ -4,7 +4,7 @@ Two exact ways to the same picks: `locate` over a similarity matrix, `locate_til
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,26 +17,28 @@ _TIE = 1e-9  # gains closer than this, relative, are ties: sums that differ by t
 _NOTHING = 1e-14  # gain over the first pick's below which a pick gains nothing
 _DRIFT = 1e-6  # gain over the first pick's below which what updates left is summed again
 _PANEL = 64  # rows of the matrix that are looked at together
-_CHEAPER = 16  # by how much a row of an update is cheaper than an evaluation, which is made alone, and often in vain
+_CHEAPER = 16  # how much cheaper a row of an update is than an evaluation, which is made alone, and often in vain
+
+Sample = Callable[[int, np.ndarray], np.ndarray]  # (step, rows not picked yet) to those that this step may pick
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Located:
-    """`picks` in order, each one's `gains`, the pick `nearest` to each row (N,), as positions in `picks`, and how many
-    rows of similarities were summed up to find them (`evaluations`)."""
+    """What greedy facility location gives.
 
-    picks: list[int] = field(default_factory=list)
-    gains: list[float] = field(default_factory=list)
-    nearest: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    evaluations: int = 0
+    picks : rows in the order in which they were picked. gains : what each pick added to the objective.
+    nearest : (N,) for each row the position in `picks` of the pick that is most similar to it.
+    evaluations : how many rows of similarities were summed up to find them.
+    """
+
+    picks: list[int]
+    gains: list[float]
+    nearest: np.ndarray
+    evaluations: int
 
     def cluster_sizes(self) -> np.ndarray:
-        """(K,) how many rows each pick is nearest to; ties go to the earlier pick, a pick is its own."""
+        """Return how many rows each pick is nearest to, (K,); ties go to the earlier pick, a pick is its own."""
         return np.bincount(self.nearest, minlength=len(self.picks)).astype(np.float64)
-
-
-Sample = Callable[[int, np.ndarray], np.ndarray]
-"""(step, rows not picked yet) to those of them that this step may pick."""
 
 
 def locate(similarity: np.ndarray, k: int, *, sample: Sample | None = None) -> Located:
@@ -48,126 +50,144 @@ def locate(similarity: np.ndarray, k: int, *, sample: Sample | None = None) -> L
     k : how many to pick at most.
     sample : which rows a step may pick (all that are left, if none of them gains anything); None: all that are left.
 
-    Each gain is the best one there is, to 9 digits, summed in float64. Ties, which are common (two rows that are
+    Each gain is the best one possible, to 9 digits, summed in float64. Ties, which are common (two rows that are
     each other's nearest gain the same), go to the row most similar to all, whatever the order of the rows, then to
     the lower index. Stops early once no pick gains anything; the first pick is always made.
 
-    Gains only fall, so old ones are bounds (Minoux 1978): the row of the best bound is evaluated again, O(N), until
-    it stays best. When that has cost as much as bringing all gains up to date would (a sixteenth of an evaluation for
-    each row that is covered better since), that is done instead; late, when a pick concerns few rows, after every pick.
-    Cost about O(N^2 log k); O(N) memory beside the input.
+    Gains only fall, so old ones are upper bounds (Minoux 1978): the row of the best bound is evaluated again, O(N),
+    until it stays best. When that has cost as much as bringing all gains up to date would (a sixteenth of an evaluation
+    for each row that is covered better since), that is done instead; late, when a pick concerns few rows, after every
+    pick. Cost about O(N^2 log k); O(N) memory beside the input.
     Reference: Mirzasoleiman et al. 2020, section 3, algorithm 1.
     """
-    n = len(similarity)
-    central = similarity.sum(1, dtype=np.float64)
-    state = _Cover(similarity, central)
-    found, least = Located(nearest=np.zeros(n, dtype=np.int64), evaluations=n), _NOTHING * central.max()
-    while len(found.picks) < k:
+    return _pick_greedily(_Cover(similarity), k, sample)
+
+
+def _pick_greedily(state: "_Cover | _TiledCover", k: int, sample: Sample | None) -> Located:
+    least = _NOTHING * state.largest
+    picks: list[int] = []
+    gains: list[float] = []
+    while len(picks) < k:
         check()
-        best = state.best(None if sample is None else sample(len(found.picks), state.open_rows))
-        if sample is not None and state.gains[best] <= least:
-            best = state.best(None)
-        if best is None or (found.picks and state.gains[best] <= least):
+        best = None
+        if sample is not None:
+            best = state.find_best(sample(len(picks), state.open_rows))
+        if best is None or state.gains[best] <= least:
+            best = state.find_best(None)
+        if picks and (best is None or state.gains[best] <= least):
             break
-        found.gains.append(float(state.gains[best]))
-        found.nearest[state.take(best)] = len(found.picks)
-        found.picks.append(best)
-    found.evaluations += state.evaluations
-    return found
+        gains.append(float(state.gains[best]))
+        state.take(best, len(picks))
+        picks.append(best)
+    return Located(picks=picks, gains=gains, nearest=state.nearest, evaluations=state.evaluations)
 
 
 class _Cover:
-    """What the picks so far cover, and an upper bound of every row's gain."""
+    """What the picks so far cover, over a similarity matrix.
 
-    def __init__(self, similarity: np.ndarray, central: np.ndarray):
+    covered : (N,) the similarity of each row to its nearest pick. nearest : as in `Located`.
+    gains : (N,) upper bounds of the rows' gains, -inf for picks. They are exact where `_is_fresh`, but for the rounding
+        of updates unless `_is_summed` too.
+    """
+
+    def __init__(self, similarity: np.ndarray):
         n = len(similarity)
-        self.similarity, self.central, self.evaluations = similarity, central, 0
-        self.gains = central.copy()  # upper bounds
-        self._known = central.copy()  # exact for the cover `_seen`
-        self.covered, self._seen = np.zeros(n), np.zeros(n)
-        self._fresh, self._summed = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
-        self._spent, self._largest = 0, central.max()
-        self._changed = np.zeros(0, dtype=np.int64)  # rows that are covered better than `_seen`
-        self._buffer, self._ones = np.empty((_PANEL, n)), np.ones(_PANEL)
+        self.similarity = similarity
+        self.central = similarity.sum(1, dtype=np.float64)
+        self.largest = self.central.max()
+        self.gains = self.central.copy()
+        self.nearest = np.zeros(n, dtype=np.int64)
+        self.evaluations = n
+        self.covered, self._updated_cover = np.zeros((2, n))
+        self._updated_gains = self.central.copy()  # exact gains for `_updated_cover`, the cover at the last update
+        self._changed = np.zeros(0, dtype=np.int64)  # rows that are covered better since
+        self._evaluations_since = 0
+        self._is_fresh, self._is_summed = np.ones((2, n), dtype=bool)
+        self._buffer = np.empty((_PANEL, n))
 
     @property
     def open_rows(self) -> np.ndarray:
         return np.flatnonzero(self.gains > -np.inf)
 
-    def best(self, rows: np.ndarray | None) -> int | None:
-        """The row that gains most, its gain exact; among `rows`, if given."""
-        if len(self._changed) and self._dearer(1):
+    def find_best(self, rows: np.ndarray | None) -> int | None:
+        """Return the row that gains most, its gain exact, or None if all are picked; among `rows`, unless None."""
+        if len(self._changed) and self._is_update_cheaper(1):
             self._update_all()
-        while True:
+        while True:  # until the rows with the highest bound are fresh: then no other row can gain more
             gains = self.gains if rows is None else self.gains[rows]
             top = gains.max(initial=-np.inf)
             if top == -np.inf:
                 return None
             tied = (gains >= top - _TIE * abs(top)).nonzero()[0]
             tied = tied if rows is None else rows[tied]
-            stale = tied[~self._fresh[tied]]
-            if not len(stale):
-                row = int(tied[0]) if len(tied) == 1 else self._most_central(tied)
-                if self._summed[row] or top > _DRIFT * self._largest:
+            stale = tied[~self._is_fresh[tied]].tolist()
+            if not stale:
+                row = _find_most_central(tied, self.central)
+                if self._is_summed[row] or top > _DRIFT * self.largest:
                     return row
-                self._evaluate(row)  # what is left after many updates may be their rounding
-                continue
-            if self._dearer(len(stale)):
+                self.evaluate(row)  # so small a gain may be the rounding of many updates
+            elif self._is_update_cheaper(len(stale)):
                 self._update_all()
             else:
-                for row in stale.tolist():
-                    self._evaluate(row)
+                for row in stale:
+                    self.evaluate(row)
 
-    def _dearer(self, count: int) -> bool:
-        """Whether so many evaluations more cost as much as bringing all gains up to date."""
-        return (self._spent + count) * _CHEAPER > len(self._changed)
+    def _is_update_cheaper(self, count: int) -> bool:
+        """Return whether bringing all gains up to date costs less than `count` more evaluations, and those since."""
+        return (self._evaluations_since + count) * _CHEAPER > len(self._changed)
 
-    def take(self, row: int) -> np.ndarray:
-        """Cover with `row`; who has it as the nearest pick."""
-        own = self.similarity[row]
-        nearer = own > self.covered
-        better = nearer.nonzero()[0]
-        self.covered[better] = own[better]
-        self._changed = (self.covered > self._seen).nonzero()[0] if len(self._changed) else better
-        self.gains[row] = self._known[row] = -np.inf
-        self._fresh[:], self._summed[:] = False, False
-        return better if nearer[row] else np.append(better, row)
+    def take(self, row: int, position: int) -> None:
+        """Pick a row, which gets this position among the picks."""
+        similarity = self.similarity[row]
+        nearer = (similarity > self.covered).nonzero()[0]
+        self.covered[nearer] = similarity[nearer]
+        self.nearest[nearer] = self.nearest[row] = position
+        self._changed = (self.covered > self._updated_cover).nonzero()[0]
+        self.gains[row] = self._updated_gains[row] = -np.inf
+        self._is_fresh[:] = self._is_summed[:] = False
 
-    def _most_central(self, tied: np.ndarray) -> int:
-        central = self.central[tied]
-        return int(tied[central >= central.max() * (1 - _TIE)][0])
-
-    def _evaluate(self, row: int) -> None:
-        self._spent += 1
+    def evaluate(self, row: int) -> None:
+        self._evaluations_since += 1
         self.evaluations += 1
         more = self._buffer[0]
         np.subtract(self.similarity[row], self.covered, out=more)
         self.gains[row] = np.maximum(more, 0, out=more).sum()
-        self._fresh[row] = self._summed[row] = True
+        self._is_fresh[row] = self._is_summed[row] = True
 
     def _update_all(self) -> None:
-        """Bring all gains to the present cover: a row i that is covered better gains less, by how far its similarity
-        reached above the old cover and no longer does."""
+        """Bring all gains to the present cover.
+
+        Each row i that is covered better since the last update lowers the gain of row j by the part of s_ij between its
+        old and its new cover.
+        """
         changed = self._changed
         for start in range(0, len(changed), _PANEL):
-            own = changed[start : start + _PANEL]
-            reached, low = self._rows_at(own), self._seen[own]
-            np.clip(reached, low[:, None], self.covered[own][:, None], out=reached)
-            self._known -= self._ones[: len(own)] @ reached
-            self._known += low.sum()
+            panel = changed[start : start + _PANEL]
+            reached = self._read_rows(panel)
+            low = self._updated_cover[panel]
+            np.clip(reached, low[:, None], self.covered[panel][:, None], out=reached)
+            self._updated_gains -= np.ones(len(panel)) @ reached
+            self._updated_gains += low.sum()
         self.evaluations += len(changed)
-        self.gains[:] = self._known
-        self._seen[changed] = self.covered[changed]
+        self.gains[:] = self._updated_gains
+        self._updated_cover[changed] = self.covered[changed]
         self._changed = changed[:0]
-        self._fresh[:], self._spent = True, 0
+        self._is_fresh[:] = True
+        self._evaluations_since = 0
 
-    def _rows_at(self, rows: np.ndarray) -> np.ndarray:
-        """At most 64 rows of similarities, float64, in the buffer."""
+    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return at most 64 rows of similarities as float64, in the buffer."""
         out = self._buffer[: len(rows)]
         if self.similarity.dtype == out.dtype:
             return np.take(self.similarity, rows, axis=0, out=out, mode="clip")
         out[...] = self.similarity[rows]
         return out
+
+
+def _find_most_central(tied: np.ndarray | Tensor, central: np.ndarray | Tensor) -> int:
+    """Return which of the tied rows is most similar to all rows; of several the first."""
+    central = central[tied]
+    return int(tied[central >= central.max() * (1 - _TIE)][0])
 
 
 def locate_tiled(
@@ -178,68 +198,81 @@ def locate_tiled(
     batch: int = 64,
     sample: Sample | None = None,
 ) -> Located:
-    """`locate` without a matrix: rows of similarities are made when they are looked at, `batch` of them at a time.
+    """Pick what `locate` picks, without a matrix: rows of similarities are computed when they are looked at.
 
     Parameters
     ----------
     similar : (b,) rows to their (b, N) similarities.
     central : (N,) float64, each row's sum of similarities.
-    k, sample : as `locate`.
+    k, sample : as in `locate`.
+    batch : how many rows of similarities are computed at a time.
 
     The best bounds are evaluated together, until one is at least every other bound; on CUDA that is one wait a batch.
     Cost `batch` rows of similarities a turn, one turn or two a pick; O(batch N) memory.
     """
-    n, device = len(central), central.device
-    bound, covered = central.clone(), torch.zeros(n, dtype=torch.float64, device=device)
-    fresh, is_open = (torch.ones(n, dtype=torch.bool, device=device) for _ in range(2))
-    nearest = torch.zeros(n, dtype=torch.long, device=device)
-    found, least = Located(evaluations=n), _NOTHING * float(central.max())
+    return _pick_greedily(_TiledCover(similar, central, batch), k, sample)
 
-    def best_of(rows: Tensor) -> Tensor:
+
+class _TiledCover:
+    """What the picks so far cover, on any device and without a matrix; attributes are those of `_Cover`."""
+
+    def __init__(self, similar: Callable[[Tensor], Tensor], central: Tensor, batch: int):
+        self.gains = central.clone()
+        self.largest = float(central.max())
+        self.evaluations = len(central)
+        self._similar, self._central, self._batch = similar, central, batch
+        self._covered = torch.zeros_like(central)
+        self._nearest = torch.zeros_like(central, dtype=torch.long)
+        self._is_fresh = torch.ones_like(central, dtype=torch.bool)
+
+    @property
+    def open_rows(self) -> np.ndarray:
+        return self._find_open().cpu().numpy()
+
+    @property
+    def nearest(self) -> np.ndarray:
+        return self._nearest.cpu().numpy()
+
+    def _find_open(self) -> Tensor:
+        return (self.gains > -torch.inf).nonzero()[:, 0]
+
+    def find_best(self, rows: np.ndarray | None) -> int:
+        candidates = self._find_open() if rows is None else torch.from_numpy(rows).to(self._central.device)
         while True:
-            top, order = bound[rows].topk(min(batch, len(rows)))
-            tied = rows[bound[rows] >= top[0] - _TIE * top[0].abs()]
-            if bool(fresh[tied].all()):
-                own = central[tied]
-                return tied[own >= own.max() * (1 - _TIE)][0]
-            stale = rows[order][~fresh[rows[order]]]
-            stale = stale if len(stale) else tied[~fresh[tied]][:batch]
-            bound[stale] = (similar(stale) - covered).clamp_min_(0).sum(1)
-            fresh[stale] = True
-            found.evaluations += len(stale)
+            gains = self.gains[candidates]
+            top, order = gains.topk(min(self._batch, len(gains)))
+            tied = candidates[gains >= top[0] - _TIE * top[0].abs()]
+            if bool(self._is_fresh[tied].all()):
+                return _find_most_central(tied, self._central)
+            best = candidates[order]
+            stale = best[~self._is_fresh[best]]
+            if not len(stale):  # more rows tie than are evaluated together
+                stale = tied[~self._is_fresh[tied]][: self._batch]
+            self.gains[stale] = (self._similar(stale) - self._covered).clamp_min_(0).sum(1)
+            self._is_fresh[stale] = True
+            self.evaluations += len(stale)
 
-    while len(found.picks) < k:
-        check()
-        rows = is_open.nonzero()[:, 0]
-        some = rows if sample is None else torch.from_numpy(sample(len(found.picks), rows.cpu().numpy())).to(device)
-        best = best_of(some)
-        if sample is not None and bound[best] <= least:
-            best = best_of(rows)
-        gain = float(bound[best])
-        if found.picks and gain <= least:
-            break
-        row = similar(best[None])[0]
-        nearer = row > covered
-        nearer[best] = True
-        nearest[nearer] = len(found.picks)
-        covered = torch.maximum(covered, row)
-        is_open[best], bound[best], fresh[:] = False, -torch.inf, False
-        found.picks.append(int(best))
-        found.gains.append(gain)
-    found.nearest = nearest.cpu().numpy()
-    return found
+    def take(self, row: int, position: int) -> None:
+        similarity = self._similar(torch.tensor([row], device=self._central.device))[0]
+        is_nearer = similarity > self._covered
+        is_nearer[row] = True
+        self._nearest[is_nearer] = position
+        self._covered = torch.maximum(self._covered, similarity)
+        self.gains[row] = -torch.inf
+        self._is_fresh[:] = False
 
 
 def locate_with_submodlib(similarity: np.ndarray, k: int) -> Located:
-    """`locate` by submodlib's LazyGreedy (Kaushal et al. 2022), for comparison; it chooses by float32 sums."""
+    """Pick by submodlib's LazyGreedy (Kaushal et al. 2022), for comparison; it chooses by float32 sums."""
     try:
         from submodlib import FacilityLocationFunction
     except ImportError as error:
         raise missing_package("submodlib", "solver.backend: submodlib", "submodular", error) from None
-    function = FacilityLocationFunction(n=len(similarity), mode="dense", sijs=similarity, separate_rep=False)
-    # its own stops take gains below 1 for nothing
+    n = len(similarity)
+    function = FacilityLocationFunction(n=n, mode="dense", sijs=similarity, separate_rep=False)
+    # it takes gains below 1 for nothing where it is allowed to stop by itself
     pairs = function.maximize(
-        budget=min(k, len(similarity) - 1),
+        budget=min(k, n - 1),
         optimizer="LazyGreedy",
         stopIfZeroGain=False,
         stopIfNegativeGain=False,
@@ -247,20 +280,20 @@ def locate_with_submodlib(similarity: np.ndarray, k: int) -> Located:
         show_progress=False,
     )
     order = [int(i) for i, _ in pairs]
-    return _in_order(similarity, order if k < len(similarity) else [*order, *set(range(k)).difference(order)])
+    if k >= n:
+        order += set(range(n)).difference(order)
+    return _replay(similarity, order)
 
 
-def _in_order(similarity: np.ndarray, order: list[int]) -> Located:
-    """What these picks are worth, one after the other, up to the first that gains nothing."""
-    covered, found = np.zeros(len(similarity)), Located(nearest=np.zeros(len(similarity), dtype=np.int64))
+def _replay(similarity: np.ndarray, order: list[int]) -> Located:
+    """Pick rows in a given order, up to the first that gains nothing."""
+    state = _Cover(similarity)
+    gains: list[float] = []
     for row in order:
-        gain = float(np.maximum(similarity[row] - covered, 0).sum())
-        if found.picks and gain <= _NOTHING * found.gains[0]:
+        state.evaluate(row)
+        gain = float(state.gains[row])
+        if gains and gain <= _NOTHING * gains[0]:
             break
-        nearer = similarity[row] > covered
-        nearer[row] = True
-        found.nearest[nearer] = len(found.picks)
-        covered = np.maximum(covered, similarity[row])
-        found.picks.append(row)
-        found.gains.append(gain)
-    return found
+        state.take(row, len(gains))
+        gains.append(gain)
+    return Located(picks=order[: len(gains)], gains=gains, nearest=state.nearest, evaluations=0)

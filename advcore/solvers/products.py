@@ -1,95 +1,111 @@
-"""Inner products of rows as a pursuit asks for them: from a Gram matrix, or from the rows' factors."""
+"""Inner products of rows as a pursuit needs them: from a Gram matrix, or from the rows' factors."""
 
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from advcore.pairs import ready
+from advcore.pairs import use_exact_factors
 from advcore.rows import Rows
+
+_EXACT_ROWS = 64  # rows of a float32 matrix that are turned to float64 at a time
 
 
 class Products(Protocol):
-    """Inner products of N rows, as a pursuit asks for them; slots are those of an `ActiveSet`.
+    """Inner products of N rows, of which some are in the slots of an `ActiveSet`.
 
-    precise : they are exact to float64; False: to float32.
-    leaps : several weighted sums at once are cheaper than one after the other; it has `row` and `among`.
+    diagonal : (N,) float64, the product of each row with itself.
+    precise : whether products are exact to float64; else to float32.
+    supports_leaps : whether correlating with several sums at once is cheaper than one after the other; such products
+        also have the methods `read_row` and `read_block` of `GramProducts`.
     """
 
     diagonal: np.ndarray
     precise: bool
-    leaps: bool
+    supports_leaps: bool
 
-    def put(self, slot: int, j: int) -> None:
-        """Row j takes a slot."""
+    def assign(self, slot: int, j: int) -> None:
+        """Put row j into a slot."""
 
-    def with_row(self, j: int, high: int) -> np.ndarray:
-        """(high,) float64 products of row j with the rows in the slots."""
+    def multiply_row(self, j: int, high: int) -> np.ndarray:
+        """Return the products of row j with the rows in the first `high` slots, (high,) float64."""
 
-    def spread(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
-        """(N,) products of all rows with the weighted sum of those in the slots. `exact`: summed in float64. Weights of
-        shape (r, m) give (r, N)."""
+    def correlate(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
+        """Return the products of all rows with the weighted sum of the rows in the slots, (N,).
+
+        Weights of shape (r, m) stand for r sums and give (r, N). `exact`: sum in float64.
+        """
 
 
 class GramProducts:
-    """From a Gram matrix (N, N), float32 or float64, whose rows it reorders in place so that the slots come first:
-    then a weighted sum of rows in use is one matrix-vector product, and no copy of them is kept."""
+    """Products read from a Gram matrix (N, N), float32 or float64, which is overwritten.
 
-    leaps = True
+    The matrix's rows are reordered so that those in the slots come first: then the product with a weighted sum of them
+    is one matrix-vector product, and needs no copy.
+    """
+
+    supports_leaps = True
 
     def __init__(self, gram: np.ndarray):
-        self._gram, self._spare = gram, np.empty(len(gram), dtype=gram.dtype)
-        self._place, self._row = np.arange(len(gram)), np.arange(len(gram))  # of a row; at a place
+        self._gram = gram
+        self._place_of_row, self._row_at_place = np.arange(len(gram)), np.arange(len(gram))
         self.diagonal = gram.diagonal().astype(np.float64)
         self.precise = gram.dtype == np.float64
 
-    def put(self, slot: int, j: int) -> None:
-        place, other = self._place[j], self._row[slot]
-        if place != slot:
-            self._spare[:] = self._gram[slot]
-            self._gram[slot] = self._gram[place]
-            self._gram[place] = self._spare
-        self._row[slot], self._row[place] = j, other
-        self._place[other], self._place[j] = place, slot
+    def assign(self, slot: int, j: int) -> None:
+        """Swap row j with the row whose place the slot is."""
+        place = self._place_of_row[j]
+        displaced = self._row_at_place[slot]
+        products = self._gram[slot].copy()
+        self._gram[slot] = self._gram[place]
+        self._gram[place] = products
+        self._row_at_place[[place, slot]] = displaced, j
+        self._place_of_row[[displaced, j]] = place, slot
 
-    def row(self, j: int) -> np.ndarray:
-        """(N,) its products with all rows."""
-        return self._gram[self._place[j]]
+    def read_row(self, j: int) -> np.ndarray:
+        """Return the products of row j with all rows, (N,), a view."""
+        return self._gram[self._place_of_row[j]]
 
-    def among(self, few: np.ndarray, capacity: int) -> np.ndarray:
-        """(capacity, len(few)) products of the rows in the slots with `few`; slots not in use hold anything."""
-        return np.take(self._gram[:capacity], few, axis=1)
+    def read_block(self, columns: np.ndarray, high: int) -> np.ndarray:
+        """Return a copy of the products of the rows in the first `high` slots with the rows `columns`.
 
-    def with_row(self, j: int, high: int) -> np.ndarray:
-        return self.row(j)[self._row[:high]].astype(np.float64)
+        Entries of slots that are not in use can be anything.
+        """
+        return np.take(self._gram[:high], columns, axis=1)
 
-    def spread(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
+    def multiply_row(self, j: int, high: int) -> np.ndarray:
+        return self.read_row(j)[self._row_at_place[:high]].astype(np.float64)
+
+    def correlate(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
         used = self._gram[: weights.shape[-1]]
         if not exact or self.precise:
             return weights.astype(used.dtype) @ used
-        parts = range(0, len(weights), 64)
-        return sum(weights[s : s + 64] @ used[s : s + 64].astype(np.float64) for s in parts)
+        return sum(
+            weights[start : start + _EXACT_ROWS] @ used[start : start + _EXACT_ROWS].astype(np.float64)
+            for start in range(0, len(weights), _EXACT_ROWS)
+        )
 
 
 class FactorProducts:
-    """From the rows' factors: no matrix, O(N C D) a pick."""
+    """Products computed from the rows' factors: no matrix is held, and a pick costs O(N C D)."""
 
-    precise = leaps = False
+    precise = supports_leaps = False
 
     def __init__(self, rows: Rows, unit: float = 1.0):
-        self._rows, self._unit = rows, unit
-        self._exact = ready(rows)  # what is summed in float64
-        self.diagonal = rows.squared_norms().cpu().numpy() / unit
+        self._rows = rows
+        self._exact_rows = use_exact_factors(rows)
+        self._unit = unit
         self._members = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        self.diagonal = rows.squared_norms().cpu().numpy() / unit
 
-    def put(self, slot: int, j: int) -> None:
+    def assign(self, slot: int, j: int) -> None:
         self._members[slot] = j
 
-    def with_row(self, j: int, high: int) -> np.ndarray:
-        own = torch.tensor([j], device=self._rows.device)
-        return self._exact.gram(self._members[:high], own)[:, 0].cpu().numpy() / self._unit
+    def multiply_row(self, j: int, high: int) -> np.ndarray:
+        position = torch.tensor([j], device=self._rows.device)
+        return self._exact_rows.gram(self._members[:high], position)[:, 0].cpu().numpy() / self._unit
 
-    def spread(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
-        own = torch.from_numpy(weights).to(self._rows.device)
-        combined = self._exact.combine(self._members[: len(own)], own) / self._unit
+    def correlate(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
+        members = self._members[: len(weights)]
+        combined = self._exact_rows.combine(members, torch.from_numpy(weights).to(members.device)) / self._unit
         return self._rows.correlate(combined, torch.float64 if exact else torch.float32).double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Keep examples by one score each: the hardest, the easiest, those in the middle, or some of every kind."""
+"""Solvers that look at a single score for each example: the hardest, the easiest, the middle, or some of all."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from advcore.apportion import floor_share
 from advcore.errors import at_least, one_of, require, within
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.solvers.base import check_problem, equal_weights, no_target
+from advcore.solvers.base import check_problem, equal_weights, refuse_target
 from advcore.types import Selection, settings
 
 SCORES = ("el2n", "grand", "margin", "forgetting", "instability", "centre_distance", "input_norm")
@@ -20,7 +20,7 @@ KEEP = ("hardest", "easiest", "middle")
 
 @settings
 class Scored:
-    """What solvers share that look at one score an example, the higher the harder; weight N / k each.
+    """Base of solvers that look at a single score for each example, the higher the harder; each pick weighs N / k.
 
     Parameters
     ----------
@@ -37,7 +37,6 @@ class Scored:
         require(one_of("points", self.points, POINTS), *self._more_problems())
 
     def _more_problems(self) -> list[str | None]:
-        """What a subclass's own settings may have wrong."""
         return []
 
     @property
@@ -47,24 +46,25 @@ class Scored:
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         check_problem(rows, k)
-        no_target(self, target)
-        indices = self.chosen(rows.dense()[:, 0], k, generator)
+        refuse_target(self, target)
+        indices = self.choose(rows.dense()[:, 0], k, generator)
         return Selection(indices=indices, weights=equal_weights(indices, len(rows)), info={"stopped": "budget"})
 
-    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
-        """(k,) positions, by scores (N,)."""
+    def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        """Return the positions to pick, (k,) long, from scores (N,)."""
         raise NotImplementedError
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Bytes beside the rows: nothing to speak of."""
         return {"matrix": 0, "solver": 0}
 
 
-def kept(scores: Tensor, k: int, which: str) -> Tensor:
-    """(k,) positions of the "hardest" (highest scores), the "easiest", or the nearest to the median; ties go to the
-    lower index. Cost O(N log N)."""
-    order = {"hardest": -scores, "easiest": scores, "middle": (scores - scores.median()).abs()}[which]
-    return torch.argsort(order, stable=True)[:k]
+def take_by_score(scores: Tensor, k: int, which: str) -> Tensor:
+    """Return the positions of the "hardest" (highest scores), the "easiest", or the nearest to the median, (k,) long.
+
+    Ties go to the lower index. Cost O(N log N).
+    """
+    keys = {"hardest": -scores, "easiest": scores, "middle": (scores - scores.median()).abs()}
+    return torch.argsort(keys[which], stable=True)[:k]
 
 
 @settings
@@ -87,8 +87,8 @@ class ByScore(Scored):
     def _more_problems(self) -> list[str | None]:
         return [one_of("score", self.score, SCORES, SCORE_ALIASES), one_of("keep", self.keep, KEEP)]
 
-    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
-        return kept(scores, k, self.keep)
+    def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        return take_by_score(scores, k, self.keep)
 
 
 @settings
@@ -101,21 +101,21 @@ class Moderate(Scored):
 
     score: ClassVar[str] = "centre_distance"
 
-    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
-        return kept(scores, k, "middle")
+    def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        return take_by_score(scores, k, "middle")
 
 
 @settings
 class CCS(Scored):
-    """Coverage-centric: the hardest are dropped, then all strata of the scores give alike.
+    """Coverage-centric selection: drop the hardest examples, then pick alike from all strata of the scores.
 
-    The range of scores is cut into strata of equal width, and each gives the same number as far as it has them.
+    The range of scores is cut into strata of equal width. Each gives the same number of examples, or all it has.
 
     Parameters
     ----------
     score : see `ByScore`; "margin" averaged over training is the paper's AUM with the sign turned.
     drop : beta, share of the examples that is dropped as too hard, in [0, 0.99]; less where k needs them.
-    strata : how many, 1 to 100,000.
+    strata : number of strata, 1 to 100,000.
     points, scores : see `Scored`.
 
     Reference: Zheng et al. 2023, algorithm 1.
@@ -132,14 +132,15 @@ class CCS(Scored):
             at_least("strata", self.strata, 1, most=100_000),
         ]
 
-    def chosen(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
-        left = kept(scores, max(k, len(scores) - floor_share(self.drop, len(scores))), "easiest")
-        values = scores[left]
-        low, width = values.min(), (values.max() - values.min()) / self.strata
-        place = torch.zeros_like(left) if width == 0 else ((values - low) / width).long().clamp_max(self.strata - 1)
-        members = sorted((left[place == s] for s in place.unique()), key=len)
-        found = []
-        for i, own in enumerate(members):  # the smallest first: what it lacks, the others give
-            share = min(len(own), (k - sum(map(len, found))) // (len(members) - i))
-            found.append(own[generator.take(own).child("stratum").permutation()[:share]])
-        return torch.cat(found)
+    def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
+        left = take_by_score(scores, max(k, len(scores) - floor_share(self.drop, len(scores))), "easiest")
+        low, high = scores[left].aminmax()
+        width = (high - low) / self.strata
+        strata = ((scores[left] - low) / (width or 1)).long().clamp_max(self.strata - 1)  # equal scores are one stratum
+        groups = sorted((left[strata == stratum] for stratum in strata.unique()), key=len)
+        picks: list[Tensor] = []
+        for i, group in enumerate(groups):  # the smallest first: what it lacks, the others give
+            missing = k - sum(map(len, picks))
+            order = generator.take(group).child("stratum").permutation()
+            picks.append(group[order[: missing // (len(groups) - i)]])
+        return torch.cat(picks)

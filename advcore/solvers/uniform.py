@@ -6,7 +6,7 @@ from torch import Tensor
 
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.solvers.base import check_problem, equal_weights, no_target
+from advcore.solvers.base import check_problem, equal_weights, refuse_target
 from advcore.types import Selection, settings
 
 
@@ -28,11 +28,10 @@ class Random:
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         check_problem(rows, k)
-        no_target(self, target)
+        refuse_target(self, target)
         stream = generator if self.redraw else generator.at_epoch(0)
         indices = stream.permutation()[:k].sort().values
         return Selection(indices=indices, weights=equal_weights(indices, len(rows)), info={"stopped": "budget"})
 
     def memory(self, n: int, k: int) -> dict[str, int]:
-        """Bytes beside the rows: nothing to speak of."""
         return {"matrix": 0, "solver": 0}

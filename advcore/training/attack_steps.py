@@ -1,16 +1,16 @@
-"""Attack steps as a function of the epoch: cheap attacks while the model is young, or as many as a budget pays for."""
+"""Attack steps as a function of the epoch: cheaper attacks early in training, or as many steps as a budget allows."""
 
 import math
-from typing import Any
 
 from advcore.apportion import floor_share
+from advcore.attacks.base import Attack
 from advcore.errors import at_least, must, positive, require
 from advcore.types import settings
 
 
 @settings
 class Steady:
-    """The same number of steps in every epoch.
+    """Use the same number of steps in every epoch.
 
     Parameters
     ----------
@@ -23,13 +23,13 @@ class Steady:
         require(at_least("steps", self.steps, 1))
 
     def at(self, epoch: int, epochs: int) -> int:
-        """Steps of the epoch-th of `epochs` that run, from 0."""
+        """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
         return self.steps
 
 
 @settings
 class Linear:
-    """From `first` steps in the first epoch to `last` in the last, along a line, rounded, halves upwards.
+    """Go linearly from `first` steps in the first epoch to `last` in the last, rounded, halves upwards.
 
     Parameters
     ----------
@@ -43,19 +43,20 @@ class Linear:
         require(at_least("first", self.first, 1), at_least("last", self.last, 1))
 
     def at(self, epoch: int, epochs: int) -> int:
-        """Steps of the epoch-th of `epochs` that run, from 0."""
+        """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
         return math.floor(self.first + (self.last - self.first) * epoch / max(1, epochs - 1) + 0.5)
 
 
 @settings
 class ByBudget:
-    """As many steps as `mean` pays for, an epoch on average.
+    """Use as many steps as an average of `mean` per epoch allows.
 
-    `first` as long as it must be, then `last`; one epoch between the two takes what is over.
+    The run starts with `first` steps and changes to `last` as early as the average allows; one epoch between the two
+    takes the steps that are left over.
 
     Parameters
     ----------
-    mean : steps an epoch, on average over the epochs that run; never exceeded.
+    mean : steps per epoch, on average over the epochs that run; never exceeded.
     first, last : at least 1, first <= mean <= last.
     """
 
@@ -68,28 +69,33 @@ class ByBudget:
             positive("mean", self.mean),
             at_least("first", self.first, 1),
             at_least("last", self.last, 1),
-            *self._order(),
+            *self._check_order(),
         )
 
-    def _order(self) -> list[str | None]:
+    def _check_order(self) -> list[str]:
+        """Return a problem unless first <= mean <= last."""
         try:
             ordered = self.first <= self.mean <= self.last
         except TypeError:
-            return []  # told already
-        got = [self.first, self.mean, self.last]
-        return [None if ordered else must("first, mean, last", "in rising order", got)]
+            return []  # a value of the wrong type, which has its problem already
+        if ordered:
+            return []
+        return [must("first, mean, last", "in rising order", [self.first, self.mean, self.last])]
 
     def at(self, epoch: int, epochs: int) -> int:
-        """Steps of the epoch-th of `epochs` that run, from 0."""
-        over = floor_share(self.mean, epochs) - self.first * epochs  # steps beyond `first`, over the whole run
-        each = self.last - self.first
-        later = epochs - 1 - epoch  # epochs after this one, which are served first
-        return self.first + max(0, min(each, over - each * later))
+        """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
+        extra = floor_share(self.mean, epochs) - self.first * epochs  # steps beyond `first`, over the whole run
+        extra_per_epoch = self.last - self.first
+        later_epochs = epochs - 1 - epoch  # which get their extra steps before this one
+        return self.first + max(0, min(extra_per_epoch, extra - extra_per_epoch * later_epochs))
 
 
-def steps_problem(schedule: Any, attack: Any) -> str | None:
-    """Why the attack cannot follow the schedule; None if it can."""
+StepSchedule = Steady | Linear | ByBudget
+
+
+def steps_problem(schedule: StepSchedule | None, attack: Attack | None) -> str | None:
+    """Return why the attack cannot follow the schedule; None if it can."""
     if schedule is None or hasattr(attack, "steps"):
         return None
-    got = "no attack" if attack is None else type(attack).__name__
-    return must("attack_steps", "null for an attack that has no steps", got)
+    name = "no attack" if attack is None else type(attack).__name__
+    return must("attack_steps", "null for an attack that has no steps", name)

@@ -1,167 +1,202 @@
 """What a wanted cost buys: budgets, steps, periods and rules, from the closed forms of `plan.py`."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from advcore.attacks.base import Attack
 from advcore.errors import ConfigError, must
 from advcore.minibatch.margin import Margin
-from advcore.training.minibatch import rule_problem
+from advcore.training.minibatch import Rule, rule_problem
 from advcore.training.plan import planned_units, selection_units
 from advcore.training.trainer import Trainer
 
 _STEPS = (1, 2, 3, 5, 7, 10, 20)
-_DIGITS = 1e4  # of a budget that is offered
+_DIGITS = 1e4  # an offered budget has four digits
 
 
-def with_budget(trainer: Trainer, budget: float) -> Trainer:
-    """The same run on another share of the data."""
+def replace_budget(trainer: Trainer, budget: float) -> Trainer:
+    """Return the same run on another share of the data."""
     selector = trainer.selector and replace(trainer.selector, budget=budget)
     return replace(trainer, schedule=replace(trainer.schedule, budget=budget), selector=selector)
 
 
-def _units(trainer: Trainer, k: int, n: int, held_out: int) -> int | None:
-    """Of a run on k of n examples; None where the trainer refuses it, as it may a run of few epochs on all data."""
+def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int | None:
+    """Return the passes of a run on k of n examples; None if the trainer refuses k, as it may for few epochs."""
     try:
-        return planned_units(with_budget(trainer, k / n), n, held_out)
+        return planned_units(replace_budget(trainer, k / n), n, held_out)
     except ConfigError:
         return None
 
 
 def largest(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The largest in low..high for which `holds`, which does from low on until it does no more."""
+    """Return the largest number in low..high for which `holds` is true, by bisection.
+
+    `holds(low)` must be true, and from the first number for which it is false it must stay false.
+    """
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+        if holds(middle):
+            low = middle
+        else:
+            high = middle - 1
     return low
 
 
-def _range(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | None:
-    """The smallest and the largest number of examples, of 2..n - 1, with which the trainer agrees to run; None if with
-    none. What it refuses is too small."""
-    if _units(trainer, n - 1, n, held_out) is None:
-        return None
-    refused = largest(lambda k: k < 2 or _units(trainer, k, n, held_out) is None, 1, n - 1)
-    return refused + 1, n - 1
+def _find_sizes(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | None:
+    """Return the smallest and the largest number of examples, of 2..n - 1, that the trainer accepts; None if none.
 
-
-def _budget_for(sizes: tuple[int, int], trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
-    """The largest share of n training examples with which the run takes at most `units` passes, to four digits; None
-    where the fewest take more. `sizes`: the trainer's own `_range`. `held_out`: how many validation examples there are.
+    What it refuses is too small.
     """
-    if _units(trainer, sizes[0], n, held_out) > units:
+    if _count_units(trainer, n - 1, n, held_out) is None:
         return None
-    k = largest(lambda k: _units(trainer, k, n, held_out) <= units, *sizes)
+
+    def is_refused(k: int) -> bool:
+        return k < 2 or _count_units(trainer, k, n, held_out) is None
+
+    return largest(is_refused, 1, n - 1) + 1, n - 1
+
+
+def _find_budget(sizes: tuple[int, int], trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
+    """Return the largest share of n training examples with which the run takes at most `units` passes, to four digits.
+
+    Return None where even the fewest examples take more. sizes : by `_find_sizes`. held_out : how many validation
+    examples there are.
+    """
+
+    def is_within(k: int) -> bool:
+        return _count_units(trainer, k, n, held_out) <= units
+
+    if not is_within(sizes[0]):
+        return None
+    k = largest(is_within, *sizes)
     return max(int(k / n * _DIGITS) / _DIGITS, sizes[0] / n)
 
 
 def budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> float:
-    """The budget of a run that is to have a relative cost. Raises ConfigError, with figures, where none has."""
-    found = _range(trainer, n, held_out)
-    if found is None:
-        with_budget(trainer, (n - 1) / n)  # which raises why
-    least, most = (_units(trainer, k, n, held_out) / reference_units for k in found)
+    """Return the budget at which a run has a relative cost. Raises ConfigError, with figures, where none has."""
+    sizes = _find_sizes(trainer, n, held_out)
+    if sizes is None:
+        replace_budget(trainer, (n - 1) / n)  # which raises the error that says why
+    least, most = (_count_units(trainer, k, n, held_out) / reference_units for k in sizes)
     if cost < least:
+        rule = f"at least {_format_limit(least)}, what {sizes[0]} examples of {n} cost"
         way_out = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
-        raise ConfigError(must("cost", f"at least {_told(least)}, what {found[0]} examples of {n} cost", cost, way_out))
+        raise ConfigError(must("cost", rule, cost, way_out))
     if cost > most:
-        limit = f"at most {_told(most, -1)}, what {n - 1} examples of {n} cost"
-        raise ConfigError(must("cost", limit, cost, "use all data"))
-    return _budget_for(found, trainer, n, held_out, cost * reference_units)
+        rule = f"at most {_format_limit(most, direction=-1)}, what {n - 1} examples of {n} cost"
+        raise ConfigError(must("cost", rule, cost, "use all data"))
+    return _find_budget(sizes, trainer, n, held_out, cost * reference_units)
 
 
-def _told(limit: float, way: int = 1) -> str:
-    """A limit in three digits, away from what it refuses (way 1: up, -1: down), so that it can be asked for."""
+def _format_limit(limit: float, direction: int = 1) -> str:
+    """Write a limit in three digits, rounded up (1) or down (-1), so that a user can ask for it and not be refused."""
     unit = 10.0 ** (math.floor(math.log10(limit)) - 2)
-    return f"{way * math.ceil(way * limit / unit - 1e-9) * unit:.3g}"
+    return f"{direction * math.ceil(direction * limit / unit - 1e-9) * unit:.3g}"
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A run near a wanted cost: attack steps (None: the file's own schedule, or an attack without), steps of the
-    selection's attack (None where nothing is attacked to select), coreset epochs between selections (None: one),
-    minibatch rule (None: none), share of the data, and the relative cost."""
+    """A run near a wanted cost.
+
+    steps : attack steps; None for the run file's own schedule of steps, or an attack without steps.
+    selection_steps : steps of the selection's attack; None where nothing is attacked to select.
+    period : coreset epochs between selections; None: one selection. rule : minibatch rule; None: no rule.
+    budget : share of the data. cost : relative to the reference.
+    """
 
     steps: int | None
     selection_steps: int | None
     period: int | None
-    rule: Any
+    rule: Rule | None
     budget: float
     cost: float
 
 
 def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> list[Offer]:
-    """Runs of at most the relative `cost`, each on as much data as it pays for: the trainer's own settings, fewer
-    attack steps, a selection by one step, one selection only, and a margin rule, in all combinations.
+    """Return runs of at most the relative `cost`, each on as much data as the cost allows.
 
-    Raises ConfigError, with the least there is, if nothing is that cheap.
+    They combine the trainer's own settings with fewer attack steps, a selection by one step, one selection only, and a
+    margin rule. Raises ConfigError, with the least cost there is, if nothing is that cheap.
     """
-    found, least = [], float("inf")
-    for one in _variants(trainer):
-        whole = replace(one, schedule=replace(one.schedule, budget=1.0), selector=None, probe_epochs=0)
-        if planned_units(whole, n, held_out) <= cost * reference_units:
-            found.append(_offer(whole, 1.0, n, held_out, reference_units))
+    results: list[Offer] = []
+    least = float("inf")
+    units = cost * reference_units
+    for variant in _combine_savings(trainer):
+        on_all_data = replace(variant, schedule=replace(variant.schedule, budget=1.0), selector=None, probe_epochs=0)
+        if planned_units(on_all_data, n, held_out) <= units:
+            results.append(_describe_offer(on_all_data, n, held_out, reference_units))
             continue
-        sizes = _range(one, n, held_out)
+        sizes = _find_sizes(variant, n, held_out)
         if sizes is None:
             continue
-        least = min(least, _units(one, sizes[0], n, held_out) / reference_units)
-        budget = _budget_for(sizes, one, n, held_out, cost * reference_units)
+        least = min(least, _count_units(variant, sizes[0], n, held_out) / reference_units)
+        budget = _find_budget(sizes, variant, n, held_out, units)
         if budget is not None:
-            found.append(_offer(with_budget(one, budget), budget, n, held_out, reference_units))
-    if not found:
-        raise ConfigError(must("--cost", f"at least {_told(least)}, the cheapest found", cost, "or train fewer epochs"))
-    return list(dict.fromkeys(found))
+            results.append(_describe_offer(replace_budget(variant, budget), n, held_out, reference_units))
+    if not results:
+        rule = f"at least {_format_limit(least)}, the cheapest found"
+        raise ConfigError(must("--cost", rule, cost, "or train fewer epochs"))
+    return list(dict.fromkeys(results))
 
 
-def _offer(trainer: Trainer, budget: float, n: int, held_out: int, reference_units: int) -> Offer:
+def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: int) -> Offer:
     selector = trainer.selector
-    attacks = selector is not None and selection_units(selector) > 0
+    attacks_to_select = selector is not None and selection_units(selector) > 0
     return Offer(
-        steps=None if trainer.attack_steps else _steps(trainer.attack),
-        selection_steps=_steps(selector.attack) if attacks else None,
-        period=trainer.schedule.period if selector else None,
+        steps=None if trainer.attack_steps else _get_steps(trainer.attack),
+        selection_steps=_get_steps(selector.attack) if attacks_to_select else None,
+        period=selector and trainer.schedule.period,
         rule=trainer.minibatch,
-        budget=budget,
+        budget=trainer.schedule.budget,
         cost=planned_units(trainer, n, held_out) / reference_units,
     )
 
 
-def _variants(trainer: Trainer) -> Iterator[Trainer]:
-    selector, schedule = trainer.selector, trainer.schedule
-    most = _steps(trainer.attack)
-    steps = [most] if most is None or trainer.attack_steps else sorted({s for s in _STEPS if s < most} | {most})
-    measured = selection_units(selector) > 0
-    once = measured and schedule.schedule != "acs"
-    rules = [trainer.minibatch] + ([None] if trainer.minibatch else [Margin()])
-    rules = [rule for rule in rules if not _unfit(rule, trainer)]
-    for count in steps:
-        attack = _with_steps(trainer.attack, count)
-        choosing = [selector.attack, _with_steps(selector.attack, 1)] if measured else [selector.attack]
-        for own in choosing if _steps(choosing[0]) != 1 else choosing[:1]:
-            for period in dict.fromkeys([schedule.period, None] if once else [schedule.period]):
-                for rule in rules:
-                    yield replace(
-                        trainer,
-                        attack=attack,
-                        minibatch=rule,
-                        selector=replace(selector, attack=own),
-                        schedule=replace(schedule, period=period),
-                    )
+def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
+    """Yield the trainer with all combinations of cheaper attacks, selections and minibatch rules."""
+    attacks = [_replace_steps(trainer.attack, steps) for steps in _list_steps(trainer)]
+    selection_attacks = [trainer.selector.attack]
+    periods = [trainer.schedule.period]
+    if selection_units(trainer.selector) > 0:
+        if _get_steps(trainer.selector.attack) != 1:
+            selection_attacks.append(_replace_steps(trainer.selector.attack, 1))
+        if trainer.schedule.schedule != "acs" and trainer.schedule.period is not None:
+            periods.append(None)
+    epochs = len(trainer.schedule.plan())
+    rules = [
+        rule
+        for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
+        if not rule_problem(rule, trainer.objective, epochs, trainer.normalise)
+    ]
+    for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
+        yield replace(
+            trainer,
+            attack=attack,
+            minibatch=rule,
+            selector=replace(trainer.selector, attack=selection_attack),
+            schedule=replace(trainer.schedule, period=period),
+        )
 
 
-def _unfit(rule: Any, trainer: Trainer) -> str | None:
-    return rule_problem(rule, trainer.objective, len(trainer.schedule.plan()), trainer.normalise)
+def _list_steps(trainer: Trainer) -> list[int | None]:
+    """Return the numbers of attack steps that are offered: the trainer's, and fewer if no schedule sets them."""
+    most = _get_steps(trainer.attack)
+    if most is None or trainer.attack_steps:
+        return [most]
+    return [steps for steps in _STEPS if steps < most] + [most]
 
 
-def _steps(attack: Attack | None) -> int | None:
+def _get_steps(attack: Attack | None) -> int | None:
     return getattr(attack, "steps", None)
 
 
-def _with_steps(attack: Attack | None, steps: int | None) -> Attack | None:
-    """Of so many steps, as long as so many should be; as it is where it has as many, or none to change."""
-    if _steps(attack) in (None, steps):
+def _replace_steps(attack: Attack | None, steps: int | None) -> Attack | None:
+    """Return the attack with `steps` steps of the size that suits so many; an attack without steps stays as it is."""
+    if _get_steps(attack) in (None, steps):
         return attack
-    return attack.changed(steps=steps, **({"step_size": None} if hasattr(attack, "step_size") else {}))
+    changes = {"steps": steps}
+    if hasattr(attack, "step_size"):
+        changes["step_size"] = None
+    return attack.changed(**changes)

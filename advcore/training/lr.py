@@ -1,34 +1,35 @@
-"""Learning-rate schedules as pure functions: nothing to save, nothing to step.
+"""Learning-rate schedules as pure functions: they have nothing to save and nothing to step.
 
 `factor(progress, lr_index)` multiplies the optimiser's learning rate. `progress` in [0, 1) is the share of
-the planned steps done, so smooth schedules span exactly the steps that run; `lr_index` is the epoch's place
-in the full run, which milestones count in.
+the planned steps done, so smooth schedules span exactly the steps that run. `lr_index` is the epoch's place
+in the full run, in which milestones are counted.
 """
 
 import math
 
 from advcore.errors import at_least, must, require, within
+from advcore.selection.settings import unless
 from advcore.types import settings
 
 
 @settings
 class Constant:
-    """The same rate throughout."""
+    """Keep the same rate throughout."""
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
+        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return 1.0
 
 
 @settings
 class MultiStep:
-    """Times `gamma` at each milestone.
+    """Multiply the rate by `gamma` at each milestone.
 
     Parameters
     ----------
-    milestones : epochs of the full run, ascending, above 0; one that stands twice counts twice.
+    milestones : epochs of the full run, ascending, above 0; one that is listed twice counts twice.
     gamma : in (0, 1].
-    ramp : epochs over which the rate first grows linearly to its size, >= 0; PAT has 5.
+    ramp : epochs over which the rate first grows linearly to its full value, >= 0; PAT uses 5.
     """
 
     milestones: list[int]
@@ -36,38 +37,40 @@ class MultiStep:
     ramp: int = 0
 
     def __post_init__(self):
-        whole = all(isinstance(m, int) and m > 0 for m in self.milestones)
-        ascending = whole and sorted(self.milestones) == list(self.milestones)
+        are_epochs = all(isinstance(milestone, int) and milestone > 0 for milestone in self.milestones)
+        ascending = are_epochs and sorted(self.milestones) == list(self.milestones)
         require(
-            None if ascending else must("milestones", "ascending epochs above 0", self.milestones),
+            unless(ascending, must("milestones", "ascending epochs above 0", self.milestones)),
             within("gamma", self.gamma, 1e-6, 1),
             at_least("ramp", self.ramp, 0),
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
-        grown = min(1.0, (lr_index + 1) / self.ramp) if self.ramp else 1.0
-        return grown * self.gamma ** sum(lr_index >= milestone for milestone in self.milestones)
+        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
+        ramp = min(1.0, (lr_index + 1) / max(1, self.ramp))
+        return ramp * self.gamma ** sum(lr_index >= milestone for milestone in self.milestones)
 
 
 @settings
 class Cosine:
-    """From 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    """Lower the rate from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
+        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return (1 + math.cos(math.pi * progress)) / 2
 
 
 @settings
 class OneCycle:
-    """Up along a cosine to 1, then down to almost nothing (Smith and Topin 2018). Differs: momentum is constant.
+    """Raise the rate to 1 along a cosine, then lower it to almost nothing.
 
     Parameters
     ----------
     peak : share of the steps before the top, in (0, 1).
     start : factor at the beginning, in [0, 1].
     end : factor at the end, in [0, 1].
+
+    Reference: Smith and Topin (2018). Differs: momentum is constant.
     """
 
     peak: float = 0.3
@@ -80,23 +83,26 @@ class OneCycle:
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
+        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         if progress < self.peak:
-            return _cosine(self.start, 1.0, progress / self.peak)
-        return _cosine(1.0, self.end, (progress - self.peak) / (1 - self.peak))
+            return _interpolate(self.start, 1.0, progress / self.peak)
+        return _interpolate(1.0, self.end, (progress - self.peak) / (1 - self.peak))
 
 
-def _cosine(start: float, end: float, share: float) -> float:
+def _interpolate(start: float, end: float, share: float) -> float:
+    """Return the value after a `share` of the way from `start` to `end`, along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 @settings
 class Cyclic:
-    """Linear up to 1 at `peak`, linear down to 0: one cycle, as Fast AT uses (Wong et al. 2020, section 5).
+    """Raise the rate linearly to 1 at `peak`, then lower it linearly to 0: one cycle, as in Fast AT.
 
     Parameters
     ----------
     peak : share of the steps before the top, in (0, 1).
+
+    Reference: Wong et al. (2020), section 5.
     """
 
     peak: float = 0.5
@@ -105,5 +111,8 @@ class Cyclic:
         require(within("peak", self.peak, 0.001, 0.999))
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """What the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
+        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return min(progress / self.peak, (1 - progress) / (1 - self.peak))
+
+
+LRSchedule = Constant | MultiStep | Cosine | OneCycle | Cyclic

@@ -1,4 +1,4 @@
-"""torch's optimisers as settings."""
+"""Settings of the optimisers, which build those of torch."""
 
 import torch
 from torch import nn
@@ -9,14 +9,14 @@ from advcore.types import settings
 
 @settings
 class SGD:
-    """torch.optim.SGD.
+    """Settings of torch.optim.SGD.
 
     Parameters
     ----------
     lr : the largest learning rate of the schedule, above 0.
     momentum : in [0, 1).
-    weight_decay : l2 penalty on all parameters, in [0, 10].
-    nesterov : step on the gradient where the momentum leads.
+    weight_decay : L2 penalty on all parameters, in [0, 10].
+    nesterov : take the gradient at the point to which the momentum leads (Nesterov's momentum).
     """
 
     lr: float
@@ -32,8 +32,8 @@ class SGD:
         )
 
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
-        """The optimiser of the model's parameters; `fused`: its step is one kernel."""
-        made = torch.optim.SGD(
+        """Build the optimiser of the model's parameters; a `fused` one does its step as one kernel."""
+        optimizer = torch.optim.SGD(
             model.parameters(),
             self.lr,
             momentum=self.momentum,
@@ -41,20 +41,21 @@ class SGD:
             nesterov=self.nesterov,
             fused=fused or None,
         )
-        for parameter in model.parameters() if fused and self.momentum else ():
+        if fused and self.momentum:
             # torch's fused step fails where a weight's first gradient comes after another's; the first step is the same
-            made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return made
+            for parameter in model.parameters():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
 
 
 @settings
 class Adam:
-    """torch.optim.Adam.
+    """Settings of torch.optim.Adam.
 
     Parameters
     ----------
     lr : the largest learning rate of the schedule, above 0.
-    weight_decay : l2 penalty on all parameters, in [0, 10].
+    weight_decay : L2 penalty on all parameters, in [0, 10].
     """
 
     lr: float = 1e-3
@@ -64,5 +65,8 @@ class Adam:
         require(positive("lr", self.lr), within("weight_decay", self.weight_decay, 0, 10))
 
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
-        """The optimiser of the model's parameters; `fused`: its step is one kernel."""
+        """Build the optimiser of the model's parameters; a `fused` one does its step as one kernel."""
         return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay, fused=fused or None)
+
+
+OptimizerSettings = SGD | Adam

@@ -9,28 +9,26 @@ from advcore.objectives.base import Objective, attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.solvers.base import scores_file
-from advcore.training.minibatch import batch_units
+from advcore.training.minibatch import count_batch_units
 from advcore.training.trainer import Trainer
 
 
-def step_units(objective: Objective, attack: Attack | None) -> int:
-    """Passes of one training step, an example: the attack, then forward and backward of the objective's passes."""
-    return batch_units(None, objective, attack, 1, 0)
+def count_step_units(objective: Objective, attack: Attack | None) -> int:
+    """Return the passes of one training step per example: the attack's, then forward and backward of the objective."""
+    return count_batch_units(None, objective, attack, size=1, epoch=0)
 
 
 def selection_units(selector: AdversarialCoreset) -> int:
-    """Passes of one selection, an example of the whole set."""
+    """Return the passes of one selection per example of the whole set."""
     gradient = GRADIENTS.get(selector.solver.reads)
-    return (
-        0
-        if gradient is None or gradient.averaged or scores_file(selector.solver)
-        else gradient.units(selector.objective, selector.attack)
-    )
+    if gradient is None or gradient.averaged or scores_file(selector.solver):
+        return 0
+    return gradient.units(selector.objective, selector.attack)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The run that relative costs compare with: every example attacked in each epoch, one restart."""
+    """The run that relative costs compare with: every example is attacked in each epoch, with one restart."""
 
     epochs: int
     steps: int | None
@@ -38,16 +36,19 @@ class Reference:
 
 
 def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, steps: int) -> Reference:
-    """Units of `epochs` over n examples with the same objective and `steps` attack steps."""
+    """Return the reference of `epochs` over n examples with the same objective and `steps` attack steps."""
     if not attacked(objective):
-        return Reference(epochs, None, epochs * n * step_units(objective, None))
-    return Reference(epochs, steps, epochs * n * step_units(objective, attack.reference(steps)))
+        return Reference(epochs, None, epochs * n * count_step_units(objective, None))
+    return Reference(epochs, steps, epochs * n * count_step_units(objective, attack.reference(steps)))
 
 
 @dataclass(frozen=True)
 class PlannedUnits:
-    """Units that a run will take, all phases but evaluation: of training steps, of selections, and of the scores over
-    epochs that some solvers read, with the probe that they are taken of."""
+    """Units that a run will take, in all phases but evaluation.
+
+    training : of training steps. selection : of selections. scores : of the scores over epochs that some solvers read,
+    with the training of the probe from which they are taken.
+    """
 
     training: int
     selection: int
@@ -64,22 +65,36 @@ def planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
     held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
     where a minibatch rule adapts.
     """
-    objective, selector = trainer.objective, trainer.selector
-    scoring = GRADIENTS[trainer.solver_reads].units(objective, selector.attack) if trainer.scored else 0
-    training, selection = 0, 0
-    scores = trainer.probe_epochs * n * (step_units(Standard(), None) + scoring)
-    for i, epoch in enumerate(trainer.schedule.plan()):
-        examples = trainer.examples(epoch.action, n)
-        for size, batches in chunk_sizes(examples, trainer.batch_size).items():
-            training += batches * batch_units(trainer.minibatch, objective, trainer.attack_at(i), size, i)
-        if epoch.action == "select":
-            measured = n + (held_out if selector.target == "validation" else 0)
-            selection += measured * selection_units(selector)
-        if epoch.action == "full":
-            scores += n * scoring
-    return PlannedUnits(training, selection, scores)
+    plan = trainer.schedule.plan()
+    scoring = 0
+    if trainer.takes_scores:
+        scoring = GRADIENTS[trainer.solver_reads].units(trainer.objective, trainer.selector.attack)
+    probe = trainer.probe_epochs * n * (count_step_units(Standard(), None) + scoring)
+    full_epochs = sum(epoch.action == "full" for epoch in plan)
+    selections = sum(epoch.action == "select" for epoch in plan)
+    selection = selections and selections * _count_measured(trainer, n, held_out) * selection_units(trainer.selector)
+    return PlannedUnits(
+        training=sum(_count_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
+        selection=selection,
+        scores=probe + full_epochs * n * scoring,
+    )
+
+
+def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
+    """Return the units of the training steps of an epoch, counted from 0."""
+    sizes = chunk_sizes(trainer.count_examples(action, n), trainer.batch_size)
+    attack = trainer.attack_at(epoch)
+    return sum(
+        batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
+        for size, batches in sizes.items()
+    )
+
+
+def _count_measured(trainer: Trainer, n: int, held_out: int) -> int:
+    """Return how many examples a selection measures rows of."""
+    return n + held_out if trainer.selector.target == "validation" else n
 
 
 def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
-    """Units of all phases but evaluation that the trainer will take on n training examples; see `planned_parts`."""
+    """Return the units of all phases but evaluation that the trainer will take on n training examples."""
     return planned_parts(trainer, n, held_out).total

@@ -1,8 +1,8 @@
-"""One weighted update: attack in the given mode, learn in train mode."""
+"""Training steps: attack in the mode that is set, then one weighted update in train mode."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,71 +11,87 @@ from advcore import distributed
 from advcore.adversary import bound, perturb
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
-from advcore.borrow import borrow
+from advcore.borrow import borrow, device_of
 from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
+from advcore.training.progress import Entry, Snapshot
+
+Forward = Callable[[Tensor], Tensor]
+"""A pass of the model: images (B, C, H, W) to logits (B, classes)."""
+
+_NOT_APPLIED = "nothing was applied"
 
 
-def weighted_mean(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
-    """The only place per-example losses (B,) are reduced: mean(w l), or sum(w l) / sum(w) for "batch"."""
+def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
+    """Reduce the losses (B,) of examples to one: mean(w l), or sum(w l) / sum(w) for "batch".
+
+    No other place in the package does so.
+    """
     if normalise == "batch":
         return (weights * losses).sum() / weights.sum()
     return (weights * losses).mean()
 
 
-def part_of_mean(own: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
-    """What one process's mean over the weights `own` counts for, so that the mean over the processes is the mean over
-    the whole `batch` of indices into `weights`. 1 where it does the whole batch."""
-    if len(own) == len(batch):
+def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: str) -> float:
+    """Return a factor for one process's mean loss; with it, the mean over the processes is the whole batch's mean.
+
+    part_weights : of the process's part of the batch. weights : (N,) of all examples. batch : (B,) long, indices of the
+    whole batch. The factor is 1 where the process does the whole batch.
+    """
+    if len(part_weights) == len(batch):
         return 1.0
     if normalise == "batch":
-        return distributed.size() * float(own.sum() / weights[batch.to(weights.device)].sum())
-    return distributed.size() * len(own) / len(batch)
+        return distributed.size() * float(part_weights.sum() / weights[batch.to(weights.device)].sum())
+    return distributed.size() * len(part_weights) / len(batch)
 
 
 class Gate:
-    """Keeps what is not finite out without waiting for the device: from the first such step on none is applied, and
-    `look` tells of it. For optimisers with a fused step."""
+    """Skips optimiser steps on the device from the first one on that is not finite, without waiting for the device.
 
-    OFTEN = 256  # steps after which it looks by itself
+    `look` raises an error for such a step. For optimisers with a fused step.
+    """
+
+    OFTEN = 256
+    """Steps after which the gate looks by itself."""
 
     def __init__(self, device: torch.device):
         self._shut = torch.zeros((), device=device)
         self._first = torch.zeros((), dtype=torch.long, device=device)
-        self._wheres: list[Callable[[], Any]] = []
+        self._places: list[Callable[[], str]] = []
 
-    def step(self, optimizer: torch.optim.Optimizer, finite: Tensor, where: Callable[[], Any]) -> None:
-        """`optimizer.step()`, if this and all before were `finite` (a bool on the device)."""
-        self._first = torch.where(self._shut > 0, self._first, len(self._wheres))
+    def step(self, optimizer: torch.optim.Optimizer, finite: Tensor, where: Callable[[], str]) -> None:
+        """Call `optimizer.step()`, which does nothing unless this step and all before it were `finite`.
+
+        finite : a bool on the device. where : describes the step, for the error.
+        """
+        self._first = torch.where(self._shut > 0, self._first, len(self._places))
         self._shut = torch.maximum(self._shut, (~finite).to(self._shut))
-        self._wheres.append(where)
-        optimizer.grad_scale, optimizer.found_inf = None, self._shut  # as torch.amp.GradScaler tells a fused step
+        self._places.append(where)
+        # A fused step reads these two, which torch.amp.GradScaler sets in the same way.
+        optimizer.grad_scale = None
+        optimizer.found_inf = self._shut
         optimizer.step()
-        if len(self._wheres) >= self.OFTEN:
+        if len(self._places) >= self.OFTEN:
             self.look()
 
     def look(self) -> None:
         """Raise NonFiniteError if a step was not finite; waits for the device."""
-        if self._wheres and bool(self._shut):
-            raise NonFiniteError(
-                f"loss or gradient is NaN or infinite at {self._wheres[int(self._first)]()}; {_NOTHING}"
-            )
-        self._wheres.clear()
-
-
-_NOTHING = "nothing was applied"
+        if self._places and bool(self._shut):
+            place = self._places[int(self._first)]()
+            raise NonFiniteError(f"loss or gradient is NaN or infinite at {place}; {_NOT_APPLIED}")
+        self._places.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learner:
-    """What all steps of a run share, and the halves that a step is made of.
+    """What all steps of a run share, and the two halves of a step: `perturb` and `update`.
 
-    objective, attack, normalise, attack_mode, clip_norm, clip_value : as `Trainer` has them. optimizer : of the model.
+    objective, attack, normalise, attack_mode, clip_norm, clip_value : as in `Trainer`. optimizer : of the model.
     ledger : counts the passes.
-    memory : of where the attack ended, if it starts there; what `attack` recalls from.
-    gate : looks at whether steps are finite later; None: at once.
+    memory : of the images at which the attack ended, for an `attack` that starts from them.
+    gate : checks later whether steps are finite; None: every step is checked at once.
     parallel : the model with its gradients averaged over several processes; None where there is one.
     on_update : called after each optimiser step.
     """
@@ -94,8 +110,8 @@ class Learner:
     parallel: nn.Module | None = None
     on_update: Callable[[], None] = lambda: None
 
-    def perturbed(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
-        """x_adv (B, C, H, W); B may be 0."""
+    def perturb(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
+        """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
         if not len(x):
             return x
         forward = self.ledger.counted(self.model)
@@ -106,18 +122,18 @@ class Learner:
                 self.memory.keep(*distributed.joint(x, x_adv, generator.indices))
             return x_adv
 
-    def loss(self, forward: Callable, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """The weighted objective at B examples, clean and attacked."""
+    def loss(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted objective at B examples, clean and attacked."""
         inputs = {"clean": clean, "adversarial": adversarial}
         logits = {name: forward(inputs[name]) for name in self.objective.passes}
-        return weighted_mean(self.objective.loss(y, **logits), weights, self.normalise)
+        return reduce_losses(self.objective.loss(y, **logits), weights, self.normalise)
 
-    def update(self, loss_of: Callable[[Callable], Tensor], device: torch.device, where: Callable[[], Any]) -> Tensor:
-        """One optimiser step on `loss_of(forward)`, in train mode; that loss, detached. Of several processes' losses,
-        the step is on the mean.
+    def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
+        """Take one optimiser step on `loss_of(forward)`, in train mode, and return that loss, detached.
 
-        A loss or gradient that is not finite raises NonFiniteError, which says `where()`, and changes no weight;
-        BatchNorm's running statistics have seen the batch by then.
+        Of several processes' losses, the step is on the mean. A loss or gradient that is not finite raises
+        NonFiniteError, which says `where()`, and changes no weight; BatchNorm's running statistics have seen the batch
+        by then.
         """
         with self.ledger.phase("update", device):
             self.model.train()
@@ -125,26 +141,29 @@ class Learner:
                 loss = loss_of(self.ledger.counted(self.parallel or self.model))
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-            parameters = [p for p in self.model.parameters() if p.grad is not None]
-            norm = nn.utils.get_total_norm([p.grad for p in parameters])
-            if self.clip_norm:
-                nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-            finite = torch.isfinite(loss) & torch.isfinite(norm)
-            if self.gate is None and not distributed.everywhere(bool(finite)):
-                self.optimizer.zero_grad(set_to_none=True)
-                raise NonFiniteError(
-                    f"loss {loss.item():.4g} and gradient norm {norm.item():.4g} at {where()}; {_NOTHING}"
-                )
-            if self.clip_value:
-                nn.utils.clip_grad_value_(parameters, self.clip_value)
-            if self.gate is None:
-                self.optimizer.step()
-            else:
-                self.gate.step(self.optimizer, finite, where)
+            self._apply(loss, where)
             if self.parallel is not None:
                 distributed.average(list(self.model.buffers()))
         self.on_update()
         return loss.detach()
+
+    def _apply(self, loss: Tensor, where: Callable[[], str]) -> None:
+        """Clip the gradients, and take the optimiser's step if they and the loss are finite."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        if self.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        if self.gate is None and not distributed.everywhere(bool(finite)):
+            self.optimizer.zero_grad(set_to_none=True)
+            got = f"loss {loss.item():.4g} and gradient norm {norm.item():.4g}"
+            raise NonFiniteError(f"{got} at {where()}; {_NOT_APPLIED}")
+        if self.clip_value:
+            nn.utils.clip_grad_value_(parameters, self.clip_value)
+        if self.gate is None:
+            self.optimizer.step()
+        else:
+            self.gate.step(self.optimizer, finite, where)
 
 
 def step(
@@ -154,12 +173,82 @@ def step(
     weights: Tensor,
     *,
     generator: Stream,
-    where: Callable[[], Any] = lambda: "",
+    where: Callable[[], str] = str,
     factor: float = 1.0,
 ) -> Tensor:
-    """Attack x (B, C, H, W), then one optimiser step on `factor` times the weighted loss; returns that, detached.
+    """Attack x (B, C, H, W), take one optimiser step on `factor` times the weighted loss, and return that, detached.
 
     Cost: the attack, then one forward and one backward pass for each of the objective's passes.
     """
-    x_adv = learner.perturbed(x, y, generator)
-    return learner.update(lambda forward: factor * learner.loss(forward, x, x_adv, y, weights), x.device, where)
+    x_adv = learner.perturb(x, y, generator)
+
+    def loss_of(forward: Forward) -> Tensor:
+        return factor * learner.loss(forward, x, x_adv, y, weights)
+
+    return learner.update(loss_of, x.device, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B examples of an epoch, or this process's part of them.
+
+    indices : (B,) long, into the training data. x : (B, C, H, W), augmented. y : (B,) labels. weights : (B,).
+    attack_stream, rule_stream : random numbers of the attack and of the minibatch rule, bound to the examples.
+    where : describes the step, for errors.
+    images : size of the whole batch, of which these examples may be one process's part.
+    factor : what this part's loss is multiplied by, so that the mean over the processes is the whole batch's loss.
+    is_counted : whether the ledger counts this part; False where another process does the same work.
+    """
+
+    indices: Tensor
+    x: Tensor
+    y: Tensor
+    weights: Tensor
+    attack_stream: Stream
+    rule_stream: Stream
+    where: Callable[[], str]
+    images: int
+    factor: float = 1.0
+    is_counted: bool = True
+
+
+class PlainStepper:
+    """Steps on whole batches: every example is attacked and learned from."""
+
+    def begin(self, epoch: int, entries: list[Entry]) -> None:
+        """Prepare for a new epoch; `entries` of the epochs before it hold what validation measured."""
+
+    def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
+        """Train on a batch, and return the loss and the number of images of which it is the mean."""
+        loss = step(
+            learner,
+            batch.x,
+            batch.y,
+            batch.weights,
+            generator=batch.attack_stream,
+            where=batch.where,
+            factor=batch.factor,
+        )
+        return loss, batch.images
+
+    def finish(self, learner: Learner) -> tuple[Tensor, int]:
+        """Train on images that are still queued at the end of an epoch, and return as `step` does; 0 images if none."""
+        return torch.zeros((), device=device_of(learner.model)), 0
+
+    def summarize(self, learner: Learner) -> Entry:
+        """Return what the epoch's entry says of the rule."""
+        return {}
+
+    def state(self) -> Snapshot:
+        """Return all that a later step depends on, for a checkpoint."""
+        return {}
+
+    def restore(self, state: Snapshot) -> None:
+        """Put back what `state` returned, in a run with the same rule."""
+
+
+@contextlib.contextmanager
+def scoring(learner: Learner, device: torch.device) -> Iterator[None]:
+    """Put the model in eval mode without gradients, in phase "scoring"; BatchNorm's statistics stay as they are."""
+    with learner.ledger.phase("scoring", device), borrow(learner.model, training=False), torch.no_grad():
+        yield

@@ -29,6 +29,7 @@ NAV = {
         "docs/bench": "Benchmark suites",
         "docs/reproducing": "Reproducing",
         "docs/extending": "Extending",
+        "docs/architecture": "Architecture",
     },
 }
 """Pages and their short titles by caption, below README, the first. Those of benchmarks/ follow by themselves."""
@@ -57,15 +58,15 @@ API = {
 """Packages and modules of advcore that have a page, with its title."""
 INNER = {
     "reporting": {
-        *("card", "charts", "compare", "front", "outcome_parts", "page", "parts", "run_page", "runs_page", "scales"),
-        *("selection_parts", "svg"),
+        *("card", "charts", "compare", "frame", "front", "learning_parts", "lenient", "outcome_parts", "page", "parts"),
+        *("run_page", "runs_page", "scales", "selection_parts", "settings_parts", "svg"),
     },
-    "solvers": {"active", "batched", "products"},
-    "selection": {"solve"},
-    "training": {"loop", "minibatch", "plan", "budget"},
+    "solvers": {"active", "batched", "leap", "products"},
+    "selection": {"measure", "solve"},
+    "training": {"budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "snapshot", "steppers"},
 }
 """Modules of these packages that are nobody's business outside."""
-BESIDE = {"training": {"loop": ("Trained", "Listener")}}
+BESIDE = {"training": {"progress": ("Trained", "Listener")}}
 """Names of inner modules that a library call meets all the same."""
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kernels import by_plain_kernels
 from seeds import seeded
 from torch import nn
 
@@ -144,6 +145,7 @@ def test_what_a_crop_cuts_away_keeps_what_it_had_and_padding_is_lost():
 @every_attack
 @every_precision
 @pytest.mark.parametrize("augment", [None, *AUGMENTATIONS.values()], ids=["plain", *AUGMENTATIONS])
+@by_plain_kernels
 def test_ball_and_box_hold_in_every_precision(name, precision, augment):
     attack, kept = remembering(name), memory(precision, augment)
     for epoch in range(3):
@@ -260,7 +262,7 @@ def test_a_restored_memory_goes_on_bitwise(precision):
         ends.append(attacked(attack, one, crop_flip(images()[2:11], view(2).at(ALL[2:11])), 2, ALL[2:11]))
     assert torch.equal(*ends)
     assert all(
-        torch.equal(getattr(kept, name).nan_to_num(), getattr(other, name).nan_to_num()) for name in module._HELD
+        torch.equal(getattr(kept, name).nan_to_num(), getattr(other, name).nan_to_num()) for name in module._STORED
     )
 
 

@@ -55,7 +55,7 @@ def test_pgd_reaches_the_worst_case_of_a_linear_model(kind, start, shape, batch)
     def logits(z):
         return z.flatten(1) @ weights.to(z).T + bias.to(z)
 
-    attack = kind(eps=eps, steps=14, step_size=eps, start=start)
+    attack = kind(eps=eps, steps=10, step_size=eps, start=start)
     x_adv = torch.cat(
         [
             attack(
@@ -106,7 +106,7 @@ def test_what_stands_on_a_linear_model_is_what_has_a_margin_of_eps_times_the_dua
     margin = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None]))[:, 0]
     dual = away.norm(p=DUAL[kind.norm], dim=1)
     eps = min(room, float((margin / dual).clamp_min(0).median()))  # about half falls
-    attack = kind(eps=eps, steps=12, step_size=eps / 2, restarts=restarts, **ONE_PIXEL.get(kind.norm, {}))
+    attack = kind(eps=eps, steps=8, step_size=eps / 2, restarts=restarts, **ONE_PIXEL.get(kind.norm, {}))
     found = evaluate(model, Resident(x, y), [attack], batch_size=batch)
     decided = (margin - eps * dual).abs() > 1e-5
     assert torch.equal(found.verdicts["0"][decided], (margin >= eps * dual)[decided]) and decided.sum() >= 28

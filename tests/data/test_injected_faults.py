@@ -9,7 +9,7 @@ from advcore.data.base import Split
 from advcore.data.injected_faults import Planted, inject_faults
 from advcore.data.source import Streamed
 from advcore.errors import ConfigError
-from advcore.runner.build import whole_fingerprint
+from advcore.runner.build import compute_fingerprint
 
 CPU = torch.device("cpu")
 
@@ -102,7 +102,7 @@ def test_a_class_of_one_keeps_its_image_and_a_line_says_so(split, caplog):
 def test_scores_and_coresets_of_other_images_are_of_other_data():
     """A fingerprint is of 256 labels: copies keep them, and a few wrong ones may be others."""
     plain, copied, more, wrong, tailed = (
-        whole_fingerprint(DATASETS["digits"](planted=planted).load(CPU))
+        compute_fingerprint(DATASETS["digits"](planted=planted).load(CPU))
         for planted in (
             None, Planted(duplicates=0.5), Planted(duplicates=0.6), Planted(noise=0.002), Planted(long_tail=5)
         )

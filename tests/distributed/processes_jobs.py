@@ -26,9 +26,8 @@ from advcore.selection.schedule import Schedule
 from advcore.signals import Stopped, caught
 from advcore.solvers import SOLVERS
 from advcore.training.loop import Listener
-from advcore.training.minibatch import Batch, Plain
 from advcore.training.optimizers import SGD, Adam
-from advcore.training.step import Learner, part_of_mean
+from advcore.training.step import Batch, Learner, PlainStepper, weigh_part
 
 ATTACK = LinfPGD(eps=0.1, steps=3)
 SELECTIONS = {
@@ -144,10 +143,19 @@ def one_update() -> dict:
                 normalise=normalise,
                 parallel=distributed.parallel(model),
             )
-            streams = [Stream(seed=0, purpose=name).at(own) for name in ("attack", "minibatch")]
-            factor = part_of_mean(weights[own], weights, whole, normalise)
-            batch = Batch(own, x, y, weights[own], *streams, lambda: "here", len(whole), factor)
-            loss, counted = Plain().step(learner, batch)
+            factor = weigh_part(weights[own], weights, whole, normalise)
+            batch = Batch(
+                indices=own,
+                x=x,
+                y=y,
+                weights=weights[own],
+                attack_stream=Stream(seed=0, purpose="attack").at(own),
+                rule_stream=Stream(seed=0, purpose="minibatch").at(own),
+                where=lambda: "here",
+                images=len(whole),
+                factor=factor,
+            )
+            loss, counted = PlainStepper().step(learner, batch)
             mean = distributed.summed([float(loss)])[0] / distributed.size()
             found[f"{size}, {normalise}"] = {"model": model.state_dict(), "loss": mean, "counted": counted}
     return found

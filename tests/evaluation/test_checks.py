@@ -13,11 +13,11 @@ from torch.autograd.functional import jacobian
 
 from advcore.attacks import L2PGD, LinfPGD
 from advcore.data.source import Resident
-from advcore.evaluation.checks import bent, order_flags, strength_flags
+from advcore.evaluation.checks import flag_order, flag_weak_settings, share_regained
 from advcore.evaluation.evaluate import attack_name, evaluate
 from advcore.models import MODELS as ZOO
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import accuracies, flagged
+from advcore.reporting.tables import accuracies, list_flags
 
 N, SHAPE = 40, (1, 6, 6)
 GOOD = LinfPGD(eps=0.05, steps=10)
@@ -229,7 +229,7 @@ def test_a_flag_is_in_the_record_and_in_the_tables():
     told, (flag,) = found.as_dict(), [one for one in found.flags if one.startswith("randomised:")]
     assert flag in told["flags"] and ("last: flag", flag) in accuracies("last", told)
     record = RunRecord(name="x", config={}, environment={}, plan="", reference={}, final={"last": told, "best": told})
-    assert f"ours: {flag}" in flagged({"ours": [record]})
+    assert f"ours: {flag}" in list_flags({"ours": [record]})
 
 
 def test_without_checks_nothing_is_claimed():
@@ -247,7 +247,7 @@ def test_without_checks_nothing_is_claimed():
     ],
 )
 def test_a_weak_attack_is_called_weak(attack, words):
-    (flag,) = strength_flags([attack.describe()], [attack_name(attack)])
+    (flag,) = flag_weak_settings([attack.describe() | {"name": attack_name(attack)}])
     assert flag.startswith("weak: ") and words in flag
     assert flag in flags(plain(), [attack])
 
@@ -258,20 +258,20 @@ def entry(accuracy, eps=0.1, name="linf_pgd", half=0.02, **more):
 
 @pytest.mark.case("E5")
 def test_a_larger_ball_that_leaves_more_right_is_flagged_beyond_the_interval():
-    assert order_flags([entry(0.5), entry(0.3, eps=0.2)]) == []
-    assert order_flags([entry(0.5), entry(0.53, eps=0.2)]) == []
-    (flag,) = order_flags([entry(0.5), entry(0.6, eps=0.2)])
+    assert flag_order([entry(0.5), entry(0.3, eps=0.2)]) == []
+    assert flag_order([entry(0.5), entry(0.53, eps=0.2)]) == []
+    (flag,) = flag_order([entry(0.5), entry(0.6, eps=0.2)])
     assert "more right at eps 0.2 than at 0.1" in flag
     weaker, stronger = (entry(0.6, eps=0.2, steps=steps) for steps in (1, 50))  # a weak attack says nothing
-    assert order_flags([entry(0.5, steps=50), weaker]) == []
-    assert len(order_flags([entry(0.5, steps=50), stronger])) == 1
-    assert order_flags([entry(0.5, restarts=5), entry(0.6, eps=0.2, restarts=1)]) == []
+    assert flag_order([entry(0.5, steps=50), weaker]) == []
+    assert len(flag_order([entry(0.5, steps=50), stronger])) == 1
+    assert flag_order([entry(0.5, restarts=5), entry(0.6, eps=0.2, restarts=1)]) == []
 
 
 def test_a_black_box_that_beats_the_white_box_is_flagged():
     square = {"name": "autoattack", "version": "square"}
-    assert order_flags([entry(0.5), entry(0.55, **square)]) == []
-    (flag,) = order_flags([entry(0.5), entry(0.3, **square)])
+    assert flag_order([entry(0.5), entry(0.55, **square)]) == []
+    (flag,) = flag_order([entry(0.5), entry(0.3, **square)])
     assert "black box autoattack beats linf_pgd" in flag
 
 
@@ -295,6 +295,10 @@ def test_a_boundary_that_bends_back_along_the_gradient_is_masking():
         return torch.stack([(z - x).flatten(1).mean(1) - 0.05, torch.zeros(N)], 1)
 
     down, up = -torch.ones_like(x), torch.ones_like(x)
-    assert bent(wave, inside, y, up, 0.08) == 1
-    assert bent(lost, inside, y, up, 0.08) == 1
-    assert bent(slope, inside, y, up, 0.08) == bent(slope, inside, y, down, 0.08) == 0
+    assert share_regained(wave, inside, y, gradient=up, eps=0.08) == 1
+    assert share_regained(lost, inside, y, gradient=up, eps=0.08) == 1
+    assert (
+        share_regained(slope, inside, y, gradient=up, eps=0.08)
+        == share_regained(slope, inside, y, gradient=down, eps=0.08)
+        == 0
+    )

@@ -11,7 +11,7 @@ from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.evaluation.autoattack import VERSIONS, AutoAttack
 from advcore.evaluation.evaluate import evaluate
-from advcore.reporting.tables import attack_label
+from advcore.reporting.tables import name_attack
 
 DUAL = {"linf": 1, "l2": 2, "l1": float("inf")}
 SHAPE = (1, 5, 5)
@@ -47,6 +47,16 @@ def linear(classes: int, norm: str) -> tuple[nn.Module, Resident, torch.Tensor]:
 @pytest.fixture
 def few_iterations(monkeypatch) -> list[tuple[str, ...]]:
     """Take 20 steps or queries, not 100 and 5,000; returns the attacks that the package was asked for, by call."""
+    return shorten(monkeypatch, 20)
+
+
+@pytest.fixture
+def fewest_iterations(monkeypatch) -> list[tuple[str, ...]]:
+    """Take 4 steps or queries, where it matters alone which attacks are asked for; these by call."""
+    return shorten(monkeypatch, 4)
+
+
+def shorten(monkeypatch, steps: int) -> list[tuple[str, ...]]:
     import pyautoattack
 
     asked = []
@@ -54,7 +64,7 @@ def few_iterations(monkeypatch) -> list[tuple[str, ...]]:
 
     def run_quickly(self, *args, **kwargs):
         asked.append(tuple(self.attacks_to_run))
-        self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = self.square.n_queries = 20
+        self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = self.square.n_queries = steps
         self.apgd.eot_iter = 1
         return run(self, *args, **kwargs)
 
@@ -103,16 +113,18 @@ TOLD = {
 
 
 @pytest.mark.parametrize(("version", "classes"), RUNS)
-def test_every_version_runs_what_there_is_for_so_many_classes_and_is_named_after_it(version, classes, few_iterations):
+def test_every_version_runs_what_there_is_for_so_many_classes_and_is_named_after_it(
+    version, classes, fewest_iterations
+):
     """Beside the versions with fewer classes than they need, those with just enough."""
     model, data, radii = linear(classes, "linf")
     attack = AutoAttack(eps=radii.min().item() / 9, version=version)
     found = evaluate(model, data, [attack], indices=radii.topk(1).indices)
     (entry,) = found.attacks
-    assert few_iterations == [RUNS[version, classes]] and entry["accuracy"] == 1
+    assert fewest_iterations == [RUNS[version, classes]] and entry["accuracy"] == 1
     assert tuple(entry["parts"]) == RUNS[version, classes]
     told = TOLD.get((version, classes), version)
-    assert entry["version"] == told and attack_label(entry).endswith(f"AutoAttack {told}")
+    assert entry["version"] == told and name_attack(entry).endswith(f"AutoAttack {told}")
     assert bool(found.flags) is (told != version)
     json.dumps(found.as_dict(), allow_nan=False)
 

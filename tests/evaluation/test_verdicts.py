@@ -34,8 +34,8 @@ def source():
 
 
 ATTACKS = (
-    LinfPGD(eps=0.02, steps=5, restarts=2), L2PGD(eps=0.2, steps=5), LPA(eps=0.1, steps=5, rounds=2),
-    ReColorAdv(eps=0.05, steps=5),
+    LinfPGD(eps=0.02, steps=3, restarts=2), L2PGD(eps=0.2, steps=3), LPA(eps=0.1, steps=3, rounds=2),
+    ReColorAdv(eps=0.05, steps=3),
 )  # fmt: skip
 
 
@@ -92,16 +92,24 @@ def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path):
     assert ledgers[0].units(without=()) == ledgers[2].units(without=()) + of_checks
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Verdicts of a whole evaluation."""
+    path = tmp_path_factory.mktemp("whole") / "verdicts.npz"
+    evaluate(network(), source(), ATTACKS, state=path)
+    return path
+
+
 @pytest.mark.parametrize("change", ["model", "seed", "attack", "data", "images", "indices"])
-def test_verdicts_of_another_evaluation_are_refused(tmp_path, change):
-    file = tmp_path / "verdicts.npz"
-    evaluate(network(), source(), ATTACKS, state=file)
+def test_verdicts_of_another_evaluation_are_refused(file, change):
+    before = file.read_bytes()
     settings = {"seed": 1} if change == "seed" else {"indices": torch.arange(20)} if change == "indices" else {}
     attacks = (ATTACKS[0].changed(eps=0.03), *ATTACKS[1:]) if change == "attack" else ATTACKS
     data = Resident(images(), (source().labels() + 1) % 5) if change == "data" else source()
     data = Resident(1 - images(), source().labels()) if change == "images" else data
     with pytest.raises(CheckpointError, match="another evaluation"):
         evaluate(network(1 if change == "model" else 0), data, attacks, state=file, **settings)
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -172,7 +180,7 @@ def test_autoattack_on_a_model_that_rounds_to_whole_numbers_runs_and_the_black_b
     pytest.importorskip("pyautoattack", reason="extra eval")
     model = network()
     model.register_forward_pre_hook(lambda module, args: ((args[0] * 255).to(torch.uint8) / 255,))
-    attacks = [AutoAttack(eps=0.05, version=version) for version in ("apgd-ce", "square")]
+    attacks = [AutoAttack(eps=0.1, version=version) for version in ("apgd-ce", "square")]
     data = Resident(images()[:8], model(images()[:8]).argmax(1))
     blind, black = (found := evaluate(model, data, attacks, checks=True)).attacks
     assert blind["accuracy"] == 1 > black["accuracy"]

@@ -280,8 +280,8 @@ def test_rows_that_do_not_fit_on_the_disk_end_a_run_in_a_line(advcore, root, tin
         def write(self, content):
             raise OSError(error, os.strerror(error))
 
-    folder = "advcore.selection.coreset.AdversarialCoreset._folder"
-    monkeypatch.setattr(folder, lambda self, call: (tmp_path, ()))  # as if they did not fit in memory
+    place = "advcore.selection.coreset.place_rows"
+    monkeypatch.setattr(place, lambda selector, call: (tmp_path, ()))  # as if they did not fit in memory
     monkeypatch.setattr("advcore.spill.tempfile.TemporaryFile", Full)
     code, _, err = advcore(*arguments(root, tiny, tmp_path / "run"))
     assert code == 3 and err.count("\n") == 1 and os.strerror(error) in err and str(tmp_path) in err, err

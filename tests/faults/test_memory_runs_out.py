@@ -17,7 +17,7 @@ from advcore.objectives import Pgd, Standard
 from advcore.pieces import Pieces, advised
 from advcore.rng import Stream
 from advcore.rows import DenseRows
-from advcore.selection.partition import Split, per_class, whole
+from advcore.selection.partition import Split, split_per_class, split_whole
 from advcore.selection.schedule import Schedule
 from advcore.selection.solve import solve_all
 from advcore.solvers import SOLVERS as SOLVERS_BY_NAME
@@ -127,7 +127,7 @@ def solved(solver, divide):
     return solve_all(solver, problems(divide), Stream(seed=0, purpose="solver"))
 
 
-@pytest.mark.parametrize("divide", [whole, per_class])
+@pytest.mark.parametrize("divide", [split_whole, split_per_class])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_without_room_for_its_matrix_gives_the_same_answer_without_it(monkeypatch, caplog, name, divide):
     solver, place = SOLVERS[name], MATRIX[name.split(",")[0]]
@@ -167,10 +167,10 @@ class Together:
 
 
 def test_fewer_problems_are_solved_as_one_batch(monkeypatch):
-    monkeypatch.setattr("advcore.selection.solve._groups", lambda solver, problems: iter([problems]))
-    usual, _ = solved(GradMatch(), per_class)
+    monkeypatch.setattr("advcore.selection.solve._group_problems", lambda solver, problems: iter([problems]))
+    usual, _ = solved(GradMatch(), split_per_class)
     solver = Together(1)
-    found, events = solved(solver, per_class)
+    found, events = solved(solver, split_per_class)
     assert solver.sizes == [4, 2, 1, 1, 1, 1] and [event.split(";")[0] for event in events] == [
         "out of memory with 4 problems at once",
         "out of memory with 2 problems at once",
@@ -181,7 +181,7 @@ def test_fewer_problems_are_solved_as_one_batch(monkeypatch):
 
 def test_a_problem_that_fits_no_way_ends_with_advice():
     with pytest.raises(NoMemoryError, match=r"while solving .*2\.00 GiB.*selection.budget"):
-        solved(Together(0), per_class)
+        solved(Together(0), split_per_class)
 
 
 def test_pieces_of_other_things_halve_by_ones():

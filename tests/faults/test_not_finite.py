@@ -27,8 +27,8 @@ BAD = pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")]
 
 def breaking(monkeypatch, at: int, bad: float) -> None:
     """The loss of the `at`-th update is multiplied by something that is not finite."""
-    factor, original = Scripted(*[1.0] * (at - 1), bad, 1.0), steps.weighted_mean
-    monkeypatch.setattr(steps, "weighted_mean", lambda *arguments: original(*arguments) * factor())
+    factor, original = Scripted(*[1.0] * (at - 1), bad, 1.0), steps.reduce_losses
+    monkeypatch.setattr(steps, "reduce_losses", lambda *arguments: original(*arguments) * factor())
 
 
 @pytest.mark.case("C3")
@@ -39,7 +39,7 @@ def test_a_loss_that_is_not_finite_is_not_applied_and_nothing_after_it_is_saved(
     weights, states = [], []
 
     def fit(net):
-        learner = "advcore.training.loop.Loop._averaged"  # after every update
+        learner = "advcore.training.epoch.EpochTrainer._update_average"  # after every update
         with monkeypatch.context() as patch:
             patch.setattr(learner, lambda loop: weights.append(copy.deepcopy(dict(net.named_parameters()))))
             TRAINER.fit(net, source, seed=0, listener=Listener(on_checkpoint=lambda state: states.append(state())))
@@ -80,7 +80,7 @@ def test_on_the_command_line_it_is_exit_code_3_and_the_run_can_be_gone_on_with(a
 )
 def test_nan_is_never_best(model, source, monkeypatch, accuracies, best):
     found = Scripted(*(Evaluation(clean=Accuracy(own, 16, (0.0, 1.0)), attacks=()) for own in accuracies))
-    monkeypatch.setattr("advcore.training.loop.evaluate", found)
+    monkeypatch.setattr("advcore.training.judge.evaluate", found)
     kept = []
     listener = Listener(on_state=lambda name, state, entry: kept.append((name, entry["epoch"])))
     made = dataclasses.replace(TRAINER, attack=None, objective=Standard())
@@ -94,7 +94,7 @@ def test_the_best_state_outlives_the_rotation(model, source, tmp_path, monkeypat
     """The first epoch is the best; its weights are in the last state that is kept, eleven states later."""
     first = Scripted(0.9, 0.1)
     monkeypatch.setattr(
-        "advcore.training.loop.evaluate",
+        "advcore.training.judge.evaluate",
         lambda *_, **__: Evaluation(clean=Accuracy(first(), 16, (0.0, 1.0)), attacks=()),
     )
     best = []

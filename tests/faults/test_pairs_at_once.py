@@ -188,9 +188,9 @@ def test_what_waits_is_found_by_all_who_read_a_run(tmp_path):
     )  # fmt: skip
     interrupted(tmp_path / "coresets/epoch-001.npz", lambda path, _: coreset.save(path), 1)
     from advcore.runner.export import _coresets
-    from advcore.runner.report import _coreset
+    from advcore.runner.report import _load_coreset
 
-    assert len(_coreset(tmp_path, 1)) == 3 and [name for name, _ in _coresets(tmp_path)] == ["epoch-001"]
+    assert len(_load_coreset(tmp_path, 1)) == 3 and [name for name, _ in _coresets(tmp_path)] == ["epoch-001"]
 
 
 @each_pair

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
-from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, count, drawn
-from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm, cosines
+from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, count, draw_examples
+from advcore.minibatch.gradient_matching import GradientMatching, ResidualNorm, measure_cosines
 from advcore.minibatch.loss_ranked import LossRanked
 from advcore.minibatch.margin import Margin
 from advcore.minibatch.uniform import RandomMix, RandomSubset
@@ -85,7 +85,7 @@ def successive(preferences, k):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_a_draw_is_successive_sampling_without_replacement(k):
     draws = 3000
-    picked = every_epoch(lambda numbers: drawn(PREFERENCES, k, numbers), 4, draws)
+    picked = every_epoch(lambda numbers: draw_examples(PREFERENCES, k, numbers), 4, draws)
     often = torch.bincount(picked.positions.flatten(), minlength=4)
     for got, expected in zip((often / draws).tolist(), successive(PREFERENCES.tolist(), k), strict=True):
         assert abs(got - expected) < 4 * math.sqrt(expected * (1 - expected) / draws) + 1e-9
@@ -94,7 +94,7 @@ def test_a_draw_is_successive_sampling_without_replacement(k):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_corrected_weights_make_the_picked_mean_unbiased(k):
     losses, draws = torch.tensor([1.0, 5.0, -2.0, 7.0]), 3000
-    picked = every_epoch(lambda numbers: drawn(PREFERENCES, k, numbers), 4, draws)
+    picked = every_epoch(lambda numbers: draw_examples(PREFERENCES, k, numbers), 4, draws)
     means = (picked.weights * losses[picked.positions]).mean(1)
     assert abs(float(means.mean() - losses.mean())) < 4 * float(means.std()) / math.sqrt(draws)
     plain = sum(p * float(x) for p, x in zip(successive(PREFERENCES.tolist(), k), losses, strict=True)) / k
@@ -102,21 +102,21 @@ def test_corrected_weights_make_the_picked_mean_unbiased(k):
 
 
 def test_top_keeps_the_largest_and_of_equals_the_earlier():
-    picked = drawn(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3, stream(), "top")
+    picked = draw_examples(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3, stream(), "top")
     assert picked.positions.tolist() == [0, 1, 3] and picked.weights.tolist() == [1, 1, 1]
 
 
 def test_what_an_example_draws_does_not_depend_on_its_place():
     order = torch.tensor([2, 0, 3, 1])
     for epoch in range(20):
-        one = drawn(PREFERENCES, 2, stream(epoch=epoch)).positions
-        other = drawn(PREFERENCES[order], 2, stream(epoch=epoch).take(order)).positions
+        one = draw_examples(PREFERENCES, 2, stream(epoch=epoch)).positions
+        other = draw_examples(PREFERENCES[order], 2, stream(epoch=epoch).take(order)).positions
         assert sorted(order[other].tolist()) == one.tolist()
 
 
 @pytest.mark.parametrize("preferences, expected", [([1, 1, 1, 1], 1.0), ([1, 1, 1e-30, 1e-30], 0.5), ([1, 1e-30], 0)])
 def test_entropy_is_one_where_the_draw_is_uniform(preferences, expected):
-    found = drawn(torch.tensor(preferences), 1, stream(len(preferences))).entropy
+    found = draw_examples(torch.tensor(preferences), 1, stream(len(preferences))).entropy
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_entropy_is_one_where_the_draw_is_uniform(preferences, expected):
 def test_picks_are_unique_rising_and_their_weights_finite(preferences, part, how):
     size = len(preferences)
     k = count(part, size)
-    picked = drawn(torch.tensor(preferences), k, stream(size), how)
+    picked = draw_examples(torch.tensor(preferences), k, stream(size), how)
     assert picked.positions.tolist() == sorted(set(picked.positions.tolist())) and len(picked.positions) == k
     assert torch.isfinite(picked.weights).all() and (picked.weights > 0).all()
     if k == size:
@@ -149,8 +149,8 @@ def test_the_count_is_the_whole_part_and_one_at_least(part, size, expected):
 def test_margin_by_hand():
     batch = seen()._replace(margins=torch.tensor([2.0, -1.0, 0.5, 0.0]))
     expected = torch.tensor([1 / 2.01, 1 / 1.01, 1 / 0.51, 100.0])
-    assert torch.allclose(Margin().preferences(batch), expected)
-    signed = Margin(signed=True, margin_eps=0.5).preferences(batch)
+    assert torch.allclose(Margin().compute_preferences(batch), expected)
+    signed = Margin(signed=True, margin_eps=0.5).compute_preferences(batch)
     assert torch.allclose(signed, torch.tensor([0.4, 2.0, 1.0, 2.0]))
     picked = Margin(rho=0.5, warm_up=0, draw="top").pick(batch, stream())
     assert picked.positions.tolist() == [2, 3]
@@ -160,12 +160,12 @@ def test_gradient_matching_by_hand():
     """Residuals (1, -1), (-1, 1), (3, -3) at one feature and no bias: the sum points where 0 and 2 do."""
     residuals = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [3.0, -3.0], [0.0, 0.0]])
     rows = FactoredRows(residuals=(residuals,), features=(torch.ones(4, 1),))
-    assert torch.allclose(cosines(rows), torch.tensor([1.0, -1.0, 1.0, 0.0], dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(measure_cosines(rows), torch.tensor([1.0, -1.0, 1.0, 0.0], dtype=torch.float64), atol=1e-9)
     weights = torch.tensor([1.0, 9.0, 1.0, 1.0])  # which turn the sum round
     for own, expected in ((torch.ones(4), [1.0, 0, 1, 0]), (weights, [0, 1.0, 0, 0])):
         batch = Seen(torch.zeros(4), residuals, own, rows)
         expected = torch.tensor(expected, dtype=torch.float64) + 1e-6
-        assert torch.allclose(GradientMatching().preferences(batch), expected)
+        assert torch.allclose(GradientMatching().compute_preferences(batch), expected)
 
 
 def test_cosines_are_those_of_the_rows_written_out():
@@ -173,12 +173,12 @@ def test_cosines_are_those_of_the_rows_written_out():
     matrix, weights = batch.rows.dense(), batch.weights.double()
     for own, total in ((None, matrix.sum(0)), (batch.weights, weights @ matrix)):
         expected = torch.nn.functional.cosine_similarity(matrix, total[None], dim=1)
-        assert torch.allclose(cosines(batch.rows, own), expected, atol=1e-9)
+        assert torch.allclose(measure_cosines(batch.rows, own), expected, atol=1e-9)
 
 
 def test_residual_norm_by_hand():
     batch = seen()._replace(residuals=torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))
-    assert ResidualNorm().preferences(batch).tolist() == pytest.approx([5 + 1e-6, 1e-6])
+    assert ResidualNorm().compute_preferences(batch).tolist() == pytest.approx([5 + 1e-6, 1e-6])
 
 
 # ---- loss-ranked, and the mix ----
@@ -208,14 +208,15 @@ ACCURACIES = [{"clean": clean, "robust": clean / 2} for clean in (0.2, 0.5, 0.9,
 )
 def test_how_much_is_kept_by_hand(changes, expected):
     rule = LossRanked(**changes)
-    assert [rule.share(epoch, ACCURACIES[:epoch]) for epoch in range(5)] == pytest.approx(expected)
+    assert [rule.choose_share(epoch, ACCURACIES[:epoch]) for epoch in range(5)] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("p_up, adversarial, moved", [(0.5, 0.5, 4), (0.5, 0, 0), (0.5, 1, 8), (1, 0, 8), (0.75, 0, 4)])
 def test_a_random_mix_has_the_shares_asked_for_as_far_as_there_are_images(p_up, adversarial, moved):
     rule = RandomMix(p_up=p_up, adversarial=adversarial)
     kept = rule.keep(p_up, None, stream(8))
-    assert len(kept.unique()) == len(kept) == int(16 * p_up) and int((kept >= 8).sum()) == moved == rule.attacked(8)
+    assert len(kept.unique()) == len(kept) == int(16 * p_up)
+    assert int((kept >= 8).sum()) == moved == rule.count_attacked(8)
     assert kept.tolist() == sorted(kept.tolist()) and int(kept.max()) < 16
 
 
@@ -240,7 +241,7 @@ def test_preferences_stay_above_zero_and_finite_at_any_logits(name):
     for scale in (0.0, 1e-20, 1.0, 1e8):
         batch = seen(scale=scale)
         if rule.reads:
-            found = rule.preferences(batch)
+            found = rule.compute_preferences(batch)
             assert found.shape == (8,) and torch.isfinite(found).all() and (found > 0).all()
         assert len(rule.pick(batch if rule.reads else None, stream(8)).positions) == 2
 
@@ -266,8 +267,8 @@ def test_a_corrected_rule_is_unbiased_with_its_share_of_uniform_draws(name):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_nothing_is_scored_in_the_warm_up_nor_where_all_are_picked(name):
     rule = RULES[name](warm_up=2)
-    assert not rule.scores(1, 8) and rule.scores(2, 8) == (rule.reads is not None)
-    assert not RULES[name](rho=1.0, warm_up=0).scores(5, 8)
+    assert not rule.needs_scores(1, 8) and rule.needs_scores(2, 8) == (rule.reads is not None)
+    assert not RULES[name](rho=1.0, warm_up=0).needs_scores(5, 8)
 
 
 def test_random_ignores_what_it_is_shown():

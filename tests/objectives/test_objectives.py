@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import ASCENTS, ascent, attacked, margin, needs_clean
+from advcore.objectives.base import ASCENTS, attacked, choose_ascent, margin, needs_clean
 from advcore.objectives.mart import Mart, log_rest
 from advcore.objectives.standard import Pgd, Standard
 from advcore.objectives.trades import Trades, divergence
@@ -62,7 +62,7 @@ def test_what_an_attack_climbs_is_one_number_an_example(name, climbs):
     objective = OBJECTIVES[name]()
     draw = torch.Generator().manual_seed(1)
     clean, moved = torch.randn(2, B, C, generator=draw)
-    climbed = ascent(objective, climbs, labels(), clean)(moved)
+    climbed = choose_ascent(objective, climbs, labels(), clean)(moved)
     assert climbed.shape == (B,) and torch.isfinite(climbed).all()
 
 
@@ -71,9 +71,11 @@ def test_only_an_ascent_that_needs_the_clean_logits_reads_them(name):
     objective, moved = OBJECTIVES[name](), torch.randn(B, C, generator=torch.Generator().manual_seed(1))
     for climbs in ASCENTS:
         if not needs_clean(objective, climbs):
-            assert ascent(objective, climbs, labels(), None)(moved).shape == (B,)
+            assert choose_ascent(objective, climbs, labels(), None)(moved).shape == (B,)
         else:
-            one, other = (ascent(objective, climbs, labels(), shift + 0 * moved)(moved) for shift in (moved, 0.0))
+            one, other = (
+                choose_ascent(objective, climbs, labels(), shift + 0 * moved)(moved) for shift in (moved, 0.0)
+            )
             assert not torch.allclose(one, other)
 
 
@@ -92,7 +94,7 @@ def test_logit_gaps_of_any_size_keep_loss_gradient_and_ascent_finite(name, gap, 
         for residual in residuals(lambda y=y, **z: objective.loss(y, **z), given):
             assert torch.isfinite(residual).all()
         for climbs in ASCENTS:
-            climbed = ascent(objective, climbs, y, ends[first])
+            climbed = choose_ascent(objective, climbs, y, ends[first])
             (slope,) = residuals(lambda z, climbed=climbed: climbed(z), {"z": ends[second]})
             assert torch.isfinite(climbed(ends[second])).all() and torch.isfinite(slope).all()
 
@@ -143,7 +145,7 @@ def test_trades_residuals_carry_gradient_in_both_branches_and_beta_once(beta):
 def test_the_trades_attack_climbs_the_divergence_and_leaves_the_clean_branch_alone():
     logits, p, q, _ = softmaxes()
     clean = logits["clean"].requires_grad_(True)
-    climb = ascent(Trades(beta=6.0), "own", labels(), clean)
+    climb = choose_ascent(Trades(beta=6.0), "own", labels(), clean)
     moved = logits["adversarial"].clone().requires_grad_(True)
     climbed = climb(moved)
     assert torch.allclose(climbed, (p * (p.log() - q.log())).sum(1), atol=1e-12)  # without beta: same maximiser
@@ -156,7 +158,7 @@ def test_the_trades_attack_climbs_the_divergence_and_leaves_the_clean_branch_alo
 def test_cross_entropy_objectives_climb_the_cross_entropy(objective):
     moved = some_logits(Standard())["clean"]
     expected = torch.stack([-moved[i].log_softmax(0)[labels()[i]] for i in range(B)])
-    assert torch.allclose(ascent(objective, "own", labels(), None)(moved), expected, atol=1e-12)
+    assert torch.allclose(choose_ascent(objective, "own", labels(), None)(moved), expected, atol=1e-12)
 
 
 # ---- values ----
@@ -253,7 +255,7 @@ def test_margin_is_above_zero_exactly_where_misclassified():
 
 
 def test_which_objectives_are_attacked():
-    told = {name: (attacked(kind()), kind.own_needs_clean) for name, kind in OBJECTIVES.items()}
+    told = {name: (attacked(kind()), kind.ascent_needs_clean) for name, kind in OBJECTIVES.items()}
     assert {name: told[name] for name in ("standard", "pgd", "trades")} == {
         "standard": (False, False),
         "pgd": (True, False),
@@ -263,7 +265,7 @@ def test_which_objectives_are_attacked():
 
 def test_an_unknown_ascent_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="climbs.*'margins'.*did you mean 'margin'"):
-        ascent(Pgd(), "margins", labels(), None)
+        choose_ascent(Pgd(), "margins", labels(), None)
 
 
 @pytest.mark.parametrize("objective", [Trades, Mart])

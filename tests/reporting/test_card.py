@@ -4,7 +4,7 @@ import pytest
 
 from advcore.reporting.card import card, measured
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import data_name
+from advcore.reporting.tables import name_data
 
 FACTS = {"shape": [3, 32, 32], "num_classes": 10, "needs": ["torchvision"], "samples": 0, "coresets": 1,
          "standalone": True}  # fmt: skip
@@ -105,4 +105,4 @@ def test_what_does_not_fit_is_not_claimed():
     found.config["attack"] = None
     page = card(found, "last", 1, FACTS | {"shape": [1, 8, 8], "standalone": False})
     assert "no robustness is to be expected" in page and "benchmark(" not in page and "from model import" not in page
-    assert data_name(found) == "parquet cifar10"
+    assert name_data(found) == "parquet cifar10"

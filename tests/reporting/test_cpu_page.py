@@ -39,7 +39,7 @@ def test_every_way_has_a_label_and_a_neighbour_that_is_missing_is_named(script):
     machine = {"processor": "a processor", "cores": 2, "waiting": "PASSIVE", "load_before": 0.1, "load_after": 1.0}
     record = {"environment": {"threads": 1, "torch": "2.14.1"}, "machine": machine, "cases": {"small CNN": CASE}}
     told = page.text(record, [])
-    assert "left out: foolbox" in told and "a processor, 2 cores, 1 threads (waiting threads: passive)" in told
+    assert "left out: foolbox" in told and "a processor, 2 cores, 1 thread (waiting threads: passive)" in told
 
 
 @pytest.mark.slow

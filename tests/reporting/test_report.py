@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advcore.reporting import charts, scales, svg
-from advcore.reporting.compare import Run, blocks, grouped
-from advcore.reporting.front import Method, draw, front, kind
+from advcore.reporting import charts, frame, scales, svg
+from advcore.reporting.compare import Run, group_runs, split_into_blocks
+from advcore.reporting.front import Method, classify_run, draw_front, find_front
 from advcore.reporting.page import html
 from advcore.reporting.parts import Note, Page, Section, Shown, Table
 from advcore.reporting.record import RunRecord
-from advcore.reporting.run_page import Beside, flat, indented, run_page
+from advcore.reporting.run_page import Beside, run_page
 from advcore.reporting.runs_page import runs_page
 from advcore.reporting.selection_parts import spread
+from advcore.reporting.settings_parts import flatten, format_settings
 from advcore.runner.yaml_reader import parse
 
 SECTIONS = ("accuracy", "cost", "learning", "selections", "weights", "classes", "images", "events", "settings")
@@ -242,12 +243,12 @@ def test_a_page_needs_nothing_from_outside(page):
 
 
 def test_a_known_point_stands_where_it_must():
-    inside = charts.frame((0, 10), (0, 100))
+    inside = frame.make_frame((0, 10), (0, 100))
     left, right = inside.x.start, inside.x.end
-    assert inside.at(0, 0) == (left, charts.HEIGHT - 38) and inside.at(10, 100) == (right, 24)
-    assert inside.at(5, 50) == pytest.approx(((left + right) / 2, (charts.HEIGHT - 38 + 24) / 2))
+    assert inside.to_pixels(0, 0) == (left, frame.HEIGHT - 38) and inside.to_pixels(10, 100) == (right, 24)
+    assert inside.to_pixels(5, 50) == pytest.approx(((left + right) / 2, (frame.HEIGHT - 38 + 24) / 2))
     line = charts.Line("a", [(0, 0), (5, 50), (10, 100)], 1, dots=True)
-    drawn = charts.curves([line], x_title="", y_title="", alt="", zero=True, top=100.0, x_span=(0, 10))
+    drawn = charts.draw_curves([line], charts.Axes("", "", x_range=(0, 10), zero=True, top=100.0), alt="")
     marks = [tuple(map(float, found)) for found in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
     (x0, y0), (x1, y1), (x2, y2) = marks
     assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1) and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
@@ -257,12 +258,12 @@ def test_a_known_point_stands_where_it_must():
 def test_a_logarithmic_axis_gives_factors_equal_room():
     across = scales.Scale(0.1, 10, 0, 100, log=True)
     assert [round(across(v), 6) for v in (0.1, 1, 10)] == [0, 50, 100]
-    assert scales.log_ticks(0.09, 1.1) == [0.1, 0.2, 0.5, 1.0]
+    assert scales.choose_log_ticks(0.09, 1.1) == [0.1, 0.2, 0.5, 1.0]
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 9))
 def test_ticks_are_few_round_and_inside(low, wide, most):
-    found = scales.ticks(low, low + wide, most)
+    found = scales.choose_ticks(low, low + wide, most)
     slack = 1e-6 * wide + 2 * math.ulp(abs(low) + wide)
     assert len(found) <= most and all(low - slack <= v <= low + wide + slack for v in found)
     assert most < 4 or len(found) >= 1
@@ -270,7 +271,7 @@ def test_ticks_are_few_round_and_inside(low, wide, most):
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
 def test_labels_at_line_ends_are_moved_apart_in_their_order(wanted):
-    placed = scales.apart(wanted, 15, 0, 100)
+    placed = scales.separate(wanted, 15, 0, 100)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     gaps = [placed[j] - placed[i] for i, j in zip(order, order[1:], strict=False)]
     assert all(gap >= 15 - 1e-9 for gap in gaps) and max(placed) <= 100 + 1e-9
@@ -278,21 +279,21 @@ def test_labels_at_line_ends_are_moved_apart_in_their_order(wanted):
 
 @given(st.lists(st.tuples(st.floats(0, 300), st.floats(0, 200)), min_size=1, max_size=25))
 def test_placed_labels_never_cover_each_other_or_a_point(points):
-    labels = svg.Labels((0, 0, 300, 200), taken=[svg.around(at, 6) for at in points])
+    labels = svg.Labels((0, 0, 300, 200), taken=[svg.box_around(at, 6) for at in points])
     for i, at in enumerate(points):
         labels.place(at, [f"a long name {i}", str(i)])
     own = labels.taken[len(points) :]
-    assert not any(svg.overlap(a, b) for i, a in enumerate(own) for b in labels.taken[: len(points) + i])
+    assert not any(svg.is_overlapping(a, b) for i, a in enumerate(own) for b in labels.taken[: len(points) + i])
     assert all(box[0] >= 0 and box[2] <= 300 and box[1] >= 0 and box[3] <= 200 for box in own)
 
 
 def test_a_histogram_counts_every_weight_once():
-    edges, counts = charts.binned([0.0, 0.05, 0.1, 0.55, 1.0])
+    edges, counts = charts.bin_values([0.0, 0.05, 0.1, 0.55, 1.0])
     assert sum(counts) == 5 and edges[0] == 0 and edges[-1] > 1 and len(counts) <= 30
     assert edges[1] - edges[0] == pytest.approx(0.05) and counts[:3] == [1, 1, 1]
-    edges, counts = charts.binned([-1.0, 1.0])
+    edges, counts = charts.bin_values([-1.0, 1.0])
     assert sum(counts) == 2 and edges[0] == -1
-    assert sum(charts.binned([0.0])[1]) == 1
+    assert sum(charts.bin_values([0.0])[1]) == 1
 
 
 def test_of_many_selections_the_first_and_the_last_are_drawn():
@@ -311,14 +312,14 @@ def test_the_pareto_front_of_a_hand_worked_case():
         method("cheap", 0.1, 30, 32), method("better", 0.3, 40), method("worse", 0.3, 39), method("dear", 1, 40),
         method("same", 0.1, 31),
     )  # fmt: skip
-    assert front([dear, worse, better, cheap, same]) == [cheap, better]
-    assert front([method("dear but best", 1, 41), better]) == [better, method("dear but best", 1, 41)]
+    assert find_front([dear, worse, better, cheap, same]) == [cheap, better]
+    assert find_front([method("dear but best", 1, 41), better]) == [better, method("dear but best", 1, 41)]
     assert cheap.mean == 31 and cheap.spread == pytest.approx(2**0.5) and better.spread == 0
 
 
 def test_the_picture_that_matters_names_the_front_and_numbers_the_rest():
     points = [method(f"method {i}", 0.5, 50 + 0.01 * i) for i in range(30)]
-    drawn = draw(points, "robust accuracy, %", (340, 340))
+    drawn = draw_front(points, "robust accuracy, %", (340, 340))
     assert "On the Pareto front: method 29: 50.3 % at 0.50." in drawn and "method 29</text>" in drawn
     assert drawn.count("<title>") == 30
 
@@ -329,7 +330,7 @@ def test_the_picture_that_matters_names_the_front_and_numbers_the_rest():
     ({"selection": {"solver": {"name": "craig"}}}, "chosen coreset"),
 ])  # fmt: skip
 def test_methods_are_told_apart_by_how_they_save(config, expected):
-    assert kind(config) == expected
+    assert classify_run(config) == expected
 
 
 def seeded(seed: int, robust: float = 0.7, **config) -> RunRecord:
@@ -339,10 +340,10 @@ def seeded(seed: int, robust: float = 0.7, **config) -> RunRecord:
 
 def test_runs_are_grouped_by_file_name_or_by_settings_without_the_seed():
     named = [Run(f"{name}-s{i}", seeded(i, attack=name)) for name in ("full", "a-s-b") for i in (0, 1)]
-    assert {name: len(own) for name, own in grouped(named).items()} == {"full": 2, "a-s-b": 2}
+    assert {name: len(own) for name, own in group_runs(named).items()} == {"full": 2, "a-s-b": 2}
     folders = [Run("one", seeded(0, selection={"budget": 0.3})), Run("two", seeded(1, selection={"budget": 0.3}))]
     folders += [Run("three", seeded(0, selection={"budget": 0.5}))]
-    assert {name: [run.where for run in own] for name, own in grouped(folders).items()} == {
+    assert {name: [run.where for run in own] for name, own in group_runs(folders).items()} == {
         "two_moons (selection.budget 0.3)": ["one", "two"],
         "two_moons (selection.budget 0.5)": ["three"],
     }
@@ -351,12 +352,12 @@ def test_runs_are_grouped_by_file_name_or_by_settings_without_the_seed():
 def test_where_a_run_was_done_and_who_was_told_make_no_other_method():
     here = seeded(0, tracking=[], data={"name": "two_moons", "workers": 0}, device="cpu")
     there = seeded(1, tracking=[{"name": "tensorboard"}], data={"name": "two_moons", "workers": 2}, device="cuda:1")
-    assert [len(own) for own in grouped([Run("one", here), Run("two", there)]).values()] == [2]
+    assert [len(own) for own in group_runs([Run("one", here), Run("two", there)]).values()] == [2]
 
 
 def test_a_record_of_an_older_version_that_lacks_a_setting_is_of_the_same_method():
     old, new, none = (seeded(i, training=t) for i, t in enumerate(({"epochs": 3}, {"epochs": 3, "ema": 0.9}, None)))
-    found = grouped([Run("a-s0", old), Run("a-s1", new), Run("a-s2", none)])
+    found = group_runs([Run("a-s0", old), Run("a-s1", new), Run("a-s2", none)])
     assert [[run.where for run in own] for own in found.values()] == [["a-s0", "a-s1"], ["a-s2"]]
 
 
@@ -364,7 +365,7 @@ def test_runs_of_other_data_or_attacks_are_not_set_beside_each_other():
     other = seeded(0, data={"name": "mnist"})
     stronger = seeded(1)
     stronger.final["last"]["attacks"] = [attacked(0.6, "linf_pgd") | {"steps": 100}]
-    found = blocks(grouped([Run("a-s0", seeded(0)), Run("b-s0", other), Run("c-s1", stronger)]))
+    found = split_into_blocks(group_runs([Run("a-s0", seeded(0)), Run("b-s0", other), Run("c-s1", stronger)]))
     assert [list(block.groups) for block in found] == [["a"], ["b"], ["c"]]
     page = html(runs_page("x", [Run("a-s0", seeded(0)), Run("b-s0", other)]))
     assert page.count('<section id="front-') == 2 and "mnist, linf 0.1, PGD-50 x 3" in page
@@ -379,16 +380,16 @@ def test_data_are_the_same_by_what_they_hold_not_by_where_they_lie():
         return Run(f"{name}-s0", one)
 
     same = [run("a", "/here/x.npz", "images 1"), run("b", "/there/x.npz", "images 1")]
-    assert [list(block.groups) for block in blocks(grouped(same))] == [["a", "b"]]
+    assert [list(block.groups) for block in split_into_blocks(group_runs(same))] == [["a", "b"]]
     assert "Not of the same" not in html(runs_page("x", same))
     other = run("c", "/there/x.npz", "images 2")
-    assert [list(block.groups) for block in blocks(grouped([*same, other]))] == [["a", "b"], ["c"]]
+    assert [list(block.groups) for block in split_into_blocks(group_runs([*same, other]))] == [["a", "b"], ["c"]]
     told = "Not of the same test data, although the settings of the data are the same: a, b (1); c (2)."
     assert told in words(html(runs_page("x", [*same, other])))
     streamed = run("d", "/there/x.npz", "images 1", "labels 8")  # a hash of labels says nothing about images
     assert "Not of the same" not in html(runs_page("x", [*same, streamed]))
     older = seeded(0, data={"name": "npz", "path": "/here/x.npz"})
-    found = blocks(grouped([*same, Run("e-s0", older)]))
+    found = split_into_blocks(group_runs([*same, Run("e-s0", older)]))
     assert [list(block.groups) for block in found] == [["a", "e"], ["b"]]  # without a hash, by where they lie
 
 
@@ -434,14 +435,14 @@ def test_a_folder_in_which_nothing_is_finished_and_records_that_are_odd():
 
 def test_settings_are_listed_as_in_a_run_file():
     tree = {"a": {"b": 1, "c": {}}, "d": [1, "x"], "e": None}
-    assert flat(tree) == {"a.b": 1, "a.c": {}, "d": [1, "x"], "e": None}
-    assert indented(tree) == 'a:\n  b: 1\n  c: {}\nd: [1, "x"]\ne: null'
+    assert flatten(tree) == {"a.b": 1, "a.c": {}, "d": [1, "x"], "e": None}
+    assert format_settings(tree) == 'a:\n  b: 1\n  c: {}\nd: [1, "x"]\ne: null'
 
 
 def test_settings_that_are_listed_read_back_bit_for_bit_and_radii_as_fractions():
     attacks = [{"name": "linf_pgd", "eps": 8 / 255, "step_size": 2 / 255}, {"name": "a: b", "eps": 0.1234567}]
     tree = {"attack": {"eps": 8 / 255, "step_size": None}, "evaluation": {"attacks": attacks}, "data": [{"0: x": [1]}]}
-    text = indented(tree)
+    text = format_settings(tree)
     assert "  eps: 8/255\n" in text and '"step_size": 2/255' in text and "0.1234567" in text
     assert parse(text, "page") == tree
 
@@ -462,7 +463,7 @@ def test_methods_that_differ_in_their_radius_are_named_by_it_as_it_was_written()
         told = record()
         told.config["attack"] = {"name": "linf_pgd", "eps": eps}
         runs.append(Run(f"folder/{eps}/a-s0", told))
-    assert list(grouped(runs)) == ["a (attack.eps 8/255)", "a (attack.eps 0.1)"]
+    assert list(group_runs(runs)) == ["a (attack.eps 8/255)", "a (attack.eps 0.1)"]
 
 
 def test_a_table_says_which_cells_are_headers():
@@ -479,14 +480,14 @@ def of(seed: int, where: str, robust: float = 0.7, **more) -> Run:
 def test_a_seed_that_was_run_twice_counts_once_in_the_mean():
     runs = [of(0, "first", 0.70), of(0, "second", 0.71), of(1, "third", 0.72)]
     page = html(runs_page("x", runs))
-    (block,) = blocks(grouped(runs))
+    (block,) = split_into_blocks(group_runs(runs))
     assert [len(own) for own in block.groups.values()] == [2]
     assert "in no average: second (as first)." in page and "71.0 ± 1.4" in page
 
 
 def test_no_method_is_lost_where_what_sets_it_apart_is_too_long_for_its_name():
     long = [{"attacks": [{"name": "linf_pgd", "told": "x" * 200, "steps": i}]} for i in range(3)]
-    found = grouped([of(0, f"{i}/full-s0", config={"evaluation": one}) for i, one in enumerate(long)])
+    found = group_runs([of(0, f"{i}/full-s0", config={"evaluation": one}) for i, one in enumerate(long)])
     assert [len(own) for own in found.values()] == [1, 1, 1]
 
 
@@ -495,7 +496,7 @@ def test_a_record_that_knows_less_does_not_join_two_methods():
     runs = [Run("old", record(config={**old, "seed": 0}))]
     runs += [of(seed, f"r{seed}", config={"selection": {"budget": seed / 10}}) for seed in (1, 2)]
     runs[0].record.config["selection"] = {"solver": {"name": "gradmatch"}}
-    assert sorted(len(own) for own in grouped(runs).values()) == [1, 2]
+    assert sorted(len(own) for own in group_runs(runs).values()) == [1, 2]
 
 
 def test_runs_judged_on_other_numbers_of_images_or_by_other_steps_are_not_set_beside_each_other():
@@ -503,9 +504,11 @@ def test_runs_judged_on_other_numbers_of_images_or_by_other_steps_are_not_set_be
         last = {"clean": entry(0.9), "attacks": [attacked(0.6) | how], "flags": []}
         return Run(where, record(name=where, final={"last": last, "best": last}))
 
-    assert len(blocks(grouped([run("a"), run("b")]))) == 1
-    apart = blocks(grouped([run("a"), run("b", n=100), run("c", step_size=0.001)]))
-    assert len(apart) == 3 and "100 under linf 0.1, PGD-50 x 3" in apart[1].told and "0.001" in apart[2].told
+    assert len(split_into_blocks(group_runs([run("a"), run("b")]))) == 1
+    apart = split_into_blocks(group_runs([run("a"), run("b", n=100), run("c", step_size=0.001)]))
+    assert (
+        len(apart) == 3 and "100 under linf 0.1, PGD-50 x 3" in apart[1].conditions and "0.001" in apart[2].conditions
+    )
 
 
 ODD = [
@@ -533,5 +536,5 @@ def test_of_several_attacks_all_of_them_together_come_first():
 
 def test_a_deviation_beyond_an_accuracy_of_one_stays_inside_the_picture():
     points = [Method("a", "all data", [0.5, 0.5], [88.0, 100.0])]
-    drawn = str(draw(points, "robust", (340.0, 340.0)))
+    drawn = str(draw_front(points, "robust", (340.0, 340.0)))
     assert min(float(y) for y in re.findall(r'y[12]="(-?[\d.]+)"', drawn)) >= 24

@@ -4,7 +4,7 @@ import pytest
 
 from advcore.errors import CheckpointError
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import closing, comparison, markdown, reference_told
+from advcore.reporting.tables import closing, compare_methods, reference_told, to_markdown
 
 
 def record(accuracy=0.9, cost=0.5) -> RunRecord:
@@ -74,7 +74,7 @@ def test_numbers_agree_with_what_they_count(reference, text):
 
 @pytest.mark.case("E9")
 def test_a_comparison_gives_mean_and_sample_deviation_over_seeds():
-    header, rows = comparison({"a": [record(0.9), record(0.8)], "b": [record(0.7, 0.25)]})
-    text = markdown(header, rows)
+    header, rows = compare_methods({"a": [record(0.9), record(0.8)], "b": [record(0.7, 0.25)]})
+    text = to_markdown(header, rows)
     assert "| a | 2 | 99.0 ± 0.0 | 85.0 ± 7.1 | 0.50 | 0.020 (0.500) |" in text
     assert "| b | 1 | 99.0 | 70.0 | 0.25 | 0.020 (0.500) |" in text

@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 import pytest
 from reporting.test_reporting import record
 
-from advcore.reporting.formats import csv_text, latex, latex_text
+from advcore.reporting.formats import csv_text, escape_latex, latex
 from advcore.reporting.page import html
 from advcore.reporting.record import RunRecord
 from advcore.reporting.suite import Results, Table, raw, tables
 from advcore.reporting.suite_page import suite_page
-from advcore.reporting.tables import comparison, markdown
+from advcore.reporting.tables import compare_methods, to_markdown
 
 
 def one(accuracy=0.9, cost=1.0, seconds=4.0, flags=(), **environment) -> RunRecord:
@@ -114,7 +114,7 @@ def test_attacks_that_only_some_runs_met_have_columns_of_their_own():
     other.final["last"]["attacks"][0]["eps"] = 0.2
     both.final["last"]["attacks"] *= 2
     both.final["last"]["worst"] = {"accuracy": 0.55}
-    header, rows = comparison({"a": [one(0.9)], "b": [other], "c": [both]})
+    header, rows = compare_methods({"a": [one(0.9)], "b": [other], "c": [both]})
     labels = ["linf 0.1, PGD-50 x 3", "linf 0.2, PGD-50 x 3", "linf 0.1, PGD-50 x 3 (2)", "all of these"]
     assert list(header[3:7]) == [f"robust, % ({label})" for label in labels]
     assert [row[3:7] for row in rows] == [
@@ -126,11 +126,11 @@ def test_markdown_keeps_its_columns(results):
     text = tables(results, "t")[0].markdown()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {9}
-    assert markdown(("a", "b"), [("x|y",)]).splitlines()[-1] == r"| x\|y |  |"
+    assert to_markdown(("a", "b"), [("x|y",)]).splitlines()[-1] == r"| x\|y |  |"
 
 
 def test_latex_escapes_what_it_would_read_as_its_own():
-    assert latex_text(r"50 % & a_b #1 $x$ {~^} \n ±") == (
+    assert escape_latex(r"50 % & a_b #1 $x$ {~^} \n ±") == (
         r"50 \% \& a\_b \#1 \$x\$ \{\textasciitilde{}\textasciicircum{}\} \textbackslash{}n $\pm$"
     )
 

@@ -448,11 +448,11 @@ def test_a_cost_can_be_asked_of_any_file(advcore, root, name):
 
 def test_all_seeds_are_judged_by_the_same_images(root):
     """A part of the test set is drawn as the data's splits are: else a mean over seeds is one over images, too."""
-    from advcore.runner.run import examined
+    from advcore.runner.run import choose_examples
 
     def drawn(*changes):
         config = load(root / "experiments/trades_gradmatch.yaml", ["evaluation.examples=40", *changes])
-        return examined(prepare(config)).tolist()
+        return choose_examples(prepare(config)).tolist()
 
     first, other = drawn("seed=0"), drawn("data.split_seed=1")
     assert len(first) == 40 and first == drawn("seed=1") and first != other

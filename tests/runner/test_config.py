@@ -193,21 +193,22 @@ def test_the_resolved_config_reads_back_as_itself():
 
 
 def test_the_target_and_the_memory_limit_reach_the_selector():
-    from advcore.runner.build import selector
+    from advcore.runner.build import build_selector
 
-    assert (selector(from_dict(RUN)).target, selector(from_dict(RUN)).memory_limit) == ("train", None)
+    assert (build_selector(from_dict(RUN)).target, build_selector(from_dict(RUN)).memory_limit) == ("train", None)
     for text, limit in (("2", 2.0), ("1e-3", 1e-3), ("1/4", 0.25), ("null", None)):
-        chosen = selector(from_dict(overridden(RUN, ["selection.target=validation", f"selection.memory_limit={text}"])))
+        raw = overridden(RUN, ["selection.target=validation", f"selection.memory_limit={text}"])
+        chosen = build_selector(from_dict(raw))
         assert (chosen.target, chosen.memory_limit) == ("validation", limit)
 
 
 @pytest.mark.parametrize("solver", ["craig", "random", "easycore"])
 def test_a_solver_that_fits_no_target_is_refused_with_one_line(solver):
-    from advcore.runner.build import selector
+    from advcore.runner.build import build_selector
 
     config = from_dict(overridden(RUN, [f"selection.solver={{name: {solver}}}", "selection.target=validation"]))
     with pytest.raises(ConfigError) as error:
-        selector(config)
+        build_selector(config)
     (line,) = error.value.problems
     assert line.startswith("selection.target must be 'train'") and "'validation'" in line and "gradmatch" in line
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from advcore.errors import ConfigError
-from advcore.runner.checkpoints import alone, begin, begun_by
+from advcore.runner.checkpoints import alone, begin, was_begun_by
 
 pytest.importorskip("fcntl")
 FORK = multiprocessing.get_context("fork")
@@ -45,8 +45,8 @@ def test_helpers_of_a_dead_process_keep_nobody_out(tmp_path):
 
 
 def test_a_run_is_of_the_job_that_began_it(tmp_path):
-    assert not begun_by(tmp_path / "none", ["a 1 2"]) and not begun_by(tmp_path, [])
+    assert not was_begun_by(tmp_path / "none", ["a 1 2"]) and not was_begun_by(tmp_path, [])
     begin(tmp_path, ["a 1 2", "b 3 4"])
-    assert begun_by(tmp_path, ["b 3 4", "c 5 6"]) and not begun_by(tmp_path, ["a 1 3"])
+    assert was_begun_by(tmp_path, ["b 3 4", "c 5 6"]) and not was_begun_by(tmp_path, ["a 1 3"])
     begin(tmp_path, [])
-    assert not begun_by(tmp_path, ["a 1 2"]) and not begun_by(tmp_path, [])
+    assert not was_begun_by(tmp_path, ["a 1 2"]) and not was_begun_by(tmp_path, [])

@@ -12,7 +12,7 @@ from sealed import rewrite, update
 from advcore import cli
 from advcore.errors import CheckpointError, ConfigError
 from advcore.reporting.record import RunRecord
-from advcore.runner.report import THUMBNAIL, picks, png, report
+from advcore.runner.report import THUMBNAIL, choose_by_weight, encode_png, report
 from advcore.types import Coreset
 
 
@@ -181,11 +181,11 @@ def coreset(weights) -> Coreset:
 
 
 def test_highest_and_lowest_weights_share_no_example():
-    (_, high), (_, low) = picks(coreset([3.0, 1.0, 2.0, 5.0, 4.0]), 8)
+    (_, high), (_, low) = choose_by_weight(coreset([3.0, 1.0, 2.0, 5.0, 4.0]), 8)
     assert high.tolist() == [3, 4, 0] and low.tolist() == [1, 2]
-    (_, high), (_, low) = picks(coreset([3.0, 1.0, 2.0, 5.0, 4.0]), 1)
+    (_, high), (_, low) = choose_by_weight(coreset([3.0, 1.0, 2.0, 5.0, 4.0]), 1)
     assert high.tolist() == [3] and low.tolist() == [1]
-    ((title, same),) = picks(coreset([2.0, 2.0, 2.0]), 2)
+    ((title, same),) = choose_by_weight(coreset([2.0, 2.0, 2.0]), 2)
     assert "Equal" in title and same.tolist() == [0, 1]
 
 
@@ -199,8 +199,8 @@ def test_an_image_keeps_its_pixels_and_a_large_one_becomes_small():
         return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
     x = torch.arange(12).view(3, 2, 2) / 12
-    image = opened(png(x))
+    image = opened(encode_png(x))
     assert image.mode == "RGB" and image.getpixel((1, 0)) == tuple((x[:, 0, 1] * 255).round().int().tolist())
-    assert opened(png(torch.rand(1, 200, 100))).size == (THUMBNAIL // 2, THUMBNAIL)
+    assert opened(encode_png(torch.rand(1, 200, 100))).size == (THUMBNAIL // 2, THUMBNAIL)
     with pytest.raises(ConfigError, match="1 or 3 channels"):
-        png(torch.rand(4, 5, 5))
+        encode_png(torch.rand(4, 5, 5))

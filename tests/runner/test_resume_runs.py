@@ -27,7 +27,7 @@ from advcore.errors import AdvcoreError, CheckpointError, ConfigError
 from advcore.files import load_arrays, load_folder, load_tensors, save_folder
 from advcore.objectives import Pgd
 from advcore.runner import checkpoints
-from advcore.runner.config import changes
+from advcore.runner.config import list_changes
 from advcore.selection.schedule import Schedule
 from advcore.signals import Stopped, caught
 from advcore.training import SGD
@@ -368,7 +368,7 @@ def test_overwriting_removes_the_states_too(advcore, short_command, short):
 def test_changes_name_the_setting_by_its_path():
     before = {"a": 1, "b": {"name": "x", "c": 2, "d": None}, "e": {"name": "x", "f": 1}}
     now = {"a": 1, "b": {"name": "x", "c": 3, "d": 4}, "e": {"name": "y", "g": 1}, "h": 5}
-    assert changes(before, now) == [
+    assert list_changes(before, now) == [
         "b.c: 2 -> 3", "b.d: None -> 4", "e: {'name': 'x', 'f': 1} -> {'name': 'y', 'g': 1}", "h: None -> 5",
     ]  # fmt: skip
 

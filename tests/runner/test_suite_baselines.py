@@ -8,7 +8,7 @@ from advcore.attacks.memory import Memory
 from advcore.errors import ConfigError
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.runner import build
-from advcore.runner.baselines import lasting, planned_cost, with_baselines
+from advcore.runner.baselines import plan_cost, set_epochs, with_baselines
 from advcore.runner.config import changed, from_dict
 from advcore.runner.suite import configs, load
 from advcore.runner.suite_file import BASELINES
@@ -53,7 +53,7 @@ def added(base):
 
 
 def test_a_coreset_of_half_costs_059_and_gets_every_baseline(base, added):
-    assert planned_cost(from_dict(changed(base, {"selection": HALF})), counts) == pytest.approx(0.5 + 0.09)
+    assert plan_cost(from_dict(changed(base, {"selection": HALF})), counts) == pytest.approx(0.5 + 0.09)
     found = added({"selection": HALF})
     names = ["random 0.5", "random of cost 0.59", "shortened to 6 epochs", "fewer steps (2)", "FAT", "N-FGSM"]
     assert list(found) == names
@@ -70,7 +70,7 @@ def test_a_coreset_of_half_costs_059_and_gets_every_baseline(base, added):
 def test_a_margin_rule_costs_029_and_its_steps_are_shortened(base, added):
     """12 of 64 attacked and learned from, 64 looked at: 184 of 640 passes. One step is 4 of 10, so 7.2 epochs of it."""
     rule = {"minibatch": {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}}
-    assert planned_cost(from_dict(changed(base, rule)), counts) == pytest.approx(0.2875)
+    assert plan_cost(from_dict(changed(base, rule)), counts) == pytest.approx(0.2875)
     found = added(rule, ("random", "shortened", "fewer_steps"))
     assert list(found) == ["random minibatch 0.2", "shortened to 3 epochs", "fewer steps (1, 7 epochs)"]
     assert found["random minibatch 0.2"].minibatch == RandomSubset(rho=0.2, clean=0)
@@ -81,21 +81,21 @@ def test_what_choosing_costs_is_what_random_of_equal_cost_spends(base, added):
     """59 % of 128 examples are 75; a margin rule's looks pay for random to attack 18 of 64 instead of 12."""
     (one,) = added({"selection": HALF}, ("random_of_cost",)).values()
     assert one.selection.solver == Random() and one.selection.cost == 0.59
-    assert planned_cost(one, counts) == pytest.approx(75 / 128)
+    assert plan_cost(one, counts) == pytest.approx(75 / 128)
     (one,) = added({"minibatch": MARGIN}, ("random_of_cost",)).values()
     assert one.minibatch == RandomSubset(rho=0.2813, clean=0)
-    assert planned_cost(one, counts) == pytest.approx(18 / 64)
+    assert plan_cost(one, counts) == pytest.approx(18 / 64)
 
 
 def test_in_a_composition_random_of_equal_cost_has_more_data_or_attacks_more_of_them(base, added):
     """All data, 12 of 64 of them attacked, cost 0.19; half of the data and the margin rule 0.23."""
     small, half = ({"selection": HALF | {"budget": b}, "minibatch": MARGIN} for b in (0.1, 0.5))
     (one,) = added(small, ("random_of_cost",)).values()
-    assert one.minibatch.rho == 0.2 and one.selection.cost == round(planned_cost(_of(base, small), counts), 4)
+    assert one.minibatch.rho == 0.2 and one.selection.cost == round(plan_cost(_of(base, small), counts), 4)
     (one,) = added(half, ("random_of_cost",)).values()
     assert one.selection.budget == 0.5 and one.selection.cost is None
-    cost = planned_cost(_of(base, half), counts)
-    assert cost - 0.5 / 64 < planned_cost(one, counts) <= cost
+    cost = plan_cost(_of(base, half), counts)
+    assert cost - 0.5 / 64 < plan_cost(one, counts) <= cost
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_random_of_equal_cost_is_left_out_where_it_would_add_nothing(added, chan
 def test_no_baseline_costs_more_than_the_method_by_more_than_half_an_epoch(base, added):
     for budget in (0.1, 0.2, 0.3, 0.5, 0.7):
         method = {"selection": HALF | {"budget": budget}}
-        cost = planned_cost(from_dict(changed(base, method)), counts)
+        cost = plan_cost(from_dict(changed(base, method)), counts)
         for name, one in added(method, ("shortened", "fewer_steps")).items():
-            assert abs(planned_cost(one, counts) - cost) <= 0.05 + 1e-9, (budget, name)
+            assert abs(plan_cost(one, counts) - cost) <= 0.05 + 1e-9, (budget, name)
 
 
 def test_a_single_step_in_the_linf_ball_is_no_longer_than_fats(base, added):
@@ -202,8 +202,8 @@ def test_only_linf_has_fat_and_what_is_not_attacked_has_no_fewer_steps(added):
 def test_milestones_come_as_much_earlier_as_the_run_is_shorter(base):
     schedule = {"name": "multi_step", "milestones": [5, 8], "ramp": 5}
     config = from_dict(changed(base, {"training.lr_schedule": schedule}))
-    assert lasting(config, 4).training.lr_schedule == MultiStep(milestones=[2, 3], ramp=2)
-    assert lasting(config, 3).training.lr_schedule == MultiStep(milestones=[2, 2], ramp=2)  # both decays are left
+    assert set_epochs(config, 4).training.lr_schedule == MultiStep(milestones=[2, 3], ramp=2)
+    assert set_epochs(config, 3).training.lr_schedule == MultiStep(milestones=[2, 2], ramp=2)  # both decays are left
 
 
 def test_a_baseline_can_be_trained_where_the_reference_remembers(added):

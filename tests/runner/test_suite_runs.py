@@ -18,11 +18,11 @@ from advcore.errors import ConfigError
 from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import bench, engines
-from advcore.runner.attempt import Outcome
+from advcore.runner.attempt import Outcome, limited
 from advcore.runner.config import resolved
 from advcore.runner.suite import shard
 from advcore.signals import Stopped, caught
-from advcore.threads import environment_of_share, share_of_threads
+from advcore.threads import share_of_threads
 
 OFF = "baselines: false\n"
 METHODS = "seeds: [0, 1]\nmethods: {full: {selection: null}, GradMatch: {}, CRAIG: {selection.solver: {name: craig}}}\n"
@@ -182,7 +182,7 @@ def test_jobs_run_beside_each_other_and_share_the_threads(prepared, monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert len(execute(prepared, jobs=2, work=work)["done"]) == 6
     assert seen == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 6
-    assert environment_of_share(1) == {} and share_of_threads(9) == 1
+    assert limited(1) == {} and share_of_threads(9) == 1
 
 
 def test_the_time_is_up(prepared):

@@ -139,7 +139,7 @@ def test_the_limit_that_a_refusal_asks_for_is_enough(size):
 
 def test_without_a_limit_it_is_a_share_of_what_is_free(monkeypatch):
     free = {"is": 5e9}
-    monkeypatch.setattr("advcore.selection.memory._allowed", lambda device: free["is"])
+    monkeypatch.setattr("advcore.selection.memory._find_allowed_bytes", lambda device: free["is"])
     assert settle(FOUND, None, CPU) == (FOUND, None)
     free["is"] = 4e9
     found, event = settle(FOUND, None, CPU)

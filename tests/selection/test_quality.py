@@ -8,13 +8,13 @@ from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.quality import (
     Sample,
-    full_error,
-    gradient_error,
-    overlap,
-    quality,
-    random_gradient_error,
-    sampled_error,
-    stretched,
+    describe_stretch,
+    estimate_full_error,
+    estimate_sums,
+    measure_gradient_error,
+    measure_overlap,
+    measure_quality,
+    measure_random_error,
 )
 from advcore.types import Coreset
 
@@ -38,7 +38,9 @@ def coreset(**more) -> Coreset:
 
 
 def found(rows, goal=None, normalise="coreset", **more):
-    return quality(coreset(**more), Measured(rows=rows, labels=LABELS), goal, normalise, STREAM)
+    return measure_quality(
+        coreset(**more), Measured(rows=rows, labels=LABELS), goal, normalise=normalise, stream=STREAM
+    )
 
 
 def slow(matrix, weights, target):
@@ -92,20 +94,20 @@ def test_random_errors_are_a_mean_of_five_seeded_draws():
         picks = STREAM.child(draw).at(torch.arange(N)).permutation()[:4]
         errors.append(float((matrix[picks].sum(0) * N / 4 - matrix.sum(0)).norm() / matrix.sum(0).norm()))
     assert len(set(errors)) == 5
-    assert random_gradient_error(rows, 4, STREAM, total) == pytest.approx(sum(errors) / 5)
-    assert random_gradient_error(rows, N, STREAM, total) == pytest.approx(0, abs=1e-12)
+    assert measure_random_error(rows, 4, STREAM, total) == pytest.approx(sum(errors) / 5)
+    assert measure_random_error(rows, N, STREAM, total) == pytest.approx(0, abs=1e-12)
 
 
 def test_the_whole_set_with_weights_1_has_no_error():
     rows = factored(N, 0)
-    assert gradient_error(rows, torch.arange(N), torch.ones(N)) == pytest.approx(0, abs=1e-12)
-    assert gradient_error(rows, torch.arange(N), torch.zeros(N)) == pytest.approx(1)
-    assert gradient_error(rows, torch.arange(N), torch.ones(N), 2 * rows.total()) == pytest.approx(0.5)
+    assert measure_gradient_error(rows, torch.arange(N), torch.ones(N)) == pytest.approx(0, abs=1e-12)
+    assert measure_gradient_error(rows, torch.arange(N), torch.zeros(N)) == pytest.approx(1)
+    assert measure_gradient_error(rows, torch.arange(N), torch.ones(N), 2 * rows.total()) == pytest.approx(0.5)
 
 
 def test_overlap_is_a_share_of_what_was_there_before():
-    assert overlap(torch.tensor([1, 2, 3, 4]), torch.tensor([4, 9, 1])) == 0.5
-    assert overlap(torch.tensor([4, 9, 1]), torch.tensor([1, 2, 3, 4])) == pytest.approx(2 / 3)
+    assert measure_overlap(torch.tensor([1, 2, 3, 4]), torch.tensor([4, 9, 1])) == 0.5
+    assert measure_overlap(torch.tensor([4, 9, 1]), torch.tensor([1, 2, 3, 4])) == pytest.approx(2 / 3)
 
 
 def changed_rows(seed=5):
@@ -130,12 +132,12 @@ def sample_of(full, m, s, seed):
 
 def test_attacked_in_full_everywhere_the_error_is_exact():
     cheap, full = changed_rows()
-    error, noise = full_error(cheap, PICKS, WEIGHTS, sample_of(full, len(PICKS), N - len(PICKS), 0))
+    error, noise = estimate_full_error(cheap, PICKS, WEIGHTS, sample_of(full, len(PICKS), N - len(PICKS), 0))
     assert error == pytest.approx(slow(full.dense(), WEIGHTS, sum(full.dense())), rel=1e-9) and noise == 0
 
 
 def each_row_at_once(self, value, dtype=torch.float64):
-    """As `FactoredRows._each_row`, without writing into memory taken beforehand, which vmap refuses."""
+    """As `FactoredRows._map_rows`, without writing into memory taken beforehand, which vmap refuses."""
     return value(self._passes(dtype=dtype))
 
 
@@ -149,14 +151,14 @@ def test_on_samples_its_square_is_right_on_average_and_its_noise_is_what_it_says
     exact = slow(full.dense(), WEIGHTS, sum(full.dense())) * float(sum(full.dense()).norm())
     drawn = [places(3, 12, seed) for seed in range(3000)]
     chosen, rest = (torch.stack(side) for side in zip(*drawn, strict=True))
-    alone = [sampled_error(cheap, PICKS, WEIGHTS, sample_of(full, 3, 12, seed)) for seed in range(0, 3000, 150)]
+    alone = [estimate_sums(cheap, PICKS, WEIGHTS, sample_of(full, 3, 12, seed)) for seed in range(0, 3000, 150)]
 
     def estimate(chosen, rest):
         sample = Sample(chosen, rest, full.take(torch.cat([PICKS[chosen], rest])))
-        return sampled_error(cheap, PICKS, WEIGHTS, sample)
+        return estimate_sums(cheap, PICKS, WEIGHTS, sample)
 
     with monkeypatch.context() as patched:
-        patched.setattr(FactoredRows, "_each_row", each_row_at_once)
+        patched.setattr(FactoredRows, "_map_rows", each_row_at_once)
         vectors, told, _ = torch.func.vmap(estimate)(chosen, rest)
     for error, variance, own in zip(vectors[::150], told[::150], alone, strict=True):
         assert torch.allclose(error, own[0], rtol=1e-9) and float(variance) == pytest.approx(float(own[1]), rel=1e-9)
@@ -168,12 +170,12 @@ def test_on_samples_its_square_is_right_on_average_and_its_noise_is_what_it_says
 
 def test_rows_that_do_not_change_have_the_error_they_had():
     cheap, _ = changed_rows()
-    error, noise = full_error(cheap, PICKS, WEIGHTS, sample_of(cheap, 2, 5, 0))
-    assert error == pytest.approx(gradient_error(cheap, PICKS, WEIGHTS), rel=1e-9) and noise < 1e-6
+    error, noise = estimate_full_error(cheap, PICKS, WEIGHTS, sample_of(cheap, 2, 5, 0))
+    assert error == pytest.approx(measure_gradient_error(cheap, PICKS, WEIGHTS), rel=1e-9) and noise < 1e-6
 
 
 @pytest.mark.parametrize("weight_sum, told", [(0.4, "2.5 times"), (2.5, "0.4 times"), (0.5, ""), (2.0, ""), (-1.0, "")])
 def test_rescaling_that_changes_the_length_of_steps_is_an_event(weight_sum, told):
-    events = stretched(weight_sum, "coreset")
+    events = describe_stretch(weight_sum, "coreset")
     assert len(events) == bool(told) and all(told in event and "normalise: none" in event for event in events)
-    assert not stretched(weight_sum, "none")
+    assert not describe_stretch(weight_sum, "none")

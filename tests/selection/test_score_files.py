@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from kernels import by_plain_kernels
 
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
@@ -38,7 +39,7 @@ def trainer(solver, objective=None, *, warm_start=0.5, **settings):
         attack=attack,
         selector=chooser,
         optimizer=SGD(lr=0.05),
-        batch_size=16,
+        batch_size=32,
         schedule=Schedule(epochs=6, budget=0.5, warm_start=warm_start),
         **settings,
     )
@@ -53,6 +54,7 @@ def some_scores(**changes):
 
 @pytest.mark.parametrize("objective", [Standard(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("name", SCORES | INPUT_NORMS)
+@by_plain_kernels
 def test_a_run_scores_selects_and_costs_what_was_planned(model, source, name, objective):
     points, score = ("adversarial", name[12:]) if name.startswith("adversarial_") else ("clean", name)
     solver = ByScore(score=score, points=points, keep="middle")
@@ -70,6 +72,7 @@ def test_a_run_scores_selects_and_costs_what_was_planned(model, source, name, ob
 @pytest.mark.parametrize(
     "solver", [ByScore(score="forgetting"), CCS(), EasyCore(), Moderate()], ids=lambda s: type(s).__name__
 )
+@by_plain_kernels
 def test_the_coreset_is_the_solvers_choice_of_what_the_epochs_scored(model, source, solver):
     """Each epoch's model is scored by hand as well."""
     made, gradient = trainer(solver), GRADIENTS[solver.reads]
@@ -89,6 +92,7 @@ def test_the_coreset_is_the_solvers_choice_of_what_the_epochs_scored(model, sour
     assert sorted(coreset.indices.tolist()) == sorted(expected.tolist())
 
 
+@by_plain_kernels
 def test_attacked_scores_of_a_run_are_of_the_selections_attack_and_the_scoring_stream(model, source):
     solver, other = ByScore(score="el2n", points="adversarial"), LinfPGD(eps=0.2, steps=1)
     made = trainer(solver)
@@ -106,6 +110,7 @@ def test_attacked_scores_of_a_run_are_of_the_selections_attack_and_the_scoring_s
     assert sorted(coreset.indices.tolist()) == sorted(hardest.tolist())
 
 
+@by_plain_kernels
 def test_given_scores_are_used_cost_nothing_and_need_no_warm_start(model, source, tmp_path):
     solver = ByScore(scores=str(tmp_path / "s.npz"), keep="easiest")
     made, own = trainer(solver, warm_start=0.0), some_scores()

@@ -9,7 +9,7 @@ import torch
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.partition import PARTITIONS, Problem, Split
-from advcore.selection.solve import _groups, join, solve_all
+from advcore.selection.solve import _group_problems, join, solve_all
 from advcore.solvers import Craig, GradMatch
 from advcore.types import Selection
 
@@ -189,10 +189,10 @@ def test_each_problem_is_alone_on_the_cpu_and_all_are_one_batch_on_cuda():
 def test_a_batch_holds_no_more_than_its_matrices_may_take_and_keeps_the_order():
     problems = [elsewhere(given) for given in by_class("per_class", classes=10)]
     for size, lengths in [(10**9, [4, 4, 2]), (2 * 10**9, [2] * 5), (3 * 10**9, [1] * 10), (9 * 10**9, [1] * 10)]:
-        groups = list(_groups(Together(bytes_each=size), problems))
+        groups = list(_group_problems(Together(bytes_each=size), problems))
         assert [len(group) for group in groups] == lengths
         assert [one.name for group in groups for one in group] == [one.name for one in problems]
-    assert [len(group) for group in _groups(Recorder(bytes_each=0), problems)] == [10]
+    assert [len(group) for group in _group_problems(Recorder(bytes_each=0), problems)] == [10]
 
 
 def test_a_solver_that_says_nothing_of_its_memory_is_asked_all_the_same():
@@ -200,6 +200,6 @@ def test_a_solver_that_says_nothing_of_its_memory_is_asked_all_the_same():
         reads, has_target = "last_layer", False
         __call__ = Recorder(gives={}).__call__
 
-    assert [len(group) for group in _groups(Silent(), by_class("per_class"))] == [1] * 30
+    assert [len(group) for group in _group_problems(Silent(), by_class("per_class"))] == [1] * 30
     answers, _ = solve_all(Silent(), by_class("per_class"), STREAM)
     assert all(len(answer.indices) == 2 for answer in answers)

@@ -73,7 +73,7 @@ def test_any_sequence_of_joins_and_leaves_solves_as_from_scratch(steps, ridge, p
         active, support = ActiveSet(12, nonnegative=False), []
         for leaves, i in steps:
             if leaves and support:
-                active._leave(active.slots[i % len(support)])
+                active._remove(active.slots[i % len(support)])
                 support.pop(i % len(support))
             elif i not in support:
                 assert join(active, gram, b, i)
@@ -133,7 +133,7 @@ def test_hundreds_of_joins_and_leaves_do_not_wear_it_out(panel, monkeypatch):
     for _ in range(600):
         if len(support) == 30 or (support and rng.random() < 0.45):
             p = int(rng.integers(len(support)))
-            active._leave(active.slots[p])
+            active._remove(active.slots[p])
             support.pop(p)
         else:
             i = int(rng.choice([i for i in range(40) if i not in support]))
@@ -153,7 +153,7 @@ def test_the_inverse_is_that_of_the_support_whatever_the_panels(panel, monkeypat
         assert join(active, gram, b, i)
         active.settle()
     for slot in (0, 7, 22, 13, 4, 5):
-        active._leave(slot)
+        active._remove(slot)
         used = active.slots
         inverse = active._inverse.T @ active._inverse
         own = gram[np.ix_(active.members[used], active.members[used])]
@@ -198,15 +198,15 @@ def test_a_dependent_row_may_join_under_a_ridge():
 def test_slots_are_those_in_use_in_the_order_they_joined_and_freed_ones_are_used_again():
     gram, b = problem(0, 8, 20)
     active = ActiveSet(5, nonnegative=False)
-    assert active.slots.tolist() == [] and active.free_slot() == 0
+    assert active.slots.tolist() == [] and active.find_free_slot() == 0
     for i in (6, 1, 4):
         assert join(active, gram, b, i)
         active.settle()
-    assert active.slots.tolist() == [0, 1, 2] and active.free_slot() == 3
-    active._leave(0)
-    active._leave(1)
+    assert active.slots.tolist() == [0, 1, 2] and active.find_free_slot() == 3
+    active._remove(0)
+    active._remove(1)
     active.settle()
-    assert active.slots.tolist() == [2] and active.free_slot() == 0 and active.high == 3
+    assert active.slots.tolist() == [2] and active.find_free_slot() == 0 and active.high == 3
     for i in (5, 6, 3):
         assert join(active, gram, b, i)
         active.settle()
@@ -223,10 +223,10 @@ def test_correct_takes_away_what_rounding_left_over(panel, monkeypatch):
     for i in range(9):
         join(active, gram, b, i)
         active.settle()
-    active._leave(5)
+    active._remove(5)
     active.settle()
     support = [0, 1, 2, 3, 4, 6, 7, 8]
-    active._wanted[active.slots] += 1e-3
+    active._refitted[active.slots] += 1e-3
     active.settle()
     weights = dense(active, 9)
     left = b - gram @ weights
@@ -238,14 +238,14 @@ def test_correct_takes_away_what_rounding_left_over(panel, monkeypatch):
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(m=strategies.integers(1, 12), panel=PANELS, ridge=strategies.sampled_from([0.0, 0.5]), seed=SEEDS)
-def test_solved_goes_on_from_weights_to_those_of_a_factor_that_is_there_already(m, panel, ridge, seed):
+def test_from_inverse_goes_on_from_weights_to_those_of_a_factor_that_is_there_already(m, panel, ridge, seed):
     gram, b = problem(seed, m, m + 3, ridge)
     weights = np.random.default_rng(seed + 1).random(m)
     given_weights = weights.copy()
     inverse = np.linalg.inv(np.linalg.cholesky(gram))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_PANEL", panel)
-        active = ActiveSet.solved(inverse, weights, np.linalg.solve(gram, b))
+        active = ActiveSet.from_inverse(inverse, weights, np.linalg.solve(gram, b))
         assert active.slots.tolist() == list(range(m)) and np.array_equal(active.weights, weights)
         gone = active.settle()
     support, wanted = walked(gram, b, range(m), weights)
@@ -268,14 +268,14 @@ def test_a_join_that_is_undone_leaves_no_trace(steps, panel, seed):
         active, support = ActiveSet(12, nonnegative=False), []
         for leaves, i in steps:
             if leaves and support:
-                active._leave(active.slots[i % len(support)])
+                active._remove(active.slots[i % len(support)])
                 support.pop(i % len(support))
             elif i not in support:
                 before = active.weights[: active.high].copy()
                 assert join(active, gram, b, i)
                 if i % 3 == 0:
                     active.settle()
-                    active.undo(before)
+                    active.undo_join(before)
                     assert_solved(active, gram, b, support)
                     assert join(active, gram, b, i)
                 support.append(i)
@@ -292,27 +292,27 @@ def test_an_undone_join_never_makes_the_slots_fewer_than_the_weights_noted_befor
     for i in range(5):
         join(active, gram, b, i)
         active.settle()
-    active._leave(1)
-    active._leave(4)
+    active._remove(1)
+    active._remove(4)
     active.settle()
     join(active, gram, b, 5)
     active.settle()
     noted = active.weights[: active.high].copy()
     join(active, gram, b, 6)
     assert active.members[4] == 6
-    active.undo(noted)
+    active.undo_join(noted)
     assert active.high >= len(noted) and np.array_equal(active.weights[: len(noted)], noted)
     assert_solved(active, gram, b, [0, 2, 3, 5])
 
 
-def test_must_leave_says_whether_a_refit_turns_a_weight_negative():
+def test_has_rows_to_drop_says_whether_a_refit_turns_a_weight_negative():
     gram, b = problem(0, 3, 9)
     b = np.abs(b)
     for nonnegative in (True, False):
         active, goal = ActiveSet(3, nonnegative=nonnegative), b.copy()
-        assert not active.must_leave() and join(active, gram, goal, 0) and not active.must_leave()
+        assert not active.has_rows_to_drop() and join(active, gram, goal, 0) and not active.has_rows_to_drop()
         active.settle()
         goal[1] = gram[1, 0] * active.weights[0] - 1
-        assert join(active, gram, goal, 1) and active.must_leave() == nonnegative
+        assert join(active, gram, goal, 1) and active.has_rows_to_drop() == nonnegative
         active.settle()
-        assert not active.must_leave() and active.size == (1 if nonnegative else 2)
+        assert not active.has_rows_to_drop() and active.size == (1 if nonnegative else 2)

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies
 from advcore.solvers import batched, pursuit
 from advcore.solvers.batched import pursue_together
 from advcore.solvers.products import GramProducts
-from advcore.solvers.pursuit import pursue
+from advcore.solvers.pursuit import PursuitProblem, pursue
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 each_device = pytest.mark.parametrize("device", DEVICES)
@@ -37,16 +37,19 @@ def draw(n, width, seed, lean=0.0):
     return torch.randn(n, width, generator=generator, dtype=torch.float64) + lean
 
 
+def pursuit_problem(one):
+    same = {name: one[name] for name in ("correlation", "k", "ridge", "closed")}
+    return PursuitProblem(target_norm=one["norm"], **same)
+
+
 def together(problems, device="cpu", dtype=torch.float64, **changes):
-    names = {"correlations": "correlation", "norms": "norm", "ks": "k", "ridges": "ridge", "closed": "closed"}
-    each = {name: [one[key] for one in problems] for name, key in names.items()}
-    return pursue_together([one["gram"].to(device, dtype) for one in problems], **each, **changes)
+    grams = [one["gram"].to(device, dtype) for one in problems]
+    return pursue_together(grams, [pursuit_problem(one) for one in problems], **changes)
 
 
 def alone(one, dtype=torch.float64, **changes):
     products = GramProducts(one["gram"].to(dtype, copy=True).numpy())
-    own = {name: one[name] for name in ("ridge", "closed")}
-    return pursue(products, one["correlation"], one["norm"], one["k"], **own, **changes)
+    return pursue(products, pursuit_problem(one), **changes)
 
 
 def assert_same(problems, device="cpu", dtype=torch.float64, atol=1e-7, **changes):

@@ -1,5 +1,7 @@
 """One pursuit over three kinds of products, and the last refit, against slow twins."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,10 @@ from scipy.optimize import nnls
 
 from advcore.pairs import gram_matrix, natural_unit
 from advcore.rows import DenseRows, FactoredRows
+from advcore.solvers import leap
 from advcore.solvers import pursuit as module
 from advcore.solvers.products import FactorProducts, GramProducts
-from advcore.solvers.pursuit import pursue, refit
+from advcore.solvers.pursuit import PursuitProblem, pursue, refit
 
 SEEDS = strategies.integers(0, 10**6)
 both_signs = pytest.mark.parametrize("nonnegative", [True, False])
@@ -31,10 +34,15 @@ def products_of(rows, way):
     return GramProducts(gram_matrix(rows, dtype, unit=natural_unit(rows.squared_norms())).numpy())
 
 
-def run(rows, k, way="float64", *, target=None, **changes):
+def problem_of(rows, k, target=None, **changes):
     unit, target = natural_unit(rows.squared_norms()), rows.total() if target is None else target
-    correlation = rows.correlate(target).numpy() / unit
-    return pursue(products_of(rows, way), correlation, float(target.norm()) / np.sqrt(unit), k, **changes)
+    correlation, norm = rows.correlate(target).numpy() / unit, float(target.norm()) / np.sqrt(unit)
+    return PursuitProblem(correlation=correlation, target_norm=norm, k=k, **changes)
+
+
+def run(rows, k, way="float64", *, nonnegative=True, tolerance=0.0, **changes):
+    problem = problem_of(rows, k, **changes)
+    return pursue(products_of(rows, way), problem, nonnegative=nonnegative, tolerance=tolerance)
 
 
 def extended(matrix, target, ridge):
@@ -43,14 +51,18 @@ def extended(matrix, target, ridge):
     return np.concatenate([matrix, np.sqrt(ridge) * np.eye(m)], axis=1).T, np.concatenate([target, np.zeros(m)])
 
 
+@functools.cache
+def in_float64(seed, ridge, nonnegative):
+    return run(factored(340, seed), 60, ridge=ridge, nonnegative=nonnegative)
+
+
 @both_signs
 @pytest.mark.parametrize("ridge", [0.0, 0.05])
 @pytest.mark.parametrize("way", ["float32", "factors"])
 def test_float32_products_and_factors_give_what_float64_products_give(way, ridge, nonnegative):
     for seed in range(3):
-        rows = factored(340, seed)
-        exact = run(rows, 60, ridge=ridge, nonnegative=nonnegative)
-        found = run(rows, 60, way, ridge=ridge, nonnegative=nonnegative)
+        exact = in_float64(seed, ridge, nonnegative)
+        found = run(factored(340, seed), 60, way, ridge=ridge, nonnegative=nonnegative)
         assert found.support == exact.support and len(found.support) == 60
         np.testing.assert_allclose(found.weights, exact.weights, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.path, exact.path, rtol=1e-4, atol=1e-6)
@@ -102,20 +114,24 @@ def test_summing_all_of_it_again_corrects_float32_correlations(monkeypatch):
     assert errors[1] <= errors[0]
 
 
+@functools.cache
+def one_at_a_time(n, seed, width, k, way, **settings):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leap, "_LEAP_FROM", 10**9)
+        return run(factored(n, seed, width), k, way, **settings)
+
+
 @both_signs
 @pytest.mark.parametrize("ridge", [0.0, 0.02])
 @pytest.mark.parametrize("way", ["float64", "float32"])
 @pytest.mark.parametrize(("first", "few"), [(1, 4), (5, 30), (8, 1000)])
 def test_several_steps_at_once_give_what_one_at_a_time_gives(first, few, way, ridge, nonnegative, monkeypatch):
     for seed, n, width, k in ((0, 320, 20, 60), (1, 60, 3, 25), (2, 40, 20, 40)):
-        rows = factored(n, seed, width)
-        for name, number in (("_FIRST_LEAP", first), ("_FEW", few)):
-            monkeypatch.setattr(module, name, number)
         settings = {"ridge": ridge, "nonnegative": nonnegative, "tolerance": 1e-3}
-        monkeypatch.setattr(module, "_LEAP_FROM", 10**9)
-        slow = run(rows, k, way, **settings)
-        monkeypatch.setattr(module, "_LEAP_FROM", 2)
-        found = run(rows, k, way, **settings)
+        slow = one_at_a_time(n, seed, width, k, way, **settings)
+        for name, number in (("_FIRST_LEAP", first), ("_FEW", few), ("_LEAP_FROM", 2)):
+            monkeypatch.setattr(leap, name, number)
+        found = run(factored(n, seed, width), k, way, **settings)
         assert found.support == slow.support and found.stopped == slow.stopped
         atol = 1e-9 if way == "float64" else 1e-4
         np.testing.assert_allclose(found.weights, slow.weights, rtol=1e-6, atol=atol)
@@ -126,16 +142,15 @@ def test_a_long_run_of_leaps_is_still_summed_again_in_float64(monkeypatch):
     """After 128 steps, or at the end of the leap (64 at most) that passes them."""
     rows = DenseRows(matrix=torch.randn(600, 900, generator=torch.Generator().manual_seed(0)))
     products = products_of(rows, "float32")
-    spread, sums = products.spread, []
-    monkeypatch.setattr(module, "_LEAP_FROM", 2)
+    correlate, sums = products.correlate, []
+    monkeypatch.setattr(leap, "_LEAP_FROM", 2)
 
     def watched(weights, *, exact):
         sums.append(exact)
-        return spread(weights, exact=exact)
+        return correlate(weights, exact=exact)
 
-    monkeypatch.setattr(products, "spread", watched)
-    unit, target = natural_unit(rows.squared_norms()), rows.total()
-    pursue(products, rows.correlate(target).numpy() / unit, float(target.norm()) / np.sqrt(unit), 520)
+    monkeypatch.setattr(products, "correlate", watched)
+    pursue(products, problem_of(rows, 520))
     assert sum(sums) >= 520 // (128 + 64)
 
 
@@ -165,22 +180,22 @@ def test_a_gram_matrix_that_is_reordered_still_gives_the_same_products(moves, dt
             slots[slots.index(j)] = None
         elif not leaves and j not in slots:
             slot = slots.index(None) if None in slots else len(slots)
-            products.put(slot, j)
+            products.assign(slot, j)
             slots[slot : slot + 1] = [j]
         used = [slot for slot, own in enumerate(slots) if own is not None]
         members = [slots[slot] for slot in used]
         for i in range(9):
-            column = products.with_row(i, len(slots))
+            column = products.multiply_row(i, len(slots))
             assert column.dtype == np.float64 and column.shape == (len(slots),)
             assert np.array_equal(column[used], original[i, members])
         weights = np.zeros(len(slots))
         weights[used] = rng.normal(size=len(used))
         if slots:
             exact = weights[used] @ original[members].astype(np.float64)
-            spread = products.spread(weights, exact=True)
+            spread = products.correlate(weights, exact=True)
             assert spread.dtype == np.float64
             np.testing.assert_allclose(spread, exact, rtol=1e-12, atol=1e-13)
-            roughly = products.spread(weights, exact=False)
+            roughly = products.correlate(weights, exact=False)
             np.testing.assert_allclose(roughly, exact, rtol=0, atol=1e-12 if dtype == np.float64 else 1e-5)
     assert np.array_equal(products.diagonal, original.diagonal())
 
@@ -190,12 +205,12 @@ def test_exact_sums_over_more_rows_than_are_read_at_a_time_are_float64():
     for way in ("float32", "factors"):
         products = products_of(rows, way)
         for slot in range(150):
-            products.put(slot, slot)
+            products.assign(slot, slot)
         weights = np.random.default_rng(0).normal(size=150)
         unit = natural_unit(rows.squared_norms())
         stored = gram_matrix(rows, torch.float32 if way == "float32" else torch.float64, unit=unit).double().numpy()
-        np.testing.assert_allclose(products.spread(weights, exact=True), weights @ stored[:150], rtol=0, atol=1e-11)
-        np.testing.assert_allclose(products.spread(weights, exact=False), weights @ stored[:150], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(products.correlate(weights, exact=True), weights @ stored[:150], rtol=0, atol=1e-11)
+        np.testing.assert_allclose(products.correlate(weights, exact=False), weights @ stored[:150], rtol=0, atol=1e-3)
 
 
 @both_signs

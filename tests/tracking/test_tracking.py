@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from kernels import plain_kernels
 from sealed import update
 
 from advcore import cli
@@ -20,6 +21,13 @@ from advcore.tracking.base import QUIET, Opening, Sink, flat
 from advcore.tracking.telling import Tracking
 
 TIMES = {"seconds", "peak_memory", "resumes", "environment", "seal"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    """What is told of a run does not hang on how a convolution is computed."""
+    with plain_kernels():
+        yield
 
 
 class Kept(Sink):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from kernels import by_plain_kernels
 
 from advcore import Trainer
 from advcore.attacks import NFGSM, FastLPA, LinfPGD
@@ -11,8 +12,9 @@ from advcore.evaluation.evaluate import wilson
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
 from advcore.training import SGD, Constant
-from advcore.training import loop as module
-from advcore.training.loop import Listener, collapsed
+from advcore.training import judge as module
+from advcore.training.judge import is_collapse
+from advcore.training.loop import Listener
 
 pytestmark = pytest.mark.case("E10")
 
@@ -38,7 +40,7 @@ def probe(share, n=200):
     ],
 )
 def test_a_fall_counts_beyond_a_fifth_and_beyond_noise(before, after, n, expected):
-    assert collapsed(probe(before, n), probe(after, n)) == expected
+    assert is_collapse(probe(before, n), probe(after, n)) == expected
 
 
 def fit(model, source, monkeypatch, accuracies, attack=None):
@@ -59,6 +61,7 @@ def fit(model, source, monkeypatch, accuracies, attack=None):
     return made.fit(copy.deepcopy(model), source, source, seed=0, listener=listener), told
 
 
+@by_plain_kernels
 def test_the_weights_before_the_fall_are_kept_and_the_record_says_so(model, source, monkeypatch):
     trained, told = fit(model, source, monkeypatch, [0.5, 0.55, 0.1, 0.12])
     (event,) = trained.events
@@ -68,17 +71,20 @@ def test_the_weights_before_the_fall_are_kept_and_the_record_says_so(model, sour
     assert kept[1] == 1 and all(torch.equal(kept[0][key], at_one[key]) for key in at_one)
 
 
+@by_plain_kernels
 def test_each_fall_is_told(model, source, monkeypatch):
     trained, told = fit(model, source, monkeypatch, [0.6, 0.1, 0.5, 0.2])
     assert [event["epoch"] for event in trained.events] == [1, 3]
     assert [epoch for name, _, epoch in told if name == "before_collapse"] == [0, 2]
 
 
+@by_plain_kernels
 def test_a_slow_decline_is_no_collapse(model, source, monkeypatch):
     trained, told = fit(model, source, monkeypatch, [0.65, 0.5, 0.35, 0.2, 0.05])
     assert not trained.events and "before_collapse" not in {name for name, _, _ in told}
 
 
+@by_plain_kernels
 def test_noise_is_no_collapse(model, source, monkeypatch):
     trained, told = fit(model, source, monkeypatch, [0.5, 0.4, 0.52, 0.38])
     assert not trained.events and "before_collapse" not in {name for name, _, _ in told}
@@ -87,6 +93,7 @@ def test_noise_is_no_collapse(model, source, monkeypatch):
 @pytest.mark.parametrize(
     "attack", [NFGSM(eps=0.1), LinfPGD(eps=0.1, steps=1, step_size=0.125), FastLPA(eps=0.2, steps=2)]
 )
+@by_plain_kernels
 def test_a_model_trained_with_one_step_or_outside_the_ball_is_judged_by_more(model, source, attack):
     made = Trainer(
         objective=Pgd(), attack=attack, schedule=Schedule(epochs=1), optimizer=SGD(lr=0.05), batch_size=32

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from covering import covering
+from kernels import by_plain_kernels
 from torch import nn
 
 from advcore.attacks import L1PGD, L2PGD, FastLPA, LinfPGD
@@ -26,9 +27,10 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch, Random
 from advcore.training import SGD
-from advcore.training.minibatch import Batch, OfUpdates, follow
+from advcore.training.minibatch import build_stepper
 from advcore.training.plan import planned_units
-from advcore.training.step import Learner
+from advcore.training.step import Batch, Learner
+from advcore.training.steppers import UpdateSubsetStepper
 from advcore.training.trainer import Trainer
 
 K, SIZE, N = 3, 16, 96
@@ -61,12 +63,20 @@ def learner(model, objective=None, ledger=None, **settings):
 def batch(source, indices=None, weights=None):
     indices = torch.arange(SIZE) if indices is None else indices
     _, x, y = next(source.batches([indices]))
-    streams = [Stream(seed=0, purpose=name).at(indices) for name in ("attack", "minibatch")]
-    return Batch(indices, x, y, torch.ones(len(y)) if weights is None else weights, *streams, lambda: "here", len(y))
+    return Batch(
+        indices=indices,
+        x=x,
+        y=y,
+        weights=torch.ones(len(y)) if weights is None else weights,
+        attack_stream=Stream(seed=0, purpose="attack").at(indices),
+        rule_stream=Stream(seed=0, purpose="minibatch").at(indices),
+        where=lambda: "here",
+        images=len(y),
+    )
 
 
 def followed(rule, model, source):
-    return follow(rule, model, source, attack=ATTACK, batch_size=SIZE)
+    return build_stepper(rule, model, source, attack=ATTACK, batch_size=SIZE)
 
 
 # ---- cost ----
@@ -75,17 +85,20 @@ def followed(rule, model, source):
 @pytest.mark.parametrize("clean", [0.0, 0.2])
 @pytest.mark.parametrize("rho", [0.1, 0.25, 1.0])
 @pytest.mark.parametrize("name", ATTACKS)
+@by_plain_kernels
 def test_one_epoch_of_selective_training_costs_the_closed_form(model, source, name, rho, clean):
-    """k (2 K + 2) + s B + 2 B [clean > 0] over batches of 16, s = 1 where the rule looks at the batch."""
+    """k (2 K + 2) + s B + 2 B [clean > 0] over batches of 32, s = 1 where the rule looks at the batch."""
+    size = 32
     rule = RULES[name](rho=rho, clean=clean, warm_up=0)
-    found = trainer(rule, epochs=1).fit(model, source, seed=0).ledger
-    k, s = int(rho * SIZE), int(rule.reads is not None and rho < 1)
-    assert found.units() == N // SIZE * (k * (2 * K + 2) + s * SIZE + 2 * SIZE * (clean > 0))
-    assert found.passes["attack"] == {"forward": N // SIZE * k * K, "backward": N // SIZE * k * K}
+    found = trainer(rule, epochs=1, batch_size=size).fit(model, source, seed=0).ledger
+    k, s = int(rho * size), int(rule.reads is not None and rho < 1)
+    assert found.units() == N // size * (k * (2 * K + 2) + s * size + 2 * size * (clean > 0))
+    assert found.passes["attack"] == {"forward": N // size * k * K, "backward": N // size * k * K}
     assert found.passes["scoring"] == {"forward": N * s, "backward": 0}
 
 
 @pytest.mark.parametrize("p_up", [0.1, 0.5, 1.0])
+@by_plain_kernels
 def test_one_epoch_of_loss_ranked_training_costs_the_closed_form(model, source, p_up):
     """2 K b' + 2 b' + 2 kept."""
     found = trainer(RULES["loss_ranked"](p_up=p_up), epochs=1).fit(model, source, seed=0).ledger
@@ -109,6 +122,7 @@ def test_full_training_costs_what_the_papers_count(model, source):
     {"all data": None, "random": Random(), "gradmatch": GradMatch()},
     {name: name for name in RULES},
 )
+@by_plain_kernels
 def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, name, solver, objective):
     rule = RULES[name]()
     if rule.single_image and len(objective.passes) > 1:
@@ -124,15 +138,26 @@ def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, na
 # ---- equal to plain training at the ends of their range ----
 
 
+@pytest.fixture(scope="module")
+def full_runs() -> dict:
+    """Runs without a rule, by objective: all rules are compared with them."""
+    return {}
+
+
 @covering(
     "objective, name, correction",
     {"pgd": Pgd(), "trades": Trades(), "mart": Mart()},
     {name: name for name in ATTACKS},
     {"plain": "none", "corrected": "inverse_probability"},
 )
-def test_at_rho_one_and_no_clean_loss_a_selective_run_is_the_full_run(model, source, name, objective, correction):
+@by_plain_kernels
+def test_at_rho_one_and_no_clean_loss_a_selective_run_is_the_full_run(
+    model, source, name, objective, correction, full_runs
+):
     rule = RULES[name](rho=1.0, clean=0.0, warm_up=0, correction=correction)
-    full = trainer(None, objective, batch_size=32).fit(copy.deepcopy(model), source, source, seed=1)
+    if objective not in full_runs:
+        full_runs[objective] = trainer(None, objective, batch_size=32).fit(copy.deepcopy(model), source, source, seed=1)
+    full = full_runs[objective]
     found = trainer(rule, objective, batch_size=32).fit(copy.deepcopy(model), source, source, seed=1)
     assert equal(full.last, found.last) and equal(full.best, found.best)
     assert found.ledger.units() == full.ledger.units()
@@ -159,6 +184,7 @@ def test_at_p_up_one_a_loss_ranked_epoch_is_a_plain_epoch_on_clean_and_attacked_
 
 
 @pytest.mark.parametrize("name", RULES)
+@by_plain_kernels
 def test_at_budget_one_a_coreset_run_with_a_rule_is_the_run_on_all_data(model, source, name):
     rule = RULES[name]()
     one = trainer(rule, batch_size=32).fit(copy.deepcopy(model), source, seed=1)
@@ -167,6 +193,7 @@ def test_at_budget_one_a_coreset_run_with_a_rule_is_the_run_on_all_data(model, s
 
 
 @pytest.mark.parametrize("name", RULES)
+@by_plain_kernels
 def test_same_seed_same_bits(model, source, name):
     rule = RULES[name](**({"warm_up": 1} if name != "random_mix" else {}))
     made = trainer(rule, solver=GradMatch(), budget=0.5, batch_size=32)
@@ -193,9 +220,9 @@ def test_a_selective_step_is_sgd_on_the_mixed_loss(model, source, objective, cor
     margins = torch.stack(
         [z[y] - max(z[k] for k in range(4) if k != y) for z, y in zip(slow(one.x), one.y, strict=True)]
     )
-    picked = rule.pick(state_seen(margins), one.rule)
+    picked = rule.pick(state_seen(margins), one.rule_stream)
     i = picked.positions
-    x_adv = learner(slow, objective).perturbed(one.x[i], one.y[i], one.attack.take(i))
+    x_adv = learner(slow, objective).perturb(one.x[i], one.y[i], one.attack_stream.take(i))
     slow.train()
     inputs = {"clean": one.x[i], "adversarial": x_adv}
     losses = objective.loss(one.y[i], **{name: slow(inputs[name]) for name in objective.passes})
@@ -222,16 +249,16 @@ def test_a_step_on_a_part_of_the_images_is_sgd_on_their_weighted_losses(model, s
     state = followed(rule, fast, source)
     state.begin(0, [])
     found, n = state.step(learner(fast), one)
-    told = state.end(learner(fast))
+    told = state.summarize(learner(fast))
 
-    x_adv = learner(slow).perturbed(one.x, one.y, one.attack)
+    x_adv = learner(slow).perturb(one.x, one.y, one.attack_stream)
     images, y = [*one.x, *x_adv], one.y.repeat(2)
     slow.eval().requires_grad_(False)
     losses = [float(F.cross_entropy(slow(image[None]), label[None])) for image, label in zip(images, y, strict=True)]
     if name == "loss_ranked":
         kept = sorted(sorted(range(2 * SIZE), key=lambda i: -losses[i])[:8])
     else:
-        kept = rule.keep(0.25, None, one.rule).tolist()
+        kept = rule.keep(0.25, None, one.rule_stream).tolist()
         assert sum(i >= SIZE for i in kept) == 4
     slow.train().requires_grad_(True)
     logits = slow(torch.stack([images[i] for i in kept]))
@@ -247,6 +274,7 @@ def test_a_step_on_a_part_of_the_images_is_sgd_on_their_weighted_losses(model, s
 
 @pytest.mark.parametrize("adversarial", [0.0, 1.0])
 @pytest.mark.parametrize("attack", [LinfPGD(eps=0.1, steps=K), L2PGD(eps=0.5, steps=K), L1PGD(eps=3.0, steps=K)])
+@by_plain_kernels
 def test_a_mix_of_clean_images_alone_attacks_nothing(model, source, attack, adversarial):
     rule = RULES["random_mix"](adversarial=adversarial)
     found = trainer(rule, epochs=1, attack=attack).fit(model, source, seed=0)
@@ -265,7 +293,7 @@ def test_scores_are_those_of_autograd_one_example_at_a_time(model, source):
         rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [head.weight, head.bias])]).double())
     rows = torch.stack(rows)
     expected = F.cosine_similarity(rows, rows.sum(0, keepdim=True), dim=1).clamp_min(0) + 1e-6
-    assert torch.allclose(GradientMatching().preferences(look), expected, atol=1e-5)
+    assert torch.allclose(GradientMatching().compute_preferences(look), expected, atol=1e-5)
     z = model(one.x).detach()
     assert torch.allclose(look.residuals, z.softmax(1) - F.one_hot(one.y, 4), atol=1e-6)
     assert torch.equal(look.residuals, residuals(Standard(), one.y, {"clean": z})["clean"])
@@ -292,7 +320,7 @@ def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_re
 ):
     """9 of 32 images of each of 6 batches: 54, as 3 steps of 16 and one of 6; image, label and weight stay together."""
     steps, kept = [], []
-    learn, queued = OfUpdates._learn, OfUpdates._queued
+    learn, queued = UpdateSubsetStepper._train, UpdateSubsetStepper._train_queued
 
     def watched(self, one, new, where):
         steps.append(new)
@@ -302,8 +330,8 @@ def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_re
         kept.append(new)
         return queued(self, one, new, where)
 
-    monkeypatch.setattr(OfUpdates, "_learn", watched)
-    monkeypatch.setattr(OfUpdates, "_queued", watching)
+    monkeypatch.setattr(UpdateSubsetStepper, "_train", watched)
+    monkeypatch.setattr(UpdateSubsetStepper, "_train_queued", watching)
     found = trainer(RULES["loss_ranked"](p_up=0.3, queue=True), epochs=1).fit(model, source, seed=0)
     assert [len(new[1]) for new in steps] == [16, 16, 16, 6] and [len(new[1]) for new in kept] == [9] * 6
     for learned, waited in zip(zip(*steps, strict=True), zip(*kept, strict=True), strict=True):
@@ -321,8 +349,9 @@ def test_a_queue_that_fills_no_batch_is_learned_from_at_the_end_of_the_epoch(mod
 
 
 @pytest.mark.parametrize("name", ATTACKS)
+@by_plain_kernels
 def test_an_epoch_tells_how_its_picks_were_spread(model, source, name):
-    found = trainer(RULES[name](warm_up=1), epochs=3).fit(model, source, seed=0).epochs
+    found = trainer(RULES[name](warm_up=1), epochs=3, batch_size=32).fit(model, source, seed=0).epochs
     told = [entry["minibatch"] for entry in found]
     assert [one["picked"] for one in told] == [24] * 3 and told[0]["overlap"] is None
     assert told[0]["entropy"] == pytest.approx(1) and all(0 < one["entropy"] <= 1 + 1e-9 for one in told)
@@ -345,8 +374,8 @@ def test_overlap_and_spread_by_hand(source, model):
     for epoch in range(2):
         state.begin(epoch, [])
         one = batch(source)
-        state.step(learner(model), dataclasses.replace(one, rule=one.rule.at_epoch(epoch)))
-        told.append(state.end(learner(model)))
+        state.step(learner(model), dataclasses.replace(one, rule_stream=one.rule_stream.at_epoch(epoch)))
+        told.append(state.summarize(learner(model)))
     assert [one["overlap"] for one in told] == [None, 0.5] and [one["coverage"] for one in told] == [4 / N, 6 / N]
     counts = [1, 1, 2, 2, 1, 1]
     entropy = -sum(c / 8 * math.log(c / 8) for c in counts)
@@ -354,6 +383,7 @@ def test_overlap_and_spread_by_hand(source, model):
     assert told[0]["spread"] == pytest.approx(math.log(4) / math.log(N))
 
 
+@by_plain_kernels
 def test_an_adaptive_share_follows_the_validation_accuracies(model, source):
     rule = RULES["loss_ranked"](adaptive="direct", p_min=0.2)
     found = trainer(rule, epochs=4).fit(model, source, source, seed=0).epochs
@@ -385,6 +415,7 @@ def test_the_smallest_radius_is_found_to_an_eighth_of_the_ball():
     assert found.tolist() == pytest.approx([float("inf"), 0.06, 0.02, 0.0], abs=1e-9)  # the next eighth above the gap
 
 
+@by_plain_kernels
 def test_the_radius_of_what_is_kept_is_told_and_not_in_the_cost(model, source):
     plain, measured = (
         trainer(RULES["loss_ranked"](probed=probed), epochs=1).fit(copy.deepcopy(model), source, seed=0)
@@ -399,9 +430,11 @@ def test_the_radius_of_what_is_kept_is_told_and_not_in_the_cost(model, source):
 
 
 @pytest.mark.parametrize("name", RULES)
+@by_plain_kernels
 def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, source, name, monkeypatch):
     """The weights reach the loss: `Learner.loss` is given those of the picked examples."""
-    made, seen, original = trainer(RULES[name](), epochs=4, solver=GradMatch(), budget=0.5), [], Learner.loss
+    made = trainer(RULES[name](), epochs=4, solver=GradMatch(), budget=0.5, batch_size=32)
+    seen, original = [], Learner.loss
 
     def loss(self, forward, clean, adversarial, y, weights):
         seen.append((clean, y, weights))
@@ -413,6 +446,7 @@ def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, sour
     first = sum(entry["steps"] for entry in found.epochs if entry["action"] == "full")
     chosen = coreset.training_weights()
     _, x, y = next(source.batches([coreset.indices]))
+    assert len(seen) > first + 1  # several batches, the last of them smaller
     for images, labels, weights in seen[first:]:
         for image, label, weight in zip(images, labels, weights, strict=True):
             near = (x - image).abs().amax((1, 2, 3))  # an attacked image is nearest to its own
@@ -422,27 +456,28 @@ def test_every_rule_learns_from_a_coreset_alone_and_with_its_weights(model, sour
 
 
 def test_the_radius_is_of_kept_examples_in_the_ball_of_the_whole_attack(model, source, monkeypatch):
-    from advcore.training import minibatch
+    from advcore.training import steppers
 
-    asked, original = [], minibatch.smallest_radius
+    asked, original = [], steppers.smallest_radius
 
     def watched(model, source, attack, indices, **how):
         asked.append((attack, indices))
         return original(model, source, attack, indices, **how)
 
-    monkeypatch.setattr(minibatch, "smallest_radius", watched)
+    monkeypatch.setattr(steppers, "smallest_radius", watched)
     rule = RULES["loss_ranked"](p_up=0.1, probed=4)
     state = followed(rule, model, source)
     state.begin(0, [])
     one = batch(source, torch.arange(40, 56))
     state.step(learner(model), one)
-    kept = torch.cat(state.kept).unique()
-    state.end(learner(model, attack=ATTACK.scaled(0.1)))
+    kept = torch.cat(state.kept_indices).unique()
+    state.summarize(learner(model, attack=ATTACK.scaled(0.1)))
     ((attack, indices),) = asked
     assert attack == ATTACK and set(indices.tolist()) <= set(kept.tolist()) and int(indices.min()) >= 40
 
 
 @pytest.mark.parametrize("name", ["margin", "loss_ranked"])
+@by_plain_kernels
 def test_a_perceptual_attack_is_saved_too(model, source, name):
     found = trainer(RULES[name](), attack=FastLPA(eps=0.3, steps=2)).fit(model, source, seed=0)
     assert found.epochs[0]["minibatch"]
@@ -473,6 +508,7 @@ class Pointwise(nn.Module):
 @pytest.mark.parametrize(
     "name, changes", [("margin", {"rho": 0.1}), ("random_mix", {"p_up": 0.04}), ("loss_ranked", {"p_up": 0.05})]
 )
+@by_plain_kernels
 def test_a_single_image_that_batchnorm_cannot_learn_from_is_refused_before_training(model, source, name, changes):
     rule = RULES[name](**changes)
     with pytest.raises(ConfigError, match="minibatch.* must be larger.*one image of a batch of 16"):

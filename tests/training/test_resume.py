@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from covering import covering
+from kernels import plain_kernels
 from torch import nn
 
 from advcore import signals
@@ -25,7 +26,8 @@ from advcore.selection.schedule import Schedule
 from advcore.signals import Stopped
 from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, ByBudget
-from advcore.training.loop import Listener, Loop
+from advcore.training.epoch import EpochTrainer
+from advcore.training.loop import Listener
 from advcore.training.trainer import Trainer
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
@@ -51,6 +53,13 @@ RUNS = {
     "eps ramp": {"eps_ramp": 2.5},
 }
 each_run = pytest.mark.parametrize("name", RUNS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    """What a state holds does not hang on how a convolution is computed."""
+    with plain_kernels():
+        yield
 
 
 def trainer(attack=ATTACK, solver=None, objective=None, *, partition="per_class", warm=0.5, schedule=None, **more):
@@ -111,7 +120,7 @@ class Signal:
                 monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
             original()
 
-        for module in ("advcore.cost", "advcore.training.loop"):
+        for module in ("advcore.cost", "advcore.training.epoch"):
             monkeypatch.setattr(f"{module}.check", check)
         self.monkeypatch = monkeypatch
 
@@ -137,7 +146,7 @@ def test_stopped_again_and_again_it_ends_where_the_undisturbed_run_ends(net, sou
     undisturbed = fit(made, net, source)
     sent, stops = Signal(monkeypatch, tmp_path), 0
     while stops < 200:
-        sent.stop_at(7 + 5 * (stops % 5) + stops)  # in steps, selections, scores; a probe is begun again
+        sent.stop_at(9 + 7 * (stops % 5) + stops)  # in steps, selections, scores; a probe is begun again
         try:
             resumed = fit(made, net, source, sent.listener(), sent.last())
             break
@@ -201,14 +210,14 @@ def test_another_runs_state_is_refused(net, source):
 @pytest.mark.case("C3")
 def test_weights_that_are_not_finite_are_not_saved(net, source, monkeypatch):
     """The last step of an epoch breaks a weight; what was saved is the epoch before."""
-    states, told, made, whole = [], [], trainer(), Loop._steps
+    states, told, made, whole = [], [], trainer(), EpochTrainer.train
 
-    def broken(self, i, epoch):
-        whole(self, i, epoch)
-        if i == 2:
-            next(self.model.parameters()).data[0] = float("nan")
+    def broken(self, place, coreset):
+        whole(self, place, coreset)
+        if place.epoch == 2:
+            next(self.run.model.parameters()).data[0] = float("nan")
 
-    monkeypatch.setattr(Loop, "_steps", broken)
+    monkeypatch.setattr(EpochTrainer, "train", broken)
     on_state = lambda name, state, entry: told.append(entry["epoch"])  # noqa: E731
     listener = Listener(on_state=on_state, on_checkpoint=lambda state: states.append(state()))
     with pytest.raises(NonFiniteError, match="after epoch 2"):

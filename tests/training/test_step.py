@@ -8,7 +8,7 @@ from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
-from advcore.training.step import Learner, step, weighted_mean
+from advcore.training.step import Learner, reduce_losses, step
 
 X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(12) % 4
@@ -38,9 +38,9 @@ def test_the_weighted_step_is_one_sgd_step_on_the_hand_made_loss(model):
 def test_the_three_forms_of_the_weighted_loss():
     losses = torch.tensor([1.0, 2.0, 4.0])
     weights = torch.tensor([0.5, 1.0, 3.0])
-    assert float(weighted_mean(losses, weights, "coreset")) == pytest.approx(14.5 / 3)
-    assert float(weighted_mean(losses, weights, "none")) == pytest.approx(14.5 / 3)
-    assert float(weighted_mean(losses, weights, "batch")) == pytest.approx(14.5 / 4.5)
+    assert float(reduce_losses(losses, weights, "coreset")) == pytest.approx(14.5 / 3)
+    assert float(reduce_losses(losses, weights, "none")) == pytest.approx(14.5 / 3)
+    assert float(reduce_losses(losses, weights, "batch")) == pytest.approx(14.5 / 4.5)
 
 
 @pytest.mark.parametrize(("objective", "units"), [(Standard(), 2), (Pgd(), 2 * 3 + 2), (Trades(), 2 * 3 + 1 + 4)])

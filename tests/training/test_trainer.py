@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from kernels import by_plain_kernels
 from torch.utils.data import TensorDataset
 
 from advcore import AdversarialCoreset, Trainer
@@ -17,7 +18,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, Constant
 from advcore.training.loop import Listener
-from advcore.training.plan import planned_units, reference, step_units
+from advcore.training.plan import count_step_units, planned_units, reference
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
@@ -56,6 +57,7 @@ def test_same_seed_same_bits_whatever_the_global_state(model, source, solver, ob
 
 
 @pytest.mark.case("A1")
+@by_plain_kernels
 def test_looking_at_validation_or_not_does_not_change_training(model, source):
     made = trainer(GradMatch())
     assert equal(
@@ -64,6 +66,7 @@ def test_looking_at_validation_or_not_does_not_change_training(model, source):
 
 
 @pytest.mark.case("G4")
+@by_plain_kernels
 def test_budget_1_is_bitwise_the_full_run(model, source):
     full = trainer().fit(copy.deepcopy(model), source, seed=0)
     kept = trainer(GradMatch(), budget=1.0).fit(copy.deepcopy(model), source, seed=0)
@@ -72,17 +75,22 @@ def test_budget_1_is_bitwise_the_full_run(model, source):
 
 @pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("solver", [None, Random(), GradMatch(), EasyCore()], ids=lambda s: type(s).__name__)
+@by_plain_kernels
 def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
     made = trainer(solver, objective, batch_size=40)  # batches of 40, 40 and 16
     trained = made.fit(model, source, source, seed=0)
     assert trained.ledger.units() == planned_units(made, 96)
 
 
+@by_plain_kernels
 def test_the_full_run_costs_its_reference(model, source):
     trained = trainer().fit(model, source, seed=0)
-    assert trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * step_units(Pgd(), ATTACK)
+    assert (
+        trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * count_step_units(Pgd(), ATTACK)
+    )
 
 
+@by_plain_kernels
 def test_epochs_train_on_what_the_plan_says(model, source):
     trained = trainer(Craig(), epochs=6, warm=0.34, period=2).fit(model, source, seed=0)
     assert [e["action"] for e in trained.epochs] == ["full", "select", "reuse", "select", "reuse"]
@@ -91,6 +99,7 @@ def test_epochs_train_on_what_the_plan_says(model, source):
     assert trained.coresets[1].quality["overlap"] is not None
 
 
+@by_plain_kernels
 def test_whole_blocks_are_replayed_and_others_are_shuffled(model, source):
     seen: list[list[list[int]]] = []
     original = type(source).batches
@@ -114,6 +123,7 @@ def test_whole_blocks_are_replayed_and_others_are_shuffled(model, source):
 
 
 @pytest.mark.case("E9")
+@by_plain_kernels
 def test_best_is_the_state_of_the_best_validation_epoch(model, source):
     states = {}
     made = trainer(optimizer=Adam(lr=0.02), lr_schedule=Constant())
@@ -132,6 +142,7 @@ def test_without_validation_best_is_last(model, source):
     assert trained.best_epoch is None and equal(trained.best, trained.last)
 
 
+@by_plain_kernels
 def test_the_moving_average_is_what_is_kept(model, source):
     raw, averaged = copy.deepcopy(model), copy.deepcopy(model)
     one = trainer().fit(raw, source, seed=0)
@@ -141,6 +152,7 @@ def test_the_moving_average_is_what_is_kept(model, source):
     assert equal(still.last, one.last)
 
 
+@by_plain_kernels
 def test_the_ball_grows_over_the_ramp(model, source):
     sizes = []
 
@@ -162,6 +174,7 @@ def test_the_ball_grows_over_the_ramp(model, source):
     assert set(sizes[12:]) == {0.3}
 
 
+@by_plain_kernels
 def test_easycore_scores_come_from_the_warm_start_or_from_a_probe(model, source):
     warm = trainer(EasyCore(), partition="whole").fit(copy.deepcopy(model), source, seed=0)
     assert sum(warm.ledger.passes["scoring"].values()) == 96 * 2 * 1
@@ -174,6 +187,7 @@ def test_easycore_scores_come_from_the_warm_start_or_from_a_probe(model, source)
         trainer(EasyCore(), warm=0.0)
 
 
+@by_plain_kernels
 def test_learning_rates_follow_milestones_of_the_full_run(model, source):
     from advcore.training import MultiStep
 
@@ -205,6 +219,7 @@ def test_a_probe_for_a_solver_that_reads_no_scores_is_refused():
         trainer(GradMatch(), probe_epochs=2)
 
 
+@by_plain_kernels
 def test_the_probe_is_a_fair_sample_of_sorted_validation_data(model, source):
     order = source.labels().argsort()
     ordered = Resident(source._images[order], source.labels()[order])

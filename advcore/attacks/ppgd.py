@@ -1,0 +1,92 @@
+"""Perceptual PGD: LPIPS-bounded steps, each of the steepest ascent and projected (Laidlaw et al. 2021)."""
+
+import torch
+from torch import Tensor
+
+from advcore.attacks.base import gradient_of
+from advcore.attacks.perceptual import MAX_MARGIN, PROJECTION, Observe, Perceptual, l2_norms
+from advcore.types import settings
+
+_CG_STEPS = 5
+_CG_PROBE = 1e-3  # length of the step of a finite difference
+
+
+@settings
+class PPGD(Perceptual):
+    """Perceptual PGD: steps of a given LPIPS length, each projected; misclassified images do not move any more.
+
+    A step is the ascent direction of that length to first order, found by conjugate gradients on J^T J, J the
+    embedding's Jacobian.
+
+    Cost: a step takes 7 forward and 6 backward passes, and the projection at most 21 and 10 more.
+    Reference: Laidlaw et al. 2021, algorithm 1.
+    """
+
+    steps: int = 40
+
+    @property
+    def length(self) -> float:
+        """LPIPS length of a step."""
+        return 2 * self.eps / self.steps
+
+    def _count_passes_once(self) -> tuple[int, int]:
+        forward = self._passes_to_observe + _CG_STEPS + 1 + PROJECTION[0]
+        backward = 1 + _CG_STEPS + PROJECTION[1]
+        start = self._passes_to_observe + PROJECTION[0]
+        return start + self.steps * forward, PROJECTION[1] + self.steps * backward
+
+    def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
+        x_adv = self._project(observe, x, x_adv)
+        for _ in range(self.steps):
+            step, margins = find_steepest_step(observe, x_adv)
+            moving = margins <= 0  # the others are misclassified inside the ball
+            if not bool(moving.any()):
+                break
+            moved = self._project(observe, x, x_adv + self.length * step)
+            x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
+        return x_adv
+
+
+def find_steepest_step(observe: Observe, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return v (B, C, H, W), which maximises g^T v at ||J v|| = 1, and the margins (B,) at x.
+
+    g is the gradient of the loss, which is the margin clipped at 1, and J the embedding's Jacobian at x. 5 steps of
+    conjugate gradients solve J^T J v = g: J p by finite differences, J^T u by autograd. v is zero where g is.
+    """
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        observation = observe(x)
+        gradient = gradient_of(observation.margins.clamp_max(MAX_MARGIN).sum(), x, retain_graph=True)
+    gradient = gradient.nan_to_num(0, 0, 0)
+    embeddings = observation.embeddings.detach()
+
+    def apply_jacobian(p: Tensor) -> Tensor:
+        size = l2_norms(p)
+        unit = p / size.clamp_min(torch.finfo(p.dtype).tiny)
+        with torch.no_grad():
+            probed = observe(x + _CG_PROBE * unit, margins=False).embeddings
+            return (probed - embeddings) * (size.view(-1, 1) / _CG_PROBE)
+
+    solution = torch.zeros_like(gradient)
+    residual = direction = gradient
+    squared = _dot(residual, residual)
+    for _ in range(_CG_STEPS):
+        pushed = apply_jacobian(direction)
+        applied = gradient_of(observation.embeddings, x, grad_outputs=pushed, retain_graph=True)
+        stride = _divide(squared, _dot(direction, applied))
+        solution = solution + stride * direction
+        residual = residual - stride * applied
+        previous = squared
+        squared = _dot(residual, residual)
+        direction = residual + _divide(squared, previous) * direction
+    length = apply_jacobian(solution).norm(dim=1).view(-1, 1, 1, 1)
+    return _divide(solution, length), observation.margins.detach()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1)
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    """Compute a / b, or 0 where b is not above 0."""
+    return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), torch.zeros_like(a))

@@ -1,0 +1,138 @@
+"""Verdicts of an evaluation, batch by batch: how processes exchange them, and the file to resume from."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advcore import distributed
+from advcore.attacks.base import Attack
+from advcore.cost import CostLedger
+from advcore.data.source import Source, content_hash
+from advcore.errors import CheckpointError
+from advcore.evaluation.autoattack import AutoAttack
+from advcore.files import load_npz, write_npz
+
+
+def count_passes(ledger: CostLedger) -> Tensor:
+    """Return (2,) long: the forward and backward passes that the ledger has counted for evaluation."""
+    return torch.tensor(list(ledger.passes["evaluation"].values()))
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What the evaluation of a batch of B examples, or of a part of it, gives.
+
+    passes : (2,) long, forward and backward passes that it took.
+    verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
+        position: "0", "1", ...).
+    examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
+    """
+
+    passes: Tensor
+    verdicts: dict[str, Tensor]
+    examples: dict[str, Tensor]
+
+    @classmethod
+    def join(cls, pieces: Sequence["BatchResult"]) -> "BatchResult":
+        """Return the result of a whole batch from those of its pieces, in order."""
+        return cls(
+            passes=torch.stack([piece.passes for piece in pieces]).sum(0),
+            verdicts=concatenate([piece.verdicts for piece in pieces]),
+            examples=concatenate([piece.examples for piece in pieces]),
+        )
+
+    def to_rows(self) -> tuple[Tensor, ...]:
+        """Return tensors with one row per example, as `distributed.in_order` sends them.
+
+        The passes belong to the batch, not to its examples: every row repeats them.
+        """
+        size = len(self.verdicts["clean"])
+        return self.passes.repeat(size, 1), *self.verdicts.values(), *self.examples.values()
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Tensor], keys: Sequence[str]) -> "BatchResult":
+        """Return the result that `to_rows` was called on; `keys` are those of its verdicts, "clean" first."""
+        passes, *tensors = rows
+        verdicts = zip(keys, tensors[: len(keys)], strict=True)
+        examples = zip(keys[1:], tensors[len(keys) :], strict=False)  # none, unless they are kept
+        return cls(passes=passes[0], verdicts=dict(verdicts), examples=dict(examples))
+
+
+def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the tensors of each key; parts have the same keys. Empty without parts."""
+    return {key: torch.cat([part[key] for part in parts]) for key in next(iter(parts), {})}
+
+
+class SavedVerdicts:
+    """The verdicts so far and the passes that they took, in a file that also says which evaluation they belong to.
+
+    Parameters
+    ----------
+    path : the file (.npz); None keeps nothing on disk.
+    keys : "clean", then the position of each attack.
+    identity : computes the hash of everything that the verdicts depend on; called only if there is a file.
+
+    Its length is the number of examples that have a verdict. Raises CheckpointError for a file that is damaged or
+    belongs to another evaluation.
+    """
+
+    def __init__(self, path: Path | None, keys: Sequence[str], identity: Callable[[], str]):
+        self._path = path
+        self.verdicts = {key: torch.zeros(0, dtype=torch.bool) for key in keys}
+        self.passes = torch.zeros(2, dtype=torch.long)
+        if path is None:
+            return
+        self._identity = identity()
+        if path.exists():
+            self._load(path)
+
+    def __len__(self) -> int:
+        return len(self.verdicts["clean"])
+
+    def share(self) -> None:
+        """Give all processes the verdicts of the first one, which is the one that reads and collects them."""
+        self.verdicts = distributed.by_first(partial(dict, self.verdicts))
+
+    def add(self, result: BatchResult) -> None:
+        """Append the verdicts of the next batch, and bring the file up to date."""
+        self.verdicts = {key: torch.cat([old, result.verdicts[key].cpu()]) for key, old in self.verdicts.items()}
+        self.passes = self.passes + result.passes
+        if self._path is not None:
+            arrays = {key: verdict.numpy() for key, verdict in self.verdicts.items()}
+            write_npz(self._path, {**arrays, "spent": self.passes.numpy(), "identity": np.array(self._identity)})
+
+    def _load(self, path: Path) -> None:
+        try:
+            arrays = load_npz(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; remove it, or give another file") from None
+        if str(arrays.get("identity")) != self._identity:
+            raise CheckpointError(
+                f"{path} holds the verdicts of another evaluation (model, data, attacks or seed); give another file"
+            )
+        keys = self.verdicts.keys()
+        shapes = {arrays[key].shape for key in keys if key in arrays and arrays[key].dtype == bool}
+        if not {*keys, "spent"} <= arrays.keys() or len(shapes) != 1 or arrays["spent"].shape != self.passes.shape:
+            raise CheckpointError(f"{path} is damaged: it does not hold the verdicts that its name tells of")
+        self.verdicts = {key: torch.from_numpy(arrays[key]) for key in keys}
+        self.passes = torch.from_numpy(arrays["spent"])
+
+
+def hash_evaluation(
+    model: nn.Module, source: Source, indices: Tensor, attacks: Iterable[Attack | AutoAttack], settings: tuple
+) -> str:
+    """Hash everything that the verdicts depend on: data, attacks, settings, weights and the indices of the examples."""
+    digest = hashlib.sha256(repr((content_hash(source), list(attacks), settings)).encode())
+    external = [getattr(attack, "_external", None) for attack in attacks]
+    for network in (model, *(network for network in external if network is not None)):
+        for name, value in sorted(network.state_dict().items()):
+            content = value.detach().cpu().reshape(-1).contiguous().view(torch.uint8)
+            digest.update(name.encode() + content.numpy().tobytes())
+    digest.update(indices.cpu().numpy().tobytes())
+    return digest.hexdigest()

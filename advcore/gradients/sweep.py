@@ -1,0 +1,64 @@
+"""One walk through the data that measures a score of each example, at the clean or at the attacked image."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from advcore import distributed
+from advcore.adversary import bound, perturb
+from advcore.borrow import borrow
+from advcore.cost import CostLedger, Counted
+from advcore.data.source import Source, batches_for, chunked
+from advcore.gradients.base import Measured
+from advcore.pieces import Pieces
+from advcore.rows import DenseRows
+
+Measure = Callable[[Counted, Tensor, Tensor, Tensor], Tensor]
+"""A forward pass, indices (B,), images (B, C, H, W) and labels (B,) to scores (B,) or (B, F)."""
+
+
+def sweep(
+    measure: Measure,
+    model: nn.Module,
+    source: Source,
+    *,
+    ledger: CostLedger,
+    chunk_size: int = 256,
+    attacked: bool = False,
+    check: Callable[[Tensor, Tensor], None] | None = None,
+    **adversary,
+) -> Measured:
+    """Measure every example of the source, in eval mode on the plain view, so that examples do not mix.
+
+    chunk_size : examples at once; halved, down to 16, when memory runs out. Scores do not depend on it.
+    attacked : measure at the images that the adversary leads to.
+    check : called with the labels and indices of each chunk, before the model is.
+    adversary : `objective`, `attack`, and `stream` of its draws, read only if `attacked`; other settings are ignored.
+
+    Returns rows (N, 1), or (N, 1, F). Cost: what `measure` takes, and the attack if `attacked`, in phase "scoring".
+    """
+    chunks = chunked(torch.arange(len(source)), chunk_size)
+    pieces = Pieces(chunk_size)
+    with borrow(model, training=False), ledger.phase("scoring", source.device):
+        forward = ledger.counted(model)
+        objective, attack, stream = (adversary.get(name) for name in ("objective", "attack", "stream"))
+        attack = bound(attack, model, ledger.counted)
+
+        def measure_piece(indices: Tensor, x: Tensor, y: Tensor, piece: slice) -> Tensor:
+            indices, x, y = (tensor[piece] for tensor in (indices, x, y))
+            with ledger.undone_on_error():
+                if attacked:
+                    x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
+                return measure(forward, indices, x, y)
+
+        def measure_chunks() -> Iterator[tuple[Tensor, Tensor]]:
+            for indices, x, y in batches_for(model, source, distributed.own(chunks)):
+                if check is not None:
+                    check(y, indices)
+                yield torch.cat(pieces.over(len(y), partial(measure_piece, indices, x, y))), y
+
+        scores, labels = distributed.combined(chunks, measure_chunks())
+    rows = DenseRows(matrix=scores[:, None])
+    return Measured(rows=rows, labels=labels.cpu(), events=distributed.events(pieces.events))

@@ -1,0 +1,32 @@
+"""Reading records that lack something: those of older versions, of stopped runs, or changed by hand.
+
+A part of a page that cannot be made must not take the other parts away.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from advcore.errors import in_a_line
+from advcore.reporting.parts import Note, Part
+
+T = TypeVar("T")
+
+# The errors of reading what a record does not hold, or holds in another form.
+_LACKING = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
+def read_or(default: T, read: Callable[..., T], *arguments: object) -> T:
+    """Return `read(*arguments)`, or `default` where a record does not hold what is read."""
+    try:
+        return read(*arguments)
+    except _LACKING:
+        return default
+
+
+def build_or_note(build: Callable[..., list[Part]], *arguments: object) -> list[Part]:
+    """Return `build(*arguments)`, or a note that says what the record lacks."""
+    try:
+        return build(*arguments)
+    except _LACKING as error:
+        text = f"The record does not hold what belongs here, or not as this version writes it ({in_a_line(error)})."
+        return [Note(text, "missing")]

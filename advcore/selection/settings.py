@@ -1,0 +1,67 @@
+"""Settings of a selection that do not depend on its objective, attack and solver."""
+
+from advcore.errors import at_least, must, one_of, positive, require, share
+from advcore.rows import KINDS
+from advcore.selection.partition import ALIASES, PARTITIONS
+from advcore.types import settings
+
+BLOCKS = ("permuted", "stored_order")
+TARGETS = ("train", "validation")
+
+
+@settings
+class SelectionSettings:
+    """What a selection is, whatever its objective, attack and solver.
+
+    Parameters
+    ----------
+    partition : "whole", "per_class", "per_batch" or "per_class_per_gradient".
+    budget : share of the data to keep, in (0, 1]; K = max(1, round(budget N)). 1.0 keeps all data with weight 1, and
+        neither attacks nor solves.
+    rows : "full", "weight" or "bias": which part of the head's gradient is matched.
+    blocks : for per_batch: "permuted" (anew at every selection) or "stored_order" (as published).
+    chunk_size : examples attacked at once; a multiple of 16. The result does not depend on it beyond float rounding.
+    target : whose gradient the coreset is to match: "train", that of the data it is chosen from, or "validation", that
+        of the held-out examples, which are attacked too (GradMatch only).
+    full_examples : where the selection's attack is cheaper than the full one: how many examples, half of them from the
+        coreset, are attacked in full as well, for `gradient_error_full`; 0 for none. Counted as evaluation.
+    memory_limit : GB that a selection may hold, without the model. Rows that exceed it go to a temporary file; what
+        would still exceed it is refused. Null: 80 % of what is free when the selection begins.
+    """
+
+    partition: str = "per_class"
+    budget: float = 0.5
+    rows: str = "full"
+    blocks: str = "permuted"
+    chunk_size: int = 256
+    target: str = "train"
+    full_examples: int = 1000
+    memory_limit: float | None = None
+
+    def __post_init__(self):
+        few = isinstance(self.full_examples, int) and 0 < self.full_examples < 4
+        require(
+            one_of("partition", self.partition, PARTITIONS, ALIASES),
+            share("budget", self.budget, "it is the share of the data to keep"),
+            one_of("rows", self.rows, KINDS),
+            one_of("blocks", self.blocks, BLOCKS),
+            at_least("chunk_size", self.chunk_size, 16) or _multiple_of_16("chunk_size", self.chunk_size),
+            one_of("target", self.target, TARGETS),
+            unless(not few, must("full_examples", "0, or at least 4", self.full_examples)),
+            unless(few, at_least("full_examples", self.full_examples, 0)),
+            unless(self.memory_limit is None, positive("memory_limit", self.memory_limit)),
+            *self._more_problems(),
+        )
+
+    def _more_problems(self) -> list[str | None]:
+        """Return what may be wrong with a subclass's own settings."""
+        return []
+
+
+def unless(is_right: object, problem: str | None) -> str | None:
+    """Return a problem with a setting, or None where `is_right` is true."""
+    return None if is_right else problem
+
+
+def _multiple_of_16(setting: str, value: int) -> str | None:
+    return unless(value % 16 == 0, must(setting, "a multiple of 16", value))

@@ -1,0 +1,262 @@
+"""Train for one epoch: its batches, the learning rate, the steps, and what its entry says."""
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from advcore import distributed
+from advcore.attacks.base import Attack
+from advcore.attacks.memory import Perturbations
+from advcore.borrow import device_of
+from advcore.cost import CostLedger
+from advcore.data.source import batches_for, chunked
+from advcore.rng import Stream
+from advcore.signals import check, whole
+from advcore.speed import Speed
+from advcore.training.minibatch import build_stepper
+from advcore.training.progress import Entry, Place
+from advcore.training.step import Batch, Gate, Learner, weigh_part
+from advcore.types import Coreset
+
+if TYPE_CHECKING:
+    from advcore.training.loop import Run
+
+
+class EpochTrainer:
+    """Trains the model of a run, epoch by epoch: the optimiser, and all else that its steps change.
+
+    parallel : the model with its gradients averaged over several processes; None where there is one.
+    gate : what keeps steps out that are not finite, where the device decides so; else None.
+    average : moving average of the weights, or None. stepper : what the minibatch rule makes of each batch.
+    steps_done : training steps so far, over all epochs.
+    lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
+    """
+
+    def __init__(self, run: "Run", memory: Perturbations | None, speed: Speed):
+        trainer = run.trainer
+        self.run = run
+        self.memory = memory
+        self.device = device_of(run.model)
+        self.plan = trainer.schedule.plan()
+        self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
+        self.parallel = distributed.parallel(speed.prepared(run.model))
+        options = {"fused": True} if speed.fused else {}
+        self.optimizer = trainer.optimizer.build(run.model, **options)
+        self.gate = Gate(self.device) if speed.deferred else None
+        self.average = build_average(run.model, trainer.ema)
+        self.stepper = build_stepper(
+            trainer.minibatch,
+            run.model,
+            run.train,
+            attack=trainer.attack,
+            batch_size=trainer.batch_size,
+            seed=run.seed,
+            head=trainer.head,
+        )
+        self.steps_done = 0
+        self.place = Place()
+        self.coreset: Coreset | None = None
+
+    def train(self, place: Place, coreset: Coreset | None) -> None:
+        """Train on the batches that are left of an epoch, then write its entry into `place`."""
+        self.place = place
+        self.coreset = coreset
+        n = len(self.run.train)
+        stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
+        batches = split_into_batches(coreset, n, self.run.trainer.batch_size, stream(purpose="order"))
+        weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
+        streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
+        self._begin_epoch(streams[0])
+        parts = [distributed.share(batch) for batch in batches[place.step :]]
+        loaded = batches_for(self.run.model, self.run.train, parts)
+        for i in range(place.step, len(batches)):
+            with distributed.together():
+                examples = next(loaded)
+            with whole():
+                place.lr = self._set_lr(i / len(batches))
+                batch = self._prepare_batch(examples, batches[i], weights, streams)
+                self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
+                place.seen += batch.images
+                place.step += 1
+                self.steps_done += 1
+            self.run.listener.on_progress("train", i + 1, len(batches))
+            check()
+        if not place.rested:
+            with whole():
+                self._add_loss(*self.stepper.finish(self._build_learner()))
+                place.rested = True
+        if self.gate is not None:
+            self.gate.look()
+        with self.run.out.ledger.undone_on_error():
+            rule_facts = self.stepper.summarize(self._build_learner())
+        place.entry = self._describe_epoch(len(batches), rule_facts)
+
+    def _begin_epoch(self, view: Stream) -> None:
+        """Prepare rule and memory for the epoch, unless they were before the run was stopped.
+
+        view : random numbers of the augmented view, in which the memory finds its pixels again.
+        """
+        if self.place.begun:
+            if self.memory is not None:
+                self.memory.look(view)
+            return
+        if self.memory is not None:
+            n = len(self.run.train)
+            if self.coreset is None:
+                self.memory.begin(torch.arange(n), view, n)
+            else:
+                indices = self.coreset.indices
+                self.memory.begin(indices, view, max(len(indices), self.run.trainer.selector.size(n)))
+        self.stepper.begin(self.place.epoch, self.run.out.epochs)
+        self.place.begun = True
+
+    def _prepare_batch(
+        self, examples: tuple[Tensor, Tensor, Tensor], batch: Tensor, weights: Tensor, streams: list[Stream]
+    ) -> Batch:
+        """Augment this process's `examples` of a batch of indices, and name their weights and random numbers."""
+        indices, x, y = examples
+        augment, attack, rule = (stream.at(indices) for stream in streams)
+        return Batch(
+            indices=indices,
+            x=self.run.augment(x, augment),
+            y=y,
+            weights=weights[indices],
+            attack_stream=attack,
+            rule_stream=rule,
+            where=partial(_describe_step, self.place.epoch, self.place.step, indices),
+            images=len(batch),
+            factor=weigh_part(weights[indices], weights, batch, self.run.trainer.normalise),
+            is_counted=distributed.counts_here(batch),
+        )
+
+    def _add_loss(self, loss: Tensor, images: int) -> None:
+        self.place.total = self.place.total + loss * (images / distributed.size())
+        self.place.counted += images
+
+    def _describe_epoch(self, steps: int, rule_facts: Entry) -> Entry:
+        place = self.place
+        epoch = self.plan[place.epoch]
+        entry = {
+            "epoch": place.epoch,
+            "lr_index": epoch.lr_index,
+            "action": epoch.action,
+            "examples": place.seen,
+            "steps": steps,
+            "loss": distributed.summed([float(place.total)])[0] / place.counted,
+            "lr": place.lr,
+        }
+        if rule_facts:
+            entry["minibatch"] = rule_facts
+        if self.run.trainer.attack_steps:
+            entry["attack_steps"] = self.run.trainer.attack_at(place.epoch).steps
+        return entry
+
+    def _build_learner(self, is_counted: bool = True) -> Learner:
+        """Build what the next step learns with; where it is not counted, another process counts the same passes."""
+        trainer = self.run.trainer
+        return Learner(
+            model=self.run.model,
+            objective=trainer.objective,
+            attack=self._choose_attack(),
+            optimizer=self.optimizer,
+            ledger=self.run.out.ledger if is_counted else CostLedger(),
+            normalise=trainer.normalise,
+            attack_mode=trainer.attack_mode,
+            clip_norm=trainer.clip_norm,
+            clip_value=trainer.clip_value,
+            memory=self.memory,
+            parallel=self.parallel,
+            gate=self.gate,
+            on_update=self._update_average,
+        )
+
+    def _update_average(self) -> None:
+        if self.average is not None:
+            update_average(self.average, self.run.model)
+
+    def _choose_attack(self) -> Attack | None:
+        """Return the attack of the next step, in a smaller ball while the ramp lasts."""
+        attack = self.run.trainer.attack_at(self.place.epoch)
+        ramp = self.run.trainer.eps_ramp
+        if self.memory is not None:
+            attack = attack.recalling(self.memory)
+        if attack is None or not ramp:
+            return attack
+        steps = ramp * math.ceil(len(self.run.train) / self.run.trainer.batch_size)
+        if self.steps_done + 1 >= steps:
+            return attack
+        return attack.scaled((self.steps_done + 1) / steps)
+
+    def _set_lr(self, share: float) -> float:
+        """Set the learning rate where `share` of the epoch's steps are done, and return it.
+
+        An epoch on a coreset counts as its budget; with the acs schedule every epoch counts as one of the full run.
+        """
+        i, schedule = self.place.epoch, self.run.trainer.schedule
+        lr_index = self.plan[i].lr_index
+        if schedule.schedule == "acs":
+            progress = (lr_index + share) / schedule.epochs
+        else:
+            progress = (sum(self.lengths[:i]) + share * self.lengths[i]) / sum(self.lengths)
+        lr = self.run.trainer.optimizer.lr * self.run.trainer.lr_schedule.factor(progress, lr_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+
+def _describe_step(epoch: int, step: int, indices: Tensor) -> str:
+    return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."
+
+
+def split_into_batches(coreset: Coreset | None, n: int, size: int, stream: Stream) -> list[Tensor]:
+    """Return an epoch's batches of indices: shuffled examples, or whole blocks in random order.
+
+    coreset : what the epoch trains on; None for all n examples. size : examples per batch, where there are no blocks.
+    """
+    if coreset is None:
+        return chunked(stream.at(torch.arange(n)).permutation(), size)
+    if coreset.blocks is None:
+        return chunked(coreset.indices[stream.at(coreset.indices).permutation()], size)
+    blocks = [coreset.indices[coreset.blocks == block] for block in coreset.blocks.unique()]
+    return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]
+
+
+def weigh_examples(coreset: Coreset | None, n: int, normalise: str, device: torch.device) -> Tensor:
+    """Return the training weight (n,) of each example, on `device`: 1 where the coreset does not say otherwise."""
+    weights = torch.ones(n, device=device)
+    if coreset is not None:
+        weights[coreset.indices.to(device)] = coreset.training_weights(normalise).to(device)
+    return weights
+
+
+def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Return an exponential moving average of the model that decays by `decay` per step; None where that is None."""
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def update_average(average: AveragedModel, model: nn.Module) -> None:
+    """Move the average towards the model, after an optimiser step.
+
+    From the second step on this does what `AveragedModel.update_parameters` does, which however sends its count to the
+    device each time, and waits for that.
+    """
+    if int(average.n_averaged) == 0:  # it is on the CPU
+        average.update_parameters(model)
+        return
+    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for mean, value in zip(_list_tensors(average.module), _list_tensors(model), strict=True):
+        pairs.setdefault(mean.dtype, []).append((mean, value))
+    for same_dtype in pairs.values():
+        means, values = map(list, zip(*same_dtype, strict=True))
+        average.multi_avg_fn(means, values, None)
+    average.n_averaged += 1
+
+
+def _list_tensors(model: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]

@@ -1,0 +1,128 @@
+"""Settings of the training loop that do not depend on what is trained, and what they ask of a run."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import torch
+
+from advcore import distributed
+from advcore.attacks.base import Attack
+from advcore.attacks.memory import Memory
+from advcore.data.source import Source
+from advcore.errors import ConfigError, at_least, must, one_of, positive, require, within
+from advcore.minibatch import RULES
+from advcore.minibatch.base import UpdateSubset
+from advcore.selection.coreset import ATTACK_MODES
+from advcore.selection.settings import unless
+from advcore.speed import Speed
+from advcore.types import NORMALISE, name_in, settings
+
+if TYPE_CHECKING:
+    from advcore.training.trainer import Trainer
+
+
+@settings
+class LoopSettings:
+    """How the loop trains, whatever its objective, attack and schedule.
+
+    Parameters
+    ----------
+    batch_size : examples per step, over all processes together; at least 2.
+    normalise : how a coreset's weights are scaled: "coreset", to mean 1 over the coreset; "none", as solved, w K / N;
+        "batch", to mean 1 in each batch, as published; "equal", replaced by 1 each.
+    attack_mode : mode of the model while it is attacked: "eval", or "train" as in some published codes.
+    eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
+    clip_norm : largest gradient norm, above 0; None does not clip.
+    clip_value : largest absolute value of a gradient's entry, above 0, as PAT clips; None does not clip.
+    ema : decay of a moving average of the weights, in [0, 1), which is then what is evaluated and saved; None for none.
+    probe_examples : validation examples, stratified, at least 1, attacked after each epoch to choose `best`.
+    memory : how perturbations are remembered, for an attack with `start: remembered`.
+    speed : precision and layout of the model's passes, and the like.
+    """
+
+    batch_size: int = 128
+    normalise: str = "coreset"
+    attack_mode: str = "eval"
+    eps_ramp: float = 0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    ema: float | None = None
+    probe_examples: int = 1000
+    memory: Memory = Memory()
+    speed: Speed = Speed()
+
+    def __post_init__(self):
+        require(
+            at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
+            one_of("normalise", self.normalise, NORMALISE),
+            one_of("attack_mode", self.attack_mode, ATTACK_MODES),
+            within("eps_ramp", self.eps_ramp, 0, 10_000),
+            unless(self.clip_norm is None, positive("clip_norm", self.clip_norm)),
+            unless(self.clip_value is None, positive("clip_value", self.clip_value)),
+            unless(self.ema is None, within("ema", self.ema, 0, 0.999999)),
+            at_least("probe_examples", self.probe_examples, 1),
+            *self._more_problems(),
+        )
+
+    def _more_problems(self) -> list[str | None]:
+        """Return what may be wrong with a subclass's own settings."""
+        return []
+
+
+def refuse_processes(trainer: "Trainer") -> None:
+    """Raise ConfigError for settings that several processes cannot work with together."""
+    count = distributed.size()
+    if count == 1:
+        return
+    least = distributed.LEAST * count
+    rule = f"a rule of what to attack with {count} processes"
+    way_out = "it learns from whole batches; use one process"
+    require(
+        unless(
+            not isinstance(trainer.minibatch, UpdateSubset),
+            must("minibatch", rule, name_in(RULES, trainer.minibatch), way_out),
+        ),
+        unless(
+            not trainer.speed.deferred,
+            must(
+                "speed.deferred",
+                f"null or false with {count} processes",
+                True,
+                way_out="one might step while another does not",
+            ),
+        ),
+        at_least(
+            "training.batch_size",
+            trainer.batch_size,
+            least,
+            way_out=f"{count} processes take {distributed.LEAST} or more each",
+        ),
+    )
+
+
+def has_remembered_start(attack: Attack | None) -> bool:
+    """Return whether an attack starts from the perturbation at which it ended in the epoch before."""
+    return getattr(attack, "remembers", False)
+
+
+def memory_problem(memory: Memory, attack: Attack | None) -> str | None:
+    """Return why these settings of a memory are not used; None if they are, or are the defaults."""
+    if memory == Memory() or has_remembered_start(attack):
+        return None
+    return must("memory", "left out where nothing is remembered", asdict(memory), "set attack.start to remembered")
+
+
+def refuse_other_images(train: Source) -> None:
+    """Raise ConfigError if the data give an index another image when it is read again: none could be remembered."""
+    sample = torch.arange(len(train))[:: max(1, len(train) // 16)][:16]
+    _, first, _ = next(iter(train.batches([sample])))
+    _, again, _ = next(iter(train.batches([sample])))
+    differing = (first != again).flatten(1).any(1).nonzero()[:, 0].tolist()
+    if not differing:
+        return
+    example = int(sample[differing[0]])
+    got = f"{len(differing)} of {len(sample)} that change from one reading to the next (example {example})"
+    way_out = "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
+    raise ConfigError(
+        f"attack.start: remembered needs data that give an index the same image each time, got {got}; {way_out}"
+    )

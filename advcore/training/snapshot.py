@@ -1,0 +1,179 @@
+"""Save all that the rest of a run depends on, and put it back: what `fit(resume=...)` continues from."""
+
+import math
+import random
+from collections.abc import Callable
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advcore import distributed
+from advcore.cost import CostLedger
+from advcore.device import random_state, set_random_state
+from advcore.errors import ConfigError, must
+from advcore.training.judge import Verdict
+from advcore.training.progress import Entry, Place, Snapshot
+from advcore.types import Coreset
+
+if TYPE_CHECKING:
+    from advcore.training.loop import Loop
+
+
+def take_snapshot(loop: "Loop") -> Snapshot:
+    """Return a copy, on the CPU, of all that the rest of a run depends on.
+
+    Of several processes, all must call this; the first one's snapshot is the complete one.
+    """
+    learning = loop.epoch_trainer
+    if learning.gate is not None:
+        learning.gate.look()
+    out = loop.run.out
+    distributed.merge(out.ledger)
+    optimizer = learning.optimizer.state_dict()
+    judge = loop.judge
+    snapshot = copy_to_cpu(
+        {
+            "of": _identify(loop),
+            "speed": loop.speed.record(loop.device),
+            "place": vars(loop.place) | {"total": distributed.gathered(loop.place.total)},
+            "steps_done": learning.steps_done,
+            "model": loop.run.model.state_dict(),
+            "optimizer": optimizer | {"state": {str(key): slots for key, slots in optimizer["state"].items()}},
+            "average": learning.average and learning.average.state_dict(),
+            "rule": learning.stepper.state(),
+            "scores": loop.scores and loop.scores.state(),
+            "coresets": [coreset.state() for coreset in out.coresets],
+            "coreset": loop.coreset and loop.coreset.state(),
+            "best": out.best,
+            "best_epoch": out.best_epoch,
+            "best_score": None if judge.best_score == -math.inf else judge.best_score,
+            "previous": judge.previous and list(judge.previous),
+            "epochs": out.epochs,
+            "events": out.events,
+            "ledger": out.ledger.summary(),
+            "random": distributed.gathered(_get_random_states(loop.device)),
+        }
+    )
+    snapshot["memory"] = loop.memory and loop.memory.state()  # a copy already
+    return snapshot
+
+
+def restore(loop: "Loop", snapshot: Snapshot) -> None:
+    """Put a snapshot into a loop of the same run; the snapshot stays as it is.
+
+    Raises ConfigError for a snapshot of another seed or other data.
+    """
+    if snapshot["of"] != _identify(loop):
+        raise ConfigError(must("resume", f"a state of this run, {_identify(loop)}", snapshot["of"]))
+    snapshot = copy_to_cpu(snapshot)
+    learning = loop.epoch_trainer
+    loop.place = _restore_place(snapshot["place"], loop.device)
+    learning.steps_done = snapshot["steps_done"]
+    loop.run.model.load_state_dict(snapshot["model"])
+    _restore_optimizer(learning.optimizer, snapshot["optimizer"])
+    if learning.average is not None:
+        learning.average.load_state_dict(snapshot["average"])
+    learning.stepper.restore(snapshot["rule"])
+    if loop.memory is not None:
+        loop.memory.restore(snapshot["memory"])
+    if loop.scores is not None:
+        loop.scores.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
+    _restore_results(loop, snapshot)
+    if distributed.rank() < len(snapshot["random"]):  # a process that was not there keeps its own states
+        _set_random_states(snapshot["random"][distributed.rank()], loop.device)
+
+
+def _identify(loop: "Loop") -> Entry:
+    """Return what a snapshot must agree on, for its indices and names of random numbers to mean the same."""
+    return {"seed": loop.run.seed, "examples": len(loop.run.train), "labels": loop.run.train.fingerprint()}
+
+
+def _restore_place(fields: Entry, device: torch.device) -> Place:
+    """Rebuild the place in the run; the sums of losses are dealt to as many processes as there are now."""
+    place = Place(**_map_tensors(methodcaller("to", device), fields))
+    totals = place.total
+    if len(totals) == distributed.size():
+        place.total = totals[distributed.rank()]
+    elif distributed.first():
+        place.total = sum(totals)
+    else:
+        place.total = 0.0
+    return place
+
+
+def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
+    """Put back what the run has found so far, and what its epochs are judged by."""
+    out, judge = loop.run.out, loop.judge
+    out.coresets = [Coreset.restored(fields) for fields in snapshot["coresets"]]
+    loop.coreset = snapshot["coreset"] and Coreset.restored(snapshot["coreset"])
+    out.best, out.best_epoch = snapshot["best"], snapshot["best_epoch"]
+    if snapshot["best_score"] is not None:
+        judge.best_score = snapshot["best_score"]
+    judge.previous = snapshot["previous"] and Verdict(*snapshot["previous"])
+    out.epochs, out.events = list(snapshot["epochs"]), list(snapshot["events"])
+    out.ledger.restore(snapshot["ledger"])
+    if not distributed.first():  # the first process's ledger holds all counts
+        out.ledger = CostLedger()
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Snapshot) -> None:
+    """Load an optimiser's state dict, but keep how this optimiser steps and how its tensors lie in memory.
+
+    Snapshots know no memory layout, and a fused step goes through memory as it lies.
+    """
+    present_groups = optimizer.state_dict()["param_groups"]
+    groups = [
+        saved | {setting: present[setting] for setting in ("foreach", "fused") if setting in present}
+        for saved, present in zip(state["param_groups"], present_groups, strict=True)
+    ]
+    slots_of = {int(key): slots for key, slots in state["state"].items()}
+    optimizer.load_state_dict({"param_groups": groups, "state": slots_of})
+    for parameter, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape == parameter.shape:
+                slots[name] = torch.empty_like(parameter).copy_(value)
+
+
+def copy_to_cpu(tree: Snapshot) -> Snapshot:
+    """Return a tree with each tensor copied to the CPU; a tensor that occurs twice is copied once."""
+    copies: dict[int, Tensor] = {}
+
+    def copy_tensor(tensor: Tensor) -> Tensor:
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
+        return copies[id(tensor)]
+
+    return _map_tensors(copy_tensor, tree)
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Apply `function` to each tensor in nested dicts and lists; tuples become lists, other values stay."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: _map_tensors(function, value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_map_tensors(function, value) for value in tree]
+    return tree
+
+
+def _get_random_states(device: torch.device) -> Snapshot:
+    """Return the global random states, which layers such as dropout draw from."""
+    _, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    return {
+        "torch": random_state(device),
+        "python": [torch.tensor(words), gauss],
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), *rest],
+    }
+
+
+def _set_random_states(states: Snapshot, device: torch.device) -> None:
+    set_random_state(states["torch"], device)
+    words, gauss = states["python"]
+    random.setstate((random.getstate()[0], tuple(words.tolist()), gauss))
+    keys, *rest = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy(), *rest))
