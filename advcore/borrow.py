@@ -9,8 +9,11 @@ from torch import nn
 from advcore.errors import ConfigError, must
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model is. Raises ConfigError for a model without parameters: it has no linear head either."""
+def find_device(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter.
+
+    Raises ConfigError for a model without parameters, which has no linear head either.
+    """
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ConfigError(must("model", "a network that ends in a torch.nn.Linear", type(model).__name__))
@@ -19,19 +22,19 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextlib.contextmanager
 def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
-    """`model` in train or eval mode with its parameters not asking for gradients, restored also on error.
+    """Put `model` in train or eval mode, with no parameter requiring gradients, and restore it, also on error.
 
-    Restored are: each module's mode, each parameter's `requires_grad` and gradient (which is put aside: a model that
-    asks for gradients while it predicts adds to none), and each buffer's content (a BatchNorm in train mode moves its
-    statistics). Cost: one copy of the buffers.
+    Restored are each module's mode, each parameter's `requires_grad` and gradient, and each buffer's content, because
+    BatchNorm in train mode updates its statistics. Gradients are set aside, so that a model that computes gradients
+    while it predicts adds to none. Cost: one copy of the buffers.
     """
     modules = list(model.modules())
     modes = [(module, module.training) for module in modules]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    buffers = [(module, name, buffer) for module in modules for name, buffer in module.named_buffers(recurse=False)]
-    held = [buffer.data for _, _, buffer in buffers]
-    contents = [torch.empty_like(buffer) for buffer in held]
-    _copy(held, contents)
+    buffers = _list_buffers(modules)
+    contents = [buffer.data for _, _, buffer in buffers]
+    copies = [torch.empty_like(content) for content in contents]
+    _copy_all(contents, copies)
     try:
         model.train(training)
         for parameter, _, _ in flags:
@@ -45,13 +48,23 @@ def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
         for parameter, flag, gradient in flags:
             parameter.requires_grad_(flag)
             parameter.grad = gradient
-        _copy(contents, held)
+        _copy_all(copies, contents)
         for module, name, buffer in buffers:
             if module._buffers.get(name) is not buffer:
                 setattr(module, name, buffer)
 
 
-def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
-    """All at once: one by one they would be a hundred small requests to a GPU, at every attack."""
+def _list_buffers(modules: list[nn.Module]) -> list[tuple[nn.Module, str, torch.Tensor]]:
+    buffers = []
+    for module in modules:
+        buffers += [(module, name, buffer) for name, buffer in module.named_buffers(recurse=False)]
+    return buffers
+
+
+def _copy_all(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
+    """Copy each source into its target, in one request: one by one they would be a hundred, at every attack."""
     if sources:
         torch._foreach_copy_(targets, sources)
+
+
+device_of = find_device  # to be removed once all callers have changed

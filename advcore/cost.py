@@ -1,7 +1,7 @@
 """The cost ledger: forward and backward passes per example, and seconds, by phase.
 
-One unit is one forward or one backward pass of one example. Counting happens where the model is called
-(`counted`), so no caller can forget it; a backward pass is counted when a gradient reaches the logits.
+One unit is one forward or one backward pass of one example. Passes are counted where the model is called
+(`CostLedger.count_passes`), so no caller can forget it; a backward pass is counted when a gradient reaches the logits.
 """
 
 import contextlib
@@ -13,48 +13,52 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advcore.device import Mark, between, mark
+from advcore.device import Mark, mark, measure_seconds
 from advcore.errors import ConfigError, must
-from advcore.graphs import replayed
+from advcore.graphs import replay
 from advcore.signals import check
-from advcore.speed import current, passed
+from advcore.speed import get_speed, run_model
 
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
 
 
-def gigabytes(size: float) -> str:
-    """To three digits, upwards: what is asked for is enough."""
+def format_gigabytes(size: float) -> str:
+    """Write a number of bytes in GB, rounded up to three digits, so that asking for it is enough."""
     step = 10.0 ** (math.floor(math.log10(size)) - 2)
     return f"{math.ceil(size / step) * step / 1e9:.4g} GB"
 
 
 class CostLedger:
-    """Counts of one run or one selection. Passes are exact; seconds are wall-clock, own time only:
-    what an inner phase takes is not in the outer one's.
+    """Passes and seconds of one run or one selection.
+
+    Passes are exact. Seconds are wall-clock time; a phase's seconds leave out those of phases inside it.
     """
 
     def __init__(self):
         self.passes = {phase: {"forward": 0, "backward": 0} for phase in PHASES}
         self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._laps: list[tuple[str, Mark, Mark]] = []  # that are not in the seconds yet
-        self._stack: list[str] = []
+        self._laps: list[tuple[str, Mark, Mark]] = []  # phase, start and end of what is not in the seconds yet
+        self._stack: list[str] = []  # the open phases, the innermost last
         self._since = Mark(0.0)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of each phase so far; waits for a CUDA device."""
+        """Return the seconds of each phase so far; waits for a CUDA device."""
         self.settle()
         return self._seconds
 
     def settle(self) -> None:
         """Turn the laps so far into seconds; waits for a CUDA device."""
         for phase, start, end in self._laps:
-            self._seconds[phase] += between(start, end)
+            self._seconds[phase] += measure_seconds(start, end)
         self._laps.clear()
 
     @contextlib.contextmanager
     def phase(self, name: str, device: torch.device | None = None) -> Iterator[None]:
-        """Everything counted inside belongs to `name`; seconds are a CUDA `device`'s, not waited for."""
+        """Book all passes and seconds inside to the phase `name`.
+
+        device : whose time it is; a CUDA device is not waited for. None for the host's.
+        """
         self._lap(device)
         self._stack.append(name)
         try:
@@ -63,14 +67,14 @@ class CostLedger:
             self._lap(device)
             self._stack.pop()
 
-    def counted(self, model: Callable[[Tensor], Tensor]) -> "Counted":
-        """`model` with its forward and backward passes counted in the phase in which each happens, on a copy of x."""
-        return Counted(self, model)
+    def count_passes(self, model: Callable[[Tensor], Tensor]) -> "CountedModel":
+        """Return `model` with its passes on copies of x counted, each in the phase in which it happens."""
+        return CountedModel(self, model)
 
     @contextlib.contextmanager
-    def undone_on_error(self) -> Iterator[None]:
-        """What is counted inside does not count if it raises: it is done again."""
-        before = {phase: dict(both) for phase, both in self.passes.items()}
+    def undo_on_error(self) -> Iterator[None]:
+        """Forget the passes of the block if it raises: it is done again."""
+        before = {phase: dict(counts) for phase, counts in self.passes.items()}
         try:
             yield
         except BaseException:
@@ -83,12 +87,12 @@ class CostLedger:
             raise RuntimeError("passes are counted inside `with ledger.phase(name)`")
         self.passes[self._stack[-1]][kind] += examples
 
-    def units(self, *, without: tuple[str, ...] = ("evaluation",)) -> int:
-        """Passes of all phases but those named."""
-        return sum(sum(both.values()) for phase, both in self.passes.items() if phase not in without)
+    def sum_units(self, *, without: tuple[str, ...] = ("evaluation",)) -> int:
+        """Return the sum of all passes, without those of the phases named."""
+        return sum(sum(counts.values()) for phase, counts in self.passes.items() if phase not in without)
 
     def add(self, other: "CostLedger", *, under: str | None = None) -> None:
-        """Take in another ledger's counts; `under` books them all to one phase."""
+        """Add another ledger's counts, all of them to the phase `under` if it is given."""
         for phase in PHASES:
             target = under or phase
             self.seconds[target] += other.seconds[phase]
@@ -96,13 +100,13 @@ class CostLedger:
                 self.passes[target][kind] += count
 
     def restore(self, summary: dict[str, dict[str, float]]) -> None:
-        """Take the counts of a `summary` as its own."""
+        """Replace the ledger's counts by those of a `summary`."""
         for phase in PHASES:
             self.passes[phase] = {kind: summary[phase][kind] for kind in ("forward", "backward")}
             self.seconds[phase] = summary[phase]["seconds"]
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """{phase: {forward, backward, seconds}}."""
+        """Return {phase: {forward, backward, seconds}}, seconds rounded to milliseconds."""
         return {phase: {**self.passes[phase], "seconds": round(self.seconds[phase], 3)} for phase in PHASES}
 
     def _lap(self, device: torch.device | None) -> None:
@@ -113,9 +117,14 @@ class CostLedger:
                 self.settle()  # nothing to wait for
         self._since = now
 
+    # to be removed once all callers have changed
+    counted = count_passes
+    undone_on_error = undo_on_error
+    units = sum_units
+
 
 @dataclass(frozen=True)
-class Counted:
+class CountedModel:
     """A model whose passes a ledger counts."""
 
     ledger: CostLedger
@@ -123,25 +132,43 @@ class Counted:
 
     def __call__(self, x: Tensor) -> Tensor:
         check()
-        logits = passed(self.model, x)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
+        logits = run_model(self.model, x)
+        _check_logits(logits)
         self.ledger.count("forward", len(x))
         if logits.requires_grad:
-            size = len(x)
-            logits.register_hook(lambda gradient: self.ledger.count("backward", size))
+            logits.register_hook(partial(self._count_backward, len(x)))
         return logits
 
-    def replayed(
+    def _count_backward(self, examples: int, gradient: Tensor) -> None:
+        self.ledger.count("backward", examples)
+
+    def replay_or_run(
         self, key: Hashable, work: Callable[..., Tensor], inputs: Sequence[Tensor], passes: tuple[int, int]
     ) -> Tensor:
-        """`work(forward, *inputs)`, by its graph where there is one (`advcore.graphs`), which counts as `passes`
-        forward and backward passes of each of the first input's examples; else as it stands."""
+        """Return `work(forward, *inputs)`, by its CUDA graph where there is one (`advcore.graphs.replay`).
+
+        passes : forward and backward passes of each of the first input's examples, which a graph counts as.
+        """
         check()
-        found = replayed(self.model, (key, current()), partial(work, partial(passed, self.model)), inputs)
-        if found is None:
+        graphed_work = partial(work, partial(run_model, self.model))
+        output = replay(self.model, (key, get_speed()), graphed_work, inputs)
+        if output is None:
             return work(self, *inputs)
         for kind, count in zip(("forward", "backward"), passes, strict=True):
             self.ledger.count(kind, count * len(inputs[0]))
-        return found
+        return output
+
+    replayed = replay_or_run  # to be removed once all callers have changed
+
+
+def _check_logits(logits: object) -> None:
+    """Raise ConfigError unless a model's output is logits (B, C)."""
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        return
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
+
+
+# to be removed once all callers have changed
+gigabytes = format_gigabytes
+Counted = CountedModel

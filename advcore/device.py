@@ -6,20 +6,23 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 
 class Mark(NamedTuple):
-    """A moment: on the host's clock, and as an event in a CUDA device's queue, which is waited for once it is read."""
+    """A moment on the host's clock and, on CUDA, in the device's queue.
+
+    event : recorded in the queue; only `measure_seconds` waits for it. None off CUDA.
+    """
 
     host: float
-    event: Any = None
+    event: torch.cuda.Event | None = None
 
 
 def mark(device: torch.device | None) -> Mark:
-    """Now, in what `device` is doing."""
+    """Mark the present moment in the work of `device`; None stands for the host."""
     if device is None or device.type != "cuda":
         return Mark(time.perf_counter())
     event = torch.cuda.Event(enable_timing=True)
@@ -27,8 +30,8 @@ def mark(device: torch.device | None) -> Mark:
     return Mark(time.perf_counter(), event)
 
 
-def between(start: Mark, end: Mark) -> float:
-    """Seconds; waits for the device if both are events."""
+def measure_seconds(start: Mark, end: Mark) -> float:
+    """Return the seconds between two marks; waits for the device if both are events."""
     if start.event is None or end.event is None:
         return end.host - start.host
     end.event.synchronize()
@@ -36,13 +39,13 @@ def between(start: Mark, end: Mark) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was asked to."""
+    """Wait until the device has finished all work in its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's peak allocation on CUDA, this process's peak resident set elsewhere."""
+def measure_peak_memory(device: torch.device) -> int:
+    """Return the peak memory in bytes: of the device's allocator on CUDA, else of this process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -56,13 +59,13 @@ def peak_memory(device: torch.device) -> int:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let `peak_memory` begin anew; it cannot off CUDA."""
+    """Let `measure_peak_memory` begin anew on CUDA; other devices keep their peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def free_memory(device: torch.device) -> float | None:
-    """Bytes that are free on `device`; None where that is not known."""
+def measure_free_memory(device: torch.device) -> float | None:
+    """Return how many bytes are free on `device`; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -73,14 +76,16 @@ def free_memory(device: torch.device) -> float | None:
         return None
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Of torch's generators on the host and on `device`."""
-    own = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-    return {"cpu": torch.get_rng_state(), **own}
+def get_random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the states of torch's generators, {"cpu": state}, and "cuda" as well if `device` is one."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
 def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """What `random_state` gave; one of another kind of device is left out."""
+    """Restore what `get_random_state` returned; the state of a kind of device that is not in use is left out."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -103,90 +108,97 @@ def seed_torch(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
-def name(device: torch.device) -> str:
-    """For a record."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+def describe_device(device: torch.device) -> str:
+    """Name the device's hardware, for a record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()})"
 
 
-def cuda_version() -> str | None:
-    """Of the CUDA that torch was built for."""
+def get_cuda_version() -> str | None:
+    """Return the version of CUDA that torch was built for; None for a build without CUDA."""
     return torch.version.cuda
 
 
-def gpus() -> int:
-    """How many CUDA devices torch can use."""
+def count_gpus() -> int:
+    """Count the CUDA devices that torch can use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def use(gpu: int) -> None:
-    """Let that CUDA device be this process's."""
+def use_gpu(gpu: int) -> None:
+    """Make the CUDA device of that number the current one of this process."""
     torch.cuda.set_device(gpu)
 
 
-def with_generators() -> range:
-    """CUDA devices whose random states there are."""
+def list_generator_devices() -> range:
+    """List the CUDA devices that have a random state: all of them once CUDA is initialised, else none."""
     return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
 
 
-def release() -> None:
-    """Give back the memory that is held for later."""
+def release_memory() -> None:
+    """Return the CUDA memory that torch's allocator keeps for later use."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is fast there: CUDA devices before Ampere emulate it."""
+    """Return whether bfloat16 is fast on the device: CUDA devices before Ampere emulate it."""
     if device.type != "cuda":
         return False
     return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def pins(device: torch.device) -> bool:
-    """Whether batches get there faster from pinned memory."""
+def is_faster_pinned(device: torch.device) -> bool:
+    """Return whether batches are copied to the device faster from pinned memory."""
     return device.type == "cuda"
 
 
-def captures(device: torch.device) -> bool:
-    """Whether work there can be recorded as a graph."""
+def has_graphs(device: torch.device) -> bool:
+    """Return whether the device can record work as a graph."""
     return device.type == "cuda"
 
 
-def captured(work: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
-    """What `work` asks of a CUDA device, recorded as one graph: a function that has it done again, and the tensor that
-    it then writes to. `work` is done thrice before, since what a library sets up at first use must not be recorded; the
-    device's random state stays as it was."""
+def capture_graph(work: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
+    """Record the kernels that `work` launches on a CUDA device as one graph.
+
+    Returns a function that launches the graph, and the tensor that each launch writes to. `work` first runs three
+    times unrecorded, because what libraries set up at first use must not be recorded. The device's random state is
+    restored.
+    """
     with torch.cuda.device(device):
-        aside, here, drawn = _aside(device), torch.cuda.current_stream(device), torch.cuda.get_rng_state(device)
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+        recording_stream = _recording_stream(device)
+        current_stream = torch.cuda.current_stream(device)
+        random_state = torch.cuda.get_rng_state(device)
+        recording_stream.wait_stream(current_stream)
+        with torch.cuda.stream(recording_stream):
             for _ in range(3):
                 work()
-        here.wait_stream(aside)
-        torch.cuda.set_rng_state(drawn, device)
+        current_stream.wait_stream(recording_stream)
+        torch.cuda.set_rng_state(random_state, device)
         graph = torch.cuda.CUDAGraph()
         try:
-            # only this thread's calls: others pin batches and watch over collectives meanwhile, and may
-            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            # Only calls of this thread are checked: others may pin batches and watch collectives meanwhile.
+            with torch.cuda.graph(graph, stream=recording_stream, capture_error_mode="thread_local"):
                 output = work()
         finally:
-            torch.cuda.set_stream(here)  # a recording that fails leaves its own
+            torch.cuda.set_stream(current_stream)  # a recording that fails leaves its own stream behind
     return graph.replay, output
 
 
 @lru_cache(maxsize=16)
-def _aside(device: torch.device) -> torch.cuda.Stream:
-    """One for all recordings: libraries hold memory for each stream that they have seen."""
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream for all recordings: libraries keep memory for each stream that they have seen."""
     return torch.cuda.Stream(device)
 
 
-def batches(tensor: torch.Tensor) -> bool:
-    """Whether problems are better solved together, in tensor operations, where this lies."""
+def is_faster_batched(tensor: torch.Tensor) -> bool:
+    """Return whether many small problems on the tensor's device are solved faster together than one by one."""
     return tensor.is_cuda
 
 
 @contextlib.contextmanager
-def full_float32() -> Iterator[None]:
-    """No TF32 and no autocast: float32 products and convolutions are float32."""
+def force_float32() -> Iterator[None]:
+    """Turn off TF32 and autocast inside, so that float32 products and convolutions are float32."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -196,8 +208,22 @@ def full_float32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def only(gpu: int) -> dict[str, str]:
-    """The environment of a process that is to see one of this process's CUDA devices."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = seen.split(",") if seen else [str(i) for i in range(gpus())]
-    return {"CUDA_VISIBLE_DEVICES": known[gpu]}
+def restrict_to_gpu(gpu: int) -> dict[str, str]:
+    """Return the environment variables that let a child process see only one of this process's CUDA devices."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(count_gpus())]
+    return {"CUDA_VISIBLE_DEVICES": names[gpu]}
+
+
+# to be removed once all callers have changed
+peak_memory = measure_peak_memory
+free_memory = measure_free_memory
+random_state = get_random_state
+name = describe_device
+cuda_version = get_cuda_version
+gpus = count_gpus
+use = use_gpu
+pins = is_faster_pinned
+batches = is_faster_batched
+full_float32 = force_float32
+only = restrict_to_gpu

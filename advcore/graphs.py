@@ -1,78 +1,89 @@
-"""Work on a CUDA device, recorded as one graph when it comes again and asked for at once from then on."""
+"""CUDA graphs: work that comes a second time is recorded once, and from then on launched as a whole."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from itertools import chain
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from advcore.device import captured
-from advcore.errors import ConfigError, in_a_line, must
+from advcore.device import capture_graph
+from advcore.errors import ConfigError, describe_exception, must
 
 _MOST = 4  # graphs that are kept: each holds the memory that its work takes
-_kept: OrderedDict[Hashable, "Recorded | None"] = OrderedDict()
+_recordings: OrderedDict[Hashable, "RecordedWork | None"] = OrderedDict()
+"""The last graphs by key; None for work that was asked for once and is not recorded yet."""
 
 Work = Callable[..., Tensor]
 
 
-class Recorded:
-    """`work(*inputs)` as one graph, on copies of the inputs that stay where they are."""
+class RecordedWork:
+    """`work(*inputs)` as one graph, on copies of the inputs whose addresses never change."""
 
     def __init__(self, work: Work, inputs: Sequence[Tensor]):
-        self.inputs = [one.detach().clone() for one in inputs]
-        self.run, self.output = captured(lambda: work(*self.inputs), inputs[0].device)
+        self.inputs = [tensor.detach().clone() for tensor in inputs]
+        self.run, self.output = capture_graph(partial(work, *self.inputs), inputs[0].device)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        for own, given in zip(self.inputs, inputs, strict=True):
-            own.copy_(given)
+        for copy, tensor in zip(self.inputs, inputs, strict=True):
+            copy.copy_(tensor)
         self.run()
         return self.output.clone()
 
 
-def replayed(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> Tensor | None:
-    """`work(*inputs)` by its graph; None the first time that it is asked for, when it is to be done as it stands.
+def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> Tensor | None:
+    """Return `work(*inputs)` by its graph; None the first time, when the caller runs the work itself.
 
-    model : whose weights and buffers the work reads where they lie: they may change; once one lies elsewhere, the graph
-        is another.
-    key : with the inputs' shapes and types, all else that the work depends on; one that has no hash has no graph.
+    model : the model whose weights and buffers the work reads. Their values may change between calls; once one lies at
+        another address, the work is recorded anew.
+    key : everything else that the work depends on, besides the inputs' shapes and types. Work whose key has no hash is
+        never recorded, and gives None.
 
-    The same kernels on the same numbers: the result is the plain one's. Cost: memory of the work's whole course for
-    each of the 4 last graphs. Raises ConfigError, naming `speed.graphed`, for work that waits for the device.
+    The same kernels run on the same numbers, so the result is the plain one's. Cost: the memory of all intermediate
+    results of the work, for each of the last 4 graphs. Raises ConfigError, naming `speed.graphed`, for work that waits
+    for the device.
     """
-    given = tuple((one.shape, one.dtype, one.stride(), one.device) for one in inputs)
-    outer = torch.is_autocast_enabled(inputs[0].device.type), torch.get_autocast_dtype(inputs[0].device.type)
-    key = (model, key, given, outer, _places(model))
+    shapes = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in inputs)
+    device_type = inputs[0].device.type
+    precision = (torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
+    graph_key = (model, key, shapes, precision, _addresses(model))
     try:
-        hash(key)
+        hash(graph_key)
     except TypeError:
         return None
-    if key not in _kept:
-        _kept[key] = None
-        while len(_kept) > _MOST:
-            _kept.popitem(last=False)
+    if graph_key not in _recordings:
+        _recordings[graph_key] = None
+        while len(_recordings) > _MOST:
+            _recordings.popitem(last=False)
         return None
-    _kept.move_to_end(key)
-    if _kept[key] is None:
+    _recordings.move_to_end(graph_key)
+    if _recordings[graph_key] is None:
         try:
-            _kept[key] = Recorded(work, inputs)
+            _recordings[graph_key] = RecordedWork(work, inputs)
         except torch.OutOfMemoryError:
-            del _kept[key]
+            del _recordings[graph_key]
             raise  # a smaller piece may fit
         except RuntimeError as error:
-            del _kept[key]
-            if isinstance(error.__context__, torch.OutOfMemoryError):
-                raise error.__context__ from None  # the end of a recording that broke off hides why it did
-            way_out = f"the device refused to record the attack ({in_a_line(error)})"
-            raise ConfigError(must("speed.graphed", "false for this model and attack", True, way_out)) from error
-    return _kept[key](inputs)
+            del _recordings[graph_key]
+            _raise_cause(error)
+    return _recordings[graph_key](inputs)
 
 
-def _places(model: nn.Module) -> tuple:
-    """Where its weights and buffers lie, which is where a graph reads."""
-    return tuple((one.data_ptr(), one.stride()) for one in chain(model.parameters(), model.buffers()))
+def _raise_cause(error: RuntimeError) -> NoReturn:
+    """Raise why a recording failed: OutOfMemoryError if memory ran out in it, else ConfigError."""
+    if isinstance(error.__context__, torch.OutOfMemoryError):
+        raise error.__context__ from None  # the failed end of the recording hides why it was interrupted
+    way_out = f"the device refused to record the attack ({describe_exception(error)})"
+    raise ConfigError(must("speed.graphed", "false for this model and attack", True, way_out)) from error
+
+
+def _addresses(model: nn.Module) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Return address and strides of each weight and buffer, which a graph reads where they lay when it was recorded."""
+    return tuple((tensor.data_ptr(), tensor.stride()) for tensor in chain(model.parameters(), model.buffers()))
 
 
 def forget() -> None:
-    """Let go of all graphs, their memory and their models."""
-    _kept.clear()
+    """Release all graphs, their memory and their models."""
+    _recordings.clear()

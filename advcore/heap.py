@@ -9,9 +9,10 @@ import ctypes
 import os
 from collections.abc import Mapping
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_TRIM_THRESHOLD = -1  # parameters of mallopt, from glibc's malloc.h
+_MMAP_THRESHOLD = -3
 _NEVER = -1
-_LARGEST = 256 * 2**20  # bytes of a block that is kept; a larger one is worth its pages
+_LARGEST = 256 * 2**20  # bytes of a block that is kept; mapping a larger one anew is cheap for its size
 USERS_CHOICE = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "LD_PRELOAD")
 """Environment variables by which a user has chosen an allocator or its settings."""
 
@@ -19,14 +20,14 @@ USERS_CHOICE = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHO
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     """Let the process keep memory that is freed, up to its peak, for its next use.
 
-    This holds for the whole process and cannot be undone, so only the command line does it by itself. No result
-    depends on it. Returns whether it was done: not under another C library than glibc, nor where `environment` names
-    the user's own choice (`USERS_CHOICE`).
+    This holds for the whole process and cannot be undone, so only the command line does it unasked. No result depends
+    on it. Returns whether it was done: it is not where the C library is not glibc, nor where `environment` holds a
+    choice of the user (`USERS_CHOICE`).
     """
     if any(name in environment for name in USERS_CHOICE):
         return False
     try:
         adjust = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl has none; macOS neither; Windows refuses the name None
+    except (AttributeError, OSError, TypeError):  # musl and macOS have no mallopt; Windows refuses the name None
         return False
     return bool(adjust(_TRIM_THRESHOLD, _NEVER)) and bool(adjust(_MMAP_THRESHOLD, _LARGEST))

@@ -1,4 +1,4 @@
-"""Work on a batch piece by piece, in smaller pieces once memory runs out; and what to say where that is no way."""
+"""Work on a batch in pieces, which become smaller when memory runs out; and what to say where they cannot."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from advcore import graphs
-from advcore.device import release
+from advcore.device import release_memory
 from advcore.errors import NoMemoryError
 
 log = logging.getLogger(__name__)
@@ -19,18 +19,30 @@ _WORDS = ("out of memory", "not enough memory", "can't allocate memory")  # as C
 
 
 class Pieces:
-    """How large a piece may be; halves, down to `least`, when the device's memory runs out, and stays there.
+    """How large a piece of work may be: halved, down to `least`, each time the device's memory runs out.
 
-    size : how many, a multiple of `least`. of : what, for the events. events : what happened, one line each.
+    Parameters
+    ----------
+    size : examples in a piece, a multiple of `least`. It never grows again.
+    least : the smallest size.
+    of : what the pieces consist of, for `events`.
+
+    `events` holds one line for each time that the size was halved.
     """
 
     def __init__(self, size: int, least: int = 16, *, of: str = "examples"):
-        self.size, self._least, self._of = size, least, of
+        self.size = size
+        self._least = least
+        self._of = of
         self.events: list[str] = []
 
-    def over(self, n: int, work: Callable[[slice], Result]) -> list[Result]:
-        """`work(piece)` for the pieces of 0..n - 1, in order. Raises what `work` does, out of memory at `least` too."""
-        done, results = 0, []
+    def run(self, n: int, work: Callable[[slice], Result]) -> list[Result]:
+        """Return `work(piece)` for consecutive pieces of 0..n - 1, in order.
+
+        Raises what `work` raises; of errors about memory, only those that come at the smallest size.
+        """
+        done = 0
+        results = []
         while done < n:
             size = min(self.size, n)
             try:
@@ -38,32 +50,39 @@ class Pieces:
                 done += size
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not ran_out(error) or size <= self._least:
+                if not is_out_of_memory(error) or size <= self._least:
                     raise
-            self._halve(size)  # here, where what the failed call held is free
+            self._halve(size)  # outside of the handler, where the memory of the failed call is free again
         return results
 
     def _halve(self, size: int) -> None:
         self.size = max(self._least, size // 2 // self._least * self._least)
-        graphs.forget()  # each holds the memory of a whole attack
-        release()
+        graphs.forget()  # each graph holds the memory of a whole attack
+        release_memory()
         self.events.append(f"out of memory with {size} {self._of} at once; going on with {self.size}")
         log.warning("%s", self.events[-1])
 
+    over = run  # to be removed once all callers have changed
 
-def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on CUDA or in the CPU's allocator."""
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on CUDA or in the CPU's allocator."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in _WORDS)
 
 
 @contextlib.contextmanager
-def advised(doing: str, way_out: str) -> Iterator[None]:
-    """Where memory runs out inside, raise NoMemoryError: while doing what, how much was asked for, and the way out."""
+def explain_out_of_memory(doing: str, way_out: str) -> Iterator[None]:
+    """Raise NoMemoryError where memory runs out inside; it says what was done, how much was wanted, and the way out."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
-        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.I)
-        amount = f" ({asked[1]} were asked for)" if asked else ""
+        request = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.I)
+        amount = f" ({request[1]} were asked for)" if request else ""
         raise NoMemoryError(f"memory ran out {doing}{amount}; {way_out}") from error
+
+
+# to be removed once all callers have changed
+ran_out = is_out_of_memory
+advised = explain_out_of_memory

@@ -2,9 +2,9 @@
 
 import math
 
-_SMALLEST_PART = 4  # quarters of a grey level are still written as fractions
+_PARTS_OF_A_LEVEL = 4  # quarters of a grey level are still written as fractions
 _MOST_LEVELS = 10_000
-_ROUNDING = 1e-12  # relative: what a product such as 2.5 eps / steps loses
+_ROUNDING = 1e-12  # relative error of a product such as 2.5 eps / steps
 
 
 def format_pixels(value: float) -> str:
@@ -17,14 +17,15 @@ def format_pixels(value: float) -> str:
     is_short = math.isclose(float(decimal), value, rel_tol=_ROUNDING)
     if is_short or not 0 < abs(value) < _MOST_LEVELS / 255:
         return decimal
-    levels = round(value * 255 * _SMALLEST_PART) / _SMALLEST_PART
+    levels = round(value * 255 * _PARTS_OF_A_LEVEL) / _PARTS_OF_A_LEVEL
     if not math.isclose(value, levels / 255, rel_tol=_ROUNDING):
         return decimal
     return f"{levels:.6g}/255"
 
 
 def format_exactly(value: float) -> str | None:
-    """Write a value as `format_pixels` does where a run file reads back just this value; else None."""
+    """Write a value as `format_pixels` does if a run file reads exactly this value back; else return None."""
     text = format_pixels(value)
-    levels, _, whole = text.partition("/")
-    return text if float(levels) / float(whole or 1) == value else None
+    numerator, _, denominator = text.partition("/")
+    is_exact = float(numerator) / float(denominator or 1) == value
+    return text if is_exact else None

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM as a flag that long loops look at, so that a stop comes where nothing is half done.
+"""SIGINT and SIGTERM as a flag that long loops look at, so that a run stops where no work is half done.
 
-`caught()` sets the flag instead of stopping the process; `check()`, which stands at every forward pass and every chunk,
-raises Stopped. A training step is `whole()`: it is finished first, and what it changed is saved.
+`catch_signals()` sets the flag instead of stopping the process. `check()`, which is called at every forward pass and
+every chunk, raises Stopped. A training step runs inside `defer_stop()`: it is finished first, and its result is saved.
 """
 
 import contextlib
@@ -10,100 +10,125 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 
 _received: list[int] = []
-_whole = 0
-_alone = False
-_SAME = 2.0  # seconds
+_deferrals = 0
+_may_stop_alone = False
+_SAME = 2.0  # seconds within which torchrun hands on a signal that this process has received itself
 
 
 class Stopped(BaseException):
-    """A signal asked to stop; `number` is which. Not an Exception: nothing may take it for a failure and go on."""
+    """A signal asked to stop; `number` is which. Not an Exception: nothing may take it for a failure and continue."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
-def requested() -> int | None:
-    """The signal that asked to stop, or None."""
+def get_stop_signal() -> int | None:
+    """Return the number of the first signal that asked to stop, or None."""
     return _received[0] if _received else None
 
 
 def check() -> None:
-    """Raise Stopped if a signal came, unless inside `whole()`, or where other processes would go on without us."""
-    if _received and not _whole and (_alone or not _one_of_several()):
+    """Raise Stopped if a signal asked to stop.
+
+    It does nothing inside `defer_stop()`, nor where other processes of the run would continue without this one.
+    """
+    if _received and not _deferrals and (_may_stop_alone or not _is_one_of_several()):
         raise Stopped(_received[0])
 
 
-def _one_of_several() -> bool:
-    group = sys.modules.get("torch.distributed")
+def _is_one_of_several() -> bool:
+    group = sys.modules.get("torch.distributed")  # not imported here: the command line starts without torch
     return group is not None and group.is_available() and group.is_initialized() and group.get_world_size() > 1
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """What is inside may be stopped although there are other processes: they are told afterwards."""
-    global _alone, _whole
-    before = _alone, _whole
-    _alone, _whole = True, 0
+def allow_stop() -> Iterator[None]:
+    """Let the block be stopped although there are other processes; the caller informs them afterwards."""
+    global _may_stop_alone, _deferrals
+    before = _may_stop_alone, _deferrals
+    _may_stop_alone = True
+    _deferrals = 0
     try:
         yield
     finally:
-        _alone, _whole = before
+        _may_stop_alone, _deferrals = before
 
 
 @contextlib.contextmanager
-def whole() -> Iterator[None]:
-    """What is inside is not stopped half-way."""
-    global _whole
-    _whole += 1
+def defer_stop() -> Iterator[None]:
+    """Finish the block before the process stops."""
+    global _deferrals
+    _deferrals += 1
     try:
         yield
     finally:
-        _whole -= 1
+        _deferrals -= 1
 
 
 @contextlib.contextmanager
-def caught() -> Iterator[None]:
-    """SIGINT and SIGTERM set the flag; the second one of a kind does what it did before. Handlers that stood before are
-    called too, and are put back; a signal that was ignored stays ignored. Does nothing outside of the main thread,
-    where python cannot catch signals. Under torchrun, a second one within 2 seconds is the same: Slurm or systemd sent
-    it to all processes, and torchrun hands on its own."""
+def catch_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM set the flag inside; a second signal of a kind does what it did before.
+
+    Previous handlers are called too, and are put back at the end. A signal that was ignored stays ignored. Outside of
+    the main thread, where Python cannot catch signals, this does nothing. Under torchrun, a second signal within
+    2 seconds counts as the same one: Slurm or systemd sent it to all processes, and torchrun hands on its own.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: earlier for number, earlier in found.items() if earlier not in (signal.SIG_IGN, None)}
-    already, came, handed_on = list(_received), {}, "TORCHELASTIC_RUN_ID" in os.environ
-
-    def handler(number, frame):
-        earlier = before[number]
-        if number in came:
-            if time.monotonic() - came[number] > _SAME:
-                signal.signal(number, earlier)
-                os.kill(os.getpid(), number)
-            return
-        came[number] = time.monotonic()
-        _received.append(number)
-        if callable(earlier) and earlier is not signal.default_int_handler:
-            earlier(number, frame)
-        if not handed_on:
-            signal.signal(number, earlier)  # once more, and it stops at once
-
-    for number in before:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Without signals that are ignored, and those whose handlers were not set from Python and cannot be put back.
+    previous = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    received_before = list(_received)
+    handler = _Handler(previous)
+    for number in previous:
         signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, earlier in before.items():
+        for number, earlier in previous.items():
             signal.signal(number, earlier)
-        if not any(getattr(earlier, "__qualname__", "").startswith("caught.") for earlier in before.values()):
-            _received[:] = already
+        if not any(isinstance(earlier, _Handler) for earlier in previous.values()):
+            _received[:] = received_before
 
 
-def ignore(*_) -> None:
-    """For processes that only help: the one that started them says when to stop."""
+class _Handler:
+    """Sets the flag, and calls the handlers that it replaces."""
+
+    def __init__(self, previous: Mapping[int, Callable | int]):
+        self.previous = previous
+        self.arrivals: dict[int, float] = {}  # when the first signal of each kind came
+        self.is_handed_on = "TORCHELASTIC_RUN_ID" in os.environ
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        earlier = self.previous[number]
+        if number in self.arrivals:
+            if time.monotonic() - self.arrivals[number] > _SAME:
+                signal.signal(number, earlier)
+                os.kill(os.getpid(), number)
+            return
+        self.arrivals[number] = time.monotonic()
+        _received.append(number)
+        if callable(earlier) and earlier is not signal.default_int_handler:
+            earlier(number, frame)
+        if not self.is_handed_on:
+            signal.signal(number, earlier)  # so that a second signal stops at once
+
+
+def ignore_signals(*_: object) -> None:
+    """Ignore both signals, in a process that only helps: the one that started it says when to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+# to be removed once all callers have changed
+requested = get_stop_signal
+alone = allow_stop
+whole = defer_stop
+caught = catch_signals
+ignore = ignore_signals

@@ -1,47 +1,46 @@
-"""How passes of a model run: precision, memory layout, compilation. What is computed stays the same, up to rounding."""
+"""How passes of a model run: precision, memory layout, compilation. Results stay the same, up to rounding."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from advcore import graphs
 from advcore.borrow import borrow
-from advcore.cpu_defaults import cpu_defaults
-from advcore.device import captures, has_bfloat16
-from advcore.errors import in_a_line, must, one_of, require
-from advcore.types import settings
+from advcore.cpu_defaults import look_up_defaults
+from advcore.device import has_bfloat16, has_graphs
+from advcore.errors import check_one_of, describe_exception, must, require
+from advcore.settings import settings
 
 AUTOCASTS = ("auto", "none", "bfloat16")
 RECORDED = ("autocast", "channels_last", "compiled", "fused", "graphed")
-"""Settings that change bits, which a run that goes on keeps. `deferred` changes when a failure is noticed."""
+"""Settings that change bits: a resumed run keeps them. `deferred` only changes when a failure is noticed."""
 FAMILY = "advcore_family"
 """Attribute of a network that names its family, for `cpu_defaults`; the models of `advcore.models` have it."""
 
 
 @settings
 class Speed:
-    """What training and selection do for speed; null and "auto": what suits the device.
+    """Settings for the speed of training and selection; null and "auto" stand for what suits the device.
 
     Perturbations, projections, losses, residuals and solvers stay in float32 or wider whatever is set.
 
     Parameters
     ----------
     autocast : precision of the model's passes: "bfloat16", or "none"; "auto" is bfloat16 on CUDA devices that have it.
-    channels_last : images and weights of convolutions lie channels last; null: on CUDA if the model can take that, and
-        on a CPU where a committed table says that it is faster for models of this family (docs/speed.md).
-    compiled : torch.compile of the model's forward; its first passes take long. null: no.
-    fused : the optimiser's step as one kernel; null: on CUDA, and on a CPU as the table says.
-    deferred : the device skips steps from the first one on whose loss or gradient is not finite, and the host looks
-        every 256 steps and at the end of an epoch; false looks at every step, and waits for the device. Needs `fused`.
-        null: on CUDA, with one process.
-    graphed : the loop of a PGD attack with one restart, on a model in eval mode, as one CUDA graph, recorded when a
-        batch of its shape comes the second time; other attacks run as they are. null: no.
+    channels_last : lay out images and the weights of convolutions channels last; null: on CUDA if the model can take
+        that, and on a CPU where a committed table says that it is faster for models of this family (docs/speed.md).
+    compiled : compile the model's forward pass by torch.compile; the first passes take long. null: no.
+    fused : do the optimiser's step in one kernel; null: on CUDA, and on a CPU as the table says.
+    deferred : let the device skip all steps from the first one whose loss or gradient is not finite; the host looks for
+        it every 256 steps and at the end of an epoch. false looks at every step, which waits for the device. Needs
+        `fused`. null: on CUDA, with one process.
+    graphed : record the loop of a PGD attack as one CUDA graph when a batch of its shape comes the second time; this
+        needs one restart and a model in eval mode, and other attacks run as they are. null: no.
     """
 
     autocast: str = "auto"
@@ -52,133 +51,164 @@ class Speed:
     graphed: bool | None = None
 
     def __post_init__(self):
-        require(
-            one_of("autocast", self.autocast, AUTOCASTS),
-            must("deferred", "false without fused", True, "only a fused step can be skipped on the device")
-            if self.deferred and self.fused is False
-            else None,
-        )
+        problems = [check_one_of("autocast", self.autocast, AUTOCASTS)]
+        if self.deferred and self.fused is False:
+            way_out = "only a fused step can be skipped on the device"
+            problems.append(must("deferred", "false without fused", True, way_out))
+        require(*problems)
 
-    def settled(self, device: torch.device, processes: int = 1, family: str | None = None) -> "Speed":
+    def resolve(self, device: torch.device, processes: int = 1, family: str | None = None) -> "Speed":
         """Give each setting that is left out the value that suits `device`, and on a CPU the model's `family`.
 
-        Never measures anything: the same settings, device, processes, family and torch give the same values. Raises
+        Nothing is measured: the same settings, device, processes, family and torch give the same values. Raises
         ConfigError for what the device does not have.
         """
-        require(
-            must("graphed", "null or false on a cpu", True, "only CUDA has graphs")
-            if self.graphed and not captures(device)
-            else None
-        )
-        cuda = device.type == "cuda"
-        measured = cpu_defaults(family, torch.__version__) if device.type == "cpu" else {}
-        fused = cuda or bool(self.deferred) or measured.get("fused", False) if self.fused is None else self.fused
-        channels_last = cuda or measured.get("channels_last", False)
+        if self.graphed and not has_graphs(device):
+            require(must("graphed", "null or false on a cpu", True, "only CUDA has graphs"))
+        is_cuda = device.type == "cuda"
+        faster = look_up_defaults(family, torch.__version__) if device.type == "cpu" else {}
+        autocast = self.autocast
+        if autocast == "auto":
+            autocast = "bfloat16" if has_bfloat16(device) else "none"
+        fused = _or_default(self.fused, is_cuda or bool(self.deferred) or faster.get("fused", False))
         return Speed(
-            autocast=("bfloat16" if has_bfloat16(device) else "none") if self.autocast == "auto" else self.autocast,
-            channels_last=channels_last if self.channels_last is None else self.channels_last,
+            autocast=autocast,
+            channels_last=_or_default(self.channels_last, is_cuda or faster.get("channels_last", False)),
             compiled=bool(self.compiled),
             fused=fused,
-            deferred=cuda and fused and processes == 1 if self.deferred is None else self.deferred,
+            deferred=_or_default(self.deferred, is_cuda and fused and processes == 1),
             graphed=bool(self.graphed),
         )
 
-    def suited(self, model: nn.Module, x: Tensor, processes: int = 1) -> "Speed":
-        """`settled`, for a model on the images x: one that looks at memory as channels first (`view`) is left so.
-        Raises ConfigError if `channels_last` was asked for."""
-        found = self.settled(x.device, processes, family_of(model))
-        refused = _refused(model, x) if found.channels_last else None
-        if refused is None:
-            return found
-        require(must("channels_last", "false for this model", True, refused) if self.channels_last else None)
-        return replace(found, channels_last=False)
+    def resolve_for(self, model: nn.Module, x: Tensor, processes: int = 1) -> "Speed":
+        """Resolve the settings for a model and images x (B, C, H, W).
 
-    def as_recorded(self, recorded: Mapping[str, Any] | None, device: torch.device) -> "Speed":
-        """Take what is left out here from a run that goes on, so that it goes on to the same bits.
-
-        `recorded` is that run's `record`; None stands for a run from before there was one, which took nothing by
-        default on a CPU. A run that was on another kind of device has other bits anyway, and keeps this one's defaults.
+        A model that views memory as channels first keeps that layout by default. Raises ConfigError if `channels_last`
+        is set for such a model.
         """
-        recorded = PLAIN.record(torch.device("cpu")) if recorded is None else recorded
+        speed = self.resolve(x.device, processes, find_family(model))
+        if not speed.channels_last:
+            return speed
+        refusal = _try_channels_last(model, x)
+        if refusal is None:
+            return speed
+        if self.channels_last:
+            require(must("channels_last", "false for this model", True, refusal))
+        return replace(speed, channels_last=False)
+
+    def complete_from(self, recorded: Mapping[str, object] | None, device: torch.device) -> "Speed":
+        """Take the settings that are left out from the run that is resumed, so that its bits stay the same.
+
+        recorded : what `record` returned in that run; None for a run from before there was a record, which used no
+            defaults of a CPU. A run on another kind of device has other bits anyway: then nothing is taken.
+        """
+        if recorded is None:
+            recorded = PLAIN.record(torch.device("cpu"))
         if recorded["device"] != device.type:
             return self
         left_out = [name for name in RECORDED if getattr(self, name) in (None, "auto")]
         if self.deferred:
-            left_out = [name for name in left_out if name != "fused"]  # which it decides
+            left_out = [name for name in left_out if name != "fused"]  # `deferred` decides it
         return replace(self, **{name: recorded[name] for name in left_out})
 
-    def record(self, device: torch.device) -> dict[str, Any]:
-        """Write down the settings and the kind of device, for `as_recorded`; call it on what `settled` gave."""
+    def record(self, device: torch.device) -> dict[str, object]:
+        """Return the kind of device and the resolved settings that change bits, for `complete_from`."""
         return {"device": device.type} | {name: value for name, value in asdict(self).items() if name in RECORDED}
 
-    def prepared(self, model: nn.Module) -> nn.Module:
-        """The model itself, its weights laid out as `channels_last` has it."""
+    def lay_out(self, model: nn.Module) -> nn.Module:
+        """Return the model itself, its weights laid out as `channels_last` says."""
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Passes inside (`passed`) run so; call it on what `settled` gave."""
-        before = _now.set(self)
+    def activate(self) -> Iterator[None]:
+        """Let all passes inside (`run_model`) use these settings, which must be resolved."""
+        before = _active.set(self)
         try:
             yield
         finally:
-            _now.reset(before)
-            if _now.get() is None:
-                _compiled_of.cache_clear()  # it would keep the models
+            _active.reset(before)
+            if _active.get() is None:  # both caches hold models
+                _compile.cache_clear()
                 graphs.forget()
+
+    # to be removed once all callers have changed
+    settled = resolve
+    suited = resolve_for
+    as_recorded = complete_from
+    prepared = lay_out
+    running = activate
+
+
+def _or_default(value: bool | None, default: bool) -> bool:
+    return default if value is None else value
 
 
 PLAIN = Speed(autocast="none", channels_last=False, compiled=False, fused=False, deferred=False, graphed=False)
-_now: ContextVar[Speed | None] = ContextVar("speed", default=None)
+_active: ContextVar[Speed | None] = ContextVar("speed", default=None)
 
 
-def family_of(model: nn.Module) -> str | None:
+def find_family(model: nn.Module) -> str | None:
     """Return the family that a network names (`FAMILY`), itself or as the last module of a Sequential; else None.
 
-    Only the models of `advcore.models` name one, so any other network is of none.
+    Only the models of `advcore.models` name one.
     """
     while isinstance(model, nn.Sequential) and len(model) and not hasattr(model, FAMILY):
         model = model[-1]
     return getattr(model, FAMILY, None)
 
 
-def current() -> Speed:
-    """How passes run here; plainly where nothing was said."""
-    return _now.get() or PLAIN
+def get_speed() -> Speed:
+    """Return the settings of the innermost `Speed.activate` here, or `PLAIN` outside of any."""
+    return _active.get() or PLAIN
 
 
 @contextlib.contextmanager
-def uncompiled(*, in_full: bool = False) -> Iterator[None]:
-    """Passes inside run layer by layer, so that hooks see them; `in_full`: without autocast too."""
-    with replace(current(), compiled=False, **({"autocast": "none"} if in_full else {})).running():
+def disable_compilation(*, in_full: bool = False) -> Iterator[None]:
+    """Run the passes inside layer by layer, so that hooks see them; `in_full`: without autocast as well."""
+    speed = get_speed()
+    autocast = "none" if in_full else speed.autocast
+    with replace(speed, compiled=False, autocast=autocast).activate():
         yield
 
 
-def passed(model: nn.Module, x: Tensor) -> Tensor:
-    """`model` of a copy of the images x (B, C, H, W), which it may change in place; logits in float32 or wider."""
-    now = current()
-    x = x.clone(memory_format=torch.channels_last) if now.channels_last else x.clone()
-    call = _compiled_of(model) if now.compiled else model
-    if now.autocast == "none":
-        return call(x)
-    with torch.autocast(x.device.type, getattr(torch, now.autocast)):
-        logits = call(x)
-    half = isinstance(logits, Tensor) and logits.dtype in (torch.bfloat16, torch.float16)
-    return logits.float() if half else logits
+def run_model(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits of images x (B, C, H, W), in float32 or wider, by the active settings.
+
+    The model gets a copy of x, which it may change in place.
+    """
+    speed = get_speed()
+    x = x.clone(memory_format=torch.channels_last) if speed.channels_last else x.clone()
+    forward = _compile(model) if speed.compiled else model
+    if speed.autocast == "none":
+        return forward(x)
+    with torch.autocast(x.device.type, getattr(torch, speed.autocast)):
+        logits = forward(x)
+    if isinstance(logits, Tensor) and logits.dtype in (torch.bfloat16, torch.float16):
+        return logits.float()
+    return logits
 
 
-def _refused(model: nn.Module, x: Tensor) -> str | None:
-    """What the model says, its weights and the images x channels last; None if it takes them, and lies so then."""
+def _try_channels_last(model: nn.Module, x: Tensor) -> str | None:
+    """Lay the model's weights out channels last, and run it on such images x.
+
+    Returns None if it takes them, else its error, with the weights laid out as before.
+    """
     try:
         model.to(memory_format=torch.channels_last)
         with borrow(model, training=False), torch.no_grad():
             model(x.clone(memory_format=torch.channels_last))
     except RuntimeError as error:
         model.to(memory_format=torch.contiguous_format)
-        return in_a_line(error)
+        return describe_exception(error)
     return None
 
 
 @lru_cache(maxsize=4)
-def _compiled_of(model: nn.Module) -> nn.Module:
+def _compile(model: nn.Module) -> nn.Module:
     return torch.compile(model)
+
+
+# to be removed once all callers have changed
+family_of = find_family
+current = get_speed
+uncompiled = disable_compilation

@@ -19,7 +19,7 @@ from steps import ATTACK, batch_of, ours, passes_alone, pictures, published, see
 from torch import nn
 
 from advcore.cost import CostLedger
-from advcore.device import between, captures, forget_peak, full_float32, mark, peak_memory, wait
+from advcore.device import forget_peak, full_float32, has_graphs, mark, measure_seconds, peak_memory, wait
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Trades
@@ -65,7 +65,7 @@ def per_second(work: Callable[[], object], examples: int, device: torch.device, 
         start = mark(device)
         for _ in range(repeats):
             work()
-        found.append(repeats * examples / between(start, mark(device)))
+        found.append(repeats * examples / measure_seconds(start, mark(device)))
     return sorted(found[1:])[1]
 
 
@@ -78,7 +78,7 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
             plain = per_second(published(network(name, device, options.quick), x, y), batch, device, repeats)
         yield {"model": name, "way": "published loop", "batch": batch, "per_second": plain}
         for way, asked in LADDER.items():
-            if asked.graphed and not captures(device):
+            if asked.graphed and not has_graphs(device):
                 continue  # a trial of this script on a CPU
             speed = asked.settled(device)
             model = speed.prepared(network(name, device, options.quick))

@@ -14,7 +14,7 @@ from advcore.models import MODELS
 from advcore.objectives import Pgd, Trades
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
-from advcore.speed import Speed, passed
+from advcore.speed import Speed, run_model
 from advcore.training import SGD
 from advcore.training.step import Gate, Learner, step
 
@@ -134,7 +134,7 @@ def ours_trades(model: nn.Module, x: Tensor, y: Tensor, speed: Speed) -> Step:
     return ours(model, x, y, speed, objective=Trades(beta=BETA), attack=TRADES_ATTACK)
 
 
-def passes_alone(model: nn.Module, x: Tensor, y: Tensor, forward: Forward = passed) -> Step:
+def passes_alone(model: nn.Module, x: Tensor, y: Tensor, forward: Forward = run_model) -> Step:
     """The floor of a PGD step: as many forward and backward passes, and nothing between them."""
 
     def once() -> None:

@@ -50,7 +50,7 @@ def table(monkeypatch):
     ],
 )
 def test_the_newest_release_that_is_not_newer_counts(table, version, family, settings):
-    assert cpu_defaults.cpu_defaults(family, version) == settings
+    assert cpu_defaults.look_up_defaults(family, version) == settings
 
 
 def test_an_empty_table_leaves_everything_off(monkeypatch):

@@ -41,14 +41,14 @@ def fail(*_, **__):
 
 def half_way(monkeypatch):
     opened = os.fdopen
-    monkeypatch.setattr(files.os, "fdopen", lambda handle, mode: HalfWay(opened(handle, mode)))
+    monkeypatch.setattr(os, "fdopen", lambda handle, mode: HalfWay(opened(handle, mode)))
 
 
 FAULTS = {
     "write": half_way,
-    "sync": lambda monkeypatch: monkeypatch.setattr(files.os, "fsync", fail),
-    "permissions": lambda monkeypatch: monkeypatch.setattr(files.os, "chmod", fail),
-    "rename": lambda monkeypatch: monkeypatch.setattr(files.os, "replace", fail),
+    "sync": lambda monkeypatch: monkeypatch.setattr(os, "fsync", fail),
+    "permissions": lambda monkeypatch: monkeypatch.setattr(os, "chmod", fail),
+    "rename": lambda monkeypatch: monkeypatch.setattr(os, "replace", fail),
 }
 
 

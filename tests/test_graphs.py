@@ -37,8 +37,8 @@ def recordings(monkeypatch):
 
         return run, output
 
-    monkeypatch.setattr(graphs, "captured", captured)
-    monkeypatch.setattr(speed, "captures", lambda device: True)
+    monkeypatch.setattr(graphs, "capture_graph", captured)
+    monkeypatch.setattr(speed, "has_graphs", lambda device: True)
     yield played
     graphs.forget()
 
@@ -91,7 +91,7 @@ def test_a_run_by_graphs_is_the_plain_run(model, source, recordings):
     assert sum(recordings) > len(recordings) > 1  # whole batches, the epoch's last, the selection's chunks
     assert at_once.ledger.passes == plain.ledger.passes
     assert all(torch.equal(one, other) for one, other in zip(net.parameters(), same.parameters(), strict=True))
-    assert not graphs._kept  # nothing is held once the run is over
+    assert not graphs._recordings  # nothing is held once the run is over
 
 
 def test_another_attack_or_shape_or_mode_is_another_graph(model, source, recordings):
@@ -113,7 +113,7 @@ def test_another_attack_or_shape_or_mode_is_another_graph(model, source, recordi
         [once(ATTACK.changed(restarts=2)) for _ in range(3)]
         assert recordings == [1, 1]  # so are several restarts
         [once(count=count) for count in (10, 20, 30, 40) for _ in range(2)]
-        assert len(graphs._kept) == 4
+        assert len(graphs._recordings) == 4
 
 
 def moved(net):
@@ -161,10 +161,10 @@ def test_memory_that_runs_out_lets_go_of_graphs(model, source, recordings):
     def work(piece):
         if piece.stop - piece.start > 32:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        assert not graphs._kept
+        assert not graphs._recordings
 
     with Speed(graphed=True).settled(CPU).running():
-        graphs._kept["a graph"] = None
+        graphs._recordings["a graph"] = None
         Pieces(64).over(64, work)
 
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_recorded_is_said_in_a_line(model, source, recordings, mo
     def refused(work, device):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
-    monkeypatch.setattr(graphs, "captured", refused)
+    monkeypatch.setattr(graphs, "capture_graph", refused)
     with pytest.raises(ConfigError) as caught:
         attacked(model, source, Pgd(), ATTACK, Speed(graphed=True))
     assert "speed.graphed must be false" in str(caught.value) and "not permitted" in str(caught.value)
@@ -190,10 +190,10 @@ def test_memory_that_runs_out_while_recording_is_left_to_who_can_halve_the_chunk
             if hidden:  # as the end of a capture may
                 raise RuntimeError("capture was invalidated")
 
-    monkeypatch.setattr(graphs, "captured", short)
+    monkeypatch.setattr(graphs, "capture_graph", short)
     with pytest.raises(torch.OutOfMemoryError):
         attacked(model, source, Pgd(), ATTACK, Speed(graphed=True))
-    assert all(one is None for one in graphs._kept.values())
+    assert all(one is None for one in graphs._recordings.values())
 
 
 def test_a_cpu_has_no_graphs():

@@ -21,7 +21,7 @@ from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
-from advcore.speed import Speed, passed
+from advcore.speed import Speed, run_model
 from advcore.training import SGD, Adam
 from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
@@ -49,9 +49,9 @@ def no_compiler(request, monkeypatch):
         return
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
-    speed._compiled_of.cache_clear()
+    speed._compile.cache_clear()
     yield
-    speed._compiled_of.cache_clear()
+    speed._compile.cache_clear()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,7 +134,7 @@ def test_an_attack_so_stays_in_its_ball_and_logits_are_float32(model, source, wa
     seen = []
 
     def loss(z):
-        logits = passed(model.eval(), z)
+        logits = run_model(model.eval(), z)
         seen.append(logits.dtype)
         return nn.functional.cross_entropy(logits, y, reduction="none")
 
@@ -273,7 +273,8 @@ def test_a_model_that_cannot_lie_channels_last_is_left_as_it_is(source, monkeypa
     with pytest.raises(ConfigError, match="channels_last must be false for this model"):
         trained(Views(), source, Speed(channels_last=True))
     as_on_cuda = speed.replace(speed.PLAIN, channels_last=True)
-    monkeypatch.setattr(Speed, "settled", lambda self, device, processes=1, family=None: as_on_cuda)
+    for name in ("resolve", "settled"):  # the second is its name of before
+        monkeypatch.setattr(Speed, name, lambda self, device, processes=1, family=None: as_on_cuda, raising=False)
     out, _ = trained(Views(), source, Speed())
     assert "channels first" in out.events[0]["event"]
 
@@ -400,9 +401,9 @@ def compiler():
     except Exception as error:
         pytest.skip(f"nothing can be compiled: {error}")
     torch._dynamo.reset()
-    speed._compiled_of.cache_clear()
+    speed._compile.cache_clear()
     yield
-    speed._compiled_of.cache_clear()
+    speed._compile.cache_clear()
     torch._dynamo.reset()
 
 
@@ -419,7 +420,7 @@ def test_a_compiled_model_gives_the_plain_ones_logits_and_gradients(compiler, mo
                     for size in (24, 7):
                         net.train(training).requires_grad_(learns)
                         z = x[:size].clone().requires_grad_(True)
-                        logits = passed(net, z)
+                        logits = run_model(net, z)
                         own += [logits.detach(), torch.autograd.grad(logits.square().sum(), z)[0]]
         found.append([*own, *net.state_dict().values()])
     for plain, fast in zip(*found, strict=True):

@@ -30,4 +30,4 @@ ALIASES = {
     "npy": "npz",
     "arrays": "npz",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""
+"""Other names that the field uses, to the names here (`errors.suggest_nearest`)."""

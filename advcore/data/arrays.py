@@ -7,7 +7,7 @@ from advcore.data.base import OwnData, find_path
 from advcore.data.split import Split
 from advcore.errors import CheckpointError, DataError, must
 from advcore.files import read_npz
-from advcore.types import settings
+from advcore.settings import settings
 
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 

@@ -1,4 +1,4 @@
-"""Batched augmentation on the device: each image its own draw from a stream, no Python loop over images."""
+"""Batched augmentation on the device: each image draws for itself from a stream, without a Python loop."""
 
 from collections.abc import Callable
 
@@ -32,12 +32,12 @@ def flip(x: Tensor, generator: Stream) -> Tensor:
 
 
 def crop_flip(x: Tensor, generator: Stream) -> Tensor:
-    """`crop`, then `flip`: (B, C, H, W), each image its own draw."""
+    """Crop and then flip images (B, C, H, W), each by draws of its own."""
     return flip(crop(x, generator), generator)
 
 
 def none(x: Tensor, generator: Stream) -> Tensor:
-    """The images as they are."""
+    """Return the images as they are."""
     return x
 
 

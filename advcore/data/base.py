@@ -18,13 +18,13 @@ from advcore.data.split import Split, draw_stratified, subsample
 from advcore.errors import (
     LARGEST_SEED,
     DataError,
-    at_least,
-    cause_of,
+    check_at_least,
+    check_one_of,
+    check_within,
+    describe_cause,
     describe_refusal,
     must,
-    one_of,
     require,
-    within,
 )
 from advcore.rng import Stream
 
@@ -85,16 +85,16 @@ class DataSettings:
 
     def __post_init__(self):
         problems = [
-            within("validation", self.validation, 0, 0.5),
-            at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
+            check_within("validation", self.validation, 0, 0.5),
+            check_at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
         ]
         if self.train_size is not None:
-            problems.append(at_least("train_size", self.train_size, 1))
+            problems.append(check_at_least("train_size", self.train_size, 1))
         if self.test_size is not None:
-            problems.append(at_least("test_size", self.test_size, 1))
+            problems.append(check_at_least("test_size", self.test_size, 1))
         if self.augment is not None:
-            problems.append(one_of("augment", self.augment, AUGMENTATIONS))
-        require(*problems, at_least("workers", self.workers, 0, most=1024))
+            problems.append(check_one_of("augment", self.augment, AUGMENTATIONS))
+        require(*problems, check_at_least("workers", self.workers, 0, most=1024))
 
     def read(self) -> tuple[Split, Split]:
         """Read the raw training and test sets."""
@@ -189,7 +189,7 @@ class OwnData(DataSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.num_classes is not None:
-            require(at_least("num_classes", self.num_classes, 2, most=MOST_CLASSES))
+            require(check_at_least("num_classes", self.num_classes, 2, most=MOST_CLASSES))
 
     def classes(self, train: Split) -> int:
         return self.num_classes or super().classes(train)
@@ -221,7 +221,7 @@ def find_path(path: str) -> Path:
             os.stat(candidate)
             return candidate
         except OSError as error:
-            attempts.append(f"{candidate}: {cause_of(error)}")
+            attempts.append(f"{candidate}: {describe_cause(error)}")
         except ValueError as error:
             attempts.append(f"{candidate}: {error}")
     hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advcore.data.contract import MapStyle, Source
-from advcore.errors import DataError, in_a_line
+from advcore.errors import DataError, describe_exception
 
 _TOLERANCE = 1e-4
 
@@ -76,7 +76,7 @@ def item_of(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"example {i} cannot be read: {in_a_line(error)}") from error
+        raise DataError(f"example {i} cannot be read: {describe_exception(error)}") from error
     if not isinstance(item, (tuple, list)) or len(item) < 2:
         raise DataError(f"example {i} must be a pair (x, y), got {type(item).__name__}")
     image = item[0]

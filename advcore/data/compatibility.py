@@ -7,7 +7,7 @@ from advcore.borrow import borrow
 from advcore.data.checks import check_labels
 from advcore.data.contract import Source, first_images
 from advcore.errors import DataError
-from advcore.rng import preserved
+from advcore.rng import preserve_random_state
 
 
 def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None:
@@ -33,7 +33,7 @@ def _first_logits(model: nn.Module, source: Source) -> torch.Tensor:
     """Return the model's output, in eval mode, for the first two images. Raises DataError if it raises anything."""
     x = first_images(model, source)
     try:
-        with preserved(), borrow(model, training=False), torch.no_grad():
+        with preserve_random_state(), borrow(model, training=False), torch.no_grad():
             return model(x)
     except Exception as error:  # whatever a network raises at images that it cannot take
         message = (str(error).splitlines() or [""])[0]

@@ -35,7 +35,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a digest that names the data (`labels_digest`)."""
+        """Return a digest that names the data (`digest_labels`)."""
         ...
 
 

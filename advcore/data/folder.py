@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder a class, as torchvision's ImageFolder reads it."""
+"""A folder of images, one sub-folder per class, as torchvision's ImageFolder reads it."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from advcore.data.base import DataSettings, find_path
 from advcore.data.images import decode_image
 from advcore.data.split import Split
-from advcore.errors import DataError, at_least, missing_package, must, require
-from advcore.types import settings
+from advcore.errors import DataError, check_at_least, explain_missing_package, must, require
+from advcore.settings import settings
 
 
 @settings
@@ -38,9 +38,9 @@ class ImageFolder(DataSettings):
         super().__post_init__()
         if self.only and self.groups:
             require("only and groups must not both be given; groups already names its folders")
-        require(at_least("size", self.size, 8, most=10_000), self._named_twice())
+        require(check_at_least("size", self.size, 8, most=10_000), self._check_repeated())
 
-    def _named_twice(self) -> str | None:
+    def _check_repeated(self) -> str | None:
         """Return a problem if a sub-folder is named twice: it can have one label only."""
         setting = "groups" if self.groups else "only"
         names = list(self.only or [])
@@ -74,7 +74,7 @@ class ImageFolder(DataSettings):
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
-            raise missing_package("torchvision", "data.name: image_folder", None, error) from None
+            raise explain_missing_package("torchvision", "data.name: image_folder", None, error) from None
         if not folder.is_dir():
             raise DataError(
                 f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, BinaryIO
 
-from advcore.errors import DataError, in_a_line
+from advcore.errors import DataError, describe_exception
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,4 +25,4 @@ def decode_image(file: BinaryIO | str, position: int, *, grey: bool = False) -> 
             return image.convert("RGB")
     except Exception as error:  # PIL raises a family of errors for damaged files
         path = f" ({file})" if isinstance(file, str) else ""
-        raise DataError(f"image {position}{path} cannot be decoded: {in_a_line(error)}") from error
+        raise DataError(f"image {position}{path} cannot be decoded: {describe_exception(error)}") from error

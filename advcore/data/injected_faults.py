@@ -13,9 +13,9 @@ from advcore.apportion import largest_remainder
 from advcore.data.checks import item_of
 from advcore.data.contract import MapStyle
 from advcore.data.split import Split
-from advcore.errors import require, within
+from advcore.errors import check_within, require
 from advcore.rng import Stream
-from advcore.types import settings
+from advcore.settings import settings
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ class Planted:
 
     def __post_init__(self):
         require(
-            within("long_tail", self.long_tail, 1, 1e6),
-            within("duplicates", self.duplicates, 0, 0.99),
-            within("noise", self.noise, 0, 0.99),
+            check_within("long_tail", self.long_tail, 1, 1e6),
+            check_within("duplicates", self.duplicates, 0, 0.99),
+            check_within("noise", self.noise, 0, 0.99),
         )
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from advcore.data.base import DataSettings, expand_home, find_path
 from advcore.data.split import Split, draw_stratified
-from advcore.errors import DataError, missing_package
-from advcore.types import settings
+from advcore.errors import DataError, explain_missing_package
+from advcore.settings import settings
 
 
 @settings
@@ -28,7 +28,7 @@ class Digits(DataSettings):
         try:
             from sklearn.datasets import load_digits
         except (ImportError, RuntimeError) as error:
-            raise missing_package("scikit-learn", "data.name: digits", None, error) from None
+            raise explain_missing_package("scikit-learn", "data.name: digits", None, error) from None
         images, labels = _read_digits(load_digits)
         test = draw_stratified(labels, round(0.2 * len(labels)), self.split_seed, "digits-test")
         return _hold(images[~test], labels[~test]), _hold(images[test], labels[test])
@@ -65,7 +65,7 @@ class _Torchvision(DataSettings):
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
-            raise missing_package("torchvision", f"reading {self.reader}", None, error) from None
+            raise explain_missing_package("torchvision", f"reading {self.reader}", None, error) from None
         reader = getattr(datasets, self.reader)
         try:
             return self._read_part(reader, root, train=True), self._read_part(reader, root, train=False)

@@ -15,8 +15,8 @@ from torch import Tensor
 from advcore.data.base import OwnData, find_path
 from advcore.data.images import decode_image
 from advcore.data.split import Split
-from advcore.errors import DataError, missing_package
-from advcore.types import settings
+from advcore.errors import DataError, explain_missing_package
+from advcore.settings import settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +42,7 @@ def _read_table(folder: Path, part: str) -> "pa.Table":
         import pyarrow as pa
         import pyarrow.parquet as pq
     except (ImportError, RuntimeError) as error:
-        raise missing_package("pyarrow", "data.name: parquet", None, error) from None
+        raise explain_missing_package("pyarrow", "data.name: parquet", None, error) from None
     names = os.listdir(folder) if folder.is_dir() else []
     files = sorted(folder / name for name in names if fnmatch(name, f"{part}-*.parquet"))
     if not files:

@@ -8,7 +8,7 @@ from torch import Tensor
 from advcore.data.checks import check_images
 from advcore.data.contract import Batch, to_float
 from advcore.errors import DataError
-from advcore.types import labels_digest
+from advcore.types import digest_labels
 
 
 class Resident:
@@ -61,7 +61,7 @@ class Resident:
         return count_classes(self._labels)
 
     def fingerprint(self) -> str:
-        return labels_digest(self._label_at, len(self))
+        return digest_labels(self._label_at, len(self))
 
     def _label_at(self, i: int) -> int:
         return int(self._labels[i])

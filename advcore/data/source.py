@@ -11,7 +11,7 @@ from advcore.data.checks import check_images, check_labels, item_of, label_check
 from advcore.data.contract import Batch, MapStyle, Source, batches_for, chunk_sizes, chunked, first_images, to_float  # noqa: F401
 from advcore.data.resident import Resident, count_classes
 from advcore.data.streamed import Streamed
-from advcore.types import labels_digest
+from advcore.types import digest_labels
 
 __all__ = ["Part", "Resident", "Source", "Streamed", "as_source", "hash_content"]
 
@@ -40,7 +40,7 @@ class Part:
 
     def fingerprint(self) -> str:
         labels = self.labels().tolist()
-        return labels_digest(labels.__getitem__, len(self))
+        return digest_labels(labels.__getitem__, len(self))
 
 
 def as_source(dataset: Source | MapStyle, device: torch.device) -> Source:

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from advcore.data.checks import check_images, item_of
 from advcore.data.contract import Batch, MapStyle, chunked, to_float
 from advcore.data.resident import count_classes
-from advcore.device import pins
-from advcore.errors import DataError, in_a_line
-from advcore.signals import ignore
-from advcore.types import labels_digest
+from advcore.device import is_faster_pinned
+from advcore.errors import DataError, describe_exception
+from advcore.signals import ignore_signals
+from advcore.types import digest_labels
 
 _NOTHING = -1  # what a worker reads between two examples
 _DYING = 2  # seconds that a worker takes to end once its files are closed
@@ -66,8 +66,8 @@ class Streamed:
             batch_sampler=[chunk.tolist() for chunk in chunks],
             num_workers=self.workers,
             collate_fn=_collate,
-            pin_memory=pins(self.device),
-            worker_init_fn=ignore,
+            pin_memory=is_faster_pinned(self.device),
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # its own: a default one would draw from the global state
         )
         iterator = iter(loader)
@@ -98,7 +98,7 @@ class Streamed:
 
     def fingerprint(self) -> str:
         if self._fingerprint is None:  # every state that is saved asks for it
-            self._fingerprint = labels_digest(self._label_at, len(self))
+            self._fingerprint = digest_labels(self._label_at, len(self))
         return self._fingerprint
 
     def _label_at(self, i: int) -> int:
@@ -149,7 +149,7 @@ class _CheckedExamples(Dataset):
                 which = _list_examples(chunk) if example == _NOTHING else f"example {example}"
                 ending = _describe_exit(worker.exitcode)
                 return DataError(f"{which} cannot be read: the worker process {worker.pid} {ending}")
-        return DataError(f"{_list_examples(chunk)} cannot be read: {in_a_line(error)}")
+        return DataError(f"{_list_examples(chunk)} cannot be read: {describe_exception(error)}")
 
 
 def _await_dying(workers: Sequence[BaseProcess]) -> None:

@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "base": (
         *("types", "errors", "rng", "cost", "rows", "pairs", "spill", "files", "signals", "speed", "cpu_defaults"),
         *("deprecation", "heap", "graphs", "device", "distributed", "borrow", "apportion", "pieces", "threads"),
-        *("pixels", "version"),
+        *("settings", "suggestions", "pixels", "version"),
     ),
 }
 """From the top to the bottom: a part may import from its own layer and from those below."""

@@ -134,7 +134,7 @@ def test_a_stop_between_two_writes_loses_at_most_the_last_batch(tmp_path, monkey
     with pytest.raises(Stopped):
         evaluate(network(), source(), ATTACKS[:1], **settings, on_chunk=stop_after(2))
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
-    monkeypatch.setattr("advcore.files.os.replace", lambda *_: (_ for _ in ()).throw(Stopped))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
         evaluate(network(), source(), ATTACKS[:1], **settings)
     monkeypatch.undo()

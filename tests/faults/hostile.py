@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from advcore import files
+from advcore.files import MANIFEST
+from advcore.files.content import hash_bytes
+from advcore.files.pairs import write_pair
+from advcore.files.sealed import compute_seal, format_json
+from advcore.files.trees import SCHEMA
 
 
 class Calls:
@@ -109,7 +113,7 @@ LIES = {
 
 def described(path: Path, content: bytes, schema: str, facts: dict | None = None) -> Path:
     """`path` with the JSON beside it that vouches for this content: damage is not what it is refused for."""
-    files._write_described(path, content, schema, facts or {})
+    write_pair(path, content, schema, facts or {})
     return path
 
 
@@ -120,7 +124,7 @@ def folder(path: Path, contents: dict[str, bytes], **changes: object) -> Path:
     for name, content in contents.items():
         if "/" not in name:
             (path / name).write_bytes(content)
-        own[name] = {"sha256": files.hashlib.sha256(content).hexdigest(), "size": len(content)}
-    facts = {"schema": files._FOLDER, "files": own, "data": [], **changes}
-    (path / files.MANIFEST).write_bytes(files._json({**facts, "seal": files._seal(facts)}))
+        own[name] = {"sha256": hash_bytes(content), "size": len(content)}
+    facts = {"schema": SCHEMA, "files": own, "data": [], **changes}
+    (path / MANIFEST).write_bytes(format_json({**facts, "seal": compute_seal(facts)}))
     return path

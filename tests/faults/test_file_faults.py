@@ -74,7 +74,9 @@ def test_a_state_that_cannot_be_serialised_leaves_the_old_ones_byte_identical(tm
 
 
 @case("B1")
-@pytest.mark.parametrize("place", ["safetensors.torch.save", "advcore.files._json", "advcore.files._write_synced"])
+@pytest.mark.parametrize(
+    "place", ["safetensors.torch.save", "advcore.files.sealed.format_json", "advcore.files.trees.write_synced"]
+)
 def test_a_serialiser_that_raises_leaves_the_old_states_byte_identical(tmp_path, monkeypatch, place):
     save(tmp_path, 1)
     before = content(tmp_path)

@@ -1,0 +1,143 @@
+"""Trees of tensors and values: sent to another process, or saved as a folder, as the state of a run is.
+
+A tree is made of mappings, lists, tensors, numbers, text and None; keys are text. Its tensors are stored as
+safetensors, and the rest as JSON.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+from advcore.errors import CheckpointError, name_path_in_errors
+from advcore.files.content import hash_bytes, read_bytes, sync_folder, write_synced
+from advcore.files.sealed import format_sealed, read_sealed
+from advcore.files.tensors import format_tensors, parse_tensors
+
+MANIFEST = "manifest.json"
+SCHEMA = "advcore-state-2"
+_TENSORS = "tensors.safetensors"
+_VALUES = "values.json"
+_TENSOR = "$tensor"
+
+
+def split_tree(tree: object, tensors: list[Tensor], numbers: dict[int, int] | None = None) -> object:
+    """Return the tree with {"$tensor": number} in each tensor's place, and append the tensors to `tensors`.
+
+    A tensor that occurs twice is appended once.
+
+    numbers : position in `tensors`, by id, of those that are in it already; None for none.
+    """
+    if numbers is None:
+        numbers = {}
+    if isinstance(tree, Tensor):
+        if id(tree) not in numbers:
+            numbers[id(tree)] = len(tensors)
+            tensors.append(tree)
+        return {_TENSOR: numbers[id(tree)]}
+    if isinstance(tree, dict):
+        return {key: split_tree(entry, tensors, numbers) for key, entry in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [split_tree(entry, tensors, numbers) for entry in tree]
+    return tree
+
+
+def join_tree(values: object, tensors: dict[str, Tensor]) -> object:
+    """Return the tree that `split_tree` took apart; `tensors` by their number as text."""
+    if isinstance(values, list):
+        return [join_tree(entry, tensors) for entry in values]
+    if not isinstance(values, dict):
+        return values
+    if values.keys() == {_TENSOR}:
+        return tensors[str(values[_TENSOR])]
+    return {key: join_tree(entry, tensors) for key, entry in values.items()}
+
+
+def format_numbered(tensors: list[Tensor]) -> bytes:
+    """Return the bytes of a safetensors file in which each tensor's name is its number."""
+    return format_tensors({str(number): tensor for number, tensor in enumerate(tensors)})
+
+
+def pack(tree: object) -> bytes:
+    """Return the bytes of a tree, for another process of the same run."""
+    tensors: list[Tensor] = []
+    values = json.dumps(split_tree(tree, tensors)).encode()
+    return len(values).to_bytes(8, "little") + values + format_numbered(tensors)
+
+
+def unpack(content: bytes) -> object:
+    """Return the tree that `pack` was given, with tensors on the CPU."""
+    from safetensors.torch import load
+
+    start = 8 + int.from_bytes(content[:8], "little")
+    return join_tree(json.loads(content[8:start]), load(content[start:]))
+
+
+def save_folder(path: Path, tree: dict, facts: dict) -> None:
+    """Write a new folder `path`: the tensors of a tree, its other values, and a manifest.
+
+    The manifest is written last; it holds `facts`, and the sha256 and size of each file. All is written beside `path`,
+    synced, and renamed, so that the folder exists whole or not at all.
+    """
+    tensors: list[Tensor] = []
+    values = split_tree(tree, tensors)
+    contents = {
+        _TENSORS: format_numbered(tensors),
+        _VALUES: json.dumps(values, allow_nan=False).encode(),  # without indentation, which is ten times as fast
+    }
+    with name_path_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            files = {}
+            for name, content in contents.items():
+                write_synced(temporary / name, content)
+                files[name] = {"sha256": hash_bytes(content), "size": len(content)}
+            write_synced(temporary / MANIFEST, format_sealed({"schema": SCHEMA, "files": files, **facts}))
+            sync_folder(temporary)
+            os.chmod(temporary, 0o755)
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def load_folder(path: Path) -> tuple[dict, dict]:
+    """Return the tree, with tensors on the CPU, and the facts that `save_folder` wrote.
+
+    Raises CheckpointError if any byte differs from what was written.
+    """
+    contents, facts = _read_folder(path)
+    try:
+        tensors = parse_tensors(contents[_TENSORS], path / _TENSORS)
+        return join_tree(json.loads(contents[_VALUES]), tensors), facts
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not what was saved: {type(error).__name__}: {error}") from None
+
+
+def check_folder(path: Path) -> None:
+    """Raise CheckpointError unless every byte of the folder is what `save_folder` wrote."""
+    _read_folder(path)
+
+
+def _read_folder(path: Path) -> tuple[dict[str, bytes], dict]:
+    """Return the files' contents, and the facts of the manifest, all checked against their hashes."""
+    facts = read_sealed(path / MANIFEST, SCHEMA)
+    files = facts.pop("files", None)
+    is_list_of_files = (
+        isinstance(files, dict)
+        and files.keys() == {_TENSORS, _VALUES}
+        and all(isinstance(entry, dict) for entry in files.values())
+    )
+    if not is_list_of_files:
+        raise CheckpointError(f"{path / MANIFEST} is damaged: its facts are not the ones that were saved")
+    contents = {}
+    for name in (_TENSORS, _VALUES):
+        contents[name] = read_bytes(path / name)
+        if hash_bytes(contents[name]) != files[name].get("sha256"):
+            raise CheckpointError(f"{path / name} is damaged: its sha256 is not the one in {MANIFEST}")
+    return contents, facts

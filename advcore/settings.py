@@ -1,0 +1,120 @@
+"""The decorator of all classes of settings: they are frozen, and check the types of their values."""
+
+import dataclasses
+import functools
+import numbers
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import dataclass_transform, get_args, get_origin
+
+from advcore.errors import ConfigError, UserError, must
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings(cls: type) -> type:
+    """Make `cls` a frozen, keyword-only dataclass that refuses unknown settings and values of the wrong type.
+
+    Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made,
+    before the class's own checks in `__post_init__`, which look at values.
+    """
+    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}
+    check_values = getattr(cls, "__post_init__", _accept_values)
+
+    def check_settings(self: object) -> None:
+        type_problems = _find_type_problems(self)
+        if not type_problems:
+            check_values(self)
+            return
+        value_problems = _find_value_problems(self, check_values)
+        reported = {problem.split()[0].split(".")[0] for problem in value_problems}  # a problem begins with its setting
+        unreported = [problem for setting, problem in type_problems.items() if setting not in reported]
+        raise ConfigError(*value_problems, *unreported)
+
+    cls.__post_init__ = check_settings
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _accept_values(self: object) -> None:
+    """Check nothing, for a class without checks of its own."""
+
+
+def _find_value_problems(instance: object, check_values: Callable[[object], None]) -> tuple[str, ...]:
+    """Return the problems that the class's own checks report, although they may meet a value of the wrong type."""
+    try:
+        check_values(instance)
+    except UserError as error:
+        return error.problems
+    except (TypeError, AttributeError):
+        pass  # a check failed because of the wrong type, which is reported as such
+    return ()
+
+
+_PLAIN_TYPES = {
+    bool: (bool, "true or false"),
+    str: ((str, os.PathLike), "text"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    list: ((list, tuple), "a list"),
+    dict: (dict, "a mapping"),
+}
+"""The classes of the values that a setting of a plain type accepts, and how a message describes them."""
+
+
+def _find_type_problems(instance: object) -> dict[str, str]:
+    """Return {setting: problem} for the settings whose value is not of their type."""
+    problems = {}
+    for setting, kind, usual in _list_fields(type(instance)):
+        value = getattr(instance, setting)
+        if type(value) in usual:
+            continue
+        problem = _find_type_problem(setting, kind, value)
+        if problem:
+            problems[setting] = problem
+    return problems
+
+
+@functools.cache
+def _list_fields(cls: type) -> list[tuple[str, object, tuple[type, ...]]]:
+    """List name and type of each setting, and the classes of values that need no closer look.
+
+    Kept for each class: objects with settings are made often, and nearly all have values of the usual classes.
+    """
+    fields = []
+    for entry in dataclasses.fields(cls):
+        usual = [kind for kind in _members(entry.type) if kind in (bool, int, float, str, NoneType)]
+        if float in usual:
+            usual.append(int)
+        fields.append((entry.name, entry.type, tuple(usual)))
+    return fields
+
+
+def _members(kind: object) -> tuple[object, ...]:
+    """Return the members of a union; of any other type, the type alone."""
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+
+def _find_type_problem(setting: str, kind: object, value: object) -> str | None:
+    """Return the problem with a value that is not of its setting's type, or None.
+
+    Plain types are checked, and lists and mappings of plain types; each may be optional. Other types are not.
+    """
+    members = _members(kind)
+    kinds = [member for member in members if member is not NoneType]
+    if len(kinds) != 1 or (value is None and NoneType in members):
+        return None
+    plain = get_origin(kinds[0]) or kinds[0]
+    if plain not in _PLAIN_TYPES:
+        return None
+    accepted, rule = _PLAIN_TYPES[plain]
+    is_misplaced_bool = isinstance(value, bool) and plain is not bool  # which Python takes for an int
+    if not isinstance(value, accepted) or is_misplaced_bool:
+        return must(setting, rule, value)
+    type_arguments = get_args(kinds[0])
+    if not type_arguments:
+        return None
+    entry_kind = type_arguments[-1]  # of a mapping, the type of its values
+    entries = value.items() if plain is dict else enumerate(value)
+    problems = (_find_type_problem(f"{setting}.{key}", entry_kind, entry) for key, entry in entries)
+    return next(filter(None, problems), None)
