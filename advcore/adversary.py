@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.base import Attack, to_full_precision
-from advcore.cost import Counted
+from advcore.cost import CountedModel
 from advcore.errors import must
-from advcore.objectives.base import Objective, attacked, choose_ascent, needs_clean
+from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
-from advcore.speed import current
+from advcore.speed import get_speed
 
 
-def bound(attack: Attack | None, model: nn.Module, counted: Callable[[nn.Module], Counted]) -> Attack | None:
+def bind_attack(attack: Attack | None, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> Attack | None:
     """Return the attack with what it needs of the model that it is to attack (`Attack.bind`).
 
     An attack without the method `bind` needs nothing, and is returned as it is. `counted` wraps a network so that its
@@ -43,14 +43,14 @@ def perturb(
     clean : (B, C) logits at x if they are known already; computed here, once, if the attack needs them.
     generator : bound to the B examples.
     """
-    if not attacked(objective):
+    if not is_attacked(objective):
         return x
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
             clean = forward(x)
-    if current().channels_last and getattr(attack, "elementwise", False):
+    if get_speed().channels_last and getattr(attack, "elementwise", False):
         x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
-    if current().graphed and hasattr(attack, "rise") and hasattr(forward, "replayed") and not forward.model.training:
+    if get_speed().graphed and hasattr(attack, "rise") and hasattr(forward, "replayed") and not forward.model.training:
         x_adv = _perturb_by_graph(forward, objective, attack, x, y, clean=clean, generator=generator)
         if x_adv is not None:
             return x_adv
@@ -63,7 +63,7 @@ def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tenso
 
 
 def _perturb_by_graph(
-    forward: Counted,
+    forward: CountedModel,
     objective: Objective,
     attack: Attack,
     x: Tensor,
@@ -88,9 +88,9 @@ def _perturb_by_graph(
     return forward.replayed((objective, attack), rise, inputs, attack.passes())
 
 
-def mismatch(objective: Objective, attack: Attack | None) -> str | None:
+def describe_mismatch(objective: Objective, attack: Attack | None) -> str | None:
     """Return why the objective cannot be attacked so, as a problem with the setting `attack`; None if it can."""
-    if not attacked(objective):
+    if not is_attacked(objective):
         return None
     if attack is None:
         return must("attack", "set for an objective that is attacked", None)
@@ -100,11 +100,11 @@ def mismatch(objective: Objective, attack: Attack | None) -> str | None:
     return None
 
 
-def passes(objective: Objective, attack: Attack | None, *, clean_known: bool = False) -> int:
+def count_passes(objective: Objective, attack: Attack | None, *, clean_known: bool = False) -> int:
     """Count the forward and backward passes that `perturb` takes per example.
 
     clean_known : whether `perturb` is called with the clean logits.
     """
-    if not attacked(objective):
+    if not is_attacked(objective):
         return 0
     return sum(attack.passes()) + int(needs_clean(objective, attack.climbs) and not clean_known)

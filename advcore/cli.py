@@ -15,19 +15,19 @@ from advcore.errors import (
     AdvcoreError,
     ConfigError,
     UserError,
-    at_least,
-    before_work,
-    counted,
+    check_at_least,
+    check_one_of,
+    check_positive,
+    describe_exception,
     describe_refusal,
-    in_a_line,
+    escape_control_characters,
+    format_count,
     must,
-    one_line,
-    one_of,
-    positive,
+    refuse_as_setting,
     require,
 )
 from advcore.heap import keep_freed_memory
-from advcore.signals import Stopped, caught
+from advcore.signals import Stopped, catch_signals
 from advcore.terminal import command_line, print_next, print_table, show_run, show_suite
 from advcore.threads import prepare_environment
 from advcore.version import __version__
@@ -100,34 +100,34 @@ def run(
 ) -> None:
     """Train, select and evaluate as FILE says, and write a record."""
     from advcore import distributed
-    from advcore.reporting.tables import closing
+    from advcore.reporting.tables import closing_rows
     from advcore.runner import run as runner
-    from advcore.runner.checkpoints import alone
+    from advcore.runner.checkpoints import lock_folder
     from advcore.runner.config import load
-    from advcore.runner.folder import target
+    from advcore.runner.folder import choose_folder
     from advcore.runner.prepare import prepare
     from advcore.training.trainer import refuse_processes
 
-    job = distributed.launchers()
+    job = distributed.name_launchers()
     out_options = [] if out is None else ["--out", out]
     with contextlib.ExitStack() as stack:
         with _before_work():
             config = load(file, set_ or ())
-            path, resume = target(config, out, overwrite, resume, job)
-            if distributed.first():
-                stack.enter_context(alone(path))
+            path, resume = choose_folder(config, out, overwrite, resume, job)
+            if distributed.is_first():
+                stack.enter_context(lock_folder(path))
             prepared = prepare(config)
             refuse_processes(prepared.trainer)
         try:
             with show_run(len(prepared.trainer.schedule.plan())) as reporter:
                 record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
         except (Stopped, KeyboardInterrupt):
-            if not distributed.launched():  # otherwise the command that started torchrun continues the run
+            if not distributed.is_launched():  # otherwise the command that started torchrun continues the run
                 print_next(command_line("run", file, *out_options, "--resume", overrides=set_ or ()))
             raise
-    if not distributed.first():
+    if not distributed.is_first():
         return
-    print_table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing(record))
+    print_table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing_rows(record))
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path), *_judge_by_autoattack(path, config))
 
@@ -146,7 +146,7 @@ def select(
     Its indices count in the whole training set.
     """
     from advcore import distributed
-    from advcore.reporting.tables import selection_rows
+    from advcore.reporting.tables import list_selection_rows
     from advcore.runner import select as selecting
     from advcore.runner.config import load
     from advcore.runner.prepare import prepare
@@ -161,11 +161,11 @@ def select(
         load_state(prepared.model, checkpoint)
     with show_run() as reporter:
         coreset = selecting.select(prepared, reporter)
-    if not distributed.first():
+    if not distributed.is_first():
         return
     path = coreset.save(out)
-    title = f"{config.name}: {len(coreset):,} of {counted(coreset.num_examples, 'training example')}"
-    print_table(title, ("", ""), selection_rows(selecting.summary(coreset)))
+    title = f"{config.name}: {len(coreset):,} of {format_count(coreset.num_examples, 'training example')}"
+    print_table(title, ("", ""), list_selection_rows(selecting.summarise(coreset)))
     typer.echo(f"coreset: {path}")
     typer.echo(f"in Python: advcore.Coreset.load({str(path)!r}).subset(dataset)")
 
@@ -199,16 +199,16 @@ def score(
         name = score or "input_norm"
         if not score and config.selection and config.selection.solver.reads in names:
             name = config.selection.solver.reads
-        require(one_of("--score", name, names, SCORE_ALIASES))
+        require(check_one_of("--score", name, names, SCORE_ALIASES))
         _check_arrays_file("--out", out)
     with show_run(config.training.epochs) as reporter:
         scores = selecting.score(config, name, reporter)
-    if not distributed.first():
+    if not distributed.is_first():
         return
     path = scores.save(out)
     print_table(f"{config.name}: scores", ("", ""), [("score", name), *_describe_scores(Scores.load(path))])
     typer.echo(f"scores: {path}")
-    print_next(command_line("run", file, overrides=[*(set_ or ()), *selecting.solver_reading(config, name, path)]))
+    print_next(command_line("run", file, overrides=[*(set_ or ()), *selecting.list_overrides(config, name, path)]))
 
 
 def _describe_scores(scores: "Scores") -> list[tuple[str, str]]:
@@ -267,23 +267,23 @@ def evaluate(
     """
     from advcore import distributed
     from advcore.evaluation.suites import ALIASES, SUITES
-    from advcore.reporting.tables import accuracies
+    from advcore.reporting.tables import accuracy_rows
     from advcore.runner import weights
     from advcore.runner.prepare import prepare
-    from advcore.runner.run import final, to_evaluate
+    from advcore.runner.run import config_for_evaluation, evaluate_final
 
     with _before_work():
-        require(one_of("--suite", suite, SUITES, ALIASES))
+        require(check_one_of("--suite", suite, SUITES, ALIASES))
         config = _load_config(target, set_ or ())
-        path = weights.checkpoint(target, checkpoint, config)
+        path = weights.find_checkpoint(target, checkpoint, config)
         _check_outputs(out, state, examples)
-        prepared = prepare(to_evaluate(config, suite))
+        prepared = prepare(config_for_evaluation(config, suite))
         weights.load_state(prepared.model, path)
     with show_run() as reporter:
-        evaluation = final(prepared, None, reporter, path.stem, state=state, keep_examples=bool(examples))
-    if not distributed.first():
+        evaluation = evaluate_final(prepared, None, reporter, path.stem, state=state, keep_examples=bool(examples))
+    if not distributed.is_first():
         return
-    print_table(f"{config.name}: {path}", ("", ""), accuracies(path.stem, evaluation.as_dict()))
+    print_table(f"{config.name}: {path}", ("", ""), accuracy_rows(path.stem, evaluation.as_dict()))
     _save_evaluation(evaluation, path, out=out, examples=examples)
     if suite == "seen":
         print_next(*_judge_by_autoattack(target, config, checkpoint, set_ or ()))
@@ -292,10 +292,10 @@ def evaluate(
 def _load_config(target: Path, overrides: Sequence[str]) -> "RunConfig":
     """Return the settings of a run's folder or of a run file, with the overrides."""
     from advcore.reporting.record import RunRecord
-    from advcore.runner.config import from_dict, load, overridden
+    from advcore.runner.config import from_dict, load, override
 
     if target.is_dir():
-        return from_dict(overridden(RunRecord.load(target / "record.json").config, overrides))
+        return from_dict(override(RunRecord.load(target / "record.json").config, overrides))
     return load(target, overrides)
 
 
@@ -341,7 +341,7 @@ def report(
     """
     from advcore.runner import report as pages
 
-    require(at_least("--images", images, 0, most=pages.MOST_IMAGES))
+    require(check_at_least("--images", images, 0, most=pages.MOST_IMAGES))
     typer.echo(f"report: {pages.report(target, out, images)}")
 
 
@@ -364,9 +364,9 @@ def export(
     from advcore.runner import export as exporting
 
     require(
-        one_of("--checkpoint", checkpoint, ("last", "best")),
-        one_of("--format", format_, exporting.FORMATS),
-        at_least("--samples", samples, 0),
+        check_one_of("--checkpoint", checkpoint, ("last", "best")),
+        check_one_of("--format", format_, exporting.FORMATS),
+        check_at_least("--samples", samples, 0),
     )
     exported = exporting.export(
         folder,
@@ -399,7 +399,7 @@ def list_(
 
     tables = TABLES | {"partitions": PARTITIONS, "gradients": GRADIENTS}
     if kind:
-        require(one_of("kind", kind, tables))
+        require(check_one_of("kind", kind, tables))
         tables = {kind: tables[kind]}
     rows = []
     for table_name, table in tables.items():
@@ -419,20 +419,20 @@ def check(
 
     The plan comes with its cost and with what it will hold in memory.
     """
-    from advcore.reporting.tables import reference_told
-    from advcore.runner.build import offered
+    from advcore.reporting.tables import describe_reference
+    from advcore.runner.build import find_offers
     from advcore.runner.config import load
     from advcore.runner.prepare import prepare
 
     if cost is not None:
-        require(positive("--cost", cost, "it is relative to full training"))
-    with before_work():
+        require(check_positive("--cost", cost, "it is relative to full training"))
+    with refuse_as_setting():
         prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
-    offers = [] if cost is None else offered(prepared.config, prepared.data, cost)
+    offers = [] if cost is None else find_offers(prepared.config, prepared.data, cost)
     rows = [
         ("passes, forward and backward", f"{round(plan.relative_cost * plan.reference.units):,}"),
-        ("reference", f"{reference_told(vars(plan.reference))}: {plan.reference.units:,} passes"),
+        ("reference", f"{describe_reference(vars(plan.reference))}: {plan.reference.units:,} passes"),
         *((f"memory, {name}", size) for name, size in plan.memory.items()),
     ]
     typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
@@ -456,9 +456,9 @@ def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> No
 def _format_offer(offer: "Offer") -> tuple[str, ...]:
     """Return the cells of an offer's row; "–" stands where a setting does not apply."""
     from advcore.minibatch import RULES
-    from advcore.types import name_in
+    from advcore.types import find_name
 
-    rule = "null" if offer.rule is None else f"{name_in(RULES, offer.rule)}, {offer.rule.describe()}"
+    rule = "null" if offer.rule is None else f"{find_name(RULES, offer.rule)}, {offer.rule.describe()}"
     if offer.budget == 1:
         cells = [offer.steps, None, None, rule, "all data"]
     else:
@@ -491,7 +491,9 @@ def bench(
     from advcore.runner import bench as runner
     from advcore.runner.suite import shard as take_part
 
-    require(at_least("--jobs", jobs, 1, most=4096), None if seconds is None else positive("--seconds", seconds))
+    require(
+        check_at_least("--jobs", jobs, 1, most=4096), None if seconds is None else check_positive("--seconds", seconds)
+    )
     suite = runner.prepare(file, size, set_ or (), out)
     part = take_part(suite.runs, shard)
     failed = []
@@ -518,15 +520,17 @@ def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seco
     pending = runner.list_pending(suite, part)
     if pending and engine == "local":
         runner.check_data(pending)
-    typer.echo(f"{suite.folder}: {counted(len(part), 'run')}, {len(part) - len(pending)} done before")
+    typer.echo(f"{suite.folder}: {format_count(len(part), 'run')}, {len(part) - len(pending)} done before")
     with show_suite(len(pending)) as watcher:
         ended = runner.execute(suite, pending, run_all, seconds=seconds, watcher=watcher)
     if ended["busy"]:
-        typer.echo(f"left to another process: {counted(len(ended['busy']), 'run')}")
+        typer.echo(f"left to another process: {format_count(len(ended['busy']), 'run')}")
     if ended["stopped"]:
-        typer.echo(f"the time is up, left: {counted(len(ended['stopped']), 'run')}; rerun the same command to continue")
+        typer.echo(
+            f"the time is up, left: {format_count(len(ended['stopped']), 'run')}; rerun the same command to continue"
+        )
     if ended["failed"]:
-        typer.echo(f"failed: {counted(len(ended['failed']), 'run')}; rerun the same command to try again")
+        typer.echo(f"failed: {format_count(len(ended['failed']), 'run')}; rerun the same command to try again")
     return ended["failed"]
 
 
@@ -557,7 +561,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     keep_freed_memory()  # allowed here, since nobody else uses this process
     try:
-        with caught(), _joined():
+        with catch_signals(), _joined():
             code = app(standalone_mode=False) or 0
     except Stopped as stopped:
         _leave(_fail([f"stopped by {stopped}{_way_to_continue()}"], 128 + stopped.number, shared=True))
@@ -586,12 +590,12 @@ def _fail_with(error: Exception) -> int | None:
         return _fail([f"{refusal}{_way_to_continue() or _TRY_AGAIN}"], 3, shared=shared)
     if hasattr(error, "format_message"):  # a usage error
         return _fail([error.format_message()], 2)
-    from advcore.pieces import ran_out
+    from advcore.pieces import is_out_of_memory
 
-    if not ran_out(error):
+    if not is_out_of_memory(error):
         return None
     advice = f"use smaller batches, data or model{_way_to_continue()}"
-    return _fail([f"memory ran out: {in_a_line(error)}; {advice}"], 3)
+    return _fail([f"memory ran out: {describe_exception(error)}; {advice}"], 3)
 
 
 def _leave(code: int) -> None:
@@ -635,7 +639,7 @@ def _before_work() -> Iterator[None]:
     """
     from advcore import distributed
 
-    with distributed.together(), before_work():
+    with distributed.fail_together(), refuse_as_setting():
         yield
 
 
@@ -652,7 +656,7 @@ def _joined() -> Iterator[None]:
         if _rank():
             logging.getLogger("advcore").setLevel(logging.ERROR)
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        stack.enter_context(distributed.joined())
+        stack.enter_context(distributed.join_group())
         yield
 
 
@@ -672,7 +676,7 @@ def _fail(lines: Iterable[str], code: int, *, shared: bool = False) -> int:
     rank = _rank()
     prefix = f"advcore: process {rank}: " if rank else "advcore: "
     if not rank or not shared:
-        typer.echo("\n".join(prefix + one_line(line) for line in lines), err=True)
+        typer.echo("\n".join(prefix + escape_control_characters(line) for line in lines), err=True)
     return code
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from advcore.device import full_float32
+from advcore.device import force_float32
 from advcore.rows import ALL, FactoredRows, Rows, Where, cut
 
 EXACT_UP_TO = 2048  # rows up to which a matrix is small enough to be kept in float64
-CONVERTED = 2**25  # bytes of rows up to which `use_exact_factors` converts them
+CONVERTED_UP_TO = 2**25  # bytes of rows up to which `use_exact_factors` converts them
 _EQUAL = 1e-12  # squared distance over squared norms below which two rows count as equal
 _ROUNDING = 1e-14  # the same over squared parts: what is left where passes cancel is rounding
 _TILE = 512  # rows and columns of a matrix that are computed at a time: 2 MB of float64
@@ -31,7 +31,7 @@ def use_exact_factors(rows: Rows) -> Rows:
 
     Rows of more than 32 MiB, and rows in a file, are returned as they are.
     """
-    is_converted = rows.dtype != torch.float64 and rows.nbytes <= CONVERTED and _is_in_memory(rows)
+    is_converted = rows.dtype != torch.float64 and rows.nbytes <= CONVERTED_UP_TO and _is_in_memory(rows)
     return rows.exact() if is_converted else rows
 
 
@@ -52,7 +52,7 @@ def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float =
     """
     if dtype == torch.float32 and isinstance(rows, FactoredRows) and _is_in_memory(rows):
         small, scale = rows.in_float32()
-        with full_float32():
+        with force_float32():
             return _fill_symmetric(small, dtype, lambda tile, i, j: tile.mul_(scale * (scale / unit)), products=dtype)
     return _fill_symmetric(rows, dtype, lambda tile, i, j: tile.mul_(1 / unit))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.errors import naming
+from advcore.errors import name_path_in_errors
 
 
 def temporary_folder() -> Path:
@@ -19,7 +19,7 @@ def temporary_folder() -> Path:
 
     Raises OSError, with the value of TMPDIR, where no folder for them can be written.
     """
-    with naming(os.environ.get("TMPDIR", "TMPDIR")):
+    with name_path_in_errors(os.environ.get("TMPDIR", "TMPDIR")):
         return Path(tempfile.gettempdir())
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from advcore.errors import counted
+from advcore.errors import format_count
 
 if TYPE_CHECKING:
     from advcore.runner.attempt import Outcome, Watcher
@@ -67,7 +67,7 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
     from advcore import distributed
     from advcore.runner.prepare import Reporter
 
-    if not distributed.first():
+    if not distributed.is_first():
         yield Reporter()
         return
     with _live_progress() as progress:
@@ -169,7 +169,7 @@ def _describe_epoch(entry: dict, epochs: int) -> str:
         [
             f"epoch {entry['epoch'] + 1:3d}/{epochs}",
             f"{entry['action']:6s}",
-            counted(entry["examples"], "example"),
+            format_count(entry["examples"], "example"),
             f"loss {entry['loss']:.4f}",
             *(f"{name} {100 * entry[name]:.1f} %" for name in ("clean", "robust") if entry.get(name) is not None),
             f"{entry['seconds']:.1f} s",
@@ -207,7 +207,7 @@ class _SuiteBars:
         self._progress = progress
         self._ended, self._total = 0, total
         self._active: dict[str, int] = {}  # bars by the run's slug
-        self._runs_bar = progress.add_task(f"0 of {counted(total, 'run')}", total=total) if total else None
+        self._runs_bar = progress.add_task(f"0 of {format_count(total, 'run')}", total=total) if total else None
 
     def on_start(self, run: "Run") -> None:
         self._active[run.slug] = self._progress.add_task(_run_name(run), total=None)
@@ -228,7 +228,7 @@ class _SuiteBars:
         if outcome.error:
             text += f": {outcome.error}"
         if self._runs_bar is not None:
-            description = f"{self._ended} of {counted(self._total, 'run')}"
+            description = f"{self._ended} of {format_count(self._total, 'run')}"
             self._progress.update(self._runs_bar, completed=self._ended, description=description, refresh=True)
         self._progress.console.print(f"[{self._ended}/{self._total}] {_run_name(run)}: {text}", markup=False)
 

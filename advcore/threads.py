@@ -53,7 +53,7 @@ def _format_cores(count: float) -> str:
     return f"{count:g} core" if count == 1 else f"{count:g} cores"
 
 
-def core_limit(system: Path = _SYSTEM) -> CoreLimit:
+def measure_core_limit(system: Path = _SYSTEM) -> CoreLimit:
     """Measure how many cores this process may use, by its CPU affinity and the quota of its control groups.
 
     `system` is where `proc` and `sys` are found. Reads a few small files; a file that is missing sets no limit.
@@ -120,12 +120,12 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ, limi
     """
     if not any(name in environment for name in _WAITING_SETTINGS):
         environment.update({WAITING: "PASSIVE", SPIN_COUNT: str(SPINS)})  # GNU OpenMP goes by the second
-    limit = limit or core_limit()
+    limit = limit or measure_core_limit()
     if COUNT not in environment and limit.count < limit.affinity:
         environment[COUNT] = str(limit.count)
 
 
-def stated_threads(environment: MutableMapping[str, str] = os.environ) -> int | None:
+def read_stated_threads(environment: MutableMapping[str, str] = os.environ) -> int | None:
     """Return the number of threads that the environment states, or None."""
     stated = environment.get(COUNT, "").split(",")[0].strip()
     return int(stated) if stated.isdigit() and int(stated) else None
@@ -133,7 +133,7 @@ def stated_threads(environment: MutableMapping[str, str] = os.environ) -> int | 
 
 def share_of_threads(processes: int) -> int:
     """Return how many threads each of `processes` side by side should use: an equal share, at least 1."""
-    available = stated_threads() or core_limit().count
+    available = read_stated_threads() or measure_core_limit().count
     return max(1, available // processes)
 
 
@@ -150,8 +150,8 @@ def describe_threads(count: int) -> dict[str, str | int]:
 
     `count` is torch's number of threads. Where it is neither the environment's nor the limit's, the program set it.
     """
-    limit = core_limit()
-    if count == stated_threads():
+    limit = measure_core_limit()
+    if count == read_stated_threads():
         reason = limit.reason if count == limit.count < limit.affinity else COUNT
     elif count == limit.count:
         reason = limit.reason

@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.files import read_json, write_json
 from advcore.reporting.tables import to_markdown
 from advcore.runner import checkpoints, config
-from advcore.runner.environment import environment
+from advcore.runner.environment import describe_environment
 from advcore.runner.prepare import prepare
 from advcore.runner.run import run
 
@@ -41,11 +41,11 @@ def measured(quick: bool) -> dict:
             record = run(prepared, Path(folder) / "run")
         finally:
             checkpoints.save = original
-        newest = max(checkpoints.folder(Path(folder) / "run").iterdir())
+        newest = max(checkpoints.states_folder(Path(folder) / "run").iterdir())
         size = sum(path.stat().st_size for path in newest.iterdir())
     epochs = [entry["seconds"] for entry in record.epochs]
     actions = [entry["action"] for entry in record.epochs]
-    where = environment(prepared.data.train.device)
+    where = describe_environment(prepared.data.train.device)
     return {"quick": quick, "environment": where, "actions": actions, "epochs": epochs, "saves": seconds, "bytes": size}
 
 
@@ -65,7 +65,7 @@ def page(record: dict) -> str:
         "",
         f"experiments/{EXPERIMENT.name}: after each of its {len(found)} epochs the whole state, "
         f"{record['bytes'] / 1e3:.0f} kB, is written, synced, and read back.",
-        f"Device {where['device']}, {counted(where['threads'], 'thread')}; a share is one epoch's own, so other "
+        f"Device {where['device']}, {format_count(where['threads'], 'thread')}; a share is one epoch's own, so other "
         "work on the machine slows both of its parts.",
         "",
         to_markdown(("", "median", "least", "most"), rows),

@@ -10,7 +10,7 @@ from figures import between, compared, robust
 
 from advcore import AdversarialCoreset
 from advcore.attacks import LinfPGD
-from advcore.cost import gigabytes
+from advcore.cost import format_gigabytes
 from advcore.files import read_json
 from advcore.objectives import Pgd
 from advcore.reporting.record import RunRecord
@@ -39,7 +39,11 @@ METHODS = {"gradmatch": "`gradmatch`", "craig": "`craig`", "random": "`random`"}
 
 
 def size(count: float) -> str:
-    return f"{1e3 * float(told.split()[0]):.3g} MB" if count < 1e9 and (told := gigabytes(count)) else gigabytes(count)
+    return (
+        f"{1e3 * float(told.split()[0]):.3g} MB"
+        if count < 1e9 and (told := format_gigabytes(count))
+        else format_gigabytes(count)
+    )
 
 
 def held(n: int, classes: int, features: int, partition: str, solver: object) -> tuple[int, int]:

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from advcore.files import write_json
 from advcore.heap import keep_freed_memory
-from advcore.runner.environment import environment
-from advcore.speed import Speed, family_of
+from advcore.runner.environment import describe_environment
+from advcore.speed import Speed, find_family
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records"
@@ -91,7 +91,7 @@ def _standard_loop(model: nn.Module, x: Tensor, y: Tensor, perturb: Callable[[],
 
 def floor(model: nn.Module, x: Tensor, y: Tensor) -> steps.Step:
     """The passes alone, in the layout that our step takes by default, with the images already in it."""
-    speed = Speed().settled(CPU, family=family_of(model))
+    speed = Speed().settled(CPU, family=find_family(model))
     if speed.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     return steps.passes_alone(speed.prepared(model), x, y, forward=lambda model, images: model(images))
@@ -101,7 +101,7 @@ def ours_with(asked: Speed, build=steps.ours) -> Build:
     """Our step with the settings `asked`; those that are left out are the defaults."""
 
     def bind(model: nn.Module, x: Tensor, y: Tensor) -> steps.Step:
-        speed = asked.settled(CPU, family=family_of(model))
+        speed = asked.settled(CPU, family=find_family(model))
         return speed.running()(build(speed.prepared(model), x, y, speed))
 
     return bind
@@ -235,7 +235,7 @@ def measure(quick: bool, seconds: float) -> dict:
         found[name] = measure_case(name, case, quick, started + spent * seconds)
         print(name, {way: min(times) for way, times in found[name]["seconds"].items()}, flush=True)
     machine |= {"waiting": waiting, "load_after": os.getloadavg()[0]}
-    return {"quick": quick, "environment": environment(CPU), "machine": machine, "cases": found}
+    return {"quick": quick, "environment": describe_environment(CPU), "machine": machine, "cases": found}
 
 
 def main(arguments: list[str] | None = None) -> dict | None:

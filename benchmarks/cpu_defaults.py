@@ -25,7 +25,7 @@ from advcore import cpu_defaults
 from advcore.files import write_json
 from advcore.heap import keep_freed_memory
 from advcore.models import MODELS
-from advcore.runner.environment import environment
+from advcore.runner.environment import describe_environment
 from advcore.training import SGD, Adam
 
 CASES = [
@@ -141,7 +141,7 @@ def measure(quick: bool) -> dict:
         entry |= {"channels_last": measure_layouts(*case, quick), "fused": measure_optimizers(*case, quick)}
         print(name, shape, {key: entry[key] for key in ("channels_last", "fused")}, flush=True)
         found.append(entry)
-    where = environment(torch.device("cpu"))
+    where = describe_environment(torch.device("cpu"))
     return {"quick": quick, "environment": where, "processor": processor(), "memory_kept": kept, "cases": found}
 
 

@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.files import read_json
 from advcore.reporting.tables import to_markdown
 
@@ -82,7 +82,7 @@ def text(record: dict, defaults: list[dict]) -> str:
     lines = ["# A training step on a CPU", ""]
     lines += [
         f"Made by `python benchmarks/cpu.py`: {machine['processor']}, {machine['cores']} cores, "
-        f"{counted(where['threads'], 'thread')} (waiting threads: {machine['waiting'].lower()}), torch "
+        f"{format_count(where['threads'], 'thread')} (waiting threads: {machine['waiting'].lower()}), torch "
         f"{where['torch']}; load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
         "",
         "A step is one batch of 32 x 32 images: PGD-10 with linf 8/255 and step size 2/255, then the update. Each way "

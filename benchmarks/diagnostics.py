@@ -27,7 +27,7 @@ from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.runner.config import load
-from advcore.runner.environment import environment
+from advcore.runner.environment import describe_environment
 from advcore.runner.prepare import prepare
 from advcore.training.loop import Listener
 
@@ -37,7 +37,7 @@ STREAM = Stream(seed=0, purpose="diagnostics")
 
 
 def main() -> None:
-    facts = {"environment": environment(torch.device("cpu")), "epochs": directions(), "aign": aign()}
+    facts = {"environment": describe_environment(torch.device("cpu")), "epochs": directions(), "aign": aign()}
     write_json(RECORD, facts)
     PAGE.write_text(page(read_json(RECORD)))
     plot(read_json(RECORD))

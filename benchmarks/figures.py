@@ -15,7 +15,7 @@ Pairs = Sequence[tuple[str, str]]
 
 def robust(records: Sequence[RunRecord]) -> list[float]:
     """Robust accuracies of `last`, in percent, one a seed."""
-    return [compare.robust(record) for record in records]
+    return [compare.robust_accuracy(record) for record in records]
 
 
 def cost(records: Sequence[RunRecord]) -> float:

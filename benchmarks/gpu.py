@@ -19,13 +19,13 @@ from steps import ATTACK, batch_of, ours, passes_alone, pictures, published, see
 from torch import nn
 
 from advcore.cost import CostLedger
-from advcore.device import forget_peak, full_float32, has_graphs, mark, measure_seconds, peak_memory, wait
+from advcore.device import force_float32, forget_peak, has_graphs, mark, measure_peak_memory, measure_seconds, wait
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Trades
 from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
-from advcore.runner.environment import environment
+from advcore.runner.environment import describe_environment
 from advcore.selection.partition import Problem
 from advcore.selection.solve import solve_all
 from advcore.solvers import SOLVERS
@@ -74,7 +74,7 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
     device, batch, repeats = options.device, 16 if options.quick else 128, 1 if options.quick else 8
     for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
         x, y = batch_of(batch, device)
-        with full_float32():
+        with force_float32():
             plain = per_second(published(network(name, device, options.quick), x, y), batch, device, repeats)
         yield {"model": name, "way": "published loop", "batch": batch, "per_second": plain}
         for way, asked in LADDER.items():
@@ -82,7 +82,7 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
                 continue  # a trial of this script on a CPU
             speed = asked.settled(device)
             model = speed.prepared(network(name, device, options.quick))
-            with speed.running(), full_float32() if way == FLOAT32 else nullcontext():
+            with speed.running(), force_float32() if way == FLOAT32 else nullcontext():
                 found = per_second(ours(model, x, y, speed), batch, device, repeats)
                 floor = per_second(passes_alone(model, x, y), batch, device, repeats)
             yield {"model": name, "way": way, "batch": batch, "per_second": found, "floor": floor}
@@ -111,7 +111,7 @@ def select(options: argparse.Namespace) -> Iterator[dict]:
                     solve_all(SOLVERS["gradmatch"](), problems, STREAM)
                 seconds = {phase: ledger.seconds[phase] for phase in ("attack", "rows", "solve")}
                 told = {"model": name, "way": way, "chunk": chunk, "n": n, **seconds}
-                yield told | {"per_second": n / seconds["attack"], "peak_memory": peak_memory(device)}
+                yield told | {"per_second": n / seconds["attack"], "peak_memory": measure_peak_memory(device)}
 
 
 STREAM = Stream(seed=0, purpose="selection")
@@ -150,7 +150,7 @@ def solve(options: argparse.Namespace) -> Iterator[dict]:
             wait(options.device)
             whole = time.perf_counter() - started
             told = {"shape": shape, "solver": solver, "picked": sum(len(answer.indices) for answer in answers)}
-            yield told | {"seconds": whole - made, "making": made, "peak_memory": peak_memory(options.device)}
+            yield told | {"seconds": whole - made, "making": made, "peak_memory": measure_peak_memory(options.device)}
 
 
 PARTS = {"train": train, "select": select, "solve": solve}
@@ -214,7 +214,12 @@ def main(arguments: list[str] | None = None) -> dict:
         parser.error(f"PART must be of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     options.out = options.out or (HERE.parent / "runs" if options.quick else RECORDS)
     started, found, left_out = time.monotonic(), {}, []
-    record = {"quick": options.quick, "environment": environment(options.device), "found": found, "left_out": left_out}
+    record = {
+        "quick": options.quick,
+        "environment": describe_environment(options.device),
+        "found": found,
+        "left_out": left_out,
+    }
     for name in options.parts or PARTS:
         found[name], rest = [], PARTS[name](options)
         while time.monotonic() - started < options.seconds:

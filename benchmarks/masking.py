@@ -21,10 +21,10 @@ from advcore.files import read_json, write_json
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import format_accuracy, to_markdown
 from advcore.runner.config import load
-from advcore.runner.environment import environment
+from advcore.runner.environment import describe_environment
 from advcore.runner.prepare import prepare
 from advcore.runner.run import choose_examples, run
-from advcore.runner.weights import checkpoint, load_state
+from advcore.runner.weights import find_checkpoint, load_state
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "masking.json", HERE / "masking.md"
@@ -41,7 +41,9 @@ MODELS = {
 def main(quick: bool) -> None:
     found = {name: measure(name, changes, quick) for name, changes in MODELS.items()}
     settings = {"eps": EPS, "step_size": STEP, "steps": STEPS, "restarts": RESTARTS, "quick": quick}
-    write_json(RECORD, {"settings": settings, "environment": environment(torch.device("cpu")), "models": found})
+    write_json(
+        RECORD, {"settings": settings, "environment": describe_environment(torch.device("cpu")), "models": found}
+    )
     PAGE.write_text(page(read_json(RECORD)))
 
 
@@ -55,7 +57,7 @@ def measure(name: str, changes: list[str], quick: bool) -> dict:
     folder = Path("runs") / f"masking-{name.split('-')[0].split()[0].lower()}{'-quick' if quick else ''}"
     done = (folder / "record.json").exists() and RunRecord.load(folder / "record.json").finished
     record = RunRecord.load(folder / "record.json") if done else run(prepared, folder)
-    load_state(prepared.model, checkpoint(folder, "last"))
+    load_state(prepared.model, find_checkpoint(folder, "last"))
     model, test = prepared.model, prepared.data.test
     chosen = choose_examples(prepared)
     pgd = LinfPGD(eps=EPS, steps=STEPS, step_size=STEP, restarts=RESTARTS)

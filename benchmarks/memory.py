@@ -14,11 +14,11 @@ from pathlib import Path
 
 from advcore.attacks import LinfPGD
 from advcore.attacks.memory import PRECISIONS, Memory
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.files import write_json
 from advcore.reporting.tables import to_markdown
 from advcore.runner import config
-from advcore.runner.environment import environment
+from advcore.runner.environment import describe_environment
 from advcore.runner.prepare import prepare
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ def main(quick: bool = False) -> None:
             ratios[f"PGD-{steps}, {precision}"] = found
             print(f"PGD-{steps}, {precision}: {statistics.median(found):.3f}", flush=True)
     settings = {"images": size, "turns": turns, "quick": quick}
-    record = {"settings": settings, "environment": environment(prepared.data.train.device), "ratios": ratios}
+    record = {"settings": settings, "environment": describe_environment(prepared.data.train.device), "ratios": ratios}
     write_json(RECORD, record)
     PAGE.write_text(page(record))
 
@@ -71,7 +71,7 @@ def page(record: dict) -> str:
         f"Seconds of an epoch with `attack.start: remembered` over those of one without, {settings['turns']} times in "
         "turn, the quickest of three each:",
         f"{settings['images']} CIFAR-10 images (JPEG copies), crop and flip, small CNN, "
-        f"device {environment['device']}, {counted(environment['threads'], 'thread')}.",
+        f"device {environment['device']}, {format_count(environment['threads'], 'thread')}.",
         "",
         to_markdown(("attack, precision", "median, %", "least, %", "most, %"), rows),
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from figures import between
 
-from advcore.adversary import passes
+from advcore.adversary import count_passes
 from advcore.attacks import LinfPGD
 from advcore.files import read_json
 from advcore.objectives import Trades
@@ -30,7 +30,7 @@ class Shape:
     c: int
     d: int
     p: int
-    passes: int = 2
+    count_passes: int = 2
     k: float = 0.5
 
     def rows(self, count: int) -> float:
@@ -75,7 +75,7 @@ def notes() -> str:
     """What the table means for ImageNet-1k."""
     shape, objective = SHAPES[-1], Trades()
     moved = shape.rows(10**9) + shape.dealt(10**9)  # as the number of processes grows
-    each = passes(objective, LinfPGD(eps=8 / 255, steps=10, start="gaussian"))
+    each = count_passes(objective, LinfPGD(eps=8 / 255, steps=10, start="gaussian"))
     (record,) = (one for one in read_json(SOLVED)["results"]["passes"] if one["solver"] == "GradMatch")
     solve, classes = record["generating"] + record["solving"], shape.c
     shared = ", ".join(f"{solve / count:.1f} s on {count}" for count in PROCESSES[1:])

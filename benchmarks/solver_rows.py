@@ -14,7 +14,7 @@ from advcore.data.parquet import Parquet
 from advcore.data.source import Resident
 from advcore.models import SmallCNN
 from advcore.objectives import Pgd
-from advcore.rng import Stream, preserved
+from advcore.rng import Stream, preserve_random_state
 from advcore.rows import FactoredRows
 
 TITLES = {"synthetic": "synthetic", "mnist": "MNIST", "cifar10": "CIFAR-10 (JPEG copies)"}
@@ -89,7 +89,7 @@ def _measure(net: nn.Module, source: Resident, objective: Pgd, attack: LinfPGD) 
 def _trained(x: Tensor, y: Tensor, eps: float) -> nn.Module:
     """A small CNN after a few epochs on attacks of one long step."""
     attack, stream = LinfPGD(eps=eps, steps=1, step_size=1.25 * eps), Stream(seed=0, purpose="attack")
-    with preserved(Stream(seed=0, purpose="model")):
+    with preserve_random_state(Stream(seed=0, purpose="model")):
         net = SmallCNN(width=WIDTH).body(10, tuple(x.shape[1:]))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(EPOCHS):

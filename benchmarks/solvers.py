@@ -39,7 +39,7 @@ from advcore.files import read_json, write_json
 from advcore.models import ResNet18
 from advcore.objectives import Pgd, Trades
 from advcore.pairs import distance_matrix, gram_matrix, matrix_dtype, natural_unit
-from advcore.rng import Stream, preserved
+from advcore.rng import Stream, preserve_random_state
 from advcore.rows import FactoredRows
 from advcore.solvers import Craig, GradMatch, Random, gradmatch
 from advcore.solvers.location import locate, locate_with_submodlib
@@ -70,7 +70,7 @@ def set_threads(threads: int) -> None:
 
 def environment(threads: int) -> Facts:
     """What the numbers were made with."""
-    from advcore.runner.environment import environment as of_run
+    from advcore.runner.environment import describe_environment as of_run
 
     pools = [(one["internal_api"], one["version"] or "", one["num_threads"]) for one in threadpool_info()]
     versions = {}
@@ -426,7 +426,7 @@ def _cifar_case(case: Facts, n: int, threads: int) -> Facts:
     set_threads(threads)
     how = case | {"solver": SOLVERS[case["solver"]](), "budget": 0.5}
     chooser = AdversarialCoreset(objective=Trades(), attack=LinfPGD(eps=0.1, steps=1), **how)
-    with preserved(Stream(seed=0, purpose="model")):
+    with preserve_random_state(Stream(seed=0, purpose="model")):
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 10))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=generator)
@@ -499,7 +499,7 @@ def attack_share(options: argparse.Namespace) -> tuple[Facts, Facts]:
     n, blocks, budgets = (32, (8,), (0.5,)) if options.quick else (2000, (20, 128), (0.1, 0.3, 0.5))
     images, labels, kind = cifar_images(n)
     source, attack, ledger = Resident(images, labels), LinfPGD(eps=8 / 255, steps=10), CostLedger()
-    with preserved(Stream(seed=0, purpose="model")):
+    with preserve_random_state(Stream(seed=0, purpose="model")):
         net = ResNet18().body(10, source.shape)
     print(f"attack-share: attack of {n} images", flush=True)
     how = {"objective": Pgd(), "attack": attack}

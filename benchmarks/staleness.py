@@ -23,7 +23,7 @@ from advcore.gradients.scores import score_examples
 from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.runner.config import load
-from advcore.runner.environment import environment
+from advcore.runner.environment import describe_environment
 from advcore.runner.prepare import prepare
 from advcore.selection.quality import measure_gradient_error, measure_random_error
 from advcore.training.loop import Listener
@@ -44,7 +44,7 @@ def main(*arguments: str) -> None:
     found = {
         solver: [after_epochs(solver, seed, quick) for seed in SEEDS[: 1 if quick else None]] for solver in SOLVERS
     }
-    facts = {"quick": quick, "environment": environment(torch.device("cpu")), "found": found}
+    facts = {"quick": quick, "environment": describe_environment(torch.device("cpu")), "found": found}
     write_json(HERE.parent / "runs/staleness.json" if quick else RECORD, facts)
     print(table(facts))
 

@@ -17,7 +17,7 @@ from advcore.files import read_json
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 from advcore.runner.suite import Suite, load
-from advcore.runner.suite_file import slug
+from advcore.runner.suite_file import make_slug
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -40,7 +40,7 @@ def suite_of(name: str) -> Suite:
 def groups(suite: str) -> dict[str, list[RunRecord]]:
     """Records by method, in the suite's order; methods without one are left out."""
     of = suite_of(suite)
-    paths = {method: [of.records / f"{slug(method, seed)}.json" for seed in of.seeds] for method in of.methods}
+    paths = {method: [of.records / f"{make_slug(method, seed)}.json" for seed in of.seeds] for method in of.methods}
     found = {method: [RunRecord.load(path) for path in own if path.exists()] for method, own in paths.items()}
     return {method: records for method, records in found.items() if records}
 

@@ -19,18 +19,18 @@ from pathlib import Path
 import torch
 from figures import between
 
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.files import read_json, write_json
 from advcore.reporting.tables import to_markdown
-from advcore.runner.environment import environment
-from advcore.threads import SPINS, core_limit
+from advcore.runner.environment import describe_environment
+from advcore.threads import SPINS, measure_core_limit
 
 HERE = Path(__file__).parent
 RECORD = HERE / "records" / "threads.json"
 PAGE = HERE / "threads.md"
 SPEED = HERE.parent / "docs" / "speed.md"
 EXPERIMENT = HERE.parent / "experiments" / "trades_gradmatch.yaml"
-CORES = str(core_limit().count)
+CORES = str(measure_core_limit().count)
 VARIANTS = {
     "advcore": {},
     "one thread": {"OMP_NUM_THREADS": "1"},
@@ -81,7 +81,7 @@ def measure(repetitions: int, epochs: int, limit: float) -> dict:
             for name in VARIANTS:
                 if name == "advcore" or repetition == 0:
                     seconds[name]["busy"].append(time_run(name, epochs, limit))
-    where = environment(torch.device("cpu"))
+    where = describe_environment(torch.device("cpu"))
     return {"environment": where, "epochs": epochs, "busy": BUSY, "limit": limit, "seconds": seconds}
 
 
@@ -112,8 +112,8 @@ def page(record: dict) -> str:
         "",
         f"{record['epochs']} epochs of experiments/{EXPERIMENT.name} as `advcore run` does them, imports and the final "
         f"evaluation included, alone and beside {record['busy']} processes that loop.",
-        f"Device {where['device']}, {counted(where['threads'], 'thread')}, torch {where['torch']}. Median, and the "
-        "range; variants take turns. Spinning is GNU OpenMP's default. advcore lets a waiting thread look "
+        f"Device {where['device']}, {format_count(where['threads'], 'thread')}, torch {where['torch']}. Median, and "
+        "the range; variants take turns. Spinning is GNU OpenMP's default. advcore lets a waiting thread look "
         f"{SPINS:,} times before it sleeps.",
         "",
         to_markdown(header, rows),

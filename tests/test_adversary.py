@@ -6,19 +6,19 @@ import torch.nn.functional as F
 from seeds import seeded
 from torch import nn
 
-from advcore.adversary import passes, perturb
+from advcore.adversary import count_passes, perturb
 from advcore.attacks import ATTACKS
 from advcore.attacks.pgd import PGD
 from advcore.cost import CostLedger
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import attacked
+from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 
 B, STEPS = 8, 3
 BALLS = [name for name, kind in ATTACKS.items() if issubclass(kind, PGD)]
 LABELS = torch.arange(B) % 3
 EVERY = pytest.mark.parametrize("name", OBJECTIVES)
-ATTACKED = pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if attacked(kind())])
+ATTACKED = pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if is_attacked(kind())])
 
 
 def images():
@@ -50,7 +50,7 @@ def test_an_objective_that_is_not_attacked_gives_the_images_back():
     x = images()
     generator = Stream(seed=0, purpose="attack").at(torch.arange(B))
     assert perturb(network(), OBJECTIVES["standard"](), None, x, LABELS, generator=generator) is x
-    assert passes(OBJECTIVES["standard"](), None) == 0
+    assert count_passes(OBJECTIVES["standard"](), None) == 0
 
 
 @ATTACKED
@@ -84,7 +84,7 @@ def test_the_ledger_counts_what_passes_foretells(name, kind, restarts, known):
     with ledger.phase("attack"):
         clean = model(images()) if known else None
         run(name, ledger.counted(model), kind, clean=clean, restarts=restarts)
-    foretold = passes(OBJECTIVES[name](), attack(kind, restarts=restarts), clean_known=known)
+    foretold = count_passes(OBJECTIVES[name](), attack(kind, restarts=restarts), clean_known=known)
     assert ledger.units() == B * foretold
 
 

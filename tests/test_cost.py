@@ -6,7 +6,7 @@ from torch import nn
 
 from advcore import device
 from advcore.cost import PHASES, CostLedger
-from advcore.device import peak_memory
+from advcore.device import measure_peak_memory
 
 
 @pytest.fixture
@@ -127,4 +127,4 @@ def test_the_summary_has_every_phase_and_is_a_copy(clock):
 
 def test_peak_memory_is_in_bytes_and_covers_what_is_held():
     held = torch.ones(4_000_000)
-    assert peak_memory(torch.device("cpu")) >= held.numel() * 4
+    assert measure_peak_memory(torch.device("cpu")) >= held.numel() * 4

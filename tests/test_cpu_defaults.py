@@ -18,7 +18,7 @@ from advcore.models import MODELS
 from advcore.models.base import Normalize
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
-from advcore.speed import FAMILY, Speed, family_of
+from advcore.speed import FAMILY, Speed, find_family
 from advcore.training import SGD
 from advcore.training.loop import Listener
 
@@ -77,10 +77,10 @@ def test_our_models_name_their_family_and_others_are_of_none(table):
     }  # fmt: skip
     small = MODELS["small_cnn"](width=2).body(4, shape)
     inside = nn.Sequential(Normalize(torch.zeros(3), torch.ones(3)), small)
-    assert family_of(small) == family_of(inside) == family_of(copy.deepcopy(inside)) == "small_cnn"
+    assert find_family(small) == find_family(inside) == find_family(copy.deepcopy(inside)) == "small_cnn"
     assert FAMILY not in "".join(inside.state_dict())
-    assert family_of(nn.Sequential(small, nn.Linear(4, 4))) is None  # a larger network
-    assert family_of(nn.Linear(4, 4)) is family_of(nn.Sequential()) is None
+    assert find_family(nn.Sequential(small, nn.Linear(4, 4))) is None  # a larger network
+    assert find_family(nn.Linear(4, 4)) is find_family(nn.Sequential()) is None
     x = torch.rand(2, *shape)
     assert Speed().suited(inside, x).channels_last
     assert Speed().suited(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 4)), x) == speed.PLAIN
@@ -190,7 +190,7 @@ def test_the_first_process_decides_for_all(monkeypatch, table, model, data):
         asked.append(function())
         return asdict(speed.PLAIN) if len(asked) == 1 else asked[-1]
 
-    monkeypatch.setattr("advcore.training.loop.distributed.by_first", by_first)
+    monkeypatch.setattr("advcore.training.loop.distributed.run_on_first", by_first)
     _, states = fit(model, data, epochs=1)
     assert asked[0]["channels_last"] and not states[0]["speed"]["channels_last"]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from advcore.pieces import Pieces, ran_out
+from advcore.pieces import Pieces, is_out_of_memory
 
 
 def worker(most, error=None):
@@ -52,6 +52,6 @@ def test_other_errors_pass_through_at_once():
     "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")]
 )
 def test_the_cpus_way_of_saying_it_counts(error):
-    assert ran_out(error) and not ran_out(RuntimeError("x"))
+    assert is_out_of_memory(error) and not is_out_of_memory(RuntimeError("x"))
     work, _ = worker(16, error)
     assert torch.equal(torch.cat(Pieces(64).over(64, work)), torch.arange(64))

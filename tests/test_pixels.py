@@ -5,7 +5,7 @@ import math
 import pytest
 
 from advcore.attacks import LinfPGD
-from advcore.errors import ConfigError, shown
+from advcore.errors import ConfigError, format_value
 from advcore.evaluation.checks import flag_order
 from advcore.pixels import format_exactly, format_pixels
 
@@ -62,8 +62,8 @@ def test_an_error_repeats_a_radius_as_it_was_written():
         LinfPGD(eps=300 / 255)
     with pytest.raises(ConfigError, match=r"got 8; .*: write 8/255$"):
         LinfPGD(eps=8)
-    assert shown([{"name": "linf_pgd", "eps": 8 / 255}]) == "[{'name': 'linf_pgd', 'eps': 8/255}]"
-    assert [shown(value) for value in (0.1, 0.125, 1e-5, True, None, "8/255")] == [
+    assert format_value([{"name": "linf_pgd", "eps": 8 / 255}]) == "[{'name': 'linf_pgd', 'eps': 8/255}]"
+    assert [format_value(value) for value in (0.1, 0.125, 1e-5, True, None, "8/255")] == [
         "0.1", "0.125", "1e-05", "True", "None", "'8/255'",
     ]  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_an_error_repeats_a_radius_as_it_was_written():
 def test_a_value_that_holds_itself_is_shown():
     value = []
     value.append(value)
-    assert shown(value) == "[[...]]"
+    assert format_value(value) == "[[...]]"
 
 
 def test_a_flag_names_radii_as_they_were_written():

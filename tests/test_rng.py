@@ -10,7 +10,7 @@ from scipy import stats
 from seeds import side_by_side
 
 from advcore.device import seed_torch
-from advcore.rng import Stream, preserved
+from advcore.rng import Stream, preserve_random_state
 
 SEED = Stream(seed=0, purpose="attack")
 DRAWS = {
@@ -156,7 +156,7 @@ def test_draws_leave_the_global_states_alone_and_do_not_read_them():
     before, stream = global_states(), SEED.at(torch.arange(4))
     drawn = stream.normal((4, 9)), stream.uniform((4, 9)), stream.permutation()
     assert same(before, global_states())
-    with preserved():
+    with preserve_random_state():
         disturb()
         again = stream.normal((4, 9)), stream.uniform((4, 9)), stream.permutation()
     assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
@@ -165,7 +165,7 @@ def test_draws_leave_the_global_states_alone_and_do_not_read_them():
 @pytest.mark.parametrize("stream", [None, SEED], ids=["bare", "seeded"])
 def test_preserved_restores_all_global_states(stream):
     before = global_states()
-    with preserved(stream):
+    with preserve_random_state(stream):
         disturb()
         assert not same(before, global_states())
     assert same(before, global_states())
@@ -174,7 +174,7 @@ def test_preserved_restores_all_global_states(stream):
 @pytest.mark.parametrize("stream", [None, SEED], ids=["bare", "seeded"])
 def test_preserved_restores_on_error(stream):
     before = global_states()
-    with pytest.raises(KeyError), preserved(stream):
+    with pytest.raises(KeyError), preserve_random_state(stream):
         disturb()
         raise KeyError
     assert same(before, global_states())
@@ -182,11 +182,11 @@ def test_preserved_restores_on_error(stream):
 
 def test_preserved_seeds_torch_from_the_stream():
     def inside(stream):
-        with preserved(stream):
+        with preserve_random_state(stream):
             return torch.rand(5)
 
     first = inside(SEED)
-    with preserved():
+    with preserve_random_state():
         disturb()
         assert torch.equal(first, inside(SEED))
     assert not torch.equal(first, inside(SEED.at_epoch(1)))
@@ -194,7 +194,7 @@ def test_preserved_seeds_torch_from_the_stream():
 
 def test_inside_every_global_state_comes_from_the_stream():
     def drawn(seed: int) -> tuple:
-        with preserved(Stream(seed=seed, purpose="model")):
+        with preserve_random_state(Stream(seed=seed, purpose="model")):
             return random.random(), float(np.random.rand()), float(torch.rand(()))
 
     random.seed(1)

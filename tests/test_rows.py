@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies
 
 from advcore.errors import ConfigError, DataError
-from advcore.rows import KINDS, DenseRows, FactoredRows, cut, first_not_finite
+from advcore.rows import KINDS, DenseRows, FactoredRows, cut, find_first_not_finite
 from advcore.rows import factored as factored_module
 from advcore.rows import written_out as written_out_module
 
@@ -303,10 +303,10 @@ def test_block_means_hold_nothing_and_are_of_their_members_kind():
 def test_a_block_mean_with_a_bad_member_is_found():
     rows = factored("full", 1)
     rows.residuals[0][7, 0] = float("nan")
-    assert first_not_finite(rows.squared_norms()) == 7
+    assert find_first_not_finite(rows.squared_norms()) == 7
     blocks = rows.block_means([torch.tensor([1, 2]), torch.tensor([3, 7])])
-    assert first_not_finite(blocks.squared_norms()) == 1
-    assert first_not_finite(factored("full", 1).squared_norms()) is None
+    assert find_first_not_finite(blocks.squared_norms()) == 1
+    assert find_first_not_finite(factored("full", 1).squared_norms()) is None
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)

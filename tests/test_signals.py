@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from advcore import signals
-from advcore.signals import Stopped, caught, check, requested, whole
+from advcore.signals import Stopped, catch_signals, check, defer_stop, get_stop_signal
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -20,26 +20,26 @@ def send(number):
 @BOTH
 def test_a_signal_stops_at_the_next_look_and_not_before(number):
     before = signal.getsignal(number)
-    with caught():
+    with catch_signals():
         check()
         send(number)
-        assert requested() == number
+        assert get_stop_signal() == number
         with pytest.raises(Stopped) as stopped:
             check()
         assert stopped.value.number == number and str(stopped.value) == signal.Signals(number).name
     assert signal.getsignal(number) is before
     check()
-    assert requested() is None
+    assert get_stop_signal() is None
 
 
 @pytest.mark.case("C1")
 @BOTH
 def test_what_is_whole_is_finished_first(number):
     done = []
-    with caught(), pytest.raises(Stopped):
-        with whole():
+    with catch_signals(), pytest.raises(Stopped):
+        with defer_stop():
             send(number)
-            with whole():
+            with defer_stop():
                 check()
             check()
             done.append("all of it")
@@ -49,7 +49,7 @@ def test_what_is_whole_is_finished_first(number):
 
 @pytest.mark.case("C1")
 def test_a_stop_is_no_exception_that_somebody_handles():
-    with caught(), pytest.raises(Stopped):
+    with catch_signals(), pytest.raises(Stopped):
         send(signal.SIGTERM)
         try:
             check()
@@ -67,9 +67,9 @@ def test_a_handler_that_stood_before_is_called_and_put_back(number):
 
     before = signal.signal(number, theirs)
     try:
-        with caught():
+        with catch_signals():
             send(number)
-            assert told == [number] and requested() == number
+            assert told == [number] and get_stop_signal() == number
         assert signal.getsignal(number) is theirs
     finally:
         signal.signal(number, before)
@@ -77,7 +77,7 @@ def test_a_handler_that_stood_before_is_called_and_put_back(number):
 
 @pytest.mark.case("C1")
 def test_the_second_ctrl_c_stops_at_once():
-    with caught(), pytest.raises(KeyboardInterrupt):
+    with catch_signals(), pytest.raises(KeyboardInterrupt):
         send(signal.SIGINT)
         send(signal.SIGINT)
         pytest.fail("nothing happened")
@@ -86,7 +86,7 @@ def test_the_second_ctrl_c_stops_at_once():
 @pytest.mark.case("C1")
 def test_handlers_are_put_back_after_an_error_too():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ZeroDivisionError), caught():
+    with pytest.raises(ZeroDivisionError), catch_signals():
         1 / 0  # noqa: B018
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -95,7 +95,7 @@ def test_another_thread_catches_nothing():
     before, found = signal.getsignal(signal.SIGINT), []
 
     def run():
-        with caught():
+        with catch_signals():
             found.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=run)
@@ -108,7 +108,7 @@ def test_another_thread_catches_nothing():
 def test_what_was_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with caught():
+        with catch_signals():
             send(signal.SIGINT)
             check()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -117,10 +117,10 @@ def test_what_was_ignored_stays_ignored():
 
 
 def test_an_inner_one_leaves_the_signal_to_the_outer():
-    with caught():
-        with caught():
+    with catch_signals():
+        with catch_signals():
             send(signal.SIGTERM)
-        assert requested() == signal.SIGTERM
+        assert get_stop_signal() == signal.SIGTERM
         with pytest.raises(Stopped):
             check()
-    assert requested() is None
+    assert get_stop_signal() is None

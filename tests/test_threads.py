@@ -9,9 +9,9 @@ import pytest
 from advcore import threads
 from advcore.threads import (
     CoreLimit,
-    core_limit,
     describe_overload,
     describe_threads,
+    measure_core_limit,
     prepare_environment,
     share_of_threads,
 )
@@ -65,20 +65,20 @@ def host_of_64(monkeypatch):
     ],
 )
 def test_the_quota_of_a_control_group_limits_the_cores(tmp_path, host_of_64, groups, limits, quota, count):
-    limit = core_limit(build_system(tmp_path, groups, limits))
+    limit = measure_core_limit(build_system(tmp_path, groups, limits))
     assert limit == CoreLimit(count=count, affinity=64, host=64, quota=quota)
 
 
 def test_the_affinity_limits_the_cores(tmp_path, host_of_64, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
-    limit = core_limit(build_system(tmp_path, "0::/\n", {"cpu.max": "800000 100000\n"}))
+    limit = measure_core_limit(build_system(tmp_path, "0::/\n", {"cpu.max": "800000 100000\n"}))
     assert limit.count == 2 and limit.reason == "the CPU affinity, 2 of 64 cores"
 
 
 def test_without_affinity_the_host_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    limit = core_limit(tmp_path)
+    limit = measure_core_limit(tmp_path)
     assert limit == CoreLimit(count=1, affinity=1, host=1) and limit.reason == "the host's 1 core"
 
 

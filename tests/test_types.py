@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from advcore.errors import CheckpointError, ConfigError, DataError, UnsafeFileError
 from advcore.files import load_arrays, save_arrays
-from advcore.types import Coreset, Selection, labels_digest
+from advcore.types import Coreset, Selection, digest_labels
 
 
 class Plain(Dataset):
@@ -36,7 +36,7 @@ def coreset(indices=(7, 2, 5), weights=(1.0, 4.0, 1.0), labels=LABELS, **changes
         "indices": torch.tensor(indices, dtype=torch.long),
         "weights": torch.tensor(weights),
         "num_examples": len(labels),
-        "fingerprint": labels_digest(labels.__getitem__, len(labels)),
+        "fingerprint": digest_labels(labels.__getitem__, len(labels)),
         "solver": "craig",
         "partition": "per_class",
         "seed": 3,
@@ -128,9 +128,9 @@ def test_other_data_is_refused(labels):
 
 def test_a_digest_reads_at_most_256_labels_and_spans_the_data():
     read = []
-    labels_digest(lambda i: read.append(i) or 0, 10_000)
+    digest_labels(lambda i: read.append(i) or 0, 10_000)
     assert len(read) == 256 == len(set(read)) and read[0] == 0 and read[-1] > 9_900
-    assert labels_digest(lambda i: 0, 10_000) != labels_digest(lambda i: 0, 10_001)
+    assert digest_labels(lambda i: 0, 10_000) != digest_labels(lambda i: 0, 10_001)
 
 
 def assert_equal(left, right):

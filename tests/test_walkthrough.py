@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import run as runner
-from advcore.runner.config import overridden
+from advcore.runner.config import override
 from advcore.runner.yaml_reader import read
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ def _make_smaller(run: dict) -> dict:
     changes = SMALLER
     if not run.get("attack"):
         changes = [change for change in SMALLER if not change.startswith(("attack.", "evaluation.attacks"))]
-    return overridden(run, changes)
+    return override(run, changes)
 
 
 def _write(path: Path, value: dict) -> None:

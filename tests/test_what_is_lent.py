@@ -15,7 +15,7 @@ from seeds import seeded
 from torch import nn
 
 from advcore import AdversarialCoreset, evaluate
-from advcore.adversary import bound, perturb
+from advcore.adversary import bind_attack, perturb
 from advcore.attacks import ATTACKS, LinfPGD
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
@@ -23,7 +23,7 @@ from advcore.data.source import Resident
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients import GRADIENTS
 from advcore.objectives import OBJECTIVES, Pgd, Trades
-from advcore.objectives.base import attacked
+from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.selection.partition import PARTITIONS
 from advcore.solvers import SOLVERS, GradMatch
@@ -153,7 +153,7 @@ def small(name):
 def attack_with(name, objective, model, data):
     ledger, generator = CostLedger(), Stream(seed=0, purpose="attack").at(torch.arange(N))
     with ledger.phase("attack"), borrow(model):
-        own = bound(small(name), model, ledger.counted)
+        own = bind_attack(small(name), model, ledger.counted)
         x = data._images.clone().requires_grad_(True)
         perturb(ledger.counted(model), objective, own, x, data.labels(), generator=generator)
         assert x.grad is None and x.requires_grad
@@ -189,7 +189,7 @@ INNER = {
     **{
         f"attack for {n}": partial(attack_with, "linf_pgd", kind())
         for n, kind in OBJECTIVES.items()
-        if attacked(kind())
+        if is_attacked(kind())
     },
     **{f"measure {name}": partial(measure_with, name) for name in GRADIENTS},
     "smallest radius": radius_with,
@@ -249,7 +249,7 @@ def test_a_model_that_changes_its_input_in_place_is_attacked_as_one_that_does_no
         model, ledger, x = Centred(in_place), CostLedger(), images()
         generator = Stream(seed=0, purpose="attack").at(torch.arange(N))
         with ledger.phase("attack"), borrow(model):
-            own = bound(small(name), model, ledger.counted)
+            own = bind_attack(small(name), model, ledger.counted)
             found.append(perturb(ledger.counted(model), Trades(), own, x, LABELS, generator=generator))
             assert torch.isfinite(own.excess(x, found[-1])).all()
         assert torch.equal(x, images())

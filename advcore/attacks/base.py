@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.memory import Perturbations
-from advcore.cost import Counted
-from advcore.errors import at_least, require, within
+from advcore.cost import CountedModel
+from advcore.errors import check_at_least, check_within, require
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
@@ -44,7 +44,7 @@ class Attack(Protocol):
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         """Attack `x` (B, C, H, W) in [0, 1]; return x_adv of the same shape. `generator` is bound to the B examples."""
 
-    def bind(self, model: nn.Module, counted: Callable[[nn.Module], Counted]) -> "Attack":
+    def bind(self, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> "Attack":
         """Return the attack with what it needs of the model; most need nothing.
 
         `counted` wraps a network so that its passes are counted.
@@ -135,7 +135,7 @@ class Bounded:
         require(self._eps_problem(), *self._more_problems())
 
     def _eps_problem(self) -> str | None:
-        return within("eps", self.eps, low=0, high=self.widest)
+        return check_within("eps", self.eps, low=0, high=self.widest)
 
     def _more_problems(self) -> list[str | None]:
         """Return the problems with the settings that a subclass adds, None for those without."""
@@ -144,7 +144,7 @@ class Bounded:
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return None
 
-    def bind(self, model: nn.Module, counted: Callable[[nn.Module], Counted]) -> "Bounded":
+    def bind(self, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> "Bounded":
         return self
 
     def recalling(self, memory: Perturbations | None) -> "Bounded":
@@ -183,7 +183,7 @@ class Iterated(Bounded):
     restarts: int = 1
 
     def _more_problems(self) -> list[str | None]:
-        return [at_least("steps", self.steps, 1), at_least("restarts", self.restarts, 1)]
+        return [check_at_least("steps", self.steps, 1), check_at_least("restarts", self.restarts, 1)]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         x = to_full_precision(x)

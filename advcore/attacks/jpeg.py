@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.attacks.functional import Functional
-from advcore.errors import within
+from advcore.errors import check_within
 from advcore.types import settings
 
 # ITU-T T.81, annex K, tables K.1 and K.2: the divisors of the coefficients at quality 50
@@ -46,7 +46,7 @@ class JPEGLinf(Functional):
     described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 
     def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), within("quality", self.quality, low=1, high=100)]
+        return [*super()._more_problems(), check_within("quality", self.quality, low=1, high=100)]
 
     def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), x.shape[1], *(8 * math.ceil(size / 8) for size in x.shape[2:])

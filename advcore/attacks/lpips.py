@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
 from advcore.errors import ConfigError, must
-from advcore.speed import uncompiled
+from advcore.speed import disable_compilation
 from advcore.types import Loss
 
 _NORM = 1e-10  # added to a pixel's activation norm (PAT, distances.py)
@@ -117,7 +117,7 @@ class Embedder:
     def _run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `function(x)`, which calls the network, and the embeddings of the activations in it."""
         # in full precision: bfloat16 is too coarse to hold a point inside a ball
-        with catch_activations(self._network, self._layers) as activations, uncompiled(in_full=True):
+        with catch_activations(self._network, self._layers) as activations, disable_compilation(in_full=True):
             out = function(x)
         if not activations or (self._layers and len(activations) != len(self._layers)):
             raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self._layers, "name others"))

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from advcore.cost import gigabytes
-from advcore.device import free_memory
-from advcore.errors import CheckpointError, ConfigError, at_least, must, one_of, require
+from advcore.cost import format_gigabytes
+from advcore.device import measure_free_memory
+from advcore.errors import CheckpointError, ConfigError, check_at_least, check_one_of, must, require
 from advcore.rng import Stream
 from advcore.types import settings
 
@@ -37,10 +37,10 @@ class Memory:
     place: str = "auto"
 
     def __post_init__(self):
-        problems = [one_of("precision", self.precision, PRECISIONS)]
+        problems = [check_one_of("precision", self.precision, PRECISIONS)]
         if self.reset is not None:
-            problems.append(at_least("reset", self.reset, 1, "leave it out never to forget"))
-        require(*problems, one_of("place", self.place, PLACES))
+            problems.append(check_at_least("reset", self.reset, 1, "leave it out never to forget"))
+        require(*problems, check_one_of("place", self.place, PLACES))
 
     def nbytes(self, examples: int, shape: tuple[int, int, int]) -> int:
         """Return the bytes that the perturbations of this number of images of `shape` (C, H, W) take."""
@@ -50,16 +50,16 @@ class Memory:
     def settle(self, needed: int, device: torch.device) -> torch.device:
         """Return the device that stores `needed` bytes. Raises ConfigError, with figures, where they do not fit."""
         where = device
-        free = free_memory(device)
+        free = measure_free_memory(device)
         is_crowded = self.place == "auto" and free is not None and needed > _MOST * free
         if device.type == "cpu" or self.place == "host" or is_crowded:
             where = torch.device("cpu")
-            free = free_memory(where)
+            free = measure_free_memory(where)
         if free is not None and needed > free:
             way_out = "use memory.precision: int8, memory.place: host, a smaller budget, or another attack.start"
             raise ConfigError(
-                must("memory.place", f"where {gigabytes(needed)} of perturbations fit", self.place, way_out)
-                + f" ({gigabytes(free)} are free on {where})"
+                must("memory.place", f"where {format_gigabytes(needed)} of perturbations fit", self.place, way_out)
+                + f" ({format_gigabytes(free)} are free on {where})"
             )
         return where
 

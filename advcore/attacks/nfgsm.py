@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.attacks.base import Bounded, climb, to_full_precision
 from advcore.attacks.geometry import linf_distance, linf_start, linf_step
 from advcore.attacks.pgd import LinfPGD, pixel_radius
-from advcore.errors import positive, within
+from advcore.errors import check_positive, check_within
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
@@ -38,9 +38,9 @@ class NFGSM(Bounded):
         return pixel_radius(self.eps, 1.0)
 
     def _more_problems(self) -> list[str | None]:
-        problems = [within("noise", self.noise, low=0, high=100)]
+        problems = [check_within("noise", self.noise, low=0, high=100)]
         if self.step_size is not None:
-            problems.append(positive("step_size", self.step_size, "leave it out for eps"))
+            problems.append(check_positive("step_size", self.step_size, "leave it out for eps"))
         return problems
 
     @property

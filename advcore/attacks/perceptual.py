@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import Iterated, input_gradient
 from advcore.attacks.lpips import Embedder, catch_activations, embedding_distance, project
-from advcore.cost import Counted
-from advcore.errors import ConfigError, at_least, must
+from advcore.cost import CountedModel
+from advcore.errors import ConfigError, check_at_least, must
 from advcore.rng import Stream
 from advcore.types import Loss, settings
 
@@ -83,7 +83,7 @@ class Perceptual(Iterated):
         """Passes that margins and distances of an image take together: an external network adds one."""
         return 1 if self._external is None and self.network is None else 2
 
-    def bind(self, model: nn.Module, counted: Callable[[nn.Module], Counted]) -> "Perceptual":
+    def bind(self, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> "Perceptual":
         if self._external is None and self.network is not None:
             raise ConfigError(must("network", "loaded first (`attack.by(module)`)", self.network))
         network, forward = model, None
@@ -211,7 +211,7 @@ class LPA(Perceptual):
     rounds: int = 5
 
     def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), at_least("rounds", self.rounds, 1)]
+        return [*super()._more_problems(), check_at_least("rounds", self.rounds, 1)]
 
     def _count_passes_once(self) -> tuple[int, int]:
         forward = self.rounds * ((self._passes_to_observe + 1) * self.steps + 1)

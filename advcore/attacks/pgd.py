@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import L1, L2, LINF, Geometry, l1_step
 from advcore.attacks.memory import Perturbations
-from advcore.errors import must, one_of, positive, share, within
+from advcore.errors import check_one_of, check_positive, check_share, check_within, must
 from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.types import Loss, settings
@@ -25,7 +25,7 @@ def pixel_radius(eps: object, largest: float) -> str | None:
     way_out = "pixels are in [0, 1], and eps counts in the same units"
     if isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps):
         way_out += f": write {eps:g}/255"  # a radius in grey levels
-    return within("eps", eps, low=0, high=round(largest, 4), way_out=way_out)
+    return check_within("eps", eps, low=0, high=round(largest, 4), way_out=way_out)
 
 
 @settings
@@ -58,8 +58,8 @@ class PGD(Iterated):
     def _more_problems(self) -> list[str | None]:
         problems = super()._more_problems()
         if self.step_size is not None:
-            problems.append(positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"))
-        problems.append(one_of("start", self.start, STARTS, START_ALIASES))
+            problems.append(check_positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"))
+        problems.append(check_one_of("start", self.start, STARTS, START_ALIASES))
         if self.remembers and self.restarts != 1:
             problems.append(must("restarts", "1 for start: remembered", self.restarts, "one end is remembered"))
         return problems
@@ -166,7 +166,7 @@ class L1PGD(PGD):
     described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 
     def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), share("sparsity", self.sparsity)]
+        return [*super()._more_problems(), check_share("sparsity", self.sparsity)]
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
         return l1_step(x_adv, gradient, self.length, sparsity=self.sparsity)

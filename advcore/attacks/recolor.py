@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcore.attacks.functional import Functional
 from advcore.attacks.geometry import linf_distance
-from advcore.errors import at_least, must, require
+from advcore.errors import check_at_least, must, require
 from advcore.types import settings
 
 
@@ -33,7 +33,7 @@ class ReColorAdv(Functional):
     described_settings: ClassVar[tuple[str, ...]] = ("resolution",)
 
     def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), at_least("resolution", self.resolution, 2, most=256)]
+        return [*super()._more_problems(), check_at_least("resolution", self.resolution, 2, most=256)]
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")

@@ -25,7 +25,7 @@ def fail_together() -> Iterator[None]:
         return
     failure = None
     try:
-        with signals.alone():
+        with signals.allow_stop():
             yield
     except BaseException as error:
         failure = error
@@ -39,7 +39,7 @@ def raise_in_all(failure: BaseException | None = None) -> None:
     """
     if size() == 1:
         return
-    requested = signals.requested() or 0
+    requested = signals.get_stop_signal() or 0
     stop, is_failed = reduce_numbers([requested, int(failure is not None)], dist.ReduceOp.MAX)
     if is_failed:
         error = _agree_on_error(failure)

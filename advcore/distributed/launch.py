@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from advcore.device import gpus, use
+from advcore.device import count_gpus, use_gpu
 from advcore.distributed.wire import gather_values, name_lost_process
 from advcore.errors import AdvcoreError, ConfigError, must
 
@@ -55,7 +55,7 @@ def local_rank() -> int:
 
 def gpu_of_process() -> int:
     """Return the number of this process's GPU: its local rank, or 0 where the launcher shows it a single GPU."""
-    is_isolated = gpus() == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+    is_isolated = count_gpus() == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
     return 0 if is_isolated else local_rank()
 
 
@@ -74,9 +74,9 @@ def join_group(timeout: timedelta = timedelta(hours=2)) -> Iterator[None]:
     if missing:
         way_out = "start it with torchrun, or unset WORLD_SIZE for one process"
         raise ConfigError(must(missing[0], "set where WORLD_SIZE and RANK are", None, way_out))
-    has_gpu = gpu_of_process() < gpus()
+    has_gpu = gpu_of_process() < count_gpus()
     if has_gpu:
-        use(gpu_of_process())
+        use_gpu(gpu_of_process())
     with name_lost_process():
         store, rank, count = next(dist.rendezvous("env://", timeout=timeout))
         store = dist.PrefixStore(agree_on_start(store, rank, count, timeout), store)

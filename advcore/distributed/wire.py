@@ -11,8 +11,8 @@ from torch import Tensor
 
 from advcore.distributed.group import size
 from advcore.errors import AdvcoreError
-from advcore.files import join, pack, split, unpack
-from advcore.pieces import ran_out
+from advcore.files import join_tree, pack, split_tree, unpack
+from advcore.pieces import is_out_of_memory
 
 Tree = TypeVar("Tree")
 """Stands for nested dicts and lists of tensors and plain values."""
@@ -24,7 +24,7 @@ def name_lost_process() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        if ran_out(error):
+        if is_out_of_memory(error):
             raise
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise AdvcoreError(f"another process of the run is gone: {message}") from None
@@ -87,7 +87,7 @@ def decode_bytes(carrier: Tensor) -> bytes:
 def send_tree(tree: object, other: int) -> None:
     """Send a tree to process `other`: the length of its description, the description, then each tensor by itself."""
     tensors: list[Tensor] = []
-    values = split(tree, tensors)
+    values = split_tree(tree, tensors)
     shapes = [[str(tensor.dtype)[6:], list(tensor.shape), tensor.is_cuda] for tensor in tensors]
     content = encode_bytes(json.dumps({"values": values, "tensors": shapes}).encode())
     with name_lost_process():
@@ -103,7 +103,7 @@ def receive_tree(other: int, device: torch.device) -> object:
     for i, (dtype, shape, is_cuda) in enumerate(description["tensors"]):
         carrier = _receive(other, getattr(torch, dtype), shape, is_cuda)
         tensors[str(i)] = carrier.to(device if is_cuda else "cpu")
-    return join(description["values"], tensors)
+    return join_tree(description["values"], tensors)
 
 
 def _receive(other: int, dtype: torch.dtype, shape: Sequence[int], is_cuda: bool = False) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from advcore.attacks.geometry import LP
 from advcore.attacks.pgd import MOST_PIXELS, pixel_radius
-from advcore.errors import missing_package, must, one_of, require
+from advcore.errors import check_one_of, explain_missing_package, must, require
 from advcore.pixels import format_pixels
-from advcore.rng import Stream, preserved
+from advcore.rng import Stream, preserve_random_state
 from advcore.types import settings
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -67,8 +67,8 @@ class AutoAttack:
     def __post_init__(self):
         require(
             pixel_radius(self.eps, MOST_PIXELS),
-            one_of("norm", self.norm, _NORMS, _NORM_ALIASES),
-            one_of("version", self.version, VERSIONS),
+            check_one_of("norm", self.norm, _NORMS, _NORM_ALIASES),
+            check_one_of("version", self.version, VERSIONS),
         )
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
@@ -158,7 +158,7 @@ class AutoAttack:
         attack.attacks_to_run = list(self.for_classes(classes).parts)
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
-        with preserved(stream):
+        with preserve_random_state(stream):
             result = attack.run_standard_evaluation(x, y, **{names["batch size"]: len(x)})
         return result[0] if isinstance(result, tuple) else result
 
@@ -204,7 +204,7 @@ def _import_package() -> ModuleType:
 
             return autoattack
         except (ImportError, RuntimeError):
-            raise missing_package("pyautoattack", "AutoAttack", "eval", error) from None
+            raise explain_missing_package("pyautoattack", "AutoAttack", "eval", error) from None
 
 
 def is_installed() -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
 from advcore.attacks.geometry import LP, linf_project, linf_step
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.pixels import format_pixels
 
 IMAGES = 128  # that the checks of a model look at
@@ -111,7 +111,7 @@ def flag_weak_settings(entries: Sequence[dict]) -> list[str]:
     flags = []
     for entry in entries:
         if entry.get("steps") is not None and entry["steps"] < _STRONG:
-            flags.append(f"weak: {entry['name']} takes {counted(entry['steps'], 'step')}, of at least {_STRONG}")
+            flags.append(f"weak: {entry['name']} takes {format_count(entry['steps'], 'step')}, of at least {_STRONG}")
         if entry["norm"] in LP and entry.get("step_size") is not None:
             reach = entry["steps"] * entry["step_size"]
             if reach < 2 * entry["eps"] * (1 - 1e-6):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from advcore import distributed
-from advcore.adversary import bound
+from advcore.adversary import bind_attack
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
-from advcore.borrow import borrow, device_of
+from advcore.borrow import borrow, find_device
 from advcore.cost import CostLedger
 from advcore.data.fits import check_fits, class_count
 from advcore.data.source import Source, as_source, batches_for, chunked
@@ -24,9 +24,9 @@ from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_
 from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.resume import BatchResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust
-from advcore.pieces import Pieces, advised
-from advcore.rng import Stream, preserved
-from advcore.types import name_in
+from advcore.pieces import Pieces, explain_out_of_memory
+from advcore.rng import Stream, preserve_random_state
+from advcore.types import find_name
 
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
 """What an evaluation may run."""
@@ -111,7 +111,7 @@ def evaluate(
     Cost: one forward pass per example, then each attack's passes on the examples still right, per restart.
     """
     _refuse_unfit(attacks)
-    source = as_source(dataset, device_of(model))
+    source = as_source(dataset, find_device(model))
     attacks = _adapt_to_classes(attacks, model, source)
     descriptions = [
         {"name": attack_name(attack), **attack.describe(), "seed": seed, "split": split} for attack in attacks
@@ -121,8 +121,8 @@ def evaluate(
 
     keys = ["clean", *map(str, range(len(attacks)))]
     identity = partial(hash_evaluation, model, source, indices, attacks=attacks, settings=(seed, batch_size))
-    with distributed.together():
-        saved = SavedVerdicts(state if distributed.first() else None, keys, identity)
+    with distributed.fail_together():
+        saved = SavedVerdicts(state if distributed.is_first() else None, keys, identity)
     saved.share()
     for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
         ledger.passes["evaluation"][kind] += count
@@ -130,13 +130,13 @@ def evaluate(
         raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
 
     with (
-        preserved(Stream(seed=seed, purpose="model")),
+        preserve_random_state(Stream(seed=seed, purpose="model")),
         borrow(model, training=False),
         ledger.phase("evaluation", source.device),
     ):
         judge = _Judge(model, attacks, seed=seed, batch_size=batch_size, ledger=ledger, keep_examples=keep_examples)
         examples = _judge_remaining(judge, source, indices, saved=saved, batch_size=batch_size, on_chunk=on_chunk)
-        flags = distributed.by_first(partial(_check_model, judge, source, indices, descriptions)) if checks else []
+        flags = distributed.run_on_first(partial(_check_model, judge, source, indices, descriptions)) if checks else []
 
     accuracies = {key: wilson(int(verdict.sum()), len(indices)) for key, verdict in saved.verdicts.items()}
     entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
@@ -188,7 +188,7 @@ class _Judge:
     ):
         self.model = model
         self.forward = ledger.counted(model)
-        self._attacks = [bound(attack, model, ledger.counted) for attack in attacks]
+        self._attacks = [bind_attack(attack, model, ledger.counted) for attack in attacks]
         self._stream = Stream(seed=seed, purpose="evaluation")
         self._pieces = Pieces(batch_size)
         self._ledger = ledger
@@ -196,7 +196,7 @@ class _Judge:
 
     def judge_batch(self, indices: Tensor, x: Tensor, y: Tensor) -> BatchResult:
         """Judge a batch, in pieces that fit into memory."""
-        with advised("in an evaluation", "lower evaluation.batch_size, or use a smaller model"):
+        with explain_out_of_memory("in an evaluation", "lower evaluation.batch_size, or use a smaller model"):
             results = self._pieces.over(len(x), partial(self._judge_piece, indices, x, y))
         return BatchResult.join(results)
 
@@ -232,16 +232,16 @@ def _judge_remaining(
     if len(saved) < len(indices):
         chunks = chunked(indices[len(saved) :], batch_size)
         check_fits(judge.model, source, labels=False)
-    batches = batches_for(judge.model, source, distributed.own(chunks))
+    batches = batches_for(judge.model, source, distributed.chunks_of_process(chunks))
     results = (judge.judge_batch(*batch).to_rows() for batch in batches)
     examples: list[dict[str, Tensor]] = []
-    for rows in distributed.in_order(chunks, results):
+    for rows in distributed.gather_in_order(chunks, results):
         result = BatchResult.from_rows(rows, list(saved.verdicts))
         saved.add(result)
         examples.append({key: x_adv.cpu() for key, x_adv in result.examples.items()})
         on_chunk(len(saved), len(indices))
     saved.share()
-    return distributed.by_first(partial(concatenate, examples))
+    return distributed.run_on_first(partial(concatenate, examples))
 
 
 def _check_model(judge: _Judge, source: Source, indices: Tensor, descriptions: Sequence[dict]) -> list[str]:
@@ -272,7 +272,7 @@ def smallest_radius(
     radii = []
     with borrow(model, training=False), ledger.phase("evaluation", source.device):
         forward = ledger.counted(model)
-        attack = bound(attack.probe(), model, ledger.counted)
+        attack = bind_attack(attack.probe(), model, ledger.counted)
         for batch, x, y in batches_for(model, source, chunked(indices, batch_size)):
             with torch.no_grad():
                 robust = classify_clean(forward(x), y, batch)
@@ -288,4 +288,4 @@ def smallest_radius(
 
 def attack_name(attack: Attack | AutoAttack) -> str:
     """Return the attack's name in the table, or that of its class if it is not there."""
-    return name_in(EVALUATED, attack)
+    return find_name(EVALUATED, attack)

@@ -97,7 +97,7 @@ class SavedVerdicts:
 
     def share(self) -> None:
         """Give all processes the verdicts of the first one, which is the one that reads and collects them."""
-        self.verdicts = distributed.by_first(partial(dict, self.verdicts))
+        self.verdicts = distributed.run_on_first(partial(dict, self.verdicts))
 
     def add(self, result: BatchResult) -> None:
         """Append the verdicts of the next batch, and bring the file up to date."""

@@ -7,14 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advcore.adversary import passes
+from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
 from advcore.objectives.base import Objective
 from advcore.rows import DenseRows, Rows
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The rows of a whole source, in its order, and the labels (N,) long, on the CPU.
 
     `events` say, one line each, what had to be done otherwise, such as smaller chunks when memory ran out. With several
@@ -66,7 +66,7 @@ class Gradient:
     """
 
     about: str
-    measure: Callable[..., Measured]
+    measure: Callable[..., Measurement]
     units: Callable[[Objective, Attack | None], int]
     collect: Callable[[], Collector] | None = None
     attacked: bool = False
@@ -82,7 +82,7 @@ def define_clean_and_attacked(
     name: str,
     about: str,
     *,
-    measure: Callable[..., Measured],
+    measure: Callable[..., Measurement],
     score_passes: int,
     collect: Callable[[], Collector] | None = None,
 ) -> dict[str, Gradient]:
@@ -109,7 +109,7 @@ def define_clean_and_attacked(
 
 
 def _count_units(score_passes: int, objective: Objective, attack: Attack | None, *, attacked: bool) -> int:
-    return score_passes + passes(objective, attack) if attacked else score_passes
+    return score_passes + count_passes(objective, attack) if attacked else score_passes
 
 
 class AveragedScores(Collector):

@@ -3,14 +3,14 @@
 from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
-from advcore.cost import Counted
+from advcore.cost import CountedModel
 from advcore.data.source import Source, check_labels
-from advcore.gradients.base import AveragedScores, Measured, define_clean_and_attacked
+from advcore.gradients.base import AveragedScores, Measurement, define_clean_and_attacked
 from advcore.gradients.sweep import sweep
 from advcore.objectives.standard import Standard
 
 
-def input_norms(model: nn.Module, source: Source, **settings) -> Measured:
+def input_norms(model: nn.Module, source: Source, **settings) -> Measurement:
     """Measure (N, 1) float64: the l2 norm of the gradient of each example's cross-entropy with respect to its pixels.
 
     At the clean image, or with `attacked` where the attack leads on the objective's loss. `settings` are those of
@@ -23,7 +23,7 @@ def input_norms(model: nn.Module, source: Source, **settings) -> Measured:
     return sweep(_measure_norms, model, source, **settings)
 
 
-def _measure_norms(forward: Counted, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _measure_norms(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
     def loss(images: Tensor) -> Tensor:
         logits = forward(images)
         check_labels(y, indices, logits.shape[1])

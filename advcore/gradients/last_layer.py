@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from advcore import distributed
-from advcore.adversary import bound, passes, perturb
+from advcore.adversary import bind_attack, count_passes, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
-from advcore.cost import CostLedger, Counted
+from advcore.cost import CostLedger, CountedModel
 from advcore.data.source import Source, batches_for, chunked, first_images, label_check
 from advcore.errors import ConfigError, NonFiniteError
-from advcore.gradients.base import Gradient, Measured
-from advcore.models.base import Tap, find_head, tapped
+from advcore.gradients.base import Gradient, Measurement
+from advcore.models.base import Tap, find_head, tap_features
 from advcore.objectives.base import Objective
 from advcore.pieces import Pieces
 from advcore.rng import Stream
-from advcore.rows import FactoredRows, first_not_finite
-from advcore.speed import uncompiled
+from advcore.rows import FactoredRows, find_first_not_finite
+from advcore.speed import disable_compilation
 from advcore.spill import FactorStore
 
 
@@ -55,7 +55,7 @@ def last_layer_rows(
     chunk_size: int = 256,
     folder: Path | None = None,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
-) -> Measured:
+) -> Measurement:
     """Attack every example with the model as it stands, and measure its last-layer gradient there, as factors.
 
     Parameters
@@ -88,14 +88,14 @@ def last_layer_rows(
         layer = find_head(model, first_images(model, source), head)
     check = label_check(source, layer.out_features)
     kind = _fit_to_bias(kind, has_bias=layer.bias is not None)
-    with borrow(model, training=attack_mode == "train"), tapped(layer) as tap:
-        attack = bound(attack, model, ledger.counted)
+    with borrow(model, training=attack_mode == "train"), tap_features(layer) as tap:
+        attack = bind_attack(attack, model, ledger.counted)
         forwards = _Forwards(objective, attack, forward=ledger.counted(model), tap=tap, ledger=ledger)
         pieces = Pieces(chunk_size, least=chunk_size if attack_mode == "train" else 16)  # BatchNorm sees a whole chunk
 
         def measure_chunks() -> Iterator[tuple[Tensor, ...]]:
             """Yield the labels of each chunk, then the residuals and the features of each forward pass."""
-            for indices, x, y in batches_for(model, source, distributed.own(chunks)):
+            for indices, x, y in batches_for(model, source, distributed.chunks_of_process(chunks)):
                 check(y, indices)
                 with ledger.phase("attack", device):
                     outputs = _join(pieces.over(len(x), partial(forwards.run, x, y, stream.at(indices))))
@@ -104,22 +104,22 @@ def last_layer_rows(
                 factors = [(by_pass[name], outputs[name].features) for name in objective.passes]
                 yield y, *chain.from_iterable(factors)
 
-        for y, *factors in distributed.in_order(chunks, measure_chunks()):
+        for y, *factors in distributed.gather_in_order(chunks, measure_chunks()):
             with ledger.phase("rows", device):
                 for name, residual, features in zip(objective.passes, factors[::2], factors[1::2], strict=True):
                     store.append(name, residual, features)
             labels.append(y)
             done += len(y)
             on_chunk(done, len(source))
-    events = distributed.events(pieces.events)
-    with distributed.together(), ledger.phase("rows", device):
-        if not distributed.first():
-            return Measured(rows=None, labels=None, events=events)
+    events = distributed.gather_events(pieces.events)
+    with distributed.fail_together(), ledger.phase("rows", device):
+        if not distributed.is_first():
+            return Measurement(rows=None, labels=None, events=events)
         rows = FactoredRows(**store.factors(), kind=kind)
-        example = first_not_finite(rows.squared_norms())
+        example = find_first_not_finite(rows.squared_norms())
         if example is not None:
             raise NonFiniteError(f"the model's gradient at example {example} is NaN or infinite; training has diverged")
-    return Measured(rows=rows, labels=torch.cat(labels).cpu(), events=events)
+    return Measurement(rows=rows, labels=torch.cat(labels).cpu(), events=events)
 
 
 def _fit_to_bias(kind: str, *, has_bias: bool) -> str:
@@ -144,7 +144,7 @@ class _Forwards:
 
     objective: Objective
     attack: Attack | None
-    forward: Counted
+    forward: CountedModel
     tap: Tap
     ledger: CostLedger
 
@@ -163,7 +163,7 @@ class _Forwards:
         return outputs
 
     def _run_once(self, x: Tensor) -> Output:
-        with uncompiled():
+        with disable_compilation():
             return Output(self.forward(x), self.tap.features)
 
 
@@ -180,7 +180,7 @@ def _join(pieces: Sequence[dict[str, Output]]) -> dict[str, Output]:
 
 def _count_units(objective: Objective, attack: Attack | None) -> int:
     """Count the attack's passes and one forward pass for each of the objective's; the clean one serves both."""
-    return passes(objective, attack, clean_known="clean" in objective.passes) + len(objective.passes)
+    return count_passes(objective, attack, clean_known="clean" in objective.passes) + len(objective.passes)
 
 
 LAST_LAYER = Gradient(

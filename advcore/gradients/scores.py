@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from advcore.borrow import borrow
-from advcore.cost import Counted
+from advcore.cost import CountedModel
 from advcore.data.source import Source, first_images, label_check
-from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measured, define_clean_and_attacked
+from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measurement, define_clean_and_attacked
 from advcore.gradients.last_layer import residuals
 from advcore.gradients.sweep import sweep
-from advcore.models.base import find_head, tapped
+from advcore.models.base import find_head, tap_features
 from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
-from advcore.speed import uncompiled
+from advcore.speed import disable_compilation
 
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
 """Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""
@@ -61,7 +61,9 @@ def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     return 1 - correctness(z, y, rows)
 
 
-def score_examples(score: Score, model: nn.Module, source: Source, *, head: str | None = None, **settings) -> Measured:
+def score_examples(
+    score: Score, model: nn.Module, source: Source, *, head: str | None = None, **settings
+) -> Measurement:
     """Measure (N, 1) float64: the `score` of each example.
 
     head : name of the last linear layer; None finds it. `settings` are those of `sweep`, whose `ledger` is required.
@@ -71,17 +73,17 @@ def score_examples(score: Score, model: nn.Module, source: Source, *, head: str 
     with borrow(model, training=False):
         layer = find_head(model, first_images(model, source), head)
     check = label_check(source, layer.out_features)
-    with tapped(layer) as tap:
+    with tap_features(layer) as tap:
 
-        def measure(forward: Counted, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            with torch.no_grad(), uncompiled():
+        def measure(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            with torch.no_grad(), disable_compilation():
                 logits = forward(x)
             return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
 
         return sweep(measure, model, source, check=check, **settings)
 
 
-def centre_distances(model: nn.Module, source: Source, **settings) -> Measured:
+def centre_distances(model: nn.Module, source: Source, **settings) -> Measurement:
     """Measure (N, 1) float64: the distance of each example's features to the mean features of its class.
 
     Reference: Xia et al. 2023 (Moderate coreset), section 3. `settings` and cost as in `score_examples`.
@@ -92,7 +94,7 @@ def centre_distances(model: nn.Module, source: Source, **settings) -> Measured:
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = features.new_zeros(len(counts), features.shape[1]).index_add_(0, labels, features) / counts
     rows = DenseRows(matrix=(features - centres[labels]).norm(dim=1, keepdim=True))
-    return Measured(rows=rows, labels=labels, events=result.events)
+    return Measurement(rows=rows, labels=labels, events=result.events)
 
 
 def _features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:

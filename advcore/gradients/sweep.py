@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from advcore import distributed
-from advcore.adversary import bound, perturb
+from advcore.adversary import bind_attack, perturb
 from advcore.borrow import borrow
-from advcore.cost import CostLedger, Counted
+from advcore.cost import CostLedger, CountedModel
 from advcore.data.source import Source, batches_for, chunked
-from advcore.gradients.base import Measured
+from advcore.gradients.base import Measurement
 from advcore.pieces import Pieces
 from advcore.rows import DenseRows
 
-Measure = Callable[[Counted, Tensor, Tensor, Tensor], Tensor]
+Measure = Callable[[CountedModel, Tensor, Tensor, Tensor], Tensor]
 """A forward pass, indices (B,), images (B, C, H, W) and labels (B,) to scores (B,) or (B, F)."""
 
 
@@ -29,7 +29,7 @@ def sweep(
     attacked: bool = False,
     check: Callable[[Tensor, Tensor], None] | None = None,
     **adversary,
-) -> Measured:
+) -> Measurement:
     """Measure every example of the source, in eval mode on the plain view, so that examples do not mix.
 
     chunk_size : examples at once; halved, down to 16, when memory runs out. Scores do not depend on it.
@@ -44,7 +44,7 @@ def sweep(
     with borrow(model, training=False), ledger.phase("scoring", source.device):
         forward = ledger.counted(model)
         objective, attack, stream = (adversary.get(name) for name in ("objective", "attack", "stream"))
-        attack = bound(attack, model, ledger.counted)
+        attack = bind_attack(attack, model, ledger.counted)
 
         def measure_piece(indices: Tensor, x: Tensor, y: Tensor, piece: slice) -> Tensor:
             indices, x, y = (tensor[piece] for tensor in (indices, x, y))
@@ -54,11 +54,11 @@ def sweep(
                 return measure(forward, indices, x, y)
 
         def measure_chunks() -> Iterator[tuple[Tensor, Tensor]]:
-            for indices, x, y in batches_for(model, source, distributed.own(chunks)):
+            for indices, x, y in batches_for(model, source, distributed.chunks_of_process(chunks)):
                 if check is not None:
                     check(y, indices)
                 yield torch.cat(pieces.over(len(y), partial(measure_piece, indices, x, y))), y
 
-        scores, labels = distributed.combined(chunks, measure_chunks())
+        scores, labels = distributed.gather_combined(chunks, measure_chunks())
     rows = DenseRows(matrix=scores[:, None])
-    return Measured(rows=rows, labels=labels.cpu(), events=distributed.events(pieces.events))
+    return Measurement(rows=rows, labels=labels.cpu(), events=distributed.gather_events(pieces.events))

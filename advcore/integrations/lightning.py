@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from advcore.errors import ConfigError, at_least, missing_package, must, require
+from advcore.errors import ConfigError, check_at_least, explain_missing_package, must, require
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.types import Coreset, WeightedSubset
 
@@ -16,7 +16,7 @@ except ImportError as first:
     try:
         from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
     except ImportError:
-        raise missing_package("lightning", "advcore.integrations.lightning", "lightning", first) from None
+        raise explain_missing_package("lightning", "advcore.integrations.lightning", "lightning", first) from None
 
 
 class AdversarialCoresetCallback(Callback):
@@ -49,7 +49,10 @@ class AdversarialCoresetCallback(Callback):
         dataset: Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
-        problems = [at_least("warm_epochs", warm_epochs, 0), None if period is None else at_least("period", period, 1)]
+        problems = [
+            check_at_least("warm_epochs", warm_epochs, 0),
+            None if period is None else check_at_least("period", period, 1),
+        ]
         if selector.partition == "per_batch":
             problems.append(must("selector.partition", "one that needs no blocks", "per_batch"))
         require(*problems)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from advcore.apportion import floor_share
-from advcore.errors import at_least, must, one_of, require, share, within
+from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.types import settings
@@ -113,11 +113,11 @@ class AttackSubset:
 
     def __post_init__(self):
         require(
-            share("rho", self.rho),
-            at_least("warm_up", self.warm_up, 0),
-            within("clean", self.clean, 0, 1e6),
-            one_of("draw", self.draw, DRAWS),
-            one_of("correction", self.correction, CORRECTIONS),
+            check_share("rho", self.rho),
+            check_at_least("warm_up", self.warm_up, 0),
+            check_within("clean", self.clean, 0, 1e6),
+            check_one_of("draw", self.draw, DRAWS),
+            check_one_of("correction", self.correction, CORRECTIONS),
             *self._draw_problems(),
             *self._more_problems(),
         )
@@ -176,7 +176,7 @@ class UpdateSubset:
     needs_validation: ClassVar[bool] = False
 
     def __post_init__(self):
-        require(share("p_up", self.p_up), *self._more_problems())
+        require(check_share("p_up", self.p_up), *self._more_problems())
 
     def _more_problems(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""

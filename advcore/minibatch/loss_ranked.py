@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advcore.errors import at_least, one_of, share
+from advcore.errors import check_at_least, check_one_of, check_share
 from advcore.minibatch.base import UpdateSubset, count
 from advcore.rng import Stream
 from advcore.types import settings
@@ -46,11 +46,11 @@ class LossRanked(UpdateSubset):
 
     def _more_problems(self) -> list[str | None]:
         return [
-            one_of("adaptive", self.adaptive, SHARES),
-            share("p_min", self.p_min),
-            one_of("accuracy", self.accuracy, ACCURACIES),
-            at_least("warm_up", self.warm_up, 0),
-            at_least("probed", self.probed, 0),
+            check_one_of("adaptive", self.adaptive, SHARES),
+            check_share("p_min", self.p_min),
+            check_one_of("accuracy", self.accuracy, ACCURACIES),
+            check_at_least("warm_up", self.warm_up, 0),
+            check_at_least("probed", self.probed, 0),
         ]
 
     @property

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advcore.errors import within
+from advcore.errors import check_within
 from advcore.minibatch.base import AttackSubset, Seen
 from advcore.types import settings
 
@@ -28,7 +28,7 @@ class Margin(AttackSubset):
     reads: ClassVar[str | None] = "logits"
 
     def _more_problems(self) -> list[str | None]:
-        return [within("margin_eps", self.margin_eps, 1e-12, 1e6)]
+        return [check_within("margin_eps", self.margin_eps, 1e-12, 1e6)]
 
     def compute_preferences(self, seen: Seen) -> Tensor:
         distance = seen.margins.clamp_min(0) if self.signed else seen.margins.abs()

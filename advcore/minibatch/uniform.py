@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advcore.errors import within
+from advcore.errors import check_within
 from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count
 from advcore.rng import Stream
 from advcore.types import settings
@@ -36,7 +36,7 @@ class RandomMix(UpdateSubset):
     reads: ClassVar[str | None] = None
 
     def _more_problems(self) -> list[str | None]:
-        return [within("adversarial", self.adversarial, 0, 1)]
+        return [check_within("adversarial", self.adversarial, 0, 1)]
 
     def count_attacked(self, size: int) -> int:
         """Return how many of the images kept from `size` examples are attacked; at most all of them."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advcore.errors import ConfigError, must, one_of, require
+from advcore.errors import ConfigError, check_one_of, must, require
 from advcore.speed import FAMILY
 from advcore.types import settings
 
@@ -40,7 +40,7 @@ class ModelSettings:
     """Arguments of the last part that are no settings."""
 
     def __post_init__(self):
-        require(one_of("normalize", self.normalize, NORMALIZE))
+        require(check_one_of("normalize", self.normalize, NORMALIZE))
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         """Return the keyword arguments, plain values, that the last of the parts is called with."""
@@ -132,7 +132,7 @@ class Tap:
 
 
 @contextlib.contextmanager
-def tapped(head: nn.Linear) -> Iterator[Tap]:
+def tap_features(head: nn.Linear) -> Iterator[Tap]:
     """Catch the head's input, the features (B, D) in float32 or wider, at each forward pass that is `uncompiled`."""
     tap = Tap()
 

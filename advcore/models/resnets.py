@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advcore.errors import missing_package, one_of, require
+from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.models.base import ModelSettings
 from advcore.types import settings
 
@@ -43,7 +43,7 @@ class _ResNet(ModelSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(one_of("stem", self.stem, STEMS))
+        require(check_one_of("stem", self.stem, STEMS))
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return {"name": self.torchvision, "num_classes": num_classes, "channels": shape[0], "stem": self.stem}
@@ -52,7 +52,7 @@ class _ResNet(ModelSettings):
         try:
             from torchvision import models  # noqa: F401 - its import is what can fail
         except (ImportError, RuntimeError) as error:
-            raise missing_package("torchvision", f"model.name: {self.torchvision}", None, error) from None
+            raise explain_missing_package("torchvision", f"model.name: {self.torchvision}", None, error) from None
         return super().body(num_classes, shape)
 
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from advcore.errors import at_least, require
+from advcore.errors import check_at_least, require
 from advcore.models.base import ModelSettings
 from advcore.types import settings
 
@@ -45,7 +45,7 @@ class SmallCNN(ModelSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(at_least("width", self.width, 1, most=1024))
+        require(check_at_least("width", self.width, 1, most=1024))
 
     def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return super().arguments(num_classes, shape) | {"width": self.width}

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from advcore.errors import ConfigError, missing_package, must, nearest
+from advcore.errors import ConfigError, explain_missing_package, must, suggest_nearest
 from advcore.models.base import ModelSettings
 from advcore.types import settings
 
@@ -36,9 +36,9 @@ class Timm(ModelSettings):
         try:
             import timm
         except (ImportError, RuntimeError) as error:
-            raise missing_package("timm", f"model.name: timm:{self.architecture}", "hf", error) from None
+            raise explain_missing_package("timm", f"model.name: timm:{self.architecture}", "hf", error) from None
         names = timm.list_models()
         if self.architecture not in names:
-            way_out = nearest(self.architecture, names)
+            way_out = suggest_nearest(self.architecture, names)
             raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, way_out))
         return super().body(num_classes, shape)

@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from advcore.errors import one_of, require
+from advcore.errors import check_one_of, require
 
 ASCENTS = ("own", "margin")
 
@@ -31,7 +31,7 @@ class Objective(Protocol):
         """
 
 
-def attacked(objective: Objective) -> bool:
+def is_attacked(objective: Objective) -> bool:
     """Whether the objective looks at attacked images at all."""
     return "adversarial" in objective.passes
 
@@ -46,7 +46,7 @@ def choose_ascent(objective: Objective, climbs: str, y: Tensor, clean: Tensor | 
 
     climbs : "own" for the objective's inner maximisation, or "margin". Raises ConfigError for another name.
     """
-    require(one_of("climbs", climbs, ASCENTS))
+    require(check_one_of("climbs", climbs, ASCENTS))
     if climbs == "own":
         return objective.bind_ascent(y, clean)
     return partial(margin, y=y)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.errors import positive, require
+from advcore.errors import check_positive, require
 from advcore.objectives.trades import divergence
 from advcore.types import settings
 
@@ -36,7 +36,7 @@ class Mart:
     ascent_needs_clean: ClassVar[bool] = False
 
     def __post_init__(self):
-        require(positive("beta", self.beta))
+        require(check_positive("beta", self.beta))
 
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:
         rival = adversarial.detach().scatter(1, y[:, None], float("-inf")).argmax(1)

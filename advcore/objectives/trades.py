@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.errors import positive, require
+from advcore.errors import check_positive, require
 from advcore.types import settings
 
 
@@ -34,7 +34,7 @@ class Trades:
     ascent_needs_clean: ClassVar[bool] = True
 
     def __post_init__(self):
-        require(positive("beta", self.beta))
+        require(check_positive("beta", self.beta))
 
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:
         return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence(clean, adversarial)

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Iterable
 
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.pixels import format_exactly, format_pixels
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
+    describe_reference,
     find_worst_case,
     format_interval,
     format_percent,
     name_attack,
     name_data,
-    reference_told,
     to_markdown,
 )
 
@@ -24,13 +24,13 @@ _CITATION = """@inproceedings{dolatabadi2022robustness,
 }"""
 
 
-def card(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> str:
+def write_card(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> str:
     """Return the model card of a checkpoint, "last" or "best", after an epoch that is counted from 0.
 
     facts : about the export: `shape` and `num_classes`, `needs` (the packages that loading takes), the numbers of
     `samples` and `coresets`, and `standalone` (whether there is a model.py).
     """
-    final = record.final.get(which) if measured(record, which, epoch) else None
+    final = record.final.get(which) if is_measured(record, which, epoch) else None
     parts = [
         _write_metadata(record, final),
         f"# {record.name}",
@@ -46,7 +46,7 @@ def card(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def measured(record: RunRecord, which: str, epoch: int) -> bool:
+def is_measured(record: RunRecord, which: str, epoch: int) -> bool:
     """Return whether the final accuracies of a record belong to the state of a checkpoint after an epoch.
 
     They do not while the run goes on, nor to a checkpoint of before its end.
@@ -179,7 +179,7 @@ def _describe_training(record: RunRecord) -> str:
     config = record.config
     training = config["training"]
     device = record.environment.get("device", "a machine")
-    reference = record.reference and reference_told(record.reference)
+    reference = record.reference and describe_reference(record.reference)
     selection = config.get("selection")
     errors = [
         f"{entry['gradient_error']:.3f} ({entry['gradient_error_random']:.3f})"
@@ -257,9 +257,9 @@ from robustbench.eval import benchmark
 
 
 def _list_files(facts: JsonObject) -> str:
-    samples = f"{counted(facts['samples'], 'test image')} with labels and logits"
+    samples = f"{format_count(facts['samples'], 'test image')} with labels and logits"
     coresets = (
-        f"{counted(facts['coresets'], 'coreset')}: indices into the training set as it was read, weights, and the "
+        f"{format_count(facts['coresets'], 'coreset')}: indices into the training set as it was read, weights, and the "
         "data's fingerprint"
     )
     lines = [

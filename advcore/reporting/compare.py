@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, count, product
 from operator import attrgetter
 
-from advcore.errors import shown
+from advcore.errors import format_value
 from advcore.pixels import format_pixels
 from advcore.reporting.front import Method, classify_run
 from advcore.reporting.lenient import read_or
@@ -122,7 +122,7 @@ def _describe_settings(settings: JsonObject, names: Sequence[str]) -> str:
 
 
 def _format_setting(value: object) -> str:
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else format_value(value)
 
 
 def find_repeats(runs: Sequence[Run]) -> dict[str, str]:
@@ -193,7 +193,13 @@ def is_readable(record: RunRecord) -> bool:
 def _read_compared(record: RunRecord) -> tuple[object, ...]:
     """Return everything that a table and a chart of several methods take from a record."""
     clean = 100.0 * record.final["last"]["clean"]["accuracy"]
-    return _describe_evaluation(record), classify_run(record.config), record.relative_cost, robust(record), clean
+    return (
+        _describe_evaluation(record),
+        classify_run(record.config),
+        record.relative_cost,
+        robust_accuracy(record),
+        clean,
+    )
 
 
 def find_data_differences(groups: Groups) -> list[str]:
@@ -221,7 +227,7 @@ def find_data_differences(groups: Groups) -> list[str]:
 # ---- accuracies and costs of methods ----
 
 
-def robust(record: RunRecord, which: str = "last") -> float:
+def robust_accuracy(record: RunRecord, which: str = "last") -> float:
     """Return the robust accuracy of a checkpoint, in percent: of images that withstand every attack of the evaluation.
 
     Without an attack, it is the clean accuracy.
@@ -236,6 +242,6 @@ def summarize_methods(groups: Groups, which: str = "last") -> list[Method]:
     methods = []
     for name, records in groups.items():
         costs = [record.relative_cost for record in records]
-        accuracies = [robust(record, which) for record in records]
+        accuracies = [robust_accuracy(record, which) for record in records]
         methods.append(Method(name, kind=classify_run(records[0].config), costs=costs, robust=accuracies))
     return sorted(methods, key=attrgetter("rank"))

@@ -31,7 +31,7 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def latex(table: Table) -> str:
+def to_latex(table: Table) -> str:
     """Return a `table` environment for the package booktabs (`\\usepackage{booktabs}`), with notes in small print."""
     width = len(table.header)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.caption)}}}"]
@@ -53,7 +53,7 @@ def _format_latex_row(row: Row, width: int) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def csv_text(header: Row, rows: Iterable[Row]) -> str:
+def to_csv(header: Row, rows: Iterable[Row]) -> str:
     """Return a table as CSV (RFC 4180), with a header."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\r\n")

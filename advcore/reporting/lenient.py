@@ -6,7 +6,7 @@ A part of a page that cannot be made must not take the other parts away.
 from collections.abc import Callable
 from typing import TypeVar
 
-from advcore.errors import in_a_line
+from advcore.errors import describe_exception
 from advcore.reporting.parts import Note, Part
 
 T = TypeVar("T")
@@ -28,5 +28,6 @@ def build_or_note(build: Callable[..., list[Part]], *arguments: object) -> list[
     try:
         return build(*arguments)
     except _LACKING as error:
-        text = f"The record does not hold what belongs here, or not as this version writes it ({in_a_line(error)})."
+        cause = describe_exception(error)
+        text = f"The record does not hold what belongs here, or not as this version writes it ({cause})."
         return [Note(text, "missing")]

@@ -6,12 +6,12 @@ from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
     NOTHING,
+    describe_reference,
     find_worst_case,
     format_accuracy,
     format_cell,
     format_percent,
     name_attack,
-    reference_told,
 )
 
 _ACCURACY_COLUMNS = (
@@ -139,7 +139,7 @@ def _list_bars(rows: list[Bar]) -> str:
 def _describe_totals(record: RunRecord) -> Note:
     sentences = []
     if "units" in record.reference:
-        full_training = reference_told(record.reference)
+        full_training = describe_reference(record.reference)
         sentences.append(f"Full training, cost 1: {full_training}, {record.reference['units']:,} passes.")
     spent = [f"The run took {record.seconds:,.0f} s in all"]
     if record.peak_memory:

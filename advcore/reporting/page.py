@@ -10,7 +10,7 @@ from advcore.reporting.parts import Page
 _FILES = ("page.html", "page.css")
 
 
-def html(page: Page) -> str:
+def render(page: Page) -> str:
     """Return a page as HTML. All text is escaped; only the charts, which `svg` makes, are inserted as markup."""
     folder = files("advcore.reporting") / "templates"
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in _FILES}

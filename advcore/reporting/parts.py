@@ -62,7 +62,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Example:
     """An example: its images, each an alternative text and a data URI, and lines of text below them."""
 
     images: Sequence[tuple[str, str]]
@@ -74,7 +74,7 @@ class Gallery:
     """Examples under a common title."""
 
     title: str
-    examples: Sequence[Shown]
+    examples: Sequence[Example]
     part: ClassVar[str] = "gallery"
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-from advcore.errors import CheckpointError, shown
-from advcore.files import check_seal, inside, parsed_json, read_bytes, write_sealed
+from advcore.errors import CheckpointError, format_value
+from advcore.files import check_inside, check_seal, parse_json, read_bytes, write_sealed
 
 SCHEMA = "advcore-record-2"
 UNSEALED = "advcore-record-1"
@@ -82,8 +82,8 @@ class RunRecord:
         Raises CheckpointError for any other file, and for a record in which a byte has changed. The cause of the
         latter is the same error without a way out.
         """
-        content = read_bytes(inside(path, path.parent))
-        value = parsed_json(content, path)
+        content = read_bytes(check_inside(path, path.parent))
+        value = parse_json(content, path)
         if not isinstance(value, dict) or value.get("schema") not in (SCHEMA, UNSEALED):
             raise CheckpointError(f"{path} is not a record of this version ({SCHEMA})")
         try:
@@ -110,4 +110,4 @@ def _check_type(field: dataclasses.Field, value: object) -> None:
     if isinstance(value, list):
         has_type = has_type and all(isinstance(entry, dict) for entry in value)
     if not has_type:
-        raise TypeError(f"{field.name} holds {shown(value)}")
+        raise TypeError(f"{field.name} holds {format_value(value)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from advcore.reporting.learning_parts import build_learning
 from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.outcome_parts import build_accuracies, build_costs
-from advcore.reporting.parts import Gallery, Note, Page, Part, Section, Shown, Table, note_if
+from advcore.reporting.parts import Example, Gallery, Note, Page, Part, Section, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.selection_parts import build_classes, build_selections, build_weights
 from advcore.reporting.settings_parts import build_settings
@@ -17,7 +17,7 @@ KeyNumber = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Beside:
+class RunFiles:
     """What a page shows that is not in the record.
 
     weights : of the coreset of each selection, by epoch.
@@ -28,11 +28,11 @@ class Beside:
 
     weights: Mapping[int, Sequence[float]] = field(default_factory=dict)
     no_weights: Mapping[int, str] = field(default_factory=dict)
-    galleries: Sequence[tuple[str, Sequence[Shown]]] = ()
+    galleries: Sequence[tuple[str, Sequence[Example]]] = ()
     about_images: Sequence[Note] = ()
 
 
-def run_page(record: RunRecord, beside: Beside) -> Page:
+def build_run_page(record: RunRecord, beside: RunFiles) -> Page:
     """Return the page of a run. All its numbers come from the record, but for weights and images."""
     return Page(
         title=f"{record.name}, seed {record.config.get('seed', '?')}",
@@ -112,7 +112,7 @@ def _list_probe_accuracies(epoch: JsonObject) -> list[KeyNumber]:
 # ---- images and events ----
 
 
-def _build_images(beside: Beside) -> list[Part]:
+def _build_images(beside: RunFiles) -> list[Part]:
     return [*beside.about_images, *(Gallery(title, examples) for title, examples in beside.galleries)]
 
 

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from markupsafe import Markup
 
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.reporting import svg
 from advcore.reporting.compare import (
     Block,
@@ -16,7 +16,7 @@ from advcore.reporting.compare import (
     find_repeats,
     group_runs,
     is_readable,
-    robust,
+    robust_accuracy,
     split_into_blocks,
     summarize_methods,
 )
@@ -34,7 +34,7 @@ from advcore.reporting.tables import compare_methods, format_percent, list_run_f
 Methods = Mapping[str, Sequence[Run]]
 
 
-def runs_page(name: str, runs: Sequence[Run]) -> Page:
+def build_runs_page(name: str, runs: Sequence[Run]) -> Page:
     """Return the page of the runs in a folder of this name."""
     runs, copies = _drop_copies(runs)
     methods = group_runs(runs)
@@ -48,7 +48,8 @@ def runs_page(name: str, runs: Sequence[Run]) -> Page:
     ]
     return Page(
         title=name,
-        subtitle=f"{counted(len(methods), 'method')}, {counted(len(readable), 'run')}, {finished} of them finished.",
+        subtitle=f"{format_count(len(methods), 'method')}, {format_count(len(readable), 'run')}, "
+        f"{finished} of them finished.",
         notes=[
             *_note_unfinished(readable, runs),
             *_note_repeats(methods),
@@ -296,4 +297,4 @@ def _describe_outcome(record: RunRecord) -> tuple[str, str, str, str]:
         return (f"not finished, epochs done: {len(record.epochs)}", "–", *spent)
     if not is_readable(record):
         return ("finished, in no average: its accuracies cannot be read", "–", *spent)
-    return ("finished", format_percent(robust(record) / 100), *spent)
+    return ("finished", format_percent(robust_accuracy(record) / 100), *spent)

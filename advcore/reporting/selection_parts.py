@@ -13,7 +13,7 @@ from advcore.reporting.scales import format_number
 from advcore.reporting.tables import format_cell
 
 # Histograms are drawn of at most this many selections: the first, the last, and some between.
-CHOSEN = 6
+MOST_HISTOGRAMS = 6
 # At most this many classes are drawn: those whose share changed most.
 CLASSES = 24
 # Errors are drawn on a logarithmic axis where the largest is more than this many times the smallest.
@@ -161,7 +161,7 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
         epochs = ", ".join(str(epoch) for epoch, why in missing.items() if why == reason)
         notes.append(Note(f"No weights of the selection at {epochs}: {reason}.", "missing"))
     selections = {entry["epoch"]: entry for entry in record.selections}
-    epochs = spread(sorted(set(weights) & set(selections)), CHOSEN)
+    epochs = pick_evenly(sorted(set(weights) & set(selections)), MOST_HISTOGRAMS)
     figures += [_draw_weights(epoch, weights[epoch], selections[epoch]) for epoch in epochs]
     is_partial = len(epochs) + len(missing) < len(selections)
     text = f"Histograms of {len(epochs)} of {len(selections)} selections."
@@ -178,7 +178,7 @@ def _draw_weights(epoch: int, weights: Sequence[float], selection: JsonObject) -
     return Figure(caption, chart)
 
 
-def spread(items: Sequence[T], most: int) -> list[T]:
+def pick_evenly(items: Sequence[T], most: int) -> list[T]:
     """Return at most `most` items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.reporting.compare import find_data_differences
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
@@ -92,7 +92,7 @@ class Table:
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 
 
-def tables(results: Results, title: str) -> list[Table]:
+def build_tables(results: Results, title: str) -> list[Table]:
     """Return a table for each checkpoint, last and best; or one that says that no run has finished."""
     if results.groups():
         return [build_table(results, title, "last"), build_table(results, title, "best")]
@@ -192,7 +192,7 @@ def _describe_conditions(groups: Groups, which: str) -> list[str]:
     images = evaluation["clean"]["n"]
     attacked = {attack["n"] for attack in evaluation["attacks"]}
     fewer = f", {min(attacked)} attacked" if attacked - {images} else ""
-    return [f"Mean ± sample deviation over seeds; {counted(images, 'test image')}{fewer}."]
+    return [f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}."]
 
 
 def _describe_costs(results: Results, machine: str | None) -> list[str]:
@@ -222,7 +222,7 @@ _IDENTITY = ("suite", "size", "method", "seed", "status", "error", "settings")
 _SPENT = ("relative_cost", "seconds", "trained_seconds")
 
 
-def raw(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]:
+def raw_rows(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]:
     """Return header and rows with the unrounded numbers of the records, one row per run.
 
     Accuracies are fractions. What a run does not have is an empty cell.

@@ -7,7 +7,7 @@ from advcore.reporting.parts import Note, Page, Section
 from advcore.reporting.suite import Table
 
 
-def suite_page(title: str, tables: Sequence[Table]) -> Page:
+def build_suite_page(title: str, tables: Sequence[Table]) -> Page:
     """Return a page with one section per table, which holds the table and its notes."""
     return Page(
         title,

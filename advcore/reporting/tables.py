@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.pixels import format_pixels
 from advcore.reporting.record import BY_PATH, JsonObject, RunRecord
 
@@ -63,11 +63,11 @@ def name_data(record: RunRecord) -> str:
     return name
 
 
-def reference_told(reference: JsonObject) -> str:
+def describe_reference(reference: JsonObject) -> str:
     """Describe full training: "30 epochs, 10 attack steps"."""
     steps = reference["steps"]
-    attack = "no attack" if steps is None else counted(steps, "attack step")
-    return f"{counted(reference['epochs'], 'epoch')}, {attack}"
+    attack = "no attack" if steps is None else format_count(steps, "attack step")
+    return f"{format_count(reference['epochs'], 'epoch')}, {attack}"
 
 
 def format_cell(value: object, form: str = "{}") -> str:
@@ -83,7 +83,7 @@ def find_worst_case(evaluation: JsonObject) -> JsonObject | None:
 # ---- one run ----
 
 
-def accuracies(which: str, evaluation: JsonObject) -> list[Row]:
+def accuracy_rows(which: str, evaluation: JsonObject) -> list[Row]:
     """Return rows with the clean and the robust accuracies of a checkpoint, with intervals, and its flags."""
     clean = evaluation["clean"]
     rows = [(f"{which}: clean, % of {clean['n']}", format_accuracy(clean))]
@@ -94,13 +94,13 @@ def accuracies(which: str, evaluation: JsonObject) -> list[Row]:
     return rows + [(f"{which}: flag", flag) for flag in evaluation.get("flags", ())]
 
 
-def closing(record: RunRecord) -> list[Row]:
+def closing_rows(record: RunRecord) -> list[Row]:
     """Return the table that ends a run.
 
     It holds the accuracies of both checkpoints, the cost, the seconds of each phase, and the gradient error of each
     selection beside that of random subsets.
     """
-    rows = [*accuracies("last", record.final["last"]), *accuracies("best", record.final["best"])]
+    rows = [*accuracy_rows("last", record.final["last"]), *accuracy_rows("best", record.final["best"])]
     rows.append(("relative cost", f"{record.relative_cost:.3f}"))
     spent = {phase: entry["seconds"] for phase, entry in record.ledger.items() if entry["seconds"] >= 0.05}
     rows.append(("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())))
@@ -110,7 +110,7 @@ def closing(record: RunRecord) -> list[Row]:
     return rows
 
 
-def selection_rows(summary: JsonObject) -> list[Row]:
+def list_selection_rows(summary: JsonObject) -> list[Row]:
     """Return rows about a coreset, from its entry in the record. What was not measured has no row."""
     spent = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in summary["seconds"].items())
     rows = [

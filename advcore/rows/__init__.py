@@ -4,9 +4,9 @@ All kinds of rows answer the same calls. Sums and inner products are taken in fl
 whatever the rows are stored in.
 """
 
-from advcore.rows.factored import KINDS, FactoredRows, first_not_finite
+from advcore.rows.factored import KINDS, FactoredRows, find_first_not_finite
 from advcore.rows.written_out import ALL, BlockRows, DenseRows, Where, cut
 
-__all__ = ["ALL", "KINDS", "BlockRows", "DenseRows", "FactoredRows", "Rows", "Where", "cut", "first_not_finite"]
+__all__ = ["ALL", "KINDS", "BlockRows", "DenseRows", "FactoredRows", "Rows", "Where", "cut", "find_first_not_finite"]
 
 Rows = FactoredRows | DenseRows | BlockRows

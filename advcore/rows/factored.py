@@ -14,7 +14,7 @@ from itertools import chain, product
 import torch
 from torch import Tensor
 
-from advcore.errors import DataError, one_of, require
+from advcore.errors import DataError, check_one_of, require
 from advcore.rows.written_out import ALL, BlockRows, Where, cut
 
 KINDS = ("full", "weight", "bias")
@@ -44,7 +44,7 @@ class FactoredRows:
     release: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
-        require(one_of("kind", self.kind, KINDS))
+        require(check_one_of("kind", self.kind, KINDS))
         lengths = {len(part) for part in self._factors}
         if len(self.residuals) != len(self.features) or len(lengths) != 1:
             raise DataError(f"rows need one residual and one feature tensor a pass, all of one length, got {lengths}")
@@ -221,7 +221,7 @@ def _sum_products(passes: Iterable[Pass]) -> Tensor:
     return total
 
 
-def first_not_finite(squared_norms: Tensor) -> int | None:
+def find_first_not_finite(squared_norms: Tensor) -> int | None:
     """Return the position of the first row with NaN or infinity, judged by its norm, or None."""
     positions = (~torch.isfinite(squared_norms)).nonzero()
     return int(positions[0]) if len(positions) else None

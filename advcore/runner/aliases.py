@@ -8,7 +8,7 @@ from functools import cache, reduce
 from typing import get_args, get_origin
 
 from advcore import attacks, data, minibatch, models, objectives, solvers, tracking
-from advcore.errors import SURELY_ALIKE, nearest, plain
+from advcore.errors import SURELY_ALIKE, simplify_name, suggest_nearest
 from advcore.evaluation import evaluate
 from advcore.runner.schema import TABLES, RunConfig
 from advcore.training import ATTACK_STEP_ALIASES, LR_SCHEDULE_ALIASES, OPTIMIZER_ALIASES
@@ -142,12 +142,12 @@ def suggest_name(name: object, known: Collection[str]) -> str:
     For a name of another table, say where it belongs: for `attack: {name: trades}`, that trades is an objective.
     """
     aliases = collect_aliases(known)
-    if plain(str(name)) not in {*aliases, *map(plain, known)}:
+    if simplify_name(str(name)) not in {*aliases, *map(simplify_name, known)}:
         for table, place in PLACES.items():
-            foreign = ALIASES[table] | {plain(other): other for other in TABLES[table]}
-            if plain(str(name)) in foreign and not place.startswith("training."):
-                return nearest(name, TABLES[table], foreign).replace("?", f" at {place}?")
-    return nearest(name, known, aliases)
+            foreign = ALIASES[table] | {simplify_name(other): other for other in TABLES[table]}
+            if simplify_name(str(name)) in foreign and not place.startswith("training."):
+                return suggest_nearest(name, TABLES[table], foreign).replace("?", f" at {place}?")
+    return suggest_nearest(name, known, aliases)
 
 
 def suggest_setting(key: str, known: Sequence[str], section: str) -> str:
@@ -156,19 +156,19 @@ def suggest_setting(key: str, known: Sequence[str], section: str) -> str:
     Known aliases come before settings of similar spelling, and settings of this section before those of another. If
     only other entries of the section's table have the setting, say which.
     """
-    candidates = [key, *SETTING_ALIASES.get(plain(key), ())]
+    candidates = [key, *SETTING_ALIASES.get(simplify_name(key), ())]
     table = _table_at(re.sub(r"\.\d+", ".N", section))
-    if table and plain(key) in NAME_ALIASES:
+    if table and simplify_name(key) in NAME_ALIASES:
         return "did you mean 'name'?"
-    by_spelling = {plain(name): name for name in reversed(known)}
-    for candidate in map(plain, candidates):
+    by_spelling = {simplify_name(name): name for name in reversed(known)}
+    for candidate in map(simplify_name, candidates):
         if candidate in by_spelling:
             return f"did you mean {by_spelling[candidate]!r}?"
     return (
-        nearest(key, known, alike=SURELY_ALIKE)
+        suggest_nearest(key, known, alike=SURELY_ALIKE)
         or _suggest_other_entries(candidates, table)
         or _suggest_other_section(candidates, section)
-        or nearest(key, known)
+        or suggest_nearest(key, known)
     )
 
 

@@ -15,7 +15,7 @@ from threading import Event
 from advcore.errors import BusyError, UserError
 from advcore.files import write_bytes
 from advcore.runner import checkpoints
-from advcore.runner.config import resolved
+from advcore.runner.config import resolve
 from advcore.runner.suite import Run
 
 _POLL, _GRACE = 0.1, 60.0  # seconds between looks at a run, and that a stopped run has to save its state
@@ -57,7 +57,7 @@ Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, o
 def tidy(run: Run, folder: Path) -> None:
     """Remove from a finished run what only continuing it would need."""
     run_folder, log, file = _paths_of(run, folder)
-    checkpoints.sweep([checkpoints.folder(run_folder), log, file])
+    checkpoints.sweep([checkpoints.states_folder(run_folder), log, file])
 
 
 def _paths_of(run: Run, folder: Path) -> list[Path]:
@@ -83,13 +83,13 @@ def attempt(
     if (folder / f"{run.slug}.json").exists():
         return Outcome("busy")
     try:
-        with checkpoints.alone(run_folder):
+        with checkpoints.lock_folder(run_folder):
             pass
     except BusyError:
         return Outcome("busy")
     except UserError as error:  # such as a file where its folder must be
         return Outcome("failed", str(error), 2)
-    write_bytes(file, json.dumps(resolved(run.config), indent=1).encode())
+    write_bytes(file, json.dumps(resolve(run.config), indent=1).encode())
     command = [sys.executable, "-m", "advcore", "run", str(file), "--out", str(run_folder), "--resume"]
     with open(log, "ab") as output:
         read_lines = partial(_read_lines, log, output.tell())

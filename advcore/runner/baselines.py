@@ -14,16 +14,16 @@ from advcore.attacks.memory import Memory
 from advcore.errors import UserError
 from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
-from advcore.objectives.base import attacked
+from advcore.objectives.base import is_attacked
 from advcore.runner import build
 from advcore.runner.config import list_changes
-from advcore.runner.identity import identity
+from advcore.runner.identity import identify
 from advcore.runner.schema import RunConfig, SelectionConfig
-from advcore.runner.suite_file import LONGEST, slug
+from advcore.runner.suite_file import LONGEST, make_slug
 from advcore.solvers.uniform import Random
-from advcore.training.budget import budget_at_cost, largest
+from advcore.training.budget import find_budget_at_cost, find_largest
 from advcore.training.lr import MultiStep
-from advcore.training.plan import planned_units
+from advcore.training.plan import count_planned_units
 
 Counts = Callable[[RunConfig], tuple[int, int]]
 """How many training and validation examples a config's data have."""
@@ -38,16 +38,16 @@ def plan_cost(config: RunConfig, counts: Counts) -> float:
     Raises UserError for a run whose trainer refuses its settings, or whose `selection.cost` no budget has.
     """
     n, held_out = counts(config)
-    trainer = build.trainer(config)
+    trainer = build.build_trainer(config)
     units = build.find_reference(config, n).units
     selection = config.selection
     if selection is not None and selection.cost is not None:
-        budget = budget_at_cost(trainer, n, held_out, selection.cost, reference_units=units)
-        trainer = build.trainer(replace(config, selection=replace(selection, budget=budget, cost=None)))
-    return planned_units(trainer, n, held_out) / units
+        budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=units)
+        trainer = build.build_trainer(replace(config, selection=replace(selection, budget=budget, cost=None)))
+    return count_planned_units(trainer, n, held_out) / units
 
 
-def with_baselines(
+def add_baselines(
     methods: dict[str, RunConfig], against: str, added: tuple[str, ...], counts: Counts
 ) -> dict[str, RunConfig]:
     """Return `methods` and then the baselines named in `added`, without repetitions.
@@ -65,23 +65,23 @@ def with_baselines(
         keys.add(_comparison_key(config))
         unique = _make_unique(name, config, named)
         with build.prefix_problems(f"method {unique!r}: "):
-            build.trainer(config)
+            build.build_trainer(config)
         named[unique] = config
     return named
 
 
 def _make_unique(name: str, config: RunConfig, methods: dict[str, RunConfig]) -> str:
     """Return the name, extended by what differs from a namesake if there is one: "random 0.5, warm_start 0.1"."""
-    names = {slug(other, 0): other for other in methods}
-    namesake = names.get(slug(name, 0))
+    names = {make_slug(other, 0): other for other in methods}
+    namesake = names.get(make_slug(name, 0))
     if namesake is None:
         return name
-    changes = list_changes(identity(methods[namesake]), identity(config))
+    changes = list_changes(identify(methods[namesake]), identify(config))
     full = ", ".join([name, *map(_shorten_change, changes)])
     if len(full) > LONGEST:
         full = name
     numbered = (f"{full} ({i})" for i in itertools.count(2))
-    return next(candidate for candidate in itertools.chain([full], numbered) if slug(candidate, 0) not in names)
+    return next(candidate for candidate in itertools.chain([full], numbered) if make_slug(candidate, 0) not in names)
 
 
 def _shorten_change(line: str) -> str:
@@ -112,7 +112,7 @@ def _list_baselines(
             yield shorten_training(full, cost, counts)
         if "fewer_steps" in added:
             yield from use_fewer_steps(full, cost, counts)
-    if savers and attacked(reference.objective) and getattr(reference.attack, "norm", None) == "linf":
+    if savers and is_attacked(reference.objective) and getattr(reference.attack, "norm", None) == "linf":
         yield from _list_single_step(reference, added)
 
 
@@ -133,7 +133,7 @@ def _comparison_key(config: RunConfig) -> str:
     """
     if config.selection is not None and isinstance(config.selection.solver, Random):
         config = replace(config, selection=_select_at_random(config.selection))
-    return str(identity(config))
+    return str(identify(config))
 
 
 def _select_at_random(selection: SelectionConfig) -> SelectionConfig:
@@ -185,7 +185,7 @@ def make_random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Itera
     if isinstance(config.minibatch, AttackSubset) and size > 1:
         shares = [math.ceil(1e4 * k / size) / 1e4 for k in range(1, size)]  # k of the examples of a batch are attacked
         parts = [replace(config, minibatch=replace(config.minibatch, rho=share)) for share in shares]
-        options.append(parts[largest(lambda i: _cost_at_random(parts[i], counts) <= cost, 0, size - 2)])
+        options.append(parts[find_largest(lambda i: _cost_at_random(parts[i], counts) <= cost, 0, size - 2)])
     plain = _cost_at_random(config, counts)
     for option in options:
         if plain + 0.01 * cost <= _cost_at_random(option, counts) <= cost + 1e-4:  # a wanted cost has four digits

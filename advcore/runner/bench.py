@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from advcore.errors import CheckpointError, UserError, before_work, must, require
+from advcore.errors import CheckpointError, UserError, must, refuse_as_setting, require
 from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
-from advcore.reporting.compare import robust
-from advcore.reporting.formats import csv_text, latex
-from advcore.reporting.page import html
+from advcore.reporting.compare import robust_accuracy
+from advcore.reporting.formats import to_csv, to_latex
+from advcore.reporting.page import render
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.reporting.suite import Results, Table, raw
-from advcore.reporting.suite import tables as suite_tables
-from advcore.reporting.suite_page import suite_page
+from advcore.reporting.suite import Results, Table, raw_rows
+from advcore.reporting.suite import build_tables as suite_tables
+from advcore.reporting.suite_page import build_suite_page
 from advcore.runner.attempt import Outcome, Watcher, tidy
-from advcore.runner.baselines import with_baselines
-from advcore.runner.config import from_dict, resolved
-from advcore.runner.identity import differences, identity, settings_hash
+from advcore.runner.baselines import add_baselines
+from advcore.runner.config import from_dict, resolve
+from advcore.runner.identity import identify, list_differences, settings_hash
 from advcore.runner.places import check_path, check_writable
 from advcore.runner.schema import RunConfig
 from advcore.runner.suite import Run, Suite, list_runs, load, resolve_methods
@@ -51,7 +51,7 @@ class Bench:
     runs: list[Run] = field(repr=False)
 
 
-@before_work()
+@refuse_as_setting()
 def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), out: Path | None = None) -> Bench:
     """Load a suite, check it completely and add its baselines.
 
@@ -94,12 +94,12 @@ def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) ->
     if saved.get("of") == _hash_basis(suite, methods):
         return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
     check_writable(folder)  # before any data are read
-    return with_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
+    return add_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
 
 
 def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
     """Hash everything that the choice of baselines depends on."""
-    identities = {name: identity(config) for name, config in methods.items()}
+    identities = {name: identify(config) for name, config in methods.items()}
     return settings_hash({"methods": identities, "added": suite.added, "reference": suite.reference})
 
 
@@ -107,7 +107,7 @@ def _keep_baselines(bench: Bench) -> None:
     """Save the baselines, so that the same command, and `--table` on a machine without the data, has the same."""
     if bench.suite.added:
         methods = {name: config for name, config in bench.methods.items() if name in bench.suite.methods}
-        added = {name: resolved(config) for name, config in bench.methods.items() if name not in methods}
+        added = {name: resolve(config) for name, config in bench.methods.items() if name not in methods}
         contents = {"of": _hash_basis(bench.suite, methods), "methods": added}
         write_sealed(bench.folder / BASELINES_FILE, contents, _BASELINES)
 
@@ -133,10 +133,10 @@ def collect_results(bench: Bench) -> Results:
     for run in bench.runs:
         path = bench.folder / f"{run.slug}.json"
         failure = _read_json(bench.folder / "failed" / path.name, _FAILURE, "")
-        hash_of_run = settings_hash(identity(run.config))
+        hash_of_run = settings_hash(identify(run.config))
         if path.exists():
             record = RunRecord.load(path)
-            differing[path] = differences(record, run.config)
+            differing[path] = list_differences(record, run.config)
             if not differing[path] and not record.finished:
                 differing[path] = ["finished: False -> True"]
             results.add(run.method, run.seed, record, hash=hash_of_run)
@@ -164,7 +164,7 @@ def _describe_differences(differing: dict[Path, list[str]]) -> list[str]:
     return problems
 
 
-@before_work()
+@refuse_as_setting()
 def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
     """Return the runs of `part` that have no record yet.
 
@@ -177,7 +177,7 @@ def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
         folder = bench.folder / "runs" / run.slug
         # A missing or damaged record is no problem: the run itself looks at its states when it continues.
         with contextlib.suppress(CheckpointError):
-            differing[folder] = differences(RunRecord.load(folder / "record.json"), run.config)
+            differing[folder] = list_differences(RunRecord.load(folder / "record.json"), run.config)
     require(*_describe_differences(differing))
     for name in ("", "runs", "failed"):
         check_writable(bench.folder / name)
@@ -212,7 +212,7 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
             failed.parent.rmdir()
         return Outcome("done", _headline(record), 0, outcome.seconds)
     if outcome.kind == "failed":
-        settings = settings_hash(identity(run.config))
+        settings = settings_hash(identify(run.config))
         facts = {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)}
         write_sealed(failed, facts, _FAILURE)
     return outcome
@@ -220,7 +220,7 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
 
 def _headline(record: RunRecord) -> str:
     evaluation = record.final["last"]
-    robustness = f", robust {robust(record):.1f} %" if evaluation["attacks"] else ""
+    robustness = f", robust {robust_accuracy(record):.1f} %" if evaluation["attacks"] else ""
     return f"clean {100 * evaluation['clean']['accuracy']:.1f} %{robustness} at cost {record.relative_cost:.2f}"
 
 
@@ -268,9 +268,9 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
     tables = build_tables(bench, results)
     contents = {
         "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
-        "tex": "\n".join(map(latex, tables)),
-        "csv": csv_text(*raw(results, bench.suite.name, bench.suite.size)),
-        "html": html(suite_page(_title(bench), tables)),
+        "tex": "\n".join(map(to_latex, tables)),
+        "csv": to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
+        "html": render(build_suite_page(_title(bench), tables)),
     }
     paths = {suffix: bench.folder / f"table.{suffix}" for suffix in contents}
     for suffix, path in paths.items():

@@ -14,24 +14,25 @@ from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.data.base import Data
 from advcore.data.source import chunked
-from advcore.device import gpus
+from advcore.device import count_gpus
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, channel_statistics, find_head
-from advcore.rng import Stream, preserved
+from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
-from advcore.solvers.base import scores_file
+from advcore.solvers.base import find_scores_file
 from advcore.solvers.uniform import Random
-from advcore.training.attack_steps import steps_problem
-from advcore.training.budget import Offer, budget_at_cost, offers
-from advcore.training.minibatch import rule_problem
-from advcore.training.plan import Reference, reference
-from advcore.training.trainer import LoopSettings, Trainer, memory_problem
-from advcore.types import labels_digest, name_in
+from advcore.training.attack_steps import find_steps_problem
+from advcore.training.budget import Offer, find_budget_at_cost, list_offers
+from advcore.training.loop_settings import find_memory_problem
+from advcore.training.minibatch import find_rule_problem
+from advcore.training.plan import Reference, plan_reference
+from advcore.training.trainer import LoopSettings, Trainer
+from advcore.types import digest_labels, find_name
 
 
 @contextlib.contextmanager
@@ -52,21 +53,21 @@ def choose_device(config: RunConfig) -> torch.device:
     Of several processes on a machine, each has its own GPU. Raises ConfigError for a device that is not there.
     """
     name = config.device
-    if distributed.launched():
+    if distributed.is_launched():
         name = _device_of_process(name)
     if name == "auto":
-        return torch.device("cuda" if gpus() else "cpu")
-    if name.startswith("cuda") and not gpus():
+        return torch.device("cuda" if count_gpus() else "cpu")
+    if name.startswith("cuda") and not count_gpus():
         raise ConfigError(must("device", "one that this machine has (cpu)", name, "torch finds no CUDA device"))
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= gpus():
-        raise ConfigError(must("device", f"cuda:0 to cuda:{gpus() - 1}", name))
+    if device.type == "cuda" and (device.index or 0) >= count_gpus():
+        raise ConfigError(must("device", f"cuda:0 to cuda:{count_gpus() - 1}", name))
     return device
 
 
 def _device_of_process(name: str) -> str:
-    device = f"cuda:{distributed.own_gpu()}"
-    if name == "cuda" or name == "auto" and gpus():
+    device = f"cuda:{distributed.gpu_of_process()}"
+    if name == "cuda" or name == "auto" and count_gpus():
         return device
     if name.startswith("cuda:") and name != device:
         raise ConfigError(must("device", "auto, cuda or cpu with several processes", name))
@@ -124,16 +125,19 @@ def build_schedule(config: RunConfig) -> Schedule:
         )
 
 
-def trainer(config: RunConfig) -> Trainer:
+def build_trainer(config: RunConfig) -> Trainer:
     """Return the trainer with its selector. Settings that share a name have the same value in both.
 
     Raises ConfigError for settings that exclude each other.
     """
     training = config.training
     schedule, selector = build_schedule(config), build_selector(config)
-    require(rule_problem(config.minibatch, config.objective, len(schedule.plan()), training.normalise))
+    require(find_rule_problem(config.minibatch, config.objective, len(schedule.plan()), training.normalise))
     with prefix_problems("training."):
-        require(steps_problem(training.attack_steps, config.attack), memory_problem(training.memory, config.attack))
+        require(
+            find_steps_problem(training.attack_steps, config.attack),
+            find_memory_problem(training.memory, config.attack),
+        )
     with prefix_problems("selection."):
         return Trainer(
             objective=config.objective,
@@ -171,7 +175,7 @@ def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data
     rule = config.minibatch
     if rule is not None and rule.needs_validation and data.validation is None:
         allowed = "one that follows no validation accuracy without validation data"
-        raise ConfigError(must("minibatch", allowed, name_in(RULES, rule), "set data.validation"))
+        raise ConfigError(must("minibatch", allowed, find_name(RULES, rule), "set data.validation"))
     examples = config.evaluation.examples
     if examples is not None and examples > len(data.test):
         raise ConfigError(
@@ -210,7 +214,7 @@ def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Modul
     It is tried on two images. Raises ConfigError for a network that does not take them, or has no linear head.
     """
     shape = data.train.shape
-    with preserved(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
+    with preserve_random_state(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
         model = config.model.body(data.num_classes, shape)
     if config.model.normalize == "data":
         chunks = chunked(torch.arange(len(data.train)), 1024)
@@ -245,24 +249,26 @@ def set_budget(config: RunConfig, trainer: Trainer, data: Data) -> RunConfig:
     n = len(data.train)
     with prefix_problems("selection."):
         units = find_reference(config, n).units
-        budget = budget_at_cost(trainer, n, count_held_out(data), config.selection.cost, reference_units=units)
+        budget = find_budget_at_cost(trainer, n, count_held_out(data), config.selection.cost, reference_units=units)
     return replace(config, selection=replace(config.selection, budget=budget, cost=None))
 
 
-def offered(config: RunConfig, data: Data, cost: float) -> list[Offer]:
-    """Return runs near a wanted cost (`training.budget.offers`) that start from these settings.
+def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
+    """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
 
     Where the config selects nothing, they train on random subsets.
     """
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(data.train)
-    return offers(trainer(config), n, count_held_out(data), cost, reference_units=find_reference(config, n).units)
+    return list_offers(
+        build_trainer(config), n, count_held_out(data), cost, reference_units=find_reference(config, n).units
+    )
 
 
 def find_reference(config: RunConfig, n: int) -> Reference:
     """Return the run that costs are relative to; `n` is the number of training examples."""
-    return reference(
+    return plan_reference(
         config.objective,
         config.attack,
         n,
@@ -279,7 +285,7 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, di
     if not trainer.given:
         return None, {}
     solver = trainer.selector.solver
-    path = scores_file(solver)
+    path = find_scores_file(solver)
     with prefix_problems("selection.solver.scores: "):
         scores = Scores.load(Path(path))
         rows = scores.rows(path, solver.reads, data.part, len(data.whole), compute_fingerprint(data))
@@ -289,7 +295,7 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, di
 
 def compute_fingerprint(data: Data) -> str:
     """Return the fingerprint of the training set before validation examples are taken out of it."""
-    labels = labels_digest(data.whole.__getitem__, len(data.whole))
+    labels = digest_labels(data.whole.__getitem__, len(data.whole))
     if not data.changed:
         return labels
     return hashlib.sha256(f"{labels}, {data.changed}".encode()).hexdigest()[:16]

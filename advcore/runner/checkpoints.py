@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from advcore.errors import AdvcoreError, BusyError, CheckpointError, UnreadableError, cause_of, must, naming
-from advcore.files import check_folder, inside, leftovers, load_folder, save_folder
+from advcore.errors import (
+    AdvcoreError,
+    BusyError,
+    CheckpointError,
+    UnreadableError,
+    describe_cause,
+    must,
+    name_path_in_errors,
+)
+from advcore.files import check_folder, check_inside, list_leftovers, load_folder, save_folder
 from advcore.runner.places import as_setting, list_missing_folders, remove_empty, try_in, try_replace
 from advcore.tracking import metrics
 
@@ -25,7 +33,7 @@ _locks: list[TextIO] = []  # those that this process has locked
 _TRIES = 5  # to open a lock file that is removed at that moment
 
 
-def folder(run: Path) -> Path:
+def states_folder(run: Path) -> Path:
     """Return the folder of a run's states."""
     return run / "states"
 
@@ -33,7 +41,7 @@ def folder(run: Path) -> Path:
 def begin(run: Path, job: Sequence[str]) -> None:
     """Write down which job begins a run: its names, as `distributed.launchers()` returns them."""
     run.mkdir(parents=True, exist_ok=True)
-    with naming(run / LOCK):
+    with name_path_in_errors(run / LOCK):
         (run / LOCK).write_text("".join(f"{name}\n" for name in job))
 
 
@@ -46,7 +54,7 @@ def was_begun_by(run: Path, job: Sequence[str]) -> bool:
 
 
 @contextlib.contextmanager
-def alone(run: Path) -> Iterator[None]:
+def lock_folder(run: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder inside the block, once every place that a run writes to was tried.
 
     The folder is created if it is missing, and removed again if nothing was written to it.
@@ -67,8 +75,8 @@ def _check_links(run: Path) -> None:
     for name in OURS:
         for entry in [run / name, *(run / name).rglob("*")]:
             if entry.is_symlink():
-                inside(entry, run)
-    inside(run / LOCK, run)
+                check_inside(entry, run)
+    check_inside(run / LOCK, run)
 
 
 def _try_places(run: Path) -> None:
@@ -132,7 +140,7 @@ def _try_lock(path: Path) -> TextIO | None:
             raise
         return None
     try:
-        with naming(path):
+        with name_path_in_errors(path):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
@@ -163,15 +171,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
-def _numbers(run: Path) -> list[int]:
+def _list_numbers(run: Path) -> list[int]:
     """List the numbers of all states of a run, in rising order."""
-    states = folder(run)
+    states = states_folder(run)
     names = [entry.name for entry in (states.iterdir() if states.is_dir() else ())]
     return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{6,}", name) and name == f"{int(name):06d}")
 
 
 def _state_folder(run: Path, number: int) -> Path:
-    return folder(run) / f"{number:06d}"
+    return states_folder(run) / f"{number:06d}"
 
 
 def save(run: Path, state: Callable[[], dict], facts: dict[str, object], kept: int = 2) -> None:
@@ -179,13 +187,13 @@ def save(run: Path, state: Callable[[], dict], facts: dict[str, object], kept: i
 
     What a process that died left half-written is removed, too. Raises CheckpointError if the state does not read back.
     """
-    numbers = _numbers(run)
+    numbers = _list_numbers(run)
     path = _state_folder(run, max(numbers, default=0) + 1)
     save_folder(path, state(), facts)
     check_folder(path)
     for old in numbers[: max(0, len(numbers) + 1 - kept)]:
         _remove(_state_folder(run, old))
-    sweep(leftovers(folder(run)))
+    sweep(list_leftovers(states_folder(run)))
 
 
 def sweep(paths: Iterable[Path]) -> None:
@@ -201,17 +209,17 @@ def _remove(path: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        log.warning("%s could not be removed: %s", path, cause_of(error))
+        log.warning("%s could not be removed: %s", path, describe_cause(error))
 
 
-def newest(run: Path) -> tuple[dict, dict, list[str]] | None:
+def load_newest(run: Path) -> tuple[dict, dict, list[str]] | None:
     """Load the newest undamaged state; return it, its facts, and a line about each newer state that is damaged.
 
     Returns None where no state was saved yet. Damaged states are removed, except those that the system does not let us
     read now, which may be undamaged. Raises AdvcoreError if there is no undamaged state.
     """
     damaged: dict[Path, CheckpointError] = {}
-    for number in reversed(_numbers(run)):
+    for number in reversed(_list_numbers(run)):
         path = _state_folder(run, number)
         try:
             tree, facts = load_folder(path)
@@ -226,7 +234,9 @@ def newest(run: Path) -> tuple[dict, dict, list[str]] | None:
     if not damaged:
         return None
     errors = damaged.values()
-    raise AdvcoreError(f"no state in {folder(run)} is whole: {'; '.join(map(str, errors))}; {advise(errors, 'them')}")
+    raise AdvcoreError(
+        f"no state in {states_folder(run)} is whole: {'; '.join(map(str, errors))}; {advise(errors, 'them')}"
+    )
 
 
 def advise(errors: Iterable[CheckpointError], them: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from advcore.errors import ConfigError, must, require, shorten, shown
+from advcore.errors import ConfigError, format_value, must, require, shorten
 from advcore.runner.problems import describe_problems
 from advcore.runner.schema import TABLES, RunConfig
 from advcore.runner.yaml_events import DEEPEST
@@ -20,10 +20,10 @@ _ADAPTER = TypeAdapter(RunConfig)
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read the run file at `path` and apply overrides "a.b=c". Raises ConfigError with one line per problem."""
-    return from_dict(overridden(read(path), overrides))
+    return from_dict(override(read(path), overrides))
 
 
-def overridden(raw: dict, overrides: Sequence[str]) -> dict:
+def override(raw: dict, overrides: Sequence[str]) -> dict:
     """Return a copy of `raw` with each override "a.b=c" applied, in order. Numbers in a path are positions in lists."""
     return apply_overrides(raw, parse_overrides(overrides))
 
@@ -36,7 +36,7 @@ def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
     return raw
 
 
-def changed(raw: dict, changes: Mapping[str, object]) -> dict:
+def set_values(raw: dict, changes: Mapping[str, object]) -> dict:
     """Return a copy of `raw` with the value of each dotted path set, in order."""
     raw = copy.deepcopy(raw)
     for path, value in changes.items():
@@ -67,7 +67,7 @@ def _enter(node: dict | list, key: str, label: str) -> dict | list:
     elif node.get(key) is None:
         node[key] = {}
     if not isinstance(node[key], (dict, list)):
-        raise ConfigError(f"{label}: {key} holds {shown(node[key])}, which has no settings of its own")
+        raise ConfigError(f"{label}: {key} holds {format_value(node[key])}, which has no settings of its own")
     return node[key]
 
 
@@ -104,7 +104,7 @@ def _drop_budget_beside_cost(raw: object) -> tuple[object, list[str]]:
     return raw | {"selection": selection}, conflicts
 
 
-def resolved(config: RunConfig) -> dict:
+def resolve(config: RunConfig) -> dict:
     """Return every setting, defaults included, as plain values that `from_dict` reads."""
     values = json.loads(json.dumps(_to_plain(config)))
     if config.selection is not None and config.selection.cost is not None:
@@ -141,5 +141,5 @@ def list_changes(before: dict, now: dict, prefix: str = "") -> list[str]:
         if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
             lines += list_changes(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{prefix}{key}: {shown(old)} -> {shown(new)}")
+            lines.append(f"{prefix}{key}: {format_value(old)} -> {format_value(new)}")
     return lines

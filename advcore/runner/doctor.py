@@ -65,11 +65,11 @@ def _describe_package(name: str, way_out: str) -> str:
 def _describe_device() -> str:
     import torch
 
-    from advcore.device import cuda_version, gpus, name
+    from advcore.device import count_gpus, describe_device, get_cuda_version
 
-    if not gpus():
+    if not count_gpus():
         return "cpu; torch finds no CUDA device"
-    return f"{name(torch.device('cuda'))}, CUDA {cuda_version()}"
+    return f"{describe_device(torch.device('cuda'))}, CUDA {get_cuda_version()}"
 
 
 def _describe_threads() -> list[tuple[str, str]]:

@@ -14,10 +14,10 @@ from threading import Event
 from types import ModuleType
 
 from advcore import device, signals
-from advcore.errors import missing_package, one_of, require
+from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.files import write_bytes
 from advcore.runner.attempt import Outcome, Watcher, Work, attempt, must_stop, tidy
-from advcore.runner.config import from_dict, resolved
+from advcore.runner.config import from_dict, resolve
 from advcore.runner.suite import Run
 from advcore.threads import environment_of_share, share_of_threads
 
@@ -30,7 +30,7 @@ def choose_engine(name: str, jobs: int) -> Callable[..., None]:
 
     jobs : runs at the same time; with Ray, the number of shares that a machine's threads are divided into.
     """
-    require(one_of("--engine", name, ENGINES))
+    require(check_one_of("--engine", name, ENGINES))
     if name == "local":
         return partial(run_locally, jobs=jobs)
     return partial(run_on_ray, ray=_import_ray(), jobs=jobs)
@@ -75,9 +75,9 @@ def run_locally(
 
 def _list_environments(jobs: int) -> list[dict[str, str]]:
     """Return an environment for each run at a time: a share of the threads, and one GPU where there are several."""
-    gpus = device.gpus() if jobs > 1 else 0
+    gpus = device.count_gpus() if jobs > 1 else 0
     share = environment_of_share(jobs)
-    return [share | (device.only(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
+    return [share | (device.restrict_to_gpu(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
 
 
 # ---- a Ray cluster ----
@@ -87,7 +87,7 @@ def _import_ray() -> ModuleType:
     try:
         import ray
     except (ImportError, RuntimeError) as error:
-        raise missing_package("ray", "--engine ray", "cluster", error) from None
+        raise explain_missing_package("ray", "--engine ray", "cluster", error) from None
     return ray
 
 
@@ -112,7 +112,7 @@ def run_on_ray(
     deadline = time.time() + until - time.monotonic()  # other machines share the wall clock
     try:
         for run in runs:
-            running[task.remote(run.method, run.seed, resolved(run.config), str(folder.resolve()), deadline)] = run
+            running[task.remote(run.method, run.seed, resolve(run.config), str(folder.resolve()), deadline)] = run
             watcher.on_start(run)
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL)

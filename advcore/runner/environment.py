@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from advcore import distributed
-from advcore.device import name as device_name
+from advcore.device import describe_device as device_name
 from advcore.threads import describe_overload, describe_threads, measure_load
 from advcore.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 
-def environment(where: torch.device) -> dict:
+def describe_environment(where: torch.device) -> dict:
     """Describe what numbers are computed with; `load` is the machine's load average at the time of the call."""
     load = measure_load()
     return {

@@ -1,8 +1,8 @@
 """Explains surprising plans: fewer epochs than were asked for, and a cost above that of full training."""
 
-from advcore.errors import counted
+from advcore.errors import format_count
 from advcore.selection.schedule import Schedule
-from advcore.training.plan import PlannedUnits, Reference, selection_units
+from advcore.training.plan import PlannedUnits, Reference, count_selection_units
 from advcore.training.trainer import Trainer
 
 
@@ -11,8 +11,8 @@ def explain_epochs(schedule: Schedule) -> str | None:
     if schedule.length == schedule.epochs:
         return None
     change = f"cut to {schedule.warm_epochs}, on all data" if schedule.warm_epochs else "left out"
-    warm_start = f"the warm start of {counted(schedule.first, 'epoch')} is {change}"
-    on_coresets = counted(schedule.length - schedule.warm_epochs, "epoch")
+    warm_start = f"the warm start of {format_count(schedule.first, 'epoch')} is {change}"
+    on_coresets = format_count(schedule.length - schedule.warm_epochs, "epoch")
     return (
         f"{schedule.length} of training.epochs: {schedule.epochs} run, so that the work is about "
         f"{100 * schedule.budget:g} % of full training (selection.budget): {warm_start}, then {on_coresets} on coresets"
@@ -50,8 +50,9 @@ def _count_selections(trainer: Trainer) -> int:
 
 
 def _describe_selections(trainer: Trainer, share: float, n: int) -> str:
-    times = counted(_count_selections(trainer), "selection")
-    return f"{share:.2f} into {times} ({selection_units(trainer.selector)} passes for each of {n:,} training examples)"
+    times = format_count(_count_selections(trainer), "selection")
+    passes = count_selection_units(trainer.selector)
+    return f"{share:.2f} into {times} ({passes} passes for each of {n:,} training examples)"
 
 
 def _list_cheaper_selections(trainer: Trainer) -> list[str]:

@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from advcore.borrow import borrow
 from advcore.data.base import thinned
 from advcore.data.source import Source
-from advcore.device import full_float32
-from advcore.errors import CheckpointError, ConfigError, before_work, must, naming
-from advcore.files import inside, load_tensors, read_json, write_bytes, write_sealed
+from advcore.device import force_float32
+from advcore.errors import CheckpointError, ConfigError, must, name_path_in_errors, refuse_as_setting
+from advcore.files import check_inside, load_tensors, read_json, write_bytes, write_sealed
 from advcore.models.base import Normalize
-from advcore.reporting.card import card, measured
+from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
-from advcore.rng import Stream, preserved
+from advcore.rng import Stream, preserve_random_state
 from advcore.runner import standalone
 from advcore.runner.config import from_dict
 from advcore.runner.places import as_setting, check_path, try_in
 from advcore.runner.schema import RunConfig
-from advcore.runner.weights import checkpoint as find_checkpoint
+from advcore.runner.weights import find_checkpoint as find_checkpoint
 from advcore.runner.weights import load_state
 from advcore.types import Coreset
 from advcore.version import __version__
@@ -70,7 +70,7 @@ def export(
     Raises ConfigError, CheckpointError, and OSError, with `out`, for what cannot be written. Cost: one or two forward
     passes; reads the data for samples, and where the record does not have its shape.
     """
-    with before_work():
+    with refuse_as_setting():
         record = RunRecord.load(run / "record.json")
         out = out or Path("exports") / f"{run.resolve().name}-{checkpoint}"
         _check_free(out, overwrite)
@@ -118,7 +118,7 @@ def _is_export(folder: Path) -> bool:
 @contextlib.contextmanager
 def _replace_on_success(out: Path) -> Iterator[Path]:
     """Give a folder that takes the place of `out` after the block, and is deleted if anything fails."""
-    with naming(out):
+    with name_path_in_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         try:
@@ -150,7 +150,7 @@ def _load_coresets(run: Path) -> NamedCoresets:
     """Return (name, coreset) for each coreset of the run, checked against its hash."""
     folder = run / "coresets"
     names = {file.stem for file in folder.glob("[!.]*") if file.suffix in (".npz", ".json")}
-    return [(name, Coreset.load(inside(folder / f"{name}.npz", run))) for name in sorted(names)]
+    return [(name, Coreset.load(check_inside(folder / f"{name}.npz", run))) for name in sorted(names)]
 
 
 def _write_coresets(folder: Path, coresets: NamedCoresets, parquet: bool) -> None:
@@ -208,7 +208,7 @@ def _write_model(folder: Path, run: Path, record: RunRecord, *, which: str, samp
     if module is not None:
         write_bytes(folder / "model.py", module.encode())
     write_sealed(folder / "config.json", _describe_model(record, config, which, saved=saved, facts=facts), SCHEMA)
-    write_bytes(folder / "README.md", card(record, which, saved["epoch"], facts).encode())
+    write_bytes(folder / "README.md", write_card(record, which, saved["epoch"], facts).encode())
 
 
 def _describe_data(record: RunRecord, config: RunConfig, samples: int) -> tuple[Shape, int, Source | None]:
@@ -225,7 +225,7 @@ def build_network(config: RunConfig, num_classes: int, shape: Shape) -> nn.Modul
 
     The normalisation is one of 0 and 1, since the state dict brings the statistics of the data.
     """
-    with preserved(Stream(seed=config.seed, purpose="init")):
+    with preserve_random_state(Stream(seed=config.seed, purpose="init")):
         net = config.model.body(num_classes, shape)
     if config.model.normalize == "data":
         ones = torch.ones(shape[0])
@@ -237,7 +237,7 @@ def _compute_checks(
     net: nn.Module, shape: Shape, test: Source | None, *, samples: int, seed: int
 ) -> dict[str, dict[str, Tensor]]:
     """Compute the logits that the loader compares with its own: on noise, and on test images if there are `samples`."""
-    with preserved(), borrow(net), torch.no_grad(), full_float32():
+    with preserve_random_state(), borrow(net), torch.no_grad(), force_float32():
         checks = {"noise": _run_on_noise(net, shape)}
         if samples:
             checks["samples"] = _run_on_samples(net, test, samples, seed)
@@ -281,7 +281,7 @@ def _describe_model(
         "checkpoint": {"which": which, "epoch": saved["epoch"], "sha256": saved["sha256"]},
         "finished": record.finished,
         "threat_model": strip_folders(record.config["attack"]),
-        "accuracies": record.final[which] if measured(record, which, saved["epoch"]) else None,
+        "accuracies": record.final[which] if is_measured(record, which, saved["epoch"]) else None,
         "relative_cost": record.relative_cost,
         "environment": record.environment,
         "run": strip_folders({key: value for key, value in record.config.items() if key != "tracking"}),

@@ -11,7 +11,7 @@ from advcore.runner.places import check_path
 from advcore.runner.schema import RunConfig
 
 
-def target(
+def choose_folder(
     config: RunConfig, out: Path | None, overwrite: bool, resume: bool = False, job: Sequence[str] = ()
 ) -> tuple[Path, bool]:
     """Return the folder for a run, and whether to continue the run that was begun there.
@@ -22,7 +22,7 @@ def target(
     Raises ConfigError rather than mix two runs.
     """
     path = out or default_folder(config)
-    if not distributed.first():
+    if not distributed.is_first():
         return path, resume
     check_path(path)
     _check_kinds(path)
@@ -62,7 +62,7 @@ def default_folder(config: RunConfig) -> Path:
 
 def was_begun(path: Path) -> bool:
     """Return whether a run was begun in the folder: it holds a record or states."""
-    return (path / "record.json").is_file() or checkpoints.folder(path).is_dir()
+    return (path / "record.json").is_file() or checkpoints.states_folder(path).is_dir()
 
 
 def clear(path: Path) -> None:

@@ -6,16 +6,16 @@ import re
 
 from advcore.errors import ConfigError
 from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
-from advcore.runner.config import from_dict, list_changes, resolved
+from advcore.runner.config import from_dict, list_changes, resolve
 from advcore.runner.schema import RunConfig
 
 
-def identity(config: RunConfig) -> dict:
+def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
     The data count by the last part of their path, or, where their name says enough, without it.
     """
-    settings = resolved(config)
+    settings = resolve(config)
     del settings["name"]
     settings["cost"]["reference_epochs"] = settings["cost"]["reference_epochs"] or settings["training"]["epochs"]
     for path in ELSEWHERE:
@@ -44,7 +44,7 @@ def recorded_identity(record: RunRecord) -> dict:
     wanted = record.inputs.get("selection.cost")
     if wanted is not None and raw.get("selection"):
         raw = raw | {"selection": raw["selection"] | {"cost": wanted, "budget": None}}
-    return identity(from_dict(raw))
+    return identify(from_dict(raw))
 
 
 def settings_hash(settings: dict) -> str:
@@ -52,9 +52,9 @@ def settings_hash(settings: dict) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(record: RunRecord, config: RunConfig) -> list[str]:
+def list_differences(record: RunRecord, config: RunConfig) -> list[str]:
     """Return a line "a.b: old -> new" for each setting in which a record differs from a config."""
     try:
-        return list_changes(recorded_identity(record), identity(config))
+        return list_changes(recorded_identity(record), identify(config))
     except ConfigError as error:
         return [f"settings that this version does not know ({error.problems[0]})"]

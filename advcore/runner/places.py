@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from advcore.errors import NO_ROOM, ConfigError, UserError, cause_of, must, naming
+from advcore.errors import NO_ROOM, ConfigError, UserError, describe_cause, must, name_path_in_errors
 from advcore.files import try_write
 
 _RULE = "where files can be written"
@@ -58,7 +58,7 @@ def as_setting(option: str, path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
-        cause = cause_of(error)
+        cause = describe_cause(error)
         if error.filename not in (None, str(path)):
             cause = f"{error.filename}: {cause}"
         raise ConfigError(must(option, _RULE, str(path), cause)) from None
@@ -78,10 +78,10 @@ def try_in(folder: Path, name: str = "record.json") -> None:
         return
     if ".." in missing.parts:  # it could lead out of the temporary folder
         missing = Path()
-    with naming(above):
+    with name_path_in_errors(above):
         trial = Path(tempfile.mkdtemp(dir=above, prefix=".advcore-"))
     try:
-        with naming(folder / name):
+        with name_path_in_errors(folder / name):
             try_write(trial / missing / name)
     finally:
         innermost = trial / missing
@@ -136,5 +136,5 @@ def _follow(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError) as error:
         if not os.path.islink(path):
             return None
-        cause = f"{cause_of(error)} (it is a link to {os.readlink(path)!r})"
+        cause = f"{describe_cause(error)} (it is a link to {os.readlink(path)!r})"
         raise OSError(error.errno, cause, str(path)) from None

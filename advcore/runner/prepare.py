@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advcore import distributed
-from advcore.adversary import bound
+from advcore.adversary import bind_attack
 from advcore.attacks.base import Attack
 from advcore.data.base import Data
 from advcore.data.source import first_images
@@ -19,12 +19,12 @@ from advcore.runner import build
 from advcore.runner.config import from_dict
 from advcore.runner.explain import explain_cost, explain_epochs
 from advcore.runner.schema import RunConfig
-from advcore.runner.weights import checkpoint, load_state, weights_hash
+from advcore.runner.weights import find_checkpoint, load_state, weights_hash
 from advcore.selection.memory import estimate_for, settle
 from advcore.speed import Speed
 from advcore.training.loop import Listener
-from advcore.training.plan import Reference, planned_parts
-from advcore.training.trainer import Trainer, recorded_speed
+from advcore.training.plan import Reference, count_planned_parts
+from advcore.training.trainer import Trainer, fill_in_speed
 
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 
@@ -76,23 +76,23 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read.
     """
-    trainer = build.trainer(config)
+    trainer = build.build_trainer(config)
     device = build.choose_device(config)
-    if distributed.first():
+    if distributed.is_first():
         for tracker in config.tracking:
             tracker.load()
     data = build.load_data(config, trainer, device)
     wanted = config.selection and config.selection.cost
     if wanted is not None:
         config = build.set_budget(config, trainer, data)
-        trainer = build.trainer(config)
+        trainer = build.build_trainer(config)
     model = build.build_model(config, data, device)
     if _network_folders(config):
         config = _load_networks(config, data, device)
-        trainer = build.trainer(config)
+        trainer = build.build_trainer(config)
     for path, attack in build.list_attacks(config).items():
         with build.prefix_problems(f"{path}."):
-            bound(attack, model, lambda network: network)  # its passes are not counted
+            bind_attack(attack, model, lambda network: network)  # its passes are not counted
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= hash_networks(config)
@@ -109,7 +109,7 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
     """
     n = len(data.train)
     compared = build.find_reference(config, n)
-    planned = planned_parts(trainer, n, build.count_held_out(data))
+    planned = count_planned_parts(trainer, n, build.count_held_out(data))
     cost = planned.total / compared.units
     method = ", ".join(part.describe() for part in (trainer.schedule, config.minibatch) if part)
     text = f"{method}: {cost:.2f} of full training"
@@ -161,7 +161,7 @@ def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> 
     """Return how passes run on this device with this model; in a run that continues from `state`, as it began."""
     speed = prepared.trainer.speed
     if state is not None:
-        speed = recorded_speed(speed, state, prepared.model)
+        speed = fill_in_speed(speed, state, prepared.model)
     return speed.suited(prepared.model, first_images(prepared.model, prepared.data.train), distributed.size())
 
 
@@ -181,7 +181,7 @@ def _load_network(attack: Attack | None, data: Data, device: torch.device) -> At
         return attack
     folder = Path(attack.network)
     model = build.build_model(from_dict(RunRecord.load(folder / "record.json").config), data, device)
-    load_state(model, checkpoint(folder, "best"))
+    load_state(model, find_checkpoint(folder, "best"))
     return attack.by(model)
 
 
@@ -194,7 +194,7 @@ def _network_folders(config: RunConfig) -> dict[str, Path]:
 def hash_networks(config: RunConfig) -> dict[str, str]:
     """Return the sha256 of the weights of each such model that training depends on; evaluations may use others."""
     return {
-        path: weights_hash(checkpoint(folder, "best"))
+        path: weights_hash(find_checkpoint(folder, "best"))
         for path, folder in _network_folders(config).items()
         if not path.startswith("evaluation.")
     }

@@ -7,7 +7,7 @@ from typing import get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
-from advcore.errors import UserError, must, shown
+from advcore.errors import UserError, format_value, must
 from advcore.runner.aliases import suggest_name, suggest_setting
 from advcore.runner.schema import RunConfig
 
@@ -78,7 +78,7 @@ def _value_at(raw: object, path: tuple[str, ...]) -> object:
 def _describe_entry(entry: dict) -> list[str]:
     """Return one of pydantic's errors as one line per problem: path, rule, value, way out."""
     keys, owners = _locate(entry["loc"])
-    keys = [key if key.isprintable() and len(key) <= _LONGEST else shown(key) for key in keys]
+    keys = [key if key.isprintable() and len(key) <= _LONGEST else format_value(key) for key in keys]
     path = ".".join(keys) or "the run file"
     got = entry["input"]
     match entry["type"]:

@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.adversary import bound, perturb
+from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.data.source import batches_for
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, before_work, in_a_line, must
-from advcore.files import has_pair, inside, read_json, write_bytes
-from advcore.objectives.base import attacked
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, describe_exception, must, refuse_as_setting
+from advcore.files import check_inside, has_pair, read_json, write_bytes
+from advcore.objectives.base import is_attacked
 from advcore.pixels import format_pixels
 from advcore.reporting.compare import Run
-from advcore.reporting.page import html
-from advcore.reporting.parts import Note, Shown
+from advcore.reporting.page import render
+from advcore.reporting.parts import Example, Note
 from advcore.reporting.record import RunRecord
-from advcore.reporting.run_page import Beside, run_page
-from advcore.reporting.runs_page import runs_page
-from advcore.reporting.selection_parts import CHOSEN, spread
+from advcore.reporting.run_page import RunFiles, build_run_page
+from advcore.reporting.runs_page import build_runs_page
+from advcore.reporting.selection_parts import MOST_HISTOGRAMS, pick_evenly
 from advcore.rng import Stream
 from advcore.runner import build
 from advcore.runner.checkpoints import REPORT
@@ -33,12 +33,12 @@ from advcore.runner.config import RunConfig, from_dict
 from advcore.runner.places import check_writable
 from advcore.runner.prepare import Prepared, prepare
 from advcore.runner.suite_file import BASELINES_FILE
-from advcore.runner.weights import checkpoint, load_state
+from advcore.runner.weights import find_checkpoint, load_state
 from advcore.types import Coreset
 
 THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced
 MOST_IMAGES = 64  # of each kind, on a page
-Galleries = tuple[list[tuple[str, list[Shown]]], list[Note]]  # titles with images, and notes about them
+Galleries = tuple[list[tuple[str, list[Example]]], list[Note]]  # titles with images, and notes about them
 
 
 def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
@@ -49,7 +49,7 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
 
     Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
     """
-    with before_work():
+    with refuse_as_setting():
         if path.is_file():
             file, usual_target = path, path.with_suffix(".html")
         else:
@@ -58,10 +58,10 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
         content = RunRecord.load(file) if file.is_file() else list_runs(path, target.parent)
         check_writable(target, file=True)
     if isinstance(content, RunRecord):
-        page = run_page(content, gather_beside(file.parent, content, images))
+        page = build_run_page(content, gather_beside(file.parent, content, images))
     else:
-        page = runs_page(path.resolve().name, content)
-    write_bytes(target, html(page).encode(errors="backslashreplace"))  # half a character, in a file's name or in JSON
+        page = build_runs_page(path.resolve().name, content)
+    write_bytes(target, render(page).encode(errors="backslashreplace"))  # half a character, in a file's name or in JSON
     return target
 
 
@@ -104,17 +104,19 @@ def _make_link(target: Path, page: Path) -> str:
     return "./" + quote(Path(relative).as_posix(), errors="surrogateescape")
 
 
-def gather_beside(folder: Path, record: RunRecord, images: int) -> Beside:
+def gather_beside(folder: Path, record: RunRecord, images: int) -> RunFiles:
     """Return weights and images from a run's folder, and a line about each of them that is missing."""
     coresets, missing = {}, {}
-    for epoch in spread([selection.get("epoch") for selection in record.selections], CHOSEN):  # no more than are drawn
+    for epoch in pick_evenly(
+        [selection.get("epoch") for selection in record.selections], MOST_HISTOGRAMS
+    ):  # no more than are drawn
         try:
             coresets[epoch] = _load_coreset(folder, epoch)
         except (AdvcoreError, OSError) as error:
             missing[epoch] = str(error)
     weights = {epoch: coreset.weights.tolist() for epoch, coreset in coresets.items()}
     galleries, notes = _make_galleries(folder, record, coresets, images)
-    return Beside(weights=weights, no_weights=missing, galleries=galleries, about_images=notes)
+    return RunFiles(weights=weights, no_weights=missing, galleries=galleries, about_images=notes)
 
 
 def _load_coreset(folder: Path, epoch: int) -> Coreset:
@@ -123,8 +125,8 @@ def _load_coreset(folder: Path, epoch: int) -> Coreset:
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
     if not has_pair(path):
         raise CheckpointError("its file (coresets/epoch-NNN.npz) is not beside the record")
-    inside(path.with_suffix(".json"), folder)
-    return Coreset.load(inside(path, folder))
+    check_inside(path.with_suffix(".json"), folder)
+    return Coreset.load(check_inside(path, folder))
 
 
 def _make_galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], images: int) -> Galleries:
@@ -137,7 +139,7 @@ def _make_galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset
     except AdvcoreError as error:
         return _explain_no_images(str(error).rstrip("."))
     except (OSError, ImportError, RuntimeError, LookupError) as error:
-        return _explain_no_images(in_a_line(error).rstrip("."))
+        return _explain_no_images(describe_exception(error).rstrip("."))
 
 
 def _explain_no_images(reason: str) -> Galleries:
@@ -149,7 +151,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
 
     They are attacked by the selection's attack, with the last weights of the model.
     """
-    weights = checkpoint(folder, "last")
+    weights = find_checkpoint(folder, "last")
     prepared = prepare(_for_this_machine(from_dict(record.config)), scores=False)
     coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
     load_state(prepared.model, weights)
@@ -205,9 +207,9 @@ def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
     with borrow(model, training=False):
         with torch.no_grad():
             predicted = model(x).argmax(1)
-        if not attacked(objective):
+        if not is_attacked(objective):
             return _Examples(x, y, predicted)
-        attack = bound(_selection_attack(prepared), model, lambda network: network)  # its passes are not counted
+        attack = bind_attack(_selection_attack(prepared), model, lambda network: network)  # its passes are not counted
         stream = Stream(seed=prepared.config.seed, purpose="report").at(indices)
         x_adv = perturb(model, objective, attack, x, y, generator=stream)
         with torch.no_grad():
@@ -224,7 +226,7 @@ def _selection_attack(prepared: Prepared) -> Attack | None:
 def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) -> list[Note]:
     """Return the note about the images; `epoch`, from 0, is the one that the model's weights are from."""
     text = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
-    if not attacked(prepared.config.objective):
+    if not is_attacked(prepared.config.objective):
         return [Note(f"{text}; this objective is not attacked.")]
     facts = _selection_attack(prepared).describe()
     attack = f"{facts['norm']} {format_pixels(facts['eps'])}"
@@ -240,7 +242,7 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     ]
 
 
-def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> list[Shown]:
+def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> list[Example]:
     gallery = []
     for i, (index, weight) in enumerate(zip(indices.tolist(), weights.tolist(), strict=True)):
         images = [(f"example {index}", encode_png(examples.x[i]))]
@@ -254,7 +256,7 @@ def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> lis
                 (f"perturbation, times {factor:.3g}", encode_png(0.5 + factor * change)),
             ]
             prediction += f", attacked {int(examples.predicted_adv[i])}; × {factor:.3g}"
-        gallery.append(Shown(images, [*lines, prediction]))
+        gallery.append(Example(images, [*lines, prediction]))
     return gallery
 
 

@@ -11,11 +11,11 @@ import torch
 from advcore import distributed
 from advcore.data.source import content_hash
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
-from advcore.files import leftovers, settle_all
+from advcore.files import list_leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.runner import build, checkpoints
-from advcore.runner.config import from_dict, list_changes, resolved
-from advcore.runner.environment import environment
+from advcore.runner.config import from_dict, list_changes, resolve
+from advcore.runner.environment import describe_environment
 from advcore.runner.folder import clear, was_begun
 from advcore.runner.prepare import Prepared, choose_speed
 from advcore.runner.select import restore_coresets
@@ -42,13 +42,13 @@ class Journal:
     record: RunRecord
 
     def save(self) -> None:
-        if distributed.first():
+        if distributed.is_first():
             self.record.seconds = round(time.perf_counter() - self.began, 2)
             self.record.save(self.path / "record.json")
-            metrics.write(self.path, self.list_metrics())
+            metrics.write_metrics(self.path, self.list_metrics())
 
     def list_metrics(self) -> list[dict[str, object]]:
-        return metrics.rows(self.record.epochs, self.record.selections, self.record.reference["units"])
+        return metrics.build_rows(self.record.epochs, self.record.selections, self.record.reference["units"])
 
     def list_facts(self) -> dict[str, object]:
         """Return what is saved beside each state, so that a record that is lost can be made again.
@@ -67,8 +67,8 @@ def new_record(prepared: Prepared) -> RunRecord:
     data = prepared.data
     return RunRecord(
         name=prepared.config.name,
-        config=resolved(prepared.config),
-        environment=environment(data.train.device),
+        config=resolve(prepared.config),
+        environment=describe_environment(data.train.device),
         plan=prepared.plan.text,
         reference=asdict(prepared.plan.reference),
         data={
@@ -111,8 +111,8 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
     else:
         clear(path)
         checkpoints.begin(path, job)
-    unfinished = [leftovers(path, name) for name in checkpoints.FILES]
-    for paths in [*unfinished, *(leftovers(path / name) for name in checkpoints.FOLDERS)]:
+    unfinished = [list_leftovers(path, name) for name in checkpoints.FILES]
+    for paths in [*unfinished, *(list_leftovers(path / name) for name in checkpoints.FOLDERS)]:
         checkpoints.sweep(paths)
     journal.record.environment["speed"] = asdict(choose_speed(prepared, state))
     journal.save()
@@ -125,7 +125,7 @@ def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:
     That needs unchanged settings. Where its states are gone, as those of a suite's finished run are, settings that have
     no influence on the results may have changed.
     """
-    states_gone = not checkpoints.folder(path).exists()
+    states_gone = not checkpoints.states_folder(path).exists()
     return before.finished and all(states_gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed)
 
 
@@ -138,7 +138,7 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
         return RunRecord.load(path / "record.json"), []
     except CheckpointError as error:
         problem = error.__cause__ or error  # without the advice to do what is done here
-        _, facts, _ = checkpoints.newest(path) or (None, {}, None)
+        _, facts, _ = checkpoints.load_newest(path) or (None, {}, None)
         if "config" not in facts:
             raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
         log.warning("%s; going on from the newest state", problem)
@@ -151,7 +151,7 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
 
     Raises ConfigError, with all of them, if some would change how the run trains.
     """
-    changed = list_changes(_with_defaults(record.config), resolved(prepared.config))
+    changed = list_changes(_with_defaults(record.config), resolve(prepared.config))
     before, now = (inputs.get("selection.cost") for inputs in (record.inputs, prepared.inputs))
     if before != now:
         changed.append(f"selection.cost: {before!r} -> {now!r}")
@@ -176,7 +176,7 @@ def _with_defaults(raw: dict) -> dict:
     Settings that this version does not know are returned as they are.
     """
     try:
-        return resolved(from_dict(raw))
+        return resolve(from_dict(raw))
     except ConfigError:
         return {"tracking": []} | raw
 
@@ -199,10 +199,10 @@ def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: list) -
     Raises ConfigError if files or data are not those that the run began with, AdvcoreError if epochs are done and no
     state is undamaged.
     """
-    newest = checkpoints.newest(path)
+    newest = checkpoints.load_newest(path)
     if newest is None and record.epochs:
         raise AdvcoreError(
-            f"epochs done: {len(record.epochs)}, but {checkpoints.folder(path)} holds no state; "
+            f"epochs done: {len(record.epochs)}, but {checkpoints.states_folder(path)} holds no state; "
             "start again with --overwrite"
         )
     state, facts, damaged = newest or (None, {"data": data}, [])

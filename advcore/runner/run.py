@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advcore import distributed
 from advcore.data.base import thinned
-from advcore.device import full_float32, peak_memory
+from advcore.device import force_float32, measure_peak_memory
 from advcore.errors import AdvcoreError, CheckpointError, UnsafeFileError
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
@@ -22,9 +22,9 @@ from advcore.runner import checkpoints
 from advcore.runner.prepare import Prepared, Reporter
 from advcore.runner.resume import Journal, begin_run, new_record
 from advcore.runner.schema import RunConfig
-from advcore.runner.select import keep_coreset, map_to_training_set, summary
+from advcore.runner.select import keep_coreset, map_to_training_set, summarise
 from advcore.runner.weights import save_state
-from advcore.tracking import metrics, tracker_name
+from advcore.tracking import find_tracker_name, metrics
 from advcore.tracking.telling import Tracking
 from advcore.training.loop import Listener, State, Trained
 from advcore.types import Coreset
@@ -53,9 +53,9 @@ def run(
     OSError with the path. `_run` lists what is written.
     """
     with contextlib.ExitStack() as lock:
-        with distributed.together():
-            if distributed.first() and not locked:
-                lock.enter_context(checkpoints.alone(path))
+        with distributed.fail_together():
+            if distributed.is_first() and not locked:
+                lock.enter_context(checkpoints.lock_folder(path))
         return _run(prepared, path, reporter or Reporter(), resume=resume, job=job)
 
 
@@ -68,7 +68,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
     it is. Of several processes, only the first one reads and writes files of the run.
     """
     journal = Journal(prepared, path, began=time.perf_counter(), record=new_record(prepared))
-    beginning = distributed.by_first(partial(begin_run, journal, resume, job))
+    beginning = distributed.run_on_first(partial(begin_run, journal, resume, job))
     record = journal.record
     if beginning["done"]:
         return record
@@ -76,9 +76,9 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
     with contextlib.closing(_open_tracking(journal)) as tracking:
         trained = _train(journal, reporter, tracking, state=beginning["state"])
         _evaluate_states(journal, reporter, trained)
-        tracking.close(metrics.final_numbers(record.final, record.relative_cost))
+        tracking.close(metrics.flatten_final(record.final, record.relative_cost))
         tracking.report(record.events, len(record.epochs))
-    record.peak_memory = peak_memory(prepared.data.train.device)
+    record.peak_memory = measure_peak_memory(prepared.data.train.device)
     record.finished = True
     journal.save()
     return record
@@ -86,7 +86,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
 
 def _open_tracking(journal: Journal) -> Tracking:
     tracking = journal.prepared.config.tracking  # of several processes, only the first one has trackers
-    trackers = {tracker_name(tracker): tracker for tracker in tracking if distributed.first()}
+    trackers = {find_tracker_name(tracker): tracker for tracker in tracking if distributed.is_first()}
     settings = {key: value for key, value in journal.record.config.items() if key != "tracking"}
     return Tracking(trackers, journal.path, journal.record.name, settings)
 
@@ -97,7 +97,7 @@ def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: dict
     period = prepared.config.checkpoint.period
     # the other processes take part in gathering a state, which the first one then writes
     listener = Listener(on_checkpoint=operator.call, period=period)
-    if distributed.first():
+    if distributed.is_first():
         listener = replace(
             reporter,
             on_epoch=partial(_write_epoch, journal, reporter, tracking),
@@ -116,7 +116,7 @@ def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: dict
         scores=prepared.scores,
         resume=state,
     )
-    tracking.tell(metrics.rows(trained.epochs, journal.record.selections, journal.record.reference["units"]))
+    tracking.tell(metrics.build_rows(trained.epochs, journal.record.selections, journal.record.reference["units"]))
     tracking.report(trained.events, len(trained.epochs))
     return trained
 
@@ -150,7 +150,7 @@ def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> 
     """
     final_entry = trained.epochs[-1]
     best_entry = final_entry if trained.best_epoch is None else trained.epochs[trained.best_epoch]
-    if distributed.first():
+    if distributed.is_first():
         save_state(journal.path, "last", trained.last, final_entry)
         save_state(journal.path, "best", trained.best, best_entry)
     results = journal.record.final
@@ -161,7 +161,7 @@ def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> 
     else:
         results["best"] = measure("best", trained.best)
     journal.record.best_epoch = trained.best_epoch
-    distributed.merge(trained.ledger)
+    distributed.merge_ledgers(trained.ledger)
     _count(journal.record, trained, journal.prepared)
 
 
@@ -173,12 +173,12 @@ def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, whic
     reporter.on_final(which)
     journal.prepared.model.load_state_dict(state)
     verdicts = journal.path / "checkpoints" / f"{which}-verdicts.npz"
-    evaluate_state = partial(final, journal.prepared, trained, reporter, which, state=verdicts)
+    evaluate_state = partial(evaluate_final, journal.prepared, trained, reporter, which, state=verdicts)
     try:
         return evaluate_state().as_dict()
     except (CheckpointError, UnsafeFileError) as error:
         log.warning("%s; evaluating %s anew", error, which)
-    if distributed.first():
+    if distributed.is_first():
         verdicts.unlink()
     return evaluate_state().as_dict()
 
@@ -186,7 +186,7 @@ def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, whic
 def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
     """Bring the record up to date with what was done so far, what fell back, and what it cost."""
     record.epochs = trained.epochs
-    record.selections = [summary(coreset) for coreset in trained.coresets]
+    record.selections = [summarise(coreset) for coreset in trained.coresets]
     record.events = trained.events
     record.ledger = trained.ledger.summary()
     record.relative_cost = trained.ledger.units() / prepared.plan.reference.units
@@ -200,14 +200,14 @@ def choose_examples(prepared: Prepared) -> Tensor | None:
     return thinned(prepared.data.test.labels(), size, prepared.config.data.split_seed, "evaluation")
 
 
-def to_evaluate(config: RunConfig, suite: str) -> RunConfig:
+def config_for_evaluation(config: RunConfig, suite: str) -> RunConfig:
     """Return the config with a named suite's attacks to evaluate, and without what only training needs, such as the
     package of a tracker or the memory for a selection."""
     evaluation = replace(config.evaluation, attacks=SUITES[suite](config.evaluation.attacks))
     return replace(config, evaluation=evaluation, selection=None, minibatch=None, tracking=[])
 
 
-def final(
+def evaluate_final(
     prepared: Prepared,
     trained: Trained | None,
     reporter: Reporter,
@@ -225,7 +225,7 @@ def final(
     indices = choose_examples(prepared)
     report_progress = partial(reporter.on_progress, f"evaluate {which}")
     report_progress(0, len(prepared.data.test if indices is None else indices))
-    return full_float32()(evaluate)(
+    return force_float32()(evaluate)(
         prepared.model,
         prepared.data.test,
         settings.attacks,

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
-from advcore.adversary import mismatch
+from advcore.adversary import describe_mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
-from advcore.errors import LARGEST_SEED, at_least, must, positive, require
+from advcore.errors import LARGEST_SEED, check_at_least, check_positive, must, require
 from advcore.evaluation.evaluate import EVALUATED, attack_name
 from advcore.minibatch import RULES
 from advcore.models import MODELS
@@ -18,7 +18,7 @@ from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import MOST_EPOCHS, Schedule
 from advcore.solvers import SOLVERS
-from advcore.tracking import TRACKERS, tracker_name
+from advcore.tracking import TRACKERS, find_tracker_name
 from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
 from advcore.training.trainer import LoopSettings
@@ -107,12 +107,12 @@ class SelectionConfig(SelectionSettings):
     def _more_problems(self) -> list[str | None]:
         return [
             *Schedule.problems(self),
-            _unless(self.cost is None, positive("cost", self.cost, "it is relative to full training")),
+            _unless(self.cost is None, check_positive("cost", self.cost, "it is relative to full training")),
             _unless(
                 self.cost is None or self.budget == SelectionSettings.budget,
                 must("cost", "null beside a budget", self.cost),
             ),
-            at_least("probe_epochs", self.probe_epochs, 0),
+            check_at_least("probe_epochs", self.probe_epochs, 0),
         ]
 
 
@@ -134,7 +134,7 @@ class TrainingConfig(LoopSettings):
     attack_steps: AttackStepsChoice | None = None
 
     def _more_problems(self) -> list[str | None]:
-        return [at_least("epochs", self.epochs, 1, most=MOST_EPOCHS)]
+        return [check_at_least("epochs", self.epochs, 1, most=MOST_EPOCHS)]
 
 
 @settings
@@ -157,8 +157,8 @@ class EvaluationConfig:
 
     def __post_init__(self):
         require(
-            at_least("batch_size", self.batch_size, 1),
-            _unless(self.examples is None, at_least("examples", self.examples, 1)),
+            check_at_least("batch_size", self.batch_size, 1),
+            _unless(self.examples is None, check_at_least("examples", self.examples, 1)),
             *(
                 must(
                     f"attacks.{i}.name",
@@ -192,8 +192,8 @@ class CostConfig:
 
     def __post_init__(self):
         require(
-            at_least("reference_steps", self.reference_steps, 1),
-            _unless(self.reference_epochs is None, at_least("reference_epochs", self.reference_epochs, 1)),
+            check_at_least("reference_steps", self.reference_steps, 1),
+            _unless(self.reference_epochs is None, check_at_least("reference_epochs", self.reference_epochs, 1)),
         )
 
 
@@ -212,8 +212,8 @@ class CheckpointConfig:
 
     def __post_init__(self):
         require(
-            at_least("period", self.period, 1),
-            at_least("kept", self.kept, 2, "there must be another where the newest is damaged"),
+            check_at_least("period", self.period, 1),
+            check_at_least("kept", self.kept, 2, "there must be another where the newest is damaged"),
         )
 
 
@@ -255,10 +255,10 @@ class RunConfig:
                 re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device),
                 must("device", "auto, cpu, cuda or cuda:N", self.device),
             ),
-            at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
-            mismatch(self.objective, self.attack) if is_objective else None,
+            check_at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
+            describe_mismatch(self.objective, self.attack) if is_objective else None,
             *(
-                must(f"tracking.{i}.name", "a tracker that does not stand before it", tracker_name(tracker))
+                must(f"tracking.{i}.name", "a tracker that does not stand before it", find_tracker_name(tracker))
                 for i, tracker in enumerate(self.tracking)
                 if type(tracker) in map(type, self.tracking[:i])
             ),

@@ -16,16 +16,16 @@ from advcore.errors import ConfigError, UserError, must
 from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Collector, Gradient
-from advcore.objectives.base import attacked
+from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.runner import build
-from advcore.runner.config import resolved
+from advcore.runner.config import resolve
 from advcore.runner.prepare import Prepared, Reporter, choose_speed, prepare
 from advcore.runner.schema import RunConfig
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
-from advcore.training.loop import shared_speed
+from advcore.training.loop import decide_speed_for_all
 from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
 
     Its indices count in the whole training set.
     """
-    speed = shared_speed(partial(choose_speed, prepared))
+    speed = decide_speed_for_all(partial(choose_speed, prepared))
     select_coreset = speed.running()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
     coreset = select_coreset(
@@ -60,9 +60,9 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     """
     gradient = GRADIENTS[name]
     objective = type(config.objective).__name__.lower()
-    if gradient.attacked and not attacked(config.objective):
+    if gradient.attacked and not is_attacked(config.objective):
         raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, objective))
-    with distributed.together():
+    with distributed.fail_together():
         prepared = prepare(config, scores=False)
     data = prepared.data
     collector = (gradient.collect or _LastScores)()
@@ -83,7 +83,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         fingerprint=build.compute_fingerprint(data),
         score=name,
         epochs=len(trained.epochs),
-        model=resolved(config)["model"]["name"],
+        model=resolve(config)["model"]["name"],
         objective=objective,
         seed=config.seed,
     )
@@ -114,7 +114,7 @@ def _add_scores(gradient: Gradient, prepared: Prepared, collector: Collector | _
     collector.add(measured.rows.matrix[:, 0])
 
 
-def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
+def list_overrides(config: RunConfig, score: str, path: Path) -> list[str]:
     """Return the overrides with which a run file's solver reads its scores from `path`.
 
     Where the solver does not read this score, the overrides name the solver `by_score`.
@@ -126,7 +126,7 @@ def solver_reading(config: RunConfig, score: str, path: Path) -> list[str]:
     return [f"selection.solver={{name: by_score, score: {kind}, points: {points}, scores: {json.dumps(str(path))}}}"]
 
 
-def summary(coreset: Coreset) -> dict:
+def summarise(coreset: Coreset) -> dict:
     """Return a coreset's facts for the record."""
     return {
         "epoch": coreset.epoch,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from advcore.errors import ConfigError, UserError, must, one_of, require
+from advcore.errors import ConfigError, UserError, check_one_of, must, require
 from advcore.runner import build
-from advcore.runner.config import apply_overrides, changed, from_dict
+from advcore.runner.config import apply_overrides, from_dict, set_values
 from advcore.runner.schema import RunConfig
 from advcore.runner.suite_file import (
     BASELINES,
@@ -17,8 +17,8 @@ from advcore.runner.suite_file import (
     Settings,
     expand_grids,
     list_left_out,
+    make_slug,
     pick_settings,
-    slug,
 )
 from advcore.runner.suite_problems import find_problems
 from advcore.runner.yaml_reader import parse_overrides, read
@@ -68,7 +68,7 @@ class Run:
     @property
     def slug(self) -> str:
         """The name of the run's files."""
-        return slug(self.method, self.seed)
+        return make_slug(self.method, self.seed)
 
 
 def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = ()) -> Suite:
@@ -109,7 +109,7 @@ def _choose_size(raw: Mapping, size: str | None) -> dict:
     """Return what the size changes, {} for a suite without sizes. Raises ConfigError for a size it does not have."""
     sizes = raw.get("sizes") or {}
     if sizes:
-        require(one_of("--size", size, sizes))
+        require(check_one_of("--size", size, sizes))
     elif size is not None:
         raise ConfigError(must("--size", "left out", size, "the suite has no sizes"))
     return sizes.get(size) or {}
@@ -130,7 +130,7 @@ class _Experiments:
         key = os.path.realpath(path)
         if key not in self._read:
             try:
-                self._read[key] = changed(read(path), self._shared)
+                self._read[key] = set_values(read(path), self._shared)
             except UserError as error:
                 self._read[key] = error
         settings = self._read[key]
@@ -148,7 +148,7 @@ def _assemble_settings(
     problems: dict[str, list[str]] = {}
     for name, method in methods.items():
         try:
-            settings[name] = apply_overrides(changed(experiments.read_for(method), pick_settings(method)), parsed)
+            settings[name] = apply_overrides(set_values(experiments.read_for(method), pick_settings(method)), parsed)
         except UserError as error:
             _add_problems(problems, error, name)
     _raise_problems(problems, len(methods))
@@ -201,7 +201,7 @@ def resolve_methods(suite: Suite) -> dict[str, RunConfig]:
     for name, settings in suite.methods.items():
         try:
             resolved[name] = from_dict(settings)
-            build.trainer(resolved[name])
+            build.build_trainer(resolved[name])
         except UserError as error:
             _add_problems(problems, error, name)
         if sum(map(len, problems.values())) > _MOST_PROBLEMS:

@@ -38,7 +38,7 @@ BASELINES_FILE = "baselines.json"
 Settings = dict[str, object]  # by their paths, such as "training.epochs"
 
 
-def slug(method: str, seed: int) -> str:
+def make_slug(method: str, seed: int) -> str:
     """Name the files of a run: "GradMatch @ 0.5" with seed 1 gives gradmatch-0-5-s1."""
     return f"{re.sub(r'[^a-z0-9]+', '-', method.lower()).strip('-')}-s{seed}"
 
@@ -71,7 +71,7 @@ def expand_grids(raw: Mapping) -> dict[str, Settings]:
             methods[name] = base | changes
     name_of: dict[str, str] = {}
     for name in methods:
-        twin = name_of.setdefault(slug(name, 0), name)
+        twin = name_of.setdefault(make_slug(name, 0), name)
         if twin != name:
             raise ConfigError(must("methods", "told apart by letters and digits", [twin, name]))
     return methods

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 
-from advcore.errors import LARGEST_SEED, ConfigError, at_least, must, nearest, shown
+from advcore.errors import LARGEST_SEED, ConfigError, check_at_least, format_value, must, suggest_nearest
 from advcore.runner.schema import NAME
 from advcore.runner.suite_file import (
     BASELINES,
@@ -47,7 +47,7 @@ def _as_mapping(value: object) -> dict:
 def _unknown_keys(section: Mapping, known: Collection[str], owner: str) -> Iterator[str]:
     for key in section:
         if key not in known:
-            yield f"{key} is not a setting of {owner}; {nearest(key, known) or 'it has ' + ', '.join(known)}"
+            yield f"{key} is not a setting of {owner}; {suggest_nearest(key, known) or 'it has ' + ', '.join(known)}"
 
 
 def _common_problems(section: Mapping, prefix: str) -> Iterator[str | None]:
@@ -62,7 +62,7 @@ def _seed_problems(seeds: object, path: str) -> Iterator[str | None]:
         yield must(path, "a list of different whole numbers", seeds)
         return
     for seed in seeds:
-        yield at_least(path, seed, -LARGEST_SEED, most=LARGEST_SEED)
+        yield check_at_least(path, seed, -LARGEST_SEED, most=LARGEST_SEED)
 
 
 def _settings_problems(settings: object, path: str) -> Iterator[str | None]:
@@ -71,7 +71,7 @@ def _settings_problems(settings: object, path: str) -> Iterator[str | None]:
     for key in _as_mapping(settings):
         yield _unless(all(str(key).split(".")), path, "a mapping of dotted settings", got=key)
         if key in ("seed", "name") or not isinstance(key, str):
-            yield f"{path}: {shown(key)} is not a setting that a suite may change; its own seeds and names count"
+            yield f"{path}: {format_value(key)} is not a setting that a suite may change; its own seeds and names count"
 
 
 def _method_problems(raw: Mapping) -> Iterator[str | None]:
@@ -127,7 +127,7 @@ def _reference_problem(raw: Mapping) -> str | None:
         names = [str(name) for name in raw.get("methods") or ()]
     if reference is None or reference in names:
         return None
-    return must("reference", "a method, or null", reference, nearest(reference, names))
+    return must("reference", "a method, or null", reference, suggest_nearest(reference, names))
 
 
 def _grid_problems(grid: object, path: str) -> Iterator[str | None]:
@@ -150,7 +150,7 @@ def _baseline_problems(raw: Mapping) -> Iterator[str | None]:
         return
     for name, is_wanted in _as_mapping(baselines).items():
         if name not in BASELINES:
-            yield f"baselines.{name} is none; {nearest(name, BASELINES) or 'they are ' + ', '.join(BASELINES)}"
+            yield f"baselines.{name} is none; {suggest_nearest(name, BASELINES) or 'they are ' + ', '.join(BASELINES)}"
         elif not isinstance(is_wanted, bool):
             yield must(f"baselines.{name}", "true or false", is_wanted)
     if raw.get("reference", "full") is None and set(list_left_out(baselines)) < set(BASELINES):

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from advcore.errors import CheckpointError, must
-from advcore.files import has_pair, inside, load_tensors, load_weights, read_bytes, save_tensors
+from advcore.files import check_inside, has_pair, load_tensors, load_weights, read_bytes, save_tensors
 from advcore.models.base import Normalize
 from advcore.runner.folder import default_folder
 from advcore.runner.schema import RunConfig
@@ -52,7 +52,7 @@ def _check_shapes(expected: State, state: State, path: Path) -> None:
         )
 
 
-def checkpoint(path: Path, which: str = "last", config: RunConfig | None = None) -> Path:
+def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = None) -> Path:
     """Return the file that `--checkpoint` means: a path, or `last` or `best` of the run folder `path`.
 
     config : the config of `path`, where that may be a run file. A run file has no checkpoints; the error suggests the
@@ -67,8 +67,8 @@ def checkpoint(path: Path, which: str = "last", config: RunConfig | None = None)
     file = path / "checkpoints" / f"{which}.safetensors"
     if not has_pair(file):
         raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{file} does not exist"))
-    inside(file.with_suffix(".json"), path)
-    return inside(file, path)
+    check_inside(file.with_suffix(".json"), path)
+    return check_inside(file, path)
 
 
 def weights_hash(path: Path) -> str:

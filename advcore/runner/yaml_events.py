@@ -12,7 +12,7 @@ from yaml.parser import Parser
 from yaml.reader import Reader, ReaderError
 from yaml.scanner import Scanner
 
-from advcore.errors import ConfigError, shown
+from advcore.errors import ConfigError, format_value
 
 LARGEST_TEXT = 100_000
 """Bytes of a file, and characters of a text."""
@@ -144,7 +144,7 @@ class _Meter:
             self._count(self._find_size(event), event.start_mark)
             return
         if event.anchor in self._sizes:
-            raise error_at(event.start_mark, f"the anchor {shown(event.anchor)} stands twice; rename one")
+            raise error_at(event.start_mark, f"the anchor {format_value(event.anchor)} stands twice; rename one")
         if isinstance(event, yaml.ScalarEvent):
             size = _Size(values=1, characters=len(event.value), levels=0)
             self._count(size, event.start_mark)
@@ -170,7 +170,7 @@ class _Meter:
 
     def _find_size(self, alias: yaml.AliasEvent) -> _Size:
         if alias.anchor not in self._sizes:
-            raise error_at(alias.start_mark, f"the alias {shown(alias.anchor)} has no anchor before it")
+            raise error_at(alias.start_mark, f"the alias {format_value(alias.anchor)} has no anchor before it")
         size = self._sizes[alias.anchor]
         if size is None:
             raise error_at(alias.start_mark, "an alias must not stand inside what it means")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from advcore.errors import ConfigError, must, shorten, shown
+from advcore.errors import ConfigError, format_value, must, shorten
 from advcore.runner.yaml_events import LARGEST_TEXT, error_at, read_events
 
 LONGEST_NUMBER = 400
@@ -166,15 +166,15 @@ class _Builder:
         key_names = _list_names(key)
         if key_names & names:
             text = "<<" if key is _MergeKey else key
-            raise error_at(event.start_mark, f"the key {shown(text)} stands twice; keep one")
+            raise error_at(event.start_mark, f"the key {format_value(text)} stands twice; keep one")
         names |= key_names
         return key
 
 
 def _tag_error(event: yaml.NodeEvent) -> ConfigError:
-    text = f"the tag {shown(event.tag.replace('tag:yaml.org,2002:', '!!'))}"
+    text = f"the tag {format_value(event.tag.replace('tag:yaml.org,2002:', '!!'))}"
     if isinstance(event, yaml.ScalarEvent):
-        text += f" of {shown(event.value)}"
+        text += f" of {format_value(event.value)}"
     return error_at(event.start_mark, f"{text} cannot be read; write plain values, and text in quotes")
 
 
@@ -237,5 +237,5 @@ def _read_number(text: str, mark: yaml.Mark) -> int | float:
     if not slash:
         return float(text)
     if not float(denominator):
-        raise error_at(mark, f"{shown(text)} divides by zero")
+        raise error_at(mark, f"{format_value(text)} divides by zero")
     return float(numerator) / float(denominator)

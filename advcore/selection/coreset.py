@@ -9,16 +9,16 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from advcore import distributed
-from advcore.adversary import mismatch
+from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
-from advcore.borrow import device_of
+from advcore.borrow import find_device
 from advcore.cost import CostLedger
 from advcore.data.source import Source, as_source, chunk_sizes
-from advcore.errors import ConfigError, DataError, at_least, must, one_of
+from advcore.errors import ConfigError, DataError, check_at_least, check_one_of, must
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Measured
-from advcore.objectives.base import Objective, attacked
-from advcore.rng import Stream, preserved
+from advcore.gradients.base import Measurement
+from advcore.objectives.base import Objective
+from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.selection.measure import Call, list_labels, measure_in_full, measure_rows, place_rows
 from advcore.selection.partition import PARTITIONS, Problem, Split
@@ -28,7 +28,7 @@ from advcore.selection.solve import Solution, join_answers, solve_all
 from advcore.solvers import SOLVERS
 from advcore.solvers.base import Solver
 from advcore.solvers.uniform import Random
-from advcore.types import NORMALISE, Coreset, name_in, settings
+from advcore.types import NORMALISE, Coreset, find_name, settings
 
 __all__ = ["ATTACK_MODES", "BLOCKS", "TARGETS", "AdversarialCoreset", "SelectionSettings"]
 
@@ -71,12 +71,12 @@ class AdversarialCoreset(SelectionSettings):
         needs_attack = gradient is not None and gradient.attacked
         fits_target = getattr(self.solver, "has_target", False)
         return [
-            one_of("attack_mode", self.attack_mode, ATTACK_MODES),
-            at_least("block_size", self.block_size, 1),
-            one_of("normalise", self.normalise, NORMALISE),
-            unless(not is_attacked, mismatch(self.objective, self.attack)),
+            check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
+            check_at_least("block_size", self.block_size, 1),
+            check_one_of("normalise", self.normalise, NORMALISE),
+            unless(not is_attacked, describe_mismatch(self.objective, self.attack)),
             unless(
-                not needs_attack or attacked(self.objective),
+                not needs_attack or is_attacked(self.objective),
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),
             ),
             unless(
@@ -139,11 +139,11 @@ class AdversarialCoreset(SelectionSettings):
         Cost: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary file
         (`memory_limit`), and beside them those of one problem at a time.
         """
-        source = as_source(dataset, device_of(model))
+        source = as_source(dataset, find_device(model))
         if self.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
         if validation is not None:
-            validation = as_source(validation, device_of(model))
+            validation = as_source(validation, find_device(model))
         call = Call(
             model=model,
             source=source,
@@ -153,7 +153,7 @@ class AdversarialCoreset(SelectionSettings):
             ledger=CostLedger(),
             on_chunk=on_chunk,
         )
-        with preserved(Stream(seed=seed, purpose="model", epoch=epoch)):
+        with preserve_random_state(Stream(seed=seed, purpose="model", epoch=epoch)):
             coreset = self._choose(call, rows, previous)
         for event in coreset.events:
             log.warning("selection at epoch %d: %s", epoch, event)
@@ -198,7 +198,7 @@ class AdversarialCoreset(SelectionSettings):
         events = (*coreset.events, *describe_stretch(facts["weight_sum"], self.normalise))
         return replace(coreset, quality=facts, events=events)
 
-    def _measure(self, call: Call, rows: Rows | None) -> tuple[Measured, Measured | None, tuple[str, ...]]:
+    def _measure(self, call: Call, rows: Rows | None) -> tuple[Measurement, Measurement | None, tuple[str, ...]]:
         """Return the rows of all examples, those of the goal if it is another, and what fell back.
 
         rows : of all examples, if they were measured earlier.
@@ -210,7 +210,7 @@ class AdversarialCoreset(SelectionSettings):
         if rows is None:
             measured = measure_rows(self, call, call.source, purpose="selection", folder=folder)
         else:
-            measured = Measured(rows=rows, labels=list_labels(call.source))
+            measured = Measurement(rows=rows, labels=list_labels(call.source))
         events += measured.events
         goal = None
         if self.target != "train":
@@ -225,22 +225,22 @@ class AdversarialCoreset(SelectionSettings):
             return self
         return replace(self, attack=self.attack.recalling(None))
 
-    def _solve(self, call: Call, measured: Measured, goal: Measured | None) -> Solution:
+    def _solve(self, call: Call, measured: Measurement, goal: Measurement | None) -> Solution:
         """Split the rows into problems and solve them; every process gets the same solution."""
         device = call.source.device
         with call.ledger.phase("solve", device):
             problems = None
-            with distributed.together():
-                if distributed.first():
+            with distributed.fail_together():
+                if distributed.is_first():
                     problems = self._split(call, measured, goal)
             answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"), device)
 
             def join() -> dict[str, object]:
                 return vars(join_answers(problems, answers, fallbacks))
 
-            return Solution(**distributed.by_first(join))
+            return Solution(**distributed.run_on_first(join))
 
-    def _split(self, call: Call, measured: Measured, goal: Measured | None) -> list[Problem]:
+    def _split(self, call: Call, measured: Measurement, goal: Measurement | None) -> list[Problem]:
         """Split the rows into one problem per call of the solver."""
         split = Split(
             rows=measured.rows,
@@ -255,7 +255,7 @@ class AdversarialCoreset(SelectionSettings):
         return PARTITIONS[self.partition](split)
 
     def _measure_quality(
-        self, call: Call, coreset: Coreset, measured: Measured, goal: Measured | None
+        self, call: Call, coreset: Coreset, measured: Measurement, goal: Measurement | None
     ) -> dict[str, object]:
         """Return what the coreset's weights are like and its gradient errors, in every process."""
         sample = measure_in_full(self, call, coreset, measured)
@@ -269,7 +269,7 @@ class AdversarialCoreset(SelectionSettings):
                 facts |= {"gradient_error_full": error, "gradient_error_full_noise": noise}
             return facts
 
-        return distributed.by_first(measure)
+        return distributed.run_on_first(measure)
 
     def _build_coreset(
         self, call: Call, solution: Solution, *, events: tuple[str, ...] = (), cost: dict[str, object] | None = None
@@ -280,7 +280,7 @@ class AdversarialCoreset(SelectionSettings):
             blocks=solution.blocks,
             num_examples=len(call.source),
             fingerprint=call.source.fingerprint(),
-            solver=name_in(SOLVERS, self.solver),
+            solver=find_name(SOLVERS, self.solver),
             partition=self.partition,
             seed=call.seed,
             budget=self.budget,
@@ -293,5 +293,5 @@ class AdversarialCoreset(SelectionSettings):
 
 def _count_cost(ledger: CostLedger) -> dict[str, object]:
     """Return the passes of all processes so far, and this one's seconds by phase."""
-    (passes,) = distributed.summed([ledger.units()])
+    (passes,) = distributed.sum_numbers([ledger.units()])
     return {"passes": passes, "seconds": {phase: ledger.seconds[phase] for phase in ("attack", "rows", "solve")}}

@@ -14,13 +14,13 @@ from advcore.data.fits import check_fits
 from advcore.data.source import Part, Source, check_labels
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Measured
-from advcore.objectives.base import attacked
+from advcore.gradients.base import Measurement
+from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.quality import Sample
-from advcore.solvers.base import scores_file
+from advcore.solvers.base import find_scores_file
 from advcore.spill import temporary_folder
 from advcore.types import Coreset
 
@@ -59,7 +59,7 @@ def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None,
     def find_event() -> str | None:
         return settle(estimate, selector.memory_limit, call.source.device)[1]
 
-    event = distributed.by_first(find_event)
+    event = distributed.run_on_first(find_event)
     if event is None:
         return None, ()
     return temporary_folder(), (event,)
@@ -67,17 +67,17 @@ def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None,
 
 def measure_rows(
     selector: "AdversarialCoreset", call: Call, data: Source, *, purpose: str, folder: Path | None
-) -> Measured:
+) -> Measurement:
     """Measure the rows that the solver reads, and all labels; nothing is attacked for a solver that reads nothing.
 
     purpose : names the attack's random numbers. folder : where the rows go; None: to memory.
     """
     reads = selector.solver.reads
     if reads is None:
-        return Measured(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=list_labels(data))
+        return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=list_labels(data))
     check_fits(call.model, data, labels=False)
     gradient = GRADIENTS[reads]
-    if gradient.averaged or scores_file(selector.solver):
+    if gradient.averaged or find_scores_file(selector.solver):
         raise ConfigError(
             f"{type(selector.solver).__name__} reads {reads} scores, averaged over a training run; pass "
             "rows=AveragedScores(...).rows (advcore.gradients.base) or Scores.load(...).rows(...) "
@@ -99,7 +99,9 @@ def measure_rows(
     )
 
 
-def measure_in_full(selector: "AdversarialCoreset", call: Call, coreset: Coreset, measured: Measured) -> Sample | None:
+def measure_in_full(
+    selector: "AdversarialCoreset", call: Call, coreset: Coreset, measured: Measurement
+) -> Sample | None:
     """Attack a sample of the coreset and of the other examples in full; passes count as evaluation.
 
     Return None where the selection's attack is no cheaper than the full one, or where rows are no gradients.
@@ -125,7 +127,7 @@ def measure_in_full(selector: "AdversarialCoreset", call: Call, coreset: Coreset
 def _is_cheaper(selector: "AdversarialCoreset") -> bool:
     """Return whether the selection's attack takes fewer passes than the full attack that it is a substitute for."""
     full = selector.full_attack
-    if full is None or not attacked(selector.objective):
+    if full is None or not is_attacked(selector.objective):
         return False
     return sum(full.passes()) > sum(selector.attack.passes())
 

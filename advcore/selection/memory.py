@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from advcore.borrow import borrow
-from advcore.cost import gigabytes
+from advcore.cost import format_gigabytes
 from advcore.data.source import Source, first_images
-from advcore.device import free_memory
+from advcore.device import measure_free_memory
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
 from advcore.models.base import find_head
-from advcore.pairs import CONVERTED
-from advcore.solvers.base import memory_of
+from advcore.pairs import CONVERTED_UP_TO
+from advcore.solvers.base import estimate_memory
 
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
@@ -96,13 +96,13 @@ def estimate(
     elif selector.partition == "per_batch":
         size = math.ceil(n / selector.block_size)
         means = 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)  # two tiles of block means
-    needed = memory_of(selector.solver, size, max(1, round(selector.budget * size)))
+    needed = estimate_memory(selector.solver, size, max(1, round(selector.budget * size)))
     matrix = needed["matrix"]
     working = 16 * (width + 1) * passes * 512 + means
     if matrix:
         working += _TILES
         matrix = matrix if itemsize <= 4 else 8 * size * size
-        if problem <= CONVERTED:
+        if problem <= CONVERTED_UP_TO:
             working += 3 * problem
     return Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
 
@@ -115,7 +115,7 @@ def has_large_rows(selector: "AdversarialCoreset") -> bool:
 
 def _find_allowed_bytes(device: torch.device) -> float | None:
     """Return 80 % of the bytes that are free on `device`; None where that is not known."""
-    free = free_memory(device)
+    free = measure_free_memory(device)
     return None if free is None else _SHARE * free
 
 
@@ -127,15 +127,18 @@ def settle(estimate: Estimate, limit: float | None, device: torch.device) -> tup
     allowed = _find_allowed_bytes(device) if limit is None else limit * 1e9
     if allowed is None or estimate.peak <= allowed:
         return estimate, None
-    described = f"80 % of the free memory, {gigabytes(allowed)}" if limit is None else f"memory_limit {limit:g} GB"
+    described = (
+        f"80 % of the free memory, {format_gigabytes(allowed)}" if limit is None else f"memory_limit {limit:g} GB"
+    )
     spilled = replace(estimate, spilled=True)
     if spilled.peak > allowed:
+        problem = format_gigabytes(spilled.problem + spilled.matrix + spilled.solver)
         raise ConfigError(
-            f"memory_limit must be at least {gigabytes(spilled.peak)} for this selection (rows in a file, one problem "
-            f"{gigabytes(spilled.problem + spilled.matrix + spilled.solver)}), got {described}; use partition: "
+            f"memory_limit must be at least {format_gigabytes(spilled.peak)} for this selection (rows in a file, one "
+            f"problem {problem}), got {described}; use partition: "
             "per_class, solver.matrix: free, a smaller budget, or a higher memory_limit"
         )
     return spilled, (
-        f"gradient rows ({gigabytes(estimate.rows)}) go to a temporary file: the selection would hold "
-        f"{gigabytes(estimate.peak)}, above {described}"
+        f"gradient rows ({format_gigabytes(estimate.rows)}) go to a temporary file: the selection would hold "
+        f"{format_gigabytes(estimate.peak)}, above {described}"
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advcore.gradients.base import Measured
+from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
 from advcore.types import Coreset
@@ -17,7 +17,7 @@ _ERRORS = ("gradient_error", "gradient_error_trained", "gradient_error_random", 
 
 
 def measure_quality(
-    coreset: Coreset, measured: Measured, goal: Rows | None, *, normalise: str, stream: Stream
+    coreset: Coreset, measured: Measurement, goal: Rows | None, *, normalise: str, stream: Stream
 ) -> dict[str, object]:
     """Return weight_sum, effective_sample_size, class_counts, and four errors, None where no gradients were measured.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from advcore.apportion import floor_share
-from advcore.errors import at_least, counted, must, one_of, require, share, within
+from advcore.errors import check_at_least, check_one_of, check_share, check_within, format_count, must, require
 from advcore.selection.settings import unless
 from advcore.types import settings
 
@@ -52,8 +52,8 @@ class Schedule:
 
     def __post_init__(self):
         require(
-            at_least("epochs", self.epochs, 1, most=MOST_EPOCHS),
-            share("budget", self.budget, "it is the share of the data to keep"),
+            check_at_least("epochs", self.epochs, 1, most=MOST_EPOCHS),
+            check_share("budget", self.budget, "it is the share of the data to keep"),
             *self.problems(self),
         )
 
@@ -62,9 +62,9 @@ class Schedule:
         """Return what is wrong with the `warm_start`, `period` and `schedule` of `fields` (a `Schedule`, or alike)."""
         counts_epochs = fields.schedule != "acs" or fields.period
         return [
-            within("warm_start", fields.warm_start, 0, 0.999),
-            unless(fields.period is None, at_least("period", fields.period, 1, "leave it out to select once")),
-            one_of("schedule", fields.schedule, SCHEDULES),
+            check_within("warm_start", fields.warm_start, 0, 0.999),
+            unless(fields.period is None, check_at_least("period", fields.period, 1, "leave it out to select once")),
+            check_one_of("schedule", fields.schedule, SCHEDULES),
             unless(counts_epochs, must("period", "set", None, "the acs schedule counts in it")),
         ]
 
@@ -113,10 +113,10 @@ class Schedule:
         selecting = [str(i) for i, epoch in enumerate(plan) if epoch.action == "select"]
         full = sum(epoch.action == "full" for epoch in plan)
         if full == len(plan):
-            return counted(full, "full epoch")
-        parts = counted(len(plan) - full, "epoch")
+            return format_count(full, "full epoch")
+        parts = format_count(len(plan) - full, "epoch")
         if full:
-            parts = f"{counted(full, 'full epoch')}, then {len(plan) - full}"
+            parts = f"{format_count(full, 'full epoch')}, then {len(plan) - full}"
         places = ", ".join(selecting) or "no epoch"
         if len(selecting) > 1:
             places = f"{', '.join(selecting[:-1])} and {selecting[-1]}"

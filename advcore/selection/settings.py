@@ -1,6 +1,6 @@
 """Settings of a selection that do not depend on its objective, attack and solver."""
 
-from advcore.errors import at_least, must, one_of, positive, require, share
+from advcore.errors import check_at_least, check_one_of, check_positive, check_share, must, require
 from advcore.rows import KINDS
 from advcore.selection.partition import ALIASES, PARTITIONS
 from advcore.types import settings
@@ -41,15 +41,15 @@ class SelectionSettings:
     def __post_init__(self):
         few = isinstance(self.full_examples, int) and 0 < self.full_examples < 4
         require(
-            one_of("partition", self.partition, PARTITIONS, ALIASES),
-            share("budget", self.budget, "it is the share of the data to keep"),
-            one_of("rows", self.rows, KINDS),
-            one_of("blocks", self.blocks, BLOCKS),
-            at_least("chunk_size", self.chunk_size, 16) or _multiple_of_16("chunk_size", self.chunk_size),
-            one_of("target", self.target, TARGETS),
+            check_one_of("partition", self.partition, PARTITIONS, ALIASES),
+            check_share("budget", self.budget, "it is the share of the data to keep"),
+            check_one_of("rows", self.rows, KINDS),
+            check_one_of("blocks", self.blocks, BLOCKS),
+            check_at_least("chunk_size", self.chunk_size, 16) or _multiple_of_16("chunk_size", self.chunk_size),
+            check_one_of("target", self.target, TARGETS),
             unless(not few, must("full_examples", "0, or at least 4", self.full_examples)),
-            unless(few, at_least("full_examples", self.full_examples, 0)),
-            unless(self.memory_limit is None, positive("memory_limit", self.memory_limit)),
+            unless(few, check_at_least("full_examples", self.full_examples, 0)),
+            unless(self.memory_limit is None, check_positive("memory_limit", self.memory_limit)),
             *self._more_problems(),
         )
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from advcore import distributed
-from advcore.device import batches
-from advcore.pieces import Pieces, advised, ran_out
+from advcore.device import is_faster_batched
+from advcore.pieces import Pieces, explain_out_of_memory, is_out_of_memory
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
 from advcore.selection.partition import Problem
 from advcore.signals import check
-from advcore.solvers.base import Solver, Task, memory_of
+from advcore.solvers.base import Solver, Task, estimate_memory
 from advcore.types import Selection
 
 log = logging.getLogger(__name__)
@@ -39,13 +39,13 @@ def solve_all(
     fit in memory in any way.
     """
     events: list[str] = []
-    dealt = distributed.dealt(problems, _pack_problem, device)
-    with distributed.together(), advised("while solving", _SMALLER):
+    dealt = distributed.deal(problems, _pack_problem, device)
+    with distributed.fail_together(), explain_out_of_memory("while solving", _SMALLER):
         mine = [item if isinstance(item, Problem) else _unpack_problem(item) for item in dealt]
         answers = list(_answer(solver, mine, generator, events))
     if distributed.size() > 1:
-        packed = distributed.gathered([vars(answer) for answer in answers])
-        events = list(distributed.events(events))
+        packed = distributed.gather_values([vars(answer) for answer in answers])
+        events = list(distributed.gather_events(events))
         if problems is None:
             return [], []
         answers = _unpack_answers(packed, problems)
@@ -147,7 +147,7 @@ def _solve_within_memory(
     try:
         return solver, _solve_tasks(solver, pieces, tasks)
     except (RuntimeError, MemoryError) as error:
-        if not ran_out(error) or getattr(solver, "matrix", "free") == "free":
+        if not is_out_of_memory(error) or getattr(solver, "matrix", "free") == "free":
             raise
     events.append("out of memory with a problem's matrix held; going on without it")
     log.warning("%s", events[-1])
@@ -172,8 +172,8 @@ def _group_problems(solver: Solver, problems: list[Problem]) -> Iterator[list[Pr
     group: list[Problem] = []
     total = 0
     for problem in problems:
-        needed = sum(memory_of(solver, len(problem.members), problem.k).values())
-        if group and (not batches(problem.members) or total + needed > _TOGETHER):
+        needed = sum(estimate_memory(solver, len(problem.members), problem.k).values())
+        if group and (not is_faster_batched(problem.members) or total + needed > _TOGETHER):
             yield group
             group, total = [], 0
         group.append(problem)

@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.errors import BudgetError, ConfigError, DataError, must
 from advcore.pairs import matrix_bytes
 from advcore.rng import Stream
-from advcore.rows import Rows, first_not_finite
+from advcore.rows import Rows, find_first_not_finite
 from advcore.types import Selection
 
 MATRIX = ("auto", "held", "free")
@@ -63,7 +63,7 @@ def check_problem(rows: Rows, k: int) -> Tensor:
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(rows):
         raise BudgetError(must("k", f"a whole number in 1..{len(rows)}, the number of rows", k))
     norms = rows.squared_norms()
-    position = first_not_finite(norms)
+    position = find_first_not_finite(norms)
     if position is not None:
         raise DataError(f"gradient rows must be finite, got NaN or infinity in row {position}")
     return norms
@@ -75,13 +75,13 @@ def refuse_target(solver: object, target: Tensor | None) -> None:
         raise ConfigError(f"{type(solver).__name__} stands for its rows and takes no target; use GradMatch for one")
 
 
-def memory_of(solver: object, n: int, k: int) -> dict[str, int]:
+def estimate_memory(solver: object, n: int, k: int) -> dict[str, int]:
     """Return the bytes that a solver says it takes beside n rows; 0 if it does not say."""
     measure = getattr(solver, "memory", None)
     return measure(n, k) if measure else {"matrix": 0, "solver": 0}
 
 
-def scores_file(solver: object) -> str | None:
+def find_scores_file(solver: object) -> str | None:
     """Return the file that a solver by scores reads them from, or None."""
     return getattr(solver, "scores", None)
 

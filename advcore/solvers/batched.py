@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.device import full_float32
+from advcore.device import force_float32
 from advcore.signals import check
 from advcore.solvers.pursuit import LEAST, PIVOT, REFRESH, Pursuit, PursuitProblem
 
@@ -32,7 +32,7 @@ def pursue_together(
     Cost a few dozen kernels a step, as many steps as the largest k and the rows that leave; memory
     P N (N + k) x 4 + P k^2 x 8 bytes for P problems of at most N rows, beside the matrices passed in.
     """
-    with full_float32():
+    with force_float32():
         batch = _Batch(grams, problems, nonnegative=nonnegative, tolerance=tolerance)
         for step in range(1, 10 * batch.n + 10 * batch.k):
             check()

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.device import batches
-from advcore.errors import must, one_of, require
+from advcore.device import is_faster_batched
+from advcore.errors import check_one_of, must, require
 from advcore.pairs import (
     distance_matrix,
     distances_between,
@@ -61,9 +61,9 @@ class Craig:
 
     def __post_init__(self):
         require(
-            one_of("distance", self.distance, DISTANCES),
-            one_of("matrix", self.matrix, MATRIX),
-            one_of("backend", self.backend, BACKENDS),
+            check_one_of("distance", self.distance, DISTANCES),
+            check_one_of("matrix", self.matrix, MATRIX),
+            check_one_of("backend", self.backend, BACKENDS),
             *self._problems_with_values(),
         )
 
@@ -106,7 +106,7 @@ class Craig:
         similarity.neg_().add_(largest)
         if self.backend == "submodlib":
             return locate_with_submodlib(similarity.cpu().numpy(), k)
-        if batches(similarity):
+        if is_faster_batched(similarity):
             central = similarity.sum(1, dtype=torch.float64)
             return locate_tiled(lambda rows: similarity[rows].double(), central, k, sample=sample)
         return locate(similarity.numpy(), k, sample=sample)

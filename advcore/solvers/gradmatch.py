@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.device import batches
-from advcore.errors import DataError, one_of, require, within
+from advcore.device import is_faster_batched
+from advcore.errors import DataError, check_one_of, check_within, require
 from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, use_exact_factors
 from advcore.rng import Stream
 from advcore.rows import Rows
@@ -62,10 +62,10 @@ class GradMatch:
 
     def __post_init__(self):
         require(
-            within("ridge", self.ridge, 0, 1e6),
-            within("tolerance", self.tolerance, 0, 1),
-            one_of("fill", self.fill, FILLS),
-            one_of("matrix", self.matrix, MATRIX),
+            check_within("ridge", self.ridge, 0, 1e6),
+            check_within("tolerance", self.tolerance, 0, 1),
+            check_one_of("fill", self.fill, FILLS),
+            check_one_of("matrix", self.matrix, MATRIX),
         )
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
@@ -206,7 +206,7 @@ class _TaskState:
     @property
     def is_batched(self) -> bool:
         """Whether the next round is run together with those of other tasks."""
-        return self.gram is not None and batches(self.gram)
+        return self.gram is not None and is_faster_batched(self.gram)
 
     @cached_property
     def products(self) -> Products:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.errors import missing_package
+from advcore.errors import explain_missing_package
 from advcore.signals import check
 
 _TIE = 1e-9  # gains closer than this, relative, are ties: sums that differ by the order of their terms
@@ -267,7 +267,7 @@ def locate_with_submodlib(similarity: np.ndarray, k: int) -> Located:
     try:
         from submodlib import FacilityLocationFunction
     except ImportError as error:
-        raise missing_package("submodlib", "solver.backend: submodlib", "submodular", error) from None
+        raise explain_missing_package("submodlib", "solver.backend: submodlib", "submodular", error) from None
     n = len(similarity)
     function = FacilityLocationFunction(n=n, mode="dense", sijs=similarity, separate_rep=False)
     # it takes gains below 1 for nothing where it is allowed to stop by itself

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advcore.apportion import floor_share
-from advcore.errors import at_least, one_of, require, within
+from advcore.errors import check_at_least, check_one_of, check_within, require
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.solvers.base import check_problem, equal_weights, refuse_target
@@ -34,7 +34,7 @@ class Scored:
     has_target: ClassVar[bool] = False
 
     def __post_init__(self):
-        require(one_of("points", self.points, POINTS), *self._more_problems())
+        require(check_one_of("points", self.points, POINTS), *self._more_problems())
 
     def _more_problems(self) -> list[str | None]:
         return []
@@ -85,7 +85,7 @@ class ByScore(Scored):
     keep: str = "hardest"
 
     def _more_problems(self) -> list[str | None]:
-        return [one_of("score", self.score, SCORES, SCORE_ALIASES), one_of("keep", self.keep, KEEP)]
+        return [check_one_of("score", self.score, SCORES, SCORE_ALIASES), check_one_of("keep", self.keep, KEEP)]
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
         return take_by_score(scores, k, self.keep)
@@ -127,9 +127,9 @@ class CCS(Scored):
 
     def _more_problems(self) -> list[str | None]:
         return [
-            one_of("score", self.score, SCORES, SCORE_ALIASES),
-            within("drop", self.drop, 0, 0.99),
-            at_least("strata", self.strata, 1, most=100_000),
+            check_one_of("score", self.score, SCORES, SCORE_ALIASES),
+            check_within("drop", self.drop, 0, 0.99),
+            check_at_least("strata", self.strata, 1, most=100_000),
         ]
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:

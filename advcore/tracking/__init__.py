@@ -11,6 +11,6 @@ ALIASES = {"tb": "tensorboard", "wb": "wandb", "weightsandbiases": "wandb"}
 _NAMES = {cls: name for name, cls in TRACKERS.items()}
 
 
-def tracker_name(tracker: Tracker) -> str:
+def find_tracker_name(tracker: Tracker) -> str:
     """Return a tracker's name in the table. Raises KeyError for a class that is not in it."""
     return _NAMES[type(tracker)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from advcore.errors import missing_package
+from advcore.errors import explain_missing_package
 from advcore.types import settings
 
 Values = dict[str, float]
@@ -85,7 +85,7 @@ def importing(package: str, extra: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a mismatched build may raise anything
-        raise missing_package(package, f"tracking with {package}", extra, error) from None
+        raise explain_missing_package(package, f"tracking with {package}", extra, error) from None
 
 
 def flatten(config: Mapping[str, object] | Sequence[object], prefix: str = "") -> dict[str, object]:

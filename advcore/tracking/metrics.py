@@ -26,7 +26,7 @@ COLUMNS = (*_ENTRY.values(), "relative_cost", *(f"selection/{name}" for name in 
 Row = dict[str, float | str | None]  # an epoch's values by column
 
 
-def rows(epochs: list[dict], selections: list[dict], reference: int) -> list[Row]:
+def build_rows(epochs: list[dict], selections: list[dict], reference: int) -> list[Row]:
     """Return one row per epoch of a record, each with all COLUMNS.
 
     A value is None where the epoch has no such number, as the values of a selection where there was none. `reference`
@@ -49,7 +49,7 @@ def numbers(row: Row) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if isinstance(value, (int, float)) and name != "epoch"}
 
 
-def final_numbers(final: Mapping[str, dict], cost: float) -> dict[str, float]:
+def flatten_final(final: Mapping[str, dict], cost: float) -> dict[str, float]:
     """Flatten the evaluations of a record.
 
     For example {"final/last/clean": 0.98, "final/last/linf_pgd": 0.9, "final/last/linf_pgd_2": 0.8, ...}.
@@ -66,7 +66,7 @@ def final_numbers(final: Mapping[str, dict], cost: float) -> dict[str, float]:
     return values
 
 
-def write(folder: Path, table: list[Row]) -> None:
+def write_metrics(folder: Path, table: list[Row]) -> None:
     """Write both files, each completely or not at all; they hold each epoch once, however often the run was stopped.
 
     The record holds all of it too, so the files are not synced to the disk.

@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from advcore.errors import CheckpointError, in_a_line
-from advcore.files import inside, read_sealed, write_sealed
-from advcore.rng import preserved
+from advcore.errors import CheckpointError, describe_exception
+from advcore.files import check_inside, read_sealed, write_sealed
+from advcore.rng import preserve_random_state
 from advcore.tracking.base import Opening, Sink, Tracker, Values
 from advcore.tracking.metrics import Row, numbers
 
@@ -43,7 +43,7 @@ class Tracking:
         file = self.folder / f"{name}.json"
         saved = {"told": 0, "kept": {}}
         if file.exists():
-            saved = read_sealed(inside(file, self.folder.parent), _SCHEMA, unsealed="")
+            saved = read_sealed(check_inside(file, self.folder.parent), _SCHEMA, unsealed="")
         if not _ID.fullmatch(saved["kept"].get("id", "none")):
             raise CheckpointError(f"{file} is damaged: it holds no id of a run")
         opening = Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
@@ -82,10 +82,10 @@ class Tracking:
     def _try(self, name: str, action: Callable[..., None], *arguments: object) -> None:
         """Call `action`; if it fails, warn and drop the tracker of that name."""
         try:
-            with preserved():
+            with preserve_random_state():
                 action(*arguments)
         except Exception as error:
-            message = f"tracking with {name} failed, and it is told nothing more: {in_a_line(error)}"
+            message = f"tracking with {name} failed, and it is told nothing more: {describe_exception(error)}"
             log.warning("%s", message)
             self.events.append(message)
             self.sinks.pop(name, None)

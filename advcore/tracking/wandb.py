@@ -3,7 +3,7 @@
 import uuid
 from types import ModuleType
 
-from advcore.errors import one_of, require
+from advcore.errors import check_one_of, require
 from advcore.tracking.base import Opening, Sink, Tracker, Values, importing
 from advcore.types import settings
 
@@ -26,7 +26,7 @@ class WandB(Tracker):
     mode: str = "offline"
 
     def __post_init__(self):
-        require(one_of("mode", self.mode, MODES))
+        require(check_one_of("mode", self.mode, MODES))
 
     def load(self) -> ModuleType:
         with importing("wandb", "wandb"):

@@ -4,7 +4,7 @@ import math
 
 from advcore.apportion import floor_share
 from advcore.attacks.base import Attack
-from advcore.errors import at_least, must, positive, require
+from advcore.errors import check_at_least, check_positive, must, require
 from advcore.types import settings
 
 
@@ -20,7 +20,7 @@ class Steady:
     steps: int
 
     def __post_init__(self):
-        require(at_least("steps", self.steps, 1))
+        require(check_at_least("steps", self.steps, 1))
 
     def at(self, epoch: int, epochs: int) -> int:
         """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
@@ -40,7 +40,7 @@ class Linear:
     last: int
 
     def __post_init__(self):
-        require(at_least("first", self.first, 1), at_least("last", self.last, 1))
+        require(check_at_least("first", self.first, 1), check_at_least("last", self.last, 1))
 
     def at(self, epoch: int, epochs: int) -> int:
         """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
@@ -66,9 +66,9 @@ class ByBudget:
 
     def __post_init__(self):
         require(
-            positive("mean", self.mean),
-            at_least("first", self.first, 1),
-            at_least("last", self.last, 1),
+            check_positive("mean", self.mean),
+            check_at_least("first", self.first, 1),
+            check_at_least("last", self.last, 1),
             *self._check_order(),
         )
 
@@ -93,7 +93,7 @@ class ByBudget:
 StepSchedule = Steady | Linear | ByBudget
 
 
-def steps_problem(schedule: StepSchedule | None, attack: Attack | None) -> str | None:
+def find_steps_problem(schedule: StepSchedule | None, attack: Attack | None) -> str | None:
     """Return why the attack cannot follow the schedule; None if it can."""
     if schedule is None or hasattr(attack, "steps"):
         return None

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from advcore.attacks.base import Attack
 from advcore.errors import ConfigError, must
 from advcore.minibatch.margin import Margin
-from advcore.training.minibatch import Rule, rule_problem
-from advcore.training.plan import planned_units, selection_units
+from advcore.training.minibatch import Rule, find_rule_problem
+from advcore.training.plan import count_planned_units, count_selection_units
 from advcore.training.trainer import Trainer
 
 _STEPS = (1, 2, 3, 5, 7, 10, 20)
@@ -25,12 +25,12 @@ def replace_budget(trainer: Trainer, budget: float) -> Trainer:
 def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int | None:
     """Return the passes of a run on k of n examples; None if the trainer refuses k, as it may for few epochs."""
     try:
-        return planned_units(replace_budget(trainer, k / n), n, held_out)
+        return count_planned_units(replace_budget(trainer, k / n), n, held_out)
     except ConfigError:
         return None
 
 
-def largest(holds: Callable[[int], bool], low: int, high: int) -> int:
+def find_largest(holds: Callable[[int], bool], low: int, high: int) -> int:
     """Return the largest number in low..high for which `holds` is true, by bisection.
 
     `holds(low)` must be true, and from the first number for which it is false it must stay false.
@@ -55,7 +55,7 @@ def _find_sizes(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | No
     def is_refused(k: int) -> bool:
         return k < 2 or _count_units(trainer, k, n, held_out) is None
 
-    return largest(is_refused, 1, n - 1) + 1, n - 1
+    return find_largest(is_refused, 1, n - 1) + 1, n - 1
 
 
 def _find_budget(sizes: tuple[int, int], trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
@@ -70,11 +70,11 @@ def _find_budget(sizes: tuple[int, int], trainer: Trainer, n: int, held_out: int
 
     if not is_within(sizes[0]):
         return None
-    k = largest(is_within, *sizes)
+    k = find_largest(is_within, *sizes)
     return max(int(k / n * _DIGITS) / _DIGITS, sizes[0] / n)
 
 
-def budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> float:
+def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> float:
     """Return the budget at which a run has a relative cost. Raises ConfigError, with figures, where none has."""
     sizes = _find_sizes(trainer, n, held_out)
     if sizes is None:
@@ -114,7 +114,7 @@ class Offer:
     cost: float
 
 
-def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> list[Offer]:
+def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> list[Offer]:
     """Return runs of at most the relative `cost`, each on as much data as the cost allows.
 
     They combine the trainer's own settings with fewer attack steps, a selection by one step, one selection only, and a
@@ -125,7 +125,7 @@ def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units
     units = cost * reference_units
     for variant in _combine_savings(trainer):
         on_all_data = replace(variant, schedule=replace(variant.schedule, budget=1.0), selector=None, probe_epochs=0)
-        if planned_units(on_all_data, n, held_out) <= units:
+        if count_planned_units(on_all_data, n, held_out) <= units:
             results.append(_describe_offer(on_all_data, n, held_out, reference_units))
             continue
         sizes = _find_sizes(variant, n, held_out)
@@ -143,14 +143,14 @@ def offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units
 
 def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: int) -> Offer:
     selector = trainer.selector
-    attacks_to_select = selector is not None and selection_units(selector) > 0
+    attacks_to_select = selector is not None and count_selection_units(selector) > 0
     return Offer(
         steps=None if trainer.attack_steps else _get_steps(trainer.attack),
         selection_steps=_get_steps(selector.attack) if attacks_to_select else None,
         period=selector and trainer.schedule.period,
         rule=trainer.minibatch,
         budget=trainer.schedule.budget,
-        cost=planned_units(trainer, n, held_out) / reference_units,
+        cost=count_planned_units(trainer, n, held_out) / reference_units,
     )
 
 
@@ -159,7 +159,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     attacks = [_replace_steps(trainer.attack, steps) for steps in _list_steps(trainer)]
     selection_attacks = [trainer.selector.attack]
     periods = [trainer.schedule.period]
-    if selection_units(trainer.selector) > 0:
+    if count_selection_units(trainer.selector) > 0:
         if _get_steps(trainer.selector.attack) != 1:
             selection_attacks.append(_replace_steps(trainer.selector.attack, 1))
         if trainer.schedule.schedule != "acs" and trainer.schedule.period is not None:
@@ -168,7 +168,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     rules = [
         rule
         for rule in (trainer.minibatch, None if trainer.minibatch else Margin())
-        if not rule_problem(rule, trainer.objective, epochs, trainer.normalise)
+        if not find_rule_problem(rule, trainer.objective, epochs, trainer.normalise)
     ]
     for attack, selection_attack, period, rule in itertools.product(attacks, selection_attacks, periods, rules):
         yield replace(

@@ -11,11 +11,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
-from advcore.borrow import device_of
+from advcore.borrow import find_device
 from advcore.cost import CostLedger
 from advcore.data.source import batches_for, chunked
 from advcore.rng import Stream
-from advcore.signals import check, whole
+from advcore.signals import check, defer_stop
 from advcore.speed import Speed
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
@@ -40,10 +40,10 @@ class EpochTrainer:
         trainer = run.trainer
         self.run = run
         self.memory = memory
-        self.device = device_of(run.model)
+        self.device = find_device(run.model)
         self.plan = trainer.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
-        self.parallel = distributed.parallel(speed.prepared(run.model))
+        self.parallel = distributed.average_gradients_of(speed.prepared(run.model))
         options = {"fused": True} if speed.fused else {}
         self.optimizer = trainer.optimizer.build(run.model, **options)
         self.gate = Gate(self.device) if speed.deferred else None
@@ -71,12 +71,12 @@ class EpochTrainer:
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
         streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
         self._begin_epoch(streams[0])
-        parts = [distributed.share(batch) for batch in batches[place.step :]]
+        parts = [distributed.share_of_batch(batch) for batch in batches[place.step :]]
         loaded = batches_for(self.run.model, self.run.train, parts)
         for i in range(place.step, len(batches)):
-            with distributed.together():
+            with distributed.fail_together():
                 examples = next(loaded)
-            with whole():
+            with defer_stop():
                 place.lr = self._set_lr(i / len(batches))
                 batch = self._prepare_batch(examples, batches[i], weights, streams)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
@@ -86,7 +86,7 @@ class EpochTrainer:
             self.run.listener.on_progress("train", i + 1, len(batches))
             check()
         if not place.rested:
-            with whole():
+            with defer_stop():
                 self._add_loss(*self.stepper.finish(self._build_learner()))
                 place.rested = True
         if self.gate is not None:
@@ -146,7 +146,7 @@ class EpochTrainer:
             "action": epoch.action,
             "examples": place.seen,
             "steps": steps,
-            "loss": distributed.summed([float(place.total)])[0] / place.counted,
+            "loss": distributed.sum_numbers([float(place.total)])[0] / place.counted,
             "lr": place.lr,
         }
         if rule_facts:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from advcore.data.base import thinned
-from advcore.device import peak_memory
+from advcore.device import measure_peak_memory
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.training.progress import Entry, State
 
@@ -61,7 +61,7 @@ class Judge:
                 ledger=self.run.out.ledger,
             )
             self._compare(state, entry, evaluation)
-        entry["peak_memory"] = peak_memory(device)
+        entry["peak_memory"] = measure_peak_memory(device)
         self.run.listener.on_state("last", state, entry)
 
     def _compare(self, state: State, entry: Entry, evaluation: Evaluation) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
-from advcore.borrow import device_of
+from advcore.borrow import find_device
 from advcore.cost import CostLedger
 from advcore.data.augment import none
 from advcore.data.source import Source, first_images
@@ -20,13 +20,13 @@ from advcore.errors import NonFiniteError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Collector
 from advcore.objectives.standard import Standard
-from advcore.pieces import advised
+from advcore.pieces import explain_out_of_memory
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Epoch, Schedule
 from advcore.signals import Stopped
-from advcore.speed import Speed, family_of
+from advcore.speed import Speed, find_family
 from advcore.training.epoch import EpochTrainer
 from advcore.training.judge import Judge, copy_weights
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
@@ -36,7 +36,7 @@ from advcore.types import Coreset
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
 
-__all__ = ["Listener", "Loop", "Place", "Run", "State", "Trained", "shared_speed"]
+__all__ = ["Listener", "Loop", "Place", "Run", "State", "Trained", "decide_speed_for_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Loop:
 
     def __init__(self, run: Run):
         self.run = run
-        self.device = device_of(run.model)
+        self.device = find_device(run.model)
         self.judge = Judge(run)
         self.plan = run.trainer.schedule.plan()
         self.memory = self._build_memory()
@@ -103,8 +103,8 @@ class Loop:
         def decide() -> Speed:
             return wanted.suited(self.run.model, first_images(self.run.model, self.run.train), distributed.size())
 
-        speed = shared_speed(decide)
-        if speed.channels_last != wanted.settled(self.device, family=family_of(self.run.model)).channels_last:
+        speed = decide_speed_for_all(decide)
+        if speed.channels_last != wanted.settled(self.device, family=find_family(self.run.model)).channels_last:
             self.run.out.add_event(0, "the model cannot take images that lie channels last; they lie channels first")
         return speed
 
@@ -152,10 +152,10 @@ class Loop:
         except Stopped:
             place.seconds = time.perf_counter() - started
             raise
-        distributed.merge(self.run.out.ledger)
+        distributed.merge_ledgers(self.run.out.ledger)
         self.run.out.ledger.settle()  # once per epoch, so that no events pile up
         # The first process's ledger holds all counts: the others' were merged into it.
-        (place.entry["units"],) = distributed.summed([self.run.out.ledger.units()])
+        (place.entry["units"],) = distributed.sum_numbers([self.run.out.ledger.units()])
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
         self.run.out.epochs.append(place.entry)
         self._report_epoch(place.entry)
@@ -169,7 +169,7 @@ class Loop:
                 self._choose_coreset()
         if place.entry is None:
             doing = f"in a training step of {self.run.trainer.batch_size} images with {type(self.run.model).__name__}"
-            with advised(doing, "lower training.batch_size, or use a smaller model"):
+            with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
                 self.epoch_trainer.train(place, None if self.epoch.action == "full" else self.coreset)
         if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
             raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
@@ -227,9 +227,9 @@ class Loop:
         self.run.listener.on_coreset(self.coreset)
 
 
-def shared_speed(decide: Callable[[], Speed]) -> Speed:
+def decide_speed_for_all(decide: Callable[[], Speed]) -> Speed:
     """Let the first process decide how passes run, for all."""
-    return Speed(**distributed.by_first(lambda: asdict(decide())))
+    return Speed(**distributed.run_on_first(lambda: asdict(decide())))
 
 
 def score_examples(run: Run, epoch: int, model: nn.Module, ledger: CostLedger) -> Tensor:

@@ -9,13 +9,13 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.data.source import Source
-from advcore.errors import ConfigError, at_least, must, one_of, positive, require, within
+from advcore.errors import ConfigError, check_at_least, check_one_of, check_positive, check_within, must, require
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
 from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.settings import unless
 from advcore.speed import Speed
-from advcore.types import NORMALISE, name_in, settings
+from advcore.types import NORMALISE, find_name, settings
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
@@ -53,14 +53,14 @@ class LoopSettings:
 
     def __post_init__(self):
         require(
-            at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
-            one_of("normalise", self.normalise, NORMALISE),
-            one_of("attack_mode", self.attack_mode, ATTACK_MODES),
-            within("eps_ramp", self.eps_ramp, 0, 10_000),
-            unless(self.clip_norm is None, positive("clip_norm", self.clip_norm)),
-            unless(self.clip_value is None, positive("clip_value", self.clip_value)),
-            unless(self.ema is None, within("ema", self.ema, 0, 0.999999)),
-            at_least("probe_examples", self.probe_examples, 1),
+            check_at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
+            check_one_of("normalise", self.normalise, NORMALISE),
+            check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
+            check_within("eps_ramp", self.eps_ramp, 0, 10_000),
+            unless(self.clip_norm is None, check_positive("clip_norm", self.clip_norm)),
+            unless(self.clip_value is None, check_positive("clip_value", self.clip_value)),
+            unless(self.ema is None, check_within("ema", self.ema, 0, 0.999999)),
+            check_at_least("probe_examples", self.probe_examples, 1),
             *self._more_problems(),
         )
 
@@ -80,7 +80,7 @@ def refuse_processes(trainer: "Trainer") -> None:
     require(
         unless(
             not isinstance(trainer.minibatch, UpdateSubset),
-            must("minibatch", rule, name_in(RULES, trainer.minibatch), way_out),
+            must("minibatch", rule, find_name(RULES, trainer.minibatch), way_out),
         ),
         unless(
             not trainer.speed.deferred,
@@ -91,7 +91,7 @@ def refuse_processes(trainer: "Trainer") -> None:
                 way_out="one might step while another does not",
             ),
         ),
-        at_least(
+        check_at_least(
             "training.batch_size",
             trainer.batch_size,
             least,
@@ -105,7 +105,7 @@ def has_remembered_start(attack: Attack | None) -> bool:
     return getattr(attack, "remembers", False)
 
 
-def memory_problem(memory: Memory, attack: Attack | None) -> str | None:
+def find_memory_problem(memory: Memory, attack: Attack | None) -> str | None:
     """Return why these settings of a memory are not used; None if they are, or are the defaults."""
     if memory == Memory() or has_remembered_start(attack):
         return None

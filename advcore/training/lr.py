@@ -7,7 +7,7 @@ in the full run, in which milestones are counted.
 
 import math
 
-from advcore.errors import at_least, must, require, within
+from advcore.errors import check_at_least, check_within, must, require
 from advcore.selection.settings import unless
 from advcore.types import settings
 
@@ -41,8 +41,8 @@ class MultiStep:
         ascending = are_epochs and sorted(self.milestones) == list(self.milestones)
         require(
             unless(ascending, must("milestones", "ascending epochs above 0", self.milestones)),
-            within("gamma", self.gamma, 1e-6, 1),
-            at_least("ramp", self.ramp, 0),
+            check_within("gamma", self.gamma, 1e-6, 1),
+            check_at_least("ramp", self.ramp, 0),
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
@@ -79,7 +79,9 @@ class OneCycle:
 
     def __post_init__(self):
         require(
-            within("peak", self.peak, 0.001, 0.999), within("start", self.start, 0, 1), within("end", self.end, 0, 1)
+            check_within("peak", self.peak, 0.001, 0.999),
+            check_within("start", self.start, 0, 1),
+            check_within("end", self.end, 0, 1),
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
@@ -108,7 +110,7 @@ class Cyclic:
     peak: float = 0.5
 
     def __post_init__(self):
-        require(within("peak", self.peak, 0.001, 0.999))
+        require(check_within("peak", self.peak, 0.001, 0.999))
 
     def factor(self, progress: float, lr_index: int) -> float:
         """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""

@@ -5,15 +5,15 @@ import copy
 import torch
 from torch import nn
 
-from advcore.adversary import passes
+from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.data.source import Source, first_images
 from advcore.errors import ConfigError, must
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.models.base import find_head
-from advcore.objectives.base import Objective, attacked
-from advcore.rng import preserved
+from advcore.objectives.base import Objective, is_attacked
+from advcore.rng import preserve_random_state
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 
@@ -50,7 +50,7 @@ def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int
     if count_least_images(rule, smallest) > 1:
         return
     try:
-        with preserved(), torch.no_grad():
+        with preserve_random_state(), torch.no_grad():
             copy.deepcopy(model).train()(first_images(model, source)[:1])
     except ValueError as error:
         setting = "rho" if isinstance(rule, AttackSubset) else "p_up"
@@ -65,12 +65,12 @@ def count_least_images(rule: Rule, size: int) -> int:
     return count(rule.least, 2 * size)
 
 
-def rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise: str) -> str | None:
+def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise: str) -> str | None:
     """Return why the rule cannot serve an objective, so few epochs, or a form of the loss; None if it can."""
     if rule is None:
         return None
     name = type(objective).__name__.lower()
-    if not attacked(objective):
+    if not is_attacked(objective):
         return must("minibatch", "null for an objective that is not attacked", name, "there is no attack to save")
     if rule.single_image and len(objective.passes) > 1:
         way_out = "use pgd, or a rule that chooses what to attack"
@@ -85,7 +85,7 @@ def rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise
 
 def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
     """Return the passes of one step on `size` examples; an upper bound where a rule's share adapts."""
-    attack_units = passes(objective, attack)
+    attack_units = count_passes(objective, attack)
     update_units = 2 * len(objective.passes)
     if rule is None:
         return size * (attack_units + update_units)

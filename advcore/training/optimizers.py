@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from advcore.errors import positive, require, within
+from advcore.errors import check_positive, check_within, require
 from advcore.types import settings
 
 
@@ -26,9 +26,9 @@ class SGD:
 
     def __post_init__(self):
         require(
-            positive("lr", self.lr),
-            within("momentum", self.momentum, 0, 0.9999),
-            within("weight_decay", self.weight_decay, 0, 10),
+            check_positive("lr", self.lr),
+            check_within("momentum", self.momentum, 0, 0.9999),
+            check_within("weight_decay", self.weight_decay, 0, 10),
         )
 
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
@@ -62,7 +62,7 @@ class Adam:
     weight_decay: float = 0.0
 
     def __post_init__(self):
-        require(positive("lr", self.lr), within("weight_decay", self.weight_decay, 0, 10))
+        require(check_positive("lr", self.lr), check_within("weight_decay", self.weight_decay, 0, 10))
 
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
         """Build the optimiser of the model's parameters; a `fused` one does its step as one kernel."""

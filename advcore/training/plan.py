@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from advcore.attacks.base import Attack
 from advcore.data.source import chunk_sizes
 from advcore.gradients import GRADIENTS
-from advcore.objectives.base import Objective, attacked
+from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.selection.coreset import AdversarialCoreset
-from advcore.solvers.base import scores_file
+from advcore.solvers.base import find_scores_file
 from advcore.training.minibatch import count_batch_units
 from advcore.training.trainer import Trainer
 
@@ -18,10 +18,10 @@ def count_step_units(objective: Objective, attack: Attack | None) -> int:
     return count_batch_units(None, objective, attack, size=1, epoch=0)
 
 
-def selection_units(selector: AdversarialCoreset) -> int:
+def count_selection_units(selector: AdversarialCoreset) -> int:
     """Return the passes of one selection per example of the whole set."""
     gradient = GRADIENTS.get(selector.solver.reads)
-    if gradient is None or gradient.averaged or scores_file(selector.solver):
+    if gradient is None or gradient.averaged or find_scores_file(selector.solver):
         return 0
     return gradient.units(selector.objective, selector.attack)
 
@@ -35,9 +35,9 @@ class Reference:
     units: int
 
 
-def reference(objective: Objective, attack: Attack | None, n: int, epochs: int, steps: int) -> Reference:
+def plan_reference(objective: Objective, attack: Attack | None, n: int, epochs: int, steps: int) -> Reference:
     """Return the reference of `epochs` over n examples with the same objective and `steps` attack steps."""
-    if not attacked(objective):
+    if not is_attacked(objective):
         return Reference(epochs, None, epochs * n * count_step_units(objective, None))
     return Reference(epochs, steps, epochs * n * count_step_units(objective, attack.reference(steps)))
 
@@ -59,7 +59,7 @@ class PlannedUnits:
         return self.training + self.selection + self.scores
 
 
-def planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
+def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
     """Count the units that the trainer will take on n training examples, by what they are for.
 
     held_out : how many validation examples there are, for selections that match their gradient. Counts are upper bounds
@@ -72,7 +72,9 @@ def planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedUnits:
     probe = trainer.probe_epochs * n * (count_step_units(Standard(), None) + scoring)
     full_epochs = sum(epoch.action == "full" for epoch in plan)
     selections = sum(epoch.action == "select" for epoch in plan)
-    selection = selections and selections * _count_measured(trainer, n, held_out) * selection_units(trainer.selector)
+    selection = selections and selections * _count_measured(trainer, n, held_out) * count_selection_units(
+        trainer.selector
+    )
     return PlannedUnits(
         training=sum(_count_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
         selection=selection,
@@ -95,6 +97,6 @@ def _count_measured(trainer: Trainer, n: int, held_out: int) -> int:
     return n + held_out if trainer.selector.target == "validation" else n
 
 
-def planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
+def count_planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:
     """Return the units of all phases but evaluation that the trainer will take on n training examples."""
-    return planned_parts(trainer, n, held_out).total
+    return count_planned_parts(trainer, n, held_out).total

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advcore import distributed
 from advcore.cost import CostLedger
-from advcore.device import random_state, set_random_state
+from advcore.device import get_random_state, set_random_state
 from advcore.errors import ConfigError, must
 from advcore.training.judge import Verdict
 from advcore.training.progress import Entry, Place, Snapshot
@@ -31,14 +31,14 @@ def take_snapshot(loop: "Loop") -> Snapshot:
     if learning.gate is not None:
         learning.gate.look()
     out = loop.run.out
-    distributed.merge(out.ledger)
+    distributed.merge_ledgers(out.ledger)
     optimizer = learning.optimizer.state_dict()
     judge = loop.judge
     snapshot = copy_to_cpu(
         {
             "of": _identify(loop),
             "speed": loop.speed.record(loop.device),
-            "place": vars(loop.place) | {"total": distributed.gathered(loop.place.total)},
+            "place": vars(loop.place) | {"total": distributed.gather_values(loop.place.total)},
             "steps_done": learning.steps_done,
             "model": loop.run.model.state_dict(),
             "optimizer": optimizer | {"state": {str(key): slots for key, slots in optimizer["state"].items()}},
@@ -54,7 +54,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "epochs": out.epochs,
             "events": out.events,
             "ledger": out.ledger.summary(),
-            "random": distributed.gathered(_get_random_states(loop.device)),
+            "random": distributed.gather_values(_get_random_states(loop.device)),
         }
     )
     snapshot["memory"] = loop.memory and loop.memory.state()  # a copy already
@@ -97,7 +97,7 @@ def _restore_place(fields: Entry, device: torch.device) -> Place:
     totals = place.total
     if len(totals) == distributed.size():
         place.total = totals[distributed.rank()]
-    elif distributed.first():
+    elif distributed.is_first():
         place.total = sum(totals)
     else:
         place.total = 0.0
@@ -115,7 +115,7 @@ def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
     judge.previous = snapshot["previous"] and Verdict(*snapshot["previous"])
     out.epochs, out.events = list(snapshot["epochs"]), list(snapshot["events"])
     out.ledger.restore(snapshot["ledger"])
-    if not distributed.first():  # the first process's ledger holds all counts
+    if not distributed.is_first():  # the first process's ledger holds all counts
         out.ledger = CostLedger()
 
 
@@ -165,7 +165,7 @@ def _get_random_states(device: torch.device) -> Snapshot:
     _, words, gauss = random.getstate()
     _, keys, *rest = np.random.get_state()
     return {
-        "torch": random_state(device),
+        "torch": get_random_state(device),
         "python": [torch.tensor(words), gauss],
         "numpy": [torch.from_numpy(keys.astype(np.int64)), *rest],
     }

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from advcore import distributed
-from advcore.adversary import bound, perturb
+from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
-from advcore.borrow import borrow, device_of
+from advcore.borrow import borrow, find_device
 from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
 from advcore.objectives.base import Objective
@@ -116,10 +116,10 @@ class Learner:
             return x
         forward = self.ledger.counted(self.model)
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
-            attack = bound(self.attack, self.model, self.ledger.counted)
+            attack = bind_attack(self.attack, self.model, self.ledger.counted)
             x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
-                self.memory.keep(*distributed.joint(x, x_adv, generator.indices))
+                self.memory.keep(*distributed.concatenate(x, x_adv, generator.indices))
             return x_adv
 
     def loss(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Learner:
         """
         with self.ledger.phase("update", device):
             self.model.train()
-            with distributed.reducing():
+            with distributed.name_loss_in_backward():
                 loss = loss_of(self.ledger.counted(self.parallel or self.model))
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -154,7 +154,7 @@ class Learner:
         if self.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
-        if self.gate is None and not distributed.everywhere(bool(finite)):
+        if self.gate is None and not distributed.is_everywhere(bool(finite)):
             self.optimizer.zero_grad(set_to_none=True)
             got = f"loss {loss.item():.4g} and gradient norm {norm.item():.4g}"
             raise NonFiniteError(f"{got} at {where()}; {_NOT_APPLIED}")
@@ -233,7 +233,7 @@ class PlainStepper:
 
     def finish(self, learner: Learner) -> tuple[Tensor, int]:
         """Train on images that are still queued at the end of an epoch, and return as `step` does; 0 images if none."""
-        return torch.zeros((), device=device_of(learner.model)), 0
+        return torch.zeros((), device=find_device(learner.model)), 0
 
     def summarize(self, learner: Learner) -> Entry:
         """Return what the epoch's entry says of the rule."""

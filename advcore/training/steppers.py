@@ -14,11 +14,11 @@ from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
 from advcore.gradients.scores import cross_entropy_rows
 from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset
-from advcore.models.base import tapped
+from advcore.models.base import tap_features
 from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
-from advcore.speed import uncompiled
+from advcore.speed import disable_compilation
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Learner, PlainStepper, reduce_losses, scoring
 
@@ -82,8 +82,8 @@ class AttackSubsetStepper(PlainStepper):
     def _look(self, learner: Learner, batch: Batch) -> Seen:
         """Run the clean images in eval mode: one forward pass each, in phase "scoring"."""
         forward = learner.ledger.counted(learner.model)
-        catch = contextlib.nullcontext(None) if self.head is None else tapped(self.head)
-        with scoring(learner, batch.y.device), catch as tap, uncompiled():
+        catch = contextlib.nullcontext(None) if self.head is None else tap_features(self.head)
+        with scoring(learner, batch.y.device), catch as tap, disable_compilation():
             logits = forward(batch.x)
         if tap is None:
             rows = None
@@ -103,7 +103,7 @@ class AttackSubsetStepper(PlainStepper):
         counts, before, present = self._merge_picks()
         picked = int(present.sum())
         shares = counts.double() / counts.sum()
-        (entropy,) = distributed.summed([float(torch.stack(self.entropies).mean())])
+        (entropy,) = distributed.sum_numbers([float(torch.stack(self.entropies).mean())])
         return {
             "picked": picked,
             "entropy": entropy / distributed.size(),
@@ -115,7 +115,9 @@ class AttackSubsetStepper(PlainStepper):
     def _merge_picks(self) -> list[Tensor | None]:
         """Return counts, and who was picked in the epoch before and in this one, over all processes."""
         tensors = (self.counts, self.picked_before, self.picked)
-        return [tensor if tensor is None else distributed.total(tensor.long()).to(tensor.dtype) for tensor in tensors]
+        return [
+            tensor if tensor is None else distributed.sum_tensor(tensor.long()).to(tensor.dtype) for tensor in tensors
+        ]
 
     def state(self) -> Snapshot:
         counts, before, present = self._merge_picks()
@@ -124,7 +126,7 @@ class AttackSubsetStepper(PlainStepper):
             "before": before,
             "now": present,
             "epoch": self.epoch,
-            "entropies": distributed.gathered(list(self.entropies)),
+            "entropies": distributed.gather_values(list(self.entropies)),
         }
 
     def restore(self, state: Snapshot) -> None:
@@ -142,7 +144,7 @@ def _restore_picks(tensor: Tensor | None, device: torch.device) -> Tensor | None
     if tensor is None:
         return None
     tensor = tensor.to(device)
-    return tensor if distributed.first() else torch.zeros_like(tensor)
+    return tensor if distributed.is_first() else torch.zeros_like(tensor)
 
 
 def _weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
@@ -151,7 +153,7 @@ def _weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
     With the factor, the mean over the processes is the mean over all picks. weights : of this process's picks.
     """
     mass = float(weights.sum()) if normalise == "batch" else float(len(weights))
-    total, images = distributed.summed([mass, float(len(weights))])
+    total, images = distributed.sum_numbers([mass, float(len(weights))])
     return distributed.size() * mass / total, int(images)
 
 

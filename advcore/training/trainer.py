@@ -9,33 +9,33 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from advcore import distributed
-from advcore.adversary import mismatch
+from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
-from advcore.borrow import device_of
+from advcore.borrow import find_device
 from advcore.data.augment import none
 from advcore.data.fits import check_fits
 from advcore.data.source import Source, as_source, chunked
-from advcore.errors import CheckpointError, ConfigError, UserError, at_least, in_a_line, must
+from advcore.errors import CheckpointError, ConfigError, UserError, check_at_least, describe_exception, must
 from advcore.gradients import GRADIENTS
-from advcore.objectives.base import Objective, attacked
-from advcore.rng import Stream, preserved
+from advcore.objectives.base import Objective, is_attacked
+from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.selection.settings import unless
-from advcore.solvers.base import scores_file
+from advcore.solvers.base import find_scores_file
 from advcore.speed import Speed
-from advcore.training.attack_steps import StepSchedule, steps_problem
+from advcore.training.attack_steps import StepSchedule, find_steps_problem
 from advcore.training.loop import Listener, Loop, Run, Trained
 from advcore.training.loop_settings import (
     LoopSettings,
+    find_memory_problem,
     has_remembered_start,
-    memory_problem,
     refuse_other_images,
     refuse_processes,
 )
 from advcore.training.lr import LRSchedule, OneCycle
-from advcore.training.minibatch import Rule, refuse_one_image, rule_problem
+from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.optimizers import OptimizerSettings
 from advcore.training.progress import Snapshot
 from advcore.training.snapshot import restore
@@ -79,9 +79,9 @@ class Trainer(LoopSettings):
         can_remember = not self.selector or not has_remembered_start(self.selector.attack) or self.remembers
         no_memory = "uniform, or another that needs no memory, without the training attack's"
         return [
-            mismatch(self.objective, self.attack),
-            rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise),
-            at_least("probe_epochs", self.probe_epochs, 0),
+            describe_mismatch(self.objective, self.attack),
+            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise),
+            check_at_least("probe_epochs", self.probe_epochs, 0),
             unless(
                 self.selector or self.schedule.budget >= 1,
                 must("selector", "set for a schedule with a budget below 1", None),
@@ -106,8 +106,8 @@ class Trainer(LoopSettings):
             ),
             *self._list_disagreements(),
             unless(can_remember, must("attack.start", no_memory, "remembered")),
-            steps_problem(self.attack_steps, self.attack),
-            memory_problem(self.memory, self.attack),
+            find_steps_problem(self.attack_steps, self.attack),
+            find_memory_problem(self.memory, self.attack),
         ]
 
     def _list_disagreements(self) -> Iterator[str]:
@@ -144,7 +144,7 @@ class Trainer(LoopSettings):
     @property
     def few_steps(self) -> bool:
         """Whether an epoch's attack has too few steps to judge the model."""
-        return attacked(self.objective) and getattr(self.weakest_attack, "few_steps", False)
+        return is_attacked(self.objective) and getattr(self.weakest_attack, "few_steps", False)
 
     @property
     def probe(self) -> Attack | None:
@@ -185,7 +185,7 @@ class Trainer(LoopSettings):
     @property
     def given(self) -> bool:
         """Whether selections read scores from a file."""
-        return self.solver_reads is not None and scores_file(self.selector.solver) is not None
+        return self.solver_reads is not None and find_scores_file(self.selector.solver) is not None
 
     def check(self, model: nn.Module, train: Source) -> None:
         """Raise ConfigError for training data that these settings cannot work with.
@@ -239,11 +239,11 @@ class Trainer(LoopSettings):
         purpose = "training"
         if distributed.rank():
             purpose += f", process {distributed.rank()}"  # else dropout would draw the same in every process
-        with preserved(Stream(seed=seed, purpose=purpose)):
+        with preserve_random_state(Stream(seed=seed, purpose=purpose)):
             trainer = self
             if resume is not None:
-                trainer = replace(self, speed=recorded_speed(self.speed, resume, model))
-            device = device_of(model)
+                trainer = replace(self, speed=fill_in_speed(self.speed, resume, model))
+            device = find_device(model)
             source = as_source(train, device)
             check_fits(model, source)
             trainer.check(model, source)
@@ -272,12 +272,12 @@ class Trainer(LoopSettings):
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
 
 
-def recorded_speed(speed: Speed, snapshot: Snapshot, model: nn.Module) -> Speed:
+def fill_in_speed(speed: Speed, snapshot: Snapshot, model: nn.Module) -> Speed:
     """Fill in what `speed` leaves out from the run of a snapshot. Raises CheckpointError for what is no snapshot."""
     try:
-        return speed.as_recorded(snapshot.get("speed"), device_of(model))
+        return speed.as_recorded(snapshot.get("speed"), find_device(model))
     except (LookupError, TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(must("resume", "a state of this run", in_a_line(error))) from error
+        raise CheckpointError(must("resume", "a state of this run", describe_exception(error))) from error
 
 
 def _restore(loop: Loop, snapshot: Snapshot) -> None:
@@ -288,5 +288,5 @@ def _restore(loop: Loop, snapshot: Snapshot) -> None:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"resume must be a state of this run, got one that fails with {in_a_line(error)}"
+            f"resume must be a state of this run, got one that fails with {describe_exception(error)}"
         ) from error

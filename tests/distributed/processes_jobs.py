@@ -23,7 +23,7 @@ from advcore.objectives.standard import Pgd
 from advcore.objectives.trades import Trades
 from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
-from advcore.signals import Stopped, caught
+from advcore.signals import Stopped, catch_signals
 from advcore.solvers import SOLVERS
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam
@@ -91,7 +91,7 @@ def select() -> dict:
         chosen = AdversarialCoreset(**settings).select(
             model, images(83), seed=1, epoch=2, validation=held_out, ledger=ledger
         )
-        distributed.merge(ledger)
+        distributed.merge_ledgers(ledger)
         state = chosen.state()
         state["cost"] = state["cost"]["passes"]
         same = all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -105,7 +105,7 @@ def evaluations() -> dict:
     for n in (1, 2, 7, 33):
         ledger = CostLedger()
         seen = evaluate(model, images(n, seed=3), attacks, batch_size=8, ledger=ledger, keep_examples=True)
-        distributed.merge(ledger)
+        distributed.merge_ledgers(ledger)
         told = seen.as_dict()
         found[str(n)] = {"told": told, "verdicts": seen.verdicts, "examples": seen.examples, "passes": ledger.passes}
     return found
@@ -132,7 +132,7 @@ def one_update() -> dict:
             weights = torch.rand(40, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.5
             noise = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
             whole = torch.randperm(40, generator=torch.Generator().manual_seed(4))[:size]
-            own = distributed.share(whole)
+            own = distributed.share_of_batch(whole)
             _, x, y = next(source.batches([own]))
             learner = Learner(
                 model=model,
@@ -141,7 +141,7 @@ def one_update() -> dict:
                 optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
                 ledger=CostLedger(),
                 normalise=normalise,
-                parallel=distributed.parallel(model),
+                parallel=distributed.average_gradients_of(model),
             )
             factor = weigh_part(weights[own], weights, whole, normalise)
             batch = Batch(
@@ -156,7 +156,7 @@ def one_update() -> dict:
                 factor=factor,
             )
             loss, counted = PlainStepper().step(learner, batch)
-            mean = distributed.summed([float(loss)])[0] / distributed.size()
+            mean = distributed.sum_numbers([float(loss)])[0] / distributed.size()
             found[f"{size}, {normalise}"] = {"model": model.state_dict(), "loss": mean, "counted": counted}
     return found
 
@@ -165,8 +165,8 @@ def fitted(settings: Trainer, model: nn.Module | None = None, **how) -> dict:
     """What training leaves, and whether all processes have the same."""
     model = model or network()
     out = settings.fit(model, images(83), images(20, seed=1), seed=5, **how)
-    distributed.merge(out.ledger)
-    everyone = distributed.gathered({"model": model.state_dict(), "last": out.last, "best": out.best})
+    distributed.merge_ledgers(out.ledger)
+    everyone = distributed.gather_values({"model": model.state_dict(), "last": out.last, "best": out.best})
     entries = [
         {key: value for key, value in entry.items() if key not in ("seconds", "peak_memory")} for entry in out.epochs
     ]
@@ -223,7 +223,7 @@ def resumed() -> dict:
             seed=5,
             listener=Listener(on_checkpoint=lambda state, states=states: states.append(state())),
         )
-        state = distributed.by_first(lambda own=states[1]: own)
+        state = distributed.run_on_first(lambda own=states[1]: own)
         found[name] = {"run": fitted(*build(name), resume=state), "state": state}
     return found
 
@@ -253,8 +253,8 @@ def diverged() -> None:
 
 def stopped_and_failed() -> None:
     """A signal reaches the first process while the others fail."""
-    with distributed.together():
-        raise Stopped(signal.SIGTERM) if distributed.first() else AdvcoreError("an image cannot be read")
+    with distributed.fail_together():
+        raise Stopped(signal.SIGTERM) if distributed.is_first() else AdvcoreError("an image cannot be read")
 
 
 def failures() -> dict:
@@ -265,7 +265,7 @@ def failures() -> dict:
         "select": lambda: selecting().selector.select(network(), source, seed=0),
         "fit": lambda: trainer().fit(network(), source, seed=0),
         "evaluate": lambda: evaluate(network(), source, [ATTACK], batch_size=8),
-        "first": lambda: distributed.by_first(lambda: 1 / 0),
+        "first": lambda: distributed.run_on_first(lambda: 1 / 0),
         "diverged": diverged,
         "stopped and failed": stopped_and_failed,
         "too small": lambda: trainer(batch_size=2).fit(network(), images(83), seed=0),
@@ -276,7 +276,7 @@ def failures() -> dict:
             told = "nothing"
         except (Exception, Stopped) as error:
             told = f"{type(error).__name__}: {error}"
-        found[name] = distributed.gathered(told)
+        found[name] = distributed.gather_values(told)
     return found
 
 
@@ -291,23 +291,23 @@ def stopped() -> dict:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        with caught():
+        with catch_signals():
             listener = Listener(on_progress=on_progress, on_checkpoint=lambda state: states.append(state()))
             settings.fit(model, images(83), images(20, seed=1), seed=5, listener=listener)
     except Stopped as error:
         told = error.number
     place = [states[-1]["place"][name] for name in ("epoch", "step")]
-    state = distributed.by_first(lambda: states[-1])
-    return {"told": distributed.gathered([told, *place]), "run": fitted(*build("selecting"), resume=state)}
+    state = distributed.run_on_first(lambda: states[-1])
+    return {"told": distributed.gather_values([told, *place]), "run": fitted(*build("selecting"), resume=state)}
 
 
 def parts() -> dict:
     own = torch.arange(distributed.rank() + 1)
     return {
-        "joint": distributed.joint(own, own[:, None].float().expand(-1, 2))[0],
-        "summed": distributed.summed([distributed.rank(), 1]),
-        "everywhere": [distributed.everywhere(True), distributed.everywhere(distributed.first())],
-        "shares": distributed.gathered([distributed.share(torch.arange(n)) for n in range(1, 12)]),
+        "joint": distributed.concatenate(own, own[:, None].float().expand(-1, 2))[0],
+        "summed": distributed.sum_numbers([distributed.rank(), 1]),
+        "everywhere": [distributed.is_everywhere(True), distributed.is_everywhere(distributed.is_first())],
+        "shares": distributed.gather_values([distributed.share_of_batch(torch.arange(n)) for n in range(1, 12)]),
     }
 
 
@@ -316,7 +316,7 @@ JOBS = (select, evaluations, one_update, train, resumed, failures, stopped, part
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    with distributed.joined():
+    with distributed.join_group():
         found = {job.__name__: job() for job in JOBS} | {"of_others": of_others(folder)}
         save_folder(folder / str(distributed.rank()), found, {})
 

@@ -5,7 +5,7 @@ import torch
 from seeds import seeded
 from torch import nn
 
-from advcore.adversary import bound
+from advcore.adversary import bind_attack
 from advcore.attacks import LPA, ReColorAdv
 from advcore.attacks.pgd import L1PGD, L2PGD, LinfPGD
 from advcore.cost import CostLedger
@@ -47,7 +47,7 @@ def test_accuracy_recomputed_from_the_kept_examples_is_equal_and_they_are_in_the
         right = torch.cat([model(part).argmax(1) for part in x_adv.split(16)]) == data.labels()
         assert torch.equal(right, found.verdicts[str(i)])
         assert float(right.double().mean()) == found.attacks[i]["accuracy"] < found.clean.accuracy
-        assert bound(attack, model, CostLedger().counted).excess(images(), x_adv).max() <= 0.01 * attack.eps
+        assert bind_attack(attack, model, CostLedger().counted).excess(images(), x_adv).max() <= 0.01 * attack.eps
 
 
 def test_the_worst_case_is_over_all_attacks_example_by_example():

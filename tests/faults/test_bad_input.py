@@ -21,7 +21,7 @@ from advcore.errors import CheckpointError, ConfigError, DataError, UserError
 from advcore.files import save_tensors
 from advcore.models.base import find_head
 from advcore.objectives import OBJECTIVES
-from advcore.runner.config import from_dict, load, resolved
+from advcore.runner.config import from_dict, load, resolve
 from advcore.runner.schema import TABLES
 from advcore.runner.weights import load_state
 from advcore.runner.yaml_reader import parse
@@ -109,7 +109,7 @@ def test_every_number_has_a_range_and_says_so(place):
         for value in (*HUGE, 10**10, -1, 0):
             try:
                 config = from_dict(place.given(**{name: value}))
-                assert from_dict(resolved(config)) == config
+                assert from_dict(resolve(config)) == config
             except ConfigError as error:
                 about(place, name, value, error.problems)
                 refused.append(value)

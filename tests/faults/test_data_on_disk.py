@@ -103,13 +103,13 @@ def test_an_image_that_breaks_in_the_middle_ends_the_run_and_it_goes_on_once_it_
 
         def save(*arguments):
             original(*arguments)
-            if checkpoints._numbers(tmp_path / "run") == [1, 2]:
+            if checkpoints._list_numbers(tmp_path / "run") == [1, 2]:
                 breaks(images / VICTIM)
 
         patch.setattr(checkpoints, "save", save)
         code, _, err = advcore(*command, "--out", tmp_path / "run")
     spoiled(code, err, told)
-    state = checkpoints.newest(tmp_path / "run")[0]
+    state = checkpoints.load_newest(tmp_path / "run")[0]
     assert state["place"]["epoch"] == 2 and not state["place"]["begun"]
     shutil.rmtree(images)
     shutil.copytree(good, images)

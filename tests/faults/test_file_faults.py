@@ -70,7 +70,7 @@ def test_a_state_that_cannot_be_serialised_leaves_the_old_ones_byte_identical(tm
     before = content(tmp_path)
     with pytest.raises(error):
         checkpoints.save(tmp_path, state, {"data": []})
-    assert content(tmp_path) == before and len(list(checkpoints.folder(tmp_path).iterdir())) == 2
+    assert content(tmp_path) == before and len(list(checkpoints.states_folder(tmp_path).iterdir())) == 2
 
 
 @case("B1")
@@ -83,7 +83,7 @@ def test_a_serialiser_that_raises_leaves_the_old_states_byte_identical(tmp_path,
     monkeypatch.setattr(place, poisoned)
     with pytest.raises(Poisoned):
         save(tmp_path, 2)
-    assert content(tmp_path) == before and not list(checkpoints.folder(tmp_path).glob(".*"))
+    assert content(tmp_path) == before and not list(checkpoints.states_folder(tmp_path).glob(".*"))
 
 
 # ---- killed ----
@@ -102,13 +102,13 @@ def test_killed_at_any_touch_of_the_disk_the_newest_state_is_whole(tmp_path, bef
             save(run, number)
         if not killed_at(n, lambda run=run: save(run, before + 1)):
             break
-        found = checkpoints.newest(run)
+        found = checkpoints.load_newest(run)
         number, damaged = (found[0]["number"], found[2]) if found else (0, [])
-        assert not damaged and number == max(checkpoints._numbers(run), default=0) >= before
+        assert not damaged and number == max(checkpoints._list_numbers(run), default=0) >= before
         assert not found or torch.equal(tree(number)["model"]["weight"], found[0]["model"]["weight"])
         newest.append(number)
         save(run, 7)  # and it goes on: what was left is gone
-        assert len(checkpoints._numbers(run)) <= 2 and not list(checkpoints.folder(run).glob(".*"))
+        assert len(checkpoints._list_numbers(run)) <= 2 and not list(checkpoints.states_folder(run).glob(".*"))
     assert set(newest) == {before, before + 1} and newest == sorted(newest) and len(newest) > 9
 
 
@@ -130,7 +130,7 @@ def test_a_file_that_is_written_again_and_again_is_whole_whenever_it_is_killed(t
         files.write_json(tmp_path / "one.json" if path.endswith("json") else tmp_path / "other.json", {"i": 0})
         n += 1
     assert n > 5
-    for left in files.leftovers(tmp_path):
+    for left in files.list_leftovers(tmp_path):
         left.unlink()
     assert not list(tmp_path.glob(".*"))
 
@@ -161,7 +161,7 @@ def test_killed_25_times_in_a_loop_of_saves_the_newest_state_is_whole_and_at_mos
         process.send_signal(signal.SIGKILL)
         lines = process.stdout.read().split()
         process.wait()
-        state, _, damaged = checkpoints.newest(tmp_path)
+        state, _, damaged = checkpoints.load_newest(tmp_path)
         assert not damaged and bool((state["w"] == state["number"]).all())
         assert state["number"] >= int(lines[-1] if lines else 0) > 0 or not lines
         told = state["number"]
@@ -215,10 +215,10 @@ def test_files_cut_anywhere_are_noticed_and_the_state_before_is_used(tmp_path, c
         run = tmp_path / name
         for number in (1, 2):
             save(run, number)
-        bad = checkpoints.folder(run) / "000002" / name
+        bad = checkpoints.states_folder(run) / "000002" / name
         bad.write_bytes(bad.read_bytes()[:size])
         caplog.clear()
-        state, _, (line,) = checkpoints.newest(run)
+        state, _, (line,) = checkpoints.load_newest(run)
         assert state["number"] == 1 and name in line and "000002" in line
         (told,) = caplog.messages
         assert line in told and "going on from" in told and "000001" in told
@@ -243,9 +243,9 @@ def test_a_disk_that_is_full_at_any_call_leaves_the_states_before(tmp_path, monk
         save(tmp_path, 3)
     assert stopped.value.errno == error
     monkeypatch.undo()
-    assert content(tmp_path) == before and not list(checkpoints.folder(tmp_path).glob(".*"))
+    assert content(tmp_path) == before and not list(checkpoints.states_folder(tmp_path).glob(".*"))
     save(tmp_path, 3)
-    assert checkpoints.newest(tmp_path)[0]["number"] == 3
+    assert checkpoints.load_newest(tmp_path)[0]["number"] == 3
 
 
 SMALLER = ("data.train_size=80", "data.test_size=20", "evaluation.checks=false")
@@ -266,7 +266,7 @@ def test_a_file_that_may_not_grow_ends_the_run_in_a_line_with_path_and_cause(adv
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 3 and err.count("\n") == 1 and "File too large" in err and "--resume" in err, err
-    assert not list(checkpoints.folder(tmp_path / "run").glob("*")) and (tmp_path / "run/record.json").is_file()
+    assert not list(checkpoints.states_folder(tmp_path / "run").glob("*")) and (tmp_path / "run/record.json").is_file()
     assert advcore(*arguments(root, tiny, tmp_path / "run"), "--resume")[0] == 0
 
 
@@ -286,7 +286,7 @@ def test_rows_that_do_not_fit_on_the_disk_end_a_run_in_a_line(advcore, root, tin
     code, _, err = advcore(*arguments(root, tiny, tmp_path / "run"))
     assert code == 3 and err.count("\n") == 1 and os.strerror(error) in err and str(tmp_path) in err, err
     assert "gradient rows" in err and "TMPDIR" in err and "--resume" in err
-    assert checkpoints.newest(tmp_path / "run")[0]["place"]["epoch"] == 1
+    assert checkpoints.load_newest(tmp_path / "run")[0]["place"]["epoch"] == 1
 
 
 @case("B6")
@@ -368,7 +368,7 @@ def test_leftovers_are_not_looked_for_behind_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / ".a.npz.abcdefgh").write_text("theirs")
     (tmp_path / "coresets").symlink_to(tmp_path / "elsewhere")
-    assert files.leftovers(tmp_path / "coresets") == [] and len(files.leftovers(tmp_path / "elsewhere")) == 1
+    assert files.list_leftovers(tmp_path / "coresets") == [] and len(files.list_leftovers(tmp_path / "elsewhere")) == 1
 
 
 RECORDS = {
@@ -402,7 +402,7 @@ def test_without_its_record_a_run_goes_on_from_its_states(advcore, root, tiny, s
 @case("B8")
 def test_without_record_and_states_the_way_out_is_told(advcore, root, tiny, stopped):
     (stopped / "record.json").write_text("{")
-    shutil.rmtree(checkpoints.folder(stopped))
+    shutil.rmtree(checkpoints.states_folder(stopped))
     code, _, err = advcore(*arguments(root, tiny, stopped), "--resume")
     assert code == 3 and err.count("\n") == 1 and "record.json" in err and "--overwrite" in err
 

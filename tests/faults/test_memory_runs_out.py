@@ -14,7 +14,7 @@ from advcore.cost import CostLedger
 from advcore.errors import NoMemoryError
 from advcore.gradients import GRADIENTS
 from advcore.objectives import Pgd, Standard
-from advcore.pieces import Pieces, advised
+from advcore.pieces import Pieces, explain_out_of_memory
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.selection.partition import Split, split_per_class, split_whole
@@ -102,7 +102,7 @@ def test_whatever_else_runs_out_of_memory_is_exit_code_3(advcore, root, tiny, tm
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80 bytes")]
 )
 def test_advice_says_what_it_knows(error):
-    with pytest.raises(NoMemoryError) as stopped, advised("while counting", "count less"):
+    with pytest.raises(NoMemoryError) as stopped, explain_out_of_memory("while counting", "count less"):
         raise error
     asked = "" if isinstance(error, MemoryError) else " (80 bytes were asked for)"
     assert str(stopped.value) == f"memory ran out while counting{asked}; count less"
@@ -110,7 +110,7 @@ def test_advice_says_what_it_knows(error):
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), ValueError("out of memory"), KeyboardInterrupt()])
 def test_what_is_not_about_memory_passes_as_it_is(error):
-    with pytest.raises(type(error)) as passed, advised("while counting", "count less"):
+    with pytest.raises(type(error)) as passed, explain_out_of_memory("while counting", "count less"):
         raise error
     assert passed.value is error
 

@@ -68,7 +68,7 @@ def test_on_the_command_line_it_is_exit_code_3_and_the_run_can_be_gone_on_with(a
         breaking(patch, 5, float("nan"))  # 3 steps are a full epoch
         code, _, err = advcore(*command, tmp_path / "run")
     assert code == 3 and err.count("\n") == 1 and "loss nan" in err and "epoch 1, step 1, examples [" in err, err
-    assert checkpoints.newest(tmp_path / "run")[0]["place"]["epoch"] == 1
+    assert checkpoints.load_newest(tmp_path / "run")[0]["place"]["epoch"] == 1
     assert advcore(*command, tmp_path / "run", "--resume")[0] == 0
     weights = [tmp_path / name / "checkpoints/last.safetensors" for name in ("run", "undisturbed")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -104,7 +104,7 @@ def test_the_best_state_outlives_the_rotation(model, source, tmp_path, monkeypat
     )
     made = dataclasses.replace(TRAINER, attack=None, objective=Standard(), schedule=Schedule(epochs=12))
     made.fit(model, source, source, seed=0, listener=listener)
-    assert checkpoints._numbers(tmp_path) == [11, 12] and len(best) == 1
-    shutil.rmtree(checkpoints.folder(tmp_path) / "000012")
-    state = checkpoints.newest(tmp_path)[0]
+    assert checkpoints._list_numbers(tmp_path) == [11, 12] and len(best) == 1
+    shutil.rmtree(checkpoints.states_folder(tmp_path) / "000012")
+    state = checkpoints.load_newest(tmp_path)[0]
     assert state["best_epoch"] == 0 and all(torch.equal(value, best[0][name]) for name, value in state["best"].items())

@@ -19,7 +19,7 @@ from faults.injectors import killed_at
 
 from advcore import files
 from advcore.errors import CheckpointError
-from advcore.runner.weights import checkpoint, load_state, save_state, weights_hash
+from advcore.runner.weights import find_checkpoint, load_state, save_state, weights_hash
 from advcore.types import Coreset
 
 pytestmark = pytest.mark.case("B2")
@@ -42,7 +42,7 @@ each_pair = pytest.mark.parametrize(("name", "save", "load"), PAIRS.values(), id
 
 def names(folder: Path) -> list[str]:
     """Of all files but those that a killed write left half-written, which the next run sweeps."""
-    return sorted(one.name for one in folder.iterdir() if one not in files.leftovers(folder))
+    return sorted(one.name for one in folder.iterdir() if one not in files.list_leftovers(folder))
 
 
 def number_of(path: Path, load) -> int:
@@ -176,7 +176,7 @@ def test_what_waits_is_found_by_all_who_read_a_run(tmp_path):
     net = nn.Linear(2, 2)
     interrupted(tmp_path / "checkpoints/last.safetensors", lambda path, _: save_state(
         tmp_path, "last", net.state_dict(), {"epoch": 3}), 1)  # fmt: skip
-    found = checkpoint(tmp_path, "last")
+    found = find_checkpoint(tmp_path, "last")
     other = nn.Linear(2, 2)
     load_state(other, found)
     assert torch.equal(other.weight, net.weight) and not found.exists()
@@ -210,7 +210,7 @@ def test_leftovers_are_not_what_waits(tmp_path):
     save_arrays(tmp_path / "x.npz", 1)
     interrupted(tmp_path / "x.npz", save_arrays, 2)
     (tmp_path / "..x.npz.new-0123456789ab.abcd1234").write_bytes(b"half")
-    assert [one.name for one in files.leftovers(tmp_path)] == ["..x.npz.new-0123456789ab.abcd1234"]
+    assert [one.name for one in files.list_leftovers(tmp_path)] == ["..x.npz.new-0123456789ab.abcd1234"]
 
 
 def test_where_the_json_cannot_be_read_all_is_left_as_it_is(tmp_path):

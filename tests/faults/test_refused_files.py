@@ -25,9 +25,9 @@ from advcore.errors import (
     ConfigError,
     UnreadableError,
     UserError,
-    before_work,
     describe_refusal,
-    naming,
+    name_path_in_errors,
+    refuse_as_setting,
 )
 from advcore.reporting.record import RunRecord
 from advcore.runner import checkpoints
@@ -67,7 +67,7 @@ WRITERS = {
     "coreset": ("file.npz", CORESET.save),
     "scores": ("file.npz", SCORES.save),
     "state": ("000001", lambda path: files.save_folder(path, {"a": torch.ones(2)}, {})),
-    "metrics": ("metrics.jsonl", lambda path: metrics.write(path.parent, [])),
+    "metrics": ("metrics.jsonl", lambda path: metrics.write_metrics(path.parent, [])),
 }
 NEVER = {("metrics", "sync"), ("state", "write")}
 """What a writer does not do, or not in that way."""
@@ -175,7 +175,7 @@ def test_what_is_not_about_a_file_stays_a_bug():
         *(socket.gaierror(-2, "unknown"), ssl.SSLError(errno.EIO, "closed"), OSError(errno.EBADF, "bad")),
     ):
         assert describe_refusal(error) is None, error
-        with pytest.raises(type(error)), before_work():
+        with pytest.raises(type(error)), refuse_as_setting():
             raise error
     for number in (*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         assert os.strerror(number) in describe_refusal(OSError(number, os.strerror(number)))
@@ -184,7 +184,7 @@ def test_what_is_not_about_a_file_stays_a_bug():
 def test_a_path_is_one_line_whatever_it_holds():
     assert describe_refusal(OSError(errno.EIO, "bad", "a\nb\x1b[0m\udcff")) == "a\\nb\\x1b[0m\\udcff: bad"
     assert describe_refusal(OSError(errno.EIO, "bad", b"a\xff")) == "a\\udcff: bad"
-    with pytest.raises(OSError) as caught, naming("x"):
+    with pytest.raises(OSError) as caught, name_path_in_errors("x"):
         raise OSError(errno.EXDEV, "other", "a", None, "b")
     assert describe_refusal(caught.value) == "x: other"
 
@@ -385,7 +385,7 @@ def test_a_folder_in_the_place_of_the_lock_is_told_before_data_are_read(advcore,
 
 
 def test_another_process_is_told_before_data_are_read(advcore, root, tmp_path, no_data):
-    with checkpoints.alone(tmp_path / "run"):
+    with checkpoints.lock_folder(tmp_path / "run"):
         code, _, err = advcore(*arguments(root, tmp_path / "run"))
         assert code == 2 and err.count("\n") == 1 and "no other process runs" in err
     assert not list(tmp_path.iterdir())
@@ -411,7 +411,7 @@ def test_a_lock_that_cannot_be_taken_is_not_taken_for_another_process(tmp_path, 
     """As on a network's file system without locks."""
     refuse(monkeypatch, "lock", number, tmp_path)
     error = OSError if number in NO_ROOM else ConfigError
-    with pytest.raises(error, match=os.strerror(number)) as caught, checkpoints.alone(tmp_path / "run"):
+    with pytest.raises(error, match=os.strerror(number)) as caught, checkpoints.lock_folder(tmp_path / "run"):
         pass
     assert "no other process" not in str(caught.value) and not list(tmp_path.iterdir())
 
@@ -430,15 +430,15 @@ def test_a_lock_that_its_owner_removes_is_taken_anew(tmp_path, monkeypatch):
         return original(file, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with checkpoints.alone(tmp_path / "run"):
+    with checkpoints.lock_folder(tmp_path / "run"):
         assert len(times) == 2 and (tmp_path / "run/.lock").exists()
-        with pytest.raises(ConfigError, match="no other process"), checkpoints.alone(tmp_path / "run"):
+        with pytest.raises(ConfigError, match="no other process"), checkpoints.lock_folder(tmp_path / "run"):
             pass
     assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_stays_with_what_a_run_left(tmp_path):
-    with checkpoints.alone(tmp_path / "run"):
+    with checkpoints.lock_folder(tmp_path / "run"):
         (tmp_path / "run/record.json").write_text("{}")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "record.json"]
 
@@ -479,7 +479,7 @@ def test_in_the_middle_of_a_run_it_is_a_line_and_what_is_done_is_kept(
 
     def save(*given):
         original(*given)
-        if len(checkpoints._numbers(run)) == 2:
+        if len(checkpoints._list_numbers(run)) == 2:
             refuse(patch, what, number, run)
 
     with monkeypatch.context() as patch:
@@ -487,7 +487,7 @@ def test_in_the_middle_of_a_run_it_is_a_line_and_what_is_done_is_kept(
         code, _, err = advcore(*arguments(root, run))
     check_line(err, run, number)
     assert code == 3 and "progress is saved" in err and "with --resume to continue" in err
-    assert checkpoints.newest(run)[2] == [] and RunRecord.load(run / "record.json").epochs
+    assert checkpoints.load_newest(run)[2] == [] and RunRecord.load(run / "record.json").epochs
     code, _, err = advcore(*arguments(root, run, "--resume"))
     assert code == 0, err
     for name in ("checkpoints/last.safetensors", "checkpoints/best.safetensors"):
@@ -571,7 +571,7 @@ def test_a_process_with_too_many_open_files_is_a_line(advcore, root, finished, t
             while True:
                 held.append(os.dup(0))
         with pytest.raises((OSError, UserError), match=os.strerror(errno.EMFILE)):
-            checkpoints.newest(run)
+            checkpoints.load_newest(run)
     finally:
         for descriptor in held:
             os.close(descriptor)
@@ -592,8 +592,8 @@ def unreadable(monkeypatch, folder: Path) -> None:
 def test_a_state_that_cannot_be_read_now_is_passed_over_and_kept(finished, tmp_path, monkeypatch, caplog):
     """It may be whole; a damaged one goes."""
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    unreadable(monkeypatch, checkpoints.folder(run) / f"{checkpoints._numbers(run)[-1]:06d}")
-    _, _, (line,) = checkpoints.newest(run)
+    unreadable(monkeypatch, checkpoints.states_folder(run) / f"{checkpoints._list_numbers(run)[-1]:06d}")
+    _, _, (line,) = checkpoints.load_newest(run)
     assert os.strerror(errno.EIO) in line and line in caplog.text
     monkeypatch.undo()
     assert content(run) == content(finished)
@@ -604,7 +604,7 @@ def test_where_nothing_can_be_read_now_no_fresh_start_is_advised(
     advcore, root, finished, tmp_path, monkeypatch, record
 ):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    unreadable(monkeypatch, run if record else checkpoints.folder(run))
+    unreadable(monkeypatch, run if record else checkpoints.states_folder(run))
     if not record:
         (run / "record.json").unlink()
     before = sorted(run.rglob("*"))

@@ -604,8 +604,8 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, files):
 def test_only_numbered_folders_are_states(tmp_path):
     for name in ("000001", "1", "٣", "²", "0000001", "000002x", "..1", "-00001", "abc"):
         save_folder(tmp_path / "states" / name, {}, {"data": name})
-    assert checkpoints._numbers(tmp_path) == [1]
-    assert checkpoints.newest(tmp_path)[1]["data"] == "000001"
+    assert checkpoints._list_numbers(tmp_path) == [1]
+    assert checkpoints.load_newest(tmp_path)[1]["data"] == "000001"
 
 
 @pytest.mark.case("D5", "D1")

@@ -20,7 +20,7 @@ from advcore import AdversarialCoreset, evaluate
 from advcore.attacks import LinfPGD
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.objectives import Pgd, Trades
-from advcore.signals import Stopped, caught
+from advcore.signals import Stopped, catch_signals
 from advcore.solvers import Craig, GradMatch
 
 pytestmark = pytest.mark.case("C1")
@@ -86,7 +86,7 @@ def test_every_autoattack_stops_where_it_looks(source, monkeypatch, version, loo
     pytest.importorskip("pyautoattack", reason="extra eval")
     counted, state = signal_at(monkeypatch, looks, signal.SIGTERM), torch.get_rng_state()
     labels = NET(source._images).argmax(1)  # all right, so that all are attacked
-    with caught(), pytest.raises(Stopped):
+    with catch_signals(), pytest.raises(Stopped):
         evaluate(NET, TensorDataset(source._images, labels), [AutoAttack(eps=0.001, version=version)], batch_size=96)
     assert counted[0] == looks and torch.equal(state, torch.get_rng_state())
 
@@ -110,7 +110,7 @@ def test_a_long_selection_stops_where_it_looks_and_leaves_the_model(model, sourc
         looks = counted[0]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     counted, state = signal_at(monkeypatch, looks, signal.SIGTERM), torch.get_rng_state()
-    with caught(), pytest.raises(Stopped):
+    with catch_signals(), pytest.raises(Stopped):
         chooser.select(model, source, seed=0)
     assert counted[0] == looks and model.training and torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -19,7 +19,7 @@ from advcore.errors import ConfigError, DataError, NonFiniteError
 from advcore.gradients.last_layer import last_layer_rows, residuals
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import attacked
+from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 
 N, SHAPE, CLASSES = 35, (2, 6, 6), 4  # chunks of 8, 16 and 32 all leave a shorter last one
@@ -163,7 +163,7 @@ def test_float32_rows_equal_autograd_one_example_at_a_time_for_every_kind_of_hea
 
 
 @pytest.mark.case("F6")
-@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if attacked(kind())])
+@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if is_attacked(kind())])
 @pytest.mark.parametrize("attack", [name for name, kind in ATTACKS.items() if issubclass(kind, BALL)])
 @pytest.mark.parametrize("chunk_size", [8, 16, 32, 128])
 def test_rows_equal_autograd_at_the_points_a_real_attack_finds(name, attack, chunk_size):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from advcore.runner.config import overridden
+from advcore.runner.config import override
 from advcore.runner.schema import TABLES
 from advcore.runner.yaml_reader import parse
 
@@ -75,7 +75,7 @@ def test_the_run_files_lines_are_settings_that_there_are(root, tiny):
     from advcore.runner.config import from_dict
 
     raw = parse((root / "experiments/trades_gradmatch.yaml").read_text(), "experiment")
-    found = from_dict(overridden(raw, tiny) | {"tracking": tracking}).tracking
+    found = from_dict(override(raw, tiny) | {"tracking": tracking}).tracking
     assert {type(one) for one in found} == set(TABLES["trackers"].values())
 
 

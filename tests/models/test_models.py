@@ -7,7 +7,7 @@ from torch import nn
 
 from advcore.errors import ConfigError
 from advcore.models import MODELS
-from advcore.models.base import Normalize, channel_statistics, find_head, tapped
+from advcore.models.base import Normalize, channel_statistics, find_head, tap_features
 from advcore.models.resnets import PreActNet
 
 RESNETS = ("resnet18", "resnet50")
@@ -219,7 +219,7 @@ def test_looking_for_the_head_leaves_no_hook_also_on_error():
 def test_tapped_features_times_head_weights_are_the_logits(bias):
     model, x = Own(head=nn.Linear(6, 5, bias=bias)), images(4, SMALL)
     head = find_head(model, x)
-    with tapped(head) as tap:
+    with tap_features(head) as tap:
         logits = model(x)
         features = tap.features
         model(x.flip(0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import ASCENTS, attacked, choose_ascent, margin, needs_clean
+from advcore.objectives.base import ASCENTS, choose_ascent, is_attacked, margin, needs_clean
 from advcore.objectives.mart import Mart, log_rest
 from advcore.objectives.standard import Pgd, Standard
 from advcore.objectives.trades import Trades, divergence
@@ -255,7 +255,7 @@ def test_margin_is_above_zero_exactly_where_misclassified():
 
 
 def test_which_objectives_are_attacked():
-    told = {name: (attacked(kind()), kind.ascent_needs_clean) for name, kind in OBJECTIVES.items()}
+    told = {name: (is_attacked(kind()), kind.ascent_needs_clean) for name, kind in OBJECTIVES.items()}
     assert {name: told[name] for name in ("standard", "pgd", "trades")} == {
         "standard": (False, False),
         "pgd": (True, False),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from advcore.reporting.card import card, measured
+from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import name_data
 
@@ -38,7 +38,7 @@ def record(**changes) -> RunRecord:
 
 
 def test_numbers_stand_with_interval_count_attack_and_flags():
-    page = card(record(), "last", 1, FACTS)
+    page = write_card(record(), "last", 1, FACTS)
     assert "| clean | 80.0 | 79.0 to 81.0 | 4000 |" in page
     assert "| linf 8/255, PGD-20 | 45.0 | 43.0 to 47.0 | 4000 |" in page and "step size 2/255, seed 0" in page
     assert "- masked: x" in page and "`linf_pgd` (eps 8/255, steps 10)" in page and "0.500 of full training" in page
@@ -49,7 +49,7 @@ def test_numbers_stand_with_interval_count_attack_and_flags():
 
 def test_the_metadata_is_yaml_that_the_hub_reads():
     hub = pytest.importorskip("huggingface_hub", reason="needs the package huggingface_hub: install the extra hf")
-    found = hub.ModelCard(card(record(), "last", 1, FACTS)).data
+    found = hub.ModelCard(write_card(record(), "last", 1, FACTS)).data
     assert found.model_name == "a_run" and "adversarial-robustness" in found.tags
     assert [(one.metric_name, one.metric_value) for one in found.eval_results] == [
         ("clean accuracy", 0.8),
@@ -67,14 +67,14 @@ def test_the_metadata_is_yaml_that_the_hub_reads():
 )  # fmt: skip
 def test_accuracies_are_told_of_the_state_that_they_are_of(changes, which, epoch, known):
     found = record(**changes)
-    assert measured(found, which, epoch) is known
-    page = card(found, which, epoch, FACTS)
+    assert is_measured(found, which, epoch) is known
+    page = write_card(found, which, epoch, FACTS)
     assert ("4000" in page) is known is ("model-index" in page)
     assert ("of this state.**" in page or "not finished" in page) is not known
 
 
 def test_a_state_on_its_way_tells_what_it_was_judged_by():
-    page = card(record(finished=False, final={}), "best", 0, FACTS)
+    page = write_card(record(finished=False, final={}), "best", 0, FACTS)
     assert "not finished" in page and "| clean | 70.0 |" in page and "| robust | 40.0 |" in page
 
 
@@ -82,27 +82,27 @@ def test_only_robustbenchs_own_data_and_norms_are_offered_to_it():
     """SVHN has the shape and classes of CIFAR-10."""
     found = record()
     found.config["data"] = {"name": "svhn", "path": "/home/me/data"}
-    assert "benchmark(" not in card(found, "last", 1, FACTS)
+    assert "benchmark(" not in write_card(found, "last", 1, FACTS)
     found.config["data"] = {"name": "cifar10", "path": "/home/me/data"}
     found.config["attack"] = {"name": "n_fgsm", "eps": 8 / 255}
-    assert 'dataset="cifar10", threat_model="Linf"' in card(found, "last", 1, FACTS)
+    assert 'dataset="cifar10", threat_model="Linf"' in write_card(found, "last", 1, FACTS)
     found.config["attack"] = {"name": "lpa", "eps": 0.2}
-    page = card(found, "last", 1, FACTS)
+    page = write_card(found, "last", 1, FACTS)
     assert "benchmark(" not in page and "in units of its own" in page and "51/255" not in page
 
 
 def test_checks_that_were_not_made_found_nothing_to_tell():
     found = record()
     found.final["last"]["flags"] = []
-    assert "checks found nothing" in card(found, "last", 1, FACTS)
+    assert "checks found nothing" in write_card(found, "last", 1, FACTS)
     found.config["evaluation"] = {"checks": False}
-    page = card(found, "last", 1, FACTS)
+    page = write_card(found, "last", 1, FACTS)
     assert "checks were switched off" in page and "found nothing" not in page
 
 
 def test_what_does_not_fit_is_not_claimed():
     found = record()
     found.config["attack"] = None
-    page = card(found, "last", 1, FACTS | {"shape": [1, 8, 8], "standalone": False})
+    page = write_card(found, "last", 1, FACTS | {"shape": [1, 8, 8], "standalone": False})
     assert "no robustness is to be expected" in page and "benchmark(" not in page and "from model import" not in page
     assert name_data(found) == "parquet cifar10"

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from advcore.reporting import charts, frame, scales, svg
 from advcore.reporting.compare import Run, group_runs, split_into_blocks
 from advcore.reporting.front import Method, classify_run, draw_front, find_front
-from advcore.reporting.page import html
-from advcore.reporting.parts import Note, Page, Section, Shown, Table
+from advcore.reporting.page import render
+from advcore.reporting.parts import Example, Note, Page, Section, Table
 from advcore.reporting.record import RunRecord
-from advcore.reporting.run_page import Beside, run_page
-from advcore.reporting.runs_page import runs_page
-from advcore.reporting.selection_parts import spread
+from advcore.reporting.run_page import RunFiles, build_run_page
+from advcore.reporting.runs_page import build_runs_page
+from advcore.reporting.selection_parts import pick_evenly
 from advcore.reporting.settings_parts import flatten, format_settings
 from advcore.runner.yaml_reader import parse
 
@@ -86,17 +86,17 @@ def record(**changes) -> RunRecord:
     return RunRecord(**{**known, **changes})
 
 
-def page_of(one: RunRecord, beside: Beside | None = None) -> str:
-    return html(run_page(one, beside or Beside()))
+def page_of(one: RunRecord, beside: RunFiles | None = None) -> str:
+    return render(build_run_page(one, beside or RunFiles()))
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    beside = Beside(weights={2: [0.5, 1.5, 1.0], 4: [1.0, 1.0, 4.0]}, galleries=[("Highest weights", SHOWN)])
+    beside = RunFiles(weights={2: [0.5, 1.5, 1.0], 4: [1.0, 1.0, 4.0]}, galleries=[("Highest weights", SHOWN)])
     return page_of(record(), beside)
 
 
-SHOWN = [Shown([("example 12", "data:image/png;base64,AAAA")], ["weight 4, class 1"])]
+SHOWN = [Example([("example 12", "data:image/png;base64,AAAA")], ["weight 4, class 1"])]
 
 
 def section(page: str, name: str) -> str:
@@ -197,7 +197,7 @@ def test_what_is_not_there_is_said_in_its_place(changes, told):
 
 def test_reasons_from_beside_the_record_are_told_once_with_their_selections():
     page = page_of(
-        record(), Beside(no_weights={2: "gone", 4: "gone"}, about_images=[Note("No images: gone.", "missing")])
+        record(), RunFiles(no_weights={2: "gone", 4: "gone"}, about_images=[Note("No images: gone.", "missing")])
     )
     assert "No weights of the selection at 2, 4: gone." in page and "No images: gone." in section(page, "images")
 
@@ -220,9 +220,9 @@ def test_whatever_a_record_holds_is_escaped():
         ledger={HOSTILE: {"forward": 5, "backward": 5, "seconds": 2.0}},
         data={HOSTILE: HOSTILE, "class_counts": [1, 2]},
     )
-    galleries = [(HOSTILE, [Shown([(HOSTILE, "data:,")], [HOSTILE])])]
-    single = page_of(odd, Beside(weights={2: [1.0, 2.0]}, about_images=[Note(HOSTILE)], galleries=galleries))
-    several = html(runs_page(HOSTILE, [Run("a-s0", odd), Run("b-s1", record()), Run(HOSTILE, problem=HOSTILE)]))
+    galleries = [(HOSTILE, [Example([(HOSTILE, "data:,")], [HOSTILE])])]
+    single = page_of(odd, RunFiles(weights={2: [1.0, 2.0]}, about_images=[Note(HOSTILE)], galleries=galleries))
+    several = render(build_runs_page(HOSTILE, [Run("a-s0", odd), Run("b-s1", record()), Run(HOSTILE, problem=HOSTILE)]))
     for page in (single, several):
         assert (
             page.count("<script") == 0
@@ -232,7 +232,7 @@ def test_whatever_a_record_holds_is_escaped():
 
 
 def test_a_page_needs_nothing_from_outside(page):
-    for one in (page, html(runs_page("x", [Run("a-s0", record())]))):
+    for one in (page, render(build_runs_page("x", [Run("a-s0", record())]))):
         assert not re.search(r"https?:|url\(|@import|<script|<link rel=\"stylesheet|srcset|\bon[a-z]+=", one)
         assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)"', one))
         assert "default-src 'none'" in one
@@ -297,7 +297,7 @@ def test_a_histogram_counts_every_weight_once():
 
 
 def test_of_many_selections_the_first_and_the_last_are_drawn():
-    assert spread(list(range(20)), 6) == [0, 4, 8, 11, 15, 19] and spread([1, 2], 6) == [1, 2]
+    assert pick_evenly(list(range(20)), 6) == [0, 4, 8, 11, 15, 19] and pick_evenly([1, 2], 6) == [1, 2]
 
 
 # ---- several runs ----
@@ -367,7 +367,7 @@ def test_runs_of_other_data_or_attacks_are_not_set_beside_each_other():
     stronger.final["last"]["attacks"] = [attacked(0.6, "linf_pgd") | {"steps": 100}]
     found = split_into_blocks(group_runs([Run("a-s0", seeded(0)), Run("b-s0", other), Run("c-s1", stronger)]))
     assert [list(block.groups) for block in found] == [["a"], ["b"], ["c"]]
-    page = html(runs_page("x", [Run("a-s0", seeded(0)), Run("b-s0", other)]))
+    page = render(build_runs_page("x", [Run("a-s0", seeded(0)), Run("b-s0", other)]))
     assert page.count('<section id="front-') == 2 and "mnist, linf 0.1, PGD-50 x 3" in page
 
 
@@ -381,13 +381,13 @@ def test_data_are_the_same_by_what_they_hold_not_by_where_they_lie():
 
     same = [run("a", "/here/x.npz", "images 1"), run("b", "/there/x.npz", "images 1")]
     assert [list(block.groups) for block in split_into_blocks(group_runs(same))] == [["a", "b"]]
-    assert "Not of the same" not in html(runs_page("x", same))
+    assert "Not of the same" not in render(build_runs_page("x", same))
     other = run("c", "/there/x.npz", "images 2")
     assert [list(block.groups) for block in split_into_blocks(group_runs([*same, other]))] == [["a", "b"], ["c"]]
     told = "Not of the same test data, although the settings of the data are the same: a, b (1); c (2)."
-    assert told in words(html(runs_page("x", [*same, other])))
+    assert told in words(render(build_runs_page("x", [*same, other])))
     streamed = run("d", "/there/x.npz", "images 1", "labels 8")  # a hash of labels says nothing about images
-    assert "Not of the same" not in html(runs_page("x", [*same, streamed]))
+    assert "Not of the same" not in render(build_runs_page("x", [*same, streamed]))
     older = seeded(0, data={"name": "npz", "path": "/here/x.npz"})
     found = split_into_blocks(group_runs([*same, Run("e-s0", older)]))
     assert [list(block.groups) for block in found] == [["a", "e"], ["b"]]  # without a hash, by where they lie
@@ -399,7 +399,7 @@ def test_the_page_of_several_runs_says_what_each_method_reached_and_what_is_miss
     flagged = seeded(9)
     flagged.final["last"]["flags"] = ["masked: flat"]
     runs += [Run("half-s5", open_one), Run("bad-s0", problem="is not JSON"), Run("odd-s9", flagged)]
-    page = html(runs_page("study", [*runs, Run("copy/full-s1", runs[1].record)]))
+    page = render(build_runs_page("study", [*runs, Run("copy/full-s1", runs[1].record)]))
     told = words(page)
     for part in (
         "3 methods, 4 runs, 3 of them finished", "71.0 ± 1.4", "Not finished, and in no average: half-s5.",
@@ -413,7 +413,7 @@ def test_the_page_of_several_runs_says_what_each_method_reached_and_what_is_miss
 def test_the_front_of_each_checkpoint_is_its_own():
     one, two = seeded(0, 0.7), seeded(0, 0.6, attack=2)
     two.final["best"] = final(0.9, 0.8)
-    page = words(html(runs_page("x", [Run("a-s0", one), Run("b-s0", two)])))
+    page = words(render(build_runs_page("x", [Run("a-s0", one), Run("b-s0", two)])))
     last, best = page[page.index("Checkpoint last") :].split("Checkpoint best")
     assert "a front" in last and "b front" not in last and "b front" in best and "a front" not in best
 
@@ -421,15 +421,15 @@ def test_the_front_of_each_checkpoint_is_its_own():
 def test_costs_relative_to_different_things_are_flagged():
     other = seeded(0, 0.5, attack={"steps": 3})
     other.reference["units"] = 20_000
-    page = html(runs_page("x", [Run("a-s0", seeded(0)), Run("b-s0", other)]))
+    page = render(build_runs_page("x", [Run("a-s0", seeded(0)), Run("b-s0", other)]))
     assert "relative to different references (10,000, 20,000 passes)" in page
-    assert "relative to different references" not in html(runs_page("x", [Run("a-s0", seeded(0))]))
+    assert "relative to different references" not in render(build_runs_page("x", [Run("a-s0", seeded(0))]))
 
 
 def test_a_folder_in_which_nothing_is_finished_and_records_that_are_odd():
-    page = html(runs_page("x", [Run("a", record(finished=False, final={}))]))
+    page = render(build_runs_page("x", [Run("a", record(finished=False, final={}))]))
     assert "No run is finished yet" in page
-    page = html(runs_page("x", [Run("a-s0", record(final={"last": {}})), Run("b-s0", record())]))
+    page = render(build_runs_page("x", [Run("a-s0", record(final={"last": {}})), Run("b-s0", record())]))
     assert "its accuracies cannot be read" in page
 
 
@@ -451,9 +451,9 @@ def test_radii_and_steps_are_shown_as_they_were_written():
     told = record()
     told.final["last"] = final(0.9, 0.5)
     told.final["last"]["attacks"][0] |= {"eps": 8 / 255, "step_size": 0.5 / 255}
-    page = html(run_page(told, Beside()))
+    page = render(build_run_page(told, RunFiles()))
     assert "linf 8/255, PGD-50 x 3" in page and "<td>0.5/255</td>" in page and "0.03137" not in page
-    page = html(runs_page("x", [Run("a-s0", told), Run("b-s0", told)]))
+    page = render(build_runs_page("x", [Run("a-s0", told), Run("b-s0", told)]))
     assert "linf 8/255, PGD-50 x 3 in steps of 0.5/255" in page and "0.03137" not in page
 
 
@@ -467,7 +467,7 @@ def test_methods_that_differ_in_their_radius_are_named_by_it_as_it_was_written()
 
 
 def test_a_table_says_which_cells_are_headers():
-    page = html(Page("t", "s", sections=[Section("x", "x", [Table("c", ("a", "b"), [("1", "2")])])]))
+    page = render(Page("t", "s", sections=[Section("x", "x", [Table("c", ("a", "b"), [("1", "2")])])]))
     assert '<th scope="col" class="words">a</th><th scope="col">b</th>' in page
     assert '<th scope="row" class="words">1</th><td>2</td>' in page
 
@@ -479,7 +479,7 @@ def of(seed: int, where: str, robust: float = 0.7, **more) -> Run:
 
 def test_a_seed_that_was_run_twice_counts_once_in_the_mean():
     runs = [of(0, "first", 0.70), of(0, "second", 0.71), of(1, "third", 0.72)]
-    page = html(runs_page("x", runs))
+    page = render(build_runs_page("x", runs))
     (block,) = split_into_blocks(group_runs(runs))
     assert [len(own) for own in block.groups.values()] == [2]
     assert "in no average: second (as first)." in page and "71.0 ± 1.4" in page
@@ -521,7 +521,7 @@ ODD = [
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_record_takes_nothing_from_the_others(odd):
-    page = html(runs_page("x", [of(0, "good-s0"), Run("bad-s0", record(name="bad", **odd))]))
+    page = render(build_runs_page("x", [of(0, "good-s0"), Run("bad-s0", record(name="bad", **odd))]))
     assert "does not hold what belongs here" not in page
     for name, told in (("learning", "good"), ("flags", "Events"), ("runs", "good-s0"), ("runs", "bad-s0")):
         assert told in words(section(page, name))

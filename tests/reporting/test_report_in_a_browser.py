@@ -8,13 +8,13 @@ import pytest
 from test_report import HOSTILE, SHOWN, attacked, epoch, final, record, seeded, selection
 
 from advcore.reporting.compare import Run
-from advcore.reporting.page import html
-from advcore.reporting.parts import Note, Shown
+from advcore.reporting.page import render
+from advcore.reporting.parts import Example, Note
 from advcore.reporting.record import RunRecord
-from advcore.reporting.run_page import Beside, run_page
-from advcore.reporting.runs_page import runs_page
-from advcore.reporting.suite import Results, tables
-from advcore.reporting.suite_page import suite_page
+from advcore.reporting.run_page import RunFiles, build_run_page
+from advcore.reporting.runs_page import build_runs_page
+from advcore.reporting.suite import Results, build_tables
+from advcore.reporting.suite_page import build_suite_page
 
 pytestmark = pytest.mark.browser
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -22,7 +22,7 @@ LONG = "a_name_that_is_very_long_and_has_no_place_to_break_" * 3
 
 
 def full() -> str:
-    shown = [Shown([("example 1", PIXEL), ("attacked", PIXEL), ("perturbation", PIXEL)], SHOWN[0].lines)] * 9
+    shown = [Example([("example 1", PIXEL), ("attacked", PIXEL), ("perturbation", PIXEL)], SHOWN[0].lines)] * 9
     many = [
         selection(i, 0.05 + 0.01 * i, 0.6) | {"gradient_error_full": 0.3, "target_error": 0.2} for i in range(2, 14)
     ]
@@ -39,18 +39,20 @@ def full() -> str:
         data={"train": 1000, "class_counts": [10] * 100},
         events=[{"epoch": 3, "event": f"catastrophic overfitting in {LONG}"}] * 3,
     )
-    return html(
-        run_page(one, Beside(weights=weights, galleries=[("Highest weights", shown), ("Lowest weights", shown)]))
+    return render(
+        build_run_page(
+            one, RunFiles(weights=weights, galleries=[("Highest weights", shown), ("Lowest weights", shown)])
+        )
     )
 
 
 def hostile() -> str:
     odd = record(name=LONG, plan=LONG + HOSTILE, events=[{"epoch": HOSTILE, "event": LONG}], inputs={LONG: LONG})
-    return html(run_page(odd, Beside(no_weights={2: LONG, 4: LONG}, about_images=[Note(LONG, "missing")])))
+    return render(build_run_page(odd, RunFiles(no_weights={2: LONG, 4: LONG}, about_images=[Note(LONG, "missing")])))
 
 
 def unfinished() -> str:
-    return html(run_page(record(finished=False, final={}, epochs=[epoch(0)], selections=[]), Beside()))
+    return render(build_run_page(record(finished=False, final={}, epochs=[epoch(0)], selections=[]), RunFiles()))
 
 
 def crowd() -> str:
@@ -62,7 +64,7 @@ def crowd() -> str:
             one.relative_cost = (0.25, 0.251, 0.5, 1.0)[i % 4]
             runs.append(Run(f"method-{'long-' * (i % 5)}{i}-s{s}", one, "a/report.html"))
     runs += [Run("bad-s0", problem=f"{LONG} is not JSON"), Run(f"{LONG}-s0", seeded(0, 0.7, method="x"))]
-    return html(runs_page("a study", [*runs, Run("open-s1", record(finished=False, final={}, epochs=[]))]))
+    return render(build_runs_page("a study", [*runs, Run("open-s1", record(finished=False, final={}, epochs=[]))]))
 
 
 def suite() -> str:
@@ -71,12 +73,12 @@ def suite() -> str:
     for i, name in enumerate(["full", "GradMatch", LONG]):
         found.add(name, 0, seeded(0, 0.6 + 0.01 * i))
         found.add(name, 1, None, error=LONG if i else None)
-    return html(suite_page(LONG, tables(found, LONG)))
+    return render(build_suite_page(LONG, build_tables(found, LONG)))
 
 
 def committed(suite: str, root: Path) -> str:
     files = sorted((root / "benchmarks/records" / suite).glob("*.json"))
-    return html(runs_page(suite, [Run(path.stem, RunRecord.load(path)) for path in files]))
+    return render(build_runs_page(suite, [Run(path.stem, RunRecord.load(path)) for path in files]))
 
 
 PAGES = {"full": full, "hostile": hostile, "unfinished": unfinished, "crowd": crowd, "suite": suite}

@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 import pytest
 from reporting.test_reporting import record
 
-from advcore.reporting.formats import csv_text, escape_latex, latex
-from advcore.reporting.page import html
+from advcore.reporting.formats import escape_latex, to_csv, to_latex
+from advcore.reporting.page import render
 from advcore.reporting.record import RunRecord
-from advcore.reporting.suite import Results, Table, raw, tables
-from advcore.reporting.suite_page import suite_page
+from advcore.reporting.suite import Results, Table, build_tables, raw_rows
+from advcore.reporting.suite_page import build_suite_page
 from advcore.reporting.tables import compare_methods, to_markdown
 
 
@@ -42,7 +42,7 @@ def results():
 
 
 def test_a_row_a_method_and_one_for_what_failed_or_is_missing(results):
-    last, best = tables(results, "a title")
+    last, best = build_tables(results, "a title")
     assert (last.caption, best.caption) == ("a title: checkpoint last", "a title: checkpoint best")
     assert last.header == (
         "method", "seeds", "clean, %", "robust, % (linf 0.1, PGD-50 x 3)", "relative cost", "speed-up (cost)",
@@ -64,11 +64,11 @@ def test_a_row_a_method_and_one_for_what_failed_or_is_missing(results):
 
 def test_seconds_are_compared_on_one_machine_only(results):
     results.add("quarter", 2, one(0.3, 0.25, 1.0, device="another"))
-    table = tables(results, "")[0]
+    table = build_tables(results, "")[0]
     assert "speed-up (seconds)" not in table.header and "speed-up (cost)" in table.header
     assert "several machines (another, cpu)" in " ".join(table.notes)
     results.entries[-1].record.environment |= {"device": "cpu", "threads": 2}
-    assert "speed-up (seconds)" not in tables(results, "")[0].header
+    assert "speed-up (seconds)" not in build_tables(results, "")[0].header
 
 
 def test_a_run_on_other_data_is_told(results):
@@ -76,9 +76,9 @@ def test_a_run_on_other_data_is_told(results):
     for entry in results.entries:
         if entry.record:
             entry.record.data = {"hash": {"train": "images ab", "test": "images cd"}}
-    assert "same data" not in " ".join(tables(results, "")[0].notes)
+    assert "same data" not in " ".join(build_tables(results, "")[0].notes)
     results.entries[2].record.data = {"hash": {"train": "images ef", "test": "images cd"}}
-    notes = [note for note in tables(results, "")[0].notes if "data" in note]
+    notes = [note for note in build_tables(results, "")[0].notes if "data" in note]
     told = "Not of the same train data, although the settings of the data are the same: full (ab); half (ef)."
     assert notes == [told]
 
@@ -90,7 +90,7 @@ def test_speed_ups_count_passes_where_full_trainings_differ(results):
     other = one(0.3, 0.5)
     other.reference = {"units": 300}
     results.add("quarter", 2, other)
-    table = tables(results, "")[0]
+    table = build_tables(results, "")[0]
     speed = table.header.index("speed-up (cost)")
     assert [row[speed] for row in table.rows if row[0] == "quarter"] == ["0.67"]
     assert any(note.startswith("Relative costs are each relative to") for note in table.notes)
@@ -98,14 +98,14 @@ def test_speed_ups_count_passes_where_full_trainings_differ(results):
 
 def test_without_the_reference_there_are_no_speed_ups(results):
     none = dataclasses.replace(results, reference=None)
-    assert "speed-up (cost)" not in tables(none, "")[0].header
+    assert "speed-up (cost)" not in build_tables(none, "")[0].header
     lost = dataclasses.replace(results, reference="gone")
-    assert "gone, which the others are set beside, has no record" in " ".join(tables(lost, "")[0].notes)
+    assert "gone, which the others are set beside, has no record" in " ".join(build_tables(lost, "")[0].notes)
 
 
 def test_where_nothing_has_come_to_its_end_the_table_says_so(results):
     empty = dataclasses.replace(results, entries=results.entries[3:])
-    (table,) = tables(empty, "t")
+    (table,) = build_tables(empty, "t")
     assert ("half, seed 1: failed: loss is | nan",) in table.rows and table.notes == ["No run has come to its end."]
 
 
@@ -123,7 +123,7 @@ def test_attacks_that_only_some_runs_met_have_columns_of_their_own():
 
 
 def test_markdown_keeps_its_columns(results):
-    text = tables(results, "t")[0].markdown()
+    text = build_tables(results, "t")[0].markdown()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {9}
     assert to_markdown(("a", "b"), [("x|y",)]).splitlines()[-1] == r"| x\|y |  |"
@@ -139,7 +139,7 @@ NASTY = Table("c_1", ("a & b", "c %"), [("[x]", "1 ± 2"), ("failed: 5 % of {x}"
 
 
 def test_a_latex_table_has_booktabs_and_spans_its_long_rows(tmp_path):
-    text = latex(NASTY)
+    text = to_latex(NASTY)
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
     assert r"a \& b & c \% \\" in text and r"{}[x] & 1 $\pm$ 2 \\" in text
     assert r"\multicolumn{2}{p{0.9\linewidth}}{failed: 5 \% of \{x\}} \\" in text
@@ -152,7 +152,7 @@ def test_a_latex_table_has_booktabs_and_spans_its_long_rows(tmp_path):
 
 
 def test_csv_has_the_records_own_numbers_one_row_a_run(results):
-    rows = list(csv.DictReader(io.StringIO(csv_text(*raw(results, "su,ite", "small")), newline="")))
+    rows = list(csv.DictReader(io.StringIO(to_csv(*raw_rows(results, "su,ite", "small")), newline="")))
     assert [(row["method"], row["seed"], row["status"]) for row in rows] == [
         ("full", "0", "done"), ("full", "1", "done"), ("half", "0", "done"), ("half", "1", "failed"),
         ("quarter", "0", "missing"), ("quarter", "1", "missing"),
@@ -171,7 +171,7 @@ def test_csv_has_intervals_and_what_stands_before_all_attacks():
     made.final["last"] = last | {"attacks": [last["attacks"][0], weaker], "worst": worst}
     found = Results(reference="full")
     found.add("full", 0, made)
-    (row,) = csv.DictReader(io.StringIO(csv_text(*raw(found, "s", None)), newline=""))
+    (row,) = csv.DictReader(io.StringIO(to_csv(*raw_rows(found, "s", None)), newline=""))
     told = [row[f"last robust (all of these){end}"] for end in ("", " low", " high")]
     assert told == ["0.4", "0.3", "0.5"] and row["last robust 2 (linf 0.1, PGD-50 x 3)"] == "0.6"
     assert "best robust (all of these)" not in row
@@ -196,7 +196,7 @@ class Balanced(HTMLParser):
 
 
 def test_html_is_one_well_formed_page_that_needs_no_other(results):
-    text = html(suite_page("<script> & co", [NASTY, *tables(results, "t")]))
+    text = render(build_suite_page("<script> & co", [NASTY, *build_tables(results, "t")]))
     parser = Balanced()
     parser.feed(text)
     assert not parser.open and "<script>" not in text and "&lt;script&gt; &amp; co" in text

@@ -17,7 +17,7 @@ from sealed import rewrite
 from advcore import Coreset, cli
 from advcore.files import load_arrays, load_tensors, read_sealed
 from advcore.reporting.record import RunRecord
-from advcore.runner.config import from_dict, load, overridden
+from advcore.runner.config import from_dict, load, override
 from advcore.runner.prepare import prepare
 
 SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "gradient_error", "gradient_error_trained",
@@ -579,7 +579,7 @@ def test_everything_trains_on_every_kind_of_coreset_and_says_which_attack(run, k
     changes = [f"objective={{name: {objective}}}", f"attack={attack}", f"selection.solver={{name: {solver}}}"]
     record = RunRecord.load(run("linf_gradmatch", *changes, *SMALLER) / "record.json")
     assert record.finished and [one["solver"] for one in record.selections] == [solver]
-    expected = from_dict(overridden(record.config, [f"attack={attack}"])).attack
+    expected = from_dict(override(record.config, [f"attack={attack}"])).attack
     assert from_dict(record.config).attack == expected and record.config["objective"]["name"] == objective
     assert (record.ledger["attack"]["backward"] > 0) == (attack != "null")
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from advcore import cli
 from advcore.evaluation import autoattack
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import selection_rows
+from advcore.reporting.tables import list_selection_rows
 from advcore.runner.schema import TABLES
-from advcore.runner.select import solver_reading
+from advcore.runner.select import list_overrides
 
 COMMANDS = typer.main.get_command(cli.app).commands
 STOPPED_READERS = (
@@ -151,8 +151,8 @@ def test_a_solver_that_reads_the_score_keeps_its_name(root):
     from advcore.runner.config import load
 
     config = load(root / "experiments/easycore_trades.yaml")
-    assert solver_reading(config, "input_norm", Path("s.npz")) == ['selection.solver.scores="s.npz"']
-    (other,) = solver_reading(config, "forgetting", Path("s.npz"))
+    assert list_overrides(config, "input_norm", Path("s.npz")) == ['selection.solver.scores="s.npz"']
+    (other,) = list_overrides(config, "forgetting", Path("s.npz"))
     assert other.startswith("selection.solver={name: by_score, score: forgetting, points: clean")
 
 
@@ -209,12 +209,12 @@ def test_a_coreset_is_told_in_the_words_of_the_other_tables():
         "gradient_error_full": 0.125006, "gradient_error_full_noise": 0.0, "passes": 12864, "rounds": 1,
         "seconds": {"attack": 0.0599783, "rows": 0.01, "solve": 0.1235},
     }  # fmt: skip
-    rows = dict(selection_rows(found))
+    rows = dict(list_selection_rows(found))
     assert rows["gradient error"] == "0.072 (random 0.801); against the full attack 0.125"
     assert rows["seconds"] == "attack 0.06, rows 0.01, solve 0.12" and rows["passes"] == "12,864"
     assert rows["examples per class"] == "1, 2" and "error against the target" not in rows
     nothing = dict.fromkeys(("gradient_error", "gradient_error_trained", "gradient_error_random"), None)
-    rows = dict(selection_rows(found | nothing | {"class_counts": [3, 5] * 50}))
+    rows = dict(list_selection_rows(found | nothing | {"class_counts": [3, 5] * 50}))
     assert "gradient error" not in rows and rows["examples per class"] == "3 to 5, in 100 classes"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from advcore.attacks import LinfPGD
 from advcore.errors import ConfigError
-from advcore.runner.config import changed, from_dict, load, overridden, resolved
+from advcore.runner.config import from_dict, load, override, resolve, set_values
 from advcore.runner.schema import TABLES
 from advcore.runner.yaml_reader import parse
 
@@ -22,7 +22,7 @@ RUN = {
 
 def problems(*sets: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as error:
-        from_dict(overridden(RUN, list(sets)))
+        from_dict(override(RUN, list(sets)))
     return error.value.problems
 
 
@@ -140,7 +140,7 @@ def test_missing_settings_are_named():
 
 
 def test_overrides_reach_into_lists_and_make_sections():
-    config = from_dict(overridden(RUN, ["evaluation.attacks.0.eps=8/255", "cost.reference_steps=7", "selection=null"]))
+    config = from_dict(override(RUN, ["evaluation.attacks.0.eps=8/255", "cost.reference_steps=7", "selection=null"]))
     assert config.evaluation.attacks == [LinfPGD(eps=8 / 255)]
     assert config.cost.reference_steps == 7 and config.selection is None
 
@@ -148,13 +148,13 @@ def test_overrides_reach_into_lists_and_make_sections():
 @pytest.mark.parametrize("bad", ["a", "=3", "a..b=1", "name.x=1", "evaluation.attacks.5.eps=1"])
 def test_overrides_that_cannot_be_meant_are_refused(bad):
     with pytest.raises(ConfigError):
-        overridden(RUN, [bad])
+        override(RUN, [bad])
 
 
 def test_what_is_changed_at_an_alias_is_changed_there_alone():
     text = "attack: &a {name: linf_pgd, eps: 0.1}\nevaluation: {attacks: [*a, {<<: *a, steps: 3}]}\nlist: [*a, *a]"
     raw = parse(text, "f")
-    for found in (overridden(raw, ["attack.eps=0.2", "list.0.eps=0.3"]), changed(raw, {"attack.eps": 0.2})):
+    for found in (override(raw, ["attack.eps=0.2", "list.0.eps=0.3"]), set_values(raw, {"attack.eps": 0.2})):
         assert found["attack"]["eps"] == 0.2
         assert [attack["eps"] for attack in found["evaluation"]["attacks"]] == [0.1, 0.1]
         assert found["list"][1]["eps"] == 0.1
@@ -164,7 +164,7 @@ def test_what_is_changed_at_an_alias_is_changed_there_alone():
 
 def test_a_value_that_is_set_at_two_places_is_two_values():
     value = {"eps": 0.1}
-    found = changed(changed({}, {"a": value, "b": value}), {"a.eps": 0.2})
+    found = set_values(set_values({}, {"a": value, "b": value}), {"a.eps": 0.2})
     assert found == {"a": {"eps": 0.2}, "b": {"eps": 0.1}} and value == {"eps": 0.1}
 
 
@@ -187,9 +187,9 @@ def test_overrides_that_would_cost_much_are_refused_in_a_line(sets, line):
 
 
 def test_the_resolved_config_reads_back_as_itself():
-    config = from_dict(overridden(RUN, ["model.name=timm:resnet18"]) | {"model": {"name": "timm:resnet18"}})
-    assert from_dict(resolved(config)) == config
-    assert resolved(config)["model"]["name"] == "timm:resnet18"
+    config = from_dict(override(RUN, ["model.name=timm:resnet18"]) | {"model": {"name": "timm:resnet18"}})
+    assert from_dict(resolve(config)) == config
+    assert resolve(config)["model"]["name"] == "timm:resnet18"
 
 
 def test_the_target_and_the_memory_limit_reach_the_selector():
@@ -197,7 +197,7 @@ def test_the_target_and_the_memory_limit_reach_the_selector():
 
     assert (build_selector(from_dict(RUN)).target, build_selector(from_dict(RUN)).memory_limit) == ("train", None)
     for text, limit in (("2", 2.0), ("1e-3", 1e-3), ("1/4", 0.25), ("null", None)):
-        raw = overridden(RUN, ["selection.target=validation", f"selection.memory_limit={text}"])
+        raw = override(RUN, ["selection.target=validation", f"selection.memory_limit={text}"])
         chosen = build_selector(from_dict(raw))
         assert (chosen.target, chosen.memory_limit) == ("validation", limit)
 
@@ -206,7 +206,7 @@ def test_the_target_and_the_memory_limit_reach_the_selector():
 def test_a_solver_that_fits_no_target_is_refused_with_one_line(solver):
     from advcore.runner.build import build_selector
 
-    config = from_dict(overridden(RUN, [f"selection.solver={{name: {solver}}}", "selection.target=validation"]))
+    config = from_dict(override(RUN, [f"selection.solver={{name: {solver}}}", "selection.target=validation"]))
     with pytest.raises(ConfigError) as error:
         build_selector(config)
     (line,) = error.value.problems
@@ -214,14 +214,14 @@ def test_a_solver_that_fits_no_target_is_refused_with_one_line(solver):
 
 
 def test_every_experiment_reads_and_builds_its_trainer(root):
-    from advcore.runner.build import trainer
+    from advcore.runner.build import build_trainer
 
     files = sorted(root.glob("experiments/**/*.yaml"))
     assert len(files) >= 20
     for file in files:
         config = load(file)
-        trainer(config)
-        assert from_dict(resolved(config)) == config, file
+        build_trainer(config)
+        assert from_dict(resolve(config)) == config, file
         assert config.name == str(file.relative_to(root / "experiments")).removesuffix(".yaml").replace("/", "_"), file
         assert file.read_text().startswith("# ")
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from advcore.errors import ConfigError
-from advcore.runner.checkpoints import alone, begin, was_begun_by
+from advcore.runner.checkpoints import begin, lock_folder, was_begun_by
 
 pytest.importorskip("fcntl")
 FORK = multiprocessing.get_context("fork")
@@ -16,7 +16,7 @@ FORK = multiprocessing.get_context("fork")
 
 def hold(folder, ready) -> None:
     """Work in the folder with a helper, whose number is sent once all is ready; both would take a minute."""
-    with alone(folder):
+    with lock_folder(folder):
         helper = FORK.Process(target=time.sleep, args=(60,))
         helper.start()
         ready.send(helper.pid)
@@ -31,13 +31,13 @@ def test_helpers_of_a_dead_process_keep_nobody_out(tmp_path):
     holder.start()
     helper = receiver.recv()
     try:
-        with pytest.raises(ConfigError, match="no other process runs"), alone(tmp_path):
+        with pytest.raises(ConfigError, match="no other process runs"), lock_folder(tmp_path):
             pass
         holder.kill()
         holder.join()
         assert holder.exitcode == -signal.SIGKILL
         os.kill(helper, 0)  # it still lives
-        with alone(tmp_path):
+        with lock_folder(tmp_path):
             pass
     finally:
         holder.kill()

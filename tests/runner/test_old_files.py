@@ -43,7 +43,7 @@ def test_every_kind_of_file_is_read(old):
     assert len(Coreset.load(old / "run/coresets/epoch-001.npz")) == 72
     tree, facts = load_folder(old / "run/states/000002")
     assert tree["place"]["epoch"] == 2 and facts["config"] == record.config
-    assert checkpoints.newest(old / "run")[2] == []
+    assert checkpoints.load_newest(old / "run")[2] == []
     assert len(Scores.load(old / "scores.npz").values) == 144
     assert len(load_npz(old / "state.npz")["clean"]) == 32
     assert load_arrays(old / "examples.npz")[0]["x_adv_0"].shape == (60, 1, 8, 8)

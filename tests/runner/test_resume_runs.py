@@ -29,7 +29,7 @@ from advcore.objectives import Pgd
 from advcore.runner import checkpoints
 from advcore.runner.config import list_changes
 from advcore.selection.schedule import Schedule
-from advcore.signals import Stopped, caught
+from advcore.signals import Stopped, catch_signals
 from advcore.training import SGD
 from advcore.training.loop import Listener
 
@@ -116,8 +116,8 @@ def short(finished_short, tmp_path):
 def cut(folder: Path, states: int, to: Path) -> Path:
     """The run as it was when it had saved so many states; needs all of them kept."""
     shutil.copytree(folder, to)
-    for number in checkpoints._numbers(to)[states:]:
-        shutil.rmtree(checkpoints.folder(to) / f"{number:06d}")
+    for number in checkpoints._list_numbers(to)[states:]:
+        shutil.rmtree(checkpoints.states_folder(to) / f"{number:06d}")
     record = json.loads((to / "record.json").read_text())
     update(to / "record.json", finished=False, final={}, epochs=record["epochs"][:states], best_epoch=None)
     return to
@@ -125,7 +125,7 @@ def cut(folder: Path, states: int, to: Path) -> Path:
 
 @pytest.mark.case("A2")
 def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_path, undisturbed):
-    count = len(checkpoints._numbers(undisturbed))
+    count = len(checkpoints._list_numbers(undisturbed))
     assert count == 4  # 1 full epoch and 3 on two coresets
     for states in range(count + 1):
         run = cut(undisturbed, states, tmp_path / str(states))
@@ -140,8 +140,8 @@ def test_gone_on_with_from_any_state_a_run_ends_as_it_did(advcore, command, tmp_
 def test_two_states_are_kept(advcore, short_command, tmp_path):
     more = ["--set", "checkpoint.kept=2", "--set", "training.epochs=4"]
     assert advcore(*short_command, *more, "--out", tmp_path / "run")[0] == 0
-    assert checkpoints._numbers(tmp_path / "run") == [2, 3]
-    assert not list(checkpoints.folder(tmp_path / "run").glob(".*"))
+    assert checkpoints._list_numbers(tmp_path / "run") == [2, 3]
+    assert not list(checkpoints.states_folder(tmp_path / "run").glob(".*"))
 
 
 def rewrite(path: Path, change):
@@ -165,15 +165,15 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_is_told_and_the_one_before_it_found(tmp_path, undisturbed, damage):
     run = cut(undisturbed, 3, tmp_path / "run")
-    DAMAGES[damage](checkpoints.folder(run) / "000003")
-    state, _, (line,) = checkpoints.newest(run)
+    DAMAGES[damage](checkpoints.states_folder(run) / "000003")
+    state, _, (line,) = checkpoints.load_newest(run)
     assert state["place"]["epoch"] == 2 and "000003" in line
 
 
 @pytest.mark.case("B3", "B4")
 def test_from_the_state_before_a_damaged_one_a_run_ends_as_it_did(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 3, tmp_path / "run")
-    flip(checkpoints.folder(run) / "000003" / "tensors.safetensors")
+    flip(checkpoints.states_folder(run) / "000003" / "tensors.safetensors")
     code, _, err = advcore(*command, "--out", run, "--resume")
     assert code == 0, err
     same_runs(undisturbed, run)
@@ -184,7 +184,7 @@ def test_from_the_state_before_a_damaged_one_a_run_ends_as_it_did(advcore, comma
 @pytest.mark.case("B3")
 def test_a_run_without_a_whole_state_stops_itself(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 2, tmp_path / "run")
-    for state in checkpoints.folder(run).iterdir():
+    for state in checkpoints.states_folder(run).iterdir():
         flip(state / "tensors.safetensors")
     before = (run / "record.json").read_bytes()
     code, _, err = advcore(*command, "--out", run, "--resume")
@@ -196,12 +196,12 @@ def test_a_run_without_a_whole_state_stops_itself(advcore, command, tmp_path, un
 def test_a_state_that_replaces_a_damaged_one_does_not_leave_it_the_only_other(tmp_path):
     for i in range(2):
         checkpoints.save(tmp_path, lambda i=i: {"a": i}, {"data": []})
-    flip(checkpoints.folder(tmp_path) / "000002" / "values.json")
-    assert checkpoints.newest(tmp_path)[0] == {"a": 0}
+    flip(checkpoints.states_folder(tmp_path) / "000002" / "values.json")
+    assert checkpoints.load_newest(tmp_path)[0] == {"a": 0}
     checkpoints.save(tmp_path, lambda: {"a": 2}, {"data": []})
-    for number in checkpoints._numbers(tmp_path):
-        load_folder(checkpoints.folder(tmp_path) / f"{number:06d}")
-    assert len(checkpoints._numbers(tmp_path)) == 2
+    for number in checkpoints._list_numbers(tmp_path):
+        load_folder(checkpoints.states_folder(tmp_path) / f"{number:06d}")
+    assert len(checkpoints._list_numbers(tmp_path)) == 2
 
 
 @pytest.mark.case("B8")
@@ -221,7 +221,7 @@ def test_a_state_written_short_does_not_push_out_the_good_ones(tmp_path, monkeyp
     for _ in range(2):
         with pytest.raises(CheckpointError, match="tensors.safetensors is damaged"):
             checkpoints.save(tmp_path, lambda: {"a": torch.ones(3)}, {"data": []})
-    assert float(checkpoints.newest(tmp_path)[0]["a"][0]) == 1.0
+    assert float(checkpoints.load_newest(tmp_path)[0]["a"][0]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -248,22 +248,22 @@ def test_a_tensor_that_stands_twice_is_one_again(tmp_path):
 @pytest.mark.case("B8")
 def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
     refused = pytest.raises(ConfigError, match="no other process")
-    with checkpoints.alone(tmp_path / "run"), refused, checkpoints.alone(tmp_path / "run"):
+    with checkpoints.lock_folder(tmp_path / "run"), refused, checkpoints.lock_folder(tmp_path / "run"):
         pass
-    with checkpoints.alone(tmp_path / "run"):
+    with checkpoints.lock_folder(tmp_path / "run"):
         pass
 
 
 @pytest.mark.case("B3")
 def test_done_epochs_without_a_state_are_not_done_again_in_silence(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 3, tmp_path / "run")
-    shutil.rmtree(checkpoints.folder(run))
+    shutil.rmtree(checkpoints.states_folder(run))
     code, _, err = advcore(*command, "--out", run, "--resume")
     assert code == 3 and err.count("\n") == 1 and "epochs done: 3" in err
 
 
 def test_a_finished_run_needs_no_states(advcore, command, undisturbed):
-    for state in checkpoints.folder(undisturbed).iterdir():
+    for state in checkpoints.states_folder(undisturbed).iterdir():
         flip(state / "tensors.safetensors")
     assert advcore(*command, "--out", undisturbed, "--resume")[0] == 0
 
@@ -360,9 +360,9 @@ def test_both_options_are_too_many(advcore, command, tmp_path):
 
 @pytest.mark.case("B8")
 def test_overwriting_removes_the_states_too(advcore, short_command, short):
-    old = (checkpoints.folder(short) / "000002").stat().st_mtime_ns
+    old = (checkpoints.states_folder(short) / "000002").stat().st_mtime_ns
     assert advcore(*short_command, "--out", short, "--overwrite")[0] == 0
-    assert (checkpoints.folder(short) / "000002").stat().st_mtime_ns > old
+    assert (checkpoints.states_folder(short) / "000002").stat().st_mtime_ns > old
 
 
 def test_changes_name_the_setting_by_its_path():
@@ -378,16 +378,16 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
     with pytest.raises(TypeError):
         checkpoints.save(tmp_path, lambda: {"a": object()}, {"data": []})
-    assert checkpoints._numbers(tmp_path) == [1] and not list(checkpoints.folder(tmp_path).glob(".*"))
-    assert checkpoints.newest(tmp_path)[0] == {"a": 1}
+    assert checkpoints._list_numbers(tmp_path) == [1] and not list(checkpoints.states_folder(tmp_path).glob(".*"))
+    assert checkpoints.load_newest(tmp_path)[0] == {"a": 1}
 
 
 @pytest.mark.case("B2")
 def test_what_a_dead_process_left_half_written_goes(tmp_path):
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
-    (checkpoints.folder(tmp_path) / ".000002.abc").mkdir()
+    (checkpoints.states_folder(tmp_path) / ".000002.abc").mkdir()
     checkpoints.save(tmp_path, lambda: {"a": 2}, {"data": []})
-    assert sorted(path.name for path in checkpoints.folder(tmp_path).iterdir()) == ["000001", "000002"]
+    assert sorted(path.name for path in checkpoints.states_folder(tmp_path).iterdir()) == ["000001", "000002"]
 
 
 @pytest.mark.case("B8")
@@ -400,16 +400,16 @@ def test_a_state_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(checkpoints.shutil, "rmtree", fails)
     checkpoints.save(tmp_path, lambda: {"a": 2}, {"data": []})
-    assert "denied" in caplog.text and checkpoints.newest(tmp_path)[0] == {"a": 2}
+    assert "denied" in caplog.text and checkpoints.load_newest(tmp_path)[0] == {"a": 2}
 
 
 @pytest.mark.case("B3")
 def test_no_state_at_all_is_none_and_only_damaged_ones_an_error(tmp_path):
-    assert checkpoints.newest(tmp_path) is None
+    assert checkpoints.load_newest(tmp_path) is None
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
-    flip(checkpoints.folder(tmp_path) / "000001" / "values.json", 1.0)
+    flip(checkpoints.states_folder(tmp_path) / "000001" / "values.json", 1.0)
     with pytest.raises(AdvcoreError, match="no state in .* is whole: .*values.json is damaged"):
-        checkpoints.newest(tmp_path)
+        checkpoints.load_newest(tmp_path)
 
 
 @pytest.mark.case("B6")
@@ -451,7 +451,7 @@ def test_a_signal_saves_and_leaves_with_its_number(command, tmp_path, monkeypatc
     os.kill(process.pid, number)
     assert process.code() == 128 + number and "Traceback" not in process.stderr, process.stderr
     assert process.stderr.count("\n") == 1 and "--resume" in process.stderr
-    state, _, _ = checkpoints.newest(run)
+    state, _, _ = checkpoints.load_newest(run)
     assert state["place"]["epoch"] or state["place"]["step"]
 
 
@@ -476,7 +476,7 @@ def train_with_workers(folder: Path) -> None:
         on_checkpoint=lambda state: save_folder(folder / "state", state(), {}),
     )
     try:
-        with caught():
+        with catch_signals():
             trainer.fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), data, seed=0, listener=listener)
     except Stopped as stopped:
         sys.exit(128 + stopped.number)
@@ -490,8 +490,8 @@ def test_killed_20_times_a_run_ends_as_if_it_had_not_been(advcore, root, tiny, t
     assert advcore(*command, "--out", tmp_path / "undisturbed")[0] == 0
     run, generator, kills = tmp_path / "run", random.Random(0), 0
     while kills < 20:
-        process, before = started(command, run), checkpoints._numbers(run)
-        while kills % 5 and checkpoints._numbers(run) == before:
+        process, before = started(command, run), checkpoints._list_numbers(run)
+        while kills % 5 and checkpoints._list_numbers(run) == before:
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.15) if kills % 5 else generator.uniform(0, 5))

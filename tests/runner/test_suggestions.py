@@ -2,7 +2,7 @@
 
 import pytest
 
-from advcore.errors import ConfigError, is_known, nearest, plain
+from advcore.errors import ConfigError, is_known, simplify_name, suggest_nearest
 from advcore.gradients import GRADIENTS
 from advcore.models import MODELS
 from advcore.runner.aliases import ALIASES, PLACES, SETTING_ALIASES, collect_aliases, suggest_setting
@@ -112,16 +112,16 @@ def test_every_alias_leads_to_a_name_of_its_table_and_hides_none(table):
     aliases = ALIASES | {"partitions": PARTITION_ALIASES, "scores": SCORE_ALIASES}
     names = tables[table]
     for alias, target in aliases[table].items():
-        assert alias == plain(alias) and is_known(target, names), alias
-        assert alias not in set(map(plain, names)), f"{alias} is a name already"
-        assert nearest(alias, names, aliases[table]).startswith("did you mean ")
+        assert alias == simplify_name(alias) and is_known(target, names), alias
+        assert alias not in set(map(simplify_name, names)), f"{alias} is a name already"
+        assert suggest_nearest(alias, names, aliases[table]).startswith("did you mean ")
     assert set(SCORES) <= set(GRADIENTS)
 
 
 def test_every_alias_of_a_setting_leads_to_a_setting():
     assert ALIASES.keys() == PLACES.keys() == TABLES.keys()
     for alias, settings in SETTING_ALIASES.items():
-        assert alias == plain(alias)
+        assert alias == simplify_name(alias)
         for setting in settings:
             assert suggest_setting(alias, [setting], "") == f"did you mean {setting!r}?"
             assert suggest_setting(setting, [], "").startswith("did you mean "), f"nothing is called {setting}"
@@ -146,4 +146,4 @@ def test_what_timm_is_offered_for_is_an_architecture_of_timm():
     ],
 )
 def test_words_that_are_spelt_alike_are_offered_and_no_others(value, known, expected):
-    assert nearest(value, known) == expected
+    assert suggest_nearest(value, known) == expected

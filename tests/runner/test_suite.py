@@ -9,9 +9,9 @@ from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
 from advcore.runner import suite as suites
 from advcore.runner import suite_file, yaml_reader
-from advcore.runner.identity import differences, identity, recorded_identity, settings_hash
+from advcore.runner.identity import identify, list_differences, recorded_identity, settings_hash
 from advcore.runner.suite import list_runs, load, resolve_methods, shard
-from advcore.runner.suite_file import BASELINES, expand_grids, slug
+from advcore.runner.suite_file import BASELINES, expand_grids, make_slug
 from advcore.runner.yaml_reader import read
 
 EXPERIMENT = "experiments/trades_gradmatch.yaml"
@@ -91,8 +91,8 @@ set: {objective: {name: trades}}
 
 
 def test_names_of_files_are_those_of_the_records_that_exist():
-    assert slug("GradMatch @ 0.5", 1) == "gradmatch-0-5-s1"
-    assert slug("fewer steps (PGD-4)", 0) == "fewer-steps-pgd-4-s0"
+    assert make_slug("GradMatch @ 0.5", 1) == "gradmatch-0-5-s1"
+    assert make_slug("fewer steps (PGD-4)", 0) == "fewer-steps-pgd-4-s0"
 
 
 WRONG = {
@@ -251,8 +251,8 @@ def test_an_identity_knows_settings_from_places(suite):
             ["training.normalise=none"],
         )
     )
-    assert identity(plain) == identity(elsewhere) != identity(other)
-    assert settings_hash(identity(plain)) == settings_hash(identity(elsewhere)) != settings_hash(identity(other))
+    assert identify(plain) == identify(elsewhere) != identify(other)
+    assert settings_hash(identify(plain)) == settings_hash(identify(elsewhere)) != settings_hash(identify(other))
 
 
 SUITES = ("digits", "mnist", "minibatch-mnist", "minibatch-cifar10", "minibatch-factors", "minibatch-strong")
@@ -277,7 +277,7 @@ def test_every_committed_record_is_its_suites(root, name):
     kept = sorted((root / "benchmarks/records" / name).glob("*.json"))
     assert kept
     for path in kept:
-        assert not differences(RunRecord.load(path), known[path.name].config), path
+        assert not list_differences(RunRecord.load(path), known[path.name].config), path
 
 
 def test_a_record_of_other_settings_is_not_the_suites(root):
@@ -285,11 +285,11 @@ def test_a_record_of_other_settings_is_not_the_suites(root):
     run = list_runs(suite, resolve_methods(suite))[0]
     raw = json.loads((root / "benchmarks/records/digits/full-s0.json").read_text())
     raw["config"]["training"]["epochs"] = 29
-    assert "training.epochs: 29 -> 30" in differences(RunRecord(**raw), run.config)
+    assert "training.epochs: 29 -> 30" in list_differences(RunRecord(**raw), run.config)
     raw["config"]["training"]["epochz"] = 29
-    assert "does not know" in differences(RunRecord(**raw), run.config)[0]
+    assert "does not know" in list_differences(RunRecord(**raw), run.config)[0]
     record = json.loads((root / "benchmarks/records/digits/full-s0.json").read_text())
-    assert recorded_identity(RunRecord(**record)) == identity(run.config)
+    assert recorded_identity(RunRecord(**record)) == identify(run.config)
 
 
 def test_every_suite_of_the_papers_resolves_in_every_size(root):

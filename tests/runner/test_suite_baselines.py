@@ -8,8 +8,8 @@ from advcore.attacks.memory import Memory
 from advcore.errors import ConfigError
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.runner import build
-from advcore.runner.baselines import plan_cost, set_epochs, with_baselines
-from advcore.runner.config import changed, from_dict
+from advcore.runner.baselines import add_baselines, plan_cost, set_epochs
+from advcore.runner.config import from_dict, set_values
 from advcore.runner.suite import load, resolve_methods
 from advcore.runner.suite_file import BASELINES
 from advcore.runner.yaml_reader import read
@@ -32,12 +32,12 @@ MARGIN = {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}
 
 
 def _of(base: dict, changes: dict):
-    return from_dict(changed(base, changes))
+    return from_dict(set_values(base, changes))
 
 
 @pytest.fixture(scope="module")
 def base(root):
-    return changed(read(root / "experiments/linf_full.yaml"), BASE)
+    return set_values(read(root / "experiments/linf_full.yaml"), BASE)
 
 
 @pytest.fixture
@@ -45,15 +45,15 @@ def added(base):
     """The baselines that come to `full` and one other method."""
 
     def found(changes: dict, names=BASELINES, full=None) -> dict:
-        raw = changed(base, full or {})
-        methods = {"full": from_dict(raw), "method": from_dict(changed(raw, changes))}
-        return {name: c for name, c in with_baselines(methods, "full", names, counts).items() if name not in methods}
+        raw = set_values(base, full or {})
+        methods = {"full": from_dict(raw), "method": from_dict(set_values(raw, changes))}
+        return {name: c for name, c in add_baselines(methods, "full", names, counts).items() if name not in methods}
 
     return found
 
 
 def test_a_coreset_of_half_costs_059_and_gets_every_baseline(base, added):
-    assert plan_cost(from_dict(changed(base, {"selection": HALF})), counts) == pytest.approx(0.5 + 0.09)
+    assert plan_cost(from_dict(set_values(base, {"selection": HALF})), counts) == pytest.approx(0.5 + 0.09)
     found = added({"selection": HALF})
     names = ["random 0.5", "random of cost 0.59", "shortened to 6 epochs", "fewer steps (2)", "FAT", "N-FGSM"]
     assert list(found) == names
@@ -70,7 +70,7 @@ def test_a_coreset_of_half_costs_059_and_gets_every_baseline(base, added):
 def test_a_margin_rule_costs_029_and_its_steps_are_shortened(base, added):
     """12 of 64 attacked and learned from, 64 looked at: 184 of 640 passes. One step is 4 of 10, so 7.2 epochs of it."""
     rule = {"minibatch": {"name": "margin", "rho": 0.2, "warm_up": 0, "clean": 0}}
-    assert plan_cost(from_dict(changed(base, rule)), counts) == pytest.approx(0.2875)
+    assert plan_cost(from_dict(set_values(base, rule)), counts) == pytest.approx(0.2875)
     found = added(rule, ("random", "shortened", "fewer_steps"))
     assert list(found) == ["random minibatch 0.2", "shortened to 3 epochs", "fewer steps (1, 7 epochs)"]
     assert found["random minibatch 0.2"].minibatch == RandomSubset(rho=0.2, clean=0)
@@ -125,7 +125,7 @@ def test_random_of_equal_cost_is_left_out_where_it_would_add_nothing(added, chan
 def test_no_baseline_costs_more_than_the_method_by_more_than_half_an_epoch(base, added):
     for budget in (0.1, 0.2, 0.3, 0.5, 0.7):
         method = {"selection": HALF | {"budget": budget}}
-        cost = plan_cost(from_dict(changed(base, method)), counts)
+        cost = plan_cost(from_dict(set_values(base, method)), counts)
         for name, one in added(method, ("shortened", "fewer_steps")).items():
             assert abs(plan_cost(one, counts) - cost) <= 0.05 + 1e-9, (budget, name)
 
@@ -152,11 +152,11 @@ def test_what_is_written_down_already_is_not_added_again(base, added):
     selection = HALF | {"solver": {"name": "random"}, "attack": {"name": "linf_pgd", "eps": 0.1, "steps": 1}}
     methods = {
         "full": from_dict(base),
-        "GradMatch": from_dict(changed(base, {"selection": HALF})),
-        "mine": from_dict(changed(base, {"selection": selection})),  # a random selection attacks nothing
-        "six": from_dict(changed(base, {"training.epochs": 6})),
+        "GradMatch": from_dict(set_values(base, {"selection": HALF})),
+        "mine": from_dict(set_values(base, {"selection": selection})),  # a random selection attacks nothing
+        "six": from_dict(set_values(base, {"training.epochs": 6})),
     }
-    found = with_baselines(methods, "full", ("random", "shortened"), counts)
+    found = add_baselines(methods, "full", ("random", "shortened"), counts)
     assert list(found) == list(methods)
     assert not added({"selection": selection})  # nothing is chosen, so nothing has to be beaten
 
@@ -164,9 +164,9 @@ def test_what_is_written_down_already_is_not_added_again(base, added):
 def test_equal_names_are_told_apart_by_what_differs(base):
     methods = {
         "full": from_dict(base),
-        **{f"{p}": from_dict(changed(base, {"selection": HALF | {"partition": p}})) for p in ("whole", "per_class")},
+        **{f"{p}": from_dict(set_values(base, {"selection": HALF | {"partition": p}})) for p in ("whole", "per_class")},
     }
-    assert list(with_baselines(methods, "full", ("random",), counts))[3:] == [
+    assert list(add_baselines(methods, "full", ("random",), counts))[3:] == [
         "random 0.5",
         "random 0.5, partition per_class",
     ]
@@ -174,21 +174,21 @@ def test_equal_names_are_told_apart_by_what_differs(base):
 
 def test_other_data_have_baselines_of_their_own(base):
     """Files are known by their name, wherever they lie."""
-    full = from_dict(changed(base, {"data": {"name": "parquet", "path": "/a/mnist"}}))
+    full = from_dict(set_values(base, {"data": {"name": "parquet", "path": "/a/mnist"}}))
     paths = {"one": "/a/mnist", "same": "/b/mnist", "other": "/a/cifar10"}
     methods = {"full": full} | {
-        name: from_dict(changed(base, {"selection": HALF, "data": {"name": "parquet", "path": path}}))
+        name: from_dict(set_values(base, {"selection": HALF, "data": {"name": "parquet", "path": path}}))
         for name, path in paths.items()
     }
-    found = with_baselines(methods, "full", ("random",), counts)
+    found = add_baselines(methods, "full", ("random",), counts)
     assert list(found)[len(methods) :] == ["random 0.5", "random 0.5, path cifar10"]
 
 
 def test_a_name_that_would_be_too_long_is_numbered(base):
     attack = {"name": "linf_pgd", "eps": 0.1, "steps": 1}
-    long = changed(base, {"selection": HALF, "evaluation.attacks": [attack] * 9})
-    methods = {"full": from_dict(base), "a": from_dict(changed(base, {"selection": HALF})), "b": from_dict(long)}
-    assert list(with_baselines(methods, "full", ("random",), counts))[3:] == ["random 0.5", "random 0.5 (2)"]
+    long = set_values(base, {"selection": HALF, "evaluation.attacks": [attack] * 9})
+    methods = {"full": from_dict(base), "a": from_dict(set_values(base, {"selection": HALF})), "b": from_dict(long)}
+    assert list(add_baselines(methods, "full", ("random",), counts))[3:] == ["random 0.5", "random 0.5 (2)"]
 
 
 def test_only_linf_has_fat_and_what_is_not_attacked_has_no_fewer_steps(added):
@@ -201,7 +201,7 @@ def test_only_linf_has_fat_and_what_is_not_attacked_has_no_fewer_steps(added):
 
 def test_milestones_come_as_much_earlier_as_the_run_is_shorter(base):
     schedule = {"name": "multi_step", "milestones": [5, 8], "ramp": 5}
-    config = from_dict(changed(base, {"training.lr_schedule": schedule}))
+    config = from_dict(set_values(base, {"training.lr_schedule": schedule}))
     assert set_epochs(config, 4).training.lr_schedule == MultiStep(milestones=[2, 3], ramp=2)
     assert set_epochs(config, 3).training.lr_schedule == MultiStep(milestones=[2, 2], ramp=2)  # both decays are left
 
@@ -211,7 +211,7 @@ def test_a_baseline_can_be_trained_where_the_reference_remembers(added):
     full = {"attack.start": "remembered", "training.memory": {"precision": "float32"}}
     found = added({"selection": HALF}, full=full)
     assert found["FAT"].training.memory == Memory() and found["fewer steps (2)"].training.memory.precision == "float32"
-    assert all(build.trainer(config) for config in found.values())
+    assert all(build.build_trainer(config) for config in found.values())
 
 
 def test_a_method_whose_full_training_cannot_be_planned_is_named(added):
@@ -233,5 +233,5 @@ def test_the_papers_suites_on_digits_can_be_planned(root):
     on_digits = {suite.name: suite for suite in suites if "digits" in suite.title}
     assert len(on_digits) >= 10
     for name, suite in on_digits.items():
-        found = with_baselines(resolve_methods(suite), suite.reference, suite.added, lambda config: sizes)
+        found = add_baselines(resolve_methods(suite), suite.reference, suite.added, lambda config: sizes)
         assert any(method.startswith("random") for method in found), name

@@ -19,9 +19,9 @@ from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import bench, engines
 from advcore.runner.attempt import Outcome
-from advcore.runner.config import resolved
+from advcore.runner.config import resolve
 from advcore.runner.suite import shard
-from advcore.signals import Stopped, caught
+from advcore.signals import Stopped, catch_signals
 from advcore.threads import environment_of_share, share_of_threads
 
 OFF = "baselines: false\n"
@@ -56,7 +56,7 @@ def record_of(run) -> RunRecord:
     final = {"clean": {"accuracy": 0.9, "n": 60}, "attacks": [attack], "flags": []}
     return RunRecord(
         name=run.config.name,
-        config=resolved(run.config),
+        config=resolve(run.config),
         environment={"device": "cpu", "threads": 1},
         plan="",
         reference={},
@@ -207,7 +207,7 @@ def test_ctrl_c_stops_every_child_before_it_leaves(prepared):
         stopped.append(run.slug)
         return Outcome("stopped")
 
-    with pytest.raises(Stopped) as stopping, caught():
+    with pytest.raises(Stopped) as stopping, catch_signals():
         execute(prepared, work=until_told)
     assert stopping.value.number == signal.SIGINT and stopped == ["full-s0"]
     assert len(execute(prepared)["done"]) == 6

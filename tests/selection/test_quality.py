@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from advcore.gradients.base import Measured
+from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.quality import (
@@ -39,7 +39,7 @@ def coreset(**more) -> Coreset:
 
 def found(rows, goal=None, normalise="coreset", **more):
     return measure_quality(
-        coreset(**more), Measured(rows=rows, labels=LABELS), goal, normalise=normalise, stream=STREAM
+        coreset(**more), Measurement(rows=rows, labels=LABELS), goal, normalise=normalise, stream=STREAM
     )
 
 

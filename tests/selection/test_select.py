@@ -25,7 +25,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD
 from advcore.training.loop import Listener
-from advcore.training.plan import planned_units
+from advcore.training.plan import count_planned_units
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
@@ -487,7 +487,7 @@ def test_the_ledger_of_a_run_equals_its_plan_with_the_validation_examples(model,
     trained = made.fit(model, source, held_out, seed=0)
     selections = [one for one in trained.epochs if one["action"] == "select"]
     assert len(selections) == len(trained.coresets) > 0
-    assert trained.ledger.units() == planned_units(made, 96, 40) > planned_units(made, 96)
+    assert trained.ledger.units() == count_planned_units(made, 96, 40) > count_planned_units(made, 96)
     assert all(one.quality["target_error"] > 0 for one in trained.coresets)
 
 
@@ -496,7 +496,7 @@ def test_the_published_schedule_starts_on_random_subsets_and_then_matches_valida
     made = trainer(Trades(), "acs", period=3)
     trained = made.fit(model, source, held_out, seed=0)
     assert [one["action"] for one in trained.epochs] == ["full", "random", "select"]
-    assert trained.ledger.units() == planned_units(made, 96, 40)
+    assert trained.ledger.units() == count_planned_units(made, 96, 40)
     assert trained.coresets[0].quality["target_error"] > 0
 
 

@@ -13,7 +13,7 @@ from advcore.errors import BudgetError, ConfigError, DataError
 from advcore.rng import Stream
 from advcore.rows import BlockRows, DenseRows, FactoredRows
 from advcore.solvers import CCS, SOLVERS, ByScore, Craig, GradMatch
-from advcore.solvers.base import memory_of
+from advcore.solvers.base import estimate_memory
 
 EACH = {name: Solver() for name, Solver in SOLVERS.items()} | {
     "craig without a matrix": Craig(matrix="free"),
@@ -255,7 +255,7 @@ def test_a_subset_of_a_block_problem_is_solved_as_such(solver):
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(n=strategies.integers(1, 10**6), share=strategies.floats(0, 1))
 def test_memory_is_told_in_whole_bytes(solver, n, share):
-    told = memory_of(solver, n, max(1, round(share * n)))
+    told = estimate_memory(solver, n, max(1, round(share * n)))
     assert told == solver.memory(n, max(1, round(share * n))) and set(told) == {"matrix", "solver"}
     assert all(isinstance(size, int) and size >= 0 for size in told.values())
 

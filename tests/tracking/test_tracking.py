@@ -140,14 +140,14 @@ def test_every_run_keeps_its_epochs_as_lines(plain):
 def test_gone_on_with_no_epoch_is_told_twice_and_none_is_lost(advcore, root, tiny, plain, kept, tmp_path, before):
     """Killed after a state of 2 epochs; the tracker knows 3, or is new."""
     run = shutil.copytree(plain, tmp_path / "run")
-    for number in checkpoints._numbers(run)[2:]:
-        shutil.rmtree(checkpoints.folder(run) / f"{number:06d}")
+    for number in checkpoints._list_numbers(run)[2:]:
+        shutil.rmtree(checkpoints.states_folder(run) / f"{number:06d}")
     record = json.loads((run / "record.json").read_text())
     update(run / "record.json", finished=False, final={})
     count = {"told more than was saved": 3, "not tracked": 0}[before]
     if count:
         (tracking := Tracking({"tensorboard": TRACKERS["tensorboard"]()}, run, "x", {})).tell(
-            metrics.rows(record["epochs"][:count], record["selections"], record["reference"]["units"])
+            metrics.build_rows(record["epochs"][:count], record["selections"], record["reference"]["units"])
         )
         assert tracking.events == []
     code, _, err = advcore(*command(root, tiny, TRACKED), "--out", run, "--resume")

@@ -28,7 +28,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch, Random
 from advcore.training import SGD
 from advcore.training.minibatch import build_stepper
-from advcore.training.plan import planned_units
+from advcore.training.plan import count_planned_units
 from advcore.training.step import Batch, Learner
 from advcore.training.steppers import UpdateSubsetStepper
 from advcore.training.trainer import Trainer
@@ -131,7 +131,7 @@ def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, na
         return
     made = trainer(rule, objective, epochs=4, solver=solver, budget=0.5 if solver else 1.0, batch_size=40)
     found = made.fit(model, source, seed=0)
-    assert found.ledger.units() == planned_units(made, N)
+    assert found.ledger.units() == count_planned_units(made, N)
     assert all(set(entry["minibatch"]) for entry in found.epochs)
 
 

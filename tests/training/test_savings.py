@@ -26,8 +26,8 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, ByBudget, Linear, Steady
 from advcore.training import loop as module
-from advcore.training.budget import budget_at_cost, offers, replace_budget
-from advcore.training.plan import planned_units, reference
+from advcore.training.budget import find_budget_at_cost, list_offers, replace_budget
+from advcore.training.plan import count_planned_units, plan_reference
 from advcore.training.step import Learner
 from advcore.training.trainer import Trainer
 
@@ -334,7 +334,7 @@ def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, s
         batch_size=40,
     )
     trained = made.fit(model, source, seed=0, augment=crop_flip)
-    assert trained.ledger.units() == planned_units(made, N)
+    assert trained.ledger.units() == count_planned_units(made, N)
 
 
 @by_plain_kernels
@@ -349,7 +349,7 @@ def test_random_epochs_before_a_selection_of_whole_blocks_are_planned_as_they_ru
     )  # fmt: skip
     trained = made.fit(model, source, seed=0)
     assert "random" in [one["action"] for one in trained.epochs] and selector.size(N) != selector.stand_in.size(N) == 38
-    assert trained.ledger.units() == planned_units(made, N)
+    assert trained.ledger.units() == count_planned_units(made, N)
 
 
 OTHERS = {
@@ -376,7 +376,7 @@ def test_the_ledger_is_the_plan_in_corners_too(model, source, name):
     )  # fmt: skip
     held_out = Resident(torch.rand(150, 1, 8, 8), torch.arange(150) % 4)  # more of them than there are to remember
     trained = made.fit(model, source, held_out, seed=0, augment=crop_flip)
-    assert trained.ledger.units() == planned_units(made, N, len(held_out))
+    assert trained.ledger.units() == count_planned_units(made, N, len(held_out))
 
 
 @pytest.mark.parametrize("size", [50, 150])
@@ -417,7 +417,7 @@ def test_a_run_written_out_by_hand(model, source, steps):
     )
     k = [1, 2, 3]
     expected = N * (2 * k[0] + 2) + N * (2 * steps + 1) + N // 2 * (2 * k[1] + 2) + N // 2 * (2 * k[2] + 2)
-    assert planned_units(made, N) == expected == made.fit(model, source, seed=0).ledger.units()
+    assert count_planned_units(made, N) == expected == made.fit(model, source, seed=0).ledger.units()
 
 
 def test_batch_sizes_are_those_that_are_cut():
@@ -451,23 +451,23 @@ def random_plan(seed):
 @by_plain_kernels
 def test_a_planned_cost_is_what_is_spent_within_2_percent(model, source, seed):
     made = random_plan(seed)
-    units = reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    cost = sum(planned_units(replace_budget(made, k / N), N) for k in (2, N - 1)) / 2 / units  # half-way
-    budget = budget_at_cost(made, N, 0, cost, units)
+    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    cost = sum(count_planned_units(replace_budget(made, k / N), N) for k in (2, N - 1)) / 2 / units  # half-way
+    budget = find_budget_at_cost(made, N, 0, cost, units)
     bought = replace_budget(made, budget)
-    planned, spent = planned_units(bought, N), bought.fit(model, source, seed=0).ledger.units()
+    planned, spent = count_planned_units(bought, N), bought.fit(model, source, seed=0).ledger.units()
     assert abs(planned - spent) <= 0.02 * spent
     assert planned <= cost * units
     more = replace_budget(made, round(budget * N + 1) / N)
-    assert planned_units(more, N) > cost * units  # one example more is too many
+    assert count_planned_units(more, N) > cost * units  # one example more is too many
 
 
 @pytest.mark.parametrize("seed", range(5))
 @by_plain_kernels
 def test_what_is_offered_costs_what_is_told(model, source, seed):
     made = random_plan(seed)
-    units = reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    found = offers(made, N, 0, 0.3, units)
+    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    found = list_offers(made, N, 0, 0.3, units)
     assert len(found) == len(set(found)) > 1
     assert all(offer.cost <= 0.3 for offer in found)
     one = found[-1]
@@ -495,18 +495,18 @@ def test_budgets_that_the_trainer_refuses_are_stepped_over(model, source, more):
     made = trainer(ATTACK, **more)
     with pytest.raises(ConfigError):
         replace_budget(made, 2 / N)
-    units = reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    budget = budget_at_cost(made, N, 0, 0.3, units)
+    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    budget = find_budget_at_cost(made, N, 0, 0.3, units)
     assert replace_budget(made, budget).fit(model, source, seed=0).ledger.units() <= 0.3 * units
-    assert offers(made, N, 0, 0.3, units)
+    assert list_offers(made, N, 0, 0.3, units)
     with pytest.raises(ConfigError, match=r"cost must be at least 0\.[12]"):
-        budget_at_cost(made, N, 0, 0.05, units)
+        find_budget_at_cost(made, N, 0, 0.05, units)
 
 
 def test_full_data_is_offered_where_it_is_cheap_enough():
     made = trainer(solver=GradMatch())
-    units = reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
-    found = offers(made, N, 0, 0.3, units)
+    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    found = list_offers(made, N, 0, 0.3, units)
     whole = [offer for offer in found if offer.budget == 1]
     assert whole and all(offer.period is None and offer.selection_steps is None for offer in whole)
     assert {offer.steps for offer in whole if offer.rule is None} == {1}  # (2 + 2) / 16 = 0.25; PGD-2 takes 0.375
@@ -515,12 +515,12 @@ def test_full_data_is_offered_where_it_is_cheap_enough():
 @pytest.mark.parametrize(("cost", "line"), [(1e-4, "cost must be at least 0.1"), (3.0, "cost must be at most 0.")])
 def test_a_cost_that_nothing_has_is_refused_with_what_there_is(cost, line):
     made = trainer(solver=GradMatch())
-    units = reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
+    units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
     with pytest.raises(ConfigError, match=f"{line}.*examples of 96 cost, got {cost}"):
-        budget_at_cost(made, N, 0, cost, units)
+        find_budget_at_cost(made, N, 0, cost, units)
     if cost < 1:
         with pytest.raises(ConfigError, match=f"--cost must be at least 0.0.*got {cost}"):
-            offers(made, N, 0, cost, units)
+            list_offers(made, N, 0, cost, units)
 
 
 # ---- the price of a cheap selection ----

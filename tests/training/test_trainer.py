@@ -18,7 +18,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, Constant
 from advcore.training.loop import Listener
-from advcore.training.plan import count_step_units, planned_units, reference
+from advcore.training.plan import count_planned_units, count_step_units, plan_reference
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
@@ -79,14 +79,16 @@ def test_budget_1_is_bitwise_the_full_run(model, source):
 def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
     made = trainer(solver, objective, batch_size=40)  # batches of 40, 40 and 16
     trained = made.fit(model, source, source, seed=0)
-    assert trained.ledger.units() == planned_units(made, 96)
+    assert trained.ledger.units() == count_planned_units(made, 96)
 
 
 @by_plain_kernels
 def test_the_full_run_costs_its_reference(model, source):
     trained = trainer().fit(model, source, seed=0)
     assert (
-        trained.ledger.units() == reference(Pgd(), ATTACK, 96, 4, 2).units == 4 * 96 * count_step_units(Pgd(), ATTACK)
+        trained.ledger.units()
+        == plan_reference(Pgd(), ATTACK, 96, 4, 2).units
+        == 4 * 96 * count_step_units(Pgd(), ATTACK)
     )
 
 
