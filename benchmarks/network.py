@@ -30,7 +30,7 @@ class Shape:
     c: int
     d: int
     p: int
-    count_passes: int = 2
+    passes: int = 2
     k: float = 0.5
 
     def rows(self, count: int) -> float:

@@ -106,7 +106,7 @@ def test_the_environment_is_set_unless_the_user_has_set_it(before, limit, added)
 
 def test_processes_share_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "core_limit", lambda: CoreLimit(count=6, affinity=8, host=64, quota=6.0))
+    monkeypatch.setattr(threads, "measure_core_limit", lambda: CoreLimit(count=6, affinity=8, host=64, quota=6.0))
     assert [share_of_threads(processes) for processes in (1, 2, 4, 9)] == [6, 3, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "12")
     assert share_of_threads(4) == 3
@@ -127,7 +127,7 @@ def test_a_record_says_how_many_threads_and_why(monkeypatch, stated, count, limi
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     if stated:
         monkeypatch.setenv("OMP_NUM_THREADS", stated)
-    monkeypatch.setattr(threads, "core_limit", lambda: limit)
+    monkeypatch.setattr(threads, "measure_core_limit", lambda: limit)
     facts = describe_threads(count)
     assert (facts["threads"], facts["threads_from"]) == (count, reason)
     assert "OMP_WAIT_POLICY=PASSIVE" in facts["waiting"]

@@ -17,7 +17,7 @@ from advcore.data.source import Source, as_source, chunk_sizes
 from advcore.errors import ConfigError, DataError, check_at_least, check_one_of, must
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement
-from advcore.objectives.base import Objective
+from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.selection.measure import Call, list_labels, measure_in_full, measure_rows, place_rows
@@ -67,14 +67,14 @@ class AdversarialCoreset(SelectionSettings):
 
     def _more_problems(self) -> list[str | None]:
         gradient = GRADIENTS.get(self.solver.reads)
-        is_attacked = gradient is not None and (gradient.attacked or not gradient.one_number)
+        attacks = gradient is not None and (gradient.attacked or not gradient.one_number)
         needs_attack = gradient is not None and gradient.attacked
         fits_target = getattr(self.solver, "has_target", False)
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),
             check_one_of("normalise", self.normalise, NORMALISE),
-            unless(not is_attacked, describe_mismatch(self.objective, self.attack)),
+            unless(not attacks, describe_mismatch(self.objective, self.attack)),
             unless(
                 not needs_attack or is_attacked(self.objective),
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),

@@ -301,12 +301,12 @@ def test_the_bytes_told_are_the_bytes_held(precision):
     ],
 )
 def test_where_they_are_kept(monkeypatch, device, place, where):
-    monkeypatch.setattr(module, "free_memory", lambda device: {"cuda": 8e9, "cpu": 64e9}[device.type])
+    monkeypatch.setattr(module, "measure_free_memory", lambda device: {"cuda": 8e9, "cpu": 64e9}[device.type])
     assert Memory(place=place).settle(int(3e9), torch.device(device)).type == where
 
 
 def test_what_does_not_fit_goes_to_the_host_or_is_refused_with_figures(monkeypatch):
-    monkeypatch.setattr(module, "free_memory", lambda device: {"cuda": 8e9, "cpu": 64e9}[device.type])
+    monkeypatch.setattr(module, "measure_free_memory", lambda device: {"cuda": 8e9, "cpu": 64e9}[device.type])
     assert Memory().settle(int(5e9), torch.device("cuda")).type == "cpu"
     for settings, device, needed, figures in [
         (Memory(place="device"), "cuda", 9e9, ("9 GB", "'device'", "8 GB are free on cuda")),
@@ -317,7 +317,7 @@ def test_what_does_not_fit_goes_to_the_host_or_is_refused_with_figures(monkeypat
         with pytest.raises(ConfigError) as caught:
             settings.settle(int(needed), torch.device(device))
         assert all(figure in str(caught.value) for figure in figures), caught.value
-    monkeypatch.setattr(module, "free_memory", lambda device: None)
+    monkeypatch.setattr(module, "measure_free_memory", lambda device: None)
     assert Memory().settle(int(1e15), torch.device("cuda")).type == "cuda"  # not known: tried
 
 

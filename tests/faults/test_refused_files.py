@@ -505,7 +505,7 @@ LAST_BEFORE = {
     "evaluate --out": "advcore.runner.prepare.prepare",
     "evaluate --state": "advcore.runner.prepare.prepare",
     "evaluate --examples": "advcore.runner.prepare.prepare",
-    "report": "advcore.runner.report.run_page",
+    "report": "advcore.runner.report.build_run_page",
     "export": "advcore.runner.export._load_coresets",
     "bench": "advcore.runner.bench.check_data",
 }

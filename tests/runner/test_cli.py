@@ -384,7 +384,7 @@ def test_a_mistake_is_one_line_and_exit_2_before_anything_is_trained_or_written(
 
 
 def test_memory_that_does_not_fit_is_a_line_with_figures(advcore, root, tmp_path, monkeypatch):
-    monkeypatch.setattr("advcore.attacks.memory.free_memory", lambda device: 1e5)
+    monkeypatch.setattr("advcore.attacks.memory.measure_free_memory", lambda device: 1e5)
     change = sets("attack.start=remembered")
     for command, out in (("run", ["--out", tmp_path / "run"]), ("check", [])):
         code, _, err = advcore(command, root / "experiments/trades_gradmatch.yaml", *change, *out)
@@ -521,7 +521,8 @@ def test_the_module_runs_as_a_process_whose_help_imports_next_to_nothing():
     lines = [line for line in shown.stderr.splitlines() if line.startswith("import time:")]
     modules = {line.split("|")[2].strip() for line in lines}
     assert {name for name in modules if name.startswith("advcore.")} <= {
-        f"advcore.{name}" for name in ("cli", "errors", "heap", "pixels", "signals", "terminal", "threads", "version")
+        *("advcore.cli", "advcore.errors", "advcore.heap", "advcore.pixels", "advcore.signals", "advcore.suggestions"),
+        *("advcore.terminal", "advcore.threads", "advcore.version"),
     }
     heavy = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "pyarrow", "safetensors", "jinja2")
     assert "typer" in modules and modules.isdisjoint(heavy)
