@@ -50,7 +50,12 @@ def perturb(
             clean = forward(x)
     if get_speed().channels_last and getattr(attack, "elementwise", False):
         x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
-    if get_speed().graphed and hasattr(attack, "rise") and hasattr(forward, "replayed") and not forward.model.training:
+    if (
+        get_speed().graphed
+        and hasattr(attack, "rise")
+        and hasattr(forward, "replay_or_run")
+        and not forward.model.training
+    ):
         x_adv = _perturb_by_graph(forward, objective, attack, x, y, clean=clean, generator=generator)
         if x_adv is not None:
             return x_adv
@@ -85,7 +90,7 @@ def _perturb_by_graph(
         loss = choose_ascent(objective, attack.climbs, y, clean)
         return attack.rise(partial(_compose, loss, forward), x, start)
 
-    return forward.replayed((objective, attack), rise, inputs, attack.passes())
+    return forward.replay_or_run((objective, attack), rise, inputs, attack.passes())
 
 
 def describe_mismatch(objective: Objective, attack: Attack | None) -> str | None:

@@ -65,6 +65,3 @@ def _copy_all(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
     """Copy each source into its target, in one request: one by one they would be a hundred, at every attack."""
     if sources:
         torch._foreach_copy_(targets, sources)
-
-
-device_of = find_device  # to be removed once all callers have changed

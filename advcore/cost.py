@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from advcore.deprecation import forward_renamed
 from advcore.device import Mark, mark, measure_seconds
 from advcore.errors import ConfigError, must
 from advcore.graphs import replay
@@ -117,11 +118,6 @@ class CostLedger:
                 self.settle()  # nothing to wait for
         self._since = now
 
-    # to be removed once all callers have changed
-    counted = count_passes
-    undone_on_error = undo_on_error
-    units = sum_units
-
 
 @dataclass(frozen=True)
 class CountedModel:
@@ -158,8 +154,6 @@ class CountedModel:
             self.ledger.count(kind, count * len(inputs[0]))
         return output
 
-    replayed = replay_or_run  # to be removed once all callers have changed
-
 
 def _check_logits(logits: object) -> None:
     """Raise ConfigError unless a model's output is logits (B, C)."""
@@ -169,6 +163,11 @@ def _check_logits(logits: object) -> None:
     raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
 
 
-# to be removed once all callers have changed
-gigabytes = format_gigabytes
-Counted = CountedModel
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "Counted": "advcore.cost.CountedModel",
+        "gigabytes": "advcore.cost.format_gigabytes",
+    },
+)
+"""Names of the last release."""

@@ -213,17 +213,3 @@ def restrict_to_gpu(gpu: int) -> dict[str, str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(i) for i in range(count_gpus())]
     return {"CUDA_VISIBLE_DEVICES": names[gpu]}
-
-
-# to be removed once all callers have changed
-peak_memory = measure_peak_memory
-free_memory = measure_free_memory
-random_state = get_random_state
-name = describe_device
-cuda_version = get_cuda_version
-gpus = count_gpus
-use = use_gpu
-pins = is_faster_pinned
-batches = is_faster_batched
-full_float32 = force_float32
-only = restrict_to_gpu

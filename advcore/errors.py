@@ -6,6 +6,7 @@ import os
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 
+from advcore.deprecation import forward_renamed
 from advcore.pixels import format_exactly
 from advcore.suggestions import NO_ALIASES, SURELY_ALIKE, is_known, simplify_name, suggest_nearest  # noqa: F401
 
@@ -246,19 +247,24 @@ def describe_cause(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-# to be removed once all callers have changed
-one_line = escape_control_characters
-shown = format_value
-within = check_within
-positive = check_positive
-at_least = check_at_least
-share = check_share
-one_of = check_one_of
-nearest = suggest_nearest
-plain = simplify_name
-counted = format_count
-in_a_line = describe_exception
-missing_package = explain_missing_package
-naming = name_path_in_errors
-before_work = refuse_as_setting
-cause_of = describe_cause
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "at_least": "advcore.errors.check_at_least",
+        "before_work": "advcore.errors.refuse_as_setting",
+        "cause_of": "advcore.errors.describe_cause",
+        "counted": "advcore.errors.format_count",
+        "in_a_line": "advcore.errors.describe_exception",
+        "missing_package": "advcore.errors.explain_missing_package",
+        "naming": "advcore.errors.name_path_in_errors",
+        "nearest": "advcore.errors.suggest_nearest",
+        "one_line": "advcore.errors.escape_control_characters",
+        "one_of": "advcore.errors.check_one_of",
+        "plain": "advcore.errors.simplify_name",
+        "positive": "advcore.errors.check_positive",
+        "share": "advcore.errors.check_share",
+        "shown": "advcore.errors.format_value",
+        "within": "advcore.errors.check_within",
+    },
+)
+"""Names of the last release."""

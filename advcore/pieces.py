@@ -62,8 +62,6 @@ class Pieces:
         self.events.append(f"out of memory with {size} {self._of} at once; going on with {self.size}")
         log.warning("%s", self.events[-1])
 
-    over = run  # to be removed once all callers have changed
-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on CUDA or in the CPU's allocator."""
@@ -81,8 +79,3 @@ def explain_out_of_memory(doing: str, way_out: str) -> Iterator[None]:
         request = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.I)
         amount = f" ({request[1]} were asked for)" if request else ""
         raise NoMemoryError(f"memory ran out {doing}{amount}; {way_out}") from error
-
-
-# to be removed once all callers have changed
-ran_out = is_out_of_memory
-advised = explain_out_of_memory

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advcore.deprecation import forward_renamed
 from advcore.device import list_generator_devices, seed_torch
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
@@ -132,4 +133,10 @@ def preserve_random_state(stream: Stream | None = None) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-preserved = preserve_random_state  # to be removed once all callers have changed
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "preserved": "advcore.rng.preserve_random_state",
+    },
+)
+"""Names of the last release."""

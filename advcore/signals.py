@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
+from advcore.deprecation import forward_renamed
+
 _received: list[int] = []
 _deferrals = 0
 _may_stop_alone = False
@@ -126,9 +128,14 @@ def ignore_signals(*_: object) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-# to be removed once all callers have changed
-requested = get_stop_signal
-alone = allow_stop
-whole = defer_stop
-caught = catch_signals
-ignore = ignore_signals
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "alone": "advcore.signals.allow_stop",
+        "caught": "advcore.signals.catch_signals",
+        "ignore": "advcore.signals.ignore_signals",
+        "requested": "advcore.signals.get_stop_signal",
+        "whole": "advcore.signals.defer_stop",
+    },
+)
+"""Names of the last release."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from advcore import graphs
 from advcore.borrow import borrow
 from advcore.cpu_defaults import look_up_defaults
+from advcore.deprecation import forward_renamed
 from advcore.device import has_bfloat16, has_graphs
 from advcore.errors import check_one_of, describe_exception, must, require
 from advcore.settings import settings
@@ -131,13 +132,6 @@ class Speed:
                 _compile.cache_clear()
                 graphs.forget()
 
-    # to be removed once all callers have changed
-    settled = resolve
-    suited = resolve_for
-    as_recorded = complete_from
-    prepared = lay_out
-    running = activate
-
 
 def _or_default(value: bool | None, default: bool) -> bool:
     return default if value is None else value
@@ -208,7 +202,12 @@ def _compile(model: nn.Module) -> nn.Module:
     return torch.compile(model)
 
 
-# to be removed once all callers have changed
-family_of = find_family
-current = get_speed
-uncompiled = disable_compilation
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "current": "advcore.speed.get_speed",
+        "family_of": "advcore.speed.find_family",
+        "uncompiled": "advcore.speed.disable_compilation",
+    },
+)
+"""Names of the last release."""

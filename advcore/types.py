@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from advcore.deprecation import forward_renamed
 from advcore.errors import CheckpointError, DataError, check_one_of, require
 from advcore.files import load_arrays, save_arrays
-from advcore.settings import settings  # noqa: F401 - to be removed once all callers import it from there
 
 Loss = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to one loss per example (B,): what an attack maximises."""
@@ -188,8 +188,6 @@ class Coreset:
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a coreset of this version: {error}") from None
 
-    restored = from_state  # to be removed once all callers have changed
-
 
 def _add_suffix(path: str | Path) -> Path:
     return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
@@ -211,6 +209,12 @@ class WeightedSubset(Dataset):
         return x, y, self.weights[position]
 
 
-# to be removed once all callers have changed
-name_in = find_name
-labels_digest = digest_labels
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "labels_digest": "advcore.types.digest_labels",
+        "name_in": "advcore.types.find_name",
+        "settings": "advcore.settings.settings",
+    },
+)
+"""Names of the last release."""

@@ -91,18 +91,18 @@ def _standard_loop(model: nn.Module, x: Tensor, y: Tensor, perturb: Callable[[],
 
 def floor(model: nn.Module, x: Tensor, y: Tensor) -> steps.Step:
     """The passes alone, in the layout that our step takes by default, with the images already in it."""
-    speed = Speed().settled(CPU, family=find_family(model))
+    speed = Speed().resolve(CPU, family=find_family(model))
     if speed.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    return steps.passes_alone(speed.prepared(model), x, y, forward=lambda model, images: model(images))
+    return steps.passes_alone(speed.lay_out(model), x, y, forward=lambda model, images: model(images))
 
 
 def ours_with(asked: Speed, build=steps.ours) -> Build:
     """Our step with the settings `asked`; those that are left out are the defaults."""
 
     def bind(model: nn.Module, x: Tensor, y: Tensor) -> steps.Step:
-        speed = asked.settled(CPU, family=find_family(model))
-        return speed.running()(build(speed.prepared(model), x, y, speed))
+        speed = asked.resolve(CPU, family=find_family(model))
+        return speed.activate()(build(speed.lay_out(model), x, y, speed))
 
     return bind
 

@@ -80,9 +80,9 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
         for way, asked in LADDER.items():
             if asked.graphed and not has_graphs(device):
                 continue  # a trial of this script on a CPU
-            speed = asked.settled(device)
-            model = speed.prepared(network(name, device, options.quick))
-            with speed.running(), force_float32() if way == FLOAT32 else nullcontext():
+            speed = asked.resolve(device)
+            model = speed.lay_out(network(name, device, options.quick))
+            with speed.activate(), force_float32() if way == FLOAT32 else nullcontext():
                 found = per_second(ours(model, x, y, speed), batch, device, repeats)
                 floor = per_second(passes_alone(model, x, y), batch, device, repeats)
             yield {"model": name, "way": way, "batch": batch, "per_second": found, "floor": floor}
@@ -94,11 +94,11 @@ def select(options: argparse.Namespace) -> Iterator[dict]:
     source = pictures(n, device)
     for name in list(MODELS_TIMED)[: 1 if options.quick else 2]:
         for chunk in (32,) if options.quick else (256, 1024):
-            for way, speed in {"float32, TF32": PLAIN, "default": Speed().settled(device)}.items():
+            for way, speed in {"float32, TF32": PLAIN, "default": Speed().resolve(device)}.items():
                 forget_peak(device)
-                model, ledger = speed.prepared(network(name, device, options.quick)), CostLedger()
+                model, ledger = speed.lay_out(network(name, device, options.quick)), CostLedger()
                 how = {"objective": Trades(), "attack": ATTACK, "chunk_size": chunk}
-                with speed.running():
+                with speed.activate():
                     last_layer_rows(model, pictures(chunk, device), stream=STREAM, ledger=CostLedger(), **how)
                     rows = last_layer_rows(model, source, stream=STREAM, ledger=ledger, **how).rows
                 labels = source.labels().to(device)

@@ -115,7 +115,7 @@ def ours(
     objective: Objective | None = None,
     attack: Attack = ATTACK,
 ) -> Step:
-    """Our step; call it inside `speed.running()`, on a model that `speed.prepared`. `objective` is PGD's by default."""
+    """Our step; call it inside `speed.activate()`, on a model that `speed.lay_out`. `objective` is PGD's by default."""
     learner = Learner(
         model=model,
         objective=objective or Pgd(),

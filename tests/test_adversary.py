@@ -83,9 +83,9 @@ def test_the_ledger_counts_what_passes_foretells(name, kind, restarts, known):
     model, ledger = network(), CostLedger()
     with ledger.phase("attack"):
         clean = model(images()) if known else None
-        run(name, ledger.counted(model), kind, clean=clean, restarts=restarts)
+        run(name, ledger.count_passes(model), kind, clean=clean, restarts=restarts)
     foretold = count_passes(OBJECTIVES[name](), attack(kind, restarts=restarts), clean_known=known)
-    assert ledger.units() == B * foretold
+    assert ledger.sum_units() == B * foretold
 
 
 @pytest.mark.parametrize("known, forwards", [(False, STEPS + 1), (True, STEPS)])

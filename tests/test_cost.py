@@ -30,7 +30,7 @@ def passes(ledger, phase):
 
 def test_each_forward_and_backward_counts_its_examples_in_its_phase():
     ledger, model = CostLedger(), nn.Linear(3, 2)
-    counted = ledger.counted(model)
+    counted = ledger.count_passes(model)
     with ledger.phase("attack"):
         for size in (4, 7):
             x = torch.rand(size, 3, requires_grad=True)
@@ -42,12 +42,12 @@ def test_each_forward_and_backward_counts_its_examples_in_its_phase():
     assert passes(ledger, "attack") == (11, 11)
     assert passes(ledger, "update") == (5, 5)
     assert passes(ledger, "evaluation") == (9, 0)
-    assert ledger.units() == 22 + 10 and ledger.units(without=()) == 22 + 10 + 9
+    assert ledger.sum_units() == 22 + 10 and ledger.sum_units(without=()) == 22 + 10 + 9
 
 
 def test_a_backward_pass_is_booked_where_it_happens():
     ledger = CostLedger()
-    counted = ledger.counted(nn.Linear(3, 2))
+    counted = ledger.count_passes(nn.Linear(3, 2))
     with ledger.phase("rows"):
         logits = counted(torch.rand(6, 3))
     with ledger.phase("update"):
@@ -57,7 +57,7 @@ def test_a_backward_pass_is_booked_where_it_happens():
 
 def test_a_second_backward_pass_through_the_same_logits_counts_again():
     ledger = CostLedger()
-    counted = ledger.counted(nn.Linear(3, 2))
+    counted = ledger.count_passes(nn.Linear(3, 2))
     with ledger.phase("update"):
         loss = counted(torch.rand(6, 3)).sum()
         loss.backward(retain_graph=True)
@@ -69,7 +69,7 @@ def test_counting_changes_neither_logits_nor_gradients():
     model, x = nn.Linear(3, 2), torch.rand(4, 3, requires_grad=True)
     ledger = CostLedger()
     with ledger.phase("attack"):
-        logits = ledger.counted(model)(x)
+        logits = ledger.count_passes(model)(x)
         (gradient,) = torch.autograd.grad(logits.square().sum(), x)
     (plain,) = torch.autograd.grad(model(x).square().sum(), x)
     assert torch.equal(logits, model(x)) and torch.equal(gradient, plain)
@@ -111,7 +111,7 @@ def test_adding_ledgers_keeps_phases_or_books_them_all_to_one(clock):
     booked.add(other, under="scoring")
     assert passes(kept, "attack") == (6, 0) and passes(kept, "rows") == (8, 0) and kept.seconds["rows"] == 8
     assert passes(booked, "scoring") == (7, 0) and booked.seconds["scoring"] == 7
-    assert passes(booked, "attack") == (0, 0) and booked.units() == other.units()
+    assert passes(booked, "attack") == (0, 0) and booked.sum_units() == other.sum_units()
 
 
 def test_the_summary_has_every_phase_and_is_a_copy(clock):

@@ -55,16 +55,16 @@ def test_the_newest_release_that_is_not_newer_counts(table, version, family, set
 
 def test_an_empty_table_leaves_everything_off(monkeypatch):
     monkeypatch.setattr(cpu_defaults, "CPU_DEFAULTS", {})
-    assert Speed().settled(CPU, family="small_cnn") == speed.PLAIN
+    assert Speed().resolve(CPU, family="small_cnn") == speed.PLAIN
 
 
 def test_what_is_set_wins_over_the_table_and_cuda_does_not_read_it(table):
-    assert Speed().settled(CPU, family="small_cnn") == replace(speed.PLAIN, channels_last=True, fused=True)
-    assert Speed().settled(CPU, family="resnet") == replace(speed.PLAIN, channels_last=True)
+    assert Speed().resolve(CPU, family="small_cnn") == replace(speed.PLAIN, channels_last=True, fused=True)
+    assert Speed().resolve(CPU, family="resnet") == replace(speed.PLAIN, channels_last=True)
     asked = Speed(channels_last=False, fused=False)
-    assert asked.settled(CPU, family="small_cnn") == speed.PLAIN
+    assert asked.resolve(CPU, family="small_cnn") == speed.PLAIN
     cuda = torch.device("cuda")
-    assert Speed().settled(cuda, family="small_cnn") == Speed().settled(cuda)
+    assert Speed().resolve(cuda, family="small_cnn") == Speed().resolve(cuda)
 
 
 def test_our_models_name_their_family_and_others_are_of_none(table):
@@ -82,8 +82,8 @@ def test_our_models_name_their_family_and_others_are_of_none(table):
     assert find_family(nn.Sequential(small, nn.Linear(4, 4))) is None  # a larger network
     assert find_family(nn.Linear(4, 4)) is find_family(nn.Sequential()) is None
     x = torch.rand(2, *shape)
-    assert Speed().suited(inside, x).channels_last
-    assert Speed().suited(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 4)), x) == speed.PLAIN
+    assert Speed().resolve_for(inside, x).channels_last
+    assert Speed().resolve_for(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 4)), x) == speed.PLAIN
 
 
 def test_the_table_is_what_the_committed_records_say(script):
@@ -161,18 +161,18 @@ def test_a_state_from_before_the_table_goes_on_channels_first(table, model, data
 
 
 def test_a_state_of_another_kind_of_device_leaves_this_ones_defaults(table):
-    recorded = Speed().settled(torch.device("cuda")).record(torch.device("cuda"))
-    assert Speed().as_recorded(recorded, CPU) == Speed()
-    assert Speed().as_recorded(None, torch.device("cuda")) == Speed()
-    assert Speed().as_recorded(recorded, torch.device("cuda")).autocast == "bfloat16"
+    recorded = Speed().resolve(torch.device("cuda")).record(torch.device("cuda"))
+    assert Speed().complete_from(recorded, CPU) == Speed()
+    assert Speed().complete_from(None, torch.device("cuda")) == Speed()
+    assert Speed().complete_from(recorded, torch.device("cuda")).autocast == "bfloat16"
 
 
 def test_what_is_set_wins_over_what_was_recorded():
     recorded = speed.PLAIN.record(CPU)
-    assert Speed(channels_last=True).as_recorded(recorded, CPU) == Speed(
+    assert Speed(channels_last=True).complete_from(recorded, CPU) == Speed(
         autocast="none", channels_last=True, compiled=False, fused=False, graphed=False
     )
-    assert Speed(deferred=True).as_recorded(recorded, CPU).settled(CPU).fused
+    assert Speed(deferred=True).complete_from(recorded, CPU).resolve(CPU).fused
 
 
 @pytest.mark.parametrize("junk", [{"speed": 3}, {"speed": {"device": "cpu"}}, {"speed": {}}, []])

@@ -285,10 +285,10 @@ def test_a_step_that_is_not_finite_is_skipped_on_the_device(model, source, bad):
 
 def test_rows_in_bfloat16_are_near_those_in_float32(model, source):
     own, rows = Resident(source._images, source.labels(), "cuda"), []
-    for speed in (PLAIN, Speed().settled(torch.device("cuda"))):
-        with speed.running():
+    for speed in (PLAIN, Speed().resolve(torch.device("cuda"))):
+        with speed.activate():
             found = last_layer_rows(
-                speed.prepared(copy.deepcopy(model).cuda()),
+                speed.lay_out(copy.deepcopy(model).cuda()),
                 own,
                 objective=Trades(),
                 attack=LinfPGD(eps=0.05, steps=3),
@@ -308,10 +308,10 @@ def test_an_attack_as_one_graph_ends_where_the_plain_one_does(model, source, obj
     x_advs = {}
     for graphed in (False, True):
         net, found = copy.deepcopy(model), []
-        with replace(Speed().settled(images.device), graphed=graphed).running(), ledger.phase("attack"):
+        with replace(Speed().resolve(images.device), graphed=graphed).activate(), ledger.phase("attack"):
             for turn in range(4):
                 generator = Stream(seed=turn, purpose="x").at(torch.arange(len(images)).cuda())
-                found.append(perturb(ledger.counted(net), objective, attack, images, labels, generator=generator))
+                found.append(perturb(ledger.count_passes(net), objective, attack, images, labels, generator=generator))
                 with torch.no_grad():
                     [parameter.mul_(1.5) for parameter in net.parameters()]
         x_advs[graphed] = found

@@ -46,11 +46,13 @@ def recordings(monkeypatch):
 def attacked(model, source, objective, attack, how, turns=4):
     """x_adv of several turns, the weights moved between them, and what the ledger counted."""
     net, ledger, found = copy.deepcopy(model).eval(), CostLedger(), []
-    with how.settled(CPU).running(), ledger.phase("attack"):
+    with how.resolve(CPU).activate(), ledger.phase("attack"):
         for turn in range(turns):
             generator = Stream(seed=turn, purpose="x").at(torch.arange(len(source)))
             found.append(
-                perturb(ledger.counted(net), objective, attack, source._images, source.labels(), generator=generator)
+                perturb(
+                    ledger.count_passes(net), objective, attack, source._images, source.labels(), generator=generator
+                )
             )
             with torch.no_grad():
                 [parameter.mul_(1.5) for parameter in net.parameters()]
@@ -96,13 +98,13 @@ def test_a_run_by_graphs_is_the_plain_run(model, source, recordings):
 
 def test_another_attack_or_shape_or_mode_is_another_graph(model, source, recordings):
     net, ledger = model.eval(), CostLedger()
-    forward, y = ledger.counted(net), source.labels()
+    forward, y = ledger.count_passes(net), source.labels()
 
     def once(attack=ATTACK, count=96):
         generator = Stream(seed=0, purpose="x").at(torch.arange(count))
         perturb(forward, Pgd(), attack, source._images[:count], y[:count], generator=generator)
 
-    with Speed(graphed=True).settled(CPU).running(), ledger.phase("attack"):
+    with Speed(graphed=True).resolve(CPU).activate(), ledger.phase("attack"):
         for attack, count in ((ATTACK, 96), (ATTACK, 50), (ATTACK.scaled(0.5), 96), (ATTACK, 96), (ATTACK, 50)):
             once(attack, count)
         assert recordings == [1, 1]
@@ -138,8 +140,8 @@ def test_weights_that_lie_elsewhere_are_another_graph(source, recordings, how, g
     net, ledger, y = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten()), CostLedger(), source.labels()
     net.append(torch.nn.LazyLinear(4))
     net(source._images)
-    forward = ledger.counted(net.eval())
-    with Speed(graphed=True).settled(CPU).running(), ledger.phase("attack"):
+    forward = ledger.count_passes(net.eval())
+    with Speed(graphed=True).resolve(CPU).activate(), ledger.phase("attack"):
         for change in (lambda net: None, how):
             change(net)
             for _ in range(3):
@@ -163,9 +165,9 @@ def test_memory_that_runs_out_lets_go_of_graphs(model, source, recordings):
             raise torch.OutOfMemoryError("CUDA out of memory")
         assert not graphs._recordings
 
-    with Speed(graphed=True).settled(CPU).running():
+    with Speed(graphed=True).resolve(CPU).activate():
         graphs._recordings["a graph"] = None
-        Pieces(64).over(64, work)
+        Pieces(64).run(64, work)
 
 
 def test_what_cannot_be_recorded_is_said_in_a_line(model, source, recordings, monkeypatch):
@@ -198,4 +200,4 @@ def test_memory_that_runs_out_while_recording_is_left_to_who_can_halve_the_chunk
 
 def test_a_cpu_has_no_graphs():
     with pytest.raises(ConfigError, match="graphed must be null or false on a cpu"):
-        Speed(graphed=True).settled(CPU)
+        Speed(graphed=True).resolve(CPU)

@@ -16,9 +16,9 @@ from advcore import AdversarialCoreset, Trainer
 from advcore.attacks import LinfPGD
 from advcore.files import read_json
 from advcore.selection.schedule import Schedule
+from advcore.settings import settings
 from advcore.solvers import GradMatch
 from advcore.training import SGD
-from advcore.types import settings
 
 
 class MyData(Dataset):

@@ -107,9 +107,9 @@ def test_training_so_is_training(model, source, way, optimizer, plain_results):
 @pytest.mark.parametrize("objective", [Standard(), Pgd(), Trades()], ids=lambda one: type(one).__name__)
 def test_rows_taken_so_are_the_rows(model, source, way, objective, plain_results):
     def rows_taken(how):
-        with how.running():
+        with how.activate():
             found = last_layer_rows(
-                how.prepared(copy.deepcopy(model)),
+                how.lay_out(copy.deepcopy(model)),
                 source,
                 objective=objective,
                 attack=None if objective == Standard() else ATTACK,
@@ -123,14 +123,14 @@ def test_rows_taken_so_are_the_rows(model, source, way, objective, plain_results
     how, tolerance = WAYS[way]
     if objective not in plain_results:
         plain_results[objective] = rows_taken(speed.PLAIN)
-    plain, fast = plain_results[objective], rows_taken(how.settled(CPU))
+    plain, fast = plain_results[objective], rows_taken(how.resolve(CPU))
     assert float((fast - plain).norm() / plain.norm()) < 5 * tolerance
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("attack", [ATTACKS["linf_pgd"](eps=0.05, steps=3), ATTACKS["l2_pgd"](eps=0.5, steps=3)])
 def test_an_attack_so_stays_in_its_ball_and_logits_are_float32(model, source, way, attack):
-    settled, (_, x, y) = WAYS[way][0].settled(CPU), next(source.batches([torch.arange(20)]))
+    settled, (_, x, y) = WAYS[way][0].resolve(CPU), next(source.batches([torch.arange(20)]))
     seen = []
 
     def loss(z):
@@ -138,7 +138,7 @@ def test_an_attack_so_stays_in_its_ball_and_logits_are_float32(model, source, wa
         seen.append(logits.dtype)
         return nn.functional.cross_entropy(logits, y, reduction="none")
 
-    with settled.running():
+    with settled.activate():
         x_adv = attack(loss, x, generator=Stream(seed=0, purpose="x").at(torch.arange(20)))
     assert set(seen) == {torch.float32} and x_adv.dtype == torch.float32
     assert float(attack.excess(x, x_adv).max()) <= 1e-6 and 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
@@ -148,19 +148,19 @@ def test_an_attack_so_stays_in_its_ball_and_logits_are_float32(model, source, wa
 @pytest.mark.parametrize("kind", ["ppgd", "lpa"])
 def test_a_perceptual_attack_so_stays_in_its_ball(way, kind):
     """Also after passes that were compiled without the hooks that it reads activations by."""
-    settled, ledger = WAYS[way][0].settled(CPU), CostLedger()
+    settled, ledger = WAYS[way][0].resolve(CPU), CostLedger()
     torch.manual_seed(0)
     convs = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
     net = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval().requires_grad_(False)
     for parameter in net.parameters():
         parameter.mul_(4)
     x = torch.rand(8, 3, 12, 12)
-    forward, y = ledger.counted(net), net(x).argmax(1)
-    with settled.running(), ledger.phase("attack"):
+    forward, y = ledger.count_passes(net), net(x).argmax(1)
+    with settled.activate(), ledger.phase("attack"):
         z = x.clone().requires_grad_(True)
         torch.autograd.grad(forward(z).sum(), z)
         rounds = {"rounds": 2} if kind == "lpa" else {}
-        attack = ATTACKS[kind](eps=0.05, steps=3, **rounds).bind(net, ledger.counted)
+        attack = ATTACKS[kind](eps=0.05, steps=3, **rounds).bind(net, ledger.count_passes)
         stream = Stream(seed=0, purpose="x").at(torch.arange(8))
         x_adv = attack(lambda z: nn.functional.cross_entropy(forward(z), y, reduction="none"), x, generator=stream)
     assert not torch.equal(x_adv, x) and float(attack.excess(x, x_adv).max()) <= 1e-6
@@ -168,19 +168,19 @@ def test_a_perceptual_attack_so_stays_in_its_ball(way, kind):
 
 def test_outside_nothing_is_left_of_it(model, source):
     before = evaluate(copy.deepcopy(model), source, [ATTACK]).as_dict()
-    with pytest.raises(KeyError), Speed(autocast="bfloat16", compiled=True).settled(CPU).running():
+    with pytest.raises(KeyError), Speed(autocast="bfloat16", compiled=True).resolve(CPU).activate():
         raise KeyError
     assert speed.get_speed() == speed.PLAIN
     assert evaluate(copy.deepcopy(model), source, [ATTACK]).as_dict() == before
 
 
 def test_the_defaults_of_the_cpu_are_the_plain_way_and_cudas_are_not():
-    assert Speed().settled(CPU) == speed.PLAIN
-    assert Speed().settled(torch.device("cuda")) == Speed(
+    assert Speed().resolve(CPU) == speed.PLAIN
+    assert Speed().resolve(torch.device("cuda")) == Speed(
         autocast="bfloat16", channels_last=True, compiled=False, fused=True, deferred=True, graphed=False
     )
-    assert not Speed().settled(torch.device("cuda"), 2).deferred
-    assert Speed(deferred=True).settled(CPU).fused
+    assert not Speed().resolve(torch.device("cuda"), 2).deferred
+    assert Speed(deferred=True).resolve(CPU).fused
 
 
 @pytest.mark.parametrize("optimizer", [SGD(lr=0.05), Adam(lr=0.01)], ids=["sgd", "adam"])
@@ -273,8 +273,7 @@ def test_a_model_that_cannot_lie_channels_last_is_left_as_it_is(source, monkeypa
     with pytest.raises(ConfigError, match="channels_last must be false for this model"):
         trained(Views(), source, Speed(channels_last=True))
     as_on_cuda = speed.replace(speed.PLAIN, channels_last=True)
-    for name in ("resolve", "settled"):  # the second is its name of before
-        monkeypatch.setattr(Speed, name, lambda self, device, processes=1, family=None: as_on_cuda, raising=False)
+    monkeypatch.setattr(Speed, "resolve", lambda self, device, processes=1, family=None: as_on_cuda)
     out, _ = trained(Views(), source, Speed())
     assert "channels first" in out.events[0]["event"]
 
@@ -412,9 +411,9 @@ def test_a_compiled_model_gives_the_plain_ones_logits_and_gradients(compiler, mo
     """In either mode, with and without parameters that ask for gradients, for batches of two sizes."""
     _, x, _ = next(source.batches([torch.arange(24)]))
     found = []
-    for how in (speed.PLAIN, Speed(compiled=True).settled(CPU)):
+    for how in (speed.PLAIN, Speed(compiled=True).resolve(CPU)):
         net, own = copy.deepcopy(model), []
-        with how.running():
+        with how.activate():
             for training in (False, True):
                 for learns in (False, True):
                     for size in (24, 7):

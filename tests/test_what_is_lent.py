@@ -153,9 +153,9 @@ def small(name):
 def attack_with(name, objective, model, data):
     ledger, generator = CostLedger(), Stream(seed=0, purpose="attack").at(torch.arange(N))
     with ledger.phase("attack"), borrow(model):
-        own = bind_attack(small(name), model, ledger.counted)
+        own = bind_attack(small(name), model, ledger.count_passes)
         x = data._images.clone().requires_grad_(True)
-        perturb(ledger.counted(model), objective, own, x, data.labels(), generator=generator)
+        perturb(ledger.count_passes(model), objective, own, x, data.labels(), generator=generator)
         assert x.grad is None and x.requires_grad
 
 
@@ -249,8 +249,8 @@ def test_a_model_that_changes_its_input_in_place_is_attacked_as_one_that_does_no
         model, ledger, x = Centred(in_place), CostLedger(), images()
         generator = Stream(seed=0, purpose="attack").at(torch.arange(N))
         with ledger.phase("attack"), borrow(model):
-            own = bind_attack(small(name), model, ledger.counted)
-            found.append(perturb(ledger.counted(model), Trades(), own, x, LABELS, generator=generator))
+            own = bind_attack(small(name), model, ledger.count_passes)
+            found.append(perturb(ledger.count_passes(model), Trades(), own, x, LABELS, generator=generator))
             assert torch.isfinite(own.excess(x, found[-1])).all()
         assert torch.equal(x, images())
     assert torch.equal(*found)

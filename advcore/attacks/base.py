@@ -11,7 +11,8 @@ from advcore.attacks.memory import Perturbations
 from advcore.cost import CountedModel
 from advcore.errors import check_at_least, check_within, require
 from advcore.rng import Stream
-from advcore.types import Loss, settings
+from advcore.settings import settings
+from advcore.types import Loss
 
 _ENOUGH_STEPS = 4  # with fewer, an attack cannot judge a model that was trained with it
 _PROBE_STEPS = 10  # of the attack that judges instead

@@ -9,7 +9,8 @@ from torch import Tensor
 from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import linf_start, linf_step
 from advcore.rng import Stream
-from advcore.types import Loss, settings
+from advcore.settings import settings
+from advcore.types import Loss
 
 
 @settings

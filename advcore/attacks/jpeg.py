@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advcore.attacks.functional import Functional
 from advcore.errors import check_within
-from advcore.types import settings
+from advcore.settings import settings
 
 # ITU-T T.81, annex K, tables K.1 and K.2: the divisors of the coefficients at quality 50
 _LUMINANCE = (

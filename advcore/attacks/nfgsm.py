@@ -11,7 +11,8 @@ from advcore.attacks.geometry import linf_distance, linf_start, linf_step
 from advcore.attacks.pgd import LinfPGD, pixel_radius
 from advcore.errors import check_positive, check_within
 from advcore.rng import Stream
-from advcore.types import Loss, settings
+from advcore.settings import settings
+from advcore.types import Loss
 
 
 @settings

@@ -12,7 +12,8 @@ from advcore.attacks.lpips import Embedder, catch_activations, embedding_distanc
 from advcore.cost import CountedModel
 from advcore.errors import ConfigError, check_at_least, must
 from advcore.rng import Stream
-from advcore.types import Loss, settings
+from advcore.settings import settings
+from advcore.types import Loss
 
 _NOISE = 0.01  # standard deviation of the start
 _PROBE = 0.1  # length of the step by which a direction's LPIPS length is measured

@@ -12,7 +12,8 @@ from advcore.attacks.memory import Perturbations
 from advcore.errors import check_one_of, check_positive, check_share, check_within, must
 from advcore.pixels import format_pixels
 from advcore.rng import Stream
-from advcore.types import Loss, settings
+from advcore.settings import settings
+from advcore.types import Loss
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
 START_ALIASES = {"random": "uniform", "normal": "gaussian", "none": "clean", "zero": "clean", "memory": "remembered"}

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from advcore.attacks.base import gradient_of
 from advcore.attacks.perceptual import MAX_MARGIN, PROJECTION, Observe, Perceptual, l2_norms
-from advcore.types import settings
+from advcore.settings import settings
 
 _CG_STEPS = 5
 _CG_PROBE = 1e-3  # length of the step of a finite difference

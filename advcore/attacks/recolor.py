@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.attacks.functional import Functional
 from advcore.attacks.geometry import linf_distance
 from advcore.errors import check_at_least, must, require
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

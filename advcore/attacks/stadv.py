@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.attacks.functional import Functional
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

@@ -15,6 +15,7 @@ from advcore.data.checks import check_labels
 from advcore.data.contract import Source
 from advcore.data.injected_faults import Planted, inject_faults
 from advcore.data.split import Split, draw_stratified, subsample
+from advcore.deprecation import forward_renamed
 from advcore.errors import (
     LARGEST_SEED,
     DataError,
@@ -230,4 +231,11 @@ def find_path(path: str) -> Path:
     )
 
 
-thinned = subsample
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "stratified": "advcore.data.split.draw_stratified",
+        "thinned": "advcore.data.split.subsample",
+    },
+)
+"""Names of the last release."""

@@ -7,10 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from advcore.data.checks import check_images, check_labels, item_of, label_check  # noqa: F401
-from advcore.data.contract import Batch, MapStyle, Source, batches_for, chunk_sizes, chunked, first_images, to_float  # noqa: F401
+from advcore.data.contract import Batch, MapStyle, Source, chunked
 from advcore.data.resident import Resident, count_classes
 from advcore.data.streamed import Streamed
+from advcore.deprecation import forward_renamed
 from advcore.types import digest_labels
 
 __all__ = ["Part", "Resident", "Source", "Streamed", "as_source", "hash_content"]
@@ -65,4 +65,18 @@ def hash_content(source: Source) -> str:
     return f"images {digest.hexdigest()[:16]}"
 
 
-content_hash = hash_content
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "batches_for": "advcore.data.contract.batches_for",
+        "check_images": "advcore.data.checks.check_images",
+        "check_labels": "advcore.data.checks.check_labels",
+        "chunk_sizes": "advcore.data.contract.chunk_sizes",
+        "content_hash": "advcore.data.source.hash_content",
+        "first_images": "advcore.data.contract.first_images",
+        "item_of": "advcore.data.checks.item_of",
+        "label_check": "advcore.data.checks.label_check",
+        "to_float": "advcore.data.contract.to_float",
+    },
+)
+"""Names of the last release."""

@@ -5,6 +5,7 @@ each chunk is done as a whole by one of them. Where torch.distributed is not set
 here does nothing. Otherwise all processes call the same functions in the same order.
 """
 
+from advcore.deprecation import forward_renamed
 from advcore.distributed.exchange import (
     LEAST,
     average,
@@ -63,28 +64,33 @@ __all__ = [
     "sum_tensor",
 ]
 
-launched, launchers, own_gpu, joined, together, agree = (
-    is_launched,
-    name_launchers,
-    gpu_of_process,
-    join_group,
-    fail_together,
-    raise_in_all,
+
+__getattr__ = forward_renamed(
+    __name__,
+    {
+        "agree": "advcore.distributed.raise_in_all",
+        "by_first": "advcore.distributed.run_on_first",
+        "combined": "advcore.distributed.gather_combined",
+        "dealt": "advcore.distributed.deal",
+        "divided": "advcore.distributed.is_divided",
+        "events": "advcore.distributed.gather_events",
+        "everywhere": "advcore.distributed.is_everywhere",
+        "first": "advcore.distributed.is_first",
+        "gathered": "advcore.distributed.gather_values",
+        "in_order": "advcore.distributed.gather_in_order",
+        "joined": "advcore.distributed.join_group",
+        "joint": "advcore.distributed.concatenate",
+        "launched": "advcore.distributed.is_launched",
+        "launchers": "advcore.distributed.name_launchers",
+        "merge": "advcore.distributed.merge_ledgers",
+        "own": "advcore.distributed.chunks_of_process",
+        "own_gpu": "advcore.distributed.gpu_of_process",
+        "parallel": "advcore.distributed.average_gradients_of",
+        "reducing": "advcore.distributed.name_loss_in_backward",
+        "share": "advcore.distributed.share_of_batch",
+        "summed": "advcore.distributed.sum_numbers",
+        "together": "advcore.distributed.fail_together",
+        "total": "advcore.distributed.sum_tensor",
+    },
 )
-reducing, summed, everywhere, gathered, events, joint = (
-    name_loss_in_backward,
-    sum_numbers,
-    is_everywhere,
-    gather_values,
-    gather_events,
-    concatenate,
-)
-by_first, own, in_order, combined, dealt, divided = (
-    run_on_first,
-    chunks_of_process,
-    gather_in_order,
-    gather_combined,
-    deal,
-    is_divided,
-)
-share, total, parallel, merge, first = share_of_batch, sum_tensor, average_gradients_of, merge_ledgers, is_first
+"""Names of the last release."""

@@ -17,7 +17,7 @@ from advcore.attacks.pgd import MOST_PIXELS, pixel_radius
 from advcore.errors import check_one_of, explain_missing_package, must, require
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
-from advcore.types import settings
+from advcore.settings import settings
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _NORM_ALIASES = {"inf": "linf", "max": "linf"}

@@ -16,8 +16,9 @@ from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow, find_device
 from advcore.cost import CostLedger
-from advcore.data.fits import check_fits, class_count
-from advcore.data.source import Source, as_source, batches_for, chunked
+from advcore.data.compatibility import check_fits, class_count
+from advcore.data.contract import batches_for, chunked
+from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_settings
@@ -187,8 +188,8 @@ class _Judge:
         keep_examples: bool,
     ):
         self.model = model
-        self.forward = ledger.counted(model)
-        self._attacks = [bind_attack(attack, model, ledger.counted) for attack in attacks]
+        self.forward = ledger.count_passes(model)
+        self._attacks = [bind_attack(attack, model, ledger.count_passes) for attack in attacks]
         self._stream = Stream(seed=seed, purpose="evaluation")
         self._pieces = Pieces(batch_size)
         self._ledger = ledger
@@ -197,14 +198,14 @@ class _Judge:
     def judge_batch(self, indices: Tensor, x: Tensor, y: Tensor) -> BatchResult:
         """Judge a batch, in pieces that fit into memory."""
         with explain_out_of_memory("in an evaluation", "lower evaluation.batch_size, or use a smaller model"):
-            results = self._pieces.over(len(x), partial(self._judge_piece, indices, x, y))
+            results = self._pieces.run(len(x), partial(self._judge_piece, indices, x, y))
         return BatchResult.join(results)
 
     def _judge_piece(self, indices: Tensor, x: Tensor, y: Tensor, piece: slice) -> BatchResult:
         indices, x, y = (tensor[piece] for tensor in (indices, x, y))
         passes_before = count_passes(self._ledger)
         examples = {}
-        with self._ledger.undone_on_error():
+        with self._ledger.undo_on_error():
             correct = classify_clean(self.forward(x), y, indices)
             verdicts = {"clean": correct}
             for i, attack in enumerate(self._attacks):
@@ -271,8 +272,8 @@ def smallest_radius(
     """
     radii = []
     with borrow(model, training=False), ledger.phase("evaluation", source.device):
-        forward = ledger.counted(model)
-        attack = bind_attack(attack.probe(), model, ledger.counted)
+        forward = ledger.count_passes(model)
+        attack = bind_attack(attack.probe(), model, ledger.count_passes)
         for batch, x, y in batches_for(model, source, chunked(indices, batch_size)):
             with torch.no_grad():
                 robust = classify_clean(forward(x), y, batch)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.source import Source, content_hash
+from advcore.data.source import Source, hash_content
 from advcore.errors import CheckpointError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.files import load_npz, write_npz
@@ -128,7 +128,7 @@ def hash_evaluation(
     model: nn.Module, source: Source, indices: Tensor, attacks: Iterable[Attack | AutoAttack], settings: tuple
 ) -> str:
     """Hash everything that the verdicts depend on: data, attacks, settings, weights and the indices of the examples."""
-    digest = hashlib.sha256(repr((content_hash(source), list(attacks), settings)).encode())
+    digest = hashlib.sha256(repr((hash_content(source), list(attacks), settings)).encode())
     external = [getattr(attack, "_external", None) for attack in attacks]
     for network in (model, *(network for network in external if network is not None)):
         for name, value in sorted(network.state_dict().items()):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.attacks.base import Attack
-from advcore.data.source import check_labels
+from advcore.data.checks import check_labels
 from advcore.errors import NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.objectives.base import choose_ascent

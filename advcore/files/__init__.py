@@ -14,13 +14,6 @@ from advcore.files.sealed import check_seal, parse_json, read_json, read_sealed,
 from advcore.files.tensors import load_tensors, load_weights, save_tensors
 from advcore.files.trees import MANIFEST, check_folder, join_tree, load_folder, pack, save_folder, split_tree, unpack
 
-# to be removed once all callers have changed
-inside = check_inside
-leftovers = list_leftovers
-parsed_json = parse_json
-split = split_tree
-join = join_tree
-
 __all__ = [
     "MANIFEST",
     "check_folder",

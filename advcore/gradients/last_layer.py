@@ -15,7 +15,9 @@ from advcore.adversary import bind_attack, count_passes, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.cost import CostLedger, CountedModel
-from advcore.data.source import Source, batches_for, chunked, first_images, label_check
+from advcore.data.checks import label_check
+from advcore.data.contract import batches_for, chunked, first_images
+from advcore.data.source import Source
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement
 from advcore.models.base import Tap, find_head, tap_features
@@ -89,8 +91,8 @@ def last_layer_rows(
     check = label_check(source, layer.out_features)
     kind = _fit_to_bias(kind, has_bias=layer.bias is not None)
     with borrow(model, training=attack_mode == "train"), tap_features(layer) as tap:
-        attack = bind_attack(attack, model, ledger.counted)
-        forwards = _Forwards(objective, attack, forward=ledger.counted(model), tap=tap, ledger=ledger)
+        attack = bind_attack(attack, model, ledger.count_passes)
+        forwards = _Forwards(objective, attack, forward=ledger.count_passes(model), tap=tap, ledger=ledger)
         pieces = Pieces(chunk_size, least=chunk_size if attack_mode == "train" else 16)  # BatchNorm sees a whole chunk
 
         def measure_chunks() -> Iterator[tuple[Tensor, ...]]:
@@ -98,7 +100,7 @@ def last_layer_rows(
             for indices, x, y in batches_for(model, source, distributed.chunks_of_process(chunks)):
                 check(y, indices)
                 with ledger.phase("attack", device):
-                    outputs = _join(pieces.over(len(x), partial(forwards.run, x, y, stream.at(indices))))
+                    outputs = _join(pieces.run(len(x), partial(forwards.run, x, y, stream.at(indices))))
                 with ledger.phase("rows", device):
                     by_pass = residuals(objective, y, {name: output.logits for name, output in outputs.items()})
                 factors = [(by_pass[name], outputs[name].features) for name in objective.passes]
@@ -152,7 +154,7 @@ class _Forwards:
         """Return the output of each forward pass on a piece of the batch; the clean one serves the attack too."""
         x, y = x[piece], y[piece]
         outputs: dict[str, Output] = {}
-        with self.ledger.undone_on_error(), torch.no_grad():
+        with self.ledger.undo_on_error(), torch.no_grad():
             if "clean" in self.objective.passes:
                 outputs["clean"] = self._run_once(x)
             if "adversarial" in self.objective.passes:

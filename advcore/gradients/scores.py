@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from advcore.borrow import borrow
 from advcore.cost import CountedModel
-from advcore.data.source import Source, first_images, label_check
+from advcore.data.checks import label_check
+from advcore.data.contract import first_images
+from advcore.data.source import Source
 from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measurement, define_clean_and_attacked
 from advcore.gradients.last_layer import residuals
 from advcore.gradients.sweep import sweep

@@ -10,7 +10,8 @@ from advcore import distributed
 from advcore.adversary import bind_attack, perturb
 from advcore.borrow import borrow
 from advcore.cost import CostLedger, CountedModel
-from advcore.data.source import Source, batches_for, chunked
+from advcore.data.contract import batches_for, chunked
+from advcore.data.source import Source
 from advcore.gradients.base import Measurement
 from advcore.pieces import Pieces
 from advcore.rows import DenseRows
@@ -42,13 +43,13 @@ def sweep(
     chunks = chunked(torch.arange(len(source)), chunk_size)
     pieces = Pieces(chunk_size)
     with borrow(model, training=False), ledger.phase("scoring", source.device):
-        forward = ledger.counted(model)
+        forward = ledger.count_passes(model)
         objective, attack, stream = (adversary.get(name) for name in ("objective", "attack", "stream"))
-        attack = bind_attack(attack, model, ledger.counted)
+        attack = bind_attack(attack, model, ledger.count_passes)
 
         def measure_piece(indices: Tensor, x: Tensor, y: Tensor, piece: slice) -> Tensor:
             indices, x, y = (tensor[piece] for tensor in (indices, x, y))
-            with ledger.undone_on_error():
+            with ledger.undo_on_error():
                 if attacked:
                     x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
                 return measure(forward, indices, x, y)
@@ -57,7 +58,7 @@ def sweep(
             for indices, x, y in batches_for(model, source, distributed.chunks_of_process(chunks)):
                 if check is not None:
                     check(y, indices)
-                yield torch.cat(pieces.over(len(y), partial(measure_piece, indices, x, y))), y
+                yield torch.cat(pieces.run(len(y), partial(measure_piece, indices, x, y))), y
 
         scores, labels = distributed.gather_combined(chunks, measure_chunks())
     rows = DenseRows(matrix=scores[:, None])

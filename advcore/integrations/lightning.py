@@ -140,7 +140,7 @@ class AdversarialCoresetCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, dict | None]) -> None:
         state = state_dict["coreset"]
-        self.coreset = state and Coreset.restored(state)
+        self.coreset = state and Coreset.from_state(state)
 
 
 def _draws_each_once(loader: DataLoader) -> bool:

@@ -10,7 +10,7 @@ from advcore.apportion import floor_share
 from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
-from advcore.types import settings
+from advcore.settings import settings
 
 DRAWS = ("multinomial", "top")
 CORRECTIONS = ("none", "inverse_probability")

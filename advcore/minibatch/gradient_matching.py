@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advcore.minibatch.base import FLOOR, AttackSubset, Seen
 from advcore.rows import FactoredRows
-from advcore.types import settings
+from advcore.settings import settings
 
 _DELTA = 1e-12  # added to the product of norms, which may be 0
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from advcore.errors import check_at_least, check_one_of, check_share
 from advcore.minibatch.base import UpdateSubset, count
 from advcore.rng import Stream
-from advcore.types import settings
+from advcore.settings import settings
 
 SHARES = ("fixed", "recursive", "direct")
 ACCURACIES = ("clean", "robust")

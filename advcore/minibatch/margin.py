@@ -6,7 +6,7 @@ from torch import Tensor
 
 from advcore.errors import check_within
 from advcore.minibatch.base import AttackSubset, Seen
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

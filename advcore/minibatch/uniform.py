@@ -8,7 +8,7 @@ from torch import Tensor
 from advcore.errors import check_within
 from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count
 from advcore.rng import Stream
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

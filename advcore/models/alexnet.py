@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from advcore.models.base import ModelSettings
-from advcore.types import settings
+from advcore.settings import settings
 
 
 class Features(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from advcore.errors import ConfigError, check_one_of, must, require
+from advcore.settings import settings
 from advcore.speed import FAMILY
-from advcore.types import settings
 
 NORMALIZE = ("data", "none")
 

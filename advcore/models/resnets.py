@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.models.base import ModelSettings
-from advcore.types import settings
+from advcore.settings import settings
 
 STEMS = ("cifar", "imagenet")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from advcore.errors import check_at_least, require
 from advcore.models.base import ModelSettings
-from advcore.types import settings
+from advcore.settings import settings
 
 
 def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from advcore.errors import ConfigError, explain_missing_package, must, suggest_nearest
 from advcore.models.base import ModelSettings
-from advcore.types import settings
+from advcore.settings import settings
 
 
 def from_timm(architecture: str, num_classes: int, channels: int) -> nn.Module:

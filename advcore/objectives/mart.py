@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advcore.errors import check_positive, require
 from advcore.objectives.trades import divergence
-from advcore.types import settings
+from advcore.settings import settings
 
 
 def log_rest(logits: Tensor, classes: Tensor) -> Tensor:

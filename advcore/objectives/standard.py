@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_positive, require
-from advcore.types import settings
+from advcore.settings import settings
 
 
 def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:

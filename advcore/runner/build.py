@@ -13,7 +13,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
 from advcore.data.base import Data
-from advcore.data.source import chunked
+from advcore.data.contract import chunked
 from advcore.device import count_gpus
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.minibatch import RULES

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from advcore.borrow import borrow
-from advcore.data.base import thinned
 from advcore.data.source import Source
+from advcore.data.split import subsample
 from advcore.device import force_float32
 from advcore.errors import CheckpointError, ConfigError, must, name_path_in_errors, refuse_as_setting
 from advcore.files import check_inside, load_tensors, read_json, write_bytes, write_sealed
@@ -252,7 +252,7 @@ def _run_on_noise(net: nn.Module, shape: Shape) -> dict[str, Tensor]:
 
 def _run_on_samples(net: nn.Module, test: Source, count: int, seed: int) -> dict[str, Tensor]:
     """Return `count` stratified test images, or all if there are fewer, with their labels and logits."""
-    indices = thinned(test.labels(), min(count, len(test)), seed, "export")
+    indices = subsample(test.labels(), min(count, len(test)), seed, "export")
     batches = [(x, y, net(x)) for _, x, y in test.batches(indices.split(standalone.BATCH))]
     x, y, logits = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return {"x": x, "y": y, "logits": logits}

@@ -12,7 +12,7 @@ from advcore import distributed
 from advcore.adversary import bind_attack
 from advcore.attacks.base import Attack
 from advcore.data.base import Data
-from advcore.data.source import first_images
+from advcore.data.contract import first_images
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.runner import build
@@ -162,7 +162,7 @@ def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> 
     speed = prepared.trainer.speed
     if state is not None:
         speed = fill_in_speed(speed, state, prepared.model)
-    return speed.suited(prepared.model, first_images(prepared.model, prepared.data.train), distributed.size())
+    return speed.resolve_for(prepared.model, first_images(prepared.model, prepared.data.train), distributed.size())
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:

@@ -14,7 +14,7 @@ from torch import Tensor
 from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
-from advcore.data.source import batches_for
+from advcore.data.contract import batches_for
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, describe_exception, must, refuse_as_setting
 from advcore.files import check_inside, has_pair, read_json, write_bytes
 from advcore.objectives.base import is_attacked

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from advcore import distributed
-from advcore.data.source import content_hash
+from advcore.data.source import hash_content
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
 from advcore.files import list_leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
@@ -89,8 +89,8 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, o
     """
     path, prepared = journal.path, journal.prepared
     journal.record.data["hash"] = {
-        "train": content_hash(prepared.data.train),
-        "test": content_hash(prepared.data.test),
+        "train": hash_content(prepared.data.train),
+        "test": hash_content(prepared.data.test),
     }
     state = None
     if resume and was_begun(path):

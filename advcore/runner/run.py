@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from advcore import distributed
-from advcore.data.base import thinned
+from advcore.data.split import subsample
 from advcore.device import force_float32, measure_peak_memory
 from advcore.errors import AdvcoreError, CheckpointError, UnsafeFileError
 from advcore.evaluation.evaluate import Evaluation, evaluate
@@ -189,7 +189,7 @@ def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
     record.selections = [summarise(coreset) for coreset in trained.coresets]
     record.events = trained.events
     record.ledger = trained.ledger.summary()
-    record.relative_cost = trained.ledger.units() / prepared.plan.reference.units
+    record.relative_cost = trained.ledger.sum_units() / prepared.plan.reference.units
 
 
 def choose_examples(prepared: Prepared) -> Tensor | None:
@@ -197,7 +197,7 @@ def choose_examples(prepared: Prepared) -> Tensor | None:
     size = prepared.config.evaluation.examples
     if size is None:
         return None
-    return thinned(prepared.data.test.labels(), size, prepared.config.data.split_seed, "evaluation")
+    return subsample(prepared.data.test.labels(), size, prepared.config.data.split_seed, "evaluation")
 
 
 def config_for_evaluation(config: RunConfig, suite: str) -> RunConfig:

@@ -17,12 +17,12 @@ from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import MOST_EPOCHS, Schedule
+from advcore.settings import settings
 from advcore.solvers import SOLVERS
 from advcore.tracking import TRACKERS, find_tracker_name
 from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
 from advcore.training.trainer import LoopSettings
-from advcore.types import settings
 
 TABLES: dict[str, dict[str, type]] = {
     "data": DATASETS,

@@ -37,10 +37,10 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     Its indices count in the whole training set.
     """
     speed = decide_speed_for_all(partial(choose_speed, prepared))
-    select_coreset = speed.running()(prepared.trainer.selector.select)
+    select_coreset = speed.activate()(prepared.trainer.selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
     coreset = select_coreset(
-        speed.prepared(prepared.model),
+        speed.lay_out(prepared.model),
         prepared.data.train,
         seed=prepared.config.seed,
         rows=prepared.scores,
@@ -165,7 +165,7 @@ def restore_coresets(run: Path, state: dict | None, data: Data) -> list[str]:
     """Write the coresets of a state again whose files are missing or damaged; return, and log, a line about each."""
     lines = []
     for values in state["coresets"] if state else ():
-        coreset = map_to_training_set(Coreset.restored(values), data)
+        coreset = map_to_training_set(Coreset.from_state(values), data)
         lines.append(_rewrite_if_different(_coreset_file(run, coreset), coreset))
     return [line for line in lines if line is not None]
 

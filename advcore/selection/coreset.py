@@ -13,7 +13,8 @@ from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.borrow import find_device
 from advcore.cost import CostLedger
-from advcore.data.source import Source, as_source, chunk_sizes
+from advcore.data.contract import chunk_sizes
+from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, DataError, check_at_least, check_one_of, must
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement
@@ -25,10 +26,11 @@ from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
 from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings, unless
 from advcore.selection.solve import Solution, join_answers, solve_all
+from advcore.settings import settings
 from advcore.solvers import SOLVERS
 from advcore.solvers.base import Solver
 from advcore.solvers.uniform import Random
-from advcore.types import NORMALISE, Coreset, find_name, settings
+from advcore.types import NORMALISE, Coreset, find_name
 
 __all__ = ["ATTACK_MODES", "BLOCKS", "TARGETS", "AdversarialCoreset", "SelectionSettings"]
 
@@ -293,5 +295,5 @@ class AdversarialCoreset(SelectionSettings):
 
 def _count_cost(ledger: CostLedger) -> dict[str, object]:
     """Return the passes of all processes so far, and this one's seconds by phase."""
-    (passes,) = distributed.sum_numbers([ledger.units()])
+    (passes,) = distributed.sum_numbers([ledger.sum_units()])
     return {"passes": passes, "seconds": {phase: ledger.seconds[phase] for phase in ("attack", "rows", "solve")}}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.cost import CostLedger
-from advcore.data.fits import check_fits
-from advcore.data.source import Part, Source, check_labels
+from advcore.data.checks import check_labels
+from advcore.data.compatibility import check_fits
+from advcore.data.source import Part, Source
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement

@@ -9,7 +9,8 @@ from torch import nn
 
 from advcore.borrow import borrow
 from advcore.cost import format_gigabytes
-from advcore.data.source import Source, first_images
+from advcore.data.contract import first_images
+from advcore.data.source import Source
 from advcore.device import measure_free_memory
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS

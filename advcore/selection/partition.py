@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from advcore.apportion import largest_remainder
-from advcore.data.source import chunked
+from advcore.data.contract import chunked
 from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows

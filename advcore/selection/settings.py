@@ -3,7 +3,7 @@
 from advcore.errors import check_at_least, check_one_of, check_positive, check_share, must, require
 from advcore.rows import KINDS
 from advcore.selection.partition import ALIASES, PARTITIONS
-from advcore.types import settings
+from advcore.settings import settings
 
 BLOCKS = ("permuted", "stored_order")
 TARGETS = ("train", "validation")

@@ -164,7 +164,7 @@ def _solve_tasks(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Sele
             return together(tasks[piece])
         return [solver(task.rows, task.k, target=task.target, generator=task.generator) for task in tasks[piece]]
 
-    return list(itertools.chain.from_iterable(pieces.over(len(tasks), work)))
+    return list(itertools.chain.from_iterable(pieces.run(len(tasks), work)))
 
 
 def _group_problems(solver: Solver, problems: list[Problem]) -> Iterator[list[Problem]]:

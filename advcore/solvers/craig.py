@@ -20,9 +20,10 @@ from advcore.pairs import (
 )
 from advcore.rng import Stream
 from advcore.rows import ALL, Rows, cut
+from advcore.settings import settings
 from advcore.solvers.base import MATRIX, check_problem, matrix_is_held, refuse_target
 from advcore.solvers.location import Located, Sample, locate, locate_tiled, locate_with_submodlib
-from advcore.types import Selection, settings
+from advcore.types import Selection
 
 DISTANCES = ("euclidean", "squared")
 BACKENDS = ("advcore", "submodlib")

@@ -5,8 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from advcore.rng import Stream
+from advcore.settings import settings
 from advcore.solvers.scored import Scored, take_by_score
-from advcore.types import settings
 
 
 @settings

@@ -15,11 +15,12 @@ from advcore.errors import DataError, check_one_of, check_within, require
 from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, use_exact_factors
 from advcore.rng import Stream
 from advcore.rows import Rows
+from advcore.settings import settings
 from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
 from advcore.solvers.batched import pursue_together
 from advcore.solvers.products import FactorProducts, GramProducts, Products
 from advcore.solvers.pursuit import Pursuit, PursuitProblem, pursue, refit
-from advcore.types import Selection, settings
+from advcore.types import Selection
 
 FILLS = ("rounds", "random", "none")
 _STEADY = 1e-3  # ridge from which float32 products of many rows are exact enough

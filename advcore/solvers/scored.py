@@ -9,8 +9,9 @@ from advcore.apportion import floor_share
 from advcore.errors import check_at_least, check_one_of, check_within, require
 from advcore.rng import Stream
 from advcore.rows import Rows
+from advcore.settings import settings
 from advcore.solvers.base import check_problem, equal_weights, refuse_target
-from advcore.types import Selection, settings
+from advcore.types import Selection
 
 SCORES = ("el2n", "grand", "margin", "forgetting", "instability", "centre_distance", "input_norm")
 SCORE_ALIASES = {"aign": "input_norm", "gradnorm": "grand", "stability": "instability", "moderate": "centre_distance"}

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from advcore.rng import Stream
 from advcore.rows import Rows
+from advcore.settings import settings
 from advcore.solvers.base import check_problem, equal_weights, refuse_target
-from advcore.types import Selection, settings
+from advcore.types import Selection
 
 
 @settings

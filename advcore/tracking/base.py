@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from advcore.errors import explain_missing_package
-from advcore.types import settings
+from advcore.settings import settings
 
 Values = dict[str, float]
 """Numbers by name, such as {"probe/robust": 0.5}; names hold letters, digits, "_", "-", "." and "/"."""

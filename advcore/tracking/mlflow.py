@@ -3,8 +3,8 @@
 import time
 from types import ModuleType
 
+from advcore.settings import settings
 from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, importing
-from advcore.types import settings
 
 _MOST_PARAMETERS = 100  # that a server accepts at once
 _LONGEST = 500  # characters of a parameter

@@ -2,8 +2,8 @@
 
 from types import ModuleType
 
+from advcore.settings import settings
 from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, importing
-from advcore.types import settings
 
 
 @settings

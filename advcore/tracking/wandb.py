@@ -4,8 +4,8 @@ import uuid
 from types import ModuleType
 
 from advcore.errors import check_one_of, require
+from advcore.settings import settings
 from advcore.tracking.base import Opening, Sink, Tracker, Values, importing
-from advcore.types import settings
 
 MODES = ("offline", "online")
 

@@ -5,7 +5,7 @@ import math
 from advcore.apportion import floor_share
 from advcore.attacks.base import Attack
 from advcore.errors import check_at_least, check_positive, must, require
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

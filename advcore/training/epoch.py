@@ -13,7 +13,7 @@ from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.borrow import find_device
 from advcore.cost import CostLedger
-from advcore.data.source import batches_for, chunked
+from advcore.data.contract import batches_for, chunked
 from advcore.rng import Stream
 from advcore.signals import check, defer_stop
 from advcore.speed import Speed
@@ -43,7 +43,7 @@ class EpochTrainer:
         self.device = find_device(run.model)
         self.plan = trainer.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
-        self.parallel = distributed.average_gradients_of(speed.prepared(run.model))
+        self.parallel = distributed.average_gradients_of(speed.lay_out(run.model))
         options = {"fused": True} if speed.fused else {}
         self.optimizer = trainer.optimizer.build(run.model, **options)
         self.gate = Gate(self.device) if speed.deferred else None
@@ -91,7 +91,7 @@ class EpochTrainer:
                 place.rested = True
         if self.gate is not None:
             self.gate.look()
-        with self.run.out.ledger.undone_on_error():
+        with self.run.out.ledger.undo_on_error():
             rule_facts = self.stepper.summarize(self._build_learner())
         place.entry = self._describe_epoch(len(batches), rule_facts)
 

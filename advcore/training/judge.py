@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from advcore.data.base import thinned
+from advcore.data.split import subsample
 from advcore.device import measure_peak_memory
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.training.progress import Entry, State
@@ -42,7 +42,7 @@ class Judge:
         self.previous: Verdict | None = None
         if run.validation is not None:
             size = min(run.trainer.probe_examples, len(run.validation))
-            self.probe_indices = thinned(run.validation.labels(), size, run.seed, "probe")
+            self.probe_indices = subsample(run.validation.labels(), size, run.seed, "probe")
         elif run.trainer.few_steps:
             problem = "few attack steps and no validation examples: nothing watches for catastrophic overfitting"
             run.out.add_event(0, f"{problem}; hold some examples out")

@@ -15,7 +15,8 @@ from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
 from advcore.borrow import find_device
 from advcore.cost import CostLedger
 from advcore.data.augment import none
-from advcore.data.source import Source, first_images
+from advcore.data.contract import first_images
+from advcore.data.source import Source
 from advcore.errors import NonFiniteError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Collector
@@ -101,10 +102,10 @@ class Loop:
         wanted = self.run.trainer.speed
 
         def decide() -> Speed:
-            return wanted.suited(self.run.model, first_images(self.run.model, self.run.train), distributed.size())
+            return wanted.resolve_for(self.run.model, first_images(self.run.model, self.run.train), distributed.size())
 
         speed = decide_speed_for_all(decide)
-        if speed.channels_last != wanted.settled(self.device, family=find_family(self.run.model)).channels_last:
+        if speed.channels_last != wanted.resolve(self.device, family=find_family(self.run.model)).channels_last:
             self.run.out.add_event(0, "the model cannot take images that lie channels last; they lie channels first")
         return speed
 
@@ -123,7 +124,7 @@ class Loop:
 
     def fit(self) -> Trained:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
-        with self.speed.running():
+        with self.speed.activate():
             try:
                 if self.run.trainer.probe_epochs and not self.scores.epochs:
                     self.scores = score_probe(self.run)
@@ -155,7 +156,7 @@ class Loop:
         distributed.merge_ledgers(self.run.out.ledger)
         self.run.out.ledger.settle()  # once per epoch, so that no events pile up
         # The first process's ledger holds all counts: the others' were merged into it.
-        (place.entry["units"],) = distributed.sum_numbers([self.run.out.ledger.units()])
+        (place.entry["units"],) = distributed.sum_numbers([self.run.out.ledger.sum_units()])
         place.entry["seconds"] = round(time.perf_counter() - started, 3)
         self.run.out.epochs.append(place.entry)
         self._report_epoch(place.entry)
@@ -165,7 +166,7 @@ class Loop:
         place = self.place
         ledger = self.run.out.ledger
         if not place.begun:
-            with ledger.undone_on_error():
+            with ledger.undo_on_error():
                 self._choose_coreset()
         if place.entry is None:
             doing = f"in a training step of {self.run.trainer.batch_size} images with {type(self.run.model).__name__}"
@@ -174,10 +175,10 @@ class Loop:
         if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
             raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
         if self.epoch.action == "full" and self.run.trainer.takes_scores and not place.scored:
-            with ledger.undone_on_error():
+            with ledger.undo_on_error():
                 self.scores.add(score_examples(self.run, place.epoch, self.run.model, ledger))
             place.scored = True
-        with ledger.undone_on_error():
+        with ledger.undo_on_error():
             self.judge.judge(self.judged_model, place.entry, self.device)
 
     def _report_epoch(self, entry: Entry) -> None:

@@ -14,8 +14,9 @@ from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
 from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.settings import unless
+from advcore.settings import settings
 from advcore.speed import Speed
-from advcore.types import NORMALISE, find_name, settings
+from advcore.types import NORMALISE, find_name
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer

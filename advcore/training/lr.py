@@ -9,7 +9,7 @@ import math
 
 from advcore.errors import check_at_least, check_within, must, require
 from advcore.selection.settings import unless
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

@@ -8,7 +8,8 @@ from torch import nn
 from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
 from advcore.borrow import borrow
-from advcore.data.source import Source, first_images
+from advcore.data.contract import first_images
+from advcore.data.source import Source
 from advcore.errors import ConfigError, must
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.models.base import find_head

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from advcore.errors import check_positive, check_within, require
-from advcore.types import settings
+from advcore.settings import settings
 
 
 @settings

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from advcore.attacks.base import Attack
-from advcore.data.source import chunk_sizes
+from advcore.data.contract import chunk_sizes
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard

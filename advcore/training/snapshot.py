@@ -107,8 +107,8 @@ def _restore_place(fields: Entry, device: torch.device) -> Place:
 def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
     """Put back what the run has found so far, and what its epochs are judged by."""
     out, judge = loop.run.out, loop.judge
-    out.coresets = [Coreset.restored(fields) for fields in snapshot["coresets"]]
-    loop.coreset = snapshot["coreset"] and Coreset.restored(snapshot["coreset"])
+    out.coresets = [Coreset.from_state(fields) for fields in snapshot["coresets"]]
+    loop.coreset = snapshot["coreset"] and Coreset.from_state(snapshot["coreset"])
     out.best, out.best_epoch = snapshot["best"], snapshot["best_epoch"]
     if snapshot["best_score"] is not None:
         judge.best_score = snapshot["best_score"]

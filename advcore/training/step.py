@@ -114,9 +114,9 @@ class Learner:
         """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
         if not len(x):
             return x
-        forward = self.ledger.counted(self.model)
+        forward = self.ledger.count_passes(self.model)
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
-            attack = bind_attack(self.attack, self.model, self.ledger.counted)
+            attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.indices))
@@ -138,7 +138,7 @@ class Learner:
         with self.ledger.phase("update", device):
             self.model.train()
             with distributed.name_loss_in_backward():
-                loss = loss_of(self.ledger.counted(self.parallel or self.model))
+                loss = loss_of(self.ledger.count_passes(self.parallel or self.model))
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
             self._apply(loss, where)

@@ -81,7 +81,7 @@ class AttackSubsetStepper(PlainStepper):
 
     def _look(self, learner: Learner, batch: Batch) -> Seen:
         """Run the clean images in eval mode: one forward pass each, in phase "scoring"."""
-        forward = learner.ledger.counted(learner.model)
+        forward = learner.ledger.count_passes(learner.model)
         catch = contextlib.nullcontext(None) if self.head is None else tap_features(self.head)
         with scoring(learner, batch.y.device), catch as tap, disable_compilation():
             logits = forward(batch.x)
@@ -212,7 +212,7 @@ class UpdateSubsetStepper(PlainStepper):
         """Attack all images, and let the rule keep some of the clean and attacked ones by their losses."""
         images = torch.cat([batch.x, learner.perturb(batch.x, batch.y, batch.attack_stream)])
         with scoring(learner, batch.y.device):
-            logits = learner.ledger.counted(learner.model)(images)
+            logits = learner.ledger.count_passes(learner.model)(images)
             losses = learner.objective.loss(batch.y.repeat(2), adversarial=logits)
         kept = self.rule.keep(self.share, losses, batch.rule_stream)
         return kept, images[kept]

@@ -13,8 +13,9 @@ from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.borrow import find_device
 from advcore.data.augment import none
-from advcore.data.fits import check_fits
-from advcore.data.source import Source, as_source, chunked
+from advcore.data.compatibility import check_fits
+from advcore.data.contract import chunked
+from advcore.data.source import Source, as_source
 from advcore.errors import CheckpointError, ConfigError, UserError, check_at_least, describe_exception, must
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
@@ -23,6 +24,7 @@ from advcore.rows import Rows
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.selection.settings import unless
+from advcore.settings import settings
 from advcore.solvers.base import find_scores_file
 from advcore.speed import Speed
 from advcore.training.attack_steps import StepSchedule, find_steps_problem
@@ -39,7 +41,6 @@ from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.optimizers import OptimizerSettings
 from advcore.training.progress import Snapshot
 from advcore.training.snapshot import restore
-from advcore.types import settings
 
 
 @settings
@@ -275,7 +276,7 @@ class Trainer(LoopSettings):
 def fill_in_speed(speed: Speed, snapshot: Snapshot, model: nn.Module) -> Speed:
     """Fill in what `speed` leaves out from the run of a snapshot. Raises CheckpointError for what is no snapshot."""
     try:
-        return speed.as_recorded(snapshot.get("speed"), find_device(model))
+        return speed.complete_from(snapshot.get("speed"), find_device(model))
     except (LookupError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(must("resume", "a state of this run", describe_exception(error))) from error
 

@@ -289,7 +289,7 @@ def test_logit_gaps_of_any_size_are_survived(name, gap, climbed):
 def test_passes_are_what_the_attack_takes(name, restarts):
     attack, model, ledger = build(name, restarts=restarts), network(), CostLedger()
     with ledger.phase("attack"):
-        attack(cross_entropy(ledger.counted(model), labels()), images(), generator=stream(torch.arange(6)))
+        attack(cross_entropy(ledger.count_passes(model), labels()), images(), generator=stream(torch.arange(6)))
     forward, backward = attack.passes()
     assert ledger.passes["attack"] == {"forward": 6 * forward, "backward": 6 * backward}
 

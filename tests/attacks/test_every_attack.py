@@ -68,9 +68,9 @@ def attacked(attack, model, x, y=LABELS, ledger=None, generator=None, forward=No
     """x_adv, and the attack as it was bound."""
     ledger = ledger or CostLedger()
     with ledger.phase("attack"), borrow(model):
-        own = bind_attack(attack, model, ledger.counted)
+        own = bind_attack(attack, model, ledger.count_passes)
         loss = choose_ascent(Pgd(), own.climbs, y, None)
-        counted = ledger.counted(forward or model)
+        counted = ledger.count_passes(forward or model)
         return own(lambda z: loss(counted(z)), x, generator=generator or stream()), own
 
 
@@ -112,7 +112,7 @@ def test_stays_in_its_ball_under_autocast(name, dtype):
 
     x_adv, attack = attacked(build(name), model, x, forward=forward)
     if attack.norm == "lpips":  # measured in float64, whatever it saw
-        attack = bind_attack(build(name), network(torch.float64), CostLedger().counted)
+        attack = bind_attack(build(name), network(torch.float64), CostLedger().count_passes)
     assert_bounded(attack, x.double(), x_adv.double())
 
 
@@ -139,7 +139,7 @@ exact_network = functools.cache(functools.partial(network, torch.float64))
 
 def measurable(attack):
     """The attack, its distance measured in float64 whatever it saw."""
-    return bind_attack(attack, exact_network(), CostLedger().counted)
+    return bind_attack(attack, exact_network(), CostLedger().count_passes)
 
 
 @pytest.mark.case("E1")
@@ -304,8 +304,8 @@ def test_the_reference_has_the_steps_asked_for(name):
 def test_every_objective_can_be_attacked(name, objective):
     model, x, ledger = network(), images(), CostLedger()
     with ledger.phase("attack"), borrow(model):
-        attack = bind_attack(build(name), model, ledger.counted)
-        x_adv = perturb(ledger.counted(model), OBJECTIVES[objective](), attack, x, LABELS, generator=stream())
+        attack = bind_attack(build(name), model, ledger.count_passes)
+        x_adv = perturb(ledger.count_passes(model), OBJECTIVES[objective](), attack, x, LABELS, generator=stream())
     assert_bounded(attack, x, x_adv)
 
 
@@ -351,8 +351,8 @@ def test_what_an_objective_lets_climb_is_survived_at_any_gap(name, objective, ga
     model, ledger = Sharp(gap), CostLedger()
     x = images()[:1].expand(N, *SHAPE).contiguous()
     with ledger.phase("attack"), borrow(model):
-        attack = bind_attack(build(name), model, ledger.counted)
-        x_adv = perturb(ledger.counted(model), OBJECTIVES[objective](), attack, x, LABELS, generator=stream())
+        attack = bind_attack(build(name), model, ledger.count_passes)
+        x_adv = perturb(ledger.count_passes(model), OBJECTIVES[objective](), attack, x, LABELS, generator=stream())
     assert_bounded(attack, x, x_adv)
 
 

@@ -212,8 +212,8 @@ def test_images_of_any_layout_are_attacked_alike_and_stay_as_they_are(norm):
     stream, attack = Stream(seed=1, purpose="x").at(torch.arange(9)), ATTACKS[f"{norm}_pgd"](eps=eps, step_size=size)
     ends = []
     for given in (x, x.contiguous(memory_format=torch.channels_last)):
-        with speed.Speed(channels_last=True).settled(torch.device("cpu")).running(), ledger.phase("attack"):
-            ends.append(perturb(ledger.counted(net), Pgd(), attack, given, y, generator=stream))
+        with speed.Speed(channels_last=True).resolve(torch.device("cpu")).activate(), ledger.phase("attack"):
+            ends.append(perturb(ledger.count_passes(net), Pgd(), attack, given, y, generator=stream))
     assert torch.equal(*ends)
     assert torch.equal(x, before) and x.stride() == strides
     assert ends[0].is_contiguous(memory_format=torch.channels_last) == (norm == "linf")

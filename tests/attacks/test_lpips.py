@@ -159,9 +159,9 @@ def test_the_steepest_direction_solves_the_normal_equations():
 def run(attack, model, x, y, network=None):
     ledger = CostLedger()
     own = attack.by(network) if network is not None else attack
-    own = bind_attack(own, model, ledger.counted)
+    own = bind_attack(own, model, ledger.count_passes)
     with ledger.phase("attack"):
-        forward = ledger.counted(model)
+        forward = ledger.count_passes(model)
         x_adv = own(lambda z: margin(forward(z), y), x, generator=Stream(seed=0, purpose="a").at(torch.arange(len(x))))
     return x_adv, own, ledger.passes["attack"]
 
@@ -206,7 +206,7 @@ def test_an_external_network_measures_the_distance():
     assert attack.changed(eps=0.1).describe()["network"] == "Sequential"
     assert other.training and all(p.requires_grad for p in other.parameters())  # a copy is what was frozen
     with pytest.raises(ConfigError, match="network must be loaded first"):
-        bind_attack(FastLPA(eps=0.2, network="runs/x"), model, CostLedger().counted)
+        bind_attack(FastLPA(eps=0.2, network="runs/x"), model, CostLedger().count_passes)
 
 
 @pytest.mark.parametrize("external", [False, True])
@@ -233,7 +233,7 @@ def test_an_image_that_is_lost_inside_the_ball_stays_lost(kind):
     model[-1].bias -= model(x).mean(0)
     y = model(x).argmax(1)
     attack = kind(eps=0.006, steps=8)
-    own = bind_attack(attack, model, CostLedger().counted)
+    own = bind_attack(attack, model, CostLedger().count_passes)
     lost = torch.zeros(40, dtype=torch.bool)
     clean = Embedder(model, None, None)(x)
 

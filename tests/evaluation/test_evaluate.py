@@ -428,7 +428,7 @@ def test_all_passes_are_evaluation():
         "forward": N + right * (chosen.steps + 1),
         "backward": right * chosen.steps,
     }
-    assert ledger.units() == 0
+    assert ledger.sum_units() == 0
 
 
 def test_progress_is_told():

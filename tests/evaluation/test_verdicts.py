@@ -47,7 +47,7 @@ def test_accuracy_recomputed_from_the_kept_examples_is_equal_and_they_are_in_the
         right = torch.cat([model(part).argmax(1) for part in x_adv.split(16)]) == data.labels()
         assert torch.equal(right, found.verdicts[str(i)])
         assert float(right.double().mean()) == found.attacks[i]["accuracy"] < found.clean.accuracy
-        assert bind_attack(attack, model, CostLedger().counted).excess(images(), x_adv).max() <= 0.01 * attack.eps
+        assert bind_attack(attack, model, CostLedger().count_passes).excess(images(), x_adv).max() <= 0.01 * attack.eps
 
 
 def test_the_worst_case_is_over_all_attacks_example_by_example():
@@ -87,9 +87,9 @@ def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path):
     assert again.as_dict() | {"flags": []} == whole.as_dict() | {"flags": []} and not calls
     looked = CostLedger()
     evaluate(model, data, ATTACKS, batch_size=16, state=file, ledger=looked)
-    of_checks = looked.units(without=()) - ledgers[2].units(without=())
+    of_checks = looked.sum_units(without=()) - ledgers[2].sum_units(without=())
     assert ledgers[0].passes == ledgers[1].passes == looked.passes
-    assert ledgers[0].units(without=()) == ledgers[2].units(without=()) + of_checks
+    assert ledgers[0].sum_units(without=()) == ledgers[2].sum_units(without=()) + of_checks
 
 
 @pytest.fixture(scope="module")

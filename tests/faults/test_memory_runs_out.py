@@ -192,7 +192,7 @@ def test_pieces_of_other_things_halve_by_ones():
             raise no_memory()
         return i.start
 
-    assert pieces.over(7, work) == list(range(7))
+    assert pieces.run(7, work) == list(range(7))
     assert [event.split()[4] for event in pieces.events] == ["7", "3"]
 
 

@@ -78,7 +78,7 @@ def test_the_model_comes_back_as_it_was():
 def test_the_cost_is_one_forward_and_one_backward_pass_under_scoring():
     ledger = CostLedger()
     measure(network(), ledger=ledger, chunk_size=16)
-    assert ledger.passes["scoring"] == {"forward": N, "backward": N} and ledger.units() == 2 * N
+    assert ledger.passes["scoring"] == {"forward": N, "backward": N} and ledger.sum_units() == 2 * N
 
 
 @pytest.mark.parametrize("bad", [CLASSES, -1, -100])

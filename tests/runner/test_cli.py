@@ -521,7 +521,15 @@ def test_the_module_runs_as_a_process_whose_help_imports_next_to_nothing():
     lines = [line for line in shown.stderr.splitlines() if line.startswith("import time:")]
     modules = {line.split("|")[2].strip() for line in lines}
     assert {name for name in modules if name.startswith("advcore.")} <= {
-        *("advcore.cli", "advcore.errors", "advcore.heap", "advcore.pixels", "advcore.signals", "advcore.suggestions"),
+        *(
+            "advcore.cli",
+            "advcore.deprecation",
+            "advcore.errors",
+            "advcore.heap",
+            "advcore.pixels",
+            "advcore.signals",
+            "advcore.suggestions",
+        ),
         *("advcore.terminal", "advcore.threads", "advcore.version"),
     }
     heavy = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "pyarrow", "safetensors", "jinja2")

@@ -244,7 +244,7 @@ def test_a_limit_too_small_for_a_file_is_refused_before_anything_is_attacked(mod
         replace(chooser, memory_limit=least / 1.1e9).select(model, source, seed=0, ledger=ledger, validation=source)
     (line,) = error.value.problems
     assert all(part in line for part in ("memory_limit", f"{least / 1e9:.2g}"[:4], f"{least / 1.1e9:g}", "per_class"))
-    assert attacked == [] and ledger.units() == 0 and not list(folder.iterdir())
+    assert attacked == [] and ledger.sum_units() == 0 and not list(folder.iterdir())
 
 
 def test_no_file_is_left_when_a_selection_fails_half_way(model, source, folder):

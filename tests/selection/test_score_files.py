@@ -66,7 +66,7 @@ def test_a_run_scores_selects_and_costs_what_was_planned(model, source, name, ob
     found = made.fit(model, source, seed=0)
     (coreset,) = found.coresets
     assert len(coreset) == N // 2 and set(coreset.weights.tolist()) == {2.0}
-    assert found.ledger.units() == count_planned_units(made, N)
+    assert found.ledger.sum_units() == count_planned_units(made, N)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_given_scores_are_used_cost_nothing_and_need_no_warm_start(model, source
     rows = own.rows("s.npz", "el2n", torch.arange(N), N, "f")
     found = made.fit(copy.deepcopy(model), source, seed=0, scores=rows)
     assert sorted(found.coresets[0].indices.tolist()) == sorted(own.values.argsort()[: N // 2].tolist())
-    assert found.ledger.units() == count_planned_units(made, N) and not any(found.ledger.passes["scoring"].values())
+    assert found.ledger.sum_units() == count_planned_units(made, N) and not any(found.ledger.passes["scoring"].values())
     with pytest.raises(ConfigError, match="scores must be given"):
         made.fit(copy.deepcopy(model), source, seed=0)
     with pytest.raises(ConfigError, match=r"Scores.load"):

@@ -162,7 +162,7 @@ def test_gradmatch_at_ridge_0_beats_craig_on_the_same_rows(model, source):
 def test_cost_counts_the_attack_and_random_costs_nothing(model, source):
     ledger = CostLedger()
     coreset = selector().select(model, source, seed=0, ledger=ledger)
-    assert coreset.cost["passes"] == 96 * (2 * 2 + 2) == ledger.units()
+    assert coreset.cost["passes"] == 96 * (2 * 2 + 2) == ledger.sum_units()
     assert selector(Random()).select(model, source, seed=0).cost["passes"] == 0
 
 
@@ -171,7 +171,7 @@ def test_budget_1_keeps_all_with_weight_1_and_attacks_nothing(model, source):
     ledger = CostLedger()
     coreset = selector(budget=1.0).select(model, source, seed=0, ledger=ledger)
     assert torch.equal(coreset.indices, torch.arange(96)) and bool((coreset.weights == 1).all())
-    assert ledger.units() == 0
+    assert ledger.sum_units() == 0
     without_1 = Part(source, (source.labels() != 1).nonzero()[:, 0])
     counts = selector(budget=1.0).select(model, without_1, seed=0).quality["class_counts"]
     assert counts == without_1.labels().bincount().tolist() and counts[1] == 0
@@ -427,7 +427,7 @@ def test_validation_matches_validation_better_than_train_does(model, source, hel
 def test_the_validation_examples_are_attacked_and_counted(model, source, held_out):
     ledger = CostLedger()
     coreset = selector(target="validation").select(model, source, seed=0, validation=held_out, ledger=ledger)
-    assert coreset.cost["passes"] == ledger.units() == (96 + 40) * (2 * 2 + 2)
+    assert coreset.cost["passes"] == ledger.sum_units() == (96 + 40) * (2 * 2 + 2)
     assert ledger.passes["attack"]["backward"] == (96 + 40) * 2
     kept = measured(model, source, Trades(), ATTACK)
     again = selector(target="validation").select(model, source, seed=0, validation=held_out, rows=kept)
@@ -487,7 +487,7 @@ def test_the_ledger_of_a_run_equals_its_plan_with_the_validation_examples(model,
     trained = made.fit(model, source, held_out, seed=0)
     selections = [one for one in trained.epochs if one["action"] == "select"]
     assert len(selections) == len(trained.coresets) > 0
-    assert trained.ledger.units() == count_planned_units(made, 96, 40) > count_planned_units(made, 96)
+    assert trained.ledger.sum_units() == count_planned_units(made, 96, 40) > count_planned_units(made, 96)
     assert all(one.quality["target_error"] > 0 for one in trained.coresets)
 
 
@@ -496,7 +496,7 @@ def test_the_published_schedule_starts_on_random_subsets_and_then_matches_valida
     made = trainer(Trades(), "acs", period=3)
     trained = made.fit(model, source, held_out, seed=0)
     assert [one["action"] for one in trained.epochs] == ["full", "random", "select"]
-    assert trained.ledger.units() == count_planned_units(made, 96, 40)
+    assert trained.ledger.sum_units() == count_planned_units(made, 96, 40)
     assert trained.coresets[0].quality["target_error"] > 0
 
 

@@ -14,7 +14,8 @@ from torch import nn
 from advcore.attacks import L1PGD, L2PGD, FastLPA, LinfPGD
 from advcore.borrow import borrow
 from advcore.cost import CostLedger
-from advcore.data.source import Resident, chunked
+from advcore.data.contract import chunked
+from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
@@ -92,7 +93,7 @@ def test_one_epoch_of_selective_training_costs_the_closed_form(model, source, na
     rule = RULES[name](rho=rho, clean=clean, warm_up=0)
     found = trainer(rule, epochs=1, batch_size=size).fit(model, source, seed=0).ledger
     k, s = int(rho * size), int(rule.reads is not None and rho < 1)
-    assert found.units() == N // size * (k * (2 * K + 2) + s * size + 2 * size * (clean > 0))
+    assert found.sum_units() == N // size * (k * (2 * K + 2) + s * size + 2 * size * (clean > 0))
     assert found.passes["attack"] == {"forward": N // size * k * K, "backward": N // size * k * K}
     assert found.passes["scoring"] == {"forward": N * s, "backward": 0}
 
@@ -103,17 +104,17 @@ def test_one_epoch_of_loss_ranked_training_costs_the_closed_form(model, source, 
     """2 K b' + 2 b' + 2 kept."""
     found = trainer(RULES["loss_ranked"](p_up=p_up), epochs=1).fit(model, source, seed=0).ledger
     kept = N // SIZE * int(p_up * 2 * SIZE)
-    assert found.units() == 2 * K * N + 2 * N + 2 * kept
+    assert found.sum_units() == 2 * K * N + 2 * N + 2 * kept
     assert found.passes["update"] == {"forward": kept, "backward": kept}
 
 
 def test_a_random_mix_attacks_only_what_it_keeps(model, source):
     found = trainer(RULES["random_mix"](), epochs=1).fit(model, source, seed=0).ledger
-    assert found.units() == N // SIZE * (2 * K * (SIZE // 2) + 2 * SIZE)
+    assert found.sum_units() == N // SIZE * (2 * K * (SIZE // 2) + 2 * SIZE)
 
 
 def test_full_training_costs_what_the_papers_count(model, source):
-    assert trainer(epochs=1).fit(model, source, seed=0).ledger.units() == N * (2 * K + 2)
+    assert trainer(epochs=1).fit(model, source, seed=0).ledger.sum_units() == N * (2 * K + 2)
 
 
 @covering(
@@ -131,7 +132,7 @@ def test_the_ledger_of_every_rule_on_every_coreset_is_the_plan(model, source, na
         return
     made = trainer(rule, objective, epochs=4, solver=solver, budget=0.5 if solver else 1.0, batch_size=40)
     found = made.fit(model, source, seed=0)
-    assert found.ledger.units() == count_planned_units(made, N)
+    assert found.ledger.sum_units() == count_planned_units(made, N)
     assert all(set(entry["minibatch"]) for entry in found.epochs)
 
 
@@ -160,7 +161,7 @@ def test_at_rho_one_and_no_clean_loss_a_selective_run_is_the_full_run(
     full = full_runs[objective]
     found = trainer(rule, objective, batch_size=32).fit(copy.deepcopy(model), source, source, seed=1)
     assert equal(full.last, found.last) and equal(full.best, found.best)
-    assert found.ledger.units() == full.ledger.units()
+    assert found.ledger.sum_units() == full.ledger.sum_units()
 
 
 def test_at_p_up_one_a_loss_ranked_epoch_is_a_plain_epoch_on_clean_and_attacked_images(model, source):
@@ -423,7 +424,7 @@ def test_the_radius_of_what_is_kept_is_told_and_not_in_the_cost(model, source):
     )
     told = measured.epochs[0]["minibatch"]["radius"]
     assert told["n"] == 8 and 0 <= told["flipped"] <= 1 and (told["mean"] is None or 0 <= told["mean"] <= 0.1)
-    assert equal(plain.last, measured.last) and plain.ledger.units() == measured.ledger.units()
+    assert equal(plain.last, measured.last) and plain.ledger.sum_units() == measured.ledger.sum_units()
 
 
 # ---- with everything else ----

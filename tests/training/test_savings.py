@@ -15,7 +15,8 @@ from advcore.attacks import L2PGD, NFGSM, FastLPA, LinfPGD, StAdv
 from advcore.attacks.memory import Memory, Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
-from advcore.data.source import Resident, chunk_sizes, chunked
+from advcore.data.contract import chunk_sizes, chunked
+from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
 from advcore.minibatch.base import AttackSubset
@@ -334,7 +335,7 @@ def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, s
         batch_size=40,
     )
     trained = made.fit(model, source, seed=0, augment=crop_flip)
-    assert trained.ledger.units() == count_planned_units(made, N)
+    assert trained.ledger.sum_units() == count_planned_units(made, N)
 
 
 @by_plain_kernels
@@ -349,7 +350,7 @@ def test_random_epochs_before_a_selection_of_whole_blocks_are_planned_as_they_ru
     )  # fmt: skip
     trained = made.fit(model, source, seed=0)
     assert "random" in [one["action"] for one in trained.epochs] and selector.size(N) != selector.stand_in.size(N) == 38
-    assert trained.ledger.units() == count_planned_units(made, N)
+    assert trained.ledger.sum_units() == count_planned_units(made, N)
 
 
 OTHERS = {
@@ -376,7 +377,7 @@ def test_the_ledger_is_the_plan_in_corners_too(model, source, name):
     )  # fmt: skip
     held_out = Resident(torch.rand(150, 1, 8, 8), torch.arange(150) % 4)  # more of them than there are to remember
     trained = made.fit(model, source, held_out, seed=0, augment=crop_flip)
-    assert trained.ledger.units() == count_planned_units(made, N, len(held_out))
+    assert trained.ledger.sum_units() == count_planned_units(made, N, len(held_out))
 
 
 @pytest.mark.parametrize("size", [50, 150])
@@ -417,7 +418,7 @@ def test_a_run_written_out_by_hand(model, source, steps):
     )
     k = [1, 2, 3]
     expected = N * (2 * k[0] + 2) + N * (2 * steps + 1) + N // 2 * (2 * k[1] + 2) + N // 2 * (2 * k[2] + 2)
-    assert count_planned_units(made, N) == expected == made.fit(model, source, seed=0).ledger.units()
+    assert count_planned_units(made, N) == expected == made.fit(model, source, seed=0).ledger.sum_units()
 
 
 def test_batch_sizes_are_those_that_are_cut():
@@ -455,7 +456,7 @@ def test_a_planned_cost_is_what_is_spent_within_2_percent(model, source, seed):
     cost = sum(count_planned_units(replace_budget(made, k / N), N) for k in (2, N - 1)) / 2 / units  # half-way
     budget = find_budget_at_cost(made, N, 0, cost, units)
     bought = replace_budget(made, budget)
-    planned, spent = count_planned_units(bought, N), bought.fit(model, source, seed=0).ledger.units()
+    planned, spent = count_planned_units(bought, N), bought.fit(model, source, seed=0).ledger.sum_units()
     assert abs(planned - spent) <= 0.02 * spent
     assert planned <= cost * units
     more = replace_budget(made, round(budget * N + 1) / N)
@@ -481,7 +482,7 @@ def test_what_is_offered_costs_what_is_told(model, source, seed):
     same = replace_budget(
         dataclasses.replace(same, schedule=dataclasses.replace(same.schedule, period=one.period)), one.budget
     )
-    assert same.fit(model, source, seed=0).ledger.units() / units == pytest.approx(one.cost, rel=1e-9)
+    assert same.fit(model, source, seed=0).ledger.sum_units() / units == pytest.approx(one.cost, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -497,7 +498,7 @@ def test_budgets_that_the_trainer_refuses_are_stepped_over(model, source, more):
         replace_budget(made, 2 / N)
     units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
     budget = find_budget_at_cost(made, N, 0, 0.3, units)
-    assert replace_budget(made, budget).fit(model, source, seed=0).ledger.units() <= 0.3 * units
+    assert replace_budget(made, budget).fit(model, source, seed=0).ledger.sum_units() <= 0.3 * units
     assert list_offers(made, N, 0, 0.3, units)
     with pytest.raises(ConfigError, match=r"cost must be at least 0\.[12]"):
         find_budget_at_cost(made, N, 0, 0.05, units)
@@ -543,7 +544,7 @@ def test_the_error_against_the_full_attack_is_that_of_rows_attacked_in_full(mode
     assert coreset.quality["gradient_error_full_noise"] == 0
     assert coreset.quality["gradient_error_full"] > coreset.quality["gradient_error"]
     assert ledger.passes["evaluation"] == {"forward": 6 * N, "backward": 5 * N}
-    assert coreset.cost["passes"] == ledger.units() == 3 * N
+    assert coreset.cost["passes"] == ledger.sum_units() == 3 * N
 
 
 def full_rows(chosen, model, source):

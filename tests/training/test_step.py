@@ -47,7 +47,7 @@ def test_the_three_forms_of_the_weighted_loss():
 def test_the_ledger_counts_every_pass(model, objective, units):
     ledger = CostLedger()
     take(model, objective=objective, attack=LinfPGD(eps=0.1, steps=3), ledger=ledger)
-    assert ledger.units() == 12 * units
+    assert ledger.sum_units() == 12 * units
     assert ledger.passes["update"]["forward"] == ledger.passes["update"]["backward"] == 12 * len(objective.passes)
 
 

@@ -79,14 +79,14 @@ def test_budget_1_is_bitwise_the_full_run(model, source):
 def test_the_ledger_equals_the_plan_exactly(model, source, solver, objective):
     made = trainer(solver, objective, batch_size=40)  # batches of 40, 40 and 16
     trained = made.fit(model, source, source, seed=0)
-    assert trained.ledger.units() == count_planned_units(made, 96)
+    assert trained.ledger.sum_units() == count_planned_units(made, 96)
 
 
 @by_plain_kernels
 def test_the_full_run_costs_its_reference(model, source):
     trained = trainer().fit(model, source, seed=0)
     assert (
-        trained.ledger.units()
+        trained.ledger.sum_units()
         == plan_reference(Pgd(), ATTACK, 96, 4, 2).units
         == 4 * 96 * count_step_units(Pgd(), ATTACK)
     )
