@@ -122,6 +122,23 @@ class _Handler:
             signal.signal(number, earlier)  # so that a second signal stops at once
 
 
+@contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the end of the block; processes started inside never get them.
+
+    For starting processes that only help: a signal to the whole group would otherwise kill one that has not come to
+    `ignore_signals` yet. Does nothing where the system cannot hold signals back (Windows).
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_signals(*_: object) -> None:
     """Ignore both signals, in a process that only helps: the one that started it says when to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):

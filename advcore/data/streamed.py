@@ -14,7 +14,7 @@ from advcore.data.contract import Batch, MapStyle, chunked, to_float
 from advcore.data.resident import count_classes
 from advcore.device import is_faster_pinned
 from advcore.errors import DataError, describe_exception
-from advcore.signals import ignore_signals
+from advcore.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
 
 _NOTHING = -1  # what a worker reads between two examples
@@ -70,7 +70,8 @@ class Streamed:
             worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # its own: a default one would draw from the global state
         )
-        iterator = iter(loader)
+        with hold_signals():
+            iterator = iter(loader)
         if self.workers:
             _report_deaths_at_next_batch(iterator)
         try:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import signal
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from advcore.data.contract import chunked, to_float
 from advcore.data.source import Resident, Streamed, as_source
 from advcore.data.streamed import _CheckedExamples
 from advcore.errors import DataError
+from advcore.signals import hold_signals, ignore_signals
 
 N, SHAPE = 12, (3, 5, 4)
 
@@ -272,3 +274,14 @@ def test_a_worker_that_is_still_dying_is_waited_for():
     checked._being_read[0] = 2
     line = str(checked.explain_loss([worker], torch.arange(4), EOFError()))
     assert line.startswith("example 2 cannot be read: the worker process") and "exit code 3" in line
+
+
+def test_a_signal_to_the_group_spares_a_worker_that_is_only_starting():
+    """It comes when the worker has been forked, and before the worker has come to ignore it."""
+    with hold_signals():
+        worker = multiprocessing.get_context("fork").Process(target=lambda: (time.sleep(0.2), ignore_signals()))
+        worker.start()
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.join()
+    assert worker.exitcode == 0
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}
