@@ -11,7 +11,7 @@ from advcore.cost import CountedModel
 from advcore.errors import must
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
-from advcore.speed import get_speed
+from advcore.runtime.precision import get_speed
 
 
 def bind_attack(attack: Attack | None, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> Attack | None:

@@ -26,10 +26,10 @@ from advcore.errors import (
     refuse_as_setting,
     require,
 )
-from advcore.heap import keep_freed_memory
-from advcore.signals import Stopped, catch_signals
+from advcore.runtime.heap import keep_freed_memory
+from advcore.runtime.signals import Stopped, catch_signals
+from advcore.runtime.threads import prepare_environment
 from advcore.terminal import command_line, print_next, print_table, show_run, show_suite
-from advcore.threads import prepare_environment
 from advcore.version import __version__
 
 if TYPE_CHECKING:
@@ -590,7 +590,7 @@ def _fail_with(error: Exception) -> int | None:
         return _fail([f"{refusal}{_way_to_continue() or _TRY_AGAIN}"], 3, shared=shared)
     if hasattr(error, "format_message"):  # a usage error
         return _fail([error.format_message()], 2)
-    from advcore.pieces import is_out_of_memory
+    from advcore.runtime.out_of_memory import is_out_of_memory
 
     if not is_out_of_memory(error):
         return None

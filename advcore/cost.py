@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from advcore.deprecation import forward_renamed
-from advcore.device import Mark, mark, measure_seconds
 from advcore.errors import ConfigError, must
-from advcore.graphs import replay
-from advcore.signals import check
-from advcore.speed import get_speed, run_model
+from advcore.runtime.cuda_graphs import replay
+from advcore.runtime.device import Mark, mark, measure_seconds
+from advcore.runtime.precision import get_speed, run_model
+from advcore.runtime.signals import check
 
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
 
@@ -141,7 +141,7 @@ class CountedModel:
     def replay_or_run(
         self, key: Hashable, work: Callable[..., Tensor], inputs: Sequence[Tensor], passes: tuple[int, int]
     ) -> Tensor:
-        """Return `work(forward, *inputs)`, by its CUDA graph where there is one (`advcore.graphs.replay`).
+        """Return `work(forward, *inputs)`, by its CUDA graph where there is one (`advcore.runtime.cuda_graphs.replay`).
 
         passes : forward and backward passes of each of the first input's examples, which a graph counts as.
         """

@@ -29,3 +29,14 @@ def forward_renamed(module: str, renamed: Mapping[str, str]) -> Callable[[str], 
         return getattr(importlib.import_module(parent), attribute)
 
     return get_renamed
+
+
+def forward_module(module: str, new: str) -> Callable[[str], object]:
+    """Return the `__getattr__` of a module that has moved to `new`, which has the same names."""
+
+    def get_moved(name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return forward_renamed(module, {name: f"{new}.{name}"})(name)
+
+    return get_moved

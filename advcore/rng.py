@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from advcore.deprecation import forward_renamed
-from advcore.device import list_generator_devices, seed_torch
+from advcore.runtime.device import list_generator_devices, seed_torch
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9

@@ -17,8 +17,8 @@ import typer
 from advcore.errors import format_count
 
 if TYPE_CHECKING:
-    from advcore.runner.attempt import Outcome, Watcher
     from advcore.runner.prepare import Reporter
+    from advcore.runner.process import Outcome, Watcher
     from advcore.runner.suite import Run
     from advcore.training.loop import Trained
     from advcore.types import Coreset
@@ -193,7 +193,7 @@ def show_suite(total: int) -> Iterator["Watcher"]:
 
     In a terminal it draws a bar and the last line of each active run; otherwise it prints each start and each end.
     """
-    from advcore.runner.attempt import Watcher
+    from advcore.runner.process import Watcher
 
     with _live_progress(counts=False) as progress:
         bars = _SuiteBars(progress, total)

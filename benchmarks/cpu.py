@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from advcore.files import write_json
-from advcore.heap import keep_freed_memory
 from advcore.runner.environment import describe_environment
-from advcore.speed import Speed, find_family
+from advcore.runtime.heap import keep_freed_memory
+from advcore.runtime.precision import Speed, find_family
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records"

@@ -1,7 +1,7 @@
 """What is faster on a CPU, by the model's family: measured for the installed torch, and written into advcore.
 
 python benchmarks/cpu_defaults.py            measures; the record goes to records/cpu_defaults/torch-MAJOR.MINOR.json
-python benchmarks/cpu_defaults.py --write    writes the table of advcore/cpu_defaults.py from all records
+python benchmarks/cpu_defaults.py --write    writes the table of advcore/runtime/cpu_defaults.py from all records
 
 Run the first with each release of torch, in an environment of its own. One thread, freed memory kept, seconds of
 processor time; both layouts, and the optimiser's step with and without `fused`, take turns. Ten minutes.
@@ -21,11 +21,11 @@ from cpu_page import DEFAULTS, defaults_records, release
 from steps import STEPS
 from torch import Tensor, nn
 
-from advcore import cpu_defaults
 from advcore.files import write_json
-from advcore.heap import keep_freed_memory
 from advcore.models import MODELS
 from advcore.runner.environment import describe_environment
+from advcore.runtime import cpu_defaults
+from advcore.runtime.heap import keep_freed_memory
 from advcore.training import SGD, Adam
 
 CASES = [
@@ -159,12 +159,12 @@ def defaults_of(record: dict) -> dict[str, dict[str, bool]]:
 
 
 def table() -> dict[str, dict[str, dict[str, bool]]]:
-    """The table that advcore/cpu_defaults.py should hold."""
+    """The table that advcore/runtime/cpu_defaults.py should hold."""
     return {release(record): defaults_of(record) for record in defaults_records()}
 
 
 def write() -> None:
-    """Write the table into advcore/cpu_defaults.py."""
+    """Write the table into advcore/runtime/cpu_defaults.py."""
     lines = ["{"]
     for version, families in table().items():
         lines.append(f'    "{version}": {{')

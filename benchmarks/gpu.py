@@ -19,17 +19,25 @@ from steps import ATTACK, batch_of, ours, passes_alone, pictures, published, see
 from torch import nn
 
 from advcore.cost import CostLedger
-from advcore.device import force_float32, forget_peak, has_graphs, mark, measure_peak_memory, measure_seconds, wait
 from advcore.files import read_json, write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Trades
 from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.runner.environment import describe_environment
+from advcore.runtime.device import (
+    force_float32,
+    forget_peak,
+    has_graphs,
+    mark,
+    measure_peak_memory,
+    measure_seconds,
+    wait,
+)
+from advcore.runtime.precision import PLAIN, Speed
 from advcore.selection.partition import Problem
 from advcore.selection.solve import solve_all
 from advcore.solvers import SOLVERS
-from advcore.speed import PLAIN, Speed
 
 HERE = Path(__file__).parent
 PAGE, RECORDS = HERE / "gpu.md", HERE / "records"

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from advcore.attacks import LinfPGD
-from advcore.borrow import borrow
 from advcore.data.source import Source
 from advcore.errors import AdvcoreError
 from advcore.evaluation.autoattack import AutoAttack
@@ -25,6 +24,7 @@ from advcore.runner.environment import describe_environment
 from advcore.runner.prepare import prepare
 from advcore.runner.run import choose_examples, run
 from advcore.runner.weights import find_checkpoint, load_state
+from advcore.runtime.borrow import borrow
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "masking.json", HERE / "masking.md"

@@ -31,16 +31,16 @@ from solver_rows import TITLES, cifar_images, imagenet_class, real, synthetic
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor, nn
 
-from advcore.apportion import largest_remainder
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.files import read_json, write_json
 from advcore.models import ResNet18
 from advcore.objectives import Pgd, Trades
-from advcore.pairs import distance_matrix, gram_matrix, matrix_dtype, natural_unit
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import FactoredRows
+from advcore.rows.pairwise import distance_matrix, gram_matrix, matrix_dtype, natural_unit
+from advcore.shares import largest_remainder
 from advcore.solvers import Craig, GradMatch, Random, gradmatch
 from advcore.solvers.location import locate, locate_with_submodlib
 from advcore.solvers.products import GramProducts

@@ -14,7 +14,7 @@ from advcore.models import MODELS
 from advcore.objectives import Pgd, Trades
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
-from advcore.speed import Speed, run_model
+from advcore.runtime.precision import Speed, run_model
 from advcore.training import SGD
 from advcore.training.step import Gate, Learner, step
 

@@ -23,7 +23,7 @@ from advcore.errors import format_count
 from advcore.files import read_json, write_json
 from advcore.reporting.tables import to_markdown
 from advcore.runner.environment import describe_environment
-from advcore.threads import SPINS, measure_core_limit
+from advcore.runtime.threads import SPINS, measure_core_limit
 
 HERE = Path(__file__).parent
 RECORD = HERE / "records" / "threads.json"

@@ -16,7 +16,7 @@ import typer
 from faults.cases import CASES
 
 from advcore import cli
-from advcore.heap import keep_freed_memory
+from advcore.runtime.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +88,7 @@ def tiny() -> tuple[str, ...]:
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """Every test begins from the same random state, whatever ran before it."""
-    from advcore.device import seed_torch
+    from advcore.runtime.device import seed_torch
 
     seed_torch(0)
 
@@ -112,7 +112,7 @@ def model() -> "nn.Module":
     import torch
     from torch import nn
 
-    from advcore.device import seed_torch
+    from advcore.runtime.device import seed_torch
 
     with torch.random.fork_rng():
         seed_torch(0)

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 from hypothesis import given, settings, strategies
 
-from advcore.apportion import largest_remainder
+from advcore.shares import largest_remainder
 
 SIZES = strategies.lists(strategies.integers(0, 60), min_size=1, max_size=8)
 

@@ -134,10 +134,10 @@ def test_what_differs_between_devices_stands_in_one_place(path):
     """Beside it: which device a run file may name, and what processes send each other."""
     where = str(path.relative_to(PACKAGE))
     assert not source(path).attributes & {"cuda", "is_cuda"} or where in (
-        *("device.py", "distributed/launch.py", "distributed/wire.py"),
+        *("runtime/device.py", "distributed/launch.py", "distributed/wire.py"),
     )
-    assert "cuda" not in source(path).text or where in (
-        *("device.py", "distributed/launch.py", "distributed/wire.py", "speed.py"),
+    assert not re.search(r"\bcuda\b", source(path).text) or where in (
+        *("runtime/device.py", "runtime/precision.py", "distributed/launch.py", "distributed/wire.py"),
         *("runner/build.py", "runner/schema.py", "runner/doctor.py"),
     )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from advcore.borrow import borrow
+from advcore.runtime.borrow import borrow
 
 pytestmark = pytest.mark.case("E2")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from advcore import device
 from advcore.cost import PHASES, CostLedger
-from advcore.device import measure_peak_memory
+from advcore.runtime import device
+from advcore.runtime.device import measure_peak_memory
 
 
 @pytest.fixture

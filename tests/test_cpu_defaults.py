@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from advcore import Trainer, cpu_defaults, heap, speed
+from advcore import Trainer
 from advcore.attacks import LinfPGD
 from advcore.data.source import Resident
 from advcore.errors import CheckpointError
 from advcore.models import MODELS
 from advcore.models.base import Normalize
 from advcore.objectives import Pgd
+from advcore.runtime import cpu_defaults, heap
+from advcore.runtime import precision as speed
+from advcore.runtime.precision import FAMILY, Speed, find_family
 from advcore.selection.schedule import Schedule
-from advcore.speed import FAMILY, Speed, find_family
 from advcore.training import SGD
 from advcore.training.loop import Listener
 
@@ -197,7 +199,7 @@ def test_the_first_process_decides_for_all(monkeypatch, table, model, data):
 
 FAULTS = """
 import ctypes, resource, sys
-from advcore import heap
+from advcore.runtime import heap
 if "keep" in sys.argv:
     assert heap.keep_freed_memory({})
 library, size = ctypes.CDLL(None), ctypes.c_size_t(2**26)  # 64 MB, which glibc by default returns at once

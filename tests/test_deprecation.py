@@ -1,5 +1,8 @@
 """Names of the last release: they warn, and are the same things."""
 
+import importlib
+import re
+
 import pytest
 
 from advcore import deprecation, errors
@@ -15,3 +18,22 @@ def test_a_name_that_never_was_is_an_attribute_error():
     get = deprecation.forward_renamed("advcore.somewhere", {})
     with pytest.raises(AttributeError, match=r"'advcore\.somewhere' has no attribute 'nothing'"):
         get("nothing")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "new"),
+    [
+        ("advcore.borrow", "borrow", "advcore.runtime.borrow.borrow"),
+        ("advcore.signals", "Stopped", "advcore.runtime.signals.Stopped"),
+        ("advcore.speed", "Speed", "advcore.runtime.precision.Speed"),
+        ("advcore.distributed", "merge", "advcore.distributed.merge_ledgers"),
+        ("advcore.errors", "shown", "advcore.errors.format_value"),
+        ("advcore.types", "settings", "advcore.settings.settings"),
+        ("advcore.data.source", "batches_for", "advcore.data.contract.batches_for"),
+    ],
+)
+def test_a_name_of_the_last_release_leads_to_the_new_one(module, name, new):
+    parent, _, attribute = new.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=re.escape(f"{module}.{name} has been renamed to {new}")):
+        old = getattr(importlib.import_module(module), name)
+    assert old is getattr(importlib.import_module(parent), attribute)

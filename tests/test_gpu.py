@@ -22,11 +22,11 @@ from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
+from advcore.runtime.precision import PLAIN, Speed
 from advcore.selection.memory import estimate
 from advcore.selection.partition import PARTITIONS
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, GradMatch
-from advcore.speed import PLAIN, Speed
 from advcore.training import SGD, Adam
 from advcore.training.loop import Listener
 from advcore.training.step import Gate

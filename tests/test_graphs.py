@@ -6,17 +6,19 @@ import copy
 import pytest
 import torch
 
-from advcore import AdversarialCoreset, Trainer, graphs, speed
+from advcore import AdversarialCoreset, Trainer
 from advcore.adversary import perturb
 from advcore.attacks import ATTACKS, LinfPGD
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.objectives import Pgd, Trades
-from advcore.pieces import Pieces
 from advcore.rng import Stream
+from advcore.runtime import cuda_graphs as graphs
+from advcore.runtime import precision as speed
+from advcore.runtime.out_of_memory import Pieces
+from advcore.runtime.precision import Speed
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
-from advcore.speed import Speed
 from advcore.training import SGD
 
 CPU, ATTACK = torch.device("cpu"), LinfPGD(eps=0.1, steps=3, start="gaussian")

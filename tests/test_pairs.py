@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from advcore import pairs
-from advcore.pairs import distance_matrix, gram_matrix, matrix_bytes, matrix_dtype, natural_unit
 from advcore.rows import KINDS, DenseRows, FactoredRows
+from advcore.rows import pairwise as pairs
+from advcore.rows.pairwise import distance_matrix, gram_matrix, matrix_bytes, matrix_dtype, natural_unit
 
 N, C, D = 11, 3, 5
 CASES = [(kind, passes) for kind in KINDS for passes in (1, 2)] + [("dense", 1), ("blocks", 2)]

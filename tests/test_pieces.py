@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from advcore.pieces import Pieces, is_out_of_memory
+from advcore.runtime.out_of_memory import Pieces, is_out_of_memory
 
 
 def worker(most, error=None):

@@ -9,8 +9,8 @@ from hypothesis import given, settings, strategies
 from scipy import stats
 from seeds import side_by_side
 
-from advcore.device import seed_torch
 from advcore.rng import Stream, preserve_random_state
+from advcore.runtime.device import seed_torch
 
 SEED = Stream(seed=0, purpose="attack")
 DRAWS = {

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from advcore import signals
-from advcore.signals import Stopped, catch_signals, check, defer_stop, get_stop_signal
+from advcore.runtime import signals
+from advcore.runtime.signals import Stopped, catch_signals, check, defer_stop, get_stop_signal
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from advcore import AdversarialCoreset, Trainer, evaluate, speed
+from advcore import AdversarialCoreset, Trainer, evaluate
 from advcore.attacks import ATTACKS, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
@@ -19,9 +19,10 @@ from advcore.gradients.last_layer import last_layer_rows
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
+from advcore.runtime import precision as speed
+from advcore.runtime.precision import Speed, run_model
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
-from advcore.speed import Speed, run_model
 from advcore.training import SGD, Adam
 from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advcore.rows import KINDS, FactoredRows
-from advcore.spill import Column, FactorStore
+from advcore.rows.on_disk import Column, FactorStore
 
 N, C, D = 1300, 3, 5  # three pieces of what sums read at a time
 CUTS = [0, 1, 500, 501, 1299, 1300]  # chunks of 1, 499, 1, 798 and 1 rows

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from screen import Terminal
 
-from advcore.runner.attempt import Outcome
-from advcore.signals import Stopped
+from advcore.runner.process import Outcome
+from advcore.runtime.signals import Stopped
 from advcore.terminal import command_line, print_table, show_run, show_suite
 
 

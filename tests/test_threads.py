@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from advcore import threads
-from advcore.threads import (
+from advcore.runtime import threads
+from advcore.runtime.threads import (
     CoreLimit,
     describe_overload,
     describe_threads,

@@ -17,7 +17,6 @@ from torch import nn
 from advcore import AdversarialCoreset, evaluate
 from advcore.adversary import bind_attack, perturb
 from advcore.attacks import ATTACKS, LinfPGD
-from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.evaluation.evaluate import smallest_radius
@@ -25,6 +24,7 @@ from advcore.gradients import GRADIENTS
 from advcore.objectives import OBJECTIVES, Pgd, Trades
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
+from advcore.runtime.borrow import borrow
 from advcore.selection.partition import PARTITIONS
 from advcore.solvers import SOLVERS, GradMatch
 

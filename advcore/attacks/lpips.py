@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
 from advcore.errors import ConfigError, must
-from advcore.speed import disable_compilation
+from advcore.runtime.precision import disable_compilation
 from advcore.types import Loss
 
 _NORM = 1e-10  # added to a pixel's activation norm (PAT, distances.py)

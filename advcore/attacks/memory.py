@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from advcore.cost import format_gigabytes
-from advcore.device import measure_free_memory
 from advcore.errors import CheckpointError, ConfigError, check_at_least, check_one_of, must, require
 from advcore.rng import Stream
+from advcore.runtime.device import measure_free_memory
 from advcore.settings import settings
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}

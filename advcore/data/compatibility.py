@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from advcore.borrow import borrow
 from advcore.data.checks import check_labels
 from advcore.data.contract import Source, first_images
 from advcore.errors import DataError
 from advcore.rng import preserve_random_state
+from advcore.runtime.borrow import borrow
 
 
 def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None:

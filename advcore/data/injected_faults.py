@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advcore.apportion import largest_remainder
 from advcore.data.checks import item_of
 from advcore.data.contract import MapStyle
 from advcore.data.split import Split
 from advcore.errors import check_within, require
 from advcore.rng import Stream
 from advcore.settings import settings
+from advcore.shares import largest_remainder
 
 log = logging.getLogger(__name__)
 

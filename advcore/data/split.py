@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from advcore.apportion import largest_remainder
 from advcore.data.checks import item_of
 from advcore.data.contract import MapStyle, Source
 from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.errors import DataError, must
 from advcore.rng import Stream
+from advcore.shares import largest_remainder
 
 RESIDENT_LIMIT = 4 * 2**30
 """Bytes up to which a set of images is held on the device."""

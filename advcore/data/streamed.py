@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from advcore.data.checks import check_images, item_of
 from advcore.data.contract import Batch, MapStyle, chunked, to_float
 from advcore.data.resident import count_classes
-from advcore.device import is_faster_pinned
 from advcore.errors import DataError, describe_exception
-from advcore.signals import hold_signals, ignore_signals
+from advcore.runtime.device import is_faster_pinned
+from advcore.runtime.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
 
 _NOTHING = -1  # what a worker reads between two examples

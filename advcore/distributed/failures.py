@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import torch.distributed as dist
 
-from advcore import errors, signals
+from advcore import errors
 from advcore.distributed.group import size
 from advcore.distributed.wire import gather_values, name_lost_process, reduce_numbers
 from advcore.errors import AdvcoreError, UserError
+from advcore.runtime import signals
 
 _LOST = ("peer", "gloo", "nccl", "connection", "timed out", "timeout")
 """Words in what torch raises where another process is gone."""

@@ -11,9 +11,9 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from advcore.device import count_gpus, use_gpu
 from advcore.distributed.wire import gather_values, name_lost_process
 from advcore.errors import AdvcoreError, ConfigError, must
+from advcore.runtime.device import count_gpus, use_gpu
 
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from advcore.distributed.group import size
 from advcore.errors import AdvcoreError
 from advcore.files import join_tree, pack, split_tree, unpack
-from advcore.pieces import is_out_of_memory
+from advcore.runtime.out_of_memory import is_out_of_memory
 
 Tree = TypeVar("Tree")
 """Stands for nested dicts and lists of tensors and plain values."""

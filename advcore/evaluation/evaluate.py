@@ -14,7 +14,6 @@ from advcore import distributed
 from advcore.adversary import bind_attack
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
-from advcore.borrow import borrow, find_device
 from advcore.cost import CostLedger
 from advcore.data.compatibility import check_fits, class_count
 from advcore.data.contract import batches_for, chunked
@@ -25,8 +24,9 @@ from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_
 from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.resume import BatchResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust
-from advcore.pieces import Pieces, explain_out_of_memory
 from advcore.rng import Stream, preserve_random_state
+from advcore.runtime.borrow import borrow, find_device
+from advcore.runtime.out_of_memory import Pieces, explain_out_of_memory
 from advcore.types import find_name
 
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}

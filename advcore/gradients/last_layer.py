@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import bind_attack, count_passes, perturb
 from advcore.attacks.base import Attack
-from advcore.borrow import borrow
 from advcore.cost import CostLedger, CountedModel
 from advcore.data.checks import label_check
 from advcore.data.contract import batches_for, chunked, first_images
@@ -22,11 +21,12 @@ from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement
 from advcore.models.base import Tap, find_head, tap_features
 from advcore.objectives.base import Objective
-from advcore.pieces import Pieces
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, find_first_not_finite
-from advcore.speed import disable_compilation
-from advcore.spill import FactorStore
+from advcore.rows.on_disk import FactorStore
+from advcore.runtime.borrow import borrow
+from advcore.runtime.out_of_memory import Pieces
+from advcore.runtime.precision import disable_compilation
 
 
 def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from advcore.borrow import borrow
 from advcore.cost import CountedModel
 from advcore.data.checks import label_check
 from advcore.data.contract import first_images
@@ -18,7 +17,8 @@ from advcore.models.base import find_head, tap_features
 from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
-from advcore.speed import disable_compilation
+from advcore.runtime.borrow import borrow
+from advcore.runtime.precision import disable_compilation
 
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
 """Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""

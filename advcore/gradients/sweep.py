@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.adversary import bind_attack, perturb
-from advcore.borrow import borrow
 from advcore.cost import CostLedger, CountedModel
 from advcore.data.contract import batches_for, chunked
 from advcore.data.source import Source
 from advcore.gradients.base import Measurement
-from advcore.pieces import Pieces
 from advcore.rows import DenseRows
+from advcore.runtime.borrow import borrow
+from advcore.runtime.out_of_memory import Pieces
 
 Measure = Callable[[CountedModel, Tensor, Tensor, Tensor], Tensor]
 """A forward pass, indices (B,), images (B, C, H, W) and labels (B,) to scores (B,) or (B, F)."""

@@ -6,11 +6,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from advcore.apportion import floor_share
 from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import settings
+from advcore.shares import floor_share
 
 DRAWS = ("multinomial", "top")
 CORRECTIONS = ("none", "inverse_probability")

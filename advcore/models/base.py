@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from advcore.errors import ConfigError, check_one_of, must, require
+from advcore.runtime.precision import FAMILY
 from advcore.settings import settings
-from advcore.speed import FAMILY
 
 NORMALIZE = ("data", "none")
 
@@ -34,7 +34,7 @@ class ModelSettings:
     needs: ClassVar[tuple[str, ...]] = ()
     """Packages that the parts import."""
     family: ClassVar[str | None] = None
-    """Name of a group of architectures that run alike, whose CPU defaults `advcore.cpu_defaults` knows; or None."""
+    """Name of a group of architectures that run alike, known to `advcore.runtime.cpu_defaults`; or None."""
 
     fixed_arguments: ClassVar[Mapping[str, object]] = {}
     """Arguments of the last part that are no settings."""

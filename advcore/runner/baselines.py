@@ -17,7 +17,7 @@ from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.objectives.base import is_attacked
 from advcore.runner import build
 from advcore.runner.config import list_changes
-from advcore.runner.identity import identify
+from advcore.runner.run_key import identify
 from advcore.runner.schema import RunConfig, SelectionConfig
 from advcore.runner.suite_file import LONGEST, make_slug
 from advcore.solvers.uniform import Random

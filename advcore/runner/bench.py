@@ -22,11 +22,11 @@ from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.suite import Results, Table, raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
 from advcore.reporting.suite_page import build_suite_page
-from advcore.runner.attempt import Outcome, Watcher, tidy
 from advcore.runner.baselines import add_baselines
 from advcore.runner.config import from_dict, resolve
-from advcore.runner.identity import identify, list_differences, settings_hash
 from advcore.runner.places import check_path, check_writable
+from advcore.runner.process import Outcome, Watcher, tidy
+from advcore.runner.run_key import identify, list_differences, settings_hash
 from advcore.runner.schema import RunConfig
 from advcore.runner.suite import Run, Suite, list_runs, load, resolve_methods
 from advcore.runner.suite_file import BASELINES, BASELINES_FILE

@@ -11,16 +11,16 @@ from torch import nn
 
 from advcore import distributed
 from advcore.attacks.base import Attack
-from advcore.borrow import borrow
 from advcore.data.base import Data
 from advcore.data.contract import chunked
-from advcore.device import count_gpus
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runner.schema import RunConfig, SelectionConfig
+from advcore.runtime.borrow import borrow
+from advcore.runtime.device import count_gpus
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores

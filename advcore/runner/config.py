@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from advcore.errors import ConfigError, format_value, must, require, shorten
-from advcore.runner.problems import describe_problems
+from advcore.runner.messages import describe_problems
 from advcore.runner.schema import TABLES, RunConfig
 from advcore.runner.yaml_events import DEEPEST
 from advcore.runner.yaml_reader import Override, parse_overrides, read

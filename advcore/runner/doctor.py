@@ -4,7 +4,7 @@ import importlib
 import os
 import platform
 
-from advcore.threads import describe_overload, describe_threads, measure_load
+from advcore.runtime.threads import describe_overload, describe_threads, measure_load
 from advcore.tracking.base import silence_packages
 
 NEEDED = (
@@ -65,7 +65,7 @@ def _describe_package(name: str, way_out: str) -> str:
 def _describe_device() -> str:
     import torch
 
-    from advcore.device import count_gpus, describe_device, get_cuda_version
+    from advcore.runtime.device import count_gpus, describe_device, get_cuda_version
 
     if not count_gpus():
         return "cpu; torch finds no CUDA device"

@@ -13,13 +13,13 @@ from pathlib import Path
 from threading import Event
 from types import ModuleType
 
-from advcore import device, signals
 from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.files import write_bytes
-from advcore.runner.attempt import Outcome, Watcher, Work, attempt, must_stop, tidy
 from advcore.runner.config import from_dict, resolve
+from advcore.runner.process import Outcome, Watcher, Work, attempt, must_stop, tidy
 from advcore.runner.suite import Run
-from advcore.threads import environment_of_share, share_of_threads
+from advcore.runtime import device, signals
+from advcore.runtime.threads import environment_of_share, share_of_threads
 
 _POLL = 0.1  # seconds
 ENGINES = ("local", "ray")

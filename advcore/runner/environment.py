@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from advcore import distributed
-from advcore.device import describe_device as device_name
-from advcore.threads import describe_overload, describe_threads, measure_load
+from advcore.runtime.device import describe_device as device_name
+from advcore.runtime.threads import describe_overload, describe_threads, measure_load
 from advcore.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")

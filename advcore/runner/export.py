@@ -11,22 +11,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from advcore.borrow import borrow
 from advcore.data.source import Source
 from advcore.data.split import subsample
-from advcore.device import force_float32
 from advcore.errors import CheckpointError, ConfigError, must, name_path_in_errors, refuse_as_setting
 from advcore.files import check_inside, load_tensors, read_json, write_bytes, write_sealed
 from advcore.models.base import Normalize
 from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
-from advcore.runner import standalone
+from advcore.runner import loader_template as standalone
 from advcore.runner.config import from_dict
 from advcore.runner.places import as_setting, check_path, try_in
 from advcore.runner.schema import RunConfig
 from advcore.runner.weights import find_checkpoint as find_checkpoint
 from advcore.runner.weights import load_state
+from advcore.runtime.borrow import borrow
+from advcore.runtime.device import force_float32
 from advcore.types import Coreset
 from advcore.version import __version__
 

@@ -20,8 +20,8 @@ from advcore.runner.config import from_dict
 from advcore.runner.explain import explain_cost, explain_epochs
 from advcore.runner.schema import RunConfig
 from advcore.runner.weights import find_checkpoint, load_state, weights_hash
+from advcore.runtime.precision import Speed
 from advcore.selection.memory import estimate_for, settle
-from advcore.speed import Speed
 from advcore.training.loop import Listener
 from advcore.training.plan import Reference, count_planned_parts
 from advcore.training.trainer import Trainer, fill_in_speed

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
-from advcore.borrow import borrow
 from advcore.data.contract import batches_for
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, describe_exception, must, refuse_as_setting
 from advcore.files import check_inside, has_pair, read_json, write_bytes
@@ -34,6 +33,7 @@ from advcore.runner.places import check_writable
 from advcore.runner.prepare import Prepared, prepare
 from advcore.runner.suite_file import BASELINES_FILE
 from advcore.runner.weights import find_checkpoint, load_state
+from advcore.runtime.borrow import borrow
 from advcore.types import Coreset
 
 THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from advcore import distributed
 from advcore.data.split import subsample
-from advcore.device import force_float32, measure_peak_memory
 from advcore.errors import AdvcoreError, CheckpointError, UnsafeFileError
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
@@ -24,8 +23,9 @@ from advcore.runner.resume import Journal, begin_run, new_record
 from advcore.runner.schema import RunConfig
 from advcore.runner.select import keep_coreset, map_to_training_set, summarise
 from advcore.runner.weights import save_state
+from advcore.runtime.device import force_float32, measure_peak_memory
 from advcore.tracking import find_tracker_name, metrics
-from advcore.tracking.telling import Tracking
+from advcore.tracking.dispatch import Tracking
 from advcore.training.loop import Listener, State, Trained
 from advcore.types import Coreset
 

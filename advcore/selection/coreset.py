@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
-from advcore.borrow import find_device
 from advcore.cost import CostLedger
 from advcore.data.contract import chunk_sizes
 from advcore.data.source import Source, as_source
@@ -21,6 +20,7 @@ from advcore.gradients.base import Measurement
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
+from advcore.runtime.borrow import find_device
 from advcore.selection.measure import Call, list_labels, measure_in_full, measure_rows, place_rows
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality

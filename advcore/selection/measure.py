@@ -19,10 +19,10 @@ from advcore.gradients.base import Measurement
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
+from advcore.rows.on_disk import temporary_folder
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.quality import Sample
 from advcore.solvers.base import find_scores_file
-from advcore.spill import temporary_folder
 from advcore.types import Coreset
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from advcore.borrow import borrow
 from advcore.cost import format_gigabytes
 from advcore.data.contract import first_images
 from advcore.data.source import Source
-from advcore.device import measure_free_memory
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
 from advcore.models.base import find_head
-from advcore.pairs import CONVERTED_UP_TO
+from advcore.rows.pairwise import CONVERTED_UP_TO
+from advcore.runtime.borrow import borrow
+from advcore.runtime.device import measure_free_memory
 from advcore.solvers.base import estimate_memory
 
 if TYPE_CHECKING:

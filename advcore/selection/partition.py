@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advcore.apportion import largest_remainder
 from advcore.data.contract import chunked
 from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
+from advcore.shares import largest_remainder
 
 Narrow = Callable[[Rows, int], Rows]
 """What a partition keeps of the rows of a class, given by its label."""

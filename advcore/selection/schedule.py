@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from advcore.apportion import floor_share
 from advcore.errors import check_at_least, check_one_of, check_share, check_within, format_count, must, require
 from advcore.selection.settings import unless
 from advcore.settings import settings
+from advcore.shares import floor_share
 
 SCHEDULES = ("compressed", "acs")
 MOST_EPOCHS = 10_000

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from advcore import distributed
-from advcore.device import is_faster_batched
-from advcore.pieces import Pieces, explain_out_of_memory, is_out_of_memory
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
+from advcore.runtime.device import is_faster_batched
+from advcore.runtime.out_of_memory import Pieces, explain_out_of_memory, is_out_of_memory
+from advcore.runtime.signals import check
 from advcore.selection.partition import Problem
-from advcore.signals import check
 from advcore.solvers.base import Solver, Task, estimate_memory
 from advcore.types import Selection
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from advcore.errors import BudgetError, ConfigError, DataError, must
-from advcore.pairs import matrix_bytes
 from advcore.rng import Stream
 from advcore.rows import Rows, find_first_not_finite
+from advcore.rows.pairwise import matrix_bytes
 from advcore.types import Selection
 
 MATRIX = ("auto", "held", "free")

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.device import force_float32
-from advcore.signals import check
+from advcore.runtime.device import force_float32
+from advcore.runtime.signals import check
 from advcore.solvers.pursuit import LEAST, PIVOT, REFRESH, Pursuit, PursuitProblem
 
 _REASONS = ("budget", "tolerance", "no row correlates with the residual", "rounding")

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.device import is_faster_batched
 from advcore.errors import check_one_of, must, require
-from advcore.pairs import (
+from advcore.rng import Stream
+from advcore.rows import ALL, Rows, cut
+from advcore.rows.pairwise import (
     distance_matrix,
     distances_between,
     matrix_bytes,
@@ -18,8 +19,7 @@ from advcore.pairs import (
     natural_unit,
     use_exact_factors,
 )
-from advcore.rng import Stream
-from advcore.rows import ALL, Rows, cut
+from advcore.runtime.device import is_faster_batched
 from advcore.settings import settings
 from advcore.solvers.base import MATRIX, check_problem, matrix_is_held, refuse_target
 from advcore.solvers.location import Located, Sample, locate, locate_tiled, locate_with_submodlib

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.device import is_faster_batched
 from advcore.errors import DataError, check_one_of, check_within, require
-from advcore.pairs import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, use_exact_factors
 from advcore.rng import Stream
 from advcore.rows import Rows
+from advcore.rows.pairwise import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, use_exact_factors
+from advcore.runtime.device import is_faster_batched
 from advcore.settings import settings
 from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
 from advcore.solvers.batched import pursue_together

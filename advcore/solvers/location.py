@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advcore.errors import explain_missing_package
-from advcore.signals import check
+from advcore.runtime.signals import check
 
 _TIE = 1e-9  # gains closer than this, relative, are ties: sums that differ by the order of their terms
 _NOTHING = 1e-14  # gain over the first pick's below which a pick gains nothing

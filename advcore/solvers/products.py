@@ -5,8 +5,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from advcore.pairs import use_exact_factors
 from advcore.rows import Rows
+from advcore.rows.pairwise import use_exact_factors
 
 _EXACT_ROWS = 64  # rows of a float32 matrix that are turned to float64 at a time
 

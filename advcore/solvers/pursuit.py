@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, lapack
 
-from advcore.signals import check
+from advcore.runtime.signals import check
 from advcore.solvers.active import ActiveSet
 from advcore.solvers.leap import Pace, leap
 from advcore.solvers.products import Products

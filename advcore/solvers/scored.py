@@ -5,11 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advcore.apportion import floor_share
 from advcore.errors import check_at_least, check_one_of, check_within, require
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.settings import settings
+from advcore.shares import floor_share
 from advcore.solvers.base import check_problem, equal_weights, refuse_target
 from advcore.types import Selection
 

@@ -2,10 +2,10 @@
 
 import math
 
-from advcore.apportion import floor_share
 from advcore.attacks.base import Attack
 from advcore.errors import check_at_least, check_positive, must, require
 from advcore.settings import settings
+from advcore.shares import floor_share
 
 
 @settings

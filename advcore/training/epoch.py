@@ -11,12 +11,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
-from advcore.borrow import find_device
 from advcore.cost import CostLedger
 from advcore.data.contract import batches_for, chunked
 from advcore.rng import Stream
-from advcore.signals import check, defer_stop
-from advcore.speed import Speed
+from advcore.runtime.borrow import find_device
+from advcore.runtime.precision import Speed
+from advcore.runtime.signals import check, defer_stop
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
 from advcore.training.step import Batch, Gate, Learner, weigh_part

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from advcore.data.split import subsample
-from advcore.device import measure_peak_memory
 from advcore.evaluation.evaluate import Evaluation, evaluate
+from advcore.runtime.device import measure_peak_memory
 from advcore.training.progress import Entry, State
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
-from advcore.borrow import find_device
 from advcore.cost import CostLedger
 from advcore.data.augment import none
 from advcore.data.contract import first_images
@@ -21,13 +20,14 @@ from advcore.errors import NonFiniteError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Collector
 from advcore.objectives.standard import Standard
-from advcore.pieces import explain_out_of_memory
 from advcore.rng import Stream
 from advcore.rows import Rows
+from advcore.runtime.borrow import find_device
+from advcore.runtime.out_of_memory import explain_out_of_memory
+from advcore.runtime.precision import Speed, find_family
+from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Epoch, Schedule
-from advcore.signals import Stopped
-from advcore.speed import Speed, find_family
 from advcore.training.epoch import EpochTrainer
 from advcore.training.judge import Judge, copy_weights
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained

@@ -12,10 +12,10 @@ from advcore.data.source import Source
 from advcore.errors import ConfigError, check_at_least, check_one_of, check_positive, check_within, must, require
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
+from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.settings import unless
 from advcore.settings import settings
-from advcore.speed import Speed
 from advcore.types import NORMALISE, find_name
 
 if TYPE_CHECKING:

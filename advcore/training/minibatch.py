@@ -7,7 +7,6 @@ from torch import nn
 
 from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
-from advcore.borrow import borrow
 from advcore.data.contract import first_images
 from advcore.data.source import Source
 from advcore.errors import ConfigError, must
@@ -15,6 +14,7 @@ from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.models.base import find_head
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
+from advcore.runtime.borrow import borrow
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 

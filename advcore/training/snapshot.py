@@ -12,8 +12,8 @@ from torch import Tensor
 
 from advcore import distributed
 from advcore.cost import CostLedger
-from advcore.device import get_random_state, set_random_state
 from advcore.errors import ConfigError, must
+from advcore.runtime.device import get_random_state, set_random_state
 from advcore.training.judge import Verdict
 from advcore.training.progress import Entry, Place, Snapshot
 from advcore.types import Coreset

@@ -11,11 +11,11 @@ from advcore import distributed
 from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
-from advcore.borrow import borrow, find_device
 from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
+from advcore.runtime.borrow import borrow, find_device
 from advcore.training.progress import Entry, Snapshot
 
 Forward = Callable[[Tensor], Tensor]

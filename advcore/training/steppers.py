@@ -18,7 +18,7 @@ from advcore.models.base import tap_features
 from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
-from advcore.speed import disable_compilation
+from advcore.runtime.precision import disable_compilation
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Learner, PlainStepper, reduce_losses, scoring
 

@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
-from advcore.borrow import find_device
 from advcore.data.augment import none
 from advcore.data.compatibility import check_fits
 from advcore.data.contract import chunked
@@ -21,12 +20,13 @@ from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
+from advcore.runtime.borrow import find_device
+from advcore.runtime.precision import Speed
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.selection.settings import unless
 from advcore.settings import settings
 from advcore.solvers.base import find_scores_file
-from advcore.speed import Speed
 from advcore.training.attack_steps import StepSchedule, find_steps_problem
 from advcore.training.loop import Listener, Loop, Run, Trained
 from advcore.training.loop_settings import (

@@ -25,9 +25,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "adversary": ("adversary",),
     "methods": ("data", "models", "attacks", "objectives", "solvers", "minibatch"),
     "base": (
-        *("types", "errors", "rng", "cost", "rows", "pairs", "spill", "files", "signals", "speed", "cpu_defaults"),
-        *("deprecation", "heap", "graphs", "device", "distributed", "borrow", "apportion", "pieces", "threads"),
-        *("settings", "suggestions", "pixels", "version"),
+        *("types", "settings", "errors", "suggestions", "deprecation", "rng", "cost", "rows", "files", "runtime"),
+        *("distributed", "shares", "pixels", "version"),
+        *("speed", "signals", "borrow"),  # to be removed with the next release
     ),
 }
 """From the top to the bottom: a part may import from its own layer and from those below."""

@@ -51,12 +51,12 @@ API = {
     "cost": "Cost ledger",
     "rng": "Random numbers",
     "distributed": "Several processes",
-    "speed": "Speed",
-    "signals": "Signals",
+    "runtime": "Devices, precision, signals",
     "errors": "Errors",
 }
 """Packages and modules of advcore that have a page, with its title."""
 INNER = {
+    "runtime": {"cpu_defaults", "cuda_graphs", "heap", "out_of_memory", "threads"},
     "reporting": {
         *("card", "charts", "compare", "frame", "front", "learning_parts", "lenient", "outcome_parts", "page", "parts"),
         *("run_page", "runs_page", "scales", "selection_parts", "settings_parts", "svg"),

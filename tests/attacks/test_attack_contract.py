@@ -9,11 +9,11 @@ from torch import nn
 
 from advcore.attacks import ATTACKS
 from advcore.attacks.pgd import PGD
-from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.objectives.base import margin
 from advcore.objectives.trades import divergence
 from advcore.rng import Stream
+from advcore.runtime.borrow import borrow
 
 EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 4.0}
 """A usual radius for each threat model; a new one adds its own here."""

@@ -13,13 +13,13 @@ from torch import nn
 from advcore.adversary import bind_attack, perturb
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Iterated
-from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
 from advcore.objectives.base import choose_ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
+from advcore.runtime.borrow import borrow
 
 USUAL = {
     "linf_pgd": {"eps": 8 / 255, "steps": 3},

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from advcore import speed
 from advcore.adversary import perturb
 from advcore.attacks import ATTACKS, LinfPGD
 from advcore.attacks.base import input_gradient
@@ -14,6 +13,7 @@ from advcore.attacks.memory import Memory, Perturbations
 from advcore.cost import CostLedger
 from advcore.objectives import Pgd
 from advcore.rng import _GOLDEN, _MIX_1, _MIX_2, Stream
+from advcore.runtime import precision as speed
 
 EPS = {"linf": (8 / 255, 2 / 255), "l2": (0.5, 0.1), "l1": (6.0, 1.0)}
 DTYPES = [torch.float32, torch.float64]

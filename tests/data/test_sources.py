@@ -18,7 +18,7 @@ from advcore.data.contract import chunked, to_float
 from advcore.data.source import Resident, Streamed, as_source
 from advcore.data.streamed import _CheckedExamples
 from advcore.errors import DataError
-from advcore.signals import hold_signals, ignore_signals
+from advcore.runtime.signals import hold_signals, ignore_signals
 
 N, SHAPE = 12, (3, 5, 4)
 

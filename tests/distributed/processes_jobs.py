@@ -22,8 +22,8 @@ from advcore.minibatch import RULES
 from advcore.objectives.standard import Pgd
 from advcore.objectives.trades import Trades
 from advcore.rng import Stream
+from advcore.runtime.signals import Stopped, catch_signals
 from advcore.selection.schedule import Schedule
-from advcore.signals import Stopped, catch_signals
 from advcore.solvers import SOLVERS
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam

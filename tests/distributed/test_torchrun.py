@@ -204,8 +204,8 @@ def ranks(process: subprocess.Popen, folder: Path, epochs: int) -> list[str]:
 
 WAITING = """
 import os, signal, sys, time
-from advcore import signals
-from advcore.signals import caught, requested
+from advcore.runtime import signals
+from advcore.runtime.signals import caught, requested
 assert signals._SAME == 2  # seconds
 signals._SAME = 0.5
 with caught():

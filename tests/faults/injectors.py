@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advcore import signals
+from advcore.runtime import signals
 
 
 class Poisoned(Exception):

@@ -282,7 +282,7 @@ def test_rows_that_do_not_fit_on_the_disk_end_a_run_in_a_line(advcore, root, tin
 
     place = "advcore.selection.coreset.place_rows"
     monkeypatch.setattr(place, lambda selector, call: (tmp_path, ()))  # as if they did not fit in memory
-    monkeypatch.setattr("advcore.spill.tempfile.TemporaryFile", Full)
+    monkeypatch.setattr("advcore.rows.on_disk.tempfile.TemporaryFile", Full)
     code, _, err = advcore(*arguments(root, tiny, tmp_path / "run"))
     assert code == 3 and err.count("\n") == 1 and os.strerror(error) in err and str(tmp_path) in err, err
     assert "gradient rows" in err and "TMPDIR" in err and "--resume" in err
@@ -292,9 +292,9 @@ def test_rows_that_do_not_fit_on_the_disk_end_a_run_in_a_line(advcore, root, tin
 @case("B6")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to /dev/full")
 def test_a_column_says_which_folder_is_full(tmp_path, monkeypatch):
-    from advcore.spill import Column
+    from advcore.rows.on_disk import Column
 
-    monkeypatch.setattr("advcore.spill.tempfile.TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
+    monkeypatch.setattr("advcore.rows.on_disk.tempfile.TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
     with pytest.raises(OSError, match="gradient rows go there; free space, or set TMPDIR") as stopped:
         Column(100, tmp_path).append(torch.ones(100, 2))
     assert stopped.value.errno == errno.ENOSPC and stopped.value.filename == str(tmp_path)

@@ -14,9 +14,9 @@ from advcore.cost import CostLedger
 from advcore.errors import NoMemoryError
 from advcore.gradients import GRADIENTS
 from advcore.objectives import Pgd, Standard
-from advcore.pieces import Pieces, explain_out_of_memory
 from advcore.rng import Stream
 from advcore.rows import DenseRows
+from advcore.runtime.out_of_memory import Pieces, explain_out_of_memory
 from advcore.selection.partition import Split, split_per_class, split_whole
 from advcore.selection.schedule import Schedule
 from advcore.selection.solve import solve_all

@@ -444,8 +444,8 @@ def test_a_lock_stays_with_what_a_run_left(tmp_path):
 
 
 def test_a_suites_run_whose_folder_cannot_be_made_is_failed_and_not_busy(tmp_path, root):
-    from advcore.runner.attempt import attempt
     from advcore.runner.config import load
+    from advcore.runner.process import attempt
     from advcore.runner.suite import Run
 
     run = Run("full", 0, load(root / "experiments/trades_full.yaml", TINY[:2]))

@@ -290,7 +290,7 @@ def test_what_an_evaluation_and_an_export_say_has_a_seal(advcore, copy, tmp_path
 
 
 def test_what_a_tracker_was_told_has_a_seal_and_the_older_form_is_read(tmp_path):
-    from advcore.tracking.telling import _SCHEMA
+    from advcore.tracking.dispatch import _SCHEMA
 
     path = tmp_path / "x.json"
     files.write_sealed(path, {"told": 3, "kept": {}}, _SCHEMA)

@@ -20,7 +20,7 @@ from advcore import AdversarialCoreset, evaluate
 from advcore.attacks import LinfPGD
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.objectives import Pgd, Trades
-from advcore.signals import Stopped, catch_signals
+from advcore.runtime.signals import Stopped, catch_signals
 from advcore.solvers import Craig, GradMatch
 
 pytestmark = pytest.mark.case("C1")

@@ -89,7 +89,7 @@ def test_clean_scores_are_those_of_one_example_at_a_time(model, source, name, ch
 @pytest.mark.parametrize("name", NAMES)
 def test_adversarial_scores_are_the_clean_ones_of_the_attacked_images(model, source, name, objective):
     from advcore.adversary import perturb
-    from advcore.borrow import borrow
+    from advcore.runtime.borrow import borrow
 
     _, x, y = next(source.batches([torch.arange(N)]))
     with borrow(model):

@@ -525,12 +525,12 @@ def test_the_module_runs_as_a_process_whose_help_imports_next_to_nothing():
             "advcore.cli",
             "advcore.deprecation",
             "advcore.errors",
-            "advcore.heap",
+            "advcore.runtime.heap",
             "advcore.pixels",
-            "advcore.signals",
+            "advcore.runtime.signals",
             "advcore.suggestions",
         ),
-        *("advcore.terminal", "advcore.threads", "advcore.version"),
+        *("advcore.terminal", "advcore.runtime.threads", "advcore.version"),
     }
     heavy = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "pyarrow", "safetensors", "jinja2")
     assert "typer" in modules and modules.isdisjoint(heavy)

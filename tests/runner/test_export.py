@@ -17,7 +17,7 @@ from advcore.errors import ConfigError
 from advcore.files import load_tensors, save_tensors
 from advcore.models import MODELS
 from advcore.reporting.record import RunRecord
-from advcore.runner import standalone
+from advcore.runner import loader_template as standalone
 from advcore.runner.config import from_dict
 from advcore.runner.export import build_network, export, strip_folders
 

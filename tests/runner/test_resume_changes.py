@@ -11,7 +11,7 @@ from sealed import rewrite, update
 from advcore import cli
 from advcore.evaluation import evaluate as evaluation
 from advcore.runner import checkpoints, run
-from advcore.signals import Stopped
+from advcore.runtime.signals import Stopped
 
 pytestmark = [pytest.mark.case("A8"), pytest.mark.usefixtures("tiny")]
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from advcore import cpu_defaults
 from advcore.files import load_folder
 from advcore.reporting.record import RunRecord
 from advcore.runner.config import load
 from advcore.runner.prepare import prepare
 from advcore.runner.run import run
 from advcore.runner.weights import load_state
-from advcore.speed import PLAIN, Speed
+from advcore.runtime import cpu_defaults
+from advcore.runtime.precision import PLAIN, Speed
 
 BEFORE = Path(__file__).with_name("from_before")
 

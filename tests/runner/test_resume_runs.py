@@ -28,8 +28,8 @@ from advcore.files import load_arrays, load_folder, load_tensors, save_folder
 from advcore.objectives import Pgd
 from advcore.runner import checkpoints
 from advcore.runner.config import list_changes
+from advcore.runtime.signals import Stopped, catch_signals
 from advcore.selection.schedule import Schedule
-from advcore.signals import Stopped, catch_signals
 from advcore.training import SGD
 from advcore.training.loop import Listener
 
@@ -281,7 +281,7 @@ def test_what_a_stop_left_of_files_is_mended(advcore, command, tmp_path, undistu
 def test_a_resume_that_is_stopped_at_once_leaves_the_record(advcore, command, tmp_path, undisturbed, monkeypatch):
     run = cut(undisturbed, 3, tmp_path / "run")
     before = json.loads((run / "record.json").read_text())
-    monkeypatch.setattr("advcore.signals._received", [signal.SIGTERM])
+    monkeypatch.setattr("advcore.runtime.signals._received", [signal.SIGTERM])
     code, _, err = advcore(*command, "--out", run, "--resume")
     assert code == 143 and err.count("\n") == 1
     after = json.loads((run / "record.json").read_text())

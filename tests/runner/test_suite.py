@@ -9,7 +9,7 @@ from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
 from advcore.runner import suite as suites
 from advcore.runner import suite_file, yaml_reader
-from advcore.runner.identity import identify, list_differences, recorded_identity, settings_hash
+from advcore.runner.run_key import identify, list_differences, recorded_identity, settings_hash
 from advcore.runner.suite import list_runs, load, resolve_methods, shard
 from advcore.runner.suite_file import BASELINES, expand_grids, make_slug
 from advcore.runner.yaml_reader import read

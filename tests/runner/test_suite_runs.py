@@ -18,11 +18,11 @@ from advcore.errors import ConfigError
 from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import bench, engines
-from advcore.runner.attempt import Outcome
 from advcore.runner.config import resolve
+from advcore.runner.process import Outcome
 from advcore.runner.suite import shard
-from advcore.signals import Stopped, catch_signals
-from advcore.threads import environment_of_share, share_of_threads
+from advcore.runtime.signals import Stopped, catch_signals
+from advcore.runtime.threads import environment_of_share, share_of_threads
 
 OFF = "baselines: false\n"
 METHODS = "seeds: [0, 1]\nmethods: {full: {selection: null}, GradMatch: {}, CRAIG: {selection.solver: {name: craig}}}\n"

@@ -19,11 +19,11 @@ from advcore.errors import ConfigError
 from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.rows import KINDS, FactoredRows
+from advcore.rows.on_disk import FactorStore
 from advcore.selection.coreset import TARGETS
 from advcore.selection.memory import Estimate, estimate, settle
 from advcore.selection.partition import PARTITIONS
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
-from advcore.spill import FactorStore
 
 CPU = torch.device("cpu")
 ATTACK = LinfPGD(eps=0.1, steps=2)

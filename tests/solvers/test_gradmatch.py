@@ -9,10 +9,10 @@ from hypothesis import given, settings, strategies
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 
-from advcore import pairs
 from advcore.errors import ConfigError, DataError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
+from advcore.rows import pairwise as pairs
 from advcore.solvers.base import Task
 from advcore.solvers.craig import Craig
 from advcore.solvers.gradmatch import GradMatch

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from advcore import pairs
 from advcore.errors import ConfigError
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
+from advcore.rows import pairwise as pairs
 from advcore.solvers.craig import DISTANCES, Craig
 from advcore.solvers.location import locate, locate_tiled, locate_with_submodlib
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings, strategies
 from scipy.optimize import nnls
 
-from advcore.pairs import gram_matrix, natural_unit
 from advcore.rows import DenseRows, FactoredRows
+from advcore.rows.pairwise import gram_matrix, natural_unit
 from advcore.solvers import leap
 from advcore.solvers import pursuit as module
 from advcore.solvers.products import FactorProducts, GramProducts

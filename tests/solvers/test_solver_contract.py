@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from advcore import pairs
 from advcore.errors import BudgetError, ConfigError, DataError
 from advcore.rng import Stream
 from advcore.rows import BlockRows, DenseRows, FactoredRows
+from advcore.rows import pairwise as pairs
 from advcore.solvers import CCS, SOLVERS, ByScore, Craig, GradMatch
 from advcore.solvers.base import estimate_memory
 

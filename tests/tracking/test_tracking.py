@@ -18,7 +18,7 @@ from advcore.runner import checkpoints
 from advcore.runner.config import load
 from advcore.tracking import TRACKERS, metrics
 from advcore.tracking.base import QUIET, Opening, Sink, flatten
-from advcore.tracking.telling import Tracking
+from advcore.tracking.dispatch import Tracking
 
 TIMES = {"seconds", "peak_memory", "resumes", "environment", "seal"}
 

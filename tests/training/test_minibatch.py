@@ -12,7 +12,6 @@ from kernels import by_plain_kernels
 from torch import nn
 
 from advcore.attacks import L1PGD, L2PGD, FastLPA, LinfPGD
-from advcore.borrow import borrow
 from advcore.cost import CostLedger
 from advcore.data.contract import chunked
 from advcore.data.source import Resident
@@ -24,6 +23,7 @@ from advcore.minibatch.base import AttackSubset, Picked, count
 from advcore.minibatch.gradient_matching import GradientMatching
 from advcore.objectives import Mart, Pgd, Standard, Trades
 from advcore.rng import Stream
+from advcore.runtime.borrow import borrow
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch, Random

@@ -12,7 +12,6 @@ from covering import covering
 from kernels import plain_kernels
 from torch import nn
 
-from advcore import signals
 from advcore.attacks import LinfPGD
 from advcore.attacks.memory import Memory
 from advcore.data.augment import crop_flip
@@ -21,9 +20,10 @@ from advcore.errors import ConfigError, NonFiniteError
 from advcore.files import load_folder, save_folder
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Trades
+from advcore.runtime import signals
+from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
-from advcore.signals import Stopped
 from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, ByBudget
 from advcore.training.epoch import EpochTrainer

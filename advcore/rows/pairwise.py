@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from advcore.device import force_float32
 from advcore.rows import ALL, FactoredRows, Rows, Where, cut
+from advcore.runtime.device import force_float32
 
 EXACT_UP_TO = 2048  # rows up to which a matrix is small enough to be kept in float64
 CONVERTED_UP_TO = 2**25  # bytes of rows up to which `use_exact_factors` converts them

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import torch
 
-from advcore import graphs
-from advcore.device import release_memory
 from advcore.errors import NoMemoryError
+from advcore.runtime import cuda_graphs as graphs
+from advcore.runtime.device import release_memory
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -9,8 +9,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from advcore.device import capture_graph
 from advcore.errors import ConfigError, describe_exception, must
+from advcore.runtime.device import capture_graph
 
 _MOST = 4  # graphs that are kept: each holds the memory that its work takes
 _recordings: OrderedDict[Hashable, "RecordedWork | None"] = OrderedDict()

@@ -1,0 +1,1 @@
+"""What lies between the methods and the machine: devices, precision, memory, threads, signals, borrowed models."""

@@ -1,0 +1,67 @@
+"""Lend a model out in a given mode, and give it back exactly as it was."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from advcore.errors import ConfigError, must
+
+
+def find_device(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter.
+
+    Raises ConfigError for a model without parameters, which has no linear head either.
+    """
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise ConfigError(must("model", "a network that ends in a torch.nn.Linear", type(model).__name__))
+    return parameter.device
+
+
+@contextlib.contextmanager
+def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
+    """Put `model` in train or eval mode, with no parameter requiring gradients, and restore it, also on error.
+
+    Restored are each module's mode, each parameter's `requires_grad` and gradient, and each buffer's content, because
+    BatchNorm in train mode updates its statistics. Gradients are set aside, so that a model that computes gradients
+    while it predicts adds to none. Cost: one copy of the buffers.
+    """
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    buffers = _list_buffers(modules)
+    contents = [buffer.data for _, _, buffer in buffers]
+    copies = [torch.empty_like(content) for content in contents]
+    _copy_all(contents, copies)
+    try:
+        model.train(training)
+        for parameter, _, _ in flags:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        yield model
+    finally:
+        for module, mode in modes:
+            if module.training != mode:  # setting an attribute of a module is slow
+                module.training = mode
+        for parameter, flag, gradient in flags:
+            parameter.requires_grad_(flag)
+            parameter.grad = gradient
+        _copy_all(copies, contents)
+        for module, name, buffer in buffers:
+            if module._buffers.get(name) is not buffer:
+                setattr(module, name, buffer)
+
+
+def _list_buffers(modules: list[nn.Module]) -> list[tuple[nn.Module, str, torch.Tensor]]:
+    buffers = []
+    for module in modules:
+        buffers += [(module, name, buffer) for name, buffer in module.named_buffers(recurse=False)]
+    return buffers
+
+
+def _copy_all(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
+    """Copy each source into its target, in one request: one by one they would be a hundred, at every attack."""
+    if sources:
+        torch._foreach_copy_(targets, sources)
