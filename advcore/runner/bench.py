@@ -235,6 +235,9 @@ def execute(
     watcher = watcher or Watcher()
     ended: dict[str, list[Run]] = {"done": [], "failed": [], "stopped": [], "busy": []}
     _keep_baselines(bench)
+    if pending:
+        # Made here, it is no run's to remove: one that leaves nothing would take it away while another one writes there.
+        (bench.folder / "runs").mkdir(parents=True, exist_ok=True)
     on_end = partial(_on_end, bench.folder, ended, watcher)
     engine(pending, bench.folder, until, replace(watcher, on_end=on_end))
     slugs = {run.slug for runs in ended.values() for run in runs}

@@ -18,6 +18,7 @@ from advcore.errors import ConfigError
 from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.runner import bench, engines
+from advcore.runner.checkpoints import lock_folder
 from advcore.runner.config import resolve
 from advcore.runner.process import Outcome
 from advcore.runner.suite import shard
@@ -171,6 +172,16 @@ def test_a_record_that_cannot_be_read_is_a_failure(prepared):
         return Outcome("done")
 
     assert len(execute(prepared, work=broken)["failed"]) == 6
+
+
+def test_a_run_that_leaves_nothing_leaves_the_folder_in_which_others_write(prepared):
+    def leave_nothing(run, folder, **how):
+        with lock_folder(folder / "runs" / run.slug):
+            pass
+        return Outcome("failed", "no reason", 2, 1.0)
+
+    assert len(execute(prepared, work=leave_nothing)["failed"]) == 6
+    assert (prepared.folder / "runs").is_dir()
 
 
 def test_jobs_run_beside_each_other_and_share_the_threads(prepared, monkeypatch):
