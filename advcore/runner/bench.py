@@ -236,7 +236,7 @@ def execute(
     ended: dict[str, list[Run]] = {"done": [], "failed": [], "stopped": [], "busy": []}
     _keep_baselines(bench)
     if pending:
-        # Made here, it is no run's to remove: one that leaves nothing would take it away while another one writes there.
+        # A run that leaves nothing removes the folders that it made, while another one may be writing in this one.
         (bench.folder / "runs").mkdir(parents=True, exist_ok=True)
     on_end = partial(_on_end, bench.folder, ended, watcher)
     engine(pending, bench.folder, until, replace(watcher, on_end=on_end))
