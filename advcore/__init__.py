@@ -1,6 +1,6 @@
 """Adversarial training on less: weighted coresets chosen at the attacked points.
 
-The public names load on first use, so that `advcore --help` does not wait for torch.
+The public names and packages load on first use, so that `advcore --help` does not wait for torch.
 """
 
 import importlib
@@ -14,10 +14,21 @@ _HOMES = {
     "evaluate": "advcore.evaluation.evaluate",
 }
 
+_PACKAGES = (
+    *("attacks", "objectives", "solvers", "minibatch", "gradients", "models", "data"),
+    *("selection", "training", "evaluation", "reporting", "tracking"),
+)
+
 __all__ = [*_HOMES, "__version__"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
+    if name in _PACKAGES:
+        return importlib.import_module(f"advcore.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'advcore' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_PACKAGES])

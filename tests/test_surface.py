@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 import advcore
 
 PINNED = Path(__file__).with_name("surface.json")
@@ -53,6 +55,14 @@ def test_every_public_name_resolves_and_is_documented():
     for name in advcore.__all__:
         assert getattr(advcore, name) is not None
         assert name.startswith("__") or getattr(advcore, name).__doc__
+
+
+def test_the_package_lists_its_public_names_and_loads_its_packages_by_name():
+    assert {"AdversarialCoreset", "Trainer", "evaluate", "attacks", "solvers"} <= set(dir(advcore))
+    assert all(getattr(advcore, name) is not None for name in dir(advcore))
+    assert advcore.attacks.ATTACKS and advcore.solvers.SOLVERS
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = advcore.nothing
 
 
 if __name__ == "__main__":
