@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.deprecation import forward_renamed
 from advcore.errors import ConfigError, must
@@ -68,7 +68,7 @@ class CostLedger:
             self._lap(device)
             self._stack.pop()
 
-    def count_passes(self, model: Callable[[Tensor], Tensor]) -> "CountedModel":
+    def count_passes(self, model: nn.Module) -> "CountedModel":
         """Return `model` with its passes on copies of x counted, each in the phase in which it happens."""
         return CountedModel(self, model)
 
@@ -124,7 +124,7 @@ class CountedModel:
     """A model whose passes a ledger counts."""
 
     ledger: CostLedger
-    model: Callable[[Tensor], Tensor]
+    model: nn.Module
 
     def __call__(self, x: Tensor) -> Tensor:
         check()

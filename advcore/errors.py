@@ -5,6 +5,7 @@ import errno
 import os
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeGuard
 
 from advcore.deprecation import forward_renamed
 from advcore.pixels import format_exactly
@@ -12,7 +13,12 @@ from advcore.suggestions import NO_ALIASES, SURELY_ALIKE, is_known, simplify_nam
 
 
 class AdvcoreError(Exception):
-    """Anything advcore raises on purpose."""
+    """Anything advcore raises on purpose.
+
+    shared : whether every process of the run raises it, so that the first alone reports it.
+    """
+
+    shared: bool = False
 
 
 class UserError(AdvcoreError, ValueError):
@@ -120,8 +126,12 @@ LARGEST_SEED = 10**18
 """The largest seed, and the smallest with a minus sign; a seed is part of a folder's name."""
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_within(setting: str, value: object, low: float, high: float, way_out: str = "") -> str | None:
@@ -140,10 +150,9 @@ def check_positive(setting: str, value: object, way_out: str = "") -> str | None
 
 def check_at_least(setting: str, value: object, low: int, way_out: str = "", *, most: int = MOST) -> str | None:
     """Return a problem unless `value` is a whole number of at least `low`, and at most `most`."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if is_whole and low <= value <= most:
+    if _is_whole(value) and low <= value <= most:
         return None
-    limit = f" and at most {most:,}" if is_whole and value > most else ""
+    limit = f" and at most {most:,}" if _is_whole(value) and value > most else ""
     return must(setting, f"a whole number of at least {low}{limit}", value, way_out)
 
 

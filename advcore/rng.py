@@ -75,6 +75,7 @@ class Stream:
 
     def take(self, positions: Tensor) -> "Stream":
         """Keep some of the bound examples: `positions` in the bound indices, or a mask over them."""
+        assert self.indices is not None, "a stream that is not bound has no examples to take from"
         return self.at(self.indices[positions])
 
     def at_epoch(self, epoch: int) -> "Stream":

@@ -4,12 +4,22 @@ import dataclasses
 import functools
 import numbers
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, Protocol, cast, dataclass_transform, get_args, get_origin
 
 from advcore.errors import ConfigError, UserError, must
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+class _Customisable(Protocol):
+    """What pydantic and `dataclass` look for in a class."""
+
+    __pydantic_config__: dict[str, object]
+    __post_init__: "Callable[[DataclassInstance], None]"
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -19,10 +29,11 @@ def settings(cls: type) -> type:
     Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made,
     before the class's own checks in `__post_init__`, which look at values.
     """
-    cls.__pydantic_config__ = {"extra": "forbid", "strict": True}
+    hooks = cast(_Customisable, cls)
+    hooks.__pydantic_config__ = {"extra": "forbid", "strict": True}
     check_values = getattr(cls, "__post_init__", _accept_values)
 
-    def check_settings(self: object) -> None:
+    def check_settings(self: "DataclassInstance") -> None:
         type_problems = _find_type_problems(self)
         if not type_problems:
             check_values(self)
@@ -32,7 +43,7 @@ def settings(cls: type) -> type:
         unreported = [problem for setting, problem in type_problems.items() if setting not in reported]
         raise ConfigError(*value_problems, *unreported)
 
-    cls.__post_init__ = check_settings
+    hooks.__post_init__ = check_settings
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
@@ -51,7 +62,7 @@ def _find_value_problems(instance: object, check_values: Callable[[object], None
     return ()
 
 
-_PLAIN_TYPES = {
+_PLAIN_TYPES: dict[object, tuple[type | tuple[type, ...], str]] = {
     bool: (bool, "true or false"),
     str: ((str, os.PathLike), "text"),
     int: (numbers.Integral, "a whole number"),
@@ -62,7 +73,7 @@ _PLAIN_TYPES = {
 """The classes of the values that a setting of a plain type accepts, and how a message describes them."""
 
 
-def _find_type_problems(instance: object) -> dict[str, str]:
+def _find_type_problems(instance: "DataclassInstance") -> dict[str, str]:
     """Return {setting: problem} for the settings whose value is not of their type."""
     problems = {}
     for setting, kind, usual in _list_fields(type(instance)):
@@ -76,7 +87,7 @@ def _find_type_problems(instance: object) -> dict[str, str]:
 
 
 @functools.cache
-def _list_fields(cls: type) -> list[tuple[str, object, tuple[type, ...]]]:
+def _list_fields(cls: "type[DataclassInstance]") -> list[tuple[str, object, tuple[type, ...]]]:
     """List name and type of each setting, and the classes of values that need no closer look.
 
     Kept for each class: objects with settings are made often, and nearly all have values of the usual classes.
@@ -112,9 +123,9 @@ def _find_type_problem(setting: str, kind: object, value: object) -> str | None:
     if not isinstance(value, accepted) or is_misplaced_bool:
         return must(setting, rule, value)
     type_arguments = get_args(kinds[0])
-    if not type_arguments:
+    if not type_arguments or not isinstance(value, (list, tuple, dict)):
         return None
     entry_kind = type_arguments[-1]  # of a mapping, the type of its values
-    entries = value.items() if plain is dict else enumerate(value)
+    entries: Iterable[tuple[object, object]] = value.items() if isinstance(value, dict) else enumerate(value)
     problems = (_find_type_problem(f"{setting}.{key}", entry_kind, entry) for key, entry in entries)
     return next(filter(None, problems), None)

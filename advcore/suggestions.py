@@ -38,7 +38,7 @@ def suggest_nearest(
     )
     if not suggestion:
         return ""
-    name = _NAME.match(suggestion)[0]
+    name = _read_name(suggestion)
     return f"did you mean {name!r}{suggestion.removeprefix(name)}?"
 
 
@@ -61,4 +61,10 @@ def simplify_name(name: str) -> str:
 
 def is_known(target: str, known: Iterable[str]) -> bool:
     """Return whether the word that an alias's target begins with is known; "timm:vgg16" counts as `timm`."""
-    return _NAME.match(target)[0].partition(":")[0] in known
+    return _read_name(target).partition(":")[0] in known
+
+
+def _read_name(target: str) -> str:
+    match = _NAME.match(target)
+    assert match is not None, "the pattern matches any text, if only its empty beginning"
+    return match[0]

@@ -2,10 +2,10 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -147,7 +147,8 @@ class Coreset:
         def label_at(i: int) -> int:
             return dataset[i][1]
 
-        self.check(len(dataset), digest_labels(label_at, len(dataset)))
+        size = len(cast(Sized, dataset))  # torch's class declares no length, for the sake of streams
+        self.check(size, digest_labels(label_at, size))
         return WeightedSubset(dataset, self.indices.tolist(), self.training_weights())
 
     def check(self, size: int, fingerprint: str) -> None:
@@ -184,7 +185,8 @@ class Coreset:
         try:
             facts = {name: facts[name] for name in names}
             facts.update(info=tuple(facts["info"]), events=tuple(facts["events"]))
-            return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
+            tensors: Facts = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            return cls(**tensors, **facts)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a coreset of this version: {error}") from None
 

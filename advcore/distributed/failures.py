@@ -44,7 +44,7 @@ def raise_in_all(failure: BaseException | None = None) -> None:
     stop, is_failed = reduce_numbers([requested, int(failure is not None)], dist.ReduceOp.MAX)
     if is_failed:
         error = _agree_on_error(failure)
-        error.shared = True
+        vars(error)["shared"] = True  # whatever its class is: the command line reads it of an OSError, too
         raise error
     if stop:
         raise signals.Stopped(int(stop))

@@ -51,7 +51,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _format_npz(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy: any name might be its option allow_pickle
     return buffer.getvalue()
 
 

@@ -83,7 +83,7 @@ def settle(path: Path) -> None:
 
 def settle_all(folder: Path) -> None:
     """Settle every pair of a folder."""
-    targets = {_find_target(entry) for entry in list_entries(folder)} - {None}
+    targets = set(filter(None, map(_find_target, list_entries(folder))))
     for name in sorted(targets):
         settle(folder / name)
 

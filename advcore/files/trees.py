@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -114,7 +115,8 @@ def load_folder(path: Path) -> tuple[dict, dict]:
     contents, facts = _read_folder(path)
     try:
         tensors = parse_tensors(contents[_TENSORS], path / _TENSORS)
-        return join_tree(json.loads(contents[_VALUES]), tensors), facts
+        tree = join_tree(json.loads(contents[_VALUES]), tensors)
+        return cast(dict, tree), facts
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not what was saved: {type(error).__name__}: {error}") from None
 

@@ -64,7 +64,7 @@ def _write_metadata(record: RunRecord, final: JsonObject | None) -> str:
     tags = ["adversarial-training", "adversarial-robustness", "image-classification"]
     if record.selections:
         tags.append("coreset")
-    metadata = {"library_name": "pytorch", "pipeline_tag": "image-classification", "tags": tags}
+    metadata: JsonObject = {"library_name": "pytorch", "pipeline_tag": "image-classification", "tags": tags}
     if final:
         metrics = [_write_metric("clean accuracy", final["clean"])]
         metrics += [_write_metric(f"robust accuracy ({name_attack(attack)})", attack) for attack in final["attacks"]]
@@ -154,7 +154,7 @@ def _describe_checks(record: RunRecord, final: JsonObject) -> str:
     return "The built-in checks were switched off."
 
 
-def _list_items(lines: Iterable[str | bool | None]) -> str:
+def _list_items(lines: Iterable[object]) -> str:
     """Write the lines of a list. What is not a line, because its condition does not hold, is left out."""
     return "\n".join(f"- {line}" for line in lines if line)
 

@@ -36,6 +36,12 @@ class Run:
     link: str = ""
     problem: str = ""
 
+    @property
+    def known_record(self) -> RunRecord:
+        """Return the record of a run that has one, as all runs of methods do."""
+        assert self.record is not None, "`group_runs` leaves out runs without a record"
+        return self.record
+
 
 @dataclass(frozen=True)
 class Block:
@@ -65,7 +71,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
             _add_run(by_name.setdefault(_read_name(run), []), run)
     methods: dict[str, list[Run]] = {}
     for name, groups in by_name.items():
-        differences = _describe_differences([_method_settings(group[0].record) for group in groups])
+        differences = _describe_differences([_method_settings(group[0].known_record) for group in groups])
         for group, difference in zip(groups, differences, strict=True):
             suffix = difference and f" ({difference})"
             methods[_make_unique(name + suffix, methods)] = group
@@ -74,14 +80,14 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def _read_name(run: Run) -> str:
     match = _RUN_NAME.fullmatch(run.where.rpartition("/")[2])
-    return match["method"] if match else run.record.name
+    return match["method"] if match else run.known_record.name
 
 
 def _add_run(groups: list[list[Run]], run: Run) -> None:
     """Add a run to the first group with which its settings are compatible, or to a new one."""
-    settings = _method_settings(run.record)
+    settings = _method_settings(run.known_record)
     for group in groups:
-        if all(_is_compatible(_method_settings(other.record), settings) for other in group):
+        if all(_is_compatible(_method_settings(other.known_record), settings) for other in group):
             group.append(run)
             return
     groups.append([run])
@@ -133,8 +139,9 @@ def find_repeats(runs: Sequence[Run]) -> dict[str, str]:
     first: dict[str, str] = {}
     repeats = {}
     for run in runs:
-        if run.record.finished and "seed" in run.record.config:
-            seed = repr(run.record.config["seed"])
+        record = run.known_record
+        if record.finished and "seed" in record.config:
+            seed = repr(record.config["seed"])
             earlier = first.setdefault(seed, run.where)
             if earlier != run.where:
                 repeats[run.where] = earlier
@@ -169,8 +176,8 @@ def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
     finished: list[tuple[str, RunRecord]] = []
     for name, runs in groups.items():
         repeats = find_repeats(runs)
-        records = [run.record for run in runs if run.record.finished and run.where not in repeats]
-        finished += [(name, record) for record in records if is_readable(record)]
+        records = [run.known_record for run in runs if run.where not in repeats]
+        finished += [(name, record) for record in records if record.finished and is_readable(record)]
     test_data = [read_or("", _read_test_hash, record) for _, record in finished]
     if not all(test_data):  # a record of an older version has no hash: all are compared by the path of their data
         test_data = [record.config.get("data", {}).get("path") for _, record in finished]

@@ -109,7 +109,7 @@ def _draw_method(frame: Frame, method: Method, labels: Labels) -> list[Markup]:
     if method.spread:
         labels.taken += [(x - 2, min(y, centre[1]), x + 2, max(y, centre[1])) for x, y in ends]
     return [
-        svg.line(*ends, f"s{colour} thin"),
+        svg.line(ends[0], ends[1], f"s{colour} thin"),
         svg.mark(centre, f"f{colour}", radius=4.5, shape=shape, title=method.describe()),
     ]
 

@@ -62,7 +62,9 @@ def _read_points(record: RunRecord, key: str, factor: float = 1.0) -> list[Point
 def _find_best_point(record: RunRecord) -> Point | None:
     """Return the point of the best epoch: the number of epochs done, and its accuracy in percent."""
     entry = next((entry for entry in record.epochs if entry["epoch"] == record.best_epoch), None)
-    accuracy = entry and judge_epoch(entry)
+    if entry is None or record.best_epoch is None:
+        return None
+    accuracy = judge_epoch(entry)
     if accuracy is None:
         return None
     return record.best_epoch + 1, 100 * accuracy

@@ -3,19 +3,20 @@
 A part of a page that cannot be made must not take the other parts away.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from advcore.errors import describe_exception
-from advcore.reporting.parts import Note, Part
+from advcore.reporting.parts import Note
 
 T = TypeVar("T")
+Default = TypeVar("Default")
 
 # The errors of reading what a record does not hold, or holds in another form.
 _LACKING = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
-def read_or(default: T, read: Callable[..., T], *arguments: object) -> T:
+def read_or(default: Default, read: Callable[..., T], *arguments: object) -> T | Default:
     """Return `read(*arguments)`, or `default` where a record does not hold what is read."""
     try:
         return read(*arguments)
@@ -23,7 +24,7 @@ def read_or(default: T, read: Callable[..., T], *arguments: object) -> T:
         return default
 
 
-def build_or_note(build: Callable[..., list[Part]], *arguments: object) -> list[Part]:
+def build_or_note(build: Callable[..., Sequence[T]], *arguments: object) -> Sequence[T | Note]:
     """Return `build(*arguments)`, or a note that says what the record lacks."""
     try:
         return build(*arguments)

@@ -32,8 +32,8 @@ def build_accuracies(record: RunRecord) -> list[Part]:
             interval = format_accuracy(entry).partition(" ")[2]
             cells = (format_percent(entry["accuracy"]), interval, f"{entry['n']:,}")
             rows.append((which, name, *cells, *_describe_attack(settings)))
-            percentages = [100 * share for share in (entry["accuracy"], *entry["interval"])]
-            intervals.append(Interval(f"{which}, {name}", *percentages, colour=colour))
+            value, low, high = (100 * share for share in (entry["accuracy"], *entry["interval"]))
+            intervals.append(Interval(f"{which}, {name}", value, low, high, colour))
     alt = "; ".join(f"{interval.name} {interval.value:.1f} %" for interval in intervals)
     chart = draw_intervals(intervals, x_title="accuracy, %", alt=f"Accuracies with 95 % intervals: {alt}.")
     return [
@@ -46,7 +46,7 @@ def build_accuracies(record: RunRecord) -> list[Part]:
 
 def _list_accuracies(evaluation: JsonObject) -> list[tuple[str, JsonObject, JsonObject]]:
     """Return the accuracies of a checkpoint, each as a name, its entry, and the settings of its attack."""
-    accuracies = [("clean", evaluation["clean"], {})]
+    accuracies: list[tuple[str, JsonObject, JsonObject]] = [("clean", evaluation["clean"], {})]
     accuracies += [(name_attack(attack), attack, attack) for attack in evaluation["attacks"]]
     if worst := find_worst_case(evaluation):
         accuracies.append(("all attacks", worst, {}))

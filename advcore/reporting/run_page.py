@@ -65,7 +65,7 @@ def _build_section(title: str, build: Callable[..., list[Part]], *arguments: obj
     return Section(title, title.partition(" ")[0].lower(), build_or_note(build, *arguments))
 
 
-def _note_flags(record: RunRecord) -> list[Part]:
+def _note_flags(record: RunRecord) -> list[Note]:
     return [Note(flag, "flag") for flag in list_run_flags(record)]
 
 
@@ -124,11 +124,11 @@ def _build_events(record: RunRecord) -> list[Part]:
     else:
         parts.append(Note("No events: nothing fell back, was left out or collapsed."))
     if record.resumes:
-        rows = [
+        resumes = [
             (str(entry.get("epoch", "–")), _join_lines(entry.get("changed")), _join_lines(entry.get("damaged")))
             for entry in record.resumes
         ]
-        parts.append(Table("Resumed", ("at epoch", "changed settings", "damaged states"), rows, words=3))
+        parts.append(Table("Resumed", ("at epoch", "changed settings", "damaged states"), resumes, words=3))
     else:
         parts.append(Note("The run was not interrupted."))
     return parts

@@ -39,7 +39,7 @@ def build_runs_page(name: str, runs: Sequence[Run]) -> Page:
     runs, copies = _drop_copies(runs)
     methods = group_runs(runs)
     readable = list(chain.from_iterable(methods.values()))
-    finished = sum(run.record.finished for run in readable)
+    finished = sum(run.known_record.finished for run in readable)
     sections = [
         *_build_fronts(methods),
         Section("Learning curves", "learning", build_or_note(_build_curves, methods)),
@@ -53,7 +53,7 @@ def build_runs_page(name: str, runs: Sequence[Run]) -> Page:
         notes=[
             *_note_unfinished(readable, runs),
             *_note_repeats(methods),
-            *read_or([], _note_data_differences, methods),
+            *read_or((), _note_data_differences, methods),
         ],
         sections=sections,
         footer="Made by advcore report from the records in this folder.",
@@ -81,7 +81,7 @@ def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[Note]]:
 
 
 def _note_unfinished(readable: Sequence[Run], runs: Sequence[Run]) -> list[Note]:
-    unfinished = [run.where for run in readable if not run.record.finished]
+    unfinished = [run.where for run in readable if not run.known_record.finished]
     broken = [run.where for run in runs if run.problem]
     return [
         *note_if(unfinished, f"Not finished, and in no average: {_list_some(unfinished)}."),
@@ -176,7 +176,7 @@ def _tabulate_methods(block: Block, methods: Sequence[Method], which: str) -> li
 
 def _note_references(records: Iterable[RunRecord]) -> list[Note]:
     units = {record.reference.get("units") for record in records}
-    passes = [f"{number:,}" for number in sorted(units - {None})]
+    passes = [f"{number:,}" for number in sorted(unit for unit in units if unit is not None)]
     if None in units:
         passes.insert(0, "none")
     text = f"Costs here are relative to different references ({', '.join(passes)} passes) and cannot be compared."
@@ -191,16 +191,16 @@ SMALL = (170.0, 130.0)
 
 def _build_curves(methods: Methods) -> list[Part]:
     """Return a small chart for each method: its runs in colour, those of all other methods in grey."""
-    curves: dict[str, list[list[Point]]] = {}
+    curves: dict[str, list[Sequence[Point]]] = {}
     for name, runs in methods.items():
-        lines = [read_or([], _read_curve, run.record) for run in runs]
-        lines = [line for line in lines if len(line) > 1]
+        recorded = [read_or((), _read_curve, run.record) for run in runs]
+        lines: list[Sequence[Point]] = [line for line in recorded if len(line) > 1]
         if lines:
             curves[name] = lines
     silent = [name for name in methods if name not in curves]
     notes = note_if(silent, f"Without validation accuracies over epochs: {_list_some(silent)}.", "missing")
     if not curves:
-        return notes
+        return [*notes]
     lines = list(chain.from_iterable(curves.values()))
     frame = _lay_out_small(lines)
     grey = Markup("").join(_draw_curve(frame, line, "others") for line in lines)
@@ -253,7 +253,7 @@ def _build_flags(methods: Methods) -> list[Part]:
             seed = _read_seed(run)
             for flag in read_or(["its flags cannot be read"], list_run_flags, run.record):
                 flags.setdefault((name, flag), []).append(seed)
-            for entry in run.record.events:
+            for entry in run.known_record.events:
                 event = str(entry.get("event", entry))
                 events.setdefault((name, event), []).append(f"{seed} at {entry.get('epoch', '?')}")
     return [
@@ -270,7 +270,7 @@ def _tabulate_places(caption: str, column: str, places: Places) -> Part:
 
 
 def _read_seed(run: Run) -> str:
-    return str(run.record.config.get("seed", "?"))
+    return str(run.known_record.config.get("seed", "?"))
 
 
 def _build_runs(methods: Methods, runs: Sequence[Run]) -> list[Part]:
@@ -278,7 +278,7 @@ def _build_runs(methods: Methods, runs: Sequence[Run]) -> list[Part]:
     links = []
     for name, members in methods.items():
         for run in members:
-            rows.append((run.where, name, _read_seed(run), *_describe_outcome(run.record)))
+            rows.append((run.where, name, _read_seed(run), *_describe_outcome(run.known_record)))
             links.append(run.link)
     for run in runs:
         if run.problem:

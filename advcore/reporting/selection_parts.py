@@ -158,8 +158,8 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
         figures.append(Figure("Effective sample size, (Σw)² / (K Σw²): 100 % where all weights are equal.", chart))
     notes = []
     for reason in dict.fromkeys(missing.values()):
-        epochs = ", ".join(str(epoch) for epoch, why in missing.items() if why == reason)
-        notes.append(Note(f"No weights of the selection at {epochs}: {reason}.", "missing"))
+        places = ", ".join(str(epoch) for epoch, why in missing.items() if why == reason)
+        notes.append(Note(f"No weights of the selection at {places}: {reason}.", "missing"))
     selections = {entry["epoch"]: entry for entry in record.selections}
     epochs = pick_evenly(sorted(set(weights) & set(selections)), MOST_HISTOGRAMS)
     figures += [_draw_weights(epoch, weights[epoch], selections[epoch]) for epoch in epochs]
@@ -198,16 +198,16 @@ def build_classes(record: RunRecord) -> list[Part]:
     data = data_counts and _to_shares(data_counts, size)
     coresets = [_to_shares(entry, size) for entry in counts]
     classes = _choose_classes(data, coresets, size)
-    captions = [
-        data and "Grey bars: the training data.",
-        "Lines: the coresets, the last one thick." if coresets else "Nothing is selected.",
-    ]
+    captions = []
+    if data:
+        captions.append("Grey bars: the training data.")
+    captions.append("Lines: the coresets, the last one thick." if coresets else "Nothing is selected.")
     lost = [i for i, share in enumerate(data) if coresets and share and not coresets[-1][i]]
     names = list(map(str, lost))
     if len(names) > 20:
         names[20:] = ["..."]
     return [
-        Figures([Figure(" ".join(filter(None, captions)), _draw_classes(classes, data, coresets))]),
+        Figures([Figure(" ".join(captions), _draw_classes(classes, data, coresets))]),
         *note_if(not data, "The record does not say how many examples a class has in the data.", "missing"),
         *note_if(
             len(classes) < size,
@@ -249,5 +249,9 @@ def _pick(shares: Sequence[float], classes: Sequence[int]) -> list[float]:
 
 
 def _describe_class(i: int, data: Sequence[float], coresets: Sequence[Sequence[float]]) -> str:
-    shares = [data and f"data {data[i]:.1f}", coresets and f"last coreset {coresets[-1][i]:.1f}"]
-    return f"class {i}: {', '.join(filter(None, shares))}"
+    shares = []
+    if data:
+        shares.append(f"data {data[i]:.1f}")
+    if coresets:
+        shares.append(f"last coreset {coresets[-1][i]:.1f}")
+    return f"class {i}: {', '.join(shares)}"

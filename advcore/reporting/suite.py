@@ -106,7 +106,9 @@ def build_table(results: Results, title: str, which: str) -> Table:
     Accuracies are mean ± sample deviation over seeds.
     """
     groups = results.groups()
-    against = groups.get(results.reference, [])
+    against: Sequence[RunRecord] = ()
+    if results.reference is not None:
+        against = groups.get(results.reference, ())
     machine = _find_common_machine(groups)
     header, method_rows = compare_methods(groups, which, against=against, clock=machine is not None)
     marks, legend = _mark_flags(groups, which)
@@ -126,7 +128,8 @@ def build_table(results: Results, title: str, which: str) -> Table:
 def _list_unfinished(method: str, results: Results) -> list[Row]:
     """Return a row for each seed of a method that failed, and one for all seeds that are missing."""
     entries = [entry for entry in results.entries if entry.method == method]
-    rows = [(f"{method}, seed {entry.seed}: failed: {entry.error}",) for entry in entries if entry.status == "failed"]
+    failed = [entry for entry in entries if entry.status == "failed"]
+    rows: list[Row] = [(f"{method}, seed {entry.seed}: failed: {entry.error}",) for entry in failed]
     missing = ", ".join(str(entry.seed) for entry in entries if entry.status == "missing")
     if missing:
         rows.append((f"{method}: missing, seed {missing}",))
@@ -229,7 +232,7 @@ def raw_rows(results: Results, suite: str, size: str | None) -> tuple[Row, list[
     """
     numbers = [_read_numbers(entry.record) if entry.record else {} for entry in results.entries]
     columns = list(dict.fromkeys(chain(_SPENT, *numbers)))
-    rows = []
+    rows: list[Row] = []
     for entry, values in zip(results.entries, numbers, strict=True):
         identity = (suite, size or "", entry.method, entry.seed, entry.status, entry.error or "", entry.hash)
         cells = [*identity, *(values.get(name, "") for name in columns)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from advcore.reporting import parts
-from advcore.reporting.parts import Note, Page, Section
+from advcore.reporting.parts import Note, Page, Part, Section
 from advcore.reporting.suite import Table
 
 
@@ -20,5 +20,5 @@ def build_suite_page(title: str, tables: Sequence[Table]) -> Page:
 def _build_section(table: Table, title: str, address: str) -> Section:
     """Return the section of a table, whose heading is the caption without the title of the page."""
     heading = table.caption.removeprefix(f"{title}: ")
-    contents = [parts.Table(table.caption, table.header, table.rows), *map(Note, table.notes)]
+    contents: list[Part] = [parts.Table(table.caption, table.header, table.rows), *map(Note, table.notes)]
     return Section(heading[:1].upper() + heading[1:], address, contents)

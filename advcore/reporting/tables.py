@@ -196,7 +196,7 @@ def compare_methods(
         *measures,
         f"gradient error{full} (random)",
     )
-    rows = []
+    rows: list[Row] = []
     for name, records in groups.items():
         cost = statistics.fmean(record.relative_cost for record in records)
         speed_ups = [_format_speed_up(records, against, measure) for measure in measures.values()]

@@ -25,7 +25,7 @@ def look_up_defaults(family: str | None, version: str) -> dict[str, bool]:
     """
     measured = {_parse_release(text): families for text, families in CPU_DEFAULTS.items()}
     not_newer = [release for release in measured if release <= _parse_release(version)]
-    if not not_newer:
+    if family is None or not not_newer:
         return {}
     return measured[max(not_newer)].get(family, {})
 

@@ -59,16 +59,18 @@ def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]
             _recordings.popitem(last=False)
         return None
     _recordings.move_to_end(graph_key)
-    if _recordings[graph_key] is None:
+    recording = _recordings[graph_key]
+    if recording is None:
         try:
-            _recordings[graph_key] = RecordedWork(work, inputs)
+            recording = RecordedWork(work, inputs)
         except torch.OutOfMemoryError:
             del _recordings[graph_key]
             raise  # a smaller piece may fit
         except RuntimeError as error:
             del _recordings[graph_key]
             _raise_cause(error)
-    return _recordings[graph_key](inputs)
+        _recordings[graph_key] = recording
+    return recording(inputs)
 
 
 def _raise_cause(error: RuntimeError) -> NoReturn:

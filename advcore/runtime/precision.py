@@ -1,7 +1,7 @@
 """How passes of a model run: precision, memory layout, compilation. Results stay the same, up to rounding."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -110,7 +110,8 @@ class Speed:
         left_out = [name for name in RECORDED if getattr(self, name) in (None, "auto")]
         if self.deferred:
             left_out = [name for name in left_out if name != "fused"]  # `deferred` decides it
-        return replace(self, **{name: recorded[name] for name in left_out})
+        taken: dict = {name: recorded[name] for name in left_out}
+        return replace(self, **taken)
 
     def record(self, device: torch.device) -> dict[str, object]:
         """Return the kind of device and the resolved settings that change bits, for `complete_from`."""
@@ -172,7 +173,7 @@ def run_model(model: nn.Module, x: Tensor) -> Tensor:
     """
     speed = get_speed()
     x = x.clone(memory_format=torch.channels_last) if speed.channels_last else x.clone()
-    forward = _compile(model) if speed.compiled else model
+    forward: Callable[[Tensor], Tensor] = _compile(model) if speed.compiled else model
     if speed.autocast == "none":
         return forward(x)
     with torch.autocast(x.device.type, getattr(torch, speed.autocast)):
@@ -198,7 +199,7 @@ def _try_channels_last(model: nn.Module, x: Tensor) -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _compile(model: nn.Module) -> nn.Module:
+def _compile(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return torch.compile(model)
 
 

@@ -85,7 +85,9 @@ def catch_signals() -> Iterator[None]:
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # Without signals that are ignored, and those whose handlers were not set from Python and cannot be put back.
-    previous = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    previous: dict[int, Callable | int] = {
+        number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
+    }
     received_before = list(_received)
     handler = _Handler(previous)
     for number in previous:
