@@ -1,20 +1,46 @@
 """The only place where an objective meets an attack."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from typing import Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Attack, to_full_precision
-from advcore.cost import CountedModel
+from advcore.attacks.base import Attack, Counted, to_full_precision
 from advcore.errors import must
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
 from advcore.runtime.precision import get_speed
+from advcore.types import Loss
+
+_Bindable = TypeVar("_Bindable")
 
 
-def bind_attack(attack: Attack | None, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> Attack | None:
+class _Rising(Attack, Protocol):
+    """An attack whose ascent one CUDA graph can hold."""
+
+    def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
+        """Return where `rise` starts for x; None if a call takes more than one rise."""
+
+    def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:
+        """Return the x_adv of one start, without waiting for the device."""
+
+
+class _Replaying(Protocol):
+    """A model that can run work by a CUDA graph (`cost.CountedModel`)."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def replay_or_run(
+        self, key: Hashable, work: Callable[..., Tensor], inputs: Sequence[Tensor], passes: tuple[int, int]
+    ) -> Tensor: ...
+
+
+def bind_attack(attack: _Bindable, model: nn.Module, counted: Counted) -> _Bindable:
     """Return the attack with what it needs of the model that it is to attack (`Attack.bind`).
 
     An attack without the method `bind` needs nothing, and is returned as it is. `counted` wraps a network so that its
@@ -45,17 +71,13 @@ def perturb(
     """
     if not is_attacked(objective):
         return x
+    assert attack is not None, "an objective that is attacked has an attack (`describe_mismatch`)"
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
             clean = forward(x)
     if get_speed().channels_last and getattr(attack, "elementwise", False):
         x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
-    if (
-        get_speed().graphed
-        and hasattr(attack, "rise")
-        and hasattr(forward, "replay_or_run")
-        and not forward.model.training
-    ):
+    if get_speed().graphed and _is_rising(attack) and _is_replaying(forward) and not forward.model.training:
         x_adv = _perturb_by_graph(forward, objective, attack, x, y, clean=clean, generator=generator)
         if x_adv is not None:
             return x_adv
@@ -63,14 +85,22 @@ def perturb(
     return attack(partial(_compose, loss, forward), x, generator=generator).detach()
 
 
+def _is_rising(attack: Attack) -> TypeGuard[_Rising]:
+    return hasattr(attack, "rise")
+
+
+def _is_replaying(forward: Callable[[Tensor], Tensor]) -> TypeGuard[_Replaying]:
+    return hasattr(forward, "replay_or_run")
+
+
 def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return loss(forward(x))
 
 
 def _perturb_by_graph(
-    forward: CountedModel,
+    forward: _Replaying,
     objective: Objective,
-    attack: Attack,
+    attack: _Rising,
     x: Tensor,
     y: Tensor,
     *,
@@ -112,4 +142,5 @@ def count_passes(objective: Objective, attack: Attack | None, *, clean_known: bo
     """
     if not is_attacked(objective):
         return 0
+    assert attack is not None, "an objective that is attacked has an attack (`describe_mismatch`)"
     return sum(attack.passes()) + int(needs_clean(objective, attack.climbs) and not clean_known)

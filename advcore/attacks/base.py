@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from advcore.attacks.memory import Perturbations
-from advcore.cost import CountedModel
 from advcore.errors import check_at_least, check_within, require
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
+
+Counted = Callable[[nn.Module], Callable[[Tensor], Tensor]]
+"""Wraps a network so that its passes are counted."""
 
 _ENOUGH_STEPS = 4  # with fewer, an attack cannot judge a model that was trained with it
 _PROBE_STEPS = 10  # of the attack that judges instead
@@ -23,6 +25,7 @@ class Attack(Protocol):
 
     climbs : name of the loss it wants from the objective (`objectives.base.choose_ascent`).
     norm : of its threat model, for records.
+    eps : radius of its ball, in its own units.
     training_only : it may leave the ball (never [0, 1]), and is not fit for evaluation.
     probes_outside : whether it asks for the loss outside its ball, so that only what it returns counts against a model.
     restarts : number of independent starts.
@@ -35,17 +38,30 @@ class Attack(Protocol):
 
     climbs: ClassVar[str]
     norm: ClassVar[str]
-    training_only: bool
     probes_outside: ClassVar[bool]
-    restarts: int
-    remembers: bool
-    few_steps: bool
     elementwise: ClassVar[bool]
+
+    # attacks are frozen, and may compute these: they are to be read alone
+
+    @property
+    def eps(self) -> float: ...
+
+    @property
+    def training_only(self) -> bool: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+    @property
+    def remembers(self) -> bool: ...
+
+    @property
+    def few_steps(self) -> bool: ...
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         """Attack `x` (B, C, H, W) in [0, 1]; return x_adv of the same shape. `generator` is bound to the B examples."""
 
-    def bind(self, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> "Attack":
+    def bind(self, model: nn.Module, counted: Counted) -> "Attack":
         """Return the attack with what it needs of the model; most need nothing.
 
         `counted` wraps a network so that its passes are counted.
@@ -122,15 +138,24 @@ class Bounded:
 
     eps: float
     climbs: ClassVar[str] = "own"
-    training_only: ClassVar[bool] = False
     probes_outside: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False
-    few_steps: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
     described_settings: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
     restarts = 1  # not annotated: a subclass may make it a setting, which then comes in that class's order
     norm: ClassVar[str]
     widest: ClassVar[float]  # the largest eps that means anything
+
+    @property
+    def training_only(self) -> bool:
+        return False
+
+    @property
+    def remembers(self) -> bool:
+        return False
+
+    @property
+    def few_steps(self) -> bool:
+        return False
 
     def __post_init__(self):
         require(self._eps_problem(), *self._more_problems())
@@ -145,28 +170,29 @@ class Bounded:
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return None
 
-    def bind(self, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> "Bounded":
+    def bind(self, model: nn.Module, counted: Counted) -> Self:
         return self
 
-    def recalling(self, memory: Perturbations | None) -> "Bounded":
+    def recalling(self, memory: Perturbations | None) -> Self:
         return self
 
     def probe(self) -> "Bounded":
         return self
 
-    def changed(self, **changes: object) -> "Bounded":
-        changed = replace(self, **changes)
+    def changed(self, **changes: object) -> Self:
+        copy: Callable[..., Self] = replace  # which settings there are is known to the subclass alone
+        changed = copy(self, **changes)
         # what the attack is bound to is stored beside the settings, under names with an underscore
         changed.__dict__.update({name: value for name, value in self.__dict__.items() if name.startswith("_")})
         return changed
 
-    def _with_private(self, name: str, value: object) -> "Bounded":
+    def _with_private(self, name: str, value: object) -> Self:
         """Return the attack bound to `value`, which is stored under a name with an underscore."""
         bound = self.changed()
         bound.__dict__[name] = value
         return bound
 
-    def scaled(self, fraction: float) -> "Bounded":
+    def scaled(self, fraction: float) -> Self:
         return self.changed(eps=self.eps * fraction)
 
 
@@ -199,14 +225,14 @@ class Iterated(Bounded):
         """Return the x_adv of a single start."""
         raise NotImplementedError
 
-    def reference(self, steps: int) -> "Iterated":
+    def reference(self, steps: int) -> Self:
         return self.changed(steps=steps, restarts=1)
 
     @property
     def few_steps(self) -> bool:
         return self.steps < _ENOUGH_STEPS
 
-    def probe(self) -> "Iterated":
+    def probe(self) -> Self:
         return self.changed(steps=_PROBE_STEPS) if self.few_steps else self
 
     def passes(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ pixels in the order (C, H, W) and return tensors with that memory layout; those 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -167,6 +168,12 @@ def l1_distance(x: Tensor, x_adv: Tensor) -> Tensor:
     return (x_adv.double() - x.double()).flatten(1).abs().sum(1)
 
 
+class Projection(Protocol):
+    """Moves x_adv to the ball of radius `eps` around x and into [0, 1]."""
+
+    def __call__(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The functions of one threat model.
@@ -176,7 +183,7 @@ class Geometry:
     distance of two images is D ** power, D their number of pixels.
     """
 
-    project: Callable[[Tensor, Tensor, float], Tensor]
+    project: Projection
     step: Callable[[Tensor, Tensor, float], Tensor]
     start: Callable[[Tensor, float, Stream], Tensor]
     distance: Callable[[Tensor, Tensor], Tensor]

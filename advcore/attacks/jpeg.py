@@ -85,7 +85,7 @@ class JPEGLinf(Functional):
         if channels != 3:  # each channel is treated as luminance
             steps = steps[:1].expand(channels, 8, 8)
             colours = torch.eye(channels, dtype=torch.float64)
-        return tuple(table.to(x) for table in (cosines, steps[:, None, None], colours))
+        return cosines.to(x), steps[:, None, None].to(x), colours.to(x)
 
 
 def _to_blocks(images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -102,14 +103,20 @@ class Embedder:
         """Return the embeddings (B, F) of x, by a forward pass that is not counted."""
         return self._run(self._network, x.clone())[1]
 
+    @overload
+    def measure(self, loss_fn: Loss, x: Tensor, *, losses: Literal[True] = True) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def measure(self, loss_fn: Loss, x: Tensor, *, losses: bool) -> tuple[Tensor | None, Tensor]: ...
+
     def measure(self, loss_fn: Loss, x: Tensor, *, losses: bool = True) -> tuple[Tensor | None, Tensor]:
         """Return losses (B,), if they are asked for, and embeddings (B, F) of x.
 
         Cost: one pass if the attacked model is the network; else one of the network, and one for the losses.
         """
         if self._forward is None:
-            values, embeddings = self._run(loss_fn, x)
-            return values, embeddings + _zeros_of(values)
+            out, embeddings = self._run(loss_fn, x)
+            return out, embeddings + _zeros_of(out)
         values = loss_fn(x) if losses else None
         logits, embeddings = self._run(self._forward, x)
         return values, embeddings + _zeros_of(logits.sum(1))

@@ -91,7 +91,8 @@ class Perturbations:
         place: torch.device | None = None,
     ):
         self.settings = settings
-        self.shape = tuple(shape)
+        channels, height, width = shape
+        self.shape = (channels, height, width)
         self.device = device
         self.augment = augment
         self.place = device if place is None else place

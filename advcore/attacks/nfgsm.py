@@ -1,7 +1,7 @@
 """N-FGSM: one signed step from a noisy image, not projected onto the ball; for training."""
 
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class NFGSM(Bounded):
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         return linf_distance(x, x_adv) - self.eps
 
-    def scaled(self, fraction: float) -> "NFGSM":
+    def scaled(self, fraction: float) -> Self:
         return self.changed(eps=self.eps * fraction, step_size=self.length * fraction or None)
 
     def passes(self) -> tuple[int, int]:

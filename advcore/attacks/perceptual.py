@@ -2,14 +2,13 @@
 
 import copy
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Iterated, input_gradient
+from advcore.attacks.base import Counted, Iterated, input_gradient
 from advcore.attacks.lpips import Embedder, catch_activations, embedding_distance, project
-from advcore.cost import CountedModel
 from advcore.errors import ConfigError, check_at_least, must
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -62,7 +61,7 @@ class Perceptual(Iterated):
     _external: ClassVar[nn.Module | None] = None
     _embedder: ClassVar[Embedder | None] = None
 
-    def by(self, network: nn.Module) -> "Perceptual":
+    def by(self, network: nn.Module) -> Self:
         """Return the attack with its distance measured in a frozen copy of `network`, not in the attacked model."""
         return self._with_private("_external", copy.deepcopy(network).eval().requires_grad_(False))
 
@@ -84,7 +83,7 @@ class Perceptual(Iterated):
         """Passes that margins and distances of an image take together: an external network adds one."""
         return 1 if self._external is None and self.network is None else 2
 
-    def bind(self, model: nn.Module, counted: Callable[[nn.Module], CountedModel]) -> "Perceptual":
+    def bind(self, model: nn.Module, counted: Counted) -> Self:
         if self._external is None and self.network is not None:
             raise ConfigError(must("network", "loaded first (`attack.by(module)`)", self.network))
         network, forward = model, None
@@ -140,11 +139,12 @@ def ascend(
     Returns the next point (B, C, H, W), and margins and distances (B,) before the step.
     Reference: Laidlaw et al. 2021, algorithm 2.
     """
-    observations: list[Observation] = []
+    observations: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def lagrangian(images: Tensor) -> Tensor:
         observation = observe(images)
-        observations.append(observation)
+        assert observation.margins is not None, "margins are left out only where margins=False"
+        observations.append((observation.margins, observation.embeddings, observation.distances))
         return observation.margins.clamp_max(clip) - penalty * (observation.distances - eps).relu()
 
     _, gradient = input_gradient(lagrangian, x_adv)
@@ -175,7 +175,7 @@ class FastLPA(Perceptual):
     def training_only(self) -> bool:
         return not self.project
 
-    def probe(self) -> "FastLPA":
+    def probe(self) -> Self:
         return super().probe().changed(project=True)
 
     def _count_passes_once(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -110,23 +110,23 @@ class PGD(Iterated):
     def remembers(self) -> bool:
         return self.start == "remembered"
 
-    def recalling(self, memory: Perturbations | None) -> "PGD":
+    def recalling(self, memory: Perturbations | None) -> Self:
         return self._with_private("_memory", memory)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         return self.geometry.distance(x, x_adv) - self.eps
 
-    def scaled(self, fraction: float) -> "PGD":
+    def scaled(self, fraction: float) -> Self:
         return self.changed(eps=self.eps * fraction, step_size=self.length * fraction or None)
 
-    def reference(self, steps: int) -> "PGD":
+    def reference(self, steps: int) -> Self:
         return super().reference(steps)._without_memory()
 
-    def probe(self) -> "PGD":
+    def probe(self) -> Self:
         probe = super().probe()._without_memory()
         return probe if probe.steps == self.steps else probe.changed(step_size=None)
 
-    def _without_memory(self) -> "PGD":
+    def _without_memory(self) -> Self:
         return self.changed(start="uniform") if self.remembers else self
 
 

@@ -56,6 +56,7 @@ def find_steepest_step(observe: Observe, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         observation = observe(x)
+        assert observation.margins is not None, "margins are left out only where margins=False"
         gradient = gradient_of(observation.margins.clamp_max(MAX_MARGIN).sum(), x, retain_graph=True)
     gradient = gradient.nan_to_num(0, 0, 0)
     embeddings = observation.embeddings.detach()

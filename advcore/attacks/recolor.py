@@ -39,8 +39,8 @@ class ReColorAdv(Functional):
         return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")
 
     def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
-        require(self.problem(tuple(x.shape[1:])))
-        channels = x.shape[1]
+        _, channels, height, width = x.shape
+        require(self.problem((channels, height, width)))
         axes = [self.resolution] * channels + [1] * (3 - channels)
         return len(x), channels, *axes
 

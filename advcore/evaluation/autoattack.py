@@ -63,6 +63,7 @@ class AutoAttack:
     version: str = "standard"
     training_only: ClassVar[bool] = False
     restarts: ClassVar[int] = 1
+    _classes: ClassVar[float] = math.inf  # of the model; a whole number where it is known (`for_classes`)
 
     def __post_init__(self):
         require(
@@ -132,13 +133,14 @@ class AutoAttack:
 
     def _substitute(self, part: str | None) -> str | None:
         """Return the attack itself if the model has enough classes for it, else its form for fewer, else None."""
-        while part is not None and _FEWEST_CLASSES.get(part, 2) > getattr(self, "_classes", math.inf):
+        while part is not None and _FEWEST_CLASSES.get(part, 2) > self._classes:
             part = _SUBSTITUTES.get(part)
         return part
 
     def adversarial(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
         """Attack images x (B, C, H, W) that are classified right; those not fooled are returned unchanged."""
-        require(self.problem(tuple(x.shape[1:])))
+        _, channels, height, width = x.shape
+        require(self.problem((channels, height, width)))
         package = _import_package()
         names = _ARGUMENTS[package.__name__]
         single = self.version in _SINGLE

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from advcore import distributed
 from advcore.adversary import bind_attack
@@ -16,7 +15,7 @@ from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.compatibility import check_fits, class_count
-from advcore.data.contract import batches_for, chunked
+from advcore.data.contract import MapStyle, batches_for, chunked
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack
@@ -70,7 +69,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    dataset: Dataset | Source,
+    dataset: MapStyle | Source,
     attacks: Sequence[Attack | AutoAttack] = (),
     *,
     seed: int = 0,

@@ -56,7 +56,7 @@ def find_robust(
     each on the examples still right.
     """
     robust, x_adv = correct.clone(), x.clone()
-    single = attack.changed(restarts=1) if attack.restarts > 1 else attack
+    single = _cut_to_single(attack)
     for restart in range(attack.restarts):
         remaining = robust.nonzero()[:, 0]
         if not len(remaining):
@@ -64,8 +64,8 @@ def find_robust(
         images = x[remaining]
         draws = stream.take(remaining).child("try", restart)
         watched = WatchedLoss(forward, attack, y[remaining])
-        if isinstance(attack, AutoAttack):
-            last_points = attack.adversarial(forward, images, y[remaining], draws)
+        if isinstance(single, AutoAttack):
+            last_points = single.adversarial(forward, images, y[remaining], draws)
         else:
             last_points = single(watched, images, generator=draws)
         with torch.no_grad():
@@ -73,6 +73,13 @@ def find_robust(
         robust[remaining] = ~watched.fooled
         x_adv[remaining] = watched.worst_points(last_points).to(x_adv)
     return robust, x_adv
+
+
+def _cut_to_single(attack: Attack | AutoAttack) -> Attack | AutoAttack:
+    """Return the attack with a single start."""
+    if isinstance(attack, AutoAttack) or attack.restarts <= 1:
+        return attack
+    return attack.changed(restarts=1)
 
 
 class WatchedLoss:
@@ -109,6 +116,7 @@ class WatchedLoss:
 
     def worst_points(self, x_adv: Tensor) -> Tensor:
         """Return (B, C, H, W): where each example was first misclassified, or its image in `x_adv` if it never was."""
+        assert self._first_fooled_at is not None, "a point was noted before (`judge`)"
         return torch.where(_per_image(self.fooled, x_adv), self._first_fooled_at, x_adv)
 
     def _note(self, x_adv: Tensor, logits: Tensor) -> None:

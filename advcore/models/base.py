@@ -49,12 +49,16 @@ class ModelSettings:
     def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """Build the network for normalised images (C, H, W), and name its family in it."""
         network = self.parts[-1](**self.arguments(num_classes, shape))
+        assert isinstance(network, nn.Module), "the last of the parts builds the network"
         setattr(network, FAMILY, self.family)
         return network
 
 
 class Normalize(nn.Module):
     """Normalises images (B, C, H, W) in [0, 1] per channel: (x - mean) / std."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
@@ -70,12 +74,15 @@ def channel_statistics(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tupl
 
     The deviation of a constant channel is 1.
     """
-    count = total = squares = 0
+    count = 0
+    total: Tensor | int = 0
+    squares: Tensor | int = 0
     for _, x, _ in batches:
         x = x.double()
         count += x.numel() // x.shape[1]
         total = total + x.sum((0, 2, 3))
         squares = squares + x.square().sum((0, 2, 3))
+    assert isinstance(total, Tensor) and isinstance(squares, Tensor), "there is at least one batch"
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
     return mean, torch.where(std > 1e-6, std, torch.ones_like(std))

@@ -21,8 +21,9 @@ class Objective(Protocol):
     passes: ClassVar[tuple[str, ...]]
     ascent_needs_clean: ClassVar[bool]
 
-    def loss(self, y: Tensor, **logits: Tensor) -> Tensor:
-        """Return (B,) losses, from labels (B,) and one (B, C) tensor of logits for each name in `passes`."""
+    @property
+    def loss(self) -> Callable[..., Tensor]:
+        """Method of labels (B,), and (B, C) logits by name for each of `passes`, that returns (B,) losses."""
 
     def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         """Return the loss of the inner maximisation, as a function of adversarial logits (B, C) to (B,).

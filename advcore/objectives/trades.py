@@ -40,4 +40,5 @@ class Trades:
         return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence(clean, adversarial)
 
     def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
+        assert clean is not None, "an attack that climbs this loss is given the clean logits (`ascent_needs_clean`)"
         return partial(divergence, clean.detach())
