@@ -240,6 +240,7 @@ def _compute_checks(
     with preserve_random_state(), borrow(net), torch.no_grad(), force_float32():
         checks = {"noise": _run_on_noise(net, shape)}
         if samples:
+            assert test is not None, "samples are of a test set"
             checks["samples"] = _run_on_samples(net, test, samples, seed)
     return checks
 
