@@ -170,7 +170,8 @@ def _for_this_machine(config: RunConfig) -> RunConfig:
     """Return the run's settings for any device, without downloads and without trackers."""
     data = config.data
     if getattr(data, "download", False):
-        data = replace(data, download=False)
+        changes: dict = {"download": False}  # a setting of some data sets
+        data = replace(data, **changes)
     return replace(config, device="auto", data=data, tracking=[])
 
 
