@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -397,7 +397,7 @@ def list_(
     from advcore.runner.schema import TABLES
     from advcore.selection.partition import PARTITIONS
 
-    tables = TABLES | {"partitions": PARTITIONS, "gradients": GRADIENTS}
+    tables: dict[str, Mapping[str, object]] = {**TABLES, "partitions": PARTITIONS, "gradients": GRADIENTS}
     if kind:
         require(check_one_of("kind", kind, tables))
         tables = {kind: tables[kind]}
@@ -437,7 +437,7 @@ def check(
     ]
     typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
     print_table("", ("", ""), rows)
-    if offers:
+    if cost is not None and offers:
         _print_offers(offers, cost, prepared.config)
     print_next(command_line("run", file, overrides=set_ or ()))
 

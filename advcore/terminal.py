@@ -115,6 +115,8 @@ class _RunBars:
         self._progress.update(self._phase_bar, completed=done, total=total)
 
     def _show_epochs(self, done: int, description: str) -> None:
+        if self._epochs is None:
+            return
         if self._epochs_bar is None and done < self._epochs:
             self._epochs_bar = self._progress.add_task("epochs", total=self._epochs)
         if self._epochs_bar is None:
@@ -145,9 +147,15 @@ def _live_progress(*, counts: bool = True) -> Iterator:
     times = [MofNCompleteColumn(), TimeRemainingColumn()] if counts else [TimeElapsedColumn()]
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *times)
     shares_terminal = console.is_terminal and sys.stderr.isatty()
-    options = {"transient": True, "disable": not console.is_terminal, "redirect_stderr": shares_terminal}
+    bars = Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stderr=shares_terminal,
+    )
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(*columns, console=console, **options))
+        progress = stack.enter_context(bars)
         if shares_terminal:
             stack.enter_context(_logging_to_stderr())
         yield progress
@@ -164,7 +172,7 @@ def _logging_to_stderr() -> Iterator[None]:
         yield
 
 
-def _describe_epoch(entry: dict, epochs: int) -> str:
+def _describe_epoch(entry: dict, epochs: int | None) -> str:
     return "  ".join(
         [
             f"epoch {entry['epoch'] + 1:3d}/{epochs}",

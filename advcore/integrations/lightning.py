@@ -1,6 +1,7 @@
 """Lightning: a callback that trains on coresets, and selects a new one every few epochs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
+from typing import cast
 
 import torch
 from torch import nn
@@ -61,7 +62,8 @@ class AdversarialCoresetCallback(Callback):
         self.dataset, self.network = dataset, network
         self.coreset: Coreset | None = None
         self._loader_epoch: int | None = None  # the last epoch whose loader Lightning asked for
-        self._replaced: list[tuple[object, object]] = []  # owner, and its own `train_dataloader` if it had one
+        # owner, and its own `train_dataloader` if it had one
+        self._replaced: list[tuple[LightningModule | LightningDataModule, object]] = []
 
     def selection_epoch(self, epoch: int) -> int | None:
         """Return the epoch whose selection this epoch trains on; None for an epoch on all data."""
@@ -118,7 +120,8 @@ class AdversarialCoresetCallback(Callback):
         """Return the examples that the epoch trains on, after a selection if one is due."""
         selection_epoch = self.selection_epoch(epoch)
         if selection_epoch is None:
-            return WeightedSubset(dataset, list(range(len(dataset))), torch.ones(len(dataset)))
+            size = _count_examples(dataset)
+            return WeightedSubset(dataset, list(range(size)), torch.ones(size))
         if self.coreset is None or self.coreset.epoch != selection_epoch:
             plain = dataset if self.dataset is None else self.dataset
             self.coreset = self.selector.select(
@@ -140,12 +143,18 @@ class AdversarialCoresetCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, dict | None]) -> None:
         state = state_dict["coreset"]
-        self.coreset = state and Coreset.from_state(state)
+        self.coreset = None
+        if state is not None:
+            self.coreset = Coreset.from_state(state)
+
+
+def _count_examples(dataset: Dataset) -> int:
+    return len(cast("Sized", dataset))  # torch's class has no length; every map-style data set has
 
 
 def _draws_each_once(loader: DataLoader) -> bool:
     """Return whether an epoch has every example once."""
     sampler = loader.sampler
     if isinstance(sampler, RandomSampler):
-        return not sampler.replacement and len(sampler) == len(loader.dataset)
+        return not sampler.replacement and len(sampler) == _count_examples(loader.dataset)
     return isinstance(sampler, SequentialSampler)

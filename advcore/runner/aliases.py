@@ -186,6 +186,8 @@ def _suggest_other_entries(settings: Collection[str], table: str | None) -> str:
 
 
 def _entries_with(setting: str, table: str | None) -> list[str]:
+    if table is None:
+        return []
     classes = TABLES.get(table, {})
     return [name for name, cls in classes.items() if setting in (field.name for field in dataclasses.fields(cls))]
 

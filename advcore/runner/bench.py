@@ -93,6 +93,7 @@ def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) ->
         return methods
     if saved.get("of") == _hash_basis(suite, methods):
         return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
+    assert suite.reference is not None, "a suite without a reference leaves out all baselines"
     check_writable(folder)  # before any data are read
     return add_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
 

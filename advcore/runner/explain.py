@@ -51,6 +51,7 @@ def _count_selections(trainer: Trainer) -> int:
 
 def _describe_selections(trainer: Trainer, share: float, n: int) -> str:
     times = format_count(_count_selections(trainer), "selection")
+    assert trainer.selector is not None, "a run without a selector selects nothing"
     passes = count_selection_units(trainer.selector)
     return f"{share:.2f} into {times} ({passes} passes for each of {n:,} training examples)"
 
@@ -59,6 +60,7 @@ def _list_cheaper_selections(trainer: Trainer) -> list[str]:
     ways = []
     if _count_selections(trainer) > 1:
         ways.append("a longer selection.period")
+    assert trainer.selector is not None, "a run without a selector selects nothing"
     if getattr(trainer.selector.attack, "steps", 1) > 1:
         ways.append("fewer steps in selection.attack")
     return [*ways, "more training.epochs with as many selections"]

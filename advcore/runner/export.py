@@ -217,7 +217,8 @@ def _describe_data(record: RunRecord, config: RunConfig, samples: int) -> tuple[
     if samples == 0 and {"shape", "class_counts"} <= known.keys():
         return tuple(known["shape"]), len(known["class_counts"]), None
     loaded = config.data.load(torch.device("cpu"))
-    return tuple(loaded.train.shape), loaded.num_classes, loaded.test
+    channels, height, width = loaded.train.shape
+    return (channels, height, width), loaded.num_classes, loaded.test
 
 
 def build_network(config: RunConfig, num_classes: int, shape: Shape) -> nn.Module:
@@ -239,7 +240,7 @@ def _compute_checks(
     """Compute the logits that the loader compares with its own: on noise, and on test images if there are `samples`."""
     with preserve_random_state(), borrow(net), torch.no_grad(), force_float32():
         checks = {"noise": _run_on_noise(net, shape)}
-        if samples:
+        if samples and test is not None:
             checks["samples"] = _run_on_samples(net, test, samples, seed)
     return checks
 

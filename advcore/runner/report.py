@@ -5,6 +5,7 @@ import io
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 import torch
@@ -106,10 +107,10 @@ def _make_link(target: Path, page: Path) -> str:
 
 def gather_beside(folder: Path, record: RunRecord, images: int) -> RunFiles:
     """Return weights and images from a run's folder, and a line about each of them that is missing."""
-    coresets, missing = {}, {}
-    for epoch in pick_evenly(
-        [selection.get("epoch") for selection in record.selections], MOST_HISTOGRAMS
-    ):  # no more than are drawn
+    coresets: dict[int, Coreset] = {}
+    missing: dict[int, str] = {}
+    epochs = cast("list[int]", [selection.get("epoch") for selection in record.selections])  # others are refused below
+    for epoch in pick_evenly(epochs, MOST_HISTOGRAMS):  # no more than are drawn
         try:
             coresets[epoch] = _load_coreset(folder, epoch)
         except (AdvcoreError, OSError) as error:
@@ -119,7 +120,7 @@ def gather_beside(folder: Path, record: RunRecord, images: int) -> RunFiles:
     return RunFiles(weights=weights, no_weights=missing, galleries=galleries, about_images=notes)
 
 
-def _load_coreset(folder: Path, epoch: int) -> Coreset:
+def _load_coreset(folder: Path, epoch: object) -> Coreset:
     if type(epoch) is not int:
         raise CheckpointError(f"the record names no epoch, but {epoch!r}")
     path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
@@ -155,21 +156,22 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
     prepared = prepare(_for_this_machine(from_dict(record.config)), scores=False)
     coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
     load_state(prepared.model, weights)
-    epoch = read_json(weights.with_suffix(".json")).get("epoch")
+    facts = cast("dict[str, int | None]", read_json(weights.with_suffix(".json")))
     positions = {int(index): i for i, index in enumerate(prepared.data.part)}
     galleries = []
     for title, members in choose_by_weight(coreset, images):
         indices = coreset.indices[members]
         examples = _attack_examples(prepared, torch.tensor([positions[int(index)] for index in indices]))
         galleries.append((title, _show_examples(examples, indices, coreset.weights[members])))
-    return galleries, _describe_images(prepared, coreset, epoch)
+    return galleries, _describe_images(prepared, coreset, facts.get("epoch"))
 
 
 def _for_this_machine(config: RunConfig) -> RunConfig:
     """Return the run's settings for any device, without downloads and without trackers."""
     data = config.data
     if getattr(data, "download", False):
-        data = replace(data, download=False)
+        changes: dict = {"download": False}  # a setting of some data sets
+        data = replace(data, **changes)
     return replace(config, device="auto", data=data, tracking=[])
 
 
@@ -216,9 +218,13 @@ def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
             return _Examples(x, y, predicted, x_adv=x_adv, predicted_adv=model(x_adv).argmax(1))
 
 
-def _selection_attack(prepared: Prepared) -> Attack | None:
+def _selection_attack(prepared: Prepared) -> Attack:
+    """Return the attack of selections, of a run whose objective is attacked."""
     config = prepared.config
-    attack = (config.selection and config.selection.attack) or config.attack
+    attack: Attack | None = config.attack
+    if config.selection is not None and config.selection.attack is not None:
+        attack = config.selection.attack
+    assert attack is not None, "an objective that is attacked has an attack"
     # one that remembers perturbations starts without any
     return attack.recalling(None) if getattr(attack, "remembers", False) else attack
 
@@ -229,7 +235,8 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     if not is_attacked(prepared.config.objective):
         return [Note(f"{text}; this objective is not attacked.")]
     facts = _selection_attack(prepared).describe()
-    attack = f"{facts['norm']} {format_pixels(facts['eps'])}"
+    eps = cast("float", facts["eps"])
+    attack = f"{facts['norm']} {format_pixels(eps)}"
     if facts.get("steps") is not None:
         attack += f", steps: {facts['steps']}"
     when = "" if epoch is None else f" after epoch {epoch + 1}"
@@ -248,7 +255,7 @@ def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> lis
         images = [(f"example {index}", encode_png(examples.x[i]))]
         lines = [f"weight {weight:.4g}, class {int(examples.y[i])}", f"example {index}"]
         prediction = f"predicted {int(examples.predicted[i])}"
-        if examples.x_adv is not None:
+        if examples.x_adv is not None and examples.predicted_adv is not None:
             change = examples.x_adv[i] - examples.x[i]
             factor = 0.5 / max(float(change.abs().max()), 1e-6)
             images += [

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 from advcore.errors import ConfigError, UserError, check_one_of, must, require
 from advcore.runner import build
@@ -180,7 +181,7 @@ def _share_cost(methods: dict[str, Settings], reference: str | None) -> dict[str
     Without a reference, the first method's. Steps and epochs of the reference are filled in where they are left out.
     """
     first = methods[reference or next(iter(methods))]
-    cost = dict(first.get("cost") or {})
+    cost = dict(cast("Settings", first.get("cost") or {}))
     with contextlib.suppress(ConfigError):  # `resolve_methods` raises it, with the method's name
         config = from_dict(first)
         usual = {

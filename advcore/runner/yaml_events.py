@@ -24,15 +24,17 @@ MOST_CHARACTERS = 1_000_000
 """Characters of all scalars, where aliases are followed."""
 DEEPEST = 30
 """Levels of lists and mappings, where aliases are followed."""
+ValueEvent = yaml.NodeEvent | yaml.CollectionEndEvent
+"""A value, a key, or the beginning or the end of a list or mapping."""
 
 
-def read_events(text: str) -> list[yaml.Event]:
+def read_events(text: str) -> list[ValueEvent]:
     """Return the events of the text's values, keys, and ends of lists and mappings; none for an empty text.
 
     Raises ConfigError, in one line with line and column, for a text that is not YAML, holds several documents, exceeds
     a limit, or has an anchor or alias that makes no sense.
     """
-    events: list[yaml.Event] = []
+    events: list[ValueEvent] = []
     meter = _Meter()
     documents = 0
     for event in _scan(text):
@@ -40,7 +42,7 @@ def read_events(text: str) -> list[yaml.Event]:
             case yaml.DocumentStartEvent():
                 documents += 1
                 if documents > 1:
-                    raise error_at(event.start_mark, "a text must hold one document, another document begins here")
+                    raise error_at(find_start(event), "a text must hold one document, another document begins here")
             case yaml.NodeEvent():
                 meter.enter(event)
                 events.append(event)
@@ -48,6 +50,12 @@ def read_events(text: str) -> list[yaml.Event]:
                 meter.leave()
                 events.append(event)
     return events
+
+
+def find_start(event: yaml.Event) -> yaml.Mark:
+    """Return where an event begins."""
+    assert isinstance(event.start_mark, yaml.Mark), "PyYAML's parser in Python marks every event"
+    return event.start_mark
 
 
 def error_at(mark: yaml.Mark, text: str) -> ConfigError:
@@ -99,6 +107,7 @@ def _scan(text: str) -> Iterator[yaml.Event]:
         while scanner.check_event():
             yield scanner.get_event()
     except yaml.MarkedYAMLError as error:
+        assert error.problem is not None and error.problem_mark is not None, "scanner and parser say what and where"
         is_tab = "\\t" in error.problem
         raise error_at(error.problem_mark, "a tab cannot indent; use spaces" if is_tab else error.problem) from None
     except ConfigError:
@@ -141,17 +150,17 @@ class _Meter:
     def enter(self, event: yaml.NodeEvent) -> None:
         """Count a value or key. Raises ConfigError where it exceeds a limit, or its anchor or alias makes no sense."""
         if isinstance(event, yaml.AliasEvent):
-            self._count(self._find_size(event), event.start_mark)
+            self._count(self._find_size(event), find_start(event))
             return
         if event.anchor in self._sizes:
-            raise error_at(event.start_mark, f"the anchor {format_value(event.anchor)} stands twice; rename one")
+            raise error_at(find_start(event), f"the anchor {format_value(event.anchor)} stands twice; rename one")
         if isinstance(event, yaml.ScalarEvent):
             size = _Size(values=1, characters=len(event.value), levels=0)
-            self._count(size, event.start_mark)
+            self._count(size, find_start(event))
             self._keep_size(event.anchor, size)
         else:
             collection = _OpenCollection(event.anchor, self._values, self._characters)
-            self._count(_Size(values=1, characters=0, levels=1), event.start_mark)
+            self._count(_Size(values=1, characters=0, levels=1), find_start(event))
             self._keep_size(event.anchor, None)
             self._open.append(collection)
 
@@ -170,10 +179,10 @@ class _Meter:
 
     def _find_size(self, alias: yaml.AliasEvent) -> _Size:
         if alias.anchor not in self._sizes:
-            raise error_at(alias.start_mark, f"the alias {format_value(alias.anchor)} has no anchor before it")
+            raise error_at(find_start(alias), f"the alias {format_value(alias.anchor)} has no anchor before it")
         size = self._sizes[alias.anchor]
         if size is None:
-            raise error_at(alias.start_mark, "an alias must not stand inside what it means")
+            raise error_at(find_start(alias), "an alias must not stand inside what it means")
         return size
 
     def _count(self, size: _Size, mark: yaml.Mark) -> None:

@@ -5,6 +5,7 @@ module imports no torch, so that a file that cannot be read is refused at once.
 """
 
 import copy
+import enum
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from advcore.errors import ConfigError, format_value, must, shorten
-from advcore.runner.yaml_events import LARGEST_TEXT, error_at, read_events
+from advcore.runner.yaml_events import LARGEST_TEXT, ValueEvent, error_at, find_start, read_events
 
 LONGEST_NUMBER = 400
 """Characters of a number."""
@@ -95,36 +96,44 @@ def _parse_override(text: str) -> Override:
 # ---- values ----
 
 
-class _MergeKey:
+class _Merge(enum.Enum):
     """Marks a plain `<<`."""
 
+    KEY = "<<"
 
-Node = Value | type[_MergeKey]
+
+Key = Scalar | _Merge
+Node = Value | _Merge
 
 
 class _Builder:
     """Builds the values of events that are known to be within the limits."""
 
-    def __init__(self, events: list[yaml.Event]):
+    def __init__(self, events: list[ValueEvent]):
         self._events = iter(events)
         self._anchored: dict[str, Node] = {}
 
     def build(self) -> Value:
         """Return the value of the whole text, None for an empty one."""
-        event = next(self._events, None)
-        return event and self._build_value(event)
+        event = next(self._next_entries(), None)
+        if event is None:
+            return None
+        return self._build_value(event)
 
     def _build_value(self, event: yaml.NodeEvent) -> Value:
         value = self._build_node(event)
-        if value is _MergeKey:
-            raise error_at(event.start_mark, "<< must be the key of a merge; put it into quotes where it is text")
+        if value is _Merge.KEY:
+            raise error_at(find_start(event), "<< must be the key of a merge; put it into quotes where it is text")
         return value
 
     def _build_node(self, event: yaml.NodeEvent) -> Node:
         if isinstance(event, yaml.AliasEvent):
+            assert event.anchor is not None, "an alias names an anchor"
             return copy.deepcopy(self._anchored[event.anchor])
+        assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)), "there are no other values"
         if event.tag is not None:
-            raise _tag_error(event)
+            raise _tag_error(event, event.tag)
+        value: Node
         if isinstance(event, yaml.ScalarEvent):
             value = _read_scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -145,52 +154,54 @@ class _Builder:
     def _build_mapping(self) -> dict:
         explicit: dict[Scalar, Value] = {}
         sources: list[dict] = []
-        names: set[Node] = set()
+        names: set[Key] = set()
         for key_event in self._next_entries():
             key = self._build_key(key_event, names)
-            value_event = next(self._events)
+            value_event = next(self._next_entries())
             value = self._build_value(value_event)
-            if key is _MergeKey:
-                sources = _list_sources(value, value_event.start_mark)
+            if key is _Merge.KEY:
+                sources = _list_sources(value, find_start(value_event))
             else:
                 explicit[key] = value
         return _merge(explicit, sources)
 
-    def _build_key(self, event: yaml.NodeEvent, names: set[Node]) -> Node:
+    def _build_key(self, event: yaml.NodeEvent, names: set[Key]) -> Key:
         """Return a key, and add its names to those of the mapping. Raises ConfigError for a name already among them."""
         if isinstance(event, yaml.CollectionStartEvent):
-            raise error_at(event.start_mark, "a setting's name must be text")
+            raise error_at(find_start(event), "a setting's name must be text")
         key = self._build_node(event)
         if isinstance(key, (dict, list)):  # an alias of a collection
-            raise error_at(event.start_mark, "a setting's name must be text")
+            raise error_at(find_start(event), "a setting's name must be text")
         key_names = _list_names(key)
         if key_names & names:
-            text = "<<" if key is _MergeKey else key
-            raise error_at(event.start_mark, f"the key {format_value(text)} stands twice; keep one")
+            text = "<<" if key is _Merge.KEY else key
+            raise error_at(find_start(event), f"the key {format_value(text)} stands twice; keep one")
         names |= key_names
         return key
 
 
-def _tag_error(event: yaml.NodeEvent) -> ConfigError:
-    text = f"the tag {format_value(event.tag.replace('tag:yaml.org,2002:', '!!'))}"
+def _tag_error(event: yaml.NodeEvent, tag: str) -> ConfigError:
+    text = f"the tag {format_value(tag.replace('tag:yaml.org,2002:', '!!'))}"
     if isinstance(event, yaml.ScalarEvent):
         text += f" of {format_value(event.value)}"
-    return error_at(event.start_mark, f"{text} cannot be read; write plain values, and text in quotes")
+    return error_at(find_start(event), f"{text} cannot be read; write plain values, and text in quotes")
 
 
-def _list_names(key: Node) -> set[Node]:
+def _list_names(key: Key) -> set[Key]:
     """Return the key itself, since 1 equals 1.0, and its text in JSON, where 1 and '1' are the same."""
-    if key is _MergeKey or isinstance(key, str):
+    if key is _Merge.KEY or isinstance(key, str):
         return {key}
     return {key, json.dumps(key)}
 
 
 def _list_sources(value: Value, mark: yaml.Mark) -> list[dict]:
     sources = value if isinstance(value, list) else [value]
+    mappings = []
     for source in sources:
         if not isinstance(source, dict):
             raise error_at(mark, must("<<", "a mapping, or a list of mappings", source))
-    return sources
+        mappings.append(source)
+    return mappings
 
 
 def _merge(explicit: dict, sources: list[dict]) -> dict:
@@ -212,22 +223,22 @@ _NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:[eE][-+]?[0-9]+)?(?:/{_DECIMAL})?")
 _WHOLE_NUMBER = re.compile(r"[-+]?[0-9]+")
 
 
-def _read_scalar(event: yaml.ScalarEvent) -> Scalar | type[_MergeKey]:
+def _read_scalar(event: yaml.ScalarEvent) -> Scalar | _Merge:
     """Return quoted text and blocks unchanged, and a plain scalar as a constant, a number or text."""
     text: str = event.value
     if _UNFIT.search(text):
-        raise error_at(event.start_mark, "text must be characters without NUL or half of a pair")
+        raise error_at(find_start(event), "text must be characters without NUL or half of a pair")
     if not event.implicit[0]:  # quoted text, or a block
         return text
     if text == "<<":
-        return _MergeKey
+        return _Merge.KEY
     if text in _WORDS:
         return _WORDS[text]
     if len(text) > LONGEST_NUMBER and not text.strip(_NUMBER_CHARACTERS):
-        raise error_at(event.start_mark, f"a number must have at most {LONGEST_NUMBER} characters")
+        raise error_at(find_start(event), f"a number must have at most {LONGEST_NUMBER} characters")
     if len(text) > LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         return text
-    return _read_number(text, event.start_mark)
+    return _read_number(text, find_start(event))
 
 
 def _read_number(text: str, mark: yaml.Mark) -> int | float:

@@ -41,7 +41,7 @@ class Tracking:
 
     def _open(self, name: str, tracker: Tracker, run_name: str, config: Mapping[str, object]) -> None:
         file = self.folder / f"{name}.json"
-        saved = {"told": 0, "kept": {}}
+        saved: dict = {"told": 0, "kept": {}}
         if file.exists():
             saved = read_sealed(check_inside(file, self.folder.parent), _SCHEMA, unsealed="")
         if not _ID.fullmatch(saved["kept"].get("id", "none")):
@@ -64,8 +64,10 @@ class Tracking:
 
     def _log(self, name: str, sink: Sink, rows: Sequence[Row]) -> None:
         for row in rows[sink.epochs_logged :]:
-            sink.log(row["epoch"], numbers(row))
-            sink.epochs_logged = row["epoch"] + 1
+            epoch = row["epoch"]
+            assert isinstance(epoch, int), "a row begins with the number of its epoch"
+            sink.log(epoch, numbers(row))
+            sink.epochs_logged = epoch + 1
             self._save_state(name)
 
     def report(self, events: list[dict], epoch: int) -> None:
