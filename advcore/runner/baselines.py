@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from advcore.attacks import NFGSM, LinfPGD
-from advcore.attacks.base import Attack
+from advcore.attacks.base import Attack, Bounded
 from advcore.attacks.memory import Memory
 from advcore.errors import UserError
 from advcore.minibatch.base import AttackSubset, UpdateSubset
@@ -236,9 +236,11 @@ def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tu
     steps = getattr(full.attack, "steps", None)
     if steps is None or steps < 2:
         return
+    attack = full.attack
+    assert attack is not None, "it has steps"
     full = replace(full, training=replace(full.training, attack_steps=None))
     for fewer in range(1, steps):
-        config = replace(full, attack=_set_steps(full.attack, fewer))
+        config = replace(full, attack=_set_steps(attack, fewer))
         planned = plan_cost(config, counts)
         if planned >= cost - planned / full.training.epochs / 2:
             break
@@ -250,8 +252,10 @@ def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tu
 def _set_steps(attack: Attack, steps: int) -> Attack:
     if not hasattr(attack, "step_size"):
         return attack.changed(steps=steps)
-    single = steps == 1 and attack.norm == "linf"
-    return attack.changed(steps=steps, step_size=FAT_STEP * attack.eps if single else None)
+    step_size = None
+    if steps == 1 and isinstance(attack, Bounded) and attack.norm == "linf":
+        step_size = FAT_STEP * attack.eps
+    return attack.changed(steps=steps, step_size=step_size)
 
 
 def _list_single_step(full: RunConfig, added: tuple[str, ...]) -> Iterator[tuple[str, RunConfig]]:
@@ -259,6 +263,7 @@ def _list_single_step(full: RunConfig, added: tuple[str, ...]) -> Iterator[tuple
 
     FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
     """
+    assert isinstance(full.attack, Bounded), "it has the norm linf"
     eps = full.attack.eps
     training = replace(full.training, attack_steps=None, memory=Memory())
     if "fat" in added:

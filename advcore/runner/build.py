@@ -14,6 +14,7 @@ from advcore.attacks.base import Attack
 from advcore.data.base import Data
 from advcore.data.contract import chunked
 from advcore.errors import ConfigError, UserError, must, require
+from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, channel_statistics, find_head
 from advcore.rng import Stream, preserve_random_state
@@ -93,7 +94,7 @@ def build_selector(config: RunConfig) -> AdversarialCoreset | None:
         )
 
 
-def _shared_settings(kind: type, settings: object) -> dict[str, object]:
+def _shared_settings(kind: type, settings: object) -> dict:
     return {field.name: getattr(settings, field.name) for field in fields(kind)}
 
 
@@ -105,7 +106,7 @@ def reference_attack(config: RunConfig) -> Attack | None:
     if config.attack is None:
         return None
     attack = config.attack.reference(config.cost.reference_steps)
-    if hasattr(attack, "step_size") and getattr(config.attack, "steps", None) != attack.steps:
+    if hasattr(attack, "step_size") and getattr(config.attack, "steps", None) != getattr(attack, "steps", None):
         return attack.changed(step_size=None)
     return attack
 
@@ -154,9 +155,11 @@ def build_trainer(config: RunConfig) -> Trainer:
         )
 
 
-def list_attacks(config: RunConfig) -> dict[str, Attack]:
+def list_attacks(config: RunConfig) -> dict[str, Attack | AutoAttack]:
     """Return all attacks of a run, by the path of their setting."""
-    attacks = {"attack": config.attack, "selection.attack": config.selection and config.selection.attack}
+    attacks: dict[str, Attack | AutoAttack | None] = {"attack": config.attack}
+    if config.selection is not None:
+        attacks["selection.attack"] = config.selection.attack
     attacks |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
     return {path: attack for path, attack in attacks.items() if attack is not None}
 
@@ -247,10 +250,12 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
 def set_budget(config: RunConfig, trainer: Trainer, data: Data) -> RunConfig:
     """Return the config with the budget that `selection.cost` pays for, in place of that cost."""
     n = len(data.train)
+    selection = config.selection
+    assert selection is not None and selection.cost is not None, "there is a cost to replace"
     with prefix_problems("selection."):
         units = find_reference(config, n).units
-        budget = find_budget_at_cost(trainer, n, count_held_out(data), config.selection.cost, reference_units=units)
-    return replace(config, selection=replace(config.selection, budget=budget, cost=None))
+        budget = find_budget_at_cost(trainer, n, count_held_out(data), selection.cost, reference_units=units)
+    return replace(config, selection=replace(selection, budget=budget, cost=None))
 
 
 def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
@@ -277,15 +282,16 @@ def find_reference(config: RunConfig, n: int) -> Reference:
     )
 
 
-def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, dict]]:
+def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, object]]:
     """Return the scores of the training examples, read from the file that the solver names, and facts for the record.
 
     Returns None and no facts for a solver that reads no file.
     """
-    if not trainer.given:
+    if trainer.selector is None or not trainer.given:
         return None, {}
     solver = trainer.selector.solver
     path = find_scores_file(solver)
+    assert path is not None and solver.reads is not None, "scores are given"
     with prefix_problems("selection.solver.scores: "):
         scores = Scores.load(Path(path))
         rows = scores.rows(path, solver.reads, data.part, len(data.whole), compute_fingerprint(data))
@@ -295,7 +301,11 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, di
 
 def compute_fingerprint(data: Data) -> str:
     """Return the fingerprint of the training set before validation examples are taken out of it."""
-    labels = digest_labels(data.whole.__getitem__, len(data.whole))
+
+    def label_at(i: int) -> int:
+        return int(data.whole[i])
+
+    labels = digest_labels(label_at, len(data.whole))
     if not data.changed:
         return labels
     return hashlib.sha256(f"{labels}, {data.changed}".encode()).hexdigest()[:16]

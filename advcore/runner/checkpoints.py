@@ -226,11 +226,11 @@ def load_newest(run: Path) -> tuple[dict, dict, list[str]] | None:
         except CheckpointError as error:
             damaged[path] = error
         else:
-            for damaged_path, error in damaged.items():
-                log.warning("%s; going on from %s", error, path)
-                if not isinstance(error, UnreadableError):
+            for damaged_path, problem in damaged.items():
+                log.warning("%s; going on from %s", problem, path)
+                if not isinstance(problem, UnreadableError):
                     _remove(damaged_path)  # or it would count as one of the states to keep
-            return tree, facts, [str(error) for error in damaged.values()]
+            return tree, facts, [str(problem) for problem in damaged.values()]
     if not damaged:
         return None
     errors = damaged.values()

@@ -57,18 +57,23 @@ def _set_value(raw: dict, path: str, value: object, label: str) -> None:
     for part in above:
         node = _enter(node, part, label)
     if isinstance(node, list):
-        key = _parse_position(node, key, label)
-    node[key] = copy.deepcopy(value)
+        node[_parse_position(node, key, label)] = copy.deepcopy(value)
+    else:
+        node[key] = copy.deepcopy(value)
 
 
 def _enter(node: dict | list, key: str, label: str) -> dict | list:
     if isinstance(node, list):
-        key = _parse_position(node, key, label)
-    elif node.get(key) is None:
-        node[key] = {}
-    if not isinstance(node[key], (dict, list)):
-        raise ConfigError(f"{label}: {key} holds {format_value(node[key])}, which has no settings of its own")
-    return node[key]
+        position = _parse_position(node, key, label)
+        key = str(position)
+        inner = node[position]
+    else:
+        if node.get(key) is None:
+            node[key] = {}
+        inner = node[key]
+    if not isinstance(inner, (dict, list)):
+        raise ConfigError(f"{label}: {key} holds {format_value(inner)}, which has no settings of its own")
+    return inner
 
 
 def _parse_position(values: list, key: str, label: str) -> int:
@@ -79,22 +84,24 @@ def _parse_position(values: list, key: str, label: str) -> int:
 
 def from_dict(raw: dict) -> RunConfig:
     """Return the config of plain values. Raises ConfigError with one line per problem, each with a dotted path."""
-    raw, problems = _drop_budget_beside_cost(raw)
+    values, problems = _drop_budget_beside_cost(raw)
     try:
-        text = json.dumps(raw)  # with NaN and infinity, which the settings refuse by name
+        text = json.dumps(values)  # with NaN and infinity, which the settings refuse by name
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"settings must be plain values: {error}") from None
     try:
         config = _ADAPTER.validate_json(text)
     except ValidationError as error:
-        problems += describe_problems(error, raw)
+        problems += describe_problems(error, values)
     require(*problems)
     return config
 
 
 def _drop_budget_beside_cost(raw: object) -> tuple[object, list[str]]:
     """Return `raw` without the budget if it sets `selection.cost`, and a problem if that budget was not null."""
-    selection = raw.get("selection") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict):
+        return raw, []
+    selection = raw.get("selection")
     if not isinstance(selection, dict) or selection.get("cost") is None:
         return raw, []
     selection = dict(selection)

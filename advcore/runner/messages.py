@@ -3,13 +3,17 @@
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import get_args, get_origin
+from typing import TYPE_CHECKING, TypeGuard, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
 from advcore.errors import UserError, format_value, must
 from advcore.runner.aliases import suggest_name, suggest_setting
 from advcore.runner.schema import RunConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from pydantic_core import ErrorDetails
 
 _LONGEST = 60  # characters of a key
 # What a value must be, by the type of pydantic's error.
@@ -37,7 +41,7 @@ def describe_problems(error: ValidationError, raw: object) -> list[str]:
     return list(dict.fromkeys(lines + _run_skipped_checks(entries, raw)))
 
 
-def _run_skipped_checks(entries: Sequence[dict], raw: object) -> list[str]:
+def _run_skipped_checks(entries: "Sequence[ErrorDetails]", raw: object) -> list[str]:
     """Return what the sections' own checks say about settings that have the right type beside settings that do not."""
     wrong: dict[tuple[str, ...], tuple[type | None, set[str]]] = {}
     for entry in entries:
@@ -71,11 +75,15 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 def _value_at(raw: object, path: tuple[str, ...]) -> object:
     for key in path:
-        raw = raw[int(key)] if isinstance(raw, list) else raw.get(key)
+        if isinstance(raw, list):
+            raw = raw[int(key)]
+        else:
+            assert isinstance(raw, dict), "pydantic says that there are settings inside"
+            raw = raw.get(key)
     return raw
 
 
-def _describe_entry(entry: dict) -> list[str]:
+def _describe_entry(entry: "ErrorDetails") -> list[str]:
     """Return one of pydantic's errors as one line per problem: path, rule, value, way out."""
     keys, owners = _locate(entry["loc"])
     keys = [key if key.isprintable() and len(key) <= _LONGEST else format_value(key) for key in keys]
@@ -130,7 +138,7 @@ def _locate(loc: tuple) -> tuple[list[str], list[type | None]]:
     return keys, owners
 
 
-def _is_settings(kind: object) -> bool:
+def _is_settings(kind: object) -> "TypeGuard[type[DataclassInstance]]":
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 

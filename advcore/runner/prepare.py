@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -11,8 +11,10 @@ from torch import nn
 from advcore import distributed
 from advcore.adversary import bind_attack
 from advcore.attacks.base import Attack
+from advcore.cost import CostLedger
 from advcore.data.base import Data
 from advcore.data.contract import first_images
+from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.runner import build
@@ -27,6 +29,17 @@ from advcore.training.plan import Reference, count_planned_parts
 from advcore.training.trainer import Trainer, fill_in_speed
 
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
+
+Kind = TypeVar("Kind")
+
+
+class MeasuringAttack(Attack, Protocol):
+    """An attack that measures distances in the best model of the run whose folder is `network`."""
+
+    network: str
+
+    def by(self, network: nn.Module) -> Attack:
+        """Return the attack with its distance measured in a frozen copy of `network`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,9 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         for tracker in config.tracking:
             tracker.load()
     data = build.load_data(config, trainer, device)
-    wanted = config.selection and config.selection.cost
+    wanted = None
+    if config.selection is not None:
+        wanted = config.selection.cost
     if wanted is not None:
         config = build.set_budget(config, trainer, data)
         trainer = build.build_trainer(config)
@@ -91,8 +106,10 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         config = _load_networks(config, data, device)
         trainer = build.build_trainer(config)
     for path, attack in build.list_attacks(config).items():
+        if isinstance(attack, AutoAttack):
+            continue  # it needs nothing of the model before it runs
         with build.prefix_problems(f"{path}."):
-            bind_attack(attack, model, lambda network: network)  # its passes are not counted
+            bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= hash_networks(config)
@@ -142,8 +159,10 @@ def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str,
         with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
     selector = trainer.selector
-    estimate = selector and estimate_for(selector, model, data.train, build.count_held_out(data))
-    if estimate is None:
+    estimate = None
+    if selector is not None:
+        estimate = estimate_for(selector, model, data.train, build.count_held_out(data))
+    if selector is None or estimate is None:
         return {name: _format_megabytes(size) for name, size in sizes.items()}
     with build.prefix_problems("selection."):
         estimate, event = settle(estimate, selector.memory_limit, data.train.device)
@@ -167,7 +186,10 @@ def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
     """Return the config in which each attack that names a run's folder measures distances in that run's best model."""
-    load = partial(_load_network, data=data, device=device)
+
+    def load(attack: Kind) -> Kind | Attack:
+        return _load_network(attack, data, device)
+
     return replace(
         config,
         attack=load(config.attack),
@@ -176,8 +198,12 @@ def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunCo
     )
 
 
-def _load_network(attack: Attack | None, data: Data, device: torch.device) -> Attack | None:
-    if getattr(attack, "network", None) is None:
+def _names_network(attack: object) -> TypeGuard[MeasuringAttack]:
+    return getattr(attack, "network", None) is not None
+
+
+def _load_network(attack: Kind, data: Data, device: torch.device) -> Kind | Attack:
+    if not _names_network(attack):
         return attack
     folder = Path(attack.network)
     model = build.build_model(from_dict(RunRecord.load(folder / "record.json").config), data, device)
@@ -188,7 +214,9 @@ def _load_network(attack: Attack | None, data: Data, device: torch.device) -> At
 def _network_folders(config: RunConfig) -> dict[str, Path]:
     """Return the folders of other runs in whose models attacks measure distances, by the path of their setting."""
     attacks = build.list_attacks(config).items()
-    return {f"{path}.network": Path(attack.network) for path, attack in attacks if getattr(attack, "network", None)}
+    return {
+        f"{path}.network": Path(attack.network) for path, attack in attacks if _names_network(attack) and attack.network
+    }
 
 
 def hash_networks(config: RunConfig) -> dict[str, str]:

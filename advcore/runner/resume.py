@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -20,6 +21,7 @@ from advcore.runner.folder import clear, was_begun
 from advcore.runner.prepare import Prepared, choose_speed
 from advcore.runner.select import restore_coresets
 from advcore.tracking import metrics
+from advcore.training.progress import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class Journal:
             self.record.save(self.path / "record.json")
             metrics.write_metrics(self.path, self.list_metrics())
 
-    def list_metrics(self) -> list[dict[str, object]]:
+    def list_metrics(self) -> list[metrics.Row]:
         return metrics.build_rows(self.record.epochs, self.record.selections, self.record.reference["units"])
 
     def list_facts(self) -> dict[str, object]:
@@ -82,11 +84,15 @@ def new_record(prepared: Prepared) -> RunRecord:
     )
 
 
-def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> dict[str, object]:
-    """Prepare the folder for a new run, or for one that continues. Only the first of several processes does this.
+class Beginning(TypedDict):
+    """done : whether nothing is left to do. state : what training continues from, None for the beginning."""
 
-    Returns {"done": whether nothing is left to do, "state": what training continues from, None for the beginning}.
-    """
+    done: bool
+    state: Snapshot | None
+
+
+def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
+    """Prepare the folder for a new run, or for one that continues. Only the first of several processes does this."""
     path, prepared = journal.path, journal.prepared
     journal.record.data["hash"] = {
         "train": hash_content(prepared.data.train),
@@ -191,7 +197,7 @@ def _appends_epochs(prepared: Prepared, record: RunRecord) -> bool:
     return more and planned[: len(done)] == done and not selects
 
 
-def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: list) -> tuple[dict | None, list[str]]:
+def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: object) -> tuple[Snapshot | None, list[str]]:
     """Return the newest undamaged state (None: continue from the beginning), and a line about each newer, damaged one.
 
     `data` is the number of training examples, and their hash.

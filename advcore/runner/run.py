@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from advcore.runtime.device import force_float32, measure_peak_memory
 from advcore.tracking import find_tracker_name, metrics
 from advcore.tracking.dispatch import Tracking
 from advcore.training.loop import Listener, State, Trained
+from advcore.training.progress import Snapshot
 from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
@@ -91,12 +91,12 @@ def _open_tracking(journal: Journal) -> Tracking:
     return Tracking(trackers, journal.path, journal.record.name, settings)
 
 
-def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: dict | None) -> Trained:
+def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: Snapshot | None) -> Trained:
     """Train, from `state` on if there is one. The first process writes the results as they come in."""
     prepared = journal.prepared
     period = prepared.config.checkpoint.period
     # the other processes take part in gathering a state, which the first one then writes
-    listener = Listener(on_checkpoint=operator.call, period=period)
+    listener = Listener(on_checkpoint=_gather_checkpoint, period=period)
     if distributed.is_first():
         listener = replace(
             reporter,
@@ -136,7 +136,11 @@ def _write_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> No
     reporter.on_coreset(coreset)
 
 
-def _write_checkpoint(journal: Journal, state: Callable[[], dict]) -> None:
+def _gather_checkpoint(state: Callable[[], Snapshot]) -> None:
+    state()
+
+
+def _write_checkpoint(journal: Journal, state: Callable[[], Snapshot]) -> None:
     try:
         checkpoints.save(journal.path, state, journal.list_facts(), journal.prepared.config.checkpoint.kept)
     except CheckpointError as error:
@@ -203,7 +207,7 @@ def choose_examples(prepared: Prepared) -> Tensor | None:
 def config_for_evaluation(config: RunConfig, suite: str) -> RunConfig:
     """Return the config with a named suite's attacks to evaluate, and without what only training needs, such as the
     package of a tracker or the memory for a selection."""
-    evaluation = replace(config.evaluation, attacks=SUITES[suite](config.evaluation.attacks))
+    evaluation = replace(config.evaluation, attacks=list(SUITES[suite](config.evaluation.attacks)))
     return replace(config, evaluation=evaluation, selection=None, minibatch=None, tracking=[])
 
 
@@ -222,6 +226,9 @@ def evaluate_final(
     state, keep_examples : as in `evaluate`.
     """
     settings = prepared.config.evaluation
+    ledger = None
+    if trained is not None:
+        ledger = trained.ledger
     indices = choose_examples(prepared)
     report_progress = partial(reporter.on_progress, f"evaluate {which}")
     report_progress(0, len(prepared.data.test if indices is None else indices))
@@ -233,7 +240,7 @@ def evaluate_final(
         batch_size=settings.batch_size,
         indices=indices,
         checks=settings.checks,
-        ledger=trained and trained.ledger,
+        ledger=ledger,
         on_chunk=report_progress,
         state=state,
         keep_examples=keep_examples,

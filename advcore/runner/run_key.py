@@ -29,9 +29,10 @@ def identify(config: RunConfig) -> dict:
 def _remove_setting(settings: dict, path: str) -> None:
     *sections, name = path.split(".")
     for section in sections:
-        settings = settings.get(section)
-        if not isinstance(settings, dict):
+        inner = settings.get(section)
+        if not isinstance(inner, dict):
             return
+        settings = inner
     settings.pop(name, None)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
@@ -24,7 +24,20 @@ from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
 from advcore.training.trainer import LoopSettings
 
-TABLES: dict[str, dict[str, type]] = {
+if TYPE_CHECKING:
+    from advcore.attacks.base import Attack
+    from advcore.data.base import DataSettings
+    from advcore.evaluation.autoattack import AutoAttack
+    from advcore.models.base import ModelSettings
+    from advcore.objectives.base import Objective
+    from advcore.solvers.base import Solver
+    from advcore.tracking import Tracker
+    from advcore.training.attack_steps import StepSchedule
+    from advcore.training.lr import LRSchedule
+    from advcore.training.minibatch import Rule
+    from advcore.training.optimizers import OptimizerSettings
+
+TABLES: dict[str, Mapping[str, type]] = {
     "data": DATASETS,
     "models": MODELS,
     "objectives": OBJECTIVES,
@@ -56,22 +69,35 @@ def _remove_name(value: object) -> object:
     return rest | {"architecture": architecture} if architecture else rest
 
 
-def _choose_by_name(table: dict[str, type]) -> Any:
+def _choose_by_name(table: Mapping[str, type]) -> Any:
     choices = tuple(Annotated[cls, BeforeValidator(_remove_name), Tag(name)] for name, cls in table.items())
     return Annotated[Union[choices], Discriminator(_read_name)]  # noqa: UP007
 
 
-DataChoice = _choose_by_name(DATASETS)
-ModelChoice = _choose_by_name(MODELS)
-ObjectiveChoice = _choose_by_name(OBJECTIVES)
-AttackChoice = _choose_by_name(ATTACKS)
-EvaluatedChoice = _choose_by_name(EVALUATED)
-SolverChoice = _choose_by_name(SOLVERS)
-RuleChoice = _choose_by_name(RULES)
-OptimizerChoice = _choose_by_name(OPTIMIZERS)
-LrScheduleChoice = _choose_by_name(LR_SCHEDULES)
-AttackStepsChoice = _choose_by_name(ATTACK_STEPS)
-TrackerChoice = _choose_by_name(TRACKERS)
+if TYPE_CHECKING:  # a type checker knows the choices by what all entries of a table have in common
+    DataChoice = DataSettings
+    ModelChoice = ModelSettings
+    ObjectiveChoice = Objective
+    AttackChoice = Attack
+    EvaluatedChoice = Attack | AutoAttack
+    SolverChoice = Solver
+    RuleChoice = Rule
+    OptimizerChoice = OptimizerSettings
+    LrScheduleChoice = LRSchedule
+    AttackStepsChoice = StepSchedule
+    TrackerChoice = Tracker
+else:
+    DataChoice = _choose_by_name(DATASETS)
+    ModelChoice = _choose_by_name(MODELS)
+    ObjectiveChoice = _choose_by_name(OBJECTIVES)
+    AttackChoice = _choose_by_name(ATTACKS)
+    EvaluatedChoice = _choose_by_name(EVALUATED)
+    SolverChoice = _choose_by_name(SOLVERS)
+    RuleChoice = _choose_by_name(RULES)
+    OptimizerChoice = _choose_by_name(OPTIMIZERS)
+    LrScheduleChoice = _choose_by_name(LR_SCHEDULES)
+    AttackStepsChoice = _choose_by_name(ATTACK_STEPS)
+    TrackerChoice = _choose_by_name(TRACKERS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of runs and suites, which are also names of files
 
 

@@ -36,8 +36,10 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
 
     Its indices count in the whole training set.
     """
+    selector = prepared.trainer.selector
+    assert selector is not None, "only a run file with a selection is used for one"
     speed = decide_speed_for_all(partial(choose_speed, prepared))
-    select_coreset = speed.activate()(prepared.trainer.selector.select)
+    select_coreset = speed.activate()(selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
     coreset = select_coreset(
         speed.lay_out(prepared.model),
@@ -111,6 +113,7 @@ def _add_scores(gradient: Gradient, prepared: Prepared, collector: Collector | _
     )
     for event in measured.events:
         log.warning("%s", event)
+    assert isinstance(measured.rows, DenseRows), "a score is one number for each example"
     collector.add(measured.rows.matrix[:, 0])
 
 

@@ -30,8 +30,11 @@ def load_state(model: nn.Module, path: Path) -> None:
     do not fit.
     """
     state = load_weights(path)
-    normalised = isinstance(model, nn.Sequential) and isinstance(model[0], Normalize)
-    if normalised and state.keys() == model[1].state_dict().keys():
+    if (
+        isinstance(model, nn.Sequential)
+        and isinstance(model[0], Normalize)
+        and state.keys() == model[1].state_dict().keys()
+    ):
         log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
         state = model[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
     _check_shapes(model.state_dict(), state, path)
