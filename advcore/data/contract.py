@@ -17,7 +17,7 @@ class Source(Protocol):
     """
 
     device: torch.device
-    shape: tuple[int, ...]
+    shape: tuple[int, int, int]
     nbytes: int
 
     def __len__(self) -> int: ...

@@ -35,7 +35,8 @@ class Resident:
             )
         check_images(images, torch.arange(len(images)))
         self.device = torch.device(device)
-        self.shape: tuple[int, ...] = tuple(images.shape[1:])
+        _, channels, height, width = images.shape
+        self.shape = (channels, height, width)
         self._images = images.to(self.device)
         self.nbytes = self._images.nbytes
         self._labels = labels.long()

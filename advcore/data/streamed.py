@@ -50,7 +50,8 @@ class Streamed:
             raise DataError("the data set must hold at least one example, got an empty one")
         self._labels = labels
         self._fingerprint: str | None = None
-        self.shape: tuple[int, ...] = tuple(item_of(dataset, 0)[0].shape)
+        channels, height, width = item_of(dataset, 0)[0].shape
+        self.shape = (channels, height, width)
 
     def __len__(self) -> int:
         return self._size
