@@ -79,5 +79,6 @@ class LossRanked(UpdateSubset):
         return part
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
+        assert losses is not None, "this rule reads losses"
         k = count(part, len(losses))
         return torch.argsort(losses, descending=True, stable=True)[:k].sort().values
