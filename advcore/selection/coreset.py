@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from advcore import distributed
 from advcore.adversary import describe_mismatch
@@ -108,12 +110,12 @@ class AdversarialCoreset(SelectionSettings):
     def select(
         self,
         model: nn.Module,
-        dataset: MapStyle | Source,
+        dataset: Dataset | Source,
         *,
         seed: int,
         epoch: int = 0,
         rows: Rows | None = None,
-        validation: MapStyle | Source | None = None,
+        validation: Dataset | Source | None = None,
         previous: Coreset | None = None,
         ledger: CostLedger | None = None,
         on_chunk: Callable[[int, int], None] = lambda done, total: None,
@@ -140,11 +142,11 @@ class AdversarialCoreset(SelectionSettings):
         Cost: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary file
         (`memory_limit`), and beside them those of one problem at a time.
         """
-        source = as_source(dataset, find_device(model))
+        source = as_source(cast(MapStyle, dataset), find_device(model))  # torch's Dataset does not declare a length
         if self.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
         if validation is not None:
-            validation = as_source(validation, find_device(model))
+            validation = as_source(cast(MapStyle, validation), find_device(model))
         call = Call(
             model=model,
             source=source,
