@@ -36,12 +36,12 @@ class LossRanked(UpdateSubset):
     are ranked by the cross-entropy with the true label.
     """
 
-    adaptive: str = "fixed"
-    p_min: float = 0.1
-    accuracy: str = "clean"
     warm_up: int = 0
     queue: bool = False
     probed: int = 0
+    adaptive: str = "fixed"
+    p_min: float = 0.1
+    accuracy: str = "clean"
     reads: ClassVar[str | None] = "losses"
 
     def _more_problems(self) -> list[str | None]:
