@@ -25,6 +25,11 @@ class Measurement:
     labels: Tensor | None
     events: tuple[str, ...] = ()
 
+    def read(self) -> tuple[Rows, Tensor]:
+        """Return the rows, and the labels on the rows' device, in a process that has them."""
+        assert self.rows is not None and self.labels is not None, "only the first process may be without them"
+        return self.rows, self.labels.to(self.rows.device)
+
 
 class Collector:
     """Collects the scores of each epoch of a run; `rows` (N, 1) float64 combines those so far.
@@ -41,6 +46,7 @@ class Collector:
     @property
     def rows(self) -> DenseRows:
         """Return (N, 1) float64, the scores of the run so far."""
+        raise NotImplementedError
 
     def state(self) -> dict[str, object]:
         """Return everything collected, for a checkpoint."""

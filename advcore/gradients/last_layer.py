@@ -166,7 +166,10 @@ class _Forwards:
 
     def _run_once(self, x: Tensor) -> Output:
         with disable_compilation():
-            return Output(self.forward(x), self.tap.features)
+            logits = self.forward(x)
+        features = self.tap.features
+        assert features is not None, "the head has run"
+        return Output(logits, features)
 
 
 def _join(pieces: Sequence[dict[str, Output]]) -> dict[str, Output]:

@@ -80,6 +80,7 @@ def score_examples(
         def measure(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad(), disable_compilation():
                 logits = forward(x)
+            assert tap.features is not None, "the head has run"
             return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
 
         return sweep(measure, model, source, check=check, **settings)
@@ -91,6 +92,7 @@ def centre_distances(model: nn.Module, source: Source, **settings) -> Measuremen
     Reference: Xia et al. 2023 (Moderate coreset), section 3. `settings` and cost as in `score_examples`.
     """
     result = score_examples(_features, model, source, **settings)
+    assert isinstance(result.rows, DenseRows) and result.labels is not None, "a sweep writes scores out everywhere"
     features = result.rows.matrix[:, 0]
     labels = result.labels
     counts = torch.bincount(labels).clamp_min(1)[:, None]

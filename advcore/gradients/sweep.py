@@ -51,6 +51,7 @@ def sweep(
             indices, x, y = (tensor[piece] for tensor in (indices, x, y))
             with ledger.undo_on_error():
                 if attacked:
+                    assert objective is not None and stream is not None, "`adversary` names them"
                     x = perturb(forward, objective, attack, x, y, generator=stream.at(indices))
                 return measure(forward, indices, x, y)
 

@@ -82,6 +82,12 @@ def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "mu
     return Picked(positions, (k / (size * q)).float(), entropy)
 
 
+def read_batch(generator: Stream) -> Tensor:
+    """Return the indices (B,) of the batch to which a stream is bound."""
+    assert generator.indices is not None, "a rule picks from a batch, to which its stream is bound"
+    return generator.indices
+
+
 @settings
 class AttackSubset:
     """Settings that are shared by rules that attack, and learn from, a part of each batch.
@@ -145,10 +151,11 @@ class AttackSubset:
 
     def pick(self, seen: Seen | None, generator: Stream) -> Picked:
         """Pick some of the B examples to which `generator` is bound; uniformly without `seen`."""
-        size = len(generator.indices)
+        batch = read_batch(generator)
+        size = len(batch)
         k = count(self.rho, size)
         if seen is None:
-            return draw_examples(torch.ones(size, device=generator.indices.device), k, generator).without_weights()
+            return draw_examples(torch.ones(size, device=batch.device), k, generator).without_weights()
         preferences = self.compute_preferences(seen)
         if self.correction == "none":
             return draw_examples(preferences, k, generator, self.draw).without_weights()
@@ -170,10 +177,10 @@ class UpdateSubset:
     p_up: float = 0.5
     reads: ClassVar[str | None] = None  # "losses"
     single_image: ClassVar[bool] = True
-    warm_up: ClassVar[int] = 0
-    queue: ClassVar[bool] = False
-    probed: ClassVar[int] = 0
-    needs_validation: ClassVar[bool] = False
+    # not annotated: a subclass may make these settings, which then come in that class's order
+    warm_up = 0
+    queue = False
+    probed = 0
 
     def __post_init__(self):
         require(check_share("p_up", self.p_up), *self._more_problems())
@@ -181,6 +188,11 @@ class UpdateSubset:
     def _more_problems(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether the share that is kept follows a validation accuracy."""
+        return False
 
     @property
     def least(self) -> float:

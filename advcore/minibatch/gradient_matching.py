@@ -31,6 +31,7 @@ class GradientMatching(AttackSubset):
     reads: ClassVar[str | None] = "features"
 
     def compute_preferences(self, seen: Seen) -> Tensor:
+        assert seen.rows is not None, "this rule reads features"
         return measure_cosines(seen.rows, seen.weights).clamp_min(0) + FLOOR
 
 

@@ -36,12 +36,12 @@ class LossRanked(UpdateSubset):
     are ranked by the cross-entropy with the true label.
     """
 
-    adaptive: str = "fixed"
-    p_min: float = 0.1
-    accuracy: str = "clean"
     warm_up: int = 0
     queue: bool = False
     probed: int = 0
+    adaptive: str = "fixed"
+    p_min: float = 0.1
+    accuracy: str = "clean"
     reads: ClassVar[str | None] = "losses"
 
     def _more_problems(self) -> list[str | None]:
@@ -79,5 +79,6 @@ class LossRanked(UpdateSubset):
         return part
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
+        assert losses is not None, "this rule reads losses"
         k = count(part, len(losses))
         return torch.argsort(losses, descending=True, stable=True)[:k].sort().values

@@ -105,7 +105,7 @@ class FactoredRows:
         Cost O(len(i) len(j) (C + D)) for each pair of passes.
         """
         pairs = product(self._passes(i, dtype), self._passes(j, dtype))
-        return sum((a @ b.T).mul_(g @ h.T) for (a, g), (b, h) in pairs)
+        return _add_up((a @ b.T).mul_(g @ h.T) for (a, g), (b, h) in pairs)
 
     def squared_norms(self) -> Tensor:
         """Return <G_i, G_i> for each row, (N,) float64."""
@@ -137,7 +137,7 @@ class FactoredRows:
         Cost O(N C D).
         """
         target = target.to(dtype)
-        return self._map_rows(lambda passes: sum(((a @ target) * g).sum(1) for a, g in passes), dtype)
+        return self._map_rows(lambda passes: _add_up(((a @ target) * g).sum(1) for a, g in passes), dtype)
 
     def inner(self, other: "FactoredRows") -> Tensor:
         """Return <G_i, H_i> of each row with the same example's row of `other`, (N,) float64.
@@ -156,7 +156,7 @@ class FactoredRows:
 
     def dense(self) -> Tensor:
         """Return the rows written out, (N, C (D + 1)) float64. For tests: this is what the factors avoid."""
-        return sum(a[:, :, None] * g[:, None, :] for a, g in self._passes()).flatten(1)
+        return _add_up(a[:, :, None] * g[:, None, :] for a, g in self._passes()).flatten(1)
 
     def _map_rows(self, function: Callable[[list[Pass]], Tensor], dtype: torch.dtype = torch.float64) -> Tensor:
         """Return (N,) values, which `function` computes from the passes of a few rows at a time.
@@ -178,7 +178,8 @@ class FactoredRows:
 
     def _sides(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return the residuals of all passes, and their features as the kind sees them, in `dtype`."""
-        return tuple(zip(*self._passes(dtype=dtype), strict=True))
+        residuals, features = zip(*self._passes(dtype=dtype), strict=True)
+        return residuals, features
 
     def _read(self, part: Tensor, i: Where) -> Tensor:
         """Return `part[i]`; if it is read from a file, a copy, so that the file's pages can be given back."""
@@ -198,9 +199,16 @@ class FactoredRows:
         return extended
 
 
+def _add_up(parts: Iterable[Tensor]) -> Tensor:
+    """Return the sum of at least one tensor."""
+    total = sum(parts)
+    assert isinstance(total, Tensor), "rows have at least one pass"
+    return total
+
+
 def _inner_products(left: list[Pass], right: list[Pass]) -> Tensor:
     """Return the inner product of each row with the row at its place on the other side, (n,)."""
-    return sum((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in product(left, right))
+    return _add_up((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in product(left, right))
 
 
 def _squared_norms(passes: list[Pass]) -> Tensor:
@@ -208,7 +216,7 @@ def _squared_norms(passes: list[Pass]) -> Tensor:
 
 
 def _squared_parts(passes: list[Pass]) -> Tensor:
-    return sum(a.square().sum(1) * g.square().sum(1) for a, g in passes)
+    return _add_up(a.square().sum(1) * g.square().sum(1) for a, g in passes)
 
 
 def _sum_products(passes: Iterable[Pass]) -> Tensor:

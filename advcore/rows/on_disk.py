@@ -67,6 +67,7 @@ class Column:
 
     def tensor(self) -> Tensor:
         """Return the column, once everything is appended."""
+        assert self._numbers is not None, "a column holds at least one part"
         if self._file is None:
             return self._numbers
         with self._naming_folder():
@@ -77,7 +78,8 @@ class Column:
     def release(self) -> None:
         """Give the memory of what was read from the file back to the system; it is read again when needed."""
         if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._mapped._mmap.madvise(mmap.MADV_DONTNEED)
+            # numpy's stubs do not name the mapping of a memmap
+            self._mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 class FactorStore:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 Where = Tensor | slice
 ALL = slice(None)
 _TILE = 256 * 2**20  # bytes of block means that are written out at a time
+
+
+@overload
+def cut(i: slice, n: int, size: int) -> Iterator[slice]: ...
+
+
+@overload
+def cut(i: Tensor, n: int, size: int) -> Iterator[Tensor]: ...
 
 
 def cut(i: Where, n: int, size: int) -> Iterator[Where]:

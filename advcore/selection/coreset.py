@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,16 +13,16 @@ from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.contract import chunk_sizes
+from advcore.data.contract import MapStyle, chunk_sizes
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, DataError, check_at_least, check_one_of, must
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import Stream, preserve_random_state
-from advcore.rows import Rows
+from advcore.rows import FactoredRows, Rows
 from advcore.runtime.borrow import find_device
-from advcore.selection.measure import Call, list_labels, measure_in_full, measure_rows, place_rows
+from advcore.selection.measure import Call, count_cost, list_labels, measure_in_full, measure_rows, place_rows
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
 from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings, unless
@@ -30,7 +31,7 @@ from advcore.settings import settings
 from advcore.solvers import SOLVERS
 from advcore.solvers.base import Solver
 from advcore.solvers.uniform import Random
-from advcore.types import NORMALISE, Coreset, find_name
+from advcore.types import NORMALISE, Coreset, Facts, find_name
 
 __all__ = ["ATTACK_MODES", "BLOCKS", "TARGETS", "AdversarialCoreset", "SelectionSettings"]
 
@@ -68,7 +69,7 @@ class AdversarialCoreset(SelectionSettings):
     normalise: str = "coreset"
 
     def _more_problems(self) -> list[str | None]:
-        gradient = GRADIENTS.get(self.solver.reads)
+        gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.attacked or not gradient.one_number)
         needs_attack = gradient is not None and gradient.attacked
         fits_target = getattr(self.solver, "has_target", False)
@@ -141,11 +142,11 @@ class AdversarialCoreset(SelectionSettings):
         Cost: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary file
         (`memory_limit`), and beside them those of one problem at a time.
         """
-        source = as_source(dataset, find_device(model))
+        source = as_source(cast(MapStyle, dataset), find_device(model))  # torch's Dataset does not declare a length
         if self.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
         if validation is not None:
-            validation = as_source(validation, find_device(model))
+            validation = as_source(cast(MapStyle, validation), find_device(model))
         call = Call(
             model=model,
             source=source,
@@ -191,7 +192,7 @@ class AdversarialCoreset(SelectionSettings):
             raise DataError(must("rows", f"one row for each of the {len(call.source)} examples", len(rows)))
         measured, goal, events = self._measure(call, rows)
         solution = self._solve(call, measured, goal)
-        cost = _count_cost(call.ledger)
+        cost = count_cost(call.ledger)
         coreset = self._build_coreset(call, solution, events=(*events, *solution.fallbacks), cost=cost)
         facts = self._measure_quality(call, coreset, measured, goal)
         facts["overlap"] = None if previous is None else measure_overlap(previous.indices, coreset.indices)
@@ -216,6 +217,7 @@ class AdversarialCoreset(SelectionSettings):
         events += measured.events
         goal = None
         if self.target != "train":
+            assert call.validation is not None, "`select` asks for it"
             unseen = self._forget_memory()  # no training attack has seen these examples
             goal = measure_rows(unseen, call, call.validation, purpose="validation", folder=folder)
             events += goal.events
@@ -223,7 +225,7 @@ class AdversarialCoreset(SelectionSettings):
 
     def _forget_memory(self) -> "AdversarialCoreset":
         """Return the same selector with an attack that starts from no remembered perturbation."""
-        if not getattr(self.attack, "remembers", False):
+        if self.attack is None or not getattr(self.attack, "remembers", False):
             return self
         return replace(self, attack=self.attack.recalling(None))
 
@@ -237,36 +239,39 @@ class AdversarialCoreset(SelectionSettings):
                     problems = self._split(call, measured, goal)
             answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"), device)
 
-            def join() -> dict[str, object]:
+            def join() -> Facts:
+                assert problems is not None, "the first process has split them"
                 return vars(join_answers(problems, answers, fallbacks))
 
             return Solution(**distributed.run_on_first(join))
 
     def _split(self, call: Call, measured: Measurement, goal: Measurement | None) -> list[Problem]:
         """Split the rows into one problem per call of the solver."""
+        rows, labels = measured.read()
         split = Split(
-            rows=measured.rows,
-            labels=measured.labels.to(measured.rows.device),
+            rows=rows,
+            labels=labels,
             budget=self.budget,
             block_size=self.block_size,
             blocks=self.blocks,
             stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
-            goal=goal and goal.rows,
-            goal_labels=goal and goal.labels.to(goal.rows.device),
         )
+        if goal is not None:
+            goal_rows, goal_labels = goal.read()
+            split = replace(split, goal=goal_rows, goal_labels=goal_labels)
         return PARTITIONS[self.partition](split)
 
-    def _measure_quality(
-        self, call: Call, coreset: Coreset, measured: Measurement, goal: Measurement | None
-    ) -> dict[str, object]:
+    def _measure_quality(self, call: Call, coreset: Coreset, measured: Measurement, goal: Measurement | None) -> Facts:
         """Return what the coreset's weights are like and its gradient errors, in every process."""
         sample = measure_in_full(self, call, coreset, measured)
 
-        def measure() -> dict[str, object]:
-            facts = measure_quality(
-                coreset, measured, goal and goal.rows, normalise=self.normalise, stream=call.stream("quality")
-            )
+        def measure() -> Facts:
+            rows = None
+            if goal is not None:
+                rows = goal.rows
+            facts = measure_quality(coreset, measured, rows, normalise=self.normalise, stream=call.stream("quality"))
             if sample is not None:
+                assert isinstance(measured.rows, FactoredRows), "a sample is taken where rows are factors"
                 error, noise = estimate_full_error(measured.rows, coreset.indices, coreset.weights, sample)
                 facts |= {"gradient_error_full": error, "gradient_error_full_noise": noise}
             return facts
@@ -274,7 +279,7 @@ class AdversarialCoreset(SelectionSettings):
         return distributed.run_on_first(measure)
 
     def _build_coreset(
-        self, call: Call, solution: Solution, *, events: tuple[str, ...] = (), cost: dict[str, object] | None = None
+        self, call: Call, solution: Solution, *, events: tuple[str, ...] = (), cost: Facts | None = None
     ) -> Coreset:
         return Coreset(
             indices=solution.indices,
@@ -291,9 +296,3 @@ class AdversarialCoreset(SelectionSettings):
             info=tuple(solution.info),
             events=events,
         )
-
-
-def _count_cost(ledger: CostLedger) -> dict[str, object]:
-    """Return the passes of all processes so far, and this one's seconds by phase."""
-    (passes,) = distributed.sum_numbers([ledger.sum_units()])
-    return {"passes": passes, "seconds": {phase: ledger.seconds[phase] for phase in ("attack", "rows", "solve")}}

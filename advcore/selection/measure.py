@@ -23,7 +23,7 @@ from advcore.rows.on_disk import temporary_folder
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.quality import Sample
 from advcore.solvers.base import find_scores_file
-from advcore.types import Coreset
+from advcore.types import Coreset, Facts
 
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
@@ -121,6 +121,7 @@ def measure_in_full(
     ledger = CostLedger()
     in_full = replace(selector, attack=selector.full_attack)
     rows = measure_rows(in_full, replace(call, ledger=ledger), part, purpose="full", folder=None).rows
+    assert isinstance(rows, FactoredRows | None), "measured as those of the selection, which are factors"
     call.ledger.add(ledger, under="evaluation")
     return Sample(positions, rest, rows)
 
@@ -130,7 +131,14 @@ def _is_cheaper(selector: "AdversarialCoreset") -> bool:
     full = selector.full_attack
     if full is None or not is_attacked(selector.objective):
         return False
+    assert selector.attack is not None, "an objective that is attacked has an attack"
     return sum(full.passes()) > sum(selector.attack.passes())
+
+
+def count_cost(ledger: CostLedger) -> Facts:
+    """Return the passes of all processes so far, and this one's seconds by phase."""
+    (passes,) = distributed.sum_numbers([ledger.sum_units()])
+    return {"passes": passes, "seconds": {phase: ledger.seconds[phase] for phase in ("attack", "rows", "solve")}}
 
 
 def list_labels(source: Source) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,17 +77,23 @@ class Split:
         label : the mean is over the goal's examples of this class, as `narrow` leaves them; None: over all.
         Raises DataError if the goal has no example of the class.
         """
-        if self.goal is None:
+        goal = self.goal
+        if goal is None:
             return None
-        if label is not None:
-            indices = (self.goal_labels == label).nonzero()[:, 0]
-            if not len(indices):
-                rule = f"target: validation needs examples of every class, got none of class {label}"
-                raise DataError(f"{rule}; use whole")
+
+        def scale(rows: Rows) -> Tensor:
+            return (rows.total() * (count / len(rows))).to(self.rows.device)
+
+        if label is None:
+            return partial(scale, goal)
+        assert self.goal_labels is not None and narrow is not None, "a class has its labels, and what is kept of it"
+        indices = (self.goal_labels == label).nonzero()[:, 0]
+        if not len(indices):
+            rule = f"target: validation needs examples of every class, got none of class {label}"
+            raise DataError(f"{rule}; use whole")
 
         def load() -> Tensor:
-            rows = self.goal if label is None else narrow(self.goal.take(indices), label)
-            return (rows.total() * (count / len(rows))).to(self.rows.device)
+            return scale(narrow(goal.take(indices), label))
 
         return load
 

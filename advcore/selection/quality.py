@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
-from advcore.types import Coreset
+from advcore.types import Coreset, Facts
 
 _DRAWS = 5  # random subsets behind gradient_error_random
 _STRETCH = 2
@@ -18,15 +18,17 @@ _ERRORS = ("gradient_error", "gradient_error_trained", "gradient_error_random", 
 
 def measure_quality(
     coreset: Coreset, measured: Measurement, goal: Rows | None, *, normalise: str, stream: Stream
-) -> dict[str, object]:
+) -> Facts:
     """Return weight_sum, effective_sample_size, class_counts, and four errors, None where no gradients were measured.
 
     measured : rows and labels of all examples. goal : other examples' rows that the solver was to match, for
     `target_error`. normalise : how the trainer will rescale the weights, for `gradient_error_trained`.
     """
     weights = coreset.weights.double()
-    class_counts = torch.bincount(measured.labels[coreset.indices], minlength=int(measured.labels.max()) + 1)
-    facts: dict[str, object] = {
+    labels = measured.labels
+    assert labels is not None, "only the first process measures quality"
+    class_counts = torch.bincount(labels[coreset.indices], minlength=int(labels.max()) + 1)
+    facts: Facts = {
         "weight_sum": float(weights.sum()) / coreset.num_examples,
         "effective_sample_size": float(weights.sum() ** 2 / (len(weights) * weights.square().sum())),
         "class_counts": class_counts.tolist(),
@@ -87,12 +89,13 @@ class Sample(NamedTuple):
     """Gradient rows under the full attack, of a sample of the coreset and of a sample of the other examples.
 
     chosen : (m,) long, positions in the coreset, drawn without replacement. rest : (s,) long, examples outside of it,
-    drawn likewise; either may be all. rows : those of the chosen examples, then those of the rest.
+    drawn likewise; either may be all. rows : those of the chosen examples, then those of the rest; None in
+    processes that have no rows.
     """
 
     chosen: Tensor
     rest: Tensor
-    rows: FactoredRows
+    rows: FactoredRows | None
 
 
 def estimate_full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample) -> tuple[float, float]:
@@ -121,8 +124,10 @@ def estimate_sums(
     """
     k, m = len(indices), len(sample.chosen)
     indices, weights = indices.to(rows.device), weights.double().to(rows.device)
-    of_chosen = _subtract(sample.rows.take(torch.arange(m)), rows.take(indices[sample.chosen]))
-    of_rest = _subtract(sample.rows.take(torch.arange(m, len(sample.rows))), rows.take(sample.rest))
+    in_full = sample.rows
+    assert in_full is not None, "only the first process estimates"
+    of_chosen = _subtract(in_full.take(torch.arange(m)), rows.take(indices[sample.chosen]))
+    of_rest = _subtract(in_full.take(torch.arange(m, len(in_full))), rows.take(sample.rest))
     unweighted, _ = _estimate_sum(of_chosen, torch.ones(m), k)
     others, noise_of_others = _estimate_sum(of_rest, torch.ones(len(sample.rest)), len(rows) - k)
     # The coreset's examples are in the sum of all rows as well, with weight 1.

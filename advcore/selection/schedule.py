@@ -95,6 +95,7 @@ class Schedule:
     def _choose_action(self, epoch: int) -> str:
         """Return what an epoch of the full run, after the warm start, trains on."""
         if self.schedule == "acs":
+            assert self.period is not None, "the acs schedule counts in it"
             since_selection = epoch % self.period
             if epoch - since_selection < self.first:
                 return "random"

@@ -9,6 +9,7 @@ from torch import Tensor
 from advcore.errors import CheckpointError, DataError
 from advcore.files import load_arrays, save_arrays
 from advcore.rows import DenseRows
+from advcore.types import Facts
 
 SCHEMA = "scores-1"
 
@@ -50,7 +51,8 @@ class Scores:
             if facts.pop("kind", None) != SCHEMA:
                 raise TypeError("it holds something else")
             facts.pop("schema", None)
-            scores = cls(**{name: torch.from_numpy(array) for name, array in arrays.items()}, **facts)
+            tensors: Facts = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            scores = cls(**tensors, **facts)
             scores.check()
             return scores
         except (TypeError, ValueError) as error:

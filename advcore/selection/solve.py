@@ -35,10 +35,12 @@ def solve_all(
 
     Where a solver picks nothing for a problem that has a share, random picks stand in, at the mean weight of all other
     picks. Of several processes, each solves every size-th problem. `problems` are the first one's; in the others they
-    are None, and these solve on `device` and return two empty lists. Raises NoMemoryError for a problem that does not
-    fit in memory in any way.
+    are None, and these solve on `device` (None: the CPU) and return two empty lists. Raises NoMemoryError for a problem
+    that does not fit in memory in any way.
     """
     events: list[str] = []
+    if device is None:
+        device = torch.device("cpu")
     dealt = distributed.deal(problems, _pack_problem, device)
     with distributed.fail_together(), explain_out_of_memory("while solving", _SMALLER):
         mine = [item if isinstance(item, Problem) else _unpack_problem(item) for item in dealt]
@@ -49,6 +51,7 @@ def solve_all(
         if problems is None:
             return [], []
         answers = _unpack_answers(packed, problems)
+    assert problems is not None, "a process alone has the problems"
     return _complete(problems, answers, generator, events)
 
 
@@ -63,10 +66,12 @@ def _pack_problem(problem: Problem) -> Packed:
 def _pack_rows(rows: Rows) -> Packed:
     if isinstance(rows, FactoredRows):
         return {"residuals": list(rows.residuals), "features": list(rows.features), "kind": rows.kind}
+    assert isinstance(rows, DenseRows), "blocks are a single problem, which is not sent"
     return {"matrix": rows.matrix}
 
 
-def _unpack_problem(packed: Packed) -> Problem:
+def _unpack_problem(packed: object) -> Problem:
+    assert isinstance(packed, dict), "what `_pack_problem` made"
     rows = packed["rows"] and _unpack_rows(packed["rows"])
     target = packed["target"]
     load_target = None if target is None else lambda: target
@@ -241,6 +246,7 @@ def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Ten
         return indices, weights, None
     blocks: list[Tensor] = []
     for problem, answer in pairs:
+        assert problem.blocks is not None, "problems have blocks either all or not at all"
         blocks += [problem.blocks[i] for i in answer.indices.tolist()]
     sizes = torch.tensor([len(block) for block in blocks], device=blocks[0].device)
     numbers = torch.arange(len(blocks)).to(sizes)

@@ -1,6 +1,6 @@
 """The interface of a solver, and what all solvers share: checks, memory, equal weights."""
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from typing import ClassVar, Protocol
 
 import torch
@@ -46,6 +46,7 @@ class Solver(Protocol):
 
     reads: ClassVar[str | None]
     has_target: ClassVar[bool]
+    __dataclass_fields__: ClassVar[dict[str, Field]]
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         """Pick at most k rows.

@@ -1,7 +1,5 @@
 """EasyCore: keep the examples whose input gradients are smallest."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from advcore.rng import Stream
@@ -24,7 +22,7 @@ class EasyCore(Scored):
     are not public; ours are settings.
     """
 
-    score: ClassVar[str] = "input_norm"
+    score = "input_norm"
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
         return take_by_score(scores, k, "easiest")

@@ -77,8 +77,8 @@ class GradMatch:
         states = [self._prepare(task) for task in tasks]
         while unfinished := [state for state in states if not state.is_done]:
             batched = [state for state in unfinished if state.is_batched]
-            for dtype in dict.fromkeys(state.gram.dtype for state in batched):
-                self._run_round_together([state for state in batched if state.gram.dtype == dtype])
+            for dtype in dict.fromkeys(state.held_gram.dtype for state in batched):
+                self._run_round_together([state for state in batched if state.held_gram.dtype == dtype])
             for state in unfinished:
                 if not state.is_batched:
                     self._run_round(state)
@@ -122,7 +122,7 @@ class GradMatch:
 
     def _run_round_together(self, states: list["_TaskState"]) -> None:
         pursuits = pursue_together(
-            [state.gram for state in states],
+            [state.held_gram for state in states],
             [state.problem for state in states],
             nonnegative=self.nonnegative,
             tolerance=self.tolerance,
@@ -156,6 +156,7 @@ class GradMatch:
             nonnegative=self.nonnegative,
         )
         is_used = weights != 0
+        assert problem.residual is not None, "`_prepare` gives every problem one"
         return replace(
             pursuit,
             support=support[is_used].tolist(),
@@ -208,6 +209,12 @@ class _TaskState:
     def is_batched(self) -> bool:
         """Whether the next round is run together with those of other tasks."""
         return self.gram is not None and is_faster_batched(self.gram)
+
+    @property
+    def held_gram(self) -> Tensor:
+        """The Gram matrix of a task whose rounds are run together with others'."""
+        assert self.gram is not None, "a task without a matrix is run alone"
+        return self.gram
 
     @cached_property
     def products(self) -> Products:

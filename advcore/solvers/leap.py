@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from advcore.solvers.products import LeapProducts, can_leap
+
 if TYPE_CHECKING:
     from advcore.solvers.pursuit import PursuitState
 
@@ -51,12 +53,13 @@ def leap(state: "PursuitState", pace: Pace) -> int:
 
     Ends before a step in which a row leaves, or the best row is a combination of the support: that takes a step.
     """
-    pays = state.products.supports_leaps and state.active.high * len(state.scores) >= _LEAP_FROM
-    if not pace.is_due() or not pays or state.is_refresh_due():
+    products = state.products
+    pays = state.active.high * len(state.scores) >= _LEAP_FROM
+    if not pace.is_due() or not can_leap(products) or not pays or state.is_refresh_due():
         return 0
     candidates = _find_candidates(state.scores)
     limit = min(pace.length, state.problem.k - state.active.size)
-    trials = _try_steps(state, candidates, limit)
+    trials = _try_steps(state, products, candidates, limit)
     right = _keep_right_trials(state, candidates, trials) if trials else 0
     pace.adapt(right, needs_step=right == len(trials) < limit)
     state.steps += right
@@ -79,10 +82,10 @@ class _Trial(NamedTuple):
     weights: np.ndarray
 
 
-def _try_steps(state: "PursuitState", candidates: np.ndarray, limit: int) -> list[_Trial]:
+def _try_steps(state: "PursuitState", rows: LeapProducts, candidates: np.ndarray, limit: int) -> list[_Trial]:
     """Let up to `limit` candidates join the support, the best first, without looking at any other row."""
     active = state.active
-    products = state.products.read_block(candidates, active.high + limit)
+    products = rows.read_block(candidates, active.high + limit)
     least = state.least[candidates]
     is_open = np.ones(len(candidates), dtype=bool)
     weights = weights_before = state.applied[: active.high].copy()
@@ -99,7 +102,7 @@ def _try_steps(state: "PursuitState", candidates: np.ndarray, limit: int) -> lis
             break
         active.settle()
         is_open[best] = False
-        products[active.newest] = state.products.read_row(row)[candidates]
+        products[active.newest] = rows.read_row(row)[candidates]
         weights = active.weights[: active.high].copy()
         trials.append(_Trial(row=row, score=scores[best], weights=weights))
         change = weights - _extend(weights_before, len(weights))

@@ -76,6 +76,7 @@ def _pick_greedily(state: "_Cover | _TiledCover", k: int, sample: Sample | None)
             best = state.find_best(None)
         if picks and (best is None or state.gains[best] <= least):
             break
+        assert best is not None, "while nothing is picked, a row is open"
         gains.append(float(state.gains[best]))
         state.take(best, len(picks))
         picks.append(best)

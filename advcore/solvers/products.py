@@ -1,6 +1,6 @@
 """Inner products of rows as a pursuit needs them: from a Gram matrix, or from the rows' factors."""
 
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ class Products(Protocol):
     diagonal : (N,) float64, the product of each row with itself.
     precise : whether products are exact to float64; else to float32.
     supports_leaps : whether correlating with several sums at once is cheaper than one after the other; such products
-        also have the methods `read_row` and `read_block` of `GramProducts`.
+        are `LeapProducts`.
     """
 
     diagonal: np.ndarray
@@ -35,6 +35,24 @@ class Products(Protocol):
 
         Weights of shape (r, m) stand for r sums and give (r, N). `exact`: sum in float64.
         """
+
+
+class LeapProducts(Products, Protocol):
+    """Products that support leaps."""
+
+    def read_row(self, j: int) -> np.ndarray:
+        """Return the products of row j with all rows, (N,), a view."""
+
+    def read_block(self, columns: np.ndarray, high: int) -> np.ndarray:
+        """Return a copy of the products of the rows in the first `high` slots with the rows `columns`.
+
+        Entries of slots that are not in use can be anything.
+        """
+
+
+def can_leap(products: Products) -> TypeGuard[LeapProducts]:
+    """Return whether the products support leaps."""
+    return products.supports_leaps
 
 
 class GramProducts:
@@ -80,10 +98,12 @@ class GramProducts:
         used = self._gram[: weights.shape[-1]]
         if not exact or self.precise:
             return weights.astype(used.dtype) @ used
-        return sum(
+        total = sum(
             weights[start : start + _EXACT_ROWS] @ used[start : start + _EXACT_ROWS].astype(np.float64)
             for start in range(0, len(weights), _EXACT_ROWS)
         )
+        assert isinstance(total, np.ndarray), "a slot is in use"
+        return total
 
 
 class FactorProducts:

@@ -31,7 +31,7 @@ class Scored:
 
     points: str = "clean"
     scores: str | None = None
-    score: ClassVar[str]
+    score = ""  # not annotated: a subclass may make it a setting, which then comes in that class's order
     has_target: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -100,7 +100,7 @@ class Moderate(Scored):
     Reference: Xia et al. 2023, section 3.
     """
 
-    score: ClassVar[str] = "centre_distance"
+    score = "centre_distance"
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
         return take_by_score(scores, k, "middle")
