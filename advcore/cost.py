@@ -103,7 +103,7 @@ class CostLedger:
     def restore(self, summary: dict[str, dict[str, float]]) -> None:
         """Replace the ledger's counts by those of a `summary`."""
         for phase in PHASES:
-            self.passes[phase] = {kind: summary[phase][kind] for kind in ("forward", "backward")}
+            self.passes[phase] = {kind: int(summary[phase][kind]) for kind in ("forward", "backward")}
             self.seconds[phase] = summary[phase]["seconds"]
 
     def summary(self) -> dict[str, dict[str, float]]:

@@ -73,7 +73,7 @@ class Stream:
         """Bind the stream to examples: `indices` (B,) long, on the device where the draws are wanted."""
         return replace(self, indices=indices)
 
-    def take(self, positions: Tensor) -> "Stream":
+    def take(self, positions: Tensor | slice) -> "Stream":
         """Keep some of the bound examples: `positions` in the bound indices, or a mask over them."""
         assert self.indices is not None, "a stream that is not bound has no examples to take from"
         return self.at(self.indices[positions])

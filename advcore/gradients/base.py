@@ -131,7 +131,7 @@ class AveragedScores(Collector):
 
     @property
     def rows(self) -> DenseRows:
-        return DenseRows(matrix=(self.total / self.epochs)[:, None])
+        return DenseRows(matrix=torch.as_tensor(self.total / self.epochs)[:, None])
 
 
 class Forgetting(Collector):

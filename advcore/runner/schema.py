@@ -196,7 +196,9 @@ class EvaluationConfig:
                 if getattr(attack, "training_only", False)
             ),
             *(
-                must(f"attacks.{i}.start", "uniform, gaussian or clean in an evaluation", attack.start)
+                must(
+                    f"attacks.{i}.start", "uniform, gaussian or clean in an evaluation", getattr(attack, "start", None)
+                )
                 for i, attack in enumerate(self.attacks)
                 if getattr(attack, "remembers", False)
             ),
