@@ -18,16 +18,24 @@ _DIGITS = 1e4  # an offered budget has four digits
 
 def replace_budget(trainer: Trainer, budget: float) -> Trainer:
     """Return the same run on another share of the data."""
-    selector = trainer.selector and replace(trainer.selector, budget=budget)
+    selector = trainer.selector
+    if selector is not None:
+        selector = replace(selector, budget=budget)
     return replace(trainer, schedule=replace(trainer.schedule, budget=budget), selector=selector)
 
 
-def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int | None:
-    """Return the passes of a run on k of n examples; None if the trainer refuses k, as it may for few epochs."""
+def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int:
+    """Return the passes of a run on k of n examples. Raises ConfigError if the trainer refuses k."""
+    return count_planned_units(replace_budget(trainer, k / n), n, held_out)
+
+
+def _is_refused(trainer: Trainer, k: int, n: int, held_out: int) -> bool:
+    """Return whether the trainer refuses k of n examples, as it may for few epochs."""
     try:
-        return count_planned_units(replace_budget(trainer, k / n), n, held_out)
+        _count_units(trainer, k, n, held_out)
     except ConfigError:
-        return None
+        return True
+    return False
 
 
 def find_largest(holds: Callable[[int], bool], low: int, high: int) -> int:
@@ -49,11 +57,11 @@ def _find_sizes(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | No
 
     What it refuses is too small.
     """
-    if _count_units(trainer, n - 1, n, held_out) is None:
+    if _is_refused(trainer, n - 1, n, held_out):
         return None
 
     def is_refused(k: int) -> bool:
-        return k < 2 or _count_units(trainer, k, n, held_out) is None
+        return k < 2 or _is_refused(trainer, k, n, held_out)
 
     return find_largest(is_refused, 1, n - 1) + 1, n - 1
 
@@ -79,6 +87,7 @@ def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, re
     sizes = _find_sizes(trainer, n, held_out)
     if sizes is None:
         replace_budget(trainer, (n - 1) / n)  # which raises the error that says why
+    assert sizes is not None, "the settings were refused with this budget before"
     least, most = (_count_units(trainer, k, n, held_out) / reference_units for k in sizes)
     if cost < least:
         rule = f"at least {_format_limit(least)}, what {sizes[0]} examples of {n} cost"
@@ -143,11 +152,15 @@ def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_
 
 def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: int) -> Offer:
     selector = trainer.selector
-    attacks_to_select = selector is not None and count_selection_units(selector) > 0
+    selection_steps = period = None
+    if selector is not None:
+        period = trainer.schedule.period
+        if count_selection_units(selector) > 0:
+            selection_steps = _get_steps(selector.attack)
     return Offer(
         steps=None if trainer.attack_steps else _get_steps(trainer.attack),
-        selection_steps=_get_steps(selector.attack) if attacks_to_select else None,
-        period=selector and trainer.schedule.period,
+        selection_steps=selection_steps,
+        period=period,
         rule=trainer.minibatch,
         budget=trainer.schedule.budget,
         cost=count_planned_units(trainer, n, held_out) / reference_units,
@@ -156,12 +169,14 @@ def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: in
 
 def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     """Yield the trainer with all combinations of cheaper attacks, selections and minibatch rules."""
+    selector = trainer.selector
+    assert selector is not None, "offers start from a run that selects"
     attacks = [_replace_steps(trainer.attack, steps) for steps in _list_steps(trainer)]
-    selection_attacks = [trainer.selector.attack]
+    selection_attacks = [selector.attack]
     periods = [trainer.schedule.period]
-    if count_selection_units(trainer.selector) > 0:
-        if _get_steps(trainer.selector.attack) != 1:
-            selection_attacks.append(_replace_steps(trainer.selector.attack, 1))
+    if count_selection_units(selector) > 0:
+        if _get_steps(selector.attack) != 1:
+            selection_attacks.append(_replace_steps(selector.attack, 1))
         if trainer.schedule.schedule != "acs" and trainer.schedule.period is not None:
             periods.append(None)
     epochs = len(trainer.schedule.plan())
@@ -175,7 +190,7 @@ def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
             trainer,
             attack=attack,
             minibatch=rule,
-            selector=replace(trainer.selector, attack=selection_attack),
+            selector=replace(selector, attack=selection_attack),
             schedule=replace(trainer.schedule, period=period),
         )
 
@@ -185,7 +200,7 @@ def _list_steps(trainer: Trainer) -> list[int | None]:
     most = _get_steps(trainer.attack)
     if most is None or trainer.attack_steps:
         return [most]
-    return [steps for steps in _STEPS if steps < most] + [most]
+    return [*(steps for steps in _STEPS if steps < most), most]
 
 
 def _get_steps(attack: Attack | None) -> int | None:
@@ -194,7 +209,7 @@ def _get_steps(attack: Attack | None) -> int | None:
 
 def _replace_steps(attack: Attack | None, steps: int | None) -> Attack | None:
     """Return the attack with `steps` steps of the size that suits so many; an attack without steps stays as it is."""
-    if _get_steps(attack) in (None, steps):
+    if attack is None or _get_steps(attack) in (None, steps):
         return attack
     changes = {"steps": steps}
     if hasattr(attack, "step_size"):

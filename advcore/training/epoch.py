@@ -109,8 +109,10 @@ class EpochTrainer:
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
             else:
+                selector = self.run.trainer.selector
+                assert selector is not None, "it chose the coreset"
                 indices = self.coreset.indices
-                self.memory.begin(indices, view, max(len(indices), self.run.trainer.selector.size(n)))
+                self.memory.begin(indices, view, max(len(indices), selector.size(n)))
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
         self.place.begun = True
 
@@ -152,7 +154,7 @@ class EpochTrainer:
         if rule_facts:
             entry["minibatch"] = rule_facts
         if self.run.trainer.attack_steps:
-            entry["attack_steps"] = self.run.trainer.attack_at(place.epoch).steps
+            entry["attack_steps"] = self.run.trainer.attack_steps.at(place.epoch, self.run.trainer.schedule.length)
         return entry
 
     def _build_learner(self, is_counted: bool = True) -> Learner:
@@ -183,6 +185,7 @@ class EpochTrainer:
         attack = self.run.trainer.attack_at(self.place.epoch)
         ramp = self.run.trainer.eps_ramp
         if self.memory is not None:
+            assert attack is not None, "the memory is an attack's"
             attack = attack.recalling(self.memory)
         if attack is None or not ramp:
             return attack
@@ -249,12 +252,13 @@ def update_average(average: AveragedModel, model: nn.Module) -> None:
     if int(average.n_averaged) == 0:  # it is on the CPU
         average.update_parameters(model)
         return
+    assert average.multi_avg_fn is not None, "`build_average` sets it"
     pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
     for mean, value in zip(_list_tensors(average.module), _list_tensors(model), strict=True):
         pairs.setdefault(mean.dtype, []).append((mean, value))
     for same_dtype in pairs.values():
         means, values = map(list, zip(*same_dtype, strict=True))
-        average.multi_avg_fn(means, values, None)
+        average.multi_avg_fn(means, values, average.n_averaged)
     average.n_averaged += 1
 
 

@@ -51,10 +51,11 @@ class Judge:
         """Write validation accuracies and the peak of memory into `entry`, and hand the state to the listener."""
         state = copy_weights(model)
         if self.run.validation is not None:
+            probe = self.run.trainer.probe
             evaluation = evaluate(
                 model,
                 self.run.validation,
-                [] if self.run.trainer.attack is None else [self.run.trainer.probe],
+                [] if probe is None else [probe],
                 seed=self.run.seed,
                 split="validation",
                 indices=self.probe_indices,

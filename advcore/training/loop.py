@@ -1,6 +1,5 @@
 """The training loop: in each epoch, choose a coreset, train on it, judge the model, and offer a checkpoint."""
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -11,15 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from advcore import distributed
-from advcore.attacks.memory import Memory, Perturbations, refuse_unmoved
-from advcore.cost import CostLedger
+from advcore.attacks.memory import Perturbations, refuse_unmoved
 from advcore.data.augment import none
 from advcore.data.contract import first_images
 from advcore.data.source import Source
 from advcore.errors import NonFiniteError
-from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Collector
-from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.runtime.borrow import find_device
@@ -27,9 +22,11 @@ from advcore.runtime.out_of_memory import explain_out_of_memory
 from advcore.runtime.precision import Speed, find_family
 from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
-from advcore.selection.schedule import Epoch, Schedule
+from advcore.selection.schedule import Epoch
 from advcore.training.epoch import EpochTrainer
+from advcore.training.epoch_scores import build_collector, score_examples, score_probe
 from advcore.training.judge import Judge, copy_weights
+from advcore.training.loop_settings import has_remembered_start
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
 from advcore.training.snapshot import take_snapshot
 from advcore.types import Coreset
@@ -74,7 +71,7 @@ class Loop:
         self.memory = self._build_memory()
         self.speed = self._decide_speed()
         self.epoch_trainer = EpochTrainer(run, self.memory, self.speed)
-        self.scores = GRADIENTS[run.trainer.solver_reads].collect() if run.trainer.takes_scores else None
+        self.scores = build_collector(run.trainer) if run.trainer.takes_scores else None
         self.coreset: Coreset | None = None
         self.place = Place()
 
@@ -88,7 +85,10 @@ class Loop:
         trainer = self.run.trainer
         if not trainer.remembers:
             return None
-        n, shape, device = len(self.run.train), self.run.train.shape, self.run.train.device
+        n = len(self.run.train)
+        channels, height, width = self.run.train.shape
+        shape = (channels, height, width)
+        device = self.run.train.device
         refuse_unmoved(self.run.augment, shape, Stream(seed=self.run.seed, purpose="augment"))
         place = trainer.memory.settle(trainer.memory_bytes(n, shape), device)
         if place.type != device.type and trainer.memory.place == "auto":
@@ -126,8 +126,10 @@ class Loop:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
         with self.speed.activate():
             try:
-                if self.run.trainer.probe_epochs and not self.scores.epochs:
-                    self.scores = score_probe(self.run)
+                if self.run.trainer.probe_epochs:
+                    assert self.scores is not None, "a probe is trained where scores are taken"
+                    if not self.scores.epochs:
+                        self.scores = score_probe(self.run)
                 while self.place.epoch < len(self.plan):
                     self._run_epoch()
             except Stopped:
@@ -155,11 +157,13 @@ class Loop:
             raise
         distributed.merge_ledgers(self.run.out.ledger)
         self.run.out.ledger.settle()  # once per epoch, so that no events pile up
+        entry = place.entry
+        assert entry is not None, "training wrote it"
         # The first process's ledger holds all counts: the others' were merged into it.
-        (place.entry["units"],) = distributed.sum_numbers([self.run.out.ledger.sum_units()])
-        place.entry["seconds"] = round(time.perf_counter() - started, 3)
-        self.run.out.epochs.append(place.entry)
-        self._report_epoch(place.entry)
+        (entry["units"],) = distributed.sum_numbers([self.run.out.ledger.sum_units()])
+        entry["seconds"] = round(time.perf_counter() - started, 3)
+        self.run.out.epochs.append(entry)
+        self._report_epoch(entry)
 
     def _work_on_epoch(self) -> None:
         """Do what is left of the epoch: choose its coreset, train, take scores, and judge the model."""
@@ -175,9 +179,11 @@ class Loop:
         if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
             raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
         if self.epoch.action == "full" and self.run.trainer.takes_scores and not place.scored:
+            assert self.scores is not None, "this run takes scores"
             with ledger.undo_on_error():
                 self.scores.add(score_examples(self.run, place.epoch, self.run.model, ledger))
             place.scored = True
+        assert place.entry is not None, "training wrote it"
         with ledger.undo_on_error():
             self.judge.judge(self.judged_model, place.entry, self.device)
 
@@ -198,9 +204,10 @@ class Loop:
         if action in ("full", "reuse"):
             return
         selector = self.run.trainer.selector
+        assert selector is not None, "a schedule with a budget below 1 has a selector"
         if self.memory is not None:
             self.memory.look(None)
-            if getattr(selector.attack, "remembers", False):
+            if selector.attack is not None and has_remembered_start(selector.attack):
                 selector = replace(selector, attack=selector.attack.recalling(self.memory))
         if action == "select":
             self._select(selector)
@@ -211,12 +218,15 @@ class Loop:
 
     def _select(self, selector: AdversarialCoreset) -> None:
         coresets = self.run.out.coresets
+        rows = self.run.scores
+        if self.scores is not None:
+            rows = self.scores.rows
         self.coreset = selector.select(
             self.run.model,
             self.run.train,
             seed=self.run.seed,
             epoch=self.place.epoch,
-            rows=self.scores.rows if self.run.trainer.takes_scores else self.run.scores,
+            rows=rows,
             validation=self.run.validation,
             previous=coresets[-1] if coresets else None,
             ledger=self.run.out.ledger,
@@ -231,52 +241,3 @@ class Loop:
 def decide_speed_for_all(decide: Callable[[], Speed]) -> Speed:
     """Let the first process decide how passes run, for all."""
     return Speed(**distributed.run_on_first(lambda: asdict(decide())))
-
-
-def score_examples(run: Run, epoch: int, model: nn.Module, ledger: CostLedger) -> Tensor:
-    """Return a score (N,) of each training example, as `model` stands after an epoch; `ledger` counts the passes."""
-    trainer = run.trainer
-    measured = GRADIENTS[trainer.solver_reads].measure(
-        model,
-        run.train,
-        objective=trainer.objective,
-        attack=trainer.selector.attack,
-        stream=Stream(seed=run.seed, purpose="scoring"),
-        ledger=ledger,
-        head=trainer.head,
-        chunk_size=trainer.selector.chunk_size,
-    )
-    for event in measured.events:
-        run.out.add_event(epoch, event)
-    return measured.rows.matrix[:, 0].to(run.train.device)
-
-
-def score_probe(run: Run) -> Collector:
-    """Train a copy of the model without attacks, and return the scores taken after each of its epochs.
-
-    All its passes count as phase "scoring".
-    """
-    trainer = run.trainer
-    ledger = CostLedger()
-    scores = GRADIENTS[trainer.solver_reads].collect()
-    probe = replace(
-        trainer,
-        objective=Standard(),
-        attack=None,
-        attack_steps=None,
-        memory=Memory(),
-        minibatch=None,
-        selector=None,
-        schedule=Schedule(epochs=trainer.probe_epochs),
-        probe_epochs=0,
-        ema=None,
-    )
-
-    def add_scores(model: nn.Module) -> None:
-        scores.add(score_examples(run, 0, model, ledger))
-
-    listener = Listener(on_model=add_scores)
-    trained = probe.fit(copy.deepcopy(run.model), run.train, seed=run.seed, augment=run.augment, listener=listener)
-    ledger.add(trained.ledger)
-    run.out.ledger.add(ledger, under="scoring")
-    return scores

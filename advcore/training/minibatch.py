@@ -78,7 +78,7 @@ def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, norm
         return must("objective", "one with a loss of a single image for this minibatch rule", name, way_out)
     if rule.warm_up > epochs:
         return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
-    if normalise == "batch" and not rule.single_image and rule.correction != "none":
+    if isinstance(rule, AttackSubset) and not rule.single_image and normalise == "batch" and rule.correction != "none":
         way_out = "normalise: batch divides by the picked weights' own sum, which undoes it"
         return must("minibatch.correction", "none with training.normalise: batch", rule.correction, way_out)
     return None

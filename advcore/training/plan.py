@@ -20,7 +20,10 @@ def count_step_units(objective: Objective, attack: Attack | None) -> int:
 
 def count_selection_units(selector: AdversarialCoreset) -> int:
     """Return the passes of one selection per example of the whole set."""
-    gradient = GRADIENTS.get(selector.solver.reads)
+    reads = selector.solver.reads
+    if reads is None:
+        return 0
+    gradient = GRADIENTS.get(reads)
     if gradient is None or gradient.averaged or find_scores_file(selector.solver):
         return 0
     return gradient.units(selector.objective, selector.attack)
@@ -39,6 +42,7 @@ def plan_reference(objective: Objective, attack: Attack | None, n: int, epochs: 
     """Return the reference of `epochs` over n examples with the same objective and `steps` attack steps."""
     if not is_attacked(objective):
         return Reference(epochs, None, epochs * n * count_step_units(objective, None))
+    assert attack is not None, "an objective that is attacked comes with an attack"
     return Reference(epochs, steps, epochs * n * count_step_units(objective, attack.reference(steps)))
 
 
@@ -68,13 +72,14 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
     plan = trainer.schedule.plan()
     scoring = 0
     if trainer.takes_scores:
+        assert trainer.selector is not None and trainer.solver_reads is not None, "scores are taken for a selection"
         scoring = GRADIENTS[trainer.solver_reads].units(trainer.objective, trainer.selector.attack)
     probe = trainer.probe_epochs * n * (count_step_units(Standard(), None) + scoring)
     full_epochs = sum(epoch.action == "full" for epoch in plan)
-    selections = sum(epoch.action == "select" for epoch in plan)
-    selection = selections and selections * _count_measured(trainer, n, held_out) * count_selection_units(
-        trainer.selector
-    )
+    selection = sum(epoch.action == "select" for epoch in plan)
+    if selection:
+        assert trainer.selector is not None, "it makes the selections"
+        selection *= _count_measured(trainer.selector, n, held_out) * count_selection_units(trainer.selector)
     return PlannedUnits(
         training=sum(_count_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
         selection=selection,
@@ -92,9 +97,9 @@ def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int
     )
 
 
-def _count_measured(trainer: Trainer, n: int, held_out: int) -> int:
+def _count_measured(selector: AdversarialCoreset, n: int, held_out: int) -> int:
     """Return how many examples a selection measures rows of."""
-    return n + held_out if trainer.selector.target == "validation" else n
+    return n + held_out if selector.target == "validation" else n
 
 
 def count_planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def _identify(loop: "Loop") -> Entry:
 def _restore_place(fields: Entry, device: torch.device) -> Place:
     """Rebuild the place in the run; the sums of losses are dealt to as many processes as there are now."""
     place = Place(**_map_tensors(methodcaller("to", device), fields))
-    totals = place.total
+    totals = cast(list[Tensor | float], place.total)  # a snapshot holds those of all processes
     if len(totals) == distributed.size():
         place.total = totals[distributed.rank()]
     elif distributed.is_first():
@@ -163,7 +163,9 @@ def _map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 def _get_random_states(device: torch.device) -> Snapshot:
     """Return the global random states, which layers such as dropout draw from."""
     _, words, gauss = random.getstate()
-    _, keys, *rest = np.random.get_state()
+    state = np.random.get_state(legacy=True)
+    assert isinstance(state, tuple), "the legacy form is a tuple"
+    _, keys, *rest = state
     return {
         "torch": get_random_state(device),
         "python": [torch.tensor(words), gauss],

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,13 @@ def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: 
     return distributed.size() * len(part_weights) / len(batch)
 
 
+class FusedOptimizer(Protocol):
+    """What a fused step of torch reads beside its settings; torch's types leave it out."""
+
+    grad_scale: Tensor | None
+    found_inf: Tensor | None
+
+
 class Gate:
     """Skips optimiser steps on the device from the first one on that is not finite, without waiting for the device.
 
@@ -70,8 +78,9 @@ class Gate:
         self._shut = torch.maximum(self._shut, (~finite).to(self._shut))
         self._places.append(where)
         # A fused step reads these two, which torch.amp.GradScaler sets in the same way.
-        optimizer.grad_scale = None
-        optimizer.found_inf = self._shut
+        fused = cast(FusedOptimizer, optimizer)
+        fused.grad_scale = None
+        fused.found_inf = self._shut
         optimizer.step()
         if len(self._places) >= self.OFTEN:
             self.look()
@@ -119,6 +128,7 @@ class Learner:
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
+                assert generator.indices is not None, "a batch's stream is bound to its examples"
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.indices))
             return x_adv
 
@@ -150,7 +160,7 @@ class Learner:
     def _apply(self, loss: Tensor, where: Callable[[], str]) -> None:
         """Clip the gradients, and take the optimiser's step if they and the loss are finite."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if self.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
@@ -210,6 +220,14 @@ class Batch:
     images: int
     factor: float = 1.0
     is_counted: bool = True
+
+
+class Images(NamedTuple):
+    """Images to learn from, clean or attacked (B, C, H, W), with their labels (B,) and weights (B,)."""
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor
 
 
 class PlainStepper:

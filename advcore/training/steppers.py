@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,10 @@ from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.runtime.precision import disable_compilation
 from advcore.training.progress import Entry, Snapshot
-from advcore.training.step import Batch, Forward, Learner, PlainStepper, reduce_losses, scoring
+from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, reduce_losses, scoring
 
-Images = tuple[Tensor, Tensor, Tensor]
-"""Images to learn from, clean or attacked (B, C, H, W), with their labels (B,) and weights (B,)."""
+Picks = TypeVar("Picks", Tensor, Tensor | None)
+"""(N,) which examples were picked, or how often; None before there is an epoch of picks."""
 
 
 class AttackSubsetStepper(PlainStepper):
@@ -75,6 +76,7 @@ class AttackSubsetStepper(PlainStepper):
         """Add a step's picks to the counts of the epoch."""
         self.entropies.append(picked.entropy)
         if batch.is_counted:
+            assert self.picked is not None, "`begin` made it"
             indices = batch.indices.to(picked.positions.device)[picked.positions]
             self.counts[indices] += 1
             self.picked[indices] = True
@@ -89,6 +91,7 @@ class AttackSubsetStepper(PlainStepper):
             rows = None
             residual = residuals(Standard(), batch.y, {"clean": logits})["clean"]
         else:
+            assert self.head is not None and tap.features is not None, "the pass went through the head"
             rows = cross_entropy_rows(logits, batch.y, tap.features, self.head)
             residual = rows.residuals[0]
         return Seen(margins=-margin(logits, batch.y), residuals=residual, weights=batch.weights, rows=rows)
@@ -101,6 +104,7 @@ class AttackSubsetStepper(PlainStepper):
         each was attacked so far, 1 where all were equally often.
         """
         counts, before, present = self._merge_picks()
+        assert present is not None, "`begin` made it"
         picked = int(present.sum())
         shares = counts.double() / counts.sum()
         (entropy,) = distributed.sum_numbers([float(torch.stack(self.entropies).mean())])
@@ -112,12 +116,9 @@ class AttackSubsetStepper(PlainStepper):
             "spread": float(torch.special.entr(shares).sum()) / math.log(len(shares)),
         }
 
-    def _merge_picks(self) -> list[Tensor | None]:
+    def _merge_picks(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return counts, and who was picked in the epoch before and in this one, over all processes."""
-        tensors = (self.counts, self.picked_before, self.picked)
-        return [
-            tensor if tensor is None else distributed.sum_tensor(tensor.long()).to(tensor.dtype) for tensor in tensors
-        ]
+        return _sum_picks(self.counts), _sum_picks(self.picked_before), _sum_picks(self.picked)
 
     def state(self) -> Snapshot:
         counts, before, present = self._merge_picks()
@@ -139,10 +140,17 @@ class AttackSubsetStepper(PlainStepper):
         self.picked = _restore_picks(state["now"], device)
 
 
-def _restore_picks(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+def _sum_picks(tensor: Picks) -> Picks:
+    """Return the sum over all processes, in the tensor's dtype."""
+    if tensor is None:
+        return tensor
+    return distributed.sum_tensor(tensor.long()).to(tensor.dtype)
+
+
+def _restore_picks(tensor: Picks, device: torch.device) -> Picks:
     """Return what all processes picked in the first process, and zeros in the others: the sum stays the same."""
     if tensor is None:
-        return None
+        return tensor
     tensor = tensor.to(device)
     return tensor if distributed.is_first() else torch.zeros_like(tensor)
 
@@ -161,12 +169,12 @@ class UpdateSubsetStepper(PlainStepper):
     """Steps that learn from the images that an `UpdateSubset` rule keeps of each batch's clean and attacked ones.
 
     batch_size : size of a step, for a rule that queues what it keeps. attack : gives the ball of which the radius of
-    kept examples is a share.
+    kept examples is a share; None for a rule that measures no radius.
     share : what the rule keeps in this epoch. kept_indices, are_attacked : of the images kept in this epoch, one tensor
     per step. queue : kept images that wait for a full batch.
     """
 
-    def __init__(self, rule: UpdateSubset, source: Source, batch_size: int, seed: int, attack: Attack):
+    def __init__(self, rule: UpdateSubset, source: Source, batch_size: int, seed: int, attack: Attack | None):
         self.rule = rule
         self.source = source
         self.batch_size = batch_size
@@ -193,7 +201,7 @@ class UpdateSubsetStepper(PlainStepper):
         positions = kept % size  # images i and size + i are the clean and the attacked view of example i
         self.kept_indices.append(batch.indices.to(positions.device)[positions])
         self.are_attacked.append(kept >= size)
-        kept_images = (images, batch.y[positions], batch.weights[positions])
+        kept_images = Images(images, batch.y[positions], batch.weights[positions])
         if self.rule.queue:
             return self._train_queued(learner, kept_images, batch.where)
         return self._train(learner, kept_images, batch.where)
@@ -231,7 +239,7 @@ class UpdateSubsetStepper(PlainStepper):
         ball, by eighths of the attack's, in which the prediction flips, for some of the kept examples.
         """
         adversarial = float(torch.cat(self.are_attacked).double().mean())
-        facts = {"p_up": self.share, "clean": 1 - adversarial, "adversarial": adversarial}
+        facts: Entry = {"p_up": self.share, "clean": 1 - adversarial, "adversarial": adversarial}
         if self.rule.probed:
             facts["radius"] = self._measure_radius(learner)
         return facts
@@ -251,19 +259,19 @@ class UpdateSubsetStepper(PlainStepper):
         self.share = state["part"]
         self.kept_indices = [indices.to(device) for indices in state["kept"]]
         self.are_attacked = [flags.to(device) for flags in state["attacked"]]
-        self.queue = state["waiting"] and tuple(part.to(device) for part in state["waiting"])
+        self.queue = state["waiting"] and Images(*(part.to(device) for part in state["waiting"]))
 
     def _train_queued(self, learner: Learner, images: Images, where: Callable[[], str]) -> tuple[Tensor, int]:
         """Queue images, and take a step on each full batch of the queue; a last single image joins the one before."""
         queued = images
         if self.queue is not None:
-            queued = tuple(torch.cat(pair) for pair in zip(self.queue, images, strict=True))
+            queued = Images(*(torch.cat(pair) for pair in zip(self.queue, images, strict=True)))
         size = self.batch_size
         total = torch.zeros((), device=images[0].device)
         trained = 0
         while len(queued[1]) >= size and len(queued[1]) != size + 1:
-            loss, _ = self._train(learner, tuple(part[:size] for part in queued), where)
-            queued = tuple(part[size:] for part in queued)
+            loss, _ = self._train(learner, Images(*(part[:size] for part in queued)), where)
+            queued = Images(*(part[size:] for part in queued))
             total = total + loss * size
             trained += size
         self.queue = queued
@@ -281,6 +289,7 @@ class UpdateSubsetStepper(PlainStepper):
         """Measure the smallest radius of `probed` kept examples, evenly chosen, on the plain view."""
         kept = torch.cat(self.kept_indices).unique()
         indices = kept[:: max(1, len(kept) // self.rule.probed)][: self.rule.probed].cpu()
+        assert self.attack is not None, "no rule serves an objective that is not attacked"
         stream = Stream(seed=self.seed, purpose="radius", epoch=self.epoch)
         radii = smallest_radius(learner.model, self.source, self.attack, indices, stream=stream, ledger=learner.ledger)
         flipped = torch.isfinite(radii)

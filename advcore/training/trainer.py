@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.data.augment import none
 from advcore.data.compatibility import check_fits
-from advcore.data.contract import chunked
+from advcore.data.contract import MapStyle, chunked
 from advcore.data.source import Source, as_source
 from advcore.errors import CheckpointError, ConfigError, UserError, check_at_least, describe_exception, must
 from advcore.gradients import GRADIENTS
@@ -132,6 +131,7 @@ class Trainer(LoopSettings):
         """Return the attack of an epoch that runs, counted from 0."""
         if self.attack_steps is None:
             return self.attack
+        assert self.attack is not None, "`find_steps_problem` refuses steps of no attack"
         return self.attack.changed(steps=self.attack_steps.at(epoch, self.schedule.length))
 
     @property
@@ -139,6 +139,7 @@ class Trainer(LoopSettings):
         """The attack of the epoch that has the fewest steps."""
         if self.attack_steps is None:
             return self.attack
+        assert self.attack is not None, "`find_steps_problem` refuses steps of no attack"
         length = self.schedule.length
         return self.attack.changed(steps=min(self.attack_steps.at(epoch, length) for epoch in range(length)))
 
@@ -152,12 +153,16 @@ class Trainer(LoopSettings):
         """The attack that judges every epoch; it has many steps where the training attack has few in any of them."""
         if self.attack is None:
             return None
-        return self.weakest_attack.probe() if self.few_steps else self.attack.probe()
+        weakest = self.weakest_attack
+        if weakest is not None and self.few_steps:
+            return weakest.probe()
+        return self.attack.probe()
 
     def count_examples(self, action: str, n: int) -> int:
         """Return how many of n training examples an epoch with this action of the schedule's plan trains on."""
         if action == "full":
             return n
+        assert self.selector is not None, "a schedule with a budget below 1 has a selector"
         if action == "random":
             return self.selector.stand_in.size(n)
         return self.selector.size(n)
@@ -186,7 +191,9 @@ class Trainer(LoopSettings):
     @property
     def given(self) -> bool:
         """Whether selections read scores from a file."""
-        return self.solver_reads is not None and find_scores_file(self.selector.solver) is not None
+        if self.selector is None or self.solver_reads is None:
+            return False
+        return find_scores_file(self.selector.solver) is not None
 
     def check(self, model: nn.Module, train: Source) -> None:
         """Raise ConfigError for training data that these settings cannot work with.
@@ -209,8 +216,8 @@ class Trainer(LoopSettings):
     def fit(
         self,
         model: nn.Module,
-        train: Dataset | Source,
-        validation: Dataset | Source | None = None,
+        train: MapStyle | Source,
+        validation: MapStyle | Source | None = None,
         *,
         seed: int = 0,
         augment: Callable[[Tensor, Stream], Tensor] = none,
@@ -263,7 +270,7 @@ class Trainer(LoopSettings):
                 _restore(loop, resume)
             return loop.fit()
 
-    def _refuse_missing(self, validation: Dataset | Source | None, scores: Rows | None) -> None:
+    def _refuse_missing(self, validation: MapStyle | Source | None, scores: Rows | None) -> None:
         """Raise ConfigError if validation examples or scores are needed and not given."""
         if validation is None and self.selector is not None and self.selector.needs_validation:
             raise ConfigError(must("validation", "given for a selection with target: validation", None))
