@@ -66,15 +66,17 @@ def _find_sizes(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | No
     return find_largest(is_refused, 1, n - 1) + 1, n - 1
 
 
-def _find_budget(sizes: tuple[int, int], trainer: Trainer, n: int, held_out: int, units: float) -> float | None:
-    """Return the largest share of n training examples with which the run takes at most `units` passes, to four digits.
+def _find_budget(
+    sizes: tuple[int, int], trainer: Trainer, n: int, held_out: int, *, cost: float, reference_units: int
+) -> float | None:
+    """Return the largest share of n training examples at which the run costs at most `cost`, to four digits.
 
-    Return None where even the fewest examples take more. sizes : by `_find_sizes`. held_out : how many validation
-    examples there are.
+    Return None where even the fewest examples cost more. sizes : by `_find_sizes`. held_out : how many validation
+    examples there are. Costs are compared, and not passes: a cost times the reference may round below the passes.
     """
 
     def is_within(k: int) -> bool:
-        return _count_units(trainer, k, n, held_out) <= units
+        return _count_units(trainer, k, n, held_out) / reference_units <= cost
 
     if not is_within(sizes[0]):
         return None
@@ -96,7 +98,9 @@ def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, re
     if cost > most:
         rule = f"at most {_format_limit(most, direction=-1)}, what {n - 1} examples of {n} cost"
         raise ConfigError(must("cost", rule, cost, "use all data"))
-    return _find_budget(sizes, trainer, n, held_out, cost * reference_units)
+    budget = _find_budget(sizes, trainer, n, held_out, cost=cost, reference_units=reference_units)
+    assert budget is not None, "the fewest examples cost no more than `cost`"
+    return budget
 
 
 def _format_limit(limit: float, direction: int = 1) -> str:
@@ -131,17 +135,16 @@ def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_
     """
     results: list[Offer] = []
     least = float("inf")
-    units = cost * reference_units
     for variant in _combine_savings(trainer):
         on_all_data = replace(variant, schedule=replace(variant.schedule, budget=1.0), selector=None, probe_epochs=0)
-        if count_planned_units(on_all_data, n, held_out) <= units:
+        if count_planned_units(on_all_data, n, held_out) / reference_units <= cost:
             results.append(_describe_offer(on_all_data, n, held_out, reference_units))
             continue
         sizes = _find_sizes(variant, n, held_out)
         if sizes is None:
             continue
         least = min(least, _count_units(variant, sizes[0], n, held_out) / reference_units)
-        budget = _find_budget(sizes, variant, n, held_out, units)
+        budget = _find_budget(sizes, variant, n, held_out, cost=cost, reference_units=reference_units)
         if budget is not None:
             results.append(_describe_offer(replace_budget(variant, budget), n, held_out, reference_units))
     if not results:

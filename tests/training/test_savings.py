@@ -504,6 +504,17 @@ def test_budgets_that_the_trainer_refuses_are_stepped_over(model, source, more):
         find_budget_at_cost(made, N, 0, 0.05, units)
 
 
+def test_the_least_cost_there_is_can_be_asked_for():
+    """Also where the cost times the reference rounds below the passes that it was computed from."""
+    made = trainer(ATTACK)
+    least = count_planned_units(replace_budget(made, 2 / N), N)
+    rounded_down = [reference for reference in range(10_000, 11_000) if least / reference * reference < least]
+    assert len(rounded_down) > 5
+    for reference in rounded_down[:5]:
+        budget = find_budget_at_cost(made, N, 0, least / reference, reference)
+        assert count_planned_units(replace_budget(made, budget), N) == least
+
+
 def test_full_data_is_offered_where_it_is_cheap_enough():
     made = trainer(solver=GradMatch())
     units = plan_reference(made.objective, made.attack, N, made.schedule.epochs, 7).units
