@@ -23,6 +23,7 @@ browser: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
 
 # Renew constraints.txt: the newest releases that setup.cfg allows, for every platform and Python 3.11 and later.
 lock: $(READY)
