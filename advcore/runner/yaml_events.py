@@ -6,6 +6,7 @@ are counted before each is scanned, and for the size of the values, aliases foll
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import yaml
 from yaml.parser import Parser
@@ -24,7 +25,7 @@ MOST_CHARACTERS = 1_000_000
 """Characters of all scalars, where aliases are followed."""
 DEEPEST = 30
 """Levels of lists and mappings, where aliases are followed."""
-ValueEvent = yaml.NodeEvent | yaml.CollectionEndEvent
+ValueEvent: TypeAlias = yaml.NodeEvent | yaml.CollectionEndEvent
 """A value, a key, or the beginning or the end of a list or mapping."""
 
 
