@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from advcore.deprecation import forward_renamed
+from advcore.deprecation import forward_method, forward_renamed
 from advcore.errors import ConfigError, must
 from advcore.runtime.cuda_graphs import replay
 from advcore.runtime.device import Mark, mark, measure_seconds
@@ -91,6 +91,9 @@ class CostLedger:
     def sum_units(self, *, without: tuple[str, ...] = ("evaluation",)) -> int:
         """Return the sum of all passes, without those of the phases named."""
         return sum(sum(counts.values()) for phase, counts in self.passes.items() if phase not in without)
+
+    units = forward_method("advcore.cost.CostLedger.units", "sum_units")
+    counted = forward_method("advcore.cost.CostLedger.counted", "count_passes")
 
     def add(self, other: "CostLedger", *, under: str | None = None) -> None:
         """Add another ledger's counts, all of them to the phase `under` if it is given."""

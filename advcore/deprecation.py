@@ -19,14 +19,7 @@ def forward_renamed(module: str, renamed: Mapping[str, str]) -> Callable[[str], 
     def get_renamed(name: str) -> object:
         if name not in renamed:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        new = renamed[name]
-        warnings.warn(
-            f"{module}.{name} has been renamed to {new}; the old name will be removed in the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        parent, _, attribute = new.rpartition(".")
-        return getattr(importlib.import_module(parent), attribute)
+        return _forward(f"{module}.{name}", renamed[name])
 
     return get_renamed
 
@@ -37,6 +30,28 @@ def forward_module(module: str, new: str) -> Callable[[str], object]:
     def get_moved(name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return forward_renamed(module, {name: f"{new}.{name}"})(name)
+        return _forward(f"{module}.{name}", f"{new}.{name}")
 
     return get_moved
+
+
+def forward_method(old: str, new: str) -> Callable[..., object]:
+    """Return a method that warns and calls the method `new`; `old` is its dotted name, "advcore.module.Class.name"."""
+
+    def call_renamed(self: object, *arguments: object, **keywords: object) -> object:
+        _warn(old, new, callers=2)
+        return getattr(self, new)(*arguments, **keywords)
+
+    return call_renamed
+
+
+def _forward(old: str, new: str) -> object:
+    _warn(old, new, callers=3)
+    parent, _, attribute = new.rpartition(".")
+    return getattr(importlib.import_module(parent), attribute)
+
+
+def _warn(old: str, new: str, *, callers: int) -> None:
+    """Warn at the line that uses the old name, so many callers up from here."""
+    message = f"{old} has been renamed to {new}; the old name will be removed in the next release"
+    warnings.warn(message, DeprecationWarning, stacklevel=callers + 1)

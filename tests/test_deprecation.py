@@ -6,6 +6,9 @@ import re
 import pytest
 
 from advcore import deprecation, errors
+from advcore.cost import CostLedger
+from advcore.runtime import signals
+from advcore.runtime.precision import Speed
 
 
 def test_an_old_name_warns_and_gives_what_the_new_one_is():
@@ -37,3 +40,22 @@ def test_a_name_of_the_last_release_leads_to_the_new_one(module, name, new):
     with pytest.warns(DeprecationWarning, match=re.escape(f"{module}.{name} has been renamed to {new}")):
         old = getattr(importlib.import_module(module), name)
     assert old is getattr(importlib.import_module(parent), attribute)
+
+
+@pytest.mark.parametrize(
+    ("thing", "old", "new"),
+    [
+        (Speed(), "running", "activate"),
+        (CostLedger(), "units", "sum_units"),
+    ],
+)
+def test_a_method_of_the_last_release_calls_the_new_one_and_warns_where_it_is_called(thing, old, new):
+    with pytest.warns(DeprecationWarning, match=rf"\.{old} has been renamed to {new}") as warned:
+        result = getattr(thing, old)()
+    assert type(result) is type(getattr(thing, new)()) and warned[0].filename == __file__
+
+
+def test_a_name_of_a_module_that_moved_warns_where_it_is_asked_for():
+    with pytest.warns(DeprecationWarning, match=r"advcore\.signals\.Stopped") as warned:
+        assert importlib.import_module("advcore.signals").Stopped is signals.Stopped
+    assert warned[0].filename == __file__

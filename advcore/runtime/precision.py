@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from advcore.deprecation import forward_renamed
+from advcore.deprecation import forward_method, forward_renamed
 from advcore.errors import check_one_of, describe_exception, must, require
 from advcore.runtime import cuda_graphs as graphs
 from advcore.runtime.borrow import borrow
@@ -132,6 +132,11 @@ class Speed:
             if _active.get() is None:  # both caches hold models
                 _compile.cache_clear()
                 graphs.forget()
+
+    settled = forward_method("advcore.runtime.precision.Speed.settled", "resolve")
+    suited = forward_method("advcore.runtime.precision.Speed.suited", "resolve_for")
+    prepared = forward_method("advcore.runtime.precision.Speed.prepared", "lay_out")
+    running = forward_method("advcore.runtime.precision.Speed.running", "activate")
 
 
 def _or_default(value: bool | None, default: bool) -> bool:
