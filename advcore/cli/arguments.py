@@ -1,0 +1,52 @@
+"""Arguments that several commands have, and the checks of files that they name."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from advcore.cli.processes import get_rank
+from advcore.errors import ConfigError, must
+
+
+def check_file(path: Path) -> Path:
+    """Refuse a YAML file that cannot be read, before torch is imported.
+
+    A pipe is not checked, since it can be read only once.
+    """
+    if get_rank() is None and (os.path.isfile(path) or not os.path.exists(path)):
+        from advcore.config.yaml_reader import read
+
+        read(path)
+    return path
+
+
+def _check_overrides(texts: list[str] | None) -> list[str] | None:
+    """Refuse an override that cannot be read, before torch is imported."""
+    if get_rank() is None:
+        from advcore.config.yaml_reader import parse_overrides
+
+        parse_overrides(texts or ())
+    return texts
+
+
+def check_arrays_file(path: Path) -> None:
+    """Raise ConfigError unless --out, arrays with a JSON beside them, can be written to `path`."""
+    from advcore.run.places import check_writable
+
+    if path.suffix != ".npz":
+        raise ConfigError(must("--out", "a file that ends in .npz", str(path)))
+    check_writable(path, file=True)
+
+
+RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file (YAML).", callback=check_file)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=C",
+        help="Override one setting; may be given several times.",
+        callback=_check_overrides,
+    ),
+]

@@ -1,0 +1,81 @@
+"""advcore bench: run the methods of a suite and compare them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from advcore.cli.arguments import Overrides, check_file
+from advcore.errors import check_at_least, check_positive, format_count, require
+from advcore.terminal import command_line, print_next, print_table, show_suite
+
+if TYPE_CHECKING:
+    from advcore.suite.bench import Bench
+    from advcore.suite.suite import Run
+
+
+def bench(
+    file: Annotated[
+        Path, typer.Argument(metavar="SUITE", help="A suite (YAML), as docs/bench.md describes.", callback=check_file)
+    ],
+    size: Annotated[str | None, typer.Option(help="Size to run, one of those that the suite names.")] = None,
+    jobs: Annotated[int, typer.Option(help="Number of runs at the same time; they share the threads.")] = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Run only part I of N, counted from 1.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Stop after N seconds; progress is saved, rerun the same command to continue.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the records; by default the one in the suite.")] = None,
+    engine: Annotated[str, typer.Option(help="Where runs are executed: local, or ray for a cluster.")] = "local",
+    set_: Overrides = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Run nothing; print the tables and write them to files.")
+    ] = False,
+) -> None:
+    """Run SUITE's methods with all its seeds and compare them.
+
+    Baselines of the same cost are added: what one would do instead.
+    """
+    from advcore.suite import bench as runner
+    from advcore.suite.suite import shard as take_part
+
+    require(
+        check_at_least("--jobs", jobs, 1, most=4096), None if seconds is None else check_positive("--seconds", seconds)
+    )
+    suite = runner.prepare(file, size, set_ or (), out)
+    part = take_part(suite.runs, shard)
+    failed = []
+    if not table:
+        failed = _run_part(suite, part, engine=engine, jobs=jobs, seconds=seconds or float("inf"))
+    results = runner.collect_results(suite)
+    for entry in runner.build_tables(suite, results):
+        print_table(entry.caption, tuple(entry.header), [row for row in entry.rows if len(row) > 1])
+        typer.echo("\n".join([*(row[0] for row in entry.rows if len(row) == 1), *entry.notes]))
+    if table:
+        typer.echo("\n".join(str(path) for path in runner.write_tables(suite, results)))
+    if results.groups():
+        print_next(command_line("report", suite.folder))
+    if failed:
+        raise typer.Exit(3)
+
+
+def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seconds: float) -> list["Run"]:
+    """Do the runs of a suite's part that have no record yet, print how many did not finish, and return those failed."""
+    from advcore.suite import bench as runner
+    from advcore.suite.engines import choose_engine
+
+    run_all = choose_engine(engine, jobs)
+    pending = runner.list_pending(suite, part)
+    if pending and engine == "local":
+        runner.check_data(pending)
+    typer.echo(f"{suite.folder}: {format_count(len(part), 'run')}, {len(part) - len(pending)} done before")
+    with show_suite(len(pending)) as watcher:
+        ended = runner.execute(suite, pending, run_all, seconds=seconds, watcher=watcher)
+    if ended["busy"]:
+        typer.echo(f"left to another process: {format_count(len(ended['busy']), 'run')}")
+    if ended["stopped"]:
+        typer.echo(
+            f"the time is up, left: {format_count(len(ended['stopped']), 'run')}; rerun the same command to continue"
+        )
+    if ended["failed"]:
+        typer.echo(f"failed: {format_count(len(ended['failed']), 'run')}; rerun the same command to try again")
+    return ended["failed"]

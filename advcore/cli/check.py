@@ -1,0 +1,71 @@
+"""advcore check: print the plan of a run."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from advcore.cli.arguments import Overrides, RunFile
+from advcore.cli.output import print_facts
+from advcore.errors import check_positive, refuse_as_setting, require
+from advcore.terminal import command_line, print_next, print_table
+
+if TYPE_CHECKING:
+    from advcore.config.schema import RunConfig
+    from advcore.training.budget import Offer
+
+
+def check(
+    file: RunFile,
+    set_: Overrides = None,
+    cost: Annotated[
+        float | None, typer.Option(help="Also list settings of at most this relative cost, such as 0.2.")
+    ] = None,
+) -> None:
+    """Check FILE and its data, and print the plan; run nothing.
+
+    The plan comes with its cost and with what it will hold in memory.
+    """
+    from advcore.config.load import load
+    from advcore.reporting.tables import describe_reference
+    from advcore.run import build, prepare
+
+    if cost is not None:
+        require(check_positive("--cost", cost, "it is relative to full training"))
+    with refuse_as_setting():
+        prepared = prepare.prepare(load(file, set_ or ()))
+    plan = prepared.plan
+    offers = [] if cost is None else build.find_offers(prepared.config, prepared.data, cost)
+    typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
+    facts = {
+        "passes, forward and backward": f"{round(plan.relative_cost * plan.reference.units):,}",
+        "reference": f"{describe_reference(vars(plan.reference))}: {plan.reference.units:,} passes",
+        **{f"memory, {name}": size for name, size in plan.memory.items()},
+    }
+    print_facts("", facts.items())
+    if cost is not None and offers:
+        _print_offers(offers, cost, prepared.config)
+    print_next(command_line("run", file, overrides=set_ or ()))
+
+
+def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> None:
+    header = ("attack.steps", "selection.attack.steps", "selection.period", "minibatch", "selection.budget", "cost")
+    title = f"at most {cost:g} of full training"
+    if config.selection is None:
+        title += ", on random subsets"
+    print_table(title, header, map(_format_offer, offers))
+    typer.echo("where the steps are not the file's own, the attack's step_size is null")
+    if getattr(config.attack, "start", "remembered") != "remembered":
+        typer.echo("attack.start: remembered takes no more passes (docs/savings.md)")
+
+
+def _format_offer(offer: "Offer") -> tuple[str, ...]:
+    """Return the cells of an offer's row; "–" stands where a setting does not apply."""
+    from advcore.minibatch import RULES
+    from advcore.types import find_name
+
+    rule = "null" if offer.rule is None else f"{find_name(RULES, offer.rule)}, {offer.rule.describe()}"
+    if offer.budget == 1:
+        cells = [offer.steps, None, None, rule, "all data"]
+    else:
+        cells = [offer.steps, offer.selection_steps, offer.period or "null", rule, f"{offer.budget:g}"]
+    return (*("–" if cell is None else str(cell) for cell in cells), f"{offer.cost:.3f}")

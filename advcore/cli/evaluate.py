@@ -1,0 +1,107 @@
+"""advcore evaluate: measure clean and robust accuracy."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from advcore.cli.arguments import Overrides, check_file
+from advcore.cli.output import print_facts, suggest_autoattack
+from advcore.cli.processes import check_together
+from advcore.errors import ConfigError, check_one_of, must, require
+from advcore.terminal import show_run
+
+if TYPE_CHECKING:
+    from advcore.config.schema import RunConfig
+    from advcore.evaluation.evaluate import Evaluation
+
+
+def evaluate(
+    target: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=check_file)
+    ],
+    checkpoint: Annotated[
+        str, typer.Option(help="last or best of a run, or a file of weights (.safetensors, .pt, .pth) for a run file.")
+    ] = "last",
+    suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."
+        ),
+    ] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="Also write the adversarial examples to this .npz file.")
+    ] = None,
+) -> None:
+    """Measure clean and robust accuracy on the test set.
+
+    Flags say what makes the numbers untrustworthy.
+    """
+    from advcore import distributed
+    from advcore.evaluation.suites import ALIASES, SUITES
+    from advcore.reporting.tables import accuracy_rows
+    from advcore.run import prepare, weights
+    from advcore.run import run as runner
+
+    with check_together():
+        require(check_one_of("--suite", suite, SUITES, ALIASES))
+        config = _load_config(target, set_ or ())
+        path = weights.find_checkpoint(target, checkpoint, config)
+        _check_outputs(out, state, examples)
+        prepared = prepare.prepare(runner.config_for_evaluation(config, suite))
+        weights.load_state(prepared.model, path)
+    keep_examples = bool(examples)
+    with show_run() as reporter:
+        evaluation = runner.evaluate_final(
+            prepared, None, reporter, path.stem, state=state, keep_examples=keep_examples
+        )
+    if not distributed.is_first():
+        return
+    print_facts(f"{config.name}: {path}", accuracy_rows(path.stem, evaluation.as_dict()))
+    _save_evaluation(evaluation, path, out=out, examples=examples)
+    if suite == "seen":
+        suggest_autoattack(target, config, checkpoint, set_ or ())
+
+
+def _load_config(target: Path, overrides: Sequence[str]) -> "RunConfig":
+    """Return the settings of a run's folder or of a run file, with the overrides."""
+    from advcore.config.load import from_dict, load, override
+    from advcore.reporting.record import RunRecord
+
+    if target.is_dir():
+        return from_dict(override(RunRecord.load(target / "record.json").config, overrides))
+    return load(target, overrides)
+
+
+def _check_outputs(out: Path | None, state: Path | None, examples: Path | None) -> None:
+    """Raise ConfigError where an evaluation cannot write a file, or would write two to the same place."""
+    from advcore.run.places import check_writable
+
+    options = {"--out": out, "--state": state, "--examples": examples}
+    files = {option: path for option, path in options.items() if path}
+    places = [os.path.realpath(path) for path in files.values()]
+    if examples:
+        places.append(os.path.realpath(examples.with_suffix(".json")))
+    if len({*places}) < len(places):
+        names = ", ".join(map(os.path.basename, places))
+        raise ConfigError(must("--out, --state and --examples", "different files", names))
+    for option, path in files.items():
+        check_writable(path, option, file=True)
+
+
+def _save_evaluation(evaluation: "Evaluation", checkpoint: Path, *, out: Path | None, examples: Path | None) -> None:
+    """Write the accuracies to `out`, and the adversarial examples with the verdicts on them to `examples`."""
+    from advcore.files import save_arrays, write_sealed
+
+    results = evaluation.as_dict()
+    if examples:
+        arrays = {f"x_adv_{key}": images.numpy() for key, images in evaluation.examples.items()}
+        arrays |= {f"right_{key}": verdicts.numpy() for key, verdicts in evaluation.verdicts.items()}
+        save_arrays(examples, arrays, {"attacks": results["attacks"]})
+    if out:
+        write_sealed(out, {"checkpoint": str(checkpoint), **results}, "advcore-evaluation-1")

@@ -1,0 +1,33 @@
+"""advcore list: list the available names."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from advcore.errors import check_one_of, require
+from advcore.terminal import print_table
+
+
+def list_names(
+    kind: Annotated[
+        str | None, typer.Argument(help="Kind of name: attacks, objectives, solvers, ...; all by default.")
+    ] = None,
+) -> None:
+    """List the available names, such as attacks and solvers."""
+    from advcore.config.schema import TABLES
+    from advcore.gradients import GRADIENTS
+    from advcore.selection.partition import PARTITIONS
+
+    tables: dict[str, Mapping[str, object]] = {**TABLES, "partitions": PARTITIONS, "gradients": GRADIENTS}
+    if kind:
+        require(check_one_of("kind", kind, tables))
+        tables = {kind: tables[kind]}
+    rows = []
+    for table_name, table in tables.items():
+        rows += [(table_name, name, _first_line(entry)) for name, entry in table.items()]
+    print_table("", ("kind", "name", "what it is"), rows)
+
+
+def _first_line(entry: object) -> str:
+    return (getattr(entry, "about", None) or entry.__doc__ or "").strip().splitlines()[0].rstrip(".:")

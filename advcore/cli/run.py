@@ -1,0 +1,53 @@
+"""advcore run: train, select and evaluate."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from advcore.cli.arguments import Overrides, RunFile
+from advcore.cli.output import print_facts, suggest_autoattack
+from advcore.cli.processes import check_together
+from advcore.runtime.signals import Stopped
+from advcore.terminal import command_line, print_next, show_run
+
+
+def run(
+    file: RunFile,
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-sSEED by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run in its folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
+) -> None:
+    """Train, select and evaluate as FILE says, and write a record."""
+    from advcore import distributed
+    from advcore.config.load import load
+    from advcore.reporting.tables import closing_rows
+    from advcore.run import checkpoints, folder, prepare
+    from advcore.run import run as runner
+    from advcore.training.trainer import refuse_processes
+
+    job = distributed.name_launchers()
+    with contextlib.ExitStack() as stack:
+        with check_together():
+            config = load(file, set_ or ())
+            path, resume = folder.choose_folder(config, out, overwrite, resume, job)
+            if distributed.is_first():
+                stack.enter_context(checkpoints.lock_folder(path))
+            prepared = prepare.prepare(config)
+            refuse_processes(prepared.trainer)
+        try:
+            with show_run(len(prepared.trainer.schedule.plan())) as reporter:
+                record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
+        except (Stopped, KeyboardInterrupt):
+            if not distributed.is_launched():  # otherwise the command that started torchrun continues the run
+                out_options = [] if out is None else ["--out", out]
+                print_next(command_line("run", file, *out_options, "--resume", overrides=set_ or ()))
+            raise
+    if not distributed.is_first():
+        return
+    print_facts(f"{record.name}, seed {config.seed}: {record.plan}", closing_rows(record))
+    typer.echo(f"record: {path / 'record.json'}")
+    print_next(command_line("report", path))
+    suggest_autoattack(path, config)
