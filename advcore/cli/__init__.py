@@ -4,6 +4,7 @@ Torch is imported inside the commands, so that help and mistakes in the argument
 """
 
 import logging
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "select": select.select,
     "score": score.score,
@@ -62,11 +63,11 @@ def main() -> None:
     try:
         with catch_signals(), join_processes():
             code = app(standalone_mode=False) or 0
-        ending: Exit | None = Exit(code)
-        if code == 130:  # typer has turned Ctrl-C into its exit code
-            ending = describe_exit(KeyboardInterrupt())
+        if code == 130:
+            raise KeyboardInterrupt  # which typer has turned into this exit code
     except BaseException as error:
         ending = describe_exit(error)
         if ending is None:
             raise
-    leave(ending)
+        leave(ending)
+    leave(Exit(code))

@@ -41,7 +41,7 @@ def bench(
     require(
         check_at_least("--jobs", jobs, 1, most=4096), None if seconds is None else check_positive("--seconds", seconds)
     )
-    suite = runner.prepare(file, size, set_ or (), out)
+    suite = runner.check_suite(file, size, set_ or (), out)
     part = take_part(suite.runs, shard)
     failed = []
     if not table:

@@ -9,7 +9,7 @@ import typer
 
 from advcore.cli.arguments import Overrides, check_file
 from advcore.cli.output import print_facts, suggest_autoattack
-from advcore.cli.processes import check_together
+from advcore.cli.processes import check_together, get_rank
 from advcore.errors import ConfigError, check_one_of, must, require
 from advcore.terminal import show_run
 
@@ -42,7 +42,6 @@ def evaluate(
 
     Flags say what makes the numbers untrustworthy.
     """
-    from advcore import distributed
     from advcore.evaluation.suites import ALIASES, SUITES
     from advcore.reporting.tables import accuracy_rows
     from advcore.run import prepare, weights
@@ -53,14 +52,11 @@ def evaluate(
         config = _load_config(target, set_ or ())
         path = weights.find_checkpoint(target, checkpoint, config)
         _check_outputs(out, state, examples)
-        prepared = prepare.prepare(runner.config_for_evaluation(config, suite))
+        prepared = prepare.prepare(runner.select_suite(config, suite))
         weights.load_state(prepared.model, path)
-    keep_examples = bool(examples)
     with show_run() as reporter:
-        evaluation = runner.evaluate_final(
-            prepared, None, reporter, path.stem, state=state, keep_examples=keep_examples
-        )
-    if not distributed.is_first():
+        evaluation = runner.evaluate_final(prepared, reporter, path.stem, state=state, keep_examples=bool(examples))
+    if get_rank():  # the first process alone writes
         return
     print_facts(f"{config.name}: {path}", accuracy_rows(path.stem, evaluation.as_dict()))
     _save_evaluation(evaluation, path, out=out, examples=examples)

@@ -8,7 +8,7 @@ import typer
 
 from advcore.cli.arguments import Overrides, RunFile
 from advcore.cli.output import print_facts, suggest_autoattack
-from advcore.cli.processes import check_together
+from advcore.cli.processes import check_together, get_rank
 from advcore.runtime.signals import Stopped
 from advcore.terminal import command_line, print_next, show_run
 
@@ -45,7 +45,7 @@ def run(
                 out_options = [] if out is None else ["--out", out]
                 print_next(command_line("run", file, *out_options, "--resume", overrides=set_ or ()))
             raise
-    if not distributed.is_first():
+    if get_rank():
         return
     print_facts(f"{record.name}, seed {config.seed}: {record.plan}", closing_rows(record))
     typer.echo(f"record: {path / 'record.json'}")

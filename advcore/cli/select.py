@@ -7,7 +7,7 @@ import typer
 
 from advcore.cli.arguments import Overrides, RunFile, check_arrays_file
 from advcore.cli.output import print_facts
-from advcore.cli.processes import check_together
+from advcore.cli.processes import check_together, get_rank
 from advcore.errors import ConfigError, format_count, must
 from advcore.terminal import show_run
 
@@ -24,7 +24,6 @@ def select(
 
     Its indices count in the whole training set.
     """
-    from advcore import distributed
     from advcore.config.load import load
     from advcore.reporting.tables import list_selection_rows
     from advcore.run import prepare, weights
@@ -39,7 +38,7 @@ def select(
         weights.load_state(prepared.model, checkpoint)
     with show_run() as reporter:
         coreset = selecting.select(prepared, reporter)
-    if not distributed.is_first():
+    if get_rank():  # the first process alone writes
         return
     path = coreset.save(out)
     title = f"{config.name}: {len(coreset):,} of {format_count(coreset.num_examples, 'training example')}"

@@ -23,8 +23,7 @@ from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
 from advcore.run.places import as_setting, check_path, try_in
-from advcore.run.weights import find_checkpoint as find_checkpoint
-from advcore.run.weights import load_state
+from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import force_float32
 from advcore.types import Coreset
@@ -237,26 +236,19 @@ def build_network(config: RunConfig, num_classes: int, shape: Shape) -> nn.Modul
 def _compute_checks(
     net: nn.Module, shape: Shape, test: Source | None, *, samples: int, seed: int
 ) -> dict[str, dict[str, Tensor]]:
-    """Compute the logits that the loader compares with its own: on noise, and on test images if there are `samples`."""
+    """Compute the logits that the loader compares with its own.
+
+    They are those of noise, which is nobody's data, and of `samples` stratified test images, or all if there are fewer.
+    """
     with preserve_random_state(), borrow(net), torch.no_grad(), force_float32():
-        checks = {"noise": _run_on_noise(net, shape)}
+        noise = Stream(seed=0, purpose="export").at(torch.arange(_NUM_NOISE)).uniform((_NUM_NOISE, *shape))
+        checks = {"noise": {"x": noise, "logits": net(noise).contiguous()}}
         if samples and test is not None:
-            checks["samples"] = _run_on_samples(net, test, samples, seed)
+            indices = subsample(test.labels(), min(samples, len(test)), seed, "export")
+            batches = [(x, y, net(x)) for _, x, y in test.batches(indices.split(standalone.BATCH))]
+            parts = map(torch.cat, zip(*batches, strict=True))
+            checks["samples"] = dict(zip(("x", "y", "logits"), parts, strict=True))
     return checks
-
-
-def _run_on_noise(net: nn.Module, shape: Shape) -> dict[str, Tensor]:
-    """Return a few random images, which are nobody's data, and their logits."""
-    x = Stream(seed=0, purpose="export").at(torch.arange(_NUM_NOISE)).uniform((_NUM_NOISE, *shape))
-    return {"x": x, "logits": net(x).contiguous()}
-
-
-def _run_on_samples(net: nn.Module, test: Source, count: int, seed: int) -> dict[str, Tensor]:
-    """Return `count` stratified test images, or all if there are fewer, with their labels and logits."""
-    indices = subsample(test.labels(), min(count, len(test)), seed, "export")
-    batches = [(x, y, net(x)) for _, x, y in test.batches(indices.split(standalone.BATCH))]
-    x, y, logits = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return {"x": x, "y": y, "logits": logits}
 
 
 def _describe_model(

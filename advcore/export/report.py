@@ -153,7 +153,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
     They are attacked by the selection's attack, with the last weights of the model.
     """
     weights = find_checkpoint(folder, "last")
-    prepared = prepare(_for_this_machine(from_dict(record.config)), scores=False)
+    prepared = prepare(_adapt_to_machine(from_dict(record.config)), scores=False)
     coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
     load_state(prepared.model, weights)
     facts = cast("dict[str, int | None]", read_json(weights.with_suffix(".json")))
@@ -166,7 +166,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
     return galleries, _describe_images(prepared, coreset, facts.get("epoch"))
 
 
-def _for_this_machine(config: RunConfig) -> RunConfig:
+def _adapt_to_machine(config: RunConfig) -> RunConfig:
     """Return the run's settings for any device, without downloads and without trackers."""
     data = config.data
     if getattr(data, "download", False):
@@ -211,19 +211,16 @@ def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
             predicted = model(x).argmax(1)
         if not is_attacked(objective):
             return _Examples(x, y, predicted)
-        attack = bind_attack(_selection_attack(prepared), model, lambda network: network)  # its passes are not counted
+        attack = bind_attack(_choose_attack(prepared), model, lambda network: network)  # its passes are not counted
         stream = Stream(seed=prepared.config.seed, purpose="report").at(indices)
         x_adv = perturb(model, objective, attack, x, y, generator=stream)
         with torch.no_grad():
             return _Examples(x, y, predicted, x_adv=x_adv, predicted_adv=model(x_adv).argmax(1))
 
 
-def _selection_attack(prepared: Prepared) -> Attack:
+def _choose_attack(prepared: Prepared) -> Attack:
     """Return the attack of selections, of a run whose objective is attacked."""
-    config = prepared.config
-    attack: Attack | None = config.attack
-    if config.selection is not None and config.selection.attack is not None:
-        attack = config.selection.attack
+    attack = (prepared.trainer.selector or prepared.trainer).attack
     assert attack is not None, "an objective that is attacked has an attack"
     # one that remembers perturbations starts without any
     return attack.recalling(None) if getattr(attack, "remembers", False) else attack
@@ -234,7 +231,7 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     text = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
     if not is_attacked(prepared.config.objective):
         return [Note(f"{text}; this objective is not attacked.")]
-    facts = _selection_attack(prepared).describe()
+    facts = _choose_attack(prepared).describe()
     eps = cast("float", facts["eps"])
     attack = f"{facts['norm']} {format_pixels(eps)}"
     if facts.get("steps") is not None:

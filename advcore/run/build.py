@@ -85,7 +85,7 @@ def build_selector(config: RunConfig) -> AdversarialCoreset | None:
             objective=config.objective,
             solver=selection.solver,
             attack=selection.attack or config.attack,
-            full_attack=reference_attack(config),
+            full_attack=build_reference_attack(config),
             head=config.model.head,
             attack_mode=config.training.attack_mode,
             block_size=config.training.batch_size,
@@ -98,7 +98,7 @@ def _shared_settings(kind: type, settings: object) -> dict:
     return {field.name: getattr(settings, field.name) for field in fields(kind)}
 
 
-def reference_attack(config: RunConfig) -> Attack | None:
+def build_reference_attack(config: RunConfig) -> Attack | None:
     """Return the reference run's attack; None for a run without an attack.
 
     Where the training attack has another number of steps, the step size is the default for the reference's number.
@@ -178,12 +178,10 @@ def load_data(config: RunConfig, trainer: Trainer, device: torch.device) -> Data
     rule = config.minibatch
     if rule is not None and rule.needs_validation and data.validation is None:
         allowed = "one that follows no validation accuracy without validation data"
-        raise ConfigError(must("minibatch", allowed, find_name(RULES, rule), "set data.validation"))
+        require(must("minibatch", allowed, find_name(RULES, rule), "set data.validation"))
     examples = config.evaluation.examples
     if examples is not None and examples > len(data.test):
-        raise ConfigError(
-            must("evaluation.examples", f"at most {len(data.test)}, as many test images there are", examples)
-        )
+        require(must("evaluation.examples", f"at most {len(data.test)}, as many test images there are", examples))
     return data
 
 
@@ -200,15 +198,13 @@ def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
     n = len(data.train)
     size = n if selector is None else selector.size(n)
     if size < 2:
-        raise ConfigError(must("selection.budget", f"at least two examples of {n}", size, "keep more data"))
+        require(must("selection.budget", f"at least two examples of {n}", size, "keep more data"))
     if selector is None:
         return
     if selector.partition == "per_batch" and selector.budget < 1 and n <= selector.block_size + 1:
-        raise ConfigError(must("training.batch_size", f"less than the {n} training examples", selector.block_size))
+        require(must("training.batch_size", f"less than the {n} training examples", selector.block_size))
     if selector.needs_validation and data.validation is None:
-        raise ConfigError(
-            must("selection.target", "'train' without validation data", "validation", "set data.validation")
-        )
+        require(must("selection.target", "'train' without validation data", "validation", "set data.validation"))
 
 
 def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
@@ -238,23 +234,23 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
         raise
     except Exception as error:
         name = f"{type(config.model).__name__} on images {shape}"
-        first_line, *_ = str(error).splitlines() or [""]
-        raise ConfigError(
-            must("model.name", "a network that takes the data's images", name, f"{type(error).__name__}: {first_line}")
-        ) from None
+        reason = f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}"
+        raise ConfigError(must("model.name", "a network that takes the data's images", name, reason)) from None
 
 
 # ---- cost ----
 
 
-def set_budget(config: RunConfig, trainer: Trainer, data: Data) -> RunConfig:
-    """Return the config with the budget that `selection.cost` pays for, in place of that cost."""
-    n = len(data.train)
+def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int) -> RunConfig:
+    """Return the config with the budget that `selection.cost` pays for, in place of that cost, if it has one.
+
+    n, held_out : how many training and validation examples there are. Raises ConfigError where no budget has the cost.
+    """
     selection = config.selection
-    assert selection is not None and selection.cost is not None, "there is a cost to replace"
-    with prefix_problems("selection."):
-        units = find_reference(config, n).units
-        budget = find_budget_at_cost(trainer, n, count_held_out(data), selection.cost, reference_units=units)
+    if selection is None or selection.cost is None:
+        return config
+    units = find_reference(config, n).units
+    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=units)
     return replace(config, selection=replace(selection, budget=budget, cost=None))
 
 
@@ -266,9 +262,8 @@ def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(data.train)
-    return list_offers(
-        build_trainer(config), n, count_held_out(data), cost, reference_units=find_reference(config, n).units
-    )
+    units = find_reference(config, n).units
+    return list_offers(build_trainer(config), n, count_held_out(data), cost, reference_units=units)
 
 
 def find_reference(config: RunConfig, n: int) -> Reference:
@@ -287,28 +282,23 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
 
     Returns None and no facts for a solver that reads no file.
     """
-    if trainer.selector is None or not trainer.given:
+    reads = trainer.solver_reads
+    path = find_scores_file(trainer.selector.solver) if trainer.selector else None
+    if reads is None or path is None:
         return None, {}
-    solver = trainer.selector.solver
-    path = find_scores_file(solver)
-    assert path is not None and solver.reads is not None, "scores are given"
     with prefix_problems("selection.solver.scores: "):
         scores = Scores.load(Path(path))
-        rows = scores.rows(path, solver.reads, data.part, len(data.whole), compute_fingerprint(data))
+        rows = scores.rows(path, reads, data.part, len(data.whole), compute_fingerprint(data))
     facts = {name: getattr(scores, name) for name in ("score", "epochs", "model", "objective", "seed", "sha256")}
     return rows, {"selection.solver.scores": {"path": path, **facts}}
 
 
 def compute_fingerprint(data: Data) -> str:
     """Return the fingerprint of the training set before validation examples are taken out of it."""
-
-    def label_at(i: int) -> int:
-        return int(data.whole[i])
-
-    labels = digest_labels(label_at, len(data.whole))
+    digest = digest_labels(data.whole.tolist().__getitem__, len(data.whole))
     if not data.changed:
-        return labels
-    return hashlib.sha256(f"{labels}, {data.changed}".encode()).hexdigest()[:16]
+        return digest
+    return hashlib.sha256(f"{digest}, {data.changed}".encode()).hexdigest()[:16]
 
 
 def count_held_out(data: Data) -> int:

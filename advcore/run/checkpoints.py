@@ -191,25 +191,21 @@ def save(run: Path, state: Callable[[], dict], facts: dict[str, object], kept: i
     path = _state_folder(run, max(numbers, default=0) + 1)
     save_folder(path, state(), facts)
     check_folder(path)
-    for old in numbers[: max(0, len(numbers) + 1 - kept)]:
-        _remove(_state_folder(run, old))
+    outdated = numbers[: max(0, len(numbers) + 1 - kept)]
+    sweep([_state_folder(run, number) for number in outdated])
     sweep(list_leftovers(states_folder(run)))
 
 
 def sweep(paths: Iterable[Path]) -> None:
     """Remove files and folders; log a warning for what cannot be removed."""
     for path in paths:
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    except OSError as error:
-        log.warning("%s could not be removed: %s", path, describe_cause(error))
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            log.warning("%s could not be removed: %s", path, describe_cause(error))
 
 
 def load_newest(run: Path) -> tuple[dict, dict, list[str]] | None:
@@ -229,14 +225,12 @@ def load_newest(run: Path) -> tuple[dict, dict, list[str]] | None:
             for damaged_path, problem in damaged.items():
                 log.warning("%s; going on from %s", problem, path)
                 if not isinstance(problem, UnreadableError):
-                    _remove(damaged_path)  # or it would count as one of the states to keep
+                    sweep([damaged_path])  # or it would count as one of the states to keep
             return tree, facts, [str(problem) for problem in damaged.values()]
     if not damaged:
         return None
-    errors = damaged.values()
-    raise AdvcoreError(
-        f"no state in {states_folder(run)} is whole: {'; '.join(map(str, errors))}; {advise(errors, 'them')}"
-    )
+    errors = "; ".join(map(str, damaged.values()))
+    raise AdvcoreError(f"no state in {states_folder(run)} is whole: {errors}; {advise(damaged.values(), 'them')}")
 
 
 def advise(errors: Iterable[CheckpointError], them: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from advcore import distributed
-from advcore.runtime.device import describe_device as device_name
+from advcore.runtime.device import describe_device
 from advcore.runtime.threads import describe_overload, describe_threads, measure_load
 from advcore.version import __version__
 
@@ -19,10 +19,10 @@ def describe_environment(where: torch.device) -> dict:
     load = measure_load()
     return {
         "advcore": __version__,
-        "commit": _commit(),
+        "commit": _read_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device_name(where),
+        "device": describe_device(where),
         **describe_threads(torch.get_num_threads()),
         "load": load,
         "load_warning": describe_overload(load),
@@ -31,7 +31,7 @@ def describe_environment(where: torch.device) -> dict:
     }
 
 
-def _commit() -> str | None:
+def _read_commit() -> str | None:
     """Return the commit of the checkout, read from git's files; None where the package is in no checkout."""
     git = Path(__file__).resolve().parents[2] / ".git"
     try:

@@ -26,10 +26,19 @@ def explain_cost(trainer: Trainer, planned: PlannedUnits, reference: Reference, 
     """
     if planned.total <= reference.units:
         return None
-    reasons, ways = [], []
-    if planned.selection:
-        reasons.append(_describe_selections(trainer, planned.selection / reference.units, n))
-        ways += _list_cheaper_selections(trainer)
+    reasons = []
+    ways = []
+    selector = trainer.selector
+    if selector is not None and planned.selection:
+        count = sum(epoch.action == "select" for epoch in trainer.schedule.plan())
+        passes = f"{count_selection_units(selector)} passes for each of {n:,} training examples"
+        share = planned.selection / reference.units
+        reasons.append(f"{share:.2f} into {format_count(count, 'selection')} ({passes})")
+        if count > 1:
+            ways.append("a longer selection.period")
+        if getattr(selector.attack, "steps", 1) > 1:
+            ways.append("fewer steps in selection.attack")
+        ways.append("more training.epochs with as many selections")
     if planned.scores:
         reasons.append(f"{planned.scores / reference.units:.2f} into scores over epochs")
         ways += ["fewer selection.probe_epochs", "scores from a file (advcore score)"]
@@ -38,29 +47,7 @@ def explain_cost(trainer: Trainer, planned: PlannedUnits, reference: Reference, 
         ways += ["fewer training.epochs", "fewer attack.steps"]
         if trainer.minibatch:
             ways.append("no minibatch rule")
-    total = planned.total / reference.units
     return (
-        f"full training is cheaper: of this run's {total:.2f} go {' and '.join(reasons)}; "
+        f"full training is cheaper: of this run's {planned.total / reference.units:.2f} go {' and '.join(reasons)}; "
         f"{', '.join(ways[:-1])} or {ways[-1]} would cost less"
     )
-
-
-def _count_selections(trainer: Trainer) -> int:
-    return sum(epoch.action == "select" for epoch in trainer.schedule.plan())
-
-
-def _describe_selections(trainer: Trainer, share: float, n: int) -> str:
-    times = format_count(_count_selections(trainer), "selection")
-    assert trainer.selector is not None, "a run without a selector selects nothing"
-    passes = count_selection_units(trainer.selector)
-    return f"{share:.2f} into {times} ({passes} passes for each of {n:,} training examples)"
-
-
-def _list_cheaper_selections(trainer: Trainer) -> list[str]:
-    ways = []
-    if _count_selections(trainer) > 1:
-        ways.append("a longer selection.period")
-    assert trainer.selector is not None, "a run without a selector selects nothing"
-    if getattr(trainer.selector.attack, "steps", 1) > 1:
-        ways.append("fewer steps in selection.attack")
-    return [*ways, "more training.epochs with as many selections"]

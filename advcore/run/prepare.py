@@ -21,11 +21,11 @@ from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.run import build
 from advcore.run.explain import explain_cost, explain_epochs
-from advcore.run.weights import find_checkpoint, load_state, weights_hash
+from advcore.run.weights import compute_weights_hash, find_checkpoint, load_state
 from advcore.runtime.precision import Speed
 from advcore.selection.memory import estimate_for, settle
-from advcore.training.loop import Listener
 from advcore.training.plan import Reference, count_planned_parts
+from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer, fill_in_speed
 
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
@@ -78,8 +78,8 @@ class Prepared:
 class Reporter(Listener):
     """A listener that also receives the plan, and the name of the weights ("last", "best") that are being evaluated."""
 
-    on_plan: Callable[[Plan], None] = lambda plan: None
-    on_final: Callable[[str], None] = lambda which: None
+    on_plan: Callable[[Plan], None] = ignore
+    on_final: Callable[[str], None] = ignore
 
 
 def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
@@ -87,7 +87,8 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
 
     scores : also read the file of scores that the solver names, which only a selection needs.
 
-    The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read.
+    The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
+    again where settings were completed with the help of the data: by the budget for a cost, or by networks.
     """
     trainer = build.build_trainer(config)
     device = build.choose_device(config)
@@ -95,31 +96,28 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         for tracker in config.tracking:
             tracker.load()
     data = build.load_data(config, trainer, device)
-    wanted = None
-    if config.selection is not None:
-        wanted = config.selection.cost
-    if wanted is not None:
-        config = build.set_budget(config, trainer, data)
-        trainer = build.build_trainer(config)
-    model = build.build_model(config, data, device)
-    if _network_folders(config):
-        config = _load_networks(config, data, device)
-        trainer = build.build_trainer(config)
-    for path, attack in build.list_attacks(config).items():
+    wanted = getattr(config.selection, "cost", None)
+    with build.prefix_problems("selection."):
+        completed = build.settle_budget(config, trainer, len(data.train), build.count_held_out(data))
+    model = build.build_model(completed, data, device)
+    completed = _load_networks(completed, data, device)
+    if completed is not config:
+        trainer = build.build_trainer(completed)
+    for path, attack in build.list_attacks(completed).items():
         if isinstance(attack, AutoAttack):
             continue  # it needs nothing of the model before it runs
         with build.prefix_problems(f"{path}."):
             bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
-    inputs |= hash_networks(config)
+    inputs |= _hash_networks(completed)
     if wanted is not None:
         inputs["selection.cost"] = wanted
-    plan = make_plan(config, trainer, data, model, wanted)
-    return Prepared(config, data, model, trainer, plan=plan, scores=rows, inputs=inputs)
+    plan = _make_plan(completed, trainer, data, model, wanted)
+    return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs)
 
 
-def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None = None) -> Plan:
+def _make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None) -> Plan:
     """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
 
     wanted : the cost that the budget was computed for; None where the budget was set.
@@ -139,12 +137,12 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         text=text,
         relative_cost=cost,
         reference=compared,
-        memory=estimate_memory(trainer, data, model),
+        memory=_estimate_memory(trainer, data, model),
         notes={subject: note for subject, note in notes.items() if note},
     )
 
 
-def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str, str]:
+def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str, str]:
     """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
 
     Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
@@ -158,18 +156,20 @@ def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str,
         sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
         with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
+    memory = {name: _format_megabytes(size) for name, size in sizes.items()}
     selector = trainer.selector
-    estimate = None
-    if selector is not None:
-        estimate = estimate_for(selector, model, data.train, build.count_held_out(data))
+    estimate = estimate_for(selector, model, data.train, build.count_held_out(data)) if selector else None
     if selector is None or estimate is None:
-        return {name: _format_megabytes(size) for name, size in sizes.items()}
+        return memory
     with build.prefix_problems("selection."):
         estimate, event = settle(estimate, selector.memory_limit, data.train.device)
-    sizes["largest problem"] = estimate.problem + estimate.matrix + estimate.solver
-    sizes["selection at its height"] = estimate.peak
-    rows = _format_megabytes(estimate.rows) + (" in a temporary file" if event else "")
-    return {"gradient rows": rows} | {name: _format_megabytes(size) for name, size in sizes.items()}
+    rows = _format_megabytes(estimate.rows)
+    return {
+        "gradient rows": f"{rows} in a temporary file" if event else rows,
+        **memory,
+        "largest problem": _format_megabytes(estimate.problem + estimate.matrix + estimate.solver),
+        "selection at its height": _format_megabytes(estimate.peak),
+    }
 
 
 def _format_megabytes(size: int) -> str:
@@ -185,7 +185,12 @@ def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> 
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
-    """Return the config in which each attack that names a run's folder measures distances in that run's best model."""
+    """Return the config in which each attack that names a run's folder measures distances in that run's best model.
+
+    That is the config itself where no attack does.
+    """
+    if not any(map(_names_network, build.list_attacks(config).values())):
+        return config
 
     def load(attack: Kind) -> Kind | Attack:
         return _load_network(attack, data, device)
@@ -199,7 +204,7 @@ def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunCo
 
 
 def _names_network(attack: object) -> TypeGuard[MeasuringAttack]:
-    return getattr(attack, "network", None) is not None
+    return bool(getattr(attack, "network", None))
 
 
 def _load_network(attack: Kind, data: Data, device: torch.device) -> Kind | Attack:
@@ -211,18 +216,10 @@ def _load_network(attack: Kind, data: Data, device: torch.device) -> Kind | Atta
     return attack.by(model)
 
 
-def _network_folders(config: RunConfig) -> dict[str, Path]:
-    """Return the folders of other runs in whose models attacks measure distances, by the path of their setting."""
-    attacks = build.list_attacks(config).items()
-    return {
-        f"{path}.network": Path(attack.network) for path, attack in attacks if _names_network(attack) and attack.network
-    }
-
-
-def hash_networks(config: RunConfig) -> dict[str, str]:
+def _hash_networks(config: RunConfig) -> dict[str, str]:
     """Return the sha256 of the weights of each such model that training depends on; evaluations may use others."""
     return {
-        path: weights_hash(find_checkpoint(folder, "best"))
-        for path, folder in _network_folders(config).items()
-        if not path.startswith("evaluation.")
+        f"{path}.network": compute_weights_hash(find_checkpoint(Path(attack.network), "best"))
+        for path, attack in build.list_attacks(config).items()
+        if _names_network(attack) and not path.startswith("evaluation.")
     }

@@ -19,9 +19,9 @@ from advcore.run import build, checkpoints
 from advcore.run.environment import describe_environment
 from advcore.run.folder import clear, was_begun
 from advcore.run.prepare import Prepared, choose_speed
-from advcore.run.select import restore_coresets
+from advcore.run.select import restore_coresets, summarise
 from advcore.tracking import metrics
-from advcore.training.progress import Snapshot
+from advcore.training.progress import Snapshot, Trained
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,14 @@ class Journal:
             self.record.save(self.path / "record.json")
             metrics.write_metrics(self.path, self.list_metrics())
 
+    def take_results(self, trained: Trained) -> None:
+        """Bring the record up to date with what was done so far, what fell back, and what it cost."""
+        self.record.epochs = trained.epochs
+        self.record.selections = [summarise(coreset) for coreset in trained.coresets]
+        self.record.events = trained.events
+        self.record.ledger = trained.ledger.summary()
+        self.record.relative_cost = trained.ledger.sum_units() / self.prepared.plan.reference.units
+
     def list_metrics(self) -> list[metrics.Row]:
         return metrics.build_rows(self.record.epochs, self.record.selections, self.record.reference["units"])
 
@@ -64,7 +72,7 @@ class Journal:
         }
 
 
-def new_record(prepared: Prepared) -> RunRecord:
+def create_record(prepared: Prepared) -> RunRecord:
     """Return the record of a run of which nothing is done yet."""
     data = prepared.data
     return RunRecord(
@@ -158,7 +166,8 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     Raises ConfigError, with all of them, if some would change how the run trains.
     """
     changed = list_changes(_with_defaults(record.config), resolve(prepared.config))
-    before, now = (inputs.get("selection.cost") for inputs in (record.inputs, prepared.inputs))
+    before = record.inputs.get("selection.cost")
+    now = prepared.inputs.get("selection.cost")
     if before != now:
         changed.append(f"selection.cost: {before!r} -> {now!r}")
     refused = []

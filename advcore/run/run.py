@@ -12,6 +12,7 @@ from torch import Tensor
 
 from advcore import distributed
 from advcore.config.schema import RunConfig
+from advcore.cost import CostLedger
 from advcore.data.split import subsample
 from advcore.errors import AdvcoreError, CheckpointError, UnsafeFileError
 from advcore.evaluation.evaluate import Evaluation, evaluate
@@ -19,14 +20,13 @@ from advcore.evaluation.suites import SUITES
 from advcore.reporting.record import RunRecord
 from advcore.run import checkpoints
 from advcore.run.prepare import Prepared, Reporter
-from advcore.run.resume import Journal, begin_run, new_record
-from advcore.run.select import keep_coreset, map_to_training_set, summarise
+from advcore.run.resume import Journal, begin_run, create_record
+from advcore.run.select import keep_coreset, map_to_training_set
 from advcore.run.weights import save_state
 from advcore.runtime.device import force_float32, measure_peak_memory
 from advcore.tracking import find_tracker_name, metrics
 from advcore.tracking.dispatch import Tracking
-from advcore.training.loop import Listener, State, Trained
-from advcore.training.progress import Snapshot
+from advcore.training.progress import Listener, Snapshot, Trained
 from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
     trackers keep, in `tracking/`; and `states/`, from which `resume` continues. A finished run that is resumed stays as
     it is. Of several processes, only the first one reads and writes files of the run.
     """
-    journal = Journal(prepared, path, began=time.perf_counter(), record=new_record(prepared))
+    journal = Journal(prepared, path, began=time.perf_counter(), record=create_record(prepared))
     beginning = distributed.run_on_first(partial(begin_run, journal, resume, job))
     record = journal.record
     if beginning["done"]:
@@ -122,7 +122,7 @@ def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: Snap
 
 
 def _write_epoch(journal: Journal, reporter: Reporter, tracking: Tracking, entry: dict, so_far: Trained) -> None:
-    _count(journal.record, so_far, journal.prepared)
+    journal.take_results(so_far)
     journal.save()
     tracking.tell(journal.list_metrics())
     tracking.report(so_far.events, entry["epoch"])
@@ -157,27 +157,26 @@ def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> 
     if distributed.is_first():
         save_state(journal.path, "last", trained.last, final_entry)
         save_state(journal.path, "best", trained.best, best_entry)
-    results = journal.record.final
-    measure = partial(_evaluate_state, journal, reporter, trained)
-    results["last"] = measure("last", trained.last)
-    if best_entry["epoch"] == final_entry["epoch"]:
-        results["best"] = results["last"]
-    else:
-        results["best"] = measure("best", trained.best)
+    last = _evaluate_state(journal, reporter, trained, "last")
+    best = last
+    if best_entry["epoch"] != final_entry["epoch"]:
+        best = _evaluate_state(journal, reporter, trained, "best")
+    journal.record.final = {"last": last, "best": best}
     journal.record.best_epoch = trained.best_epoch
     distributed.merge_ledgers(trained.ledger)
-    _count(journal.record, trained, journal.prepared)
+    journal.take_results(trained)
 
 
-def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, which: str, state: State) -> dict:
-    """Return the final accuracies of a state, continuing from the verdicts that a stopped evaluation left.
+def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, which: str) -> dict:
+    """Return the final accuracies of the state "last" or "best".
 
-    Verdicts that are damaged, or of other settings, are removed.
+    A stopped evaluation is continued from the verdicts that it left. Those that are damaged, or of other settings, are
+    removed.
     """
     reporter.on_final(which)
-    journal.prepared.model.load_state_dict(state)
+    journal.prepared.model.load_state_dict(getattr(trained, which))
     verdicts = journal.path / "checkpoints" / f"{which}-verdicts.npz"
-    evaluate_state = partial(evaluate_final, journal.prepared, trained, reporter, which, state=verdicts)
+    evaluate_state = partial(evaluate_final, journal.prepared, reporter, which, ledger=trained.ledger, state=verdicts)
     try:
         return evaluate_state().as_dict()
     except (CheckpointError, UnsafeFileError) as error:
@@ -185,15 +184,6 @@ def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, whic
     if distributed.is_first():
         verdicts.unlink()
     return evaluate_state().as_dict()
-
-
-def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
-    """Bring the record up to date with what was done so far, what fell back, and what it cost."""
-    record.epochs = trained.epochs
-    record.selections = [summarise(coreset) for coreset in trained.coresets]
-    record.events = trained.events
-    record.ledger = trained.ledger.summary()
-    record.relative_cost = trained.ledger.sum_units() / prepared.plan.reference.units
 
 
 def choose_examples(prepared: Prepared) -> Tensor | None:
@@ -204,7 +194,7 @@ def choose_examples(prepared: Prepared) -> Tensor | None:
     return subsample(prepared.data.test.labels(), size, prepared.config.data.split_seed, "evaluation")
 
 
-def config_for_evaluation(config: RunConfig, suite: str) -> RunConfig:
+def select_suite(config: RunConfig, suite: str) -> RunConfig:
     """Return the config with a named suite's attacks to evaluate, and without what only training needs, such as the
     package of a tracker or the memory for a selection."""
     evaluation = replace(config.evaluation, attacks=list(SUITES[suite](config.evaluation.attacks)))
@@ -213,22 +203,18 @@ def config_for_evaluation(config: RunConfig, suite: str) -> RunConfig:
 
 def evaluate_final(
     prepared: Prepared,
-    trained: Trained | None,
     reporter: Reporter,
     which: str,
     *,
+    ledger: CostLedger | None = None,
     state: Path | None = None,
     keep_examples: bool = False,
 ) -> Evaluation:
     """Return the accuracies on the test set that the run file asks for, in float32.
 
-    trained : what training left; its ledger counts the passes. which : the name of the weights, for the progress.
-    state, keep_examples : as in `evaluate`.
+    which : the name of the weights, for the progress. ledger, state, keep_examples : as in `evaluate`.
     """
     settings = prepared.config.evaluation
-    ledger = None
-    if trained is not None:
-        ledger = trained.ledger
     indices = choose_examples(prepared)
     report_progress = partial(reporter.on_progress, f"evaluate {which}")
     report_progress(0, len(prepared.data.test if indices is None else indices))

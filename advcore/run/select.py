@@ -14,7 +14,7 @@ from advcore.config.load import resolve
 from advcore.config.schema import RunConfig
 from advcore.cost import CostLedger
 from advcore.data.base import Data
-from advcore.errors import ConfigError, UserError, must
+from advcore.errors import UserError, check_one_of, must, require
 from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Collector, Gradient
@@ -25,6 +25,7 @@ from advcore.run import build
 from advcore.run.prepare import Prepared, Reporter, choose_speed, prepare
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
+from advcore.solvers.scored import SCORE_ALIASES
 from advcore.training.loop import decide_speed_for_all
 from advcore.types import Coreset
 
@@ -53,21 +54,36 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     return map_to_training_set(coreset, prepared.data)
 
 
-def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
+def choose_score(config: RunConfig, name: str | None) -> str:
+    """Return the name of a score in GRADIENTS: `name`, or where that is None the score that the run's solver reads.
+
+    Where no solver reads one, it is input_norm. Raises ConfigError for a name that is no score.
+    """
+    scores = [key for key, gradient in GRADIENTS.items() if gradient.one_number]
+    reads = config.selection.solver.reads if config.selection else None
+    name = name or (reads if reads in scores else "input_norm")
+    require(check_one_of("--score", name, scores, SCORE_ALIASES))
+    return name
+
+
+def score(config: RunConfig, name: str, reporter: Reporter) -> tuple[Scores, CostLedger]:
     """Train the run file's model on all data, and score every training example after each epoch.
 
     name : a score in GRADIENTS. Scores over epochs combine all epochs; any other score is that of the last epoch.
+
+    Returns the scores, and what training and scoring cost.
 
     Raises ConfigError for a score of attacked images where the objective attacks none.
     """
     gradient = GRADIENTS[name]
     objective = type(config.objective).__name__.lower()
     if gradient.attacked and not is_attacked(config.objective):
-        raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, objective))
+        require(must("--score", "one of clean images for an objective that is not attacked", name, objective))
     with distributed.fail_together():
         prepared = prepare(config, scores=False)
     data = prepared.data
     collector = (gradient.collect or _LastScores)()
+    ledger = CostLedger()
     all_data = Schedule(epochs=config.training.epochs)
     trainer = replace(prepared.trainer, schedule=all_data, selector=None, minibatch=None, probe_epochs=0)
     trained = trainer.fit(
@@ -76,9 +92,11 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         data.validation,
         seed=config.seed,
         augment=data.augment,
-        listener=replace(reporter, on_model=partial(_add_scores, gradient, prepared, collector)),
+        listener=replace(reporter, on_model=partial(_add_scores, gradient, prepared, collector, ledger)),
     )
-    return Scores(
+    distributed.merge_ledgers(ledger)
+    ledger.add(trained.ledger)
+    scores = Scores(
         indices=data.part,
         values=collector.rows.matrix[:, 0].double().cpu(),
         num_examples=len(data.whole),
@@ -89,6 +107,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
         objective=objective,
         seed=config.seed,
     )
+    return scores, ledger
 
 
 class _LastScores:
@@ -98,16 +117,19 @@ class _LastScores:
         self.rows = DenseRows(matrix=scores[:, None])
 
 
-def _add_scores(gradient: Gradient, prepared: Prepared, collector: Collector | _LastScores, model: nn.Module) -> None:
+def _add_scores(
+    gradient: Gradient, prepared: Prepared, collector: Collector | _LastScores, ledger: CostLedger, model: nn.Module
+) -> None:
     """Score all training examples with `model`, and add the scores, (N,), to the collector."""
-    trainer, selector = prepared.trainer, prepared.trainer.selector
+    trainer = prepared.trainer
+    selector = trainer.selector
     measured = gradient.measure(
         model,
         prepared.data.train,
         objective=trainer.objective,
         attack=(selector or trainer).attack,
         stream=Stream(seed=prepared.config.seed, purpose="scoring"),
-        ledger=CostLedger(),
+        ledger=ledger,
         head=prepared.config.model.head,
         **({"chunk_size": selector.chunk_size} if selector else {}),
     )
@@ -157,7 +179,7 @@ def keep_coreset(run: Path, coreset: Coreset) -> str | None:
 
     Returns None, or, where a file had to be written again, one line that says why. The line is logged, too.
     """
-    path = _coreset_file(run, coreset)
+    path = _locate_coreset(run, coreset)
     if has_pair(path):
         return _rewrite_if_different(path, coreset)
     coreset.save(path)
@@ -166,32 +188,26 @@ def keep_coreset(run: Path, coreset: Coreset) -> str | None:
 
 def restore_coresets(run: Path, state: dict | None, data: Data) -> list[str]:
     """Write the coresets of a state again whose files are missing or damaged; return, and log, a line about each."""
-    lines = []
-    for values in state["coresets"] if state else ():
-        coreset = map_to_training_set(Coreset.from_state(values), data)
-        lines.append(_rewrite_if_different(_coreset_file(run, coreset), coreset))
+    saved = state["coresets"] if state else []
+    coresets = [map_to_training_set(Coreset.from_state(values), data) for values in saved]
+    lines = [_rewrite_if_different(_locate_coreset(run, coreset), coreset) for coreset in coresets]
     return [line for line in lines if line is not None]
 
 
-def _coreset_file(run: Path, coreset: Coreset) -> Path:
+def _locate_coreset(run: Path, coreset: Coreset) -> Path:
     return run / "coresets" / f"epoch-{coreset.epoch:03d}.npz"
 
 
 def _rewrite_if_different(path: Path, coreset: Coreset) -> str | None:
     """Write the coreset to the file unless that holds it; return, and log, a line about why it was written again."""
-    difference = _find_difference(path, coreset)
-    if difference is None:
-        return None
+    difference = f"{path} holds another coreset"
+    try:
+        saved = Coreset.load(path)
+        if torch.equal(saved.indices, coreset.indices) and torch.equal(saved.weights, coreset.weights):
+            return None
+    except UserError as error:
+        difference = str(error)
     coreset.save(path)
     line = f"{difference}; it is written again"
     log.warning("%s", line)
     return line
-
-
-def _find_difference(path: Path, coreset: Coreset) -> str | None:
-    try:
-        saved = Coreset.load(path)
-    except UserError as error:
-        return str(error)
-    same = torch.equal(saved.indices, coreset.indices) and torch.equal(saved.weights, coreset.weights)
-    return None if same else f"{path} holds another coreset"

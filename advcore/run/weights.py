@@ -49,10 +49,8 @@ def _check_shapes(expected: State, state: State, path: Path) -> None:
         if shapes.get(key) != shapes_in_file.get(key)
     ]
     if wrong:
-        some = "; ".join(wrong[:5])
-        raise CheckpointError(
-            f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {some}"
-        )
+        count = f"{len(wrong)} keys differ (model / file)"
+        raise CheckpointError(f"{path} is a checkpoint of another model; {count}: {'; '.join(wrong[:5])}")
 
 
 def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = None) -> Path:
@@ -66,7 +64,10 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     if which not in ("last", "best"):
         return Path(which)
     if config is not None and not path.is_dir():
-        raise CheckpointError(_no_checkpoint_message(path, which, default_folder(config)))
+        folder = default_folder(config)
+        hint = f": {folder} is there" if (folder / "record.json").exists() else ""
+        rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
+        raise CheckpointError(must("--checkpoint", rule, which, f"or name a run's folder in place of {path}{hint}"))
     file = path / "checkpoints" / f"{which}.safetensors"
     if not has_pair(file):
         raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{file} does not exist"))
@@ -74,14 +75,8 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     return check_inside(file, path)
 
 
-def weights_hash(path: Path) -> str:
+def compute_weights_hash(path: Path) -> str:
     """Return the sha256 of a checkpoint, which is checked where a JSON beside the file holds it."""
     if os.path.exists(path.with_suffix(".json")):
         return load_tensors(path)[1]["sha256"]
     return hashlib.sha256(read_bytes(path)).hexdigest()
-
-
-def _no_checkpoint_message(file: Path, which: str, folder: Path) -> str:
-    hint = f": {folder} is there" if (folder / "record.json").exists() else ""
-    rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
-    return must("--checkpoint", rule, which, f"or name a run's folder in place of {file}{hint}")

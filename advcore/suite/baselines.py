@@ -21,7 +21,7 @@ from advcore.objectives.base import is_attacked
 from advcore.run import build
 from advcore.solvers.uniform import Random
 from advcore.suite.layout import LONGEST, make_slug
-from advcore.training.budget import find_budget_at_cost, find_largest
+from advcore.training.budget import find_largest
 from advcore.training.lr import MultiStep
 from advcore.training.plan import count_planned_units
 
@@ -38,13 +38,8 @@ def plan_cost(config: RunConfig, counts: Counts) -> float:
     Raises UserError for a run whose trainer refuses its settings, or whose `selection.cost` no budget has.
     """
     n, held_out = counts(config)
-    trainer = build.build_trainer(config)
-    units = build.find_reference(config, n).units
-    selection = config.selection
-    if selection is not None and selection.cost is not None:
-        budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=units)
-        trainer = build.build_trainer(replace(config, selection=replace(selection, budget=budget, cost=None)))
-    return count_planned_units(trainer, n, held_out) / units
+    settled = build.settle_budget(config, build.build_trainer(config), n, held_out)
+    return count_planned_units(build.build_trainer(settled), n, held_out) / build.find_reference(config, n).units
 
 
 def add_baselines(

@@ -25,7 +25,7 @@ from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.suite import Results, Table, raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
 from advcore.reporting.suite_page import build_suite_page
-from advcore.run.places import check_path, check_writable
+from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite.baselines import add_baselines
 from advcore.suite.layout import BASELINES, BASELINES_FILE
 from advcore.suite.process import Outcome, Watcher, tidy
@@ -52,30 +52,30 @@ class Bench:
 
 
 @refuse_as_setting()
-def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), out: Path | None = None) -> Bench:
+def check_suite(file: Path, size: str | None = None, overrides: Sequence[str] = (), out: Path | None = None) -> Bench:
     """Load a suite, check it completely and add its baselines.
 
     Reads data only where baselines have to be planned. Raises ConfigError with all problems, and where `overrides`
     would mix other settings with the records in the suite's usual folder.
     """
     changed_settings = [override.partition("=")[0] for override in overrides]
-    require(*map(_seed_problem, changed_settings))
+    require(*map(_find_seed_problem, changed_settings))
     suite = load(file, size, overrides)
     methods = resolve_methods(suite)
-    require(_trial_problem(changed_settings, out))
+    require(_find_folder_problem(changed_settings, out))
     folder = (out or suite.records) / (size or "")
     check_path(folder)
     methods = _add_baselines(suite, methods, folder)
     return Bench(suite, folder, methods, list_runs(suite, methods))
 
 
-def _seed_problem(setting: str) -> str | None:
+def _find_seed_problem(setting: str) -> str | None:
     if setting not in ("seed", "name"):
         return None
     return f"--set {setting} changes nothing in a suite: its seeds and names are its own; write them into the file"
 
 
-def _trial_problem(settings: list[str], out: Path | None) -> str | None:
+def _find_folder_problem(settings: list[str], out: Path | None) -> str | None:
     """Return the problem of overrides whose records would lie among those of the suite's settings."""
     harmless = (*ELSEWHERE, "data.path")  # of a path, only the last part is compared with the records
     other = [setting for setting in settings if not is_among(setting, harmless)]
@@ -187,9 +187,8 @@ def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
 
 def check_data(pending: list[Run]) -> None:
     """Count the examples of each data set once. Raises DataError for a data set that is not there."""
-    count_examples = partial(_count_examples, {})
-    for run in pending:
-        count_examples(run.config)
+    for data in {str(run.config.data): run.config.data for run in pending}.values():
+        data.counts()
 
 
 def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tuple[int, int]:
@@ -209,8 +208,7 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
         write_bytes(folder / f"{run.slug}.json", read_bytes(path))
         tidy(run, folder)
         failed.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # other failures are in it, or it does not exist
-            failed.parent.rmdir()
+        remove_empty([failed.parent])
         return Outcome("done", _headline(record), 0, outcome.seconds)
     if outcome.kind == "failed":
         settings = settings_hash(identify(run.config))
@@ -276,7 +274,7 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
         "csv": to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
         "html": render(build_suite_page(_title(bench), tables)),
     }
-    paths = {suffix: bench.folder / f"table.{suffix}" for suffix in contents}
-    for suffix, path in paths.items():
-        write_bytes(path, contents[suffix].encode())
-    return list(paths.values())
+    files = {bench.folder / f"table.{suffix}": text.encode() for suffix, text in contents.items()}
+    for path, content in files.items():
+        write_bytes(path, content)
+    return list(files)

@@ -33,7 +33,11 @@ def choose_engine(name: str, jobs: int) -> Callable[..., None]:
     require(check_one_of("--engine", name, ENGINES))
     if name == "local":
         return partial(run_locally, jobs=jobs)
-    return partial(run_on_ray, ray=_import_ray(), jobs=jobs)
+    try:
+        import ray
+    except (ImportError, RuntimeError) as error:
+        raise explain_missing_package("ray", "--engine ray", "cluster", error) from None
+    return partial(run_on_ray, ray=ray, jobs=jobs)
 
 
 # ---- this machine ----
@@ -81,14 +85,6 @@ def _list_environments(jobs: int) -> list[dict[str, str]]:
 
 
 # ---- a Ray cluster ----
-
-
-def _import_ray() -> ModuleType:
-    try:
-        import ray
-    except (ImportError, RuntimeError) as error:
-        raise explain_missing_package("ray", "--engine ray", "cluster", error) from None
-    return ray
 
 
 def run_on_ray(

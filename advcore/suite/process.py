@@ -17,14 +17,11 @@ from advcore.errors import BusyError, UserError
 from advcore.files import write_bytes
 from advcore.run import checkpoints
 from advcore.suite.suite import Run
+from advcore.training.progress import ignore
 
 _POLL, _GRACE = 0.1, 60.0  # seconds between looks at a run, and that a stopped run has to save its state
 _LONGEST_ERROR = 300  # characters
 _SIGNALLED = (130, 143)  # exit codes after Ctrl-C, which reaches the child process too, and after SIGTERM
-
-
-def _ignore(*arguments: object) -> None:
-    """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,9 @@ class Outcome:
 class Watcher:
     """Callbacks for run events. By default they do nothing."""
 
-    on_start: Callable[[Run], None] = _ignore
-    on_line: Callable[[Run, str], None] = _ignore
-    on_end: Callable[[Run, Outcome], None] = _ignore
+    on_start: Callable[[Run], None] = ignore
+    on_line: Callable[[Run, str], None] = ignore
+    on_end: Callable[[Run, Outcome], None] = ignore
 
 
 Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, or a stand-in for it
@@ -56,11 +53,11 @@ Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, o
 
 def tidy(run: Run, folder: Path) -> None:
     """Remove from a finished run what only continuing it would need."""
-    run_folder, log, file = _paths_of(run, folder)
+    run_folder, log, file = _locate_files(run, folder)
     checkpoints.sweep([checkpoints.states_folder(run_folder), log, file])
 
 
-def _paths_of(run: Run, folder: Path) -> list[Path]:
+def _locate_files(run: Run, folder: Path) -> list[Path]:
     """Return the paths of a run's folder, its log and its run file."""
     return [folder / "runs" / f"{run.slug}{end}" for end in ("", ".log", ".yaml")]
 
@@ -70,7 +67,7 @@ def attempt(
     folder: Path,
     *,
     stop: Callable[[], bool] = lambda: False,
-    on_line: Callable[[str], None] = _ignore,
+    on_line: Callable[[str], None] = ignore,
     environment: dict[str, str] | None = None,
 ) -> Outcome:
     """Do a run by `advcore run --resume` in another process, wait for its end, and return how it ended.
@@ -78,7 +75,7 @@ def attempt(
     Once `stop()` is true, the process saves its state and ends. `on_line` receives each new last line of its output;
     `environment` is added to its environment. The record of a finished run is then in `folder`/runs/SLUG.
     """
-    run_folder, log, file = _paths_of(run, folder)
+    run_folder, log, file = _locate_files(run, folder)
     started = time.monotonic()
     if (folder / f"{run.slug}.json").exists():
         return Outcome("busy")
@@ -130,13 +127,12 @@ def _watch(
 
 def _end(child: subprocess.Popen) -> None:
     """Let the process save its state and end; kill it if it takes too long, so that its previous state counts."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-    child.wait()
+    child.send_signal(signal.SIGTERM)  # which does nothing once it has ended
+    try:
+        child.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _read_lines(log: Path, start: int) -> list[str]:

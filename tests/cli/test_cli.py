@@ -78,7 +78,7 @@ def test_the_commit_is_read_from_a_checkout_and_from_a_worktree(tmp_path, monkey
     (tree / ".git").write_text(f"gitdir: {main}/.git/worktrees/tree\n")
     for folder, commit in ((main, "a" * 40), (tree, "b" * 40), (tmp_path, None)):
         monkeypatch.setattr(module, "__file__", str(folder / "advcore/run/environment.py"))
-        assert module._commit() == commit
+        assert module._read_commit() == commit
 
 
 @pytest.mark.case("E9")

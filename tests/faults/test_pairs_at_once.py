@@ -19,7 +19,7 @@ from faults.injectors import killed_at
 
 from advcore import files
 from advcore.errors import CheckpointError
-from advcore.run.weights import find_checkpoint, load_state, save_state, weights_hash
+from advcore.run.weights import find_checkpoint, load_state, save_state, compute_weights_hash
 from advcore.types import Coreset
 
 pytestmark = pytest.mark.case("B2")
@@ -181,7 +181,7 @@ def test_what_waits_is_found_by_all_who_read_a_run(tmp_path):
     load_state(other, found)
     assert torch.equal(other.weight, net.weight) and not found.exists()
     facts = json.loads(found.with_suffix(".json").read_text())
-    assert weights_hash(found) == facts["sha256"] == files.load_tensors(found)[1]["sha256"]
+    assert compute_weights_hash(found) == facts["sha256"] == files.load_tensors(found)[1]["sha256"]
     coreset = Coreset(
         indices=torch.arange(3), weights=torch.ones(3), num_examples=9, fingerprint="x", solver="s", partition="p",
         seed=0, budget=0.3,

@@ -230,7 +230,7 @@ def test_a_suites_record_that_has_changed_is_a_line(advcore, suite, tmp_path):
 
     from advcore.suite import bench
 
-    prepared = bench.prepare(suite, out=tmp_path / "out")
+    prepared = bench.check_suite(suite, out=tmp_path / "out")
     execute(prepared)
     assert advcore("bench", suite, "--out", tmp_path / "out", "--table")[0] == 0
     path = tmp_path / "out/gradmatch-s0.json"
@@ -243,14 +243,14 @@ def test_a_suites_record_that_has_changed_is_a_line(advcore, suite, tmp_path):
 def test_baselines_that_have_changed_are_planned_anew_with_a_word(suite, tmp_path, caplog):
     from advcore.suite import bench
 
-    first = bench.prepare(suite, out=tmp_path / "out")
+    first = bench.check_suite(suite, out=tmp_path / "out")
     bench._keep_baselines(first)
     path = tmp_path / "out/baselines.json"
     good = path.read_bytes()
-    assert bench.prepare(suite, out=tmp_path / "out").methods == first.methods and not caplog.text
+    assert bench.check_suite(suite, out=tmp_path / "out").methods == first.methods and not caplog.text
     place = good.index(b'"epochs": ') + len(b'"epochs": ')
     path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-    assert bench.prepare(suite, out=tmp_path / "out").methods == first.methods
+    assert bench.check_suite(suite, out=tmp_path / "out").methods == first.methods
     assert f"{path} is damaged" in caplog.text
 
 
@@ -258,14 +258,14 @@ def test_baselines_from_before_there_were_seals_are_read(suite, tmp_path, monkey
     from advcore.data.named import Digits
     from advcore.suite import bench
 
-    first = bench.prepare(suite, out=tmp_path / "out")
+    first = bench.check_suite(suite, out=tmp_path / "out")
     bench._keep_baselines(first)
     path = tmp_path / "out/baselines.json"
     facts = json.loads(path.read_text())
     del facts["seal"]
     path.write_text(json.dumps(facts | {"schema": "advcore-baselines-1"}))
     monkeypatch.setattr(Digits, "counts", lambda self: 1 / 0)
-    assert bench.prepare(suite, out=tmp_path / "out").methods == first.methods
+    assert bench.check_suite(suite, out=tmp_path / "out").methods == first.methods
 
 
 # ---- other sealed JSON ----

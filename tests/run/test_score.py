@@ -1,6 +1,7 @@
 """advcore score: a file that runs of other models use."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -50,6 +51,17 @@ def test_scores_of_one_architecture_choose_the_coreset_of_another_and_the_record
 
     (path,) = (tmp_path / "run/coresets").glob("*.npz")
     assert sorted(Coreset.load(path).indices.tolist()) == sorted(easiest)
+
+
+def count_passes(said: str) -> int:
+    return int(re.search(r"passes[^│]*│ ([\d,]+)", said)[1].replace(",", ""))
+
+
+def test_the_cost_is_that_of_training_on_all_data_and_of_the_scores_of_every_epoch(advcore, tmp_path):
+    _, planned, _ = advcore("check", "linf_full.yaml")
+    code, said, err = advcore("score", "linf_full.yaml", "--score", "el2n", "--out", tmp_path / "s.npz")
+    assert code == 0, err
+    assert count_passes(said) == count_passes(planned) + 3 * 72  # a forward pass of each example after each epoch
 
 
 def test_a_finished_run_is_evaluated_without_its_scores(advcore, tmp_path):

@@ -47,7 +47,7 @@ def suite(root, tmp_path):
 
 @pytest.fixture
 def prepared(suite, tmp_path):
-    return bench.prepare(suite(), out=tmp_path / "out")
+    return bench.check_suite(suite(), out=tmp_path / "out")
 
 
 def record_of(run) -> RunRecord:
@@ -107,7 +107,7 @@ def test_what_is_done_is_done_once(prepared):
 
 def test_two_shards_together_are_one_run(prepared, suite, tmp_path):
     execute(prepared)
-    other = bench.prepare(suite(), out=tmp_path / "shards")
+    other = bench.check_suite(suite(), out=tmp_path / "shards")
     halves = [execute(other, part)["done"] for part in ("1/2", "2/2")]
     assert [len(half) for half in halves] == [3, 3]
     assert kept(other.folder) == kept(prepared.folder)
@@ -115,7 +115,7 @@ def test_two_shards_together_are_one_run(prepared, suite, tmp_path):
 
 def test_a_record_of_other_settings_is_refused_with_a_way_out(prepared, suite, tmp_path):
     execute(prepared)
-    other = bench.prepare(suite(OFF), overrides=["training.epochs=4"], out=tmp_path / "out")
+    other = bench.check_suite(suite(OFF), overrides=["training.epochs=4"], out=tmp_path / "out")
     with pytest.raises(ConfigError) as error:
         execute(other)
     (line,) = error.value.problems
@@ -135,10 +135,10 @@ def test_a_run_that_was_begun_with_other_settings_is_refused(prepared):
 
 def test_changes_beside_a_suites_own_records_need_another_folder(suite):
     with pytest.raises(ConfigError, match="--out must be given with --set training.epochs"):
-        bench.prepare(suite(), overrides=["training.epochs=4"])
-    assert bench.prepare(suite(), overrides=["device=cpu", "data.workers=1"]).folder.name == "toy"
+        bench.check_suite(suite(), overrides=["training.epochs=4"])
+    assert bench.check_suite(suite(), overrides=["device=cpu", "data.workers=1"]).folder.name == "toy"
     with pytest.raises(ConfigError, match="--set seed changes nothing in a suite"):
-        bench.prepare(suite(), overrides=["seed=4"])
+        bench.check_suite(suite(), overrides=["seed=4"])
 
 
 def test_a_failed_run_is_told_and_tried_again(prepared):
@@ -153,7 +153,7 @@ def test_a_failed_run_is_told_and_tried_again(prepared):
 
 def test_a_failure_of_other_settings_is_not_told(prepared, suite, tmp_path):
     execute(prepared, wrong=[run.slug for run in prepared.runs])
-    other = bench.prepare(suite(), overrides=["training.epochs=4"], out=tmp_path / "out")
+    other = bench.check_suite(suite(), overrides=["training.epochs=4"], out=tmp_path / "out")
     assert {entry.error for entry in bench.collect_results(other).entries} == {None}
     assert None not in {entry.error for entry in bench.collect_results(prepared).entries}
 
@@ -231,19 +231,19 @@ def test_another_process_that_runs_it_is_left_alone(prepared):
 
 def test_sizes_never_mix(suite, tmp_path):
     path = suite(OFF + "sizes: {small: {set: {model.width: 2}}, full: {}}\n")
-    folders = [bench.prepare(path, size, out=tmp_path / "out").folder for size in ("small", "full")]
+    folders = [bench.check_suite(path, size, out=tmp_path / "out").folder for size in ("small", "full")]
     assert [folder.name for folder in folders] == ["small", "full"]
 
 
 def test_baselines_are_planned_once_and_kept_beside_the_records(suite, tmp_path, monkeypatch):
-    first = bench.prepare(suite(""), out=tmp_path / "out")
+    first = bench.check_suite(suite(""), out=tmp_path / "out")
     assert {"random 0.5", "FAT", "N-FGSM"} <= first.methods.keys()
     execute(first)
     monkeypatch.setattr(Digits, "counts", lambda self: 1 / 0)  # as on a machine without the data
-    again = bench.prepare(suite(""), out=tmp_path / "out")
+    again = bench.check_suite(suite(""), out=tmp_path / "out")
     assert again.methods == first.methods and len(again.runs) == len(kept(again.folder)) - 1
     monkeypatch.undo()
-    fewer = bench.prepare(suite("baselines: {fat: false}\n"), out=tmp_path / "out")
+    fewer = bench.check_suite(suite("baselines: {fat: false}\n"), out=tmp_path / "out")
     assert first.methods.keys() - fewer.methods.keys() == {"FAT"}
 
 
