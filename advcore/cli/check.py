@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advcore.cli.arguments import Overrides, RunFile
-from advcore.cli.output import print_facts
+from advcore.cli import arguments, output
 from advcore.errors import check_positive, refuse_as_setting, require
 from advcore.terminal import command_line, print_next, print_table
 
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def check(
-    file: RunFile,
-    set_: Overrides = None,
+    file: arguments.RunFile,
+    set_: arguments.Overrides = None,
     cost: Annotated[
         float | None, typer.Option(help="Also list settings of at most this relative cost, such as 0.2.")
     ] = None,
@@ -27,21 +26,21 @@ def check(
     """
     from advcore.config.load import load
     from advcore.reporting.tables import describe_reference
-    from advcore.run import build, prepare
+    from advcore.run import prepare
 
     if cost is not None:
         require(check_positive("--cost", cost, "it is relative to full training"))
     with refuse_as_setting():
         prepared = prepare.prepare(load(file, set_ or ()))
     plan = prepared.plan
-    offers = [] if cost is None else build.find_offers(prepared.config, prepared.data, cost)
+    offers = [] if cost is None else plan.find_offers(prepared.config, prepared.data, cost)
     typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
     facts = {
         "passes, forward and backward": f"{round(plan.relative_cost * plan.reference.units):,}",
         "reference": f"{describe_reference(vars(plan.reference))}: {plan.reference.units:,} passes",
         **{f"memory, {name}": size for name, size in plan.memory.items()},
     }
-    print_facts("", facts.items())
+    output.print_facts("", facts.items())
     if cost is not None and offers:
         _print_offers(offers, cost, prepared.config)
     print_next(command_line("run", file, overrides=set_ or ()))

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advcore.cli.arguments import Overrides, check_file
-from advcore.cli.output import print_facts, suggest_autoattack
-from advcore.cli.processes import check_together, get_rank
+from advcore.cli import arguments, output, processes
 from advcore.errors import ConfigError, check_one_of, must, require
 from advcore.terminal import show_run
 
@@ -20,13 +18,13 @@ if TYPE_CHECKING:
 
 def evaluate(
     target: Annotated[
-        Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=check_file)
+        Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=arguments.check_file)
     ],
     checkpoint: Annotated[
         str, typer.Option(help="last or best of a run, or a file of weights (.safetensors, .pt, .pth) for a run file.")
     ] = "last",
     suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",
-    set_: Overrides = None,
+    set_: arguments.Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
     state: Annotated[
         Path | None,
@@ -47,7 +45,7 @@ def evaluate(
     from advcore.run import prepare, weights
     from advcore.run import run as runner
 
-    with check_together():
+    with processes.check_together():
         require(check_one_of("--suite", suite, SUITES, ALIASES))
         config = _load_config(target, set_ or ())
         path = weights.find_checkpoint(target, checkpoint, config)
@@ -56,12 +54,12 @@ def evaluate(
         weights.load_state(prepared.model, path)
     with show_run() as reporter:
         evaluation = runner.evaluate_final(prepared, reporter, path.stem, state=state, keep_examples=bool(examples))
-    if get_rank():  # the first process alone writes
+    if processes.get_rank():  # the first process alone writes
         return
-    print_facts(f"{config.name}: {path}", accuracy_rows(path.stem, evaluation.as_dict()))
+    output.print_facts(f"{config.name}: {path}", accuracy_rows(path.stem, evaluation.as_dict()))
     _save_evaluation(evaluation, path, out=out, examples=examples)
     if suite == "seen":
-        suggest_autoattack(target, config, checkpoint, set_ or ())
+        output.suggest_autoattack(target, config, checkpoint, set_ or ())
 
 
 def _load_config(target: Path, overrides: Sequence[str]) -> "RunConfig":

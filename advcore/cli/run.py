@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
-from advcore.cli.arguments import Overrides, RunFile
-from advcore.cli.output import print_facts, suggest_autoattack
-from advcore.cli.processes import check_together, get_rank
+from advcore.cli import arguments, output, processes
 from advcore.runtime.signals import Stopped
 from advcore.terminal import command_line, print_next, show_run
 
 
 def run(
-    file: RunFile,
-    set_: Overrides = None,
+    file: arguments.RunFile,
+    set_: arguments.Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-sSEED by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run in its folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
@@ -30,7 +28,7 @@ def run(
 
     job = distributed.name_launchers()
     with contextlib.ExitStack() as stack:
-        with check_together():
+        with processes.check_together():
             config = load(file, set_ or ())
             path, resume = folder.choose_folder(config, out, overwrite, resume, job)
             if distributed.is_first():
@@ -45,9 +43,9 @@ def run(
                 out_options = [] if out is None else ["--out", out]
                 print_next(command_line("run", file, *out_options, "--resume", overrides=set_ or ()))
             raise
-    if get_rank():
+    if processes.get_rank():
         return
-    print_facts(f"{record.name}, seed {config.seed}: {record.plan}", closing_rows(record))
+    output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", closing_rows(record))
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path))
-    suggest_autoattack(path, config)
+    output.suggest_autoattack(path, config)

@@ -5,19 +5,17 @@ from typing import Annotated
 
 import typer
 
-from advcore.cli.arguments import Overrides, RunFile, check_arrays_file
-from advcore.cli.output import print_facts
-from advcore.cli.processes import check_together, get_rank
+from advcore.cli import arguments, output, processes
 from advcore.terminal import command_line, print_next, show_run
 
 
 def score(
-    file: RunFile,
+    file: arguments.RunFile,
     score: Annotated[
         str | None,
         typer.Option(help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads."),
     ] = None,
-    set_: Overrides = None,
+    set_: arguments.Overrides = None,
     out: Annotated[Path, typer.Option(help="File of the scores (.npz); a JSON is written beside it.")] = Path(
         "scores.npz"
     ),
@@ -31,13 +29,13 @@ def score(
     from advcore.selection.scores import Scores
 
     overrides = set_ or []
-    with check_together():
+    with processes.check_together():
         config = load(file, overrides)
         name = select.choose_score(config, score)
-        check_arrays_file(out)
+        arguments.check_arrays_file(out)
     with show_run(config.training.epochs) as reporter:
         scores, ledger = select.score(config, name, reporter)
-    if get_rank():  # the first process alone writes
+    if processes.get_rank():  # the first process alone writes
         return
     path = scores.save(out)
     quantiles = [f"{float(scores.values.quantile(q)):.4g}" for q in (0.0, 0.5, 1.0)]
@@ -49,6 +47,6 @@ def score(
         "passes": f"{ledger.sum_units():,}",
         "sha256": Scores.load(path).sha256,
     }
-    print_facts(f"{config.name}: scores", facts.items())
+    output.print_facts(f"{config.name}: scores", facts.items())
     typer.echo(f"scores: {path}")
     print_next(command_line("run", file, overrides=[*overrides, *select.list_overrides(config, name, path)]))

@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import quote
@@ -20,17 +20,12 @@ from advcore.errors import AdvcoreError, CheckpointError, ConfigError, describe_
 from advcore.files import check_inside, has_pair, read_json, write_bytes
 from advcore.objectives.base import is_attacked
 from advcore.pixels import format_pixels
+from advcore.reporting import parts, run_page, runs_page, selection_parts
 from advcore.reporting.compare import Run
 from advcore.reporting.page import render
-from advcore.reporting.parts import Example, Note
 from advcore.reporting.record import RunRecord
-from advcore.reporting.run_page import RunFiles, build_run_page
-from advcore.reporting.runs_page import build_runs_page
-from advcore.reporting.selection_parts import MOST_HISTOGRAMS, pick_evenly
 from advcore.rng import Stream
-from advcore.run import build
-from advcore.run.checkpoints import REPORT
-from advcore.run.places import check_writable
+from advcore.run import build, checkpoints, places
 from advcore.run.prepare import Prepared, prepare
 from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
@@ -39,7 +34,7 @@ from advcore.types import Coreset
 
 THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced
 MOST_IMAGES = 64  # of each kind, on a page
-Galleries = tuple[list[tuple[str, list[Example]]], list[Note]]  # titles with images, and notes about them
+Galleries = tuple[list[tuple[str, list[parts.Example]]], list[parts.Note]]  # titles with images, and notes about them
 
 
 def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
@@ -54,14 +49,14 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
         if path.is_file():
             file, usual_target = path, path.with_suffix(".html")
         else:
-            file, usual_target = path / "record.json", path / REPORT
+            file, usual_target = path / "record.json", path / checkpoints.REPORT
         target = out or usual_target
         content = RunRecord.load(file) if file.is_file() else list_runs(path, target.parent)
-        check_writable(target, file=True)
+        places.check_writable(target, file=True)
     if isinstance(content, RunRecord):
-        page = build_run_page(content, gather_beside(file.parent, content, images))
+        page = run_page.build_run_page(content, gather_beside(file.parent, content, images))
     else:
-        page = build_runs_page(path.resolve().name, content)
+        page = runs_page.build_runs_page(path.resolve().name, content)
     write_bytes(target, render(page).encode(errors="backslashreplace"))  # half a character, in a file's name or in JSON
     return target
 
@@ -85,7 +80,7 @@ def list_runs(path: Path, page: Path) -> list[Run]:
 def _load_run(file: Path, top: Path, page: Path) -> Run:
     """Return the run of a record's file, named by its path below `top`, with a link to its report if there is one."""
     if file.name == "record.json":
-        where, report = file.parent, file.parent / REPORT
+        where, report = file.parent, file.parent / checkpoints.REPORT
     else:
         where, report = file.with_suffix(""), file.with_suffix(".html")
     name = str(where.relative_to(top))
@@ -105,19 +100,19 @@ def _make_link(target: Path, page: Path) -> str:
     return "./" + quote(Path(relative).as_posix(), errors="surrogateescape")
 
 
-def gather_beside(folder: Path, record: RunRecord, images: int) -> RunFiles:
+def gather_beside(folder: Path, record: RunRecord, images: int) -> run_page.RunFiles:
     """Return weights and images from a run's folder, and a line about each of them that is missing."""
     coresets: dict[int, Coreset] = {}
     missing: dict[int, str] = {}
     epochs = cast("list[int]", [selection.get("epoch") for selection in record.selections])  # others are refused below
-    for epoch in pick_evenly(epochs, MOST_HISTOGRAMS):  # no more than are drawn
+    for epoch in selection_parts.pick_evenly(epochs, selection_parts.MOST_HISTOGRAMS):  # no more than are drawn
         try:
             coresets[epoch] = _load_coreset(folder, epoch)
         except (AdvcoreError, OSError) as error:
             missing[epoch] = str(error)
     weights = {epoch: coreset.weights.tolist() for epoch, coreset in coresets.items()}
     galleries, notes = _make_galleries(folder, record, coresets, images)
-    return RunFiles(weights=weights, no_weights=missing, galleries=galleries, about_images=notes)
+    return run_page.RunFiles(weights=weights, no_weights=missing, galleries=galleries, about_images=notes)
 
 
 def _load_coreset(folder: Path, epoch: object) -> Coreset:
@@ -144,7 +139,7 @@ def _make_galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset
 
 
 def _explain_no_images(reason: str) -> Galleries:
-    return [], [Note(f"No images: {reason}.", "missing")]
+    return [], [parts.Note(f"No images: {reason}.", "missing")]
 
 
 def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: int) -> Galleries:
@@ -160,9 +155,8 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
     positions = {int(index): i for i, index in enumerate(prepared.data.part)}
     galleries = []
     for title, members in choose_by_weight(coreset, images):
-        indices = coreset.indices[members]
-        examples = _attack_examples(prepared, torch.tensor([positions[int(index)] for index in indices]))
-        galleries.append((title, _show_examples(examples, indices, coreset.weights[members])))
+        chosen = torch.tensor([positions[int(index)] for index in coreset.indices[members]])
+        galleries.append((title, _show_examples(prepared, chosen, coreset.weights[members])))
     return galleries, _describe_images(prepared, coreset, facts.get("epoch"))
 
 
@@ -188,34 +182,17 @@ def choose_by_weight(coreset: Coreset, most: int) -> list[tuple[str, Tensor]]:
     return [("Highest weights", order[:high]), ("Lowest weights", order.flip(0)[:low])]
 
 
-@dataclass(frozen=True)
-class _Examples:
-    """B examples: images (B, C, H, W), labels (B,) and predicted classes (B,).
-
-    x_adv, predicted_adv : the same for the attacked images; None where nothing is attacked.
-    """
-
-    x: Tensor
-    y: Tensor
-    predicted: Tensor
-    x_adv: Tensor | None = None
-    predicted_adv: Tensor | None = None
-
-
-def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
+def _attack_examples(prepared: Prepared, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images (B, C, H, W), their labels (B,), and the attacked images, or the same where nothing is attacked."""
     model = prepared.model
     objective = prepared.config.objective
     indices, x, y = next(batches_for(model, prepared.data.train, [positions]))
+    if not is_attacked(objective):
+        return x, y, x
     with borrow(model, training=False):
-        with torch.no_grad():
-            predicted = model(x).argmax(1)
-        if not is_attacked(objective):
-            return _Examples(x, y, predicted)
         attack = bind_attack(_choose_attack(prepared), model, lambda network: network)  # its passes are not counted
         stream = Stream(seed=prepared.config.seed, purpose="report").at(indices)
-        x_adv = perturb(model, objective, attack, x, y, generator=stream)
-        with torch.no_grad():
-            return _Examples(x, y, predicted, x_adv=x_adv, predicted_adv=model(x_adv).argmax(1))
+        return x, y, perturb(model, objective, attack, x, y, generator=stream)
 
 
 def _choose_attack(prepared: Prepared) -> Attack:
@@ -226,11 +203,11 @@ def _choose_attack(prepared: Prepared) -> Attack:
     return attack.recalling(None) if getattr(attack, "remembers", False) else attack
 
 
-def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) -> list[Note]:
+def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) -> list[parts.Note]:
     """Return the note about the images; `epoch`, from 0, is the one that the model's weights are from."""
     text = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
     if not is_attacked(prepared.config.objective):
-        return [Note(f"{text}; this objective is not attacked.")]
+        return [parts.Note(f"{text}; this objective is not attacked.")]
     facts = _choose_attack(prepared).describe()
     eps = cast("float", facts["eps"])
     attack = f"{facts['norm']} {format_pixels(eps)}"
@@ -238,7 +215,7 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
         attack += f", steps: {facts['steps']}"
     when = "" if epoch is None else f" after epoch {epoch + 1}"
     return [
-        Note(
+        parts.Note(
             f"{text}: as they are, attacked ({attack}), and the perturbation on grey, "
             f"magnified. The attack is that of selections, on the model's last weights{when}, which are not those of "
             "the time when it was selected."
@@ -246,21 +223,25 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
     ]
 
 
-def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> list[Example]:
+def _show_examples(prepared: Prepared, positions: Tensor, weights: Tensor) -> list[parts.Example]:
+    x, y, x_adv = _attack_examples(prepared, positions)
+    with borrow(prepared.model, training=False), torch.no_grad():
+        classes = prepared.model(x).argmax(1).tolist()
+        classes_adv = prepared.model(x_adv).argmax(1).tolist()
     gallery = []
-    for i, (index, weight) in enumerate(zip(indices.tolist(), weights.tolist(), strict=True)):
-        images = [(f"example {index}", encode_png(examples.x[i]))]
-        lines = [f"weight {weight:.4g}, class {int(examples.y[i])}", f"example {index}"]
-        prediction = f"predicted {int(examples.predicted[i])}"
-        if examples.x_adv is not None and examples.predicted_adv is not None:
-            change = examples.x_adv[i] - examples.x[i]
+    for i, index in enumerate(prepared.data.part[positions].tolist()):
+        images = [(f"example {index}", encode_png(x[i]))]
+        prediction = f"predicted {classes[i]}"
+        if x_adv is not x:
+            change = x_adv[i] - x[i]
             factor = 0.5 / max(float(change.abs().max()), 1e-6)
             images += [
-                ("attacked", encode_png(examples.x_adv[i])),
+                ("attacked", encode_png(x_adv[i])),
                 (f"perturbation, times {factor:.3g}", encode_png(0.5 + factor * change)),
             ]
-            prediction += f", attacked {int(examples.predicted_adv[i])}; × {factor:.3g}"
-        gallery.append(Example(images, [*lines, prediction]))
+            prediction += f", attacked {classes_adv[i]}; × {factor:.3g}"
+        lines = [f"weight {float(weights[i]):.4g}, class {int(y[i])}", f"example {index}", prediction]
+        gallery.append(parts.Example(images, lines))
     return gallery
 
 

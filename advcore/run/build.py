@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from advcore import distributed
 from advcore.attacks.base import Attack
-from advcore.config.schema import RunConfig, SelectionConfig
+from advcore.config.schema import RunConfig
 from advcore.data.base import Data
 from advcore.data.contract import chunked
 from advcore.errors import ConfigError, UserError, must, require
@@ -26,12 +26,7 @@ from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.base import find_scores_file
-from advcore.solvers.uniform import Random
-from advcore.training.attack_steps import find_steps_problem
-from advcore.training.budget import Offer, find_budget_at_cost, list_offers
-from advcore.training.loop_settings import find_memory_problem
-from advcore.training.minibatch import find_rule_problem
-from advcore.training.plan import Reference, plan_reference
+from advcore.training import attack_steps, loop_settings, minibatch
 from advcore.training.trainer import LoopSettings, Trainer
 from advcore.types import digest_labels, find_name
 
@@ -132,12 +127,14 @@ def build_trainer(config: RunConfig) -> Trainer:
     Raises ConfigError for settings that exclude each other.
     """
     training = config.training
-    schedule, selector = build_schedule(config), build_selector(config)
-    require(find_rule_problem(config.minibatch, config.objective, len(schedule.plan()), training.normalise))
+    schedule = build_schedule(config)
+    selector = build_selector(config)
+    epochs = len(schedule.plan())
+    require(minibatch.find_rule_problem(config.minibatch, config.objective, epochs, training.normalise))
     with prefix_problems("training."):
         require(
-            find_steps_problem(training.attack_steps, config.attack),
-            find_memory_problem(training.memory, config.attack),
+            attack_steps.find_steps_problem(training.attack_steps, config.attack),
+            loop_settings.find_memory_problem(training.memory, config.attack),
         )
     with prefix_problems("selection."):
         return Trainer(
@@ -157,10 +154,11 @@ def build_trainer(config: RunConfig) -> Trainer:
 
 def list_attacks(config: RunConfig) -> dict[str, Attack | AutoAttack]:
     """Return all attacks of a run, by the path of their setting."""
-    attacks: dict[str, Attack | AutoAttack | None] = {"attack": config.attack}
-    if config.selection is not None:
-        attacks["selection.attack"] = config.selection.attack
-    attacks |= {f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)}
+    attacks: dict[str, Attack | AutoAttack | None] = {
+        "attack": config.attack,
+        "selection.attack": getattr(config.selection, "attack", None),
+        **{f"evaluation.attacks.{i}": attack for i, attack in enumerate(config.evaluation.attacks)},
+    }
     return {path: attack for path, attack in attacks.items() if attack is not None}
 
 
@@ -236,45 +234,6 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
         name = f"{type(config.model).__name__} on images {shape}"
         reason = f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}"
         raise ConfigError(must("model.name", "a network that takes the data's images", name, reason)) from None
-
-
-# ---- cost ----
-
-
-def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int) -> RunConfig:
-    """Return the config with the budget that `selection.cost` pays for, in place of that cost, if it has one.
-
-    n, held_out : how many training and validation examples there are. Raises ConfigError where no budget has the cost.
-    """
-    selection = config.selection
-    if selection is None or selection.cost is None:
-        return config
-    units = find_reference(config, n).units
-    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=units)
-    return replace(config, selection=replace(selection, budget=budget, cost=None))
-
-
-def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
-    """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
-
-    Where the config selects nothing, they train on random subsets.
-    """
-    if config.selection is None:
-        config = replace(config, selection=SelectionConfig(solver=Random()))
-    n = len(data.train)
-    units = find_reference(config, n).units
-    return list_offers(build_trainer(config), n, count_held_out(data), cost, reference_units=units)
-
-
-def find_reference(config: RunConfig, n: int) -> Reference:
-    """Return the run that costs are relative to; `n` is the number of training examples."""
-    return plan_reference(
-        config.objective,
-        config.attack,
-        n,
-        epochs=config.cost.reference_epochs or config.training.epochs,
-        steps=config.cost.reference_steps,
-    )
 
 
 def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, object]]:

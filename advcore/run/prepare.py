@@ -19,16 +19,11 @@ from advcore.data.contract import first_images
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
-from advcore.run import build
-from advcore.run.explain import explain_cost, explain_epochs
-from advcore.run.weights import compute_weights_hash, find_checkpoint, load_state
+from advcore.run import build, weights
+from advcore.run.plan import Plan, make_plan, settle_budget
 from advcore.runtime.precision import Speed
-from advcore.selection.memory import estimate_for, settle
-from advcore.training.plan import Reference, count_planned_parts
 from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer, fill_in_speed
-
-_NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 
 Kind = TypeVar("Kind")
 
@@ -40,21 +35,6 @@ class MeasuringAttack(Attack, Protocol):
 
     def by(self, network: nn.Module) -> Attack:
         """Return the attack with its distance measured in a frozen copy of `network`."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do, what it will cost, and what it will hold in memory.
-
-    text : the plan in one line. relative_cost : its units over those of the reference. memory : sizes of the largest
-    things held, by name. notes : explanations of what may surprise in the plan, by what they are about.
-    """
-
-    text: str
-    relative_cost: float
-    reference: Reference
-    memory: dict[str, str]
-    notes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +78,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     data = build.load_data(config, trainer, device)
     wanted = getattr(config.selection, "cost", None)
     with build.prefix_problems("selection."):
-        completed = build.settle_budget(config, trainer, len(data.train), build.count_held_out(data))
+        completed = settle_budget(config, trainer, len(data.train), build.count_held_out(data))
     model = build.build_model(completed, data, device)
     completed = _load_networks(completed, data, device)
     if completed is not config:
@@ -113,67 +93,8 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     inputs |= _hash_networks(completed)
     if wanted is not None:
         inputs["selection.cost"] = wanted
-    plan = _make_plan(completed, trainer, data, model, wanted)
+    plan = make_plan(completed, trainer, data, model, wanted)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs)
-
-
-def _make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None) -> Plan:
-    """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
-
-    wanted : the cost that the budget was computed for; None where the budget was set.
-    """
-    n = len(data.train)
-    compared = build.find_reference(config, n)
-    planned = count_planned_parts(trainer, n, build.count_held_out(data))
-    cost = planned.total / compared.units
-    method = ", ".join(part.describe() for part in (trainer.schedule, config.minibatch) if part)
-    text = f"{method}: {cost:.2f} of full training"
-    if planned.total > compared.units:
-        text += "; full training is cheaper"
-    if wanted is not None and cost < _NEAR * wanted:
-        text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
-    notes = {"epochs": explain_epochs(trainer.schedule), "cost": explain_cost(trainer, planned, compared, n)}
-    return Plan(
-        text=text,
-        relative_cost=cost,
-        reference=compared,
-        memory=_estimate_memory(trainer, data, model),
-        notes={subject: note for subject, note in notes.items() if note},
-    )
-
-
-def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str, str]:
-    """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
-
-    Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
-    remembered perturbations do not fit.
-    """
-    sizes = {
-        "images": data.train.nbytes,
-        "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
-    }
-    if trainer.remembers:
-        sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
-        with build.prefix_problems("training."):
-            trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
-    memory = {name: _format_megabytes(size) for name, size in sizes.items()}
-    selector = trainer.selector
-    estimate = estimate_for(selector, model, data.train, build.count_held_out(data)) if selector else None
-    if selector is None or estimate is None:
-        return memory
-    with build.prefix_problems("selection."):
-        estimate, event = settle(estimate, selector.memory_limit, data.train.device)
-    rows = _format_megabytes(estimate.rows)
-    return {
-        "gradient rows": f"{rows} in a temporary file" if event else rows,
-        **memory,
-        "largest problem": _format_megabytes(estimate.problem + estimate.matrix + estimate.solver),
-        "selection at its height": _format_megabytes(estimate.peak),
-    }
-
-
-def _format_megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
 
 
 def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> Speed:
@@ -192,14 +113,13 @@ def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunCo
     if not any(map(_names_network, build.list_attacks(config).values())):
         return config
 
-    def load(attack: Kind) -> Kind | Attack:
-        return _load_network(attack, data, device)
-
+    selection = config.selection
+    attacks = [_load_network(attack, data, device) for attack in config.evaluation.attacks]
     return replace(
         config,
-        attack=load(config.attack),
-        selection=config.selection and replace(config.selection, attack=load(config.selection.attack)),
-        evaluation=replace(config.evaluation, attacks=[load(attack) for attack in config.evaluation.attacks]),
+        attack=_load_network(config.attack, data, device),
+        selection=selection and replace(selection, attack=_load_network(selection.attack, data, device)),
+        evaluation=replace(config.evaluation, attacks=attacks),
     )
 
 
@@ -212,14 +132,14 @@ def _load_network(attack: Kind, data: Data, device: torch.device) -> Kind | Atta
         return attack
     folder = Path(attack.network)
     model = build.build_model(from_dict(RunRecord.load(folder / "record.json").config), data, device)
-    load_state(model, find_checkpoint(folder, "best"))
+    weights.load_state(model, weights.find_checkpoint(folder, "best"))
     return attack.by(model)
 
 
 def _hash_networks(config: RunConfig) -> dict[str, str]:
     """Return the sha256 of the weights of each such model that training depends on; evaluations may use others."""
     return {
-        f"{path}.network": compute_weights_hash(find_checkpoint(Path(attack.network), "best"))
+        f"{path}.network": weights.compute_weights_hash(weights.find_checkpoint(Path(attack.network), "best"))
         for path, attack in build.list_attacks(config).items()
         if _names_network(attack) and not path.startswith("evaluation.")
     }

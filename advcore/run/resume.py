@@ -15,11 +15,9 @@ from advcore.data.source import hash_content
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
 from advcore.files import list_leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.run import build, checkpoints
-from advcore.run.environment import describe_environment
+from advcore.run import build, checkpoints, environment, select
 from advcore.run.folder import clear, was_begun
 from advcore.run.prepare import Prepared, choose_speed
-from advcore.run.select import restore_coresets, summarise
 from advcore.tracking import metrics
 from advcore.training.progress import Snapshot, Trained
 
@@ -52,7 +50,7 @@ class Journal:
     def take_results(self, trained: Trained) -> None:
         """Bring the record up to date with what was done so far, what fell back, and what it cost."""
         self.record.epochs = trained.epochs
-        self.record.selections = [summarise(coreset) for coreset in trained.coresets]
+        self.record.selections = [select.summarise(coreset) for coreset in trained.coresets]
         self.record.events = trained.events
         self.record.ledger = trained.ledger.summary()
         self.record.relative_cost = trained.ledger.sum_units() / self.prepared.plan.reference.units
@@ -78,7 +76,7 @@ def create_record(prepared: Prepared) -> RunRecord:
     return RunRecord(
         name=prepared.config.name,
         config=resolve(prepared.config),
-        environment=describe_environment(data.train.device),
+        environment=environment.describe_environment(data.train.device),
         plan=prepared.plan.text,
         reference=asdict(prepared.plan.reference),
         data={
@@ -116,7 +114,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
         state, damaged = _find_state(prepared, path, before, journal.list_facts()["data"])
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
-        damaged += restore_coresets(path, state, prepared.data)
+        damaged += select.restore_coresets(path, state, prepared.data)
         epoch = state["place"]["epoch"] if state else 0
         note = {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]}
         earlier = {name: getattr(before, name) for name in _CONTINUED}

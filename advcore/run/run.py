@@ -18,11 +18,9 @@ from advcore.errors import AdvcoreError, CheckpointError, UnsafeFileError
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.evaluation.suites import SUITES
 from advcore.reporting.record import RunRecord
-from advcore.run import checkpoints
+from advcore.run import checkpoints, select, weights
 from advcore.run.prepare import Prepared, Reporter
 from advcore.run.resume import Journal, begin_run, create_record
-from advcore.run.select import keep_coreset, map_to_training_set
-from advcore.run.weights import save_state
 from advcore.runtime.device import force_float32, measure_peak_memory
 from advcore.tracking import find_tracker_name, metrics
 from advcore.tracking.dispatch import Tracking
@@ -102,7 +100,7 @@ def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: Snap
             reporter,
             on_epoch=partial(_write_epoch, journal, reporter, tracking),
             on_coreset=partial(_write_coreset, journal, reporter),
-            on_state=partial(save_state, journal.path),
+            on_state=partial(weights.save_state, journal.path),
             on_checkpoint=partial(_write_checkpoint, journal),
             period=period,
         )
@@ -130,7 +128,7 @@ def _write_epoch(journal: Journal, reporter: Reporter, tracking: Tracking, entry
 
 
 def _write_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> None:
-    problem = keep_coreset(journal.path, map_to_training_set(coreset, journal.prepared.data))
+    problem = select.keep_coreset(journal.path, select.map_to_training_set(coreset, journal.prepared.data))
     if problem and journal.record.resumes:
         journal.record.resumes[-1]["damaged"].append(problem)
     reporter.on_coreset(coreset)
@@ -155,8 +153,8 @@ def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> 
     final_entry = trained.epochs[-1]
     best_entry = final_entry if trained.best_epoch is None else trained.epochs[trained.best_epoch]
     if distributed.is_first():
-        save_state(journal.path, "last", trained.last, final_entry)
-        save_state(journal.path, "best", trained.best, best_entry)
+        weights.save_state(journal.path, "last", trained.last, final_entry)
+        weights.save_state(journal.path, "best", trained.best, best_entry)
     last = _evaluate_state(journal, reporter, trained, "last")
     best = last
     if best_entry["epoch"] != final_entry["epoch"]:

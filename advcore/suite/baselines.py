@@ -18,7 +18,7 @@ from advcore.errors import UserError
 from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.objectives.base import is_attacked
-from advcore.run import build
+from advcore.run import build, plan
 from advcore.solvers.uniform import Random
 from advcore.suite.layout import LONGEST, make_slug
 from advcore.training.budget import find_largest
@@ -38,8 +38,8 @@ def plan_cost(config: RunConfig, counts: Counts) -> float:
     Raises UserError for a run whose trainer refuses its settings, or whose `selection.cost` no budget has.
     """
     n, held_out = counts(config)
-    settled = build.settle_budget(config, build.build_trainer(config), n, held_out)
-    return count_planned_units(build.build_trainer(settled), n, held_out) / build.find_reference(config, n).units
+    settled = plan.settle_budget(config, build.build_trainer(config), n, held_out)
+    return count_planned_units(build.build_trainer(settled), n, held_out) / plan.find_reference(config, n).units
 
 
 def add_baselines(
@@ -53,11 +53,11 @@ def add_baselines(
     cost that cannot be planned.
     """
     named = dict(methods)
-    keys = {_comparison_key(config) for config in methods.values()}
+    keys = {_compute_key(config) for config in methods.values()}
     for name, config in _list_baselines(methods, against, added, counts):
-        if _comparison_key(config) in keys:
+        if _compute_key(config) in keys:
             continue
-        keys.add(_comparison_key(config))
+        keys.add(_compute_key(config))
         unique = _make_unique(name, config, named)
         with build.prefix_problems(f"method {unique!r}: "):
             build.build_trainer(config)
@@ -91,7 +91,7 @@ def _list_baselines(
 ) -> Iterator[tuple[str, RunConfig]]:
     """Yield name and settings of all baselines of all methods, those with random subsets of the same budget first."""
     reference = replace(methods[against], selection=None, minibatch=None)
-    savers = {name: config for name, config in methods.items() if _saves(config) and not _is_random(config)}
+    savers = {name: config for name, config in methods.items() if _saves_work(config) and not _is_random(config)}
     if "random" in added:
         yield from map(make_random, savers.values())
     for name, config in savers.items():
@@ -107,11 +107,12 @@ def _list_baselines(
             yield shorten_training(full, cost, counts)
         if "fewer_steps" in added:
             yield from use_fewer_steps(full, cost, counts)
-    if savers and is_attacked(reference.objective) and getattr(reference.attack, "norm", None) == "linf":
-        yield from _list_single_step(reference, added)
+    attack = reference.attack
+    if savers and is_attacked(reference.objective) and isinstance(attack, Bounded) and attack.norm == "linf":
+        yield from _list_single_step(reference, attack.eps, added)
 
 
-def _saves(config: RunConfig) -> bool:
+def _saves_work(config: RunConfig) -> bool:
     """Return whether a method trains on, or attacks, less than all data."""
     return config.minibatch is not None or config.selection is not None and config.selection.budget < 1
 
@@ -121,7 +122,7 @@ def _is_random(config: RunConfig) -> bool:
     return by_rule and (config.selection is None or isinstance(config.selection.solver, Random))
 
 
-def _comparison_key(config: RunConfig) -> str:
+def _compute_key(config: RunConfig) -> str:
     """Return a key that is the same for methods that do the same.
 
     A random selection does not look at its attack or its rows, so these do not count.
@@ -209,7 +210,7 @@ def set_epochs(config: RunConfig, epochs: int) -> RunConfig:
     return replace(config, training=replace(config.training, epochs=epochs, lr_schedule=schedule))
 
 
-def _epochs_of_cost(config: RunConfig, cost: float, counts: Counts) -> int:
+def _find_epochs(config: RunConfig, cost: float, counts: Counts) -> int:
     """Return how many epochs of `config` cost nearest to `cost`: at most half an epoch above it, at most all."""
     most = config.training.epochs
     return min(most, max(1, round(cost / (plan_cost(config, counts) / most))))
@@ -217,7 +218,7 @@ def _epochs_of_cost(config: RunConfig, cost: float, counts: Counts) -> int:
 
 def shorten_training(full: RunConfig, cost: float, counts: Counts) -> tuple[str, RunConfig]:
     """Return training on all data for the number of epochs whose cost is nearest to `cost`, and a name for it."""
-    epochs = _epochs_of_cost(full, cost, counts)
+    epochs = _find_epochs(full, cost, counts)
     return f"shortened to {epochs} epoch{'' if epochs == 1 else 's'}", set_epochs(full, epochs)
 
 
@@ -228,18 +229,17 @@ def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tu
     in the linf ball has that of FAT, since longer ones are known to collapse. Nothing is yielded for an attack of one
     step, or without steps.
     """
-    steps = getattr(full.attack, "steps", None)
-    if steps is None or steps < 2:
-        return
     attack = full.attack
-    assert attack is not None, "it has steps"
+    steps = getattr(attack, "steps", None)
+    if attack is None or steps is None or steps < 2:
+        return
     full = replace(full, training=replace(full.training, attack_steps=None))
     for fewer in range(1, steps):
         config = replace(full, attack=_set_steps(attack, fewer))
         planned = plan_cost(config, counts)
         if planned >= cost - planned / full.training.epochs / 2:
             break
-    epochs = _epochs_of_cost(config, cost, counts)
+    epochs = _find_epochs(config, cost, counts)
     shorter = "" if epochs == full.training.epochs else f", {epochs} epochs"
     yield f"fewer steps ({fewer}{shorter})", set_epochs(config, epochs)
 
@@ -253,13 +253,11 @@ def _set_steps(attack: Attack, steps: int) -> Attack:
     return attack.changed(steps=steps, step_size=step_size)
 
 
-def _list_single_step(full: RunConfig, added: tuple[str, ...]) -> Iterator[tuple[str, RunConfig]]:
-    """Yield training on all data, for all epochs, by attacks of a single step.
+def _list_single_step(full: RunConfig, eps: float, added: tuple[str, ...]) -> Iterator[tuple[str, RunConfig]]:
+    """Yield training on all data, for all epochs, by attacks of a single step in the linf ball of radius `eps`.
 
     FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
     """
-    assert isinstance(full.attack, Bounded), "it has the norm linf"
-    eps = full.attack.eps
     training = replace(full.training, attack_steps=None, memory=Memory())
     if "fat" in added:
         yield "FAT", replace(full, attack=LinfPGD(eps=eps, steps=1, step_size=FAT_STEP * eps), training=training)

@@ -18,13 +18,11 @@ from advcore.config.run_key import identify, list_differences, settings_hash
 from advcore.config.schema import RunConfig
 from advcore.errors import CheckpointError, UserError, must, refuse_as_setting, require
 from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
+from advcore.reporting import formats, page, suite_page
 from advcore.reporting.compare import robust_accuracy
-from advcore.reporting.formats import to_csv, to_latex
-from advcore.reporting.page import render
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.reporting.suite import Results, Table, raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
-from advcore.reporting.suite_page import build_suite_page
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite.baselines import add_baselines
 from advcore.suite.layout import BASELINES, BASELINES_FILE
@@ -89,11 +87,10 @@ def _find_folder_problem(settings: list[str], out: Path | None) -> str | None:
 def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) -> dict[str, RunConfig]:
     """Return `methods` and the baselines: those of `folder` if they belong to the same methods, else newly planned."""
     saved = _read_json(folder / BASELINES_FILE, _BASELINES, _UNSEALED_BASELINES)
-    if not suite.added:
+    if suite.reference is None or not suite.added:
         return methods
     if saved.get("of") == _hash_basis(suite, methods):
         return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
-    assert suite.reference is not None, "a suite without a reference leaves out all baselines"
     check_writable(folder)  # before any data are read
     return add_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
 
@@ -270,9 +267,9 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
     tables = build_tables(bench, results)
     contents = {
         "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
-        "tex": "\n".join(map(to_latex, tables)),
-        "csv": to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
-        "html": render(build_suite_page(_title(bench), tables)),
+        "tex": "\n".join(map(formats.to_latex, tables)),
+        "csv": formats.to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
+        "html": page.render(suite_page.build_suite_page(_title(bench), tables)),
     }
     files = {bench.folder / f"table.{suffix}": text.encode() for suffix, text in contents.items()}
     for path, content in files.items():

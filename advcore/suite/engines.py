@@ -52,11 +52,16 @@ def run_locally(
     jobs: int,
     work: Work = attempt,
 ) -> None:
-    """Do `jobs` runs at a time, in their order. Of the watcher, only `on_line` is called from other threads."""
+    """Do `jobs` runs at a time, in their order; each has a share of the threads, and one GPU where there are several.
+
+    Of the watcher, only `on_line` is called from other threads.
+    """
     stopping = Event()
     stop = partial(must_stop, stopping, until)
     waiting = list(runs)
-    environments = _list_environments(jobs)
+    gpus = device.count_gpus() if jobs > 1 else 0
+    share = environment_of_share(jobs)
+    environments = [share | (device.restrict_to_gpu(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
     running: dict[Future[Outcome], tuple[Run, dict[str, str]]] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -75,13 +80,6 @@ def run_locally(
         except BaseException:
             stopping.set()
             raise
-
-
-def _list_environments(jobs: int) -> list[dict[str, str]]:
-    """Return an environment for each run at a time: a share of the threads, and one GPU where there are several."""
-    gpus = device.count_gpus() if jobs > 1 else 0
-    share = environment_of_share(jobs)
-    return [share | (device.restrict_to_gpu(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
 
 
 # ---- a Ray cluster ----

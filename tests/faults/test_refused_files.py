@@ -505,7 +505,7 @@ LAST_BEFORE = {
     "evaluate --out": "advcore.run.prepare.prepare",
     "evaluate --state": "advcore.run.prepare.prepare",
     "evaluate --examples": "advcore.run.prepare.prepare",
-    "report": "advcore.export.report.build_run_page",
+    "report": "advcore.reporting.run_page.build_run_page",
     "export": "advcore.export.export._load_coresets",
     "bench": "advcore.suite.bench.check_data",
 }

@@ -1,0 +1,184 @@
+"""What a run will do, what it will cost beside full training and hold in memory, and what may surprise in that."""
+
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from advcore.config.schema import RunConfig, SelectionConfig
+from advcore.data.base import Data
+from advcore.errors import format_count
+from advcore.run import build
+from advcore.selection.memory import estimate_for, settle
+from advcore.selection.schedule import Schedule
+from advcore.solvers.uniform import Random
+from advcore.training.budget import Offer, find_budget_at_cost, list_offers
+from advcore.training.plan import (
+    PlannedUnits,
+    Reference,
+    count_planned_parts,
+    count_selection_units,
+    plan_reference,
+)
+from advcore.training.trainer import Trainer
+
+_NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, what it will cost, and what it will hold in memory.
+
+    text : the plan in one line. relative_cost : its units over those of the reference. memory : sizes of the largest
+    things held, by name. notes : explanations of what may surprise in the plan, by what they are about.
+    """
+
+    text: str
+    relative_cost: float
+    reference: Reference
+    memory: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None) -> Plan:
+    """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
+
+    wanted : the cost that the budget was computed for; None where the budget was set.
+    """
+    n = len(data.train)
+    compared = find_reference(config, n)
+    planned = count_planned_parts(trainer, n, build.count_held_out(data))
+    cost = planned.total / compared.units
+    method = ", ".join(part.describe() for part in (trainer.schedule, config.minibatch) if part)
+    text = f"{method}: {cost:.2f} of full training"
+    if planned.total > compared.units:
+        text += "; full training is cheaper"
+    if wanted is not None and cost < _NEAR * wanted:
+        text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
+    notes = {
+        "epochs": explain_epochs(trainer.schedule),
+        "cost": explain_cost(trainer, planned, compared, n),
+    }
+    return Plan(
+        text=text,
+        relative_cost=cost,
+        reference=compared,
+        memory=_estimate_memory(trainer, data, model),
+        notes={subject: note for subject, note in notes.items() if note},
+    )
+
+
+def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str, str]:
+    """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
+
+    Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
+    remembered perturbations do not fit.
+    """
+    sizes = {
+        "images": data.train.nbytes,
+        "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
+    }
+    if trainer.remembers:
+        sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
+        with build.prefix_problems("training."):
+            trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
+    memory = {name: _format_megabytes(size) for name, size in sizes.items()}
+    selector = trainer.selector
+    estimate = estimate_for(selector, model, data.train, build.count_held_out(data)) if selector else None
+    if selector is None or estimate is None:
+        return memory
+    with build.prefix_problems("selection."):
+        estimate, event = settle(estimate, selector.memory_limit, data.train.device)
+    rows = _format_megabytes(estimate.rows)
+    return {
+        "gradient rows": f"{rows} in a temporary file" if event else rows,
+        **memory,
+        "largest problem": _format_megabytes(estimate.problem + estimate.matrix + estimate.solver),
+        "selection at its height": _format_megabytes(estimate.peak),
+    }
+
+
+def _format_megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int) -> RunConfig:
+    """Return the config with the budget that `selection.cost` pays for, in place of that cost, if it has one.
+
+    n, held_out : how many training and validation examples there are. Raises ConfigError where no budget has the cost.
+    """
+    selection = config.selection
+    if selection is None or selection.cost is None:
+        return config
+    units = find_reference(config, n).units
+    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=units)
+    return replace(config, selection=replace(selection, budget=budget, cost=None))
+
+
+def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
+    """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
+
+    Where the config selects nothing, they train on random subsets.
+    """
+    if config.selection is None:
+        config = replace(config, selection=SelectionConfig(solver=Random()))
+    n = len(data.train)
+    units = find_reference(config, n).units
+    return list_offers(build.build_trainer(config), n, build.count_held_out(data), cost, reference_units=units)
+
+
+def find_reference(config: RunConfig, n: int) -> Reference:
+    """Return the run that costs are relative to; `n` is the number of training examples."""
+    return plan_reference(
+        config.objective,
+        config.attack,
+        n,
+        epochs=config.cost.reference_epochs or config.training.epochs,
+        steps=config.cost.reference_steps,
+    )
+
+
+def explain_epochs(schedule: Schedule) -> str | None:
+    """Say why fewer epochs run than `training.epochs` asks for; None where all of them run."""
+    if schedule.length == schedule.epochs:
+        return None
+    change = f"cut to {schedule.warm_epochs}, on all data" if schedule.warm_epochs else "left out"
+    warm_start = f"the warm start of {format_count(schedule.first, 'epoch')} is {change}"
+    on_coresets = format_count(schedule.length - schedule.warm_epochs, "epoch")
+    return (
+        f"{schedule.length} of training.epochs: {schedule.epochs} run, so that the work is about "
+        f"{100 * schedule.budget:g} % of full training (selection.budget): {warm_start}, then {on_coresets} on coresets"
+    )
+
+
+def explain_cost(trainer: Trainer, planned: PlannedUnits, reference: Reference, n: int) -> str | None:
+    """Say why a run costs more than full training, and what would make it cheaper; None for a run that costs less.
+
+    n : training examples, all of which each selection looks at.
+    """
+    if planned.total <= reference.units:
+        return None
+    reasons = []
+    ways = []
+    selector = trainer.selector
+    if selector is not None and planned.selection:
+        count = sum(epoch.action == "select" for epoch in trainer.schedule.plan())
+        passes = f"{count_selection_units(selector)} passes for each of {n:,} training examples"
+        share = planned.selection / reference.units
+        reasons.append(f"{share:.2f} into {format_count(count, 'selection')} ({passes})")
+        if count > 1:
+            ways.append("a longer selection.period")
+        if getattr(selector.attack, "steps", 1) > 1:
+            ways.append("fewer steps in selection.attack")
+        ways.append("more training.epochs with as many selections")
+    if planned.scores:
+        reasons.append(f"{planned.scores / reference.units:.2f} into scores over epochs")
+        ways += ["fewer selection.probe_epochs", "scores from a file (advcore score)"]
+    if planned.training > reference.units or not reasons:
+        reasons.append(f"{planned.training / reference.units:.2f} into training steps")
+        ways += ["fewer training.epochs", "fewer attack.steps"]
+        if trainer.minibatch:
+            ways.append("no minibatch rule")
+    return (
+        f"full training is cheaper: of this run's {planned.total / reference.units:.2f} go {' and '.join(reasons)}; "
+        f"{', '.join(ways[:-1])} or {ways[-1]} would cost less"
+    )
