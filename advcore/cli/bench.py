@@ -10,6 +10,7 @@ from advcore.errors import check_at_least, check_positive, format_count, require
 from advcore.terminal import command_line, print_next, print_table, show_suite
 
 if TYPE_CHECKING:
+    from advcore.reporting.suite import Table
     from advcore.suite.bench import Bench
     from advcore.suite.suite import Run
 
@@ -38,9 +39,8 @@ def bench(
     from advcore.suite import bench as runner
     from advcore.suite.suite import shard as take_part
 
-    require(
-        check_at_least("--jobs", jobs, 1, most=4096), None if seconds is None else check_positive("--seconds", seconds)
-    )
+    time_limit = [] if seconds is None else [check_positive("--seconds", seconds)]
+    require(check_at_least("--jobs", jobs, 1, most=4096), *time_limit)
     suite = runner.check_suite(file, size, set_ or (), out)
     part = take_part(suite.runs, shard)
     failed = []
@@ -48,14 +48,19 @@ def bench(
         failed = _run_part(suite, part, engine=engine, jobs=jobs, seconds=seconds or float("inf"))
     results = runner.collect_results(suite)
     for entry in runner.build_tables(suite, results):
-        print_table(entry.caption, tuple(entry.header), [row for row in entry.rows if len(row) > 1])
-        typer.echo("\n".join([*(row[0] for row in entry.rows if len(row) == 1), *entry.notes]))
+        _print(entry)
     if table:
         typer.echo("\n".join(str(path) for path in runner.write_tables(suite, results)))
     if results.groups():
         print_next(command_line("report", suite.folder))
     if failed:
         raise typer.Exit(3)
+
+
+def _print(table: "Table") -> None:
+    """Print a table of the comparison, and its notes below; a row of one cell is a note, too."""
+    print_table(table.caption, tuple(table.header), [row for row in table.rows if len(row) > 1])
+    typer.echo("\n".join([*(row[0] for row in table.rows if len(row) == 1), *table.notes]))
 
 
 def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seconds: float) -> list["Run"]:

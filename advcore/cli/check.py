@@ -26,14 +26,15 @@ def check(
     """
     from advcore.config.load import load
     from advcore.reporting.tables import describe_reference
-    from advcore.run import prepare
+    from advcore.run.plan import find_offers
+    from advcore.run.prepare import prepare
 
     if cost is not None:
         require(check_positive("--cost", cost, "it is relative to full training"))
     with refuse_as_setting():
-        prepared = prepare.prepare(load(file, set_ or ()))
+        prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
-    offers = [] if cost is None else plan.find_offers(prepared.config, prepared.data, cost)
+    offers = [] if cost is None else find_offers(prepared.config, prepared.data, cost)
     typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
     facts = {
         "passes, forward and backward": f"{round(plan.relative_cost * plan.reference.units):,}",

@@ -15,23 +15,24 @@ if TYPE_CHECKING:
     from advcore.config.schema import RunConfig
     from advcore.evaluation.evaluate import Evaluation
 
+_Checkpoint = Annotated[
+    str, typer.Option(help="last or best of a run, or a file of weights (.safetensors, .pt, .pth) for a run file.")
+]
+_Verdicts = Annotated[
+    Path | None,
+    typer.Option(help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."),
+]
+
 
 def evaluate(
     target: Annotated[
         Path, typer.Argument(metavar="RUN|FILE", help="A run's folder, or a run file.", callback=arguments.check_file)
     ],
-    checkpoint: Annotated[
-        str, typer.Option(help="last or best of a run, or a file of weights (.safetensors, .pt, .pth) for a run file.")
-    ] = "last",
+    checkpoint: _Checkpoint = "last",
     suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",
     set_: arguments.Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keep the verdict on each image in this file (.npz); a stopped evaluation continues from it."
-        ),
-    ] = None,
+    state: _Verdicts = None,
     examples: Annotated[
         Path | None, typer.Option(help="Also write the adversarial examples to this .npz file.")
     ] = None,

@@ -38,12 +38,11 @@ def score(
     if processes.get_rank():  # the first process alone writes
         return
     path = scores.save(out)
-    quantiles = [f"{float(scores.values.quantile(q)):.4g}" for q in (0.0, 0.5, 1.0)]
     facts = {
         "score": name,
         "examples": len(scores.values),
         "epochs": scores.epochs,
-        "lowest, median, highest": ", ".join(quantiles),
+        "lowest, median, highest": ", ".join(f"{float(scores.values.quantile(q)):.4g}" for q in (0.0, 0.5, 1.0)),
         "passes": f"{ledger.sum_units():,}",
         "sha256": Scores.load(path).sha256,
     }

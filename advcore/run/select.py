@@ -71,9 +71,8 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> tuple[Scores, Cos
 
     name : a score in GRADIENTS. Scores over epochs combine all epochs; any other score is that of the last epoch.
 
-    Returns the scores, and what training and scoring cost.
-
-    Raises ConfigError for a score of attacked images where the objective attacks none.
+    Returns the scores, and what training and scoring cost. Raises ConfigError for a score of attacked images where the
+    objective attacks none.
     """
     gradient = GRADIENTS[name]
     objective = type(config.objective).__name__.lower()
@@ -84,15 +83,11 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> tuple[Scores, Cos
     data = prepared.data
     collector = (gradient.collect or _LastScores)()
     ledger = CostLedger()
-    all_data = Schedule(epochs=config.training.epochs)
-    trainer = replace(prepared.trainer, schedule=all_data, selector=None, minibatch=None, probe_epochs=0)
+    schedule = Schedule(epochs=config.training.epochs)
+    trainer = replace(prepared.trainer, schedule=schedule, selector=None, minibatch=None, probe_epochs=0)
+    listener = replace(reporter, on_model=partial(_add_scores, gradient, prepared, collector, ledger))
     trained = trainer.fit(
-        prepared.model,
-        data.train,
-        data.validation,
-        seed=config.seed,
-        augment=data.augment,
-        listener=replace(reporter, on_model=partial(_add_scores, gradient, prepared, collector, ledger)),
+        prepared.model, data.train, data.validation, seed=config.seed, augment=data.augment, listener=listener
     )
     distributed.merge_ledgers(ledger)
     ledger.add(trained.ledger)
