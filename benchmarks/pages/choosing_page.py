@@ -1,12 +1,8 @@
-"""The figures of docs/choosing.md: memory from the solvers' own `memory(n, k)`, time and worth from committed records.
-
-python benchmarks/choosing.py
-"""
+"""The figures of docs/choosing.md: memory from the solvers' `memory(n, k)`, the rest from committed records."""
 
 import statistics
-from pathlib import Path
 
-from figures import between, compared, robust
+from figures import DOCS, RECORDS, between, compared, robust
 
 from advcore import AdversarialCoreset
 from advcore.attacks import LinfPGD
@@ -18,8 +14,7 @@ from advcore.reporting.tables import NOTHING, format_mean, to_markdown
 from advcore.selection.memory import estimate
 from advcore.solvers import Craig, GradMatch
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "choosing.md"
+PAGE = DOCS / "choosing.md"
 SHAPES = (  # name, examples, classes, features of the head
     ("CIFAR-10, ResNet-18", 50_000, 10, 512),
     ("CIFAR-100, WideResNet-34-10", 50_000, 100, 640),
@@ -66,7 +61,7 @@ def memory() -> str:
 
 def seconds() -> str:
     """Solves of the sizes that were measured, on two CPU cores."""
-    cifar, imagenet = (read_json(HERE / f"records/solvers/{part}-shape.json") for part in ("cifar", "imagenet"))
+    cifar, imagenet = (read_json(RECORDS / f"solvers/{part}-shape.json") for part in ("cifar", "imagenet"))
     lines = []
     for case in cifar["results"]["cases"]:
         blocks = f" of {case['block_size']}" if case.get("block_size") else ""
@@ -77,7 +72,7 @@ def seconds() -> str:
         shape = f"N = {imagenet['settings']['n']:,}, {imagenet['settings']['classes']} classes"
         what = (f"{one['solver']}, per_class", f"{imagenet['settings']['budget']:g}")
         lines.append((shape, *what, f"{one['generating'] + one['solving']:.3g} s"))
-    shares = read_json(HERE / "records/solvers/attack-share.json")["results"]["shares"]
+    shares = read_json(RECORDS / "solvers/attack-share.json")["results"]["shares"]
     largest = max(one["share"] for one in shares)
     told = (
         "The attack that comes before it takes far longer: with ResNet-18, PGD-10 and 2,000 images on the same cores, "
@@ -91,7 +86,7 @@ def records(method: str, budget: str) -> list[RunRecord]:
 
 
 def record_of(name: str, seed: int) -> RunRecord:
-    return RunRecord.load(HERE / "records" / SUITE / f"{name}-s{seed}.json")
+    return RunRecord.load(RECORDS / SUITE / f"{name}-s{seed}.json")
 
 
 def mean(values: list[float], digits: int) -> str:
@@ -148,5 +143,6 @@ def page(text: str) -> str:
     return text
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Renew the figures of the page."""
     PAGE.write_text(page(PAGE.read_text()))

@@ -1,35 +1,30 @@
-"""How long a coreset stands for the data: python benchmarks/staleness.py [--quick]
+"""How long a coreset stands for the data: python benchmarks/measure/staleness.py [--quick]
 
 Trains on 4,000 CIFAR-10 images (JPEG copies, below the folder that ADVCORE_DATA names) by one attack step, selects
 30 % of them once, after 4 epochs, and trains 8 epochs on that. After each epoch all examples are attacked again: how
 far is the coreset's weighted gradient from that of all data now, beside random subsets of its size and beside the
-batches that a step sees; and how do the examples of the coreset fare beside those outside? Writes
-records/staleness.json, from which docs/evidence.md is made. About 10 minutes on 2 cores.
+batches that a step sees; and how do the examples of the coreset fare beside those outside? The record goes to
+benchmarks/records/staleness.json, from which docs/evidence.md is made. About 10 minutes on 2 cores.
 """
 
-import statistics
 import sys
-from pathlib import Path
 
 import torch
 from diagnostics import loss
+from records import EXPERIMENTS, save
 from torch import nn
 
 from advcore.config.load import load
 from advcore.cost import CostLedger
 from advcore.errors import AdvcoreError
-from advcore.files import write_json
 from advcore.gradients import GRADIENTS
 from advcore.gradients.scores import score_examples
-from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.run.environment import describe_environment
 from advcore.run.prepare import prepare
 from advcore.selection.quality import measure_gradient_error, measure_random_error
 from advcore.training.loop import Listener
 
-HERE = Path(__file__).parent
-RECORD = HERE / "records/staleness.json"
 SOLVERS, SEEDS = ("gradmatch", "craig", "random"), (0, 1, 2)
 STREAM = Stream(seed=0, purpose="staleness")
 SETTINGS = [
@@ -45,15 +40,14 @@ def main(*arguments: str) -> None:
         solver: [after_epochs(solver, seed, quick) for seed in SEEDS[: 1 if quick else None]] for solver in SOLVERS
     }
     facts = {"quick": quick, "environment": describe_environment(torch.device("cpu")), "found": found}
-    write_json(HERE.parent / "runs/staleness.json" if quick else RECORD, facts)
-    print(table(facts))
+    save("staleness", facts, quick=quick)
 
 
 def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
     """Of the state at which was selected, then of each epoch on the coreset."""
     how = f"selection={{solver: {{name: {solver}}}, partition: per_class, budget: 0.3, warm_start: 0.6, period: null}}"
     changes = [*SETTINGS, *(QUICK if quick else []), how, f"seed={seed}"]
-    prepared = prepare(load(HERE.parent / "experiments/cifar10/linf_gradmatch_small.yaml", changes))
+    prepared = prepare(load(EXPERIMENTS / "cifar10/linf_gradmatch_small.yaml", changes))
     trainer, data, chosen, found = prepared.trainer, prepared.data, [], []
 
     def look(model: nn.Module) -> None:
@@ -78,21 +72,6 @@ def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
     )
     trainer.fit(prepared.model, data.train, data.validation, seed=seed, augment=data.augment, listener=listener)
     return found
-
-
-def table(facts: dict) -> str:
-    """Means over seeds; the rows are epochs since the selection."""
-    found, rows = facts["found"], []
-    for epoch in range(len(found["gradmatch"][0])):
-        mean = lambda solver, name: statistics.fmean(one[epoch][name] for one in found[solver])  # noqa: B023, E731
-        errors = [mean(solver, "coreset") for solver in ("gradmatch", "craig")]
-        errors += [mean("gradmatch", "random subset"), mean("gradmatch", "batch")]
-        gaps = [mean(solver, "loss outside") - mean(solver, "loss inside") for solver in SOLVERS]
-        rows.append((str(epoch), *(f"{value:.3f}" for value in errors), *(f"{gap:+.3f}" for gap in gaps)))
-    errors = ["GradMatch's", "CRAIG's", "a random subset's", "a batch's"]
-    head = ["epochs since", *(f"{name} gradient error" for name in errors)]
-    head += [f"loss outside less inside, {name}" for name in ("GradMatch", "CRAIG", "random")]
-    return to_markdown(head, rows)
 
 
 if __name__ == "__main__":

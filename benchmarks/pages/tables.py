@@ -1,17 +1,15 @@
-"""Tables from committed records, into benchmarks/*.md and README.md: python benchmarks/tables.py."""
+"""Pages and tables of the suites, from their committed records: benchmarks/*.md, docs/evidence.md, README.md."""
 
 import functools
 from collections.abc import Iterable
-from pathlib import Path
 
-import cpu_page
+import cifar10_gpu_page
 import evidence_page
-import gpu_page
 import main_page
 import minibatch_page
 import savings_page
 import solver_page
-from figures import between
+from figures import BENCHMARKS, DOCS, RECORDS, between
 
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
@@ -19,9 +17,8 @@ from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 from advcore.suite.layout import make_slug
 from advcore.suite.suite import Suite, load
 
-HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
-EVIDENCE = HERE.parent / "docs" / "evidence.md"
+README = BENCHMARKS.parent / "README.md"
+EVIDENCE = DOCS / "evidence.md"
 PAGES = ("digits", "mnist")
 """Suites with a page of their own."""
 STUDY = ("minibatch-mnist", "minibatch-cifar10")
@@ -33,7 +30,7 @@ STRONG = ("main-strong", "main-mnist-strong")
 @functools.cache
 def suite_of(name: str) -> Suite:
     """The suite benchmarks/suites/NAME.yaml."""
-    return load(HERE / "suites" / f"{name}.yaml")
+    return load(BENCHMARKS / "suites" / f"{name}.yaml")
 
 
 @functools.cache
@@ -83,7 +80,7 @@ def savings_text() -> str:
 
 def evidence_text() -> str:
     """docs/evidence.md."""
-    return evidence_page.text(groups("why"), read_json(HERE / "records" / "staleness.json"))
+    return evidence_page.text(groups("why"), read_json(RECORDS / "staleness.json"))
 
 
 def readme_text() -> str:
@@ -91,30 +88,25 @@ def readme_text() -> str:
     readme = README.read_text()
     readme = between(readme, "digits", to_markdown(*compare_methods(groups("digits"))))
     readme = between(readme, "main", main_page.table(groups("main-cifar10")))
-    peers = HERE / "records" / "solvers" / "peers.json"
+    peers = RECORDS / "solvers" / "peers.json"
     return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
 
 
-def main() -> None:
+def write() -> None:
+    """Write the pages of all suites that have records, and the tables of README."""
     for suite in PAGES:
         if groups(suite):
-            (HERE / f"{suite}.md").write_text(text(suite))
+            (BENCHMARKS / f"{suite}.md").write_text(text(suite))
     if any(map(groups, STUDY)):
-        (HERE / "minibatch.md").write_text(study_text())
+        (BENCHMARKS / "minibatch.md").write_text(study_text())
     if any(map(groups, MAIN)):
-        (HERE / "main.md").write_text(main_text())
+        (BENCHMARKS / "main.md").write_text(main_text())
     if groups("savings"):
-        (HERE / "savings.md").write_text(savings_text())
-        savings_page.draw(groups("savings") | groups("savings-parts"), HERE / "savings.png")
-    at_size = {suite: groups(suite) for suite in gpu_page.PAGES if groups(suite).get("full")}
+        (BENCHMARKS / "savings.md").write_text(savings_text())
+        savings_page.draw(groups("savings") | groups("savings-parts"), BENCHMARKS / "savings.png")
+    at_size = {suite: groups(suite) for suite in cifar10_gpu_page.PAGES if groups(suite).get("full")}
     if at_size:
-        (HERE / "cifar10_gpu.md").write_text(gpu_page.text(at_size))
-    if cpu_page.RECORD.exists():
-        cpu_page.write()
+        (BENCHMARKS / "cifar10_gpu.md").write_text(cifar10_gpu_page.text(at_size))
     if groups("why"):
         EVIDENCE.write_text(evidence_text())
     README.write_text(readme_text())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,15 @@
-"""The page of benchmarks/cpu.py, benchmarks/cpu.md: a pure function of its record."""
+"""The page benchmarks/cpu.md, a pure function of the record of benchmarks/measure/cpu.py."""
 
 import statistics
-from pathlib import Path
+
+from figures import BENCHMARKS, RECORDS
 
 from advcore.errors import format_count
 from advcore.files import read_json
 from advcore.reporting.tables import to_markdown
 
-HERE = Path(__file__).parent
-RECORD, PAGE = HERE / "records" / "cpu.json", HERE / "cpu.md"
-DEFAULTS = HERE / "records" / "cpu_defaults"
+RECORD, PAGE = RECORDS / "cpu.json", BENCHMARKS / "cpu.md"
+DEFAULTS = RECORDS / "cpu_defaults"
 LABELS = {
     "published": "PGD loop as published",
     "torchattacks": "standard loop, torchattacks' PGD",
@@ -56,7 +56,7 @@ def table(case: dict) -> str:
 
 
 def defaults_table(records: list[dict]) -> str:
-    """A row for each case from which a family's defaults were decided (benchmarks/cpu_defaults.py)."""
+    """A row for each case from which a family's defaults were decided (benchmarks/measure/cpu_defaults.py)."""
     rows = []
     for record in records:
         for case in record["cases"]:
@@ -81,7 +81,7 @@ def text(record: dict, defaults: list[dict]) -> str:
     where, machine = record["environment"], record["machine"]
     lines = ["# A training step on a CPU", ""]
     lines += [
-        f"Made by `python benchmarks/cpu.py`: {machine['processor']}, {machine['cores']} cores, "
+        f"Made by `python benchmarks/measure/cpu.py`: {machine['processor']}, {machine['cores']} cores, "
         f"{format_count(where['threads'], 'thread')} (waiting threads: {machine['waiting'].lower()}), torch "
         f"{where['torch']}; load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
         "",
@@ -104,7 +104,7 @@ def text(record: dict, defaults: list[dict]) -> str:
         "How many times as fast a training step (10 attack steps, or 1, and the update) is channels last as channels "
         "first, and the optimiser's step fused as unfused; one thread, processor time, both in turn, medians. A family "
         "takes what is at least 1.03 times as fast in all of its cases (channels last: with 10 attack steps). Made by "
-        "`python benchmarks/cpu_defaults.py`.",
+        "`python benchmarks/measure/cpu_defaults.py`.",
         "",
         defaults_table(defaults),
         "",
@@ -113,7 +113,7 @@ def text(record: dict, defaults: list[dict]) -> str:
 
 
 def defaults_records() -> list[dict]:
-    """Read the committed records of benchmarks/cpu_defaults.py, the oldest release of torch first."""
+    """Read the committed records of benchmarks/measure/cpu_defaults.py, the oldest release of torch first."""
     found = [read_json(path) for path in DEFAULTS.glob("*.json")]
     return sorted(found, key=lambda record: [int(part) for part in release(record).split(".")])
 

@@ -1,10 +1,10 @@
 """How fast training and selection are on a device, against a plain loop and against the passes alone.
 
-python benchmarks/gpu.py [PART ...] [--quick] [--device cuda] [--seconds 540] [--out FOLDER]
+python benchmarks/measure/gpu.py [PART ...] [--quick] [--device cuda] [--seconds 540] [--out FOLDER]
 
 Parts: train (a PGD-10 step, each optimisation switched on in turn), select (the selection's attack, and what is not
 attack), solve (CIFAR's and ImageNet's shape). A part that the time does not allow is left out, and the record says so.
-The record goes to FOLDER/gpu.json; the page, benchmarks/gpu.md, is made of a CUDA device's record alone.
+The record goes to FOLDER/gpu.json, by default to benchmarks/records; only a CUDA device's is to be committed.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from records import RECORDS, TRIALS
 from solver_rows import imagenet_class, synthetic
 from steps import ATTACK, batch_of, ours, passes_alone, pictures, published, seeded_network
 from torch import nn
 
 from advcore.cost import CostLedger
-from advcore.files import read_json, write_json
+from advcore.files import write_json
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Trades
-from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.run.environment import describe_environment
 from advcore.runtime.device import (
@@ -39,8 +39,6 @@ from advcore.selection.partition import Problem
 from advcore.selection.solve import solve_all
 from advcore.solvers import SOLVERS
 
-HERE = Path(__file__).parent
-PAGE, RECORDS = HERE / "gpu.md", HERE / "records"
 FLOAT32 = "ours, float32"
 LADDER = {
     FLOAT32: Speed(autocast="none", channels_last=False, fused=False, deferred=False),
@@ -164,50 +162,6 @@ def solve(options: argparse.Namespace) -> Iterator[dict]:
 PARTS = {"train": train, "select": select, "solve": solve}
 
 
-def page(record: dict) -> str:
-    """The page of a record."""
-    where, found = record["environment"], record["found"]
-    lines = ["# Speed on a GPU", "", f"Device {where['device']}, torch {where['torch']}. python benchmarks/gpu.py.", ""]
-    lines += [f"Left out for lack of time: {', '.join(record['left_out'])}.", ""] if record["left_out"] else []
-    plain = {one["model"]: one["per_second"] for one in found.get("train", []) if one["way"] == "published loop"}
-    rows = [
-        (
-            one["model"],
-            one["way"],
-            f"{one['per_second']:,.0f}",
-            f"{one['per_second'] / plain[one['model']]:.2f}",
-            f"{100 * one['per_second'] / one['floor']:.0f} %" if "floor" in one else "",
-        )
-        for one in found.get("train", [])
-    ]
-    lines += [
-        "## A PGD-10 training step",
-        "",
-        to_markdown(("model", "way", "images/s", "x published", "of the floor"), rows),
-        "",
-    ]
-    rows = [
-        (
-            one["model"],
-            one["way"],
-            str(one["chunk"]),
-            f"{one['per_second']:,.0f}",
-            f"{100 * (one['rows'] + one['solve']) / one['attack']:.1f} %",
-            f"{one['peak_memory'] / 1e9:.2f} GB",
-        )
-        for one in found.get("select", [])
-    ]
-    head = ("model", "way", "chunk", "images/s attacked", "rows + solve / attack", "peak memory")
-    lines += ["## A selection", "", to_markdown(head, rows), ""]
-    rows = [
-        (one["shape"], one["solver"], f"{one['seconds']:.1f}", f"{one['making']:.1f}", str(one["picked"]))
-        for one in found.get("solve", [])
-    ]
-    head = ("shape", "solver", "seconds", "making the rows", "picked")
-    lines += ["## A solve", "", to_markdown(head, rows), ""]
-    return "\n".join(lines)
-
-
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
@@ -220,7 +174,7 @@ def main(arguments: list[str] | None = None) -> dict:
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"PART must be of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
-    options.out = options.out or (HERE.parent / "runs" if options.quick else RECORDS)
+    options.out = options.out or (TRIALS if options.quick else RECORDS)
     started, found, left_out = time.monotonic(), {}, []
     record = {
         "quick": options.quick,
@@ -240,8 +194,6 @@ def main(arguments: list[str] | None = None) -> dict:
         else:
             left_out.append(name)
     write_json(options.out / "gpu.json", record)
-    if options.device.type == "cuda" and not options.quick and options.out == RECORDS:
-        PAGE.write_text(page(read_json(options.out / "gpu.json")))
     return record
 
 

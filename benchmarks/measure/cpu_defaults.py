@@ -1,10 +1,11 @@
 """What is faster on a CPU, by the model's family: measured for the installed torch, and written into advcore.
 
-python benchmarks/cpu_defaults.py            measures; the record goes to records/cpu_defaults/torch-MAJOR.MINOR.json
-python benchmarks/cpu_defaults.py --write    writes the table of advcore/runtime/cpu_defaults.py from all records
+python benchmarks/measure/cpu_defaults.py [--quick]
 
-Run the first with each release of torch, in an environment of its own. One thread, freed memory kept, seconds of
-processor time; both layouts, and the optimiser's step with and without `fused`, take turns. Ten minutes.
+The record goes to benchmarks/records/cpu_defaults/torch-MAJOR.MINOR.json; `make pages` writes the table of
+advcore/runtime/cpu_defaults.py from all of them. Run it with each release of torch, in an environment of its own. One
+thread, freed memory kept, seconds of processor time; both layouts, and the optimiser's step with and without `fused`,
+take turns. Ten minutes.
 """
 
 import argparse
@@ -12,19 +13,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from cpu import processor
-from cpu_page import DEFAULTS, defaults_records, release
+from records import save
 from steps import STEPS
 from torch import Tensor, nn
 
-from advcore.files import write_json
 from advcore.models import MODELS
 from advcore.run.environment import describe_environment
-from advcore.runtime import cpu_defaults
 from advcore.runtime.heap import keep_freed_memory
 from advcore.training import SGD, Adam
 
@@ -41,7 +39,6 @@ CASES = [
 ]
 """Model, its settings, the images' shape, examples in a batch."""
 QUICK_CASES = [("small_cnn", {"width": 2}, (1, 8, 8), 4)]
-MARGIN = 1.03
 """How many times as fast something must be, in every case of a family, to become that family's default."""
 LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 5, 40, 6.0
 
@@ -145,48 +142,13 @@ def measure(quick: bool) -> dict:
     return {"quick": quick, "environment": where, "processor": processor(), "memory_kept": kept, "cases": found}
 
 
-def defaults_of(record: dict) -> dict[str, dict[str, bool]]:
-    """Decide each family's defaults: what is faster by MARGIN in all of its cases, and with both optimisers."""
-    families: dict[str, dict[str, bool]] = {}
-    for case in record["cases"]:
-        faster = {
-            "channels_last": case["channels_last"]["ratio"] >= MARGIN,
-            "fused": min(case["fused"].values()) >= MARGIN,
-        }
-        before = families.setdefault(case["family"], faster)
-        families[case["family"]] = {setting: before[setting] and faster[setting] for setting in faster}
-    return families
-
-
-def table() -> dict[str, dict[str, dict[str, bool]]]:
-    """The table that advcore/runtime/cpu_defaults.py should hold."""
-    return {release(record): defaults_of(record) for record in defaults_records()}
-
-
-def write() -> None:
-    """Write the table into advcore/runtime/cpu_defaults.py."""
-    lines = ["{"]
-    for version, families in table().items():
-        lines.append(f'    "{version}": {{')
-        lines += [f'        "{family}": {chosen},'.replace("'", '"') for family, chosen in families.items()]
-        lines.append("    },")
-    path = Path(cpu_defaults.__file__)
-    head, begin, rest = path.read_text().partition("CPU_DEFAULTS: dict[str, dict[str, dict[str, bool]]] = ")
-    rest = rest[rest.index('\n"""Release') :]
-    path.write_text(head + begin + "\n".join([*lines, "}"]) + rest)
-
-
-def main(arguments: list[str] | None = None) -> dict | None:
+def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the table from the records; measure nothing")
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that it runs; the record goes to runs/")
     options = parser.parse_args(arguments)
-    if options.write:
-        write()
-        return None
     record = measure(options.quick)
-    folder = Path(__file__).parents[1] / "runs" if options.quick else DEFAULTS
-    write_json(folder / f"torch-{release(record)}.json", record)
+    release = ".".join(torch.__version__.split(".")[:2])
+    save(f"cpu_defaults/torch-{release}", record, quick=options.quick)
     return record
 
 

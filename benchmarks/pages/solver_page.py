@@ -4,19 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from solver_rows import TITLES
+from figures import BENCHMARKS, RECORDS
 
+from advcore.files import read_json
 from advcore.reporting.tables import Row, to_markdown
 
 IMAGENET_CLASSES = 1000
 SUBMODLIB = "submodlib LazyGreedy"
-PEERS = ("scikit-learn", "scipy", "submodlib-py", "apricot-select", "threadpoolctl", "matplotlib")
+PEERS = ("scikit-learn", "scipy", "submodlib-py", "apricot-select")
+TITLES = {"synthetic": "synthetic", "mnist": "MNIST", "cifar10": "CIFAR-10 (JPEG copies)"}
 Facts = dict[str, Any]
 
 
 def text(records: dict[str, Facts]) -> str:
     """The page, from the records there are."""
-    lines = ["# Solvers", "", "Made by `python benchmarks/solvers.py`; every figure comes from a record."]
+    lines = ["# Solvers", "", "Made by `python benchmarks/measure/solvers.py`; every figure comes from a record."]
     found = [gate for part, make in GATES.items() if part in records for gate in _verdicts(records[part], make)]
     if found:
         lines += ["", to_markdown(("what", "measured", "limit", "holds"), found)]
@@ -55,7 +57,7 @@ def _verdicts(record: Facts, make: Callable[[Facts], list["Gate"]]) -> list[Row]
 
 
 def _made_with(facts: Facts) -> str:
-    versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "numpy", *PEERS[:4]) if facts.get(name))
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("torch", "numpy", *PEERS) if facts.get(name))
     commit = f", commit {facts['commit'][:10]}" if facts.get("commit") else ""
     return f"{facts['device']}, threads: {facts['threads']}; {versions}{commit}."
 
@@ -335,3 +337,17 @@ def plot(record: Facts, path: Path) -> None:
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def read() -> dict[str, Facts]:
+    """Read the committed records, by part, in the order of the page."""
+    paths = {part: RECORDS / "solvers" / f"{part}.json" for part in SECTIONS}
+    return {part: read_json(path) for part, path in paths.items() if path.exists()}
+
+
+def write() -> None:
+    """Write page and plot from the committed records."""
+    records = read()
+    (BENCHMARKS / "solvers.md").write_text(f"{text(records)}\n")
+    if "growth" in records:
+        plot(records["growth"], BENCHMARKS / "solvers.png")

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import scipy.stats
 
@@ -9,6 +10,9 @@ from advcore.reporting import compare
 from advcore.reporting import front as pareto
 from advcore.reporting.record import RunRecord
 
+BENCHMARKS = Path(__file__).resolve().parents[1]
+RECORDS = BENCHMARKS / "records"
+DOCS = BENCHMARKS.parent / "docs"
 Groups = Mapping[str, Sequence[RunRecord]]
 Pairs = Sequence[tuple[str, str]]
 

@@ -1,8 +1,8 @@
 """Can the numbers be trusted? MNIST, two models: one trained by PGD, one by FGSM until its gradients mislead.
 
-python benchmarks/masking.py [--quick]: trains both, then sets clean accuracy, our PGD-50 x 10, foolbox's at the same
-settings, and AutoAttack side by side on 1,000 test images, with the flags of our checks; writes records/masking.json
-and masking.md. Needs the extra `eval` and ADVCORE_DATA. Half an hour on one core.
+python benchmarks/measure/masking.py [--quick]: trains both, then sets clean accuracy, our PGD-50 x 10, foolbox's at
+the same settings, and AutoAttack side by side on 1,000 test images, with the flags of our checks; the record goes to
+benchmarks/records/masking.json. Needs the extra `eval` and ADVCORE_DATA. Half an hour on one core.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from records import EXPERIMENTS, save
 
 from advcore.attacks import LinfPGD
 from advcore.config.load import load
@@ -17,17 +18,13 @@ from advcore.data.source import Source
 from advcore.errors import AdvcoreError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.evaluate import evaluate, wilson
-from advcore.files import read_json, write_json
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import format_accuracy, to_markdown
 from advcore.run.environment import describe_environment
 from advcore.run.prepare import prepare
 from advcore.run.run import choose_examples, run
 from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
 
-HERE = Path(__file__).parent
-RECORD, PAGE = HERE / "records" / "masking.json", HERE / "masking.md"
 EPS, STEP, STEPS, RESTARTS = 0.3, 0.0125, 50, 10
 MODELS = {
     "FGSM training": [
@@ -41,10 +38,8 @@ MODELS = {
 def main(quick: bool) -> None:
     found = {name: measure(name, changes, quick) for name, changes in MODELS.items()}
     settings = {"eps": EPS, "step_size": STEP, "steps": STEPS, "restarts": RESTARTS, "quick": quick}
-    write_json(
-        RECORD, {"settings": settings, "environment": describe_environment(torch.device("cpu")), "models": found}
-    )
-    PAGE.write_text(page(read_json(RECORD)))
+    where = describe_environment(torch.device("cpu"))
+    save("masking", {"settings": settings, "environment": where, "models": found}, quick=quick)
 
 
 def measure(name: str, changes: list[str], quick: bool) -> dict:
@@ -53,7 +48,7 @@ def measure(name: str, changes: list[str], quick: bool) -> dict:
     images = 100 if quick else 1000
     small = ["data.train_size=1000", "data.test_size=200", "training.epochs=3"] if quick else ["data.train_size=10000"]
     shared = [*small, "evaluation.attacks=[]", f"evaluation.examples={images}"]
-    prepared = prepare(load(HERE.parent / "experiments/mnist/linf_full.yaml", [*shared, *changes]))
+    prepared = prepare(load(EXPERIMENTS / "mnist/linf_full.yaml", [*shared, *changes]))
     folder = Path("runs") / f"masking-{name.split('-')[0].split()[0].lower()}{'-quick' if quick else ''}"
     done = (folder / "record.json").exists() and RunRecord.load(folder / "record.json").finished
     record = RunRecord.load(folder / "record.json") if done else run(prepared, folder)
@@ -90,35 +85,6 @@ def by_foolbox(model: torch.nn.Module, test: Source, chosen: torch.Tensor) -> di
                 right[part] &= ~fooled
     found = wilson(int(right.sum()), len(y))
     return {"n": found.n, "accuracy": found.accuracy, "interval": list(found.interval)}
-
-
-def page(record: dict) -> str:
-    """The table, from the record alone."""
-    columns = ("ours", "foolbox", "AutoAttack")
-    rows = [
-        (name, format_accuracy(one["clean"]), *(format_accuracy(one["attacks"][column]) for column in columns))
-        for name, one in record["models"].items()
-    ]
-    told = record["settings"]
-    how = f"PGD-{told['steps']} x {told['restarts']}, step {told['step_size']}"
-    header = ("model", "clean, %", f"ours, {how}", f"foolbox, {how}", "AutoAttack")
-    flags = [f"- {name}: {'; '.join(one['flags']) or 'no flag'}" for name, one in record["models"].items()]
-    n = next(iter(record["models"].values()))["clean"]["n"]
-    return "\n".join(
-        [
-            "# Two models, and what four attacks say of them",
-            "",
-            f"Made by `python benchmarks/masking.py`. MNIST, linf {told['eps']}, small CNN, {n} test images, device "
-            f"{record['environment']['device']}; 95 % intervals.",
-            "",
-            to_markdown(header, rows),
-            "",
-            "What our checks say:",
-            "",
-            *flags,
-            "",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -1,28 +1,23 @@
-"""What remembering perturbations takes of an epoch: python benchmarks/memory.py [--quick].
+"""What remembering perturbations takes of an epoch: python benchmarks/measure/memory.py [--quick].
 
 Epochs of the same training with and without memory take turns. Each turn takes the quickest of three, because what
-disturbs only adds; a ratio of two neighbours in time is one observation, and the median of them is told. CIFAR-10 (JPEG
-copies) below the folder that ADVCORE_DATA names, crop and flip, small CNN: the smallest model here, and few attack
-steps, so that nothing hides the memory. The record goes to benchmarks/records/memory.json, the page to
-benchmarks/memory.md.
+disturbs only adds; a ratio of two neighbours in time is one observation, and the page tells the median of them.
+CIFAR-10 (JPEG copies) below the folder that ADVCORE_DATA names, crop and flip, small CNN: the smallest model here, and
+few attack steps, so that nothing hides the memory. The record goes to benchmarks/records/memory.json.
 """
 
 import dataclasses
 import statistics
 import sys
-from pathlib import Path
+
+from records import EXPERIMENTS, save
 
 from advcore.attacks import LinfPGD
 from advcore.attacks.memory import PRECISIONS, Memory
 from advcore.config import load as config
-from advcore.errors import format_count
-from advcore.files import write_json
-from advcore.reporting.tables import to_markdown
 from advcore.run.environment import describe_environment
 from advcore.run.prepare import prepare
 
-HERE = Path(__file__).parent
-RECORD, PAGE = HERE / "records" / "memory.json", HERE / "memory.md"
 STEPS = (1, 2)
 
 
@@ -43,7 +38,7 @@ def main(quick: bool = False) -> None:
     size, turns = (200, 2) if quick else (1000, 10)
     changes = ["selection=null", f"data.train_size={size}", "data.test_size=100", "data.validation=0"]
     changes += ["training.epochs=4", "training.batch_size=64"]
-    prepared = prepare(config.load(HERE.parent / "experiments" / "cifar10" / "linf_gradmatch_small.yaml", changes))
+    prepared = prepare(config.load(EXPERIMENTS / "cifar10" / "linf_gradmatch_small.yaml", changes))
     ratios = {}
     for steps in STEPS:
         trainer = dataclasses.replace(prepared.trainer, attack=LinfPGD(eps=8 / 255, steps=steps))
@@ -53,29 +48,7 @@ def main(quick: bool = False) -> None:
             print(f"PGD-{steps}, {precision}: {statistics.median(found):.3f}", flush=True)
     settings = {"images": size, "turns": turns, "quick": quick}
     record = {"settings": settings, "environment": describe_environment(prepared.data.train.device), "ratios": ratios}
-    write_json(RECORD, record)
-    PAGE.write_text(page(record))
-
-
-def page(record: dict) -> str:
-    """The page of a record."""
-    rows = []
-    for name, found in record["ratios"].items():
-        rows.append(
-            (name, *(f"{100 * (value - 1):+.1f}" for value in (statistics.median(found), min(found), max(found))))
-        )
-    settings, environment = record["settings"], record["environment"]
-    lines = [
-        "# What remembering takes of an epoch",
-        "",
-        f"Seconds of an epoch with `attack.start: remembered` over those of one without, {settings['turns']} times in "
-        "turn, the quickest of three each:",
-        f"{settings['images']} CIFAR-10 images (JPEG copies), crop and flip, small CNN, "
-        f"device {environment['device']}, {format_count(environment['threads'], 'thread')}.",
-        "",
-        to_markdown(("attack, precision", "median, %", "least, %", "most, %"), rows),
-    ]
-    return "\n".join([*lines, ""])
+    save("memory", record, quick=quick)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Time, memory and answers of the solvers: python benchmarks/solvers.py [PART ...] [--threads N] [--quick].
+"""Time, memory and answers of the solvers: python benchmarks/measure/solvers.py [PART ...] [--threads N] [--quick].
 
-Each part writes benchmarks/records/solvers/PART.json. The page, benchmarks/solvers.md, and its plot are made from
-these records and from nothing else; --page makes only them. What a figure stands for is said where it is measured.
+Each part writes benchmarks/records/solvers/PART.json, from which `make pages` makes benchmarks/solvers.md and its plot.
+What a figure stands for is said where it is measured.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.optimize
 import torch
-from solver_page import PEERS, SUBMODLIB, Facts, plot, text
-from solver_rows import TITLES, cifar_images, imagenet_class, real, synthetic
+from records import RECORDS
+from solver_rows import PEERS, SUBMODLIB, TITLES, Facts, cifar_images, imagenet_class, real, synthetic
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor, nn
 
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
-from advcore.files import read_json, write_json
+from advcore.files import write_json
 from advcore.models import ResNet18
 from advcore.objectives import Pgd, Trades
 from advcore.rng import Stream, preserve_random_state
@@ -46,8 +46,6 @@ from advcore.solvers.location import locate, locate_with_submodlib
 from advcore.solvers.products import GramProducts
 from advcore.solvers.pursuit import PursuitProblem, pursue
 
-HERE = Path(__file__).resolve().parent
-RECORDS = HERE / "records" / "solvers"
 SOLVERS = {"GradMatch": GradMatch, "CRAIG": Craig}
 ONE_ROUND = GradMatch(ridge=0.0, tolerance=0.0, fill="none")  # what scikit-learn's pursuit can be set beside
 LONG = 20  # seconds of a first run after which a peer is not run again
@@ -535,29 +533,15 @@ PARTS = {
 }
 
 
-def read(out: Path = RECORDS) -> dict[str, Facts]:
-    """The records in a folder, by part."""
-    return {part: read_json(out / f"{part}.json") for part in PARTS if (out / f"{part}.json").exists()}
-
-
-def write_page(out: Path) -> None:
-    """Page and plot: beside this file from the committed records, else with the records."""
-    records, where = read(out), HERE if out.resolve() == RECORDS else out
-    (where / "solvers.md").write_text(f"{text(records)}\n")
-    if "growth" in records:
-        plot(records["growth"], where / "solvers.png")
-
-
 def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
     set_threads(options.threads)
-    for part in [] if options.page else options.parts or ["peers", "growth"]:
+    for part in options.parts or ["peers", "growth"]:
         start = time.perf_counter()
         settings, results = PARTS[part](options)
         settings = {"quick": options.quick, **settings, "seconds": time.perf_counter() - start}
         facts = {"part": part, "environment": environment(options.threads), "settings": settings, "results": results}
         write_json(options.out / f"{part}.json", facts)
-    write_page(options.out)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -567,8 +551,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="turns of a median; 3, or 1 with --quick")
     parser.add_argument("--classes", type=int, help="of imagenet-shape: solve only so many, for a trial")
     parser.add_argument("--quick", action="store_true", help="small sizes, synthetic rows only")
-    parser.add_argument("--page", action="store_true", help="only write the page")
-    parser.add_argument("--out", type=Path, default=RECORDS, help="folder of the records")
+    parser.add_argument("--out", type=Path, default=RECORDS / "solvers", help="folder of the records")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"PART must be of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")

@@ -1,11 +1,11 @@
 """How fast a PGD-10 training step is on a CPU: ours, loops as published, two neighbours' attacks, and the passes alone.
 
-python benchmarks/cpu.py [--quick] [--seconds 330] [--out FOLDER]
+python benchmarks/measure/cpu.py [--quick] [--seconds 330] [--out FOLDER]
 
 Each way to do a step runs in a process of its own, so that no way finds the memory that another one left. One process
 works at a time, and the ways take turns (A B C A B C ...), so that a change of the machine's load meets all of them.
 Threads are those of the environment; waiting threads sleep unless the environment says otherwise. A neighbour that is
-not installed is left out, and record and page say so. The record goes to FOLDER/cpu.json, the page to cpu.md.
+not installed is left out, and record and page say so. The record goes to FOLDER/cpu.json.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cpu_page
 import steps
 import torch
+from records import RECORDS, TRIALS
 from torch import Tensor, nn
 
 from advcore.files import write_json
@@ -30,8 +30,6 @@ from advcore.run.environment import describe_environment
 from advcore.runtime.heap import keep_freed_memory
 from advcore.runtime.precision import Speed, find_family
 
-HERE = Path(__file__).parent
-RECORDS = HERE / "records"
 CPU = torch.device("cpu")
 FIRST_DEFAULTS = Speed(channels_last=False, fused=False)
 """What a CPU took by default before there was a table."""
@@ -250,10 +248,8 @@ def main(arguments: list[str] | None = None) -> dict | None:
         work((QUICK_CASES if options.quick else CASES)[case], WAYS[way])
         return None
     record = measure(options.quick, options.seconds)
-    out = options.out or (HERE.parent / "runs" if options.quick else RECORDS)
+    out = options.out or (TRIALS if options.quick else RECORDS)
     write_json(out / "cpu.json", record)
-    if out == RECORDS and not options.quick:
-        cpu_page.write()
     return record
 
 

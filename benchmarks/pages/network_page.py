@@ -1,21 +1,18 @@
 """What several processes send each other, and what that means: the figures of docs/distributed.md. Arithmetic; the one
 thing that was measured is the solve, in benchmarks/records/solvers.
-
-python benchmarks/network.py
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from figures import between
+from figures import DOCS, RECORDS, between
 
 from advcore.adversary import count_passes
 from advcore.attacks import LinfPGD
 from advcore.files import read_json
 from advcore.objectives import Trades
 
-PAGE = Path(__file__).parents[1] / "docs" / "distributed.md"
-SOLVED = Path(__file__).parent / "records" / "solvers" / "imagenet-shape.json"
+PAGE = DOCS / "distributed.md"
+SOLVED = RECORDS / "solvers" / "imagenet-shape.json"
 LINK, BATCH = 12.5e9, 256  # bytes a second of 100 Gbit/s; examples of a training step
 PROCESSES = (2, 8, 64, 512)
 
@@ -100,5 +97,6 @@ def page(text: str) -> str:
     return between(text, "network", f"{table()}\n\n{notes()}")
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Renew the figures of the page."""
     PAGE.write_text(page(PAGE.read_text()))

@@ -1,8 +1,9 @@
-"""Gradient rows and images that benchmarks/solvers.py measures solvers on; all of them seeded."""
+"""Gradient rows and images that solvers.py measures solvers on; all of them seeded."""
 
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from advcore.objectives import Pgd
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import FactoredRows
 
+Facts = dict[str, Any]
+PEERS = ("scikit-learn", "scipy", "submodlib-py", "apricot-select", "threadpoolctl", "matplotlib")
+SUBMODLIB = "submodlib LazyGreedy"
 TITLES = {"synthetic": "synthetic", "mnist": "MNIST", "cifar10": "CIFAR-10 (JPEG copies)"}
 EPS = {"mnist": 0.3, "cifar10": 8 / 255}
 WIDTH, EPOCHS, BATCH, TRAINED_ON = 16, 4, 128, 12_000
