@@ -34,16 +34,16 @@ def describe_exit(error: BaseException) -> Exit | None:
     """Return how the command line ends after an error; None for a bug, whose traceback says more."""
     shared = getattr(error, "shared", False)
     if isinstance(error, Stopped):
-        return Exit(128 + error.number, (f"stopped by {error}{_way_to_continue()}",), shared=True)
+        return Exit(128 + error.number, (f"stopped by {error}{_explain_continuation()}",), shared=True)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return Exit(130, (f"interrupted{_way_to_continue()}",))
+        return Exit(130, (f"interrupted{_explain_continuation()}",))
     if isinstance(error, UserError):
         return Exit(2, error.problems, shared)
     if isinstance(error, AdvcoreError):
         return Exit(3, (str(error),), shared)
     if isinstance(error, OSError):
         refusal = describe_refusal(error)
-        way_out = _way_to_continue() or "; fix that, then rerun the same command"
+        way_out = _explain_continuation() or "; fix that, then rerun the same command"
         return Exit(3, (f"{refusal}{way_out}",), shared) if refusal else None
     if hasattr(error, "format_message"):  # a usage error
         return Exit(2, (error.format_message(),))
@@ -51,11 +51,11 @@ def describe_exit(error: BaseException) -> Exit | None:
 
     if not isinstance(error, Exception) or not is_out_of_memory(error):
         return None
-    advice = f"use smaller batches, data or model{_way_to_continue()}"
+    advice = f"use smaller batches, data or model{_explain_continuation()}"
     return Exit(3, (f"memory ran out: {describe_exception(error)}; {advice}",))
 
 
-def _way_to_continue() -> str:
+def _explain_continuation() -> str:
     """Say how to continue the command that was stopped; "" where that is not possible."""
     command = get_command()
     is_lost = command == "evaluate" and not any(argument.startswith("--state") for argument in sys.argv)

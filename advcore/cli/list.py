@@ -25,9 +25,9 @@ def list_names(
         tables = {kind: tables[kind]}
     rows = []
     for table_name, table in tables.items():
-        rows += [(table_name, name, _first_line(entry)) for name, entry in table.items()]
+        rows += [(table_name, name, _read_first_line(entry)) for name, entry in table.items()]
     print_table("", ("kind", "name", "what it is"), rows)
 
 
-def _first_line(entry: object) -> str:
+def _read_first_line(entry: object) -> str:
     return (getattr(entry, "about", None) or entry.__doc__ or "").strip().splitlines()[0].rstrip(".:")

@@ -22,7 +22,7 @@ from advcore.models.base import Normalize
 from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
-from advcore.run.places import as_setting, check_path, try_in
+from advcore.run.places import refuse_as_option, check_path, try_in
 from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import force_float32
@@ -81,10 +81,10 @@ def export(
             _write_coresets(folder / "coresets", coresets, parquet)
         if kind != "coresets":
             _write_model(folder, run, record, which=checkpoint, samples=samples, num_coresets=len(coresets))
-    return Exported(out, len(coresets), _write_notes(record, kind, coresets))
+    return Exported(out, len(coresets), _list_notes(record, kind, coresets))
 
 
-def _write_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[str, ...]:
+def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[str, ...]:
     unfinished = "the run is not finished: the card tells no accuracy on the test set"
     no_coresets = "the run has no coresets: it selected none"
     notes = {unfinished: kind != "coresets" and not record.finished, no_coresets: kind == "all" and not coresets}
@@ -94,7 +94,7 @@ def _write_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple
 def _check_free(out: Path, overwrite: bool) -> None:
     """Raise ConfigError unless `out` can be created, or is an earlier export that may be replaced."""
     check_path(out)
-    with as_setting("--out", out):
+    with refuse_as_option("--out", out):
         try_in(out.parent, out.name)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return

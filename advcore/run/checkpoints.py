@@ -19,7 +19,7 @@ from advcore.errors import (
     name_path_in_errors,
 )
 from advcore.files import check_folder, check_inside, list_leftovers, load_folder, save_folder
-from advcore.run.places import as_setting, list_missing_folders, remove_empty, try_in, try_replace
+from advcore.run.places import refuse_as_option, list_missing_folders, remove_empty, try_in, try_replace
 from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ _locks: list[TextIO] = []  # those that this process has locked
 _TRIES = 5  # to open a lock file that is removed at that moment
 
 
-def states_folder(run: Path) -> Path:
+def locate_states(run: Path) -> Path:
     """Return the folder of a run's states."""
     return run / "states"
 
 
 def begin(run: Path, job: Sequence[str]) -> None:
-    """Write down which job begins a run: its names, as `distributed.launchers()` returns them."""
+    """Write down which job begins a run: its names, as `distributed.name_launchers` returns them."""
     run.mkdir(parents=True, exist_ok=True)
     with name_path_in_errors(run / LOCK):
         (run / LOCK).write_text("".join(f"{name}\n" for name in job))
@@ -63,7 +63,7 @@ def lock_folder(run: Path) -> Iterator[None]:
     folder, and ConfigError where something cannot be written (OSError where there is no room).
     """
     with contextlib.ExitStack() as cleanup:
-        with as_setting("--out", run):
+        with refuse_as_option("--out", run):
             _check_links(run)
             cleanup.callback(remove_empty, list_missing_folders(run))
             cleanup.enter_context(_lock_file(run / LOCK))
@@ -122,7 +122,7 @@ def _open_lock(path: Path) -> TextIO:
         lock = _try_lock(path)
         if lock is not None:
             return lock
-    raise _busy_error(path)
+    raise _describe_busy(path)
 
 
 def _try_lock(path: Path) -> TextIO | None:
@@ -145,7 +145,7 @@ def _try_lock(path: Path) -> TextIO | None:
     except OSError as error:
         lock.close()
         if isinstance(error, BlockingIOError):
-            raise _busy_error(path) from None
+            raise _describe_busy(path) from None
         if new:
             path.unlink(missing_ok=True)
         raise
@@ -155,7 +155,7 @@ def _try_lock(path: Path) -> TextIO | None:
     return None
 
 
-def _busy_error(path: Path) -> BusyError:
+def _describe_busy(path: Path) -> BusyError:
     return BusyError(must("--out", "a folder in which no other process runs", str(path.parent)))
 
 
@@ -173,13 +173,13 @@ if hasattr(os, "register_at_fork"):
 
 def _list_numbers(run: Path) -> list[int]:
     """List the numbers of all states of a run, in rising order."""
-    states = states_folder(run)
+    states = locate_states(run)
     names = [entry.name for entry in (states.iterdir() if states.is_dir() else ())]
     return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{6,}", name) and name == f"{int(name):06d}")
 
 
-def _state_folder(run: Path, number: int) -> Path:
-    return states_folder(run) / f"{number:06d}"
+def _locate_state(run: Path, number: int) -> Path:
+    return locate_states(run) / f"{number:06d}"
 
 
 def save(run: Path, state: Callable[[], dict], facts: dict[str, object], kept: int = 2) -> None:
@@ -188,12 +188,11 @@ def save(run: Path, state: Callable[[], dict], facts: dict[str, object], kept: i
     What a process that died left half-written is removed, too. Raises CheckpointError if the state does not read back.
     """
     numbers = _list_numbers(run)
-    path = _state_folder(run, max(numbers, default=0) + 1)
+    path = _locate_state(run, max(numbers, default=0) + 1)
     save_folder(path, state(), facts)
     check_folder(path)
-    outdated = numbers[: max(0, len(numbers) + 1 - kept)]
-    sweep([_state_folder(run, number) for number in outdated])
-    sweep(list_leftovers(states_folder(run)))
+    outdated = [_locate_state(run, number) for number in numbers[: max(0, len(numbers) + 1 - kept)]]
+    sweep([*outdated, *list_leftovers(locate_states(run))])
 
 
 def sweep(paths: Iterable[Path]) -> None:
@@ -216,7 +215,7 @@ def load_newest(run: Path) -> tuple[dict, dict, list[str]] | None:
     """
     damaged: dict[Path, CheckpointError] = {}
     for number in reversed(_list_numbers(run)):
-        path = _state_folder(run, number)
+        path = _locate_state(run, number)
         try:
             tree, facts = load_folder(path)
         except CheckpointError as error:
@@ -230,7 +229,7 @@ def load_newest(run: Path) -> tuple[dict, dict, list[str]] | None:
     if not damaged:
         return None
     errors = "; ".join(map(str, damaged.values()))
-    raise AdvcoreError(f"no state in {states_folder(run)} is whole: {errors}; {advise(damaged.values(), 'them')}")
+    raise AdvcoreError(f"no state in {locate_states(run)} is whole: {errors}; {advise(damaged.values(), 'them')}")
 
 
 def advise(errors: Iterable[CheckpointError], them: str) -> str:

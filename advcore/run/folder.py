@@ -17,11 +17,11 @@ def choose_folder(
     """Return the folder for a run, and whether to continue the run that was begun there.
 
     A run is continued if `resume` says so, or if it was begun by the same `job`, which torchrun then has started again.
-    Nothing is changed yet, nor is it tried whether the folder can be written to (`checkpoints.alone`).
+    Nothing is changed yet, nor is it tried whether the folder can be written to (`checkpoints.lock_folder`).
 
     Raises ConfigError rather than mix two runs.
     """
-    path = out or default_folder(config)
+    path = out or choose_default_folder(config)
     if not distributed.is_first():
         return path, resume
     check_path(path)
@@ -55,14 +55,14 @@ def _can_continue(path: Path) -> bool:
     return path.is_dir() and (was_begun(path) or not any((path / name).exists() for name in checkpoints.OURS))
 
 
-def default_folder(config: RunConfig) -> Path:
+def choose_default_folder(config: RunConfig) -> Path:
     """Return the folder that a run is written to unless the user names one."""
     return Path("runs") / f"{config.name}-s{config.seed}"
 
 
 def was_begun(path: Path) -> bool:
     """Return whether a run was begun in the folder: it holds a record or states."""
-    return (path / "record.json").is_file() or checkpoints.states_folder(path).is_dir()
+    return (path / "record.json").is_file() or checkpoints.locate_states(path).is_dir()
 
 
 def clear(path: Path) -> None:

@@ -23,7 +23,7 @@ def check_writable(path: Path, option: str = "--out", *, file: bool = False) -> 
 
     `option` names the setting in the error. Raises OSError where the disk has no room, which is no wrong setting.
     """
-    with as_setting(option, path):
+    with refuse_as_option(option, path):
         status = _follow(path)
         if not file:
             try_in(path)
@@ -40,13 +40,13 @@ def check_path(path: Path, option: str = "--out") -> None:
     It may be one that no file system takes, such as one with a name that is too long; a link that leads nowhere; or
     anything below either of these, or below a file.
     """
-    with as_setting(option, path):
+    with refuse_as_option(option, path):
         _follow(path)
-        _nearest_folder(path.parent)
+        _find_nearest_folder(path.parent)
 
 
 @contextlib.contextmanager
-def as_setting(option: str, path: Path) -> Iterator[None]:
+def refuse_as_option(option: str, path: Path) -> Iterator[None]:
     """Raise ConfigError, naming the option, for what the system refuses inside the block.
 
     The OSError of a disk without room passes as it is.
@@ -71,7 +71,7 @@ def try_in(folder: Path, name: str = "record.json") -> None:
 
     Folders that are missing on the way are created, and removed again, inside a temporary folder.
     """
-    above = _nearest_folder(folder)
+    above = _find_nearest_folder(folder)
     missing = folder.relative_to(above)
     if missing == Path():
         try_write(folder / name)
@@ -115,7 +115,7 @@ def remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _nearest_folder(folder: Path) -> Path:
+def _find_nearest_folder(folder: Path) -> Path:
     """Return the folder, or the nearest folder above it that exists.
 
     Raises OSError where a file, or a link that leads nowhere, is in the way.

@@ -137,7 +137,7 @@ def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:
     That needs unchanged settings. Where its states are gone, as those of a suite's finished run are, settings that have
     no influence on the results may have changed.
     """
-    states_gone = not checkpoints.states_folder(path).exists()
+    states_gone = not checkpoints.locate_states(path).exists()
     return before.finished and all(states_gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed)
 
 
@@ -163,7 +163,7 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
 
     Raises ConfigError, with all of them, if some would change how the run trains.
     """
-    changed = list_changes(_with_defaults(record.config), resolve(prepared.config))
+    changed = list_changes(_add_defaults(record.config), resolve(prepared.config))
     before = record.inputs.get("selection.cost")
     now = prepared.inputs.get("selection.cost")
     if before != now:
@@ -183,7 +183,7 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     return changed
 
 
-def _with_defaults(raw: dict) -> dict:
+def _add_defaults(raw: dict) -> dict:
     """Return a record's settings with the defaults of the settings that are newer than the record.
 
     Settings that this version does not know are returned as they are.
@@ -215,7 +215,7 @@ def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: object)
     newest = checkpoints.load_newest(path)
     if newest is None and record.epochs:
         raise AdvcoreError(
-            f"epochs done: {len(record.epochs)}, but {checkpoints.states_folder(path)} holds no state; "
+            f"epochs done: {len(record.epochs)}, but {checkpoints.locate_states(path)} holds no state; "
             "start again with --overwrite"
         )
     state, facts, damaged = newest or (None, {"data": data}, [])

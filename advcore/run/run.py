@@ -44,8 +44,8 @@ def run(
     Parameters
     ----------
     resume : continue the run that is in the folder, if there is one. Otherwise an earlier run there is removed.
-    job : the launcher's names for the job that begins the run (`distributed.launchers`).
-    locked : the caller has locked the folder (`checkpoints.alone`), in order to fail before it reads any data.
+    job : the launcher's names for the job that begins the run (`distributed.name_launchers`).
+    locked : the caller has locked the folder (`checkpoints.lock_folder`), in order to fail before it reads any data.
 
     Raises BusyError if another run works there, ConfigError for a place that cannot be written, and, once it runs,
     OSError with the path. `_run` lists what is written.

@@ -11,7 +11,7 @@ from advcore.config.schema import RunConfig
 from advcore.errors import CheckpointError, must
 from advcore.files import check_inside, has_pair, load_tensors, load_weights, read_bytes, save_tensors
 from advcore.models.base import Normalize
-from advcore.run.folder import default_folder
+from advcore.run.folder import choose_default_folder
 from advcore.training.loop import State
 from advcore.version import __version__
 
@@ -64,7 +64,7 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     if which not in ("last", "best"):
         return Path(which)
     if config is not None and not path.is_dir():
-        folder = default_folder(config)
+        folder = choose_default_folder(config)
         hint = f": {folder} is there" if (folder / "record.json").exists() else ""
         rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
         raise CheckpointError(must("--checkpoint", rule, which, f"or name a run's folder in place of {path}{hint}"))

@@ -206,7 +206,7 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
         tidy(run, folder)
         failed.unlink(missing_ok=True)
         remove_empty([failed.parent])
-        return Outcome("done", _headline(record), 0, outcome.seconds)
+        return Outcome("done", _summarise_record(record), 0, outcome.seconds)
     if outcome.kind == "failed":
         settings = settings_hash(identify(run.config))
         facts = {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)}
@@ -214,7 +214,7 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _headline(record: RunRecord) -> str:
+def _summarise_record(record: RunRecord) -> str:
     evaluation = record.final["last"]
     robustness = f", robust {robust_accuracy(record):.1f} %" if evaluation["attacks"] else ""
     return f"clean {100 * evaluation['clean']['accuracy']:.1f} %{robustness} at cost {record.relative_cost:.2f}"
@@ -250,13 +250,13 @@ def _on_end(folder: Path, ended: dict[str, list[Run]], watcher: Watcher, run: Ru
     watcher.on_end(run, outcome)
 
 
-def _title(bench: Bench) -> str:
+def _compose_title(bench: Bench) -> str:
     return bench.suite.title + (f", size {bench.suite.size}" if bench.suite.size else "")
 
 
 def build_tables(bench: Bench, results: Results) -> list[Table]:
     """Return the tables of the last and of the best checkpoint."""
-    return suite_tables(results, _title(bench))
+    return suite_tables(results, _compose_title(bench))
 
 
 def write_tables(bench: Bench, results: Results) -> list[Path]:
@@ -269,7 +269,7 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
         "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
         "tex": "\n".join(map(formats.to_latex, tables)),
         "csv": formats.to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
-        "html": page.render(suite_page.build_suite_page(_title(bench), tables)),
+        "html": page.render(suite_page.build_suite_page(_compose_title(bench), tables)),
     }
     files = {bench.folder / f"table.{suffix}": text.encode() for suffix, text in contents.items()}
     for path, content in files.items():

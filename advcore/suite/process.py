@@ -54,7 +54,7 @@ Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, o
 def tidy(run: Run, folder: Path) -> None:
     """Remove from a finished run what only continuing it would need."""
     run_folder, log, file = _locate_files(run, folder)
-    checkpoints.sweep([checkpoints.states_folder(run_folder), log, file])
+    checkpoints.sweep([checkpoints.locate_states(run_folder), log, file])
 
 
 def _locate_files(run: Run, folder: Path) -> list[Path]:

@@ -86,8 +86,12 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     of_size = _choose_size(raw, size)
     seeds = tuple(of_size.get("seeds") or raw.get("seeds") or _SEEDS)
     shared = (raw.get("set") or {}) | (of_size.get("set") or {})
-    experiments = _Experiments(path.parent, of_size.get("experiment", raw.get("experiment")), shared)
-    methods = _assemble_settings(expand_grids(raw), experiments, overrides)
+    usual = of_size.get("experiment", raw.get("experiment"))
+    sources = {
+        name: (path.parent / method.get("experiment", usual), pick_settings(method))
+        for name, method in expand_grids(raw).items()
+    }
+    methods = _assemble_settings(sources, shared, overrides)
     if len(methods) * len(seeds) > MOST_RUNS:
         raise ConfigError(must("methods times seeds", f"at most {MOST_RUNS:,} runs", len(methods) * len(seeds)))
     reference = raw.get("reference", "full")
@@ -116,44 +120,38 @@ def _choose_size(raw: Mapping, size: str | None) -> dict:
     return sizes.get(size) or {}
 
 
-class _Experiments:
-    """The run files that a suite's methods start from, each read once, with what the suite sets in every run."""
-
-    def __init__(self, folder: Path, default: str | None, shared: Settings):
-        self._folder = folder
-        self._default = default
-        self._shared = shared
-        self._read: dict[str, Settings | UserError] = {}
-
-    def read_for(self, method: Mapping) -> Settings:
-        """Return the settings that a method changes. Raises ConfigError, at each call, for an unreadable run file."""
-        path = self._folder / method.get("experiment", self._default)
-        key = os.path.realpath(path)
-        if key not in self._read:
-            try:
-                self._read[key] = set_values(read(path), self._shared)
-            except UserError as error:
-                self._read[key] = error
-        settings = self._read[key]
-        if isinstance(settings, UserError):
-            raise settings
-        return settings
-
-
 def _assemble_settings(
-    methods: Mapping[str, Mapping], experiments: _Experiments, overrides: Sequence[str]
+    methods: Mapping[str, tuple[Path, Settings]], shared: Settings, overrides: Sequence[str]
 ) -> dict[str, Settings]:
-    """Return every method's settings: its run file, then what suite, size and method set, then the overrides."""
+    """Return every method's settings: its run file, then what suite, size and method set, then the overrides.
+
+    methods : run file and settings of each. shared : what suite and size set. Each run file is read once.
+    """
     parsed = parse_overrides(overrides)
+    experiments: dict[str, Settings | UserError] = {}
     settings: dict[str, Settings] = {}
     problems: dict[str, list[str]] = {}
-    for name, method in methods.items():
+    for name, (path, changes) in methods.items():
+        place = os.path.realpath(path)
+        if place not in experiments:
+            experiments[place] = _read_experiment(path, shared)
+        experiment = experiments[place]
         try:
-            settings[name] = apply_overrides(set_values(experiments.read_for(method), pick_settings(method)), parsed)
+            if isinstance(experiment, UserError):
+                raise experiment
+            settings[name] = apply_overrides(set_values(experiment, changes), parsed)
         except UserError as error:
             _add_problems(problems, error, name)
     _raise_problems(problems, len(methods))
     return settings
+
+
+def _read_experiment(path: Path, shared: Settings) -> Settings | UserError:
+    """Return the settings of a run file, with those that the suite sets in every run, or why it cannot be read."""
+    try:
+        return set_values(read(path), shared)
+    except UserError as error:
+        return error
 
 
 def _add_problems(problems: dict[str, list[str]], error: UserError, method: str) -> None:

@@ -37,7 +37,7 @@ def measured(quick: bool) -> dict:
             record = run(prepared, Path(folder) / "run")
         finally:
             checkpoints.save = original
-        newest = max(checkpoints.states_folder(Path(folder) / "run").iterdir())
+        newest = max(checkpoints.locate_states(Path(folder) / "run").iterdir())
         size = sum(path.stat().st_size for path in newest.iterdir())
     epochs = [entry["seconds"] for entry in record.epochs]
     actions = [entry["action"] for entry in record.epochs]

@@ -70,7 +70,7 @@ def test_a_state_that_cannot_be_serialised_leaves_the_old_ones_byte_identical(tm
     before = content(tmp_path)
     with pytest.raises(error):
         checkpoints.save(tmp_path, state, {"data": []})
-    assert content(tmp_path) == before and len(list(checkpoints.states_folder(tmp_path).iterdir())) == 2
+    assert content(tmp_path) == before and len(list(checkpoints.locate_states(tmp_path).iterdir())) == 2
 
 
 @case("B1")
@@ -83,7 +83,7 @@ def test_a_serialiser_that_raises_leaves_the_old_states_byte_identical(tmp_path,
     monkeypatch.setattr(place, poisoned)
     with pytest.raises(Poisoned):
         save(tmp_path, 2)
-    assert content(tmp_path) == before and not list(checkpoints.states_folder(tmp_path).glob(".*"))
+    assert content(tmp_path) == before and not list(checkpoints.locate_states(tmp_path).glob(".*"))
 
 
 # ---- killed ----
@@ -108,7 +108,7 @@ def test_killed_at_any_touch_of_the_disk_the_newest_state_is_whole(tmp_path, bef
         assert not found or torch.equal(tree(number)["model"]["weight"], found[0]["model"]["weight"])
         newest.append(number)
         save(run, 7)  # and it goes on: what was left is gone
-        assert len(checkpoints._list_numbers(run)) <= 2 and not list(checkpoints.states_folder(run).glob(".*"))
+        assert len(checkpoints._list_numbers(run)) <= 2 and not list(checkpoints.locate_states(run).glob(".*"))
     assert set(newest) == {before, before + 1} and newest == sorted(newest) and len(newest) > 9
 
 
@@ -215,7 +215,7 @@ def test_files_cut_anywhere_are_noticed_and_the_state_before_is_used(tmp_path, c
         run = tmp_path / name
         for number in (1, 2):
             save(run, number)
-        bad = checkpoints.states_folder(run) / "000002" / name
+        bad = checkpoints.locate_states(run) / "000002" / name
         bad.write_bytes(bad.read_bytes()[:size])
         caplog.clear()
         state, _, (line,) = checkpoints.load_newest(run)
@@ -243,7 +243,7 @@ def test_a_disk_that_is_full_at_any_call_leaves_the_states_before(tmp_path, monk
         save(tmp_path, 3)
     assert stopped.value.errno == error
     monkeypatch.undo()
-    assert content(tmp_path) == before and not list(checkpoints.states_folder(tmp_path).glob(".*"))
+    assert content(tmp_path) == before and not list(checkpoints.locate_states(tmp_path).glob(".*"))
     save(tmp_path, 3)
     assert checkpoints.load_newest(tmp_path)[0]["number"] == 3
 
@@ -266,7 +266,7 @@ def test_a_file_that_may_not_grow_ends_the_run_in_a_line_with_path_and_cause(adv
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 3 and err.count("\n") == 1 and "File too large" in err and "--resume" in err, err
-    assert not list(checkpoints.states_folder(tmp_path / "run").glob("*")) and (tmp_path / "run/record.json").is_file()
+    assert not list(checkpoints.locate_states(tmp_path / "run").glob("*")) and (tmp_path / "run/record.json").is_file()
     assert advcore(*arguments(root, tiny, tmp_path / "run"), "--resume")[0] == 0
 
 
@@ -402,7 +402,7 @@ def test_without_its_record_a_run_goes_on_from_its_states(advcore, root, tiny, s
 @case("B8")
 def test_without_record_and_states_the_way_out_is_told(advcore, root, tiny, stopped):
     (stopped / "record.json").write_text("{")
-    shutil.rmtree(checkpoints.states_folder(stopped))
+    shutil.rmtree(checkpoints.locate_states(stopped))
     code, _, err = advcore(*arguments(root, tiny, stopped), "--resume")
     assert code == 3 and err.count("\n") == 1 and "record.json" in err and "--overwrite" in err
 

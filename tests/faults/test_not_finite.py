@@ -105,6 +105,6 @@ def test_the_best_state_outlives_the_rotation(model, source, tmp_path, monkeypat
     made = dataclasses.replace(TRAINER, attack=None, objective=Standard(), schedule=Schedule(epochs=12))
     made.fit(model, source, source, seed=0, listener=listener)
     assert checkpoints._list_numbers(tmp_path) == [11, 12] and len(best) == 1
-    shutil.rmtree(checkpoints.states_folder(tmp_path) / "000012")
+    shutil.rmtree(checkpoints.locate_states(tmp_path) / "000012")
     state = checkpoints.load_newest(tmp_path)[0]
     assert state["best_epoch"] == 0 and all(torch.equal(value, best[0][name]) for name, value in state["best"].items())

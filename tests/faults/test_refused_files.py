@@ -592,7 +592,7 @@ def unreadable(monkeypatch, folder: Path) -> None:
 def test_a_state_that_cannot_be_read_now_is_passed_over_and_kept(finished, tmp_path, monkeypatch, caplog):
     """It may be whole; a damaged one goes."""
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    unreadable(monkeypatch, checkpoints.states_folder(run) / f"{checkpoints._list_numbers(run)[-1]:06d}")
+    unreadable(monkeypatch, checkpoints.locate_states(run) / f"{checkpoints._list_numbers(run)[-1]:06d}")
     _, _, (line,) = checkpoints.load_newest(run)
     assert os.strerror(errno.EIO) in line and line in caplog.text
     monkeypatch.undo()
@@ -604,7 +604,7 @@ def test_where_nothing_can_be_read_now_no_fresh_start_is_advised(
     advcore, root, finished, tmp_path, monkeypatch, record
 ):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    unreadable(monkeypatch, run if record else checkpoints.states_folder(run))
+    unreadable(monkeypatch, run if record else checkpoints.locate_states(run))
     if not record:
         (run / "record.json").unlink()
     before = sorted(run.rglob("*"))

@@ -197,7 +197,7 @@ def test_a_run_whose_record_has_changed_goes_on_from_its_states_to_the_same_end(
 def test_a_changed_record_without_states_is_a_line_with_the_way_out(advcore, root, copy):
     run = copy("finished")
     change_the_result(run / "record.json")
-    shutil.rmtree(checkpoints.states_folder(run))
+    shutil.rmtree(checkpoints.locate_states(run))
     code, _, err = advcore(*arguments(root, run))
     assert code == 3 and err.count("\n") == 1 and "record.json is damaged" in err and "--overwrite" in err
 

@@ -77,7 +77,7 @@ def test_a_setting_that_is_newer_than_the_run_has_its_default(advcore, command, 
 def test_a_suites_run_that_is_done_stays_done_elsewhere(advcore, command, ended):
     """Its states are gone; where it is done decides nothing of it."""
     before = record_of(ended)
-    shutil.rmtree(checkpoints.states_folder(ended))
+    shutil.rmtree(checkpoints.locate_states(ended))
     code, _, err = advcore(*command, "--set", "device=cpu", "--out", ended, "--resume")
     assert code == 0 and record_of(ended) == before, err
     code, _, err = advcore(*command, "--set", "evaluation.checks=false", "--out", ended, "--resume")
@@ -96,7 +96,7 @@ def test_states_at_a_period_and_how_many(advcore, command, tmp_path):
         "data.test_size=20",
     ]
     assert advcore(*command, *settings, "--out", tmp_path / "run")[0] == 0
-    states = checkpoints.states_folder(tmp_path / "run")
+    states = checkpoints.locate_states(tmp_path / "run")
     epochs = [json.loads((state / "values.json").read_text())["place"]["epoch"] for state in sorted(states.glob("0*"))]
     assert epochs == [3, 6, 8]
     shutil.rmtree(sorted(states.glob("0*"))[-1])

@@ -117,7 +117,7 @@ def cut(folder: Path, states: int, to: Path) -> Path:
     """The run as it was when it had saved so many states; needs all of them kept."""
     shutil.copytree(folder, to)
     for number in checkpoints._list_numbers(to)[states:]:
-        shutil.rmtree(checkpoints.states_folder(to) / f"{number:06d}")
+        shutil.rmtree(checkpoints.locate_states(to) / f"{number:06d}")
     record = json.loads((to / "record.json").read_text())
     update(to / "record.json", finished=False, final={}, epochs=record["epochs"][:states], best_epoch=None)
     return to
@@ -141,7 +141,7 @@ def test_two_states_are_kept(advcore, short_command, tmp_path):
     more = ["--set", "checkpoint.kept=2", "--set", "training.epochs=4"]
     assert advcore(*short_command, *more, "--out", tmp_path / "run")[0] == 0
     assert checkpoints._list_numbers(tmp_path / "run") == [2, 3]
-    assert not list(checkpoints.states_folder(tmp_path / "run").glob(".*"))
+    assert not list(checkpoints.locate_states(tmp_path / "run").glob(".*"))
 
 
 def rewrite(path: Path, change):
@@ -165,7 +165,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_is_told_and_the_one_before_it_found(tmp_path, undisturbed, damage):
     run = cut(undisturbed, 3, tmp_path / "run")
-    DAMAGES[damage](checkpoints.states_folder(run) / "000003")
+    DAMAGES[damage](checkpoints.locate_states(run) / "000003")
     state, _, (line,) = checkpoints.load_newest(run)
     assert state["place"]["epoch"] == 2 and "000003" in line
 
@@ -173,7 +173,7 @@ def test_a_damaged_state_is_told_and_the_one_before_it_found(tmp_path, undisturb
 @pytest.mark.case("B3", "B4")
 def test_from_the_state_before_a_damaged_one_a_run_ends_as_it_did(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 3, tmp_path / "run")
-    flip(checkpoints.states_folder(run) / "000003" / "tensors.safetensors")
+    flip(checkpoints.locate_states(run) / "000003" / "tensors.safetensors")
     code, _, err = advcore(*command, "--out", run, "--resume")
     assert code == 0, err
     same_runs(undisturbed, run)
@@ -184,7 +184,7 @@ def test_from_the_state_before_a_damaged_one_a_run_ends_as_it_did(advcore, comma
 @pytest.mark.case("B3")
 def test_a_run_without_a_whole_state_stops_itself(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 2, tmp_path / "run")
-    for state in checkpoints.states_folder(run).iterdir():
+    for state in checkpoints.locate_states(run).iterdir():
         flip(state / "tensors.safetensors")
     before = (run / "record.json").read_bytes()
     code, _, err = advcore(*command, "--out", run, "--resume")
@@ -196,11 +196,11 @@ def test_a_run_without_a_whole_state_stops_itself(advcore, command, tmp_path, un
 def test_a_state_that_replaces_a_damaged_one_does_not_leave_it_the_only_other(tmp_path):
     for i in range(2):
         checkpoints.save(tmp_path, lambda i=i: {"a": i}, {"data": []})
-    flip(checkpoints.states_folder(tmp_path) / "000002" / "values.json")
+    flip(checkpoints.locate_states(tmp_path) / "000002" / "values.json")
     assert checkpoints.load_newest(tmp_path)[0] == {"a": 0}
     checkpoints.save(tmp_path, lambda: {"a": 2}, {"data": []})
     for number in checkpoints._list_numbers(tmp_path):
-        load_folder(checkpoints.states_folder(tmp_path) / f"{number:06d}")
+        load_folder(checkpoints.locate_states(tmp_path) / f"{number:06d}")
     assert len(checkpoints._list_numbers(tmp_path)) == 2
 
 
@@ -257,13 +257,13 @@ def test_two_processes_in_one_folder_are_one_too_many(tmp_path):
 @pytest.mark.case("B3")
 def test_done_epochs_without_a_state_are_not_done_again_in_silence(advcore, command, tmp_path, undisturbed):
     run = cut(undisturbed, 3, tmp_path / "run")
-    shutil.rmtree(checkpoints.states_folder(run))
+    shutil.rmtree(checkpoints.locate_states(run))
     code, _, err = advcore(*command, "--out", run, "--resume")
     assert code == 3 and err.count("\n") == 1 and "epochs done: 3" in err
 
 
 def test_a_finished_run_needs_no_states(advcore, command, undisturbed):
-    for state in checkpoints.states_folder(undisturbed).iterdir():
+    for state in checkpoints.locate_states(undisturbed).iterdir():
         flip(state / "tensors.safetensors")
     assert advcore(*command, "--out", undisturbed, "--resume")[0] == 0
 
@@ -360,9 +360,9 @@ def test_both_options_are_too_many(advcore, command, tmp_path):
 
 @pytest.mark.case("B8")
 def test_overwriting_removes_the_states_too(advcore, short_command, short):
-    old = (checkpoints.states_folder(short) / "000002").stat().st_mtime_ns
+    old = (checkpoints.locate_states(short) / "000002").stat().st_mtime_ns
     assert advcore(*short_command, "--out", short, "--overwrite")[0] == 0
-    assert (checkpoints.states_folder(short) / "000002").stat().st_mtime_ns > old
+    assert (checkpoints.locate_states(short) / "000002").stat().st_mtime_ns > old
 
 
 def test_changes_name_the_setting_by_its_path():
@@ -378,16 +378,16 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
     with pytest.raises(TypeError):
         checkpoints.save(tmp_path, lambda: {"a": object()}, {"data": []})
-    assert checkpoints._list_numbers(tmp_path) == [1] and not list(checkpoints.states_folder(tmp_path).glob(".*"))
+    assert checkpoints._list_numbers(tmp_path) == [1] and not list(checkpoints.locate_states(tmp_path).glob(".*"))
     assert checkpoints.load_newest(tmp_path)[0] == {"a": 1}
 
 
 @pytest.mark.case("B2")
 def test_what_a_dead_process_left_half_written_goes(tmp_path):
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
-    (checkpoints.states_folder(tmp_path) / ".000002.abc").mkdir()
+    (checkpoints.locate_states(tmp_path) / ".000002.abc").mkdir()
     checkpoints.save(tmp_path, lambda: {"a": 2}, {"data": []})
-    assert sorted(path.name for path in checkpoints.states_folder(tmp_path).iterdir()) == ["000001", "000002"]
+    assert sorted(path.name for path in checkpoints.locate_states(tmp_path).iterdir()) == ["000001", "000002"]
 
 
 @pytest.mark.case("B8")
@@ -407,7 +407,7 @@ def test_a_state_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, capl
 def test_no_state_at_all_is_none_and_only_damaged_ones_an_error(tmp_path):
     assert checkpoints.load_newest(tmp_path) is None
     checkpoints.save(tmp_path, lambda: {"a": 1}, {"data": []})
-    flip(checkpoints.states_folder(tmp_path) / "000001" / "values.json", 1.0)
+    flip(checkpoints.locate_states(tmp_path) / "000001" / "values.json", 1.0)
     with pytest.raises(AdvcoreError, match="no state in .* is whole: .*values.json is damaged"):
         checkpoints.load_newest(tmp_path)
 

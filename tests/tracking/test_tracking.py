@@ -141,7 +141,7 @@ def test_gone_on_with_no_epoch_is_told_twice_and_none_is_lost(advcore, root, tin
     """Killed after a state of 2 epochs; the tracker knows 3, or is new."""
     run = shutil.copytree(plain, tmp_path / "run")
     for number in checkpoints._list_numbers(run)[2:]:
-        shutil.rmtree(checkpoints.states_folder(run) / f"{number:06d}")
+        shutil.rmtree(checkpoints.locate_states(run) / f"{number:06d}")
     record = json.loads((run / "record.json").read_text())
     update(run / "record.json", finished=False, final={})
     count = {"told more than was saved": 3, "not tracked": 0}[before]
