@@ -22,7 +22,7 @@ from advcore.models.base import Normalize
 from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
-from advcore.run.places import refuse_as_option, check_path, try_in
+from advcore.run.places import check_path, refuse_as_option, try_in
 from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import force_float32

@@ -19,7 +19,7 @@ from advcore.errors import (
     name_path_in_errors,
 )
 from advcore.files import check_folder, check_inside, list_leftovers, load_folder, save_folder
-from advcore.run.places import refuse_as_option, list_missing_folders, remove_empty, try_in, try_replace
+from advcore.run.places import list_missing_folders, refuse_as_option, remove_empty, try_in, try_replace
 from advcore.tracking import metrics
 
 log = logging.getLogger(__name__)

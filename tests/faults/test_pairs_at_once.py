@@ -19,7 +19,7 @@ from faults.injectors import killed_at
 
 from advcore import files
 from advcore.errors import CheckpointError
-from advcore.run.weights import find_checkpoint, load_state, save_state, compute_weights_hash
+from advcore.run.weights import compute_weights_hash, find_checkpoint, load_state, save_state
 from advcore.types import Coreset
 
 pytestmark = pytest.mark.case("B2")
