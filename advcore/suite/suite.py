@@ -86,12 +86,9 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     of_size = _choose_size(raw, size)
     seeds = tuple(of_size.get("seeds") or raw.get("seeds") or _SEEDS)
     shared = (raw.get("set") or {}) | (of_size.get("set") or {})
-    usual = of_size.get("experiment", raw.get("experiment"))
-    sources = {
-        name: (path.parent / method.get("experiment", usual), pick_settings(method))
-        for name, method in expand_grids(raw).items()
-    }
-    methods = _assemble_settings(sources, shared, overrides)
+    usual = {"experiment": of_size.get("experiment", raw.get("experiment"))}
+    sources = {name: usual | method for name, method in expand_grids(raw).items()}
+    methods = _assemble_settings(sources, shared, overrides, folder=path.parent)
     if len(methods) * len(seeds) > MOST_RUNS:
         raise ConfigError(must("methods times seeds", f"at most {MOST_RUNS:,} runs", len(methods) * len(seeds)))
     reference = raw.get("reference", "full")
@@ -121,17 +118,18 @@ def _choose_size(raw: Mapping, size: str | None) -> dict:
 
 
 def _assemble_settings(
-    methods: Mapping[str, tuple[Path, Settings]], shared: Settings, overrides: Sequence[str]
+    methods: Mapping[str, Settings], shared: Settings, overrides: Sequence[str], *, folder: Path
 ) -> dict[str, Settings]:
     """Return every method's settings: its run file, then what suite, size and method set, then the overrides.
 
-    methods : run file and settings of each. shared : what suite and size set. Each run file is read once.
+    shared : what suite and size set. folder : of the suite, where run files are looked for; each is read once.
     """
     parsed = parse_overrides(overrides)
     experiments: dict[str, Settings | UserError] = {}
     settings: dict[str, Settings] = {}
     problems: dict[str, list[str]] = {}
-    for name, (path, changes) in methods.items():
+    for name, method in methods.items():
+        path = folder / str(method["experiment"])
         place = os.path.realpath(path)
         if place not in experiments:
             experiments[place] = _read_experiment(path, shared)
@@ -139,7 +137,7 @@ def _assemble_settings(
         try:
             if isinstance(experiment, UserError):
                 raise experiment
-            settings[name] = apply_overrides(set_values(experiment, changes), parsed)
+            settings[name] = apply_overrides(set_values(experiment, pick_settings(method)), parsed)
         except UserError as error:
             _add_problems(problems, error, name)
     _raise_problems(problems, len(methods))
