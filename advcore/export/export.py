@@ -216,8 +216,7 @@ def _describe_data(record: RunRecord, config: RunConfig, samples: int) -> tuple[
     if samples == 0 and {"shape", "class_counts"} <= known.keys():
         return tuple(known["shape"]), len(known["class_counts"]), None
     loaded = config.data.load(torch.device("cpu"))
-    channels, height, width = loaded.train.shape
-    return (channels, height, width), loaded.num_classes, loaded.test
+    return loaded.train.shape, loaded.num_classes, loaded.test
 
 
 def build_network(config: RunConfig, num_classes: int, shape: Shape) -> nn.Module:

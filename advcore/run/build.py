@@ -50,7 +50,11 @@ def choose_device(config: RunConfig) -> torch.device:
     """
     name = config.device
     if distributed.is_launched():
-        name = _device_of_process(name)
+        gpu_of_process = f"cuda:{distributed.gpu_of_process()}"
+        if name == "cuda" or name == "auto" and count_gpus():
+            name = gpu_of_process
+        elif name.startswith("cuda:") and name != gpu_of_process:
+            raise ConfigError(must("device", "auto, cuda or cpu with several processes", name))
     if name == "auto":
         return torch.device("cuda" if count_gpus() else "cpu")
     if name.startswith("cuda") and not count_gpus():
@@ -59,15 +63,6 @@ def choose_device(config: RunConfig) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count_gpus():
         raise ConfigError(must("device", f"cuda:0 to cuda:{count_gpus() - 1}", name))
     return device
-
-
-def _device_of_process(name: str) -> str:
-    device = f"cuda:{distributed.gpu_of_process()}"
-    if name == "cuda" or name == "auto" and count_gpus():
-        return device
-    if name.startswith("cuda:") and name != device:
-        raise ConfigError(must("device", "auto, cuda or cpu with several processes", name))
-    return name
 
 
 def build_selector(config: RunConfig) -> AdversarialCoreset | None:
