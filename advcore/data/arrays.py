@@ -45,4 +45,4 @@ def _split(x: np.ndarray, y: np.ndarray) -> Split:
         raise DataError(f"images must be uint8, or floats in [0, 1], got {x.dtype}")
     if x.dtype.kind == "f":
         x = x.astype("float32")
-    return Split(torch.from_numpy(y.astype("int64")), images=torch.from_numpy(x).__getitem__)
+    return Split(torch.from_numpy(y.astype("int64")), torch.from_numpy(x).__getitem__)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advcore.data.augment import AUGMENTATIONS
-from advcore.data.checks import check_labels
+from advcore.data.checks import check_labels, list_first
 from advcore.data.contract import Source
 from advcore.data.injected_faults import Planted, inject_faults
 from advcore.data.split import Split, draw_stratified, subsample
@@ -82,17 +82,15 @@ class DataSettings:
     workers: int = 0
     planted: Planted | None = None
     usual_augment: ClassVar[str] = "none"
-    known_classes: ClassVar[int | None] = None
 
     def __post_init__(self):
         problems = [
             check_within("validation", self.validation, 0, 0.5),
             check_at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
         ]
-        if self.train_size is not None:
-            problems.append(check_at_least("train_size", self.train_size, 1))
-        if self.test_size is not None:
-            problems.append(check_at_least("test_size", self.test_size, 1))
+        for setting, size in (("train_size", self.train_size), ("test_size", self.test_size)):
+            if size is not None:
+                problems.append(check_at_least(setting, size, 1))
         if self.augment is not None:
             problems.append(check_one_of("augment", self.augment, AUGMENTATIONS))
         require(*problems, check_at_least("workers", self.workers, 0, most=1024))
@@ -113,9 +111,8 @@ class DataSettings:
 
     def classes(self, train: Split) -> int:
         """Return the number of classes. Raises DataError for labels that cannot be classes."""
-        stated = self.known_classes or train.num_classes
-        if stated:
-            return stated
+        if train.num_classes:
+            return train.num_classes
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 
@@ -148,16 +145,18 @@ class DataSettings:
         train, part, validation = self._divide(train, num_classes)
         absent = sorted(set(range(num_classes)) - set(train.labels[part].tolist()))
         if absent:
-            log.warning("%d of %d classes have no training example: %s", len(absent), num_classes, _list_few(absent))
+            log.warning(
+                "%d of %d classes have no training example: %s", len(absent), num_classes, list_first(absent, 10)
+            )
         test_positions = subsample(test.labels, self.test_size, self.split_seed, "test_size")
-        train_source = train.source(part, device, self.workers)
-        test_source = test.source(test_positions, device, self.workers)
+        train_source = train.make_source(part, device, self.workers)
+        test_source = test.make_source(test_positions, device, self.workers)
         if train_source.shape != test_source.shape:
             shapes = f"{train_source.shape} and {test_source.shape}"
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
         return Data(
             train=train_source,
-            validation=train.source(validation, device, self.workers) if len(validation) else None,
+            validation=train.make_source(validation, device, self.workers) if len(validation) else None,
             test=test_source,
             part=part,
             whole=train.labels,
@@ -194,12 +193,6 @@ class OwnData(DataSettings):
 
     def classes(self, train: Split) -> int:
         return self.num_classes or super().classes(train)
-
-
-def _list_few(numbers: list[int]) -> str:
-    """Write the first ten numbers, and dots if there are more."""
-    more = ", ..." if len(numbers) > 10 else ""
-    return ", ".join(map(str, numbers[:10])) + more
 
 
 def expand_home(path: str) -> Path:

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import SupportsIndex
 
 import torch
@@ -47,17 +48,19 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
         )
 
 
+def list_first(numbers: list[int], most: int) -> str:
+    """Write at most so many numbers, and dots if there are more."""
+    more = ", ..." if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more
+
+
 def label_check(source: Source, num_classes: int) -> LabelCheck:
     """Return a check for the labels of the source's batches.
 
     Where all labels are known, they are checked here at once, so that no batch has to wait for the device.
     """
     if source.class_counts() is None:
-
-        def check_batch(y: Tensor, indices: Tensor) -> None:
-            check_labels(y, indices, num_classes)
-
-        return check_batch
+        return partial(check_labels, num_classes=num_classes)
     check_labels(source.labels(), torch.arange(len(source)), num_classes)
     return _accept
 

@@ -1,6 +1,7 @@
 """A folder of images, one sub-folder per class, as torchvision's ImageFolder reads it."""
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,9 +44,7 @@ class ImageFolder(DataSettings):
     def _check_repeated(self) -> str | None:
         """Return a problem if a sub-folder is named twice: it can have one label only."""
         setting = "groups" if self.groups else "only"
-        names = list(self.only or [])
-        for members in (self.groups or {}).values():
-            names += members
+        names = [*(self.only or ()), *chain.from_iterable((self.groups or {}).values())]
         repeated = sorted({name for name in names if names.count(name) > 1})
         return must(setting, "sub-folders each named once", repeated[0]) if repeated else None
 
@@ -54,20 +53,14 @@ class ImageFolder(DataSettings):
         test = root / "test"
         if not test.is_dir():
             test = root / "val"
-        train = self._split(root / "train", root / "train")
-        return train, self._split(test, root / "train")
+        return self._split(root / "train", root / "train"), self._split(test, root / "train")
 
-    def _class_names(self, folder: Path) -> list[str]:
-        """Return the names of the classes in the order of their labels."""
-        return list(self.groups or self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-
-    def _folder_labels(self, names: list[str]) -> dict[str, int]:
-        """Return {sub-folder: label} for the classes of those names."""
-        labels = {}
-        for label, name in enumerate(names):
-            for folder in self.groups[name] if self.groups else [name]:
-                labels[folder] = label
-        return labels
+    def _list_classes(self, folder: Path) -> dict[str, list[str]]:
+        """Return {class: its sub-folders} in the order of the labels."""
+        if self.groups:
+            return self.groups
+        names = self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        return {name: [name] for name in names}
 
     def _split(self, folder: Path, named_by: Path) -> Split:
         """List the images below `folder`, whose classes are named by the sub-folders of `named_by`."""
@@ -79,16 +72,18 @@ class ImageFolder(DataSettings):
             raise DataError(
                 f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"
             )
-        names = self._class_names(named_by)
-        labels = self._folder_labels(names)
+        classes = self._list_classes(named_by)
+        labels = {}
+        for label, subfolders in enumerate(classes.values()):
+            labels |= dict.fromkeys(subfolders, label)
         missing = [name for name in labels if not (folder / name).is_dir()]
         if missing or not labels:
             raise DataError(f"{folder} must hold a sub-folder for each class, got none for {missing[:5]}")
         samples = _list_samples(folder, labels, datasets.folder.IMG_EXTENSIONS)
         if not samples:
             raise DataError(f"{folder} must hold images, got none in {len(labels)} sub-folders")
-        label_of_each = torch.tensor([label for _, label in samples])
-        return Split(label_of_each, dataset=_ImageFiles(samples, self.size), num_classes=len(names))
+        labels_of_samples = torch.tensor([label for _, label in samples])
+        return Split(labels_of_samples, _ImageFiles(samples, self.size), num_classes=len(classes))
 
 
 def _list_samples(folder: Path, labels: dict[str, int], endings: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from advcore.data.checks import item_of
 from advcore.data.contract import MapStyle
-from advcore.data.split import Split
+from advcore.data.split import Images, Split
 from advcore.errors import check_within, require
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -60,13 +60,12 @@ def inject_faults(split: Split, part: Tensor, faults: Planted, num_classes: int,
     origin = _draw_origins(split.labels, part, faults.duplicates, stream.child("duplicates"))
     labels = _change_labels(split.labels, part, faults.noise, num_classes, stream.child("noise"))
     copies = _Copies(origin, stream.child("jitter"))
-    images = None
-    if split.images is not None:
+    images: Images
+    if callable(split.images):
         images = partial(_read_copies, split.images, copies)
-    dataset = None
-    if split.dataset is not None:
-        dataset = _FaultyDataset(split.dataset, labels, copies)
-    return replace(split, labels=labels, images=images, dataset=dataset), part
+    else:
+        images = _FaultyDataset(split.images, labels, copies)
+    return replace(split, labels=labels, images=images), part
 
 
 def _cut_to_long_tail(labels: Tensor, part: Tensor, ratio: float, num_classes: int, stream: Stream) -> Tensor:

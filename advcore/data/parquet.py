@@ -6,7 +6,7 @@ import os
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ class Parquet(OwnData):
     Class names in the schema's metadata say how many classes there are, unless `num_classes` does.
     """
 
-    columns: ClassVar[tuple[str, str]] = ("image", "label")
-
     def read(self) -> tuple[Split, Split]:
         folder = find_path(self.path)
         return _split(_read_table(folder, "train")), _split(_read_table(folder, "test"))
@@ -51,8 +49,7 @@ def _read_table(folder: Path, part: str) -> "pa.Table":
         table = pa.concat_tables([pq.read_table(file) for file in files])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-    missing = [name for name in Parquet.columns if name not in table.column_names]
-    if missing:
+    if not {"image", "label"} <= set(table.column_names):
         raise DataError(f"{files[0]} must have the columns image and label, got {', '.join(table.column_names)}")
     return table
 
@@ -82,7 +79,7 @@ def _split(table: "pa.Table") -> Split:
         raise DataError(f"image must be a column of {{bytes, path}}, got {image}")
     labels = torch.from_numpy(np.array(table.column("label").to_numpy(), dtype=np.int64))
     encoded = table.column("image").combine_chunks().field("bytes")
-    return Split(labels, images=partial(_decode, encoded), num_classes=len(_class_names(table)) or None)
+    return Split(labels, partial(_decode, encoded), num_classes=len(_class_names(table)) or None)
 
 
 def _decode(encoded: "pa.Array", positions: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from advcore.errors import DataError, must
 from advcore.rng import Stream
 from advcore.shares import largest_remainder
 
+Images = Callable[[Tensor], Tensor] | MapStyle
 RESIDENT_LIMIT = 4 * 2**30
 """Bytes up to which a set of images is held on the device."""
 
@@ -27,22 +28,19 @@ class Split:
     Parameters
     ----------
     labels : (N,) long.
-    images : function from positions (B,) to images (B, C, H, W); None where images are read one at a time.
-    dataset : map-style data set of (x, y) to read them from; needed where `images` is None.
+    images : function from positions (B,) to images (B, C, H, W), or a map-style data set that reads one at a time.
     num_classes : number of classes that the files state; None where they state none.
     """
 
     labels: Tensor
-    images: Callable[[Tensor], Tensor] | None = None
-    dataset: MapStyle | None = None
+    images: Images
     num_classes: int | None = None
 
-    def source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
+    def make_source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
         """Return the examples at `positions` as a source, held on the device if they fit."""
-        if self.images is not None:
+        if callable(self.images):
             return Resident(self.images(positions), self.labels[positions], device)
-        assert self.dataset is not None, "a split has images or a data set"
-        part = Subset(cast(Dataset, self.dataset), positions.tolist())
+        part = Subset(cast(Dataset, self.images), positions.tolist())
         if len(part) * item_of(part, 0)[0].numel() <= RESIDENT_LIMIT:
             images = torch.stack([item_of(part, i)[0] for i in range(len(part))])
             return Resident(images, self.labels[positions], device)

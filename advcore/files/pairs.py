@@ -116,18 +116,15 @@ def _read_pair_once(path: Path, schema: str) -> tuple[bytes, dict]:
 
 
 def _read_hashed(path: Path, digest: object) -> bytes:
-    """Return the bytes of that hash, at `path` or still pending. Raises CheckpointError if neither holds them."""
-    try:
-        content = read_bytes(path)
-        if hash_bytes(content) == digest:
-            return content
-        problem = CheckpointError(f"{path} is damaged: its sha256 is not the one in {path_of_json(path).name}")
-    except CheckpointError as error:
-        problem = error
+    """Return the bytes of that hash, still pending or at `path`. Raises CheckpointError if neither holds them."""
     if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
         pending = _pending_path(path, digest)
         if pending.is_file() and not pending.is_symlink():
-            content = read_bytes(pending)
-            if hash_bytes(content) == digest:
-                return content
-    raise problem
+            with contextlib.suppress(CheckpointError):
+                content = read_bytes(pending)
+                if hash_bytes(content) == digest:
+                    return content
+    content = read_bytes(path)
+    if hash_bytes(content) != digest:
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the one in {path_of_json(path).name}")
+    return content

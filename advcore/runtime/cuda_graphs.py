@@ -58,25 +58,21 @@ def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]
         while len(_recordings) > _MOST:
             _recordings.popitem(last=False)
         return None
-    _recordings.move_to_end(graph_key)
-    recording = _recordings[graph_key]
+    recording = _recordings.pop(graph_key)
     if recording is None:
         try:
             recording = RecordedWork(work, inputs)
-        except torch.OutOfMemoryError:
-            del _recordings[graph_key]
-            raise  # a smaller piece may fit
         except RuntimeError as error:
-            del _recordings[graph_key]
             _raise_cause(error)
-        _recordings[graph_key] = recording
+    _recordings[graph_key] = recording  # the last to be forgotten
     return recording(inputs)
 
 
 def _raise_cause(error: RuntimeError) -> NoReturn:
     """Raise why a recording failed: OutOfMemoryError if memory ran out in it, else ConfigError."""
-    if isinstance(error.__context__, torch.OutOfMemoryError):
-        raise error.__context__ from None  # the failed end of the recording hides why it was interrupted
+    for cause in (error, error.__context__):  # the failed end of a recording hides why it was interrupted
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from None  # a smaller piece may fit
     way_out = f"the device refused to record the attack ({describe_exception(error)})"
     raise ConfigError(must("speed.graphed", "false for this model and attack", True, way_out)) from error
 

@@ -9,7 +9,7 @@ since OpenMP reads its environment once.
 
 import math
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ SPINS = 2000
 """How often a waiting thread of GNU OpenMP looks again before it sleeps; other OpenMP libraries sleep at once."""
 _WAITING_SETTINGS = (WAITING, SPIN_COUNT, "KMP_BLOCKTIME")
 _SYSTEM = Path("/")
+_FILES_V1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,37 +73,27 @@ def _read_smallest_quota(system: Path) -> float | None:
         _, _, entry = line.partition(":")
         controllers, _, group = entry.partition(":")
         if not controllers:
-            quotas += _list_quotas(system / "sys/fs/cgroup", group, _read_quota_v2)
+            quotas += _list_quotas(system / "sys/fs/cgroup", group, ("cpu.max",))
         elif "cpu" in controllers.split(","):
             for folder in (controllers, "cpu"):
-                quotas += _list_quotas(system / "sys/fs/cgroup" / folder, group, _read_quota_v1)
+                quotas += _list_quotas(system / "sys/fs/cgroup" / folder, group, _FILES_V1)
     return min(quotas, default=None)
 
 
-def _list_quotas(root: Path, group: str, read_quota: Callable[[Path], float | None]) -> list[float]:
+def _list_quotas(root: Path, group: str, files: tuple[str, ...]) -> list[float]:
     """List the quotas of `group`, a path below `root`, and of every group above it."""
     names = [name for name in group.split("/") if name not in ("", ".", "..")]
     folders = [root.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
-    quotas = [read_quota(folder) for folder in folders]
+    quotas = [_read_quota(folder, files) for folder in folders]
     return [quota for quota in quotas if quota is not None]
 
 
-def _read_quota_v2(folder: Path) -> float | None:
-    limit, _, period = _read(folder / "cpu.max").strip().partition(" ")
-    return _divide(limit, period)
-
-
-def _read_quota_v1(folder: Path) -> float | None:
-    limit = _read(folder / "cpu.cfs_quota_us").strip()
-    period = _read(folder / "cpu.cfs_period_us").strip()
-    return _divide(limit, period)
-
-
-def _divide(limit: str, period: str) -> float | None:
-    """Divide two counts of microseconds; None where there is no limit ("max", -1, or no file)."""
-    if not limit.isdigit() or not period.isdigit() or not int(limit) or not int(period):
+def _read_quota(folder: Path, files: tuple[str, ...]) -> float | None:
+    """Divide the quota by the period, which `files` hold; None where there is no limit ("max", -1, or no file)."""
+    limits = " ".join(_read(folder / name) for name in files).split()
+    if len(limits) != 2 or not all(text.isdigit() and int(text) for text in limits):
         return None
-    return int(limit) / int(period)
+    return int(limits[0]) / int(limits[1])
 
 
 def _read(path: Path) -> str:
