@@ -117,6 +117,7 @@ class CostLedger:
         self._since = now
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -124,4 +125,3 @@ __getattr__ = forward_renamed(
         "gigabytes": "advcore.cost.format_gigabytes",
     },
 )
-"""Names of the last release."""

@@ -1,4 +1,19 @@
-"""Settings that all data share: sizes, the held-out split, and how a raw set becomes three sources."""
+"""Settings that all data share: sizes, the held-out split, and how a raw set becomes three sources.
+
+A new set of data is one file, `advcore/data/NAME.py`, one line in `advcore.data.DATASETS`, and one test. The file holds
+a class of settings that says where the raw data are, and reads them:
+
+    @settings
+    class Npz(OwnData):
+        def read(self) -> tuple[Split, Split]:
+            ...
+
+It subclasses `DataSettings`, or `OwnData` for files of the user's, which have a `path`. Its fields become settings below
+`data` in a run file. `read` returns the whole training set and the whole test set (`Split`), in an order that does not
+change; `load` draws the validation examples and the sample sizes from them. It reads without a network unless the user
+asked for one, runs no code from a file, and raises DataError, which names the file or the example, for what it cannot
+use. `usual_augment` names how such images are usually augmented, where they are.
+"""
 
 import logging
 import os
@@ -96,7 +111,10 @@ class DataSettings:
         require(*problems, check_at_least("workers", self.workers, 0, most=1024))
 
     def read(self) -> tuple[Split, Split]:
-        """Read the raw training and test sets."""
+        """Return the raw training and test sets; each class of data brings its own.
+
+        Raises DataError. What the operating system refuses may leave it as OSError.
+        """
         raise NotImplementedError
 
     def _read(self) -> tuple[Split, Split]:
@@ -224,6 +242,7 @@ def find_path(path: str) -> Path:
     )
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -231,4 +250,3 @@ __getattr__ = forward_renamed(
         "thinned": "advcore.data.split.subsample",
     },
 )
-"""Names of the last release."""

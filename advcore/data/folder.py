@@ -1,6 +1,7 @@
 """A folder of images, one sub-folder per class, as torchvision's ImageFolder reads it."""
 
 import os
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar
@@ -73,7 +74,7 @@ class ImageFolder(DataSettings):
                 f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"
             )
         classes = self._list_classes(named_by)
-        labels = {}
+        labels: dict[str, int] = {}
         for label, subfolders in enumerate(classes.values()):
             labels |= dict.fromkeys(subfolders, label)
         missing = [name for name in labels if not (folder / name).is_dir()]
@@ -103,12 +104,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+@dataclass(frozen=True, eq=False)
 class _ImageFiles(Dataset):
     """Images (3, size, size), uint8, and labels of (path, label) pairs."""
 
-    def __init__(self, samples: list[tuple[str, int]], size: int):
-        self.samples = samples
-        self.size = size
+    samples: list[tuple[str, int]]
+    size: int
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -134,13 +134,11 @@ def _read_copies(read: Callable[[Tensor], Tensor], copies: _Copies, positions: T
     return torch.cat([copies.apply_jitter(read(copies.origin[part]), part) for part in parts])
 
 
+@dataclass(frozen=True, eq=False)
 class _FaultyDataset(Dataset):
-    """A map-style data set with faults."""
-
-    def __init__(self, dataset: MapStyle, labels: Tensor, copies: _Copies):
-        self.dataset = dataset
-        self.labels = labels
-        self.copies = copies
+    dataset: MapStyle
+    labels: Tensor
+    copies: _Copies
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -53,6 +53,7 @@ def hash_content(source: Source) -> str:
     return f"images {digest.hexdigest()[:16]}"
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -67,4 +68,3 @@ __getattr__ = forward_renamed(
         "to_float": "advcore.data.contract.to_float",
     },
 )
-"""Names of the last release."""

@@ -23,11 +23,11 @@ RESIDENT_LIMIT = 4 * 2**30
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a raw data set.
+    """One part of a raw data set; `load` checks its labels, and a source the images.
 
     Parameters
     ----------
-    labels : (N,) long.
+    labels : (N,) long, from 0.
     images : function from positions (B,) to images (B, C, H, W), or a map-style data set that reads one at a time.
     num_classes : number of classes that the files state; None where they state none.
     """

@@ -162,7 +162,6 @@ def _await_dying(workers: Sequence[BaseProcess]) -> None:
 
 
 def _describe_exit(code: int) -> str:
-    """Say how a process with that exit code ended."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 

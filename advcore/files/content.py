@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from advcore.errors import CheckpointError, UnreadableError, UnsafeFileError, describe_cause, name_path_in_errors
 
+# what file systems answer that do not sync folders, or do not open them
 _NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM)
-"""What file systems answer that do not sync folders, or do not open them."""
 
 
 def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> None:

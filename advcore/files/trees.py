@@ -115,8 +115,7 @@ def load_folder(path: Path) -> tuple[dict, dict]:
     contents, facts = _read_folder(path)
     try:
         tensors = parse_tensors(contents[_TENSORS], path / _TENSORS)
-        tree = join_tree(json.loads(contents[_VALUES]), tensors)
-        return cast(dict, tree), facts
+        return cast(dict, join_tree(json.loads(contents[_VALUES]), tensors)), facts
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not what was saved: {type(error).__name__}: {error}") from None
 

@@ -13,8 +13,8 @@ from advcore.errors import ConfigError, describe_exception, must
 from advcore.runtime.device import capture_graph
 
 _MOST = 4  # graphs that are kept: each holds the memory that its work takes
+# the last graphs by key; None for work that was asked for once and is not recorded yet
 _recordings: OrderedDict[Hashable, "RecordedWork | None"] = OrderedDict()
-"""The last graphs by key; None for work that was asked for once and is not recorded yet."""
 
 Work = Callable[..., Tensor]
 

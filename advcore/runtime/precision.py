@@ -208,6 +208,7 @@ def _compile(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return torch.compile(model)
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -216,4 +217,3 @@ __getattr__ = forward_renamed(
         "uncompiled": "advcore.runtime.precision.disable_compilation",
     },
 )
-"""Names of the last release."""

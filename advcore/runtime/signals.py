@@ -147,6 +147,7 @@ def ignore_signals(*_: object) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -157,4 +158,3 @@ __getattr__ = forward_renamed(
         "whole": "advcore.runtime.signals.defer_stop",
     },
 )
-"""Names of the last release."""
