@@ -12,13 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from advcore.config import load as config
 from advcore.errors import format_count
 from advcore.files import read_json, write_json
 from advcore.reporting.tables import to_markdown
-from advcore.runner import checkpoints, config
-from advcore.runner.environment import describe_environment
-from advcore.runner.prepare import prepare
-from advcore.runner.run import run
+from advcore.run import checkpoints
+from advcore.run.environment import describe_environment
+from advcore.run.prepare import prepare
+from advcore.run.run import run
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "checkpoint_cost.json", HERE / "checkpoint_cost.md"

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.files import write_json
-from advcore.runner.environment import describe_environment
+from advcore.run.environment import describe_environment
 from advcore.runtime.heap import keep_freed_memory
 from advcore.runtime.precision import Speed, find_family
 

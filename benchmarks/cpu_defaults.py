@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from advcore.files import write_json
 from advcore.models import MODELS
-from advcore.runner.environment import describe_environment
+from advcore.run.environment import describe_environment
 from advcore.runtime import cpu_defaults
 from advcore.runtime.heap import keep_freed_memory
 from advcore.training import SGD, Adam

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from advcore.config.load import load
 from advcore.cost import CostLedger
 from advcore.errors import AdvcoreError
 from advcore.evaluation.evaluate import smallest_radius
@@ -26,9 +27,8 @@ from advcore.objectives import Standard
 from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
-from advcore.runner.config import load
-from advcore.runner.environment import describe_environment
-from advcore.runner.prepare import prepare
+from advcore.run.environment import describe_environment
+from advcore.run.prepare import prepare
 from advcore.training.loop import Listener
 
 HERE = Path(__file__).parent

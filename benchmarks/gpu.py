@@ -24,7 +24,7 @@ from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Trades
 from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
-from advcore.runner.environment import describe_environment
+from advcore.run.environment import describe_environment
 from advcore.runtime.device import force_float32, has_graphs, mark, measure_peak_memory, measure_seconds, wait
 from advcore.runtime.precision import PLAIN, Speed
 from advcore.selection.partition import Problem

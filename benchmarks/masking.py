@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from advcore.attacks import LinfPGD
+from advcore.config.load import load
 from advcore.data.source import Source
 from advcore.errors import AdvcoreError
 from advcore.evaluation.autoattack import AutoAttack
@@ -19,11 +20,10 @@ from advcore.evaluation.evaluate import evaluate, wilson
 from advcore.files import read_json, write_json
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import format_accuracy, to_markdown
-from advcore.runner.config import load
-from advcore.runner.environment import describe_environment
-from advcore.runner.prepare import prepare
-from advcore.runner.run import choose_examples, run
-from advcore.runner.weights import find_checkpoint, load_state
+from advcore.run.environment import describe_environment
+from advcore.run.prepare import prepare
+from advcore.run.run import choose_examples, run
+from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
 
 HERE = Path(__file__).parent

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from advcore.attacks import LinfPGD
 from advcore.attacks.memory import PRECISIONS, Memory
+from advcore.config import load as config
 from advcore.errors import format_count
 from advcore.files import write_json
 from advcore.reporting.tables import to_markdown
-from advcore.runner import config
-from advcore.runner.environment import describe_environment
-from advcore.runner.prepare import prepare
+from advcore.run.environment import describe_environment
+from advcore.run.prepare import prepare
 
 HERE = Path(__file__).parent
 RECORD, PAGE = HERE / "records" / "memory.json", HERE / "memory.md"

@@ -70,7 +70,7 @@ def set_threads(threads: int) -> None:
 
 def environment(threads: int) -> Facts:
     """What the numbers were made with."""
-    from advcore.runner.environment import describe_environment as of_run
+    from advcore.run.environment import describe_environment as of_run
 
     pools = [(one["internal_api"], one["version"] or "", one["num_threads"]) for one in threadpool_info()]
     versions = {}

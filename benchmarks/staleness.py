@@ -15,6 +15,7 @@ import torch
 from diagnostics import loss
 from torch import nn
 
+from advcore.config.load import load
 from advcore.cost import CostLedger
 from advcore.errors import AdvcoreError
 from advcore.files import write_json
@@ -22,9 +23,8 @@ from advcore.gradients import GRADIENTS
 from advcore.gradients.scores import score_examples
 from advcore.reporting.tables import to_markdown
 from advcore.rng import Stream
-from advcore.runner.config import load
-from advcore.runner.environment import describe_environment
-from advcore.runner.prepare import prepare
+from advcore.run.environment import describe_environment
+from advcore.run.prepare import prepare
 from advcore.selection.quality import measure_gradient_error, measure_random_error
 from advcore.training.loop import Listener
 

@@ -16,8 +16,8 @@ from figures import between
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
 from advcore.reporting.tables import compare_methods, list_flags, to_markdown
-from advcore.runner.suite import Suite, load
-from advcore.runner.suite_file import make_slug
+from advcore.suite.layout import make_slug
+from advcore.suite.suite import Suite, load
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

@@ -22,7 +22,7 @@ from figures import between
 from advcore.errors import format_count
 from advcore.files import read_json, write_json
 from advcore.reporting.tables import to_markdown
-from advcore.runner.environment import describe_environment
+from advcore.run.environment import describe_environment
 from advcore.runtime.threads import SPINS, measure_core_limit
 
 HERE = Path(__file__).parent

@@ -61,7 +61,7 @@ def test_the_page_of_settings_is_fresh(script):
 
 
 def test_the_page_of_settings_holds_every_key_and_what_each_means(script):
-    from advcore.runner.schema import TABLES
+    from advcore.config.schema import TABLES
 
     page = script("settings_page")
     rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| ([^|]+) \| (.+) \|$", page.PAGE.read_text(), re.M)
@@ -125,7 +125,7 @@ def test_every_setting_is_documented_where_it_is_made(script):
 
 
 def test_what_the_command_line_lists_is_told_whole_in_the_first_line():
-    from advcore.runner.schema import TABLES
+    from advcore.config.schema import TABLES
     from advcore.selection.partition import PARTITIONS
 
     things = [thing for table in (*TABLES.values(), PARTITIONS) for thing in table.values()]

@@ -8,7 +8,7 @@ a class of settings that says where the raw data are, and reads them:
         def read(self) -> tuple[Split, Split]:
             ...
 
-It subclasses `DataSettings`, or `OwnData` for files of the user's, which have a `path`. Its fields become settings below
+It subclasses `DataSettings`, or `OwnData` for files of the user's, which have a `path`. Its fields become settings of
 `data` in a run file. `read` returns the whole training set and the whole test set (`Split`), in an order that does not
 change; `load` draws the validation examples and the sample sizes from them. It reads without a network unless the user
 asked for one, runs no code from a file, and raises DataError, which names the file or the example, for what it cannot

@@ -17,11 +17,11 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
+from advcore.config import yaml_events, yaml_reader
+from advcore.config.load import load
+from advcore.config.yaml_reader import parse
 from advcore.errors import ConfigError
-from advcore.runner import yaml_events, yaml_reader
-from advcore.runner.config import load
-from advcore.runner.suite_file import MOST_METHODS, MOST_RUNS
-from advcore.runner.yaml_reader import parse
+from advcore.suite.layout import MOST_METHODS, MOST_RUNS
 
 # ---- merges ----
 
