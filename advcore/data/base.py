@@ -172,6 +172,7 @@ class DataSettings:
         if train_source.shape != test_source.shape:
             shapes = f"{train_source.shape} and {test_source.shape}"
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
+        changes_more_than_sizes = self.planted is not None and (self.planted.duplicates or self.planted.noise)
         return Data(
             train=train_source,
             validation=train.make_source(validation, device, self.workers) if len(validation) else None,
@@ -180,14 +181,8 @@ class DataSettings:
             whole=train.labels,
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
-            changed=self._describe_changes(),
+            changed=f"{self.planted}, {self.split_seed}" if changes_more_than_sizes else "",
         )
-
-    def _describe_changes(self) -> str:
-        """Describe injected faults that labels do not show; empty if there are none."""
-        if self.planted is None or not (self.planted.duplicates or self.planted.noise):
-            return ""
-        return f"{self.planted}, {self.split_seed}"
 
 
 @dataclass(frozen=True, kw_only=True)

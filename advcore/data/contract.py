@@ -85,6 +85,5 @@ def batches_for(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> I
 
 def first_images(model: nn.Module, source: Source) -> Tensor:
     """Return the first two images, or the only one, as `batches_for` gives them: enough to see shapes in a model."""
-    indices = torch.arange(min(2, len(source)))
-    _, x, _ = next(batches_for(model, source, [indices]))
+    _, x, _ = next(batches_for(model, source, [torch.arange(min(2, len(source)))]))
     return x

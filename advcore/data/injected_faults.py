@@ -130,8 +130,7 @@ class _Copies:
 
 def _read_copies(read: Callable[[Tensor], Tensor], copies: _Copies, positions: Tensor) -> Tensor:
     """Read the images (B, C, H, W) that stand at `positions`, a bounded number at a time."""
-    parts = positions.split(_AT_ONCE)
-    return torch.cat([copies.apply_jitter(read(copies.origin[part]), part) for part in parts])
+    return torch.cat([copies.apply_jitter(read(copies.origin[part]), part) for part in positions.split(_AT_ONCE)])
 
 
 @dataclass(frozen=True, eq=False)

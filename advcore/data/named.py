@@ -37,8 +37,7 @@ class Digits(DataSettings):
 def _read_digits(load_digits: Callable) -> tuple[Tensor, Tensor]:
     """Read images (1797, 1, 8, 8) in [0, 1] and labels (1797,) from the package's text file, once in a process."""
     bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float()[:, None] / 16
-    return images, torch.from_numpy(bunch.target).long()
+    return torch.from_numpy(bunch.images).float()[:, None] / 16, torch.from_numpy(bunch.target).long()
 
 
 @settings

@@ -57,8 +57,7 @@ def _read_table(folder: Path, part: str) -> "pa.Table":
 def _class_names(table: "pa.Table") -> list[str]:
     """Return the class names in the schema's Hugging Face metadata; an empty list if there are none."""
     try:
-        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return list(features["label"]["names"])
+        return list(json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"])
     except (KeyError, TypeError, ValueError):
         return []
 

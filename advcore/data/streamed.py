@@ -90,8 +90,7 @@ class Streamed(Source):
 
     def labels(self) -> Tensor:
         if self._labels is None:
-            everything = chunked(torch.arange(len(self)), 256)
-            self._labels = torch.cat([y.cpu() for _, _, y in self.batches(everything)])
+            self._labels = torch.cat([y.cpu() for _, _, y in self.batches(chunked(torch.arange(len(self)), 256))])
         return self._labels
 
     def class_counts(self) -> list[int] | None:
@@ -149,8 +148,8 @@ class _CheckedExamples(Dataset):
         for worker, example in zip(workers, self._being_read.tolist(), strict=False):
             if worker.exitcode is not None and (worker.exitcode or example != _NOTHING):
                 which = examples if example == _NOTHING else f"example {example}"
-                ending = _describe_exit(worker.exitcode)
-                return DataError(f"{which} cannot be read: the worker process {worker.pid} {ending}")
+                process = f"the worker process {worker.pid} {_describe_exit(worker.exitcode)}"
+                return DataError(f"{which} cannot be read: {process}")
         return DataError(f"{examples} cannot be read: {describe_exception(error)}")
 
 

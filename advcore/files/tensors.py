@@ -84,6 +84,9 @@ def _is_state(value: object) -> bool:
 
 def _is_named_tensor(name: object, value: object) -> bool:
     """Return whether this is a name and a tensor that holds its numbers: not sparse, quantised or on "meta"."""
-    if not isinstance(name, str) or not isinstance(value, Tensor):
-        return False
-    return str(value.layout) == "torch.strided" and not value.is_quantized and not value.is_meta
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and str(value.layout) == "torch.strided"
+        and not (value.is_quantized or value.is_meta)
+    )

@@ -54,8 +54,9 @@ class Speed:
     def __post_init__(self):
         problems = [check_one_of("autocast", self.autocast, AUTOCASTS)]
         if self.deferred and self.fused is False:
-            way_out = "only a fused step can be skipped on the device"
-            problems.append(must("deferred", "false without fused", True, way_out))
+            problems.append(
+                must("deferred", "false without fused", True, "only a fused step can be skipped on the device")
+            )
         require(*problems)
 
     def resolve(self, device: torch.device, processes: int = 1, family: str | None = None) -> "Speed":
@@ -166,8 +167,7 @@ def get_speed() -> Speed:
 def disable_compilation(*, in_full: bool = False) -> Iterator[None]:
     """Run the passes inside layer by layer, so that hooks see them; `in_full`: without autocast as well."""
     speed = get_speed()
-    autocast = "none" if in_full else speed.autocast
-    with replace(speed, compiled=False, autocast=autocast).activate():
+    with replace(speed, compiled=False, autocast="none" if in_full else speed.autocast).activate():
         yield
 
 

@@ -83,10 +83,11 @@ def catch_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # Without signals that are ignored, and those whose handlers were not set from Python and cannot be put back.
     previous: dict[int, Callable | int] = {
-        number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
+        number: earlier
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if (earlier := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }
     received_before = list(_received)
     handler = _Handler(previous)

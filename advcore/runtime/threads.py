@@ -116,9 +116,9 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ, limi
         environment[COUNT] = str(limit.count)
 
 
-def read_stated_threads(environment: MutableMapping[str, str] = os.environ) -> int | None:
+def read_stated_threads() -> int | None:
     """Return the number of threads that the environment states, or None."""
-    stated = environment.get(COUNT, "").split(",")[0].strip()
+    stated = os.environ.get(COUNT, "").split(",")[0].strip()
     return int(stated) if stated.isdigit() and int(stated) else None
 
 
@@ -148,12 +148,8 @@ def describe_threads(count: int) -> dict[str, str | int]:
         reason = limit.reason
     else:
         reason = "torch's own choice, or the program's"
-    return {"threads": count, "threads_from": reason, "waiting": _describe_waiting()}
-
-
-def _describe_waiting(environment: MutableMapping[str, str] = os.environ) -> str:
-    stated = [f"{name}={environment[name]}" for name in _WAITING_SETTINGS if name in environment]
-    return ", ".join(stated) or "OpenMP's default"
+    waiting = [f"{name}={os.environ[name]}" for name in _WAITING_SETTINGS if name in os.environ]
+    return {"threads": count, "threads_from": reason, "waiting": ", ".join(waiting) or "OpenMP's default"}
 
 
 def measure_load() -> float | None:
