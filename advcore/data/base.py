@@ -99,16 +99,15 @@ class DataSettings:
     usual_augment: ClassVar[str] = "none"
 
     def __post_init__(self):
-        problems = [
+        sizes = {"train_size": self.train_size, "test_size": self.test_size}
+        augment = self.usual_augment if self.augment is None else self.augment
+        require(
             check_within("validation", self.validation, 0, 0.5),
             check_at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
-        ]
-        for setting, size in (("train_size", self.train_size), ("test_size", self.test_size)):
-            if size is not None:
-                problems.append(check_at_least(setting, size, 1))
-        if self.augment is not None:
-            problems.append(check_one_of("augment", self.augment, AUGMENTATIONS))
-        require(*problems, check_at_least("workers", self.workers, 0, most=1024))
+            *(check_at_least(setting, size, 1) for setting, size in sizes.items() if size is not None),
+            check_one_of("augment", augment, AUGMENTATIONS),
+            check_at_least("workers", self.workers, 0, most=1024),
+        )
 
     def read(self) -> tuple[Split, Split]:
         """Return the raw training and test sets; each class of data brings its own.
@@ -172,7 +171,8 @@ class DataSettings:
         if train_source.shape != test_source.shape:
             shapes = f"{train_source.shape} and {test_source.shape}"
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
-        changes_more_than_sizes = self.planted is not None and (self.planted.duplicates or self.planted.noise)
+        # faults that labels do not show
+        has_hidden_faults = self.planted is not None and (self.planted.duplicates or self.planted.noise)
         return Data(
             train=train_source,
             validation=train.make_source(validation, device, self.workers) if len(validation) else None,
@@ -181,7 +181,7 @@ class DataSettings:
             whole=train.labels,
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
-            changed=f"{self.planted}, {self.split_seed}" if changes_more_than_sizes else "",
+            changed=f"{self.planted}, {self.split_seed}" if has_hidden_faults else "",
         )
 
 

@@ -121,9 +121,6 @@ class _CheckedExamples(Dataset):
         if workers:
             self._being_read.share_memory_()
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, i: int) -> tuple[Tensor, int] | DataError:
         worker = get_worker_info()
         if worker:
@@ -180,5 +177,5 @@ def _report_deaths_at_next_batch(iterator: Iterator) -> None:
 
 def _collate(items: list) -> list[Tensor] | DataError:
     """Return the items as one batch, or the first error among them."""
-    errors = [item for item in items if isinstance(item, DataError)]
-    return errors[0] if errors else default_collate(items)
+    errors = (item for item in items if isinstance(item, DataError))
+    return next(errors, None) or default_collate(items)

@@ -69,10 +69,8 @@ def _parse_torch_file(content: bytes, path: Path) -> dict[str, Tensor]:
                 f"{path} holds more than tensors, which can run code; save model.state_dict() alone"
             ) from None
         raise CheckpointError(f"{path} is not a state dict: {type(error).__name__}") from None
-    if _is_state(value):
-        return value
     entries = value.values() if isinstance(value, dict) else ()
-    states = [entry for entry in entries if _is_state(entry)]
+    states = [state for state in (value, *entries) if _is_state(state)]
     if len(states) != 1:
         raise CheckpointError(f"{path} is not a state dict: it must map names to tensors, and hold one such mapping")
     return states[0]

@@ -56,7 +56,6 @@ class CountedModel:
 
 def _check_logits(logits: object) -> None:
     """Raise ConfigError unless a model's output is logits (B, C)."""
-    if isinstance(logits, Tensor) and logits.ndim == 2:
-        return
-    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))

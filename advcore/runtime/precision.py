@@ -89,9 +89,7 @@ class Speed:
         is set for such a model.
         """
         speed = self.resolve(x.device, processes, find_family(model))
-        if not speed.channels_last:
-            return speed
-        refusal = _try_channels_last(model, x)
+        refusal = _try_channels_last(model, x) if speed.channels_last else None
         if refusal is None:
             return speed
         if self.channels_last:

@@ -19,7 +19,6 @@ SPIN_COUNT = "GOMP_SPINCOUNT"
 SPINS = 2000
 """How often a waiting thread of GNU OpenMP looks again before it sleeps; other OpenMP libraries sleep at once."""
 _WAITING_SETTINGS = (WAITING, SPIN_COUNT, "KMP_BLOCKTIME")
-_SYSTEM = Path("/")
 _FILES_V1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
@@ -54,7 +53,7 @@ def _format_cores(count: float) -> str:
     return f"{count:g} core" if count == 1 else f"{count:g} cores"
 
 
-def measure_core_limit(system: Path = _SYSTEM) -> CoreLimit:
+def measure_core_limit(system: Path = Path("/")) -> CoreLimit:
     """Measure how many cores this process may use, by its CPU affinity and the quota of its control groups.
 
     `system` is where `proc` and `sys` are found. Reads a few small files; a file that is missing sets no limit.
