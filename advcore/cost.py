@@ -89,6 +89,7 @@ class CostLedger:
 
     units = forward_method("advcore.cost.CostLedger.units", "sum_units")
     counted = forward_method("advcore.cost.CostLedger.counted", "count_passes")
+    summary = forward_method("advcore.cost.CostLedger.summary", "summarise")
 
     def add(self, other: "CostLedger", *, under: str | None = None) -> None:
         """Add another ledger's counts, all of them to the phase `under` if it is given."""
@@ -99,12 +100,12 @@ class CostLedger:
                 self.passes[target][kind] += count
 
     def restore(self, summary: dict[str, dict[str, float]]) -> None:
-        """Replace the ledger's counts by those of a `summary`."""
+        """Replace the ledger's counts by those of a summary (`summarise`)."""
         for phase in PHASES:
             self.passes[phase] = {kind: int(summary[phase][kind]) for kind in ("forward", "backward")}
             self.seconds[phase] = summary[phase]["seconds"]
 
-    def summary(self) -> dict[str, dict[str, float]]:
+    def summarise(self) -> dict[str, dict[str, float]]:
         """Return {phase: {forward, backward, seconds}}, seconds rounded to milliseconds."""
         return {phase: {**self.passes[phase], "seconds": round(self.seconds[phase], 3)} for phase in PHASES}
 

@@ -126,17 +126,17 @@ class DataSettings:
                 raise
             raise DataError(f"data cannot be read: {refused}") from None
 
-    def classes(self, train: Split) -> int:
+    def count_classes(self, train: Split) -> int:
         """Return the number of classes. Raises DataError for labels that cannot be classes."""
         if train.num_classes:
             return train.num_classes
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 
-    def counts(self) -> tuple[int, int]:
+    def count_examples(self) -> tuple[int, int]:
         """Count the training and validation examples of `load`, without decoding images where that can be avoided."""
         train, _ = self._read()
-        _, part, validation = self._divide(train, self.classes(train))
+        _, part, validation = self._divide(train, self.count_classes(train))
         return len(part), len(validation)
 
     def _divide(self, train: Split, num_classes: int) -> tuple[Split, Tensor, Tensor]:
@@ -156,7 +156,7 @@ class DataSettings:
     def load(self, device: torch.device) -> Data:
         """Read, check and split the data. Raises DataError for missing files and for labels out of range."""
         train, test = self._read()
-        num_classes = self.classes(train)
+        num_classes = self.count_classes(train)
         for split in (train, test):
             check_labels(split.labels, torch.arange(len(split.labels)), num_classes)
         train, part, validation = self._divide(train, num_classes)
@@ -204,8 +204,8 @@ class OwnData(DataSettings):
         if self.num_classes is not None:
             require(check_at_least("num_classes", self.num_classes, 2, most=MOST_CLASSES))
 
-    def classes(self, train: Split) -> int:
-        return self.num_classes or super().classes(train)
+    def count_classes(self, train: Split) -> int:
+        return self.num_classes or super().count_classes(train)
 
 
 def expand_home(path: str) -> Path:

@@ -86,10 +86,10 @@ def item_of(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
     if not isinstance(image, Tensor) or image.ndim != 3:
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise DataError(f"image {i} must be a tensor (C, H, W), got {got}; add torchvision.transforms.ToTensor()")
-    return image, _label_of(item[1], i)
+    return image, _read_label(item[1], i)
 
 
-def _label_of(label: object, i: int) -> int:
+def _read_label(label: object, i: int) -> int:
     """Return a label as an int. Raises DataError for one that is no whole number of at most 63 bits."""
     if isinstance(label, Tensor) and label.ndim == 0:
         label = label.item()

@@ -54,7 +54,7 @@ class ImageFolder(DataSettings):
         test = root / "test"
         if not test.is_dir():
             test = root / "val"
-        return self._split(root / "train", root / "train"), self._split(test, root / "train")
+        return self._make_split(root / "train", root / "train"), self._make_split(test, root / "train")
 
     def _list_classes(self, folder: Path) -> dict[str, list[str]]:
         """Return {class: its sub-folders} in the order of the labels."""
@@ -63,7 +63,7 @@ class ImageFolder(DataSettings):
         names = self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         return {name: [name] for name in names}
 
-    def _split(self, folder: Path, named_by: Path) -> Split:
+    def _make_split(self, folder: Path, named_by: Path) -> Split:
         """List the images below `folder`, whose classes are named by the sub-folders of `named_by`."""
         try:
             from torchvision import datasets

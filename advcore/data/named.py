@@ -76,9 +76,9 @@ class _Torchvision(DataSettings):
 
     def _read_part(self, reader: type, root: Path, *, train: bool) -> Split:
         part = reader(root, train=train, download=self.download)
-        return self._split(part.data, part.targets)
+        return self._make_split(part.data, part.targets)
 
-    def _split(self, images: np.ndarray | Tensor, labels: object) -> Split:
+    def _make_split(self, images: np.ndarray | Tensor, labels: object) -> Split:
         """Return a split of images (N, H, W) or (N, H, W, C), uint8, and their labels."""
         images = torch.as_tensor(images)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
@@ -125,4 +125,4 @@ class Svhn(_Torchvision):
 
     def _read_part(self, reader: type, root: Path, *, train: bool) -> Split:
         part = reader(root, split="train" if train else "test", download=self.download)
-        return self._split(part.data.transpose(0, 2, 3, 1), part.labels)
+        return self._make_split(part.data.transpose(0, 2, 3, 1), part.labels)

@@ -31,7 +31,7 @@ class Parquet(OwnData):
 
     def read(self) -> tuple[Split, Split]:
         folder = find_path(self.path)
-        return _split(_read_table(folder, "train")), _split(_read_table(folder, "test"))
+        return _make_split(_read_table(folder, "train")), _make_split(_read_table(folder, "test"))
 
 
 def _read_table(folder: Path, part: str) -> "pa.Table":
@@ -54,7 +54,7 @@ def _read_table(folder: Path, part: str) -> "pa.Table":
     return table
 
 
-def _class_names(table: "pa.Table") -> list[str]:
+def _read_class_names(table: "pa.Table") -> list[str]:
     """Return the class names in the schema's Hugging Face metadata; an empty list if there are none."""
     try:
         return list(json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"])
@@ -62,7 +62,7 @@ def _class_names(table: "pa.Table") -> list[str]:
         return []
 
 
-def _split(table: "pa.Table") -> Split:
+def _make_split(table: "pa.Table") -> Split:
     """Check the columns of a table, and return them as a split."""
     from pyarrow import types
 
@@ -78,7 +78,7 @@ def _split(table: "pa.Table") -> Split:
         raise DataError(f"image must be a column of {{bytes, path}}, got {image}")
     labels = torch.from_numpy(np.array(table.column("label").to_numpy(), dtype=np.int64))
     encoded = table.column("image").combine_chunks().field("bytes")
-    return Split(labels, partial(_decode, encoded), num_classes=len(_class_names(table)) or None)
+    return Split(labels, partial(_decode, encoded), num_classes=len(_read_class_names(table)) or None)
 
 
 def _decode(encoded: "pa.Array", positions: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advcore.errors import CheckpointError, UnsafeFileError
 from advcore.files.content import read_bytes
-from advcore.files.pairs import path_of_json, read_pair, write_pair
+from advcore.files.pairs import locate_json, read_pair, write_pair
 
 _SCHEMA = "advcore-tensors-1"
 
@@ -52,7 +52,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     UnsafeFileError for what would run code.
     """
     is_safetensors = path.suffix == ".safetensors"
-    if is_safetensors and os.path.exists(path_of_json(path)):
+    if is_safetensors and os.path.exists(locate_json(path)):
         return load_tensors(path)[0]
     content = read_bytes(path)
     state = parse_tensors(content, path) if is_safetensors else _parse_torch_file(content, path)

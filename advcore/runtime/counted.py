@@ -28,7 +28,9 @@ class CountedModel:
     def __call__(self, x: Tensor) -> Tensor:
         check()
         logits = run_model(self.model, x)
-        _check_logits(logits)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
         self.count("forward", len(x))
         if logits.requires_grad:
             logits.register_hook(partial(self._count_backward, len(x)))
@@ -52,10 +54,3 @@ class CountedModel:
         for kind, count in zip(("forward", "backward"), passes, strict=True):
             self.count(kind, count * len(inputs[0]))
         return output
-
-
-def _check_logits(logits: object) -> None:
-    """Raise ConfigError unless a model's output is logits (B, C)."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))

@@ -48,7 +48,9 @@ def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]
     shapes = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in inputs)
     device_type = inputs[0].device.type
     precision = (torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
-    graph_key = (model, key, shapes, precision, _addresses(model))
+    # a graph reads weights and buffers where they lay when it was recorded
+    addresses = tuple((tensor.data_ptr(), tensor.stride()) for tensor in chain(model.parameters(), model.buffers()))
+    graph_key = (model, key, shapes, precision, addresses)
     try:
         hash(graph_key)
     except TypeError:
@@ -75,11 +77,6 @@ def _raise_cause(error: RuntimeError) -> NoReturn:
             raise cause from None  # a smaller piece may fit
     way_out = f"the device refused to record the attack ({describe_exception(error)})"
     raise ConfigError(must("speed.graphed", "false for this model and attack", True, way_out)) from error
-
-
-def _addresses(model: nn.Module) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """Return address and strides of each weight and buffer, which a graph reads where they lay when it was recorded."""
-    return tuple((tensor.data_ptr(), tensor.stride()) for tensor in chain(model.parameters(), model.buffers()))
 
 
 def forget() -> None:

@@ -156,7 +156,7 @@ def capture_graph(work: Callable[[], torch.Tensor], device: torch.device) -> tup
     restored.
     """
     with torch.cuda.device(device):
-        recording_stream = _recording_stream(device)
+        recording_stream = _get_recording_stream(device)
         current_stream = torch.cuda.current_stream(device)
         random_state = torch.cuda.get_rng_state(device)
         recording_stream.wait_stream(current_stream)
@@ -176,7 +176,7 @@ def capture_graph(work: Callable[[], torch.Tensor], device: torch.device) -> tup
 
 
 @lru_cache(maxsize=16)
-def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+def _get_recording_stream(device: torch.device) -> torch.cuda.Stream:
     """Return the one stream for all recordings: libraries keep memory for each stream that they have seen."""
     return torch.cuda.Stream(device)
 

@@ -252,7 +252,7 @@ def test_counts_are_those_of_the_data_that_is_loaded():
 
     data = Digits(train_size=160, validation=0.13)
     loaded = data.load(torch.device("cpu"))
-    assert data.counts() == (len(loaded.train), len(loaded.validation))
+    assert data.count_examples() == (len(loaded.train), len(loaded.validation))
 
 
 class FakeRay:
