@@ -75,10 +75,10 @@ def _cut_to_long_tail(labels: Tensor, part: Tensor, ratio: float, num_classes: i
     order = part[stream.at(part).permutation()]
     members = [order[labels[order] == c] for c in range(num_classes)]
     largest = max(map(len, members))
-    remaining = []
-    for c, positions in enumerate(members):
-        fraction = ratio ** (-c / max(num_classes - 1, 1))
-        remaining.append(positions[: max(1, round(largest * fraction))])
+    fractions = [ratio ** (-c / max(num_classes - 1, 1)) for c in range(num_classes)]
+    remaining = [
+        positions[: max(1, round(largest * fraction))] for positions, fraction in zip(members, fractions, strict=True)
+    ]
     return torch.cat(remaining).sort().values
 
 

@@ -83,8 +83,7 @@ def _list_quotas(root: Path, group: str, files: tuple[str, ...]) -> list[float]:
     """List the quotas of `group`, a path below `root`, and of every group above it."""
     names = [name for name in group.split("/") if name not in ("", ".", "..")]
     folders = [root.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
-    quotas = [_read_quota(folder, files) for folder in folders]
-    return [quota for quota in quotas if quota is not None]
+    return [quota for folder in folders if (quota := _read_quota(folder, files)) is not None]
 
 
 def _read_quota(folder: Path, files: tuple[str, ...]) -> float | None:
