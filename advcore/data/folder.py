@@ -1,14 +1,13 @@
 """A folder of images, one sub-folder per class, as torchvision's ImageFolder reads it."""
 
 import os
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from advcore.data.base import DataSettings, find_path
 from advcore.data.images import decode_image
@@ -83,8 +82,13 @@ class ImageFolder(DataSettings):
         samples = _list_samples(folder, labels, datasets.folder.IMG_EXTENSIONS)
         if not samples:
             raise DataError(f"{folder} must hold images, got none in {len(labels)} sub-folders")
-        labels_of_samples = torch.tensor([label for _, label in samples])
-        return Split(labels_of_samples, _ImageFiles(samples, self.size), num_classes=len(classes))
+        paths = [path for path, _ in samples]
+        return Split(
+            labels=torch.tensor([label for _, label in samples]),
+            images=partial(_read_images, paths, self.size),
+            num_classes=len(classes),
+            may_stream=True,
+        )
 
 
 def _list_samples(folder: Path, labels: dict[str, int], endings: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -104,19 +108,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-@dataclass(frozen=True, eq=False)
-class _ImageFiles(Dataset):
-    """Images (3, size, size), uint8, and labels of (path, label) pairs."""
+def _read_images(paths: list[str], size: int, positions: Tensor) -> Tensor:
+    """Read the images at `positions`, resized and cut to (B, 3, size, size), uint8."""
+    from torchvision.transforms import functional as TF
 
-    samples: list[tuple[str, int]]
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        from torchvision.transforms import functional as TF
-
-        path, label = self.samples[i]
-        image = TF.resize(decode_image(path, i), round(self.size * 8 / 7))
-        return TF.pil_to_tensor(TF.center_crop(image, self.size)), label
+    images = []
+    for position in positions.tolist():
+        image = TF.resize(decode_image(paths[position], position), round(size * 8 / 7))
+        images.append(TF.pil_to_tensor(TF.center_crop(image, size)))
+    return torch.stack(images)

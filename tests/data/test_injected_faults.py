@@ -63,13 +63,14 @@ def test_labels_become_another_class_in_the_given_share(split):
     assert set(shift.tolist()) == {1, 2, 3}
 
 
-def test_streamed_images_get_the_same_faults(split):
-    images = split.images(torch.arange(200))
+def test_streamed_images_get_the_same_faults(split, monkeypatch):
+    monkeypatch.setattr("advcore.data.split.RESIDENT_LIMIT", 0)
     held, part = planted(split, duplicates=0.5, noise=0.2)
-    listed = [(image, int(label)) for image, label in zip(images, split.labels, strict=True)]
-    streamed, same = planted(Split(split.labels, listed), duplicates=0.5, noise=0.2)
+    streamed, same = planted(Split(split.labels, split.images, may_stream=True), duplicates=0.5, noise=0.2)
     assert torch.equal(part, same) and torch.equal(held.labels, streamed.labels)
-    ((_, x, y),) = Streamed(streamed.images).batches([part])
+    source = streamed.make_source(part, CPU, workers=0)
+    assert isinstance(source, Streamed)
+    ((_, x, y),) = source.batches([torch.arange(len(part))])
     assert torch.equal(x, held.images(part)) and torch.equal(y, held.labels[part])
 
 
