@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from advcore.runner.prepare import Reporter
     from advcore.runner.process import Outcome, Watcher
     from advcore.runner.suite import Run
+    from advcore.selection.result import Coreset
     from advcore.training.loop import Trained
-    from advcore.types import Coreset
 
 _WIDTH = 120  # columns of a table in a file or a pipe
 _LONGEST_LINE = 70  # characters of a run's last line that are shown after the run's name

@@ -35,7 +35,7 @@ from advcore.runner.prepare import Prepared, prepare
 from advcore.runner.suite_file import BASELINES_FILE
 from advcore.runner.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 
 THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced
 MOST_IMAGES = 64  # of each kind, on a page

@@ -23,10 +23,10 @@ from advcore.runner import build
 from advcore.runner.config import resolve
 from advcore.runner.prepare import Prepared, Reporter, choose_speed, prepare
 from advcore.runner.schema import RunConfig
+from advcore.selection.result import Coreset
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.training.loop import decide_speed_for_all
-from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
 

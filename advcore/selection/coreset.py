@@ -25,13 +25,14 @@ from advcore.runtime.borrow import find_device
 from advcore.selection.measure import Call, count_cost, list_labels, measure_in_full, measure_rows, place_rows
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
+from advcore.selection.result import NORMALISE, Coreset
 from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings, unless
 from advcore.selection.solve import Solution, join_answers, solve_all
 from advcore.settings import settings
 from advcore.solvers import SOLVERS
 from advcore.solvers.base import Solver
 from advcore.solvers.uniform import Random
-from advcore.types import NORMALISE, Coreset, Facts, find_name
+from advcore.types import Facts, find_name
 
 __all__ = ["ATTACK_MODES", "BLOCKS", "TARGETS", "AdversarialCoreset", "SelectionSettings"]
 

@@ -22,8 +22,9 @@ from advcore.rows import DenseRows, FactoredRows
 from advcore.rows.on_disk import temporary_folder
 from advcore.selection.memory import estimate_for, settle
 from advcore.selection.quality import Sample
+from advcore.selection.result import Coreset
 from advcore.solvers.base import find_scores_file
-from advcore.types import Coreset, Facts
+from advcore.types import Facts
 
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset

@@ -9,7 +9,8 @@ from torch import Tensor
 from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
-from advcore.types import Coreset, Facts
+from advcore.selection.result import Coreset
+from advcore.types import Facts
 
 _DRAWS = 5  # random subsets behind gradient_error_random
 _STRETCH = 2

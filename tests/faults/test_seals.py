@@ -20,7 +20,7 @@ from advcore.runner.config import load
 from advcore.runner.prepare import Reporter, prepare
 from advcore.runner.run import run
 from advcore.runner.select import keep_coreset
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 
 pytestmark = pytest.mark.case("B4")
 RECORD = RunRecord(

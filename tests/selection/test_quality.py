@@ -16,7 +16,7 @@ from advcore.selection.quality import (
     measure_quality,
     measure_random_error,
 )
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 
 N, C, D = 30, 3, 5
 STREAM = Stream(seed=0, purpose="quality")
