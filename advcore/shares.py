@@ -13,9 +13,7 @@ def largest_remainder(total: int, sizes: Sequence[int]) -> list[int]:
 
     `total` is at most sum(sizes). Largest remainder (Hamilton); ties go to the lower position.
     """
-    size_sum = sum(sizes)
-    if size_sum == 0:
-        return [0 for _ in sizes]
+    size_sum = sum(sizes) or 1  # of nothing, each gets nothing
     counts = [total * size // size_sum for size in sizes]
     remainders = [total * size % size_sum for size in sizes]
     # a reversed sort is stable too, so that equal remainders stay in the order of their positions

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +14,15 @@ from advcore.shares import largest_remainder
 
 Narrow = Callable[[Rows, int], Rows]
 """What a partition keeps of the rows of a class, given by its label."""
+
+
+def _keep_rows(rows: Rows, label: int) -> Rows:
+    return rows
+
+
+def _keep_output(rows: Rows, label: int) -> Rows:
+    """Keep the gradient of the label's logit; scores, which have no outputs, stay as they are."""
+    return rows.output(label) if isinstance(rows, FactoredRows) else rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Split:
 
     rows : N rows. labels : (N,), on the rows' device. budget : share to keep. block_size, blocks : for `per_batch`.
     stream : random numbers of the block permutation.
-    goal, goal_labels : rows of other examples (a validation set) whose mean gradient is to be matched; None for that of
+    goal : rows and labels of other examples (a validation set) whose mean gradient is to be matched; None for that of
     the rows themselves.
     """
 
@@ -61,8 +69,7 @@ class Split:
     block_size: int
     blocks: str
     stream: Stream
-    goal: Rows | None = None
-    goal_labels: Tensor | None = None
+    goal: tuple[Rows, Tensor] | None = None
 
     @property
     def k(self) -> int:
@@ -70,30 +77,25 @@ class Split:
         return max(1, round(self.budget * len(self.rows)))
 
     def build_target_loader(
-        self, count: int, label: int | None = None, narrow: Narrow | None = None
+        self, count: int, label: int | None = None, narrow: Narrow = _keep_rows
     ) -> Callable[[], Tensor] | None:
         """Return a function that computes `count` times the goal's mean row; None if there is no goal.
 
         label : the mean is over the goal's examples of this class, as `narrow` leaves them; None: over all.
         Raises DataError if the goal has no example of the class.
         """
-        goal = self.goal
-        if goal is None:
+        if self.goal is None:
             return None
-
-        def scale(rows: Rows) -> Tensor:
-            return (rows.total() * (count / len(rows))).to(self.rows.device)
-
-        if label is None:
-            return partial(scale, goal)
-        assert self.goal_labels is not None and narrow is not None, "a class has its labels, and what is kept of it"
-        indices = (self.goal_labels == label).nonzero()[:, 0]
-        if not len(indices):
+        goal, labels = self.goal
+        if label is not None and not bool((labels == label).any()):
             rule = f"target: validation needs examples of every class, got none of class {label}"
             raise DataError(f"{rule}; use whole")
 
         def load() -> Tensor:
-            return scale(narrow(goal.take(indices), label))
+            rows = goal
+            if label is not None:
+                rows = narrow(goal.take((labels == label).nonzero()[:, 0]), label)
+            return (rows.total() * (count / len(rows))).to(self.rows.device)
 
         return load
 
@@ -120,15 +122,6 @@ def split_per_class_per_gradient(split: Split) -> list[Problem]:
     not seen.
     """
     return _split_by_class(split, _keep_output)
-
-
-def _keep_rows(rows: Rows, label: int) -> Rows:
-    return rows
-
-
-def _keep_output(rows: Rows, label: int) -> Rows:
-    """Keep the gradient of the label's logit; scores, which have no outputs, stay as they are."""
-    return rows.output(label) if isinstance(rows, FactoredRows) else rows
 
 
 def _split_by_class(split: Split, narrow: Narrow) -> list[Problem]:

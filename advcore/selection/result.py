@@ -1,10 +1,9 @@
 """The coreset: which examples were selected, with what weights, and how well they stand for the data."""
 
-import dataclasses
 from collections.abc import Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +14,8 @@ from advcore.files import load_arrays, save_arrays
 from advcore.types import Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
+
+_ARRAYS = ("indices", "weights", "blocks")  # fields that a file holds as arrays, beside the JSON of the others
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +53,6 @@ class Coreset:
     cost: Facts = field(default_factory=dict)
     info: tuple[Facts, ...] = ()
     events: tuple[str, ...] = ()
-    _ARRAYS: ClassVar[tuple[str, ...]] = ("indices", "weights", "blocks")
 
     def __post_init__(self):
         k = len(self.indices)
@@ -82,15 +82,7 @@ class Coreset:
             return torch.ones(len(self))
         if normalise == "none":
             return self.weights * (len(self) / (self.population or self.num_examples))
-        if normalise == "batch":
-            return self.weights
-        mean = float(self.weights.double().mean())
-        if mean <= 0:
-            raise DataError(
-                f"the coreset's weights sum to {mean * len(self):.3g} and cannot be rescaled to mean 1; "
-                "use normalise: none or a non-negative solver"
-            )
-        return (self.weights.double() / mean).float()
+        return self.weights if normalise == "batch" else rescale_to_mean_1(self.weights)
 
     def subset(self, dataset: Dataset) -> "WeightedSubset":
         """Return the selected examples of `dataset` as a torch Dataset of (x, y, w), w rescaled to mean 1.
@@ -116,7 +108,7 @@ class Coreset:
 
     def state(self) -> Facts:
         """Return {field: value}, arrays as tensors, for a checkpoint."""
-        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        return dict(vars(self))
 
     @classmethod
     def from_state(cls, state: Facts) -> "Coreset":
@@ -126,37 +118,45 @@ class Coreset:
     def save(self, path: str | Path) -> Path:
         """Write `path` (.npz, which is added if it is missing) and a JSON beside it; return the path."""
         path = _add_suffix(path)
-        facts = self.state()
-        tensors = {name: facts.pop(name) for name in self._ARRAYS}
-        arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
-        save_arrays(path, arrays, facts)
+        state = self.state()
+        arrays = {name: state[name].cpu().numpy() for name in _ARRAYS if state[name] is not None}
+        save_arrays(path, arrays, {name: fact for name, fact in state.items() if name not in _ARRAYS})
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> "Coreset":
         """Read what `save` wrote. Raises CheckpointError on damage, UnsafeFileError on pickled content."""
         arrays, facts = load_arrays(_add_suffix(path))
-        names = {entry.name for entry in dataclasses.fields(cls)} - set(cls._ARRAYS)
         try:
-            facts = {name: facts[name] for name in names}
-            facts.update(info=tuple(facts["info"]), events=tuple(facts["events"]))
-            tensors: Facts = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            return cls(**tensors, **facts)
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            others = {entry.name: facts[entry.name] for entry in fields(cls) if entry.name not in _ARRAYS}
+            return cls.from_state(dict(**tensors, **others))
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a coreset of this version: {error}") from None
+
+
+def rescale_to_mean_1(weights: Tensor) -> Tensor:
+    """Return weights (K,) float32 in proportion to these. Raises DataError if they do not sum to more than 0."""
+    mean = float(weights.double().mean())
+    if mean <= 0:
+        raise DataError(
+            f"the coreset's weights sum to {mean * len(weights):.3g} and cannot be rescaled to mean 1; "
+            "use normalise: none or a non-negative solver"
+        )
+    return (weights.double() / mean).float()
 
 
 def _add_suffix(path: str | Path) -> Path:
     return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
 
 
+@dataclass(eq=False, repr=False)
 class WeightedSubset(Dataset):
     """The selected examples as (x, y, w), in the coreset's order."""
 
-    def __init__(self, dataset: Dataset, indices: list[int], weights: Tensor):
-        self.dataset = dataset
-        self.indices = indices
-        self.weights = weights
+    dataset: Dataset
+    indices: list[int]
+    weights: Tensor
 
     def __len__(self) -> int:
         return len(self.indices)

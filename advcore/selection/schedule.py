@@ -94,15 +94,10 @@ class Schedule:
 
     def _choose_action(self, epoch: int) -> str:
         """Return what an epoch of the full run, after the warm start, trains on."""
-        if self.schedule == "acs":
-            assert self.period is not None, "the acs schedule counts in it"
-            since_selection = epoch % self.period
-            if epoch - since_selection < self.first:
-                return "random"
-        else:
-            since_selection = epoch - self.first
-            if self.period:
-                since_selection %= self.period
+        counts_from = 0 if self.schedule == "acs" else self.first
+        since_selection = (epoch - counts_from) % (self.period or self.epochs)  # without a period, one selects
+        if epoch - since_selection < self.first:
+            return "random"
         return "reuse" if since_selection else "select"
 
     def describe(self) -> str:

@@ -95,6 +95,7 @@ def matrix_is_held(choice: str, n: int) -> bool:
     return choice == "held" or (choice == "auto" and matrix_bytes(n) <= _HELD_UP_TO)
 
 
-def equal_weights(indices: Tensor, n: int) -> Tensor:
-    """Return a weight of N / K for each of K indices, (K,) float64."""
-    return torch.full((len(indices),), n / len(indices), dtype=torch.float64, device=indices.device)
+def weigh_equally(indices: Tensor, n: int) -> Selection:
+    """Return all K picks that were asked for of n rows, at the weight n / K each."""
+    weights = torch.full((len(indices),), n / len(indices), dtype=torch.float64, device=indices.device)
+    return Selection(indices=indices, weights=weights, info={"stopped": "budget"})

@@ -10,7 +10,7 @@ from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.settings import settings
 from advcore.shares import floor_share
-from advcore.solvers.base import check_problem, equal_weights, refuse_target
+from advcore.solvers.base import check_problem, refuse_target, weigh_equally
 from advcore.types import Selection
 
 SCORES = ("el2n", "grand", "margin", "forgetting", "instability", "centre_distance", "input_norm")
@@ -48,15 +48,11 @@ class Scored:
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         check_problem(rows, k)
         refuse_target(self, target)
-        indices = self.choose(rows.dense()[:, 0], k, generator)
-        return Selection(indices=indices, weights=equal_weights(indices, len(rows)), info={"stopped": "budget"})
+        return weigh_equally(self.choose(rows.dense()[:, 0], k, generator), len(rows))
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
         """Return the positions to pick, (k,) long, from scores (N,)."""
         raise NotImplementedError
-
-    def memory(self, n: int, k: int) -> dict[str, int]:
-        return {"matrix": 0, "solver": 0}
 
 
 def take_by_score(scores: Tensor, k: int, which: str) -> Tensor:

@@ -16,7 +16,7 @@ def factored(n, seed=0) -> FactoredRows:
     )
 
 
-def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None, goal=(None, None)) -> Split:
+def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None, goal=None) -> Split:
     labels = torch.tensor(labels)
     return Split(
         rows=factored(len(labels)) if rows is None else rows,
@@ -25,8 +25,7 @@ def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None, goal=
         block_size=block_size,
         blocks=blocks,
         stream=STREAM,
-        goal=goal[0],
-        goal_labels=goal[1],
+        goal=goal,
     )
 
 

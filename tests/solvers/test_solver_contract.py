@@ -256,7 +256,8 @@ def test_a_subset_of_a_block_problem_is_solved_as_such(solver):
 @given(n=strategies.integers(1, 10**6), share=strategies.floats(0, 1))
 def test_memory_is_told_in_whole_bytes(solver, n, share):
     told = estimate_memory(solver, n, max(1, round(share * n)))
-    assert told == solver.memory(n, max(1, round(share * n))) and set(told) == {"matrix", "solver"}
+    assert set(told) == {"matrix", "solver"}
+    assert told == solver.memory(n, max(1, round(share * n))) if hasattr(solver, "memory") else not any(told.values())
     assert all(isinstance(size, int) and size >= 0 for size in told.values())
 
 
