@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain, product
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -85,14 +86,12 @@ class FactoredRows:
 
     def in_float32(self) -> tuple["FactoredRows", float]:
         """Return the same rows with float32 factors of at most 1, and the power of two to multiply them by."""
-        scale = 1.0
-        scaled_sides = []
-        for side in self._sides(torch.promote_types(self.dtype, torch.float32)):
-            power = 2.0 ** math.ceil(math.log2(max(float(part.abs().max()) for part in side) or 1.0))
-            scaled_sides.append(tuple((part / power).float() for part in side))
-            scale *= power
-        residuals, features = scaled_sides
-        return FactoredRows(residuals=residuals, features=features, kind="weight"), scale
+        sides = self._sides(torch.promote_types(self.dtype, torch.float32))
+        powers = [2.0 ** math.ceil(math.log2(max(float(part.abs().max()) for part in side) or 1.0)) for side in sides]
+        residuals, features = (
+            tuple((part / power).float() for part in side) for side, power in zip(sides, powers, strict=True)
+        )
+        return FactoredRows(residuals=residuals, features=features, kind="weight"), math.prod(powers)
 
     def exact(self) -> "FactoredRows":
         """Return the same rows with float64 factors as the kind sees them, which products need not convert again."""
@@ -138,17 +137,6 @@ class FactoredRows:
         """
         target = target.to(dtype)
         return self._map_rows(lambda passes: _add_up(((a @ target) * g).sum(1) for a, g in passes), dtype)
-
-    def inner(self, other: "FactoredRows") -> Tensor:
-        """Return <G_i, H_i> of each row with the same example's row of `other`, (N,) float64.
-
-        Either side can have any number of passes.
-        """
-        products = torch.empty(len(self), dtype=torch.float64, device=self.device)
-        pieces = zip(products.split(_AT_ONCE), self._pieces(), other._pieces(), strict=True)
-        for piece, passes, other_passes in pieces:
-            piece.copy_(_inner_products(passes, other_passes))
-        return products
 
     def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
         """Return a row for each block of indices: the mean of its members' rows."""
@@ -201,18 +189,12 @@ class FactoredRows:
 
 def _add_up(parts: Iterable[Tensor]) -> Tensor:
     """Return the sum of at least one tensor."""
-    total = sum(parts)
-    assert isinstance(total, Tensor), "rows have at least one pass"
-    return total
-
-
-def _inner_products(left: list[Pass], right: list[Pass]) -> Tensor:
-    """Return the inner product of each row with the row at its place on the other side, (n,)."""
-    return _add_up((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in product(left, right))
+    return cast(Tensor, sum(parts))
 
 
 def _squared_norms(passes: list[Pass]) -> Tensor:
-    return _inner_products(passes, passes).clamp_min(0)
+    pairs = product(passes, passes)
+    return _add_up((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in pairs).clamp_min(0)
 
 
 def _squared_parts(passes: list[Pass]) -> Tensor:

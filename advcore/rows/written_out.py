@@ -86,9 +86,6 @@ class DenseRows:
     def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.matrix.to(dtype) @ target.to(dtype)
 
-    def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
-        return BlockRows(members=self, blocks=tuple(blocks))
-
     def dense(self) -> Tensor:
         return self.matrix.double()
 
@@ -106,7 +103,7 @@ class BlockRows:
     blocks : one tensor of indices for each block.
     """
 
-    members: "FactoredRows | DenseRows"
+    members: "FactoredRows | DenseRows | BlockRows"
     blocks: tuple[Tensor, ...]
 
     def __len__(self) -> int:
@@ -156,9 +153,6 @@ class BlockRows:
     def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         correlations = self.members.correlate(target, dtype)
         return torch.stack([correlations[block].mean() for block in self.blocks])
-
-    def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
-        return BlockRows(members=DenseRows(matrix=self.dense()), blocks=tuple(blocks))
 
     def dense(self) -> Tensor:
         return self._write_out(self.blocks)

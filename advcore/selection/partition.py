@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.data.contract import chunked
 from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
-from advcore.rows import FactoredRows, Rows
+from advcore.rows import BlockRows, FactoredRows, Rows
 from advcore.shares import largest_remainder
 
 Narrow = Callable[[Rows, int], Rows]
@@ -158,7 +158,7 @@ def split_per_batch(split: Split) -> list[Problem]:
         raise BudgetError(must("block_size", rule, split.block_size, "or use per_class"))
     k = max(1, round(split.budget * len(blocks)))
     first = torch.stack([block[0] for block in blocks])
-    rows = split.rows.block_means(blocks)
+    rows = BlockRows(members=split.rows, blocks=tuple(blocks))
     target = split.build_target_loader(len(blocks))
     return [Problem("blocks", lambda: rows, first, k, blocks=blocks, load_target=target)]
 

@@ -181,7 +181,7 @@ def as_read(reads, matrix):
     dense = DenseRows(matrix=matrix)
     return [
         dense,
-        dense.block_means([torch.tensor([i, (i + 1) % len(matrix)]) for i in range(len(matrix))]),
+        BlockRows(members=dense, blocks=tuple(torch.tensor([i, (i + 1) % len(matrix)]) for i in range(len(matrix)))),
         FactoredRows(residuals=(matrix,), features=(ones,)),
         FactoredRows(residuals=(matrix, -matrix), features=(ones, ones)),  # passes that cancel
     ]
@@ -246,8 +246,7 @@ def test_a_power_of_two_changes_nothing_but_the_scale(solver, power):
 
 @each_solver
 def test_a_subset_of_a_block_problem_is_solved_as_such(solver):
-    blocks = list(torch.arange(40).split(5))
-    rows = generic(solver, 40).block_means(blocks)
+    rows = BlockRows(members=generic(solver, 40), blocks=torch.arange(40).split(5))
     assert_sane(solver(rows, 3, generator=stream(8)), 8, 3, solver)
 
 
