@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from advcore.solvers.products import LeapProducts, can_leap
+from advcore.solvers.products import GramProducts
 
 if TYPE_CHECKING:
     from advcore.solvers.pursuit import PursuitState
@@ -55,7 +55,7 @@ def leap(state: "PursuitState", pace: Pace) -> int:
     """
     products = state.products
     pays = state.active.high * len(state.scores) >= _LEAP_FROM
-    if not pace.is_due() or not can_leap(products) or not pays or state.is_refresh_due():
+    if not pace.is_due() or not isinstance(products, GramProducts) or not pays or state.is_refresh_due():
         return 0
     candidates = _find_candidates(state.scores)
     limit = min(pace.length, state.problem.k - state.active.size)
@@ -82,7 +82,7 @@ class _Trial(NamedTuple):
     weights: np.ndarray
 
 
-def _try_steps(state: "PursuitState", rows: LeapProducts, candidates: np.ndarray, limit: int) -> list[_Trial]:
+def _try_steps(state: "PursuitState", rows: GramProducts, candidates: np.ndarray, limit: int) -> list[_Trial]:
     """Let up to `limit` candidates join the support, the best first, without looking at any other row."""
     active = state.active
     products = rows.read_block(candidates, active.high + limit)

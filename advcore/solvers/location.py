@@ -67,19 +67,16 @@ def _pick_greedily(state: "_Cover | _TiledCover", k: int, sample: Sample | None)
     least = _NOTHING * state.largest
     picks: list[int] = []
     gains: list[float] = []
-    while len(picks) < k:
+    for step in range(min(k, len(state.gains))):
         check()
-        best = None
-        if sample is not None:
-            best = state.find_best(sample(len(picks), state.open_rows))
-        if best is None or state.gains[best] <= least:
+        best = state.find_best(None if sample is None else sample(step, state.open_rows))
+        if sample is not None and state.gains[best] <= least:
             best = state.find_best(None)
-        if picks and (best is None or state.gains[best] <= least):
+        if picks and state.gains[best] <= least:
             break
-        assert best is not None, "while nothing is picked, a row is open"
-        gains.append(float(state.gains[best]))
-        state.take(best, len(picks))
         picks.append(best)
+        gains.append(float(state.gains[best]))
+        state.take(best, step)
     return Located(picks=picks, gains=gains, nearest=state.nearest, evaluations=state.evaluations)
 
 
@@ -110,15 +107,13 @@ class _Cover:
     def open_rows(self) -> np.ndarray:
         return np.flatnonzero(self.gains > -np.inf)
 
-    def find_best(self, rows: np.ndarray | None) -> int | None:
-        """Return the row that gains most, its gain exact, or None if all are picked; among `rows`, unless None."""
+    def find_best(self, rows: np.ndarray | None) -> int:
+        """Return the row that gains most, its gain exact; among `rows`, or, if None, among all that are not picked."""
         if len(self._changed) and self._is_update_cheaper(1):
             self._update_all()
         while True:  # until the rows with the highest bound are fresh: then no other row can gain more
             gains = self.gains if rows is None else self.gains[rows]
-            top = gains.max(initial=-np.inf)
-            if top == -np.inf:
-                return None
+            top = gains.max()
             tied = (gains >= top - _TIE * abs(top)).nonzero()[0]
             tied = tied if rows is None else rows[tied]
             stale = tied[~self._is_fresh[tied]].tolist()
