@@ -8,7 +8,7 @@ def floor_share(part: float, n: int) -> int:
     return int(part * n + 1e-9)
 
 
-def largest_remainder(total: int, sizes: Sequence[int]) -> list[int]:
+def apportion(total: int, sizes: Sequence[int]) -> list[int]:
     """Split `total` in proportion to `sizes` into whole numbers that sum to it, none above its size.
 
     `total` is at most sum(sizes). Largest remainder (Hamilton); ties go to the lower position.

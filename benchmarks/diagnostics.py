@@ -50,7 +50,8 @@ def loss(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 def inner_products(one: FactoredRows, other: FactoredRows) -> Tensor:
     """Return <G_i, H_i> of each row with the same example's row of `other`, (N,) float64."""
-    passes, others = (list(zip(rows.residuals, rows.features, strict=True)) for rows in (one.exact(), other.exact()))
+    exact = [one.to_float64(), other.to_float64()]
+    passes, others = (list(zip(rows.residuals, rows.features, strict=True)) for rows in exact)
     return sum((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in product(passes, others))
 
 

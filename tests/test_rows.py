@@ -117,7 +117,7 @@ def test_output_is_one_logits_part(kind, passes):
     rows = factored(kind, passes)
     parts = written_out(rows).reshape(N, C, -1)
     for c in range(C):
-        close(rows.output(c).dense(), parts[:, c])
+        close(rows.take_output(c).dense(), parts[:, c])
 
 
 @each_kind

@@ -80,11 +80,11 @@ class FactoredRows:
             release=None,
         )
 
-    def output(self, c: int) -> "FactoredRows":
+    def take_output(self, c: int) -> "FactoredRows":
         """Return the part of each row that belongs to logit `c` alone: (1, D + 1)."""
         return replace(self, residuals=tuple(part[:, c : c + 1] for part in self.residuals))
 
-    def in_float32(self) -> tuple["FactoredRows", float]:
+    def to_float32(self) -> tuple["FactoredRows", float]:
         """Return the same rows with float32 factors of at most 1, and the power of two to multiply them by."""
         sides = self._sides(torch.promote_types(self.dtype, torch.float32))
         powers = [2.0 ** math.ceil(math.log2(max(float(part.abs().max()) for part in side) or 1.0)) for side in sides]
@@ -93,7 +93,7 @@ class FactoredRows:
         )
         return FactoredRows(residuals=residuals, features=features, kind="weight"), math.prod(powers)
 
-    def exact(self) -> "FactoredRows":
+    def to_float64(self) -> "FactoredRows":
         """Return the same rows with float64 factors as the kind sees them, which products need not convert again."""
         residuals, features = self._sides(torch.float64)
         return FactoredRows(residuals=residuals, features=features, kind="weight")
@@ -188,8 +188,7 @@ class FactoredRows:
 
 
 def _add_up(parts: Iterable[Tensor]) -> Tensor:
-    """Return the sum of at least one tensor."""
-    return cast(Tensor, sum(parts))
+    return cast(Tensor, sum(parts))  # of at least one tensor, so that it is one
 
 
 def _squared_norms(passes: list[Pass]) -> Tensor:

@@ -19,7 +19,7 @@ from advcore.gradients.base import Measurement
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
-from advcore.rows.on_disk import temporary_folder
+from advcore.rows.on_disk import find_temporary_folder
 from advcore.selection.memory import estimate_for, has_large_rows, settle
 from advcore.selection.quality import Sample
 from advcore.selection.solve import Solution
@@ -85,7 +85,7 @@ def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None,
     if estimate is None:
         return None, ()
     event = distributed.run_on_first(lambda: settle(estimate, selector.memory_limit, call.source.device)[1])
-    return (None, ()) if event is None else (temporary_folder(), (event,))
+    return (None, ()) if event is None else (find_temporary_folder(), (event,))
 
 
 def _measure_rows(
@@ -148,7 +148,6 @@ def sample_in_full(selector: "AdversarialCoreset", call: Call, solution: Solutio
 
 
 def _is_cheaper(selector: "AdversarialCoreset") -> bool:
-    """Return whether the selection's attack takes fewer passes than the full attack that it is a substitute for."""
     full = selector.full_attack
     if full is None or selector.attack is None or not is_attacked(selector.objective):
         return False

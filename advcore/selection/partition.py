@@ -10,7 +10,7 @@ from advcore.data.contract import chunked
 from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
 from advcore.rows import BlockRows, FactoredRows, Rows
-from advcore.shares import largest_remainder
+from advcore.shares import apportion
 
 Narrow = Callable[[Rows, int], Rows]
 """What a partition keeps of the rows of a class, given by its label."""
@@ -22,7 +22,7 @@ def _keep_rows(rows: Rows, label: int) -> Rows:
 
 def _keep_output(rows: Rows, label: int) -> Rows:
     """Keep the gradient of the label's logit; scores, which have no outputs, stay as they are."""
-    return rows.output(label) if isinstance(rows, FactoredRows) else rows
+    return rows.take_output(label) if isinstance(rows, FactoredRows) else rows
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def split_per_class_per_gradient(split: Split) -> list[Problem]:
 
 def _split_by_class(split: Split, narrow: Narrow) -> list[Problem]:
     members = {int(label): (split.labels == label).nonzero()[:, 0] for label in split.labels.unique()}
-    counts = largest_remainder(split.k, [len(indices) for indices in members.values()])
+    counts = apportion(split.k, [len(indices) for indices in members.values()])
     return [
         _build_problem(split, narrow, label, indices, k)
         for (label, indices), k in zip(members.items(), counts, strict=True)

@@ -126,7 +126,6 @@ def _answer(solver: Solver, problems: list[Problem], generator: Stream, events: 
 
 
 def _load_tasks(problems: list[Problem], generator: Stream) -> list[Task]:
-    """Return the tasks of the problems that have a share, with their rows."""
     return [
         Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members))
         for p in problems
@@ -192,7 +191,6 @@ def _describe_shortfall(problems: list[Problem], answers: list[Selection]) -> li
 
 
 def _leave_out(problem: Problem) -> Selection:
-    """Return the empty answer to a problem that has no share."""
     indices = torch.zeros(0, dtype=torch.long, device=problem.members.device)
     return Selection(indices=indices, weights=indices.double(), info={"stopped": "no share"})
 

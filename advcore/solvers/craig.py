@@ -12,11 +12,11 @@ from advcore.errors import check_one_of, must, require
 from advcore.rng import Stream
 from advcore.rows import ALL, Rows, cut
 from advcore.rows.pairwise import (
+    choose_unit,
     distance_matrix,
     distances_between,
     matrix_bytes,
     matrix_dtype,
-    natural_unit,
     use_exact_factors,
 )
 from advcore.runtime.device import is_faster_batched
@@ -79,7 +79,7 @@ class Craig:
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         norms = check_problem(rows, k)
         refuse_target(self, target)
-        unit = natural_unit(norms.sqrt()) ** (2 if self.distance == "squared" else 1)
+        unit = choose_unit(norms.sqrt()) ** (2 if self.distance == "squared" else 1)
         located = self._locate(rows, k, unit=unit, sample=self._sample(len(rows), k, generator))
         return Selection(
             indices=torch.tensor(located.picks, device=rows.device),

@@ -14,7 +14,7 @@ from torch import Tensor
 from advcore.errors import DataError, check_one_of, check_within, require
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.rows.pairwise import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, use_exact_factors
+from advcore.rows.pairwise import choose_unit, gram_matrix, matrix_bytes, matrix_dtype, use_exact_factors
 from advcore.runtime.device import is_faster_batched
 from advcore.settings import settings
 from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
@@ -93,7 +93,7 @@ class GradMatch:
         target = _sum_rows(rows, norms) if task.target is None else task.target.double()
         if not bool(torch.isfinite(target).all()):
             raise DataError("the target must be finite, got NaN or infinity")
-        unit = natural_unit(norms)
+        unit = choose_unit(norms)
         target_norm = float(target.norm()) / math.sqrt(unit)
 
         def measure_residual(members: np.ndarray, weights: np.ndarray) -> float:
@@ -133,7 +133,7 @@ class GradMatch:
             state.rounds.append(pursuit)
         else:
             state.rounds[-1] = replace(state.rounds[-1], stopped=pursuit.stopped)
-        closed = ~state.problem.open_rows()
+        closed = ~state.problem.find_open_rows()
         closed[pursuit.support] = True
         state.problem = replace(state.problem, k=state.problem.k - len(pursuit.support), closed=closed)
         state.is_done = self.fill != "rounds" or not pursuit.support or state.problem.k == 0

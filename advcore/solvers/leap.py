@@ -11,6 +11,7 @@ pursuit's time. A leap reads them once for many steps, in three stages:
 So a leap picks what single steps would pick.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,13 +27,13 @@ _LONGEST_LEAP = 64  # steps that a leap tries at most
 _FEW = 256  # candidates at least; an eighth of all rows if that is more
 
 
+@dataclass
 class Pace:
     """When to leap and how far, from how many steps of the last leaps were right. `length`: steps to try next."""
 
-    def __init__(self):
-        self.length = _FIRST_LEAP
-        self._usual = float(_FIRST_LEAP)  # right steps of a leap: a mean in which the last leap counts half
-        self._turns_to_wait = 0
+    length: int = _FIRST_LEAP
+    _usual: float = _FIRST_LEAP  # right steps of a leap: a mean in which the last leap counts half
+    _turns_to_wait: int = 0
 
     def is_due(self) -> bool:
         """Count a turn of the pursuit, and return whether a leap may be tried in it."""

@@ -39,7 +39,7 @@ class PursuitProblem:
     closed: np.ndarray | bool = False
     residual: Callable[[np.ndarray, np.ndarray], float] | None = None
 
-    def open_rows(self) -> np.ndarray:
+    def find_open_rows(self) -> np.ndarray:
         """Return which rows may join, (N,) bool, in memory of its own."""
         return ~np.broadcast_to(self.closed, len(self.correlation))
 
@@ -104,7 +104,7 @@ class PursuitState:
         self.nonnegative, self.tolerance = nonnegative, tolerance
         self.active = ActiveSet(problem.k, dependent=PIVOT[products.precise], nonnegative=nonnegative)
         self.least = LEAST[products.precise] * problem.target_norm * np.sqrt(np.maximum(products.diagonal, 0))
-        self.is_open = problem.open_rows()
+        self.is_open = problem.find_open_rows()
         self.residual_correlation = problem.correlation.copy()
         self.applied = np.zeros(problem.k)
         self.path: list[float] = []
