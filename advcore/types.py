@@ -66,4 +66,3 @@ __getattr__ = forward_renamed(
         "settings": "advcore.settings.settings",
     },
 )
-"""Names of the last release."""

@@ -103,8 +103,9 @@ class FactoredRows:
 
         Cost O(len(i) len(j) (C + D)) for each pair of passes.
         """
-        pairs = product(self._passes(i, dtype), self._passes(j, dtype))
-        return _add_up((a @ b.T).mul_(g @ h.T) for (a, g), (b, h) in pairs)
+        return _add_up(
+            (a @ b.T).mul_(g @ h.T) for (a, g), (b, h) in product(self._passes(i, dtype), self._passes(j, dtype))
+        )
 
     def squared_norms(self) -> Tensor:
         """Return <G_i, G_i> for each row, (N,) float64."""
@@ -161,13 +162,14 @@ class FactoredRows:
 
     def _passes(self, i: Where = ALL, dtype: torch.dtype = torch.float64) -> list[Pass]:
         """Return the passes of the rows at `i`, with features as the kind sees them, in `dtype`."""
-        factors = zip(self.residuals, self.features, strict=True)
-        return [(self._read(a, i).to(dtype), self._read_features(h, i, dtype)) for a, h in factors]
+        return [
+            (self._read(a, i).to(dtype), self._read_features(h, i, dtype))
+            for a, h in zip(self.residuals, self.features, strict=True)
+        ]
 
-    def _sides(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _sides(self, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
         """Return the residuals of all passes, and their features as the kind sees them, in `dtype`."""
-        residuals, features = zip(*self._passes(dtype=dtype), strict=True)
-        return residuals, features
+        return list(zip(*self._passes(dtype=dtype), strict=True))
 
     def _read(self, part: Tensor, i: Where) -> Tensor:
         """Return `part[i]`; if it is read from a file, a copy, so that the file's pages can be given back."""
@@ -192,8 +194,7 @@ def _add_up(parts: Iterable[Tensor]) -> Tensor:
 
 
 def _squared_norms(passes: list[Pass]) -> Tensor:
-    pairs = product(passes, passes)
-    return _add_up((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in pairs).clamp_min(0)
+    return _add_up((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in product(passes, passes)).clamp_min(0)
 
 
 def _squared_parts(passes: list[Pass]) -> Tensor:

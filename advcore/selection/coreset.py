@@ -76,7 +76,6 @@ class AdversarialCoreset(SelectionSettings):
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.attacked or not gradient.one_number)
         needs_attack = gradient is not None and gradient.attacked
-        fits_target = getattr(self.solver, "has_target", False)
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),
@@ -87,7 +86,7 @@ class AdversarialCoreset(SelectionSettings):
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),
             ),
             unless(
-                fits_target or self.target == "train",
+                self.target == "train" or getattr(self.solver, "has_target", False),
                 must("target", "'train' for a solver that fits no target", self.target, "use gradmatch"),
             ),
         ]
@@ -178,8 +177,7 @@ class AdversarialCoreset(SelectionSettings):
             "class_counts": class_counts,
             "target_error": None,
         }
-        everything = Solution(indices=torch.arange(n), weights=torch.ones(n))
-        return self._build_coreset(call, everything, quality=quality, cost={}, events=())
+        return self._build_coreset(call, Solution(torch.arange(n), torch.ones(n)), quality=quality, cost={}, events=())
 
     def _solve(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
         """Measure rows, solve, and measure how good the solution is."""
@@ -199,23 +197,23 @@ class AdversarialCoreset(SelectionSettings):
             "filled": sum(entry.get("filled", 0) for entry in solution.info),
             "rounds": max(entry.get("rounds", 1) for entry in solution.info),
         }
-        stretch = describe_stretch(quality["weight_sum"], self.normalise)
-        events = (*measured.events, *solution.fallbacks, *stretch)
+        events = (*measured.events, *solution.fallbacks, *describe_stretch(quality["weight_sum"], self.normalise))
         return self._build_coreset(call, solution, quality=quality, cost=cost, events=events)
 
     def _split(self, call: Call, measured: Measured) -> list[Problem]:
         """Split the rows into one problem per call of the solver."""
         rows, labels = measured.examples.read()
-        split = Split(
-            rows=rows,
-            labels=labels,
-            budget=self.budget,
-            block_size=self.block_size,
-            blocks=self.blocks,
-            stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
-            goal=None if measured.goal is None else measured.goal.read(),
+        return PARTITIONS[self.partition](
+            Split(
+                rows=rows,
+                labels=labels,
+                budget=self.budget,
+                block_size=self.block_size,
+                blocks=self.blocks,
+                stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
+                goal=None if measured.goal is None else measured.goal.read(),
+            )
         )
-        return PARTITIONS[self.partition](split)
 
     def _measure_quality(self, call: Call, solution: Solution, measured: Measured) -> Facts:
         """Return what the solution's weights are like and its gradient errors, the same in every process."""

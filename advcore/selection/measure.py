@@ -73,8 +73,8 @@ def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Me
     attack = selector.attack
     if attack is not None and getattr(attack, "remembers", False):
         attack = attack.recalling(None)  # no training attack has seen these examples
-    unseen = replace(selector, attack=attack)
-    goal = _measure_rows(unseen, call, call.validation, purpose="validation", folder=folder)
+    without_memory = replace(selector, attack=attack)
+    goal = _measure_rows(without_memory, call, call.validation, purpose="validation", folder=folder)
     return Measured(examples=examples, goal=goal, events=(*events, *examples.events, *goal.events))
 
 

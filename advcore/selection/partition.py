@@ -12,8 +12,7 @@ from advcore.rng import Stream
 from advcore.rows import BlockRows, FactoredRows, Rows
 from advcore.shares import apportion
 
-Narrow = Callable[[Rows, int], Rows]
-"""What a partition keeps of the rows of a class, given by its label."""
+Narrow = Callable[[Rows, int], Rows]  # what a partition keeps of the rows of a class, which its label names
 
 
 def _keep_rows(rows: Rows, label: int) -> Rows:
@@ -88,8 +87,7 @@ class Split:
             return None
         goal, labels = self.goal
         if label is not None and not bool((labels == label).any()):
-            rule = f"target: validation needs examples of every class, got none of class {label}"
-            raise DataError(f"{rule}; use whole")
+            raise DataError(f"target: validation needs examples of every class, got none of class {label}; use whole")
 
         def load() -> Tensor:
             rows = goal
@@ -103,8 +101,8 @@ class Split:
 def split_whole(split: Split) -> list[Problem]:
     """Return one problem over all rows."""
     n = len(split.rows)
-    everything = torch.arange(n, device=split.rows.device)
-    return [Problem("all", lambda: split.rows, everything, split.k, load_target=split.build_target_loader(n))]
+    members = torch.arange(n, device=split.rows.device)
+    return [Problem("all", lambda: split.rows, members, split.k, load_target=split.build_target_loader(n))]
 
 
 def split_per_class(split: Split) -> list[Problem]:
@@ -139,8 +137,9 @@ def _build_problem(split: Split, narrow: Narrow, label: int, members: Tensor, k:
     def load() -> Rows:
         return narrow(split.rows.take(members), label)
 
-    target = split.build_target_loader(len(members), label, narrow)
-    return Problem(f"class {label}", load, members, k, load_target=target)
+    return Problem(
+        f"class {label}", load, members, k, load_target=split.build_target_loader(len(members), label, narrow)
+    )
 
 
 def split_per_batch(split: Split) -> list[Problem]:
@@ -154,13 +153,14 @@ def split_per_batch(split: Split) -> list[Problem]:
         order = split.stream.at(order).permutation()
     blocks = chunked(order, split.block_size)
     if len(blocks) == 1:
-        rule = f"less than the {len(order)} examples"
-        raise BudgetError(must("block_size", rule, split.block_size, "or use per_class"))
+        raise BudgetError(
+            must("block_size", f"less than the {len(order)} examples", split.block_size, "or use per_class")
+        )
     k = max(1, round(split.budget * len(blocks)))
     first = torch.stack([block[0] for block in blocks])
     rows = BlockRows(members=split.rows, blocks=tuple(blocks))
-    target = split.build_target_loader(len(blocks))
-    return [Problem("blocks", lambda: rows, first, k, blocks=blocks, load_target=target)]
+    load_target = split.build_target_loader(len(blocks))
+    return [Problem("blocks", lambda: rows, first, k, blocks=blocks, load_target=load_target)]
 
 
 PARTITIONS: dict[str, Callable[[Split], list[Problem]]] = {
@@ -169,6 +169,7 @@ PARTITIONS: dict[str, Callable[[Split], list[Problem]]] = {
     "per_batch": split_per_batch,
     "per_class_per_gradient": split_per_class_per_gradient,
 }
+# what the field calls them, to their names here (`errors.suggest_nearest`)
 ALIASES = {
     "all": "whole",
     "full": "whole",
@@ -182,4 +183,3 @@ ALIASES = {
     "pb": "per_batch",
     "pergradient": "per_class_per_gradient",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""

@@ -38,10 +38,9 @@ def measure_quality(
         return facts | dict.fromkeys(_ERRORS)
     error = partial(measure_gradient_error, rows, solution.indices)
     total = rows.total()
-    trained_weights = _rescale_as_trained(solution, len(rows), normalise).double()
     return facts | {
         "gradient_error": error(weights, total),
-        "gradient_error_trained": error(trained_weights, total),
+        "gradient_error_trained": error(_rescale_as_trained(solution, len(rows), normalise).double(), total),
         "gradient_error_random": measure_random_error(rows, len(weights), stream, total),
         "target_error": None if goal is None else error(weights, goal.total() * (len(rows) / len(goal))),
     }
@@ -137,8 +136,11 @@ def estimate_sums(
 
 def _subtract(full: FactoredRows, cheap: FactoredRows) -> FactoredRows:
     """Return full - cheap, row by row: the difference of sums of outer products is such a sum."""
-    residuals = (*full.residuals, *(-residual for residual in cheap.residuals))
-    return FactoredRows(residuals=residuals, features=(*full.features, *cheap.features), kind=full.kind)
+    return FactoredRows(
+        residuals=(*full.residuals, *(-residual for residual in cheap.residuals)),
+        features=(*full.features, *cheap.features),
+        kind=full.kind,
+    )
 
 
 def _estimate_sum(rows: FactoredRows, weights: Tensor, size: int) -> tuple[Tensor, Tensor]:

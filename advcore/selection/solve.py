@@ -155,9 +155,8 @@ def _solve_tasks(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Sele
     """Return one answer per task; a solver that can solves as many as one batch as memory allows."""
 
     def work(piece: slice) -> list[Selection]:
-        together = getattr(solver, "together", None)
-        if together:
-            return together(tasks[piece])
+        if hasattr(solver, "together"):
+            return solver.together(tasks[piece])
         return [solver(task.rows, task.k, target=task.target, generator=task.generator) for task in tasks[piece]]
 
     return list(itertools.chain.from_iterable(pieces.run(len(tasks), work)))

@@ -108,8 +108,8 @@ class Craig:
         if self.backend == "submodlib":
             return locate_with_submodlib(similarity.cpu().numpy(), k)
         if is_faster_batched(similarity):
-            central = similarity.sum(1, dtype=torch.float64)
-            return locate_tiled(lambda rows: similarity[rows].double(), central, k, sample=sample)
+            sums = similarity.sum(1, dtype=torch.float64)
+            return locate_tiled(lambda rows: similarity[rows].double(), sums, k, sample=sample)
         return locate(similarity.numpy(), k, sample=sample)
 
     def _sample(self, n: int, k: int, generator: Stream) -> Sample | None:

@@ -31,5 +31,4 @@ class Random:
         check_problem(rows, k)
         refuse_target(self, target)
         stream = generator if self.redraw else generator.at_epoch(0)
-        indices = stream.permutation()[:k].sort().values
-        return weigh_equally(indices, len(rows))
+        return weigh_equally(stream.permutation()[:k].sort().values, len(rows))
