@@ -38,8 +38,10 @@ class Solver(Protocol):
     Picks are unique, at most k, and their weights finite. Zero rows, duplicates and a zero target give as many picks as
     are useful, and `info["stopped"]` says why there are fewer.
 
-    Two methods are optional. `together(tasks)` solves several problems as one batch where that is faster.
-    `memory(n, k)` returns the bytes {"matrix", "solver"} that it takes beside n rows.
+    Three things are optional. `together(tasks)` solves several problems as one batch where that is faster.
+    `memory(n, k)` returns the bytes {"matrix", "solver"} that it takes beside n rows; without it, none are expected.
+    `example`, ClassVar[Mapping[str, object]], holds settings, where the defaults do not do, with which the contract
+    tests build it.
 
     Raises BudgetError unless 1 <= k <= N, DataError naming the first row that is not finite.
     """

@@ -15,7 +15,7 @@ from advcore.rows import pairwise as pairs
 from advcore.solvers import CCS, SOLVERS, ByScore, Craig, GradMatch
 from advcore.solvers.base import estimate_memory
 
-EACH = {name: Solver() for name, Solver in SOLVERS.items()} | {
+EACH = {name: Solver(**getattr(Solver, "example", {})) for name, Solver in SOLVERS.items()} | {
     "craig without a matrix": Craig(matrix="free"),
     "stochastic craig": Craig(epsilon=0.1),
     "gradmatch without a matrix": GradMatch(matrix="free"),
