@@ -152,7 +152,10 @@ def _add_suffix(path: str | Path) -> Path:
 
 @dataclass(eq=False, repr=False)
 class WeightedSubset(Dataset):
-    """The selected examples as (x, y, w), in the coreset's order."""
+    """The selected examples as (x, y, w), in the coreset's order.
+
+    dataset : all examples. indices : (K,) of the selected ones. weights : (K,) float32, theirs.
+    """
 
     dataset: Dataset
     indices: list[int]

@@ -190,8 +190,8 @@ def _describe_shortfall(problems: list[Problem], answers: list[Selection]) -> li
 
 
 def _leave_out(problem: Problem) -> Selection:
-    indices = torch.zeros(0, dtype=torch.long, device=problem.members.device)
-    return Selection(indices=indices, weights=indices.double(), info={"stopped": "no share"})
+    nothing = problem.members[:0]
+    return Selection(indices=nothing, weights=nothing.double(), info={"stopped": "no share"})
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,8 @@ class _Cover:
         changed = self._changed
         for start in range(0, len(changed), _PANEL):
             panel = changed[start : start + _PANEL]
-            reached = self._read_rows(panel)
+            reached = self._buffer[: len(panel)]
+            reached[...] = self.similarity[panel]
             low = self._updated_cover[panel]
             np.clip(reached, low[:, None], self.covered[panel][:, None], out=reached)
             self._updated_gains -= np.ones(len(panel)) @ reached
@@ -170,14 +171,6 @@ class _Cover:
         self._changed = changed[:0]
         self._is_fresh[:] = True
         self._evaluations_since = 0
-
-    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Return at most 64 rows of similarities as float64, in the buffer."""
-        out = self._buffer[: len(rows)]
-        if self.similarity.dtype == out.dtype:
-            return np.take(self.similarity, rows, axis=0, out=out, mode="clip")
-        out[...] = self.similarity[rows]
-        return out
 
 
 def _find_most_central(tied: np.ndarray | Tensor, central: np.ndarray | Tensor) -> int:
