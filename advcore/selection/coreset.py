@@ -211,7 +211,7 @@ class AdversarialCoreset(SelectionSettings):
                 block_size=self.block_size,
                 blocks=self.blocks,
                 stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
-                goal=None if measured.goal is None else measured.goal.read(),
+                goal=measured.goal,
             )
         )
 
@@ -221,9 +221,10 @@ class AdversarialCoreset(SelectionSettings):
         sample = sample_in_full(self, call, solution, rows)
 
         def measure_errors() -> Facts:
-            goal = None if measured.goal is None else measured.goal.rows
             stream = call.stream("quality")
-            facts = measure_quality(solution, measured.examples, goal, normalise=self.normalise, stream=stream)
+            facts = measure_quality(
+                solution, measured.examples, measured.goal.rows, normalise=self.normalise, stream=stream
+            )
             if sample is None or not isinstance(rows, FactoredRows):
                 return facts
             error, noise = estimate_full_error(rows, solution.indices, solution.weights, sample)

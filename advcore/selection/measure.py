@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore import distributed
+from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.checks import check_labels
 from advcore.data.compatibility import check_fits
@@ -53,29 +54,35 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The rows of all examples, and of the validation examples where these are the target; and what fell back."""
+    """The rows of all examples, those of the validation examples (none where they are no target), and what fell back."""
 
     examples: Measurement
-    goal: Measurement | None
+    goal: Measurement
     events: tuple[str, ...]
 
 
 def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Measured:
     """Measure the rows of a selection. rows : of all examples, if they were measured earlier."""
-    is_measured = rows is None or selector.target != "train"
-    folder, events = place_rows(selector, call) if is_measured else (None, ())
+    folder = None
+    events: tuple[str, ...] = ()
+    goal = Measurement(rows=None, labels=None)
+    if rows is None or selector.target != "train":
+        folder, events = place_rows(selector, call)
     if rows is None:
         examples = _measure_rows(selector, call, call.source, purpose="selection", folder=folder)
     else:
         examples = Measurement(rows=rows, labels=_list_labels(call.source))
-    if selector.target == "train" or call.validation is None:
-        return Measured(examples=examples, goal=None, events=(*events, *examples.events))
-    attack = selector.attack
-    if attack is not None and getattr(attack, "remembers", False):
-        attack = attack.recalling(None)  # no training attack has seen these examples
-    without_memory = replace(selector, attack=attack)
-    goal = _measure_rows(without_memory, call, call.validation, purpose="validation", folder=folder)
+    if selector.target != "train" and call.validation is not None:
+        unseen = replace(selector, attack=_forget_memory(selector.attack))
+        goal = _measure_rows(unseen, call, call.validation, purpose="validation", folder=folder)
     return Measured(examples=examples, goal=goal, events=(*events, *examples.events, *goal.events))
+
+
+def _forget_memory(attack: Attack | None) -> Attack | None:
+    """Return the attack without perturbations that training remembers, for examples that training has not seen."""
+    if attack is None or not getattr(attack, "remembers", False):
+        return attack
+    return attack.recalling(None)
 
 
 def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None, tuple[str, ...]]:
@@ -85,7 +92,9 @@ def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None,
     if estimate is None:
         return None, ()
     event = distributed.run_on_first(lambda: settle(estimate, selector.memory_limit, call.source.device)[1])
-    return (None, ()) if event is None else (find_temporary_folder(), (event,))
+    if event is None:
+        return None, ()
+    return find_temporary_folder(), (event,)
 
 
 def _measure_rows(
@@ -144,7 +153,9 @@ def sample_in_full(selector: "AdversarialCoreset", call: Call, solution: Solutio
     in_full = replace(selector, attack=selector.full_attack)
     measured = _measure_rows(in_full, counted_apart, part, purpose="full", folder=None)
     call.ledger.add(counted_apart.ledger, under="evaluation")
-    return Sample(chosen, rest, measured.rows) if isinstance(measured.rows, FactoredRows) else None
+    if not isinstance(measured.rows, FactoredRows):
+        return None
+    return Sample(chosen, rest, measured.rows)
 
 
 def _is_cheaper(selector: "AdversarialCoreset") -> bool:

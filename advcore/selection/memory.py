@@ -98,8 +98,10 @@ def estimate(
     needed = estimate_memory(selector.solver, size, max(1, round(selector.budget * size)))
     matrix = needed["matrix"]
     if matrix:
-        working += _TILES + (3 * problem if problem <= CONVERTED_UP_TO else 0)
+        working += _TILES
         matrix = matrix if itemsize <= 4 else 8 * size * size
+        if problem <= CONVERTED_UP_TO:
+            working += 3 * problem
     return Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
 
 

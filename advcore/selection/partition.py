@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advcore.data.contract import chunked
 from advcore.errors import BudgetError, DataError, must
+from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import BlockRows, FactoredRows, Rows
 from advcore.shares import apportion
@@ -58,8 +59,8 @@ class Split:
 
     rows : N rows. labels : (N,), on the rows' device. budget : share to keep. block_size, blocks : for `per_batch`.
     stream : random numbers of the block permutation.
-    goal : rows and labels of other examples (a validation set) whose mean gradient is to be matched; None for that of
-    the rows themselves.
+    goal : other examples (a validation set) whose mean gradient is to be matched; without rows: that of the rows
+    themselves.
     """
 
     rows: Rows
@@ -68,7 +69,7 @@ class Split:
     block_size: int
     blocks: str
     stream: Stream
-    goal: tuple[Rows, Tensor] | None = None
+    goal: Measurement = Measurement(rows=None, labels=None)
 
     @property
     def k(self) -> int:
@@ -83,9 +84,9 @@ class Split:
         label : the mean is over the goal's examples of this class, as `narrow` leaves them; None: over all.
         Raises DataError if the goal has no example of the class.
         """
-        if self.goal is None:
+        if self.goal.rows is None:
             return None
-        goal, labels = self.goal
+        goal, labels = self.goal.read()
         if label is not None and not bool((labels == label).any()):
             raise DataError(f"target: validation needs examples of every class, got none of class {label}; use whole")
 

@@ -82,7 +82,9 @@ class Coreset:
             return torch.ones(len(self))
         if normalise == "none":
             return self.weights * (len(self) / (self.population or self.num_examples))
-        return self.weights if normalise == "batch" else rescale_to_mean_1(self.weights)
+        if normalise == "batch":
+            return self.weights
+        return rescale_to_mean_1(self.weights)
 
     def subset(self, dataset: Dataset) -> "WeightedSubset":
         """Return the selected examples of `dataset` as a torch Dataset of (x, y, w), w rescaled to mean 1.

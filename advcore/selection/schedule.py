@@ -115,5 +115,7 @@ class Schedule:
             parts = f"{format_count(full, 'full epoch')}, then {len(plan) - full}"
         *earlier, last = [str(i) for i, epoch in enumerate(plan) if epoch.action == "select"] or ["no epoch"]
         places = f"{', '.join(earlier)} and {last}" if earlier else last
-        shortened = f"; {self.length} of {self.epochs} epochs run" if self.length < self.epochs else ""
-        return f"{parts} at {100 * self.budget:g} %, selecting at {places}{shortened}"
+        text = f"{parts} at {100 * self.budget:g} %, selecting at {places}"
+        if self.length < self.epochs:
+            text += f"; {self.length} of {self.epochs} epochs run"
+        return text

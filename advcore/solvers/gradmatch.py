@@ -206,7 +206,7 @@ def _group(states: list[_TaskState]) -> Iterable[list[_TaskState]]:
     """Group tasks by whether they hold a Gram matrix, and by its precision, which is one in a batch."""
     groups = defaultdict(list)
     for state in states:
-        groups[None if state.gram is None else state.gram.dtype].append(state)
+        groups[getattr(state.gram, "dtype", None)].append(state)
     return groups.values()
 
 

@@ -69,8 +69,9 @@ def _pick_greedily(state: "_Cover | _TiledCover", k: int, sample: Sample | None)
     gains: list[float] = []
     for step in range(min(k, len(state.gains))):
         check()
-        best = state.find_best(None if sample is None else sample(step, state.open_rows))
-        if sample is not None and state.gains[best] <= least:
+        rows = sample and sample(step, state.open_rows)
+        best = state.find_best(rows)
+        if rows is not None and state.gains[best] <= least:
             best = state.find_best(None)
         if picks and state.gains[best] <= least:
             break

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from advcore.errors import BudgetError, DataError
+from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.partition import PARTITIONS, Split
@@ -16,7 +17,7 @@ def factored(n, seed=0) -> FactoredRows:
     )
 
 
-def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None, goal=None) -> Split:
+def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None, goal=(None, None)) -> Split:
     labels = torch.tensor(labels)
     return Split(
         rows=factored(len(labels)) if rows is None else rows,
@@ -25,7 +26,7 @@ def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None, goal=
         block_size=block_size,
         blocks=blocks,
         stream=STREAM,
-        goal=goal,
+        goal=Measurement(*goal),
     )
 
 
