@@ -54,7 +54,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The rows of all examples, those of the validation examples (none where they are no target), and what fell back."""
+    """The rows of all examples, those of the validation examples where these are the target, and what fell back."""
 
     examples: Measurement
     goal: Measurement

@@ -112,7 +112,6 @@ def has_large_rows(selector: "AdversarialCoreset") -> bool:
 
 
 def _find_allowed_bytes(device: torch.device) -> float | None:
-    """Return 80 % of the bytes that are free on `device`; None where that is not known."""
     free = measure_free_memory(device)
     return None if free is None else _SHARE * free
 

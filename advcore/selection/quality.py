@@ -65,8 +65,10 @@ def describe_stretch(weight_sum: float, normalise: str) -> tuple[str, ...]:
     """
     if normalise == "none" or weight_sum <= 0 or 1 / _STRETCH <= weight_sum <= _STRETCH:
         return ()
-    scale = f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1"
-    return (f"{scale} make steps {1 / weight_sum:.1f} times as long; training.normalise: none keeps their scale",)
+    return (
+        f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1 make steps {1 / weight_sum:.1f} times as long; "
+        "training.normalise: none keeps their scale",
+    )
 
 
 def measure_gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:

@@ -101,8 +101,9 @@ def _complete(
     for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
         if problem.k and not len(answer.indices):
             answers[i] = _pick_at_random(problem, answer, mean, generator)
-            stopped = answer.info.get("stopped")
-            events.append(f"{problem.name}: the solver picked nothing ({stopped}); {problem.k} random picks")
+            events.append(
+                f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); {problem.k} random picks"
+            )
     return answers, [*events, *_describe_shortfall(problems, answers)]
 
 

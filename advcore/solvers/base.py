@@ -33,21 +33,21 @@ class Solver(Protocol):
     """Frozen settings; `solver(rows, k, target=None, generator=...)` picks at most k of N rows.
 
     reads : the kind of row it needs, a name in GRADIENTS; None if it looks at nothing but their number.
-    has_target : whether it fits a target; the others look at the rows alone and refuse one.
 
     Picks are unique, at most k, and their weights finite. Zero rows, duplicates and a zero target give as many picks as
     are useful, and `info["stopped"]` says why there are fewer.
 
-    Three things are optional. `together(tasks)` solves several problems as one batch where that is faster.
-    `memory(n, k)` returns the bytes {"matrix", "solver"} that it takes beside n rows; without it, none are expected.
-    `example`, ClassVar[Mapping[str, object]], holds settings, where the defaults do not do, with which the contract
-    tests build it.
+    Four attributes are optional:
+    has_target : ClassVar[bool], whether it fits a target; a solver without it looks at the rows alone and refuses one.
+    example : ClassVar[Mapping[str, object]], settings, where the defaults do not do, with which the contract tests build
+        it.
+    together(tasks) : solves several problems as one batch where that is faster.
+    memory(n, k) : returns the bytes {"matrix", "solver"} that it takes beside n rows; without it, none are expected.
 
     Raises BudgetError unless 1 <= k <= N, DataError naming the first row that is not finite.
     """
 
     reads: ClassVar[str | None]
-    has_target: ClassVar[bool]
     __dataclass_fields__: ClassVar[dict[str, Field]]
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:

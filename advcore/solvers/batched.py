@@ -218,8 +218,9 @@ class _Batch:
     def collect_answers(self) -> list[Pursuit]:
         residuals = torch.cat(self.residuals, 1).cpu()
         is_counted = torch.cat(self.is_counted, 1).cpu()
-        state = (self.live, self.join_step, self.members, self.weights)
-        live, join_step, members, weights = (tensor.cpu() for tensor in state)
+        live, join_step, members, weights = (
+            tensor.cpu() for tensor in (self.live, self.join_step, self.members, self.weights)
+        )
         answers = []
         for i, reason in enumerate(self.stopped.tolist()):
             slots = live[i].nonzero()[:, 0]

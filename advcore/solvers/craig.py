@@ -58,7 +58,6 @@ class Craig:
     matrix: str = "auto"
     backend: str = "advcore"
     reads: ClassVar[str | None] = "last_layer"
-    has_target: ClassVar[bool] = False
 
     def __post_init__(self):
         require(

@@ -137,8 +137,7 @@ class PursuitState:
         self.is_open[row] = False
         if not self.join(row, self.residual_correlation[row]):
             return  # the row is a combination of the support, and stays closed for this pursuit
-        dropped = self.active.settle()
-        self.is_open[[other for other in dropped if other != row]] = True
+        self.is_open[[other for other in self.active.settle() if other != row]] = True
         self.steps_since_refresh += 1
         if self.is_refresh_due():
             self._refresh()

@@ -1,7 +1,5 @@
 """Solvers that look at a single score for each example: the hardest, the easiest, the middle, or some of all."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -32,7 +30,6 @@ class Scored:
     points: str = "clean"
     scores: str | None = None
     score = ""  # not annotated: a subclass may make it a setting, which then comes in that class's order
-    has_target: ClassVar[bool] = False
 
     def __post_init__(self):
         require(check_one_of("points", self.points, POINTS), *self._more_problems())

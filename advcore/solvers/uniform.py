@@ -24,7 +24,6 @@ class Random:
     """
 
     redraw: bool = True
-    has_target: ClassVar[bool] = False
     reads: ClassVar[str | None] = None
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
