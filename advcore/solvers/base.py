@@ -39,8 +39,7 @@ class Solver(Protocol):
 
     Four attributes are optional:
     has_target : ClassVar[bool], whether it fits a target; a solver without it looks at the rows alone and refuses one.
-    example : ClassVar[Mapping[str, object]], settings, where the defaults do not do, with which the contract tests build
-        it.
+    example : ClassVar[Mapping[str, object]], settings with which the contract tests build it, where defaults do not do.
     together(tasks) : solves several problems as one batch where that is faster.
     memory(n, k) : returns the bytes {"matrix", "solver"} that it takes beside n rows; without it, none are expected.
 
