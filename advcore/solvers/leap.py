@@ -106,7 +106,7 @@ def _try_steps(state: "PursuitState", rows: GramProducts, candidates: np.ndarray
         products[active.newest] = rows.read_row(row)[candidates]
         weights = active.weights[: active.high].copy()
         trials.append(_Trial(row=row, score=scores[best], weights=weights))
-        change = weights - _extend(weights_before, len(weights))
+        change = weights - np.pad(weights_before, (0, len(weights) - len(weights_before)))
         correlation = correlation_before - change.astype(products.dtype) @ products[: len(weights)]
     return trials
 
@@ -117,7 +117,7 @@ def _keep_right_trials(state: "PursuitState", candidates: np.ndarray, trials: li
     Trials after the first that meets the tolerance are undone, too.
     """
     high = state.active.high
-    weights = np.stack([_extend(trial.weights, high) for trial in trials])
+    weights = np.stack([np.pad(trial.weights, (0, high - len(trial.weights))) for trial in trials])
     # (len(trials), N): all rows' correlations with the residual after each trial
     correlation = state.residual_correlation - state.products.correlate(weights - state.applied[:high], exact=False)
     unbeaten = _count_unbeaten(state, candidates, trials, correlation)
@@ -145,7 +145,3 @@ def _count_unbeaten(
     best_outside = state.score(correlation[:-1], is_outside, state.least).max(1, initial=-np.inf)
     is_beaten = best_outside > [trial.score for trial in trials[1:]]
     return 1 + int(np.append(is_beaten, True).argmax())
-
-
-def _extend(weights: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([weights, np.zeros(size - len(weights))])
