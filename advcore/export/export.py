@@ -26,7 +26,7 @@ from advcore.run.places import check_path, refuse_as_option, try_in
 from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import force_float32
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 from advcore.version import __version__
 
 SCHEMA = "advcore-export-1"

@@ -52,7 +52,7 @@ class Journal:
         self.record.epochs = trained.epochs
         self.record.selections = [select.summarise(coreset) for coreset in trained.coresets]
         self.record.events = trained.events
-        self.record.ledger = trained.ledger.summary()
+        self.record.ledger = trained.ledger.summarise()
         self.record.relative_cost = trained.ledger.sum_units() / self.prepared.plan.reference.units
 
     def list_metrics(self) -> list[metrics.Row]:

@@ -22,10 +22,10 @@ from advcore.run import checkpoints, select, weights
 from advcore.run.prepare import Prepared, Reporter
 from advcore.run.resume import Journal, begin_run, create_record
 from advcore.runtime.device import force_float32, measure_peak_memory
+from advcore.selection.result import Coreset
 from advcore.tracking import find_tracker_name, metrics
 from advcore.tracking.dispatch import Tracking
 from advcore.training.progress import Listener, Snapshot, Trained
-from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
 

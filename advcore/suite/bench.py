@@ -185,14 +185,14 @@ def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
 def check_data(pending: list[Run]) -> None:
     """Count the examples of each data set once. Raises DataError for a data set that is not there."""
     for data in {str(run.config.data): run.config.data for run in pending}.values():
-        data.counts()
+        data.count_examples()
 
 
 def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tuple[int, int]:
     """Return how many training and validation examples a method's data has. sizes : those counted before, by data."""
     key = str(config.data)
     if key not in sizes:
-        sizes[key] = config.data.counts()
+        sizes[key] = config.data.count_examples()
     return sizes[key]
 
 
