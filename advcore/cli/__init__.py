@@ -14,7 +14,7 @@ from advcore.cli import list as list_
 from advcore.cli.exits import Exit, describe_exit, leave
 from advcore.cli.processes import join_processes
 from advcore.runtime.heap import keep_freed_memory
-from advcore.runtime.signals import catch_signals
+from advcore.runtime.signals import Stopped, catch_signals
 from advcore.runtime.threads import prepare_environment
 from advcore.version import __version__
 
@@ -65,7 +65,7 @@ def main() -> None:
             code = app(standalone_mode=False) or 0
         if code == 130:
             raise KeyboardInterrupt  # which typer has turned into this exit code
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         ending = describe_exit(error)
         if ending is None:
             raise

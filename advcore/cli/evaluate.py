@@ -77,8 +77,7 @@ def _check_outputs(out: Path | None, state: Path | None, examples: Path | None) 
     """Raise ConfigError where an evaluation cannot write a file, or would write two to the same place."""
     from advcore.run.places import check_writable
 
-    options = {"--out": out, "--state": state, "--examples": examples}
-    files = {option: path for option, path in options.items() if path}
+    files = {option: path for option, path in (("--out", out), ("--state", state), ("--examples", examples)) if path}
     places = [os.path.realpath(path) for path in files.values()]
     if examples:
         places.append(os.path.realpath(examples.with_suffix(".json")))

@@ -49,7 +49,7 @@ def describe_exit(error: BaseException) -> Exit | None:
         return Exit(2, (error.format_message(),))
     from advcore.runtime.out_of_memory import is_out_of_memory
 
-    if not isinstance(error, Exception) or not is_out_of_memory(error):
+    if not is_out_of_memory(error):
         return None
     advice = f"use smaller batches, data or model{_explain_continuation()}"
     return Exit(3, (f"memory ran out: {describe_exception(error)}; {advice}",))

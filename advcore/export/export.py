@@ -38,10 +38,9 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export: its folder, the number of coresets in it, and notes for the user."""
+    """The result of an export: its folder, and notes for the user."""
 
     folder: Path
-    coresets: int
     notes: tuple[str, ...] = ()
 
 
@@ -81,7 +80,7 @@ def export(
             _write_coresets(folder / "coresets", coresets, parquet)
         if kind != "coresets":
             _write_model(folder, run, record, which=checkpoint, samples=samples, num_coresets=len(coresets))
-    return Exported(out, len(coresets), _list_notes(record, kind, coresets))
+    return Exported(out, _list_notes(record, kind, coresets))
 
 
 def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 
@@ -90,16 +89,13 @@ def create_record(prepared: Prepared) -> RunRecord:
     )
 
 
-class Beginning(TypedDict):
-    """done : whether nothing is left to do. state : what training continues from, None for the beginning."""
+def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool, Snapshot | None]:
+    """Prepare the folder for a new run, or for one that continues. Only the first of several processes does this.
 
-    done: bool
-    state: Snapshot | None
-
-
-def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
-    """Prepare the folder for a new run, or for one that continues. Only the first of several processes does this."""
-    path, prepared = journal.path, journal.prepared
+    Returns whether nothing is left to do, and what training continues from: None for the beginning.
+    """
+    path = journal.path
+    prepared = journal.prepared
     journal.record.data["hash"] = {
         "train": hash_content(prepared.data.train),
         "test": hash_content(prepared.data.test),
@@ -110,7 +106,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
         changed = _compare_settings(prepared, before)
         if _is_done(before, changed, path):
             journal.record = before
-            return {"done": True, "state": None}
+            return True, None
         state, damaged = _find_state(prepared, path, before, journal.list_facts()["data"])
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
@@ -128,7 +124,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
         checkpoints.sweep(paths)
     journal.record.environment["speed"] = asdict(choose_speed(prepared, state))
     journal.save()
-    return {"done": False, "state": state}
+    return False, state
 
 
 def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:

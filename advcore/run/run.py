@@ -66,13 +66,13 @@ def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, jo
     it is. Of several processes, only the first one reads and writes files of the run.
     """
     journal = Journal(prepared, path, began=time.perf_counter(), record=create_record(prepared))
-    beginning = distributed.run_on_first(partial(begin_run, journal, resume, job))
+    is_done, state = distributed.run_on_first(partial(begin_run, journal, resume, job))
     record = journal.record
-    if beginning["done"]:
+    if is_done:
         return record
     reporter.on_plan(prepared.plan)
     with contextlib.closing(_open_tracking(journal)) as tracking:
-        trained = _train(journal, reporter, tracking, state=beginning["state"])
+        trained = _train(journal, reporter, tracking, state=state)
         _evaluate_states(journal, reporter, trained)
         tracking.close(metrics.flatten_final(record.final, record.relative_cost))
         tracking.report(record.events, len(record.epochs))
