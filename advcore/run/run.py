@@ -192,7 +192,7 @@ def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
     record.epochs = trained.epochs
     record.selections = [summarise(coreset) for coreset in trained.coresets]
     record.events = trained.events
-    record.ledger = trained.ledger.summary()
+    record.ledger = trained.ledger.summarise()
     record.relative_cost = trained.ledger.sum_units() / prepared.plan.reference.units
 
 

@@ -53,7 +53,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "previous": judge.previous and list(judge.previous),
             "epochs": out.epochs,
             "events": out.events,
-            "ledger": out.ledger.summary(),
+            "ledger": out.ledger.summarise(),
             "random": distributed.gather_values(_get_random_states(loop.device)),
         }
     )
