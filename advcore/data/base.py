@@ -1,7 +1,8 @@
 """Settings that all data share: sizes, the held-out split, and how a raw set becomes three sources.
 
-A new set of data is one file, `advcore/data/NAME.py`, one line in `advcore.data.DATASETS`, and one test. The file holds
-a class of settings that says where the raw data are, and reads them:
+A new set of data is one file, `advcore/data/NAME.py`, one line in `advcore.data.DATASETS`, and one test, which writes a
+few such files and subclasses `advcore.testing.DataContract`. The file holds a class of settings that says where the raw
+data are, and reads them:
 
     @settings
     class Npz(OwnData):

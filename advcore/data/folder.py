@@ -83,23 +83,23 @@ class ImageFolder(DataSettings):
         if not samples:
             raise DataError(f"{folder} must hold images, got none in {len(labels)} sub-folders")
         return Split(
-            labels=torch.tensor(list(samples.values())),
-            images=partial(_read_images, list(samples), self.size),
+            labels=torch.tensor([label for _, label in samples]),
+            images=partial(_read_images, [path for path, _ in samples], self.size),
             num_classes=len(classes),
             may_stream=True,
         )
 
 
-def _list_samples(folder: Path, labels: dict[str, int], endings: tuple[str, ...]) -> dict[str, int]:
-    """Return {path: label} of every image, in the order of torchvision's `make_dataset`.
+def _list_samples(folder: Path, labels: dict[str, int], endings: tuple[str, ...]) -> list[tuple[str, int]]:
+    """List path and label of every image, in the order of torchvision's `make_dataset`.
 
     Raises OSError for a sub-folder that cannot be listed, whose images would otherwise be missing without a word.
     """
-    samples: dict[str, int] = {}
+    samples = []
     for subfolder in sorted(labels):
         for parent, _, names in sorted(os.walk(folder / subfolder, followlinks=True, onerror=_raise)):
             paths = [os.path.join(parent, name) for name in sorted(names) if name.lower().endswith(endings)]
-            samples |= dict.fromkeys(paths, labels[subfolder])
+            samples += [(path, labels[subfolder]) for path in paths]
     return samples
 
 
