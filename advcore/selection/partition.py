@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from advcore.data.contract import chunked
+from advcore.data.contract import cut_into_chunks
 from advcore.errors import BudgetError, DataError, must
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
@@ -159,7 +159,7 @@ def split_per_batch(split: Split) -> list[Problem]:
     order = torch.arange(len(split.rows), device=split.rows.device)
     if split.blocks == "permuted":
         order = split.stream.at(order).permutation()
-    blocks = chunked(order, split.block_size)
+    blocks = cut_into_chunks(order, split.block_size)
     if len(blocks) == 1:
         rule = f"less than the {len(order)} examples"
         raise BudgetError(must("block_size", rule, split.block_size, "or use per_class"))

@@ -17,7 +17,7 @@ from advcore.config.load import from_dict, resolve
 from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.files import write_bytes
 from advcore.runtime import device, signals
-from advcore.runtime.threads import environment_of_share, share_of_threads
+from advcore.runtime.threads import limit_threads, share_of_threads
 from advcore.suite.process import Outcome, Watcher, Work, attempt, must_stop, tidy
 from advcore.suite.suite import Run
 
@@ -76,7 +76,7 @@ def run_locally(
 def _list_environments(jobs: int) -> list[dict[str, str]]:
     """Return an environment for each run at a time: a share of the threads, and one GPU where there are several."""
     gpus = device.count_gpus() if jobs > 1 else 0
-    share = environment_of_share(jobs)
+    share = limit_threads(jobs)
     return [share | (device.restrict_to_gpu(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
 
 
