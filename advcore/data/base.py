@@ -220,11 +220,9 @@ def expand_home(path: str) -> Path:
 def find_path(path: str) -> Path:
     """Return the folder or file that data.path names: as it is, or below the folder named by ADVCORE_DATA."""
     root = os.environ.get("ADVCORE_DATA")
-    candidates = [expand_home(path)]
-    if root:
-        candidates.append(Path(root) / path)
+    below_root = [Path(root) / path] if root else []
     attempts = []
-    for candidate in candidates:
+    for candidate in (expand_home(path), *below_root):
         try:
             os.stat(candidate)
             return candidate
