@@ -12,7 +12,7 @@ from advcore.data.split import Split
 from advcore.errors import check_within, require
 from advcore.rng import Stream
 from advcore.settings import settings
-from advcore.shares import largest_remainder
+from advcore.shares import apportion
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _draw_origins(labels: Tensor, part: Tensor, share: float, stream: Stream) ->
     order = part[stream.at(part).permutation()]
     members = [order[labels[order] == c] for c in labels[part].unique()]
     wanted = round(share * len(part))
-    counts = largest_remainder(wanted, list(map(len, members)))
+    counts = apportion(wanted, list(map(len, members)))
     for positions, count in zip(members, counts, strict=True):
         copied = positions[min(count, len(positions) - 1) :]
         replaced = positions[: len(positions) - len(copied)]

@@ -12,7 +12,7 @@ from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.errors import DataError, must
 from advcore.rng import Stream
-from advcore.shares import largest_remainder
+from advcore.shares import apportion
 
 RESIDENT_LIMIT = 4 * 2**30
 """Bytes up to which a set of images is held on the device."""
@@ -62,7 +62,7 @@ def draw_stratified(labels: Tensor, count: int, seed: int, purpose: str) -> Tens
     """Draw `count` examples with each class's share (largest remainder); return (N,) bool, True for those drawn."""
     order = Stream(seed=seed, purpose=f"split-{purpose}").at(torch.arange(len(labels))).permutation()
     classes = labels.unique()
-    shares = largest_remainder(count, [int((labels == c).sum()) for c in classes])
+    shares = apportion(count, [int((labels == c).sum()) for c in classes])
     mask = torch.zeros(len(labels), dtype=torch.bool)
     for c, share in zip(classes, shares, strict=True):
         mask[order[labels[order] == c][:share]] = True

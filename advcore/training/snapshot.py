@@ -14,9 +14,9 @@ from advcore import distributed
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError, must
 from advcore.runtime.device import get_random_state, set_random_state
+from advcore.selection.result import Coreset
 from advcore.training.judge import Verdict
 from advcore.training.progress import Entry, Place, Snapshot
-from advcore.types import Coreset
 
 if TYPE_CHECKING:
     from advcore.training.loop import Loop

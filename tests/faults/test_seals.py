@@ -20,7 +20,7 @@ from advcore.run import checkpoints
 from advcore.run.prepare import Reporter, prepare
 from advcore.run.run import run
 from advcore.run.select import keep_coreset
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 
 pytestmark = pytest.mark.case("B4")
 RECORD = RunRecord(
