@@ -211,10 +211,7 @@ class OwnData(DataSettings):
 
 def expand_home(path: str) -> Path:
     """Replace `~` by the home folder, where there is one."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the home of a user that this machine does not know
-        return Path(path)
+    return Path(os.path.expanduser(path))
 
 
 def find_path(path: str) -> Path:
