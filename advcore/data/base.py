@@ -214,8 +214,11 @@ def expand_home(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def find_path(path: str) -> Path:
-    """Return the folder or file that data.path names: as it is, or below the folder named by ADVCORE_DATA."""
+def find_path(path: str, way_out: str = "") -> Path:
+    """Return the folder or file that data.path names: as it is, or below the folder named by ADVCORE_DATA.
+
+    Raises DataError if there is none, which ends with `way_out`.
+    """
     root = os.environ.get("ADVCORE_DATA")
     below_root = [Path(root) / path] if root else []
     attempts = []
@@ -229,7 +232,7 @@ def find_path(path: str) -> Path:
             attempts.append(f"{candidate}: {error}")
     hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"
     raise DataError(
-        f"data.path must be an existing file or folder, got {path!r} (looked for {'; '.join(attempts)}){hint}"
+        f"data.path must be an existing file or folder, got {path!r} (looked for {'; '.join(attempts)}){hint}{way_out}"
     )
 
 
