@@ -1,7 +1,8 @@
 """Settings that all data share: sizes, the held-out split, and how a raw set becomes three sources.
 
-A new set of data is one file, `advcore/data/NAME.py`, one line in `advcore.data.DATASETS`, and one test. The file holds
-a class of settings that says where the raw data are, and reads them:
+A new set of data is one file, `advcore/data/NAME.py`, one line in `advcore.data.DATASETS`, and one test, which writes a
+few such files and subclasses `advcore.testing.DataContract`. The file holds a class of settings that says where the raw
+data are, and reads them:
 
     @settings
     class Npz(OwnData):
@@ -210,20 +211,18 @@ class OwnData(DataSettings):
 
 def expand_home(path: str) -> Path:
     """Replace `~` by the home folder, where there is one."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the home of a user that this machine does not know
-        return Path(path)
+    return Path(os.path.expanduser(path))
 
 
-def find_path(path: str) -> Path:
-    """Return the folder or file that data.path names: as it is, or below the folder named by ADVCORE_DATA."""
+def find_path(path: str, way_out: str = "") -> Path:
+    """Return the folder or file that data.path names: as it is, or below the folder named by ADVCORE_DATA.
+
+    Raises DataError if there is none, which ends with `way_out`.
+    """
     root = os.environ.get("ADVCORE_DATA")
-    candidates = [expand_home(path)]
-    if root:
-        candidates.append(Path(root) / path)
+    below_root = [Path(root) / path] if root else []
     attempts = []
-    for candidate in candidates:
+    for candidate in (expand_home(path), *below_root):
         try:
             os.stat(candidate)
             return candidate
@@ -233,7 +232,7 @@ def find_path(path: str) -> Path:
             attempts.append(f"{candidate}: {error}")
     hint = "" if root else "; a relative path is also looked up below the folder that ADVCORE_DATA names"
     raise DataError(
-        f"data.path must be an existing file or folder, got {path!r} (looked for {'; '.join(attempts)}){hint}"
+        f"data.path must be an existing file or folder, got {path!r} (looked for {'; '.join(attempts)}){hint}{way_out}"
     )
 
 

@@ -54,7 +54,7 @@ def list_first(numbers: list[int], most: int) -> str:
     return ", ".join(map(str, numbers[:most])) + more
 
 
-def label_check(source: Source, num_classes: int) -> LabelCheck:
+def make_label_check(source: Source, num_classes: int) -> LabelCheck:
     """Return a check for the labels of the source's batches.
 
     Where all labels are known, they are checked here at once, so that no batch has to wait for the device.
@@ -69,7 +69,7 @@ def _accept(y: Tensor, indices: Tensor) -> None:
     pass  # all labels have been checked before
 
 
-def item_of(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
+def read_example(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
     """Return image (C, H, W) and label of the i-th example of a map-style data set.
 
     Raises DataError, with the index, for anything else, and in place of whatever the data set raises.

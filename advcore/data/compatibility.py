@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from advcore.data.checks import check_labels
-from advcore.data.contract import Source, first_images
+from advcore.data.contract import Source, read_first_images
 from advcore.errors import DataError
 from advcore.rng import preserve_random_state
 from advcore.runtime.borrow import borrow
@@ -21,7 +21,7 @@ def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None
         check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])
 
 
-def class_count(model: nn.Module, source: Source) -> int:
+def count_logits(model: nn.Module, source: Source) -> int:
     """Return how many logits the model gives an image. Raises DataError unless it takes the images.
 
     Cost: one forward pass of two images.
@@ -31,7 +31,7 @@ def class_count(model: nn.Module, source: Source) -> int:
 
 def _first_logits(model: nn.Module, source: Source) -> torch.Tensor:
     """Return the model's output, in eval mode, for the first two images. Raises DataError if it raises anything."""
-    x = first_images(model, source)
+    x = read_first_images(model, source)
     try:
         with preserve_random_state(), borrow(model, training=False), torch.no_grad():
             return model(x)

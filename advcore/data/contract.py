@@ -51,7 +51,7 @@ class MapStyle(Protocol):
     def __getitem__(self, i: int, /) -> Sequence[object]: ...
 
 
-def chunked(indices: Tensor, size: int) -> list[Tensor]:
+def cut_into_chunks(indices: Tensor, size: int) -> list[Tensor]:
     """Cut indices (N,) into chunks of `size`.
 
     A last chunk of one example joins the chunk before it, because BatchNorm cannot learn from one example.
@@ -62,8 +62,8 @@ def chunked(indices: Tensor, size: int) -> list[Tensor]:
     return chunks
 
 
-def chunk_sizes(n: int, size: int) -> dict[int, int]:
-    """Return {length: number of chunks} of the chunks that `chunked` cuts n indices into."""
+def count_chunks(n: int, size: int) -> dict[int, int]:
+    """Return {length: number of chunks} of the chunks that `cut_into_chunks` cuts n indices into."""
     full, rest = divmod(n, size)
     if rest == 1 and full:
         return {size: full - 1, size + 1: 1}
@@ -75,7 +75,7 @@ def to_float(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
-def batches_for(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+def read_batches(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> Iterator[Batch]:
     """Yield the source's batches, with images in the model's dtype, or in float32 if that is wider."""
     dtypes = [parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point]
     dtype = torch.promote_types(dtypes[0], torch.float32) if dtypes else torch.float32
@@ -83,7 +83,7 @@ def batches_for(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> I
         yield indices, x.to(dtype), y
 
 
-def first_images(model: nn.Module, source: Source) -> Tensor:
-    """Return the first two images, or the only one, as `batches_for` gives them: enough to see shapes in a model."""
-    _, x, _ = next(batches_for(model, source, [torch.arange(min(2, len(source)))]))
+def read_first_images(model: nn.Module, source: Source) -> Tensor:
+    """Return the first two images, or the only one, as `read_batches` gives them: enough to see shapes in a model."""
+    _, x, _ = next(read_batches(model, source, [torch.arange(min(2, len(source)))]))
     return x

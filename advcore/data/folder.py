@@ -82,10 +82,9 @@ class ImageFolder(DataSettings):
         samples = _list_samples(folder, labels, datasets.folder.IMG_EXTENSIONS)
         if not samples:
             raise DataError(f"{folder} must hold images, got none in {len(labels)} sub-folders")
-        paths = [path for path, _ in samples]
         return Split(
             labels=torch.tensor([label for _, label in samples]),
-            images=partial(_read_images, paths, self.size),
+            images=partial(_read_images, [path for path, _ in samples], self.size),
             num_classes=len(classes),
             may_stream=True,
         )

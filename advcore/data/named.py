@@ -56,10 +56,9 @@ class _Torchvision(DataSettings):
     num_classes: ClassVar[int] = 10
 
     def read(self) -> tuple[Split, Split]:
-        try:
-            root = expand_home(self.path) if self.download else find_path(self.path)
-        except DataError as error:
-            raise DataError(f"{error}; set data.download: true to fetch the files") from None
+        root = expand_home(self.path)
+        if not self.download:
+            root = find_path(self.path, way_out="; set data.download: true to fetch the files")
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:

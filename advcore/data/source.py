@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from advcore.data.contract import Batch, MapStyle, Source, chunked
+from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks
 from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.deprecation import forward_renamed
@@ -48,7 +48,7 @@ def hash_content(source: Source) -> str:
     digest = hashlib.sha256(source.labels().numpy().tobytes())
     if not isinstance(source, Resident):
         return f"labels {digest.hexdigest()[:16]}"
-    for _, x, _ in source.batches(chunked(torch.arange(len(source)), 4096)):
+    for _, x, _ in source.batches(cut_into_chunks(torch.arange(len(source)), 4096)):
         digest.update(x.cpu().numpy().tobytes())
     return f"images {digest.hexdigest()[:16]}"
 
@@ -57,14 +57,14 @@ def hash_content(source: Source) -> str:
 __getattr__ = forward_renamed(
     __name__,
     {
-        "batches_for": "advcore.data.contract.batches_for",
+        "batches_for": "advcore.data.contract.read_batches",
         "check_images": "advcore.data.checks.check_images",
         "check_labels": "advcore.data.checks.check_labels",
-        "chunk_sizes": "advcore.data.contract.chunk_sizes",
+        "chunk_sizes": "advcore.data.contract.count_chunks",
         "content_hash": "advcore.data.source.hash_content",
-        "first_images": "advcore.data.contract.first_images",
-        "item_of": "advcore.data.checks.item_of",
-        "label_check": "advcore.data.checks.label_check",
+        "first_images": "advcore.data.contract.read_first_images",
+        "item_of": "advcore.data.checks.read_example",
+        "label_check": "advcore.data.checks.make_label_check",
         "to_float": "advcore.data.contract.to_float",
     },
 )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from advcore.data.checks import check_images, item_of, list_first
-from advcore.data.contract import Batch, MapStyle, Source, chunked, to_float
+from advcore.data.checks import check_images, list_first, read_example
+from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, to_float
 from advcore.errors import DataError, describe_exception
 from advcore.runtime.device import is_faster_pinned
 from advcore.runtime.signals import hold_signals, ignore_signals
@@ -49,14 +49,14 @@ class Streamed(Source):
             raise DataError("the data set must hold at least one example, got an empty one")
         self._labels = labels
         self._fingerprint: str | None = None
-        channels, height, width = item_of(dataset, 0)[0].shape
+        channels, height, width = read_example(dataset, 0)[0].shape
         self.shape = (channels, height, width)
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        x, y = item_of(self.dataset, i)
+        x, y = read_example(self.dataset, i)
         return to_float(x), y
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
@@ -90,7 +90,8 @@ class Streamed(Source):
 
     def labels(self) -> Tensor:
         if self._labels is None:
-            self._labels = torch.cat([y.cpu() for _, _, y in self.batches(chunked(torch.arange(len(self)), 256))])
+            everything = cut_into_chunks(torch.arange(len(self)), 256)
+            self._labels = torch.cat([y.cpu() for _, _, y in self.batches(everything)])
         return self._labels
 
     def class_counts(self) -> list[int] | None:
@@ -104,7 +105,7 @@ class Streamed(Source):
     def _label_at(self, i: int) -> int:
         if self._labels is not None:
             return int(self._labels[i])
-        return item_of(self.dataset, i)[1]
+        return read_example(self.dataset, i)[1]
 
 
 class _CheckedExamples(Dataset):
@@ -126,7 +127,7 @@ class _CheckedExamples(Dataset):
         if worker:
             self._being_read[worker.id] = i
         try:
-            x, y = item_of(self.dataset, i)
+            x, y = read_example(self.dataset, i)
         except DataError as error:
             return error
         if worker:

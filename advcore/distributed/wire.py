@@ -86,7 +86,7 @@ def decode_bytes(carrier: Tensor) -> bytes:
 
 def send_tree(tree: object, other: int) -> None:
     """Send a tree to process `other`: the length of its description, the description, then each tensor by itself."""
-    tensors: list[Tensor] = []
+    tensors: dict[Tensor, int] = {}
     values = split_tree(tree, tensors)
     shapes = [[str(tensor.dtype)[6:], list(tensor.shape), tensor.is_cuda] for tensor in tensors]
     content = encode_bytes(json.dumps({"values": values, "tensors": shapes}).encode())

@@ -14,8 +14,8 @@ from advcore.adversary import bind_attack
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.compatibility import check_fits, class_count
-from advcore.data.contract import MapStyle, batches_for, chunked
+from advcore.data.compatibility import check_fits, count_logits
+from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack
@@ -169,7 +169,7 @@ def _adapt_to_classes(
     """Return the attacks, each AutoAttack as it runs for the model's number of classes."""
     if not any(isinstance(attack, AutoAttack) for attack in attacks):
         return list(attacks)
-    classes = class_count(model, source)
+    classes = count_logits(model, source)
     return [attack.for_classes(classes) if isinstance(attack, AutoAttack) else attack for attack in attacks]
 
 
@@ -230,9 +230,9 @@ def _judge_remaining(
     """
     chunks = []
     if len(saved) < len(indices):
-        chunks = chunked(indices[len(saved) :], batch_size)
+        chunks = cut_into_chunks(indices[len(saved) :], batch_size)
         check_fits(judge.model, source, labels=False)
-    batches = batches_for(judge.model, source, distributed.chunks_of_process(chunks))
+    batches = read_batches(judge.model, source, distributed.chunks_of_process(chunks))
     results = (judge.judge_batch(*batch).to_rows() for batch in batches)
     examples: list[dict[str, Tensor]] = []
     for rows in distributed.gather_in_order(chunks, results):
@@ -247,7 +247,7 @@ def _judge_remaining(
 def _check_model(judge: _Judge, source: Source, indices: Tensor, descriptions: Sequence[dict]) -> list[str]:
     """Look for signs of masking on a few images, in the largest linf ball of the attacks, or one of 8/255."""
     spread = indices[:: max(1, len(indices) // IMAGES)][:IMAGES]  # data may be sorted by class
-    _, x, y = next(batches_for(judge.model, source, [spread]))
+    _, x, y = next(read_batches(judge.model, source, [spread]))
     radii = [description["eps"] for description in descriptions if description["norm"] == "linf"]
     return flag_model(judge.model, judge.forward, x, y, eps=max(radii, default=8 / 255))
 
@@ -273,7 +273,7 @@ def smallest_radius(
     with borrow(model, training=False), ledger.phase("evaluation", source.device):
         forward = ledger.count_passes(model)
         attack = bind_attack(attack.probe(), model, ledger.count_passes)
-        for batch, x, y in batches_for(model, source, chunked(indices, batch_size)):
+        for batch, x, y in read_batches(model, source, cut_into_chunks(indices, batch_size)):
             with torch.no_grad():
                 robust = classify_clean(forward(x), y, batch)
             radius = torch.where(robust, float("inf"), 0.0).double()

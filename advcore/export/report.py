@@ -15,7 +15,7 @@ from torch import Tensor
 from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
 from advcore.config.load import RunConfig, from_dict
-from advcore.data.contract import batches_for
+from advcore.data.contract import read_batches
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, describe_exception, must, refuse_as_setting
 from advcore.files import check_inside, has_pair, read_json, write_bytes
 from advcore.objectives.base import is_attacked
@@ -186,7 +186,7 @@ def _attack_examples(prepared: Prepared, positions: Tensor) -> tuple[Tensor, Ten
     """Return images (B, C, H, W), their labels (B,), and the attacked images, or the same where nothing is attacked."""
     model = prepared.model
     objective = prepared.config.objective
-    indices, x, y = next(batches_for(model, prepared.data.train, [positions]))
+    indices, x, y = next(read_batches(model, prepared.data.train, [positions]))
     if not is_attacked(objective):
         return x, y, x
     with borrow(model, training=False):

@@ -25,24 +25,17 @@ _VALUES = "values.json"
 _TENSOR = "$tensor"
 
 
-def split_tree(tree: object, tensors: list[Tensor], numbers: dict[int, int] | None = None) -> object:
-    """Return the tree with {"$tensor": number} in each tensor's place, and append the tensors to `tensors`.
+def split_tree(tree: object, numbers: dict[Tensor, int]) -> object:
+    """Return the tree with {"$tensor": number} in each tensor's place, and add the tensors to `numbers`, in order.
 
-    A tensor that occurs twice is appended once.
-
-    numbers : position in `tensors`, by id, of those that are in it already; None for none.
+    A tensor that occurs twice has one number.
     """
-    if numbers is None:
-        numbers = {}
     if isinstance(tree, Tensor):
-        if id(tree) not in numbers:
-            numbers[id(tree)] = len(tensors)
-            tensors.append(tree)
-        return {_TENSOR: numbers[id(tree)]}
+        return {_TENSOR: numbers.setdefault(tree, len(numbers))}
     if isinstance(tree, dict):
-        return {key: split_tree(entry, tensors, numbers) for key, entry in tree.items()}
+        return {key: split_tree(entry, numbers) for key, entry in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [split_tree(entry, tensors, numbers) for entry in tree]
+        return [split_tree(entry, numbers) for entry in tree]
     return tree
 
 
@@ -57,16 +50,16 @@ def join_tree(values: object, tensors: dict[str, Tensor]) -> object:
     return {key: join_tree(entry, tensors) for key, entry in values.items()}
 
 
-def format_numbered(tensors: list[Tensor]) -> bytes:
+def format_numbered(numbers: dict[Tensor, int]) -> bytes:
     """Return the bytes of a safetensors file in which each tensor's name is its number."""
-    return format_tensors({str(number): tensor for number, tensor in enumerate(tensors)})
+    return format_tensors({str(number): tensor for tensor, number in numbers.items()})
 
 
 def pack(tree: object) -> bytes:
     """Return the bytes of a tree, for another process of the same run."""
-    tensors: list[Tensor] = []
-    values = json.dumps(split_tree(tree, tensors)).encode()
-    return len(values).to_bytes(8, "little") + values + format_numbered(tensors)
+    numbers: dict[Tensor, int] = {}
+    values = json.dumps(split_tree(tree, numbers)).encode()
+    return len(values).to_bytes(8, "little") + values + format_numbered(numbers)
 
 
 def unpack(content: bytes) -> object:
@@ -83,10 +76,10 @@ def save_folder(path: Path, tree: dict, facts: dict) -> None:
     The manifest is written last; it holds `facts`, and the sha256 and size of each file. All is written beside `path`,
     synced, and renamed, so that the folder exists whole or not at all.
     """
-    tensors: list[Tensor] = []
-    values = split_tree(tree, tensors)
+    numbers: dict[Tensor, int] = {}
+    values = split_tree(tree, numbers)
     contents = {
-        _TENSORS: format_numbered(tensors),
+        _TENSORS: format_numbered(numbers),
         _VALUES: json.dumps(values, allow_nan=False).encode(),  # without indentation, which is ten times as fast
     }
     files = {name: {"sha256": hash_bytes(content), "size": len(content)} for name, content in contents.items()}

@@ -14,8 +14,8 @@ from advcore import distributed
 from advcore.adversary import bind_attack, count_passes, perturb
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.checks import label_check
-from advcore.data.contract import batches_for, chunked, first_images
+from advcore.data.checks import make_label_check
+from advcore.data.contract import cut_into_chunks, read_batches, read_first_images
 from advcore.data.source import Source
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement
@@ -83,13 +83,13 @@ def last_layer_rows(
     beta enters once.
     """
     device = source.device
-    chunks = chunked(torch.arange(len(source)), chunk_size)
+    chunks = cut_into_chunks(torch.arange(len(source)), chunk_size)
     store = FactorStore(objective.passes, len(source), folder)
     labels: list[Tensor] = []
     done = 0
     with borrow(model, training=False):
-        layer = find_head(model, first_images(model, source), head)
-    check = label_check(source, layer.out_features)
+        layer = find_head(model, read_first_images(model, source), head)
+    check = make_label_check(source, layer.out_features)
     kind = _fit_to_bias(kind, has_bias=layer.bias is not None)
     with borrow(model, training=attack_mode == "train"), tap_features(layer) as tap:
         attack = bind_attack(attack, model, ledger.count_passes)
@@ -98,7 +98,7 @@ def last_layer_rows(
 
         def measure_chunks() -> Iterator[tuple[Tensor, ...]]:
             """Yield the labels of each chunk, then the residuals and the features of each forward pass."""
-            for indices, x, y in batches_for(model, source, distributed.chunks_of_process(chunks)):
+            for indices, x, y in read_batches(model, source, distributed.chunks_of_process(chunks)):
                 check(y, indices)
                 with ledger.phase("attack", device):
                     outputs = _join(pieces.run(len(x), partial(forwards.run, x, y, stream.at(indices))))

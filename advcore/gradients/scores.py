@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from advcore.data.checks import label_check
-from advcore.data.contract import first_images
+from advcore.data.checks import make_label_check
+from advcore.data.contract import read_first_images
 from advcore.data.source import Source
 from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measurement, define_clean_and_attacked
 from advcore.gradients.last_layer import residuals
@@ -73,8 +73,8 @@ def score_examples(
     Cost: one forward pass per example, and the attack if `attacked`; all in phase "scoring".
     """
     with borrow(model, training=False):
-        layer = find_head(model, first_images(model, source), head)
-    check = label_check(source, layer.out_features)
+        layer = find_head(model, read_first_images(model, source), head)
+    check = make_label_check(source, layer.out_features)
     with tap_features(layer) as tap:
 
         def measure(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import bind_attack, perturb
 from advcore.cost import CostLedger
-from advcore.data.contract import batches_for, chunked
+from advcore.data.contract import cut_into_chunks, read_batches
 from advcore.data.source import Source
 from advcore.gradients.base import Measurement
 from advcore.rows import DenseRows
@@ -41,7 +41,7 @@ def sweep(
 
     Returns rows (N, 1), or (N, 1, F). Cost: what `measure` takes, and the attack if `attacked`, in phase "scoring".
     """
-    chunks = chunked(torch.arange(len(source)), chunk_size)
+    chunks = cut_into_chunks(torch.arange(len(source)), chunk_size)
     pieces = Pieces(chunk_size)
     with borrow(model, training=False), ledger.phase("scoring", source.device):
         forward = ledger.count_passes(model)
@@ -57,7 +57,7 @@ def sweep(
                 return measure(forward, indices, x, y)
 
         def measure_chunks() -> Iterator[tuple[Tensor, Tensor]]:
-            for indices, x, y in batches_for(model, source, distributed.chunks_of_process(chunks)):
+            for indices, x, y in read_batches(model, source, distributed.chunks_of_process(chunks)):
                 if check is not None:
                     check(y, indices)
                 yield torch.cat(pieces.run(len(y), partial(measure_piece, indices, x, y))), y

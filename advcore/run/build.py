@@ -13,7 +13,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.config.schema import RunConfig
 from advcore.data.base import Data
-from advcore.data.contract import chunked
+from advcore.data.contract import cut_into_chunks
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
@@ -209,7 +209,7 @@ def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Modul
     with preserve_random_state(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
         model = config.model.body(data.num_classes, shape)
     if config.model.normalize == "data":
-        chunks = chunked(torch.arange(len(data.train)), 1024)
+        chunks = cut_into_chunks(torch.arange(len(data.train)), 1024)
         model = nn.Sequential(Normalize(*channel_statistics(data.train.batches(chunks))), model)
     model = model.to(device)
     _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))

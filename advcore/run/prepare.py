@@ -15,7 +15,7 @@ from advcore.config.load import from_dict
 from advcore.config.schema import RunConfig
 from advcore.cost import CostLedger
 from advcore.data.base import Data
-from advcore.data.contract import first_images
+from advcore.data.contract import read_first_images
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
@@ -102,7 +102,7 @@ def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> 
     speed = prepared.trainer.speed
     if state is not None:
         speed = fill_in_speed(speed, state, prepared.model)
-    return speed.resolve_for(prepared.model, first_images(prepared.model, prepared.data.train), distributed.size())
+    return speed.resolve_for(prepared.model, read_first_images(prepared.model, prepared.data.train), distributed.size())
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:

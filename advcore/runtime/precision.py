@@ -102,8 +102,7 @@ class Speed:
         recorded : what `record` returned in that run; None for a run from before there was a record, which used no
             defaults of a CPU. A run on another kind of device has other bits anyway: then nothing is taken.
         """
-        if recorded is None:
-            recorded = PLAIN.record(torch.device("cpu"))
+        recorded = recorded or PLAIN.record(torch.device("cpu"))
         if recorded["device"] != device.type:
             return self
         left_out = [name for name in RECORDED if getattr(self, name) in (None, "auto")]

@@ -126,7 +126,7 @@ def share_of_threads(processes: int) -> int:
     return max(1, available // processes)
 
 
-def environment_of_share(processes: int) -> dict[str, str]:
+def limit_threads(processes: int) -> dict[str, str]:
     """Return what to add to the environment of each of `processes` side by side; nothing for one alone."""
     if processes == 1:
         return {}

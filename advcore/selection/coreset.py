@@ -13,7 +13,7 @@ from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.contract import MapStyle, chunk_sizes
+from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, DataError, check_at_least, check_one_of, must, unless
 from advcore.gradients import GRADIENTS
@@ -107,7 +107,7 @@ class AdversarialCoreset(SelectionSettings):
             return n
         if self.partition != "per_batch":
             return max(1, round(self.budget * n))
-        blocks = sum(chunk_sizes(n, self.block_size).values())
+        blocks = sum(count_chunks(n, self.block_size).values())
         return min(n, max(1, round(self.budget * blocks)) * self.block_size)
 
     def select(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from advcore.cost import format_gigabytes
-from advcore.data.contract import first_images
+from advcore.data.contract import read_first_images
 from advcore.data.source import Source
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
@@ -54,7 +54,7 @@ def estimate_for(selector: "AdversarialCoreset", model: nn.Module, source: Sourc
     if not has_large_rows(selector):
         return None
     with borrow(model, training=False):
-        head = find_head(model, first_images(model, source), selector.head)
+        head = find_head(model, read_first_images(model, source), selector.head)
     counts = source.class_counts() or [math.ceil(len(source) / head.out_features)] * head.out_features
     return estimate(
         selector,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advcore.data.contract import chunked
+from advcore.data.contract import cut_into_chunks
 from advcore.errors import BudgetError, DataError, must
 from advcore.gradients.base import Measurement
 from advcore.rng import Stream
@@ -152,7 +152,7 @@ def split_per_batch(split: Split) -> list[Problem]:
     order = torch.arange(len(split.rows), device=split.rows.device)
     if split.blocks == "permuted":
         order = split.stream.at(order).permutation()
-    blocks = chunked(order, split.block_size)
+    blocks = cut_into_chunks(order, split.block_size)
     if len(blocks) == 1:
         raise BudgetError(
             must("block_size", f"less than the {len(order)} examples", split.block_size, "or use per_class")

@@ -17,7 +17,7 @@ from advcore.config.load import from_dict, resolve
 from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.files import write_bytes
 from advcore.runtime import device, signals
-from advcore.runtime.threads import environment_of_share, share_of_threads
+from advcore.runtime.threads import limit_threads, share_of_threads
 from advcore.suite.process import Outcome, Watcher, Work, attempt, must_stop, tidy
 from advcore.suite.suite import Run
 
@@ -60,7 +60,7 @@ def run_locally(
     stop = partial(must_stop, stopping, until)
     waiting = list(runs)
     gpus = device.count_gpus() if jobs > 1 else 0
-    share = environment_of_share(jobs)
+    share = limit_threads(jobs)
     environments = [share | (device.restrict_to_gpu(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
     running: dict[Future[Outcome], tuple[Run, dict[str, str]]] = {}
     with ThreadPoolExecutor(jobs) as pool:

@@ -12,7 +12,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
-from advcore.data.contract import batches_for, chunked
+from advcore.data.contract import cut_into_chunks, read_batches
 from advcore.rng import Stream
 from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
@@ -72,7 +72,7 @@ class EpochTrainer:
         streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
         self._begin_epoch(streams[0])
         parts = [distributed.share_of_batch(batch) for batch in batches[place.step :]]
-        loaded = batches_for(self.run.model, self.run.train, parts)
+        loaded = read_batches(self.run.model, self.run.train, parts)
         for i in range(place.step, len(batches)):
             with distributed.fail_together():
                 examples = next(loaded)
@@ -221,9 +221,9 @@ def split_into_batches(coreset: Coreset | None, n: int, size: int, stream: Strea
     coreset : what the epoch trains on; None for all n examples. size : examples per batch, where there are no blocks.
     """
     if coreset is None:
-        return chunked(stream.at(torch.arange(n)).permutation(), size)
+        return cut_into_chunks(stream.at(torch.arange(n)).permutation(), size)
     if coreset.blocks is None:
-        return chunked(coreset.indices[stream.at(coreset.indices).permutation()], size)
+        return cut_into_chunks(coreset.indices[stream.at(coreset.indices).permutation()], size)
     blocks = [coreset.indices[coreset.blocks == block] for block in coreset.blocks.unique()]
     return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]
 

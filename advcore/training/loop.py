@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.memory import Perturbations, refuse_unmoved
 from advcore.data.augment import none
-from advcore.data.contract import first_images
+from advcore.data.contract import read_first_images
 from advcore.data.source import Source
 from advcore.errors import NonFiniteError
 from advcore.rng import Stream
@@ -102,7 +102,9 @@ class Loop:
         wanted = self.run.trainer.speed
 
         def decide() -> Speed:
-            return wanted.resolve_for(self.run.model, first_images(self.run.model, self.run.train), distributed.size())
+            return wanted.resolve_for(
+                self.run.model, read_first_images(self.run.model, self.run.train), distributed.size()
+            )
 
         speed = decide_speed_for_all(decide)
         if speed.channels_last != wanted.resolve(self.device, family=find_family(self.run.model)).channels_last:

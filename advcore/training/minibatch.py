@@ -7,7 +7,7 @@ from torch import nn
 
 from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
-from advcore.data.contract import first_images
+from advcore.data.contract import read_first_images
 from advcore.data.source import Source
 from advcore.errors import ConfigError, must
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
@@ -39,7 +39,7 @@ def build_stepper(
     layer = None
     if rule.reads == "features":
         with borrow(model, training=False):
-            layer = find_head(model, first_images(model, source), head)
+            layer = find_head(model, read_first_images(model, source), head)
     return AttackSubsetStepper(rule, len(source), source.device, head=layer)
 
 
@@ -52,7 +52,7 @@ def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int
         return
     try:
         with preserve_random_state(), torch.no_grad():
-            copy.deepcopy(model).train()(first_images(model, source)[:1])
+            copy.deepcopy(model).train()(read_first_images(model, source)[:1])
     except ValueError as error:
         setting = "rho" if isinstance(rule, AttackSubset) else "p_up"
         way_out = f"it leaves one image of a batch of {smallest}, and the model cannot learn from one ({error})"

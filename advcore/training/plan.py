@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from advcore.attacks.base import Attack
-from advcore.data.contract import chunk_sizes
+from advcore.data.contract import count_chunks
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
@@ -89,7 +89,7 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
 
 def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
     """Return the units of the training steps of an epoch, counted from 0."""
-    sizes = chunk_sizes(trainer.count_examples(action, n), trainer.batch_size)
+    sizes = count_chunks(trainer.count_examples(action, n), trainer.batch_size)
     attack = trainer.attack_at(epoch)
     return sum(
         batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)

@@ -12,7 +12,7 @@ from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.data.augment import none
 from advcore.data.compatibility import check_fits
-from advcore.data.contract import MapStyle, chunked
+from advcore.data.contract import MapStyle, cut_into_chunks
 from advcore.data.source import Source, as_source
 from advcore.errors import CheckpointError, ConfigError, UserError, check_at_least, describe_exception, must
 from advcore.gradients import GRADIENTS
@@ -209,7 +209,7 @@ class Trainer(LoopSettings):
                 counts.append(self.selector.size(len(train)))
             sizes: set[int] = set()
             for n in counts:
-                sizes.update(len(batch) for batch in chunked(torch.arange(n), self.batch_size))
+                sizes.update(len(batch) for batch in cut_into_chunks(torch.arange(n), self.batch_size))
             smallest = min(min(distributed.share_sizes(size)) for size in sizes)
             refuse_one_image(self.minibatch, model, train, smallest)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from advcore.data.checks import check_images, check_labels
-from advcore.data.contract import chunked, to_float
+from advcore.data.contract import cut_into_chunks, to_float
 from advcore.data.source import Resident, Streamed, as_source
 from advcore.data.streamed import _CheckedExamples
 from advcore.errors import DataError
@@ -259,7 +259,7 @@ def test_one_example_is_enough():
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(n=st.integers(1, 70), size=st.integers(2, 20))
 def test_chunks_keep_the_order_and_never_end_in_a_lone_example(n, size):
-    pieces = chunked(torch.arange(n), size)
+    pieces = cut_into_chunks(torch.arange(n), size)
     assert torch.cat(pieces).tolist() == list(range(n))
     assert all(len(piece) == size for piece in pieces[:-1])
     assert len(pieces) == 1 or 2 <= len(pieces[-1]) <= size + 1

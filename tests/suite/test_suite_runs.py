@@ -20,7 +20,7 @@ from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.run.checkpoints import lock_folder
 from advcore.runtime.signals import Stopped, catch_signals
-from advcore.runtime.threads import environment_of_share, share_of_threads
+from advcore.runtime.threads import limit_threads, share_of_threads
 from advcore.suite import bench, engines
 from advcore.suite.process import Outcome
 from advcore.suite.suite import shard
@@ -195,7 +195,7 @@ def test_jobs_run_beside_each_other_and_share_the_threads(prepared, monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert len(execute(prepared, jobs=2, work=work)["done"]) == 6
     assert seen == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 6
-    assert environment_of_share(1) == {} and share_of_threads(9) == 1
+    assert limit_threads(1) == {} and share_of_threads(9) == 1
 
 
 def test_the_time_is_up(prepared):

@@ -13,7 +13,7 @@ from torch import nn
 
 from advcore.attacks import L1PGD, L2PGD, FastLPA, LinfPGD
 from advcore.cost import CostLedger
-from advcore.data.contract import chunked
+from advcore.data.contract import cut_into_chunks
 from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.evaluation.evaluate import smallest_radius
@@ -170,7 +170,7 @@ def test_at_p_up_one_a_loss_ranked_epoch_is_a_plain_epoch_on_clean_and_attacked_
     slow = copy.deepcopy(model)
     optimizer = torch.optim.SGD(slow.parameters(), lr=0.05)
     order = Stream(seed=1, purpose="order").at(torch.arange(N)).permutation()
-    for j, indices in enumerate(chunked(order, SIZE)):
+    for j, indices in enumerate(cut_into_chunks(order, SIZE)):
         _, x, y = next(source.batches([indices]))
         with borrow(slow):
             generator = Stream(seed=1, purpose="attack").at(indices)

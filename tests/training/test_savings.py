@@ -15,7 +15,7 @@ from advcore.attacks import L2PGD, NFGSM, FastLPA, LinfPGD, StAdv
 from advcore.attacks.memory import Memory, Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import crop_flip
-from advcore.data.contract import chunk_sizes, chunked
+from advcore.data.contract import count_chunks, cut_into_chunks
 from advcore.data.source import Resident
 from advcore.errors import ConfigError
 from advcore.minibatch import RULES
@@ -69,7 +69,7 @@ def test_on_frozen_weights_two_epochs_of_attacks_are_one_of_twice_the_steps(mode
             ledger=CostLedger(),
             memory=memory,
         )
-        batches = source.batches(chunked(torch.arange(N), SIZE))
+        batches = source.batches(cut_into_chunks(torch.arange(N), SIZE))
         stream = Stream(seed=0, purpose="attack", epoch=epoch)
         return torch.cat([made.perturb(x, y, stream.at(indices)) for indices, x, y in batches])
 
@@ -423,8 +423,8 @@ def test_a_run_written_out_by_hand(model, source, steps):
 
 def test_batch_sizes_are_those_that_are_cut():
     for n, size in itertools.product((1, 2, 15, 16, 17, 31, 32, 33, 95, 97), (2, 4, 16, 200)):
-        cut = [len(batch) for batch in chunked(torch.arange(n), size)]
-        assert sorted(cut) == sorted(itertools.chain(*([s] * count for s, count in chunk_sizes(n, size).items())))
+        cut = [len(batch) for batch in cut_into_chunks(torch.arange(n), size)]
+        assert sorted(cut) == sorted(itertools.chain(*([s] * count for s, count in count_chunks(n, size).items())))
 
 
 def random_plan(seed):
