@@ -27,6 +27,7 @@ from advcore.errors import (
     require,
 )
 from advcore.runtime.heap import keep_freed_memory
+from advcore.runtime.launcher import get_launched_rank
 from advcore.runtime.signals import Stopped, catch_signals
 from advcore.runtime.threads import prepare_environment
 from advcore.terminal import command_line, print_next, print_table, show_run, show_suite
@@ -662,10 +663,7 @@ def _joined() -> Iterator[None]:
 
 def _rank() -> int | None:
     """Return this process's number among several; None for a process alone, or a command that one process does."""
-    are_several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-    if not are_several or "".join(sys.argv[1:2]) not in _COMMANDS_OF_SEVERAL:
-        return None
-    return int(os.environ["RANK"])
+    return get_launched_rank() if "".join(sys.argv[1:2]) in _COMMANDS_OF_SEVERAL else None
 
 
 def _fail(lines: Iterable[str], code: int, *, shared: bool = False) -> int:

@@ -38,6 +38,11 @@ def sum_numbers(numbers: Sequence[float]) -> list:
     return reduce_numbers(numbers, dist.ReduceOp.SUM, torch.int64 if are_integers else torch.float64)
 
 
+def average_number(number: float) -> float:
+    """Return the mean of a number over the processes."""
+    return sum_numbers([number])[0] / size()
+
+
 def is_everywhere(fact: bool) -> bool:
     """Return whether a fact holds in every process."""
     if size() == 1:
@@ -59,6 +64,24 @@ def concatenate(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     parts = gather_parts(*tensors)
     return tuple(torch.cat(parts).to(tensor.device) for tensor, parts in zip(tensors, parts, strict=True))
+
+
+def entry_of_process(entries: Sequence[Item], missing: Item) -> Item:
+    """Return this process's entry of what `gather_values` returned, perhaps in an earlier run.
+
+    missing : returned where fewer processes gave theirs.
+    """
+    return entries[rank()] if rank() < len(entries) else missing
+
+
+def part_of_sum(parts: Sequence[Value]) -> Value | float:
+    """Return this process's part of a sum whose parts an earlier run's processes gave.
+
+    Where there were not as many of them, all of it is the first one's part.
+    """
+    if len(parts) == size():
+        return parts[rank()]
+    return sum(parts) if is_first() else 0.0
 
 
 def run_on_first(function: Callable[[], Value]) -> Value:
@@ -158,6 +181,19 @@ def share_of_batch(batch: Tensor) -> Tensor:
     if not is_divided(len(batch)):
         return batch
     return batch.split(share_sizes(len(batch)))[rank()]
+
+
+def share_of_count(count: int) -> float:
+    """Return how much of a count falls to each process on average."""
+    return count / size()
+
+
+def weigh_mean(part: float, total: float) -> float:
+    """Return a factor for this process's mean; with it, the mean over the processes is the mean over all.
+
+    part : what the process's mean is taken over, a count or a sum of weights. total : the same of all processes.
+    """
+    return size() * part / total
 
 
 def counts_here(batch: Tensor) -> bool:

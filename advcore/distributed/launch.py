@@ -14,13 +14,14 @@ import torch.distributed as dist
 from advcore.distributed.wire import gather_values, name_lost_process
 from advcore.errors import AdvcoreError, ConfigError, must
 from advcore.runtime.device import count_gpus, use_gpu
+from advcore.runtime.launcher import get_launched_rank
 
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 
 def is_launched() -> bool:
     """Return whether torchrun, or another launcher that sets the same variables, started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    return get_launched_rank() is not None
 
 
 def name_launchers() -> list[str]:

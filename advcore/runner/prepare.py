@@ -13,7 +13,6 @@ from advcore.adversary import bind_attack
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.base import Data
-from advcore.data.contract import first_images
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
@@ -25,6 +24,7 @@ from advcore.runner.weights import find_checkpoint, load_state, weights_hash
 from advcore.runtime.precision import Speed
 from advcore.selection.memory import estimate_for, settle
 from advcore.training.loop import Listener
+from advcore.training.loop_settings import resolve_speed
 from advcore.training.plan import Reference, count_planned_parts
 from advcore.training.trainer import Trainer, fill_in_speed
 
@@ -181,7 +181,7 @@ def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> 
     speed = prepared.trainer.speed
     if state is not None:
         speed = fill_in_speed(speed, state, prepared.model)
-    return speed.resolve_for(prepared.model, first_images(prepared.model, prepared.data.train), distributed.size())
+    return resolve_speed(speed, prepared.model, prepared.data.train)
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:

@@ -45,14 +45,11 @@ def solve_all(
     with distributed.fail_together(), explain_out_of_memory("while solving", _SMALLER):
         mine = [item if isinstance(item, Problem) else _unpack_problem(item) for item in dealt]
         answers = list(_answer(solver, mine, generator, events))
-    if distributed.size() > 1:
-        packed = distributed.gather_values([vars(answer) for answer in answers])
-        events = list(distributed.gather_events(events))
-        if problems is None:
-            return [], []
-        answers = _unpack_answers(packed, problems)
-    assert problems is not None, "a process alone has the problems"
-    return _complete(problems, answers, generator, events)
+    packed = distributed.gather_values([vars(answer) for answer in answers])
+    events = list(distributed.gather_events(events))
+    if problems is None:
+        return [], []
+    return _complete(problems, _unpack_answers(packed, problems), generator, events)
 
 
 def _pack_problem(problem: Problem) -> Packed:

@@ -136,7 +136,7 @@ class EpochTrainer:
         )
 
     def _add_loss(self, loss: Tensor, images: int) -> None:
-        self.place.total = self.place.total + loss * (images / distributed.size())
+        self.place.total = self.place.total + loss * distributed.share_of_count(images)
         self.place.counted += images
 
     def _describe_epoch(self, steps: int, rule_facts: Entry) -> Entry:

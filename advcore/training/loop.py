@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.memory import Perturbations, refuse_unmoved
 from advcore.data.augment import none
-from advcore.data.contract import first_images
 from advcore.data.source import Source
 from advcore.errors import NonFiniteError
 from advcore.rng import Stream
@@ -26,7 +25,7 @@ from advcore.selection.schedule import Epoch
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import build_collector, score_examples, score_probe
 from advcore.training.judge import Judge, copy_weights
-from advcore.training.loop_settings import has_remembered_start
+from advcore.training.loop_settings import has_remembered_start, resolve_speed
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
 from advcore.training.snapshot import take_snapshot
 from advcore.types import Coreset
@@ -100,11 +99,7 @@ class Loop:
     def _decide_speed(self) -> Speed:
         """Decide how passes run, as the first process does; an event says so where the model refuses channels last."""
         wanted = self.run.trainer.speed
-
-        def decide() -> Speed:
-            return wanted.resolve_for(self.run.model, first_images(self.run.model, self.run.train), distributed.size())
-
-        speed = decide_speed_for_all(decide)
+        speed = decide_speed_for_all(partial(resolve_speed, wanted, self.run.model, self.run.train))
         if speed.channels_last != wanted.resolve(self.device, family=find_family(self.run.model)).channels_last:
             self.run.out.add_event(0, "the model cannot take images that lie channels last; they lie channels first")
         return speed

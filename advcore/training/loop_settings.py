@@ -4,10 +4,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
+from advcore.data.contract import first_images
 from advcore.data.source import Source
 from advcore.errors import ConfigError, check_at_least, check_one_of, check_positive, check_within, must, require
 from advcore.minibatch import RULES
@@ -99,6 +101,11 @@ def refuse_processes(trainer: "Trainer") -> None:
             way_out=f"{count} processes take {distributed.LEAST} or more each",
         ),
     )
+
+
+def resolve_speed(speed: Speed, model: nn.Module, train: Source) -> Speed:
+    """Decide how passes of the model run on the data's device, for as many processes as there are."""
+    return speed.resolve_for(model, first_images(model, train), distributed.size())
 
 
 def has_remembered_start(attack: Attack | None) -> bool:

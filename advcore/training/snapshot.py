@@ -82,8 +82,9 @@ def restore(loop: "Loop", snapshot: Snapshot) -> None:
     if loop.scores is not None:
         loop.scores.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
     _restore_results(loop, snapshot)
-    if distributed.rank() < len(snapshot["random"]):  # a process that was not there keeps its own states
-        _set_random_states(snapshot["random"][distributed.rank()], loop.device)
+    random_states = distributed.entry_of_process(snapshot["random"], missing=None)
+    if random_states is not None:  # a process that was not there keeps its own
+        _set_random_states(random_states, loop.device)
 
 
 def _identify(loop: "Loop") -> Entry:
@@ -94,13 +95,7 @@ def _identify(loop: "Loop") -> Entry:
 def _restore_place(fields: Entry, device: torch.device) -> Place:
     """Rebuild the place in the run; the sums of losses are dealt to as many processes as there are now."""
     place = Place(**_map_tensors(methodcaller("to", device), fields))
-    totals = cast(list[Tensor | float], place.total)  # a snapshot holds those of all processes
-    if len(totals) == distributed.size():
-        place.total = totals[distributed.rank()]
-    elif distributed.is_first():
-        place.total = sum(totals)
-    else:
-        place.total = 0.0
+    place.total = distributed.part_of_sum(cast(list[Tensor | float], place.total))
     return place
 
 

@@ -44,8 +44,9 @@ def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: 
     if len(part_weights) == len(batch):
         return 1.0
     if normalise == "batch":
-        return distributed.size() * float(part_weights.sum() / weights[batch.to(weights.device)].sum())
-    return distributed.size() * len(part_weights) / len(batch)
+        share = float(part_weights.sum() / weights[batch.to(weights.device)].sum())
+        return distributed.weigh_mean(share, 1)
+    return distributed.weigh_mean(len(part_weights), len(batch))
 
 
 class FusedOptimizer(Protocol):

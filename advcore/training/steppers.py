@@ -107,10 +107,9 @@ class AttackSubsetStepper(PlainStepper):
         assert present is not None, "`begin` made it"
         picked = int(present.sum())
         shares = counts.double() / counts.sum()
-        (entropy,) = distributed.sum_numbers([float(torch.stack(self.entropies).mean())])
         return {
             "picked": picked,
-            "entropy": entropy / distributed.size(),
+            "entropy": distributed.average_number(float(torch.stack(self.entropies).mean())),
             "overlap": None if before is None else int((present & before).sum()) / picked,
             "coverage": float((counts > 0).double().mean()),
             "spread": float(torch.special.entr(shares).sum()) / math.log(len(shares)),
@@ -132,7 +131,7 @@ class AttackSubsetStepper(PlainStepper):
 
     def restore(self, state: Snapshot) -> None:
         device = self.counts.device
-        entropies = state["entropies"][min(distributed.rank(), len(state["entropies"]) - 1)]
+        entropies = distributed.entry_of_process(state["entropies"], missing=state["entropies"][-1])
         self.epoch = state["epoch"]
         self.entropies = [entropy.to(device) for entropy in entropies]
         self.counts = _restore_picks(state["counts"], device)
@@ -162,7 +161,7 @@ def _weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
     """
     mass = float(weights.sum()) if normalise == "batch" else float(len(weights))
     total, images = distributed.sum_numbers([mass, float(len(weights))])
-    return distributed.size() * mass / total, int(images)
+    return distributed.weigh_mean(mass, total), int(images)
 
 
 class UpdateSubsetStepper(PlainStepper):

@@ -244,9 +244,7 @@ class Trainer(LoopSettings):
         """
         refuse_processes(self)
         self._refuse_missing(validation, scores)
-        purpose = "training"
-        if distributed.rank():
-            purpose += f", process {distributed.rank()}"  # else dropout would draw the same in every process
+        purpose = distributed.name_for_process("training")  # else dropout would draw the same in every process
         with preserve_random_state(Stream(seed=seed, purpose=purpose)):
             trainer = self
             if resume is not None:
