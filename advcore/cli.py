@@ -579,7 +579,11 @@ def main() -> None:
 
 def _fail_with(error: Exception) -> int | None:
     """Print an error as lines on stderr, and return the exit code; None for a bug, whose traceback says more."""
-    shared = getattr(error, "shared", False)
+    shared = False
+    if _rank() is not None:
+        from advcore import distributed  # not for a process alone, which may fail before it needs torch
+
+        shared = distributed.is_raised_in_all(error)
     if isinstance(error, UserError):
         return _fail(error.problems, 2, shared=shared)
     if isinstance(error, AdvcoreError):

@@ -31,7 +31,7 @@ from advcore.distributed.exchange import (
     sum_tensor,
     weigh_mean,
 )
-from advcore.distributed.failures import fail_together, name_loss_in_backward, raise_in_all
+from advcore.distributed.failures import fail_together, is_raised_in_all, name_loss_in_backward, raise_in_all
 from advcore.distributed.group import is_first, name_for_process, rank, size
 from advcore.distributed.launch import gpu_of_process, is_launched, join_group, local_rank, name_launchers
 from advcore.distributed.wire import gather_values
@@ -56,6 +56,7 @@ __all__ = [
     "is_everywhere",
     "is_first",
     "is_launched",
+    "is_raised_in_all",
     "join_group",
     "local_rank",
     "merge_ledgers",

@@ -74,7 +74,7 @@ def entry_of_process(entries: Sequence[Item], missing: Item) -> Item:
     return entries[rank()] if rank() < len(entries) else missing
 
 
-def part_of_sum(parts: Sequence[Value]) -> Value | float:
+def part_of_sum(parts: Sequence[Tensor | float]) -> Tensor | float:
     """Return this process's part of a sum whose parts an earlier run's processes gave.
 
     Where there were not as many of them, all of it is the first one's part.

@@ -14,6 +14,9 @@ from advcore.runtime import signals
 _LOST = ("peer", "gloo", "nccl", "connection", "timed out", "timeout")
 """Words in what torch raises where another process is gone."""
 
+_agreed: list[BaseException] = []
+"""The error that all processes raised, if the last agreement was on one."""
+
 
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:
@@ -41,13 +44,18 @@ def raise_in_all(failure: BaseException | None = None) -> None:
     if size() == 1:
         return
     requested = signals.get_stop_signal() or 0
+    _agreed.clear()
     stop, is_failed = reduce_numbers([requested, int(failure is not None)], dist.ReduceOp.MAX)
     if is_failed:
-        error = _agree_on_error(failure)
-        vars(error)["shared"] = True  # whatever its class is: the command line reads it of an OSError, too
-        raise error
+        _agreed.append(_agree_on_error(failure))
+        raise _agreed[0]
     if stop:
         raise signals.Stopped(int(stop))
+
+
+def is_raised_in_all(error: BaseException) -> bool:
+    """Return whether all processes raise this error, so that it is enough if the first one reports it."""
+    return any(error is agreed for agreed in _agreed)
 
 
 def _agree_on_error(failure: BaseException | None) -> BaseException:
