@@ -18,9 +18,10 @@ from advcore.runner import build, checkpoints
 from advcore.runner.config import from_dict, list_changes, resolve
 from advcore.runner.environment import describe_environment
 from advcore.runner.folder import clear, was_begun
-from advcore.runner.prepare import Prepared, choose_speed
+from advcore.runner.prepare import Prepared
 from advcore.runner.select import restore_coresets
 from advcore.tracking import metrics
+from advcore.training.loop_settings import resolve_speed
 from advcore.training.progress import Snapshot
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
     unfinished = [list_leftovers(path, name) for name in checkpoints.FILES]
     for paths in [*unfinished, *(list_leftovers(path / name) for name in checkpoints.FOLDERS)]:
         checkpoints.sweep(paths)
-    journal.record.environment["speed"] = asdict(choose_speed(prepared, state))
+    speed = resolve_speed(prepared.trainer.speed, prepared.model, prepared.data.train, state)
+    journal.record.environment["speed"] = asdict(speed)
     journal.save()
     return {"done": False, "state": state}
 

@@ -61,8 +61,8 @@ class EpochTrainer:
         self.place = Place()
         self.coreset: Coreset | None = None
 
-    def train(self, place: Place, coreset: Coreset | None) -> None:
-        """Train on the batches that are left of an epoch, then write its entry into `place`."""
+    def train(self, place: Place, coreset: Coreset | None) -> Entry:
+        """Train on the batches that are left of an epoch, then write its entry into `place` and return it."""
         self.place = place
         self.coreset = coreset
         n = len(self.run.train)
@@ -94,6 +94,7 @@ class EpochTrainer:
         with self.run.out.ledger.undo_on_error():
             rule_facts = self.stepper.summarize(self._build_learner())
         place.entry = self._describe_epoch(len(batches), rule_facts)
+        return place.entry
 
     def _begin_epoch(self, view: Stream) -> None:
         """Prepare rule and memory for the epoch, unless they were before the run was stopped.

@@ -11,13 +11,25 @@ from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.data.contract import first_images
 from advcore.data.source import Source
-from advcore.errors import ConfigError, check_at_least, check_one_of, check_positive, check_within, must, require
+from advcore.errors import (
+    CheckpointError,
+    ConfigError,
+    check_at_least,
+    check_one_of,
+    check_positive,
+    check_within,
+    describe_exception,
+    must,
+    require,
+)
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
+from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.settings import unless
 from advcore.settings import settings
+from advcore.training.progress import Snapshot
 from advcore.types import NORMALISE, find_name
 
 if TYPE_CHECKING:
@@ -103,9 +115,23 @@ def refuse_processes(trainer: "Trainer") -> None:
     )
 
 
-def resolve_speed(speed: Speed, model: nn.Module, train: Source) -> Speed:
-    """Decide how passes of the model run on the data's device, for as many processes as there are."""
+def resolve_speed(speed: Speed, model: nn.Module, train: Source, snapshot: Snapshot | None = None) -> Speed:
+    """Decide how passes of the model run on the data's device, for as many processes as there are.
+
+    snapshot : of the run that is continued, from which settings that are left out are taken. Raises CheckpointError for
+        what is no snapshot.
+    """
+    if snapshot is not None:
+        try:
+            speed = speed.complete_from(snapshot.get("speed"), find_device(model))
+        except (LookupError, TypeError, AttributeError, ConfigError) as error:
+            raise CheckpointError(must("resume", "a state of this run", describe_exception(error))) from error
     return speed.resolve_for(model, first_images(model, train), distributed.size())
+
+
+def agree_on_speed(speed: Speed, model: nn.Module, train: Source, snapshot: Snapshot | None = None) -> Speed:
+    """Let the first process decide how passes run (`resolve_speed`), for all."""
+    return Speed(**distributed.run_on_first(lambda: asdict(resolve_speed(speed, model, train, snapshot))))
 
 
 def has_remembered_start(attack: Attack | None) -> bool:

@@ -71,15 +71,15 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
     """
     plan = trainer.schedule.plan()
     scoring = 0
-    if trainer.takes_scores:
-        assert trainer.selector is not None and trainer.solver_reads is not None, "scores are taken for a selection"
-        scoring = GRADIENTS[trainer.solver_reads].units(trainer.objective, trainer.selector.attack)
+    if trainer.score is not None:
+        scoring = trainer.score.units(trainer.objective, trainer.get_selector().attack)
     probe = trainer.probe_epochs * n * (count_step_units(Standard(), None) + scoring)
     full_epochs = sum(epoch.action == "full" for epoch in plan)
     selection = sum(epoch.action == "select" for epoch in plan)
     if selection:
-        assert trainer.selector is not None, "it makes the selections"
-        selection *= _count_measured(trainer.selector, n, held_out) * count_selection_units(trainer.selector)
+        selector = trainer.get_selector()
+        measured = n + held_out if selector.target == "validation" else n
+        selection *= measured * count_selection_units(selector)
     return PlannedUnits(
         training=sum(_count_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
         selection=selection,
@@ -95,11 +95,6 @@ def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int
         batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
         for size, batches in sizes.items()
     )
-
-
-def _count_measured(selector: AdversarialCoreset, n: int, held_out: int) -> int:
-    """Return how many examples a selection measures rows of."""
-    return n + held_out if selector.target == "validation" else n
 
 
 def count_planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:

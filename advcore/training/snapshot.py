@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advcore import distributed
 from advcore.cost import CostLedger
-from advcore.errors import ConfigError, must
+from advcore.errors import CheckpointError, ConfigError, UserError, describe_exception, must
 from advcore.runtime.device import get_random_state, set_random_state
 from advcore.training.judge import Verdict
 from advcore.training.progress import Entry, Place, Snapshot
@@ -44,7 +44,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "optimizer": optimizer | {"state": {str(key): slots for key, slots in optimizer["state"].items()}},
             "average": learning.average and learning.average.state_dict(),
             "rule": learning.stepper.state(),
-            "scores": loop.scores and loop.scores.state(),
+            "scores": loop.scores and loop.scores.collected.state(),
             "coresets": [coreset.state() for coreset in out.coresets],
             "coreset": loop.coreset and loop.coreset.state(),
             "best": out.best,
@@ -64,13 +64,25 @@ def take_snapshot(loop: "Loop") -> Snapshot:
 def restore(loop: "Loop", snapshot: Snapshot) -> None:
     """Put a snapshot into a loop of the same run; the snapshot stays as it is.
 
-    Raises ConfigError for a snapshot of another seed or other data.
+    Raises ConfigError for a snapshot of another seed or other data, CheckpointError for what is no snapshot.
     """
+    try:
+        _restore(loop, snapshot)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"resume must be a state of this run, got one that fails with {describe_exception(error)}"
+        ) from error
+
+
+def _restore(loop: "Loop", snapshot: Snapshot) -> None:
     if snapshot["of"] != _identify(loop):
         raise ConfigError(must("resume", f"a state of this run, {_identify(loop)}", snapshot["of"]))
     snapshot = copy_to_cpu(snapshot)
     learning = loop.epoch_trainer
-    loop.place = _restore_place(snapshot["place"], loop.device)
+    place = _map_tensors(methodcaller("to", loop.device), snapshot["place"])
+    loop.place = Place(**place | {"total": distributed.part_of_sum(place["total"])})
     learning.steps_done = snapshot["steps_done"]
     loop.run.model.load_state_dict(snapshot["model"])
     _restore_optimizer(learning.optimizer, snapshot["optimizer"])
@@ -80,7 +92,7 @@ def restore(loop: "Loop", snapshot: Snapshot) -> None:
     if loop.memory is not None:
         loop.memory.restore(snapshot["memory"])
     if loop.scores is not None:
-        loop.scores.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
+        loop.scores.collected.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
     _restore_results(loop, snapshot)
     random_states = distributed.entry_of_process(snapshot["random"], missing=None)
     if random_states is not None:  # a process that was not there keeps its own
@@ -90,13 +102,6 @@ def restore(loop: "Loop", snapshot: Snapshot) -> None:
 def _identify(loop: "Loop") -> Entry:
     """Return what a snapshot must agree on, for its indices and names of random numbers to mean the same."""
     return {"seed": loop.run.seed, "examples": len(loop.run.train), "labels": loop.run.train.fingerprint()}
-
-
-def _restore_place(fields: Entry, device: torch.device) -> Place:
-    """Rebuild the place in the run; the sums of losses are dealt to as many processes as there are now."""
-    place = Place(**_map_tensors(methodcaller("to", device), fields))
-    place.total = distributed.part_of_sum(cast(list[Tensor | float], place.total))
-    return place
 
 
 def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
