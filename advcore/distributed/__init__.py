@@ -105,4 +105,3 @@ __getattr__ = forward_renamed(
         "total": "advcore.distributed.sum_tensor",
     },
 )
-"""Names of the last release."""

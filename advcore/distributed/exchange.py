@@ -1,6 +1,7 @@
 """Share chunks, rows and batches between processes, and collect what each makes of its part."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
@@ -32,10 +33,8 @@ LEAST = 2  # examples of a training batch that a process needs: BatchNorm cannot
 
 def sum_numbers(numbers: Sequence[float]) -> list:
     """Sum each number over the processes; integers stay integers."""
-    if size() == 1:
-        return list(numbers)
-    are_integers = all(isinstance(number, int) for number in numbers)
-    return reduce_numbers(numbers, dist.ReduceOp.SUM, torch.int64 if are_integers else torch.float64)
+    dtype = torch.int64 if all(isinstance(number, int) for number in numbers) else torch.float64
+    return reduce_numbers(numbers, dist.ReduceOp.SUM, dtype)
 
 
 def average_number(number: float) -> float:
@@ -45,17 +44,12 @@ def average_number(number: float) -> float:
 
 def is_everywhere(fact: bool) -> bool:
     """Return whether a fact holds in every process."""
-    if size() == 1:
-        return fact
     return bool(reduce_numbers([int(fact)], dist.ReduceOp.MIN)[0])
 
 
 def gather_events(events: Sequence[str]) -> tuple[str, ...]:
     """Return the events of all processes, in their order."""
-    gathered: list[str] = []
-    for events_of_process in gather_values(list(events)):
-        gathered += events_of_process
-    return tuple(gathered)
+    return tuple(itertools.chain.from_iterable(gather_values(list(events))))
 
 
 def concatenate(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -241,8 +235,6 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 def merge_ledgers(ledger: CostLedger) -> None:
     """Move the passes that all processes counted into the first one's ledger; seconds stay each process's own."""
-    if size() == 1:
-        return
     names = [(phase, kind) for phase in PHASES for kind in ("forward", "backward")]
     totals = sum_numbers([ledger.passes[phase][kind] for phase, kind in names])
     for (phase, kind), count in zip(names, totals, strict=True):

@@ -91,13 +91,10 @@ def _rebuild(description: dict, process: int) -> BaseException:
 @contextlib.contextmanager
 def name_loss_in_backward() -> Iterator[None]:
     """Raise AdvcoreError where a backward pass that averages gradients over processes loses one of them."""
-    if size() == 1:
-        yield
-        return
     try:
         yield
     except RuntimeError as error:
-        if any(word in str(error).lower() for word in _LOST):
+        if size() > 1 and any(word in str(error).lower() for word in _LOST):
             with name_lost_process():
                 raise
         raise

@@ -39,7 +39,9 @@ def carrier_of(tensor: Tensor) -> Tensor:
 
 
 def reduce_numbers(numbers: Sequence[float], how: dist.ReduceOp.RedOpType, dtype: torch.dtype = torch.int64) -> list:
-    """Reduce each number over the processes."""
+    """Reduce each number over the processes; one process alone keeps its numbers as they are."""
+    if size() == 1:
+        return list(numbers)
     carrier = carrier_of(torch.tensor(numbers, dtype=dtype))
     with name_lost_process():
         dist.all_reduce(carrier, how)

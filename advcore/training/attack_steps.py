@@ -1,6 +1,8 @@
 """Attack steps as a function of the epoch: cheaper attacks early in training, or as many steps as a budget allows."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 from advcore.attacks.base import Attack
 from advcore.errors import check_at_least, check_positive, must, require
@@ -72,15 +74,10 @@ class ByBudget:
             *self._check_order(),
         )
 
-    def _check_order(self) -> list[str]:
-        """Return a problem unless first <= mean <= last."""
-        try:
-            ordered = self.first <= self.mean <= self.last
-        except TypeError:
-            return []  # a value of the wrong type, which has its problem already
-        if ordered:
-            return []
-        return [must("first, mean, last", "in rising order", [self.first, self.mean, self.last])]
+    def _check_order(self) -> Iterator[str]:
+        with contextlib.suppress(TypeError):  # of a value of the wrong type, which has its problem already
+            if not self.first <= self.mean <= self.last:
+                yield must("first, mean, last", "in rising order", [self.first, self.mean, self.last])
 
     def at(self, epoch: int, epochs: int) -> int:
         """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""

@@ -78,7 +78,7 @@ class EpochTrainer:
                 examples = next(loaded)
             with defer_stop():
                 place.lr = self._set_lr(i / len(batches))
-                batch = self._prepare_batch(examples, batches[i], weights, streams)
+                batch = self._build_batch(examples, batches[i], weights, streams)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
                 place.seen += batch.images
                 place.step += 1
@@ -110,14 +110,12 @@ class EpochTrainer:
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
             else:
-                selector = self.run.trainer.selector
-                assert selector is not None, "it chose the coreset"
-                indices = self.coreset.indices
-                self.memory.begin(indices, view, max(len(indices), selector.size(n)))
+                room = max(len(self.coreset), self.run.trainer.get_selector().size(n))
+                self.memory.begin(self.coreset.indices, view, room)
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
         self.place.begun = True
 
-    def _prepare_batch(
+    def _build_batch(
         self, examples: tuple[Tensor, Tensor, Tensor], batch: Tensor, weights: Tensor, streams: list[Stream]
     ) -> Batch:
         """Augment this process's `examples` of a batch of indices, and name their weights and random numbers."""
@@ -183,14 +181,13 @@ class EpochTrainer:
 
     def _choose_attack(self) -> Attack | None:
         """Return the attack of the next step, in a smaller ball while the ramp lasts."""
-        attack = self.run.trainer.attack_at(self.place.epoch)
-        ramp = self.run.trainer.eps_ramp
+        trainer = self.run.trainer
+        attack = trainer.attack_at(self.place.epoch)
+        if attack is None:
+            return None
         if self.memory is not None:
-            assert attack is not None, "the memory is an attack's"
             attack = attack.recalling(self.memory)
-        if attack is None or not ramp:
-            return attack
-        steps = ramp * math.ceil(len(self.run.train) / self.run.trainer.batch_size)
+        steps = trainer.eps_ramp * math.ceil(len(self.run.train) / trainer.batch_size)
         if self.steps_done + 1 >= steps:
             return attack
         return attack.scaled((self.steps_done + 1) / steps)

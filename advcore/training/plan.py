@@ -40,9 +40,8 @@ class Reference:
 
 def plan_reference(objective: Objective, attack: Attack | None, n: int, epochs: int, steps: int) -> Reference:
     """Return the reference of `epochs` over n examples with the same objective and `steps` attack steps."""
-    if not is_attacked(objective):
+    if attack is None or not is_attacked(objective):
         return Reference(epochs, None, epochs * n * count_step_units(objective, None))
-    assert attack is not None, "an objective that is attacked comes with an attack"
     return Reference(epochs, steps, epochs * n * count_step_units(objective, attack.reference(steps)))
 
 

@@ -163,13 +163,12 @@ def _map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 def _get_random_states(device: torch.device) -> Snapshot:
     """Return the global random states, which layers such as dropout draw from."""
     _, words, gauss = random.getstate()
-    state = np.random.get_state(legacy=True)
-    assert isinstance(state, tuple), "the legacy form is a tuple"
-    _, keys, *rest = state
+    state = np.random.get_state(legacy=False)
+    keys = torch.from_numpy(state["state"]["key"].astype(np.int64))
     return {
         "torch": get_random_state(device),
         "python": [torch.tensor(words), gauss],
-        "numpy": [torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": [keys, state["state"]["pos"], state["has_gauss"], state["gauss"]],
     }
 
 

@@ -103,8 +103,10 @@ class AttackSubsetStepper(PlainStepper):
         the epoch before picked too. coverage : share of all examples attacked so far. spread : entropy of how often
         each was attacked so far, 1 where all were equally often.
         """
-        counts, before, present = self._merge_picks()
-        assert present is not None, "`begin` made it"
+        assert self.picked is not None, "`begin` made it"
+        counts = _sum_picks(self.counts)
+        before = _sum_picks(self.picked_before)
+        present = _sum_picks(self.picked)
         picked = int(present.sum())
         shares = counts.double() / counts.sum()
         return {
@@ -115,16 +117,11 @@ class AttackSubsetStepper(PlainStepper):
             "spread": float(torch.special.entr(shares).sum()) / math.log(len(shares)),
         }
 
-    def _merge_picks(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return counts, and who was picked in the epoch before and in this one, over all processes."""
-        return _sum_picks(self.counts), _sum_picks(self.picked_before), _sum_picks(self.picked)
-
     def state(self) -> Snapshot:
-        counts, before, present = self._merge_picks()
         return {
-            "counts": counts,
-            "before": before,
-            "now": present,
+            "counts": _sum_picks(self.counts),
+            "before": _sum_picks(self.picked_before),
+            "now": _sum_picks(self.picked),
             "epoch": self.epoch,
             "entropies": distributed.gather_values(list(self.entropies)),
         }
