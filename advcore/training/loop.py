@@ -76,6 +76,7 @@ class Loop:
         self.place = Place()
         if snapshot is not None:
             restore(self, snapshot)
+            run.listener.on_progress("epochs", self.place.epoch, len(self.plan))
 
     def _decide_speed(self, snapshot: Snapshot | None) -> Speed:
         """Decide how passes run; an event says so where the model refuses images that lie channels last."""
