@@ -71,7 +71,6 @@ def _agree_on_error(failure: BaseException | None) -> BaseException:
 
 
 def _describe(error: BaseException) -> dict:
-    """Describe an error by values that can be sent."""
     if isinstance(error, signals.Stopped):
         return {"stopped": error.number}
     problems = error.problems if isinstance(error, UserError) else (str(error),)

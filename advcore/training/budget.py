@@ -75,8 +75,8 @@ def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, re
     least, most = (_count_units(trainer, k, n, held_out) / reference_units for k in (size, n - 1))
     if cost < least:
         rule = f"at least {_format_limit(least)}, what {size} examples of {n} cost"
-        way_out = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
-        raise ConfigError(must("cost", rule, cost, way_out))
+        cheaper = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
+        raise ConfigError(must("cost", rule, cost, cheaper))
     if cost > most:
         rule = f"at most {_format_limit(most, direction=-1)}, what {n - 1} examples of {n} cost"
         raise ConfigError(must("cost", rule, cost, "use all data"))

@@ -71,8 +71,8 @@ class EpochTrainer:
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
         streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
         self._begin_epoch(streams[0])
-        parts = [distributed.share_of_batch(batch) for batch in batches[place.step :]]
-        loaded = batches_for(self.run.model, self.run.train, parts)
+        left = map(distributed.share_of_batch, batches[place.step :])
+        loaded = batches_for(self.run.model, self.run.train, list(left))
         for i in range(place.step, len(batches)):
             with distributed.fail_together():
                 examples = next(loaded)

@@ -44,8 +44,11 @@ class Judge:
             size = min(run.trainer.probe_examples, len(run.validation))
             self.probe_indices = subsample(run.validation.labels(), size, run.seed, "probe")
         elif run.trainer.few_steps:
-            problem = "few attack steps and no validation examples: nothing watches for catastrophic overfitting"
-            run.out.add_event(0, f"{problem}; hold some examples out")
+            run.out.add_event(
+                0,
+                "few attack steps and no validation examples: nothing watches for catastrophic overfitting; "
+                "hold some examples out",
+            )
 
     def judge(self, model: nn.Module, entry: Entry, device: torch.device) -> None:
         """Write validation accuracies and the peak of memory into `entry`, and hand the state to the listener."""

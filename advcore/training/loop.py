@@ -59,11 +59,10 @@ class Loop:
     """The epochs of a run, and all that changes while they run.
 
     scores : taken over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
-    place : how far the run is.
+    place : how far the run is; where there is a snapshot, as far as that of the run that continues.
     """
 
     def __init__(self, run: Run, snapshot: Snapshot | None = None):
-        """Begin a run, or continue the run of a snapshot."""
         self.run = run
         self.device = find_device(run.model)
         self.judge = Judge(run)
@@ -109,15 +108,11 @@ class Loop:
                 while self.place.epoch < len(self.plan):
                     self._run_epoch()
             except Stopped:
-                self.run.listener.on_checkpoint(self.state)
+                self.run.listener.on_checkpoint(partial(take_snapshot, self))
                 raise
             self.run.out.last = copy_weights(self.judged_model)
             self.run.out.best = self.run.out.best or self.run.out.last
             return self.run.out
-
-    def state(self) -> Snapshot:
-        """Return a copy of all that the rest of the run depends on (`take_snapshot`)."""
-        return take_snapshot(self)
 
     def _run_epoch(self) -> None:
         """Run the present epoch from where it was stopped, go to the next one, and tell the listener.
@@ -143,7 +138,7 @@ class Loop:
         listener.on_epoch(entry, out)
         listener.on_model(self.run.model)
         if done % listener.period == 0 or done == len(self.plan):
-            listener.on_checkpoint(self.state)
+            listener.on_checkpoint(partial(take_snapshot, self))
 
     def _work_on_epoch(self) -> Entry:
         """Do what is left of the epoch, and return its entry: choose its coreset, train, take scores, and judge."""
@@ -218,7 +213,8 @@ def build_memory(run: Run) -> Perturbations | None:
     refuse_unmoved(run.augment, train.shape, Stream(seed=run.seed, purpose="augment"))
     place = trainer.memory.settle(trainer.estimate_memory(len(train), train.shape), train.device)
     if place.type != train.device.type and trainer.memory.place == "auto":
-        reason = "more than half of the device's would be needed"
-        run.out.add_event(0, f"perturbations are remembered in the host's memory: {reason}")
+        run.out.add_event(
+            0, "perturbations are remembered in the host's memory: more than half of the device's would be needed"
+        )
     augment = None if run.augment is none else run.augment
     return Perturbations(trainer.memory, len(train), train.shape, train.device, augment, place)

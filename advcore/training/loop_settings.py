@@ -89,13 +89,15 @@ def refuse_processes(trainer: "Trainer") -> None:
     count = distributed.size()
     if count == 1:
         return
-    least = distributed.LEAST * count
-    rule = f"a rule of what to attack with {count} processes"
-    way_out = "it learns from whole batches; use one process"
     require(
         unless(
             not isinstance(trainer.minibatch, UpdateSubset),
-            must("minibatch", rule, find_name(RULES, trainer.minibatch), way_out),
+            must(
+                "minibatch",
+                f"a rule of what to attack with {count} processes",
+                find_name(RULES, trainer.minibatch),
+                way_out="it learns from whole batches; use one process",
+            ),
         ),
         unless(
             not trainer.speed.deferred,
@@ -109,7 +111,7 @@ def refuse_processes(trainer: "Trainer") -> None:
         check_at_least(
             "training.batch_size",
             trainer.batch_size,
-            least,
+            distributed.LEAST * count,
             way_out=f"{count} processes take {distributed.LEAST} or more each",
         ),
     )
@@ -155,8 +157,8 @@ def refuse_other_images(train: Source) -> None:
     if not differing:
         return
     example = int(sample[differing[0]])
-    got = f"{len(differing)} of {len(sample)} that change from one reading to the next (example {example})"
-    way_out = "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
     raise ConfigError(
-        f"attack.start: remembered needs data that give an index the same image each time, got {got}; {way_out}"
+        "attack.start: remembered needs data that give an index the same image each time, got "
+        f"{len(differing)} of {len(sample)} that change from one reading to the next (example {example}); "
+        "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
     )

@@ -87,7 +87,6 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
 
 
 def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
-    """Return the units of the training steps of an epoch, counted from 0."""
     sizes = chunk_sizes(trainer.count_examples(action, n), trainer.batch_size)
     attack = trainer.attack_at(epoch)
     return sum(

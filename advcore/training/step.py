@@ -89,8 +89,8 @@ class Gate:
     def look(self) -> None:
         """Raise NonFiniteError if a step was not finite; waits for the device."""
         if self._places and bool(self._shut):
-            place = self._places[int(self._first)]()
-            raise NonFiniteError(f"loss or gradient is NaN or infinite at {place}; {_NOT_APPLIED}")
+            describe_step = self._places[int(self._first)]
+            raise NonFiniteError(f"loss or gradient is NaN or infinite at {describe_step()}; {_NOT_APPLIED}")
         self._places.clear()
 
 
@@ -135,8 +135,8 @@ class Learner:
 
     def loss(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted objective at B examples, clean and attacked."""
-        inputs = {"clean": clean, "adversarial": adversarial}
-        logits = {name: forward(inputs[name]) for name in self.objective.passes}
+        images = {"clean": clean, "adversarial": adversarial}
+        logits = {name: forward(images[name]) for name in self.objective.passes}
         return reduce_losses(self.objective.loss(y, **logits), weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:

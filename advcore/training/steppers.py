@@ -73,7 +73,6 @@ class AttackSubsetStepper(PlainStepper):
         return learner.update(loss_of, x.device, batch.where), images
 
     def _note(self, picked: Picked, batch: Batch) -> None:
-        """Add a step's picks to the counts of the epoch."""
         self.entropies.append(picked.entropy)
         if batch.is_counted:
             assert self.picked is not None, "`begin` made it"
@@ -128,8 +127,8 @@ class AttackSubsetStepper(PlainStepper):
 
     def restore(self, state: Snapshot) -> None:
         device = self.counts.device
-        entropies = distributed.entry_of_process(state["entropies"], missing=state["entropies"][-1])
         self.epoch = state["epoch"]
+        entropies = distributed.entry_of_process(state["entropies"], missing=state["entropies"][-1])
         self.entropies = [entropy.to(device) for entropy in entropies]
         self.counts = _restore_picks(state["counts"], device)
         self.picked_before = _restore_picks(state["before"], device)

@@ -79,9 +79,8 @@ class Trainer(LoopSettings):
     probe_epochs: int = 0
 
     def _more_problems(self) -> list[str | None]:
-        is_scored = not self.takes_scores or self.schedule.warm_epochs or self.probe_epochs
+        is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
         can_remember = not self.selector or not has_remembered_start(self.selector.attack) or self.remembers
-        no_memory = "uniform, or another that needs no memory, without the training attack's"
         return [
             describe_mismatch(self.objective, self.attack),
             find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise),
@@ -100,7 +99,7 @@ class Trainer(LoopSettings):
                 ),
             ),
             unless(
-                self.takes_scores or not self.probe_epochs,
+                self.score or not self.probe_epochs,
                 must(
                     "probe_epochs",
                     "0 for a solver that takes no scores in this run",
@@ -109,7 +108,14 @@ class Trainer(LoopSettings):
                 ),
             ),
             *self._list_disagreements(),
-            unless(can_remember, must("attack.start", no_memory, "remembered")),
+            unless(
+                can_remember,
+                must(
+                    "attack.start",
+                    "uniform, or another that needs no memory, without the training attack's",
+                    "remembered",
+                ),
+            ),
             find_steps_problem(self.attack_steps, self.attack),
             find_memory_problem(self.memory, self.attack),
         ]
@@ -191,11 +197,6 @@ class Trainer(LoopSettings):
         if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].averaged:
             return None
         return GRADIENTS[self.solver_reads]
-
-    @property
-    def takes_scores(self) -> bool:
-        """Whether selections read scores that this run takes over its epochs."""
-        return self.score is not None
 
     @property
     def reads_score_file(self) -> bool:
