@@ -48,10 +48,7 @@ def _start_time(process: int) -> str:
 
 def local_rank() -> int:
     """Return the number of this process on its machine, as torchrun, Slurm or MPI states it; 0 if none does."""
-    for name in _LOCAL_RANKS:
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    return int(next((os.environ[name] for name in _LOCAL_RANKS if name in os.environ), 0))
 
 
 def gpu_of_process() -> int:
@@ -71,10 +68,10 @@ def join_group(timeout: timedelta = timedelta(hours=2)) -> Iterator[None]:
     if not is_launched():
         yield
         return
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        way_out = "start it with torchrun, or unset WORLD_SIZE for one process"
-        raise ConfigError(must(missing[0], "set where WORLD_SIZE and RANK are", None, way_out))
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            way_out = "start it with torchrun, or unset WORLD_SIZE for one process"
+            raise ConfigError(must(name, "set where WORLD_SIZE and RANK are", None, way_out))
     has_gpu = gpu_of_process() < count_gpus()
     if has_gpu:
         use_gpu(gpu_of_process())

@@ -218,11 +218,10 @@ def split_into_batches(coreset: Coreset | None, n: int, size: int, stream: Strea
 
     coreset : what the epoch trains on; None for all n examples. size : examples per batch, where there are no blocks.
     """
-    if coreset is None:
-        return chunked(stream.at(torch.arange(n)).permutation(), size)
-    if coreset.blocks is None:
-        return chunked(coreset.indices[stream.at(coreset.indices).permutation()], size)
-    blocks = [coreset.indices[coreset.blocks == block] for block in coreset.blocks.unique()]
+    indices = torch.arange(n) if coreset is None else coreset.indices
+    if coreset is None or coreset.blocks is None:
+        return chunked(indices[stream.at(indices).permutation()], size)
+    blocks = [indices[coreset.blocks == block] for block in coreset.blocks.unique()]
     return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]
 
 

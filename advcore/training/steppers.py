@@ -189,17 +189,14 @@ class UpdateSubsetStepper(PlainStepper):
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
         size = len(batch.y)
-        if self.rule.reads is None:
-            kept, images = self._keep_unseen(learner, batch)
-        else:
-            kept, images = self._keep_ranked(learner, batch)
+        keep = self._keep_unseen if self.rule.reads is None else self._keep_ranked
+        kept, images = keep(learner, batch)
         positions = kept % size  # images i and size + i are the clean and the attacked view of example i
         self.kept_indices.append(batch.indices.to(positions.device)[positions])
         self.are_attacked.append(kept >= size)
         kept_images = Images(images, batch.y[positions], batch.weights[positions])
-        if self.rule.queue:
-            return self._train_queued(learner, kept_images, batch.where)
-        return self._train(learner, kept_images, batch.where)
+        train = self._train_queued if self.rule.queue else self._train
+        return train(learner, kept_images, batch.where)
 
     def _keep_unseen(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
         """Let the rule keep images without looking at them, and attack no more than those."""
