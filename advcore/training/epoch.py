@@ -44,8 +44,7 @@ class EpochTrainer:
         self.plan = trainer.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
         self.parallel = distributed.average_gradients_of(speed.lay_out(run.model))
-        options = {"fused": True} if speed.fused else {}
-        self.optimizer = trainer.optimizer.build(run.model, **options)
+        self.optimizer = trainer.optimizer.build(run.model, fused=bool(speed.fused))
         self.gate = Gate(self.device) if speed.deferred else None
         self.average = build_average(run.model, trainer.ema)
         self.stepper = build_stepper(

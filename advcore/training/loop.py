@@ -21,7 +21,6 @@ from advcore.runtime.out_of_memory import explain_out_of_memory
 from advcore.runtime.precision import Speed, find_family
 from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
-from advcore.selection.schedule import Epoch
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge, copy_weights
@@ -89,11 +88,6 @@ class Loop:
     # ---- epochs ----
 
     @property
-    def epoch(self) -> Epoch:
-        """The planned epoch that runs, or runs next."""
-        return self.plan[self.place.epoch]
-
-    @property
     def judged_model(self) -> nn.Module:
         """The model that is evaluated and saved: the moving average where there is one."""
         average = self.epoch_trainer.average
@@ -145,17 +139,18 @@ class Loop:
         run = self.run
         place = self.place
         ledger = run.out.ledger
+        action = self.plan[place.epoch].action
         if not place.begun:
             with ledger.undo_on_error():
-                self._choose_coreset()
+                self._choose_coreset(action)
         entry = place.entry
         if entry is None:
             doing = f"in a training step of {run.trainer.batch_size} images with {type(run.model).__name__}"
             with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
-                entry = self.epoch_trainer.train(place, None if self.epoch.action == "full" else self.coreset)
+                entry = self.epoch_trainer.train(place, None if action == "full" else self.coreset)
         if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
             raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
-        if self.scores is not None and self.epoch.action == "full" and not place.scored:
+        if self.scores is not None and action == "full" and not place.scored:
             with ledger.undo_on_error():
                 self.scores.add(place.epoch)
             place.scored = True
@@ -165,10 +160,9 @@ class Loop:
 
     # ---- coresets ----
 
-    def _choose_coreset(self) -> None:
+    def _choose_coreset(self, action: str) -> None:
         """Set the coreset that this epoch trains on: a new one, a random one, or the present one."""
         run = self.run
-        action = self.epoch.action
         if action in ("full", "reuse"):
             return
         selector = run.trainer.get_selector()

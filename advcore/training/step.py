@@ -124,9 +124,9 @@ class Learner:
         """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
         if not len(x):
             return x
-        forward = self.ledger.count_passes(self.model)
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
+            forward = self.ledger.count_passes(self.model)
             x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
                 assert generator.indices is not None, "a batch's stream is bound to its examples"
@@ -267,7 +267,7 @@ class PlainStepper:
 
 
 @contextlib.contextmanager
-def scoring(learner: Learner, device: torch.device) -> Iterator[None]:
+def enter_scoring(learner: Learner, device: torch.device) -> Iterator[None]:
     """Put the model in eval mode without gradients, in phase "scoring"; BatchNorm's statistics stay as they are."""
     with learner.ledger.phase("scoring", device), borrow(learner.model, training=False), torch.no_grad():
         yield

@@ -21,7 +21,7 @@ from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.runtime.precision import disable_compilation
 from advcore.training.progress import Entry, Snapshot
-from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, reduce_losses, scoring
+from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, enter_scoring, reduce_losses
 
 Picks = TypeVar("Picks", Tensor, Tensor | None)
 """(N,) which examples were picked, or how often; None before there is an epoch of picks."""
@@ -84,7 +84,7 @@ class AttackSubsetStepper(PlainStepper):
         """Run the clean images in eval mode: one forward pass each, in phase "scoring"."""
         forward = learner.ledger.count_passes(learner.model)
         catch = contextlib.nullcontext(None) if self.head is None else tap_features(self.head)
-        with scoring(learner, batch.y.device), catch as tap, disable_compilation():
+        with enter_scoring(learner, batch.y.device), catch as tap, disable_compilation():
             logits = forward(batch.x)
         if tap is None:
             rows = None
@@ -211,7 +211,7 @@ class UpdateSubsetStepper(PlainStepper):
     def _keep_ranked(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
         """Attack all images, and let the rule keep some of the clean and attacked ones by their losses."""
         images = torch.cat([batch.x, learner.perturb(batch.x, batch.y, batch.attack_stream)])
-        with scoring(learner, batch.y.device):
+        with enter_scoring(learner, batch.y.device):
             logits = learner.ledger.count_passes(learner.model)(images)
             losses = learner.objective.loss(batch.y.repeat(2), adversarial=logits)
         kept = self.rule.keep(self.share, losses, batch.rule_stream)
