@@ -195,13 +195,13 @@ def counts_here(batch: Tensor) -> bool:
     return is_first() or is_divided(len(batch))
 
 
+@name_lost_process()
 def sum_tensor(tensor: Tensor) -> Tensor:
     """Return the tensor's sum over the processes, on its own device."""
     if size() == 1:
         return tensor
     carrier = carrier_of(tensor.clone())
-    with name_lost_process():
-        dist.all_reduce(carrier)
+    dist.all_reduce(carrier)
     return carrier.to(tensor.device)
 
 
@@ -214,10 +214,8 @@ def average_gradients_of(model: nn.Module) -> nn.Module | None:
     """
     if size() == 1:
         return None
-    from torch.nn.parallel import DistributedDataParallel
-
-    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
-    wrap: Callable[..., nn.Module] = DistributedDataParallel
+    wrap: Callable[..., nn.Module] = nn.parallel.DistributedDataParallel
+    parameters = inspect.signature(wrap).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its former name
     return wrap(model, find_unused_parameters=True, **{buffers: False})
 

@@ -11,11 +11,10 @@ from advcore.distributed.wire import gather_values, name_lost_process, reduce_nu
 from advcore.errors import AdvcoreError, UserError
 from advcore.runtime import signals
 
+# Words in what torch raises where another process is gone.
 _LOST = ("peer", "gloo", "nccl", "connection", "timed out", "timeout")
-"""Words in what torch raises where another process is gone."""
-
+# The error that all processes raised, if the last agreement was on one.
 _agreed: list[BaseException] = []
-"""The error that all processes raised, if the last agreement was on one."""
 
 
 @contextlib.contextmanager

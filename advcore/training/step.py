@@ -62,8 +62,7 @@ class Gate:
     `look` raises an error for such a step. For optimisers with a fused step.
     """
 
-    OFTEN = 256
-    """Steps after which the gate looks by itself."""
+    OFTEN = 256  # steps after which the gate looks by itself
 
     def __init__(self, device: torch.device):
         self._shut = torch.zeros((), device=device)

@@ -23,8 +23,8 @@ from advcore.runtime.precision import disable_compilation
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, enter_scoring, reduce_losses
 
+# (N,) which examples were picked, or how often; None before there is an epoch of picks.
 Picks = TypeVar("Picks", Tensor, Tensor | None)
-"""(N,) which examples were picked, or how often; None before there is an epoch of picks."""
 
 
 class AttackSubsetStepper(PlainStepper):
