@@ -42,9 +42,9 @@ def raise_in_all(failure: BaseException | None = None) -> None:
     """
     if size() == 1:
         return
-    requested = signals.get_stop_signal() or 0
     _agreed.clear()
-    stop, is_failed = reduce_numbers([requested, int(failure is not None)], dist.ReduceOp.MAX)
+    facts = [signals.get_stop_signal() or 0, int(failure is not None)]
+    stop, is_failed = reduce_numbers(facts, dist.ReduceOp.MAX)
     if is_failed:
         _agreed.append(_agree_on_error(failure))
         raise _agreed[0]

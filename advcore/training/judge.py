@@ -91,9 +91,11 @@ class Judge:
         if before is None or not is_collapse(before.robust, verdict.robust):
             return
         epoch = verdict.entry["epoch"]
-        way_out = f"the weights of epoch {before.entry['epoch']} are kept as before_collapse"
-        fall = f"from {before.robust['accuracy']:.3f} to {verdict.robust['accuracy']:.3f}"
-        event = f"catastrophic overfitting: probe robust accuracy fell {fall}; {way_out}"
+        event = (
+            "catastrophic overfitting: probe robust accuracy fell "
+            f"from {before.robust['accuracy']:.3f} to {verdict.robust['accuracy']:.3f}; "
+            f"the weights of epoch {before.entry['epoch']} are kept as before_collapse"
+        )
         self.run.out.add_event(epoch, event)
         log.warning("epoch %d: %s", epoch, event)
         self.run.listener.on_state("before_collapse", before.state, before.entry)
@@ -101,8 +103,7 @@ class Judge:
 
 def is_collapse(before: Entry, after: Entry) -> bool:
     """Return whether robust accuracy fell by more than 0.20, and by more than both confidence intervals allow."""
-    fell = before["accuracy"] - after["accuracy"] > COLLAPSE
-    return fell and after["interval"][1] < before["interval"][0]
+    return before["accuracy"] - after["accuracy"] > COLLAPSE and after["interval"][1] < before["interval"][0]
 
 
 def copy_weights(model: nn.Module) -> State:
