@@ -21,13 +21,13 @@ from advcore.runtime.out_of_memory import explain_out_of_memory
 from advcore.runtime.precision import Speed, find_family
 from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.result import Coreset
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge, copy_weights
 from advcore.training.loop_settings import agree_on_speed, has_remembered_start
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
 from advcore.training.snapshot import restore, take_snapshot
-from advcore.types import Coreset
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
