@@ -120,7 +120,7 @@ class Signal:
                 monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
             original()
 
-        for module in ("advcore.cost", "advcore.training.epoch"):
+        for module in ("advcore.runtime.counted", "advcore.training.epoch"):
             monkeypatch.setattr(f"{module}.check", check)
         self.monkeypatch = monkeypatch
 
