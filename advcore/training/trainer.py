@@ -80,7 +80,6 @@ class Trainer(LoopSettings):
 
     def _more_problems(self) -> list[str | None]:
         is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
-        can_remember = not self.selector or not has_remembered_start(self.selector.attack) or self.remembers
         return [
             describe_mismatch(self.objective, self.attack),
             find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise),
@@ -108,20 +107,12 @@ class Trainer(LoopSettings):
                 ),
             ),
             *self._list_disagreements(),
-            unless(
-                can_remember,
-                must(
-                    "attack.start",
-                    "uniform, or another that needs no memory, without the training attack's",
-                    "remembered",
-                ),
-            ),
             find_steps_problem(self.attack_steps, self.attack),
             find_memory_problem(self.memory, self.attack),
         ]
 
     def _list_disagreements(self) -> Iterator[str]:
-        """Return a problem for each setting of which the selector has another value than the trainer."""
+        """Yield a problem for each setting of the selector that does not go with the trainer's."""
         if self.selector is None:
             return
         expected = {"budget": self.schedule.budget, "normalise": self.normalise, "attack_mode": self.attack_mode}
@@ -131,6 +122,9 @@ class Trainer(LoopSettings):
             got = getattr(self.selector, name)
             if got != value:
                 yield must(f"selector.{name}", repr(value), got, "give selector and trainer the same")
+        if has_remembered_start(self.selector.attack) and not self.remembers:
+            rule = "uniform, or another that needs no memory, without the training attack's"
+            yield must("attack.start", rule, "remembered")
 
     @property
     def remembers(self) -> bool:
@@ -146,11 +140,11 @@ class Trainer(LoopSettings):
     @property
     def weakest_attack(self) -> Attack | None:
         """The attack of the epoch that has the fewest steps."""
-        length = self.schedule.length
-        schedule = self.attack_steps
-        if schedule is None:
+        if self.attack_steps is None:
             return self.attack
-        return self.attack_at(min(range(length), key=lambda epoch: schedule.at(epoch, length)))
+        length = self.schedule.length
+        steps = [self.attack_steps.at(epoch, length) for epoch in range(length)]
+        return self.attack_at(steps.index(min(steps)))
 
     @property
     def few_steps(self) -> bool:
@@ -161,7 +155,7 @@ class Trainer(LoopSettings):
     def probe(self) -> Attack | None:
         """The attack that judges every epoch; it has many steps where the training attack has few in any of them."""
         attack = self.weakest_attack if self.few_steps else self.attack
-        return None if attack is None else attack.probe()
+        return attack and attack.probe()
 
     def get_selector(self) -> AdversarialCoreset:
         """Return the selector, which every run with a budget below 1 has."""
