@@ -27,6 +27,7 @@ from advcore.errors import (
     require,
 )
 from advcore.runtime.heap import keep_freed_memory
+from advcore.runtime.launcher import get_launched_rank
 from advcore.runtime.signals import Stopped, catch_signals
 from advcore.runtime.threads import prepare_environment
 from advcore.terminal import command_line, print_next, print_table, show_run, show_suite
@@ -578,7 +579,11 @@ def main() -> None:
 
 def _fail_with(error: Exception) -> int | None:
     """Print an error as lines on stderr, and return the exit code; None for a bug, whose traceback says more."""
-    shared = getattr(error, "shared", False)
+    shared = False
+    if _rank() is not None:
+        from advcore import distributed  # not for a process alone, which may fail before it needs torch
+
+        shared = distributed.is_raised_in_all(error)
     if isinstance(error, UserError):
         return _fail(error.problems, 2, shared=shared)
     if isinstance(error, AdvcoreError):
@@ -662,10 +667,7 @@ def _joined() -> Iterator[None]:
 
 def _rank() -> int | None:
     """Return this process's number among several; None for a process alone, or a command that one process does."""
-    are_several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-    if not are_several or "".join(sys.argv[1:2]) not in _COMMANDS_OF_SEVERAL:
-        return None
-    return int(os.environ["RANK"])
+    return get_launched_rank() if "".join(sys.argv[1:2]) in _COMMANDS_OF_SEVERAL else None
 
 
 def _fail(lines: Iterable[str], code: int, *, shared: bool = False) -> int:

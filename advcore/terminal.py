@@ -101,6 +101,9 @@ class _RunBars:
         self.say(_describe_epoch(entry, self._epochs))
 
     def on_progress(self, phase: str, done: int, total: int) -> None:
+        if phase == "epochs":
+            self._show_epochs(done, "epochs")
+            return
         if phase == "train" and self._epochs_bar is None:
             self._show_epochs(0, "epochs")
         # The bar of a phase that is over, or that another phase follows, is removed before anything else is drawn.
@@ -118,7 +121,7 @@ class _RunBars:
         if self._epochs is None:
             return
         if self._epochs_bar is None and done < self._epochs:
-            self._epochs_bar = self._progress.add_task("epochs", total=self._epochs)
+            self._epochs_bar = self._progress.add_task("epochs", completed=done, total=self._epochs)
         if self._epochs_bar is None:
             return
         self._progress.update(self._epochs_bar, completed=done, description=description)

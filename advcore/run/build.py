@@ -287,7 +287,7 @@ def load_scores(trainer: Trainer, data: Data) -> tuple[Rows | None, dict[str, ob
 
     Returns None and no facts for a solver that reads no file.
     """
-    if trainer.selector is None or not trainer.given:
+    if trainer.selector is None or not trainer.reads_score_file:
         return None, {}
     solver = trainer.selector.solver
     path = find_scores_file(solver)

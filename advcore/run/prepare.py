@@ -15,18 +15,16 @@ from advcore.config.load import from_dict
 from advcore.config.schema import RunConfig
 from advcore.cost import CostLedger
 from advcore.data.base import Data
-from advcore.data.contract import read_first_images
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.run import build
 from advcore.run.explain import explain_cost, explain_epochs
 from advcore.run.weights import find_checkpoint, load_state, weights_hash
-from advcore.runtime.precision import Speed
 from advcore.selection.memory import estimate_for, settle
 from advcore.training.loop import Listener
 from advcore.training.plan import Reference, count_planned_parts
-from advcore.training.trainer import Trainer, fill_in_speed
+from advcore.training.trainer import Trainer
 
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 
@@ -155,7 +153,7 @@ def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str,
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
     }
     if trainer.remembers:
-        sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
+        sizes["remembered perturbations"] = trainer.estimate_memory(len(data.train), data.train.shape)
         with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
     selector = trainer.selector
@@ -174,14 +172,6 @@ def estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str,
 
 def _format_megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> Speed:
-    """Return how passes run on this device with this model; in a run that continues from `state`, as it began."""
-    speed = prepared.trainer.speed
-    if state is not None:
-        speed = fill_in_speed(speed, state, prepared.model)
-    return speed.resolve_for(prepared.model, read_first_images(prepared.model, prepared.data.train), distributed.size())
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
