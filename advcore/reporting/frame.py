@@ -49,7 +49,6 @@ class Frame:
             *parts,
             svg.text(0, SIZE, y_title, css="title"),
             svg.text(right, bottom + 6 + SIZE + LINE, x_title, anchor="end", css="title"),
-            svg.line((left, self.y.end), (left, self.y.end), "axis"),
         ]
 
 
