@@ -7,11 +7,10 @@ from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
     NOTHING,
     describe_reference,
-    find_worst_case,
-    format_accuracy,
+    format_bounds,
     format_cell,
     format_percent,
-    name_attack,
+    list_robust,
 )
 
 _ACCURACY_COLUMNS = (
@@ -28,10 +27,9 @@ def build_accuracies(record: RunRecord) -> list[Part]:
     is_same = record.final.get("best") == record.final.get("last")
     states = {which: entry for which, entry in record.final.items() if not (is_same and which == "best")}
     for colour, (which, evaluation) in enumerate(states.items(), 1):
-        for name, entry, settings in _list_accuracies(evaluation):
-            interval = format_accuracy(entry).partition(" ")[2]
-            cells = (format_percent(entry["accuracy"]), interval, f"{entry['n']:,}")
-            rows.append((which, name, *cells, *_describe_attack(settings)))
+        for name, entry in [("clean", evaluation["clean"]), *list_robust(evaluation, "all attacks")]:
+            cells = (format_percent(entry["accuracy"]), format_bounds(entry), f"{entry['n']:,}")
+            rows.append((which, name, *cells, *_describe_attack(entry)))
             value, low, high = (100 * share for share in (entry["accuracy"], *entry["interval"]))
             intervals.append(Interval(f"{which}, {name}", value, low, high, colour))
     alt = "; ".join(f"{interval.name} {interval.value:.1f} %" for interval in intervals)
@@ -44,22 +42,13 @@ def build_accuracies(record: RunRecord) -> list[Part]:
     ]
 
 
-def _list_accuracies(evaluation: JsonObject) -> list[tuple[str, JsonObject, JsonObject]]:
-    """Return the accuracies of a checkpoint, each as a name, its entry, and the settings of its attack."""
-    accuracies: list[tuple[str, JsonObject, JsonObject]] = [("clean", evaluation["clean"], {})]
-    accuracies += [(name_attack(attack), attack, attack) for attack in evaluation["attacks"]]
-    if worst := find_worst_case(evaluation):
-        accuracies.append(("all attacks", worst, {}))
-    return accuracies
-
-
-def _describe_attack(settings: JsonObject) -> tuple[str, ...]:
+def _describe_attack(entry: JsonObject) -> tuple[str, ...]:
     """Return the cells that say how an attack was run, apart from its steps, which are in its name."""
-    step_size = settings.get("step_size")
+    step_size = entry.get("step_size")
     if step_size is not None:
         step_size = format_pixels(step_size)
-    values = (step_size, settings.get("restarts"), settings.get("start"), settings.get("seed"))
-    return (*map(format_cell, values), settings.get("split", NOTHING))
+    values = (step_size, *map(entry.get, ("restarts", "start", "seed")))
+    return (*map(format_cell, values), entry.get("split", NOTHING))
 
 
 def _describe_best(record: RunRecord, is_same: bool) -> str:
@@ -137,11 +126,10 @@ def _list_bars(rows: list[Bar]) -> str:
 
 
 def _describe_totals(record: RunRecord) -> Note:
-    sentences = []
-    if "units" in record.reference:
-        full_training = describe_reference(record.reference)
-        sentences.append(f"Full training, cost 1: {full_training}, {record.reference['units']:,} passes.")
-    spent = [f"The run took {record.seconds:,.0f} s in all"]
+    text = f"The run took {record.seconds:,.0f} s in all"
     if record.peak_memory:
-        spent.append(f"{record.peak_memory / 1e6:,.0f} MB of memory at its height")
-    return Note(" ".join([*sentences, ", and ".join(spent) + "."]))
+        text += f", and {record.peak_memory / 1e6:,.0f} MB of memory at its height"
+    if "units" in record.reference:
+        full_training = f"{describe_reference(record.reference)}, {record.reference['units']:,} passes"
+        text = f"Full training, cost 1: {full_training}. {text}"
+    return Note(f"{text}.")

@@ -43,6 +43,11 @@ class Table:
     part: ClassVar[str] = "table"
 
 
+def table_or_note(table: Table, text: str) -> Table | Note:
+    """Return a table that has rows, and otherwise a note."""
+    return table if table.rows else Note(text)
+
+
 @dataclass(frozen=True)
 class Figure:
     """A chart and its caption. `wide` is the same chart drawn for a wide page."""

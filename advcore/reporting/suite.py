@@ -12,6 +12,8 @@ from advcore.reporting.tables import (
     Row,
     compare_methods,
     find_worst_case,
+    iterate_flags,
+    list_records,
     name_attack,
     sum_training_seconds,
     to_markdown,
@@ -88,8 +90,8 @@ class Table:
     notes: list[str]
 
     def markdown(self) -> str:
-        lines = [f"**{self.caption}**", "", to_markdown(self.header, self.rows), ""]
-        return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
+        notes = [f"- {note}" for note in self.notes]
+        return "\n".join([f"**{self.caption}**", "", to_markdown(self.header, self.rows), "", *notes, ""])
 
 
 def build_tables(results: Results, title: str) -> list[Table]:
@@ -129,11 +131,11 @@ def _list_unfinished(method: str, results: Results) -> list[Row]:
     """Return a row for each seed of a method that failed, and one for all seeds that are missing."""
     entries = [entry for entry in results.entries if entry.method == method]
     failed = [entry for entry in entries if entry.status == "failed"]
-    rows: list[Row] = [(f"{method}, seed {entry.seed}: failed: {entry.error}",) for entry in failed]
-    missing = ", ".join(str(entry.seed) for entry in entries if entry.status == "missing")
+    missing = [str(entry.seed) for entry in entries if entry.status == "missing"]
+    rows = [f"{method}, seed {entry.seed}: failed: {entry.error}" for entry in failed]
     if missing:
-        rows.append((f"{method}: missing, seed {missing}",))
-    return rows
+        rows.append(f"{method}: missing, seed {', '.join(missing)}")
+    return [(row,) for row in rows]
 
 
 def _mark_flags(groups: Groups, which: str) -> tuple[dict[str, str], list[str]]:
@@ -142,10 +144,8 @@ def _mark_flags(groups: Groups, which: str) -> tuple[dict[str, str], list[str]]:
     The kind of a flag is the word before its colon.
     """
     kinds: dict[str, dict[str, list[str]]] = {}  # the names of methods, by kind and flag
-    for name, records in groups.items():
-        for record in records:
-            for flag in record.final[which].get("flags", ()):
-                kinds.setdefault(flag.split(":")[0], {}).setdefault(flag, []).append(name)
+    for name, flag in iterate_flags(groups, which):
+        kinds.setdefault(flag.partition(":")[0], {}).setdefault(flag, []).append(name)
     marks: dict[str, str] = {}
     legend = []
     for i, (kind, flags) in enumerate(kinds.items()):
@@ -167,16 +167,12 @@ def _name_methods(names: Sequence[str], groups: Groups) -> str:
     return ", ".join(unique)
 
 
-def _list_records(groups: Groups) -> list[RunRecord]:
-    return list(chain.from_iterable(groups.values()))
-
-
 def _find_common_machine(groups: Groups) -> str | None:
     """Describe the machine of all records: device, threads, and processes that ran beside each other.
 
     Returns None where records differ in them, so that their seconds cannot be compared.
     """
-    machines = {_read_machine(record) for record in _list_records(groups)}
+    machines = {_read_machine(record) for record in list_records(groups)}
     if len(machines) != 1:
         return None
     device, _, threads, processes = machines.pop()
@@ -184,14 +180,16 @@ def _find_common_machine(groups: Groups) -> str | None:
     return words if processes == "1" else f"{words}, {processes} processes"
 
 
-def _read_machine(record: RunRecord) -> tuple[str | None, str | None, str, str]:
-    environment = record.environment
-    threads = str(environment.get("threads", 1))
-    return environment.get("device"), environment.get("platform"), threads, str(environment.get("processes", 1))
+# What tells machines apart: keys of a record's environment, and what is meant where one is missing.
+_MACHINE = {"device": None, "platform": None, "threads": 1, "processes": 1}
+
+
+def _read_machine(record: RunRecord) -> tuple[str, ...]:
+    return tuple(str(record.environment.get(name, usual)) for name, usual in _MACHINE.items())
 
 
 def _describe_conditions(groups: Groups, which: str) -> list[str]:
-    evaluation = next(iter(groups.values()))[0].final[which]
+    evaluation = list_records(groups)[0].final[which]
     images = evaluation["clean"]["n"]
     attacked = {attack["n"] for attack in evaluation["attacks"]}
     fewer = f", {min(attacked)} attacked" if attacked - {images} else ""
@@ -201,7 +199,7 @@ def _describe_conditions(groups: Groups, which: str) -> list[str]:
 def _describe_costs(results: Results, machine: str | None) -> list[str]:
     """Say what speed-ups and relative costs are relative to, and which methods have other data."""
     groups = results.groups()
-    records = _list_records(groups)
+    records = list_records(groups)
     devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))
     lines = []
     if not results.reference:
@@ -212,8 +210,7 @@ def _describe_costs(results: Results, machine: str | None) -> list[str]:
         clock = f"; not of seconds, since the records come from several machines ({devices})."
         if machine:
             clock = f", and of seconds of training and selection; all runs on {machine}."
-        passes = f"Speed-ups are relative to {results.reference}: of forward and backward passes (cost)"
-        lines.append(passes + clock)
+        lines.append(f"Speed-ups are relative to {results.reference}: of forward and backward passes (cost){clock}")
     if len({record.reference.get("units") for record in records}) > 1:
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
     return lines + find_data_differences(groups)
@@ -225,7 +222,7 @@ _IDENTITY = ("suite", "size", "method", "seed", "status", "error", "settings")
 _SPENT = ("relative_cost", "seconds", "trained_seconds")
 
 
-def raw_rows(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]:
+def list_raw_rows(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]:
     """Return header and rows with the unrounded numbers of the records, one row per run.
 
     Accuracies are fractions. What a run does not have is an empty cell.
@@ -235,8 +232,7 @@ def raw_rows(results: Results, suite: str, size: str | None) -> tuple[Row, list[
     rows: list[Row] = []
     for entry, values in zip(results.entries, numbers, strict=True):
         identity = (suite, size or "", entry.method, entry.seed, entry.status, entry.error or "", entry.hash)
-        cells = [*identity, *(values.get(name, "") for name in columns)]
-        rows.append(tuple(map(str, cells)))
+        rows.append(tuple(map(str, (*identity, *(values.get(name, "") for name in columns)))))
     return (*_IDENTITY, *columns), rows
 
 
@@ -247,8 +243,8 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
     seconds of each phase, and the environment.
     """
     spent = (record.relative_cost, record.seconds, sum_training_seconds(record))
-    values: dict[str, object] = dict(zip(_SPENT, spent, strict=True))
-    values.update(chain(_read_accuracies(record, "last"), _read_accuracies(record, "best")))
+    accuracies = chain(_read_accuracies(record, "last"), _read_accuracies(record, "best"))
+    values: dict[str, object] = dict(chain(zip(_SPENT, spent, strict=True), accuracies))
     selections = [selection for selection in record.selections if selection["gradient_error"] is not None]
     for name in ("gradient_error", "gradient_error_random"):
         errors = [selection[name] for selection in selections]
@@ -261,8 +257,7 @@ def _read_accuracies(record: RunRecord, which: str) -> Iterator[tuple[str, objec
     """Yield the columns of a checkpoint, each a name and a value."""
     evaluation: JsonObject = record.final[which]
     entries = {"clean": evaluation["clean"]}
-    for i, attack in enumerate(evaluation["attacks"], 1):
-        entries[f"robust {i} ({name_attack(attack)})"] = attack
+    entries |= {f"robust {i} ({name_attack(attack)})": attack for i, attack in enumerate(evaluation["attacks"], 1)}
     if worst := find_worst_case(evaluation):
         entries["robust (all of these)"] = worst
     for name, entry in entries.items():

@@ -19,7 +19,7 @@ from advcore.reporting.compare import robust_accuracy
 from advcore.reporting.formats import to_csv, to_latex
 from advcore.reporting.page import render
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.reporting.suite import Results, Table, raw_rows
+from advcore.reporting.suite import Results, Table, list_raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
 from advcore.reporting.suite_page import build_suite_page
 from advcore.runner.baselines import add_baselines
@@ -273,7 +273,7 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
     contents = {
         "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
         "tex": "\n".join(map(to_latex, tables)),
-        "csv": to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
+        "csv": to_csv(*list_raw_rows(results, bench.suite.name, bench.suite.size)),
         "html": render(build_suite_page(_title(bench), tables)),
     }
     paths = {suffix: bench.folder / f"table.{suffix}" for suffix in contents}
