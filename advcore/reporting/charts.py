@@ -53,13 +53,13 @@ def draw_curves(
     *,
     alt: str,
     selections: Sequence[float] = (),
-    ring: tuple[Point, str] | None = None,
+    best: Point | None = None,
     chance: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Draw curves with their names at their right ends.
 
     selections : the values of x at which a coreset was selected.
-    ring : a point to be marked with a ring, and its description.
+    best : the point of the best epoch, which is marked with a ring.
     chance : dotted horizontal lines, each a height and its name.
     """
     points = list(chain.from_iterable(line.points for line in lines))
@@ -74,14 +74,13 @@ def draw_curves(
     )
     parts = frame.draw(axes.x_title, axes.y_title)
     for x in selections:
-        parts += _draw_selection(frame, x)
+        parts += _draw_reference(frame, x, "at", f"a coreset was selected at {format_number(x)}")
     parts += [svg.line((frame.x.start, frame.y(y)), (frame.x.end, frame.y(y)), "chance") for y, _ in chance]
     for line in lines:
         parts += _draw_line(frame, line)
     parts += _draw_labels(frame, labels)
-    if ring is not None:
-        point, title = ring
-        parts.append(svg.mark(frame.to_pixels(*point), "ring", radius=5, title=title))
+    if best is not None:
+        parts.append(svg.mark(frame.to_pixels(*best), "ring", radius=5, title="best epoch"))
     return svg.picture((WIDTH, HEIGHT), parts, alt)
 
 
@@ -91,12 +90,12 @@ def _range_of_x(points: Sequence[Point]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 1, low + 1)
 
 
-def _draw_selection(frame: Frame, x: float) -> list[Markup]:
+def _draw_reference(frame: Frame, x: float, css: str, title: str) -> list[Markup]:
+    """Draw a vertical line through the plot, with a triangle on top of it."""
+    top = (frame.x(x), frame.y.end)
     return [
-        svg.line(frame.to_pixels(x, frame.y.low), frame.to_pixels(x, frame.y.high), "at"),
-        svg.mark(
-            (frame.x(x), frame.y.end), "when", shape="down", title=f"a coreset was selected at {format_number(x)}"
-        ),
+        svg.line((frame.x(x), frame.y.start), top, css),
+        svg.mark(top, "when", shape="down", title=title),
     ]
 
 
@@ -114,10 +113,10 @@ def _draw_labels(frame: Frame, labels: Sequence[tuple[float, str, str]]) -> list
     """Draw names to the right of the plot; each label is a value of y, a name and a CSS class."""
     wanted = [frame.y(y) for y, _, _ in labels]
     heights = separate(wanted, LINE, low=frame.y.end + 2, high=frame.y.start - 2)
-    parts = []
-    for height, (_, name, css) in zip(heights, labels, strict=True):
-        parts.append(svg.text(frame.x.end + 8, height + 0.35 * SIZE, name, css=css))
-    return parts
+    return [
+        svg.text(frame.x.end + 8, height + 0.35 * SIZE, name, css=css)
+        for height, (_, name, css) in zip(heights, labels, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -183,11 +182,7 @@ def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: 
     for (left, right), count in zip(pairwise(edges), counts, strict=True):
         box = (frame.x(left) + 0.5, frame.y(count), frame.x(right) - 0.5, frame.y(0))
         parts.append(svg.rectangle(box, "f1", f"{format_number(left)} to {format_number(right)}: {count}"))
-    mean = frame.x(sum(values) / len(values))
-    parts += [
-        svg.line((mean, frame.y.start), (mean, frame.y.end), "chance"),
-        svg.mark((mean, frame.y.end), "when", shape="down", title="mean"),
-    ]
+    parts += _draw_reference(frame, sum(values) / len(values), "chance", "mean")
     return svg.picture((WIDTH, HEIGHT), parts, alt)
 
 

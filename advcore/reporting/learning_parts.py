@@ -43,15 +43,13 @@ def _draw_loss(record: RunRecord, axes: Axes, selections: Sequence[float]) -> Fi
 
 
 def _draw_probes(record: RunRecord, probes: Sequence[Line], axes: Axes, selections: Sequence[float]) -> Figure:
-    caption = "Accuracy on validation examples."
-    ring = None
     best = _find_best_point(record)
-    if best:
-        caption = "Accuracy on validation examples; the ring is the best epoch."
-        ring = (best, "best epoch")
+    caption = "Accuracy on validation examples; the ring is the best epoch."
+    if best is None:
+        caption = "Accuracy on validation examples."
     alt = "; ".join(f"{line.name} accuracy ends at {line.points[-1][1]:.1f} %" for line in probes)
     axes = replace(axes, y_title="accuracy, %", top=100.0)
-    return Figure(caption, draw_curves(probes, axes, alt=alt, ring=ring, selections=selections))
+    return Figure(caption, draw_curves(probes, axes, alt=alt, best=best, selections=selections))
 
 
 def _read_points(record: RunRecord, key: str, factor: float = 1.0) -> list[Point]:
@@ -60,18 +58,19 @@ def _read_points(record: RunRecord, key: str, factor: float = 1.0) -> list[Point
 
 
 def _find_best_point(record: RunRecord) -> Point | None:
-    """Return the point of the best epoch: the number of epochs done, and its accuracy in percent."""
-    entry = next((entry for entry in record.epochs if entry["epoch"] == record.best_epoch), None)
-    if entry is None or record.best_epoch is None:
+    if record.best_epoch is None:
         return None
-    accuracy = judge_epoch(entry)
-    if accuracy is None:
-        return None
-    return record.best_epoch + 1, 100 * accuracy
+    return next((point for point in read_accuracies(record) if point[0] == record.best_epoch + 1), None)
 
 
-def judge_epoch(entry: JsonObject) -> float | None:
-    """Return the accuracy by which an epoch is judged: the robust one, or the clean one where nothing is attacked."""
+def read_accuracies(record: RunRecord) -> list[Point]:
+    """Return the validation accuracies by which epochs are judged, in percent, by the number of epochs done."""
+    accuracies = [(entry["epoch"] + 1, _judge_epoch(entry)) for entry in record.epochs]
+    return [(done, 100.0 * accuracy) for done, accuracy in accuracies if accuracy is not None]
+
+
+def _judge_epoch(entry: JsonObject) -> float | None:
+    """Return the robust accuracy of an epoch, or the clean one where nothing is attacked."""
     robust = entry.get("robust")
     return entry.get("clean") if robust is None else robust
 
@@ -80,10 +79,9 @@ def _read_more_curves(record: RunRecord) -> dict[tuple[str, str], list[Point]]:
     """Return what growing attack steps and a minibatch rule recorded, by the name of the axis and the title."""
     curves: dict[tuple[str, str], list[Point]] = {}
     for entry in record.epochs:
+        rule = {name.replace("_", " "): value for name, value in (entry.get("minibatch") or {}).items()}
         values = {("steps", "Attack steps"): entry.get("attack_steps")}
-        for name, value in (entry.get("minibatch") or {}).items():
-            words = name.replace("_", " ")
-            values[words, f"Minibatch rule: {words}"] = value
+        values |= {(name, f"Minibatch rule: {name}"): value for name, value in rule.items()}
         for names, value in values.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 curves.setdefault(names, []).append((entry["epoch"] + 1, value))

@@ -22,7 +22,7 @@ from advcore.reporting.compare import (
 )
 from advcore.reporting.frame import Frame, make_frame
 from advcore.reporting.front import Method, draw_front, find_front
-from advcore.reporting.learning_parts import judge_epoch
+from advcore.reporting.learning_parts import read_accuracies
 from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.parts import Figure, Figures, Note, Page, Part, Section, Table, note_if
 from advcore.reporting.record import RunRecord
@@ -193,7 +193,7 @@ def _build_curves(methods: Methods) -> list[Part]:
     """Return a small chart for each method: its runs in colour, those of all other methods in grey."""
     curves: dict[str, list[Sequence[Point]]] = {}
     for name, runs in methods.items():
-        recorded = [read_or((), _read_curve, run.record) for run in runs]
+        recorded = [read_or((), read_accuracies, run.record) for run in runs]
         lines: list[Sequence[Point]] = [line for line in recorded if len(line) > 1]
         if lines:
             curves[name] = lines
@@ -211,12 +211,6 @@ def _build_curves(methods: Methods) -> list[Part]:
         others = Markup('<use href="#all-curves"/>')  # the first chart holds the curves, all others refer to them
     about = "Robust accuracy (clean where nothing is attacked) on validation examples over epochs"
     return [Note(f"{about}; grey: all other methods."), Figures(figures, small=True), *notes]
-
-
-def _read_curve(record: RunRecord) -> list[Point]:
-    """Return the validation accuracies of a run, in percent, by the number of epochs done."""
-    accuracies = [(entry["epoch"] + 1, judge_epoch(entry)) for entry in record.epochs]
-    return [(epoch, 100.0 * accuracy) for epoch, accuracy in accuracies if accuracy is not None]
 
 
 def _lay_out_small(lines: Sequence[Sequence[Point]]) -> Frame:
