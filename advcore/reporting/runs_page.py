@@ -11,6 +11,7 @@ from advcore.errors import format_count
 from advcore.reporting import svg
 from advcore.reporting.compare import (
     Block,
+    BrokenRun,
     Run,
     find_data_differences,
     find_repeats,
@@ -24,38 +25,45 @@ from advcore.reporting.frame import Frame, make_frame
 from advcore.reporting.front import Method, draw_front, find_front
 from advcore.reporting.learning_parts import read_accuracies
 from advcore.reporting.lenient import build_or_note, read_or
-from advcore.reporting.parts import Figure, Figures, Note, Page, Part, Section, Table, note_if
+from advcore.reporting.parts import Figure, Figures, Note, Page, Part, Section, Table, note_if, table_or_note
 from advcore.reporting.record import RunRecord
 from advcore.reporting.scales import choose_range
 from advcore.reporting.svg import Point
-from advcore.reporting.tables import compare_methods, format_percent, list_run_flags, name_attack
+from advcore.reporting.tables import (
+    NOTHING,
+    Row,
+    compare_methods,
+    format_percent,
+    list_records,
+    list_run_flags,
+    name_attack,
+)
 
 # Runs by the name of their method; each has a record.
 Methods = Mapping[str, Sequence[Run]]
 
 
-def build_runs_page(name: str, runs: Sequence[Run]) -> Page:
+def build_runs_page(name: str, runs: Sequence[Run | BrokenRun]) -> Page:
     """Return the page of the runs in a folder of this name."""
-    runs, copies = _drop_copies(runs)
-    methods = group_runs(runs)
-    readable = list(chain.from_iterable(methods.values()))
-    finished = sum(run.known_record.finished for run in readable)
-    sections = [
-        *_build_fronts(methods),
-        Section("Learning curves", "learning", build_or_note(_build_curves, methods)),
-        Section("Flags and events", "flags", build_or_note(_build_flags, methods)),
-        Section("Runs", "runs", [*copies, *build_or_note(_build_runs, methods, runs)]),
-    ]
+    broken = [run for run in runs if isinstance(run, BrokenRun)]
+    originals, copies = _drop_copies([run for run in runs if isinstance(run, Run)])
+    methods = group_runs(originals)
+    finished = sum(run.record.finished for run in originals)
     return Page(
         title=name,
-        subtitle=f"{format_count(len(methods), 'method')}, {format_count(len(readable), 'run')}, "
+        subtitle=f"{format_count(len(methods), 'method')}, {format_count(len(originals), 'run')}, "
         f"{finished} of them finished.",
         notes=[
-            *_note_unfinished(readable, runs),
+            *_note_incomplete(methods, broken),
             *_note_repeats(methods),
             *read_or((), _note_data_differences, methods),
         ],
-        sections=sections,
+        sections=[
+            *_build_fronts(methods),
+            Section("Learning curves", "learning", build_or_note(_build_curves, methods)),
+            Section("Flags and events", "flags", build_or_note(_build_flags, methods)),
+            Section("Runs", "runs", [*copies, *build_or_note(_build_runs, methods, broken)]),
+        ],
         footer="Made by advcore report from the records in this folder.",
     )
 
@@ -71,7 +79,7 @@ def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[Note]]:
     originals: list[Run] = []
     copies = []
     for run in runs:
-        original = next((other for other in originals if run.record and other.record == run.record), None)
+        original = next((other for other in originals if other.record == run.record), None)
         if original is None:
             originals.append(run)
         else:
@@ -80,12 +88,11 @@ def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[Note]]:
     return originals, note_if(copies, f"There twice, and counted once: {_list_some(copies)}.")
 
 
-def _note_unfinished(readable: Sequence[Run], runs: Sequence[Run]) -> list[Note]:
-    unfinished = [run.where for run in readable if not run.known_record.finished]
-    broken = [run.where for run in runs if run.problem]
+def _note_incomplete(methods: Methods, broken: Sequence[BrokenRun]) -> list[Note]:
+    unfinished = [run.where for run in chain.from_iterable(methods.values()) if not run.record.finished]
     return [
         *note_if(unfinished, f"Not finished, and in no average: {_list_some(unfinished)}."),
-        *note_if(broken, f"Without a record that can be read: {_list_some(broken)}.", "warning"),
+        *note_if(broken, f"Without a record that can be read: {_list_some([run.where for run in broken])}.", "warning"),
     ]
 
 
@@ -120,20 +127,16 @@ def _build_fronts(methods: Methods) -> list[Section]:
     if not blocks:
         note = Note("No run is finished yet, so there is nothing to compare.", "missing")
         return [Section(title, "front-0", [note])]
-    titles = [block.title for block in blocks]
-    if len(titles) == 1:
-        titles = [title]
     return [
-        Section(name, f"front-{i}", build_or_note(_build_front, block))
-        for i, (name, block) in enumerate(zip(titles, blocks, strict=True))
+        Section(title if len(blocks) == 1 else block.title, f"front-{i}", build_or_note(_build_front, block))
+        for i, block in enumerate(blocks)
     ]
 
 
 def _build_front(block: Block) -> list[Part]:
     """Return a chart of robust accuracy over cost, and a table for each checkpoint."""
     methods = summarize_methods(block.groups)
-    front = find_front(methods)
-    records = list(chain.from_iterable(block.groups.values()))
+    records = list_records(block.groups)
     title = f"robust accuracy, % ({_name_attacks(records[0])})"
     caption = "Robust accuracy over relative cost, checkpoint last; full training costs 1. "
     if any(len(method.robust) > 1 for method in methods):
@@ -144,7 +147,7 @@ def _build_front(block: Block) -> list[Part]:
     parts: list[Part] = [
         Note(f"{block.conditions}; device {' and '.join(devices)}."),
         Figures([figure]),
-        Note(f"On the front, by cost: {', '.join(method.name for method in front)}."),
+        Note(f"On the front, by cost: {', '.join(method.name for method in find_front(methods))}."),
     ]
     for which in ("last", "best"):
         if all(which in record.final for record in records):
@@ -157,13 +160,12 @@ def _name_attacks(record: RunRecord) -> str:
     attacks = [name_attack(attack) for attack in record.final["last"]["attacks"]]
     if len(attacks) > 1:
         return "all attacks"
-    return next(iter(attacks), "clean")
+    return attacks[0] if attacks else "clean"
 
 
 def _tabulate_methods(block: Block, methods: Sequence[Method], which: str) -> list[Part]:
     """Return a table of methods in the order of `methods`, and which of them are on the front of a checkpoint."""
-    front = find_front(summarize_methods(block.groups, which))
-    marks = {method.name: "front" for method in front}
+    marks = {method.name: "front" for method in find_front(summarize_methods(block.groups, which))}
     header, rows = compare_methods({method.name: block.groups[method.name] for method in methods}, which)
     column = header.index("relative cost")
     table = []
@@ -209,8 +211,10 @@ def _build_curves(methods: Methods) -> list[Part]:
     for name, lines in curves.items():
         figures.append(Figure(name, _draw_small(frame, name, lines, others)))
         others = Markup('<use href="#all-curves"/>')  # the first chart holds the curves, all others refer to them
-    about = "Robust accuracy (clean where nothing is attacked) on validation examples over epochs"
-    return [Note(f"{about}; grey: all other methods."), Figures(figures, small=True), *notes]
+    about = (
+        "Robust accuracy (clean where nothing is attacked) on validation examples over epochs; grey: all other methods."
+    )
+    return [Note(about), Figures(figures, small=True), *notes]
 
 
 def _lay_out_small(lines: Sequence[Sequence[Point]]) -> Frame:
@@ -225,8 +229,7 @@ def _lay_out_small(lines: Sequence[Sequence[Point]]) -> Frame:
 def _draw_small(frame: Frame, name: str, lines: Sequence[Sequence[Point]], others: Markup) -> Markup:
     curves = [_draw_curve(frame, line, "s1") for line in lines]
     ends = ", ".join(f"{line[-1][1]:.1f} %" for line in lines)
-    parts = [*frame.draw("", ""), others, *curves]
-    return svg.picture(SMALL, parts, f"{name}: validation accuracy ends at {ends}.")
+    return svg.picture(SMALL, [*frame.draw("", ""), others, *curves], f"{name}: validation accuracy ends at {ends}.")
 
 
 def _draw_curve(frame: Frame, line: Sequence[Point], css: str) -> Markup:
@@ -247,7 +250,7 @@ def _build_flags(methods: Methods) -> list[Part]:
             seed = _read_seed(run)
             for flag in read_or(["its flags cannot be read"], list_run_flags, run.record):
                 flags.setdefault((name, flag), []).append(seed)
-            for entry in run.known_record.events:
+            for entry in run.record.events:
                 event = str(entry.get("event", entry))
                 events.setdefault((name, event), []).append(f"{seed} at {entry.get('epoch', '?')}")
     return [
@@ -257,27 +260,20 @@ def _build_flags(methods: Methods) -> list[Part]:
 
 
 def _tabulate_places(caption: str, column: str, places: Places) -> Part:
-    if not places:
-        return Note(f"{caption}: none.")
     rows = [(name, what, ", ".join(where)) for (name, what), where in places.items()]
-    return Table(caption, ("method", "what", column), rows, words=3)
+    return table_or_note(Table(caption, ("method", "what", column), rows, words=3), f"{caption}: none.")
 
 
 def _read_seed(run: Run) -> str:
-    return str(run.known_record.config.get("seed", "?"))
+    return str(run.record.config.get("seed", "?"))
 
 
-def _build_runs(methods: Methods, runs: Sequence[Run]) -> list[Part]:
-    rows = []
-    links = []
-    for name, members in methods.items():
-        for run in members:
-            rows.append((run.where, name, _read_seed(run), *_describe_outcome(run.known_record)))
-            links.append(run.link)
-    for run in runs:
-        if run.problem:
-            rows.append((run.where, "–", "–", run.problem, "–", "–", "–"))
-            links.append("")
+def _build_runs(methods: Methods, broken: Sequence[BrokenRun]) -> list[Part]:
+    rows: list[Row] = []
+    for name, runs in methods.items():
+        rows += [(run.where, name, _read_seed(run), *_describe_outcome(run.record)) for run in runs]
+    rows += [(run.where, NOTHING, NOTHING, run.problem, NOTHING, NOTHING, NOTHING) for run in broken]
+    links = [run.link for run in chain.from_iterable(methods.values())] + [""] * len(broken)
     header = ("run", "method", "seed", "state", "robust, %", "cost", "seconds")
     return [
         *note_if(not any(links), "No run here has a report of its own; `advcore report RUN` makes one.", "missing"),
@@ -288,7 +284,7 @@ def _build_runs(methods: Methods, runs: Sequence[Run]) -> list[Part]:
 def _describe_outcome(record: RunRecord) -> tuple[str, str, str, str]:
     spent = (f"{record.relative_cost:.3f}", f"{record.seconds:,.0f}")
     if not record.finished:
-        return (f"not finished, epochs done: {len(record.epochs)}", "–", *spent)
+        return (f"not finished, epochs done: {len(record.epochs)}", NOTHING, *spent)
     if not is_readable(record):
-        return ("finished, in no average: its accuracies cannot be read", "–", *spent)
+        return ("finished, in no average: its accuracies cannot be read", NOTHING, *spent)
     return ("finished", format_percent(robust_accuracy(record) / 100), *spent)
