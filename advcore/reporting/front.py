@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from advcore.reporting import svg
 from advcore.reporting.frame import Frame, make_frame
-from advcore.reporting.scales import Scale, choose_log_ticks, choose_range
+from advcore.reporting.scales import choose_log_ticks, choose_range
 from advcore.reporting.svg import LINE, SIZE, Labels, Point
 from advcore.reporting.tables import format_mean
 
@@ -87,8 +87,7 @@ def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float])
     """
     frame = _lay_out(methods, size)
     front = find_front(methods)
-    suffix = ", logarithmic" if frame.x.log else ""
-    parts = frame.draw(f"relative cost{suffix}", title)
+    parts = frame.draw("relative cost, logarithmic" if frame.x.log else "relative cost", title)
     steps = _trace_steps([frame.to_pixels(method.cost, method.mean) for method in front], frame.x.end)
     parts.append(svg.path(steps, "front"))
     labels = Labels((frame.x.start + 1, frame.y.end - 4, size[0], frame.y.start - 2))
@@ -121,12 +120,10 @@ def _name_methods(frame: Frame, methods: Sequence[Method], labels: Labels, *, al
     all_named : methods that are not on the front may have their name, too.
     """
     front = find_front(methods)
-    numbers = {id(method): str(number) for number, method in enumerate(methods, 1)}
     parts = []
-    for method in sorted(methods, key=lambda method: (method not in front, -method.mean)):
-        choices = [numbers[id(method)]]
-        if all_named or method in front:
-            choices.insert(0, method.name)
+    for number, method in sorted(enumerate(methods, 1), key=lambda pair: (pair[1] not in front, -pair[1].mean)):
+        is_named = all_named or method in front
+        choices = [method.name, str(number)] if is_named else [str(number)]
         parts.append(labels.place(frame.to_pixels(method.cost, method.mean), choices))
     return parts
 
@@ -142,9 +139,8 @@ def _lay_out(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
     frame = make_frame(x_range, accuracies, size=(size[0], size[1] - legend), right=16, integers=False)
     if not log:
         return frame
-    x_scale = Scale(*x_range, start=frame.x.start, end=frame.x.end, log=True)
-    x_ticks = choose_log_ticks(*x_range, max(3, int((x_scale.end - x_scale.start) / 60)))
-    return replace(frame, x=x_scale, x_ticks=x_ticks)
+    x_ticks = choose_log_ticks(*x_range, max(3, int((frame.x.end - frame.x.start) / 60)))
+    return replace(frame, x=replace(frame.x, log=True), x_ticks=x_ticks)
 
 
 def _trace_steps(places: Sequence[Point], end: float) -> list[Point]:

@@ -103,5 +103,4 @@ def separate(wanted: Sequence[float], gap: float, low: float, high: float) -> li
     for j in reversed(range(len(placed))):
         placed[j] = min(placed[j], highest)
         highest = placed[j] - gap
-    places = dict(zip(order, placed, strict=True))
-    return [places[i] for i in range(len(wanted))]
+    return [place for _, place in sorted(zip(order, placed, strict=True))]

@@ -79,7 +79,7 @@ def silence_packages() -> None:
 
 
 @contextlib.contextmanager
-def importing(package: str, extra: str) -> Iterator[None]:
+def import_quietly(package: str, extra: str) -> Iterator[None]:
     """Silence the package that the block imports, and raise ConfigError where it is missing or broken."""
     silence_packages()
     try:

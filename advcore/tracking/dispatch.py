@@ -9,7 +9,7 @@ from advcore.errors import CheckpointError, describe_exception
 from advcore.files import check_inside, read_sealed, write_sealed
 from advcore.rng import preserve_random_state
 from advcore.tracking.base import Opening, Sink, Tracker, Values
-from advcore.tracking.metrics import Row, numbers
+from advcore.tracking.metrics import Row, pick_numbers
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,8 @@ class Tracking:
             self._try(name, self._log, name, sink, rows)
 
     def _log(self, name: str, sink: Sink, rows: Sequence[Row]) -> None:
-        for row in rows[sink.epochs_logged :]:
-            epoch = row["epoch"]
-            assert isinstance(epoch, int), "a row begins with the number of its epoch"
-            sink.log(epoch, numbers(row))
+        for epoch, row in enumerate(rows[sink.epochs_logged :], sink.epochs_logged):
+            sink.log(epoch, pick_numbers(row))
             sink.epochs_logged = epoch + 1
             self._save_state(name)
 
