@@ -8,11 +8,9 @@ from operator import attrgetter
 
 from advcore.errors import format_value
 from advcore.pixels import format_pixels
-from advcore.reporting.front import Method, classify_run
-from advcore.reporting.lenient import read_or
+from advcore.reporting import front, lenient, tables
 from advcore.reporting.record import ELSEWHERE, JsonObject, RunRecord, is_among
 from advcore.reporting.settings_parts import flatten
-from advcore.reporting.tables import Groups, find_worst_case, name_attack, name_data
 
 # METHOD-sSEED: how a suite names the record or the folder of a run.
 _RUN_NAME = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
@@ -52,7 +50,7 @@ class Block:
 
     title: str
     conditions: str
-    groups: Groups
+    groups: tables.Groups
 
 
 # ---- runs of one method ----
@@ -157,15 +155,17 @@ def _describe_evaluation(record: RunRecord) -> tuple[str, str]:
     data = record.config.get("data", {})
     images = last["clean"]["n"]
     sizes = [f", {key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None]
-    labels = [name_attack(attack) for attack in last["attacks"]]
-    fewer = [f", {attack['n']:,} under {name_attack(attack)}" for attack in last["attacks"] if attack["n"] != images]
+    labels = [tables.name_attack(attack) for attack in last["attacks"]]
+    fewer = [
+        f", {attack['n']:,} under {tables.name_attack(attack)}" for attack in last["attacks"] if attack["n"] != images
+    ]
     steps = [
-        f"; {name_attack(attack)} in steps of {format_pixels(attack['step_size'])}"
+        f"; {tables.name_attack(attack)} in steps of {format_pixels(attack['step_size'])}"
         for attack in last["attacks"]
         if attack.get("step_size") is not None
     ]
-    short = f"{name_data(record)}, {' and '.join(labels) or 'clean images'}"
-    return short, f"{name_data(record)}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
+    short = f"{tables.name_data(record)}, {' and '.join(labels) or 'clean images'}"
+    return short, f"{tables.name_data(record)}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
 
 
 def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
@@ -175,7 +175,7 @@ def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
         repeats = find_repeats(runs)
         records = [run.record for run in runs if run.where not in repeats]
         finished += [(name, record) for record in records if record.finished and is_readable(record)]
-    test_data = [read_or("", _read_test_hash, record) for _, record in finished]
+    test_data = [lenient.read_or("", _read_test_hash, record) for _, record in finished]
     if not all(test_data):  # a record of an older version has no hash: all are compared by the path of their data
         test_data = [record.config.get("data", {}).get("path") for _, record in finished]
     blocks: dict[tuple[str, str, str], dict[str, list[RunRecord]]] = {}
@@ -191,7 +191,7 @@ def _read_test_hash(record: RunRecord) -> str:
 
 def is_readable(record: RunRecord) -> bool:
     """Return whether the record of a finished run holds everything that is compared."""
-    return bool(read_or((), _read_compared, record))
+    return bool(lenient.read_or((), _read_compared, record))
 
 
 def _read_compared(record: RunRecord) -> tuple[object, ...]:
@@ -199,13 +199,13 @@ def _read_compared(record: RunRecord) -> tuple[object, ...]:
     return (
         100.0 * record.final["last"]["clean"]["accuracy"],
         _describe_evaluation(record),
-        classify_run(record.config),
+        front.classify_run(record.config),
         record.relative_cost,
         robust_accuracy(record),
     )
 
 
-def find_data_differences(groups: Groups) -> list[str]:
+def find_data_differences(groups: tables.Groups) -> list[str]:
     """Return a sentence for each part of the data, train or test, that differs between methods with equal settings.
 
     It differs if the hashes do: of another file of the same name, for instance. A hash of labels alone is not compared
@@ -236,20 +236,20 @@ def robust_accuracy(record: RunRecord, which: str = "last") -> float:
     Without an attack, it is the clean accuracy.
     """
     evaluation = record.final[which]
-    entry = find_worst_case(evaluation) or next(iter(evaluation["attacks"]), evaluation["clean"])
+    entry = tables.find_worst_case(evaluation) or next(iter(evaluation["attacks"]), evaluation["clean"])
     return 100 * entry["accuracy"]
 
 
-def summarize_methods(groups: Groups, which: str = "last") -> list[Method]:
+def summarize_methods(groups: tables.Groups, which: str = "last") -> list[front.Method]:
     """Return costs and robust accuracies of each method, the cheapest method first."""
     methods = (_summarize_method(name, records, which) for name, records in groups.items())
     return sorted(methods, key=attrgetter("rank"))
 
 
-def _summarize_method(name: str, records: Sequence[RunRecord], which: str) -> Method:
-    return Method(
+def _summarize_method(name: str, records: Sequence[RunRecord], which: str) -> front.Method:
+    return front.Method(
         name,
-        kind=classify_run(records[0].config),
+        kind=front.classify_run(records[0].config),
         costs=[record.relative_cost for record in records],
         robust=[robust_accuracy(record, which) for record in records],
     )

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from advcore.reporting import svg
-from advcore.reporting.scales import Scale, choose_log_ticks, choose_ticks, format_number
-from advcore.reporting.svg import LINE, SIZE, Point
+from advcore.reporting import scales, svg
 
 # The size of a chart, in pixels.
 WIDTH, HEIGHT = 340.0, 200.0
@@ -21,12 +19,12 @@ class Frame:
     x_ticks, y_ticks : the values at which the axes have ticks.
     """
 
-    x: Scale
-    y: Scale
+    x: scales.Scale
+    y: scales.Scale
     x_ticks: Sequence[float]
     y_ticks: Sequence[float]
 
-    def to_pixels(self, x: float, y: float) -> Point:
+    def to_pixels(self, x: float, y: float) -> svg.Point:
         """Return where a pair of values stands in the chart."""
         return self.x(x), self.y(y)
 
@@ -35,7 +33,7 @@ class Frame:
         left, right, bottom = self.x.start, self.x.end, self.y.start
         parts = [svg.line((left, self.y(v)), (right, self.y(v)), "grid") for v in self.y_ticks]
         parts += [
-            svg.text(left - 6, self.y(v) + 0.35 * SIZE, format_number(v), anchor="end", css="tick")
+            svg.text(left - 6, self.y(v) + 0.35 * svg.SIZE, scales.format_number(v), anchor="end", css="tick")
             for v in self.y_ticks
         ]
         parts.append(svg.line((left, bottom), (right, bottom), "axis"))
@@ -43,12 +41,12 @@ class Frame:
             x = self.x(value)
             parts += [
                 svg.line((x, bottom), (x, bottom + 4), "axis"),
-                svg.text(x, bottom + 5 + SIZE, format_number(value), anchor="middle", css="tick"),
+                svg.text(x, bottom + 5 + svg.SIZE, scales.format_number(value), anchor="middle", css="tick"),
             ]
         return [
             *parts,
-            svg.text(0, SIZE, y_title, css="title"),
-            svg.text(right, bottom + 6 + SIZE + LINE, x_title, anchor="end", css="title"),
+            svg.text(0, svg.SIZE, y_title, css="title"),
+            svg.text(right, bottom + 6 + svg.SIZE + svg.LINE, x_title, anchor="end", css="title"),
         ]
 
 
@@ -67,13 +65,13 @@ def make_frame(
     integers : x counts something, so that its ticks are integers.
     log : y is logarithmic.
     """
-    y_ticks = choose_log_ticks(*y_range, 5) if log else choose_ticks(*y_range, 5)
-    left = 8 + max((svg.estimate_width(format_number(value)) for value in y_ticks), default=0)
+    y_ticks = scales.choose_log_ticks(*y_range, 5) if log else scales.choose_ticks(*y_range, 5)
+    left = 8 + max((svg.estimate_width(scales.format_number(value)) for value in y_ticks), default=0)
     width, height = size
-    x_ticks = choose_ticks(*x_range, max(2, int((width - left - right) / 45)), integers=integers)
+    x_ticks = scales.choose_ticks(*x_range, max(2, int((width - left - right) / 45)), integers=integers)
     return Frame(
-        x=Scale(*x_range, start=left, end=width - right),
-        y=Scale(*y_range, start=height - 38, end=24, log=log),
+        x=scales.Scale(*x_range, start=left, end=width - right),
+        y=scales.Scale(*y_range, start=height - 38, end=24, log=log),
         x_ticks=x_ticks,
         y_ticks=y_ticks,
     )

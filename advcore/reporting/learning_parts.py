@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from advcore.reporting.charts import Axes, Line, draw_curves
+from advcore.reporting import charts, scales
 from advcore.reporting.parts import Figure, Figures, Note, Part, note_if
 from advcore.reporting.record import JsonObject, RunRecord
-from advcore.reporting.scales import format_number
 from advcore.reporting.svg import Point
 
 
@@ -15,16 +14,20 @@ def build_learning(record: RunRecord) -> list[Part]:
     if not record.epochs:
         return [Note("No epoch is done yet.", "missing")]
     selections = [selection["epoch"] for selection in record.selections]
-    axes = Axes("epochs done", "", x_range=(0, max(1, record.epochs[-1]["epoch"] + 1)))
+    axes = charts.Axes("epochs done", "", x_range=(0, max(1, record.epochs[-1]["epoch"] + 1)))
     figures = [_draw_loss(record, axes, selections)]
-    clean = Line("clean", _read_points(record, "clean", 100), 2, dash=True)
-    robust = Line("robust", _read_points(record, "robust", 100), 1)
+    clean = charts.Line("clean", _read_points(record, "clean", 100), 2, dash=True)
+    robust = charts.Line("robust", _read_points(record, "robust", 100), 1)
     probes = [line for line in (clean, robust) if line.points]
     if probes:
         figures.append(_draw_probes(record, probes, axes, selections))
     for (name, title), points in _read_more_curves(record).items():
-        alt = f"{title} over epochs, from {format_number(points[0][1])} to {format_number(points[-1][1])}."
-        curve = draw_curves([Line("", points, 3)], replace(axes, y_title=name), alt=alt, selections=selections)
+        alt = (
+            f"{title} over epochs, from {scales.format_number(points[0][1])} to {scales.format_number(points[-1][1])}."
+        )
+        curve = charts.draw_curves(
+            [charts.Line("", points, 3)], replace(axes, y_title=name), alt=alt, selections=selections
+        )
         figures.append(Figure(f"{title}.", curve))
     marks = "Triangles and dashed lines mark selections: from there, epochs train on the new coreset."
     return [
@@ -34,22 +37,24 @@ def build_learning(record: RunRecord) -> list[Part]:
     ]
 
 
-def _draw_loss(record: RunRecord, axes: Axes, selections: Sequence[float]) -> Figure:
+def _draw_loss(record: RunRecord, axes: charts.Axes, selections: Sequence[float]) -> Figure:
     points = _read_points(record, "loss")
     alt = f"Training loss over epochs, from {points[0][1]:.3f} to {points[-1][1]:.3f}."
     axes = replace(axes, y_title="loss", zero=True)
-    chart = draw_curves([Line("", points, 1)], axes, alt=alt, selections=selections)
+    chart = charts.draw_curves([charts.Line("", points, 1)], axes, alt=alt, selections=selections)
     return Figure("Training loss, on whatever the epoch trained on.", chart)
 
 
-def _draw_probes(record: RunRecord, probes: Sequence[Line], axes: Axes, selections: Sequence[float]) -> Figure:
+def _draw_probes(
+    record: RunRecord, probes: Sequence[charts.Line], axes: charts.Axes, selections: Sequence[float]
+) -> Figure:
     best = _find_best_point(record)
     caption = "Accuracy on validation examples; the ring is the best epoch."
     if best is None:
         caption = "Accuracy on validation examples."
     alt = "; ".join(f"{line.name} accuracy ends at {line.points[-1][1]:.1f} %" for line in probes)
     axes = replace(axes, y_title="accuracy, %", top=100.0)
-    return Figure(caption, draw_curves(probes, axes, alt=alt, best=best, selections=selections))
+    return Figure(caption, charts.draw_curves(probes, axes, alt=alt, best=best, selections=selections))
 
 
 def _read_points(record: RunRecord, key: str, factor: float = 1.0) -> list[Point]:

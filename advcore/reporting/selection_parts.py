@@ -6,11 +6,9 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from advcore.reporting.charts import Axes, Line, draw_class_shares, draw_curves, draw_histogram
+from advcore.reporting import charts, scales, tables
 from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
-from advcore.reporting.scales import format_number
-from advcore.reporting.tables import NOTHING, format_cell
 
 # Histograms are drawn of at most this many selections: the first, the last, and some between.
 MOST_HISTOGRAMS = 6
@@ -51,10 +49,10 @@ def _draw_errors(record: RunRecord) -> Figure | None:
     Returns None where no gradient was measured.
     """
     curves = (
-        Line("coreset", _read_series(record, "gradient_error"), 1, dots=True),
-        Line("random", _read_series(record, "gradient_error_random"), 2, dots=True, dash=True),
-        Line("as trained", _read_series(record, "gradient_error_trained"), 3, dots=True),
-        Line("full attack", _read_series(record, "gradient_error_full"), 4, dots=True, dash=True),
+        charts.Line("coreset", _read_series(record, "gradient_error"), 1, dots=True),
+        charts.Line("random", _read_series(record, "gradient_error_random"), 2, dots=True, dash=True),
+        charts.Line("as trained", _read_series(record, "gradient_error_trained"), 3, dots=True),
+        charts.Line("full attack", _read_series(record, "gradient_error_full"), 4, dots=True, dash=True),
     )
     lines = {curve.name: curve for curve in curves if curve.points}
     if not lines:
@@ -71,10 +69,13 @@ def _draw_errors(record: RunRecord) -> Figure | None:
     log = min(heights) > 0 and max(heights) > FAR * min(heights)
     title = "gradient error, logarithmic" if log else "gradient error"
     alt = f"Gradient error by selection. {'; '.join(map(_list_values, lines.values()))}"
-    return Figure(f"{caption}.", draw_curves(list(lines.values()), Axes(_WHEN, title, zero=not log, log=log), alt=alt))
+    return Figure(
+        f"{caption}.",
+        charts.draw_curves(list(lines.values()), charts.Axes(_WHEN, title, zero=not log, log=log), alt=alt),
+    )
 
 
-def _list_values(line: Line) -> str:
+def _list_values(line: charts.Line) -> str:
     return f"{line.name}: {', '.join(f'{y:.3f}' for _, y in line.points)}"
 
 
@@ -85,15 +86,15 @@ def _draw_overlap(record: RunRecord) -> Figure | None:
     share = _find_coreset_share(record)
     chance = [] if share is None else [(100 * share, "by chance")]
     alt = "Share of the previous coreset that the next one keeps"
-    chart = _draw_percentages(Line("kept", points, 1, dots=True), "overlap, %", alt=alt, chance=chance)
+    chart = _draw_percentages(charts.Line("kept", points, 1, dots=True), "overlap, %", alt=alt, chance=chance)
     return Figure("Overlap: the share of the previous coreset that is in the next one, too.", chart)
 
 
-def _draw_percentages(line: Line, title: str, *, alt: str, chance: Sequence[tuple[float, str]] = ()) -> Markup:
+def _draw_percentages(line: charts.Line, title: str, *, alt: str, chance: Sequence[tuple[float, str]] = ()) -> Markup:
     """Draw percentages by selection. chance : dotted horizontal lines, each a height and its name."""
     values = ", ".join(f"{y:.0f} %" for _, y in line.points)
-    axes = Axes(_WHEN, title, zero=True, top=100.0)
-    return draw_curves([line], axes, alt=f"{alt}: {values}", chance=chance)
+    axes = charts.Axes(_WHEN, title, zero=True, top=100.0)
+    return charts.draw_curves([line], axes, alt=f"{alt}: {values}", chance=chance)
 
 
 def _find_coreset_share(record: RunRecord) -> float | None:
@@ -121,11 +122,11 @@ def _tabulate_selections(record: RunRecord) -> Table:
     """Return a table of the selections. Columns for which no selection has a value are left out."""
     columns: dict[str, list[str]] = {}
     for title, key, form in _COLUMNS:
-        columns[title] = [format_cell(entry.get(key), form) for entry in record.selections]
+        columns[title] = [tables.format_cell(entry.get(key), form) for entry in record.selections]
     seconds = [entry.get("seconds") or {} for entry in record.selections]
     for phase in dict.fromkeys(chain.from_iterable(seconds)):
-        columns[f"{phase}, s"] = [format_cell(entry.get(phase), "{:.2f}") for entry in seconds]
-    columns = {title: cells for title, cells in columns.items() if set(cells) != {NOTHING}}
+        columns[f"{phase}, s"] = [tables.format_cell(entry.get(phase), "{:.2f}") for entry in seconds]
+    columns = {title: cells for title, cells in columns.items() if set(cells) != {tables.NOTHING}}
     return Table("Selections", list(columns), list(zip(*columns.values(), strict=True)), words=2)
 
 
@@ -141,7 +142,7 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
     if not record.selections:
         return [Note("No selection, so no weights: every example counts alike.", "missing")]
     figures = []
-    sizes = Line("", _read_series(record, "effective_sample_size", 100), 1, dots=True)
+    sizes = charts.Line("", _read_series(record, "effective_sample_size", 100), 1, dots=True)
     if len(sizes.points) > 1:
         chart = _draw_percentages(sizes, "effective size, %", alt="Effective sample size by selection")
         figures.append(Figure("Effective sample size, (Σw)² / (K Σw²): 100 % where all weights are equal.", chart))
@@ -158,12 +159,12 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
 
 
 def _draw_weights(epoch: int, weights: Sequence[float], selection: JsonObject) -> Figure:
-    caption = f"Weights of the selection at {epoch}: {format_number(min(weights))} to {format_number(max(weights))}"
+    caption = f"Weights of the selection at {epoch}: {scales.format_number(min(weights))} to {scales.format_number(max(weights))}"
     effective = selection.get("effective_sample_size")
     if effective is not None:
         caption += f"; effective sample size {100 * effective:.1f} % of {len(weights):,}"
     alt = f"{caption}."
-    return Figure(alt, draw_histogram(weights, x_title="weight (dotted: mean)", y_title="examples", alt=alt))
+    return Figure(alt, charts.draw_histogram(weights, x_title="weight (dotted: mean)", y_title="examples", alt=alt))
 
 
 def pick_evenly(items: Sequence[T], most: int) -> list[T]:
@@ -220,7 +221,7 @@ def _choose_classes(data: Sequence[float], coresets: Sequence[Sequence[float]], 
 
 
 def _draw_classes(classes: Sequence[int], data: Sequence[float], coresets: Sequence[Sequence[float]]) -> Markup:
-    return draw_class_shares(
+    return charts.draw_class_shares(
         [str(i) for i in classes],
         data and _pick(data, classes),
         [_pick(shares, classes) for shares in coresets],

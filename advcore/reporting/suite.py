@@ -5,19 +5,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from advcore.errors import format_count
-from advcore.reporting.compare import find_data_differences
+from advcore.reporting import compare, tables
 from advcore.reporting.record import JsonObject, RunRecord
-from advcore.reporting.tables import (
-    Groups,
-    Row,
-    compare_methods,
-    find_worst_case,
-    iterate_flags,
-    list_records,
-    name_attack,
-    sum_training_seconds,
-    to_markdown,
-)
 
 # The marks of methods whose evaluations have flags, one for each kind of flag.
 MARKS = ("†", "‡", "§", "¶", "‖", "††", "‡‡", "§§")
@@ -85,13 +74,13 @@ class Table:
     """
 
     caption: str
-    header: Row
-    rows: list[Row]
+    header: tables.Row
+    rows: list[tables.Row]
     notes: list[str]
 
     def markdown(self) -> str:
         notes = [f"- {note}" for note in self.notes]
-        return "\n".join([f"**{self.caption}**", "", to_markdown(self.header, self.rows), "", *notes, ""])
+        return "\n".join([f"**{self.caption}**", "", tables.to_markdown(self.header, self.rows), "", *notes, ""])
 
 
 def build_tables(results: Results, title: str) -> list[Table]:
@@ -112,10 +101,10 @@ def build_table(results: Results, title: str, which: str) -> Table:
     if results.reference is not None:
         against = groups.get(results.reference, ())
     machine = _find_common_machine(groups)
-    header, method_rows = compare_methods(groups, which, against=against, clock=machine is not None)
+    header, method_rows = tables.compare_methods(groups, which, against=against, clock=machine is not None)
     marks, legend = _mark_flags(groups, which)
     by_method = {row[0]: (row[0] + marks.get(row[0], ""), *row[1:]) for row in method_rows}
-    rows: list[Row] = []
+    rows: list[tables.Row] = []
     for method in results.methods():
         if method in by_method:
             rows.append(by_method[method])
@@ -127,7 +116,7 @@ def build_table(results: Results, title: str, which: str) -> Table:
     return Table(f"{title}: checkpoint {which}", header, rows, notes)
 
 
-def _list_unfinished(method: str, results: Results) -> list[Row]:
+def _list_unfinished(method: str, results: Results) -> list[tables.Row]:
     """Return a row for each seed of a method that failed, and one for all seeds that are missing."""
     entries = [entry for entry in results.entries if entry.method == method]
     failed = [entry for entry in entries if entry.status == "failed"]
@@ -138,13 +127,13 @@ def _list_unfinished(method: str, results: Results) -> list[Row]:
     return [(row,) for row in rows]
 
 
-def _mark_flags(groups: Groups, which: str) -> tuple[dict[str, str], list[str]]:
+def _mark_flags(groups: tables.Groups, which: str) -> tuple[dict[str, str], list[str]]:
     """Return the marks of each method, and for each kind of flag a line that says which methods have it and why.
 
     The kind of a flag is the word before its colon.
     """
     kinds: dict[str, dict[str, list[str]]] = {}  # the names of methods, by kind and flag
-    for name, flag in iterate_flags(groups, which):
+    for name, flag in tables.iterate_flags(groups, which):
         kinds.setdefault(flag.partition(":")[0], {}).setdefault(flag, []).append(name)
     marks: dict[str, str] = {}
     legend = []
@@ -159,7 +148,7 @@ def _mark_flags(groups: Groups, which: str) -> tuple[dict[str, str], list[str]]:
     return marks, legend
 
 
-def _name_methods(names: Sequence[str], groups: Groups) -> str:
+def _name_methods(names: Sequence[str], groups: tables.Groups) -> str:
     """List the names of methods, each once; all of several methods are "every method"."""
     unique = list(dict.fromkeys(names))
     if len(unique) == len(groups) > 1:
@@ -167,12 +156,12 @@ def _name_methods(names: Sequence[str], groups: Groups) -> str:
     return ", ".join(unique)
 
 
-def _find_common_machine(groups: Groups) -> str | None:
+def _find_common_machine(groups: tables.Groups) -> str | None:
     """Describe the machine of all records: device, threads, and processes that ran beside each other.
 
     Returns None where records differ in them, so that their seconds cannot be compared.
     """
-    machines = {_read_machine(record) for record in list_records(groups)}
+    machines = {_read_machine(record) for record in tables.list_records(groups)}
     if len(machines) != 1:
         return None
     device, _, threads, processes = machines.pop()
@@ -188,8 +177,8 @@ def _read_machine(record: RunRecord) -> tuple[str, ...]:
     return tuple(str(record.environment.get(name, usual)) for name, usual in _MACHINE.items())
 
 
-def _describe_conditions(groups: Groups, which: str) -> list[str]:
-    evaluation = list_records(groups)[0].final[which]
+def _describe_conditions(groups: tables.Groups, which: str) -> list[str]:
+    evaluation = tables.list_records(groups)[0].final[which]
     images = evaluation["clean"]["n"]
     attacked = {attack["n"] for attack in evaluation["attacks"]}
     fewer = f", {min(attacked)} attacked" if attacked - {images} else ""
@@ -199,7 +188,7 @@ def _describe_conditions(groups: Groups, which: str) -> list[str]:
 def _describe_costs(results: Results, machine: str | None) -> list[str]:
     """Say what speed-ups and relative costs are relative to, and which methods have other data."""
     groups = results.groups()
-    records = list_records(groups)
+    records = tables.list_records(groups)
     devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))
     lines = []
     if not results.reference:
@@ -213,7 +202,7 @@ def _describe_costs(results: Results, machine: str | None) -> list[str]:
         lines.append(f"Speed-ups are relative to {results.reference}: of forward and backward passes (cost){clock}")
     if len({record.reference.get("units") for record in records}) > 1:
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
-    return lines + find_data_differences(groups)
+    return lines + compare.find_data_differences(groups)
 
 
 # ---- all numbers, for a spreadsheet ----
@@ -222,14 +211,14 @@ _IDENTITY = ("suite", "size", "method", "seed", "status", "error", "settings")
 _SPENT = ("relative_cost", "seconds", "trained_seconds")
 
 
-def list_raw_rows(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]:
+def list_raw_rows(results: Results, suite: str, size: str | None) -> tuple[tables.Row, list[tables.Row]]:
     """Return header and rows with the unrounded numbers of the records, one row per run.
 
     Accuracies are fractions. What a run does not have is an empty cell.
     """
     numbers = [_read_numbers(entry.record) if entry.record else {} for entry in results.entries]
     columns = list(dict.fromkeys(chain(_SPENT, *numbers)))
-    rows: list[Row] = []
+    rows: list[tables.Row] = []
     for entry, values in zip(results.entries, numbers, strict=True):
         identity = (suite, size or "", entry.method, entry.seed, entry.status, entry.error or "", entry.hash)
         rows.append(tuple(map(str, (*identity, *(values.get(name, "") for name in columns)))))
@@ -242,7 +231,7 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
     They are its cost and seconds, the accuracies of both checkpoints with their 95 % intervals, gradient errors, the
     seconds of each phase, and the environment.
     """
-    spent = (record.relative_cost, record.seconds, sum_training_seconds(record))
+    spent = (record.relative_cost, record.seconds, tables.sum_training_seconds(record))
     accuracies = chain(_read_accuracies(record, "last"), _read_accuracies(record, "best"))
     values: dict[str, object] = dict(chain(zip(_SPENT, spent, strict=True), accuracies))
     selections = [selection for selection in record.selections if selection["gradient_error"] is not None]
@@ -257,8 +246,10 @@ def _read_accuracies(record: RunRecord, which: str) -> Iterator[tuple[str, objec
     """Yield the columns of a checkpoint, each a name and a value."""
     evaluation: JsonObject = record.final[which]
     entries = {"clean": evaluation["clean"]}
-    entries |= {f"robust {i} ({name_attack(attack)})": attack for i, attack in enumerate(evaluation["attacks"], 1)}
-    if worst := find_worst_case(evaluation):
+    entries |= {
+        f"robust {i} ({tables.name_attack(attack)})": attack for i, attack in enumerate(evaluation["attacks"], 1)
+    }
+    if worst := tables.find_worst_case(evaluation):
         entries["robust (all of these)"] = worst
     for name, entry in entries.items():
         yield f"{which} {name}", entry["accuracy"]
