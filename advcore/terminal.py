@@ -30,13 +30,11 @@ _LONGEST_LINE = 70  # characters of a run's last line that are shown after the r
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, with a title unless that is ""; long cells are wrapped."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     if title:
         typer.echo(title)
-    table = Table(show_header=any(header))
-    for column in header:
-        table.add_column(column, overflow="fold")
+    table = Table(*(Column(name, overflow="fold") for name in header), show_header=any(header))
     for row in rows:
         table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
     console = Console()

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
 
@@ -133,12 +133,9 @@ def _lay_out(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
     costs = [method.cost for method in methods]
     log = min(costs) > 0 and max(costs) > 3 * min(costs)
     x_range = scales.choose_range(costs, log=log)
-    legend = svg.LINE * len(_arrange_legend(methods, size[0])) + 8
-    frame = make_frame(x_range, accuracies, size=(size[0], size[1] - legend), right=16, integers=False)
-    if not log:
-        return frame
-    x_ticks = scales.choose_log_ticks(*x_range, max(3, int((frame.x.end - frame.x.start) / 60)))
-    return replace(frame, x=replace(frame.x, log=True), x_ticks=x_ticks)
+    width, height = size
+    height -= svg.LINE * len(_arrange_legend(methods, width)) + 8
+    return make_frame(x_range, accuracies, size=(width, height), right=16, integers=False, log_x=log)
 
 
 def _trace_steps(places: Sequence[svg.Point], end: float) -> list[svg.Point]:

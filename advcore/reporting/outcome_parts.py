@@ -101,8 +101,8 @@ def _draw_costs(record: RunRecord, spent: JsonObject) -> Figure:
         if phase != "evaluation" and cost > 0:
             rows.append(charts.Bar(phase, cost, f"{cost:.3f}"))
     rows.append(charts.Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", css="f0"))
-    alt = f"Relative cost by phase: {_list_bars(rows)}"
     caption = "Where the relative cost goes: passes, over all those of full training. Evaluation is not in it."
+    alt = f"Relative cost by phase: {_list_bars(rows)}"
     return Figure(caption, charts.draw_bars(rows, alt=alt, limits=[(1.0, "full training")]))
 
 

@@ -1,6 +1,6 @@
 """The page of a run, from its record and from the coresets and images in the run's folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from advcore.reporting import learning_parts, outcome_parts, selection_parts, settings_parts
@@ -50,23 +50,22 @@ def build_run_page(record: RunRecord, beside: RunFiles) -> Page:
             *build_or_note(_note_flags, record),
         ],
         sections=[
-            _build_section("Accuracy", outcome_parts.build_accuracies, record),
-            _build_section("Cost", outcome_parts.build_costs, record),
-            _build_section("Learning curves", learning_parts.build_learning, record),
-            _build_section("Selections", selection_parts.build_selections, record),
-            _build_section("Weights", selection_parts.build_weights, record, beside.weights, beside.no_weights),
-            _build_section("Classes", selection_parts.build_classes, record),
-            _build_section("Images", _build_images, beside),
-            _build_section("Events", _build_events, record),
-            _build_section("Settings", settings_parts.build_settings, record),
+            Section("Accuracy", "accuracy", build_or_note(outcome_parts.build_accuracies, record)),
+            Section("Cost", "cost", build_or_note(outcome_parts.build_costs, record)),
+            Section("Learning curves", "learning", build_or_note(learning_parts.build_learning, record)),
+            Section("Selections", "selections", build_or_note(selection_parts.build_selections, record)),
+            Section(
+                "Weights",
+                "weights",
+                build_or_note(selection_parts.build_weights, record, beside.weights, beside.no_weights),
+            ),
+            Section("Classes", "classes", build_or_note(selection_parts.build_classes, record)),
+            Section("Images", "images", build_or_note(_build_images, beside)),
+            Section("Events", "events", build_or_note(_build_events, record)),
+            Section("Settings", "settings", build_or_note(settings_parts.build_settings, record)),
         ],
         footer=f"Made by advcore report from a record of advcore {record.environment.get('advcore', '?')}.",
     )
-
-
-def _build_section(title: str, build: Callable[..., list[Part]], *arguments: object) -> Section:
-    """Return a section whose address is the first word of its title."""
-    return Section(title, title.partition(" ")[0].lower(), build_or_note(build, *arguments))
 
 
 def _note_flags(record: RunRecord) -> list[Note]:

@@ -195,9 +195,8 @@ def _build_curves(methods: Methods) -> list[Part]:
 def _lay_out_small(lines: Sequence[Sequence[svg.Point]]) -> Frame:
     """Return axes that show all lines, without room for titles."""
     points = list(chain.from_iterable(lines))
-    last = max(x for x, _ in points)
     heights = scales.choose_range((y for _, y in points), zero=True, top=100.0)
-    frame = make_frame((0, max(1, last)), heights, size=SMALL, right=10)
+    frame = make_frame((0, max(1, *(x for x, _ in points))), heights, size=SMALL, right=10)
     return replace(frame, y=replace(frame.y, start=SMALL[1] - 20, end=8))
 
 

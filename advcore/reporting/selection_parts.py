@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TypeVar
 
 from markupsafe import Markup
 
@@ -17,8 +16,6 @@ CLASSES = 24
 # Errors are drawn on a logarithmic axis where the largest is more than this many times the smallest.
 FAR = 5
 _WHEN = "selected after this many epochs"
-
-T = TypeVar("T")
 
 
 def build_selections(record: RunRecord) -> list[Part]:
@@ -159,7 +156,8 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
 
 
 def _draw_weights(epoch: int, weights: Sequence[float], selection: JsonObject) -> Figure:
-    caption = f"Weights of the selection at {epoch}: {scales.format_number(min(weights))} to {scales.format_number(max(weights))}"
+    low, high = map(scales.format_number, (min(weights), max(weights)))
+    caption = f"Weights of the selection at {epoch}: {low} to {high}"
     effective = selection.get("effective_sample_size")
     if effective is not None:
         caption += f"; effective sample size {100 * effective:.1f} % of {len(weights):,}"
@@ -167,7 +165,7 @@ def _draw_weights(epoch: int, weights: Sequence[float], selection: JsonObject) -
     return Figure(alt, charts.draw_histogram(weights, x_title="weight (dotted: mean)", y_title="examples", alt=alt))
 
 
-def pick_evenly(items: Sequence[T], most: int) -> list[T]:
+def pick_evenly(items: Sequence[int], most: int) -> list[int]:
     """Return at most `most` items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)

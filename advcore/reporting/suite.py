@@ -1,11 +1,12 @@
-"""The tables of a suite, from its records: the results of its runs, and which of them failed or are missing."""
+"""The tables of a suite and its page: the results of its runs, and which of them failed or are missing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 from advcore.errors import format_count
-from advcore.reporting import compare, tables
+from advcore.reporting import compare, parts, tables
+from advcore.reporting.parts import Note, Page, Part, Section
 from advcore.reporting.record import JsonObject, RunRecord
 
 # The marks of methods whose evaluations have flags, one for each kind of flag.
@@ -97,22 +98,17 @@ def build_table(results: Results, title: str, which: str) -> Table:
     Accuracies are mean ± sample deviation over seeds.
     """
     groups = results.groups()
-    against: Sequence[RunRecord] = ()
-    if results.reference is not None:
-        against = groups.get(results.reference, ())
+    against: Sequence[RunRecord] = groups.get(results.reference, ()) if results.reference else ()
     machine = _find_common_machine(groups)
     header, method_rows = tables.compare_methods(groups, which, against=against, clock=machine is not None)
     marks, legend = _mark_flags(groups, which)
-    by_method = {row[0]: (row[0] + marks.get(row[0], ""), *row[1:]) for row in method_rows}
+    marked = {row[0]: [(row[0] + marks.get(row[0], ""), *row[1:])] for row in method_rows}
     rows: list[tables.Row] = []
     for method in results.methods():
-        if method in by_method:
-            rows.append(by_method[method])
-        rows += _list_unfinished(method, results)
-    notes = [*legend, *_describe_conditions(groups, which), *_describe_costs(results, machine)]
+        rows += [*marked.get(method, ()), *_list_unfinished(method, results)]
+    notes = [*legend, _describe_conditions(groups, which), *_describe_costs(results, machine)]
     if results.without:
-        names = ", ".join(results.without)
-        notes.append(f"The suite leaves out baselines that would be added by themselves: {names}.")
+        notes.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
     return Table(f"{title}: checkpoint {which}", header, rows, notes)
 
 
@@ -141,10 +137,10 @@ def _mark_flags(groups: tables.Groups, which: str) -> tuple[dict[str, str], list
         mark = MARKS[i] if i < len(MARKS) else f"[{i}]"
         for name in dict.fromkeys(chain.from_iterable(flags.values())):
             marks[name] = f"{marks.get(name, '')} {mark}"
-        reasons = [
+        reasons = "; ".join(
             f"{_name_methods(names, groups)}: {flag.partition(': ')[2] or flag}" for flag, names in flags.items()
-        ]
-        legend.append(f"{mark} flagged as {kind}, not to be trusted: {'; '.join(reasons)}.")
+        )
+        legend.append(f"{mark} flagged as {kind}, not to be trusted: {reasons}.")
     return marks, legend
 
 
@@ -177,12 +173,12 @@ def _read_machine(record: RunRecord) -> tuple[str, ...]:
     return tuple(str(record.environment.get(name, usual)) for name, usual in _MACHINE.items())
 
 
-def _describe_conditions(groups: tables.Groups, which: str) -> list[str]:
+def _describe_conditions(groups: tables.Groups, which: str) -> str:
     evaluation = tables.list_records(groups)[0].final[which]
     images = evaluation["clean"]["n"]
     attacked = {attack["n"] for attack in evaluation["attacks"]}
     fewer = f", {min(attacked)} attacked" if attacked - {images} else ""
-    return [f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}."]
+    return f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}."
 
 
 def _describe_costs(results: Results, machine: str | None) -> list[str]:
@@ -203,6 +199,26 @@ def _describe_costs(results: Results, machine: str | None) -> list[str]:
     if len({record.reference.get("units") for record in records}) > 1:
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
     return lines + compare.find_data_differences(groups)
+
+
+# ---- a page ----
+
+
+def build_suite_page(title: str, entries: Sequence[Table]) -> Page:
+    """Return a page with one section per table, which holds the table and its notes."""
+    return Page(
+        title,
+        "Methods beside what one would do instead.",
+        sections=[_build_section(table, title, f"table-{i}") for i, table in enumerate(entries, 1)],
+        footer="Made by advcore bench from the records in this folder.",
+    )
+
+
+def _build_section(table: Table, title: str, address: str) -> Section:
+    """Return the section of a table, whose heading is the caption without the title of the page."""
+    heading = table.caption.removeprefix(f"{title}: ")
+    contents: list[Part] = [parts.Table(table.caption, table.header, table.rows), *map(Note, table.notes)]
+    return Section(heading[:1].upper() + heading[1:], address, contents)
 
 
 # ---- all numbers, for a spreadsheet ----

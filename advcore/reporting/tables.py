@@ -203,9 +203,7 @@ def compare_methods(
     accuracies = list(dict.fromkeys(chain([_CLEAN], *titles)))
     selections = _list_selections(list_records(groups))
     full = " [against the full attack]" if any("gradient_error_full" in entry for entry in selections) else ""
-    measures = {}
-    if against:
-        measures["speed-up (cost)"] = _count_passes
+    measures = {"speed-up (cost)": _count_passes} if against else {}
     if against and clock:
         measures["speed-up (seconds)"] = sum_training_seconds
     header = ("method", "seeds", *accuracies, "relative cost", *measures, f"gradient error{full} (random)")

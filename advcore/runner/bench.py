@@ -19,9 +19,8 @@ from advcore.reporting.compare import robust_accuracy
 from advcore.reporting.formats import to_csv, to_latex
 from advcore.reporting.page import render
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.reporting.suite import Results, Table, list_raw_rows
+from advcore.reporting.suite import Results, Table, build_suite_page, list_raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
-from advcore.reporting.suite_page import build_suite_page
 from advcore.runner.baselines import add_baselines
 from advcore.runner.config import from_dict, resolve
 from advcore.runner.places import check_path, check_writable

@@ -10,11 +10,10 @@ from types import ModuleType
 from advcore.errors import explain_missing_package
 from advcore.settings import settings
 
+# Numbers by name, such as {"probe/robust": 0.5}; names hold letters, digits, "_", "-", "." and "/".
 Values = dict[str, float]
-"""Numbers by name, such as {"probe/robust": 0.5}; names hold letters, digits, "_", "-", "." and "/"."""
-
+# Environment variables that keep these packages from sending reports; values that the user has set take precedence.
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
-"""Environment variables that keep these packages from sending reports; values that the user has set take precedence."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 _SCHEMA = "advcore-tracking-1"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# In the run's folder: for each tracker a JSON with the state of its sink, and a folder for the files it writes.
 FOLDER = "tracking"
-"""In the run's folder: for each tracker a JSON with the state of its sink, and a folder for the files it writes."""
 
 
 class Tracking:

@@ -13,8 +13,7 @@ from advcore.reporting.parts import Example, Note
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import RunFiles, build_run_page
 from advcore.reporting.runs_page import build_runs_page
-from advcore.reporting.suite import Results, build_tables
-from advcore.reporting.suite_page import build_suite_page
+from advcore.reporting.suite import Results, build_suite_page, build_tables
 
 pytestmark = pytest.mark.browser
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"

@@ -14,8 +14,7 @@ from reporting.test_reporting import record
 from advcore.reporting.formats import escape_latex, to_csv, to_latex
 from advcore.reporting.page import render
 from advcore.reporting.record import RunRecord
-from advcore.reporting.suite import Results, Table, build_tables, list_raw_rows
-from advcore.reporting.suite_page import build_suite_page
+from advcore.reporting.suite import Results, Table, build_suite_page, build_tables, list_raw_rows
 from advcore.reporting.tables import compare_methods, to_markdown
 
 
