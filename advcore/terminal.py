@@ -68,7 +68,7 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
     if not distributed.is_first():
         yield Reporter()
         return
-    with _live_progress() as progress:
+    with _show_progress() as progress:
         bars = _RunBars(progress, epochs)
         yield Reporter(
             on_plan=lambda plan: bars.say("\n".join([plan.text, *plan.notes.values()])),
@@ -96,8 +96,7 @@ class _RunBars:
     def on_epoch(self, entry: dict, so_far: "Trained") -> None:
         done = entry["epoch"] + 1
         loss = f"epochs, loss {entry['loss']:.3f}"
-        is_shown = self._epochs is not None and done < self._epochs
-        self._progress.update(self._epochs_bar, completed=done, description=loss, visible=is_shown)
+        self._progress.update(self._epochs_bar, completed=done, description=loss, visible=done < (self._epochs or 0))
         self.say(_describe_epoch(entry, self._epochs))
 
     def on_progress(self, phase: str, done: int, total: int) -> None:
@@ -112,7 +111,7 @@ class _RunBars:
 
 
 @contextlib.contextmanager
-def _live_progress(*, counts: bool = True) -> Iterator:
+def _show_progress(*, counts: bool = True) -> Iterator:
     """Give bars that are removed when the context ends, however it ends, and lines that are printed above them.
 
     Warnings are printed above the bars too, if stderr is the same terminal; a redirected stderr stays redirected.
@@ -185,7 +184,7 @@ def show_suite(total: int) -> Iterator["Watcher"]:
     """
     from advcore.runner.process import Watcher
 
-    with _live_progress(counts=False) as progress:
+    with _show_progress(counts=False) as progress:
         bars = _SuiteBars(progress, total)
         yield Watcher(on_start=bars.on_start, on_line=bars.on_line, on_end=bars.on_end)
 

@@ -1,6 +1,7 @@
 """Charts, each drawn for a page as wide as a telephone: curves, bars, histograms, class shares and intervals."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, product
@@ -131,16 +132,18 @@ def draw_bars(rows: Sequence[Bar], *, alt: str, limits: Sequence[tuple[float, st
     """Draw horizontal bars that begin at 0. limits : dotted lines across all bars, each a value and its name."""
     left = 8 + max(svg.estimate_width(row.name) for row in rows)
     right = 10 + max(svg.estimate_width(row.label) for row in rows)
-    values = [row.value for row in rows] + [value for value, _ in limits]
-    scale = scales.Scale(low=0.0, high=max(values) or 1.0, start=left, end=WIDTH - right)
+    highest = max(chain((row.value for row in rows), (value for value, _ in limits)))
+    scale = scales.Scale(low=0.0, high=highest or 1.0, start=left, end=WIDTH - right)
     top = svg.LINE + 6.0 if limits else 2.0
     step = 24.0
     height = top + step * len(rows) + 4
     parts: list[Markup] = []
     for value, name in limits:
         middle = min(scale(value), WIDTH - svg.estimate_width(name) / 2)
-        parts.append(svg.line((scale(value), top - 3), (scale(value), height), "chance"))
-        parts.append(svg.text(middle, svg.SIZE, name, anchor="middle", css="tick"))
+        parts += [
+            svg.line((scale(value), top - 3), (scale(value), height), "chance"),
+            svg.text(middle, svg.SIZE, name, anchor="middle", css="tick"),
+        ]
     for i, row in enumerate(rows):
         y = top + step * i
         baseline = y + step / 2 + 0.35 * svg.SIZE
@@ -165,11 +168,9 @@ def bin_values(values: Sequence[float]) -> tuple[list[float], list[int]]:
     exponent = math.floor(math.log10((high - low) / BINS))
     widths = (factor * 10.0**power for power, factor in product((exponent, exponent + 1), (1, 2, 5)))
     width = next(width for width in widths if math.floor(high / width) - math.floor(low / width) + 1 <= BINS)
-    first, last = math.floor(low / width), math.floor(high / width)
-    counts = [0] * (last - first + 1)
-    for value in values:
-        counts[math.floor(value / width) - first] += 1
-    return [round((first + i) * width, 12) for i in range(len(counts) + 1)], counts
+    bins = range(math.floor(low / width), math.floor(high / width) + 1)
+    counts = Counter(math.floor(value / width) for value in values)
+    return [round(i * width, 12) for i in (*bins, bins.stop)], [counts[i] for i in bins]
 
 
 def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: str) -> Markup:
@@ -196,8 +197,8 @@ def draw_class_shares(
     frame = make_frame((-0.5, len(names) - 0.5), (0.0, max(chain(data, *coresets)) * 1.12), right=4)
     parts = replace(frame, x_ticks=[]).draw("class", "share, %")
     slot = frame.x(1) - frame.x(0)
-    widest = max(svg.estimate_width(name) + 6 for name in names)
-    every = max(1, math.ceil(widest / slot))  # where not all names have room, only each n-th class is named
+    # where not all names have room, only each n-th class is named
+    every = max(1, math.ceil(max(svg.estimate_width(name) + 6 for name in names) / slot))
     for i, name in enumerate(names):
         x = frame.x(i)
         if data:
@@ -241,10 +242,12 @@ def draw_intervals(rows: Sequence[Interval], *, x_title: str, alt: str) -> Marku
             svg.line((scale(row.low), y), (scale(row.high), y), f"s{row.colour}"),
             svg.mark((scale(row.value), y), f"f{row.colour}", radius=4.5, shape=shape, title=title),
         ]
-    parts.append(svg.line((0, bottom), (WIDTH, bottom), "axis"))
     parts += [
-        svg.text(scale(value), bottom + 4 + svg.SIZE, scales.format_number(value), anchor="middle", css="tick")
-        for value in ticks
+        svg.line((0, bottom), (WIDTH, bottom), "axis"),
+        *(
+            svg.text(scale(value), bottom + 4 + svg.SIZE, scales.format_number(value), anchor="middle", css="tick")
+            for value in ticks
+        ),
+        svg.text(WIDTH, bottom + 5 + svg.SIZE + svg.LINE, x_title, anchor="end", css="title"),
     ]
-    parts.append(svg.text(WIDTH, bottom + 5 + svg.SIZE + svg.LINE, x_title, anchor="end", css="title"))
     return svg.picture((WIDTH, bottom + 40), parts, alt)
