@@ -134,10 +134,8 @@ def _describe_accuracy(record: RunRecord, final: JsonObject) -> str:
 
 
 def _describe_checks(record: RunRecord, final: JsonObject) -> str:
-    """List the flags of an evaluation, or say whether anything looked for them."""
-    flags = final.get("flags", ())
-    if flags:
-        return "What makes these numbers untrustworthy:\n\n" + _list_items(flags)
+    if final.get("flags"):
+        return "What makes these numbers untrustworthy:\n\n" + _list_items(final["flags"])
     if record.config.get("evaluation", {}).get("checks", True):
         return "The built-in checks found nothing."
     return "The built-in checks were switched off."
@@ -149,7 +147,6 @@ def _list_items(lines: Iterable[object]) -> str:
 
 
 def _describe_unmeasured(record: RunRecord, epoch: int) -> str:
-    """Say of a state without final accuracies why it has none, and how it was judged on validation images."""
     reason = "**The final accuracies are not of this state.**"
     if not record.finished:
         reason = "**The run is not finished: this is a state on its way, and nothing was measured on the test set.**"
@@ -157,8 +154,8 @@ def _describe_unmeasured(record: RunRecord, epoch: int) -> str:
     rows = [(name, format_percent(entry[name])) for name in ("clean", "robust") if entry.get(name) is not None]
     if not rows:
         return f"## Accuracy\n\n{reason}"
-    probe = " On validation images, by the probe that chooses `best`:\n\n"
-    return f"## Accuracy\n\n{reason}{probe}{to_markdown(('probe', 'accuracy, %'), rows)}"
+    table = to_markdown(("probe", "accuracy, %"), rows)
+    return f"## Accuracy\n\n{reason} On validation images, by the probe that chooses `best`:\n\n{table}"
 
 
 # ---- training ----

@@ -105,7 +105,6 @@ def _is_compatible(first: JsonObject, second: JsonObject) -> bool:
 
 
 def _method_settings(record: RunRecord) -> JsonObject:
-    """Return the settings that define the method of a run, by their dotted path."""
     return {key: value for key, value in flatten(record.config).items() if not is_among(key, _NOT_THE_METHOD)}
 
 
@@ -155,7 +154,7 @@ def _describe_evaluation(record: RunRecord) -> tuple[str, str]:
     data = record.config.get("data", {})
     images = last["clean"]["n"]
     sizes = [f", {key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None]
-    labels = [tables.name_attack(attack) for attack in last["attacks"]]
+    labels = " and ".join(tables.name_attack(attack) for attack in last["attacks"])
     fewer = [
         f", {attack['n']:,} under {tables.name_attack(attack)}" for attack in last["attacks"] if attack["n"] != images
     ]
@@ -164,8 +163,9 @@ def _describe_evaluation(record: RunRecord) -> tuple[str, str]:
         for attack in last["attacks"]
         if attack.get("step_size") is not None
     ]
-    short = f"{tables.name_data(record)}, {' and '.join(labels) or 'clean images'}"
-    return short, f"{tables.name_data(record)}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
+    name = tables.name_data(record)
+    full = f"{name}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
+    return f"{name}, {labels or 'clean images'}", full
 
 
 def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:

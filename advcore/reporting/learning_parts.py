@@ -29,11 +29,12 @@ def build_learning(record: RunRecord) -> list[Part]:
             [charts.Line("", points, 3)], replace(axes, y_title=name), alt=alt, selections=selections
         )
         figures.append(Figure(f"{title}.", curve))
-    marks = "Triangles and dashed lines mark selections: from there, epochs train on the new coreset."
     return [
         Figures(figures),
         *note_if(not probes, "No validation example was looked at after the epochs.", "missing"),
-        *note_if(selections, marks),
+        *note_if(
+            selections, "Triangles and dashed lines mark selections: from there, epochs train on the new coreset."
+        ),
     ]
 
 

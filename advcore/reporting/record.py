@@ -99,7 +99,6 @@ class RunRecord:
 
 
 def _check_type(field: dataclasses.Field, value: object) -> None:
-    """Raise TypeError unless a value that was read from JSON has the type of its field."""
     assert not isinstance(field.type, str), "the annotations of this module are evaluated"
     expected = field.type
     if expected is float:

@@ -76,7 +76,6 @@ def _note_flags(record: RunRecord) -> list[Note]:
 
 
 def _choose_key_numbers(record: RunRecord) -> list[KeyNumber]:
-    """Return robust and clean accuracy, relative cost, and the gradient error of the last selection."""
     numbers: list[KeyNumber] = []
     if "last" in record.final:
         numbers += _list_final_accuracies(record.final["last"])

@@ -28,11 +28,7 @@ def build_runs_page(name: str, runs: Sequence[compare.Run | compare.BrokenRun]) 
         title=name,
         subtitle=f"{format_count(len(methods), 'method')}, {format_count(len(originals), 'run')}, "
         f"{finished} of them finished.",
-        notes=[
-            *_note_incomplete(methods, broken),
-            *_note_repeats(methods),
-            *read_or((), _note_data_differences, methods),
-        ],
+        notes=_build_notes(methods, broken),
         sections=[
             *_build_fronts(methods),
             Section("Learning curves", "learning", build_or_note(_build_curves, methods)),
@@ -63,18 +59,17 @@ def _drop_copies(runs: Sequence[compare.Run]) -> tuple[list[compare.Run], list[N
     return originals, note_if(copies, f"There twice, and counted once: {_list_some(copies)}.")
 
 
-def _note_incomplete(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[Note]:
+def _build_notes(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[Note]:
     unfinished = [run.where for run in chain.from_iterable(methods.values()) if not run.record.finished]
+    unreadable = [run.where for run in broken]
+    pairs = chain.from_iterable(compare.find_repeats(runs).items() for runs in methods.values())
+    repeats = [f"{repeat} (as {first})" for repeat, first in pairs]
     return [
         *note_if(unfinished, f"Not finished, and in no average: {_list_some(unfinished)}."),
-        *note_if(broken, f"Without a record that can be read: {_list_some([run.where for run in broken])}.", "warning"),
+        *note_if(unreadable, f"Without a record that can be read: {_list_some(unreadable)}.", "warning"),
+        *note_if(repeats, f"Of a method and a seed that are there already, and in no average: {_list_some(repeats)}."),
+        *read_or((), _note_data_differences, methods),
     ]
-
-
-def _note_repeats(methods: Methods) -> list[Note]:
-    repeats = chain.from_iterable(compare.find_repeats(runs).items() for runs in methods.values())
-    names = [f"{repeat} (as {first})" for repeat, first in repeats]
-    return note_if(names, f"Of a method and a seed that are there already, and in no average: {_list_some(names)}.")
 
 
 def _note_data_differences(methods: Methods) -> list[Note]:
@@ -109,7 +104,6 @@ def _build_fronts(methods: Methods) -> list[Section]:
 
 
 def _build_front(block: compare.Block) -> list[Part]:
-    """Return a chart of robust accuracy over cost, and a table for each checkpoint."""
     methods = compare.summarize_methods(block.groups)
     records = tables.list_records(block.groups)
     title = f"robust accuracy, % ({_name_attacks(records[0])})"
@@ -153,7 +147,7 @@ def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], whi
 
 def _note_references(records: Iterable[RunRecord]) -> list[Note]:
     units = {record.reference.get("units") for record in records}
-    passes = [f"{number:,}" for number in sorted(unit for unit in units if unit is not None)]
+    passes = [f"{number:,}" for number in sorted(units - {None})]
     if None in units:
         passes.insert(0, "none")
     text = f"Costs here are relative to different references ({', '.join(passes)} passes) and cannot be compared."
@@ -168,12 +162,8 @@ SMALL = (170.0, 130.0)
 
 def _build_curves(methods: Methods) -> list[Part]:
     """Return a small chart for each method: its runs in colour, those of all other methods in grey."""
-    curves: dict[str, list[Sequence[svg.Point]]] = {}
-    for name, runs in methods.items():
-        recorded = [read_or((), learning_parts.read_accuracies, run.record) for run in runs]
-        lines: list[Sequence[svg.Point]] = [line for line in recorded if len(line) > 1]
-        if lines:
-            curves[name] = lines
+    recorded = {name: _read_curves(runs) for name, runs in methods.items()}
+    curves = {name: lines for name, lines in recorded.items() if lines}
     silent = [name for name in methods if name not in curves]
     notes = note_if(silent, f"Without validation accuracies over epochs: {_list_some(silent)}.", "missing")
     if not curves:
@@ -190,6 +180,11 @@ def _build_curves(methods: Methods) -> list[Part]:
         "Robust accuracy (clean where nothing is attacked) on validation examples over epochs; grey: all other methods."
     )
     return [Note(about), Figures(figures, small=True), *notes]
+
+
+def _read_curves(runs: Sequence[compare.Run]) -> list[Sequence[svg.Point]]:
+    curves = (read_or((), learning_parts.read_accuracies, run.record) for run in runs)
+    return [curve for curve in curves if len(curve) > 1]
 
 
 def _lay_out_small(lines: Sequence[Sequence[svg.Point]]) -> Frame:
@@ -212,9 +207,6 @@ def _draw_curve(frame: Frame, line: Sequence[svg.Point], css: str) -> Markup:
 
 # ---- flags, events, and all runs ----
 
-# Where something happened, by method and by what it is.
-Places = Mapping[tuple[str, str], Sequence[str]]
-
 
 def _build_flags(methods: Methods) -> list[Part]:
     flags: dict[tuple[str, str], list[str]] = {}
@@ -233,7 +225,8 @@ def _build_flags(methods: Methods) -> list[Part]:
     ]
 
 
-def _tabulate_places(caption: str, column: str, places: Places) -> Part:
+def _tabulate_places(caption: str, column: str, places: Mapping[tuple[str, str], Sequence[str]]) -> Part:
+    """Return a table of what happened, and where: `places` by the method and by what it is."""
     rows = [(name, what, ", ".join(where)) for (name, what), where in places.items()]
     return table_or_note(Table(caption, ("method", "what", column), rows, words=3), f"{caption}: none.")
 

@@ -259,7 +259,6 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
 
 
 def _read_accuracies(record: RunRecord, which: str) -> Iterator[tuple[str, object]]:
-    """Yield the columns of a checkpoint, each a name and a value."""
     evaluation: JsonObject = record.final[which]
     entries = {"clean": evaluation["clean"]}
     entries |= {
