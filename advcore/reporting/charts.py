@@ -75,8 +75,7 @@ def draw_curves(
     for x in selections:
         parts += _draw_reference(frame, x, "at", f"a coreset was selected at {scales.format_number(x)}")
     parts += [svg.line((frame.x.start, frame.y(y)), (frame.x.end, frame.y(y)), "chance") for y, _ in chance]
-    for line in lines:
-        parts += _draw_line(frame, line)
+    parts += chain.from_iterable(_draw_line(frame, line) for line in lines)
     parts += _draw_labels(frame, labels)
     if best is not None:
         parts.append(svg.mark(frame.to_pixels(*best), "ring", radius=5, title="best epoch"))

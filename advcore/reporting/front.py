@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import attrgetter
 
 from markupsafe import Markup
@@ -90,8 +90,7 @@ def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float])
     parts.append(svg.path(steps, "front"))
     labels = svg.Labels((frame.x.start + 1, frame.y.end - 4, size[0], frame.y.start - 2))
     labels.lines += [svg.box_along(start, end) for start, end in pairwise(steps)]
-    for method in methods:
-        parts += _draw_method(frame, method, labels)
+    parts += chain.from_iterable(_draw_method(frame, method, labels) for method in methods)
     parts += _name_methods(frame, methods, labels, all_named=size[0] > 500)
     alt = f"{title} over relative cost. On the Pareto front: {'; '.join(method.describe() for method in front)}."
     return svg.picture(size, [*parts, *_draw_legend(methods, size)], alt)

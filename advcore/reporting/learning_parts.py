@@ -16,9 +16,11 @@ def build_learning(record: RunRecord) -> list[Part]:
     selections = [selection["epoch"] for selection in record.selections]
     axes = charts.Axes("epochs done", "", x_range=(0, max(1, record.epochs[-1]["epoch"] + 1)))
     figures = [_draw_loss(record, axes, selections)]
-    clean = charts.Line("clean", _read_points(record, "clean", 100), 2, dash=True)
-    robust = charts.Line("robust", _read_points(record, "robust", 100), 1)
-    probes = [line for line in (clean, robust) if line.points]
+    lines = [
+        charts.Line("clean", _read_points(record, "clean", 100), 2, dash=True),
+        charts.Line("robust", _read_points(record, "robust", 100), 1),
+    ]
+    probes = [line for line in lines if line.points]
     if probes:
         figures.append(_draw_probes(record, probes, axes, selections))
     for (name, title), points in _read_more_curves(record).items():

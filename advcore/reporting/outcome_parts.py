@@ -95,11 +95,9 @@ def build_costs(record: RunRecord) -> list[Part]:
 
 
 def _draw_costs(record: RunRecord, spent: JsonObject) -> Figure:
-    rows = []
-    for phase, entry in spent.items():
-        cost = (entry["forward"] + entry["backward"]) / record.reference["units"]
-        if phase != "evaluation" and cost > 0:
-            rows.append(charts.Bar(phase, cost, f"{cost:.3f}"))
+    passes = {phase: entry["forward"] + entry["backward"] for phase, entry in spent.items() if phase != "evaluation"}
+    costs = {phase: count / record.reference["units"] for phase, count in passes.items()}
+    rows = [charts.Bar(phase, cost, f"{cost:.3f}") for phase, cost in costs.items() if cost > 0]
     rows.append(charts.Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", css="f0"))
     caption = "Where the relative cost goes: passes, over all those of full training. Evaluation is not in it."
     alt = f"Relative cost by phase: {_list_bars(rows)}"

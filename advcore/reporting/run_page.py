@@ -3,18 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from advcore.reporting import learning_parts, outcome_parts, selection_parts, settings_parts
+from advcore.reporting import learning_parts, outcome_parts, selection_parts, settings_parts, tables
 from advcore.reporting.lenient import build_or_note, read_or
 from advcore.reporting.parts import Example, Gallery, Note, Page, Part, Section, Table, note_if, table_or_note
 from advcore.reporting.record import JsonObject, RunRecord
-from advcore.reporting.tables import (
-    NOTHING,
-    find_worst_case,
-    format_interval,
-    format_percent,
-    list_run_flags,
-    name_attack,
-)
 
 # A number at the top of the page: its name, the number, and a remark.
 KeyNumber = tuple[str, str, str]
@@ -69,7 +61,7 @@ def build_run_page(record: RunRecord, beside: RunFiles) -> Page:
 
 
 def _note_flags(record: RunRecord) -> list[Note]:
-    return [Note(flag, "flag") for flag in list_run_flags(record)]
+    return [Note(flag, "flag") for flag in tables.list_run_flags(record)]
 
 
 # ---- the most important numbers ----
@@ -93,18 +85,18 @@ def _choose_key_numbers(record: RunRecord) -> list[KeyNumber]:
 
 def _list_final_accuracies(evaluation: JsonObject) -> list[KeyNumber]:
     """Return robust accuracy, under all attacks together where there are several, and clean accuracy."""
-    entries = [(f"robust, {name_attack(attack)}", attack) for attack in evaluation["attacks"][:1]]
-    if worst := find_worst_case(evaluation):
+    entries = [(f"robust, {tables.name_attack(attack)}", attack) for attack in evaluation["attacks"][:1]]
+    if worst := tables.find_worst_case(evaluation):
         entries = [(f"robust, all {len(evaluation['attacks'])} attacks", worst)]
     return [
-        (name, f"{format_percent(entry['accuracy'])} %", f"{format_interval(entry)}, n = {entry['n']:,}")
+        (name, f"{tables.format_percent(entry['accuracy'])} %", f"{tables.format_interval(entry)}, n = {entry['n']:,}")
         for name, entry in (*entries, ("clean", evaluation["clean"]))
     ]
 
 
 def _list_probe_accuracies(epoch: JsonObject) -> list[KeyNumber]:
     return [
-        (f"{name}, validation", f"{format_percent(epoch[name])} %", f"epochs done: {epoch['epoch'] + 1}")
+        (f"{name}, validation", f"{tables.format_percent(epoch[name])} %", f"epochs done: {epoch['epoch'] + 1}")
         for name in ("robust", "clean")
         if epoch.get(name) is not None
     ]
@@ -118,9 +110,9 @@ def _build_images(beside: RunFiles) -> list[Part]:
 
 
 def _build_events(record: RunRecord) -> list[Part]:
-    events = [(str(entry.get("epoch", NOTHING)), str(entry.get("event", entry))) for entry in record.events]
+    events = [(str(entry.get("epoch", tables.NOTHING)), str(entry.get("event", entry))) for entry in record.events]
     resumes = [
-        (str(entry.get("epoch", NOTHING)), _join_lines(entry.get("changed")), _join_lines(entry.get("damaged")))
+        (str(entry.get("epoch", tables.NOTHING)), _join_lines(entry.get("changed")), _join_lines(entry.get("damaged")))
         for entry in record.resumes
     ]
     return [

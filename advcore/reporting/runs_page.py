@@ -147,7 +147,7 @@ def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], whi
 
 def _note_references(records: Iterable[RunRecord]) -> list[Note]:
     units = {record.reference.get("units") for record in records}
-    passes = [f"{number:,}" for number in sorted(units - {None})]
+    passes = [f"{number:,}" for number in sorted(unit for unit in units if unit is not None)]
     if None in units:
         passes.insert(0, "none")
     text = f"Costs here are relative to different references ({', '.join(passes)} passes) and cannot be compared."

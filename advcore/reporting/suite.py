@@ -6,7 +6,6 @@ from itertools import chain
 
 from advcore.errors import format_count
 from advcore.reporting import compare, parts, tables
-from advcore.reporting.parts import Note, Page, Part, Section
 from advcore.reporting.record import JsonObject, RunRecord
 
 # The marks of methods whose evaluations have flags, one for each kind of flag.
@@ -67,17 +66,10 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table with lines of text above and below it.
+class Table(parts.Table):
+    """A table with lines of text below it, the notes."""
 
-    caption, notes : the text above, and the lines below.
-    header, rows : the cells. A row of a single cell spans all columns.
-    """
-
-    caption: str
-    header: tables.Row
-    rows: list[tables.Row]
-    notes: list[str]
+    notes: Sequence[str] = ()
 
     def markdown(self) -> str:
         notes = [f"- {note}" for note in self.notes]
@@ -89,7 +81,7 @@ def build_tables(results: Results, title: str) -> list[Table]:
     if results.groups():
         return [build_table(results, title, "last"), build_table(results, title, "best")]
     rows = list(chain.from_iterable(_list_unfinished(method, results) for method in results.methods()))
-    return [Table(title, ("method",), rows, ["No run has come to its end."])]
+    return [Table(title, ("method",), rows, notes=["No run has come to its end."])]
 
 
 def build_table(results: Results, title: str, which: str) -> Table:
@@ -109,7 +101,7 @@ def build_table(results: Results, title: str, which: str) -> Table:
     notes = [*legend, _describe_conditions(groups, which), *_describe_costs(results, machine)]
     if results.without:
         notes.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
-    return Table(f"{title}: checkpoint {which}", header, rows, notes)
+    return Table(f"{title}: checkpoint {which}", header, rows, notes=notes)
 
 
 def _list_unfinished(method: str, results: Results) -> list[tables.Row]:
@@ -204,9 +196,9 @@ def _describe_costs(results: Results, machine: str | None) -> list[str]:
 # ---- a page ----
 
 
-def build_suite_page(title: str, entries: Sequence[Table]) -> Page:
+def build_suite_page(title: str, entries: Sequence[Table]) -> parts.Page:
     """Return a page with one section per table, which holds the table and its notes."""
-    return Page(
+    return parts.Page(
         title,
         "Methods beside what one would do instead.",
         sections=[_build_section(table, title, f"table-{i}") for i, table in enumerate(entries, 1)],
@@ -214,11 +206,10 @@ def build_suite_page(title: str, entries: Sequence[Table]) -> Page:
     )
 
 
-def _build_section(table: Table, title: str, address: str) -> Section:
+def _build_section(table: Table, title: str, address: str) -> parts.Section:
     """Return the section of a table, whose heading is the caption without the title of the page."""
     heading = table.caption.removeprefix(f"{title}: ")
-    contents: list[Part] = [parts.Table(table.caption, table.header, table.rows), *map(Note, table.notes)]
-    return Section(heading[:1].upper() + heading[1:], address, contents)
+    return parts.Section(heading[:1].upper() + heading[1:], address, [table, *map(parts.Note, table.notes)])
 
 
 # ---- all numbers, for a spreadsheet ----

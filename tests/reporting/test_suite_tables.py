@@ -134,7 +134,7 @@ def test_latex_escapes_what_it_would_read_as_its_own():
     )
 
 
-NASTY = Table("c_1", ("a & b", "c %"), [("[x]", "1 ± 2"), ("failed: 5 % of {x}",)], ["† n_1 < 2"])
+NASTY = Table("c_1", ("a & b", "c %"), [("[x]", "1 ± 2"), ("failed: 5 % of {x}",)], notes=["† n_1 < 2"])
 
 
 def test_a_latex_table_has_booktabs_and_spans_its_long_rows(tmp_path):
