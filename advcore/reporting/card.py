@@ -10,7 +10,7 @@ from advcore.reporting.tables import (
     describe_reference,
     format_interval,
     format_percent,
-    list_robust,
+    list_robust_entries,
     name_attack,
     name_contents,
     name_data,
@@ -121,7 +121,7 @@ def _describe_threat(record: RunRecord) -> str:
 def _describe_accuracy(record: RunRecord, final: JsonObject) -> str:
     rows = [
         (name, format_percent(entry["accuracy"]), format_interval(entry), str(entry["n"]))
-        for name, entry in (("clean", final["clean"]), *list_robust(final, "all of these at once"))
+        for name, entry in (("clean", final["clean"]), *list_robust_entries(final, "all of these at once"))
     ]
     table = to_markdown(("on the test set", "accuracy, %", "95 % interval", "images"), rows)
     steps = "; ".join(

@@ -19,7 +19,7 @@ def build_accuracies(record: RunRecord) -> list[Part]:
     is_same = record.final.get("best") == record.final.get("last")
     states = {which: entry for which, entry in record.final.items() if not (is_same and which == "best")}
     for colour, (which, evaluation) in enumerate(states.items(), 1):
-        for name, entry in [("clean", evaluation["clean"]), *tables.list_robust(evaluation, "all attacks")]:
+        for name, entry in [("clean", evaluation["clean"]), *tables.list_robust_entries(evaluation, "all attacks")]:
             cells = (tables.format_percent(entry["accuracy"]), tables.format_bounds(entry), f"{entry['n']:,}")
             rows.append((which, name, *cells, *_describe_attack(entry)))
             value, low, high = (100 * share for share in (entry["accuracy"], *entry["interval"]))

@@ -7,8 +7,11 @@ from advcore.reporting.parts import Page
 
 def render(page: Page) -> str:
     """Return a page as HTML. All text is escaped; only the charts, which `svg` makes, are inserted as markup."""
-    loader = PackageLoader("advcore.reporting")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("advcore.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(page=page)

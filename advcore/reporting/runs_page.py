@@ -95,8 +95,8 @@ def _build_fronts(methods: Methods) -> list[Section]:
     title = "Robust accuracy over cost"
     blocks = compare.split_into_blocks(methods)
     if not blocks:
-        note = Note("No run is finished yet, so there is nothing to compare.", "missing")
-        return [Section(title, "front-0", [note])]
+        reason = "No run is finished yet, so there is nothing to compare."
+        return [Section(title, "front-0", [Note(reason, "missing")])]
     return [
         Section(title if len(blocks) == 1 else block.title, f"front-{i}", build_or_note(_build_front, block))
         for i, block in enumerate(blocks)
@@ -196,9 +196,9 @@ def _lay_out_small(lines: Sequence[Sequence[svg.Point]]) -> Frame:
 
 
 def _draw_small(frame: Frame, name: str, lines: Sequence[Sequence[svg.Point]], others: Markup) -> Markup:
-    curves = [_draw_curve(frame, line, "s1") for line in lines]
     ends = ", ".join(f"{line[-1][1]:.1f} %" for line in lines)
-    return svg.picture(SMALL, [*frame.draw("", ""), others, *curves], f"{name}: validation accuracy ends at {ends}.")
+    parts = [*frame.draw("", ""), others, *(_draw_curve(frame, line, "s1") for line in lines)]
+    return svg.picture(SMALL, parts, f"{name}: validation accuracy ends at {ends}.")
 
 
 def _draw_curve(frame: Frame, line: Sequence[svg.Point], css: str) -> Markup:
@@ -217,8 +217,8 @@ def _build_flags(methods: Methods) -> list[Part]:
             for flag in read_or(["its flags cannot be read"], tables.list_run_flags, run.record):
                 flags.setdefault((name, flag), []).append(seed)
             for entry in run.record.events:
-                event = str(entry.get("event", entry))
-                events.setdefault((name, event), []).append(f"{seed} at {entry.get('epoch', '?')}")
+                place = f"{seed} at {entry.get('epoch', '?')}"
+                events.setdefault((name, str(entry.get("event", entry))), []).append(place)
     return [
         _tabulate_places("Flags of evaluations", "seeds", flags),
         _tabulate_places("Events of runs", "seed and epoch", events),

@@ -107,9 +107,8 @@ def build_table(results: Results, title: str, which: str) -> Table:
 def _list_unfinished(method: str, results: Results) -> list[tables.Row]:
     """Return a row for each seed of a method that failed, and one for all seeds that are missing."""
     entries = [entry for entry in results.entries if entry.method == method]
-    failed = [entry for entry in entries if entry.status == "failed"]
+    rows = [f"{method}, seed {entry.seed}: failed: {entry.error}" for entry in entries if entry.status == "failed"]
     missing = [str(entry.seed) for entry in entries if entry.status == "missing"]
-    rows = [f"{method}, seed {entry.seed}: failed: {entry.error}" for entry in failed]
     if missing:
         rows.append(f"{method}: missing, seed {', '.join(missing)}")
     return [(row,) for row in rows]

@@ -99,7 +99,7 @@ def find_worst_case(evaluation: JsonObject) -> JsonObject | None:
     return evaluation.get("worst") if len(evaluation["attacks"]) > 1 else None
 
 
-def list_robust(evaluation: JsonObject, together: str = "all of these") -> list[tuple[str, JsonObject]]:
+def list_robust_entries(evaluation: JsonObject, together: str = "all of these") -> list[tuple[str, JsonObject]]:
     """Return the entry of each attack with its name; of several attacks, also that of all `together`."""
     entries = [(name_attack(attack), attack) for attack in evaluation["attacks"]]
     worst = find_worst_case(evaluation)
@@ -114,7 +114,7 @@ def list_accuracy_rows(which: str, evaluation: JsonObject) -> list[Row]:
     clean = evaluation["clean"]
     return [
         (f"{which}: clean, % of {clean['n']}", format_accuracy(clean)),
-        *((f"{which}: robust, % ({name})", format_accuracy(entry)) for name, entry in list_robust(evaluation)),
+        *((f"{which}: robust, % ({name})", format_accuracy(entry)) for name, entry in list_robust_entries(evaluation)),
         *((f"{which}: flag", flag) for flag in evaluation.get("flags", ())),
     ]
 
@@ -234,7 +234,7 @@ def _read_accuracies(record: RunRecord, which: str) -> dict[str, float]:
     evaluation = record.final[which]
     accuracies = {_CLEAN: 100 * evaluation["clean"]["accuracy"]}
     times: Counter[str] = Counter()
-    for name, entry in list_robust(evaluation):
+    for name, entry in list_robust_entries(evaluation):
         times[name] += 1
         number = f" ({times[name]})" if times[name] > 1 else ""
         accuracies[f"robust, % ({name}{number})"] = 100 * entry["accuracy"]

@@ -46,8 +46,9 @@ class Tracking:
             saved = read_sealed(check_inside(file, self.folder.parent), _SCHEMA, unsealed="")
         if not _ID.fullmatch(saved["kept"].get("id", "none")):
             raise CheckpointError(f"{file} is damaged: it holds no id of a run")
-        opening = Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
-        self.sinks[name] = tracker.open(opening)
+        self.sinks[name] = tracker.open(
+            Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
+        )
         self._save_state(name)
 
     def _save_state(self, name: str) -> None:

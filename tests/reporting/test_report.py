@@ -255,6 +255,12 @@ def test_a_known_point_stands_where_it_must():
     assert (y0, y2) == (162, 24)
 
 
+def test_axes_draw_no_line_from_a_point_to_itself():
+    drawn = "".join(frame.make_frame((0, 10), (0, 100)).draw("x", "y"))
+    lines = re.findall(r'x1="(.*?)" y1="(.*?)" x2="(.*?)" y2="(.*?)"', drawn)
+    assert lines and not [line for line in lines if line[:2] == line[2:]]
+
+
 def test_a_logarithmic_axis_gives_factors_equal_room():
     across = scales.Scale(0.1, 10, 0, 100, log=True)
     assert [round(across(v), 6) for v in (0.1, 1, 10)] == [0, 50, 100]
