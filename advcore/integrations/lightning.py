@@ -50,12 +50,12 @@ class AdversarialCoresetCallback(Callback):
         dataset: Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
-        needs_blocks = must("selector.partition", "one that needs no blocks", "per_batch")
-        require(
-            check_at_least("warm_epochs", warm_epochs, 0),
-            check_at_least("period", period, 1) if period is not None else None,
-            needs_blocks if selector.partition == "per_batch" else None,
-        )
+        problems = [check_at_least("warm_epochs", warm_epochs, 0)]
+        if period is not None:
+            problems.append(check_at_least("period", period, 1))
+        if selector.partition == "per_batch":
+            problems.append(must("selector.partition", "one that needs no blocks", "per_batch"))
+        require(*problems)
         self.selector, self.seed = selector, seed
         self.warm_epochs, self.period = warm_epochs, period
         self.dataset, self.network = dataset, network
@@ -142,7 +142,9 @@ class AdversarialCoresetCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, dict | None]) -> None:
         state = state_dict["coreset"]
-        self.coreset = None if state is None else Coreset.from_state(state)
+        self.coreset = None
+        if state is not None:
+            self.coreset = Coreset.from_state(state)
 
 
 def _count_examples(dataset: Dataset) -> int:

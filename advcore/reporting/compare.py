@@ -70,8 +70,8 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for name, groups in by_name.items():
         differences = _describe_differences([_method_settings(group[0].record) for group in groups])
         for group, difference in zip(groups, differences, strict=True):
-            full_name = f"{name} ({difference})" if difference else name
-            methods[_make_unique(full_name, methods)] = group
+            suffix = difference and f" ({difference})"
+            methods[_make_unique(name + suffix, methods)] = group
     return methods
 
 

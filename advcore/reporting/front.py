@@ -119,8 +119,9 @@ def _name_methods(frame: Frame, methods: Sequence[Method], labels: svg.Labels, *
     front = find_front(methods)
     parts = []
     for number, method in sorted(enumerate(methods, 1), key=lambda pair: (pair[1] not in front, -pair[1].mean)):
-        is_named = all_named or method in front
-        choices = [method.name, str(number)] if is_named else [str(number)]
+        choices = [method.name, str(number)]
+        if method not in front and not all_named:
+            choices.remove(method.name)
         parts.append(labels.place(frame.to_pixels(method.cost, method.mean), choices))
     return parts
 

@@ -129,7 +129,7 @@ def _name_attacks(record: RunRecord) -> str:
     attacks = [tables.name_attack(attack) for attack in record.final["last"]["attacks"]]
     if len(attacks) > 1:
         return "all attacks"
-    return attacks[0] if attacks else "clean"
+    return next(iter(attacks), "clean")
 
 
 def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], which: str) -> list[Part]:

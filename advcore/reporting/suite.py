@@ -90,7 +90,7 @@ def build_table(results: Results, title: str, which: str) -> Table:
     Accuracies are mean ± sample deviation over seeds.
     """
     groups = results.groups()
-    against: Sequence[RunRecord] = groups.get(results.reference, ()) if results.reference else ()
+    against: Sequence[RunRecord] = groups.get(results.reference or "", ())
     machine = _find_common_machine(groups)
     header, method_rows = tables.compare_methods(groups, which, against=against, clock=machine is not None)
     marks, legend = _mark_flags(groups, which)

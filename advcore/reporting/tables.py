@@ -66,8 +66,7 @@ def name_data(record: RunRecord) -> str:
     their path."""
     data = record.config.get("data", {})
     name = str(data.get("name", "?"))
-    file = _name_file(data)
-    return f"{name} {file}" if file else name
+    return f"{name} {_name_file(data)}".rstrip()
 
 
 def name_contents(record: RunRecord) -> str:
@@ -102,8 +101,9 @@ def find_worst_case(evaluation: JsonObject) -> JsonObject | None:
 def list_robust_entries(evaluation: JsonObject, together: str = "all of these") -> list[tuple[str, JsonObject]]:
     """Return the entry of each attack with its name; of several attacks, also that of all `together`."""
     entries = [(name_attack(attack), attack) for attack in evaluation["attacks"]]
-    worst = find_worst_case(evaluation)
-    return [*entries, (together, worst)] if worst else entries
+    if worst := find_worst_case(evaluation):
+        entries.append((together, worst))
+    return entries
 
 
 # ---- one run ----
