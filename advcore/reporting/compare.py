@@ -35,7 +35,11 @@ class Run:
 
 @dataclass(frozen=True)
 class BrokenRun:
-    """A run in a folder, without a record that can be read. problem : why it cannot."""
+    """A run in a folder, without a record that can be read.
+
+    where : as of a `Run`.
+    problem : why the record cannot be read.
+    """
 
     where: str
     problem: str

@@ -67,7 +67,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Table(parts.Table):
-    """A table with lines of text below it, the notes."""
+    """A table of a page with `notes`, lines of text below it.
+
+    caption : the text above it.
+    header, rows : the cells. A row of a single cell spans all columns.
+    """
 
     notes: Sequence[str] = ()
 
