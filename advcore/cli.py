@@ -102,7 +102,7 @@ def run(
     """Train, select and evaluate as FILE says, and write a record."""
     from advcore import distributed
     from advcore.config.load import load
-    from advcore.reporting.tables import closing_rows
+    from advcore.reporting.tables import list_closing_rows
     from advcore.run import run as runner
     from advcore.run.checkpoints import lock_folder
     from advcore.run.folder import choose_folder
@@ -128,7 +128,7 @@ def run(
             raise
     if not distributed.is_first():
         return
-    print_table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), closing_rows(record))
+    print_table(f"{record.name}, seed {config.seed}: {record.plan}", ("", ""), list_closing_rows(record))
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path), *_judge_by_autoattack(path, config))
 
@@ -268,7 +268,7 @@ def evaluate(
     """
     from advcore import distributed
     from advcore.evaluation.suites import ALIASES, SUITES
-    from advcore.reporting.tables import accuracy_rows
+    from advcore.reporting.tables import list_accuracy_rows
     from advcore.run import weights
     from advcore.run.prepare import prepare
     from advcore.run.run import config_for_evaluation, evaluate_final
@@ -284,7 +284,7 @@ def evaluate(
         evaluation = evaluate_final(prepared, None, reporter, path.stem, state=state, keep_examples=bool(examples))
     if not distributed.is_first():
         return
-    print_table(f"{config.name}: {path}", ("", ""), accuracy_rows(path.stem, evaluation.as_dict()))
+    print_table(f"{config.name}: {path}", ("", ""), list_accuracy_rows(path.stem, evaluation.as_dict()))
     _save_evaluation(evaluation, path, out=out, examples=examples)
     if suite == "seen":
         print_next(*_judge_by_autoattack(target, config, checkpoint, set_ or ()))

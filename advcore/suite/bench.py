@@ -22,9 +22,8 @@ from advcore.reporting.compare import robust_accuracy
 from advcore.reporting.formats import to_csv, to_latex
 from advcore.reporting.page import render
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.reporting.suite import Results, Table, raw_rows
+from advcore.reporting.suite import Results, Table, build_suite_page, list_raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
-from advcore.reporting.suite_page import build_suite_page
 from advcore.run.places import check_path, check_writable
 from advcore.suite.baselines import add_baselines
 from advcore.suite.layout import BASELINES, BASELINES_FILE
@@ -273,7 +272,7 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
     contents = {
         "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
         "tex": "\n".join(map(to_latex, tables)),
-        "csv": to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
+        "csv": to_csv(*list_raw_rows(results, bench.suite.name, bench.suite.size)),
         "html": render(build_suite_page(_title(bench), tables)),
     }
     paths = {suffix: bench.folder / f"table.{suffix}" for suffix in contents}
