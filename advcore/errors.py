@@ -13,12 +13,7 @@ from advcore.suggestions import NO_ALIASES, SURELY_ALIKE, is_known, simplify_nam
 
 
 class AdvcoreError(Exception):
-    """Anything advcore raises on purpose.
-
-    shared : whether every process of the run raises it, so that the first alone reports it.
-    """
-
-    shared: bool = False
+    """Anything advcore raises on purpose."""
 
 
 class UserError(AdvcoreError, ValueError):

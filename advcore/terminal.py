@@ -30,13 +30,11 @@ _LONGEST_LINE = 70  # characters of a run's last line that are shown after the r
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, with a title unless that is ""; long cells are wrapped."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     if title:
         typer.echo(title)
-    table = Table(show_header=any(header))
-    for column in header:
-        table.add_column(column, overflow="fold")
+    table = Table(*(Column(name, overflow="fold") for name in header), show_header=any(header))
     for row in rows:
         table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
     console = Console()
@@ -70,7 +68,7 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
     if not distributed.is_first():
         yield Reporter()
         return
-    with _live_progress() as progress:
+    with _show_progress() as progress:
         bars = _RunBars(progress, epochs)
         yield Reporter(
             on_plan=lambda plan: bars.say("\n".join([plan.text, *plan.notes.values()])),
@@ -82,12 +80,12 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
 
 
 class _RunBars:
-    """A bar for the epochs of a run and one for the current phase; each is removed when it is full."""
+    """A bar for the epochs of a run and one for the current phase; each is hidden when it is full."""
 
     def __init__(self, progress, epochs: int | None):
         self._progress, self._epochs = progress, epochs
-        self._epochs_bar: int | None = None
-        self._phase_bar: int | None = None
+        self._epochs_bar = progress.add_task("epochs", total=epochs, visible=False)
+        self._phase_bar = progress.add_task("", visible=False)
         self._phase = ""
 
     def say(self, text: str) -> None:
@@ -97,38 +95,26 @@ class _RunBars:
 
     def on_epoch(self, entry: dict, so_far: "Trained") -> None:
         done = entry["epoch"] + 1
-        self._show_epochs(done, f"epochs, loss {entry['loss']:.3f}")
+        loss = f"epochs, loss {entry['loss']:.3f}"
+        self._progress.update(self._epochs_bar, completed=done, description=loss, visible=done < (self._epochs or 0))
         self.say(_describe_epoch(entry, self._epochs))
 
     def on_progress(self, phase: str, done: int, total: int) -> None:
-        if phase == "train" and self._epochs_bar is None:
-            self._show_epochs(0, "epochs")
-        # The bar of a phase that is over, or that another phase follows, is removed before anything else is drawn.
-        if self._phase_bar is not None and (phase != self._phase or done >= total):
-            self._progress.remove_task(self._phase_bar)
-            self._phase_bar = None
-            self._progress.refresh()
-        if done >= total:
+        if phase == "epochs":  # a run that continues
+            self._progress.update(self._epochs_bar, completed=done)
             return
-        if self._phase_bar is None:
-            self._phase, self._phase_bar = phase, self._progress.add_task(phase, completed=done, total=total)
-        self._progress.update(self._phase_bar, completed=done, total=total)
-
-    def _show_epochs(self, done: int, description: str) -> None:
-        if self._epochs is None:
-            return
-        if self._epochs_bar is None and done < self._epochs:
-            self._epochs_bar = self._progress.add_task("epochs", total=self._epochs)
-        if self._epochs_bar is None:
-            return
-        self._progress.update(self._epochs_bar, completed=done, description=description)
-        if done >= self._epochs:
-            self._progress.remove_task(self._epochs_bar)
-            self._epochs_bar = None
+        if phase == "train":
+            self._progress.update(self._epochs_bar, visible=bool(self._epochs))
+        # The bar of a phase that is over, or that another phase follows, is hidden before anything else is drawn.
+        if phase != self._phase or done >= total:
+            self._phase = phase
+            self._progress.reset(self._phase_bar, description=phase, total=total, visible=False)
+        if done < total:
+            self._progress.update(self._phase_bar, completed=done, total=total, visible=True)
 
 
 @contextlib.contextmanager
-def _live_progress(*, counts: bool = True) -> Iterator:
+def _show_progress(*, counts: bool = True) -> Iterator:
     """Give bars that are removed when the context ends, however it ends, and lines that are printed above them.
 
     Warnings are printed above the bars too, if stderr is the same terminal; a redirected stderr stays redirected.
@@ -154,15 +140,13 @@ def _live_progress(*, counts: bool = True) -> Iterator:
         disable=not console.is_terminal,
         redirect_stderr=shares_terminal,
     )
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(bars)
-        if shares_terminal:
-            stack.enter_context(_logging_to_stderr())
-        yield progress
+    log = _redirect_log() if shares_terminal else contextlib.nullcontext()
+    with bars, log:
+        yield bars
 
 
 @contextlib.contextmanager
-def _logging_to_stderr() -> Iterator[None]:
+def _redirect_log() -> Iterator[None]:
     """Let log handlers write to the present sys.stderr, not to the one of the time when they were created."""
     with contextlib.ExitStack() as stack:
         for handler in logging.getLogger().handlers:
@@ -203,7 +187,7 @@ def show_suite(total: int) -> Iterator["Watcher"]:
     """
     from advcore.suite.process import Watcher
 
-    with _live_progress(counts=False) as progress:
+    with _show_progress(counts=False) as progress:
         bars = _SuiteBars(progress, total)
         yield Watcher(on_start=bars.on_start, on_line=bars.on_line, on_end=bars.on_end)
 
@@ -215,7 +199,7 @@ class _SuiteBars:
         self._progress = progress
         self._ended, self._total = 0, total
         self._active: dict[str, int] = {}  # bars by the run's slug
-        self._runs_bar = progress.add_task(f"0 of {format_count(total, 'run')}", total=total) if total else None
+        self._runs_bar = progress.add_task(f"0 of {format_count(total, 'run')}", total=total, visible=total > 0)
 
     def on_start(self, run: "Run") -> None:
         self._active[run.slug] = self._progress.add_task(_run_name(run), total=None)
@@ -235,9 +219,8 @@ class _SuiteBars:
             text += f" in {outcome.seconds:,.0f} s"
         if outcome.error:
             text += f": {outcome.error}"
-        if self._runs_bar is not None:
-            description = f"{self._ended} of {format_count(self._total, 'run')}"
-            self._progress.update(self._runs_bar, completed=self._ended, description=description, refresh=True)
+        description = f"{self._ended} of {format_count(self._total, 'run')}"
+        self._progress.update(self._runs_bar, completed=self._ended, description=description, refresh=True)
         self._progress.console.print(f"[{self._ended}/{self._total}] {_run_name(run)}: {text}", markup=False)
 
 

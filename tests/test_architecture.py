@@ -142,6 +142,26 @@ def test_what_differs_between_devices_stands_in_one_place(path):
     )
 
 
+def asks_for_processes(path: Path) -> bool:
+    """Return whether a file asks how many processes there are, or uses torch.distributed itself."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    attributes = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return bool(
+        {"distributed.size", "distributed.rank", "torch.distributed"} & attributes
+        or {"torch.distributed", "advcore.distributed.group", "WORLD_SIZE", "RANK"} & {*texts, *imports(nodes)}
+    )
+
+
+def test_few_modules_know_how_many_processes_there_are():
+    """The record names the number, a message too, and two modules may not import torch.
+
+    All others call functions of advcore.distributed that say what they want.
+    """
+    asking = [path for path in FILES if part(path) != "distributed" and asks_for_processes(path)]
+    assert len(asking) <= 4, asking
+
+
 IMPORTING = """
 import json, random, sys
 import numpy

@@ -58,6 +58,15 @@ def test_bars_have_names_go_when_they_are_full_and_leave_nothing(terminal):
     assert "epoch   2/3  full    1 example  loss 2.3000  0.1 s" in kept
 
 
+def test_the_bar_of_a_continued_run_begins_where_the_run_was_stopped(terminal):
+    with terminal.attached(), show_run(3) as reporter:
+        reporter.on_progress("epochs", 2, 3)
+        reporter.on_progress("train", 1, 5)
+        reporter.on_final("here")
+    bars = [bar for bar in terminal.bars() if bar.startswith("epochs")]
+    assert bars and all("2/3" in bar for bar in bars)
+
+
 def test_a_command_without_epochs_draws_no_bar_for_them(terminal):
     with terminal.attached(), show_run() as reporter:
         reporter.on_progress("select", 10, 144)

@@ -42,7 +42,7 @@ def evaluate(
     Flags say what makes the numbers untrustworthy.
     """
     from advcore.evaluation.suites import ALIASES, SUITES
-    from advcore.reporting.tables import accuracy_rows
+    from advcore.reporting.tables import list_accuracy_rows
     from advcore.run import prepare, weights
     from advcore.run import run as runner
 
@@ -57,7 +57,7 @@ def evaluate(
         evaluation = runner.evaluate_final(prepared, reporter, path.stem, state=state, keep_examples=bool(examples))
     if processes.get_rank():  # the first process alone writes
         return
-    output.print_facts(f"{config.name}: {path}", accuracy_rows(path.stem, evaluation.as_dict()))
+    output.print_facts(f"{config.name}: {path}", list_accuracy_rows(path.stem, evaluation.as_dict()))
     _save_evaluation(evaluation, path, out=out, examples=examples)
     if suite == "seen":
         output.suggest_autoattack(target, config, checkpoint, set_ or ())

@@ -32,7 +32,11 @@ class Exit:
 
 def describe_exit(error: BaseException) -> Exit | None:
     """Return how the command line ends after an error; None for a bug, whose traceback says more."""
-    shared = getattr(error, "shared", False)
+    shared = False
+    if get_rank() is not None:
+        from advcore import distributed  # not for a process alone, which may fail before it needs torch
+
+        shared = distributed.is_raised_in_all(error)
     if isinstance(error, Stopped):
         return Exit(128 + error.number, (f"stopped by {error}{_explain_continuation()}",), shared=True)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):

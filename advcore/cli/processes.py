@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from advcore.errors import refuse_as_setting
+from advcore.runtime.launcher import get_launched_rank
 
 _SHARED_COMMANDS = ("run", "select", "score", "evaluate")  # which several processes can do together
 
@@ -18,10 +19,7 @@ def get_command() -> str:
 
 def get_rank() -> int | None:
     """Return this process's number among several; None for a process alone, or a command that one process does."""
-    are_several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-    if not are_several or get_command() not in _SHARED_COMMANDS:
-        return None
-    return int(os.environ["RANK"])
+    return get_launched_rank() if get_command() in _SHARED_COMMANDS else None
 
 
 @contextlib.contextmanager

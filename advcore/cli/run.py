@@ -21,7 +21,7 @@ def run(
     """Train, select and evaluate as FILE says, and write a record."""
     from advcore import distributed
     from advcore.config.load import load
-    from advcore.reporting.tables import closing_rows
+    from advcore.reporting.tables import list_closing_rows
     from advcore.run import checkpoints, folder, prepare
     from advcore.run import run as runner
     from advcore.training.trainer import refuse_processes
@@ -45,7 +45,7 @@ def run(
             raise
     if processes.get_rank():
         return
-    output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", closing_rows(record))
+    output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", list_closing_rows(record))
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path))
     output.suggest_autoattack(path, config)

@@ -132,7 +132,7 @@ class SelectionConfig(SelectionSettings):
 
     def _more_problems(self) -> list[str | None]:
         return [
-            *Schedule.problems(self),
+            *Schedule.find_problems(self),
             _unless(self.cost is None, check_positive("cost", self.cost, "it is relative to full training")),
             _unless(
                 self.cost is None or self.budget == SelectionSettings.budget,

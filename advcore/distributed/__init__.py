@@ -10,24 +10,29 @@ from advcore.distributed.exchange import (
     LEAST,
     average,
     average_gradients_of,
+    average_number,
     chunks_of_process,
     concatenate,
     counts_here,
     deal,
+    entry_of_process,
     gather_combined,
     gather_events,
     gather_in_order,
     is_divided,
     is_everywhere,
     merge_ledgers,
+    part_of_sum,
     run_on_first,
     share_of_batch,
+    share_of_count,
     share_sizes,
     sum_numbers,
     sum_tensor,
+    weigh_mean,
 )
-from advcore.distributed.failures import fail_together, name_loss_in_backward, raise_in_all
-from advcore.distributed.group import is_first, rank, size
+from advcore.distributed.failures import fail_together, is_raised_in_all, name_loss_in_backward, raise_in_all
+from advcore.distributed.group import is_first, name_for_process, rank, size
 from advcore.distributed.launch import gpu_of_process, is_launched, join_group, local_rank, name_launchers
 from advcore.distributed.wire import gather_values
 
@@ -35,10 +40,12 @@ __all__ = [
     "LEAST",
     "average",
     "average_gradients_of",
+    "average_number",
     "chunks_of_process",
     "concatenate",
     "counts_here",
     "deal",
+    "entry_of_process",
     "fail_together",
     "gather_combined",
     "gather_events",
@@ -49,19 +56,24 @@ __all__ = [
     "is_everywhere",
     "is_first",
     "is_launched",
+    "is_raised_in_all",
     "join_group",
     "local_rank",
     "merge_ledgers",
+    "name_for_process",
     "name_launchers",
     "name_loss_in_backward",
+    "part_of_sum",
     "raise_in_all",
     "rank",
     "run_on_first",
     "share_of_batch",
+    "share_of_count",
     "share_sizes",
     "size",
     "sum_numbers",
     "sum_tensor",
+    "weigh_mean",
 ]
 
 
@@ -93,4 +105,3 @@ __getattr__ = forward_renamed(
         "total": "advcore.distributed.sum_tensor",
     },
 )
-"""Names of the last release."""

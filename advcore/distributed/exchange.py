@@ -1,6 +1,7 @@
 """Share chunks, rows and batches between processes, and collect what each makes of its part."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
@@ -32,25 +33,23 @@ LEAST = 2  # examples of a training batch that a process needs: BatchNorm cannot
 
 def sum_numbers(numbers: Sequence[float]) -> list:
     """Sum each number over the processes; integers stay integers."""
-    if size() == 1:
-        return list(numbers)
-    are_integers = all(isinstance(number, int) for number in numbers)
-    return reduce_numbers(numbers, dist.ReduceOp.SUM, torch.int64 if are_integers else torch.float64)
+    dtype = torch.int64 if all(isinstance(number, int) for number in numbers) else torch.float64
+    return reduce_numbers(numbers, dist.ReduceOp.SUM, dtype)
+
+
+def average_number(number: float) -> float:
+    """Return the mean of a number over the processes."""
+    return sum_numbers([number])[0] / size()
 
 
 def is_everywhere(fact: bool) -> bool:
     """Return whether a fact holds in every process."""
-    if size() == 1:
-        return fact
     return bool(reduce_numbers([int(fact)], dist.ReduceOp.MIN)[0])
 
 
 def gather_events(events: Sequence[str]) -> tuple[str, ...]:
     """Return the events of all processes, in their order."""
-    gathered: list[str] = []
-    for events_of_process in gather_values(list(events)):
-        gathered += events_of_process
-    return tuple(gathered)
+    return tuple(itertools.chain.from_iterable(gather_values(list(events))))
 
 
 def concatenate(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -59,6 +58,24 @@ def concatenate(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     parts = gather_parts(*tensors)
     return tuple(torch.cat(parts).to(tensor.device) for tensor, parts in zip(tensors, parts, strict=True))
+
+
+def entry_of_process(entries: Sequence[Item], missing: Item) -> Item:
+    """Return this process's entry of what `gather_values` returned, perhaps in an earlier run.
+
+    missing : returned where fewer processes gave theirs.
+    """
+    return entries[rank()] if rank() < len(entries) else missing
+
+
+def part_of_sum(parts: Sequence[Tensor | float]) -> Tensor | float:
+    """Return this process's part of a sum whose parts an earlier run's processes gave.
+
+    Where there were not as many of them, all of it is the first one's part.
+    """
+    if len(parts) == size():
+        return parts[rank()]
+    return sum(parts) if is_first() else 0.0
 
 
 def run_on_first(function: Callable[[], Value]) -> Value:
@@ -160,18 +177,31 @@ def share_of_batch(batch: Tensor) -> Tensor:
     return batch.split(share_sizes(len(batch)))[rank()]
 
 
+def share_of_count(count: int) -> float:
+    """Return how much of a count falls to each process on average."""
+    return count / size()
+
+
+def weigh_mean(part: float, total: float) -> float:
+    """Return a factor for this process's mean; with it, the mean over the processes is the mean over all.
+
+    part : what the process's mean is taken over, a count or a sum of weights. total : the same of all processes.
+    """
+    return size() * part / total
+
+
 def counts_here(batch: Tensor) -> bool:
     """Return whether no other process does the same work on a training batch as well."""
     return is_first() or is_divided(len(batch))
 
 
+@name_lost_process()
 def sum_tensor(tensor: Tensor) -> Tensor:
     """Return the tensor's sum over the processes, on its own device."""
     if size() == 1:
         return tensor
     carrier = carrier_of(tensor.clone())
-    with name_lost_process():
-        dist.all_reduce(carrier)
+    dist.all_reduce(carrier)
     return carrier.to(tensor.device)
 
 
@@ -184,10 +214,8 @@ def average_gradients_of(model: nn.Module) -> nn.Module | None:
     """
     if size() == 1:
         return None
-    from torch.nn.parallel import DistributedDataParallel
-
-    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
-    wrap: Callable[..., nn.Module] = DistributedDataParallel
+    wrap: Callable[..., nn.Module] = nn.parallel.DistributedDataParallel
+    parameters = inspect.signature(wrap).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its former name
     return wrap(model, find_unused_parameters=True, **{buffers: False})
 
@@ -205,8 +233,6 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 def merge_ledgers(ledger: CostLedger) -> None:
     """Move the passes that all processes counted into the first one's ledger; seconds stay each process's own."""
-    if size() == 1:
-        return
     names = [(phase, kind) for phase in PHASES for kind in ("forward", "backward")]
     totals = sum_numbers([ledger.passes[phase][kind] for phase, kind in names])
     for (phase, kind), count in zip(names, totals, strict=True):

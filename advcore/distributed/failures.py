@@ -11,8 +11,10 @@ from advcore.distributed.wire import gather_values, name_lost_process, reduce_nu
 from advcore.errors import AdvcoreError, UserError
 from advcore.runtime import signals
 
+# Words in what torch raises where another process is gone.
 _LOST = ("peer", "gloo", "nccl", "connection", "timed out", "timeout")
-"""Words in what torch raises where another process is gone."""
+# The error that all processes raised, if the last agreement was on one.
+_agreed: list[BaseException] = []
 
 
 @contextlib.contextmanager
@@ -40,14 +42,19 @@ def raise_in_all(failure: BaseException | None = None) -> None:
     """
     if size() == 1:
         return
-    requested = signals.get_stop_signal() or 0
-    stop, is_failed = reduce_numbers([requested, int(failure is not None)], dist.ReduceOp.MAX)
+    _agreed.clear()
+    facts = [signals.get_stop_signal() or 0, int(failure is not None)]
+    stop, is_failed = reduce_numbers(facts, dist.ReduceOp.MAX)
     if is_failed:
-        error = _agree_on_error(failure)
-        vars(error)["shared"] = True  # whatever its class is: the command line reads it of an OSError, too
-        raise error
+        _agreed.append(_agree_on_error(failure))
+        raise _agreed[0]
     if stop:
         raise signals.Stopped(int(stop))
+
+
+def is_raised_in_all(error: BaseException) -> bool:
+    """Return whether all processes raise this error, so that it is enough if the first one reports it."""
+    return any(error is agreed for agreed in _agreed)
 
 
 def _agree_on_error(failure: BaseException | None) -> BaseException:
@@ -63,7 +70,6 @@ def _agree_on_error(failure: BaseException | None) -> BaseException:
 
 
 def _describe(error: BaseException) -> dict:
-    """Describe an error by values that can be sent."""
     if isinstance(error, signals.Stopped):
         return {"stopped": error.number}
     problems = error.problems if isinstance(error, UserError) else (str(error),)
@@ -83,13 +89,10 @@ def _rebuild(description: dict, process: int) -> BaseException:
 @contextlib.contextmanager
 def name_loss_in_backward() -> Iterator[None]:
     """Raise AdvcoreError where a backward pass that averages gradients over processes loses one of them."""
-    if size() == 1:
-        yield
-        return
     try:
         yield
     except RuntimeError as error:
-        if any(word in str(error).lower() for word in _LOST):
+        if size() > 1 and any(word in str(error).lower() for word in _LOST):
             with name_lost_process():
                 raise
         raise

@@ -13,6 +13,11 @@ def rank() -> int:
     return dist.get_rank() if size() > 1 else 0
 
 
+def name_for_process(name: str) -> str:
+    """Return a name for random numbers that is another one in each process; in the first, the name as it is."""
+    return f"{name}, process {rank()}" if rank() else name
+
+
 def is_first() -> bool:
     """Return whether this process is the one that reads and writes files."""
     return rank() == 0

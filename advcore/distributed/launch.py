@@ -14,13 +14,14 @@ import torch.distributed as dist
 from advcore.distributed.wire import gather_values, name_lost_process
 from advcore.errors import AdvcoreError, ConfigError, must
 from advcore.runtime.device import count_gpus, use_gpu
+from advcore.runtime.launcher import get_launched_rank
 
 _LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 
 def is_launched() -> bool:
     """Return whether torchrun, or another launcher that sets the same variables, started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    return get_launched_rank() is not None
 
 
 def name_launchers() -> list[str]:
@@ -47,10 +48,7 @@ def _start_time(process: int) -> str:
 
 def local_rank() -> int:
     """Return the number of this process on its machine, as torchrun, Slurm or MPI states it; 0 if none does."""
-    for name in _LOCAL_RANKS:
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    return int(next((os.environ[name] for name in _LOCAL_RANKS if name in os.environ), 0))
 
 
 def gpu_of_process() -> int:
@@ -70,10 +68,10 @@ def join_group(timeout: timedelta = timedelta(hours=2)) -> Iterator[None]:
     if not is_launched():
         yield
         return
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        way_out = "start it with torchrun, or unset WORLD_SIZE for one process"
-        raise ConfigError(must(missing[0], "set where WORLD_SIZE and RANK are", None, way_out))
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            way_out = "start it with torchrun, or unset WORLD_SIZE for one process"
+            raise ConfigError(must(name, "set where WORLD_SIZE and RANK are", None, way_out))
     has_gpu = gpu_of_process() < count_gpus()
     if has_gpu:
         use_gpu(gpu_of_process())

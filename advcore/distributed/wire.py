@@ -14,8 +14,7 @@ from advcore.errors import AdvcoreError
 from advcore.files import join_tree, pack, split_tree, unpack
 from advcore.runtime.out_of_memory import is_out_of_memory
 
-Tree = TypeVar("Tree")
-"""Stands for nested dicts and lists of tensors and plain values."""
+Tree = TypeVar("Tree")  # nested dicts and lists of tensors and plain values
 
 
 @contextlib.contextmanager
@@ -38,11 +37,13 @@ def carrier_of(tensor: Tensor) -> Tensor:
     return tensor if "gloo" in backends else tensor.cuda()
 
 
+@name_lost_process()
 def reduce_numbers(numbers: Sequence[float], how: dist.ReduceOp.RedOpType, dtype: torch.dtype = torch.int64) -> list:
-    """Reduce each number over the processes."""
+    """Reduce each number over the processes; one process alone keeps its numbers as they are."""
+    if size() == 1:
+        return list(numbers)
     carrier = carrier_of(torch.tensor(numbers, dtype=dtype))
-    with name_lost_process():
-        dist.all_reduce(carrier, how)
+    dist.all_reduce(carrier, how)
     return carrier.tolist()
 
 
@@ -65,12 +66,12 @@ def gather_parts(*tensors: Tensor) -> list[list[Tensor]]:
     return gathered
 
 
+@name_lost_process()
 def _gather_equal(tensor: Tensor) -> list[Tensor]:
     """Return the tensor of every process, which has one shape in all."""
     carrier = carrier_of(tensor.contiguous())
     parts = [torch.empty_like(carrier) for _ in range(size())]
-    with name_lost_process():
-        dist.all_gather(parts, carrier)
+    dist.all_gather(parts, carrier)
     return parts
 
 
@@ -106,27 +107,27 @@ def receive_tree(other: int, device: torch.device) -> object:
     return join_tree(description["values"], tensors)
 
 
+@name_lost_process()
 def _receive(other: int, dtype: torch.dtype, shape: Sequence[int], is_cuda: bool = False) -> Tensor:
     carrier = carrier_of(torch.empty(tuple(shape), dtype=dtype, device="cuda" if is_cuda else "cpu"))
-    with name_lost_process():
-        dist.recv(carrier, other)
+    dist.recv(carrier, other)
     return carrier
 
 
+@name_lost_process()
 def receive_like(example: Tensor, length: int, other: int) -> Tensor:
     """Receive a tensor (length, ...) from process `other`, shaped and placed like `example` (B, ...)."""
     carrier = torch.empty_like(carrier_of(example[:1])).expand(length, *example.shape[1:]).contiguous()
-    with name_lost_process():
-        dist.recv(carrier, other)
+    dist.recv(carrier, other)
     return carrier.to(example.device)
 
 
+@name_lost_process()
 def broadcast_bytes(content: bytes | None) -> bytes:
     """Return, in all processes, the bytes of the first process; the others give None."""
     carrier = encode_bytes(b"?" if content is None else content)
     length = carrier_of(torch.tensor([len(carrier)]))
-    with name_lost_process():
-        dist.broadcast(length, 0)
-        carrier = carrier_of(carrier.new_empty(int(length)) if content is None else carrier)
-        dist.broadcast(carrier, 0)
+    dist.broadcast(length, 0)
+    carrier = carrier_of(carrier.new_empty(int(length)) if content is None else carrier)
+    dist.broadcast(carrier, 0)
     return decode_bytes(carrier)

@@ -21,7 +21,7 @@ from advcore.files import check_inside, has_pair, read_json, write_bytes
 from advcore.objectives.base import is_attacked
 from advcore.pixels import format_pixels
 from advcore.reporting import parts, run_page, runs_page, selection_parts
-from advcore.reporting.compare import Run
+from advcore.reporting.compare import BrokenRun, Run
 from advcore.reporting.page import render
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream
@@ -61,7 +61,7 @@ def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
     return target
 
 
-def list_runs(path: Path, page: Path) -> list[Run]:
+def list_runs(path: Path, page: Path) -> list[Run | BrokenRun]:
     """Return every record in a folder: the JSON files in it, and those of the runs below it.
 
     page : the folder of the page that will link to them. Raises ConfigError for a folder without a readable record.
@@ -70,14 +70,14 @@ def list_runs(path: Path, page: Path) -> list[Run]:
         raise ConfigError(must("RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
     names = dict.fromkeys([*sorted(path.glob("*.json")), *sorted(path.rglob("record.json"))])
     runs = [_load_run(file, path, page) for file in names if file.name != BASELINES_FILE]
-    if not any(run.record for run in runs):
+    if not any(isinstance(run, Run) for run in runs):
         what = "a run's folder (with record.json), or a folder of runs or of records (*.json)"
-        problem = "; ".join(["it holds no record", *(run.problem for run in runs[:1])])
+        problem = "; ".join(["it holds no record", *(run.problem for run in runs[:1] if isinstance(run, BrokenRun))])
         raise ConfigError(must("RUN|DIR", what, str(path), problem))
     return runs
 
 
-def _load_run(file: Path, top: Path, page: Path) -> Run:
+def _load_run(file: Path, top: Path, page: Path) -> Run | BrokenRun:
     """Return the run of a record's file, named by its path below `top`, with a link to its report if there is one."""
     if file.name == "record.json":
         where, report = file.parent, file.parent / checkpoints.REPORT
@@ -88,7 +88,7 @@ def _load_run(file: Path, top: Path, page: Path) -> Run:
     try:
         return Run(name, RunRecord.load(file), link)
     except AdvcoreError as error:
-        return Run(name, problem=str(error))
+        return BrokenRun(name, str(error))
 
 
 def _make_link(target: Path, page: Path) -> str:

@@ -50,10 +50,9 @@ class AdversarialCoresetCallback(Callback):
         dataset: Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
-        problems = [
-            check_at_least("warm_epochs", warm_epochs, 0),
-            None if period is None else check_at_least("period", period, 1),
-        ]
+        problems = [check_at_least("warm_epochs", warm_epochs, 0)]
+        if period is not None:
+            problems.append(check_at_least("period", period, 1))
         if selector.partition == "per_batch":
             problems.append(must("selector.partition", "one that needs no blocks", "per_batch"))
         require(*problems)

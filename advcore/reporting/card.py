@@ -8,10 +8,11 @@ from advcore.pixels import format_exactly, format_pixels
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.reporting.tables import (
     describe_reference,
-    find_worst_case,
     format_interval,
     format_percent,
+    list_robust_entries,
     name_attack,
+    name_contents,
     name_data,
     to_markdown,
 )
@@ -53,10 +54,9 @@ def is_measured(record: RunRecord, which: str, epoch: int) -> bool:
     """
     if not record.finished or which not in record.final or not record.epochs:
         return False
-    last = record.epochs[-1]["epoch"]
     if which == "best" and record.best_epoch is not None:
         return epoch == record.best_epoch
-    return epoch == last
+    return epoch == record.epochs[-1]["epoch"]
 
 
 def _write_metadata(record: RunRecord, final: JsonObject | None) -> str:
@@ -66,29 +66,24 @@ def _write_metadata(record: RunRecord, final: JsonObject | None) -> str:
         tags.append("coreset")
     metadata: JsonObject = {"library_name": "pytorch", "pipeline_tag": "image-classification", "tags": tags}
     if final:
-        metrics = [_write_metric("clean accuracy", final["clean"])]
-        metrics += [_write_metric(f"robust accuracy ({name_attack(attack)})", attack) for attack in final["attacks"]]
+        entries = [("clean accuracy", final["clean"])]
+        entries += [(f"robust accuracy ({name_attack(attack)})", attack) for attack in final["attacks"]]
         result = {
             "task": {"type": "image-classification"},
             "dataset": {"name": f"{name_data(record)}, test split", "type": record.config["data"]["name"]},
-            "metrics": metrics,
+            "metrics": [{"type": "accuracy", "name": name, "value": entry["accuracy"]} for name, entry in entries],
         }
         metadata["model-index"] = [{"name": record.name, "results": [result]}]
     return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in metadata.items()) + "---"
 
 
-def _write_metric(name: str, entry: JsonObject) -> JsonObject:
-    return {"type": "accuracy", "name": name, "value": entry["accuracy"]}
-
-
 def _describe_model(record: RunRecord, which: str, epoch: int, facts: JsonObject) -> str:
     shape = " x ".join(map(str, facts["shape"]))
-    state = f"the state `{which}`, after epoch {epoch + 1}"
     return (
         f"`{record.config['model']['name']}` for {name_data(record)}: float images {shape} in [0, 1] to "
         f"{facts['num_classes']} logits, with the normalisation inside. Objective: "
-        f"{_format_method(record.config['objective'])}. This is {state} of a run of advcore "
-        f"{record.environment.get('advcore', '')} with seed {record.config['seed']}."
+        f"{_format_method(record.config['objective'])}. This is the state `{which}`, after epoch {epoch + 1} of a "
+        f"run of advcore {record.environment.get('advcore', '')} with seed {record.config['seed']}."
     )
 
 
@@ -124,31 +119,23 @@ def _describe_threat(record: RunRecord) -> str:
 
 
 def _describe_accuracy(record: RunRecord, final: JsonObject) -> str:
-    entries = [("clean", final["clean"]), *((name_attack(attack), attack) for attack in final["attacks"])]
-    if worst := find_worst_case(final):
-        entries.append(("all of these at once", worst))
-    rows = []
-    for name, entry in entries:
-        rows.append((name, format_percent(entry["accuracy"]), format_interval(entry), str(entry["n"])))
+    rows = [
+        (name, format_percent(entry["accuracy"]), format_interval(entry), str(entry["n"]))
+        for name, entry in (("clean", final["clean"]), *list_robust_entries(final, "all of these at once"))
+    ]
     table = to_markdown(("on the test set", "accuracy, %", "95 % interval", "images"), rows)
-    upper = f"A robust accuracy is an upper bound: a stronger attack can only lower it. {_describe_attacks(final)}"
-    return f"## Accuracy\n\n{table}\n\n{upper}\n\n{_describe_checks(record, final)}"
-
-
-def _describe_attacks(final: JsonObject) -> str:
     steps = "; ".join(
         f"{name_attack(attack)}: step size {format_pixels(attack['step_size'])}, seed {attack['seed']}"
         for attack in final["attacks"]
         if attack.get("step_size")
     )
-    return steps and f"{steps}."
+    upper = f"A robust accuracy is an upper bound: a stronger attack can only lower it. {steps and f'{steps}.'}"
+    return f"## Accuracy\n\n{table}\n\n{upper}\n\n{_describe_checks(record, final)}"
 
 
 def _describe_checks(record: RunRecord, final: JsonObject) -> str:
-    """List the flags of an evaluation, or say whether anything looked for them."""
-    flags = final.get("flags", ())
-    if flags:
-        return "What makes these numbers untrustworthy:\n\n" + _list_items(flags)
+    if final.get("flags"):
+        return "What makes these numbers untrustworthy:\n\n" + _list_items(final["flags"])
     if record.config.get("evaluation", {}).get("checks", True):
         return "The built-in checks found nothing."
     return "The built-in checks were switched off."
@@ -160,7 +147,6 @@ def _list_items(lines: Iterable[object]) -> str:
 
 
 def _describe_unmeasured(record: RunRecord, epoch: int) -> str:
-    """Say of a state without final accuracies why it has none, and how it was judged on validation images."""
     reason = "**The final accuracies are not of this state.**"
     if not record.finished:
         reason = "**The run is not finished: this is a state on its way, and nothing was measured on the test set.**"
@@ -168,8 +154,8 @@ def _describe_unmeasured(record: RunRecord, epoch: int) -> str:
     rows = [(name, format_percent(entry[name])) for name in ("clean", "robust") if entry.get(name) is not None]
     if not rows:
         return f"## Accuracy\n\n{reason}"
-    probe = " On validation images, by the probe that chooses `best`:\n\n"
-    return f"## Accuracy\n\n{reason}{probe}{to_markdown(('probe', 'accuracy, %'), rows)}"
+    table = to_markdown(("probe", "accuracy, %"), rows)
+    return f"## Accuracy\n\n{reason} On validation images, by the probe that chooses `best`:\n\n{table}"
 
 
 # ---- training ----
@@ -238,7 +224,7 @@ model = load()  # eval mode; images in [0, 1], logits out
 
 def _describe_benchmark(record: RunRecord, facts: JsonObject) -> str:
     intro = "RobustBench's evaluator takes the model as it is"
-    name = name_data(record).rpartition(" ")[2]
+    name = name_contents(record)
     attack = record.config["attack"] or {}
     norm = _find_norm(attack)
     if _BENCHMARKS.get(name) != (*facts["shape"], facts["num_classes"]):
@@ -246,28 +232,24 @@ def _describe_benchmark(record: RunRecord, facts: JsonObject) -> str:
     if norm not in ("Linf", "L2"):
         return f"{intro}; it has no threat model of this kind."
     eps = format_exactly(attack["eps"]) or f"{attack['eps']:.10g}"
-    call = f'benchmark(load(), dataset="{name}", threat_model="{norm}", eps={eps})'
     return f"""{intro}:
 
 ```python
 from robustbench.eval import benchmark
 
-{call}
+benchmark(load(), dataset="{name}", threat_model="{norm}", eps={eps})
 ```"""
 
 
 def _list_files(facts: JsonObject) -> str:
     samples = f"{format_count(facts['samples'], 'test image')} with labels and logits"
-    coresets = (
-        f"{format_count(facts['coresets'], 'coreset')}: indices into the training set as it was read, weights, and the "
-        "data's fingerprint"
-    )
+    coresets = f"{format_count(facts['coresets'], 'coreset')}: indices into the training set as it was read, weights"
     lines = [
         "`model.safetensors`: weights and buffers",
         "`config.json`: the network, its input, all settings, accuracies",
         facts["standalone"] and "`model.py`: network and loader",
         "`check-noise.safetensors`: random images and the logits that belong to them",
         facts["samples"] and f"`check-samples.safetensors`: {samples}",
-        facts["coresets"] and f"`coresets/`: {coresets}",
+        facts["coresets"] and f"`coresets/`: {coresets}, and the data's fingerprint",
     ]
     return f"## Files\n\n{_list_items(lines)}"

@@ -1,16 +1,15 @@
 """Charts, each drawn for a page as wide as a telephone: curves, bars, histograms, class shares and intervals."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, product
 
 from markupsafe import Markup
 
-from advcore.reporting import svg
+from advcore.reporting import scales, svg
 from advcore.reporting.frame import HEIGHT, WIDTH, Frame, make_frame
-from advcore.reporting.scales import Scale, choose_range, choose_ticks, format_number, separate
-from advcore.reporting.svg import LINE, SIZE, Point
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Line:
     """
 
     name: str
-    points: Sequence[Point]
+    points: Sequence[svg.Point]
     colour: int
     dots: bool = False
     dash: bool = False
@@ -53,13 +52,13 @@ def draw_curves(
     *,
     alt: str,
     selections: Sequence[float] = (),
-    ring: tuple[Point, str] | None = None,
+    best: svg.Point | None = None,
     chance: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Draw curves with their names at their right ends.
 
     selections : the values of x at which a coreset was selected.
-    ring : a point to be marked with a ring, and its description.
+    best : the point of the best epoch, which is marked with a ring.
     chance : dotted horizontal lines, each a height and its name.
     """
     points = list(chain.from_iterable(line.points for line in lines))
@@ -68,35 +67,33 @@ def draw_curves(
     heights = [y for _, y in points] + [y for y, _ in chance]
     frame = make_frame(
         axes.x_range or _range_of_x(points),
-        choose_range(heights, zero=axes.zero, top=axes.top, log=axes.log),
+        scales.choose_range(heights, zero=axes.zero, top=axes.top, log=axes.log),
         right=12 + max((svg.estimate_width(name) for _, name, _ in labels), default=0),
         log=axes.log,
     )
     parts = frame.draw(axes.x_title, axes.y_title)
     for x in selections:
-        parts += _draw_selection(frame, x)
+        parts += _draw_reference(frame, x, "at", f"a coreset was selected at {scales.format_number(x)}")
     parts += [svg.line((frame.x.start, frame.y(y)), (frame.x.end, frame.y(y)), "chance") for y, _ in chance]
-    for line in lines:
-        parts += _draw_line(frame, line)
+    parts += chain.from_iterable(_draw_line(frame, line) for line in lines)
     parts += _draw_labels(frame, labels)
-    if ring is not None:
-        point, title = ring
-        parts.append(svg.mark(frame.to_pixels(*point), "ring", radius=5, title=title))
+    if best is not None:
+        parts.append(svg.mark(frame.to_pixels(*best), "ring", radius=5, title="best epoch"))
     return svg.picture((WIDTH, HEIGHT), parts, alt)
 
 
-def _range_of_x(points: Sequence[Point]) -> tuple[float, float]:
+def _range_of_x(points: Sequence[svg.Point]) -> tuple[float, float]:
     """Return the lowest and the highest x, or a range around x where all points have the same."""
     low, high = min(x for x, _ in points), max(x for x, _ in points)
     return (low, high) if high > low else (low - 1, low + 1)
 
 
-def _draw_selection(frame: Frame, x: float) -> list[Markup]:
+def _draw_reference(frame: Frame, x: float, css: str, title: str) -> list[Markup]:
+    """Draw a vertical line through the plot, with a triangle on top of it."""
+    top = (frame.x(x), frame.y.end)
     return [
-        svg.line(frame.to_pixels(x, frame.y.low), frame.to_pixels(x, frame.y.high), "at"),
-        svg.mark(
-            (frame.x(x), frame.y.end), "when", shape="down", title=f"a coreset was selected at {format_number(x)}"
-        ),
+        svg.line((frame.x(x), frame.y.start), top, css),
+        svg.mark(top, "when", shape="down", title=title),
     ]
 
 
@@ -105,7 +102,7 @@ def _draw_line(frame: Frame, line: Line) -> list[Markup]:
     parts = [svg.path(places, f"s{line.colour} dash" if line.dash else f"s{line.colour}")]
     if line.dots or len(places) == 1:
         for place, (x, y) in zip(places, line.points, strict=True):
-            title = f"{line.name}: {format_number(y)} at {format_number(x)}"
+            title = f"{line.name}: {scales.format_number(y)} at {scales.format_number(x)}"
             parts.append(svg.mark(place, f"f{line.colour}", radius=3, title=title))
     return parts
 
@@ -113,11 +110,11 @@ def _draw_line(frame: Frame, line: Line) -> list[Markup]:
 def _draw_labels(frame: Frame, labels: Sequence[tuple[float, str, str]]) -> list[Markup]:
     """Draw names to the right of the plot; each label is a value of y, a name and a CSS class."""
     wanted = [frame.y(y) for y, _, _ in labels]
-    heights = separate(wanted, LINE, low=frame.y.end + 2, high=frame.y.start - 2)
-    parts = []
-    for height, (_, name, css) in zip(heights, labels, strict=True):
-        parts.append(svg.text(frame.x.end + 8, height + 0.35 * SIZE, name, css=css))
-    return parts
+    heights = scales.separate(wanted, svg.LINE, low=frame.y.end + 2, high=frame.y.start - 2)
+    return [
+        svg.text(frame.x.end + 8, height + 0.35 * svg.SIZE, name, css=css)
+        for height, (_, name, css) in zip(heights, labels, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -134,19 +131,21 @@ def draw_bars(rows: Sequence[Bar], *, alt: str, limits: Sequence[tuple[float, st
     """Draw horizontal bars that begin at 0. limits : dotted lines across all bars, each a value and its name."""
     left = 8 + max(svg.estimate_width(row.name) for row in rows)
     right = 10 + max(svg.estimate_width(row.label) for row in rows)
-    values = [row.value for row in rows] + [value for value, _ in limits]
-    scale = Scale(low=0.0, high=max(values) or 1.0, start=left, end=WIDTH - right)
-    top = LINE + 6.0 if limits else 2.0
+    highest = max(chain((row.value for row in rows), (value for value, _ in limits)))
+    scale = scales.Scale(low=0.0, high=highest or 1.0, start=left, end=WIDTH - right)
+    top = svg.LINE + 6.0 if limits else 2.0
     step = 24.0
     height = top + step * len(rows) + 4
     parts: list[Markup] = []
     for value, name in limits:
         middle = min(scale(value), WIDTH - svg.estimate_width(name) / 2)
-        parts.append(svg.line((scale(value), top - 3), (scale(value), height), "chance"))
-        parts.append(svg.text(middle, SIZE, name, anchor="middle", css="tick"))
+        parts += [
+            svg.line((scale(value), top - 3), (scale(value), height), "chance"),
+            svg.text(middle, svg.SIZE, name, anchor="middle", css="tick"),
+        ]
     for i, row in enumerate(rows):
         y = top + step * i
-        baseline = y + step / 2 + 0.35 * SIZE
+        baseline = y + step / 2 + 0.35 * svg.SIZE
         parts += [
             svg.rectangle((left, y + 4, scale(row.value), y + step - 4), row.css),
             svg.text(left - 6, baseline, row.name, anchor="end"),
@@ -168,11 +167,9 @@ def bin_values(values: Sequence[float]) -> tuple[list[float], list[int]]:
     exponent = math.floor(math.log10((high - low) / BINS))
     widths = (factor * 10.0**power for power, factor in product((exponent, exponent + 1), (1, 2, 5)))
     width = next(width for width in widths if math.floor(high / width) - math.floor(low / width) + 1 <= BINS)
-    first, last = math.floor(low / width), math.floor(high / width)
-    counts = [0] * (last - first + 1)
-    for value in values:
-        counts[math.floor(value / width) - first] += 1
-    return [round((first + i) * width, 12) for i in range(len(counts) + 1)], counts
+    bins = range(math.floor(low / width), math.floor(high / width) + 1)
+    counts = Counter(math.floor(value / width) for value in values)
+    return [round(i * width, 12) for i in (*bins, bins.stop)], [counts[i] for i in bins]
 
 
 def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: str) -> Markup:
@@ -182,12 +179,10 @@ def draw_histogram(values: Sequence[float], *, x_title: str, y_title: str, alt: 
     parts = frame.draw(x_title, y_title)
     for (left, right), count in zip(pairwise(edges), counts, strict=True):
         box = (frame.x(left) + 0.5, frame.y(count), frame.x(right) - 0.5, frame.y(0))
-        parts.append(svg.rectangle(box, "f1", f"{format_number(left)} to {format_number(right)}: {count}"))
-    mean = frame.x(sum(values) / len(values))
-    parts += [
-        svg.line((mean, frame.y.start), (mean, frame.y.end), "chance"),
-        svg.mark((mean, frame.y.end), "when", shape="down", title="mean"),
-    ]
+        parts.append(
+            svg.rectangle(box, "f1", f"{scales.format_number(left)} to {scales.format_number(right)}: {count}")
+        )
+    parts += _draw_reference(frame, sum(values) / len(values), "chance", "mean")
     return svg.picture((WIDTH, HEIGHT), parts, alt)
 
 
@@ -201,19 +196,19 @@ def draw_class_shares(
     frame = make_frame((-0.5, len(names) - 0.5), (0.0, max(chain(data, *coresets)) * 1.12), right=4)
     parts = replace(frame, x_ticks=[]).draw("class", "share, %")
     slot = frame.x(1) - frame.x(0)
-    widest = max(svg.estimate_width(name) + 6 for name in names)
-    every = max(1, math.ceil(widest / slot))  # where not all names have room, only each n-th class is named
+    # where not all names have room, only each n-th class is named
+    every = max(1, math.ceil(max(svg.estimate_width(name) + 6 for name in names) / slot))
     for i, name in enumerate(names):
         x = frame.x(i)
         if data:
             box = (x - 0.36 * slot, frame.y(data[i]), x + 0.36 * slot, frame.y(0))
-            parts.append(svg.rectangle(box, "data", f"class {name}: {format_number(data[i])} % of the data"))
+            parts.append(svg.rectangle(box, "data", f"class {name}: {scales.format_number(data[i])} % of the data"))
         for shares in coresets:
             css = "s1" if shares is coresets[-1] else "s1 thin"
             y = frame.y(shares[i])
             parts.append(svg.line((x - 0.4 * slot, y), (x + 0.4 * slot, y), css))
         if i % every == 0:
-            parts.append(svg.text(x, frame.y.start + 5 + SIZE, name, anchor="middle", css="tick"))
+            parts.append(svg.text(x, frame.y.start + 5 + svg.SIZE, name, anchor="middle", css="tick"))
     return svg.picture((WIDTH, HEIGHT), parts, alt)
 
 
@@ -230,10 +225,10 @@ class Interval:
 
 def draw_intervals(rows: Sequence[Interval], *, x_title: str, alt: str) -> Markup:
     """Draw each percentage as a mark on a line from end to end of its interval, with its name above it."""
-    low, high = choose_range([row.low for row in rows] + [row.high for row in rows], top=100.0)
+    low, high = scales.choose_range([row.low for row in rows] + [row.high for row in rows], top=100.0)
     low = max(0.0, low)
-    scale = Scale(low=low, high=high, start=8, end=WIDTH - 12)
-    ticks = choose_ticks(low, high, 6)
+    scale = scales.Scale(low=low, high=high, start=8, end=WIDTH - 12)
+    ticks = scales.choose_ticks(low, high, 6)
     step = 36.0
     bottom = step * len(rows) + 4
     parts = [svg.line((scale(value), 0), (scale(value), bottom), "grid") for value in ticks]
@@ -246,9 +241,12 @@ def draw_intervals(rows: Sequence[Interval], *, x_title: str, alt: str) -> Marku
             svg.line((scale(row.low), y), (scale(row.high), y), f"s{row.colour}"),
             svg.mark((scale(row.value), y), f"f{row.colour}", radius=4.5, shape=shape, title=title),
         ]
-    parts.append(svg.line((0, bottom), (WIDTH, bottom), "axis"))
     parts += [
-        svg.text(scale(value), bottom + 4 + SIZE, format_number(value), anchor="middle", css="tick") for value in ticks
+        svg.line((0, bottom), (WIDTH, bottom), "axis"),
+        *(
+            svg.text(scale(value), bottom + 4 + svg.SIZE, scales.format_number(value), anchor="middle", css="tick")
+            for value in ticks
+        ),
+        svg.text(WIDTH, bottom + 5 + svg.SIZE + svg.LINE, x_title, anchor="end", css="title"),
     ]
-    parts.append(svg.text(WIDTH, bottom + 5 + SIZE + LINE, x_title, anchor="end", css="title"))
     return svg.picture((WIDTH, bottom + 40), parts, alt)

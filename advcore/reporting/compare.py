@@ -1,18 +1,16 @@
 """Which records are runs of the same method, and which methods can be compared with each other."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, product
 from operator import attrgetter
 
 from advcore.errors import format_value
 from advcore.pixels import format_pixels
-from advcore.reporting.front import Method, classify_run
-from advcore.reporting.lenient import read_or
+from advcore.reporting import front, lenient, tables
 from advcore.reporting.record import ELSEWHERE, JsonObject, RunRecord, is_among
 from advcore.reporting.settings_parts import flatten
-from advcore.reporting.tables import Groups, find_worst_case, name_attack, name_data
 
 # METHOD-sSEED: how a suite names the record or the folder of a run.
 _RUN_NAME = re.compile(r"(?P<method>.+)-s(?P<seed>-?\d+)")
@@ -28,19 +26,23 @@ class Run:
 
     where : its path relative to the folder, without an ending.
     link : the address of its own report, "" where it has none.
-    problem : why its record could not be read.
     """
 
     where: str
-    record: RunRecord | None = None
+    record: RunRecord
     link: str = ""
-    problem: str = ""
 
-    @property
-    def known_record(self) -> RunRecord:
-        """Return the record of a run that has one, as all runs of methods do."""
-        assert self.record is not None, "`group_runs` leaves out runs without a record"
-        return self.record
+
+@dataclass(frozen=True)
+class BrokenRun:
+    """A run in a folder, without a record that can be read.
+
+    where : as of a `Run`.
+    problem : why the record cannot be read.
+    """
+
+    where: str
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ class Block:
 
     title: str
     conditions: str
-    groups: Groups
+    groups: tables.Groups
 
 
 # ---- runs of one method ----
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs that have a record, by method.
+    """Return the runs by method.
 
     Runs are of one method if they have the same name (METHOD in METHOD-sSEED, else the name in the record) and if
     their settings differ in nothing but the seed, where the run was computed and who was informed of it. Where
@@ -67,11 +69,10 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """
     by_name: dict[str, list[list[Run]]] = {}
     for run in runs:
-        if run.record:
-            _add_run(by_name.setdefault(_read_name(run), []), run)
+        _add_run(by_name.setdefault(_read_name(run), []), run)
     methods: dict[str, list[Run]] = {}
     for name, groups in by_name.items():
-        differences = _describe_differences([_method_settings(group[0].known_record) for group in groups])
+        differences = _describe_differences([_method_settings(group[0].record) for group in groups])
         for group, difference in zip(groups, differences, strict=True):
             suffix = difference and f" ({difference})"
             methods[_make_unique(name + suffix, methods)] = group
@@ -80,14 +81,14 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def _read_name(run: Run) -> str:
     match = _RUN_NAME.fullmatch(run.where.rpartition("/")[2])
-    return match["method"] if match else run.known_record.name
+    return match["method"] if match else run.record.name
 
 
 def _add_run(groups: list[list[Run]], run: Run) -> None:
     """Add a run to the first group with which its settings are compatible, or to a new one."""
-    settings = _method_settings(run.known_record)
+    settings = _method_settings(run.record)
     for group in groups:
-        if all(_is_compatible(_method_settings(other.known_record), settings) for other in group):
+        if all(_is_compatible(_method_settings(other.record), settings) for other in group):
             group.append(run)
             return
     groups.append([run])
@@ -108,7 +109,6 @@ def _is_compatible(first: JsonObject, second: JsonObject) -> bool:
 
 
 def _method_settings(record: RunRecord) -> JsonObject:
-    """Return the settings that define the method of a run, by their dotted path."""
     return {key: value for key, value in flatten(record.config).items() if not is_among(key, _NOT_THE_METHOD)}
 
 
@@ -139,10 +139,8 @@ def find_repeats(runs: Sequence[Run]) -> dict[str, str]:
     first: dict[str, str] = {}
     repeats = {}
     for run in runs:
-        record = run.known_record
-        if record.finished and "seed" in record.config:
-            seed = repr(record.config["seed"])
-            earlier = first.setdefault(seed, run.where)
+        if run.record.finished and "seed" in run.record.config:
+            earlier = first.setdefault(repr(run.record.config["seed"]), run.where)
             if earlier != run.where:
                 repeats[run.where] = earlier
     return repeats
@@ -160,15 +158,18 @@ def _describe_evaluation(record: RunRecord) -> tuple[str, str]:
     data = record.config.get("data", {})
     images = last["clean"]["n"]
     sizes = [f", {key} {data[key]}" for key in ("train_size", "test_size") if data.get(key) is not None]
-    labels = [name_attack(attack) for attack in last["attacks"]]
-    fewer = [f", {attack['n']:,} under {name_attack(attack)}" for attack in last["attacks"] if attack["n"] != images]
+    labels = " and ".join(tables.name_attack(attack) for attack in last["attacks"])
+    fewer = [
+        f", {attack['n']:,} under {tables.name_attack(attack)}" for attack in last["attacks"] if attack["n"] != images
+    ]
     steps = [
-        f"; {name_attack(attack)} in steps of {format_pixels(attack['step_size'])}"
+        f"; {tables.name_attack(attack)} in steps of {format_pixels(attack['step_size'])}"
         for attack in last["attacks"]
         if attack.get("step_size") is not None
     ]
-    short = f"{name_data(record)}, {' and '.join(labels) or 'clean images'}"
-    return short, f"{name_data(record)}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
+    name = tables.name_data(record)
+    full = f"{name}{''.join(sizes)}; {images:,} test images{''.join(fewer + steps)}"
+    return f"{name}, {labels or 'clean images'}", full
 
 
 def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
@@ -176,9 +177,9 @@ def split_into_blocks(groups: Mapping[str, Sequence[Run]]) -> list[Block]:
     finished: list[tuple[str, RunRecord]] = []
     for name, runs in groups.items():
         repeats = find_repeats(runs)
-        records = [run.known_record for run in runs if run.where not in repeats]
+        records = [run.record for run in runs if run.where not in repeats]
         finished += [(name, record) for record in records if record.finished and is_readable(record)]
-    test_data = [read_or("", _read_test_hash, record) for _, record in finished]
+    test_data = [lenient.read_or("", _read_test_hash, record) for _, record in finished]
     if not all(test_data):  # a record of an older version has no hash: all are compared by the path of their data
         test_data = [record.config.get("data", {}).get("path") for _, record in finished]
     blocks: dict[tuple[str, str, str], dict[str, list[RunRecord]]] = {}
@@ -194,22 +195,21 @@ def _read_test_hash(record: RunRecord) -> str:
 
 def is_readable(record: RunRecord) -> bool:
     """Return whether the record of a finished run holds everything that is compared."""
-    return bool(read_or((), _read_compared, record))
+    return bool(lenient.read_or((), _read_compared, record))
 
 
 def _read_compared(record: RunRecord) -> tuple[object, ...]:
     """Return everything that a table and a chart of several methods take from a record."""
-    clean = 100.0 * record.final["last"]["clean"]["accuracy"]
     return (
+        100.0 * record.final["last"]["clean"]["accuracy"],
         _describe_evaluation(record),
-        classify_run(record.config),
+        front.classify_run(record.config),
         record.relative_cost,
         robust_accuracy(record),
-        clean,
     )
 
 
-def find_data_differences(groups: Groups) -> list[str]:
+def find_data_differences(groups: tables.Groups) -> list[str]:
     """Return a sentence for each part of the data, train or test, that differs between methods with equal settings.
 
     It differs if the hashes do: of another file of the same name, for instance. A hash of labels alone is not compared
@@ -223,12 +223,12 @@ def find_data_differences(groups: Groups) -> list[str]:
             for part, text in record.data.get("hash", {}).items():
                 kind, _, value = text.rpartition(" ")
                 hashes.setdefault((part, kind, str(settings)), {}).setdefault(value, {})[name] = None
-    sentences = []
-    for (part, _, _), names in hashes.items():
-        if len(names) > 1:
-            lists = "; ".join(f"{', '.join(methods)} ({value})" for value, methods in names.items())
-            sentences.append(f"Not of the same {part} data, although the settings of the data are the same: {lists}.")
-    return sentences
+    return [_describe_difference(part, names) for (part, _, _), names in hashes.items() if len(names) > 1]
+
+
+def _describe_difference(part: str, names: Mapping[str, Iterable[str]]) -> str:
+    lists = "; ".join(f"{', '.join(methods)} ({value})" for value, methods in names.items())
+    return f"Not of the same {part} data, although the settings of the data are the same: {lists}."
 
 
 # ---- accuracies and costs of methods ----
@@ -240,15 +240,20 @@ def robust_accuracy(record: RunRecord, which: str = "last") -> float:
     Without an attack, it is the clean accuracy.
     """
     evaluation = record.final[which]
-    entry = find_worst_case(evaluation) or next(iter(evaluation["attacks"]), evaluation["clean"])
+    entry = tables.find_worst_case(evaluation) or next(iter(evaluation["attacks"]), evaluation["clean"])
     return 100 * entry["accuracy"]
 
 
-def summarize_methods(groups: Groups, which: str = "last") -> list[Method]:
+def summarize_methods(groups: tables.Groups, which: str = "last") -> list[front.Method]:
     """Return costs and robust accuracies of each method, the cheapest method first."""
-    methods = []
-    for name, records in groups.items():
-        costs = [record.relative_cost for record in records]
-        accuracies = [robust_accuracy(record, which) for record in records]
-        methods.append(Method(name, kind=classify_run(records[0].config), costs=costs, robust=accuracies))
+    methods = (_summarize_method(name, records, which) for name, records in groups.items())
     return sorted(methods, key=attrgetter("rank"))
+
+
+def _summarize_method(name: str, records: Sequence[RunRecord], which: str) -> front.Method:
+    return front.Method(
+        name,
+        kind=front.classify_run(records[0].config),
+        costs=[record.relative_cost for record in records],
+        robust=[robust_accuracy(record, which) for record in records],
+    )

@@ -34,13 +34,22 @@ def escape_latex(text: str) -> str:
 def to_latex(table: Table) -> str:
     """Return a `table` environment for the package booktabs (`\\usepackage{booktabs}`), with notes in small print."""
     width = len(table.header)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(table.caption)}}}"]
-    lines += [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule"]
-    lines += [_format_latex_row(table.header, width), r"\midrule"]
-    lines += [_format_latex_row(row, width) for row in table.rows]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {escape_latex(note)}" for note in table.notes]
-    return "\n".join([*lines, r"\end{table}", ""])
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+        r"\toprule",
+        _format_latex_row(table.header, width),
+        r"\midrule",
+        *(_format_latex_row(row, width) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\footnotesize {escape_latex(note)}" for note in table.notes),
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _format_latex_row(row: Row, width: int) -> str:
@@ -56,6 +65,5 @@ def _format_latex_row(row: Row, width: int) -> str:
 def to_csv(header: Row, rows: Iterable[Row]) -> str:
     """Return a table as CSV (RFC 4180), with a header."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\r\n")
-    writer.writerows([header, *rows])
+    csv.writer(file, lineterminator="\r\n").writerows([header, *rows])
     return file.getvalue()

@@ -3,16 +3,14 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import chain, pairwise
 from operator import attrgetter
 
 from markupsafe import Markup
 
-from advcore.reporting import svg
+from advcore.reporting import scales, svg
 from advcore.reporting.frame import Frame, make_frame
-from advcore.reporting.scales import Scale, choose_log_ticks, choose_range
-from advcore.reporting.svg import LINE, SIZE, Labels, Point
 from advcore.reporting.tables import format_mean
 
 # Shape and colour of a method's mark, by how the method saves cost.
@@ -87,20 +85,18 @@ def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float])
     """
     frame = _lay_out(methods, size)
     front = find_front(methods)
-    suffix = ", logarithmic" if frame.x.log else ""
-    parts = frame.draw(f"relative cost{suffix}", title)
+    parts = frame.draw("relative cost, logarithmic" if frame.x.log else "relative cost", title)
     steps = _trace_steps([frame.to_pixels(method.cost, method.mean) for method in front], frame.x.end)
     parts.append(svg.path(steps, "front"))
-    labels = Labels((frame.x.start + 1, frame.y.end - 4, size[0], frame.y.start - 2))
+    labels = svg.Labels((frame.x.start + 1, frame.y.end - 4, size[0], frame.y.start - 2))
     labels.lines += [svg.box_along(start, end) for start, end in pairwise(steps)]
-    for method in methods:
-        parts += _draw_method(frame, method, labels)
+    parts += chain.from_iterable(_draw_method(frame, method, labels) for method in methods)
     parts += _name_methods(frame, methods, labels, all_named=size[0] > 500)
     alt = f"{title} over relative cost. On the Pareto front: {'; '.join(method.describe() for method in front)}."
     return svg.picture(size, [*parts, *_draw_legend(methods, size)], alt)
 
 
-def _draw_method(frame: Frame, method: Method, labels: Labels) -> list[Markup]:
+def _draw_method(frame: Frame, method: Method, labels: svg.Labels) -> list[Markup]:
     """Draw a method's mark and its spread over seeds, and keep `labels` from covering them."""
     shape, colour = KINDS[method.kind]
     centre = frame.to_pixels(method.cost, method.mean)
@@ -114,19 +110,18 @@ def _draw_method(frame: Frame, method: Method, labels: Labels) -> list[Markup]:
     ]
 
 
-def _name_methods(frame: Frame, methods: Sequence[Method], labels: Labels, *, all_named: bool) -> list[Markup]:
+def _name_methods(frame: Frame, methods: Sequence[Method], labels: svg.Labels, *, all_named: bool) -> list[Markup]:
     """Write the name or the number of each method beside its point, as far as there is room.
 
     Methods on the front come first, and the most robust ones before others.
     all_named : methods that are not on the front may have their name, too.
     """
     front = find_front(methods)
-    numbers = {id(method): str(number) for number, method in enumerate(methods, 1)}
     parts = []
-    for method in sorted(methods, key=lambda method: (method not in front, -method.mean)):
-        choices = [numbers[id(method)]]
-        if all_named or method in front:
-            choices.insert(0, method.name)
+    for number, method in sorted(enumerate(methods, 1), key=lambda pair: (pair[1] not in front, -pair[1].mean)):
+        choices = [method.name, str(number)]
+        if method not in front and not all_named:
+            choices.remove(method.name)
         parts.append(labels.place(frame.to_pixels(method.cost, method.mean), choices))
     return parts
 
@@ -134,20 +129,16 @@ def _name_methods(frame: Frame, methods: Sequence[Method], labels: Labels, *, al
 def _lay_out(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
     """Return axes that show all methods and leave room for the legend; costs are logarithmic where they differ much."""
     ends = [method.mean - method.spread for method in methods] + [method.mean + method.spread for method in methods]
-    accuracies = choose_range(ends, top=max(100.0, *ends))  # a deviation may reach beyond 100 %
+    accuracies = scales.choose_range(ends, top=max(100.0, *ends))  # a deviation may reach beyond 100 %
     costs = [method.cost for method in methods]
     log = min(costs) > 0 and max(costs) > 3 * min(costs)
-    x_range = choose_range(costs, log=log)
-    legend = LINE * len(_arrange_legend(methods, size[0])) + 8
-    frame = make_frame(x_range, accuracies, size=(size[0], size[1] - legend), right=16, integers=False)
-    if not log:
-        return frame
-    x_scale = Scale(*x_range, start=frame.x.start, end=frame.x.end, log=True)
-    x_ticks = choose_log_ticks(*x_range, max(3, int((x_scale.end - x_scale.start) / 60)))
-    return replace(frame, x=x_scale, x_ticks=x_ticks)
+    x_range = scales.choose_range(costs, log=log)
+    width, height = size
+    height -= svg.LINE * len(_arrange_legend(methods, width)) + 8
+    return make_frame(x_range, accuracies, size=(width, height), right=16, integers=False, log_x=log)
 
 
-def _trace_steps(places: Sequence[Point], end: float) -> list[Point]:
+def _trace_steps(places: Sequence[svg.Point], end: float) -> list[svg.Point]:
     """Return the corners of a staircase through the front: what is reached at one cost is reached at a higher one."""
     corners = list(places[:1])
     for (_, height), place in pairwise(places):
@@ -160,11 +151,11 @@ def _draw_legend(methods: Sequence[Method], size: tuple[float, float]) -> list[M
     parts = []
     rows = _arrange_legend(methods, width)
     for i, row in enumerate(rows):
-        y = height - 6 - LINE * (len(rows) - 1 - i)
+        y = height - 6 - svg.LINE * (len(rows) - 1 - i)
         for name, x in row:
             shape, colour = KINDS[name]
             parts += [
-                svg.mark((x, y - 0.35 * SIZE), f"f{colour}", radius=4.5, shape=shape),
+                svg.mark((x, y - 0.35 * svg.SIZE), f"f{colour}", radius=4.5, shape=shape),
                 svg.text(x + 9, y, name, css="tick"),
             ]
     return parts

@@ -29,6 +29,5 @@ def build_or_note(build: Callable[..., Sequence[T]], *arguments: object) -> Sequ
     try:
         return build(*arguments)
     except _LACKING as error:
-        cause = describe_exception(error)
-        text = f"The record does not hold what belongs here, or not as this version writes it ({cause})."
-        return [Note(text, "missing")]
+        reason = "The record does not hold what belongs here, or not as this version writes it"
+        return [Note(f"{reason} ({describe_exception(error)}).", "missing")]

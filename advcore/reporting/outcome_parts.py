@@ -1,18 +1,9 @@
 """The parts of a run's page about its results: accuracies and costs."""
 
 from advcore.pixels import format_pixels
-from advcore.reporting.charts import Bar, Interval, draw_bars, draw_intervals
+from advcore.reporting import charts, tables
 from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
-from advcore.reporting.tables import (
-    NOTHING,
-    describe_reference,
-    find_worst_case,
-    format_accuracy,
-    format_cell,
-    format_percent,
-    name_attack,
-)
 
 _ACCURACY_COLUMNS = (
     "checkpoint", "attack", "accuracy, %", "95 % interval", "n", "step size", "restarts", "start", "seed", "split",
@@ -28,14 +19,13 @@ def build_accuracies(record: RunRecord) -> list[Part]:
     is_same = record.final.get("best") == record.final.get("last")
     states = {which: entry for which, entry in record.final.items() if not (is_same and which == "best")}
     for colour, (which, evaluation) in enumerate(states.items(), 1):
-        for name, entry, settings in _list_accuracies(evaluation):
-            interval = format_accuracy(entry).partition(" ")[2]
-            cells = (format_percent(entry["accuracy"]), interval, f"{entry['n']:,}")
-            rows.append((which, name, *cells, *_describe_attack(settings)))
+        for name, entry in [("clean", evaluation["clean"]), *tables.list_robust_entries(evaluation, "all attacks")]:
+            cells = (tables.format_percent(entry["accuracy"]), tables.format_bounds(entry), f"{entry['n']:,}")
+            rows.append((which, name, *cells, *_describe_attack(entry)))
             value, low, high = (100 * share for share in (entry["accuracy"], *entry["interval"]))
-            intervals.append(Interval(f"{which}, {name}", value, low, high, colour))
+            intervals.append(charts.Interval(f"{which}, {name}", value, low, high, colour))
     alt = "; ".join(f"{interval.name} {interval.value:.1f} %" for interval in intervals)
-    chart = draw_intervals(intervals, x_title="accuracy, %", alt=f"Accuracies with 95 % intervals: {alt}.")
+    chart = charts.draw_intervals(intervals, x_title="accuracy, %", alt=f"Accuracies with 95 % intervals: {alt}.")
     return [
         Note(_describe_best(record, is_same)),
         Figures([Figure("Dots are accuracies, bars their 95 % intervals.", chart)]),
@@ -44,22 +34,13 @@ def build_accuracies(record: RunRecord) -> list[Part]:
     ]
 
 
-def _list_accuracies(evaluation: JsonObject) -> list[tuple[str, JsonObject, JsonObject]]:
-    """Return the accuracies of a checkpoint, each as a name, its entry, and the settings of its attack."""
-    accuracies: list[tuple[str, JsonObject, JsonObject]] = [("clean", evaluation["clean"], {})]
-    accuracies += [(name_attack(attack), attack, attack) for attack in evaluation["attacks"]]
-    if worst := find_worst_case(evaluation):
-        accuracies.append(("all attacks", worst, {}))
-    return accuracies
-
-
-def _describe_attack(settings: JsonObject) -> tuple[str, ...]:
+def _describe_attack(entry: JsonObject) -> tuple[str, ...]:
     """Return the cells that say how an attack was run, apart from its steps, which are in its name."""
-    step_size = settings.get("step_size")
+    step_size = entry.get("step_size")
     if step_size is not None:
         step_size = format_pixels(step_size)
-    values = (step_size, settings.get("restarts"), settings.get("start"), settings.get("seed"))
-    return (*map(format_cell, values), settings.get("split", NOTHING))
+    values = (step_size, *map(entry.get, ("restarts", "start", "seed")))
+    return (*map(tables.format_cell, values), entry.get("split", tables.NOTHING))
 
 
 def _describe_best(record: RunRecord, is_same: bool) -> str:
@@ -114,34 +95,35 @@ def build_costs(record: RunRecord) -> list[Part]:
 
 
 def _draw_costs(record: RunRecord, spent: JsonObject) -> Figure:
-    rows = []
-    for phase, entry in spent.items():
-        cost = (entry["forward"] + entry["backward"]) / record.reference["units"]
-        if phase != "evaluation" and cost > 0:
-            rows.append(Bar(phase, cost, f"{cost:.3f}"))
-    rows.append(Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", css="f0"))
-    alt = f"Relative cost by phase: {_list_bars(rows)}"
+    passes = {phase: entry["forward"] + entry["backward"] for phase, entry in spent.items() if phase != "evaluation"}
+    costs = {phase: count / record.reference["units"] for phase, count in passes.items()}
+    rows = [charts.Bar(phase, cost, f"{cost:.3f}") for phase, cost in costs.items() if cost > 0]
+    rows.append(charts.Bar("all", record.relative_cost, f"{record.relative_cost:.3f}", css="f0"))
     caption = "Where the relative cost goes: passes, over all those of full training. Evaluation is not in it."
-    return Figure(caption, draw_bars(rows, alt=alt, limits=[(1.0, "full training")]))
+    alt = f"Relative cost by phase: {_list_bars(rows)}"
+    return Figure(caption, charts.draw_bars(rows, alt=alt, limits=[(1.0, "full training")]))
 
 
 def _draw_seconds(record: RunRecord, seconds: dict[str, float]) -> Figure:
     colours = {"evaluation": "data"}
-    rows = [Bar(phase, value, f"{value:,.1f} s", css=colours.get(phase, "f1")) for phase, value in seconds.items()]
+    rows = [
+        charts.Bar(phase, value, f"{value:,.1f} s", css=colours.get(phase, "f1")) for phase, value in seconds.items()
+    ]
     device = record.environment.get("device", "a device that the record does not name")
-    return Figure(f"Seconds by phase, on {device}.", draw_bars(rows, alt=f"Seconds by phase: {_list_bars(rows)}"))
+    return Figure(
+        f"Seconds by phase, on {device}.", charts.draw_bars(rows, alt=f"Seconds by phase: {_list_bars(rows)}")
+    )
 
 
-def _list_bars(rows: list[Bar]) -> str:
+def _list_bars(rows: list[charts.Bar]) -> str:
     return ", ".join(f"{row.name} {row.label}" for row in rows)
 
 
 def _describe_totals(record: RunRecord) -> Note:
-    sentences = []
-    if "units" in record.reference:
-        full_training = describe_reference(record.reference)
-        sentences.append(f"Full training, cost 1: {full_training}, {record.reference['units']:,} passes.")
-    spent = [f"The run took {record.seconds:,.0f} s in all"]
+    text = f"The run took {record.seconds:,.0f} s in all"
     if record.peak_memory:
-        spent.append(f"{record.peak_memory / 1e6:,.0f} MB of memory at its height")
-    return Note(" ".join([*sentences, ", and ".join(spent) + "."]))
+        text += f", and {record.peak_memory / 1e6:,.0f} MB of memory at its height"
+    if "units" in record.reference:
+        full_training = f"{tables.describe_reference(record.reference)}, {record.reference['units']:,} passes"
+        text = f"Full training, cost 1: {full_training}. {text}"
+    return Note(f"{text}.")

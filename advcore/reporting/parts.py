@@ -1,11 +1,10 @@
 """What a page consists of: sections, and in them notes, tables, charts, images and folded texts.
 
-The class variable `part` of each names the macro of the template that renders it.
+The template holds a macro for each, under the name of its class.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from markupsafe import Markup
 
@@ -19,7 +18,6 @@ class Note:
 
     text: str
     kind: str = "plain"
-    part: ClassVar[str] = "note"
 
 
 def note_if(condition: object, text: str, kind: str = "plain") -> list[Note]:
@@ -40,7 +38,11 @@ class Table:
     rows: Sequence[Sequence[str]]
     words: int = 1
     links: Sequence[str] = ()
-    part: ClassVar[str] = "table"
+
+
+def table_or_note(table: Table, text: str) -> Table | Note:
+    """Return a table that has rows, and otherwise a note."""
+    return table if table.rows else Note(text)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,6 @@ class Figures:
 
     figures: Sequence[Figure]
     small: bool = False
-    part: ClassVar[str] = "figures"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ class Gallery:
 
     title: str
     examples: Sequence[Example]
-    part: ClassVar[str] = "gallery"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ class Listing:
 
     summary: str
     text: str
-    part: ClassVar[str] = "listing"
 
 
 Part = Note | Table | Figures | Gallery | Listing

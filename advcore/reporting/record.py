@@ -10,16 +10,15 @@ from advcore.errors import CheckpointError, format_value
 from advcore.files import check_inside, check_seal, parse_json, read_bytes, write_sealed
 
 SCHEMA = "advcore-record-2"
+# The schema of older records, which have no seal and are still read.
 UNSEALED = "advcore-record-1"
-"""The schema of older records, which have no seal and are still read."""
 _WAY_OUT = "advcore run --resume makes a run's record again from its states; advcore bench, one that was removed"
+# Settings that say where a run is computed and who is informed of it; its results do not depend on them.
 ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
-"""Settings that say where a run is computed and who is informed of it; its results do not depend on them."""
+# Data sets that are identified by the last part of their path. Others are the same wherever they are stored.
 BY_PATH = ("parquet", "npz", "image_folder")
-"""Data sets that are identified by the last part of their path. Others are the same wherever they are stored."""
-
+# An object of a record's JSON. Which keys it has is decided by the code that measures it.
 JsonObject = dict[str, Any]
-"""An object of a record's JSON. Which keys it has is decided by the code that measures it."""
 
 
 def is_among(setting: str, settings: Iterable[str]) -> bool:
@@ -100,7 +99,6 @@ class RunRecord:
 
 
 def _check_type(field: dataclasses.Field, value: object) -> None:
-    """Raise TypeError unless a value that was read from JSON has the type of its field."""
     assert not isinstance(field.type, str), "the annotations of this module are evaluated"
     expected = field.type
     if expected is float:
@@ -108,7 +106,6 @@ def _check_type(field: dataclasses.Field, value: object) -> None:
     elif get_origin(expected) in (list, dict):
         expected = get_origin(expected)
     has_type = isinstance(value, expected)
-    if isinstance(value, list):
-        has_type = has_type and all(isinstance(entry, dict) for entry in value)
-    if not has_type:
+    holds_objects = not isinstance(value, list) or all(isinstance(entry, dict) for entry in value)
+    if not has_type or not holds_objects:
         raise TypeError(f"{field.name} holds {format_value(value)}")

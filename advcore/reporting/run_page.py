@@ -1,16 +1,12 @@
 """The page of a run, from its record and from the coresets and images in the run's folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from advcore.reporting.learning_parts import build_learning
+from advcore.reporting import learning_parts, outcome_parts, selection_parts, settings_parts, tables
 from advcore.reporting.lenient import build_or_note, read_or
-from advcore.reporting.outcome_parts import build_accuracies, build_costs
-from advcore.reporting.parts import Example, Gallery, Note, Page, Part, Section, Table, note_if
+from advcore.reporting.parts import Example, Gallery, Note, Page, Part, Section, Table, note_if, table_or_note
 from advcore.reporting.record import JsonObject, RunRecord
-from advcore.reporting.selection_parts import build_classes, build_selections, build_weights
-from advcore.reporting.settings_parts import build_settings
-from advcore.reporting.tables import find_worst_case, format_interval, format_percent, list_run_flags, name_attack
 
 # A number at the top of the page: its name, the number, and a remark.
 KeyNumber = tuple[str, str, str]
@@ -46,34 +42,32 @@ def build_run_page(record: RunRecord, beside: RunFiles) -> Page:
             *build_or_note(_note_flags, record),
         ],
         sections=[
-            _build_section("Accuracy", build_accuracies, record),
-            _build_section("Cost", build_costs, record),
-            _build_section("Learning curves", build_learning, record),
-            _build_section("Selections", build_selections, record),
-            _build_section("Weights", build_weights, record, beside.weights, beside.no_weights),
-            _build_section("Classes", build_classes, record),
-            _build_section("Images", _build_images, beside),
-            _build_section("Events", _build_events, record),
-            _build_section("Settings", build_settings, record),
+            Section("Accuracy", "accuracy", build_or_note(outcome_parts.build_accuracies, record)),
+            Section("Cost", "cost", build_or_note(outcome_parts.build_costs, record)),
+            Section("Learning curves", "learning", build_or_note(learning_parts.build_learning, record)),
+            Section("Selections", "selections", build_or_note(selection_parts.build_selections, record)),
+            Section(
+                "Weights",
+                "weights",
+                build_or_note(selection_parts.build_weights, record, beside.weights, beside.no_weights),
+            ),
+            Section("Classes", "classes", build_or_note(selection_parts.build_classes, record)),
+            Section("Images", "images", build_or_note(_build_images, beside)),
+            Section("Events", "events", build_or_note(_build_events, record)),
+            Section("Settings", "settings", build_or_note(settings_parts.build_settings, record)),
         ],
         footer=f"Made by advcore report from a record of advcore {record.environment.get('advcore', '?')}.",
     )
 
 
-def _build_section(title: str, build: Callable[..., list[Part]], *arguments: object) -> Section:
-    """Return a section whose address is the first word of its title."""
-    return Section(title, title.partition(" ")[0].lower(), build_or_note(build, *arguments))
-
-
 def _note_flags(record: RunRecord) -> list[Note]:
-    return [Note(flag, "flag") for flag in list_run_flags(record)]
+    return [Note(flag, "flag") for flag in tables.list_run_flags(record)]
 
 
 # ---- the most important numbers ----
 
 
 def _choose_key_numbers(record: RunRecord) -> list[KeyNumber]:
-    """Return robust and clean accuracy, relative cost, and the gradient error of the last selection."""
     numbers: list[KeyNumber] = []
     if "last" in record.final:
         numbers += _list_final_accuracies(record.final["last"])
@@ -91,19 +85,18 @@ def _choose_key_numbers(record: RunRecord) -> list[KeyNumber]:
 
 def _list_final_accuracies(evaluation: JsonObject) -> list[KeyNumber]:
     """Return robust accuracy, under all attacks together where there are several, and clean accuracy."""
-    entries = [(f"robust, {name_attack(attack)}", attack) for attack in evaluation["attacks"][:1]]
-    if worst := find_worst_case(evaluation):
+    entries = [(f"robust, {tables.name_attack(attack)}", attack) for attack in evaluation["attacks"][:1]]
+    if worst := tables.find_worst_case(evaluation):
         entries = [(f"robust, all {len(evaluation['attacks'])} attacks", worst)]
-    entries.append(("clean", evaluation["clean"]))
     return [
-        (name, f"{format_percent(entry['accuracy'])} %", f"{format_interval(entry)}, n = {entry['n']:,}")
-        for name, entry in entries
+        (name, f"{tables.format_percent(entry['accuracy'])} %", f"{tables.format_interval(entry)}, n = {entry['n']:,}")
+        for name, entry in (*entries, ("clean", evaluation["clean"]))
     ]
 
 
 def _list_probe_accuracies(epoch: JsonObject) -> list[KeyNumber]:
     return [
-        (f"{name}, validation", f"{format_percent(epoch[name])} %", f"epochs done: {epoch['epoch'] + 1}")
+        (f"{name}, validation", f"{tables.format_percent(epoch[name])} %", f"epochs done: {epoch['epoch'] + 1}")
         for name in ("robust", "clean")
         if epoch.get(name) is not None
     ]
@@ -117,21 +110,21 @@ def _build_images(beside: RunFiles) -> list[Part]:
 
 
 def _build_events(record: RunRecord) -> list[Part]:
-    parts: list[Part] = []
-    if record.events:
-        rows = [(str(entry.get("epoch", "–")), str(entry.get("event", entry))) for entry in record.events]
-        parts.append(Table("What fell back, was left out or went wrong", ("epoch", "event"), rows, words=2))
-    else:
-        parts.append(Note("No events: nothing fell back, was left out or collapsed."))
-    if record.resumes:
-        resumes = [
-            (str(entry.get("epoch", "–")), _join_lines(entry.get("changed")), _join_lines(entry.get("damaged")))
-            for entry in record.resumes
-        ]
-        parts.append(Table("Resumed", ("at epoch", "changed settings", "damaged states"), resumes, words=3))
-    else:
-        parts.append(Note("The run was not interrupted."))
-    return parts
+    events = [(str(entry.get("epoch", tables.NOTHING)), str(entry.get("event", entry))) for entry in record.events]
+    resumes = [
+        (str(entry.get("epoch", tables.NOTHING)), _join_lines(entry.get("changed")), _join_lines(entry.get("damaged")))
+        for entry in record.resumes
+    ]
+    return [
+        table_or_note(
+            Table("What fell back, was left out or went wrong", ("epoch", "event"), events, words=2),
+            "No events: nothing fell back, was left out or collapsed.",
+        ),
+        table_or_note(
+            Table("Resumed", ("at epoch", "changed settings", "damaged states"), resumes, words=3),
+            "The run was not interrupted.",
+        ),
+    ]
 
 
 def _join_lines(lines: Sequence[object] | None) -> str:

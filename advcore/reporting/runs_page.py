@@ -8,54 +8,33 @@ from operator import attrgetter
 from markupsafe import Markup
 
 from advcore.errors import format_count
-from advcore.reporting import svg
-from advcore.reporting.compare import (
-    Block,
-    Run,
-    find_data_differences,
-    find_repeats,
-    group_runs,
-    is_readable,
-    robust_accuracy,
-    split_into_blocks,
-    summarize_methods,
-)
+from advcore.reporting import compare, front, learning_parts, scales, svg, tables
 from advcore.reporting.frame import Frame, make_frame
-from advcore.reporting.front import Method, draw_front, find_front
-from advcore.reporting.learning_parts import judge_epoch
 from advcore.reporting.lenient import build_or_note, read_or
-from advcore.reporting.parts import Figure, Figures, Note, Page, Part, Section, Table, note_if
+from advcore.reporting.parts import Figure, Figures, Note, Page, Part, Section, Table, note_if, table_or_note
 from advcore.reporting.record import RunRecord
-from advcore.reporting.scales import choose_range
-from advcore.reporting.svg import Point
-from advcore.reporting.tables import compare_methods, format_percent, list_run_flags, name_attack
 
 # Runs by the name of their method; each has a record.
-Methods = Mapping[str, Sequence[Run]]
+Methods = Mapping[str, Sequence[compare.Run]]
 
 
-def build_runs_page(name: str, runs: Sequence[Run]) -> Page:
+def build_runs_page(name: str, runs: Sequence[compare.Run | compare.BrokenRun]) -> Page:
     """Return the page of the runs in a folder of this name."""
-    runs, copies = _drop_copies(runs)
-    methods = group_runs(runs)
-    readable = list(chain.from_iterable(methods.values()))
-    finished = sum(run.known_record.finished for run in readable)
-    sections = [
-        *_build_fronts(methods),
-        Section("Learning curves", "learning", build_or_note(_build_curves, methods)),
-        Section("Flags and events", "flags", build_or_note(_build_flags, methods)),
-        Section("Runs", "runs", [*copies, *build_or_note(_build_runs, methods, runs)]),
-    ]
+    broken = [run for run in runs if isinstance(run, compare.BrokenRun)]
+    originals, copies = _drop_copies([run for run in runs if isinstance(run, compare.Run)])
+    methods = compare.group_runs(originals)
+    finished = sum(run.record.finished for run in originals)
     return Page(
         title=name,
-        subtitle=f"{format_count(len(methods), 'method')}, {format_count(len(readable), 'run')}, "
+        subtitle=f"{format_count(len(methods), 'method')}, {format_count(len(originals), 'run')}, "
         f"{finished} of them finished.",
-        notes=[
-            *_note_unfinished(readable, runs),
-            *_note_repeats(methods),
-            *read_or((), _note_data_differences, methods),
+        notes=_build_notes(methods, broken),
+        sections=[
+            *_build_fronts(methods),
+            Section("Learning curves", "learning", build_or_note(_build_curves, methods)),
+            Section("Flags and events", "flags", build_or_note(_build_flags, methods)),
+            Section("Runs", "runs", [*copies, *build_or_note(_build_runs, methods, broken)]),
         ],
-        sections=sections,
         footer="Made by advcore report from the records in this folder.",
     )
 
@@ -63,15 +42,15 @@ def build_runs_page(name: str, runs: Sequence[Run]) -> Page:
 # ---- notes ----
 
 
-def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[Note]]:
+def _drop_copies(runs: Sequence[compare.Run]) -> tuple[list[compare.Run], list[Note]]:
     """Return the runs without those whose record equals an earlier one, and a note on what was left out.
 
     A suite, for instance, keeps a copy of the record of each of its runs.
     """
-    originals: list[Run] = []
+    originals: list[compare.Run] = []
     copies = []
     for run in runs:
-        original = next((other for other in originals if run.record and other.record == run.record), None)
+        original = next((other for other in originals if other.record == run.record), None)
         if original is None:
             originals.append(run)
         else:
@@ -80,24 +59,22 @@ def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], list[Note]]:
     return originals, note_if(copies, f"There twice, and counted once: {_list_some(copies)}.")
 
 
-def _note_unfinished(readable: Sequence[Run], runs: Sequence[Run]) -> list[Note]:
-    unfinished = [run.where for run in readable if not run.known_record.finished]
-    broken = [run.where for run in runs if run.problem]
+def _build_notes(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[Note]:
+    unfinished = [run.where for run in chain.from_iterable(methods.values()) if not run.record.finished]
+    unreadable = [run.where for run in broken]
+    pairs = chain.from_iterable(compare.find_repeats(runs).items() for runs in methods.values())
+    repeats = [f"{repeat} (as {first})" for repeat, first in pairs]
     return [
         *note_if(unfinished, f"Not finished, and in no average: {_list_some(unfinished)}."),
-        *note_if(broken, f"Without a record that can be read: {_list_some(broken)}.", "warning"),
+        *note_if(unreadable, f"Without a record that can be read: {_list_some(unreadable)}.", "warning"),
+        *note_if(repeats, f"Of a method and a seed that are there already, and in no average: {_list_some(repeats)}."),
+        *read_or((), _note_data_differences, methods),
     ]
-
-
-def _note_repeats(methods: Methods) -> list[Note]:
-    repeats = chain.from_iterable(find_repeats(runs).items() for runs in methods.values())
-    names = [f"{repeat} (as {first})" for repeat, first in repeats]
-    return note_if(names, f"Of a method and a seed that are there already, and in no average: {_list_some(names)}.")
 
 
 def _note_data_differences(methods: Methods) -> list[Note]:
     records = {name: list(map(attrgetter("record"), runs)) for name, runs in methods.items()}
-    return [Note(line, "warning") for line in find_data_differences(records)]
+    return [Note(line, "warning") for line in compare.find_data_differences(records)]
 
 
 def _list_some(names: Sequence[str], most: int = 12) -> str:
@@ -116,35 +93,30 @@ WIDE = (960.0, 460.0)
 
 def _build_fronts(methods: Methods) -> list[Section]:
     title = "Robust accuracy over cost"
-    blocks = split_into_blocks(methods)
+    blocks = compare.split_into_blocks(methods)
     if not blocks:
-        note = Note("No run is finished yet, so there is nothing to compare.", "missing")
-        return [Section(title, "front-0", [note])]
-    titles = [block.title for block in blocks]
-    if len(titles) == 1:
-        titles = [title]
+        reason = "No run is finished yet, so there is nothing to compare."
+        return [Section(title, "front-0", [Note(reason, "missing")])]
     return [
-        Section(name, f"front-{i}", build_or_note(_build_front, block))
-        for i, (name, block) in enumerate(zip(titles, blocks, strict=True))
+        Section(title if len(blocks) == 1 else block.title, f"front-{i}", build_or_note(_build_front, block))
+        for i, block in enumerate(blocks)
     ]
 
 
-def _build_front(block: Block) -> list[Part]:
-    """Return a chart of robust accuracy over cost, and a table for each checkpoint."""
-    methods = summarize_methods(block.groups)
-    front = find_front(methods)
-    records = list(chain.from_iterable(block.groups.values()))
+def _build_front(block: compare.Block) -> list[Part]:
+    methods = compare.summarize_methods(block.groups)
+    records = tables.list_records(block.groups)
     title = f"robust accuracy, % ({_name_attacks(records[0])})"
     caption = "Robust accuracy over relative cost, checkpoint last; full training costs 1. "
     if any(len(method.robust) > 1 for method in methods):
         caption += "Points are means over seeds, bars their sample deviation. "
     caption += "Dashed: the Pareto front, above and left of which no method lies. Numbers are the table's."
-    figure = Figure(caption, draw_front(methods, title, NARROW), draw_front(methods, title, WIDE))
+    figure = Figure(caption, front.draw_front(methods, title, NARROW), front.draw_front(methods, title, WIDE))
     devices = dict.fromkeys(str(record.environment.get("device", "not recorded")) for record in records)
     parts: list[Part] = [
         Note(f"{block.conditions}; device {' and '.join(devices)}."),
         Figures([figure]),
-        Note(f"On the front, by cost: {', '.join(method.name for method in front)}."),
+        Note(f"On the front, by cost: {', '.join(method.name for method in front.find_front(methods))}."),
     ]
     for which in ("last", "best"):
         if all(which in record.final for record in records):
@@ -154,17 +126,16 @@ def _build_front(block: Block) -> list[Part]:
 
 def _name_attacks(record: RunRecord) -> str:
     """Return the name of the attacks by which methods are compared."""
-    attacks = [name_attack(attack) for attack in record.final["last"]["attacks"]]
+    attacks = [tables.name_attack(attack) for attack in record.final["last"]["attacks"]]
     if len(attacks) > 1:
         return "all attacks"
     return next(iter(attacks), "clean")
 
 
-def _tabulate_methods(block: Block, methods: Sequence[Method], which: str) -> list[Part]:
+def _tabulate_methods(block: compare.Block, methods: Sequence[front.Method], which: str) -> list[Part]:
     """Return a table of methods in the order of `methods`, and which of them are on the front of a checkpoint."""
-    front = find_front(summarize_methods(block.groups, which))
-    marks = {method.name: "front" for method in front}
-    header, rows = compare_methods({method.name: block.groups[method.name] for method in methods}, which)
+    marks = {method.name: "front" for method in front.find_front(compare.summarize_methods(block.groups, which))}
+    header, rows = tables.compare_methods({method.name: block.groups[method.name] for method in methods}, which)
     column = header.index("relative cost")
     table = []
     for number, (method, row) in enumerate(zip(methods, rows, strict=True), 1):
@@ -191,12 +162,8 @@ SMALL = (170.0, 130.0)
 
 def _build_curves(methods: Methods) -> list[Part]:
     """Return a small chart for each method: its runs in colour, those of all other methods in grey."""
-    curves: dict[str, list[Sequence[Point]]] = {}
-    for name, runs in methods.items():
-        recorded = [read_or((), _read_curve, run.record) for run in runs]
-        lines: list[Sequence[Point]] = [line for line in recorded if len(line) > 1]
-        if lines:
-            curves[name] = lines
+    recorded = {name: _read_curves(runs) for name, runs in methods.items()}
+    curves = {name: lines for name, lines in recorded.items() if lines}
     silent = [name for name in methods if name not in curves]
     notes = note_if(silent, f"Without validation accuracies over epochs: {_list_some(silent)}.", "missing")
     if not curves:
@@ -209,40 +176,36 @@ def _build_curves(methods: Methods) -> list[Part]:
     for name, lines in curves.items():
         figures.append(Figure(name, _draw_small(frame, name, lines, others)))
         others = Markup('<use href="#all-curves"/>')  # the first chart holds the curves, all others refer to them
-    about = "Robust accuracy (clean where nothing is attacked) on validation examples over epochs"
-    return [Note(f"{about}; grey: all other methods."), Figures(figures, small=True), *notes]
+    about = (
+        "Robust accuracy (clean where nothing is attacked) on validation examples over epochs; grey: all other methods."
+    )
+    return [Note(about), Figures(figures, small=True), *notes]
 
 
-def _read_curve(record: RunRecord) -> list[Point]:
-    """Return the validation accuracies of a run, in percent, by the number of epochs done."""
-    accuracies = [(entry["epoch"] + 1, judge_epoch(entry)) for entry in record.epochs]
-    return [(epoch, 100.0 * accuracy) for epoch, accuracy in accuracies if accuracy is not None]
+def _read_curves(runs: Sequence[compare.Run]) -> list[Sequence[svg.Point]]:
+    curves = (read_or((), learning_parts.read_accuracies, run.record) for run in runs)
+    return [curve for curve in curves if len(curve) > 1]
 
 
-def _lay_out_small(lines: Sequence[Sequence[Point]]) -> Frame:
+def _lay_out_small(lines: Sequence[Sequence[svg.Point]]) -> Frame:
     """Return axes that show all lines, without room for titles."""
     points = list(chain.from_iterable(lines))
-    last = max(x for x, _ in points)
-    heights = choose_range((y for _, y in points), zero=True, top=100.0)
-    frame = make_frame((0, max(1, last)), heights, size=SMALL, right=10)
+    heights = scales.choose_range((y for _, y in points), zero=True, top=100.0)
+    frame = make_frame((0, max(1, *(x for x, _ in points))), heights, size=SMALL, right=10)
     return replace(frame, y=replace(frame.y, start=SMALL[1] - 20, end=8))
 
 
-def _draw_small(frame: Frame, name: str, lines: Sequence[Sequence[Point]], others: Markup) -> Markup:
-    curves = [_draw_curve(frame, line, "s1") for line in lines]
+def _draw_small(frame: Frame, name: str, lines: Sequence[Sequence[svg.Point]], others: Markup) -> Markup:
     ends = ", ".join(f"{line[-1][1]:.1f} %" for line in lines)
-    parts = [*frame.draw("", ""), others, *curves]
+    parts = [*frame.draw("", ""), others, *(_draw_curve(frame, line, "s1") for line in lines)]
     return svg.picture(SMALL, parts, f"{name}: validation accuracy ends at {ends}.")
 
 
-def _draw_curve(frame: Frame, line: Sequence[Point], css: str) -> Markup:
+def _draw_curve(frame: Frame, line: Sequence[svg.Point], css: str) -> Markup:
     return svg.path([frame.to_pixels(x, y) for x, y in line], css)
 
 
 # ---- flags, events, and all runs ----
-
-# Where something happened, by method and by what it is.
-Places = Mapping[tuple[str, str], Sequence[str]]
 
 
 def _build_flags(methods: Methods) -> list[Part]:
@@ -251,39 +214,36 @@ def _build_flags(methods: Methods) -> list[Part]:
     for name, runs in methods.items():
         for run in runs:
             seed = _read_seed(run)
-            for flag in read_or(["its flags cannot be read"], list_run_flags, run.record):
+            for flag in read_or(["its flags cannot be read"], tables.list_run_flags, run.record):
                 flags.setdefault((name, flag), []).append(seed)
-            for entry in run.known_record.events:
-                event = str(entry.get("event", entry))
-                events.setdefault((name, event), []).append(f"{seed} at {entry.get('epoch', '?')}")
+            for entry in run.record.events:
+                place = f"{seed} at {entry.get('epoch', '?')}"
+                events.setdefault((name, str(entry.get("event", entry))), []).append(place)
     return [
         _tabulate_places("Flags of evaluations", "seeds", flags),
         _tabulate_places("Events of runs", "seed and epoch", events),
     ]
 
 
-def _tabulate_places(caption: str, column: str, places: Places) -> Part:
-    if not places:
-        return Note(f"{caption}: none.")
+def _tabulate_places(caption: str, column: str, places: Mapping[tuple[str, str], Sequence[str]]) -> Part:
+    """Return a table of what happened, and where: `places` by the method and by what it is."""
     rows = [(name, what, ", ".join(where)) for (name, what), where in places.items()]
-    return Table(caption, ("method", "what", column), rows, words=3)
+    return table_or_note(Table(caption, ("method", "what", column), rows, words=3), f"{caption}: none.")
 
 
-def _read_seed(run: Run) -> str:
-    return str(run.known_record.config.get("seed", "?"))
+def _read_seed(run: compare.Run) -> str:
+    return str(run.record.config.get("seed", "?"))
 
 
-def _build_runs(methods: Methods, runs: Sequence[Run]) -> list[Part]:
-    rows = []
-    links = []
-    for name, members in methods.items():
-        for run in members:
-            rows.append((run.where, name, _read_seed(run), *_describe_outcome(run.known_record)))
-            links.append(run.link)
-    for run in runs:
-        if run.problem:
-            rows.append((run.where, "–", "–", run.problem, "–", "–", "–"))
-            links.append("")
+def _build_runs(methods: Methods, broken: Sequence[compare.BrokenRun]) -> list[Part]:
+    rows: list[tables.Row] = []
+    for name, runs in methods.items():
+        rows += [(run.where, name, _read_seed(run), *_describe_outcome(run.record)) for run in runs]
+    rows += [
+        (run.where, tables.NOTHING, tables.NOTHING, run.problem, tables.NOTHING, tables.NOTHING, tables.NOTHING)
+        for run in broken
+    ]
+    links = [run.link for run in chain.from_iterable(methods.values())] + [""] * len(broken)
     header = ("run", "method", "seed", "state", "robust, %", "cost", "seconds")
     return [
         *note_if(not any(links), "No run here has a report of its own; `advcore report RUN` makes one.", "missing"),
@@ -294,7 +254,7 @@ def _build_runs(methods: Methods, runs: Sequence[Run]) -> list[Part]:
 def _describe_outcome(record: RunRecord) -> tuple[str, str, str, str]:
     spent = (f"{record.relative_cost:.3f}", f"{record.seconds:,.0f}")
     if not record.finished:
-        return (f"not finished, epochs done: {len(record.epochs)}", "–", *spent)
-    if not is_readable(record):
-        return ("finished, in no average: its accuracies cannot be read", "–", *spent)
-    return ("finished", format_percent(robust_accuracy(record) / 100), *spent)
+        return (f"not finished, epochs done: {len(record.epochs)}", tables.NOTHING, *spent)
+    if not compare.is_readable(record):
+        return ("finished, in no average: its accuracies cannot be read", tables.NOTHING, *spent)
+    return ("finished", tables.format_percent(compare.robust_accuracy(record) / 100), *spent)

@@ -37,13 +37,10 @@ def choose_range(
     if log:
         room = max(1.15, (high / low) ** 0.06)
         return low / room, high * room
-    starts_at_zero = zero and low >= 0
-    if starts_at_zero:
-        low = 0.0
+    if zero and low >= 0:
+        return 0.0, min(high + (0.08 * high or 1.0), top)
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    if not starts_at_zero:
-        low -= room
-    return low, min(high + room, top)
+    return low - room, min(high + room, top)
 
 
 def choose_ticks(low: float, high: float, most: int = 6, *, integers: bool = False) -> list[float]:
@@ -103,5 +100,4 @@ def separate(wanted: Sequence[float], gap: float, low: float, high: float) -> li
     for j in reversed(range(len(placed))):
         placed[j] = min(placed[j], highest)
         highest = placed[j] - gap
-    places = dict(zip(order, placed, strict=True))
-    return [places[i] for i in range(len(wanted))]
+    return [place for _, place in sorted(zip(order, placed, strict=True))]

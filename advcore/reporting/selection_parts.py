@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TypeVar
 
 from markupsafe import Markup
 
-from advcore.reporting.charts import Axes, Line, draw_class_shares, draw_curves, draw_histogram
+from advcore.reporting import charts, scales, tables
 from advcore.reporting.parts import Figure, Figures, Note, Part, Table, note_if
 from advcore.reporting.record import JsonObject, RunRecord
-from advcore.reporting.scales import format_number
-from advcore.reporting.tables import format_cell
 
 # Histograms are drawn of at most this many selections: the first, the last, and some between.
 MOST_HISTOGRAMS = 6
@@ -20,15 +17,14 @@ CLASSES = 24
 FAR = 5
 _WHEN = "selected after this many epochs"
 
-T = TypeVar("T")
-
 
 def build_selections(record: RunRecord) -> list[Part]:
     """Return charts of gradient errors and overlaps, and a table of all selections."""
     if not record.selections:
+        reason = "nothing is selected in this run: it trains on all data"
         if record.config.get("selection"):
-            return [Note("No selection: none yet.", "missing")]
-        return [Note("No selection: nothing is selected in this run: it trains on all data.", "missing")]
+            reason = "none yet"
+        return [Note(f"No selection: {reason}.", "missing")]
     figures = [figure for figure in (_draw_errors(record), _draw_overlap(record)) if figure]
     unmeasured = not figures or record.selections[0].get("gradient_error") is None
     return [
@@ -50,10 +46,10 @@ def _draw_errors(record: RunRecord) -> Figure | None:
     Returns None where no gradient was measured.
     """
     curves = (
-        Line("coreset", _read_series(record, "gradient_error"), 1, dots=True),
-        Line("random", _read_series(record, "gradient_error_random"), 2, dots=True, dash=True),
-        Line("as trained", _read_series(record, "gradient_error_trained"), 3, dots=True),
-        Line("full attack", _read_series(record, "gradient_error_full"), 4, dots=True, dash=True),
+        charts.Line("coreset", _read_series(record, "gradient_error"), 1, dots=True),
+        charts.Line("random", _read_series(record, "gradient_error_random"), 2, dots=True, dash=True),
+        charts.Line("as trained", _read_series(record, "gradient_error_trained"), 3, dots=True),
+        charts.Line("full attack", _read_series(record, "gradient_error_full"), 4, dots=True, dash=True),
     )
     lines = {curve.name: curve for curve in curves if curve.points}
     if not lines:
@@ -66,16 +62,17 @@ def _draw_errors(record: RunRecord) -> Figure | None:
         caption += ", and the same weights as the trainer rescales them"
     if "full attack" in lines:
         caption += ", and under the full attack"
-    points = chain.from_iterable(line.points for line in lines.values())
-    heights = [y for _, y in points]
+    heights = [y for _, y in chain.from_iterable(line.points for line in lines.values())]
     log = min(heights) > 0 and max(heights) > FAR * min(heights)
     title = "gradient error, logarithmic" if log else "gradient error"
-    alt = "; ".join(map(_list_values, lines.values()))
-    axes = Axes(_WHEN, title, zero=not log, log=log)
-    return Figure(f"{caption}.", draw_curves(list(lines.values()), axes, alt=f"Gradient error by selection. {alt}"))
+    alt = f"Gradient error by selection. {'; '.join(map(_list_values, lines.values()))}"
+    return Figure(
+        f"{caption}.",
+        charts.draw_curves(list(lines.values()), charts.Axes(_WHEN, title, zero=not log, log=log), alt=alt),
+    )
 
 
-def _list_values(line: Line) -> str:
+def _list_values(line: charts.Line) -> str:
     return f"{line.name}: {', '.join(f'{y:.3f}' for _, y in line.points)}"
 
 
@@ -83,20 +80,18 @@ def _draw_overlap(record: RunRecord) -> Figure | None:
     points = _read_series(record, "overlap", 100)
     if not points:
         return None
-    chance = []
     share = _find_coreset_share(record)
-    if share is not None:
-        chance.append((100 * share, "by chance"))
+    chance = [] if share is None else [(100 * share, "by chance")]
     alt = "Share of the previous coreset that the next one keeps"
-    chart = _draw_percentages(Line("kept", points, 1, dots=True), "overlap, %", alt=alt, chance=chance)
+    chart = _draw_percentages(charts.Line("kept", points, 1, dots=True), "overlap, %", alt=alt, chance=chance)
     return Figure("Overlap: the share of the previous coreset that is in the next one, too.", chart)
 
 
-def _draw_percentages(line: Line, title: str, *, alt: str, chance: Sequence[tuple[float, str]] = ()) -> Markup:
+def _draw_percentages(line: charts.Line, title: str, *, alt: str, chance: Sequence[tuple[float, str]] = ()) -> Markup:
     """Draw percentages by selection. chance : dotted horizontal lines, each a height and its name."""
     values = ", ".join(f"{y:.0f} %" for _, y in line.points)
-    axes = Axes(_WHEN, title, zero=True, top=100.0)
-    return draw_curves([line], axes, alt=f"{alt}: {values}", chance=chance)
+    axes = charts.Axes(_WHEN, title, zero=True, top=100.0)
+    return charts.draw_curves([line], axes, alt=f"{alt}: {values}", chance=chance)
 
 
 def _find_coreset_share(record: RunRecord) -> float | None:
@@ -122,21 +117,14 @@ _COLUMNS = (
 
 def _tabulate_selections(record: RunRecord) -> Table:
     """Return a table of the selections. Columns for which no selection has a value are left out."""
-    entries = []
-    phases: dict[str, None] = {}
-    keys: set[str] = set()
-    for selection in record.selections:
-        seconds = selection.get("seconds") or {}
-        entry = selection | {f"s:{phase}": value for phase, value in seconds.items()}
-        entries.append(entry)
-        phases |= dict.fromkeys(seconds)
-        keys |= {key for key, value in entry.items() if value is not None}
-    columns = [*_COLUMNS, *((f"{phase}, s", f"s:{phase}", "{:.2f}") for phase in phases)]
-    columns = [(title, key, form) for title, key, form in columns if key in keys]
-    rows = []
-    for entry in entries:
-        rows.append([format_cell(entry.get(key), form) for _, key, form in columns])
-    return Table("Selections", [title for title, _, _ in columns], rows, words=2)
+    columns: dict[str, list[str]] = {}
+    for title, key, form in _COLUMNS:
+        columns[title] = [tables.format_cell(entry.get(key), form) for entry in record.selections]
+    seconds = [entry.get("seconds") or {} for entry in record.selections]
+    for phase in dict.fromkeys(chain.from_iterable(seconds)):
+        columns[f"{phase}, s"] = [tables.format_cell(entry.get(phase), "{:.2f}") for entry in seconds]
+    columns = {title: cells for title, cells in columns.items() if set(cells) != {tables.NOTHING}}
+    return Table("Selections", list(columns), list(zip(*columns.values(), strict=True)), words=2)
 
 
 # ---- weights ----
@@ -151,10 +139,9 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
     if not record.selections:
         return [Note("No selection, so no weights: every example counts alike.", "missing")]
     figures = []
-    sizes = _read_series(record, "effective_sample_size", 100)
-    if len(sizes) > 1:
-        line = Line("", sizes, 1, dots=True)
-        chart = _draw_percentages(line, "effective size, %", alt="Effective sample size by selection")
+    sizes = charts.Line("", _read_series(record, "effective_sample_size", 100), 1, dots=True)
+    if len(sizes.points) > 1:
+        chart = _draw_percentages(sizes, "effective size, %", alt="Effective sample size by selection")
         figures.append(Figure("Effective sample size, (Σw)² / (K Σw²): 100 % where all weights are equal.", chart))
     notes = []
     for reason in dict.fromkeys(missing.values()):
@@ -163,22 +150,22 @@ def build_weights(record: RunRecord, weights: Mapping[int, Sequence[float]], mis
     selections = {entry["epoch"]: entry for entry in record.selections}
     epochs = pick_evenly(sorted(set(weights) & set(selections)), MOST_HISTOGRAMS)
     figures += [_draw_weights(epoch, weights[epoch], selections[epoch]) for epoch in epochs]
-    is_partial = len(epochs) + len(missing) < len(selections)
-    text = f"Histograms of {len(epochs)} of {len(selections)} selections."
-    return [Figures(figures), *notes, *note_if(is_partial, text)]
+    if len(epochs) + len(missing) < len(selections):
+        notes.append(Note(f"Histograms of {len(epochs)} of {len(selections)} selections."))
+    return [Figures(figures), *notes]
 
 
 def _draw_weights(epoch: int, weights: Sequence[float], selection: JsonObject) -> Figure:
-    caption = f"Weights of the selection at {epoch}: {format_number(min(weights))} to {format_number(max(weights))}"
+    low, high = map(scales.format_number, (min(weights), max(weights)))
+    caption = f"Weights of the selection at {epoch}: {low} to {high}"
     effective = selection.get("effective_sample_size")
     if effective is not None:
         caption += f"; effective sample size {100 * effective:.1f} % of {len(weights):,}"
-    caption += "."
-    chart = draw_histogram(weights, x_title="weight (dotted: mean)", y_title="examples", alt=caption)
-    return Figure(caption, chart)
+    alt = f"{caption}."
+    return Figure(alt, charts.draw_histogram(weights, x_title="weight (dotted: mean)", y_title="examples", alt=alt))
 
 
-def pick_evenly(items: Sequence[T], most: int) -> list[T]:
+def pick_evenly(items: Sequence[int], most: int) -> list[int]:
     """Return at most `most` items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)
@@ -198,22 +185,20 @@ def build_classes(record: RunRecord) -> list[Part]:
     data = data_counts and _to_shares(data_counts, size)
     coresets = [_to_shares(entry, size) for entry in counts]
     classes = _choose_classes(data, coresets, size)
-    captions = []
+    caption = "Lines: the coresets, the last one thick." if coresets else "Nothing is selected."
     if data:
-        captions.append("Grey bars: the training data.")
-    captions.append("Lines: the coresets, the last one thick." if coresets else "Nothing is selected.")
-    lost = [i for i, share in enumerate(data) if coresets and share and not coresets[-1][i]]
-    names = list(map(str, lost))
-    if len(names) > 20:
-        names[20:] = ["..."]
+        caption = f"Grey bars: the training data. {caption}"
+    lost = [str(i) for i, share in enumerate(data) if coresets and share and not coresets[-1][i]]
+    if len(lost) > 20:
+        lost[20:] = ["..."]
     return [
-        Figures([Figure(" ".join(captions), _draw_classes(classes, data, coresets))]),
+        Figures([Figure(caption, _draw_classes(classes, data, coresets))]),
         *note_if(not data, "The record does not say how many examples a class has in the data.", "missing"),
         *note_if(
             len(classes) < size,
             f"{len(classes)} of {size} classes, those whose share the last coreset changed most.",
         ),
-        *note_if(lost, f"Classes without an example in the last coreset: {', '.join(names)}."),
+        *note_if(lost, f"Classes without an example in the last coreset: {', '.join(lost)}."),
     ]
 
 
@@ -230,17 +215,15 @@ def _choose_classes(data: Sequence[float], coresets: Sequence[Sequence[float]], 
     last = [data, *coresets][-1]
     before = data or [100 / size] * size
     changes = [abs(share - earlier) for share, earlier in zip(last, before, strict=True)]
-    order = sorted(range(size), key=changes.__getitem__, reverse=True)
-    return sorted(order[:CLASSES])
+    return sorted(sorted(range(size), key=changes.__getitem__, reverse=True)[:CLASSES])
 
 
 def _draw_classes(classes: Sequence[int], data: Sequence[float], coresets: Sequence[Sequence[float]]) -> Markup:
-    alt = "Shares by class, in %: " + "; ".join(_describe_class(i, data, coresets) for i in classes)
-    return draw_class_shares(
+    return charts.draw_class_shares(
         [str(i) for i in classes],
         data and _pick(data, classes),
         [_pick(shares, classes) for shares in coresets],
-        alt=alt,
+        alt="Shares by class, in %: " + "; ".join(_describe_class(i, data, coresets) for i in classes),
     )
 
 

@@ -1,21 +1,12 @@
-"""The tables of a suite, from its records: the results of its runs, and which of them failed or are missing."""
+"""The tables of a suite and its page: the results of its runs, and which of them failed or are missing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 from advcore.errors import format_count
-from advcore.reporting.compare import find_data_differences
+from advcore.reporting import compare, parts, tables
 from advcore.reporting.record import JsonObject, RunRecord
-from advcore.reporting.tables import (
-    Groups,
-    Row,
-    compare_methods,
-    find_worst_case,
-    name_attack,
-    sum_training_seconds,
-    to_markdown,
-)
 
 # The marks of methods whose evaluations have flags, one for each kind of flag.
 MARKS = ("†", "‡", "§", "¶", "‖", "††", "‡‡", "§§")
@@ -75,21 +66,18 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table with lines of text above and below it.
+class Table(parts.Table):
+    """A table of a page with `notes`, lines of text below it.
 
-    caption, notes : the text above, and the lines below.
+    caption : the text above it.
     header, rows : the cells. A row of a single cell spans all columns.
     """
 
-    caption: str
-    header: Row
-    rows: list[Row]
-    notes: list[str]
+    notes: Sequence[str] = ()
 
     def markdown(self) -> str:
-        lines = [f"**{self.caption}**", "", to_markdown(self.header, self.rows), ""]
-        return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
+        notes = [f"- {note}" for note in self.notes]
+        return "\n".join([f"**{self.caption}**", "", tables.to_markdown(self.header, self.rows), "", *notes, ""])
 
 
 def build_tables(results: Results, title: str) -> list[Table]:
@@ -97,7 +85,7 @@ def build_tables(results: Results, title: str) -> list[Table]:
     if results.groups():
         return [build_table(results, title, "last"), build_table(results, title, "best")]
     rows = list(chain.from_iterable(_list_unfinished(method, results) for method in results.methods()))
-    return [Table(title, ("method",), rows, ["No run has come to its end."])]
+    return [Table(title, ("method",), rows, notes=["No run has come to its end."])]
 
 
 def build_table(results: Results, title: str, which: str) -> Table:
@@ -106,60 +94,52 @@ def build_table(results: Results, title: str, which: str) -> Table:
     Accuracies are mean ± sample deviation over seeds.
     """
     groups = results.groups()
-    against: Sequence[RunRecord] = ()
-    if results.reference is not None:
-        against = groups.get(results.reference, ())
+    against: Sequence[RunRecord] = groups.get(results.reference or "", ())
     machine = _find_common_machine(groups)
-    header, method_rows = compare_methods(groups, which, against=against, clock=machine is not None)
+    header, method_rows = tables.compare_methods(groups, which, against=against, clock=machine is not None)
     marks, legend = _mark_flags(groups, which)
-    by_method = {row[0]: (row[0] + marks.get(row[0], ""), *row[1:]) for row in method_rows}
-    rows: list[Row] = []
+    marked = {row[0]: [(row[0] + marks.get(row[0], ""), *row[1:])] for row in method_rows}
+    rows: list[tables.Row] = []
     for method in results.methods():
-        if method in by_method:
-            rows.append(by_method[method])
-        rows += _list_unfinished(method, results)
-    notes = [*legend, *_describe_conditions(groups, which), *_describe_costs(results, machine)]
+        rows += [*marked.get(method, ()), *_list_unfinished(method, results)]
+    notes = [*legend, _describe_conditions(groups, which), *_describe_costs(results, machine)]
     if results.without:
-        names = ", ".join(results.without)
-        notes.append(f"The suite leaves out baselines that would be added by themselves: {names}.")
-    return Table(f"{title}: checkpoint {which}", header, rows, notes)
+        notes.append(f"The suite leaves out baselines that would be added by themselves: {', '.join(results.without)}.")
+    return Table(f"{title}: checkpoint {which}", header, rows, notes=notes)
 
 
-def _list_unfinished(method: str, results: Results) -> list[Row]:
+def _list_unfinished(method: str, results: Results) -> list[tables.Row]:
     """Return a row for each seed of a method that failed, and one for all seeds that are missing."""
     entries = [entry for entry in results.entries if entry.method == method]
-    failed = [entry for entry in entries if entry.status == "failed"]
-    rows: list[Row] = [(f"{method}, seed {entry.seed}: failed: {entry.error}",) for entry in failed]
-    missing = ", ".join(str(entry.seed) for entry in entries if entry.status == "missing")
+    rows = [f"{method}, seed {entry.seed}: failed: {entry.error}" for entry in entries if entry.status == "failed"]
+    missing = [str(entry.seed) for entry in entries if entry.status == "missing"]
     if missing:
-        rows.append((f"{method}: missing, seed {missing}",))
-    return rows
+        rows.append(f"{method}: missing, seed {', '.join(missing)}")
+    return [(row,) for row in rows]
 
 
-def _mark_flags(groups: Groups, which: str) -> tuple[dict[str, str], list[str]]:
+def _mark_flags(groups: tables.Groups, which: str) -> tuple[dict[str, str], list[str]]:
     """Return the marks of each method, and for each kind of flag a line that says which methods have it and why.
 
     The kind of a flag is the word before its colon.
     """
     kinds: dict[str, dict[str, list[str]]] = {}  # the names of methods, by kind and flag
-    for name, records in groups.items():
-        for record in records:
-            for flag in record.final[which].get("flags", ()):
-                kinds.setdefault(flag.split(":")[0], {}).setdefault(flag, []).append(name)
+    for name, flag in tables.iterate_flags(groups, which):
+        kinds.setdefault(flag.partition(":")[0], {}).setdefault(flag, []).append(name)
     marks: dict[str, str] = {}
     legend = []
     for i, (kind, flags) in enumerate(kinds.items()):
         mark = MARKS[i] if i < len(MARKS) else f"[{i}]"
         for name in dict.fromkeys(chain.from_iterable(flags.values())):
             marks[name] = f"{marks.get(name, '')} {mark}"
-        reasons = [
+        reasons = "; ".join(
             f"{_name_methods(names, groups)}: {flag.partition(': ')[2] or flag}" for flag, names in flags.items()
-        ]
-        legend.append(f"{mark} flagged as {kind}, not to be trusted: {'; '.join(reasons)}.")
+        )
+        legend.append(f"{mark} flagged as {kind}, not to be trusted: {reasons}.")
     return marks, legend
 
 
-def _name_methods(names: Sequence[str], groups: Groups) -> str:
+def _name_methods(names: Sequence[str], groups: tables.Groups) -> str:
     """List the names of methods, each once; all of several methods are "every method"."""
     unique = list(dict.fromkeys(names))
     if len(unique) == len(groups) > 1:
@@ -167,16 +147,12 @@ def _name_methods(names: Sequence[str], groups: Groups) -> str:
     return ", ".join(unique)
 
 
-def _list_records(groups: Groups) -> list[RunRecord]:
-    return list(chain.from_iterable(groups.values()))
-
-
-def _find_common_machine(groups: Groups) -> str | None:
+def _find_common_machine(groups: tables.Groups) -> str | None:
     """Describe the machine of all records: device, threads, and processes that ran beside each other.
 
     Returns None where records differ in them, so that their seconds cannot be compared.
     """
-    machines = {_read_machine(record) for record in _list_records(groups)}
+    machines = {_read_machine(record) for record in tables.list_records(groups)}
     if len(machines) != 1:
         return None
     device, _, threads, processes = machines.pop()
@@ -184,24 +160,26 @@ def _find_common_machine(groups: Groups) -> str | None:
     return words if processes == "1" else f"{words}, {processes} processes"
 
 
-def _read_machine(record: RunRecord) -> tuple[str | None, str | None, str, str]:
-    environment = record.environment
-    threads = str(environment.get("threads", 1))
-    return environment.get("device"), environment.get("platform"), threads, str(environment.get("processes", 1))
+# What tells machines apart: keys of a record's environment, and what is meant where one is missing.
+_MACHINE = {"device": None, "platform": None, "threads": 1, "processes": 1}
 
 
-def _describe_conditions(groups: Groups, which: str) -> list[str]:
-    evaluation = next(iter(groups.values()))[0].final[which]
+def _read_machine(record: RunRecord) -> tuple[str, ...]:
+    return tuple(str(record.environment.get(name, usual)) for name, usual in _MACHINE.items())
+
+
+def _describe_conditions(groups: tables.Groups, which: str) -> str:
+    evaluation = tables.list_records(groups)[0].final[which]
     images = evaluation["clean"]["n"]
     attacked = {attack["n"] for attack in evaluation["attacks"]}
     fewer = f", {min(attacked)} attacked" if attacked - {images} else ""
-    return [f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}."]
+    return f"Mean ± sample deviation over seeds; {format_count(images, 'test image')}{fewer}."
 
 
 def _describe_costs(results: Results, machine: str | None) -> list[str]:
     """Say what speed-ups and relative costs are relative to, and which methods have other data."""
     groups = results.groups()
-    records = _list_records(groups)
+    records = tables.list_records(groups)
     devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))
     lines = []
     if not results.reference:
@@ -212,11 +190,29 @@ def _describe_costs(results: Results, machine: str | None) -> list[str]:
         clock = f"; not of seconds, since the records come from several machines ({devices})."
         if machine:
             clock = f", and of seconds of training and selection; all runs on {machine}."
-        passes = f"Speed-ups are relative to {results.reference}: of forward and backward passes (cost)"
-        lines.append(passes + clock)
+        lines.append(f"Speed-ups are relative to {results.reference}: of forward and backward passes (cost){clock}")
     if len({record.reference.get("units") for record in records}) > 1:
         lines.append("Relative costs are each relative to full training with the method's objective, on its data.")
-    return lines + find_data_differences(groups)
+    return lines + compare.find_data_differences(groups)
+
+
+# ---- a page ----
+
+
+def build_suite_page(title: str, entries: Sequence[Table]) -> parts.Page:
+    """Return a page with one section per table, which holds the table and its notes."""
+    return parts.Page(
+        title,
+        "Methods beside what one would do instead.",
+        sections=[_build_section(table, title, f"table-{i}") for i, table in enumerate(entries, 1)],
+        footer="Made by advcore bench from the records in this folder.",
+    )
+
+
+def _build_section(table: Table, title: str, address: str) -> parts.Section:
+    """Return the section of a table, whose heading is the caption without the title of the page."""
+    heading = table.caption.removeprefix(f"{title}: ")
+    return parts.Section(heading[:1].upper() + heading[1:], address, [table, *map(parts.Note, table.notes)])
 
 
 # ---- all numbers, for a spreadsheet ----
@@ -225,18 +221,17 @@ _IDENTITY = ("suite", "size", "method", "seed", "status", "error", "settings")
 _SPENT = ("relative_cost", "seconds", "trained_seconds")
 
 
-def raw_rows(results: Results, suite: str, size: str | None) -> tuple[Row, list[Row]]:
+def list_raw_rows(results: Results, suite: str, size: str | None) -> tuple[tables.Row, list[tables.Row]]:
     """Return header and rows with the unrounded numbers of the records, one row per run.
 
     Accuracies are fractions. What a run does not have is an empty cell.
     """
     numbers = [_read_numbers(entry.record) if entry.record else {} for entry in results.entries]
     columns = list(dict.fromkeys(chain(_SPENT, *numbers)))
-    rows: list[Row] = []
+    rows: list[tables.Row] = []
     for entry, values in zip(results.entries, numbers, strict=True):
         identity = (suite, size or "", entry.method, entry.seed, entry.status, entry.error or "", entry.hash)
-        cells = [*identity, *(values.get(name, "") for name in columns)]
-        rows.append(tuple(map(str, cells)))
+        rows.append(tuple(map(str, (*identity, *(values.get(name, "") for name in columns)))))
     return (*_IDENTITY, *columns), rows
 
 
@@ -246,9 +241,9 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
     They are its cost and seconds, the accuracies of both checkpoints with their 95 % intervals, gradient errors, the
     seconds of each phase, and the environment.
     """
-    spent = (record.relative_cost, record.seconds, sum_training_seconds(record))
-    values: dict[str, object] = dict(zip(_SPENT, spent, strict=True))
-    values.update(chain(_read_accuracies(record, "last"), _read_accuracies(record, "best")))
+    spent = (record.relative_cost, record.seconds, tables.sum_training_seconds(record))
+    accuracies = chain(_read_accuracies(record, "last"), _read_accuracies(record, "best"))
+    values: dict[str, object] = dict(chain(zip(_SPENT, spent, strict=True), accuracies))
     selections = [selection for selection in record.selections if selection["gradient_error"] is not None]
     for name in ("gradient_error", "gradient_error_random"):
         errors = [selection[name] for selection in selections]
@@ -258,12 +253,12 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
 
 
 def _read_accuracies(record: RunRecord, which: str) -> Iterator[tuple[str, object]]:
-    """Yield the columns of a checkpoint, each a name and a value."""
     evaluation: JsonObject = record.final[which]
     entries = {"clean": evaluation["clean"]}
-    for i, attack in enumerate(evaluation["attacks"], 1):
-        entries[f"robust {i} ({name_attack(attack)})"] = attack
-    if worst := find_worst_case(evaluation):
+    entries |= {
+        f"robust {i} ({tables.name_attack(attack)})": attack for i, attack in enumerate(evaluation["attacks"], 1)
+    }
+    if worst := tables.find_worst_case(evaluation):
         entries["robust (all of these)"] = worst
     for name, entry in entries.items():
         yield f"{which} {name}", entry["accuracy"]

@@ -21,19 +21,21 @@ Box = tuple[float, float, float, float]
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", css: str = "") -> Markup:
     """Return a line of text with its baseline at `y`. anchor : which part of it is at `x`: start, middle or end."""
-    form = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>')
-    return form.format(x, y, anchor, css, words)
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, css, words)
 
 
 def line(start: Point, end: Point, css: str) -> Markup:
     """Return a straight line."""
-    form = Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>')
-    return form.format(*start, *end, css)
+    return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>').format(*start, *end, css)
 
 
 def path(points: Iterable[Point], css: str) -> Markup:
     """Return straight lines from each point to the next."""
-    return Markup('<polyline points="{}" class="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in points), css)
+    return Markup('<polyline points="{}" class="{}"/>').format(_list_points(points), css)
+
+
+def _list_points(points: Iterable[Point]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def rectangle(box: Box, css: str, title: str = "") -> Markup:
@@ -62,20 +64,18 @@ def mark(centre: Point, css: str, *, radius: float = 4, shape: str = "circle", t
         form = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}" class="{}">{}</circle>')
         return form.format(*centre, radius, css, _title(title))
     x, y = centre
-    corners = " ".join(f"{x + radius * dx:.1f},{y + radius * dy:.1f}" for dx, dy in SHAPES[shape])
-    return Markup('<polygon points="{}" class="{}">{}</polygon>').format(corners, css, _title(title))
+    corners = [(x + radius * dx, y + radius * dy) for dx, dy in SHAPES[shape]]
+    return Markup('<polygon points="{}" class="{}">{}</polygon>').format(_list_points(corners), css, _title(title))
 
 
-def _title(words: str) -> Markup:
-    if not words:
-        return Markup("")
-    return Markup("<title>{}</title>").format(words)
+def _title(words: str) -> str:
+    return words and Markup("<title>{}</title>").format(words)
 
 
 def picture(size: tuple[float, float], parts: Iterable[Markup], alt: str) -> Markup:
     """Return a complete chart of a width and a height. A screen reader presents it as one image with the text `alt`."""
-    form = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>')
-    return form.format(*size, alt, Markup("").join(parts))
+    contents = Markup("").join(parts)
+    return Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(*size, alt, contents)
 
 
 # Widths of characters, as shares of the height of text.
@@ -94,6 +94,18 @@ def _character_width(character: str) -> float:
 
 # The distance between a point and its label, in pixels.
 GAP = 7
+_BELOW = GAP + 0.75 * SIZE
+# Where a label may begin, relative to its point, and its anchor; the best place first.
+_PLACES = (
+    (GAP, 0.35 * SIZE, "start"),
+    (-GAP, 0.35 * SIZE, "end"),
+    (0, -GAP, "middle"),
+    (0, _BELOW, "middle"),
+    (GAP, -GAP, "start"),
+    (GAP, _BELOW, "start"),
+    (-GAP, -GAP, "end"),
+    (-GAP, _BELOW, "end"),
+)
 
 
 @dataclass
@@ -114,24 +126,15 @@ class Labels:
 
         Returns empty markup where none has.
         """
-        for words in choices:
-            for avoided in ([*self.taken, *self.lines], self.taken):
-                for x, y, anchor in self._list_places(point):
-                    box = self._enclose(x, y, anchor, words)
-                    if self._has_room(box, avoided):
-                        self.taken.append(box)
-                        return text(x, y, words, anchor=anchor)
+        everything = [*self.taken, *self.lines]
+        for words, avoided, (dx, dy, anchor) in product(choices, (everything, self.taken), _PLACES):
+            x = point[0] + dx
+            y = point[1] + dy
+            box = self._enclose(x, y, anchor, words)
+            if self._has_room(box, avoided):
+                self.taken.append(box)
+                return text(x, y, words, anchor=anchor)
         return Markup("")
-
-    def _list_places(self, point: Point) -> list[tuple[float, float, str]]:
-        """Return where a label may begin, and its anchor, the best place first."""
-        x, y = point
-        middle = y + 0.35 * SIZE
-        above = y - GAP
-        below = y + GAP + 0.75 * SIZE
-        beside = [(x + GAP, middle, "start"), (x - GAP, middle, "end"), (x, above, "middle"), (x, below, "middle")]
-        sides = ((x + GAP, "start"), (x - GAP, "end"))
-        return beside + [(side, height, anchor) for (side, anchor), height in product(sides, (above, below))]
 
     def _enclose(self, x: float, y: float, anchor: str, words: str) -> Box:
         width = estimate_width(words)
@@ -146,9 +149,7 @@ class Labels:
 
 def is_overlapping(first: Box, second: Box) -> bool:
     """Return whether two boxes share more than an edge."""
-    overlaps_across = first[0] < second[2] and second[0] < first[2]
-    overlaps_along = first[1] < second[3] and second[1] < first[3]
-    return overlaps_across and overlaps_along
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def box_around(centre: Point, radius: float) -> Box:

@@ -1,7 +1,8 @@
 """Rows of tables from records, and Markdown from rows; pure functions."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from advcore.errors import format_count
@@ -13,6 +14,8 @@ Row = Sequence[str]
 Groups = Mapping[str, Sequence[RunRecord]]
 # A cell lists the counts of at most this many classes.
 _CLASSES = 24
+# The title of a column.
+_CLEAN = "clean, %"
 # The text of a cell for which the record holds nothing.
 NOTHING = "–"
 
@@ -20,11 +23,12 @@ NOTHING = "–"
 def to_markdown(header: Row, rows: Iterable[Row]) -> str:
     """Return a Markdown table: the first column aligned left, the others right. Short rows get empty cells."""
     rule = ["---", *["---:"] * (len(header) - 1)]
-    lines = []
-    for row in (header, rule, *rows):
-        cells = [cell.replace("|", "\\|") for cell in row] + [""] * (len(header) - len(row))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(_join_cells(row, len(header)) for row in (header, rule, *rows))
+
+
+def _join_cells(row: Row, width: int) -> str:
+    cells = [cell.replace("|", "\\|") for cell in row] + [""] * (width - len(row))
+    return f"| {' | '.join(cells)} |"
 
 
 def format_percent(share: float) -> str:
@@ -43,8 +47,13 @@ def name_attack(entry: JsonObject) -> str:
 
 def format_accuracy(entry: JsonObject) -> str:
     """Write an accuracy with its interval, in percent: "91.2 [88.0, 93.6]"."""
+    return f"{format_percent(entry['accuracy'])} {format_bounds(entry)}"
+
+
+def format_bounds(entry: JsonObject) -> str:
+    """Write the interval of an accuracy, in percent: "[88.0, 93.6]"."""
     low, high = entry["interval"]
-    return f"{format_percent(entry['accuracy'])} [{format_percent(low)}, {format_percent(high)}]"
+    return f"[{format_percent(low)}, {format_percent(high)}]"
 
 
 def format_interval(entry: JsonObject) -> str:
@@ -57,16 +66,25 @@ def name_data(record: RunRecord) -> str:
     their path."""
     data = record.config.get("data", {})
     name = str(data.get("name", "?"))
-    path = str(data.get("path") or "").rstrip("/").rpartition("/")[2]
-    if path and name in BY_PATH:
-        return f"{name} {path}"
-    return name
+    return f"{name} {_name_file(data)}".rstrip()
+
+
+def name_contents(record: RunRecord) -> str:
+    """Return what a run's data are: the name of a known data set, or the last part of the path of other data."""
+    data = record.config.get("data", {})
+    return _name_file(data) or str(data.get("name", "?"))
+
+
+def _name_file(data: JsonObject) -> str:
+    """Return the last part of the path of data that are identified by it; "" for a known data set."""
+    if data.get("name") not in BY_PATH:
+        return ""
+    return str(data.get("path") or "").rstrip("/").rpartition("/")[2]
 
 
 def describe_reference(reference: JsonObject) -> str:
     """Describe full training: "30 epochs, 10 attack steps"."""
-    steps = reference["steps"]
-    attack = "no attack" if steps is None else format_count(steps, "attack step")
+    attack = "no attack" if reference["steps"] is None else format_count(reference["steps"], "attack step")
     return f"{format_count(reference['epochs'], 'epoch')}, {attack}"
 
 
@@ -80,63 +98,66 @@ def find_worst_case(evaluation: JsonObject) -> JsonObject | None:
     return evaluation.get("worst") if len(evaluation["attacks"]) > 1 else None
 
 
+def list_robust_entries(evaluation: JsonObject, together: str = "all of these") -> list[tuple[str, JsonObject]]:
+    """Return the entry of each attack with its name; of several attacks, also that of all `together`."""
+    entries = [(name_attack(attack), attack) for attack in evaluation["attacks"]]
+    if worst := find_worst_case(evaluation):
+        entries.append((together, worst))
+    return entries
+
+
 # ---- one run ----
 
 
-def accuracy_rows(which: str, evaluation: JsonObject) -> list[Row]:
+def list_accuracy_rows(which: str, evaluation: JsonObject) -> list[Row]:
     """Return rows with the clean and the robust accuracies of a checkpoint, with intervals, and its flags."""
     clean = evaluation["clean"]
-    rows = [(f"{which}: clean, % of {clean['n']}", format_accuracy(clean))]
-    for attack in evaluation["attacks"]:
-        rows.append((f"{which}: robust, % ({name_attack(attack)})", format_accuracy(attack)))
-    if worst := find_worst_case(evaluation):
-        rows.append((f"{which}: robust, % (all of these)", format_accuracy(worst)))
-    return rows + [(f"{which}: flag", flag) for flag in evaluation.get("flags", ())]
+    return [
+        (f"{which}: clean, % of {clean['n']}", format_accuracy(clean)),
+        *((f"{which}: robust, % ({name})", format_accuracy(entry)) for name, entry in list_robust_entries(evaluation)),
+        *((f"{which}: flag", flag) for flag in evaluation.get("flags", ())),
+    ]
 
 
-def closing_rows(record: RunRecord) -> list[Row]:
+def list_closing_rows(record: RunRecord) -> list[Row]:
     """Return the table that ends a run.
 
     It holds the accuracies of both checkpoints, the cost, the seconds of each phase, and the gradient error of each
     selection beside that of random subsets.
     """
-    rows = [*accuracy_rows("last", record.final["last"]), *accuracy_rows("best", record.final["best"])]
-    rows.append(("relative cost", f"{record.relative_cost:.3f}"))
     spent = {phase: entry["seconds"] for phase, entry in record.ledger.items() if entry["seconds"] >= 0.05}
-    rows.append(("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())))
-    for selection in record.selections:
-        if error := _format_gradient_error(selection):
-            rows.append((f"gradient error, selection at {selection['epoch']}", error))
-    return rows
+    errors = [(selection["epoch"], _format_gradient_error(selection)) for selection in record.selections]
+    return [
+        *list_accuracy_rows("last", record.final["last"]),
+        *list_accuracy_rows("best", record.final["best"]),
+        ("relative cost", f"{record.relative_cost:.3f}"),
+        ("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())),
+        *((f"gradient error, selection at {epoch}", error) for epoch, error in errors if error),
+    ]
 
 
 def list_selection_rows(summary: JsonObject) -> list[Row]:
     """Return rows about a coreset, from its entry in the record. What was not measured has no row."""
-    spent = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in summary["seconds"].items())
     rows = [
         ("solver", f"{summary['solver']}, {summary['partition']}"),
         ("examples per class", _format_class_counts(summary["class_counts"])),
         ("gradient error", _format_gradient_error(summary)),
-        ("gradient error as trained", _format_decimal(summary["gradient_error_trained"])),
-        ("error against the target", _format_decimal(summary.get("target_error"))),
-        ("weights, sum over examples", _format_decimal(summary["weight_sum"])),
-        ("effective sample size, share", _format_decimal(summary["effective_sample_size"])),
+        ("gradient error as trained", format_cell(summary["gradient_error_trained"], "{:.3f}")),
+        ("error against the target", format_cell(summary.get("target_error"), "{:.3f}")),
+        ("weights, sum over examples", format_cell(summary["weight_sum"], "{:.3f}")),
+        ("effective sample size, share", format_cell(summary["effective_sample_size"], "{:.3f}")),
         ("filled at random", str(summary["filled"])),
         ("rounds", str(summary["rounds"])),
-        ("seconds", spent),
+        ("seconds", ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in summary["seconds"].items())),
         ("passes", f"{summary['passes']:,}"),
     ]
-    return [(name, cell) for name, cell in rows if cell]
+    return [(name, cell) for name, cell in rows if cell not in ("", NOTHING)]
 
 
 def _format_class_counts(counts: Sequence[int]) -> str:
     if len(counts) <= _CLASSES:
         return ", ".join(map(str, counts))
     return f"{min(counts)} to {max(counts)}, in {len(counts)} classes"
-
-
-def _format_decimal(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _format_gradient_error(selection: JsonObject) -> str:
@@ -149,9 +170,8 @@ def _format_gradient_error(selection: JsonObject) -> str:
     text = f"{selection['gradient_error']:.3f} (random {selection['gradient_error_random']:.3f})"
     if selection.get("gradient_error_full") is not None:
         text += f"; against the full attack {selection['gradient_error_full']:.3f}"
-        noise = selection["gradient_error_full_noise"]
-        if noise:
-            text += f" ± {noise:.3f}"
+        if selection["gradient_error_full_noise"]:
+            text += f" ± {selection['gradient_error_full_noise']:.3f}"
     return text
 
 
@@ -179,63 +199,53 @@ def compare_methods(
     against : the records of the method that speed-ups are relative to; without any there is no such column.
     clock : also compare seconds, which takes records from one machine.
     """
-    labels = list(dict.fromkeys(chain.from_iterable(_read_robust(records[0], which) for records in groups.values())))
-    selections = _list_selections(chain.from_iterable(groups.values()))
+    titles = (_read_accuracies(records[0], which) for records in groups.values())
+    accuracies = list(dict.fromkeys(chain([_CLEAN], *titles)))
+    selections = _list_selections(list_records(groups))
     full = " [against the full attack]" if any("gradient_error_full" in entry for entry in selections) else ""
-    measures = {}
-    if against:
-        measures["speed-up (cost)"] = _count_passes
+    measures = {"speed-up (cost)": _count_passes} if against else {}
     if against and clock:
         measures["speed-up (seconds)"] = sum_training_seconds
-    header = (
-        "method",
-        "seeds",
-        "clean, %",
-        *(f"robust, % ({label})" for label in labels),
-        "relative cost",
-        *measures,
-        f"gradient error{full} (random)",
-    )
+    header = ("method", "seeds", *accuracies, "relative cost", *measures, f"gradient error{full} (random)")
     rows: list[Row] = []
     for name, records in groups.items():
         cost = statistics.fmean(record.relative_cost for record in records)
         speed_ups = [_format_speed_up(records, against, measure) for measure in measures.values()]
-        cells = _format_accuracies(records, which, labels)
+        cells = _format_accuracies(records, which, accuracies)
         rows.append((name, str(len(records)), *cells, f"{cost:.2f}", *speed_ups, _format_mean_errors(records)))
     return header, rows
+
+
+def list_records(groups: Groups) -> list[RunRecord]:
+    """Return the records of all methods."""
+    return list(chain.from_iterable(groups.values()))
 
 
 def _list_selections(records: Iterable[RunRecord]) -> list[JsonObject]:
     return list(chain.from_iterable(record.selections for record in records))
 
 
-def _read_robust(record: RunRecord, which: str) -> dict[str, float]:
-    """Return the robust accuracies of a checkpoint, in percent, by the label of the attack.
+def _read_accuracies(record: RunRecord, which: str) -> dict[str, float]:
+    """Return the accuracies of a checkpoint, in percent, by the title of their column.
 
-    An attack that has the label of an earlier one gets a number, "(2)". With several attacks, the accuracy under all
+    An attack that has the name of an earlier one gets a number, "(2)". With several attacks, the accuracy under all
     of them together is added.
     """
     evaluation = record.final[which]
-    accuracies: dict[str, float] = {}
-    for attack in evaluation["attacks"]:
-        label = name_attack(attack)
-        earlier = sum(name == label or name.startswith(f"{label} (") for name in accuracies)
-        if earlier:
-            label = f"{label} ({earlier + 1})"
-        accuracies[label] = 100 * attack["accuracy"]
-    if worst := find_worst_case(evaluation):
-        accuracies["all of these"] = 100 * worst["accuracy"]
+    accuracies = {_CLEAN: 100 * evaluation["clean"]["accuracy"]}
+    times: Counter[str] = Counter()
+    for name, entry in list_robust_entries(evaluation):
+        times[name] += 1
+        number = f" ({times[name]})" if times[name] > 1 else ""
+        accuracies[f"robust, % ({name}{number})"] = 100 * entry["accuracy"]
     return accuracies
 
 
-def _format_accuracies(records: Sequence[RunRecord], which: str, labels: Iterable[str]) -> list[str]:
-    """Return the cells of clean and robust accuracy; a label that no record has gets a dash."""
-    robust = [_read_robust(record, which) for record in records]
-    clean = [100 * record.final[which]["clean"]["accuracy"] for record in records]
-    cells = [format_mean(clean)]
-    for label in labels:
-        cells.append(format_mean([accuracies[label] for accuracies in robust if label in accuracies]))
-    return cells
+def _format_accuracies(records: Sequence[RunRecord], which: str, titles: Iterable[str]) -> list[str]:
+    """Return the mean accuracies of the columns with these titles; one that no record has gets a dash."""
+    accuracies = [_read_accuracies(record, which) for record in records]
+    columns = ([entry[title] for entry in accuracies if title in entry] for title in titles)
+    return list(map(format_mean, columns))
 
 
 def _format_speed_up(
@@ -280,8 +290,11 @@ def list_run_flags(record: RunRecord) -> list[str]:
 
 def list_flags(groups: Groups, which: str = "last") -> list[str]:
     """Return why the numbers of some methods cannot be trusted, for the footer of a table: "method: flag"."""
-    flags: dict[str, None] = {}
+    return list(dict.fromkeys(f"{name}: {flag}" for name, flag in iterate_flags(groups, which)))
+
+
+def iterate_flags(groups: Groups, which: str) -> Iterator[tuple[str, str]]:
+    """Yield each flag of each record, after the name of its method."""
     for name, records in groups.items():
         for record in records:
-            flags |= dict.fromkeys(f"{name}: {flag}" for flag in record.final[which].get("flags", ()))
-    return list(flags)
+            yield from ((name, flag) for flag in record.final[which].get("flags", ()))

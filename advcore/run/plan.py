@@ -78,7 +78,7 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
     }
     if trainer.remembers:
-        sizes["remembered perturbations"] = trainer.memory_bytes(len(data.train), data.train.shape)
+        sizes["remembered perturbations"] = trainer.estimate_memory(len(data.train), data.train.shape)
         with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
     memory = {name: _format_megabytes(size) for name, size in sizes.items()}

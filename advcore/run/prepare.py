@@ -15,15 +15,13 @@ from advcore.config.load import from_dict
 from advcore.config.schema import RunConfig
 from advcore.cost import CostLedger
 from advcore.data.base import Data
-from advcore.data.contract import read_first_images
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.run import build, weights
 from advcore.run.plan import Plan, make_plan, settle_budget
-from advcore.runtime.precision import Speed
 from advcore.training.progress import Listener, ignore
-from advcore.training.trainer import Trainer, fill_in_speed
+from advcore.training.trainer import Trainer
 
 Kind = TypeVar("Kind")
 
@@ -95,14 +93,6 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
         inputs["selection.cost"] = wanted
     plan = make_plan(completed, trainer, data, model, wanted)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs)
-
-
-def choose_speed(prepared: Prepared, state: dict[str, object] | None = None) -> Speed:
-    """Return how passes run on this device with this model; in a run that continues from `state`, as it began."""
-    speed = prepared.trainer.speed
-    if state is not None:
-        speed = fill_in_speed(speed, state, prepared.model)
-    return speed.resolve_for(prepared.model, read_first_images(prepared.model, prepared.data.train), distributed.size())
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:

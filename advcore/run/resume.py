@@ -16,8 +16,9 @@ from advcore.files import list_leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.run import build, checkpoints, environment, select
 from advcore.run.folder import clear, was_begun
-from advcore.run.prepare import Prepared, choose_speed
+from advcore.run.prepare import Prepared
 from advcore.tracking import metrics
+from advcore.training.loop_settings import resolve_speed
 from advcore.training.progress import Snapshot, Trained
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,8 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
     unfinished = [list_leftovers(path, name) for name in checkpoints.FILES]
     for paths in [*unfinished, *(list_leftovers(path / name) for name in checkpoints.FOLDERS)]:
         checkpoints.sweep(paths)
-    journal.record.environment["speed"] = asdict(choose_speed(prepared, state))
+    speed = resolve_speed(prepared.trainer.speed, prepared.model, prepared.data.train, state)
+    journal.record.environment["speed"] = asdict(speed)
     journal.save()
     return False, state
 

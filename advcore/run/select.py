@@ -22,12 +22,12 @@ from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.run import build
-from advcore.run.prepare import Prepared, Reporter, choose_speed, prepare
+from advcore.run.prepare import Prepared, Reporter, prepare
 from advcore.selection.result import Coreset
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.scored import SCORE_ALIASES
-from advcore.training.loop import decide_speed_for_all
+from advcore.training.loop_settings import agree_on_speed
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def select(prepared: Prepared, reporter: Reporter) -> Coreset:
     """
     selector = prepared.trainer.selector
     assert selector is not None, "only a run file with a selection is used for one"
-    speed = decide_speed_for_all(partial(choose_speed, prepared))
+    speed = agree_on_speed(prepared.trainer.speed, prepared.model, prepared.data.train)
     select_coreset = speed.activate()(selector.select)
     reporter.on_progress("select", 0, len(prepared.data.train))
     coreset = select_coreset(

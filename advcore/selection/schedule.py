@@ -52,11 +52,11 @@ class Schedule:
         require(
             check_at_least("epochs", self.epochs, 1, most=MOST_EPOCHS),
             check_share("budget", self.budget, "it is the share of the data to keep"),
-            *self.problems(self),
+            *self.find_problems(self),
         )
 
     @staticmethod
-    def problems(fields) -> list[str | None]:
+    def find_problems(fields) -> list[str | None]:
         """Return what is wrong with the `warm_start`, `period` and `schedule` of `fields` (a `Schedule`, or alike)."""
         counts_epochs = fields.schedule != "acs" or fields.period
         return [

@@ -18,10 +18,10 @@ from advcore.config.run_key import identify, list_differences, settings_hash
 from advcore.config.schema import RunConfig
 from advcore.errors import CheckpointError, UserError, must, refuse_as_setting, require
 from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
-from advcore.reporting import formats, page, suite_page
+from advcore.reporting import formats, page
 from advcore.reporting.compare import robust_accuracy
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
-from advcore.reporting.suite import Results, Table, raw_rows
+from advcore.reporting.suite import Results, Table, build_suite_page, list_raw_rows
 from advcore.reporting.suite import build_tables as suite_tables
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite.baselines import add_baselines
@@ -268,8 +268,8 @@ def write_tables(bench: Bench, results: Results) -> list[Path]:
     contents = {
         "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
         "tex": "\n".join(map(formats.to_latex, tables)),
-        "csv": formats.to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
-        "html": page.render(suite_page.build_suite_page(_compose_title(bench), tables)),
+        "csv": formats.to_csv(*list_raw_rows(results, bench.suite.name, bench.suite.size)),
+        "html": page.render(build_suite_page(_compose_title(bench), tables)),
     }
     files = {bench.folder / f"table.{suffix}": text.encode() for suffix, text in contents.items()}
     for path, content in files.items():

@@ -10,11 +10,10 @@ from types import ModuleType
 from advcore.errors import explain_missing_package
 from advcore.settings import settings
 
+# Numbers by name, such as {"probe/robust": 0.5}; names hold letters, digits, "_", "-", "." and "/".
 Values = dict[str, float]
-"""Numbers by name, such as {"probe/robust": 0.5}; names hold letters, digits, "_", "-", "." and "/"."""
-
+# Environment variables that keep these packages from sending reports; values that the user has set take precedence.
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
-"""Environment variables that keep these packages from sending reports; values that the user has set take precedence."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def silence_packages() -> None:
 
 
 @contextlib.contextmanager
-def importing(package: str, extra: str) -> Iterator[None]:
+def import_quietly(package: str, extra: str) -> Iterator[None]:
     """Silence the package that the block imports, and raise ConfigError where it is missing or broken."""
     silence_packages()
     try:

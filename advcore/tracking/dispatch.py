@@ -9,14 +9,14 @@ from advcore.errors import CheckpointError, describe_exception
 from advcore.files import check_inside, read_sealed, write_sealed
 from advcore.rng import preserve_random_state
 from advcore.tracking.base import Opening, Sink, Tracker, Values
-from advcore.tracking.metrics import Row, numbers
+from advcore.tracking.metrics import Row, pick_numbers
 
 log = logging.getLogger(__name__)
 
 _SCHEMA = "advcore-tracking-1"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# In the run's folder: for each tracker a JSON with the state of its sink, and a folder for the files it writes.
 FOLDER = "tracking"
-"""In the run's folder: for each tracker a JSON with the state of its sink, and a folder for the files it writes."""
 
 
 class Tracking:
@@ -46,8 +46,9 @@ class Tracking:
             saved = read_sealed(check_inside(file, self.folder.parent), _SCHEMA, unsealed="")
         if not _ID.fullmatch(saved["kept"].get("id", "none")):
             raise CheckpointError(f"{file} is damaged: it holds no id of a run")
-        opening = Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
-        self.sinks[name] = tracker.open(opening)
+        self.sinks[name] = tracker.open(
+            Opening(self.folder / name, run_name, config, state=saved["kept"], epochs_logged=saved["told"])
+        )
         self._save_state(name)
 
     def _save_state(self, name: str) -> None:
@@ -63,10 +64,8 @@ class Tracking:
             self._try(name, self._log, name, sink, rows)
 
     def _log(self, name: str, sink: Sink, rows: Sequence[Row]) -> None:
-        for row in rows[sink.epochs_logged :]:
-            epoch = row["epoch"]
-            assert isinstance(epoch, int), "a row begins with the number of its epoch"
-            sink.log(epoch, numbers(row))
+        for epoch, row in enumerate(rows[sink.epochs_logged :], sink.epochs_logged):
+            sink.log(epoch, pick_numbers(row))
             sink.epochs_logged = epoch + 1
             self._save_state(name)
 

@@ -44,7 +44,7 @@ def _build_row(entry: dict, selection: dict, reference: int) -> Row:
     return row | {f"selection/{name}": selection.get(name) for name in _SELECTION}
 
 
-def numbers(row: Row) -> dict[str, float]:
+def pick_numbers(row: Row) -> dict[str, float]:
     """Return the numbers of a row, as floats and without the epoch: what a tracker receives."""
     return {name: float(value) for name, value in row.items() if isinstance(value, (int, float)) and name != "epoch"}
 

@@ -4,7 +4,7 @@ import time
 from types import ModuleType
 
 from advcore.settings import settings
-from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, importing
+from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, import_quietly
 
 _MOST_PARAMETERS = 100  # that a server accepts at once
 _LONGEST = 500  # characters of a parameter
@@ -25,7 +25,7 @@ class MLflow(Tracker):
     experiment: str = "advcore"
 
     def load(self) -> ModuleType:
-        with importing("mlflow", "mlflow"):
+        with import_quietly("mlflow", "mlflow"):
             import mlflow
             import mlflow.entities
         return mlflow
@@ -68,8 +68,9 @@ class _Client(Sink):
 
     def log(self, epoch: int, values: Values) -> None:
         now = int(1000 * time.time())
-        metrics = [self.entities.Metric(name, value, now, epoch) for name, value in values.items()]
-        self.client.log_batch(self.id, metrics)
+        self.client.log_batch(
+            self.id, [self.entities.Metric(name, value, now, epoch) for name, value in values.items()]
+        )
 
     def close(self, final: Values | None) -> None:
         if final and self._last_step("final/relative_cost") < self.epochs_logged:

@@ -3,7 +3,7 @@
 from types import ModuleType
 
 from advcore.settings import settings
-from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, importing
+from advcore.tracking.base import Opening, Sink, Tracker, Values, flatten, import_quietly
 
 
 @settings
@@ -11,7 +11,7 @@ class TensorBoard(Tracker):
     """Event files in the run's folder: `tensorboard --logdir RUN/tracking/tensorboard`."""
 
     def load(self) -> ModuleType:
-        with importing("tensorboard", "track"):
+        with import_quietly("tensorboard", "track"):
             from torch.utils import tensorboard
         return tensorboard
 

@@ -5,7 +5,7 @@ from types import ModuleType
 
 from advcore.errors import check_one_of, require
 from advcore.settings import settings
-from advcore.tracking.base import Opening, Sink, Tracker, Values, importing
+from advcore.tracking.base import Opening, Sink, Tracker, Values, import_quietly
 
 MODES = ("offline", "online")
 
@@ -29,7 +29,7 @@ class WandB(Tracker):
         require(check_one_of("mode", self.mode, MODES))
 
     def load(self) -> ModuleType:
-        with importing("wandb", "wandb"):
+        with import_quietly("wandb", "wandb"):
             import wandb
 
             _ = wandb.init  # wandb creates folders named "wandb", which Python imports as empty packages

@@ -5,12 +5,12 @@ from advcore.training.lr import Constant, Cosine, Cyclic, MultiStep, OneCycle
 from advcore.training.optimizers import SGD, Adam
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+# What the field calls these and those below, to their names here (`errors.suggest_nearest`).
 OPTIMIZER_ALIASES = {
     "adamw": "adam, whose weight_decay is not decoupled",
     "momentum": "sgd",
     "nesterov": "sgd with nesterov: true",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""
 LR_SCHEDULES = {
     "constant": Constant,
     "multi_step": MultiStep,
@@ -34,7 +34,5 @@ LR_SCHEDULE_ALIASES = {
     "cycliclr": "cyclic",
     "triangular": "cyclic",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""
 ATTACK_STEPS = {"constant": Steady, "linear": Linear, "by_budget": ByBudget}
 ATTACK_STEP_ALIASES = {"fixed": "constant", "ramp": "linear", "increasing": "linear", "budget": "by_budget"}
-"""What people call them, to their names here (`errors.nearest`)."""

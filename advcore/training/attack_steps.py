@@ -1,6 +1,11 @@
-"""Attack steps as a function of the epoch: cheaper attacks early in training, or as many steps as a budget allows."""
+"""Attack steps as a function of the epoch: cheaper attacks early in training, or as many steps as a budget allows.
 
+Each schedule has `at(epoch, epochs)`, which returns the attack steps of an epoch, counted from 0, of `epochs` that run.
+"""
+
+import contextlib
 import math
+from collections.abc import Iterator
 
 from advcore.attacks.base import Attack
 from advcore.errors import check_at_least, check_positive, must, require
@@ -23,7 +28,6 @@ class Steady:
         require(check_at_least("steps", self.steps, 1))
 
     def at(self, epoch: int, epochs: int) -> int:
-        """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
         return self.steps
 
 
@@ -43,7 +47,6 @@ class Linear:
         require(check_at_least("first", self.first, 1), check_at_least("last", self.last, 1))
 
     def at(self, epoch: int, epochs: int) -> int:
-        """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
         return math.floor(self.first + (self.last - self.first) * epoch / max(1, epochs - 1) + 0.5)
 
 
@@ -72,18 +75,12 @@ class ByBudget:
             *self._check_order(),
         )
 
-    def _check_order(self) -> list[str]:
-        """Return a problem unless first <= mean <= last."""
-        try:
-            ordered = self.first <= self.mean <= self.last
-        except TypeError:
-            return []  # a value of the wrong type, which has its problem already
-        if ordered:
-            return []
-        return [must("first, mean, last", "in rising order", [self.first, self.mean, self.last])]
+    def _check_order(self) -> Iterator[str]:
+        with contextlib.suppress(TypeError):  # of a value of the wrong type, which has its problem already
+            if not self.first <= self.mean <= self.last:
+                yield must("first, mean, last", "in rising order", [self.first, self.mean, self.last])
 
     def at(self, epoch: int, epochs: int) -> int:
-        """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
         extra = floor_share(self.mean, epochs) - self.first * epochs  # steps beyond `first`, over the whole run
         extra_per_epoch = self.last - self.first
         later_epochs = epochs - 1 - epoch  # which get their extra steps before this one

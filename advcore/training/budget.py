@@ -1,5 +1,6 @@
 """What a wanted cost buys: budgets, steps, periods and rules, from the closed forms of `plan.py`."""
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -29,78 +30,57 @@ def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int:
     return count_planned_units(replace_budget(trainer, k / n), n, held_out)
 
 
-def _is_refused(trainer: Trainer, k: int, n: int, held_out: int) -> bool:
-    """Return whether the trainer refuses k of n examples, as it may for few epochs."""
-    try:
-        _count_units(trainer, k, n, held_out)
-    except ConfigError:
-        return True
-    return False
-
-
 def find_largest(holds: Callable[[int], bool], low: int, high: int) -> int:
     """Return the largest number in low..high for which `holds` is true, by bisection.
 
     `holds(low)` must be true, and from the first number for which it is false it must stay false.
     """
-    while low < high:
-        middle = (low + high + 1) // 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return low + bisect.bisect_left(range(low + 1, high + 1), True, key=lambda number: not holds(number))
 
 
-def _find_sizes(trainer: Trainer, n: int, held_out: int) -> tuple[int, int] | None:
-    """Return the smallest and the largest number of examples, of 2..n - 1, that the trainer accepts; None if none.
+def _find_least_size(trainer: Trainer, n: int, held_out: int) -> int:
+    """Return the smallest number of examples, of 2..n - 1, that the trainer accepts: it may refuse few for few epochs.
 
-    What it refuses is too small.
+    Raises ConfigError, the trainer's, if it accepts none.
     """
-    if _is_refused(trainer, n - 1, n, held_out):
-        return None
+    _count_units(trainer, n - 1, n, held_out)
 
     def is_refused(k: int) -> bool:
-        return k < 2 or _is_refused(trainer, k, n, held_out)
+        try:
+            _count_units(trainer, k, n, held_out)
+        except ConfigError:
+            return True
+        return False
 
-    return find_largest(is_refused, 1, n - 1) + 1, n - 1
+    return find_largest(is_refused, 1, n - 1) + 1
 
 
-def _find_budget(
-    sizes: tuple[int, int], trainer: Trainer, n: int, held_out: int, *, cost: float, reference_units: int
-) -> float | None:
+def _find_budget(least: int, trainer: Trainer, n: int, held_out: int, *, cost: float, reference_units: int) -> float:
     """Return the largest share of n training examples at which the run costs at most `cost`, to four digits.
 
-    Return None where even the fewest examples cost more. sizes : by `_find_sizes`. held_out : how many validation
-    examples there are. Costs are compared, and not passes: a cost times the reference may round below the passes.
+    least : how many examples cost no more than that. held_out : how many validation examples there are. Costs are
+    compared, and not passes: a cost times the reference may round below the passes.
     """
 
     def is_within(k: int) -> bool:
         return _count_units(trainer, k, n, held_out) / reference_units <= cost
 
-    if not is_within(sizes[0]):
-        return None
-    k = find_largest(is_within, *sizes)
-    return max(int(k / n * _DIGITS) / _DIGITS, sizes[0] / n)
+    k = find_largest(is_within, least, n - 1)
+    return max(int(k / n * _DIGITS) / _DIGITS, least / n)
 
 
 def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> float:
     """Return the budget at which a run has a relative cost. Raises ConfigError, with figures, where none has."""
-    sizes = _find_sizes(trainer, n, held_out)
-    if sizes is None:
-        replace_budget(trainer, (n - 1) / n)  # which raises the error that says why
-    assert sizes is not None, "the settings were refused with this budget before"
-    least, most = (_count_units(trainer, k, n, held_out) / reference_units for k in sizes)
+    size = _find_least_size(trainer, n, held_out)
+    least, most = (_count_units(trainer, k, n, held_out) / reference_units for k in (size, n - 1))
     if cost < least:
-        rule = f"at least {_format_limit(least)}, what {sizes[0]} examples of {n} cost"
-        way_out = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
-        raise ConfigError(must("cost", rule, cost, way_out))
+        rule = f"at least {_format_limit(least)}, what {size} examples of {n} cost"
+        cheaper = "fewer attack steps, a cheaper selection.attack or a longer period cost less"
+        raise ConfigError(must("cost", rule, cost, cheaper))
     if cost > most:
         rule = f"at most {_format_limit(most, direction=-1)}, what {n - 1} examples of {n} cost"
         raise ConfigError(must("cost", rule, cost, "use all data"))
-    budget = _find_budget(sizes, trainer, n, held_out, cost=cost, reference_units=reference_units)
-    assert budget is not None, "the fewest examples cost no more than `cost`"
-    return budget
+    return _find_budget(size, trainer, n, held_out, cost=cost, reference_units=reference_units)
 
 
 def _format_limit(limit: float, direction: int = 1) -> str:
@@ -140,12 +120,14 @@ def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_
         if count_planned_units(on_all_data, n, held_out) / reference_units <= cost:
             results.append(_describe_offer(on_all_data, n, held_out, reference_units))
             continue
-        sizes = _find_sizes(variant, n, held_out)
-        if sizes is None:
+        try:
+            size = _find_least_size(variant, n, held_out)
+        except ConfigError:
             continue
-        least = min(least, _count_units(variant, sizes[0], n, held_out) / reference_units)
-        budget = _find_budget(sizes, variant, n, held_out, cost=cost, reference_units=reference_units)
-        if budget is not None:
+        variant_least = _count_units(variant, size, n, held_out) / reference_units
+        least = min(least, variant_least)
+        if variant_least <= cost:
+            budget = _find_budget(size, variant, n, held_out, cost=cost, reference_units=reference_units)
             results.append(_describe_offer(replace_budget(variant, budget), n, held_out, reference_units))
     if not results:
         rule = f"at least {_format_limit(least)}, the cheapest found"
@@ -172,8 +154,7 @@ def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: in
 
 def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
     """Yield the trainer with all combinations of cheaper attacks, selections and minibatch rules."""
-    selector = trainer.selector
-    assert selector is not None, "offers start from a run that selects"
+    selector = trainer.get_selector()
     attacks = [_replace_steps(trainer.attack, steps) for steps in _list_steps(trainer)]
     selection_attacks = [selector.attack]
     periods = [trainer.schedule.period]

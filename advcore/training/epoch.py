@@ -44,8 +44,7 @@ class EpochTrainer:
         self.plan = trainer.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
         self.parallel = distributed.average_gradients_of(speed.lay_out(run.model))
-        options = {"fused": True} if speed.fused else {}
-        self.optimizer = trainer.optimizer.build(run.model, **options)
+        self.optimizer = trainer.optimizer.build(run.model, fused=bool(speed.fused))
         self.gate = Gate(self.device) if speed.deferred else None
         self.average = build_average(run.model, trainer.ema)
         self.stepper = build_stepper(
@@ -61,8 +60,8 @@ class EpochTrainer:
         self.place = Place()
         self.coreset: Coreset | None = None
 
-    def train(self, place: Place, coreset: Coreset | None) -> None:
-        """Train on the batches that are left of an epoch, then write its entry into `place`."""
+    def train(self, place: Place, coreset: Coreset | None) -> Entry:
+        """Train on the batches that are left of an epoch, then write its entry into `place` and return it."""
         self.place = place
         self.coreset = coreset
         n = len(self.run.train)
@@ -71,14 +70,14 @@ class EpochTrainer:
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
         streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
         self._begin_epoch(streams[0])
-        parts = [distributed.share_of_batch(batch) for batch in batches[place.step :]]
-        loaded = read_batches(self.run.model, self.run.train, parts)
+        left = map(distributed.share_of_batch, batches[place.step :])
+        loaded = read_batches(self.run.model, self.run.train, list(left))
         for i in range(place.step, len(batches)):
             with distributed.fail_together():
                 examples = next(loaded)
             with defer_stop():
                 place.lr = self._set_lr(i / len(batches))
-                batch = self._prepare_batch(examples, batches[i], weights, streams)
+                batch = self._build_batch(examples, batches[i], weights, streams)
                 self._add_loss(*self.stepper.step(self._build_learner(batch.is_counted), batch))
                 place.seen += batch.images
                 place.step += 1
@@ -94,6 +93,7 @@ class EpochTrainer:
         with self.run.out.ledger.undo_on_error():
             rule_facts = self.stepper.summarize(self._build_learner())
         place.entry = self._describe_epoch(len(batches), rule_facts)
+        return place.entry
 
     def _begin_epoch(self, view: Stream) -> None:
         """Prepare rule and memory for the epoch, unless they were before the run was stopped.
@@ -109,14 +109,12 @@ class EpochTrainer:
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
             else:
-                selector = self.run.trainer.selector
-                assert selector is not None, "it chose the coreset"
-                indices = self.coreset.indices
-                self.memory.begin(indices, view, max(len(indices), selector.size(n)))
+                room = max(len(self.coreset), self.run.trainer.get_selector().size(n))
+                self.memory.begin(self.coreset.indices, view, room)
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
         self.place.begun = True
 
-    def _prepare_batch(
+    def _build_batch(
         self, examples: tuple[Tensor, Tensor, Tensor], batch: Tensor, weights: Tensor, streams: list[Stream]
     ) -> Batch:
         """Augment this process's `examples` of a batch of indices, and name their weights and random numbers."""
@@ -136,7 +134,7 @@ class EpochTrainer:
         )
 
     def _add_loss(self, loss: Tensor, images: int) -> None:
-        self.place.total = self.place.total + loss * (images / distributed.size())
+        self.place.total = self.place.total + loss * distributed.share_of_count(images)
         self.place.counted += images
 
     def _describe_epoch(self, steps: int, rule_facts: Entry) -> Entry:
@@ -182,14 +180,13 @@ class EpochTrainer:
 
     def _choose_attack(self) -> Attack | None:
         """Return the attack of the next step, in a smaller ball while the ramp lasts."""
-        attack = self.run.trainer.attack_at(self.place.epoch)
-        ramp = self.run.trainer.eps_ramp
+        trainer = self.run.trainer
+        attack = trainer.attack_at(self.place.epoch)
+        if attack is None:
+            return None
         if self.memory is not None:
-            assert attack is not None, "the memory is an attack's"
             attack = attack.recalling(self.memory)
-        if attack is None or not ramp:
-            return attack
-        steps = ramp * math.ceil(len(self.run.train) / self.run.trainer.batch_size)
+        steps = trainer.eps_ramp * math.ceil(len(self.run.train) / trainer.batch_size)
         if self.steps_done + 1 >= steps:
             return attack
         return attack.scaled((self.steps_done + 1) / steps)
@@ -220,11 +217,10 @@ def split_into_batches(coreset: Coreset | None, n: int, size: int, stream: Strea
 
     coreset : what the epoch trains on; None for all n examples. size : examples per batch, where there are no blocks.
     """
-    if coreset is None:
-        return cut_into_chunks(stream.at(torch.arange(n)).permutation(), size)
-    if coreset.blocks is None:
-        return cut_into_chunks(coreset.indices[stream.at(coreset.indices).permutation()], size)
-    blocks = [coreset.indices[coreset.blocks == block] for block in coreset.blocks.unique()]
+    indices = torch.arange(n) if coreset is None else coreset.indices
+    if coreset is None or coreset.blocks is None:
+        return cut_into_chunks(indices[stream.at(indices).permutation()], size)
+    blocks = [indices[coreset.blocks == block] for block in coreset.blocks.unique()]
     return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]
 
 

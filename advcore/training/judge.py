@@ -44,8 +44,11 @@ class Judge:
             size = min(run.trainer.probe_examples, len(run.validation))
             self.probe_indices = subsample(run.validation.labels(), size, run.seed, "probe")
         elif run.trainer.few_steps:
-            problem = "few attack steps and no validation examples: nothing watches for catastrophic overfitting"
-            run.out.add_event(0, f"{problem}; hold some examples out")
+            run.out.add_event(
+                0,
+                "few attack steps and no validation examples: nothing watches for catastrophic overfitting; "
+                "hold some examples out",
+            )
 
     def judge(self, model: nn.Module, entry: Entry, device: torch.device) -> None:
         """Write validation accuracies and the peak of memory into `entry`, and hand the state to the listener."""
@@ -88,9 +91,11 @@ class Judge:
         if before is None or not is_collapse(before.robust, verdict.robust):
             return
         epoch = verdict.entry["epoch"]
-        way_out = f"the weights of epoch {before.entry['epoch']} are kept as before_collapse"
-        fall = f"from {before.robust['accuracy']:.3f} to {verdict.robust['accuracy']:.3f}"
-        event = f"catastrophic overfitting: probe robust accuracy fell {fall}; {way_out}"
+        event = (
+            "catastrophic overfitting: probe robust accuracy fell "
+            f"from {before.robust['accuracy']:.3f} to {verdict.robust['accuracy']:.3f}; "
+            f"the weights of epoch {before.entry['epoch']} are kept as before_collapse"
+        )
         self.run.out.add_event(epoch, event)
         log.warning("epoch %d: %s", epoch, event)
         self.run.listener.on_state("before_collapse", before.state, before.entry)
@@ -98,8 +103,7 @@ class Judge:
 
 def is_collapse(before: Entry, after: Entry) -> bool:
     """Return whether robust accuracy fell by more than 0.20, and by more than both confidence intervals allow."""
-    fell = before["accuracy"] - after["accuracy"] > COLLAPSE
-    return fell and after["interval"][1] < before["interval"][0]
+    return before["accuracy"] - after["accuracy"] > COLLAPSE and after["interval"][1] < before["interval"][0]
 
 
 def copy_weights(model: nn.Module) -> State:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.memory import Perturbations, refuse_unmoved
 from advcore.data.augment import none
-from advcore.data.contract import read_first_images
 from advcore.data.source import Source
 from advcore.errors import NonFiniteError
 from advcore.rng import Stream
@@ -23,18 +22,17 @@ from advcore.runtime.precision import Speed, find_family
 from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset
-from advcore.selection.schedule import Epoch
 from advcore.training.epoch import EpochTrainer
-from advcore.training.epoch_scores import build_collector, score_examples, score_probe
+from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge, copy_weights
-from advcore.training.loop_settings import has_remembered_start
+from advcore.training.loop_settings import agree_on_speed, has_remembered_start
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
-from advcore.training.snapshot import take_snapshot
+from advcore.training.snapshot import restore, take_snapshot
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
 
-__all__ = ["Listener", "Loop", "Place", "Run", "State", "Trained", "decide_speed_for_all"]
+__all__ = ["Listener", "Loop", "Place", "Run", "State", "Trained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,64 +57,35 @@ class Run:
 class Loop:
     """The epochs of a run, and all that changes while they run.
 
-    scores : collected over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
-    place : how far the run is.
+    scores : taken over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
+    place : how far the run is; where there is a snapshot, as far as that of the run that continues.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, snapshot: Snapshot | None = None):
         self.run = run
         self.device = find_device(run.model)
         self.judge = Judge(run)
         self.plan = run.trainer.schedule.plan()
-        self.memory = self._build_memory()
-        self.speed = self._decide_speed()
+        self.memory = build_memory(run)
+        self.speed = self._decide_speed(snapshot)
         self.epoch_trainer = EpochTrainer(run, self.memory, self.speed)
-        self.scores = build_collector(run.trainer) if run.trainer.takes_scores else None
+        self.scores = None if run.trainer.score is None else EpochScores(run, run.trainer.score)
         self.coreset: Coreset | None = None
         self.place = Place()
+        if snapshot is not None:
+            restore(self, snapshot)
+            run.listener.on_progress("epochs", self.place.epoch, len(self.plan))
 
-    # ---- what is built once ----
-
-    def _build_memory(self) -> Perturbations | None:
-        """Build what the training attack's perturbations are remembered in; None for an attack that forgets them.
-
-        An event says so where they do not fit in the memory of the images' device.
-        """
-        trainer = self.run.trainer
-        if not trainer.remembers:
-            return None
-        n = len(self.run.train)
-        channels, height, width = self.run.train.shape
-        shape = (channels, height, width)
-        device = self.run.train.device
-        refuse_unmoved(self.run.augment, shape, Stream(seed=self.run.seed, purpose="augment"))
-        place = trainer.memory.settle(trainer.memory_bytes(n, shape), device)
-        if place.type != device.type and trainer.memory.place == "auto":
-            reason = "more than half of the device's would be needed"
-            self.run.out.add_event(0, f"perturbations are remembered in the host's memory: {reason}")
-        augment = None if self.run.augment is none else self.run.augment
-        return Perturbations(trainer.memory, n, shape, device, augment, place)
-
-    def _decide_speed(self) -> Speed:
-        """Decide how passes run, as the first process does; an event says so where the model refuses channels last."""
-        wanted = self.run.trainer.speed
-
-        def decide() -> Speed:
-            return wanted.resolve_for(
-                self.run.model, read_first_images(self.run.model, self.run.train), distributed.size()
-            )
-
-        speed = decide_speed_for_all(decide)
-        if speed.channels_last != wanted.resolve(self.device, family=find_family(self.run.model)).channels_last:
-            self.run.out.add_event(0, "the model cannot take images that lie channels last; they lie channels first")
+    def _decide_speed(self, snapshot: Snapshot | None) -> Speed:
+        """Decide how passes run; an event says so where the model refuses images that lie channels last."""
+        run = self.run
+        wanted = run.trainer.speed
+        speed = agree_on_speed(wanted, run.model, run.train, snapshot)
+        if speed.channels_last != wanted.resolve(self.device, family=find_family(run.model)).channels_last:
+            run.out.add_event(0, "the model cannot take images that lie channels last; they lie channels first")
         return speed
 
     # ---- epochs ----
-
-    @property
-    def epoch(self) -> Epoch:
-        """The planned epoch that runs, or runs next."""
-        return self.plan[self.place.epoch]
 
     @property
     def judged_model(self) -> nn.Module:
@@ -128,85 +97,75 @@ class Loop:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
         with self.speed.activate():
             try:
-                if self.run.trainer.probe_epochs:
-                    assert self.scores is not None, "a probe is trained where scores are taken"
-                    if not self.scores.epochs:
-                        self.scores = score_probe(self.run)
+                if self.scores is not None:
+                    self.scores.begin()
                 while self.place.epoch < len(self.plan):
                     self._run_epoch()
             except Stopped:
-                self.run.listener.on_checkpoint(self.state)
+                self.run.listener.on_checkpoint(partial(take_snapshot, self))
                 raise
             self.run.out.last = copy_weights(self.judged_model)
             self.run.out.best = self.run.out.best or self.run.out.last
             return self.run.out
 
-    def state(self) -> Snapshot:
-        """Return a copy of all that the rest of the run depends on (`take_snapshot`)."""
-        return take_snapshot(self)
-
     def _run_epoch(self) -> None:
-        """Run the present epoch from where it was stopped, then report it.
+        """Run the present epoch from where it was stopped, go to the next one, and tell the listener.
 
         A signal stops it between two steps, or in work that only looks at the model and is then done anew.
         """
-        place = self.place
-        started = time.perf_counter() - place.seconds
+        out = self.run.out
+        listener = self.run.listener
+        started = time.perf_counter() - self.place.seconds
         try:
-            self._work_on_epoch()
+            entry = self._work_on_epoch()
         except Stopped:
-            place.seconds = time.perf_counter() - started
+            self.place.seconds = time.perf_counter() - started
             raise
-        distributed.merge_ledgers(self.run.out.ledger)
-        self.run.out.ledger.settle()  # once per epoch, so that no events pile up
-        entry = place.entry
-        assert entry is not None, "training wrote it"
+        distributed.merge_ledgers(out.ledger)
+        out.ledger.settle()  # once per epoch, so that no events pile up
         # The first process's ledger holds all counts: the others' were merged into it.
-        (entry["units"],) = distributed.sum_numbers([self.run.out.ledger.sum_units()])
+        (entry["units"],) = distributed.sum_numbers([out.ledger.sum_units()])
         entry["seconds"] = round(time.perf_counter() - started, 3)
-        self.run.out.epochs.append(entry)
-        self._report_epoch(entry)
-
-    def _work_on_epoch(self) -> None:
-        """Do what is left of the epoch: choose its coreset, train, take scores, and judge the model."""
-        place = self.place
-        ledger = self.run.out.ledger
-        if not place.begun:
-            with ledger.undo_on_error():
-                self._choose_coreset()
-        if place.entry is None:
-            doing = f"in a training step of {self.run.trainer.batch_size} images with {type(self.run.model).__name__}"
-            with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
-                self.epoch_trainer.train(place, None if self.epoch.action == "full" else self.coreset)
-        if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
-            raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
-        if self.epoch.action == "full" and self.run.trainer.takes_scores and not place.scored:
-            assert self.scores is not None, "this run takes scores"
-            with ledger.undo_on_error():
-                self.scores.add(score_examples(self.run, place.epoch, self.run.model, ledger))
-            place.scored = True
-        assert place.entry is not None, "training wrote it"
-        with ledger.undo_on_error():
-            self.judge.judge(self.judged_model, place.entry, self.device)
-
-    def _report_epoch(self, entry: Entry) -> None:
-        """Go to the next epoch, and tell the listener of this one."""
+        out.epochs.append(entry)
         done = self.place.epoch + 1
         self.place = Place(epoch=done)
-        self.run.listener.on_epoch(entry, self.run.out)
-        self.run.listener.on_model(self.run.model)
-        if done % self.run.listener.period == 0 or done == len(self.plan):
-            self.run.listener.on_checkpoint(self.state)
+        listener.on_epoch(entry, out)
+        listener.on_model(self.run.model)
+        if done % listener.period == 0 or done == len(self.plan):
+            listener.on_checkpoint(partial(take_snapshot, self))
+
+    def _work_on_epoch(self) -> Entry:
+        """Do what is left of the epoch, and return its entry: choose its coreset, train, take scores, and judge."""
+        run = self.run
+        place = self.place
+        ledger = run.out.ledger
+        action = self.plan[place.epoch].action
+        if not place.begun:
+            with ledger.undo_on_error():
+                self._choose_coreset(action)
+        entry = place.entry
+        if entry is None:
+            doing = f"in a training step of {run.trainer.batch_size} images with {type(run.model).__name__}"
+            with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
+                entry = self.epoch_trainer.train(place, None if action == "full" else self.coreset)
+        if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
+            raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
+        if self.scores is not None and action == "full" and not place.scored:
+            with ledger.undo_on_error():
+                self.scores.add(place.epoch)
+            place.scored = True
+        with ledger.undo_on_error():
+            self.judge.judge(self.judged_model, entry, self.device)
+        return entry
 
     # ---- coresets ----
 
-    def _choose_coreset(self) -> None:
+    def _choose_coreset(self, action: str) -> None:
         """Set the coreset that this epoch trains on: a new one, a random one, or the present one."""
-        action = self.epoch.action
+        run = self.run
         if action in ("full", "reuse"):
             return
-        selector = self.run.trainer.selector
-        assert selector is not None, "a schedule with a budget below 1 has a selector"
+        selector = run.trainer.get_selector()
         if self.memory is not None:
             self.memory.look(None)
             if selector.attack is not None and has_remembered_start(selector.attack):
@@ -214,32 +173,42 @@ class Loop:
         if action == "select":
             self._select(selector)
         elif self.coreset is None:
-            self.coreset = selector.stand_in.select(
-                self.run.model, self.run.train, seed=self.run.seed, epoch=self.place.epoch
-            )
+            self.coreset = selector.stand_in.select(run.model, run.train, seed=run.seed, epoch=self.place.epoch)
 
     def _select(self, selector: AdversarialCoreset) -> None:
-        coresets = self.run.out.coresets
-        rows = self.run.scores
-        if self.scores is not None:
-            rows = self.scores.rows
+        run = self.run
+        coresets = run.out.coresets
         self.coreset = selector.select(
-            self.run.model,
-            self.run.train,
-            seed=self.run.seed,
+            run.model,
+            run.train,
+            seed=run.seed,
             epoch=self.place.epoch,
-            rows=rows,
-            validation=self.run.validation,
+            rows=run.scores if self.scores is None else self.scores.collected.rows,
+            validation=run.validation,
             previous=coresets[-1] if coresets else None,
-            ledger=self.run.out.ledger,
-            on_chunk=partial(self.run.listener.on_progress, "select"),
+            ledger=run.out.ledger,
+            on_chunk=partial(run.listener.on_progress, "select"),
         )
         coresets.append(self.coreset)
         for event in self.coreset.events:
-            self.run.out.add_event(self.place.epoch, event)
-        self.run.listener.on_coreset(self.coreset)
+            run.out.add_event(self.place.epoch, event)
+        run.listener.on_coreset(self.coreset)
 
 
-def decide_speed_for_all(decide: Callable[[], Speed]) -> Speed:
-    """Let the first process decide how passes run, for all."""
-    return Speed(**distributed.run_on_first(lambda: asdict(decide())))
+def build_memory(run: Run) -> Perturbations | None:
+    """Build what the training attack's perturbations are remembered in; None for an attack that forgets them.
+
+    An event says so where they do not fit in the memory of the images' device.
+    """
+    trainer = run.trainer
+    train = run.train
+    if not trainer.remembers:
+        return None
+    refuse_unmoved(run.augment, train.shape, Stream(seed=run.seed, purpose="augment"))
+    place = trainer.memory.settle(trainer.estimate_memory(len(train), train.shape), train.device)
+    if place.type != train.device.type and trainer.memory.place == "auto":
+        run.out.add_event(
+            0, "perturbations are remembered in the host's memory: more than half of the device's would be needed"
+        )
+    augment = None if run.augment is none else run.augment
+    return Perturbations(trainer.memory, len(train), train.shape, train.device, augment, place)

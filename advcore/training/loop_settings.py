@@ -4,19 +4,33 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
+from advcore.data.contract import read_first_images
 from advcore.data.source import Source
-from advcore.errors import ConfigError, check_at_least, check_one_of, check_positive, check_within, must, require
+from advcore.errors import (
+    CheckpointError,
+    ConfigError,
+    check_at_least,
+    check_one_of,
+    check_positive,
+    check_within,
+    describe_exception,
+    must,
+    require,
+)
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
+from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.result import NORMALISE
 from advcore.selection.settings import unless
 from advcore.settings import settings
+from advcore.training.progress import Snapshot
 from advcore.types import find_name
 
 if TYPE_CHECKING:
@@ -76,13 +90,15 @@ def refuse_processes(trainer: "Trainer") -> None:
     count = distributed.size()
     if count == 1:
         return
-    least = distributed.LEAST * count
-    rule = f"a rule of what to attack with {count} processes"
-    way_out = "it learns from whole batches; use one process"
     require(
         unless(
             not isinstance(trainer.minibatch, UpdateSubset),
-            must("minibatch", rule, find_name(RULES, trainer.minibatch), way_out),
+            must(
+                "minibatch",
+                f"a rule of what to attack with {count} processes",
+                find_name(RULES, trainer.minibatch),
+                way_out="it learns from whole batches; use one process",
+            ),
         ),
         unless(
             not trainer.speed.deferred,
@@ -96,10 +112,29 @@ def refuse_processes(trainer: "Trainer") -> None:
         check_at_least(
             "training.batch_size",
             trainer.batch_size,
-            least,
+            distributed.LEAST * count,
             way_out=f"{count} processes take {distributed.LEAST} or more each",
         ),
     )
+
+
+def resolve_speed(speed: Speed, model: nn.Module, train: Source, snapshot: Snapshot | None = None) -> Speed:
+    """Decide how passes of the model run on the data's device, for as many processes as there are.
+
+    snapshot : of the run that is continued, from which settings that are left out are taken. Raises CheckpointError for
+        what is no snapshot.
+    """
+    if snapshot is not None:
+        try:
+            speed = speed.complete_from(snapshot.get("speed"), find_device(model))
+        except (LookupError, TypeError, AttributeError, ConfigError) as error:
+            raise CheckpointError(must("resume", "a state of this run", describe_exception(error))) from error
+    return speed.resolve_for(model, read_first_images(model, train), distributed.size())
+
+
+def agree_on_speed(speed: Speed, model: nn.Module, train: Source, snapshot: Snapshot | None = None) -> Speed:
+    """Let the first process decide how passes run (`resolve_speed`), for all."""
+    return Speed(**distributed.run_on_first(lambda: asdict(resolve_speed(speed, model, train, snapshot))))
 
 
 def has_remembered_start(attack: Attack | None) -> bool:
@@ -123,8 +158,8 @@ def refuse_other_images(train: Source) -> None:
     if not differing:
         return
     example = int(sample[differing[0]])
-    got = f"{len(differing)} of {len(sample)} that change from one reading to the next (example {example})"
-    way_out = "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
     raise ConfigError(
-        f"attack.start: remembered needs data that give an index the same image each time, got {got}; {way_out}"
+        "attack.start: remembered needs data that give an index the same image each time, got "
+        f"{len(differing)} of {len(sample)} that change from one reading to the next (example {example}); "
+        "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
     )

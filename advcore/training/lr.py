@@ -1,8 +1,8 @@
 """Learning-rate schedules as pure functions: they have nothing to save and nothing to step.
 
-`factor(progress, lr_index)` multiplies the optimiser's learning rate. `progress` in [0, 1) is the share of
-the planned steps done, so smooth schedules span exactly the steps that run. `lr_index` is the epoch's place
-in the full run, in which milestones are counted.
+Each has `factor(progress, lr_index)`, which returns what the optimiser's learning rate is multiplied by. `progress` in
+[0, 1) is the share of the planned steps done, so smooth schedules span exactly the steps that run. `lr_index` is the
+epoch's place in the full run, in which milestones are counted.
 """
 
 import math
@@ -17,7 +17,6 @@ class Constant:
     """Keep the same rate throughout."""
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return 1.0
 
 
@@ -46,7 +45,6 @@ class MultiStep:
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         ramp = min(1.0, (lr_index + 1) / max(1, self.ramp))
         return ramp * self.gamma ** sum(lr_index >= milestone for milestone in self.milestones)
 
@@ -56,7 +54,6 @@ class Cosine:
     """Lower the rate from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -85,7 +82,6 @@ class OneCycle:
         )
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         if progress < self.peak:
             return _interpolate(self.start, 1.0, progress / self.peak)
         return _interpolate(1.0, self.end, (progress - self.peak) / (1 - self.peak))
@@ -113,7 +109,6 @@ class Cyclic:
         require(check_within("peak", self.peak, 0.001, 0.999))
 
     def factor(self, progress: float, lr_index: int) -> float:
-        """Return what the rate is multiplied by, with `progress` in [0, 1) of the steps done, in epoch `lr_index`."""
         return min(progress / self.peak, (1 - progress) / (1 - self.peak))
 
 

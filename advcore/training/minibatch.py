@@ -55,8 +55,8 @@ def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int
             copy.deepcopy(model).train()(read_first_images(model, source)[:1])
     except ValueError as error:
         setting = "rho" if isinstance(rule, AttackSubset) else "p_up"
-        way_out = f"it leaves one image of a batch of {smallest}, and the model cannot learn from one ({error})"
-        raise ConfigError(must(f"minibatch.{setting}", "larger", getattr(rule, setting), way_out)) from None
+        reason = f"it leaves one image of a batch of {smallest}, and the model cannot learn from one ({error})"
+        raise ConfigError(must(f"minibatch.{setting}", "larger", getattr(rule, setting), reason)) from None
 
 
 def count_least_images(rule: Rule, size: int) -> int:
@@ -74,13 +74,21 @@ def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, norm
     if not is_attacked(objective):
         return must("minibatch", "null for an objective that is not attacked", name, "there is no attack to save")
     if rule.single_image and len(objective.passes) > 1:
-        way_out = "use pgd, or a rule that chooses what to attack"
-        return must("objective", "one with a loss of a single image for this minibatch rule", name, way_out)
+        return must(
+            "objective",
+            "one with a loss of a single image for this minibatch rule",
+            name,
+            way_out="use pgd, or a rule that chooses what to attack",
+        )
     if rule.warm_up > epochs:
         return must("minibatch.warm_up", f"at most the {epochs} epochs that run", rule.warm_up)
     if isinstance(rule, AttackSubset) and not rule.single_image and normalise == "batch" and rule.correction != "none":
-        way_out = "normalise: batch divides by the picked weights' own sum, which undoes it"
-        return must("minibatch.correction", "none with training.normalise: batch", rule.correction, way_out)
+        return must(
+            "minibatch.correction",
+            "none with training.normalise: batch",
+            rule.correction,
+            way_out="normalise: batch divides by the picked weights' own sum, which undoes it",
+        )
     return None
 
 

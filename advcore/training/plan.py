@@ -40,9 +40,8 @@ class Reference:
 
 def plan_reference(objective: Objective, attack: Attack | None, n: int, epochs: int, steps: int) -> Reference:
     """Return the reference of `epochs` over n examples with the same objective and `steps` attack steps."""
-    if not is_attacked(objective):
+    if attack is None or not is_attacked(objective):
         return Reference(epochs, None, epochs * n * count_step_units(objective, None))
-    assert attack is not None, "an objective that is attacked comes with an attack"
     return Reference(epochs, steps, epochs * n * count_step_units(objective, attack.reference(steps)))
 
 
@@ -71,15 +70,15 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
     """
     plan = trainer.schedule.plan()
     scoring = 0
-    if trainer.takes_scores:
-        assert trainer.selector is not None and trainer.solver_reads is not None, "scores are taken for a selection"
-        scoring = GRADIENTS[trainer.solver_reads].units(trainer.objective, trainer.selector.attack)
+    if trainer.score is not None:
+        scoring = trainer.score.units(trainer.objective, trainer.get_selector().attack)
     probe = trainer.probe_epochs * n * (count_step_units(Standard(), None) + scoring)
     full_epochs = sum(epoch.action == "full" for epoch in plan)
     selection = sum(epoch.action == "select" for epoch in plan)
     if selection:
-        assert trainer.selector is not None, "it makes the selections"
-        selection *= _count_measured(trainer.selector, n, held_out) * count_selection_units(trainer.selector)
+        selector = trainer.get_selector()
+        measured = n + held_out if selector.target == "validation" else n
+        selection *= measured * count_selection_units(selector)
     return PlannedUnits(
         training=sum(_count_epoch_units(trainer, i, epoch.action, n) for i, epoch in enumerate(plan)),
         selection=selection,
@@ -88,18 +87,12 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
 
 
 def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
-    """Return the units of the training steps of an epoch, counted from 0."""
     sizes = count_chunks(trainer.count_examples(action, n), trainer.batch_size)
     attack = trainer.attack_at(epoch)
     return sum(
         batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
         for size, batches in sizes.items()
     )
-
-
-def _count_measured(selector: AdversarialCoreset, n: int, held_out: int) -> int:
-    """Return how many examples a selection measures rows of."""
-    return n + held_out if selector.target == "validation" else n
 
 
 def count_planned_units(trainer: Trainer, n: int, held_out: int = 0) -> int:

@@ -50,7 +50,8 @@ class Listener:
     """Callbacks for the events of a run. By default they do nothing.
 
     on_epoch : after each epoch, with its entry and the results so far.
-    on_progress : within a phase, with its name, how much is done, and the total.
+    on_progress : within a phase, with its name, how much is done, and the total; where a run is continued, first with
+        "epochs" and how many of them are done.
     on_coreset : after each selection.
     on_state : with a name, a state and its epoch's entry: "last" after each epoch, "best" when it improves, and
         "before_collapse" for the epoch before a catastrophic overfitting.

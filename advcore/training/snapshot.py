@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advcore import distributed
 from advcore.cost import CostLedger
-from advcore.errors import ConfigError, must
+from advcore.errors import CheckpointError, ConfigError, UserError, describe_exception, must
 from advcore.runtime.device import get_random_state, set_random_state
 from advcore.selection.result import Coreset
 from advcore.training.judge import Verdict
@@ -44,7 +44,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "optimizer": optimizer | {"state": {str(key): slots for key, slots in optimizer["state"].items()}},
             "average": learning.average and learning.average.state_dict(),
             "rule": learning.stepper.state(),
-            "scores": loop.scores and loop.scores.state(),
+            "scores": loop.scores and loop.scores.collected.state(),
             "coresets": [coreset.state() for coreset in out.coresets],
             "coreset": loop.coreset and loop.coreset.state(),
             "best": out.best,
@@ -64,13 +64,25 @@ def take_snapshot(loop: "Loop") -> Snapshot:
 def restore(loop: "Loop", snapshot: Snapshot) -> None:
     """Put a snapshot into a loop of the same run; the snapshot stays as it is.
 
-    Raises ConfigError for a snapshot of another seed or other data.
+    Raises ConfigError for a snapshot of another seed or other data, CheckpointError for what is no snapshot.
     """
+    try:
+        _restore(loop, snapshot)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"resume must be a state of this run, got one that fails with {describe_exception(error)}"
+        ) from error
+
+
+def _restore(loop: "Loop", snapshot: Snapshot) -> None:
     if snapshot["of"] != _identify(loop):
         raise ConfigError(must("resume", f"a state of this run, {_identify(loop)}", snapshot["of"]))
     snapshot = copy_to_cpu(snapshot)
     learning = loop.epoch_trainer
-    loop.place = _restore_place(snapshot["place"], loop.device)
+    place = _map_tensors(methodcaller("to", loop.device), snapshot["place"])
+    loop.place = Place(**place | {"total": distributed.part_of_sum(place["total"])})
     learning.steps_done = snapshot["steps_done"]
     loop.run.model.load_state_dict(snapshot["model"])
     _restore_optimizer(learning.optimizer, snapshot["optimizer"])
@@ -80,28 +92,16 @@ def restore(loop: "Loop", snapshot: Snapshot) -> None:
     if loop.memory is not None:
         loop.memory.restore(snapshot["memory"])
     if loop.scores is not None:
-        loop.scores.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
+        loop.scores.collected.restore(_map_tensors(methodcaller("to", loop.run.train.device), snapshot["scores"]))
     _restore_results(loop, snapshot)
-    if distributed.rank() < len(snapshot["random"]):  # a process that was not there keeps its own states
-        _set_random_states(snapshot["random"][distributed.rank()], loop.device)
+    random_states = distributed.entry_of_process(snapshot["random"], missing=None)
+    if random_states is not None:  # a process that was not there keeps its own
+        _set_random_states(random_states, loop.device)
 
 
 def _identify(loop: "Loop") -> Entry:
     """Return what a snapshot must agree on, for its indices and names of random numbers to mean the same."""
     return {"seed": loop.run.seed, "examples": len(loop.run.train), "labels": loop.run.train.fingerprint()}
-
-
-def _restore_place(fields: Entry, device: torch.device) -> Place:
-    """Rebuild the place in the run; the sums of losses are dealt to as many processes as there are now."""
-    place = Place(**_map_tensors(methodcaller("to", device), fields))
-    totals = cast(list[Tensor | float], place.total)  # a snapshot holds those of all processes
-    if len(totals) == distributed.size():
-        place.total = totals[distributed.rank()]
-    elif distributed.is_first():
-        place.total = sum(totals)
-    else:
-        place.total = 0.0
-    return place
 
 
 def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
@@ -163,13 +163,12 @@ def _map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 def _get_random_states(device: torch.device) -> Snapshot:
     """Return the global random states, which layers such as dropout draw from."""
     _, words, gauss = random.getstate()
-    state = np.random.get_state(legacy=True)
-    assert isinstance(state, tuple), "the legacy form is a tuple"
-    _, keys, *rest = state
+    state = np.random.get_state(legacy=False)
+    keys = torch.from_numpy(state["state"]["key"].astype(np.int64))
     return {
         "torch": get_random_state(device),
         "python": [torch.tensor(words), gauss],
-        "numpy": [torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": [keys, state["state"]["pos"], state["has_gauss"], state["gauss"]],
     }
 
 

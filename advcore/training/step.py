@@ -44,8 +44,9 @@ def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: 
     if len(part_weights) == len(batch):
         return 1.0
     if normalise == "batch":
-        return distributed.size() * float(part_weights.sum() / weights[batch.to(weights.device)].sum())
-    return distributed.size() * len(part_weights) / len(batch)
+        share = float(part_weights.sum() / weights[batch.to(weights.device)].sum())
+        return distributed.weigh_mean(share, 1)
+    return distributed.weigh_mean(len(part_weights), len(batch))
 
 
 class FusedOptimizer(Protocol):
@@ -61,8 +62,7 @@ class Gate:
     `look` raises an error for such a step. For optimisers with a fused step.
     """
 
-    OFTEN = 256
-    """Steps after which the gate looks by itself."""
+    OFTEN = 256  # steps after which the gate looks by itself
 
     def __init__(self, device: torch.device):
         self._shut = torch.zeros((), device=device)
@@ -88,8 +88,8 @@ class Gate:
     def look(self) -> None:
         """Raise NonFiniteError if a step was not finite; waits for the device."""
         if self._places and bool(self._shut):
-            place = self._places[int(self._first)]()
-            raise NonFiniteError(f"loss or gradient is NaN or infinite at {place}; {_NOT_APPLIED}")
+            describe_step = self._places[int(self._first)]
+            raise NonFiniteError(f"loss or gradient is NaN or infinite at {describe_step()}; {_NOT_APPLIED}")
         self._places.clear()
 
 
@@ -123,9 +123,9 @@ class Learner:
         """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
         if not len(x):
             return x
-        forward = self.ledger.count_passes(self.model)
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
+            forward = self.ledger.count_passes(self.model)
             x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
                 assert generator.indices is not None, "a batch's stream is bound to its examples"
@@ -134,8 +134,8 @@ class Learner:
 
     def loss(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted objective at B examples, clean and attacked."""
-        inputs = {"clean": clean, "adversarial": adversarial}
-        logits = {name: forward(inputs[name]) for name in self.objective.passes}
+        images = {"clean": clean, "adversarial": adversarial}
+        logits = {name: forward(images[name]) for name in self.objective.passes}
         return reduce_losses(self.objective.loss(y, **logits), weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
@@ -266,7 +266,7 @@ class PlainStepper:
 
 
 @contextlib.contextmanager
-def scoring(learner: Learner, device: torch.device) -> Iterator[None]:
+def enter_scoring(learner: Learner, device: torch.device) -> Iterator[None]:
     """Put the model in eval mode without gradients, in phase "scoring"; BatchNorm's statistics stay as they are."""
     with learner.ledger.phase("scoring", device), borrow(learner.model, training=False), torch.no_grad():
         yield

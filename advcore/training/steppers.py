@@ -21,10 +21,10 @@ from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.runtime.precision import disable_compilation
 from advcore.training.progress import Entry, Snapshot
-from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, reduce_losses, scoring
+from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, enter_scoring, reduce_losses
 
+# (N,) which examples were picked, or how often; None before there is an epoch of picks.
 Picks = TypeVar("Picks", Tensor, Tensor | None)
-"""(N,) which examples were picked, or how often; None before there is an epoch of picks."""
 
 
 class AttackSubsetStepper(PlainStepper):
@@ -73,7 +73,6 @@ class AttackSubsetStepper(PlainStepper):
         return learner.update(loss_of, x.device, batch.where), images
 
     def _note(self, picked: Picked, batch: Batch) -> None:
-        """Add a step's picks to the counts of the epoch."""
         self.entropies.append(picked.entropy)
         if batch.is_counted:
             assert self.picked is not None, "`begin` made it"
@@ -85,7 +84,7 @@ class AttackSubsetStepper(PlainStepper):
         """Run the clean images in eval mode: one forward pass each, in phase "scoring"."""
         forward = learner.ledger.count_passes(learner.model)
         catch = contextlib.nullcontext(None) if self.head is None else tap_features(self.head)
-        with scoring(learner, batch.y.device), catch as tap, disable_compilation():
+        with enter_scoring(learner, batch.y.device), catch as tap, disable_compilation():
             logits = forward(batch.x)
         if tap is None:
             rows = None
@@ -103,37 +102,33 @@ class AttackSubsetStepper(PlainStepper):
         the epoch before picked too. coverage : share of all examples attacked so far. spread : entropy of how often
         each was attacked so far, 1 where all were equally often.
         """
-        counts, before, present = self._merge_picks()
-        assert present is not None, "`begin` made it"
+        assert self.picked is not None, "`begin` made it"
+        counts = _sum_picks(self.counts)
+        before = _sum_picks(self.picked_before)
+        present = _sum_picks(self.picked)
         picked = int(present.sum())
         shares = counts.double() / counts.sum()
-        (entropy,) = distributed.sum_numbers([float(torch.stack(self.entropies).mean())])
         return {
             "picked": picked,
-            "entropy": entropy / distributed.size(),
+            "entropy": distributed.average_number(float(torch.stack(self.entropies).mean())),
             "overlap": None if before is None else int((present & before).sum()) / picked,
             "coverage": float((counts > 0).double().mean()),
             "spread": float(torch.special.entr(shares).sum()) / math.log(len(shares)),
         }
 
-    def _merge_picks(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return counts, and who was picked in the epoch before and in this one, over all processes."""
-        return _sum_picks(self.counts), _sum_picks(self.picked_before), _sum_picks(self.picked)
-
     def state(self) -> Snapshot:
-        counts, before, present = self._merge_picks()
         return {
-            "counts": counts,
-            "before": before,
-            "now": present,
+            "counts": _sum_picks(self.counts),
+            "before": _sum_picks(self.picked_before),
+            "now": _sum_picks(self.picked),
             "epoch": self.epoch,
             "entropies": distributed.gather_values(list(self.entropies)),
         }
 
     def restore(self, state: Snapshot) -> None:
         device = self.counts.device
-        entropies = state["entropies"][min(distributed.rank(), len(state["entropies"]) - 1)]
         self.epoch = state["epoch"]
+        entropies = distributed.entry_of_process(state["entropies"], missing=state["entropies"][-1])
         self.entropies = [entropy.to(device) for entropy in entropies]
         self.counts = _restore_picks(state["counts"], device)
         self.picked_before = _restore_picks(state["before"], device)
@@ -162,7 +157,7 @@ def _weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
     """
     mass = float(weights.sum()) if normalise == "batch" else float(len(weights))
     total, images = distributed.sum_numbers([mass, float(len(weights))])
-    return distributed.size() * mass / total, int(images)
+    return distributed.weigh_mean(mass, total), int(images)
 
 
 class UpdateSubsetStepper(PlainStepper):
@@ -194,17 +189,14 @@ class UpdateSubsetStepper(PlainStepper):
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
         size = len(batch.y)
-        if self.rule.reads is None:
-            kept, images = self._keep_unseen(learner, batch)
-        else:
-            kept, images = self._keep_ranked(learner, batch)
+        keep = self._keep_unseen if self.rule.reads is None else self._keep_ranked
+        kept, images = keep(learner, batch)
         positions = kept % size  # images i and size + i are the clean and the attacked view of example i
         self.kept_indices.append(batch.indices.to(positions.device)[positions])
         self.are_attacked.append(kept >= size)
         kept_images = Images(images, batch.y[positions], batch.weights[positions])
-        if self.rule.queue:
-            return self._train_queued(learner, kept_images, batch.where)
-        return self._train(learner, kept_images, batch.where)
+        train = self._train_queued if self.rule.queue else self._train
+        return train(learner, kept_images, batch.where)
 
     def _keep_unseen(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
         """Let the rule keep images without looking at them, and attack no more than those."""
@@ -219,7 +211,7 @@ class UpdateSubsetStepper(PlainStepper):
     def _keep_ranked(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
         """Attack all images, and let the rule keep some of the clean and attacked ones by their losses."""
         images = torch.cat([batch.x, learner.perturb(batch.x, batch.y, batch.attack_stream)])
-        with scoring(learner, batch.y.device):
+        with enter_scoring(learner, batch.y.device):
             logits = learner.ledger.count_passes(learner.model)(images)
             losses = learner.objective.loss(batch.y.repeat(2), adversarial=logits)
         kept = self.rule.keep(self.share, losses, batch.rule_stream)

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
+from advcore.attacks.memory import Memory
 from advcore.data.augment import none
 from advcore.data.compatibility import check_fits
 from advcore.data.contract import MapStyle, cut_into_chunks
 from advcore.data.source import Source, as_source
-from advcore.errors import CheckpointError, ConfigError, UserError, check_at_least, describe_exception, must
+from advcore.errors import ConfigError, check_at_least, must
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import Gradient
 from advcore.objectives.base import Objective, is_attacked
+from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runtime.borrow import find_device
-from advcore.runtime.precision import Speed
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.selection.settings import unless
@@ -39,7 +41,6 @@ from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.optimizers import OptimizerSettings
 from advcore.training.progress import Snapshot
-from advcore.training.snapshot import restore
 
 
 @settings
@@ -61,6 +62,9 @@ class Trainer(LoopSettings):
     attack_steps : the attack's steps in each epoch (`advcore.training.attack_steps`); None: the attack's setting.
     batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples, memory, speed : see
         `LoopSettings`.
+
+    Several processes (torch.distributed) share each batch: a step is on the loss of the whole batch; BatchNorm sees
+    each process's part alone, and its statistics are averaged.
     """
 
     objective: Objective
@@ -75,9 +79,7 @@ class Trainer(LoopSettings):
     probe_epochs: int = 0
 
     def _more_problems(self) -> list[str | None]:
-        is_scored = not self.takes_scores or self.schedule.warm_epochs or self.probe_epochs
-        can_remember = not self.selector or not has_remembered_start(self.selector.attack) or self.remembers
-        no_memory = "uniform, or another that needs no memory, without the training attack's"
+        is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
         return [
             describe_mismatch(self.objective, self.attack),
             find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise),
@@ -96,7 +98,7 @@ class Trainer(LoopSettings):
                 ),
             ),
             unless(
-                self.takes_scores or not self.probe_epochs,
+                self.score or not self.probe_epochs,
                 must(
                     "probe_epochs",
                     "0 for a solver that takes no scores in this run",
@@ -105,13 +107,12 @@ class Trainer(LoopSettings):
                 ),
             ),
             *self._list_disagreements(),
-            unless(can_remember, must("attack.start", no_memory, "remembered")),
             find_steps_problem(self.attack_steps, self.attack),
             find_memory_problem(self.memory, self.attack),
         ]
 
     def _list_disagreements(self) -> Iterator[str]:
-        """Return a problem for each setting of which the selector has another value than the trainer."""
+        """Yield a problem for each setting of the selector that does not go with the trainer's."""
         if self.selector is None:
             return
         expected = {"budget": self.schedule.budget, "normalise": self.normalise, "attack_mode": self.attack_mode}
@@ -121,6 +122,9 @@ class Trainer(LoopSettings):
             got = getattr(self.selector, name)
             if got != value:
                 yield must(f"selector.{name}", repr(value), got, "give selector and trainer the same")
+        if has_remembered_start(self.selector.attack) and not self.remembers:
+            rule = "uniform, or another that needs no memory, without the training attack's"
+            yield must("attack.start", rule, "remembered")
 
     @property
     def remembers(self) -> bool:
@@ -129,9 +133,8 @@ class Trainer(LoopSettings):
 
     def attack_at(self, epoch: int) -> Attack | None:
         """Return the attack of an epoch that runs, counted from 0."""
-        if self.attack_steps is None:
+        if self.attack is None or self.attack_steps is None:
             return self.attack
-        assert self.attack is not None, "`find_steps_problem` refuses steps of no attack"
         return self.attack.changed(steps=self.attack_steps.at(epoch, self.schedule.length))
 
     @property
@@ -139,9 +142,9 @@ class Trainer(LoopSettings):
         """The attack of the epoch that has the fewest steps."""
         if self.attack_steps is None:
             return self.attack
-        assert self.attack is not None, "`find_steps_problem` refuses steps of no attack"
         length = self.schedule.length
-        return self.attack.changed(steps=min(self.attack_steps.at(epoch, length) for epoch in range(length)))
+        steps = [self.attack_steps.at(epoch, length) for epoch in range(length)]
+        return self.attack_at(steps.index(min(steps)))
 
     @property
     def few_steps(self) -> bool:
@@ -151,23 +154,22 @@ class Trainer(LoopSettings):
     @property
     def probe(self) -> Attack | None:
         """The attack that judges every epoch; it has many steps where the training attack has few in any of them."""
-        if self.attack is None:
-            return None
-        weakest = self.weakest_attack
-        if weakest is not None and self.few_steps:
-            return weakest.probe()
-        return self.attack.probe()
+        attack = self.weakest_attack if self.few_steps else self.attack
+        return attack and attack.probe()
+
+    def get_selector(self) -> AdversarialCoreset:
+        """Return the selector, which every run with a budget below 1 has."""
+        assert self.selector is not None, "`_more_problems` refuses to go without"
+        return self.selector
 
     def count_examples(self, action: str, n: int) -> int:
         """Return how many of n training examples an epoch with this action of the schedule's plan trains on."""
         if action == "full":
             return n
-        assert self.selector is not None, "a schedule with a budget below 1 has a selector"
-        if action == "random":
-            return self.selector.stand_in.size(n)
-        return self.selector.size(n)
+        selector = self.get_selector()
+        return selector.stand_in.size(n) if action == "random" else selector.size(n)
 
-    def memory_bytes(self, n: int, shape: tuple[int, int, int]) -> int:
+    def estimate_memory(self, n: int, shape: tuple[int, int, int]) -> int:
         """Return how many bytes it takes to remember perturbations of n training images of `shape`; 0 without memory.
 
         That is the most that two epochs in a row keep, while one epoch's perturbations are moved to the next one's.
@@ -184,16 +186,31 @@ class Trainer(LoopSettings):
         return self.selector.solver.reads if self.selector and self.schedule.budget < 1 else None
 
     @property
-    def takes_scores(self) -> bool:
-        """Whether selections read scores that this run takes over its epochs."""
-        return self.solver_reads is not None and GRADIENTS[self.solver_reads].averaged and not self.given
+    def score(self) -> Gradient | None:
+        """How the scores are measured that this run takes over its epochs; None where it takes none."""
+        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].averaged:
+            return None
+        return GRADIENTS[self.solver_reads]
 
     @property
-    def given(self) -> bool:
+    def reads_score_file(self) -> bool:
         """Whether selections read scores from a file."""
-        if self.selector is None or self.solver_reads is None:
-            return False
-        return find_scores_file(self.selector.solver) is not None
+        return self.solver_reads is not None and find_scores_file(self.get_selector().solver) is not None
+
+    def build_probe(self) -> "Trainer":
+        """Return how a copy of the model trains, without attacks, while the scores of `probe_epochs` are taken."""
+        return replace(
+            self,
+            objective=Standard(),
+            attack=None,
+            attack_steps=None,
+            memory=Memory(),
+            minibatch=None,
+            selector=None,
+            schedule=Schedule(epochs=self.probe_epochs),
+            probe_epochs=0,
+            ema=None,
+        )
 
     def check(self, model: nn.Module, train: Source) -> None:
         """Raise ConfigError for training data that these settings cannot work with.
@@ -207,10 +224,8 @@ class Trainer(LoopSettings):
             counts = [len(train)]
             if self.selector:
                 counts.append(self.selector.size(len(train)))
-            sizes: set[int] = set()
-            for n in counts:
-                sizes.update(len(batch) for batch in cut_into_chunks(torch.arange(n), self.batch_size))
-            smallest = min(min(distributed.share_sizes(size)) for size in sizes)
+            batches = itertools.chain.from_iterable(cut_into_chunks(torch.arange(n), self.batch_size) for n in counts)
+            smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
             refuse_one_image(self.minibatch, model, train, smallest)
 
     def fit(
@@ -225,7 +240,7 @@ class Trainer(LoopSettings):
         scores: Rows | None = None,
         resume: Snapshot | None = None,
     ) -> Trained:
-        """Train `model` in place.
+        """Train `model` in place; all of several processes must call this, with the same arguments.
 
         Parameters
         ----------
@@ -234,67 +249,37 @@ class Trainer(LoopSettings):
         seed : names every random number; the global random state is neither used nor changed.
         scores : for a solver that names a file of scores: one row for each of `train` (`Scores.rows`).
         resume : what `Listener.on_checkpoint` was given by a run with the same settings, data and seed. This run
-            continues from there, and ends where that run would have, bit for bit. Settings of `speed` that are left out
-            are taken from that run.
-
-        Several processes (torch.distributed) share each batch: a step is on the loss of the whole batch; BatchNorm sees
-        each process's part alone, and its statistics are averaged. All must call this with the same arguments.
+            continues from there, and ends where that run would have, bit for bit (`resolve_speed`).
 
         Raises NonFiniteError when the loss or a gradient is not finite; nothing of that step is applied.
         """
-        refuse_processes(self)
-        self._refuse_missing(validation, scores)
-        purpose = "training"
-        if distributed.rank():
-            purpose += f", process {distributed.rank()}"  # else dropout would draw the same in every process
-        with preserve_random_state(Stream(seed=seed, purpose=purpose)):
-            trainer = self
-            if resume is not None:
-                trainer = replace(self, speed=fill_in_speed(self.speed, resume, model))
-            device = find_device(model)
-            source = as_source(train, device)
-            check_fits(model, source)
-            trainer.check(model, source)
+        with preserve_random_state(Stream(seed=seed, purpose=distributed.name_for_process("training"))):
+            train, validation = self._check_data(model, train, validation, scores)
             run = Run(
-                trainer=trainer,
+                trainer=self,
                 model=model,
-                train=source,
-                validation=None if validation is None else as_source(validation, device),
+                train=train,
+                validation=validation,
                 seed=seed,
                 augment=augment,
                 listener=listener or Listener(),
                 scores=scores,
             )
-            loop = Loop(run)
-            if resume is not None:
-                _restore(loop, resume)
-            return loop.fit()
+            return Loop(run, resume).fit()
 
-    def _refuse_missing(self, validation: MapStyle | Source | None, scores: Rows | None) -> None:
-        """Raise ConfigError if validation examples or scores are needed and not given."""
+    def _check_data(
+        self, model: nn.Module, train: MapStyle | Source, validation: MapStyle | Source | None, scores: Rows | None
+    ) -> tuple[Source, Source | None]:
+        """Return the data on the model's device. Raises ConfigError unless all that is needed is given, and fits."""
+        refuse_processes(self)
         if validation is None and self.selector is not None and self.selector.needs_validation:
             raise ConfigError(must("validation", "given for a selection with target: validation", None))
         if validation is None and self.minibatch is not None and self.minibatch.needs_validation:
             raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
-        if scores is None and self.given:
+        if scores is None and self.reads_score_file:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
-
-
-def fill_in_speed(speed: Speed, snapshot: Snapshot, model: nn.Module) -> Speed:
-    """Fill in what `speed` leaves out from the run of a snapshot. Raises CheckpointError for what is no snapshot."""
-    try:
-        return speed.complete_from(snapshot.get("speed"), find_device(model))
-    except (LookupError, TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(must("resume", "a state of this run", describe_exception(error))) from error
-
-
-def _restore(loop: Loop, snapshot: Snapshot) -> None:
-    """Put a snapshot into the loop. Raises CheckpointError for what is no snapshot of such a run."""
-    try:
-        restore(loop, snapshot)
-    except UserError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"resume must be a state of this run, got one that fails with {describe_exception(error)}"
-        ) from error
+        device = find_device(model)
+        source = as_source(train, device)
+        check_fits(model, source)
+        self.check(model, source)
+        return source, None if validation is None else as_source(validation, device)

@@ -175,6 +175,7 @@ def test_what_one_process_meets_all_tell(several):
         assert told["first"][1:] == ["AdvcoreError: process 0 failed: ZeroDivisionError: division by zero"] * (
             count - 1
         )
+        assert told["alone"] == ["too small"]
         assert all("training.batch_size" in line and f"{count} processes" in line for line in told["too small"])
 
 

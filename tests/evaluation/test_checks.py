@@ -17,7 +17,7 @@ from advcore.evaluation.checks import flag_order, flag_weak_settings, share_rega
 from advcore.evaluation.evaluate import attack_name, evaluate
 from advcore.models import MODELS as ZOO
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import accuracy_rows, list_flags
+from advcore.reporting.tables import list_accuracy_rows, list_flags
 
 N, SHAPE = 40, (1, 6, 6)
 GOOD = LinfPGD(eps=0.05, steps=10)
@@ -227,7 +227,7 @@ def test_no_model_of_the_table_has_a_flag_of_its_own(name, dtype):
 def test_a_flag_is_in_the_record_and_in_the_tables():
     found = evaluate(Dropped(), Resident(images(), plain()(images()).argmax(1)), [GOOD], checks=True)
     told, (flag,) = found.as_dict(), [one for one in found.flags if one.startswith("randomised:")]
-    assert flag in told["flags"] and ("last: flag", flag) in accuracy_rows("last", told)
+    assert flag in told["flags"] and ("last: flag", flag) in list_accuracy_rows("last", told)
     record = RunRecord(name="x", config={}, environment={}, plan="", reference={}, final={"last": told, "best": told})
     assert f"ours: {flag}" in list_flags({"ours": [record]})
 

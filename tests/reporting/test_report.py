@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from advcore.config.yaml_reader import parse
 from advcore.reporting import charts, frame, scales, svg
-from advcore.reporting.compare import Run, group_runs, split_into_blocks
+from advcore.reporting.compare import BrokenRun, Run, group_runs, split_into_blocks
 from advcore.reporting.front import Method, classify_run, draw_front, find_front
 from advcore.reporting.page import render
 from advcore.reporting.parts import Example, Note, Page, Section, Table
@@ -222,7 +222,7 @@ def test_whatever_a_record_holds_is_escaped():
     )
     galleries = [(HOSTILE, [Example([(HOSTILE, "data:,")], [HOSTILE])])]
     single = page_of(odd, RunFiles(weights={2: [1.0, 2.0]}, about_images=[Note(HOSTILE)], galleries=galleries))
-    several = render(build_runs_page(HOSTILE, [Run("a-s0", odd), Run("b-s1", record()), Run(HOSTILE, problem=HOSTILE)]))
+    several = render(build_runs_page(HOSTILE, [Run("a-s0", odd), Run("b-s1", record()), BrokenRun(HOSTILE, HOSTILE)]))
     for page in (single, several):
         assert (
             page.count("<script") == 0
@@ -253,6 +253,12 @@ def test_a_known_point_stands_where_it_must():
     (x0, y0), (x1, y1), (x2, y2) = marks
     assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1) and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
     assert (y0, y2) == (162, 24)
+
+
+def test_axes_draw_no_line_from_a_point_to_itself():
+    drawn = "".join(frame.make_frame((0, 10), (0, 100)).draw("x", "y"))
+    lines = re.findall(r'x1="(.*?)" y1="(.*?)" x2="(.*?)" y2="(.*?)"', drawn)
+    assert lines and not [line for line in lines if line[:2] == line[2:]]
 
 
 def test_a_logarithmic_axis_gives_factors_equal_room():
@@ -398,7 +404,7 @@ def test_the_page_of_several_runs_says_what_each_method_reached_and_what_is_miss
     open_one = record(finished=False, final={}, epochs=[epoch(0)], config={"seed": 5})
     flagged = seeded(9)
     flagged.final["last"]["flags"] = ["masked: flat"]
-    runs += [Run("half-s5", open_one), Run("bad-s0", problem="is not JSON"), Run("odd-s9", flagged)]
+    runs += [Run("half-s5", open_one), BrokenRun("bad-s0", "is not JSON"), Run("odd-s9", flagged)]
     page = render(build_runs_page("study", [*runs, Run("copy/full-s1", runs[1].record)]))
     told = words(page)
     for part in (

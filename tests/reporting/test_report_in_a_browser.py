@@ -7,14 +7,13 @@ import browser
 import pytest
 from test_report import HOSTILE, SHOWN, attacked, epoch, final, record, seeded, selection
 
-from advcore.reporting.compare import Run
+from advcore.reporting.compare import BrokenRun, Run
 from advcore.reporting.page import render
 from advcore.reporting.parts import Example, Note
 from advcore.reporting.record import RunRecord
 from advcore.reporting.run_page import RunFiles, build_run_page
 from advcore.reporting.runs_page import build_runs_page
-from advcore.reporting.suite import Results, build_tables
-from advcore.reporting.suite_page import build_suite_page
+from advcore.reporting.suite import Results, build_suite_page, build_tables
 
 pytestmark = pytest.mark.browser
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -63,7 +62,7 @@ def crowd() -> str:
             one = seeded(s, 0.6 + 0.003 * i + 0.004 * s, method=i, minibatch={"name": "margin"} if i % 3 else None)
             one.relative_cost = (0.25, 0.251, 0.5, 1.0)[i % 4]
             runs.append(Run(f"method-{'long-' * (i % 5)}{i}-s{s}", one, "a/report.html"))
-    runs += [Run("bad-s0", problem=f"{LONG} is not JSON"), Run(f"{LONG}-s0", seeded(0, 0.7, method="x"))]
+    runs += [BrokenRun("bad-s0", f"{LONG} is not JSON"), Run(f"{LONG}-s0", seeded(0, 0.7, method="x"))]
     return render(build_runs_page("a study", [*runs, Run("open-s1", record(finished=False, final={}, epochs=[]))]))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from advcore.errors import CheckpointError
 from advcore.reporting.record import RunRecord
-from advcore.reporting.tables import closing_rows, compare_methods, describe_reference, to_markdown
+from advcore.reporting.tables import compare_methods, describe_reference, list_closing_rows, to_markdown
 
 
 def record(accuracy=0.9, cost=0.5) -> RunRecord:
@@ -48,7 +48,7 @@ def test_nan_is_never_written(tmp_path):
 
 @pytest.mark.case("E9")
 def test_the_closing_table_says_what_matters():
-    text = json.dumps(closing_rows(record()))
+    text = json.dumps(list_closing_rows(record()))
     for part in (
         "99.0 [95.0, 100.0]",
         "90.0 [80.0, 95.0]",

@@ -14,8 +14,7 @@ from reporting.test_reporting import record
 from advcore.reporting.formats import escape_latex, to_csv, to_latex
 from advcore.reporting.page import render
 from advcore.reporting.record import RunRecord
-from advcore.reporting.suite import Results, Table, build_tables, raw_rows
-from advcore.reporting.suite_page import build_suite_page
+from advcore.reporting.suite import Results, Table, build_suite_page, build_tables, list_raw_rows
 from advcore.reporting.tables import compare_methods, to_markdown
 
 
@@ -135,7 +134,7 @@ def test_latex_escapes_what_it_would_read_as_its_own():
     )
 
 
-NASTY = Table("c_1", ("a & b", "c %"), [("[x]", "1 ± 2"), ("failed: 5 % of {x}",)], ["† n_1 < 2"])
+NASTY = Table("c_1", ("a & b", "c %"), [("[x]", "1 ± 2"), ("failed: 5 % of {x}",)], notes=["† n_1 < 2"])
 
 
 def test_a_latex_table_has_booktabs_and_spans_its_long_rows(tmp_path):
@@ -152,7 +151,7 @@ def test_a_latex_table_has_booktabs_and_spans_its_long_rows(tmp_path):
 
 
 def test_csv_has_the_records_own_numbers_one_row_a_run(results):
-    rows = list(csv.DictReader(io.StringIO(to_csv(*raw_rows(results, "su,ite", "small")), newline="")))
+    rows = list(csv.DictReader(io.StringIO(to_csv(*list_raw_rows(results, "su,ite", "small")), newline="")))
     assert [(row["method"], row["seed"], row["status"]) for row in rows] == [
         ("full", "0", "done"), ("full", "1", "done"), ("half", "0", "done"), ("half", "1", "failed"),
         ("quarter", "0", "missing"), ("quarter", "1", "missing"),
@@ -171,7 +170,7 @@ def test_csv_has_intervals_and_what_stands_before_all_attacks():
     made.final["last"] = last | {"attacks": [last["attacks"][0], weaker], "worst": worst}
     found = Results(reference="full")
     found.add("full", 0, made)
-    (row,) = csv.DictReader(io.StringIO(to_csv(*raw_rows(found, "s", None)), newline=""))
+    (row,) = csv.DictReader(io.StringIO(to_csv(*list_raw_rows(found, "s", None)), newline=""))
     told = [row[f"last robust (all of these){end}"] for end in ("", " low", " high")]
     assert told == ["0.4", "0.3", "0.5"] and row["last robust 2 (linf 0.1, PGD-50 x 3)"] == "0.6"
     assert "best robust (all of these)" not in row

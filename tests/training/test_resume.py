@@ -213,9 +213,10 @@ def test_weights_that_are_not_finite_are_not_saved(net, source, monkeypatch):
     states, told, made, whole = [], [], trainer(), EpochTrainer.train
 
     def broken(self, place, coreset):
-        whole(self, place, coreset)
+        entry = whole(self, place, coreset)
         if place.epoch == 2:
             next(self.run.model.parameters()).data[0] = float("nan")
+        return entry
 
     monkeypatch.setattr(EpochTrainer, "train", broken)
     on_state = lambda name, state, entry: told.append(entry["epoch"])  # noqa: E731

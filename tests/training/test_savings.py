@@ -172,9 +172,9 @@ def test_a_first_epoch_is_that_of_a_uniform_start(model, source):
 
 def test_memory_told_is_the_most_two_epochs_hold():
     image = (8 * 8 + 1) * 2 + 5
-    assert trainer(ATTACK).memory_bytes(N, (1, 8, 8)) == 0
-    assert trainer().memory_bytes(N, (1, 8, 8)) == N * image
-    assert trainer(solver=Random()).memory_bytes(N, (1, 8, 8)) == (N + 48) * image  # all, then half, while it moves
+    assert trainer(ATTACK).estimate_memory(N, (1, 8, 8)) == 0
+    assert trainer().estimate_memory(N, (1, 8, 8)) == N * image
+    assert trainer(solver=Random()).estimate_memory(N, (1, 8, 8)) == (N + 48) * image  # all, then half, while it moves
 
 
 class Restless(Dataset):
@@ -406,7 +406,7 @@ def test_blocks_of_different_sizes_do_not_move_what_is_held(model, source, monke
     trained = made.fit(copy.deepcopy(model), part, seed=0)
     assert len({len(coreset) for coreset in trained.coresets}) == 2  # with the small block, and without
     assert moved == [90, made.selector.size(90)]
-    assert made.memory_bytes(90, (1, 8, 8)) == sum(moved) * Memory().nbytes(1, (1, 8, 8))
+    assert made.estimate_memory(90, (1, 8, 8)) == sum(moved) * Memory().nbytes(1, (1, 8, 8))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
