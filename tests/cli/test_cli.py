@@ -525,7 +525,7 @@ def test_the_module_runs_as_a_process_whose_help_imports_next_to_nothing():
         f"advcore.{name}"
         for name in (
             *("cli", "deprecation", "errors", "pixels", "suggestions", "terminal", "version"),
-            *("runtime", "runtime.heap", "runtime.signals", "runtime.threads"),
+            *("runtime", "runtime.heap", "runtime.launcher", "runtime.signals", "runtime.threads"),
         )
     }
     heavy = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "pyarrow", "safetensors", "jinja2")
