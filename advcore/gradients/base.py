@@ -3,14 +3,52 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
+from advcore.cost import CostLedger
+from advcore.data.source import Source
 from advcore.objectives.base import Objective
+from advcore.objectives.standard import Standard
+from advcore.rng import Stream
 from advcore.rows import DenseRows, Rows
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """Do nothing after a chunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementSettings:
+    """How rows are measured, beside the model and the data; a kind of row reads the settings that concern it.
+
+    Parameters
+    ----------
+    ledger : counts the passes.
+    objective, attack : lead to the attacked images; the attack may be None for an objective that is not attacked.
+    stream : of the attack's draws; bound to the examples by what measures.
+    kind : part of a last-layer gradient, "full", "weight" or "bias" (`FactoredRows`).
+    head : name of the last linear layer; None finds it.
+    attack_mode : "eval", or "train" as in some published codes (BatchNorm's statistics are restored all the same).
+    chunk_size : examples at once, whatever the rest of the system does.
+    folder : store factors in a temporary file there, not in memory; they read the same.
+    on_chunk : called with the number of examples done and in all.
+    """
+
+    ledger: CostLedger
+    objective: Objective = Standard()
+    attack: Attack | None = None
+    stream: Stream = Stream(seed=0, purpose="scoring")
+    kind: str = "full"
+    head: str | None = None
+    attack_mode: str = "eval"
+    chunk_size: int = 256
+    folder: Path | None = None
+    on_chunk: Callable[[int, int], None] = ignore_progress
 
 
 @dataclass(frozen=True)
@@ -63,24 +101,24 @@ class Gradient:
     """One kind of row.
 
     about : what it is, in one line.
-    measure : (model, source, *, ledger, chunk_size, **other settings of a selection) to Measured.
+    measure : (model, source, settings) to the rows.
     units : (objective, attack) to the forward and backward passes per example that one measurement takes.
     collect : what makes an object that collects scores over the epochs of a training run; None: rows are measured anew
         at every selection.
-    attacked : whether it looks at attacked images, and so takes an objective that is attacked.
-    one_number : whether a row is one number, which takes next to no memory.
+    is_attacked : whether it looks at attacked images, and so takes an objective that is attacked.
+    is_scalar : whether a row is one number, which takes next to no memory.
     """
 
     about: str
-    measure: Callable[..., Measurement]
+    measure: Callable[[nn.Module, Source, MeasurementSettings], Measurement]
     units: Callable[[Objective, Attack | None], int]
     collect: Callable[[], Collector] | None = None
-    attacked: bool = False
-    one_number: bool = True
+    is_attacked: bool = False
+    is_scalar: bool = True
 
     @property
-    def averaged(self) -> bool:
-        """Whether its rows are scores collected over a training run."""
+    def is_averaged(self) -> bool:
+        """Return whether its rows are scores collected over a training run."""
         return self.collect is not None
 
 
@@ -109,7 +147,7 @@ def define_clean_and_attacked(
             measure=partial(measure, attacked=True),
             units=partial(_count_units, score_passes, attacked=True),
             collect=collect,
-            attacked=True,
+            is_attacked=True,
         ),
     }
 

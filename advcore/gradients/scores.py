@@ -1,6 +1,7 @@
 """One number per example, from logits and features over a training run; the higher, the harder the example."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,17 +9,21 @@ from torch import Tensor, nn
 
 from advcore.cost import CountedModel
 from advcore.data.checks import label_check
-from advcore.data.contract import first_images
 from advcore.data.source import Source
-from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measurement, define_clean_and_attacked
-from advcore.gradients.last_layer import residuals
-from advcore.gradients.sweep import sweep
-from advcore.models.base import find_head, tap_features
+from advcore.gradients.base import (
+    AveragedScores,
+    Forgetting,
+    Gradient,
+    Measurement,
+    MeasurementSettings,
+    define_clean_and_attacked,
+)
+from advcore.gradients.last_layer import locate_head, residuals, run_tapped
+from advcore.gradients.scoring import sweep_scores
+from advcore.models.base import tap_features
 from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
-from advcore.runtime.borrow import borrow
-from advcore.runtime.precision import disable_compilation
 
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
 """Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""
@@ -64,41 +69,38 @@ def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 
 def score_examples(
-    score: Score, model: nn.Module, source: Source, *, head: str | None = None, **settings
+    score: Score, model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False
 ) -> Measurement:
-    """Measure (N, 1) float64: the `score` of each example.
-
-    head : name of the last linear layer; None finds it. `settings` are those of `sweep`, whose `ledger` is required.
+    """Measure (N, 1) float64: the `score` of each example, at the clean image or where the attack leads.
 
     Cost: one forward pass per example, and the attack if `attacked`; all in phase "scoring".
     """
-    with borrow(model, training=False):
-        layer = find_head(model, first_images(model, source), head)
-    check = label_check(source, layer.out_features)
-    with tap_features(layer) as tap:
+    head = locate_head(model, source, settings.head)
+    check = label_check(source, head.out_features)
+    with tap_features(head) as tap:
 
         def measure(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            with torch.no_grad(), disable_compilation():
-                logits = forward(x)
-            assert tap.features is not None, "the head has run"
-            return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
+            with torch.no_grad():
+                logits, features = run_tapped(forward, tap, x)
+            return score(logits, y, cross_entropy_rows(logits, y, features, head))
 
-        return sweep(measure, model, source, check=check, **settings)
+        return sweep_scores(measure, model, source, settings, attacked=attacked, check=check)
 
 
-def centre_distances(model: nn.Module, source: Source, **settings) -> Measurement:
+def centre_distances(
+    model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False
+) -> Measurement:
     """Measure (N, 1) float64: the distance of each example's features to the mean features of its class.
 
-    Reference: Xia et al. 2023 (Moderate coreset), section 3. `settings` and cost as in `score_examples`.
+    Reference: Xia et al. 2023 (Moderate coreset), section 3. Cost as of `score_examples`.
     """
-    result = score_examples(_features, model, source, **settings)
-    assert isinstance(result.rows, DenseRows) and result.labels is not None, "a sweep writes scores out everywhere"
-    features = result.rows.matrix[:, 0]
-    labels = result.labels
+    measured = score_examples(_features, model, source, settings, attacked=attacked)
+    rows, labels = measured.read()
+    features = rows.dense()[:, 0]
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = features.new_zeros(len(counts), features.shape[1]).index_add_(0, labels, features) / counts
-    rows = DenseRows(matrix=(features - centres[labels]).norm(dim=1, keepdim=True))
-    return Measurement(rows=rows, labels=labels, events=result.events)
+    distances = (features - centres[labels]).norm(dim=1, keepdim=True)
+    return replace(measured, rows=DenseRows(matrix=distances))
 
 
 def _features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:

@@ -70,8 +70,8 @@ class AdversarialCoreset(SelectionSettings):
 
     def _more_problems(self) -> list[str | None]:
         gradient = GRADIENTS.get(self.solver.reads or "")
-        attacks = gradient is not None and (gradient.attacked or not gradient.one_number)
-        needs_attack = gradient is not None and gradient.attacked
+        attacks = gradient is not None and (gradient.is_attacked or not gradient.is_scalar)
+        needs_attack = gradient is not None and gradient.is_attacked
         fits_target = getattr(self.solver, "has_target", False)
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from advcore.attacks.memory import Memory
 from advcore.cost import CostLedger
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Collector, Gradient
+from advcore.gradients.base import Collector, Gradient, MeasurementSettings
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.rows import DenseRows
@@ -39,9 +39,7 @@ def score_examples(run: "Run", epoch: int, model: nn.Module, ledger: CostLedger)
     trainer = run.trainer
     selector = trainer.selector
     assert selector is not None, "scores are taken for a selection"
-    measured = _find_score(trainer).measure(
-        model,
-        run.train,
+    settings = MeasurementSettings(
         objective=trainer.objective,
         attack=selector.attack,
         stream=Stream(seed=run.seed, purpose="scoring"),
@@ -49,6 +47,7 @@ def score_examples(run: "Run", epoch: int, model: nn.Module, ledger: CostLedger)
         head=trainer.head,
         chunk_size=selector.chunk_size,
     )
+    measured = _find_score(trainer).measure(model, run.train, settings)
     for event in measured.events:
         run.out.add_event(epoch, event)
     assert isinstance(measured.rows, DenseRows), "a score is a row of a single number"

@@ -186,7 +186,7 @@ class Trainer(LoopSettings):
     @property
     def takes_scores(self) -> bool:
         """Whether selections read scores that this run takes over its epochs."""
-        return self.solver_reads is not None and GRADIENTS[self.solver_reads].averaged and not self.given
+        return self.solver_reads is not None and GRADIENTS[self.solver_reads].is_averaged and not self.given
 
     @property
     def given(self) -> bool:
