@@ -61,10 +61,6 @@ class Sweep:
         chunks = chunked(indices, self.chunk_size)
         yield from distributed.gather_in_order(chunks, self._measure_chunks(chunks, measure, guard), self.source.device)
 
-    def gather_events(self) -> tuple[str, ...]:
-        """Return what the sweep did otherwise in all processes, one line each: where memory ran out."""
-        return distributed.gather_events(self.pieces.events)
-
     def _measure_chunks(
         self,
         chunks: Sequence[Tensor],

@@ -22,19 +22,19 @@ from advcore.types import Facts
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _NORM_ALIASES = {"inf": "linf", "max": "linf"}
+# the attacks that each version runs, in the package's order
 _ENSEMBLES = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-"""The attacks that each version runs, in the package's order."""
+# how many classes an attack needs, if more than two: the losses of these compare three and four logits
 _FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
-"""How many classes an attack needs, if more than two: the losses of these compare three and four logits."""
+# the untargeted form of an attack, for models with fewer classes than it needs
 _SUBSTITUTES = {"apgd-t": "apgd-dlr"}
-"""The untargeted form of an attack, for models with fewer classes than it needs."""
 _SQUARE_TILES = 5  # the rows of tiles into which Square divides an image in the l2 and l1 balls
+# the packages, the preferred one first, and how each calls the size of a batch
 _PACKAGES = {"pyautoattack": "batch_size", "autoattack": "bs"}
-"""The packages, the preferred one first, and how each calls the size of a batch."""
 VERSIONS = (*_ENSEMBLES, "apgd-ce", "apgd-dlr", "square")
 
 

@@ -174,10 +174,10 @@ def _evaluate(
 
 def _adapt_to_classes(sweep: Sweep, task: _Task) -> list[Attack | Lineup]:
     """Return what describes each attack: for AutoAttack, what runs of it for the model's number of classes."""
-    classes = 0
-    if any(isinstance(attack, AutoAttack) for attack in task.attacks):
-        classes = class_count(sweep.model, sweep.source)
-    return [attack.for_classes(classes) if isinstance(attack, AutoAttack) else attack for attack in task.attacks]
+    return [
+        attack.for_classes(class_count(sweep.model, sweep.source)) if isinstance(attack, AutoAttack) else attack
+        for attack in task.attacks
+    ]
 
 
 def _open_verdicts(sweep: Sweep, task: _Task, path: Path | None) -> SavedVerdicts:
@@ -185,9 +185,7 @@ def _open_verdicts(sweep: Sweep, task: _Task, path: Path | None) -> SavedVerdict
     keys = ["clean", *map(str, range(len(task.attacks)))]
     settings = (task.seed, sweep.chunk_size)
     identity = partial(hash_evaluation, sweep.model, sweep.source, task.indices, task.attacks, settings)
-    with distributed.fail_together():
-        saved = SavedVerdicts(path if distributed.is_first() else None, keys, identity)
-    saved.share()
+    saved = SavedVerdicts(path, keys, identity)
     for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
         sweep.ledger.passes["evaluation"][kind] += count
     if task.keep_examples and len(saved):

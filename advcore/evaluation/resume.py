@@ -52,19 +52,20 @@ class SavedVerdicts:
     keys : "clean", then the position of each attack.
     identity : computes the hash of everything that the verdicts depend on; called only if there is a file.
 
-    Its length is the number of examples that have a verdict. Raises CheckpointError for a file that is damaged or
-    belongs to another evaluation.
+    Its length is the number of examples that have a verdict. The first process alone reads and writes the file.
+    Raises CheckpointError, in all processes, for a file that is damaged or belongs to another evaluation.
     """
 
     def __init__(self, path: Path | None, keys: Sequence[str], identity: Callable[[], str]):
-        self._path = path
+        self._path = path if distributed.is_first() else None
         self.verdicts = {key: torch.zeros(0, dtype=torch.bool) for key in keys}
         self.passes = torch.zeros(2, dtype=torch.long)
-        if path is None:
-            return
-        self._identity = identity()
-        if path.exists():
-            self._load(path)
+        with distributed.fail_together():
+            if self._path is not None:
+                self._identity = identity()
+                if self._path.exists():
+                    self._load(self._path)
+        self.share()
 
     def __len__(self) -> int:
         return len(self.verdicts["clean"])

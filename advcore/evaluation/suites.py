@@ -11,11 +11,6 @@ from advcore.evaluation.autoattack import AutoAttack
 Attacks = Sequence[Attack | AutoAttack]
 
 
-def use_attacks_seen(attacks: Attacks) -> Attacks:
-    """Return the attacks of the run file, as they are."""
-    return list(attacks)
-
-
 def build_autoattack(attacks: Attacks) -> Attacks:
     """Return AutoAttack's standard version in each lp ball of the run file's attacks.
 
@@ -46,8 +41,9 @@ def build_attacks_unseen(attacks: Attacks) -> Attacks:
     ]
 
 
+# the attacks of the run file as they are, or others
 SUITES: dict[str, Callable[[Attacks], Attacks]] = {
-    "seen": use_attacks_seen,
+    "seen": list,
     "unseen": build_attacks_unseen,
     "autoattack": build_autoattack,
 }

@@ -57,7 +57,6 @@ def find_robust(
     """
     robust = correct.clone()
     x_adv = x.clone()
-    single = _cut_to_single(attack)
     for restart in range(attack.restarts):
         remaining = robust.nonzero()[:, 0]
         if not len(remaining):
@@ -65,22 +64,16 @@ def find_robust(
         images = x[remaining]
         draws = stream.take(remaining).child("try", restart)
         watched = WatchedLoss(forward, attack, images, y=y[remaining])
-        if isinstance(single, AutoAttack):
-            last_points = single.attack(forward, images, y[remaining], draws)
+        if isinstance(attack, AutoAttack):
+            last_points = attack.attack(forward, images, y[remaining], draws)
         else:
+            single = attack if attack.restarts <= 1 else attack.changed(restarts=1)
             last_points = single(watched, images, generator=draws)
         with torch.no_grad():
             watched.judge(last_points)
         robust[remaining] = ~watched.fooled
         x_adv[remaining] = watched.find_worst_points(last_points).to(x_adv)
     return robust, x_adv
-
-
-def _cut_to_single(attack: Attack | AutoAttack) -> Attack | AutoAttack:
-    """Return the attack with a single start."""
-    if isinstance(attack, AutoAttack) or attack.restarts <= 1:
-        return attack
-    return attack.changed(restarts=1)
 
 
 class WatchedLoss:

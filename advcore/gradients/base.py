@@ -18,10 +18,6 @@ from advcore.rng import Stream
 from advcore.rows import DenseRows, Rows
 
 
-def ignore_progress(done: int, total: int) -> None:
-    """Do nothing after a chunk."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeasurementSettings:
     """How rows are measured, beside the model and the data; a kind of row reads the settings that concern it.
@@ -48,7 +44,7 @@ class MeasurementSettings:
     attack_mode: str = "eval"
     chunk_size: int = 256
     folder: Path | None = None
-    on_chunk: Callable[[int, int], None] = ignore_progress
+    on_chunk: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,14 @@ class Measurement:
         return self.rows, self.labels.to(self.rows.device)
 
 
+@dataclass(eq=False)
 class Collector:
     """Collects the scores of each epoch of a run; `rows` (N, 1) float64 combines those so far.
 
     A subclass stores everything in attributes, which are what a checkpoint holds.
     """
 
-    def __init__(self):
-        self.epochs = 0
+    epochs: int = 0
 
     def add(self, scores: Tensor) -> None:
         """Take in the (N,) scores of one more epoch."""
@@ -92,8 +88,7 @@ class Collector:
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Replace everything collected by what `state` returned."""
-        for name in vars(self):
-            setattr(self, name, state[name])
+        vars(self).update({name: state[name] for name in vars(self)})
 
 
 @dataclass(frozen=True)
@@ -156,12 +151,11 @@ def _count_units(score_passes: int, objective: Objective, attack: Attack | None,
     return score_passes + count_passes(objective, attack) if attacked else score_passes
 
 
+@dataclass(eq=False)
 class AveragedScores(Collector):
     """Averages scores over epochs."""
 
-    def __init__(self):
-        super().__init__()
-        self.total: Tensor | float = 0.0
+    total: Tensor | float = 0.0
 
     def add(self, scores: Tensor) -> None:
         self.total = self.total + scores
@@ -172,6 +166,10 @@ class AveragedScores(Collector):
         return DenseRows(matrix=torch.as_tensor(self.total / self.epochs)[:, None])
 
 
+_NOTHING = torch.zeros(())
+
+
+@dataclass(eq=False)
 class Forgetting(Collector):
     """Counts how often an example that was right is wrong one epoch later.
 
@@ -182,9 +180,9 @@ class Forgetting(Collector):
     per epoch, on the plain view.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.before = self.learned = self.count = torch.zeros(())
+    before: Tensor = _NOTHING
+    learned: Tensor = _NOTHING
+    count: Tensor = _NOTHING
 
     def add(self, scores: Tensor) -> None:
         right = scores > 0.5

@@ -7,7 +7,7 @@ from advcore.cost import CountedModel
 from advcore.data.checks import check_labels
 from advcore.data.source import Source
 from advcore.gradients.base import AveragedScores, Measurement, MeasurementSettings, define_clean_and_attacked
-from advcore.gradients.scoring import sweep_scores
+from advcore.gradients.scores import sweep_scores
 from advcore.objectives.standard import Standard
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +71,7 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
     ):
         measure = _FactorMeasure(settings, sweep.bind(settings.attack), sweep.forward, tap, check)
         labels = _store_factors(sweep.run(torch.arange(len(source)), measure), store, settings, len(source))
-    events = sweep.gather_events()
+    events = distributed.gather_events(sweep.pieces.events)
     with distributed.fail_together(), ledger.phase("rows", source.device):
         if not distributed.is_first():
             return Measurement(rows=None, labels=None, events=events)
@@ -85,26 +84,16 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
 
 def _fit_to_bias(kind: str, *, has_bias: bool) -> str:
     """Return the kind of rows for this head: "weight" instead of "full" without a bias, where "bias" is refused."""
-    if has_bias or kind == "weight":
-        return kind
-    if kind == "bias":
+    if kind == "bias" and not has_bias:
         raise ConfigError("selection.rows must be 'weight' or 'full' for a head without bias, got 'bias'")
-    return "weight"
+    return kind if has_bias else "weight"
 
 
-class HeadOutput(NamedTuple):
-    """The logits (B, C) of a forward pass, and the features (B, D) that went into the head."""
-
-    logits: Tensor
-    features: Tensor
-
-
-def run_tapped(forward: CountedModel, tap: Tap, x: Tensor) -> HeadOutput:
-    """Run a forward pass through a head that is tapped."""
+def run_tapped(forward: CountedModel, tap: Tap, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (B, C) of a forward pass, and the features (B, D) that went into the head, which is tapped."""
     with disable_compilation():
         logits = forward(x)
-    assert tap.features is not None, "the head has run"
-    return HeadOutput(logits, tap.features)
+    return logits, tap.features
 
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -122,23 +111,21 @@ class _FactorMeasure:
     check: LabelCheck
 
     def __call__(self, indices: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Factors]:
-        objective = self.settings.objective
         self.check(y, indices)
         with self.settings.ledger.phase("attack", y.device), torch.no_grad():
             outputs = self._run_passes(indices, x, y)
         with self.settings.ledger.phase("rows", y.device):
-            by_pass = residuals(objective, y, {name: output.logits for name, output in outputs.items()})
-        return y, {name: (by_pass[name], outputs[name].features) for name in objective.passes}
+            by_pass = residuals(self.settings.objective, y, {name: logits for name, (logits, _) in outputs.items()})
+        return y, {name: (by_pass[name], features) for name, (_, features) in outputs.items()}
 
-    def _run_passes(self, indices: Tensor, x: Tensor, y: Tensor) -> dict[str, HeadOutput]:
-        """Return the output of each forward pass of the objective; the clean one serves the attack too."""
+    def _run_passes(self, indices: Tensor, x: Tensor, y: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return logits and features of each forward pass of the objective; the clean one serves the attack too."""
         objective = self.settings.objective
         outputs = {}
-        clean = None
         if "clean" in objective.passes:
             outputs["clean"] = run_tapped(self.forward, self.tap, x)
-            clean = outputs["clean"].logits
         if "adversarial" in objective.passes:
+            clean = outputs["clean"][0] if outputs else None
             stream = self.settings.stream.at(indices)
             x_adv = perturb(self.forward, objective, self.attack, x, y, clean=clean, generator=stream)
             outputs["adversarial"] = run_tapped(self.forward, self.tap, x_adv)

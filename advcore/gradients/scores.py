@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from advcore import distributed
+from advcore.adversary import perturb
 from advcore.cost import CountedModel
-from advcore.data.checks import label_check
+from advcore.data.checks import LabelCheck, label_check
 from advcore.data.source import Source
 from advcore.gradients.base import (
     AveragedScores,
@@ -19,21 +22,59 @@ from advcore.gradients.base import (
     define_clean_and_attacked,
 )
 from advcore.gradients.last_layer import locate_head, residuals, run_tapped
-from advcore.gradients.scoring import sweep_scores
 from advcore.models.base import tap_features
 from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
+from advcore.sweep import start_sweep
 
+ScoreBatch = Callable[[CountedModel, Tensor, Tensor, Tensor], Tensor]
+"""A forward pass, indices (B,), images (B, C, H, W) and labels (B,) to scores (B,) or (B, F)."""
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
 """Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""
+
+
+def sweep_scores(
+    score: ScoreBatch,
+    model: nn.Module,
+    source: Source,
+    settings: MeasurementSettings,
+    *,
+    attacked: bool,
+    check: LabelCheck | None = None,
+) -> Measurement:
+    """Score every example of the source, in eval mode, so that scores do not depend on the chunk.
+
+    attacked : score the images that the attack leads to on the objective's loss.
+    check : called with the labels and indices of each batch, before the model is.
+
+    Returns rows (N, 1), or (N, 1, F), in every process. Cost: what `score` takes, and the attack if `attacked`, in
+    phase "scoring".
+    """
+    with (
+        start_sweep(model, source, settings.ledger, chunk_size=settings.chunk_size) as sweep,
+        settings.ledger.phase("scoring", source.device),
+    ):
+        attack = sweep.bind(settings.attack)
+
+        def measure(indices: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            if check is not None:
+                check(y, indices)
+            if attacked:
+                stream = settings.stream.at(indices)
+                x = perturb(sweep.forward, settings.objective, attack, x, y, generator=stream)
+            return score(sweep.forward, indices, x, y), y
+
+        parts = chain.from_iterable(sweep.run(torch.arange(len(source)), measure))
+        scores, labels = distributed.gather_combined(parts)
+    events = distributed.gather_events(sweep.pieces.events)
+    return Measurement(DenseRows(matrix=scores[:, None]), labels.cpu(), events)
 
 
 def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:
     """Compute exact last-layer gradients of the cross-entropy at logits z (B, C), from features h (B, D)."""
     residual = residuals(Standard(), y, {"clean": z})["clean"]
-    kind = "weight" if head.bias is None else "full"
-    return FactoredRows(residuals=(residual,), features=(h,), kind=kind)
+    return FactoredRows(residuals=(residual,), features=(h,), kind="weight" if head.bias is None else "full")
 
 
 def el2n(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
