@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import bind_attack
 from advcore.cost import CostLedger, CountedModel
-from advcore.data.contract import Batch, batches_for, chunked
-from advcore.data.source import Source
+from advcore.data.contract import Batch, Source, batches_for, chunked
 from advcore.runtime.borrow import borrow
 from advcore.runtime.out_of_memory import Pieces
 
@@ -22,23 +21,21 @@ Measure = Callable[[Tensor, Tensor, Tensor], Result]
 """Indices (B,), images (B, C, H, W) and labels (B,) to a tuple of tensors, numbers, and dicts and lists of them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """A borrowed model, and the examples that it walks through. Made by `start_sweep`.
 
-    chunk_size : examples that are read at once. `pieces` : how many of them fit into memory, so far.
+    forward : the model as a function whose passes the ledger counts.
+    chunk_size : examples that are read at once.
+    pieces : how many of them fit into memory, so far.
     """
 
     model: nn.Module
     source: Source
     ledger: CostLedger
+    forward: CountedModel
     chunk_size: int
     pieces: Pieces
-
-    @property
-    def forward(self) -> CountedModel:
-        """Return the model as a function whose passes are counted."""
-        return self.ledger.count_passes(self.model)
 
     def bind(self, attack: Bindable) -> Bindable:
         """Return the attack bound to the model, its passes counted."""
@@ -89,4 +86,11 @@ def start_sweep(
     """
     least = chunk_size if training else 16
     with borrow(model, training=training):
-        yield Sweep(model, source, ledger, chunk_size, Pieces(chunk_size, least))
+        yield Sweep(
+            model=model,
+            source=source,
+            ledger=ledger,
+            forward=ledger.count_passes(model),
+            chunk_size=chunk_size,
+            pieces=Pieces(chunk_size, least),
+        )

@@ -128,7 +128,7 @@ def flag_order(entries: Sequence[dict]) -> list[str]:
     for entry, other in product(entries, repeat=2):
         if entry["interval"][1] >= other["interval"][0]:
             continue
-        if _is_black_box(entry) and not _is_black_box(other) and _ball(entry) == _ball(other):
+        if _is_black_box_beside(entry, other):
             flags.append(f"masked: the black box {entry['name']} beats {other['name']} in the same ball")
         elif _has_larger_ball(other, entry):
             flags.append(
@@ -145,9 +145,7 @@ def _has_larger_ball(other: dict, entry: dict) -> bool:
     return is_same and not is_weaker and entry["eps"] < other["eps"]
 
 
-def _is_black_box(entry: dict) -> bool:
-    return entry.get("version") == "square"
-
-
-def _ball(entry: dict) -> tuple[str, float]:
-    return entry["norm"], entry["eps"]
+def _is_black_box_beside(entry: dict, other: dict) -> bool:
+    """Whether `entry` is of the black box, and `other` of a white box in the same ball."""
+    is_same_ball = all(entry[key] == other[key] for key in ("norm", "eps"))
+    return is_same_ball and entry.get("version") == "square" and other.get("version") != "square"

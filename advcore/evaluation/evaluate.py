@@ -50,10 +50,6 @@ ALIASES = {
 }
 """What the field calls those that are no attacks, to their names here (`errors.nearest`)."""
 
-_explain_out_of_memory = partial(
-    explain_out_of_memory, "in an evaluation", "lower evaluation.batch_size, or use a smaller model"
-)
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -98,10 +94,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure clean accuracy, and robust accuracy under each attack, in eval mode, as this module says.
 
+    Parameters
+    ----------
     model : borrowed; it is restored afterwards, and so is the global random state.
     dataset : map-style (x, y), x (C, H, W) in [0, 1] or uint8.
     attacks : each is evaluated by itself, climbing the cross-entropy unless it asks for another loss; or `AutoAttack`.
-    split : which split `dataset` is, for the record. indices : (n,) long, the examples to evaluate; None for all.
+    split : which split `dataset` is, for the record.
+    indices : (n,) long, the examples to evaluate; None for all.
     checks : look for signs that the numbers are untrustworthy (`checks.py`). An AutoAttack that cannot run all of its
         attacks, because there are too few classes, is flagged in any case.
     keep_examples : also return the adversarial examples.
@@ -116,10 +115,7 @@ def evaluate(
     source = as_source(dataset, find_device(model))
     indices = torch.arange(len(source)) if indices is None else indices
     task = _Task(attacks=attacks, indices=indices, seed=seed, split=split, keep_examples=keep_examples)
-    with (
-        preserve_random_state(Stream(seed=seed, purpose="model")),
-        start_sweep(model, source, ledger or CostLedger(), chunk_size=batch_size) as sweep,
-    ):
+    with start_sweep(model, source, ledger or CostLedger(), chunk_size=batch_size) as sweep:
         return _evaluate(sweep, task, state=state, checks=checks, on_chunk=on_chunk)
 
 
@@ -152,7 +148,10 @@ def _evaluate(
         for attack, fitting in zip(task.attacks, adapted, strict=True)
     ]
     saved = _open_verdicts(sweep, task, state)
-    with sweep.ledger.phase("evaluation", sweep.source.device):
+    with (
+        preserve_random_state(Stream(seed=task.seed, purpose="model")),
+        sweep.ledger.phase("evaluation", sweep.source.device),
+    ):
         examples = _judge_remaining(sweep, task, saved, on_chunk)
         flags = distributed.run_on_first(partial(_check_model, sweep, task, descriptions)) if checks else []
 
@@ -201,21 +200,21 @@ def _judge_remaining(
     Returns the adversarial examples (n, C, H, W) of each attack by its position, on the CPU, if the task keeps them.
     """
     judge = _bind_judge(sweep, task)
+    way_out = "lower evaluation.batch_size, or use a smaller model"
     remaining = task.indices[len(saved) :]
     examples: list[dict[str, Tensor]] = []
     if len(remaining):
         check_fits(sweep.model, sweep.source, labels=False)
-        for pieces in sweep.run(remaining, judge, guard=_explain_out_of_memory):
+        for pieces in sweep.run(remaining, judge, guard=partial(explain_out_of_memory, "in an evaluation", way_out)):
             saved.add(pieces)
-            for _, _, found in pieces:
-                examples.append({key: x_adv.cpu() for key, x_adv in found.items()})
+            for _, _, images in pieces:
+                examples.append({key: x_adv.cpu() for key, x_adv in images.items()})
             on_chunk(len(saved), len(task.indices))
     saved.share()
     return distributed.run_on_first(partial(concatenate, examples))
 
 
 def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
-    """Return what judges examples at the clean image and under each attack."""
     attacks = [sweep.bind(attack) for attack in task.attacks]
     root = Stream(seed=task.seed, purpose="evaluation")
 

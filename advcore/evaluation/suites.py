@@ -19,8 +19,8 @@ def build_autoattack(attacks: Attacks) -> Attacks:
     """
     balls = dict.fromkeys((attack.norm, attack.eps) for attack in attacks if attack.norm in LP)
     if not balls:
-        rule = "seen or unseen without an lp attack in the file"
-        raise ConfigError(must("--suite", rule, "autoattack", "add one to evaluation.attacks"))
+        way_out = "add one to evaluation.attacks"
+        raise ConfigError(must("--suite", "seen or unseen without an lp attack in the file", "autoattack", way_out))
     return [AutoAttack(norm=norm, eps=eps) for norm, eps in balls]
 
 

@@ -44,8 +44,6 @@ def find_robust(
 ) -> tuple[Tensor, Tensor]:
     """Attack the examples that are classified right, and return which of them stay right.
 
-    Parameters
-    ----------
     attack : bound to the model that `forward` calls.
     x, y : images (B, C, H, W) and labels (B,).
     correct : (B,) bool, which examples are right at the clean image; the others are not attacked.
@@ -113,11 +111,9 @@ class WatchedLoss:
         return torch.where(_per_image(self.fooled, x_adv), self._first_fooled_at, x_adv)
 
     def _note(self, x_adv: Tensor, logits: Tensor) -> None:
-        x_adv = x_adv.detach()
-        logits = logits.detach()
         wrong = (logits.argmax(1) != self._y) | ~torch.isfinite(logits).all(1)
         newly_wrong = _per_image(wrong & ~self.fooled, x_adv)
-        self._first_fooled_at = torch.where(newly_wrong, x_adv, self._first_fooled_at)
+        self._first_fooled_at = torch.where(newly_wrong, x_adv.detach(), self._first_fooled_at)
         self.fooled |= wrong
 
 

@@ -127,23 +127,18 @@ def define_clean_and_attacked(
 ) -> dict[str, Gradient]:
     """Define a score twice: at clean images, as NAME, and at attacked ones, as adversarial_NAME.
 
-    measure : as in `Gradient`; it is also given `attacked=True` for the second.
+    measure : as in `Gradient`; it is also given `attacked`, False and True.
     score_passes : forward and backward passes per example that the score itself takes.
     """
     return {
-        name: Gradient(
-            about=f"{about}; clean",
-            measure=measure,
-            units=partial(_count_units, score_passes, attacked=False),
+        f"{prefix}{name}": Gradient(
+            about=f"{about}; {images}",
+            measure=partial(measure, attacked=attacked),
+            units=partial(_count_units, score_passes, attacked=attacked),
             collect=collect,
-        ),
-        f"adversarial_{name}": Gradient(
-            about=f"{about}; attacked",
-            measure=partial(measure, attacked=True),
-            units=partial(_count_units, score_passes, attacked=True),
-            collect=collect,
-            is_attacked=True,
-        ),
+            is_attacked=attacked,
+        )
+        for prefix, images, attacked in (("", "clean", False), ("adversarial_", "attacked", True))
     }
 
 

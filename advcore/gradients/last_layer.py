@@ -1,6 +1,10 @@
-"""Last-layer gradients at the attacked points, as factors, in one pass over the plain view of the data."""
+"""Last-layer gradients at the attacked points, as factors, in one pass over the plain view of the data.
 
-from collections.abc import Iterable, Mapping
+Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem the gradient of the
+inner maximum is the loss gradient at the maximiser.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +15,7 @@ from advcore.adversary import count_passes, perturb
 from advcore.attacks.base import Attack
 from advcore.cost import CountedModel
 from advcore.data.checks import LabelCheck, label_check
-from advcore.data.contract import first_images
-from advcore.data.source import Source
+from advcore.data.contract import Source, first_images
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
 from advcore.models.base import Tap, find_head, tap_features
@@ -52,8 +55,6 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
 
     When memory runs out, a chunk is split in halves, down to 16 examples, and an event says so; the rows are the same
     up to float32 rounding. With attack_mode "train" the rows depend on the chunk, and the error passes instead.
-    Perturbations are not stored. A row is exact for the x_adv it was taken at: by Danskin's theorem the gradient of the
-    inner maximum is the loss gradient at the maximiser.
     Cost: the attack, one forward pass for each pass of the objective, O(N (C + D)) memory for each.
     Raises ConfigError without a linear head, DataError for bad images or labels, NonFiniteError for NaN logits.
     Reference: Dolatabadi et al. 2022, eqs. 12 and 14. Differs: attack and gradient see the same tensor, un-augmented;
@@ -61,6 +62,7 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
     """
     ledger = settings.ledger
     store = FactorStore(settings.objective.passes, len(source), settings.folder)
+    labels: list[Tensor] = []
     head = locate_head(model, source, settings.head)
     check = label_check(source, head.out_features)
     kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
@@ -70,7 +72,12 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
         tap_features(head) as tap,
     ):
         measure = _FactorMeasure(settings, sweep.bind(settings.attack), sweep.forward, tap, check)
-        labels = _store_factors(sweep.run(torch.arange(len(source)), measure), store, settings, len(source))
+        for pieces in sweep.run(torch.arange(len(source)), measure):
+            for y, factors in pieces:
+                labels.append(y)
+                with ledger.phase("rows", source.device):
+                    _append(store, factors)
+            settings.on_chunk(sum(map(len, labels)), len(source))
     events = distributed.gather_events(sweep.pieces.events)
     with distributed.fail_together(), ledger.phase("rows", source.device):
         if not distributed.is_first():
@@ -132,19 +139,9 @@ class _FactorMeasure:
         return outputs
 
 
-def _store_factors(
-    chunks: Iterable[list[tuple[Tensor, Factors]]], store: FactorStore, settings: MeasurementSettings, total: int
-) -> list[Tensor]:
-    """Store the factors of all chunks, and return the labels of their pieces."""
-    labels: list[Tensor] = []
-    for pieces in chunks:
-        for y, factors in pieces:
-            labels.append(y)
-            with settings.ledger.phase("rows", y.device):
-                for name, (residual, features) in factors.items():
-                    store.append(name, residual, features)
-        settings.on_chunk(sum(map(len, labels)), total)
-    return labels
+def _append(store: FactorStore, factors: Factors) -> None:
+    for name, (residual, features) in factors.items():
+        store.append(name, residual, features)
 
 
 def _count_units(objective: Objective, attack: Attack | None) -> int:

@@ -28,14 +28,12 @@ from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
 from advcore.sweep import start_sweep
 
-ScoreBatch = Callable[[CountedModel, Tensor, Tensor, Tensor], Tensor]
-"""A forward pass, indices (B,), images (B, C, H, W) and labels (B,) to scores (B,) or (B, F)."""
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
 """Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""
 
 
 def sweep_scores(
-    score: ScoreBatch,
+    score: Callable[[CountedModel, Tensor, Tensor, Tensor], Tensor],
     model: nn.Module,
     source: Source,
     settings: MeasurementSettings,
@@ -45,6 +43,7 @@ def sweep_scores(
 ) -> Measurement:
     """Score every example of the source, in eval mode, so that scores do not depend on the chunk.
 
+    score : a forward pass, indices (B,), images (B, C, H, W) and labels (B,) to scores (B,) or (B, F).
     attacked : score the images that the attack leads to on the objective's loss.
     check : called with the labels and indices of each batch, before the model is.
 
