@@ -18,7 +18,7 @@ from advcore.runtime.out_of_memory import Pieces
 Bindable = TypeVar("Bindable")
 Result = TypeVar("Result", bound=tuple)
 Measure = Callable[[Tensor, Tensor, Tensor], Result]
-"""Indices (B,), images (B, C, H, W) and labels (B,) to a tuple of tensors, numbers, and dicts and lists of them."""
+"""Indices (B,), images (B, C, H, W) and labels (B,) to a tuple of tensors, numbers, and dicts and tuples of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Sweep:
         guard : entered around each chunk. What `measure` raises passes through it, and is raised in all processes.
             Passes of a call that raised are not counted.
 
-        A result from another process is a list in place of a tuple: read it by position.
+        In results from other processes, tuples are lists: read them by position.
         """
         chunks = chunked(indices, self.chunk_size)
         yield from distributed.gather_in_order(chunks, self._measure_chunks(chunks, measure, guard), self.source.device)

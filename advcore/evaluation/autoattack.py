@@ -132,9 +132,10 @@ class Lineup:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the attacks that run, in order."""
-        substitutes = [self._substitute(part) for part in self.settings.planned_parts]
-        return tuple(dict.fromkeys(part for part in substitutes if part))
+        """Names of the attacks that run, in order: one that needs more classes gives way to its form for fewer."""
+        planned = self.settings.planned_parts
+        candidates = [part if self._has_classes_for(part) else _SUBSTITUTES.get(part, part) for part in planned]
+        return tuple(dict.fromkeys(part for part in candidates if self._has_classes_for(part)))
 
     @property
     def reduction(self) -> str:
@@ -173,11 +174,8 @@ class Lineup:
     def _missing_parts(self) -> list[str]:
         return [part for part in self.settings.planned_parts if part not in self.parts]
 
-    def _substitute(self, part: str | None) -> str | None:
-        """Return the attack itself if the model has enough classes for it, else its form for fewer, else None."""
-        while part is not None and _FEWEST_CLASSES.get(part, 2) > self.classes:
-            part = _SUBSTITUTES.get(part)
-        return part
+    def _has_classes_for(self, part: str) -> bool:
+        return self.classes >= _FEWEST_CLASSES.get(part, 2)
 
 
 class _ForwardModule(nn.Module):

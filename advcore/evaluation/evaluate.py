@@ -228,7 +228,7 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
             verdicts[str(i)], x_adv = find_robust(sweep.forward, attack, x, y=y, correct=correct, stream=stream)
             if task.keep_examples:
                 examples[str(i)] = x_adv
-        return PieceResult(count_passes(sweep.ledger) - passes_before, verdicts, examples)
+        return count_passes(sweep.ledger) - passes_before, verdicts, examples
 
     return judge
 

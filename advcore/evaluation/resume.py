@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,18 +23,14 @@ def count_passes(ledger: CostLedger) -> Tensor:
     return torch.tensor(list(ledger.passes["evaluation"].values()))
 
 
-class PieceResult(NamedTuple):
-    """What the evaluation of B examples gives.
+PieceResult = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+"""What the evaluation of B examples gives, in this order.
 
-    passes : (2,) long, forward and backward passes that it took.
-    verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
-        position: "0", "1", ...).
-    examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
-    """
-
-    passes: Tensor
-    verdicts: dict[str, Tensor]
-    examples: dict[str, Tensor]
+passes : (2,) long, forward and backward passes that it took.
+verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
+    position: "0", "1", ...).
+examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
+"""
 
 
 def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
