@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.adversary import bind_attack
-from advcore.cost import CostLedger, CountedModel
+from advcore.cost import CostLedger
 from advcore.data.contract import Batch, Source, batches_for, chunked
 from advcore.runtime.borrow import borrow
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.out_of_memory import Pieces
 
 Bindable = TypeVar("Bindable")

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import count_passes, perturb
 from advcore.attacks.base import Attack
-from advcore.cost import CountedModel
 from advcore.data.checks import LabelCheck, label_check
 from advcore.data.contract import Source, first_images
 from advcore.errors import ConfigError, NonFiniteError
@@ -23,6 +22,7 @@ from advcore.objectives.base import Objective
 from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import disable_compilation
 from advcore.sweep import start_sweep
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.adversary import perturb
-from advcore.cost import CountedModel
 from advcore.data.checks import LabelCheck, label_check
 from advcore.data.source import Source
 from advcore.gradients.base import (
@@ -26,6 +25,7 @@ from advcore.models.base import tap_features
 from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
+from advcore.runtime.counted import CountedModel
 from advcore.sweep import start_sweep
 
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
