@@ -26,6 +26,7 @@ Measure = Callable[[Tensor, Tensor, Tensor], Result]
 class Sweep:
     """A borrowed model, and the examples that it walks through. Made by `start_sweep`.
 
+    model, source : what is walked with, in the mode in which it is measured, and through.
     forward : the model as a function whose passes the ledger counts.
     chunk_size : examples that are read at once.
     pieces : how many of them fit into memory, so far.

@@ -125,7 +125,7 @@ class AutoAttack:
 
 @dataclass(frozen=True)
 class Lineup:
-    """What runs of a version of AutoAttack on a model with some number of classes."""
+    """What runs of a version of AutoAttack (`settings`) on a model with some number of `classes`."""
 
     settings: AutoAttack
     classes: float

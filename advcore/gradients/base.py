@@ -70,6 +70,8 @@ class Collector:
     """Collects the scores of each epoch of a run; `rows` (N, 1) float64 combines those so far.
 
     A subclass stores everything in attributes, which are what a checkpoint holds.
+
+    epochs : how many there were so far.
     """
 
     epochs: int = 0
@@ -148,7 +150,10 @@ def _count_units(score_passes: int, objective: Objective, attack: Attack | None,
 
 @dataclass(eq=False)
 class AveragedScores(Collector):
-    """Averages scores over epochs."""
+    """Averages scores over epochs.
+
+    total : (N,) their sum.
+    """
 
     total: Tensor | float = 0.0
 
@@ -170,6 +175,9 @@ class Forgetting(Collector):
 
     Scores are (N,) 1 where the example is right, 0 where it is wrong. An example that was never right counts as
     forgotten in every epoch.
+
+    before, learned : (N,) bool, which examples were right in the last epoch, and in any.
+    count : (N,) float64, how often each was forgotten.
 
     Reference: Toneva et al. 2019, section 2, whose forgetting events are counted at each presentation. Differs: once
     per epoch, on the plain view.
