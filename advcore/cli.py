@@ -196,7 +196,7 @@ def score(
 
     with _before_work():
         config = load(file, set_ or ())
-        names = [name for name, gradient in GRADIENTS.items() if gradient.one_number]
+        names = [name for name, gradient in GRADIENTS.items() if gradient.is_scalar]
         name = score or "input_norm"
         if not score and config.selection and config.selection.solver.reads in names:
             name = config.selection.solver.reads

@@ -17,7 +17,7 @@ from advcore.data.base import Data
 from advcore.errors import ConfigError, UserError, must
 from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Collector, Gradient
+from advcore.gradients.base import Collector, Gradient, MeasurementSettings
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows
@@ -62,7 +62,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
     """
     gradient = GRADIENTS[name]
     objective = type(config.objective).__name__.lower()
-    if gradient.attacked and not is_attacked(config.objective):
+    if gradient.is_attacked and not is_attacked(config.objective):
         raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, objective))
     with distributed.fail_together():
         prepared = prepare(config, scores=False)
@@ -101,16 +101,15 @@ class _LastScores:
 def _add_scores(gradient: Gradient, prepared: Prepared, collector: Collector | _LastScores, model: nn.Module) -> None:
     """Score all training examples with `model`, and add the scores, (N,), to the collector."""
     trainer, selector = prepared.trainer, prepared.trainer.selector
-    measured = gradient.measure(
-        model,
-        prepared.data.train,
+    settings = MeasurementSettings(
         objective=trainer.objective,
         attack=(selector or trainer).attack,
         stream=Stream(seed=prepared.config.seed, purpose="scoring"),
         ledger=CostLedger(),
         head=prepared.config.model.head,
-        **({"chunk_size": selector.chunk_size} if selector else {}),
+        chunk_size=(selector or MeasurementSettings).chunk_size,
     )
+    measured = gradient.measure(model, prepared.data.train, settings)
     for event in measured.events:
         log.warning("%s", event)
     assert isinstance(measured.rows, DenseRows), "a score is one number for each example"
