@@ -17,6 +17,7 @@ from advcore.data.source import Resident
 from advcore.errors import NonFiniteError
 from advcore.files import pack, unpack
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard, Trades
@@ -71,7 +72,7 @@ def test_a_selection_on_the_device_is_that_of_the_cpu(model, source, solver):
 def rows_of(model, source, objective, folder=None) -> FactoredRows:
     settings = {"objective": objective, "attack": LinfPGD(eps=0.1, steps=2), "chunk_size": 32, "folder": folder}
     stream = Stream(seed=0, purpose="selection")
-    return last_layer_rows(model, source, stream=stream, ledger=CostLedger(), **settings).rows
+    return last_layer_rows(model, source, MeasurementSettings(stream=stream, ledger=CostLedger(), **settings)).rows
 
 
 def on_cuda(source, dtype=torch.float32) -> Resident:
@@ -195,12 +196,14 @@ def test_every_rule_picks_on_the_device_what_it_picks_on_the_cpu(model, source, 
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, gradient in GRADIENTS.items() if gradient.one_number])
+@pytest.mark.parametrize("name", [name for name, gradient in GRADIENTS.items() if gradient.is_scalar])
 def test_scores_taken_on_the_device_are_the_cpus(model, source, name):
     how = {"objective": Pgd(), "attack": LinfPGD(eps=0.1, steps=2), "stream": Stream(seed=0, purpose="scoring")}
     double = Resident(source._images.double(), source.labels())
-    here = GRADIENTS[name].measure(model.double(), double, ledger=CostLedger(), **how)
-    there = GRADIENTS[name].measure(model.cuda(), on_cuda(source, torch.float64), ledger=CostLedger(), **how)
+    here = GRADIENTS[name].measure(model.double(), double, MeasurementSettings(ledger=CostLedger(), **how))
+    there = GRADIENTS[name].measure(
+        model.cuda(), on_cuda(source, torch.float64), MeasurementSettings(ledger=CostLedger(), **how)
+    )
     torch.testing.assert_close(there.rows.dense().cpu(), here.rows.dense(), rtol=1e-5, atol=1e-6)
 
 
@@ -290,10 +293,12 @@ def test_rows_in_bfloat16_are_near_those_in_float32(model, source):
             found = last_layer_rows(
                 speed.lay_out(copy.deepcopy(model).cuda()),
                 own,
-                objective=Trades(),
-                attack=LinfPGD(eps=0.05, steps=3),
-                stream=Stream(seed=0, purpose="selection"),
-                ledger=CostLedger(),
+                MeasurementSettings(
+                    objective=Trades(),
+                    attack=LinfPGD(eps=0.05, steps=3),
+                    stream=Stream(seed=0, purpose="selection"),
+                    ledger=CostLedger(),
+                ),
             )
         rows.append(found.rows.dense())
     assert float((rows[1] - rows[0]).norm() / rows[0].norm()) < 0.25

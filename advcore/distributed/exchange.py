@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar, cast
 
 import torch
@@ -18,7 +18,6 @@ from advcore.distributed.wire import (
     gather_parts,
     gather_values,
     name_lost_process,
-    receive_like,
     receive_tree,
     reduce_numbers,
     send_tree,
@@ -101,10 +100,14 @@ def chunks_of_process(chunks: Sequence[Tensor]) -> list[Tensor]:
     return list(chunks[rank() :: size()])
 
 
-def gather_in_order(chunks: Sequence[Tensor], results: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+def gather_in_order(chunks: Sequence[Tensor], results: Iterator[Item], device: torch.device) -> Iterator[Item]:
     """Yield the results of all chunks, in order, in the first process; nothing in the others.
 
-    results : those of `chunks_of_process(chunks)`, computed as they are asked for; tensors with one row per example.
+    Parameters
+    ----------
+    results : those of `chunks_of_process(chunks)`, computed as they are asked for: nested dicts and lists of tensors
+        and plain values.
+    device : where tensors go that other processes computed on a GPU.
 
     Cost: each process sends its result to the first, after each round of one chunk per process.
     """
@@ -112,27 +115,26 @@ def gather_in_order(chunks: Sequence[Tensor], results: Iterator[tuple[Tensor, ..
         yield from results
         return
     for start in range(0, len(chunks), size()):
-        lengths = [len(chunk) for chunk in chunks[start : start + size()]]
-        result: tuple[Tensor, ...] = ()
+        busy = min(size(), len(chunks) - start)
+        result = []
         with fail_together():
-            if rank() < len(lengths):
-                result = next(results)
-        if is_first():
-            yield result
-            for other, length in enumerate(lengths[1:], 1):
-                yield tuple(receive_like(part, length, other) for part in result)
+            if rank() < busy:
+                result.append(next(results))
+        if not is_first():
+            for item in result:
+                send_tree(item, 0)
             continue
-        for part in result:
-            with name_lost_process():
-                dist.send(carrier_of(part.contiguous()), 0)
+        yield from result
+        for other in range(1, busy):
+            yield cast(Item, receive_tree(other, device))
 
 
-def gather_combined(chunks: Sequence[Tensor], results: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Return the results of all chunks, as `gather_in_order` yields them, concatenated, in every process.
+def gather_combined(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Return the parts that the first process has, concatenated tensor by tensor, in every process.
 
     They are on the CPU in all processes but the first.
     """
-    parts = list(gather_in_order(chunks, results))
+    parts = list(parts)
     return tuple(run_on_first(lambda: [torch.cat(columns) for columns in zip(*parts, strict=True)]))
 
 

@@ -115,14 +115,6 @@ def _receive(other: int, dtype: torch.dtype, shape: Sequence[int], is_cuda: bool
 
 
 @name_lost_process()
-def receive_like(example: Tensor, length: int, other: int) -> Tensor:
-    """Receive a tensor (length, ...) from process `other`, shaped and placed like `example` (B, ...)."""
-    carrier = torch.empty_like(carrier_of(example[:1])).expand(length, *example.shape[1:]).contiguous()
-    dist.recv(carrier, other)
-    return carrier.to(example.device)
-
-
-@name_lost_process()
 def broadcast_bytes(content: bytes | None) -> bytes:
     """Return, in all processes, the bytes of the first process; the others give None."""
     carrier = encode_bytes(b"?" if content is None else content)

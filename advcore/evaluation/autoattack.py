@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import ClassVar
 
@@ -18,27 +18,24 @@ from advcore.errors import check_one_of, explain_missing_package, must, require
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
 from advcore.settings import settings
+from advcore.types import Facts
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _NORM_ALIASES = {"inf": "linf", "max": "linf"}
+# the attacks that each version runs, in the package's order
 _ENSEMBLES = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-"""The attacks that each version runs, in the package's order."""
-_SINGLE = ("apgd-ce", "apgd-dlr", "square")
+# how many classes an attack needs, if more than two: the losses of these compare three and four logits
 _FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
-"""How many classes an attack needs, if more than two: the losses of these compare three and four logits."""
+# the untargeted form of an attack, for models with fewer classes than it needs
 _SUBSTITUTES = {"apgd-t": "apgd-dlr"}
-"""The untargeted form of an attack, for models with fewer classes than it needs."""
 _SQUARE_TILES = 5  # the rows of tiles into which Square divides an image in the l2 and l1 balls
-_ARGUMENTS = {
-    "pyautoattack": {"attacks": "attacks", "batch size": "batch_size"},
-    "autoattack": {"attacks": "attacks_to_run", "batch size": "bs"},
-}
-"""What each package calls the two arguments that are not named alike."""
-VERSIONS = (*_ENSEMBLES, *_SINGLE)
+# the packages, the preferred one first, and how each calls the size of a batch
+_PACKAGES = {"pyautoattack": "batch_size", "autoattack": "bs"}
+VERSIONS = (*_ENSEMBLES, "apgd-ce", "apgd-dlr", "square")
 
 
 @settings
@@ -63,7 +60,6 @@ class AutoAttack:
     version: str = "standard"
     training_only: ClassVar[bool] = False
     restarts: ClassVar[int] = 1
-    _classes: ClassVar[float] = math.inf  # of the model; a whole number where it is known (`for_classes`)
 
     def __post_init__(self):
         require(
@@ -74,7 +70,7 @@ class AutoAttack:
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         _import_package()
-        if self.norm != "linf" and "square" in self.parts and shape[1] < _SQUARE_TILES:
+        if self.norm != "linf" and "square" in self.planned_parts and shape[1] < _SQUARE_TILES:
             rule = f"linf, or version apgd-ce, for images below {_SQUARE_TILES} pixels in height"
             return must("norm", rule, self.norm, "Square cannot divide them into tiles")
         return pixel_radius(self.eps, LP[self.norm].diameter(math.prod(shape)))
@@ -89,69 +85,28 @@ class AutoAttack:
         rule = f"standard, apgd-ce or square for {classes} classes"
         return must("version", rule, self.version, f"its loss compares {needed} logits")
 
-    def for_classes(self, classes: int) -> "AutoAttack":
-        """Return the same attack for a model with this number of classes, which decides which attacks can run."""
+    def for_classes(self, classes: int) -> "Lineup":
+        """Return what runs on a model with this number of classes. Raises ConfigError if nothing can."""
         require(self.classes_problem(classes))
-        adapted = replace(self)
-        adapted.__dict__["_classes"] = classes
-        return adapted
+        return Lineup(self, classes)
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the attacks that run, in order."""
-        substitutes = [self._substitute(part) for part in self._planned_parts]
-        return tuple(dict.fromkeys(part for part in substitutes if part))
-
-    @property
-    def reduction(self) -> str | None:
-        """How this differs from its version on a model of too few classes, as "without apgd-t"; None if it does not."""
-        missing = self._missing_parts
-        added = [part for part in self.parts if part not in self._planned_parts]
-        if not missing:
-            return None
-        if added:
-            return f"with {' and '.join(added)} for {' and '.join(missing)}"
-        return f"without {' and '.join(missing)}"
-
-    def flags(self) -> list[str]:
-        """Return a flag if the version's name promises more than what runs."""
-        if self.reduction is None:
-            return []
-        needs = [f"{part} needs {_FEWEST_CLASSES[part]}" for part in self._missing_parts]
-        return [
-            f"reduced: {' and '.join(needs)} classes, and the model has {self._classes}; autoattack "
-            f"({self.norm} {format_pixels(self.eps)}) ran {', '.join(self.parts)}, not its {self.version} version"
-        ]
-
-    @property
-    def _planned_parts(self) -> tuple[str, ...]:
+    def planned_parts(self) -> tuple[str, ...]:
+        """Names of the attacks that run, in order, if there are classes enough."""
         return _ENSEMBLES.get(self.version, (self.version,))
 
-    @property
-    def _missing_parts(self) -> list[str]:
-        return [part for part in self._planned_parts if part not in self.parts]
-
-    def _substitute(self, part: str | None) -> str | None:
-        """Return the attack itself if the model has enough classes for it, else its form for fewer, else None."""
-        while part is not None and _FEWEST_CLASSES.get(part, 2) > self._classes:
-            part = _SUBSTITUTES.get(part)
-        return part
-
-    def adversarial(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
+    def attack(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
         """Attack images x (B, C, H, W) that are classified right; those not fooled are returned unchanged."""
         _, channels, height, width = x.shape
         require(self.problem((channels, height, width)))
         package = _import_package()
-        names = _ARGUMENTS[package.__name__]
-        single = self.version in _SINGLE
         attack = package.AutoAttack(
             _ForwardModule(forward),
             device=x.device,
             eps=self.eps,
             norm=_NORMS[self.norm],
             seed=stream.key & 0x7FFFFFFF,
-            version="custom" if single else self.version,
-            **({names["attacks"]: [self.version]} if single else {}),
+            version=self.version if self.version in _ENSEMBLES else "custom",
         )
         attack.verbose = False
         logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
@@ -161,21 +116,66 @@ class AutoAttack:
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
         with preserve_random_state(stream):
-            result = attack.run_standard_evaluation(x, y, **{names["batch size"]: len(x)})
+            result = attack.run_standard_evaluation(x, y, **{_PACKAGES[package.__name__]: len(x)})
         return result[0] if isinstance(result, tuple) else result
 
-    def describe(self) -> dict[str, object]:
-        name = f"{self.version} {self.reduction}" if self.reduction else self.version
+    def describe(self) -> Facts:
+        return Lineup(self, math.inf).describe()
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """What runs of a version of AutoAttack (`settings`) on a model with some number of `classes`."""
+
+    settings: AutoAttack
+    classes: float
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the attacks that run, in order: one that needs more classes gives way to its form for fewer."""
+        planned = self.settings.planned_parts
+        candidates = [part if self._has_classes_for(part) else _SUBSTITUTES.get(part, part) for part in planned]
+        return tuple(dict.fromkeys(part for part in candidates if self._has_classes_for(part)))
+
+    @property
+    def reduction(self) -> str:
+        """How this differs from the whole version, as "without apgd-t"; empty if it does not."""
+        missing = " and ".join(self._missing_parts)
+        added = " and ".join(part for part in self.parts if part not in self.settings.planned_parts)
+        if added:
+            return f"with {added} for {missing}"
+        return missing and f"without {missing}"
+
+    def flags(self) -> list[str]:
+        """Return a flag if the version's name promises more than what runs."""
+        if not self.reduction:
+            return []
+        needs = [f"{part} needs {_FEWEST_CLASSES[part]}" for part in self._missing_parts]
+        return [
+            f"reduced: {' and '.join(needs)} classes, and the model has {self.classes}; autoattack "
+            f"({self.settings.norm} {format_pixels(self.settings.eps)}) ran {', '.join(self.parts)}, "
+            f"not its {self.settings.version} version"
+        ]
+
+    def describe(self) -> Facts:
+        """Return what a robust accuracy must state (`Attack.describe`)."""
         return {
-            "norm": self.norm,
-            "eps": self.eps,
-            "version": name,
+            "norm": self.settings.norm,
+            "eps": self.settings.eps,
+            "version": f"{self.settings.version} {self.reduction}".rstrip(),
             "parts": list(self.parts),
             "package": version(),
-            "steps": 5000 if self.version == "square" else 100,
+            "steps": 5000 if self.settings.version == "square" else 100,
             "step_size": None,
             "restarts": 1,
         }
+
+    @property
+    def _missing_parts(self) -> list[str]:
+        return [part for part in self.settings.planned_parts if part not in self.parts]
+
+    def _has_classes_for(self, part: str) -> bool:
+        return self.classes >= _FEWEST_CLASSES.get(part, 2)
 
 
 class _ForwardModule(nn.Module):
@@ -196,22 +196,18 @@ class _ForwardModule(nn.Module):
 
 def _import_package() -> ModuleType:
     """Import pyautoattack, or else autoattack. Raises ConfigError, with the extra to install, if neither can be."""
-    try:
-        import pyautoattack
-
-        return pyautoattack
-    except (ImportError, RuntimeError) as error:
+    errors = []
+    for name in _PACKAGES:
         try:
-            import autoattack
-
-            return autoattack
-        except (ImportError, RuntimeError):
-            raise explain_missing_package("pyautoattack", "AutoAttack", "eval", error) from None
+            return importlib.import_module(name)
+        except (ImportError, RuntimeError) as error:
+            errors.append(error)
+    raise explain_missing_package("pyautoattack", "AutoAttack", "eval", errors[0])
 
 
 def is_installed() -> bool:
     """Whether a package of AutoAttack can be imported, without importing it."""
-    return any(importlib.util.find_spec(name) for name in _ARGUMENTS)
+    return any(importlib.util.find_spec(name) for name in _PACKAGES)
 
 
 def version() -> str:

@@ -5,6 +5,8 @@ After AutoAttack's checks (Croce and Hein 2020, appendix), Athalye et al. 2018, 
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -71,20 +73,15 @@ def _record_autograd() -> Iterator[list[str]]:
     names = ("grad", "backward", "_engine_run_backward")
     originals = {name: getattr(torch.autograd, name) for name in names if hasattr(torch.autograd, name)}
 
-    def recording(name: str) -> Callable[..., object]:
-        def call(*args: object, **kwargs: object) -> object:
-            calls.append(name)
-            return originals[name](*args, **kwargs)
+    def record_call(name: str, *args: object, **kwargs: object) -> object:
+        calls.append(name)
+        return originals[name](*args, **kwargs)
 
-        return call
-
-    for name in originals:
-        setattr(torch.autograd, name, recording(name))
+    vars(torch.autograd).update({name: partial(record_call, name) for name in originals})
     try:
         yield calls
     finally:
-        for name, original in originals.items():
-            setattr(torch.autograd, name, original)
+        vars(torch.autograd).update(originals)
 
 
 def share_regained(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, gradient: Tensor, eps: float) -> float:
@@ -128,22 +125,17 @@ def flag_order(entries: Sequence[dict]) -> list[str]:
     leaves fewer right than a white box in the same ball.
     """
     flags = []
-    for entry in entries:
-        for other in entries:
-            if _is_black_box(entry) and not _is_black_box(other) and _ball(entry) == _ball(other):
-                if _is_lower(entry, other):
-                    flags.append(f"masked: the black box {entry['name']} beats {other['name']} in the same ball")
-            elif _has_larger_ball(other, entry) and _is_lower(entry, other):
-                flags.append(
-                    f"masked: {entry['name']} leaves more right at eps {format_pixels(other['eps'])} than at "
-                    f"{format_pixels(entry['eps'])}"
-                )
+    for entry, other in product(entries, repeat=2):
+        if entry["interval"][1] >= other["interval"][0]:
+            continue
+        if _is_black_box_beside(entry, other):
+            flags.append(f"masked: the black box {entry['name']} beats {other['name']} in the same ball")
+        elif _has_larger_ball(other, entry):
+            flags.append(
+                f"masked: {entry['name']} leaves more right at eps {format_pixels(other['eps'])} than at "
+                f"{format_pixels(entry['eps'])}"
+            )
     return flags
-
-
-def _is_lower(entry: dict, other: dict) -> bool:
-    """Whether the first accuracy is below the second, beyond both intervals."""
-    return entry["interval"][1] < other["interval"][0]
 
 
 def _has_larger_ball(other: dict, entry: dict) -> bool:
@@ -153,9 +145,7 @@ def _has_larger_ball(other: dict, entry: dict) -> bool:
     return is_same and not is_weaker and entry["eps"] < other["eps"]
 
 
-def _is_black_box(entry: dict) -> bool:
-    return entry.get("version") == "square"
-
-
-def _ball(entry: dict) -> tuple[str, float]:
-    return entry["norm"], entry["eps"]
+def _is_black_box_beside(entry: dict, other: dict) -> bool:
+    """Whether `entry` is of the black box, and `other` of a white box in the same ball."""
+    is_same_ball = all(entry[key] == other[key] for key in ("norm", "eps"))
+    return is_same_ball and entry.get("version") == "square" and other.get("version") != "square"

@@ -1,4 +1,14 @@
-"""evaluate(): clean accuracy, and robust accuracy in the worst case under each attack."""
+"""evaluate(): clean accuracy, and robust accuracy in the worst case under each attack.
+
+An example is robust only if it is classified right at the clean image and at every iterate of every restart (where an
+attack leaves its ball on the way, at the point that it returns; PPGD and LPA stop moving an image that they have
+fooled). Misclassified examples are not stepped further, so more steps (of one size) and more restarts never help the
+defence.
+
+Several processes (torch.distributed) share the batches, and all return the same result; each example counts once. All
+must evaluate the same model. When memory runs out, a batch is split in halves, down to 16 examples; AutoAttack's draws
+depend on the size of its batch.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from advcore import distributed
-from advcore.adversary import bind_attack
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
@@ -18,15 +27,16 @@ from advcore.data.compatibility import check_fits, count_logits
 from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must
-from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.autoattack import AutoAttack, Lineup
 from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_settings
 from advcore.evaluation.intervals import Accuracy, wilson
-from advcore.evaluation.resume import BatchResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
+from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust
 from advcore.rng import Stream, preserve_random_state
-from advcore.runtime.borrow import borrow, find_device
-from advcore.runtime.out_of_memory import Pieces, explain_out_of_memory
-from advcore.types import find_name
+from advcore.runtime.borrow import find_device
+from advcore.runtime.out_of_memory import explain_out_of_memory
+from advcore.sweep import Measure, Sweep, start_sweep
+from advcore.types import Facts, find_name
 
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
 """What an evaluation may run."""
@@ -55,13 +65,13 @@ class Evaluation:
     """
 
     clean: Accuracy
-    attacks: tuple[dict, ...]
+    attacks: tuple[Facts, ...]
     worst: Accuracy | None = None
     flags: tuple[str, ...] = ()
     verdicts: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     examples: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> Facts:
         """Return the evaluation as a record holds it, without verdicts and examples."""
         worst = {"worst": self.worst.as_dict()} if self.worst else {}
         return {"clean": self.clean.as_dict(), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
@@ -82,12 +92,7 @@ def evaluate(
     ledger: CostLedger | None = None,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Measure clean accuracy, and robust accuracy under each attack, in eval mode.
-
-    An example is robust only if it is classified right at the clean image and at every iterate of every restart (where
-    an attack leaves its ball on the way, at the point that it returns; PPGD and LPA stop moving an image that they have
-    fooled). Misclassified examples are not stepped further, so more steps (of one size) and more restarts never help
-    the defence.
+    """Measure clean accuracy, and robust accuracy under each attack, in eval mode, as this module says.
 
     Parameters
     ----------
@@ -103,55 +108,15 @@ def evaluate(
         resumes from it. Refused for another model, data, attack or seed.
     on_chunk : called after each batch with the number of examples done and the total.
 
-    Several processes (torch.distributed) share the batches, and all return the same result; each example counts once.
-    All must call this with the same model.
-
-    When memory runs out, a batch is split in halves, down to 16 examples; AutoAttack's draws depend on the size of its
-    batch. Raises ConfigError for a training-only attack, DataError for bad images or labels, NoMemoryError.
+    Raises ConfigError for a training-only attack, DataError for bad images or labels, NoMemoryError.
     Cost: one forward pass per example, then each attack's passes on the examples still right, per restart.
     """
     _refuse_unfit(attacks)
     source = as_source(dataset, find_device(model))
-    attacks = _adapt_to_classes(attacks, model, source)
-    descriptions = [
-        {"name": attack_name(attack), **attack.describe(), "seed": seed, "split": split} for attack in attacks
-    ]
-    ledger = ledger or CostLedger()
     indices = torch.arange(len(source)) if indices is None else indices
-
-    keys = ["clean", *map(str, range(len(attacks)))]
-    identity = partial(hash_evaluation, model, source, indices, attacks=attacks, settings=(seed, batch_size))
-    with distributed.fail_together():
-        saved = SavedVerdicts(state if distributed.is_first() else None, keys, identity)
-    saved.share()
-    for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
-        ledger.passes["evaluation"][kind] += count
-    if keep_examples and len(saved):
-        raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
-
-    with (
-        preserve_random_state(Stream(seed=seed, purpose="model")),
-        borrow(model, training=False),
-        ledger.phase("evaluation", source.device),
-    ):
-        judge = _Judge(model, attacks, seed=seed, batch_size=batch_size, ledger=ledger, keep_examples=keep_examples)
-        examples = _judge_remaining(judge, source, indices, saved=saved, batch_size=batch_size, on_chunk=on_chunk)
-        flags = distributed.run_on_first(partial(_check_model, judge, source, indices, descriptions)) if checks else []
-
-    accuracies = {key: wilson(int(verdict.sum()), len(indices)) for key, verdict in saved.verdicts.items()}
-    entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
-    if checks:
-        flags = [*flags, *flag_weak_settings(entries), *flag_order(entries)]
-    reduced = chain.from_iterable(attack.flags() for attack in attacks if isinstance(attack, AutoAttack))
-    worst = torch.stack(list(saved.verdicts.values())).all(0)
-    return Evaluation(
-        clean=accuracies["clean"],
-        attacks=entries,
-        worst=wilson(int(worst.sum()), len(indices)) if attacks else None,
-        flags=(*reduced, *flags),
-        verdicts=saved.verdicts,
-        examples=examples,
-    )
+    task = _Task(attacks=attacks, indices=indices, seed=seed, split=split, keep_examples=keep_examples)
+    with start_sweep(model, source, ledger or CostLedger(), chunk_size=batch_size) as sweep:
+        return _evaluate(sweep, task, state=state, checks=checks, on_chunk=on_chunk)
 
 
 def _refuse_unfit(attacks: Sequence[Attack | AutoAttack]) -> None:
@@ -163,93 +128,117 @@ def _refuse_unfit(attacks: Sequence[Attack | AutoAttack]) -> None:
         raise ConfigError(must("evaluation.attacks.start", "uniform, gaussian or clean", "remembered"))
 
 
-def _adapt_to_classes(
-    attacks: Sequence[Attack | AutoAttack], model: nn.Module, source: Source
-) -> list[Attack | AutoAttack]:
-    """Return the attacks, each AutoAttack as it runs for the model's number of classes."""
-    if not any(isinstance(attack, AutoAttack) for attack in attacks):
-        return list(attacks)
-    classes = count_logits(model, source)
-    return [attack.for_classes(classes) if isinstance(attack, AutoAttack) else attack for attack in attacks]
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What is evaluated: attacks, each by itself, on some of a source's examples."""
+
+    attacks: Sequence[Attack | AutoAttack]
+    indices: Tensor
+    seed: int
+    split: str
+    keep_examples: bool
 
 
-class _Judge:
-    """Judges batches of examples at the clean image and under each attack, and counts the passes in the ledger."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        attacks: Sequence[Attack | AutoAttack],
-        *,
-        seed: int,
-        batch_size: int,
-        ledger: CostLedger,
-        keep_examples: bool,
+def _evaluate(
+    sweep: Sweep, task: _Task, *, state: Path | None, checks: bool, on_chunk: Callable[[int, int], None]
+) -> Evaluation:
+    adapted = _adapt_to_classes(sweep, task)
+    descriptions = [
+        {"name": attack_name(attack), **fitting.describe(), "seed": task.seed, "split": task.split}
+        for attack, fitting in zip(task.attacks, adapted, strict=True)
+    ]
+    saved = _open_verdicts(sweep, task, state)
+    with (
+        preserve_random_state(Stream(seed=task.seed, purpose="model")),
+        sweep.ledger.phase("evaluation", sweep.source.device),
     ):
-        self.model = model
-        self.forward = ledger.count_passes(model)
-        self._attacks = [bind_attack(attack, model, ledger.count_passes) for attack in attacks]
-        self._stream = Stream(seed=seed, purpose="evaluation")
-        self._pieces = Pieces(batch_size)
-        self._ledger = ledger
-        self._keep_examples = keep_examples
+        examples = _judge_remaining(sweep, task, saved, on_chunk)
+        flags = distributed.run_on_first(partial(_check_model, sweep, task, descriptions)) if checks else []
 
-    def judge_batch(self, indices: Tensor, x: Tensor, y: Tensor) -> BatchResult:
-        """Judge a batch, in pieces that fit into memory."""
-        with explain_out_of_memory("in an evaluation", "lower evaluation.batch_size, or use a smaller model"):
-            results = self._pieces.run(len(x), partial(self._judge_piece, indices, x, y))
-        return BatchResult.join(results)
+    accuracies = {key: wilson(int(verdict.sum()), verdict.numel()) for key, verdict in saved.verdicts.items()}
+    entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
+    if checks:
+        flags = [*flags, *flag_weak_settings(entries), *flag_order(entries)]
+    reduced = chain.from_iterable(lineup.flags() for lineup in adapted if isinstance(lineup, Lineup))
+    worst = torch.stack(list(saved.verdicts.values())).all(0)
+    return Evaluation(
+        clean=accuracies["clean"],
+        attacks=entries,
+        worst=wilson(int(worst.sum()), len(worst)) if task.attacks else None,
+        flags=(*reduced, *flags),
+        verdicts=saved.verdicts,
+        examples=examples,
+    )
 
-    def _judge_piece(self, indices: Tensor, x: Tensor, y: Tensor, piece: slice) -> BatchResult:
-        indices, x, y = (tensor[piece] for tensor in (indices, x, y))
-        passes_before = count_passes(self._ledger)
-        examples = {}
-        with self._ledger.undo_on_error():
-            correct = classify_clean(self.forward(x), y, indices)
-            verdicts = {"clean": correct}
-            for i, attack in enumerate(self._attacks):
-                stream = self._stream.child(i).at(indices)
-                verdicts[str(i)], x_adv = find_robust(self.forward, attack, x, y=y, correct=correct, stream=stream)
-                if self._keep_examples:
-                    examples[str(i)] = x_adv
-        return BatchResult(count_passes(self._ledger) - passes_before, verdicts, examples)
+
+def _adapt_to_classes(sweep: Sweep, task: _Task) -> list[Attack | Lineup]:
+    """Return what describes each attack: for AutoAttack, what runs of it for the model's number of classes."""
+    return [
+        attack.for_classes(count_logits(sweep.model, sweep.source)) if isinstance(attack, AutoAttack) else attack
+        for attack in task.attacks
+    ]
+
+
+def _open_verdicts(sweep: Sweep, task: _Task, path: Path | None) -> SavedVerdicts:
+    """Open the verdicts so far, and count the passes that they took."""
+    keys = ["clean", *map(str, range(len(task.attacks)))]
+    settings = (task.seed, sweep.chunk_size)
+    identity = partial(hash_evaluation, sweep.model, sweep.source, task.indices, task.attacks, settings)
+    saved = SavedVerdicts(path, keys, identity)
+    for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
+        sweep.ledger.passes["evaluation"][kind] += count
+    if task.keep_examples and len(saved):
+        raise ConfigError("keep_examples needs all batches, and some are in the state file already; give a new one")
+    return saved
 
 
 def _judge_remaining(
-    judge: _Judge,
-    source: Source,
-    indices: Tensor,
-    *,
-    saved: SavedVerdicts,
-    batch_size: int,
-    on_chunk: Callable[[int, int], None],
+    sweep: Sweep, task: _Task, saved: SavedVerdicts, on_chunk: Callable[[int, int], None]
 ) -> dict[str, Tensor]:
     """Judge the examples that have no verdict yet, all processes together, and save the verdicts batch by batch.
 
-    Returns the adversarial examples (n, C, H, W) of each attack by its position, on the CPU, if the judge keeps them.
+    Returns the adversarial examples (n, C, H, W) of each attack by its position, on the CPU, if the task keeps them.
     """
-    chunks = []
-    if len(saved) < len(indices):
-        chunks = cut_into_chunks(indices[len(saved) :], batch_size)
-        check_fits(judge.model, source, labels=False)
-    batches = read_batches(judge.model, source, distributed.chunks_of_process(chunks))
-    results = (judge.judge_batch(*batch).to_rows() for batch in batches)
+    judge = _bind_judge(sweep, task)
+    way_out = "lower evaluation.batch_size, or use a smaller model"
+    remaining = task.indices[len(saved) :]
     examples: list[dict[str, Tensor]] = []
-    for rows in distributed.gather_in_order(chunks, results):
-        result = BatchResult.from_rows(rows, list(saved.verdicts))
-        saved.add(result)
-        examples.append({key: x_adv.cpu() for key, x_adv in result.examples.items()})
-        on_chunk(len(saved), len(indices))
+    if len(remaining):
+        check_fits(sweep.model, sweep.source, labels=False)
+        for pieces in sweep.run(remaining, judge, guard=partial(explain_out_of_memory, "in an evaluation", way_out)):
+            saved.add(pieces)
+            for _, _, images in pieces:
+                examples.append({key: x_adv.cpu() for key, x_adv in images.items()})
+            on_chunk(len(saved), len(task.indices))
     saved.share()
     return distributed.run_on_first(partial(concatenate, examples))
 
 
-def _check_model(judge: _Judge, source: Source, indices: Tensor, descriptions: Sequence[dict]) -> list[str]:
+def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
+    attacks = [sweep.bind(attack) for attack in task.attacks]
+    root = Stream(seed=task.seed, purpose="evaluation")
+
+    def judge(indices: Tensor, x: Tensor, y: Tensor) -> PieceResult:
+        passes_before = count_passes(sweep.ledger)
+        correct = classify_clean(sweep.forward(x), y, indices)
+        verdicts = {"clean": correct}
+        examples = {}
+        for i, attack in enumerate(attacks):
+            stream = root.child(i).at(indices)
+            verdicts[str(i)], x_adv = find_robust(sweep.forward, attack, x, y=y, correct=correct, stream=stream)
+            if task.keep_examples:
+                examples[str(i)] = x_adv
+        return count_passes(sweep.ledger) - passes_before, verdicts, examples
+
+    return judge
+
+
+def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts]) -> list[str]:
     """Look for signs of masking on a few images, in the largest linf ball of the attacks, or one of 8/255."""
-    spread = indices[:: max(1, len(indices) // IMAGES)][:IMAGES]  # data may be sorted by class
-    _, x, y = next(read_batches(judge.model, source, [spread]))
+    spread = task.indices[:: max(1, len(task.indices) // IMAGES)][:IMAGES]  # data may be sorted by class
+    _, x, y = next(read_batches(sweep.model, sweep.source, [spread]))
     radii = [description["eps"] for description in descriptions if description["norm"] == "linf"]
-    return flag_model(judge.model, judge.forward, x, y, eps=max(radii, default=8 / 255))
+    return flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))
 
 
 def smallest_radius(
@@ -270,16 +259,18 @@ def smallest_radius(
     Cost: one forward pass per example, and the attack for each ball that is tried; in phase "evaluation".
     """
     radii = []
-    with borrow(model, training=False), ledger.phase("evaluation", source.device):
-        forward = ledger.count_passes(model)
-        attack = bind_attack(attack.probe(), model, ledger.count_passes)
+    with (
+        start_sweep(model, source, ledger, chunk_size=batch_size) as sweep,
+        ledger.phase("evaluation", source.device),
+    ):
+        attack = sweep.bind(attack.probe())
         for batch, x, y in read_batches(model, source, cut_into_chunks(indices, batch_size)):
             with torch.no_grad():
-                robust = classify_clean(forward(x), y, batch)
+                robust = classify_clean(sweep.forward(x), y, batch)
             radius = torch.where(robust, float("inf"), 0.0).double()
             for part in range(1, parts + 1):
                 smaller = attack.scaled(part / parts)
-                stands, _ = find_robust(forward, smaller, x, y=y, correct=robust, stream=stream.at(batch))
+                stands, _ = find_robust(sweep.forward, smaller, x, y=y, correct=robust, stream=stream.at(batch))
                 radius[robust & ~stands] = attack.eps * part / parts
                 robust = stands
             radii.append(radius.cpu())

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,44 +23,14 @@ def count_passes(ledger: CostLedger) -> Tensor:
     return torch.tensor(list(ledger.passes["evaluation"].values()))
 
 
-@dataclass(frozen=True)
-class BatchResult:
-    """What the evaluation of a batch of B examples, or of a part of it, gives.
+PieceResult = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+"""What the evaluation of B examples gives, in this order.
 
-    passes : (2,) long, forward and backward passes that it took.
-    verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
-        position: "0", "1", ...).
-    examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
-    """
-
-    passes: Tensor
-    verdicts: dict[str, Tensor]
-    examples: dict[str, Tensor]
-
-    @classmethod
-    def join(cls, pieces: Sequence["BatchResult"]) -> "BatchResult":
-        """Return the result of a whole batch from those of its pieces, in order."""
-        return cls(
-            passes=torch.stack([piece.passes for piece in pieces]).sum(0),
-            verdicts=concatenate([piece.verdicts for piece in pieces]),
-            examples=concatenate([piece.examples for piece in pieces]),
-        )
-
-    def to_rows(self) -> tuple[Tensor, ...]:
-        """Return tensors with one row per example, as `distributed.in_order` sends them.
-
-        The passes belong to the batch, not to its examples: every row repeats them.
-        """
-        size = len(self.verdicts["clean"])
-        return self.passes.repeat(size, 1), *self.verdicts.values(), *self.examples.values()
-
-    @classmethod
-    def from_rows(cls, rows: Sequence[Tensor], keys: Sequence[str]) -> "BatchResult":
-        """Return the result that `to_rows` was called on; `keys` are those of its verdicts, "clean" first."""
-        passes, *tensors = rows
-        verdicts = zip(keys, tensors[: len(keys)], strict=True)
-        examples = zip(keys[1:], tensors[len(keys) :], strict=False)  # none, unless they are kept
-        return cls(passes=passes[0], verdicts=dict(verdicts), examples=dict(examples))
+passes : (2,) long, forward and backward passes that it took.
+verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
+    position: "0", "1", ...).
+examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
+"""
 
 
 def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -78,19 +47,20 @@ class SavedVerdicts:
     keys : "clean", then the position of each attack.
     identity : computes the hash of everything that the verdicts depend on; called only if there is a file.
 
-    Its length is the number of examples that have a verdict. Raises CheckpointError for a file that is damaged or
-    belongs to another evaluation.
+    Its length is the number of examples that have a verdict. The first process alone reads and writes the file.
+    Raises CheckpointError, in all processes, for a file that is damaged or belongs to another evaluation.
     """
 
     def __init__(self, path: Path | None, keys: Sequence[str], identity: Callable[[], str]):
-        self._path = path
+        self._path = path if distributed.is_first() else None
         self.verdicts = {key: torch.zeros(0, dtype=torch.bool) for key in keys}
         self.passes = torch.zeros(2, dtype=torch.long)
-        if path is None:
-            return
-        self._identity = identity()
-        if path.exists():
-            self._load(path)
+        with distributed.fail_together():
+            if self._path is not None:
+                self._identity = identity()
+                if self._path.exists():
+                    self._load(self._path)
+        self.share()
 
     def __len__(self) -> int:
         return len(self.verdicts["clean"])
@@ -99,10 +69,11 @@ class SavedVerdicts:
         """Give all processes the verdicts of the first one, which is the one that reads and collects them."""
         self.verdicts = distributed.run_on_first(partial(dict, self.verdicts))
 
-    def add(self, result: BatchResult) -> None:
-        """Append the verdicts of the next batch, and bring the file up to date."""
-        self.verdicts = {key: torch.cat([old, result.verdicts[key].cpu()]) for key, old in self.verdicts.items()}
-        self.passes = self.passes + result.passes
+    def add(self, pieces: Sequence[PieceResult]) -> None:
+        """Append the verdicts of the next batch's pieces, and bring the file up to date."""
+        for passes, verdicts, _ in pieces:
+            self.verdicts = {key: torch.cat([old, verdicts[key].cpu()]) for key, old in self.verdicts.items()}
+            self.passes = self.passes + passes
         if self._path is not None:
             arrays = {key: verdict.numpy() for key, verdict in self.verdicts.items()}
             write_npz(self._path, {**arrays, "spent": self.passes.numpy(), "identity": np.array(self._identity)})

@@ -11,11 +11,6 @@ from advcore.evaluation.autoattack import AutoAttack
 Attacks = Sequence[Attack | AutoAttack]
 
 
-def use_attacks_seen(attacks: Attacks) -> Attacks:
-    """Return the attacks of the run file, as they are."""
-    return list(attacks)
-
-
 def build_autoattack(attacks: Attacks) -> Attacks:
     """Return AutoAttack's standard version in each lp ball of the run file's attacks.
 
@@ -24,8 +19,8 @@ def build_autoattack(attacks: Attacks) -> Attacks:
     """
     balls = dict.fromkeys((attack.norm, attack.eps) for attack in attacks if attack.norm in LP)
     if not balls:
-        rule = "seen or unseen without an lp attack in the file"
-        raise ConfigError(must("--suite", rule, "autoattack", "add one to evaluation.attacks"))
+        way_out = "add one to evaluation.attacks"
+        raise ConfigError(must("--suite", "seen or unseen without an lp attack in the file", "autoattack", way_out))
     return [AutoAttack(norm=norm, eps=eps) for norm, eps in balls]
 
 
@@ -46,8 +41,9 @@ def build_attacks_unseen(attacks: Attacks) -> Attacks:
     ]
 
 
+# the attacks of the run file as they are, or others
 SUITES: dict[str, Callable[[Attacks], Attacks]] = {
-    "seen": use_attacks_seen,
+    "seen": list,
     "unseen": build_attacks_unseen,
     "autoattack": build_autoattack,
 }

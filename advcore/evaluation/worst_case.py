@@ -44,8 +44,6 @@ def find_robust(
 ) -> tuple[Tensor, Tensor]:
     """Attack the examples that are classified right, and return which of them stay right.
 
-    Parameters
-    ----------
     attack : bound to the model that `forward` calls.
     x, y : images (B, C, H, W) and labels (B,).
     correct : (B,) bool, which examples are right at the clean image; the others are not attacked.
@@ -55,31 +53,25 @@ def find_robust(
     misclassified, else where the attack ended, else (not attacked) the clean image. Restarts run one after another,
     each on the examples still right.
     """
-    robust, x_adv = correct.clone(), x.clone()
-    single = _cut_to_single(attack)
+    robust = correct.clone()
+    x_adv = x.clone()
     for restart in range(attack.restarts):
         remaining = robust.nonzero()[:, 0]
         if not len(remaining):
             break
         images = x[remaining]
         draws = stream.take(remaining).child("try", restart)
-        watched = WatchedLoss(forward, attack, y[remaining])
-        if isinstance(single, AutoAttack):
-            last_points = single.adversarial(forward, images, y[remaining], draws)
+        watched = WatchedLoss(forward, attack, images, y=y[remaining])
+        if isinstance(attack, AutoAttack):
+            last_points = attack.attack(forward, images, y[remaining], draws)
         else:
+            single = attack if attack.restarts <= 1 else attack.changed(restarts=1)
             last_points = single(watched, images, generator=draws)
         with torch.no_grad():
             watched.judge(last_points)
         robust[remaining] = ~watched.fooled
-        x_adv[remaining] = watched.worst_points(last_points).to(x_adv)
+        x_adv[remaining] = watched.find_worst_points(last_points).to(x_adv)
     return robust, x_adv
-
-
-def _cut_to_single(attack: Attack | AutoAttack) -> Attack | AutoAttack:
-    """Return the attack with a single start."""
-    if isinstance(attack, AutoAttack) or attack.restarts <= 1:
-        return attack
-    return attack.changed(restarts=1)
 
 
 class WatchedLoss:
@@ -90,18 +82,18 @@ class WatchedLoss:
     forward : images to logits.
     attack : names the loss (`climbs`), and whether it asks for it outside of its ball (`probes_outside`): then only the
         points given to `judge` count. AutoAttack computes its losses itself, and uses `judge` alone.
-    y : (B,) labels.
+    x, y : images (B, C, H, W) and labels (B,).
 
     `fooled` (B,) bool: the examples misclassified so far. Logits that are not finite count as misclassified.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], attack: Attack | AutoAttack, y: Tensor):
+    def __init__(self, forward: Callable[[Tensor], Tensor], attack: Attack | AutoAttack, x: Tensor, *, y: Tensor):
         self._forward = forward
         self._y = y
         self._loss = choose_ascent(Pgd(), getattr(attack, "climbs", "own"), y, None)
         self._every_point_counts = not getattr(attack, "probes_outside", False)
         self.fooled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-        self._first_fooled_at: Tensor | None = None
+        self._first_fooled_at = x
 
     def __call__(self, x_adv: Tensor) -> Tensor:
         logits = self._forward(x_adv)
@@ -114,17 +106,14 @@ class WatchedLoss:
         """Note which examples are misclassified at x_adv (B, C, H, W), the point that an attack returned."""
         self._note(x_adv, self._forward(x_adv))
 
-    def worst_points(self, x_adv: Tensor) -> Tensor:
+    def find_worst_points(self, x_adv: Tensor) -> Tensor:
         """Return (B, C, H, W): where each example was first misclassified, or its image in `x_adv` if it never was."""
-        assert self._first_fooled_at is not None, "a point was noted before (`judge`)"
         return torch.where(_per_image(self.fooled, x_adv), self._first_fooled_at, x_adv)
 
     def _note(self, x_adv: Tensor, logits: Tensor) -> None:
-        x_adv = x_adv.detach()
-        logits = logits.detach()
         wrong = (logits.argmax(1) != self._y) | ~torch.isfinite(logits).all(1)
-        earlier = x_adv if self._first_fooled_at is None else self._first_fooled_at
-        self._first_fooled_at = torch.where(_per_image(wrong & ~self.fooled, x_adv), x_adv, earlier)
+        newly_wrong = _per_image(wrong & ~self.fooled, x_adv)
+        self._first_fooled_at = torch.where(newly_wrong, x_adv.detach(), self._first_fooled_at)
         self.fooled |= wrong
 
 

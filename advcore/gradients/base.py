@@ -3,14 +3,48 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
+from advcore.cost import CostLedger
+from advcore.data.source import Source
 from advcore.objectives.base import Objective
+from advcore.objectives.standard import Standard
+from advcore.rng import Stream
 from advcore.rows import DenseRows, Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementSettings:
+    """How rows are measured, beside the model and the data; a kind of row reads the settings that concern it.
+
+    Parameters
+    ----------
+    ledger : counts the passes.
+    objective, attack : lead to the attacked images; the attack may be None for an objective that is not attacked.
+    stream : of the attack's draws; bound to the examples by what measures.
+    kind : part of a last-layer gradient, "full", "weight" or "bias" (`FactoredRows`).
+    head : name of the last linear layer; None finds it.
+    attack_mode : "eval", or "train" as in some published codes (BatchNorm's statistics are restored all the same).
+    chunk_size : examples at once, whatever the rest of the system does.
+    folder : store factors in a temporary file there, not in memory; they read the same.
+    on_chunk : called with the number of examples done and in all.
+    """
+
+    ledger: CostLedger
+    objective: Objective = Standard()
+    attack: Attack | None = None
+    stream: Stream = Stream(seed=0, purpose="scoring")
+    kind: str = "full"
+    head: str | None = None
+    attack_mode: str = "eval"
+    chunk_size: int = 256
+    folder: Path | None = None
+    on_chunk: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
@@ -31,14 +65,16 @@ class Measurement:
         return self.rows, self.labels.to(self.rows.device)
 
 
+@dataclass(eq=False)
 class Collector:
     """Collects the scores of each epoch of a run; `rows` (N, 1) float64 combines those so far.
 
     A subclass stores everything in attributes, which are what a checkpoint holds.
+
+    epochs : how many there were so far.
     """
 
-    def __init__(self):
-        self.epochs = 0
+    epochs: int = 0
 
     def add(self, scores: Tensor) -> None:
         """Take in the (N,) scores of one more epoch."""
@@ -54,8 +90,7 @@ class Collector:
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Replace everything collected by what `state` returned."""
-        for name in vars(self):
-            setattr(self, name, state[name])
+        vars(self).update({name: state[name] for name in vars(self)})
 
 
 @dataclass(frozen=True)
@@ -63,24 +98,24 @@ class Gradient:
     """One kind of row.
 
     about : what it is, in one line.
-    measure : (model, source, *, ledger, chunk_size, **other settings of a selection) to Measured.
+    measure : (model, source, settings) to the rows.
     units : (objective, attack) to the forward and backward passes per example that one measurement takes.
     collect : what makes an object that collects scores over the epochs of a training run; None: rows are measured anew
         at every selection.
-    attacked : whether it looks at attacked images, and so takes an objective that is attacked.
-    one_number : whether a row is one number, which takes next to no memory.
+    is_attacked : whether it looks at attacked images, and so takes an objective that is attacked.
+    is_scalar : whether a row is one number, which takes next to no memory.
     """
 
     about: str
-    measure: Callable[..., Measurement]
+    measure: Callable[[nn.Module, Source, MeasurementSettings], Measurement]
     units: Callable[[Objective, Attack | None], int]
     collect: Callable[[], Collector] | None = None
-    attacked: bool = False
-    one_number: bool = True
+    is_attacked: bool = False
+    is_scalar: bool = True
 
     @property
-    def averaged(self) -> bool:
-        """Whether its rows are scores collected over a training run."""
+    def is_averaged(self) -> bool:
+        """Return whether its rows are scores collected over a training run."""
         return self.collect is not None
 
 
@@ -94,23 +129,18 @@ def define_clean_and_attacked(
 ) -> dict[str, Gradient]:
     """Define a score twice: at clean images, as NAME, and at attacked ones, as adversarial_NAME.
 
-    measure : as in `Gradient`; it is also given `attacked=True` for the second.
+    measure : as in `Gradient`; it is also given `attacked`, False and True.
     score_passes : forward and backward passes per example that the score itself takes.
     """
     return {
-        name: Gradient(
-            about=f"{about}; clean",
-            measure=measure,
-            units=partial(_count_units, score_passes, attacked=False),
+        f"{prefix}{name}": Gradient(
+            about=f"{about}; {images}",
+            measure=partial(measure, attacked=attacked),
+            units=partial(_count_units, score_passes, attacked=attacked),
             collect=collect,
-        ),
-        f"adversarial_{name}": Gradient(
-            about=f"{about}; attacked",
-            measure=partial(measure, attacked=True),
-            units=partial(_count_units, score_passes, attacked=True),
-            collect=collect,
-            attacked=True,
-        ),
+            is_attacked=attacked,
+        )
+        for prefix, images, attacked in (("", "clean", False), ("adversarial_", "attacked", True))
     }
 
 
@@ -118,12 +148,14 @@ def _count_units(score_passes: int, objective: Objective, attack: Attack | None,
     return score_passes + count_passes(objective, attack) if attacked else score_passes
 
 
+@dataclass(eq=False)
 class AveragedScores(Collector):
-    """Averages scores over epochs."""
+    """Averages scores over epochs.
 
-    def __init__(self):
-        super().__init__()
-        self.total: Tensor | float = 0.0
+    total : (N,) their sum.
+    """
+
+    total: Tensor | float = 0.0
 
     def add(self, scores: Tensor) -> None:
         self.total = self.total + scores
@@ -134,19 +166,26 @@ class AveragedScores(Collector):
         return DenseRows(matrix=torch.as_tensor(self.total / self.epochs)[:, None])
 
 
+_NOTHING = torch.zeros(())
+
+
+@dataclass(eq=False)
 class Forgetting(Collector):
     """Counts how often an example that was right is wrong one epoch later.
 
     Scores are (N,) 1 where the example is right, 0 where it is wrong. An example that was never right counts as
     forgotten in every epoch.
 
+    before, learned : (N,) bool, which examples were right in the last epoch, and in any.
+    count : (N,) float64, how often each was forgotten.
+
     Reference: Toneva et al. 2019, section 2, whose forgetting events are counted at each presentation. Differs: once
     per epoch, on the plain view.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.before = self.learned = self.count = torch.zeros(())
+    before: Tensor = _NOTHING
+    learned: Tensor = _NOTHING
+    count: Tensor = _NOTHING
 
     def add(self, scores: Tensor) -> None:
         right = scores > 0.5

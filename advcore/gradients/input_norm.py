@@ -5,23 +5,24 @@ from torch import Tensor, nn
 from advcore.attacks.base import input_gradient
 from advcore.data.checks import check_labels
 from advcore.data.source import Source
-from advcore.gradients.base import AveragedScores, Measurement, define_clean_and_attacked
-from advcore.gradients.sweep import sweep
+from advcore.gradients.base import AveragedScores, Measurement, MeasurementSettings, define_clean_and_attacked
+from advcore.gradients.scores import sweep_scores
 from advcore.objectives.standard import Standard
 from advcore.runtime.counted import CountedModel
 
 
-def input_norms(model: nn.Module, source: Source, **settings) -> Measurement:
+def input_norms(
+    model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False
+) -> Measurement:
     """Measure (N, 1) float64: the l2 norm of the gradient of each example's cross-entropy with respect to its pixels.
 
-    At the clean image, or with `attacked` where the attack leads on the objective's loss. `settings` are those of
-    `sweep`, whose `ledger` is required.
+    At the clean image, or with `attacked` where the attack leads on the objective's loss.
 
     Cost: one forward and one backward pass per example, and the attack if `attacked`, in phase "scoring".
     Reference: EasyCore (arXiv 2510.11018): the norm whose average over epochs is AIGN. Differs: pixels are in [0, 1]
     and the loss is the clean one, where the abstract is silent.
     """
-    return sweep(_measure_norms, model, source, **settings)
+    return sweep_scores(_measure_norms, model, source, settings, attacked=attacked)
 
 
 def _measure_norms(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:

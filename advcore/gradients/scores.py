@@ -1,34 +1,79 @@
 """One number per example, from logits and features over a training run; the higher, the harder the example."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from advcore.data.checks import make_label_check
-from advcore.data.contract import read_first_images
+from advcore import distributed
+from advcore.adversary import perturb
+from advcore.data.checks import LabelCheck, make_label_check
 from advcore.data.source import Source
-from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measurement, define_clean_and_attacked
-from advcore.gradients.last_layer import residuals
-from advcore.gradients.sweep import sweep
-from advcore.models.base import find_head, tap_features
+from advcore.gradients.base import (
+    AveragedScores,
+    Forgetting,
+    Gradient,
+    Measurement,
+    MeasurementSettings,
+    define_clean_and_attacked,
+)
+from advcore.gradients.last_layer import locate_head, residuals, run_tapped
+from advcore.models.base import tap_features
 from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
-from advcore.runtime.borrow import borrow
 from advcore.runtime.counted import CountedModel
-from advcore.runtime.precision import disable_compilation
+from advcore.sweep import start_sweep
 
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
 """Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""
 
 
+def sweep_scores(
+    score: Callable[[CountedModel, Tensor, Tensor, Tensor], Tensor],
+    model: nn.Module,
+    source: Source,
+    settings: MeasurementSettings,
+    *,
+    attacked: bool,
+    check: LabelCheck | None = None,
+) -> Measurement:
+    """Score every example of the source, in eval mode, so that scores do not depend on the chunk.
+
+    score : a forward pass, indices (B,), images (B, C, H, W) and labels (B,) to scores (B,) or (B, F).
+    attacked : score the images that the attack leads to on the objective's loss.
+    check : called with the labels and indices of each batch, before the model is.
+
+    Returns rows (N, 1), or (N, 1, F), in every process. Cost: what `score` takes, and the attack if `attacked`, in
+    phase "scoring".
+    """
+    with (
+        start_sweep(model, source, settings.ledger, chunk_size=settings.chunk_size) as sweep,
+        settings.ledger.phase("scoring", source.device),
+    ):
+        attack = sweep.bind(settings.attack)
+
+        def measure(indices: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            if check is not None:
+                check(y, indices)
+            if attacked:
+                stream = settings.stream.at(indices)
+                x = perturb(sweep.forward, settings.objective, attack, x, y, generator=stream)
+            return score(sweep.forward, indices, x, y), y
+
+        parts = chain.from_iterable(sweep.run(torch.arange(len(source)), measure))
+        scores, labels = distributed.gather_combined(parts)
+    events = distributed.gather_events(sweep.pieces.events)
+    return Measurement(DenseRows(matrix=scores[:, None]), labels.cpu(), events)
+
+
 def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:
     """Compute exact last-layer gradients of the cross-entropy at logits z (B, C), from features h (B, D)."""
     residual = residuals(Standard(), y, {"clean": z})["clean"]
-    kind = "weight" if head.bias is None else "full"
-    return FactoredRows(residuals=(residual,), features=(h,), kind=kind)
+    return FactoredRows(residuals=(residual,), features=(h,), kind="weight" if head.bias is None else "full")
 
 
 def el2n(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
@@ -64,41 +109,38 @@ def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 
 def score_examples(
-    score: Score, model: nn.Module, source: Source, *, head: str | None = None, **settings
+    score: Score, model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False
 ) -> Measurement:
-    """Measure (N, 1) float64: the `score` of each example.
-
-    head : name of the last linear layer; None finds it. `settings` are those of `sweep`, whose `ledger` is required.
+    """Measure (N, 1) float64: the `score` of each example, at the clean image or where the attack leads.
 
     Cost: one forward pass per example, and the attack if `attacked`; all in phase "scoring".
     """
-    with borrow(model, training=False):
-        layer = find_head(model, read_first_images(model, source), head)
-    check = make_label_check(source, layer.out_features)
-    with tap_features(layer) as tap:
+    head = locate_head(model, source, settings.head)
+    check = make_label_check(source, head.out_features)
+    with tap_features(head) as tap:
 
         def measure(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            with torch.no_grad(), disable_compilation():
-                logits = forward(x)
-            assert tap.features is not None, "the head has run"
-            return score(logits, y, cross_entropy_rows(logits, y, tap.features, layer))
+            with torch.no_grad():
+                logits, features = run_tapped(forward, tap, x)
+            return score(logits, y, cross_entropy_rows(logits, y, features, head))
 
-        return sweep(measure, model, source, check=check, **settings)
+        return sweep_scores(measure, model, source, settings, attacked=attacked, check=check)
 
 
-def centre_distances(model: nn.Module, source: Source, **settings) -> Measurement:
+def centre_distances(
+    model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False
+) -> Measurement:
     """Measure (N, 1) float64: the distance of each example's features to the mean features of its class.
 
-    Reference: Xia et al. 2023 (Moderate coreset), section 3. `settings` and cost as in `score_examples`.
+    Reference: Xia et al. 2023 (Moderate coreset), section 3. Cost as of `score_examples`.
     """
-    result = score_examples(_features, model, source, **settings)
-    assert isinstance(result.rows, DenseRows) and result.labels is not None, "a sweep writes scores out everywhere"
-    features = result.rows.matrix[:, 0]
-    labels = result.labels
+    measured = score_examples(_features, model, source, settings, attacked=attacked)
+    rows, labels = measured.read()
+    features = rows.dense()[:, 0]
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = features.new_zeros(len(counts), features.shape[1]).index_add_(0, labels, features) / counts
-    rows = DenseRows(matrix=(features - centres[labels]).norm(dim=1, keepdim=True))
-    return Measurement(rows=rows, labels=labels, events=result.events)
+    distances = (features - centres[labels]).norm(dim=1, keepdim=True)
+    return replace(measured, rows=DenseRows(matrix=distances))
 
 
 def _features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:

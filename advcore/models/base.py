@@ -132,10 +132,9 @@ def _is_logits(out: Tensor, logits: object) -> bool:
 
 
 class Tap:
-    """Holds the tensor that last went into a layer."""
+    """Holds the tensor that last went into a layer, once one has."""
 
-    def __init__(self):
-        self.features: Tensor | None = None
+    features: Tensor
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from advcore.data.base import Data
 from advcore.errors import UserError, check_one_of, must, require
 from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Collector, Gradient
+from advcore.gradients.base import Collector, Gradient, MeasurementSettings
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows
@@ -59,7 +59,7 @@ def choose_score(config: RunConfig, name: str | None) -> str:
 
     Where no solver reads one, it is input_norm. Raises ConfigError for a name that is no score.
     """
-    scores = [key for key, gradient in GRADIENTS.items() if gradient.one_number]
+    scores = [key for key, gradient in GRADIENTS.items() if gradient.is_scalar]
     reads = config.selection.solver.reads if config.selection else None
     name = name or (reads if reads in scores else "input_norm")
     require(check_one_of("--score", name, scores, SCORE_ALIASES))
@@ -76,7 +76,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> tuple[Scores, Cos
     """
     gradient = GRADIENTS[name]
     objective = type(config.objective).__name__.lower()
-    if gradient.attacked and not is_attacked(config.objective):
+    if gradient.is_attacked and not is_attacked(config.objective):
         require(must("--score", "one of clean images for an objective that is not attacked", name, objective))
     with distributed.fail_together():
         prepared = prepare(config, scores=False)
@@ -118,16 +118,15 @@ def _add_scores(
     """Score all training examples with `model`, and add the scores, (N,), to the collector."""
     trainer = prepared.trainer
     selector = trainer.selector
-    measured = gradient.measure(
-        model,
-        prepared.data.train,
+    settings = MeasurementSettings(
         objective=trainer.objective,
         attack=(selector or trainer).attack,
         stream=Stream(seed=prepared.config.seed, purpose="scoring"),
         ledger=ledger,
         head=prepared.config.model.head,
-        **({"chunk_size": selector.chunk_size} if selector else {}),
+        chunk_size=(selector or MeasurementSettings).chunk_size,
     )
+    measured = gradient.measure(model, prepared.data.train, settings)
     for event in measured.events:
         log.warning("%s", event)
     assert isinstance(measured.rows, DenseRows), "a score is one number for each example"

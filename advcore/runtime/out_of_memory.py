@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,7 @@ Result = TypeVar("Result")
 _WORDS = ("out of memory", "not enough memory", "can't allocate memory")  # as CUDA and the CPU allocator say it
 
 
+@dataclass
 class Pieces:
     """How large a piece of work may be: halved, down to `least`, each time the device's memory runs out.
 
@@ -30,11 +32,10 @@ class Pieces:
     `events` holds one line for each time that the size was halved.
     """
 
-    def __init__(self, size: int, least: int = 16, *, of: str = "examples"):
-        self.size = size
-        self._least = least
-        self._of = of
-        self.events: list[str] = []
+    size: int
+    least: int = 16
+    of: str = "examples"
+    events: list[str] = field(default_factory=list, init=False)
 
     def run(self, n: int, work: Callable[[slice], Result]) -> list[Result]:
         """Return `work(piece)` for consecutive pieces of 0..n - 1, in order.
@@ -50,16 +51,16 @@ class Pieces:
                 done += size
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or size <= self._least:
+                if not is_out_of_memory(error) or size <= self.least:
                     raise
             self._halve(size)  # outside of the handler, where the memory of the failed call is free again
         return results
 
     def _halve(self, size: int) -> None:
-        self.size = max(self._least, size // 2 // self._least * self._least)
+        self.size = max(self.least, size // 2 // self.least * self.least)
         graphs.forget()  # each graph holds the memory of a whole attack
         release_memory()
-        self.events.append(f"out of memory with {size} {self._of} at once; going on with {self.size}")
+        self.events.append(f"out of memory with {size} {self.of} at once; going on with {self.size}")
         log.warning("%s", self.events[-1])
 
 

@@ -74,8 +74,8 @@ class AdversarialCoreset(SelectionSettings):
 
     def _more_problems(self) -> list[str | None]:
         gradient = GRADIENTS.get(self.solver.reads or "")
-        attacks = gradient is not None and (gradient.attacked or not gradient.one_number)
-        needs_attack = gradient is not None and gradient.attacked
+        attacks = gradient is not None and (gradient.is_attacked or not gradient.is_scalar)
+        needs_attack = gradient is not None and gradient.is_attacked
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),

@@ -16,7 +16,7 @@ from advcore.data.compatibility import check_fits
 from advcore.data.source import Part, Source
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Measurement
+from advcore.gradients.base import Measurement, MeasurementSettings
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
@@ -109,15 +109,13 @@ def _measure_rows(
         return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_list_labels(data))
     check_fits(call.model, data, labels=False)
     gradient = GRADIENTS[reads]
-    if gradient.averaged or find_scores_file(selector.solver):
+    if gradient.is_averaged or find_scores_file(selector.solver):
         raise ConfigError(
             f"{type(selector.solver).__name__} reads {reads} scores, averaged over a training run; pass "
             "rows=AveragedScores(...).rows (advcore.gradients.base) or Scores.load(...).rows(...) "
             "(advcore.selection.scores), or use Trainer or `advcore run`"
         )
-    return gradient.measure(
-        call.model,
-        data,
+    settings = MeasurementSettings(
         objective=selector.objective,
         attack=selector.attack,
         stream=call.stream(purpose),
@@ -129,6 +127,7 @@ def _measure_rows(
         folder=folder,
         on_chunk=call.on_chunk,
     )
+    return gradient.measure(call.model, data, settings)
 
 
 def sample_in_full(selector: "AdversarialCoreset", call: Call, solution: Solution, rows: Rows | None) -> Sample | None:

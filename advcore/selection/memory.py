@@ -108,7 +108,7 @@ def estimate(
 def has_large_rows(selector: "AdversarialCoreset") -> bool:
     """Return whether the selection measures rows that take memory."""
     reads = selector.solver.reads
-    return selector.budget < 1 and reads is not None and not GRADIENTS[reads].one_number
+    return selector.budget < 1 and reads is not None and not GRADIENTS[reads].is_scalar
 
 
 def _find_allowed_bytes(device: torch.device) -> float | None:

@@ -7,7 +7,7 @@ import torch
 
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
-from advcore.gradients.base import Gradient, Measurement
+from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 from advcore.testing.examples import assert_state, copy_state, make_network, make_source
@@ -23,16 +23,14 @@ class _Trial:
 
 def _measure(gradient: Gradient, *, chunk_size: int = 16) -> _Trial:
     ledger = CostLedger()
-    measured = gradient.measure(
-        make_network(),
-        make_source(),
+    settings = MeasurementSettings(
         objective=Pgd(),
         attack=ATTACK,
         stream=Stream(seed=0, purpose="testing"),
         ledger=ledger,
         chunk_size=chunk_size,
     )
-    return _Trial(measured, ledger)
+    return _Trial(gradient.measure(make_network(), make_source(), settings), ledger)
 
 
 class GradientContract:
@@ -62,8 +60,8 @@ class GradientContract:
         model = make_network().train()
         state = copy_state(model)
         stream = Stream(seed=0, purpose="testing")
-        how = {"objective": Pgd(), "attack": ATTACK, "stream": stream, "ledger": CostLedger()}
-        gradient.measure(model, make_source(), **how)
+        settings = MeasurementSettings(objective=Pgd(), attack=ATTACK, stream=stream, ledger=CostLedger())
+        gradient.measure(model, make_source(), settings)
         assert_state(model, state)
         assert model.training
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
+from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives.base import ASCENTS, Objective, choose_ascent, needs_clean
 from advcore.rng import Stream
@@ -88,14 +89,12 @@ class ObjectiveContract:
     def test_it_gives_gradient_rows(self, objective: Objective) -> None:
         attack = LinfPGD(eps=0.1, steps=1) if "adversarial" in objective.passes else None
         source = make_source()
-        measured = last_layer_rows(
-            make_network(),
-            source,
+        settings = MeasurementSettings(
             objective=objective,
             attack=attack,
             stream=Stream(seed=0, purpose="testing"),
             ledger=CostLedger(),
         )
-        rows, labels = measured.read()
+        rows, labels = last_layer_rows(make_network(), source, settings).read()
         assert len(rows) == len(source) == len(labels)
         assert torch.isfinite(rows.squared_norms()).all()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from advcore.cost import CostLedger
-from advcore.gradients.base import Collector, Gradient
+from advcore.gradients.base import Collector, Gradient, MeasurementSettings
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.training.progress import Listener
@@ -61,9 +61,7 @@ class EpochScores:
         """Return a score (N,) of each training example; `ledger` counts the passes."""
         run = self.run
         selector = run.trainer.get_selector()
-        measured = self.score.measure(
-            model,
-            run.train,
+        settings = MeasurementSettings(
             objective=run.trainer.objective,
             attack=selector.attack,
             stream=Stream(seed=run.seed, purpose="scoring"),
@@ -71,6 +69,7 @@ class EpochScores:
             head=run.trainer.head,
             chunk_size=selector.chunk_size,
         )
+        measured = self.score.measure(model, run.train, settings)
         for event in measured.events:
             run.out.add_event(epoch, event)
         assert isinstance(measured.rows, DenseRows), "a score is a row of a single number"

@@ -188,7 +188,7 @@ class Trainer(LoopSettings):
     @property
     def score(self) -> Gradient | None:
         """How the scores are measured that this run takes over its epochs; None where it takes none."""
-        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].averaged:
+        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].is_averaged:
             return None
         return GRADIENTS[self.solver_reads]
 

@@ -7,7 +7,7 @@ benchmarks/records/diagnostics.json. About 3 minutes on 2 cores.
 """
 
 import sys
-from functools import partial
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -21,6 +21,7 @@ from advcore.cost import CostLedger
 from advcore.errors import AdvcoreError
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.scores import score_examples
 from advcore.minibatch.gradient_matching import measure_cosines
 from advcore.objectives import Standard
@@ -56,11 +57,12 @@ def directions() -> list[dict]:
     found, before = [], {}
 
     def on_model(model: nn.Module) -> None:
-        how = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": CostLedger()}
-        rows = (
-            GRADIENTS["last_layer"].measure(model, data.train, **{**how, "objective": Standard(), "attack": None}).rows
+        how = MeasurementSettings(
+            objective=trainer.objective, attack=trainer.attack, stream=STREAM, ledger=CostLedger()
         )
-        robust = score_examples(loss, model, data.train, attacked=True, **how).rows.matrix[:, 0]
+        clean = replace(how, objective=Standard(), attack=None)
+        rows = GRADIENTS["last_layer"].measure(model, data.train, clean).rows
+        robust = score_examples(loss, model, data.train, how, attacked=True).rows.matrix[:, 0]
         now = {"rows": rows, "scores": measure_cosines(rows), "robust": robust}
         if before:
             norms = (rows.squared_norms() * before["rows"].squared_norms()).sqrt().clamp_min(1e-300)
@@ -86,16 +88,18 @@ def aign() -> dict:
     """AIGN over experiments/trades_full.yaml, and how its last model fares on the same training examples."""
     prepared = prepare(load(EXPERIMENTS / "trades_full.yaml"))
     trainer, data, collector = prepared.trainer, prepared.data, GRADIENTS["input_norm"].collect()
-    measure = partial(GRADIENTS["input_norm"].measure, source=data.train, ledger=CostLedger())
-    listener = Listener(on_model=lambda model: collector.add(measure(model).rows.matrix[:, 0]))
+    settings = MeasurementSettings(ledger=CostLedger())
+
+    def add_norms(model: nn.Module) -> None:
+        collector.add(GRADIENTS["input_norm"].measure(model, data.train, settings).rows.matrix[:, 0])
+
+    listener = Listener(on_model=add_norms)
     trainer.fit(prepared.model, data.train, data.validation, seed=0, augment=data.augment, listener=listener)
     values, model, everything = collector.rows.matrix[:, 0], prepared.model, torch.arange(len(data.train))
     wide, ledger = trainer.attack.changed(eps=4 * trainer.attack.eps, step_size=None, steps=20), CostLedger()
     radius = smallest_radius(model, data.train, wide, everything, stream=STREAM, ledger=ledger, parts=20)
-    how = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": ledger}
-    clean, robust = (
-        score_examples(loss, model, data.train, attacked=a, **how).rows.matrix[:, 0] for a in (False, True)
-    )
+    how = MeasurementSettings(objective=trainer.objective, attack=trainer.attack, stream=STREAM, ledger=ledger)
+    clean, robust = (score_examples(loss, model, data.train, how, attacked=a).rows.matrix[:, 0] for a in (False, True))
     reached = torch.isfinite(radius)
     return {
         "n": len(values),

@@ -21,6 +21,7 @@ from torch import nn
 
 from advcore.cost import CostLedger
 from advcore.files import write_json
+from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Trades
 from advcore.rng import Stream
@@ -103,8 +104,10 @@ def select(options: argparse.Namespace) -> Iterator[dict]:
                 model, ledger = speed.lay_out(network(name, device, options.quick)), CostLedger()
                 how = {"objective": Trades(), "attack": ATTACK, "chunk_size": chunk}
                 with speed.activate():
-                    last_layer_rows(model, pictures(chunk, device), stream=STREAM, ledger=CostLedger(), **how)
-                    rows = last_layer_rows(model, source, stream=STREAM, ledger=ledger, **how).rows
+                    last_layer_rows(
+                        model, pictures(chunk, device), MeasurementSettings(stream=STREAM, ledger=CostLedger(), **how)
+                    )
+                    rows = last_layer_rows(model, source, MeasurementSettings(stream=STREAM, ledger=ledger, **how)).rows
                 labels = source.labels().to(device)
                 with ledger.phase("solve", device):
                     members = [(labels == c).nonzero()[:, 0] for c in range(10)]

@@ -84,10 +84,13 @@ def _rows_of_class(name: str) -> FactoredRows:
 
 
 def _measure(net: nn.Module, source: Resident, objective: Pgd, attack: LinfPGD) -> FactoredRows:
+    from advcore.gradients.base import MeasurementSettings
     from advcore.gradients.last_layer import last_layer_rows
 
     stream = Stream(seed=0, purpose="selection")
-    return last_layer_rows(net, source, objective=objective, attack=attack, stream=stream, ledger=CostLedger()).rows
+    return last_layer_rows(
+        net, source, MeasurementSettings(objective=objective, attack=attack, stream=stream, ledger=CostLedger())
+    ).rows
 
 
 def _trained(x: Tensor, y: Tensor, eps: float) -> nn.Module:

@@ -492,6 +492,7 @@ def _imagenet_class(name: str, label: int, n: int, k: int, shape: Facts) -> Fact
 def attack_share(options: argparse.Namespace) -> tuple[Facts, Facts]:
     """Seconds of rows and solve beside those of the attack. The network is untrained: what an attack costs does not
     depend on training."""
+    from advcore.gradients.base import MeasurementSettings
     from advcore.gradients.last_layer import last_layer_rows
 
     n, blocks, budgets = (32, (8,), (0.5,)) if options.quick else (2000, (20, 128), (0.1, 0.3, 0.5))
@@ -501,7 +502,9 @@ def attack_share(options: argparse.Namespace) -> tuple[Facts, Facts]:
         net = ResNet18().body(10, source.shape)
     print(f"attack-share: attack of {n} images", flush=True)
     how = {"objective": Pgd(), "attack": attack}
-    rows = last_layer_rows(net, source, **how, stream=Stream(seed=0, purpose="selection"), ledger=ledger).rows
+    rows = last_layer_rows(
+        net, source, MeasurementSettings(**how, stream=Stream(seed=0, purpose="selection"), ledger=ledger)
+    ).rows
     cases = [{"partition": "per_class"}, *({"partition": "per_batch", "block_size": size} for size in blocks)]
     plan = [(case, name, budget) for case in cases for name in SOLVERS for budget in budgets]
     seconds = {phase: ledger.seconds[phase] for phase in ("attack", "rows")}

@@ -18,6 +18,7 @@ from advcore.config.load import load
 from advcore.cost import CostLedger
 from advcore.errors import AdvcoreError
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.scores import score_examples
 from advcore.rng import Stream
 from advcore.run.environment import describe_environment
@@ -51,9 +52,11 @@ def after_epochs(solver: str, seed: int, quick: bool) -> list[dict]:
     trainer, data, chosen, found = prepared.trainer, prepared.data, [], []
 
     def look(model: nn.Module) -> None:
-        given = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": CostLedger()}
-        rows = GRADIENTS["last_layer"].measure(model, data.train, **given).rows
-        losses = score_examples(loss, model, data.train, attacked=True, **given).rows.matrix[:, 0]
+        settings = MeasurementSettings(
+            objective=trainer.objective, attack=trainer.attack, stream=STREAM, ledger=CostLedger()
+        )
+        rows = GRADIENTS["last_layer"].measure(model, data.train, settings).rows
+        losses = score_examples(loss, model, data.train, settings, attacked=True).rows.matrix[:, 0]
         inside = torch.zeros(len(data.train), dtype=torch.bool)
         inside[chosen[0].indices] = True
         found.append(

@@ -25,6 +25,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "training and reports": ("training", "reporting", "tracking", "integrations"),
     "selection and evaluation": ("selection", "evaluation"),
     "gradients": ("gradients",),
+    "sweep": ("sweep",),
     "adversary": ("adversary",),
     "methods": ("data", "models", "attacks", "objectives", "solvers", "minibatch"),
     "base": (

@@ -13,6 +13,7 @@ from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.errors import NoMemoryError
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import MeasurementSettings
 from advcore.objectives import Pgd, Standard
 from advcore.rng import Stream
 from advcore.rows import DenseRows
@@ -76,12 +77,14 @@ def test_an_evaluation_goes_on_in_halves_to_the_same_verdicts(model, source, cap
         evaluate(Cramped(model, 8), source, attacks, batch_size=48)
 
 
-@pytest.mark.parametrize("name", [name for name, one in GRADIENTS.items() if one.one_number])
+@pytest.mark.parametrize("name", [name for name, one in GRADIENTS.items() if one.is_scalar])
 def test_scores_go_on_in_halves_to_the_same_numbers(model, source, caplog, name):
     def measured(net):
         how = {"objective": Pgd(), "attack": LinfPGD(eps=0.05, steps=2), "stream": Stream(seed=0, purpose="scoring")}
         ledger = CostLedger()
-        return GRADIENTS[name].measure(net, source, ledger=ledger, chunk_size=64, **how), ledger.passes
+        return GRADIENTS[name].measure(
+            net, source, MeasurementSettings(ledger=ledger, chunk_size=64, **how)
+        ), ledger.passes
 
     (usual, passes), (found, counted) = measured(model), measured(Cramped(model, 40))
     assert caplog.messages == ["out of memory with 64 examples at once; going on with 32"] and passes == counted

@@ -9,7 +9,7 @@ from torch import nn
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import DataError
-from advcore.gradients.base import AveragedScores
+from advcore.gradients.base import AveragedScores, MeasurementSettings
 from advcore.gradients.input_norm import input_norms
 
 N, SHAPE, CLASSES = 37, (2, 5, 5), 3
@@ -36,7 +36,7 @@ def network():
 
 def measure(model, x=None, **settings):
     source = Resident(images() if x is None else x, LABELS)
-    return input_norms(model, source, **{"ledger": CostLedger(), **settings}).rows.matrix[:, 0]
+    return input_norms(model, source, MeasurementSettings(**{"ledger": CostLedger(), **settings})).rows.matrix[:, 0]
 
 
 def slow_norms(model):
@@ -87,7 +87,7 @@ def test_labels_out_of_range_are_named(bad):
     y = LABELS.clone()
     y[[20, 30]] = bad
     with pytest.raises(DataError, match=f"0..{CLASSES - 1}, got {bad} at example 20"):
-        input_norms(network(), Resident(images(), y), ledger=CostLedger(), chunk_size=16)
+        input_norms(network(), Resident(images(), y), MeasurementSettings(ledger=CostLedger(), chunk_size=16))
 
 
 @pytest.mark.case("F9")

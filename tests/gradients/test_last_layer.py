@@ -16,6 +16,7 @@ from advcore.attacks.pgd import PGD as BALL
 from advcore.cost import CostLedger
 from advcore.data.source import Resident, Streamed
 from advcore.errors import ConfigError, DataError, NonFiniteError
+from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.last_layer import last_layer_rows, residuals
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
@@ -80,10 +81,9 @@ def measure(model=None, source=None, *, name="trades", attack=None, **settings):
     return last_layer_rows(
         model or network(),
         source or Resident(images(), LABELS),
-        objective=OBJECTIVES[name](),
-        attack=attack,
-        stream=STREAM,
-        **{"ledger": CostLedger(), **settings},
+        MeasurementSettings(
+            objective=OBJECTIVES[name](), attack=attack, stream=STREAM, **{"ledger": CostLedger(), **settings}
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from kernels import by_plain_kernels
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import AveragedScores, Forgetting
+from advcore.gradients.base import AveragedScores, Forgetting, MeasurementSettings
 from advcore.gradients.input_norm import INPUT_NORMS
 from advcore.gradients.scores import SCORES
 from advcore.objectives import Pgd, Trades
@@ -24,11 +24,13 @@ def measure(name, model, source, *, objective=None, ledger=None, chunk_size=32):
     found = GRADIENTS[name].measure(
         model,
         source,
-        objective=objective or Pgd(),
-        attack=ATTACK,
-        stream=Stream(seed=0, purpose="scoring"),
-        ledger=ledger or CostLedger(),
-        chunk_size=chunk_size,
+        MeasurementSettings(
+            objective=objective or Pgd(),
+            attack=ATTACK,
+            stream=Stream(seed=0, purpose="scoring"),
+            ledger=ledger or CostLedger(),
+            chunk_size=chunk_size,
+        ),
     )
     return found.rows.dense()[:, 0], found.labels
 
@@ -115,8 +117,8 @@ def test_the_ledger_is_what_was_foretold_and_the_model_comes_back(model, source,
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_every_kind_says_what_it_is(name):
     gradient = GRADIENTS[name]
-    assert gradient.about and gradient.attacked == name.startswith("adversarial_")
-    assert gradient.one_number == (name != "last_layer")
+    assert gradient.about and gradient.is_attacked == name.startswith("adversarial_")
+    assert gradient.is_scalar == (name != "last_layer")
 
 
 # ---- over epochs ----

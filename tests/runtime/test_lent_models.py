@@ -21,6 +21,7 @@ from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import MeasurementSettings
 from advcore.objectives import OBJECTIVES, Pgd, Trades
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
@@ -166,7 +167,7 @@ def select_with(solver, objective, model, data, **settings):
 
 def measure_with(name, model, data):
     how = {"objective": Trades(), "attack": ATTACK, "stream": Stream(seed=0, purpose="scoring")}
-    GRADIENTS[name].measure(model, data, ledger=CostLedger(), chunk_size=5, **how)
+    GRADIENTS[name].measure(model, data, MeasurementSettings(ledger=CostLedger(), chunk_size=5, **how))
 
 
 def radius_with(model, data):

@@ -15,6 +15,7 @@ from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.files import pack, unpack
+from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard, Trades
@@ -112,11 +113,13 @@ def test_rows_taken_so_are_the_rows(model, source, way, objective, plain_results
             found = last_layer_rows(
                 how.lay_out(copy.deepcopy(model)),
                 source,
-                objective=objective,
-                attack=None if objective == Standard() else ATTACK,
-                stream=Stream(seed=0, purpose="selection"),
-                ledger=CostLedger(),
-                chunk_size=32,
+                MeasurementSettings(
+                    objective=objective,
+                    attack=None if objective == Standard() else ATTACK,
+                    stream=Stream(seed=0, purpose="selection"),
+                    ledger=CostLedger(),
+                    chunk_size=32,
+                ),
             )
         assert all(part.dtype == torch.float32 for part in (*found.rows.residuals, *found.rows.features))
         return found.rows.dense()

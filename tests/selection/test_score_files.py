@@ -11,6 +11,7 @@ from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.errors import CheckpointError, ConfigError, DataError
 from advcore.gradients import GRADIENTS
+from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.input_norm import INPUT_NORMS
 from advcore.gradients.scores import SCORES
 from advcore.objectives import Pgd, Standard, Trades
@@ -58,7 +59,7 @@ def some_scores(**changes):
 def test_a_run_scores_selects_and_costs_what_was_planned(model, source, name, objective):
     points, score = ("adversarial", name[12:]) if name.startswith("adversarial_") else ("clean", name)
     solver = ByScore(score=score, points=points, keep="middle")
-    if GRADIENTS[name].attacked and isinstance(objective, Standard):
+    if GRADIENTS[name].is_attacked and isinstance(objective, Standard):
         with pytest.raises(ConfigError, match="points must be clean for an objective that is not attacked"):
             trainer(solver, objective)
         return
@@ -80,7 +81,7 @@ def test_the_coreset_is_the_solvers_choice_of_what_the_epochs_scored(model, sour
     last = []
 
     def on_model(net):
-        found = gradient.measure(net, source, ledger=CostLedger(), chunk_size=32).rows
+        found = gradient.measure(net, source, MeasurementSettings(ledger=CostLedger(), chunk_size=32)).rows
         last.append(found)
         if collector and len(last) <= 2:  # two warm epochs
             collector.add(found.matrix[:, 0])
@@ -101,7 +102,11 @@ def test_attacked_scores_of_a_run_are_of_the_selections_attack_and_the_scoring_s
 
     def on_model(net):
         stream = Stream(seed=0, purpose="scoring")
-        found = GRADIENTS["adversarial_el2n"].measure(net, source, ledger=CostLedger(), stream=stream, **how).rows
+        found = (
+            GRADIENTS["adversarial_el2n"]
+            .measure(net, source, MeasurementSettings(ledger=CostLedger(), stream=stream, **how))
+            .rows
+        )
         if collector.epochs < 2:
             collector.add(found.matrix[:, 0])
 

@@ -14,7 +14,7 @@ from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Part, Resident
 from advcore.errors import AdvcoreError, ConfigError, DataError, NonFiniteError
-from advcore.gradients.base import AveragedScores
+from advcore.gradients.base import AveragedScores, MeasurementSettings
 from advcore.gradients.input_norm import input_norms
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import OBJECTIVES, Pgd, Standard, Trades
@@ -38,7 +38,9 @@ def selector(solver=None, objective=None, **settings) -> AdversarialCoreset:
 def measured(model, source, objective, attack, purpose="selection"):
     """The rows that a selection with seed 0 looks at."""
     stream, ledger = Stream(seed=0, purpose=purpose), CostLedger()
-    return last_layer_rows(model, source, objective=objective, attack=attack, stream=stream, ledger=ledger).rows
+    return last_layer_rows(
+        model, source, MeasurementSettings(objective=objective, attack=attack, stream=stream, ledger=ledger)
+    ).rows
 
 
 def leaves(model: nn.Module) -> list:
@@ -222,7 +224,7 @@ def test_easycore_takes_scores_and_refuses_to_go_without(model, source):
     with pytest.raises(ConfigError, match="AveragedScores"):
         selector(EasyCore()).select(model, source, seed=0)
     norms = AveragedScores()
-    norms.add(input_norms(model, source, ledger=CostLedger()).rows.matrix[:, 0])
+    norms.add(input_norms(model, source, MeasurementSettings(ledger=CostLedger())).rows.matrix[:, 0])
     coreset = selector(EasyCore(), partition="whole").select(model, source, seed=0, rows=norms.rows)
     assert set(coreset.indices.tolist()) == set(norms.rows.matrix[:, 0].argsort()[:24].tolist())
 

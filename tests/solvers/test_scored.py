@@ -60,7 +60,7 @@ def test_ccs_gives_k_different_examples_of_any_scores(scores, share, drop, strat
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_is_a_kind_of_row_that_can_be_measured(score):
     assert ByScore(score=score).reads == score and score in GRADIENTS
-    assert GRADIENTS[ByScore(score=score, points="adversarial").reads].attacked
+    assert GRADIENTS[ByScore(score=score, points="adversarial").reads].is_attacked
 
 
 @pytest.mark.parametrize("name", [name for name, kind in SOLVERS.items() if issubclass(kind, Scored)])

@@ -560,10 +560,11 @@ def test_the_error_against_the_full_attack_is_that_of_rows_attacked_in_full(mode
 
 def full_rows(chosen, model, source):
     from advcore.gradients import GRADIENTS
+    from advcore.gradients.base import MeasurementSettings
 
     stream = Stream(seed=0, purpose="full")
-    measure = GRADIENTS["last_layer"].measure
-    found = measure(model, source, objective=chosen.objective, attack=chosen.attack, stream=stream, ledger=CostLedger())
+    settings = MeasurementSettings(objective=chosen.objective, attack=chosen.attack, stream=stream, ledger=CostLedger())
+    found = GRADIENTS["last_layer"].measure(model, source, settings)
     return found.rows.dense().flatten(1).double()
 
 
