@@ -88,7 +88,7 @@ def aign() -> dict:
     listener = Listener(on_model=lambda model: collector.add(measure(model).rows.matrix[:, 0]))
     trainer.fit(prepared.model, data.train, data.validation, seed=0, augment=data.augment, listener=listener)
     values, model, everything = collector.rows.matrix[:, 0], prepared.model, torch.arange(len(data.train))
-    wide, ledger = trainer.attack.changed(eps=4 * trainer.attack.eps, step_size=None, steps=20), CostLedger()
+    wide, ledger = trainer.attack.with_settings(eps=4 * trainer.attack.eps, step_size=None, steps=20), CostLedger()
     radius = smallest_radius(model, data.train, wide, everything, stream=STREAM, ledger=ledger, parts=20)
     how = {"objective": trainer.objective, "attack": trainer.attack, "stream": STREAM, "ledger": ledger}
     clean, robust = (

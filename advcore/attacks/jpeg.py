@@ -1,6 +1,7 @@
 """JPEG-linf: changes of the coefficients that a JPEG file of the image would hold."""
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -42,17 +43,18 @@ class JPEGLinf(Functional):
     eps: float = 0.125
     quality: int = 80
     norm: ClassVar[str] = "jpeg"
+    example: ClassVar[Mapping[str, object]] = {"eps": 0.5, "steps": 3}
     widest: ClassVar[float] = 255.0
     described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 
-    def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), check_within("quality", self.quality, low=1, high=100)]
+    def _check_more(self) -> list[str | None]:
+        return [*super()._check_more(), check_within("quality", self.quality, low=1, high=100)]
 
-    def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
+    def choose_shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), x.shape[1], *(8 * math.ceil(size / 8) for size in x.shape[2:])
 
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
-        cosines, steps, colours = self._tables(x)
+        cosines, steps, colours = self._build_tables(x)
         blocks = _to_blocks(p) * steps
         pixels = _from_blocks(cosines.T @ blocks @ cosines, p.shape) / 255
         change = torch.einsum("dc,bchw->bdhw", colours, pixels)
@@ -60,7 +62,7 @@ class JPEGLinf(Functional):
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         x, x_adv = x.double(), x_adv.double()
-        cosines, steps, colours = self._tables(x)
+        cosines, steps, colours = self._build_tables(x)
         height, width = (8 * (size // 8) for size in x.shape[2:])  # whole blocks
         if not height or not width:
             return x.new_full((len(x),), -self.eps)
@@ -71,7 +73,7 @@ class JPEGLinf(Functional):
         clipped = _to_blocks(((x_adv <= 0) | (x_adv >= 1)).to(x)).amax((-1, -2, 1)) > 0
         return largest.masked_fill(clipped, 0).flatten(1).amax(1) - self.eps
 
-    def _tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _build_tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cosine transform (8, 8), quantisation steps (C, 1, 1, 8, 8), and the colour transform (C, C)."""
         k = torch.arange(8, dtype=torch.float64)
         cosines = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) / 2

@@ -1,6 +1,7 @@
 """StAdv: a flow moves the pixels, and leaves their colours as they are."""
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -27,9 +28,10 @@ class StAdv(Functional):
 
     eps: float = 0.05
     norm: ClassVar[str] = "stadv"
+    example: ClassVar[Mapping[str, object]] = {"eps": 0.2, "steps": 3}
     widest: ClassVar[float] = 2.0
 
-    def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
+    def choose_shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), 2, *x.shape[2:]
 
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
@@ -44,13 +46,13 @@ class StAdv(Functional):
         return torch.where(still, x, moved).clamp(0, 1)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        rows, columns = (self._reach(size) for size in x.shape[2:])
+        rows, columns = (self._measure_reach(size) for size in x.shape[2:])
         padded = F.pad(x.double(), (columns, columns, rows, rows), mode="replicate")
         window = (2 * rows + 1, 2 * columns + 1)
         highest, lowest = F.max_pool2d(padded, window, 1), -F.max_pool2d(-padded, window, 1)
         return torch.maximum(x_adv.double() - highest, lowest - x_adv.double()).flatten(1).amax(1)
 
-    def _reach(self, size: int) -> int:
+    def _measure_reach(self, size: int) -> int:
         """Return how many pixels away a flow in the ball can read, along an axis of this many pixels."""
         if not self.eps:
             return 0

@@ -79,7 +79,7 @@ def _cut_to_single(attack: Attack | AutoAttack) -> Attack | AutoAttack:
     """Return the attack with a single start."""
     if isinstance(attack, AutoAttack) or attack.restarts <= 1:
         return attack
-    return attack.changed(restarts=1)
+    return attack.with_settings(restarts=1)
 
 
 class WatchedLoss:

@@ -125,7 +125,7 @@ class AttackSubset:
             check_one_of("draw", self.draw, DRAWS),
             check_one_of("correction", self.correction, CORRECTIONS),
             *self._draw_problems(),
-            *self._more_problems(),
+            *self._check_more(),
         )
 
     def _draw_problems(self) -> list[str]:
@@ -133,7 +133,7 @@ class AttackSubset:
             return []
         return [must("correction", "none with draw: top", self.correction, "the largest are not drawn")]
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 
@@ -183,9 +183,9 @@ class UpdateSubset:
     probed = 0
 
     def __post_init__(self):
-        require(check_share("p_up", self.p_up), *self._more_problems())
+        require(check_share("p_up", self.p_up), *self._check_more())
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 

@@ -44,7 +44,7 @@ class LossRanked(UpdateSubset):
     accuracy: str = "clean"
     reads: ClassVar[str | None] = "losses"
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         return [
             check_one_of("adaptive", self.adaptive, SHARES),
             check_share("p_min", self.p_min),

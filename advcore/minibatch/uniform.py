@@ -35,7 +35,7 @@ class RandomMix(UpdateSubset):
     adversarial: float = 0.5
     reads: ClassVar[str | None] = None
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         return [check_within("adversarial", self.adversarial, 0, 1)]
 
     def count_attacked(self, size: int) -> int:

@@ -69,7 +69,7 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def channel_statistics(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def measure_channels(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Compute mean and standard deviation per channel (C,) over batches of (indices, x, y).
 
     The deviation of a constant channel is 1.

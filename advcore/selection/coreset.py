@@ -227,7 +227,7 @@ class AdversarialCoreset(SelectionSettings):
         """Return the same selector with an attack that starts from no remembered perturbation."""
         if self.attack is None or not getattr(self.attack, "remembers", False):
             return self
-        return replace(self, attack=self.attack.recalling(None))
+        return replace(self, attack=self.attack.with_memory(None))
 
     def _solve(self, call: Call, measured: Measurement, goal: Measurement | None) -> Solution:
         """Split the rows into problems and solve them; every process gets the same solution."""

@@ -186,13 +186,13 @@ class EpochTrainer:
         ramp = self.run.trainer.eps_ramp
         if self.memory is not None:
             assert attack is not None, "the memory is an attack's"
-            attack = attack.recalling(self.memory)
+            attack = attack.with_memory(self.memory)
         if attack is None or not ramp:
             return attack
         steps = ramp * math.ceil(len(self.run.train) / self.run.trainer.batch_size)
         if self.steps_done + 1 >= steps:
             return attack
-        return attack.scaled((self.steps_done + 1) / steps)
+        return attack.scale((self.steps_done + 1) / steps)
 
     def _set_lr(self, share: float) -> float:
         """Set the learning rate where `share` of the epoch's steps are done, and return it.

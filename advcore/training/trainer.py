@@ -132,7 +132,7 @@ class Trainer(LoopSettings):
         if self.attack_steps is None:
             return self.attack
         assert self.attack is not None, "`find_steps_problem` refuses steps of no attack"
-        return self.attack.changed(steps=self.attack_steps.at(epoch, self.schedule.length))
+        return self.attack.with_settings(steps=self.attack_steps.at(epoch, self.schedule.length))
 
     @property
     def weakest_attack(self) -> Attack | None:
@@ -141,7 +141,7 @@ class Trainer(LoopSettings):
             return self.attack
         assert self.attack is not None, "`find_steps_problem` refuses steps of no attack"
         length = self.schedule.length
-        return self.attack.changed(steps=min(self.attack_steps.at(epoch, length) for epoch in range(length)))
+        return self.attack.with_settings(steps=min(self.attack_steps.at(epoch, length) for epoch in range(length)))
 
     @property
     def few_steps(self) -> bool:

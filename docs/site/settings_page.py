@@ -123,7 +123,7 @@ OWN_UNITS = {
     ("JPEGLinf", "eps"): "quantisation steps",
     ("NFGSM", "eps"): "pixels",
     ("ReColorAdv", "eps"): "pixels",
-    ("Bounded", "eps"): "own units",
+    ("Attack", "eps"): "own units",
     ("PGD", "eps"): "pixels",
     ("Planted", "noise"): "share",
 }

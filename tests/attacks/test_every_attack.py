@@ -1,4 +1,4 @@
-"""What every registered attack promises, on a model it is bound to; a new line in ATTACKS needs one in USUAL."""
+"""What every registered attack promises, on a model it is bound to; its class's `example` is what is tested."""
 
 import functools
 import math
@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from examples import build_example
 from kernels import by_plain_kernels, plain_kernels
 from seeds import seeded
 from torch import nn
@@ -21,20 +22,6 @@ from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow
 
-USUAL = {
-    "linf_pgd": {"eps": 8 / 255, "steps": 3},
-    "l2_pgd": {"eps": 0.5, "steps": 3},
-    "l1_pgd": {"eps": 4.0, "steps": 3},
-    "n_fgsm": {"eps": 8 / 255},
-    "fast_lpa": {"eps": 0.3, "steps": 3},
-    "lpa": {"eps": 0.3, "steps": 3, "rounds": 2},
-    "ppgd": {"eps": 0.3, "steps": 2},
-    "stadv": {"eps": 0.2, "steps": 3},
-    "recoloradv": {"eps": 0.06, "steps": 3},
-    "jpeg_linf": {"eps": 0.5, "steps": 3},
-}
-"""Small settings of each; a new attack adds its own here."""
-
 SLACK = {"lpips": 0.01, "l2": 1e-6, "l1": 1e-6}
 """How far outside its ball float32 may end, of eps; else 1e-6."""
 
@@ -44,7 +31,7 @@ LABELS = torch.arange(N) % 4
 
 
 def build(name, **changes):
-    return ATTACKS[name](**{**USUAL[name], **changes})
+    return build_example(ATTACKS[name], **changes)
 
 
 def stream(indices=None, seed=0):
@@ -83,8 +70,9 @@ def assert_bounded(attack, x, x_adv):
     assert attack.training_only or float(excess.max()) <= slack
 
 
-def test_the_table_of_settings_is_whole():
-    assert set(USUAL) == set(ATTACKS)
+@EVERY
+def test_the_example_of_an_attack_is_small(name):
+    assert build(name).describe()["steps"] <= 3 and build(name).eps > 0
 
 
 @pytest.mark.case("E1")
@@ -281,7 +269,7 @@ def test_an_attack_says_how_its_number_is_made(name):
     told = attack.describe()
     assert told["norm"] == attack.norm and told["eps"] == attack.eps and told["step_size"] > 0
     assert told["steps"] >= 1 and told["restarts"] == 1
-    assert attack.scaled(0.5).eps == attack.eps / 2
+    assert attack.scale(0.5).eps == attack.eps / 2
 
 
 @EVERY

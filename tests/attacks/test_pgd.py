@@ -260,11 +260,11 @@ def test_more_restarts_never_lower_the_loss(kind):
 @BOTH
 def test_scaling_shrinks_ball_and_step_together_and_nothing_else(kind):
     for attack in (kind(eps=0.2, steps=5, restarts=3, start="clean"), kind(eps=0.2, steps=5, step_size=0.07)):
-        half = attack.scaled(0.5)
+        half = attack.scale(0.5)
         assert half.eps == pytest.approx(0.1) and half.length == pytest.approx(attack.length / 2)
         assert (half.steps, half.restarts, half.start) == (attack.steps, attack.restarts, attack.start)
-        assert attack.scaled(1.0).describe() == attack.describe()
-    assert kind(eps=0.2).scaled(0.0).eps == 0
+        assert attack.scale(1.0).describe() == attack.describe()
+    assert kind(eps=0.2).scale(0.0).eps == 0
 
 
 @BOTH

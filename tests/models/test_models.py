@@ -7,7 +7,7 @@ from torch import nn
 
 from advcore.errors import ConfigError
 from advcore.models import MODELS
-from advcore.models.base import Normalize, channel_statistics, find_head, tap_features
+from advcore.models.base import Normalize, find_head, measure_channels, tap_features
 from advcore.models.resnets import PreActNet
 
 RESNETS = ("resnet18", "resnet50")
@@ -243,7 +243,7 @@ def test_normalize_is_the_plain_formula_with_statistics_that_are_saved_and_not_t
 @pytest.mark.parametrize("size", [1, 7, 50])
 def test_channel_statistics_are_those_of_all_pixels_however_cut(size):
     x = images(50, (3, 6, 5)) * torch.tensor([1, 0.1, 0.01]).view(3, 1, 1) + 0.5
-    mean, std = channel_statistics((None, piece, None) for piece in x.split(size))
+    mean, std = measure_channels((None, piece, None) for piece in x.split(size))
     assert torch.allclose(mean, x.double().mean((0, 2, 3)), atol=1e-12)
     assert torch.allclose(std, x.double().std((0, 2, 3), correction=0), rtol=1e-6)
 
@@ -251,7 +251,7 @@ def test_channel_statistics_are_those_of_all_pixels_however_cut(size):
 def test_a_constant_channel_has_deviation_one():
     x = images(8, (2, 4, 4))
     x[:, 1] = 0.7
-    mean, std = channel_statistics(iter([(None, x, None)]))
+    mean, std = measure_channels(iter([(None, x, None)]))
     assert std[1] == 1 and mean[1] == pytest.approx(0.7)
     assert torch.isfinite(Normalize(mean, std)(x)).all()
 
