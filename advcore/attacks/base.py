@@ -193,7 +193,7 @@ class Iterated(Attack):
     steps: int = 10
     restarts: int = 1
     described_settings: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
-    example: ClassVar[Mapping[str, object]] = {"steps": 3}
+    example: ClassVar = {"steps": 3}
 
     def _check_more(self) -> list[str | None]:
         return [check_at_least("steps", self.steps, 1), check_at_least("restarts", self.restarts, 1)]

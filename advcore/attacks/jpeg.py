@@ -1,7 +1,6 @@
 """JPEG-linf: changes of the coefficients that a JPEG file of the image would hold."""
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -43,7 +42,7 @@ class JPEGLinf(Functional):
     eps: float = 0.125
     quality: int = 80
     norm: ClassVar[str] = "jpeg"
-    example: ClassVar[Mapping[str, object]] = {"eps": 0.5, "steps": 3}
+    example: ClassVar = {"eps": 0.5, "steps": 3}
     widest: ClassVar[float] = 255.0
     described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 

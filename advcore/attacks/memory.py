@@ -42,7 +42,7 @@ class Memory:
             problems.append(check_at_least("reset", self.reset, 1, "leave it out never to forget"))
         require(*problems, check_one_of("place", self.place, PLACES))
 
-    def nbytes(self, examples: int, shape: tuple[int, int, int]) -> int:
+    def count_bytes(self, examples: int, shape: tuple[int, int, int]) -> int:
         """Return the bytes that the perturbations of this number of images of `shape` (C, H, W) take."""
         channels, height, width = shape
         return examples * (channels * (height * width + 1) * PRECISIONS[self.precision].itemsize + 5)

@@ -1,6 +1,5 @@
 """N-FGSM: one signed step from a noisy image, not projected onto the ball; for training."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, Self
 
@@ -35,7 +34,7 @@ class NFGSM(Attack):
     training_only: ClassVar[bool] = True
     few_steps: ClassVar[bool] = True
     elementwise: ClassVar[bool] = True
-    example: ClassVar[Mapping[str, object]] = {"eps": 8 / 255}
+    example: ClassVar = {"eps": 8 / 255}
 
     def _check_eps(self) -> str | None:
         return check_radius(self.eps, 1.0)

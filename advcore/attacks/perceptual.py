@@ -2,7 +2,6 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -73,7 +72,7 @@ class Perceptual(Iterated):
     norm: ClassVar[str] = "lpips"
     probes_outside: ClassVar[bool] = True
     widest: ClassVar[float] = 10.0
-    example: ClassVar[Mapping[str, object]] = {"eps": 0.3, "steps": 3}
+    example: ClassVar = {"eps": 0.3, "steps": 3}
     external: ClassVar[nn.Module | None] = None  # a field once there is one (`by`)
     embedder: ClassVar[Embedder | None] = None  # a field of a bound attack
 
@@ -214,7 +213,7 @@ class LPA(Perceptual):
 
     steps: int = 40
     rounds: int = 5
-    example: ClassVar[Mapping[str, object]] = {"eps": 0.3, "steps": 3, "rounds": 2}
+    example: ClassVar = {"eps": 0.3, "steps": 3, "rounds": 2}
 
     def _check_more(self) -> list[str | None]:
         return [*super()._check_more(), check_at_least("rounds", self.rounds, 1)]

@@ -1,7 +1,6 @@
 """Projected gradient ascent in a ball; one step of it is FGSM."""
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, Self
 
@@ -139,7 +138,7 @@ class LinfPGD(PGD):
     """PGD in the linf ball, by signed steps; see `PGD` for its settings."""
 
     norm: ClassVar[str] = "linf"
-    example: ClassVar[Mapping[str, object]] = {"eps": 8 / 255, "steps": 3}
+    example: ClassVar = {"eps": 8 / 255, "steps": 3}
     elementwise: ClassVar[bool] = True
     geometry: ClassVar[Geometry] = LINF
 
@@ -149,7 +148,7 @@ class L2PGD(PGD):
     """PGD in the l2 ball, by normalised steps; see `PGD` for its settings."""
 
     norm: ClassVar[str] = "l2"
-    example: ClassVar[Mapping[str, object]] = {"eps": 0.5, "steps": 3}
+    example: ClassVar = {"eps": 0.5, "steps": 3}
     geometry: ClassVar[Geometry] = L2
 
 
@@ -169,7 +168,7 @@ class L1PGD(PGD):
 
     sparsity: float = 0.05
     norm: ClassVar[str] = "l1"
-    example: ClassVar[Mapping[str, object]] = {"eps": 4.0, "steps": 3}
+    example: ClassVar = {"eps": 4.0, "steps": 3}
     geometry: ClassVar[Geometry] = L1
     described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 

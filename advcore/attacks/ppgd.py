@@ -1,6 +1,5 @@
 """Perceptual PGD: LPIPS-bounded steps, each of the steepest ascent and projected (Laidlaw et al. 2021)."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -26,7 +25,7 @@ class PPGD(Perceptual):
     """
 
     steps: int = 40
-    example: ClassVar[Mapping[str, object]] = {"eps": 0.3, "steps": 2}
+    example: ClassVar = {"eps": 0.3, "steps": 2}
 
     @property
     def length(self) -> float:

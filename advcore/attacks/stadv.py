@@ -1,7 +1,6 @@
 """StAdv: a flow moves the pixels, and leaves their colours as they are."""
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -28,7 +27,7 @@ class StAdv(Functional):
 
     eps: float = 0.05
     norm: ClassVar[str] = "stadv"
-    example: ClassVar[Mapping[str, object]] = {"eps": 0.2, "steps": 3}
+    example: ClassVar = {"eps": 0.2, "steps": 3}
     widest: ClassVar[float] = 2.0
 
     def choose_shape(self, x: Tensor) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from advcore.gradients.base import AveragedScores, Forgetting, Gradient, Measure
 from advcore.gradients.last_layer import residuals
 from advcore.gradients.sweep import sweep
 from advcore.models.base import find_head, tap_features
-from advcore.objectives.base import margin
+from advcore.objectives.base import measure_margin
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
 from advcore.runtime.borrow import borrow
@@ -46,7 +46,7 @@ def grand(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 def closeness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     """Compute max over k != y of z_k - z_y: above 0 means misclassified."""
-    return margin(z, y).double()
+    return measure_margin(z, y).double()
 
 
 def correctness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:

@@ -45,15 +45,15 @@ class _ResNet(ModelSettings):
         super().__post_init__()
         require(check_one_of("stem", self.stem, STEMS))
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
+    def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return {"name": self.torchvision, "num_classes": num_classes, "channels": shape[0], "stem": self.stem}
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         try:
             from torchvision import models  # noqa: F401 - its import is what can fail
         except (ImportError, RuntimeError) as error:
             raise explain_missing_package("torchvision", f"model.name: {self.torchvision}", None, error) from None
-        return super().body(num_classes, shape)
+        return super().build(num_classes, shape)
 
 
 @settings

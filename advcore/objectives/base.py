@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Protocol
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_one_of, require
@@ -12,14 +13,16 @@ ASCENTS = ("own", "margin")
 
 
 class Objective(Protocol):
-    """A per-example loss, computed from the logits of one or two forward passes.
+    """A per-example loss, computed from the logits of one or two forward passes. Classes may inherit the defaults.
 
     passes : names of its forward passes, "clean" or "adversarial" or both; without the second it is not attacked.
     ascent_needs_clean : whether the loss that its attack climbs is computed from the clean logits.
+
+    Where the defaults of its settings do not do, it may have an `example`: settings with which contract tests build it.
     """
 
     passes: ClassVar[tuple[str, ...]]
-    ascent_needs_clean: ClassVar[bool]
+    ascent_needs_clean: ClassVar[bool] = False
 
     @property
     def loss(self) -> Callable[..., Tensor]:
@@ -28,8 +31,9 @@ class Objective(Protocol):
     def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         """Return the loss of the inner maximisation, as a function of adversarial logits (B, C) to (B,).
 
-        y : (B,) labels. clean : (B, C) clean logits, if `ascent_needs_clean`.
+        y : (B,) labels. clean : (B, C) clean logits, if `ascent_needs_clean`. By default it is the cross-entropy.
         """
+        return partial(F.cross_entropy, target=y, reduction="none")
 
 
 def is_attacked(objective: Objective) -> bool:
@@ -50,14 +54,14 @@ def choose_ascent(objective: Objective, climbs: str, y: Tensor, clean: Tensor | 
     require(check_one_of("climbs", climbs, ASCENTS))
     if climbs == "own":
         return objective.bind_ascent(y, clean)
-    return partial(margin, y=y)
+    return partial(measure_margin, y=y)
 
 
-def margin(logits: Tensor, y: Tensor, kappa: float = float("inf")) -> Tensor:
+def measure_margin(logits: Tensor, y: Tensor, kappa: float = float("inf")) -> Tensor:
     """Return (B,) max over k != y of z_k - z_y, clipped above at kappa; above 0 means misclassified.
 
     Reference: Laidlaw et al. 2021 (PAT), eq. 3.
     """
-    of_label = logits.gather(1, y[:, None])
-    others = logits.scatter(1, y[:, None], float("-inf"))
-    return (others.amax(1) - of_label[:, 0]).clamp_max(kappa)
+    of_label = logits.gather(1, y[:, None])[:, 0]
+    best_other = logits.scatter(1, y[:, None], float("-inf")).amax(1)
+    return (best_other - of_label).clamp_max(kappa)

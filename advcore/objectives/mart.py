@@ -1,24 +1,23 @@
 """MART: adversarial training with more weight on the images that are misclassified without attack."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_positive, require
-from advcore.objectives.trades import divergence
+from advcore.objectives.base import Objective
+from advcore.objectives.trades import measure_divergence
 from advcore.settings import settings
 
 
-def log_rest(logits: Tensor, classes: Tensor) -> Tensor:
+def compute_log_rest(logits: Tensor, classes: Tensor) -> Tensor:
     """Return (B,) log(1 - p_k) for the class k of each example in `classes` (B,); finite at any logit gap."""
     return logits.scatter(1, classes[:, None], float("-inf")).logsumexp(1) - logits.logsumexp(1)
 
 
 @settings
-class Mart:
+class Mart(Objective):
     """BCE(f(x_adv), y) + beta KL(f(x) || f(x_adv)) (1 - p_y(x)); the attack climbs the cross-entropy.
 
     BCE adds to the cross-entropy -log(1 - p_k), k the likeliest class other than the label; gradients flow
@@ -33,15 +32,11 @@ class Mart:
 
     beta: float = 5.0
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
-    ascent_needs_clean: ClassVar[bool] = False
 
     def __post_init__(self):
         require(check_positive("beta", self.beta))
 
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:
         rival = adversarial.detach().scatter(1, y[:, None], float("-inf")).argmax(1)
-        boosted = F.cross_entropy(adversarial, y, reduction="none") - log_rest(adversarial, rival)
-        return boosted + self.beta * divergence(clean, adversarial) * log_rest(clean, y).exp()
-
-    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
-        return partial(F.cross_entropy, target=y, reduction="none")
+        boosted = F.cross_entropy(adversarial, y, reduction="none") - compute_log_rest(adversarial, rival)
+        return boosted + self.beta * measure_divergence(clean, adversarial) * compute_log_rest(clean, y).exp()

@@ -218,7 +218,7 @@ def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Modul
     """
     shape = data.train.shape
     with preserve_random_state(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
-        model = config.model.body(data.num_classes, shape)
+        model = config.model.build(data.num_classes, shape)
     if config.model.normalize == "data":
         chunks = chunked(torch.arange(len(data.train)), 1024)
         model = nn.Sequential(Normalize(*measure_channels(data.train.batches(chunks))), model)

@@ -176,7 +176,7 @@ class Trainer(LoopSettings):
             return 0
         sizes = [self.count_examples(epoch.action, n) for epoch in self.schedule.plan()]
         most = max(after if before == after else before + after for before, after in itertools.pairwise([0, *sizes]))
-        return self.memory.nbytes(most, shape)
+        return self.memory.count_bytes(most, shape)
 
     @property
     def solver_reads(self) -> str | None:

@@ -11,8 +11,8 @@ from torch import nn
 from advcore.attacks import ATTACKS
 from advcore.attacks.pgd import PGD
 from advcore.cost import CostLedger
-from advcore.objectives.base import margin
-from advcore.objectives.trades import divergence
+from advcore.objectives.base import measure_margin
+from advcore.objectives.trades import measure_divergence
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow
 
@@ -270,8 +270,8 @@ def test_logit_gaps_of_any_size_are_survived(name, gap, climbed):
     clean = logits(x)
     loss = {
         "cross-entropy": lambda z: F.cross_entropy(logits(z), y, reduction="none"),
-        "divergence": lambda z: divergence(clean, logits(z)),
-        "margin": lambda z: margin(logits(z), y),
+        "divergence": lambda z: measure_divergence(clean, logits(z)),
+        "margin": lambda z: measure_margin(logits(z), y),
     }[climbed]
     attack = build(name, restarts=2)
     x_adv = attack(loss, x, generator=stream(torch.arange(6)))

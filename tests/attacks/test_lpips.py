@@ -16,7 +16,7 @@ from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.models import MODELS
 from advcore.models.base import Normalize
-from advcore.objectives.base import margin
+from advcore.objectives.base import measure_margin
 from advcore.rng import Stream
 
 N = 4
@@ -80,7 +80,7 @@ def test_named_layers_are_the_ones_compared():
 def test_a_networks_stages_are_found_behind_a_normalisation(name, settings, size, channels):
     pytest.importorskip("torchvision")
     with torch.device("meta"):  # shapes alone
-        body = MODELS[name](**settings).body(10, (3, size, size))
+        body = MODELS[name](**settings).build(10, (3, size, size))
         net = nn.Sequential(Normalize(torch.zeros(3), torch.ones(3)), body).eval()
     with torch.no_grad(), catch_activations(net, None) as seen:
         net(torch.empty(1, 3, size, size, device="meta"))
@@ -89,7 +89,7 @@ def test_a_networks_stages_are_found_behind_a_normalisation(name, settings, size
 
 def test_alexnet_has_five_layers_by_name():
     with torch.device("meta"):  # shapes alone
-        net = MODELS["alexnet_cifar"]().body(10, (3, 32, 32)).eval()
+        net = MODELS["alexnet_cifar"]().build(10, (3, 32, 32)).eval()
     names = ["features.1", "features.4", "features.7", "features.9", "features.11"]
     with torch.no_grad(), catch_activations(net, names) as seen:
         net(torch.empty(1, 3, 32, 32, device="meta"))
@@ -168,7 +168,9 @@ def run(attack, model, x, y, network=None):
     own = bind_attack(own, model, ledger.count_passes)
     with ledger.phase("attack"):
         forward = ledger.count_passes(model)
-        x_adv = own(lambda z: margin(forward(z), y), x, generator=Stream(seed=0, purpose="a").at(torch.arange(len(x))))
+        x_adv = own(
+            lambda z: measure_margin(forward(z), y), x, generator=Stream(seed=0, purpose="a").at(torch.arange(len(x)))
+        )
     return x_adv, own, ledger.passes["attack"]
 
 
@@ -249,7 +251,7 @@ def test_an_image_that_is_lost_inside_the_ball_stays_lost(kind):
             inside = compare_embeddings(Embedder(model, None)(z), clean) <= attack.eps
         logits = model(z)  # the last pass: the attack reads its activations
         lost |= inside & (logits.argmax(1) != y)
-        return margin(logits, y)
+        return measure_margin(logits, y)
 
     x_adv = own(watching, x, generator=Stream(seed=0, purpose="a").at(torch.arange(40)))
     ended = model(x_adv).argmax(1) != y

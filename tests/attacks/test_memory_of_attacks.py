@@ -289,7 +289,7 @@ def test_the_bytes_told_are_the_bytes_held(precision):
     kept = memory(precision)
     kept.begin(ALL[:7], None)
     held = kept.values.nbytes + kept.scale.nbytes + kept.known.nbytes
-    assert Memory(precision=precision).nbytes(7, SHAPE) == held
+    assert Memory(precision=precision).count_bytes(7, SHAPE) == held
 
 
 @pytest.mark.parametrize(

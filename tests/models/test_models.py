@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from examples import build_example
 from seeds import seeded
 from torch import nn
 
@@ -16,19 +17,18 @@ RESNETS = ("resnet18", "resnet50")
 def settings(name, **changes):
     if name == "timm":
         pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
-        changes.setdefault("architecture", "resnet10t")
-    return MODELS[name](**changes)
+    return build_example(MODELS[name], **changes)
 
 
 def on_meta(name, num_classes=10, shape=(3, 32, 32), **changes):
     """The network without its numbers: shapes and counts cost nothing."""
     with torch.device("meta"):
-        return settings(name, **changes).body(num_classes, shape)
+        return settings(name, **changes).build(num_classes, shape)
 
 
 def real(name, num_classes=10, shape=(3, 32, 32), seed=0, **changes):
     with seeded(seed):
-        return settings(name, **changes).body(num_classes, shape).eval()
+        return settings(name, **changes).build(num_classes, shape).eval()
 
 
 def images(size, shape=(3, 32, 32)):
@@ -112,7 +112,7 @@ def test_settings_out_of_range_name_key_value_and_way_out(name, changes, told):
 
 def test_an_architecture_timm_does_not_know_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="'resnet11t'.*did you mean 'resnet1"):
-        settings("timm", architecture="resnet11t").body(10, (3, 32, 32))
+        settings("timm", architecture="resnet11t").build(10, (3, 32, 32))
 
 
 # ---- the head ----

@@ -408,7 +408,7 @@ def test_blocks_of_different_sizes_do_not_move_what_is_held(model, source, monke
     trained = made.fit(copy.deepcopy(model), part, seed=0)
     assert len({len(coreset) for coreset in trained.coresets}) == 2  # with the small block, and without
     assert moved == [90, made.selector.size(90)]
-    assert made.memory_bytes(90, (1, 8, 8)) == sum(moved) * Memory().nbytes(1, (1, 8, 8))
+    assert made.memory_bytes(90, (1, 8, 8)) == sum(moved) * Memory().count_bytes(1, (1, 8, 8))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
