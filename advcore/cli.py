@@ -33,11 +33,11 @@ from advcore.terminal import command_line, print_next, print_table, show_run, sh
 from advcore.version import __version__
 
 if TYPE_CHECKING:
+    from advcore.config.schema import RunConfig
     from advcore.evaluation.evaluate import Evaluation
-    from advcore.runner.bench import Bench
-    from advcore.runner.schema import RunConfig
-    from advcore.runner.suite import Run
     from advcore.selection.scores import Scores
+    from advcore.suite.bench import Bench
+    from advcore.suite.suite import Run
     from advcore.training.budget import Offer
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def _check_file(path: Path) -> Path:
     A pipe is not checked, since it can be read only once.
     """
     if _rank() is None and (os.path.isfile(path) or not os.path.exists(path)):
-        from advcore.runner.yaml_reader import read
+        from advcore.config.yaml_reader import read
 
         read(path)
     return path
@@ -65,7 +65,7 @@ def _check_file(path: Path) -> Path:
 def _check_overrides(texts: list[str] | None) -> list[str] | None:
     """Refuse an override that cannot be read, before torch is imported."""
     if _rank() is None:
-        from advcore.runner.yaml_reader import parse_overrides
+        from advcore.config.yaml_reader import parse_overrides
 
         parse_overrides(texts or ())
     return texts
@@ -100,12 +100,12 @@ def run(
 ) -> None:
     """Train, select and evaluate as FILE says, and write a record."""
     from advcore import distributed
+    from advcore.config.load import load
     from advcore.reporting.tables import closing_rows
-    from advcore.runner import run as runner
-    from advcore.runner.checkpoints import lock_folder
-    from advcore.runner.config import load
-    from advcore.runner.folder import choose_folder
-    from advcore.runner.prepare import prepare
+    from advcore.run import run as runner
+    from advcore.run.checkpoints import lock_folder
+    from advcore.run.folder import choose_folder
+    from advcore.run.prepare import prepare
     from advcore.training.trainer import refuse_processes
 
     job = distributed.name_launchers()
@@ -146,11 +146,11 @@ def select(
     Its indices count in the whole training set.
     """
     from advcore import distributed
+    from advcore.config.load import load
     from advcore.reporting.tables import list_selection_rows
-    from advcore.runner import select as selecting
-    from advcore.runner.config import load
-    from advcore.runner.prepare import prepare
-    from advcore.runner.weights import load_state
+    from advcore.run import select as selecting
+    from advcore.run.prepare import prepare
+    from advcore.run.weights import load_state
 
     with _before_work():
         config = load(file, set_ or ())
@@ -187,9 +187,9 @@ def score(
     Solvers by score read the file that `selection.solver.scores` names.
     """
     from advcore import distributed
+    from advcore.config.load import load
     from advcore.gradients import GRADIENTS
-    from advcore.runner import select as selecting
-    from advcore.runner.config import load
+    from advcore.run import select as selecting
     from advcore.selection.scores import Scores
     from advcore.solvers.scored import SCORE_ALIASES
 
@@ -223,7 +223,7 @@ def _describe_scores(scores: "Scores") -> list[tuple[str, str]]:
 
 def _check_arrays_file(option: str, path: Path) -> None:
     """Raise ConfigError unless arrays can be written to `path`, and a JSON beside it."""
-    from advcore.runner.places import check_writable
+    from advcore.run.places import check_writable
 
     if path.suffix != ".npz":
         raise ConfigError(must(option, "a file that ends in .npz", str(path)))
@@ -232,7 +232,7 @@ def _check_arrays_file(option: str, path: Path) -> None:
 
 def _check_outputs(out: Path | None, state: Path | None, examples: Path | None) -> None:
     """Raise ConfigError where an evaluation cannot write a file, or would write two to the same place."""
-    from advcore.runner.places import check_writable
+    from advcore.run.places import check_writable
 
     options = {"--out": out, "--state": state, "--examples": examples}
     files = [path for path in options.values() if path]
@@ -268,9 +268,9 @@ def evaluate(
     from advcore import distributed
     from advcore.evaluation.suites import ALIASES, SUITES
     from advcore.reporting.tables import accuracy_rows
-    from advcore.runner import weights
-    from advcore.runner.prepare import prepare
-    from advcore.runner.run import config_for_evaluation, evaluate_final
+    from advcore.run import weights
+    from advcore.run.prepare import prepare
+    from advcore.run.run import config_for_evaluation, evaluate_final
 
     with _before_work():
         require(check_one_of("--suite", suite, SUITES, ALIASES))
@@ -291,8 +291,8 @@ def evaluate(
 
 def _load_config(target: Path, overrides: Sequence[str]) -> "RunConfig":
     """Return the settings of a run's folder or of a run file, with the overrides."""
+    from advcore.config.load import from_dict, load, override
     from advcore.reporting.record import RunRecord
-    from advcore.runner.config import from_dict, load, override
 
     if target.is_dir():
         return from_dict(override(RunRecord.load(target / "record.json").config, overrides))
@@ -339,7 +339,7 @@ def report(
 
     The page loads nothing from elsewhere. Runs may be unfinished.
     """
-    from advcore.runner import report as pages
+    from advcore.export import report as pages
 
     require(check_at_least("--images", images, 0, most=pages.MOST_IMAGES))
     typer.echo(f"report: {pages.report(target, out, images)}")
@@ -361,7 +361,7 @@ def export(
 
     The model is a safetensors file with a card and a loader.
     """
-    from advcore.runner import export as exporting
+    from advcore.export import export as exporting
 
     require(
         check_one_of("--checkpoint", checkpoint, ("last", "best")),
@@ -393,8 +393,8 @@ def list_(
     ] = None,
 ) -> None:
     """List the available names, such as attacks and solvers."""
+    from advcore.config.schema import TABLES
     from advcore.gradients import GRADIENTS
-    from advcore.runner.schema import TABLES
     from advcore.selection.partition import PARTITIONS
 
     tables: dict[str, Mapping[str, object]] = {**TABLES, "partitions": PARTITIONS, "gradients": GRADIENTS}
@@ -419,10 +419,10 @@ def check(
 
     The plan comes with its cost and with what it will hold in memory.
     """
+    from advcore.config.load import load
     from advcore.reporting.tables import describe_reference
-    from advcore.runner.build import find_offers
-    from advcore.runner.config import load
-    from advcore.runner.prepare import prepare
+    from advcore.run.build import find_offers
+    from advcore.run.prepare import prepare
 
     if cost is not None:
         require(check_positive("--cost", cost, "it is relative to full training"))
@@ -488,8 +488,8 @@ def bench(
 
     Baselines of the same cost are added: what one would do instead.
     """
-    from advcore.runner import bench as runner
-    from advcore.runner.suite import shard as take_part
+    from advcore.suite import bench as runner
+    from advcore.suite.suite import shard as take_part
 
     require(
         check_at_least("--jobs", jobs, 1, most=4096), None if seconds is None else check_positive("--seconds", seconds)
@@ -513,8 +513,8 @@ def bench(
 
 def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seconds: float) -> list["Run"]:
     """Do the runs of a suite's part that have no record yet, print how many did not finish, and return those failed."""
-    from advcore.runner import bench as runner
-    from advcore.runner.engines import choose_engine
+    from advcore.suite import bench as runner
+    from advcore.suite.engines import choose_engine
 
     run_all = choose_engine(engine, jobs)
     pending = runner.list_pending(suite, part)
@@ -537,7 +537,7 @@ def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seco
 @app.command()
 def doctor() -> None:
     """Print what is installed and what this machine has."""
-    from advcore.runner.doctor import describe_installation
+    from advcore.run.doctor import describe_installation
 
     print_table(f"advcore {__version__}", ("", ""), describe_installation())
 

@@ -17,9 +17,9 @@ import typer
 from advcore.errors import format_count
 
 if TYPE_CHECKING:
-    from advcore.runner.prepare import Reporter
-    from advcore.runner.process import Outcome, Watcher
-    from advcore.runner.suite import Run
+    from advcore.run.prepare import Reporter
+    from advcore.suite.process import Outcome, Watcher
+    from advcore.suite.suite import Run
     from advcore.training.loop import Trained
     from advcore.types import Coreset
 
@@ -65,7 +65,7 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
     Of several processes, only the first prints. epochs : of the run; None draws no bar for them.
     """
     from advcore import distributed
-    from advcore.runner.prepare import Reporter
+    from advcore.run.prepare import Reporter
 
     if not distributed.is_first():
         yield Reporter()
@@ -201,7 +201,7 @@ def show_suite(total: int) -> Iterator["Watcher"]:
 
     In a terminal it draws a bar and the last line of each active run; otherwise it prints each start and each end.
     """
-    from advcore.runner.process import Watcher
+    from advcore.suite.process import Watcher
 
     with _live_progress(counts=False) as progress:
         bars = _SuiteBars(progress, total)

@@ -112,8 +112,8 @@ def test_the_page_of_the_architecture_is_fresh():
 def test_special_packages_stay_where_they_belong(path):
     names = {module.split(".")[0] for module in source(path).imported}
     where = str(path.relative_to(PACKAGE))
-    assert "yaml" not in names or where in ("runner/yaml_events.py", "runner/yaml_reader.py")
-    assert not names & {"typer", "rich"} or where in ("cli.py", "terminal.py", "runner/doctor.py")
+    assert "yaml" not in names or where in ("config/yaml_events.py", "config/yaml_reader.py")
+    assert not names & {"typer", "rich"} or where in ("cli.py", "terminal.py", "run/doctor.py")
     assert not names & {"pickle", "benchmarks", "experiments"}
     own = {path.stem, f"pytorch_{path.stem}"} if where.startswith("integrations/") else set()
     assert not {module.split(".")[0] for module in source(path).at_import} & OPTIONAL - own
@@ -138,7 +138,7 @@ def test_what_differs_between_devices_stands_in_one_place(path):
     )
     assert not re.search(r"\bcuda\b", source(path).text) or where in (
         *("runtime/device.py", "runtime/precision.py", "distributed/launch.py", "distributed/wire.py"),
-        *("runner/build.py", "runner/schema.py", "runner/doctor.py"),
+        *("run/build.py", "config/schema.py", "run/doctor.py"),
     )
 
 
@@ -153,7 +153,7 @@ torch_before = torch.get_rng_state()
 from advcore import AdversarialCoreset, Trainer, evaluate
 import advcore.solvers
 loaded["library"] = list(sys.modules)
-import advcore.runner.run
+import advcore.run.run
 unchanged = {
     "CUDA": not torch.cuda.is_initialized(),
     "torch": torch.equal(torch_before, torch.get_rng_state()),

@@ -61,7 +61,7 @@ def test_the_page_of_settings_is_fresh(script):
 
 
 def test_the_page_of_settings_holds_every_key_and_what_each_means(script):
-    from advcore.runner.schema import TABLES
+    from advcore.config.schema import TABLES
 
     page = script("settings_page")
     rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| ([^|]+) \| (.+) \|$", page.PAGE.read_text(), re.M)
@@ -80,9 +80,9 @@ def test_the_page_of_settings_holds_every_key_and_what_each_means(script):
 
 
 def test_the_figures_of_the_choosing_page_are_fresh(script):
-    choosing = script("choosing")
+    choosing = script("choosing_page")
     text = choosing.PAGE.read_text()
-    assert choosing.page(text) == text, "run python benchmarks/choosing.py"
+    assert choosing.page(text) == text, "run make pages"
     rows, more = choosing.held(1000, 10, 6, "per_class", choosing.Craig())
     assert rows == 1000 * (10 + 6) * 4 and more > 8 * 100**2
 
@@ -125,7 +125,7 @@ def test_every_setting_is_documented_where_it_is_made(script):
 
 
 def test_what_the_command_line_lists_is_told_whole_in_the_first_line():
-    from advcore.runner.schema import TABLES
+    from advcore.config.schema import TABLES
     from advcore.selection.partition import PARTITIONS
 
     things = [thing for table in (*TABLES.values(), PARTITIONS) for thing in table.values()]

@@ -27,10 +27,10 @@ def surface() -> dict:
     import typer.main
 
     from advcore.cli import app
+    from advcore.config.schema import TABLES, RunConfig
     from advcore.gradients import GRADIENTS
-    from advcore.runner.schema import TABLES, RunConfig
-    from advcore.runner.suite_file import BASELINES, KEYS, SIZE_KEYS
     from advcore.selection.partition import PARTITIONS
+    from advcore.suite.layout import BASELINES, KEYS, SIZE_KEYS
 
     commands = typer.main.get_command(app).commands
     return {

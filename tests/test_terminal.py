@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from screen import Terminal
 
-from advcore.runner.process import Outcome
 from advcore.runtime.signals import Stopped
+from advcore.suite.process import Outcome
 from advcore.terminal import command_line, print_table, show_run, show_suite
 
 

@@ -21,11 +21,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from advcore.config.load import override
+from advcore.config.yaml_reader import read
 from advcore.files import read_json
 from advcore.reporting.record import RunRecord
-from advcore.runner import run as runner
-from advcore.runner.config import override
-from advcore.runner.yaml_reader import read
+from advcore.run import run as runner
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README": ROOT / "README.md", "the first hour": ROOT / "docs/index.md"}

@@ -13,8 +13,8 @@ from typing import get_args
 from contents import ROOT
 from docstrings import Parameter, fields, meanings
 
-from advcore.runner.aliases import PLACES
-from advcore.runner.schema import (
+from advcore.config.aliases import PLACES
+from advcore.config.schema import (
     TABLES,
     CheckpointConfig,
     CostConfig,

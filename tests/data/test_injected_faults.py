@@ -9,7 +9,7 @@ from advcore.data.base import Split
 from advcore.data.injected_faults import Planted, inject_faults
 from advcore.data.source import Streamed
 from advcore.errors import ConfigError
-from advcore.runner.build import compute_fingerprint
+from advcore.run.build import compute_fingerprint
 
 CPU = torch.device("cpu")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from advcore.runner.config import load
-from advcore.runner.prepare import prepare
-from advcore.runner.run import run
+from advcore.config.load import load
+from advcore.run.prepare import prepare
+from advcore.run.run import run
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "experiments" / "trades_gradmatch.yaml"

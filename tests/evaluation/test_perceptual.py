@@ -3,10 +3,10 @@
 import pytest
 
 from advcore.attacks import LPA, PPGD
+from advcore.config.load import load
 from advcore.evaluation.evaluate import evaluate
-from advcore.runner.config import load
-from advcore.runner.prepare import prepare
-from advcore.runner.run import run
+from advcore.run.prepare import prepare
+from advcore.run.run import run
 
 
 @pytest.mark.case("E5")

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from advcore.runner.schema import TABLES
-from advcore.runner.yaml_reader import parse
+from advcore.config.schema import TABLES
+from advcore.config.yaml_reader import parse
 
 
 class Raw(str):

@@ -9,9 +9,9 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import Tag
 
+from advcore.config.load import from_dict
+from advcore.config.schema import RunConfig
 from advcore.errors import ConfigError
-from advcore.runner.config import from_dict
-from advcore.runner.schema import RunConfig
 
 RUN = {
     "name": "x",

@@ -14,6 +14,9 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from advcore import AdversarialCoreset, Coreset
+from advcore.config.load import from_dict, load, resolve
+from advcore.config.schema import TABLES
+from advcore.config.yaml_reader import parse
 from advcore.data import DATASETS
 from advcore.data.compatibility import check_fits
 from advcore.data.source import Resident, as_source
@@ -21,10 +24,7 @@ from advcore.errors import CheckpointError, ConfigError, DataError, UserError
 from advcore.files import save_tensors
 from advcore.models.base import find_head
 from advcore.objectives import OBJECTIVES
-from advcore.runner.config import from_dict, load, resolve
-from advcore.runner.schema import TABLES
-from advcore.runner.weights import load_state
-from advcore.runner.yaml_reader import parse
+from advcore.run.weights import load_state
 from advcore.solvers import SOLVERS
 
 PLACES = places()

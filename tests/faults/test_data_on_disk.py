@@ -10,7 +10,7 @@ from PIL import Image
 
 from advcore import cli
 from advcore.files import load_tensors
-from advcore.runner import checkpoints
+from advcore.run import checkpoints
 
 pytestmark = pytest.mark.case("C7")
 CHANGES = [

@@ -20,7 +20,7 @@ from faults.injectors import Poisoned, flipped, killed_at, poisoned
 
 from advcore import files
 from advcore.errors import CheckpointError
-from advcore.runner import checkpoints
+from advcore.run import checkpoints
 
 case = pytest.mark.case
 
@@ -139,7 +139,7 @@ LOOP = """
 import sys
 from pathlib import Path
 import torch
-from advcore.runner import checkpoints
+from advcore.run import checkpoints
 number = int(sys.argv[2])
 while True:
     number += 1
@@ -326,9 +326,9 @@ def test_on_a_tiny_disk_a_run_stops_in_a_line_and_goes_on_once_there_is_room(adv
 @pytest.fixture(scope="module")
 def begun(root, tiny, tmp_path_factory):
     """A run that was stopped after its third epoch, and one that was not."""
-    from advcore.runner.config import load
-    from advcore.runner.prepare import Reporter, prepare
-    from advcore.runner.run import run
+    from advcore.config.load import load
+    from advcore.run.prepare import Reporter, prepare
+    from advcore.run.run import run
 
     folder = tmp_path_factory.mktemp("runs")
     config = load(root / "experiments/trades_gradmatch.yaml", [*tiny, *SMALLER])

@@ -13,7 +13,7 @@ from advcore.attacks import LinfPGD
 from advcore.errors import NonFiniteError
 from advcore.evaluation.evaluate import Accuracy, Evaluation
 from advcore.objectives import Pgd, Standard
-from advcore.runner import checkpoints
+from advcore.run import checkpoints
 from advcore.selection.schedule import Schedule
 from advcore.training import SGD
 from advcore.training import step as steps

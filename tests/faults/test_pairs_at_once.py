@@ -19,7 +19,7 @@ from faults.injectors import killed_at
 
 from advcore import files
 from advcore.errors import CheckpointError
-from advcore.runner.weights import find_checkpoint, load_state, save_state, weights_hash
+from advcore.run.weights import find_checkpoint, load_state, save_state, weights_hash
 from advcore.types import Coreset
 
 pytestmark = pytest.mark.case("B2")
@@ -187,8 +187,8 @@ def test_what_waits_is_found_by_all_who_read_a_run(tmp_path):
         seed=0, budget=0.3,
     )  # fmt: skip
     interrupted(tmp_path / "coresets/epoch-001.npz", lambda path, _: coreset.save(path), 1)
-    from advcore.runner.export import _load_coresets
-    from advcore.runner.report import _load_coreset
+    from advcore.export.export import _load_coresets
+    from advcore.export.report import _load_coreset
 
     assert len(_load_coreset(tmp_path, 1)) == 3 and [name for name, _ in _load_coresets(tmp_path)] == ["epoch-001"]
 

@@ -30,7 +30,7 @@ from advcore.errors import (
     refuse_as_setting,
 )
 from advcore.reporting.record import RunRecord
-from advcore.runner import checkpoints
+from advcore.run import checkpoints
 from advcore.selection.scores import Scores
 from advcore.tracking import metrics
 from advcore.types import Coreset
@@ -238,7 +238,7 @@ def no_data(monkeypatch):
         raise AssertionError("data are read")
 
     monkeypatch.setattr("advcore.data.base.DataSettings._read", read)
-    monkeypatch.setattr("advcore.runner.bench.execute", read)
+    monkeypatch.setattr("advcore.suite.bench.execute", read)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -444,9 +444,9 @@ def test_a_lock_stays_with_what_a_run_left(tmp_path):
 
 
 def test_a_suites_run_whose_folder_cannot_be_made_is_failed_and_not_busy(tmp_path, root):
-    from advcore.runner.config import load
-    from advcore.runner.process import attempt
-    from advcore.runner.suite import Run
+    from advcore.config.load import load
+    from advcore.suite.process import attempt
+    from advcore.suite.suite import Run
 
     run = Run("full", 0, load(root / "experiments/trades_full.yaml", TINY[:2]))
     (tmp_path / "runs").mkdir()
@@ -500,14 +500,14 @@ def test_in_the_middle_of_a_run_it_is_a_line_and_what_is_done_is_kept(
 # ---- at the end of the other commands ----
 
 LAST_BEFORE = {
-    "select": "advcore.runner.prepare.prepare",
-    "score": "advcore.runner.select.prepare",
-    "evaluate --out": "advcore.runner.prepare.prepare",
-    "evaluate --state": "advcore.runner.prepare.prepare",
-    "evaluate --examples": "advcore.runner.prepare.prepare",
-    "report": "advcore.runner.report.build_run_page",
-    "export": "advcore.runner.export._load_coresets",
-    "bench": "advcore.runner.bench.check_data",
+    "select": "advcore.run.prepare.prepare",
+    "score": "advcore.run.select.prepare",
+    "evaluate --out": "advcore.run.prepare.prepare",
+    "evaluate --state": "advcore.run.prepare.prepare",
+    "evaluate --examples": "advcore.run.prepare.prepare",
+    "report": "advcore.export.report.build_run_page",
+    "export": "advcore.export.export._load_coresets",
+    "bench": "advcore.suite.bench.check_data",
 }
 """What each command calls after it has tried its places and before it writes."""
 LATE = [*zip(LAST_BEFORE, itertools.cycle(CHANGES[:4]), strict=False)]

@@ -21,13 +21,13 @@ from sealed import update
 from torch import nn
 
 from advcore import Coreset, evaluate
+from advcore.config.load import from_dict, load
 from advcore.data import DATASETS
 from advcore.errors import CheckpointError, ConfigError, UnsafeFileError, UserError
 from advcore.files import load_arrays, load_folder, load_tensors, load_weights, read_json, save_folder
 from advcore.reporting.record import RunRecord
-from advcore.runner import checkpoints
-from advcore.runner.config import from_dict, load
-from advcore.runner.weights import load_state
+from advcore.run import checkpoints
+from advcore.run.weights import load_state
 from advcore.selection.scores import Scores
 
 # ---- D1: files that would run code ----
@@ -300,7 +300,12 @@ NEVER_FROM = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "
 STARTS = re.compile(r"os\.(exec|spawn|posix_spawn|fork)\w*")
 BUILDS_FROM_YAML = re.compile(r"yaml\.(\w*[Ll]oad\w*|compose\w*|constructor|resolver|cyaml)(\..*)?")
 """What PyYAML builds objects with, safe or not: our reader needs its events alone."""
-FROM_A_TABLE = ("advcore/__init__.py", "advcore/deprecation.py", "advcore/runner/doctor.py", "benchmarks/solvers.py")
+FROM_A_TABLE = (
+    "advcore/__init__.py",
+    "advcore/deprecation.py",
+    "advcore/run/doctor.py",
+    "benchmarks/measure/solvers.py",
+)
 """These import a module by a name that stands in a literal of their own; they read no settings."""
 SAFE = {"torch.load": "weights_only=True", "numpy.load": "allow_pickle=False"}
 """Calls that need this argument, written out."""
@@ -513,8 +518,8 @@ def test_a_name_that_leads_elsewhere_writes_nothing(advcore, root, tiny, tmp_pat
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, root, tiny) -> Path:
     """A small run."""
-    from advcore.runner.prepare import prepare
-    from advcore.runner.run import run
+    from advcore.run.prepare import prepare
+    from advcore.run.run import run
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     config = load(root / "experiments/linf_craig.yaml", [*tiny, "training.epochs=2", "evaluation.checks=false"])

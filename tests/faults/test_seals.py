@@ -13,13 +13,13 @@ from faults.injectors import flip, flipped
 from sealed import rewrite
 
 from advcore import files
+from advcore.config.load import load
 from advcore.errors import CheckpointError, UserError
 from advcore.reporting.record import SCHEMA, UNSEALED, RunRecord
-from advcore.runner import checkpoints
-from advcore.runner.config import load
-from advcore.runner.prepare import Reporter, prepare
-from advcore.runner.run import run
-from advcore.runner.select import keep_coreset
+from advcore.run import checkpoints
+from advcore.run.prepare import Reporter, prepare
+from advcore.run.run import run
+from advcore.run.select import keep_coreset
 from advcore.types import Coreset
 
 pytestmark = pytest.mark.case("B4")
@@ -226,9 +226,9 @@ def suite(root, tmp_path) -> Path:
 
 
 def test_a_suites_record_that_has_changed_is_a_line(advcore, suite, tmp_path):
-    from runner.test_suite_runs import execute
+    from suite.test_suite_runs import execute
 
-    from advcore.runner import bench
+    from advcore.suite import bench
 
     prepared = bench.prepare(suite, out=tmp_path / "out")
     execute(prepared)
@@ -241,7 +241,7 @@ def test_a_suites_record_that_has_changed_is_a_line(advcore, suite, tmp_path):
 
 
 def test_baselines_that_have_changed_are_planned_anew_with_a_word(suite, tmp_path, caplog):
-    from advcore.runner import bench
+    from advcore.suite import bench
 
     first = bench.prepare(suite, out=tmp_path / "out")
     bench._keep_baselines(first)
@@ -256,7 +256,7 @@ def test_baselines_that_have_changed_are_planned_anew_with_a_word(suite, tmp_pat
 
 def test_baselines_from_before_there_were_seals_are_read(suite, tmp_path, monkeypatch):
     from advcore.data.named import Digits
-    from advcore.runner import bench
+    from advcore.suite import bench
 
     first = bench.prepare(suite, out=tmp_path / "out")
     bench._keep_baselines(first)

@@ -30,9 +30,9 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.fixture(scope="module")
 def trained(root, tiny, tmp_path_factory):
     """A tiny run's folder."""
-    from advcore.runner.config import load
-    from advcore.runner.prepare import prepare
-    from advcore.runner.run import run
+    from advcore.config.load import load
+    from advcore.run.prepare import prepare
+    from advcore.run.run import run
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     smaller = [*tiny, "data.train_size=80", "training.epochs=2"]  # only its weights are asked for

@@ -17,11 +17,11 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
+from advcore.config import yaml_events, yaml_reader
+from advcore.config.load import load
+from advcore.config.yaml_reader import parse
 from advcore.errors import ConfigError
-from advcore.runner import yaml_events, yaml_reader
-from advcore.runner.config import load
-from advcore.runner.suite_file import MOST_METHODS, MOST_RUNS
-from advcore.runner.yaml_reader import parse
+from advcore.suite.layout import MOST_METHODS, MOST_RUNS
 
 # ---- merges ----
 
@@ -297,7 +297,7 @@ LIMITS = ("LARGEST_TEXT", "MOST_TOKENS", "MOST_VALUES", "MOST_CHARACTERS", "DEEP
 def test_the_limits_leave_room_for_files_several_times_the_largest_of_the_repository(root, monkeypatch):
     for name in LIMITS:
         monkeypatch.setattr(yaml_events, name, getattr(yaml_events, name) // (3 if name == "DEEPEST" else 5))
-    files = [*root.glob("experiments/**/*.yaml"), *root.glob("benchmarks/suites/*.yaml")]
+    files = [*root.glob("experiments/**/*.yaml"), *root.glob("benchmarks/suites/**/*.yaml")]
     assert len(files) > 100
     for file in files:
         assert parse(file.read_text(), str(file))

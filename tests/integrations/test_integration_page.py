@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from advcore.runner.config import override
-from advcore.runner.schema import TABLES
-from advcore.runner.yaml_reader import parse
+from advcore.config.load import override
+from advcore.config.schema import TABLES
+from advcore.config.yaml_reader import parse
 
 
 def example(root, name: str) -> str:
@@ -72,7 +72,7 @@ def test_the_wrapper_gives_what_a_selection_takes(root):
 def test_the_run_files_lines_are_settings_that_there_are(root, tiny):
     page = (root / "docs/integration.md").read_text()
     tracking = parse(re.search(r"```yaml\n(.*?)```", page, re.S)[1], "integration.md")["tracking"]
-    from advcore.runner.config import from_dict
+    from advcore.config.load import from_dict
 
     raw = parse((root / "experiments/trades_gradmatch.yaml").read_text(), "experiment")
     found = from_dict(override(raw, tiny) | {"tracking": tracking}).tracking

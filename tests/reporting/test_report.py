@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advcore.config.yaml_reader import parse
 from advcore.reporting import charts, frame, scales, svg
 from advcore.reporting.compare import Run, group_runs, split_into_blocks
 from advcore.reporting.front import Method, classify_run, draw_front, find_front
@@ -17,7 +18,6 @@ from advcore.reporting.run_page import RunFiles, build_run_page
 from advcore.reporting.runs_page import build_runs_page
 from advcore.reporting.selection_parts import pick_evenly
 from advcore.reporting.settings_parts import flatten, format_settings
-from advcore.runner.yaml_reader import parse
 
 SECTIONS = ("accuracy", "cost", "learning", "selections", "weights", "classes", "images", "events", "settings")
 

@@ -13,9 +13,9 @@ from kernels import plain_kernels
 from sealed import update
 
 from advcore import cli
+from advcore.config.load import load
 from advcore.errors import ConfigError
-from advcore.runner import checkpoints
-from advcore.runner.config import load
+from advcore.run import checkpoints
 from advcore.tracking import TRACKERS, metrics
 from advcore.tracking.base import QUIET, Opening, Sink, flatten
 from advcore.tracking.dispatch import Tracking

@@ -1,0 +1,153 @@
+"""From YAML or plain values to a frozen config, checked completely before anything is built; and back."""
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from advcore.config.messages import describe_problems
+from advcore.config.schema import TABLES, RunConfig
+from advcore.config.yaml_events import DEEPEST
+from advcore.config.yaml_reader import Override, parse_overrides, read
+from advcore.errors import ConfigError, format_value, must, require, shorten
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read the run file at `path` and apply overrides "a.b=c". Raises ConfigError with one line per problem."""
+    return from_dict(override(read(path), overrides))
+
+
+def override(raw: dict, overrides: Sequence[str]) -> dict:
+    """Return a copy of `raw` with each override "a.b=c" applied, in order. Numbers in a path are positions in lists."""
+    return apply_overrides(raw, parse_overrides(overrides))
+
+
+def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
+    """Return a copy of `raw` with the overrides applied, in order."""
+    raw = copy.deepcopy(raw)
+    for override in overrides:
+        _set_value(raw, override.path, override.value, f"--set {shorten(override.text)}")
+    return raw
+
+
+def set_values(raw: dict, changes: Mapping[str, object]) -> dict:
+    """Return a copy of `raw` with the value of each dotted path set, in order."""
+    raw = copy.deepcopy(raw)
+    for path, value in changes.items():
+        _set_value(raw, path, value, shorten(path))
+    return raw
+
+
+def _set_value(raw: dict, path: str, value: object, label: str) -> None:
+    """Write a copy of `value` into `raw`; `label` names the change in an error.
+
+    Mappings that are missing on the way are created. Raises ConfigError for a path that is too long, goes through a
+    plain value, or names no position of a list.
+    """
+    *above, key = path.split(".")
+    if len(above) >= DEEPEST:
+        raise ConfigError(f"{label}: a path must have at most {DEEPEST} parts, got {len(above) + 1}")
+    node: dict | list = raw
+    for part in above:
+        node = _enter(node, part, label)
+    if isinstance(node, list):
+        node[_parse_position(node, key, label)] = copy.deepcopy(value)
+    else:
+        node[key] = copy.deepcopy(value)
+
+
+def _enter(node: dict | list, key: str, label: str) -> dict | list:
+    if isinstance(node, list):
+        position = _parse_position(node, key, label)
+        key = str(position)
+        inner = node[position]
+    else:
+        if node.get(key) is None:
+            node[key] = {}
+        inner = node[key]
+    if not isinstance(inner, (dict, list)):
+        raise ConfigError(f"{label}: {key} holds {format_value(inner)}, which has no settings of its own")
+    return inner
+
+
+def _parse_position(values: list, key: str, label: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", key) or int(key) >= len(values):
+        raise ConfigError(f"{label}: {key} must be a position in a list of {len(values)}")
+    return int(key)
+
+
+def from_dict(raw: dict) -> RunConfig:
+    """Return the config of plain values. Raises ConfigError with one line per problem, each with a dotted path."""
+    values, problems = _drop_budget_beside_cost(raw)
+    try:
+        text = json.dumps(values)  # with NaN and infinity, which the settings refuse by name
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"settings must be plain values: {error}") from None
+    try:
+        config = _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        problems += describe_problems(error, values)
+    require(*problems)
+    return config
+
+
+def _drop_budget_beside_cost(raw: object) -> tuple[object, list[str]]:
+    """Return `raw` without the budget if it sets `selection.cost`, and a problem if that budget was not null."""
+    if not isinstance(raw, dict):
+        return raw, []
+    selection = raw.get("selection")
+    if not isinstance(selection, dict) or selection.get("cost") is None:
+        return raw, []
+    selection = dict(selection)
+    conflicts = []
+    if selection.pop("budget", None) is not None:
+        conflicts += [must("selection.cost", "null beside a budget", selection["cost"], "set selection.budget to null")]
+    return raw | {"selection": selection}, conflicts
+
+
+def resolve(config: RunConfig) -> dict:
+    """Return every setting, defaults included, as plain values that `from_dict` reads."""
+    values = json.loads(json.dumps(_to_plain(config)))
+    if config.selection is not None and config.selection.cost is not None:
+        values["selection"]["budget"] = None  # the cost determines it, once the data are known
+    return values
+
+
+_NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}
+
+
+def _to_plain(value: object) -> object:
+    """Return a config, or a part of one, as mappings, lists and plain values; classes of a table get their `name`."""
+    if dataclasses.is_dataclass(value):
+        settings = [field.name for field in dataclasses.fields(value) if field.repr]  # what is not shown is no setting
+        values = {name: _to_plain(getattr(value, name)) for name in settings}
+        name = next((name for cls, name in _NAMES.items() if isinstance(value, cls)), None)
+        if name == "timm":
+            name = f"timm:{values.pop('architecture')}"
+        return {"name": name, **values} if name else values
+    if isinstance(value, (list, tuple)):
+        return [_to_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _to_plain(entry) for key, entry in value.items()}
+    return value
+
+
+def list_changes(before: dict, now: dict, prefix: str = "") -> list[str]:
+    """Compare two resolved configs setting by setting; return a line "a.b.c: old -> new" for each difference.
+
+    `prefix`, such as "a.", stands before the names of settings. Settings of different classes are one difference.
+    """
+    lines = []
+    for key in before | now:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
+            lines += list_changes(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {format_value(old)} -> {format_value(new)}")
+    return lines

@@ -1,0 +1,61 @@
+"""Which settings decide the results of a run, and whether a record is of the same settings."""
+
+import hashlib
+import json
+import re
+
+from advcore.config.load import from_dict, list_changes, resolve
+from advcore.config.schema import RunConfig
+from advcore.errors import ConfigError
+from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
+
+
+def identify(config: RunConfig) -> dict:
+    """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
+
+    The data count by the last part of their path, or, where their name says enough, without it.
+    """
+    settings = resolve(config)
+    del settings["name"]
+    settings["cost"]["reference_epochs"] = settings["cost"]["reference_epochs"] or settings["training"]["epochs"]
+    for path in ELSEWHERE:
+        _remove_setting(settings, path)
+    data = settings["data"]
+    if "path" in data:
+        data["path"] = re.split(r"[/\\]", data["path"].rstrip("/\\"))[-1] if data["name"] in BY_PATH else None
+    return settings
+
+
+def _remove_setting(settings: dict, path: str) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        inner = settings.get(section)
+        if not isinstance(inner, dict):
+            return
+        settings = inner
+    settings.pop(name, None)
+
+
+def recorded_identity(record: RunRecord) -> dict:
+    """Return the `identity` of the settings of a record, with the defaults of settings that are newer than it.
+
+    Raises ConfigError for settings that this version does not know.
+    """
+    raw = record.config
+    wanted = record.inputs.get("selection.cost")
+    if wanted is not None and raw.get("selection"):
+        raw = raw | {"selection": raw["selection"] | {"cost": wanted, "budget": None}}
+    return identify(from_dict(raw))
+
+
+def settings_hash(settings: dict) -> str:
+    """Return 12 hex digits that are the same for the same `identity`."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def list_differences(record: RunRecord, config: RunConfig) -> list[str]:
+    """Return a line "a.b: old -> new" for each setting in which a record differs from a config."""
+    try:
+        return list_changes(recorded_identity(record), identify(config))
+    except ConfigError as error:
+        return [f"settings that this version does not know ({error.problems[0]})"]

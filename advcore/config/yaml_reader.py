@@ -1,0 +1,252 @@
+"""Reads YAML as plain Python values, by rules of our own.
+
+The meaning of YAML's events is decided here: PyYAML's composer, resolver, constructor and merging are not used. This
+module imports no torch, so that a file that cannot be read is refused at once.
+"""
+
+import copy
+import enum
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from advcore.config.yaml_events import LARGEST_TEXT, ValueEvent, error_at, find_start, read_events
+from advcore.errors import ConfigError, format_value, must, shorten
+
+LONGEST_NUMBER = 400
+"""Characters of a number."""
+
+Scalar = str | float | bool | None  # float stands for int, too
+Value = Scalar | list["Value"] | dict[Scalar, "Value"]
+
+
+def read(path: str | Path) -> dict:
+    """Return the mapping that a YAML file holds, unchecked. Raises ConfigError, in one line, for anything else."""
+    values = copy.deepcopy(_parse_once(_read_text(Path(path)), str(path)))
+    if isinstance(values, dict):
+        return values
+    got = "nothing" if values is None else type(values).__name__
+    raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
+
+
+@lru_cache(maxsize=8)
+def _parse_once(text: str, where: str) -> Value:
+    """Parse a file's text, once in a process: a command reads its file before torch is imported, and again after.
+
+    Nobody changes what it returns. A text that is refused is parsed anew each time.
+    """
+    return parse(text, where)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_TEXT + 1)
+        if len(content) > LARGEST_TEXT:
+            raise ConfigError(f"{path} must be a run file of at most {LARGEST_TEXT:,} bytes")
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def parse(text: str, where: str) -> Value:
+    """Return the plain values that a YAML text holds: dicts, lists, text, numbers, booleans and None.
+
+    A merge (`<<`) gives a mapping the keys of its sources: explicit keys win wherever they stand, an earlier source
+    wins over a later one, and the merges inside a source are resolved first. An alias gives a copy, so that no two
+    places of the result share a list or a mapping.
+
+    Raises ConfigError in one line that begins with `where` and names line and column.
+    """
+    try:
+        return _Builder(read_events(text)).build()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Override:
+    """A setting that the command line changes: `--set PATH=VALUE`."""
+
+    path: str
+    value: Value
+    text: str
+
+
+def parse_overrides(texts: Sequence[str]) -> list[Override]:
+    """Return the overrides `a.b=value`, each value read as YAML. Raises ConfigError for the first malformed one."""
+    length = sum(map(len, texts))
+    if length > LARGEST_TEXT:
+        raise ConfigError(f"all --set together must have at most {LARGEST_TEXT:,} characters, got {length:,}")
+    return [_parse_override(text) for text in texts]
+
+
+def _parse_override(text: str) -> Override:
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(must("--set", "of the form a.b=value", text))
+    return Override(path, parse(value, f"--set {shorten(path)}"), text)
+
+
+# ---- values ----
+
+
+class _Merge(enum.Enum):
+    """Marks a plain `<<`."""
+
+    KEY = "<<"
+
+
+Key = Scalar | _Merge
+Node = Value | _Merge
+
+
+class _Builder:
+    """Builds the values of events that are known to be within the limits."""
+
+    def __init__(self, events: list[ValueEvent]):
+        self._events = iter(events)
+        self._anchored: dict[str, Node] = {}
+
+    def build(self) -> Value:
+        """Return the value of the whole text, None for an empty one."""
+        event = next(self._next_entries(), None)
+        if event is None:
+            return None
+        return self._build_value(event)
+
+    def _build_value(self, event: yaml.NodeEvent) -> Value:
+        value = self._build_node(event)
+        if value is _Merge.KEY:
+            raise error_at(find_start(event), "<< must be the key of a merge; put it into quotes where it is text")
+        return value
+
+    def _build_node(self, event: yaml.NodeEvent) -> Node:
+        if isinstance(event, yaml.AliasEvent):
+            assert event.anchor is not None, "an alias names an anchor"
+            return copy.deepcopy(self._anchored[event.anchor])
+        assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)), "there are no other values"
+        if event.tag is not None:
+            raise _tag_error(event, event.tag)
+        value: Node
+        if isinstance(event, yaml.ScalarEvent):
+            value = _read_scalar(event)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = [self._build_value(entry) for entry in self._next_entries()]
+        else:
+            value = self._build_mapping()
+        if event.anchor is not None:
+            self._anchored[event.anchor] = value
+        return value
+
+    def _next_entries(self) -> Iterator[yaml.NodeEvent]:
+        """Yield the first event of each entry, up to the end of the list or mapping."""
+        for event in self._events:
+            if isinstance(event, yaml.CollectionEndEvent):
+                return
+            yield event
+
+    def _build_mapping(self) -> dict:
+        explicit: dict[Scalar, Value] = {}
+        sources: list[dict] = []
+        names: set[Key] = set()
+        for key_event in self._next_entries():
+            key = self._build_key(key_event, names)
+            value_event = next(self._next_entries())
+            value = self._build_value(value_event)
+            if key is _Merge.KEY:
+                sources = _list_sources(value, find_start(value_event))
+            else:
+                explicit[key] = value
+        return _merge(explicit, sources)
+
+    def _build_key(self, event: yaml.NodeEvent, names: set[Key]) -> Key:
+        """Return a key, and add its names to those of the mapping. Raises ConfigError for a name already among them."""
+        if isinstance(event, yaml.CollectionStartEvent):
+            raise error_at(find_start(event), "a setting's name must be text")
+        key = self._build_node(event)
+        if isinstance(key, (dict, list)):  # an alias of a collection
+            raise error_at(find_start(event), "a setting's name must be text")
+        key_names = _list_names(key)
+        if key_names & names:
+            text = "<<" if key is _Merge.KEY else key
+            raise error_at(find_start(event), f"the key {format_value(text)} stands twice; keep one")
+        names |= key_names
+        return key
+
+
+def _tag_error(event: yaml.NodeEvent, tag: str) -> ConfigError:
+    text = f"the tag {format_value(tag.replace('tag:yaml.org,2002:', '!!'))}"
+    if isinstance(event, yaml.ScalarEvent):
+        text += f" of {format_value(event.value)}"
+    return error_at(find_start(event), f"{text} cannot be read; write plain values, and text in quotes")
+
+
+def _list_names(key: Key) -> set[Key]:
+    """Return the key itself, since 1 equals 1.0, and its text in JSON, where 1 and '1' are the same."""
+    if key is _Merge.KEY or isinstance(key, str):
+        return {key}
+    return {key, json.dumps(key)}
+
+
+def _list_sources(value: Value, mark: yaml.Mark) -> list[dict]:
+    sources = value if isinstance(value, list) else [value]
+    mappings = []
+    for source in sources:
+        if not isinstance(source, dict):
+            raise error_at(mark, must("<<", "a mapping, or a list of mappings", source))
+        mappings.append(source)
+    return mappings
+
+
+def _merge(explicit: dict, sources: list[dict]) -> dict:
+    """Return the keys of all, the sources' first. Explicit values win over merged, earlier sources over later."""
+    merged: dict = {}
+    for source in sources:
+        for key, value in source.items():
+            merged.setdefault(key, value)
+    return merged | explicit
+
+
+# ---- scalars ----
+
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+_NUMBER_CHARACTERS = "0123456789+-.eE/"
+_DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"  # matches digits in one way only, so that no mismatch is tried again
+_NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:[eE][-+]?[0-9]+)?(?:/{_DECIMAL})?")
+_WHOLE_NUMBER = re.compile(r"[-+]?[0-9]+")
+
+
+def _read_scalar(event: yaml.ScalarEvent) -> Scalar | _Merge:
+    """Return quoted text and blocks unchanged, and a plain scalar as a constant, a number or text."""
+    text: str = event.value
+    if _UNFIT.search(text):
+        raise error_at(find_start(event), "text must be characters without NUL or half of a pair")
+    if not event.implicit[0]:  # quoted text, or a block
+        return text
+    if text == "<<":
+        return _Merge.KEY
+    if text in _WORDS:
+        return _WORDS[text]
+    if len(text) > LONGEST_NUMBER and not text.strip(_NUMBER_CHARACTERS):
+        raise error_at(find_start(event), f"a number must have at most {LONGEST_NUMBER} characters")
+    if len(text) > LONGEST_NUMBER or not _NUMBER.fullmatch(text):
+        return text
+    return _read_number(text, find_start(event))
+
+
+def _read_number(text: str, mark: yaml.Mark) -> int | float:
+    if _WHOLE_NUMBER.fullmatch(text):
+        return int(text)
+    numerator, slash, denominator = text.partition("/")
+    if not slash:
+        return float(text)
+    if not float(denominator):
+        raise error_at(mark, f"{format_value(text)} divides by zero")
+    return float(numerator) / float(denominator)

@@ -1,0 +1,1 @@
+"""Writes what leaves a run: a model, coresets and pages for people without advcore."""

@@ -1,0 +1,285 @@
+"""Write the page of a run or of several: gather what the records do not hold, such as weights and images."""
+
+import base64
+import io
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from advcore.adversary import bind_attack, perturb
+from advcore.attacks.base import Attack
+from advcore.config.load import RunConfig, from_dict
+from advcore.data.contract import batches_for
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, describe_exception, must, refuse_as_setting
+from advcore.files import check_inside, has_pair, read_json, write_bytes
+from advcore.objectives.base import is_attacked
+from advcore.pixels import format_pixels
+from advcore.reporting.compare import Run
+from advcore.reporting.page import render
+from advcore.reporting.parts import Example, Note
+from advcore.reporting.record import RunRecord
+from advcore.reporting.run_page import RunFiles, build_run_page
+from advcore.reporting.runs_page import build_runs_page
+from advcore.reporting.selection_parts import MOST_HISTOGRAMS, pick_evenly
+from advcore.rng import Stream
+from advcore.run import build
+from advcore.run.checkpoints import REPORT
+from advcore.run.places import check_writable
+from advcore.run.prepare import Prepared, prepare
+from advcore.run.weights import find_checkpoint, load_state
+from advcore.runtime.borrow import borrow
+from advcore.suite.layout import BASELINES_FILE
+from advcore.types import Coreset
+
+THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced
+MOST_IMAGES = 64  # of each kind, on a page
+Galleries = tuple[list[tuple[str, list[Example]]], list[Note]]  # titles with images, and notes about them
+
+
+def report(path: Path, out: Path | None = None, images: int = 8) -> Path:
+    """Write the page of a run's folder, of a record, or of a folder of these; return the file that was written.
+
+    out : that file; by default report.html in the folder, or a file beside the record. images : how many images of the
+    highest and of the lowest weights are shown.
+
+    Raises ConfigError where `path` is none of these, CheckpointError for a run's record that cannot be read.
+    """
+    with refuse_as_setting():
+        if path.is_file():
+            file, usual_target = path, path.with_suffix(".html")
+        else:
+            file, usual_target = path / "record.json", path / REPORT
+        target = out or usual_target
+        content = RunRecord.load(file) if file.is_file() else list_runs(path, target.parent)
+        check_writable(target, file=True)
+    if isinstance(content, RunRecord):
+        page = build_run_page(content, gather_beside(file.parent, content, images))
+    else:
+        page = build_runs_page(path.resolve().name, content)
+    write_bytes(target, render(page).encode(errors="backslashreplace"))  # half a character, in a file's name or in JSON
+    return target
+
+
+def list_runs(path: Path, page: Path) -> list[Run]:
+    """Return every record in a folder: the JSON files in it, and those of the runs below it.
+
+    page : the folder of the page that will link to them. Raises ConfigError for a folder without a readable record.
+    """
+    if not path.is_dir():
+        raise ConfigError(must("RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
+    names = dict.fromkeys([*sorted(path.glob("*.json")), *sorted(path.rglob("record.json"))])
+    runs = [_load_run(file, path, page) for file in names if file.name != BASELINES_FILE]
+    if not any(run.record for run in runs):
+        what = "a run's folder (with record.json), or a folder of runs or of records (*.json)"
+        problem = "; ".join(["it holds no record", *(run.problem for run in runs[:1])])
+        raise ConfigError(must("RUN|DIR", what, str(path), problem))
+    return runs
+
+
+def _load_run(file: Path, top: Path, page: Path) -> Run:
+    """Return the run of a record's file, named by its path below `top`, with a link to its report if there is one."""
+    if file.name == "record.json":
+        where, report = file.parent, file.parent / REPORT
+    else:
+        where, report = file.with_suffix(""), file.with_suffix(".html")
+    name = str(where.relative_to(top))
+    link = _make_link(report, page) if report.is_file() else ""
+    try:
+        return Run(name, RunRecord.load(file), link)
+    except AdvcoreError as error:
+        return Run(name, problem=str(error))
+
+
+def _make_link(target: Path, page: Path) -> str:
+    """Return a relative link from a page in the folder `page`; "" where there is none, as to another drive."""
+    try:
+        relative = os.path.relpath(target.resolve(), page.resolve())
+    except ValueError:
+        return ""
+    return "./" + quote(Path(relative).as_posix(), errors="surrogateescape")
+
+
+def gather_beside(folder: Path, record: RunRecord, images: int) -> RunFiles:
+    """Return weights and images from a run's folder, and a line about each of them that is missing."""
+    coresets: dict[int, Coreset] = {}
+    missing: dict[int, str] = {}
+    epochs = cast("list[int]", [selection.get("epoch") for selection in record.selections])  # others are refused below
+    for epoch in pick_evenly(epochs, MOST_HISTOGRAMS):  # no more than are drawn
+        try:
+            coresets[epoch] = _load_coreset(folder, epoch)
+        except (AdvcoreError, OSError) as error:
+            missing[epoch] = str(error)
+    weights = {epoch: coreset.weights.tolist() for epoch, coreset in coresets.items()}
+    galleries, notes = _make_galleries(folder, record, coresets, images)
+    return RunFiles(weights=weights, no_weights=missing, galleries=galleries, about_images=notes)
+
+
+def _load_coreset(folder: Path, epoch: object) -> Coreset:
+    if type(epoch) is not int:
+        raise CheckpointError(f"the record names no epoch, but {epoch!r}")
+    path = folder / "coresets" / f"epoch-{epoch:03d}.npz"
+    if not has_pair(path):
+        raise CheckpointError("its file (coresets/epoch-NNN.npz) is not beside the record")
+    check_inside(path.with_suffix(".json"), folder)
+    return Coreset.load(check_inside(path, folder))
+
+
+def _make_galleries(folder: Path, record: RunRecord, coresets: dict[int, Coreset], images: int) -> Galleries:
+    if not images:
+        return _explain_no_images("none were asked for (--images 0)")
+    if not coresets:
+        return _explain_no_images("there is no coreset whose weights could choose them")
+    try:
+        return _fill_galleries(folder, record, coresets[max(coresets)], images)
+    except AdvcoreError as error:
+        return _explain_no_images(str(error).rstrip("."))
+    except (OSError, ImportError, RuntimeError, LookupError) as error:
+        return _explain_no_images(describe_exception(error).rstrip("."))
+
+
+def _explain_no_images(reason: str) -> Galleries:
+    return [], [Note(f"No images: {reason}.", "missing")]
+
+
+def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: int) -> Galleries:
+    """Return the images of the highest and the lowest weights, as they are and attacked.
+
+    They are attacked by the selection's attack, with the last weights of the model.
+    """
+    weights = find_checkpoint(folder, "last")
+    prepared = prepare(_for_this_machine(from_dict(record.config)), scores=False)
+    coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
+    load_state(prepared.model, weights)
+    facts = cast("dict[str, int | None]", read_json(weights.with_suffix(".json")))
+    positions = {int(index): i for i, index in enumerate(prepared.data.part)}
+    galleries = []
+    for title, members in choose_by_weight(coreset, images):
+        indices = coreset.indices[members]
+        examples = _attack_examples(prepared, torch.tensor([positions[int(index)] for index in indices]))
+        galleries.append((title, _show_examples(examples, indices, coreset.weights[members])))
+    return galleries, _describe_images(prepared, coreset, facts.get("epoch"))
+
+
+def _for_this_machine(config: RunConfig) -> RunConfig:
+    """Return the run's settings for any device, without downloads and without trackers."""
+    data = config.data
+    if getattr(data, "download", False):
+        changes: dict = {"download": False}  # a setting of some data sets
+        data = replace(data, **changes)
+    return replace(config, device="auto", data=data, tracking=[])
+
+
+def choose_by_weight(coreset: Coreset, most: int) -> list[tuple[str, Tensor]]:
+    """Return the positions in the coreset of the highest and of the lowest weights, each with a title.
+
+    At most `most` of each, and no example is in both.
+    """
+    if bool((coreset.weights == coreset.weights[0]).all()):
+        return [("Equal weights: the first of the coreset", torch.arange(min(most, len(coreset))))]
+    order = torch.argsort(coreset.weights, descending=True, stable=True)
+    high = min(most, (len(order) + 1) // 2)
+    low = min(most, len(order) - high)
+    return [("Highest weights", order[:high]), ("Lowest weights", order.flip(0)[:low])]
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """B examples: images (B, C, H, W), labels (B,) and predicted classes (B,).
+
+    x_adv, predicted_adv : the same for the attacked images; None where nothing is attacked.
+    """
+
+    x: Tensor
+    y: Tensor
+    predicted: Tensor
+    x_adv: Tensor | None = None
+    predicted_adv: Tensor | None = None
+
+
+def _attack_examples(prepared: Prepared, positions: Tensor) -> _Examples:
+    model = prepared.model
+    objective = prepared.config.objective
+    indices, x, y = next(batches_for(model, prepared.data.train, [positions]))
+    with borrow(model, training=False):
+        with torch.no_grad():
+            predicted = model(x).argmax(1)
+        if not is_attacked(objective):
+            return _Examples(x, y, predicted)
+        attack = bind_attack(_selection_attack(prepared), model, lambda network: network)  # its passes are not counted
+        stream = Stream(seed=prepared.config.seed, purpose="report").at(indices)
+        x_adv = perturb(model, objective, attack, x, y, generator=stream)
+        with torch.no_grad():
+            return _Examples(x, y, predicted, x_adv=x_adv, predicted_adv=model(x_adv).argmax(1))
+
+
+def _selection_attack(prepared: Prepared) -> Attack:
+    """Return the attack of selections, of a run whose objective is attacked."""
+    config = prepared.config
+    attack: Attack | None = config.attack
+    if config.selection is not None and config.selection.attack is not None:
+        attack = config.selection.attack
+    assert attack is not None, "an objective that is attacked has an attack"
+    # one that remembers perturbations starts without any
+    return attack.with_memory(None) if getattr(attack, "remembers", False) else attack
+
+
+def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) -> list[Note]:
+    """Return the note about the images; `epoch`, from 0, is the one that the model's weights are from."""
+    text = f"Training examples of the selection at {coreset.epoch}, numbered as they stand in the whole training set"
+    if not is_attacked(prepared.config.objective):
+        return [Note(f"{text}; this objective is not attacked.")]
+    facts = _selection_attack(prepared).describe()
+    eps = cast("float", facts["eps"])
+    attack = f"{facts['norm']} {format_pixels(eps)}"
+    if facts.get("steps") is not None:
+        attack += f", steps: {facts['steps']}"
+    when = "" if epoch is None else f" after epoch {epoch + 1}"
+    return [
+        Note(
+            f"{text}: as they are, attacked ({attack}), and the perturbation on grey, "
+            f"magnified. The attack is that of selections, on the model's last weights{when}, which are not those of "
+            "the time when it was selected."
+        )
+    ]
+
+
+def _show_examples(examples: _Examples, indices: Tensor, weights: Tensor) -> list[Example]:
+    gallery = []
+    for i, (index, weight) in enumerate(zip(indices.tolist(), weights.tolist(), strict=True)):
+        images = [(f"example {index}", encode_png(examples.x[i]))]
+        lines = [f"weight {weight:.4g}, class {int(examples.y[i])}", f"example {index}"]
+        prediction = f"predicted {int(examples.predicted[i])}"
+        if examples.x_adv is not None and examples.predicted_adv is not None:
+            change = examples.x_adv[i] - examples.x[i]
+            factor = 0.5 / max(float(change.abs().max()), 1e-6)
+            images += [
+                ("attacked", encode_png(examples.x_adv[i])),
+                (f"perturbation, times {factor:.3g}", encode_png(0.5 + factor * change)),
+            ]
+            prediction += f", attacked {int(examples.predicted_adv[i])}; × {factor:.3g}"
+        gallery.append(Example(images, [*lines, prediction]))
+    return gallery
+
+
+def encode_png(x: Tensor) -> str:
+    """Return a data URI of an image (C, H, W) in [0, 1], C 1 or 3; its longer side is at most `THUMBNAIL` pixels."""
+    from PIL import Image
+
+    if x.shape[0] not in (1, 3):
+        raise ConfigError(must("images on a page", "of 1 or 3 channels", tuple(x.shape)))
+    x = x.detach().float().cpu().clamp(0, 1)
+    longer = max(x.shape[1:])
+    if longer > THUMBNAIL:
+        size = [max(1, round(side * THUMBNAIL / longer)) for side in x.shape[1:]]
+        x = F.interpolate(x[None], size=size, mode="area")[0]
+    pixels = (x * 255).round().to(torch.uint8).permute(1, 2, 0)
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels.squeeze(2).numpy())  # grey images have no axis of channels there
+    image.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

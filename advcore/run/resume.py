@@ -1,0 +1,221 @@
+"""The beginning of a run: anew, or from the newest state that an earlier process saved in the same folder."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+
+from advcore import distributed
+from advcore.config.load import from_dict, list_changes, resolve
+from advcore.data.source import hash_content
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
+from advcore.files import list_leftovers, settle_all
+from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
+from advcore.run import build, checkpoints
+from advcore.run.environment import describe_environment
+from advcore.run.folder import clear, was_begun
+from advcore.run.prepare import Prepared, choose_speed
+from advcore.run.select import restore_coresets
+from advcore.tracking import metrics
+from advcore.training.progress import Snapshot
+
+log = logging.getLogger(__name__)
+
+# Settings that may change when a run is resumed: they do not change how it trains.
+_FREE = (*ELSEWHERE, "data.path", "evaluation", "cost")
+# What the record of a resumed run takes over from the record before.
+_CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
+
+
+@dataclass
+class Journal:
+    """A run's record, and what is needed to bring it up to date.
+
+    path : the run's folder. began : `time.perf_counter()` at the start, less the seconds of earlier processes.
+    """
+
+    prepared: Prepared
+    path: Path
+    began: float
+    record: RunRecord
+
+    def save(self) -> None:
+        if distributed.is_first():
+            self.record.seconds = round(time.perf_counter() - self.began, 2)
+            self.record.save(self.path / "record.json")
+            metrics.write_metrics(self.path, self.list_metrics())
+
+    def list_metrics(self) -> list[metrics.Row]:
+        return metrics.build_rows(self.record.epochs, self.record.selections, self.record.reference["units"])
+
+    def list_facts(self) -> dict[str, object]:
+        """Return what is saved beside each state, so that a record that is lost can be made again.
+
+        "data" identifies the training data: the number of examples, and their hash.
+        """
+        return {
+            "data": [self.record.data["train"], self.record.data["hash"]["train"]],
+            "config": self.record.config,
+            "inputs": self.record.inputs,
+        }
+
+
+def new_record(prepared: Prepared) -> RunRecord:
+    """Return the record of a run of which nothing is done yet."""
+    data = prepared.data
+    return RunRecord(
+        name=prepared.config.name,
+        config=resolve(prepared.config),
+        environment=describe_environment(data.train.device),
+        plan=prepared.plan.text,
+        reference=asdict(prepared.plan.reference),
+        data={
+            "train": len(data.train),
+            "validation": build.count_held_out(data),
+            "test": len(data.test),
+            "shape": list(data.train.shape),
+            "class_counts": torch.bincount(data.whole[data.part], minlength=data.num_classes).tolist(),
+        },
+        inputs=prepared.inputs,
+    )
+
+
+class Beginning(TypedDict):
+    """done : whether nothing is left to do. state : what training continues from, None for the beginning."""
+
+    done: bool
+    state: Snapshot | None
+
+
+def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
+    """Prepare the folder for a new run, or for one that continues. Only the first of several processes does this."""
+    path, prepared = journal.path, journal.prepared
+    journal.record.data["hash"] = {
+        "train": hash_content(prepared.data.train),
+        "test": hash_content(prepared.data.test),
+    }
+    state = None
+    if resume and was_begun(path):
+        before, problems = _load_record(path)
+        changed = _compare_settings(prepared, before)
+        if _is_done(before, changed, path):
+            journal.record = before
+            return {"done": True, "state": None}
+        state, damaged = _find_state(prepared, path, before, journal.list_facts()["data"])
+        for name in checkpoints.FOLDERS:
+            settle_all(path / name)
+        damaged += restore_coresets(path, state, prepared.data)
+        epoch = state["place"]["epoch"] if state else 0
+        note = {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]}
+        earlier = {name: getattr(before, name) for name in _CONTINUED}
+        journal.record = replace(journal.record, resumes=[*before.resumes, note], **earlier)
+        journal.began -= before.seconds
+    else:
+        clear(path)
+        checkpoints.begin(path, job)
+    unfinished = [list_leftovers(path, name) for name in checkpoints.FILES]
+    for paths in [*unfinished, *(list_leftovers(path / name) for name in checkpoints.FOLDERS)]:
+        checkpoints.sweep(paths)
+    journal.record.environment["speed"] = asdict(choose_speed(prepared, state))
+    journal.save()
+    return {"done": False, "state": state}
+
+
+def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:
+    """Return whether a resumed run is finished and stays as it is.
+
+    That needs unchanged settings. Where its states are gone, as those of a suite's finished run are, settings that have
+    no influence on the results may have changed.
+    """
+    states_gone = not checkpoints.states_folder(path).exists()
+    return before.finished and all(states_gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed)
+
+
+def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
+    """Return the record of a run that was begun, and a line about its file where that is missing or damaged.
+
+    The newest state holds all that it takes to continue without the file. Raises AdvcoreError where there is no state.
+    """
+    try:
+        return RunRecord.load(path / "record.json"), []
+    except CheckpointError as error:
+        problem = error.__cause__ or error  # without the advice to do what is done here
+        _, facts, _ = checkpoints.load_newest(path) or (None, {}, None)
+        if "config" not in facts:
+            raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
+        log.warning("%s; going on from the newest state", problem)
+        settings = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
+        return RunRecord(**settings, environment={}, plan="", reference={}), [str(problem)]
+
+
+def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
+    """Return the settings that differ from those that the run began with, as lines "a.b: old -> new".
+
+    Raises ConfigError, with all of them, if some would change how the run trains.
+    """
+    changed = list_changes(_with_defaults(record.config), resolve(prepared.config))
+    before, now = (inputs.get("selection.cost") for inputs in (record.inputs, prepared.inputs))
+    if before != now:
+        changed.append(f"selection.cost: {before!r} -> {now!r}")
+    refused = []
+    for line in changed:
+        setting = line.split(":")[0]
+        if setting == "training.epochs" and not _appends_epochs(prepared, record):
+            refused.append(
+                f"{line}; more epochs go where no selection is left: the new plan is "
+                f"{prepared.trainer.schedule.describe()}"
+            )
+        elif setting != "training.epochs" and not is_among(setting, _FREE):
+            refused.append(line)
+    if refused:
+        raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
+    return changed
+
+
+def _with_defaults(raw: dict) -> dict:
+    """Return a record's settings with the defaults of the settings that are newer than the record.
+
+    Settings that this version does not know are returned as they are.
+    """
+    try:
+        return resolve(from_dict(raw))
+    except ConfigError:
+        return {"tracking": []} | raw
+
+
+def _appends_epochs(prepared: Prepared, record: RunRecord) -> bool:
+    """Return whether the plan only adds epochs at the end of the run's: the epochs that are done begin it, and no
+    selection is left."""
+    done = [(entry["lr_index"], entry["action"]) for entry in record.epochs]
+    planned = [(epoch.lr_index, epoch.action) for epoch in prepared.trainer.schedule.plan()]
+    more = prepared.config.training.epochs > record.config["training"]["epochs"]
+    selects = any(action not in ("full", "reuse") for _, action in planned[len(done) :])
+    return more and planned[: len(done)] == done and not selects
+
+
+def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: object) -> tuple[Snapshot | None, list[str]]:
+    """Return the newest undamaged state (None: continue from the beginning), and a line about each newer, damaged one.
+
+    `data` is the number of training examples, and their hash.
+
+    Raises ConfigError if files or data are not those that the run began with, AdvcoreError if epochs are done and no
+    state is undamaged.
+    """
+    newest = checkpoints.load_newest(path)
+    if newest is None and record.epochs:
+        raise AdvcoreError(
+            f"epochs done: {len(record.epochs)}, but {checkpoints.states_folder(path)} holds no state; "
+            "start again with --overwrite"
+        )
+    state, facts, damaged = newest or (None, {"data": data}, [])
+    for what, before, now in (
+        ("files", record.inputs, prepared.inputs),
+        ("data (examples, hash)", facts.get("data"), data),
+    ):
+        if before != now:
+            raise ConfigError(must("--resume", f"given the {what} that the run began with, {before}", now))
+    return state, damaged

@@ -1,0 +1,197 @@
+"""Use a run file for one selection, or to score all examples; and keep the coresets of a run in its folder."""
+
+import json
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from advcore import distributed
+from advcore.config.load import resolve
+from advcore.config.schema import RunConfig
+from advcore.cost import CostLedger
+from advcore.data.base import Data
+from advcore.errors import ConfigError, UserError, must
+from advcore.files import has_pair
+from advcore.gradients import GRADIENTS
+from advcore.gradients.base import Collector, Gradient
+from advcore.objectives.base import is_attacked
+from advcore.rng import Stream
+from advcore.rows import DenseRows
+from advcore.run import build
+from advcore.run.prepare import Prepared, Reporter, choose_speed, prepare
+from advcore.selection.schedule import Schedule
+from advcore.selection.scores import Scores
+from advcore.training.loop import decide_speed_for_all
+from advcore.types import Coreset
+
+log = logging.getLogger(__name__)
+
+
+def select(prepared: Prepared, reporter: Reporter) -> Coreset:
+    """Select one coreset with the model as it is, drawing the random numbers of the run's first selection.
+
+    Its indices count in the whole training set.
+    """
+    selector = prepared.trainer.selector
+    assert selector is not None, "only a run file with a selection is used for one"
+    speed = decide_speed_for_all(partial(choose_speed, prepared))
+    select_coreset = speed.activate()(selector.select)
+    reporter.on_progress("select", 0, len(prepared.data.train))
+    coreset = select_coreset(
+        speed.lay_out(prepared.model),
+        prepared.data.train,
+        seed=prepared.config.seed,
+        rows=prepared.scores,
+        validation=prepared.data.validation,
+        epoch=next((i for i, epoch in enumerate(prepared.trainer.schedule.plan()) if epoch.action == "select"), 0),
+        on_chunk=partial(reporter.on_progress, "select"),
+    )
+    return map_to_training_set(coreset, prepared.data)
+
+
+def score(config: RunConfig, name: str, reporter: Reporter) -> Scores:
+    """Train the run file's model on all data, and score every training example after each epoch.
+
+    name : a score in GRADIENTS. Scores over epochs combine all epochs; any other score is that of the last epoch.
+
+    Raises ConfigError for a score of attacked images where the objective attacks none.
+    """
+    gradient = GRADIENTS[name]
+    objective = type(config.objective).__name__.lower()
+    if gradient.attacked and not is_attacked(config.objective):
+        raise ConfigError(must("--score", "one of clean images for an objective that is not attacked", name, objective))
+    with distributed.fail_together():
+        prepared = prepare(config, scores=False)
+    data = prepared.data
+    collector = (gradient.collect or _LastScores)()
+    all_data = Schedule(epochs=config.training.epochs)
+    trainer = replace(prepared.trainer, schedule=all_data, selector=None, minibatch=None, probe_epochs=0)
+    trained = trainer.fit(
+        prepared.model,
+        data.train,
+        data.validation,
+        seed=config.seed,
+        augment=data.augment,
+        listener=replace(reporter, on_model=partial(_add_scores, gradient, prepared, collector)),
+    )
+    return Scores(
+        indices=data.part,
+        values=collector.rows.matrix[:, 0].double().cpu(),
+        num_examples=len(data.whole),
+        fingerprint=build.compute_fingerprint(data),
+        score=name,
+        epochs=len(trained.epochs),
+        model=resolve(config)["model"]["name"],
+        objective=objective,
+        seed=config.seed,
+    )
+
+
+class _LastScores:
+    """A collector that keeps the scores of the last epoch only."""
+
+    def add(self, scores: Tensor) -> None:
+        self.rows = DenseRows(matrix=scores[:, None])
+
+
+def _add_scores(gradient: Gradient, prepared: Prepared, collector: Collector | _LastScores, model: nn.Module) -> None:
+    """Score all training examples with `model`, and add the scores, (N,), to the collector."""
+    trainer, selector = prepared.trainer, prepared.trainer.selector
+    measured = gradient.measure(
+        model,
+        prepared.data.train,
+        objective=trainer.objective,
+        attack=(selector or trainer).attack,
+        stream=Stream(seed=prepared.config.seed, purpose="scoring"),
+        ledger=CostLedger(),
+        head=prepared.config.model.head,
+        **({"chunk_size": selector.chunk_size} if selector else {}),
+    )
+    for event in measured.events:
+        log.warning("%s", event)
+    assert isinstance(measured.rows, DenseRows), "a score is one number for each example"
+    collector.add(measured.rows.matrix[:, 0])
+
+
+def list_overrides(config: RunConfig, score: str, path: Path) -> list[str]:
+    """Return the overrides with which a run file's solver reads its scores from `path`.
+
+    Where the solver does not read this score, the overrides name the solver `by_score`.
+    """
+    if config.selection is not None and config.selection.solver.reads == score:
+        return [f"selection.solver.scores={json.dumps(str(path))}"]
+    points = "adversarial" if score.startswith("adversarial_") else "clean"
+    kind = score.removeprefix("adversarial_")
+    return [f"selection.solver={{name: by_score, score: {kind}, points: {points}, scores: {json.dumps(str(path))}}}"]
+
+
+def summarise(coreset: Coreset) -> dict:
+    """Return a coreset's facts for the record."""
+    return {
+        "epoch": coreset.epoch,
+        "solver": coreset.solver,
+        "partition": coreset.partition,
+        "k": len(coreset),
+        **coreset.quality,
+        **({"seconds": dict.fromkeys(("attack", "rows", "solve"), 0.0), "passes": 0} | coreset.cost),
+    }
+
+
+def map_to_training_set(coreset: Coreset, data: Data) -> Coreset:
+    """Return the coreset with indices into the whole training set, not into the part left after validation."""
+    return replace(
+        coreset,
+        indices=data.part[coreset.indices],
+        num_examples=len(data.whole),
+        population=len(data.part),
+        fingerprint=build.compute_fingerprint(data),
+    )
+
+
+def keep_coreset(run: Path, coreset: Coreset) -> str | None:
+    """Write a coreset into a run's folder, unless an undamaged file there holds the same examples and weights.
+
+    Returns None, or, where a file had to be written again, one line that says why. The line is logged, too.
+    """
+    path = _coreset_file(run, coreset)
+    if has_pair(path):
+        return _rewrite_if_different(path, coreset)
+    coreset.save(path)
+    return None
+
+
+def restore_coresets(run: Path, state: dict | None, data: Data) -> list[str]:
+    """Write the coresets of a state again whose files are missing or damaged; return, and log, a line about each."""
+    lines = []
+    for values in state["coresets"] if state else ():
+        coreset = map_to_training_set(Coreset.from_state(values), data)
+        lines.append(_rewrite_if_different(_coreset_file(run, coreset), coreset))
+    return [line for line in lines if line is not None]
+
+
+def _coreset_file(run: Path, coreset: Coreset) -> Path:
+    return run / "coresets" / f"epoch-{coreset.epoch:03d}.npz"
+
+
+def _rewrite_if_different(path: Path, coreset: Coreset) -> str | None:
+    """Write the coreset to the file unless that holds it; return, and log, a line about why it was written again."""
+    difference = _find_difference(path, coreset)
+    if difference is None:
+        return None
+    coreset.save(path)
+    line = f"{difference}; it is written again"
+    log.warning("%s", line)
+    return line
+
+
+def _find_difference(path: Path, coreset: Coreset) -> str | None:
+    try:
+        saved = Coreset.load(path)
+    except UserError as error:
+        return str(error)
+    same = torch.equal(saved.indices, coreset.indices) and torch.equal(saved.weights, coreset.weights)
+    return None if same else f"{path} holds another coreset"

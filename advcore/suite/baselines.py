@@ -1,0 +1,272 @@
+"""Add baselines to a suite: what a user would do instead of a coreset or a minibatch rule, at the same relative cost.
+
+Pure but for `counts`, which says how many examples a method's data have.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from advcore.attacks import NFGSM, LinfPGD
+from advcore.attacks.base import Attack
+from advcore.attacks.memory import Memory
+from advcore.config.load import list_changes
+from advcore.config.run_key import identify
+from advcore.config.schema import RunConfig, SelectionConfig
+from advcore.errors import UserError
+from advcore.minibatch.base import AttackSubset, UpdateSubset
+from advcore.minibatch.uniform import RandomMix, RandomSubset
+from advcore.objectives.base import is_attacked
+from advcore.run import build
+from advcore.solvers.uniform import Random
+from advcore.suite.layout import LONGEST, make_slug
+from advcore.training.budget import find_budget_at_cost, find_largest
+from advcore.training.lr import MultiStep
+from advcore.training.plan import count_planned_units
+
+Counts = Callable[[RunConfig], tuple[int, int]]
+"""How many training and validation examples a config's data have."""
+
+FAT_STEP = 1.25
+"""Step size of FAT over eps. Wong et al. 2020, algorithm 3: alpha 10/255 for eps 8/255."""
+
+
+def plan_cost(config: RunConfig, counts: Counts) -> float:
+    """Return the relative cost of a run by its plan: an upper bound where a minibatch rule adapts.
+
+    Raises UserError for a run whose trainer refuses its settings, or whose `selection.cost` no budget has.
+    """
+    n, held_out = counts(config)
+    trainer = build.build_trainer(config)
+    units = build.find_reference(config, n).units
+    selection = config.selection
+    if selection is not None and selection.cost is not None:
+        budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=units)
+        trainer = build.build_trainer(replace(config, selection=replace(selection, budget=budget, cost=None)))
+    return count_planned_units(trainer, n, held_out) / units
+
+
+def add_baselines(
+    methods: dict[str, RunConfig], against: str, added: tuple[str, ...], counts: Counts
+) -> dict[str, RunConfig]:
+    """Return `methods` and then the baselines named in `added`, without repetitions.
+
+    A baseline that is one of the methods already is left out.
+
+    against : the reference method, whose settings train on all data. Raises UserError, with the method's name, for a
+    cost that cannot be planned.
+    """
+    named = dict(methods)
+    keys = {_comparison_key(config) for config in methods.values()}
+    for name, config in _list_baselines(methods, against, added, counts):
+        if _comparison_key(config) in keys:
+            continue
+        keys.add(_comparison_key(config))
+        unique = _make_unique(name, config, named)
+        with build.prefix_problems(f"method {unique!r}: "):
+            build.build_trainer(config)
+        named[unique] = config
+    return named
+
+
+def _make_unique(name: str, config: RunConfig, methods: dict[str, RunConfig]) -> str:
+    """Return the name, extended by what differs from a namesake if there is one: "random 0.5, warm_start 0.1"."""
+    names = {make_slug(other, 0): other for other in methods}
+    namesake = names.get(make_slug(name, 0))
+    if namesake is None:
+        return name
+    changes = list_changes(identify(methods[namesake]), identify(config))
+    full = ", ".join([name, *map(_shorten_change, changes)])
+    if len(full) > LONGEST:
+        full = name
+    numbered = (f"{full} ({i})" for i in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([full], numbered) if make_slug(candidate, 0) not in names)
+
+
+def _shorten_change(line: str) -> str:
+    """Return a line "a.b.c: 'old' -> 'new'" as "c new"."""
+    setting, _, values = line.partition(": ")
+    new = values.rpartition(" -> ")[2].strip("'")
+    return f"{setting.rpartition('.')[2]} {new}"
+
+
+def _list_baselines(
+    methods: dict[str, RunConfig], against: str, added: tuple[str, ...], counts: Counts
+) -> Iterator[tuple[str, RunConfig]]:
+    """Yield name and settings of all baselines of all methods, those with random subsets of the same budget first."""
+    reference = replace(methods[against], selection=None, minibatch=None)
+    savers = {name: config for name, config in methods.items() if _saves(config) and not _is_random(config)}
+    if "random" in added:
+        yield from map(make_random, savers.values())
+    for name, config in savers.items():
+        with build.prefix_problems(f"method {name!r}: "):
+            full = replace(reference, data=config.data, model=config.model, objective=config.objective)
+            cost = plan_cost(config, counts)
+            full_cost = plan_cost(full, counts)
+        if cost >= full_cost:
+            continue  # nothing is saved, so there is nothing to spend otherwise
+        if "random_of_cost" in added:
+            yield from make_random_of_cost(config, cost, counts)
+        if "shortened" in added:
+            yield shorten_training(full, cost, counts)
+        if "fewer_steps" in added:
+            yield from use_fewer_steps(full, cost, counts)
+    if savers and is_attacked(reference.objective) and getattr(reference.attack, "norm", None) == "linf":
+        yield from _list_single_step(reference, added)
+
+
+def _saves(config: RunConfig) -> bool:
+    """Return whether a method trains on, or attacks, less than all data."""
+    return config.minibatch is not None or config.selection is not None and config.selection.budget < 1
+
+
+def _is_random(config: RunConfig) -> bool:
+    by_rule = config.minibatch is None or isinstance(config.minibatch, (RandomSubset, RandomMix))
+    return by_rule and (config.selection is None or isinstance(config.selection.solver, Random))
+
+
+def _comparison_key(config: RunConfig) -> str:
+    """Return a key that is the same for methods that do the same.
+
+    A random selection does not look at its attack or its rows, so these do not count.
+    """
+    if config.selection is not None and isinstance(config.selection.solver, Random):
+        config = replace(config, selection=_select_at_random(config.selection))
+    return str(identify(config))
+
+
+def _select_at_random(selection: SelectionConfig) -> SelectionConfig:
+    """Return the same selection with a random solver, and with defaults for what matters for gradients only."""
+    shared = ("partition", "blocks", "budget", "cost", "warm_start", "period", "schedule")
+    settings = {name: getattr(selection, name) for name in shared}
+    if selection.partition == "per_class_per_gradient":
+        settings["partition"] = "per_class"  # without gradients they are the same
+    return SelectionConfig(solver=Random(redraw=getattr(selection.solver, "redraw", True)), **settings)
+
+
+def make_random(config: RunConfig) -> tuple[str, RunConfig]:
+    """Return the method that draws its subsets at random, and a name for it.
+
+    Budget, warm start and period, or the share of each batch, stay the same.
+    """
+    names = []
+    rule = config.minibatch
+    selection = config.selection
+    if selection is not None:
+        names.append(
+            f"random {selection.budget:.4g}" if selection.cost is None else f"random, cost {selection.cost:.4g}"
+        )
+        selection = _select_at_random(selection)
+    if isinstance(rule, UpdateSubset):
+        names.append(f"random mix {rule.p_up:.4g}")
+        if not isinstance(rule, RandomMix):
+            rule = RandomMix(p_up=rule.p_up)
+    elif rule is not None:
+        names.append(f"random minibatch {rule.rho:.4g}")
+        rule = RandomSubset(rho=rule.rho, clean=rule.clean)
+    return " x ".join(names), replace(config, selection=selection, minibatch=rule)
+
+
+def make_random_of_cost(config: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[str, RunConfig]]:
+    """Yield the method of `make_random` that spends what selecting costs on more examples, up to the same `cost`.
+
+    It has the largest budget that this pays for, or else attacks the largest part of each batch. Nothing is yielded
+    where neither adds a hundredth to the cost.
+    """
+    selection = config.selection
+    if selection is not None and selection.cost is not None:
+        return  # `make_random` has that cost
+    options = []
+    if selection is not None:
+        selection = replace(selection, budget=SelectionConfig.budget, cost=round(cost, 4))
+        options.append(replace(config, selection=selection))
+    size = config.training.batch_size
+    if isinstance(config.minibatch, AttackSubset) and size > 1:
+        shares = [math.ceil(1e4 * k / size) / 1e4 for k in range(1, size)]  # k of the examples of a batch are attacked
+        parts = [replace(config, minibatch=replace(config.minibatch, rho=share)) for share in shares]
+        options.append(parts[find_largest(lambda i: _cost_at_random(parts[i], counts) <= cost, 0, size - 2)])
+    plain = _cost_at_random(config, counts)
+    for option in options:
+        if plain + 0.01 * cost <= _cost_at_random(option, counts) <= cost + 1e-4:  # a wanted cost has four digits
+            yield f"random of cost {cost:.2g}", make_random(option)[1]
+            return
+
+
+def _cost_at_random(config: RunConfig, counts: Counts) -> float:
+    """Return the cost of `make_random`: infinite where the trainer refuses it, or no budget has the wanted cost."""
+    try:
+        return plan_cost(make_random(config)[1], counts)
+    except UserError:
+        return math.inf
+
+
+def set_epochs(config: RunConfig, epochs: int) -> RunConfig:
+    """Return the config with that many epochs.
+
+    What the learning rate counts in epochs, milestones and a ramp, moves in proportion.
+    """
+    share = epochs / config.training.epochs
+    schedule = config.training.lr_schedule
+    if isinstance(schedule, MultiStep):
+        milestones = [max(1, round(milestone * share)) for milestone in schedule.milestones]
+        schedule = replace(schedule, milestones=milestones, ramp=math.ceil(schedule.ramp * share))
+    return replace(config, training=replace(config.training, epochs=epochs, lr_schedule=schedule))
+
+
+def _epochs_of_cost(config: RunConfig, cost: float, counts: Counts) -> int:
+    """Return how many epochs of `config` cost nearest to `cost`: at most half an epoch above it, at most all."""
+    most = config.training.epochs
+    return min(most, max(1, round(cost / (plan_cost(config, counts) / most))))
+
+
+def shorten_training(full: RunConfig, cost: float, counts: Counts) -> tuple[str, RunConfig]:
+    """Return training on all data for the number of epochs whose cost is nearest to `cost`, and a name for it."""
+    epochs = _epochs_of_cost(full, cost, counts)
+    return f"shortened to {epochs} epoch{'' if epochs == 1 else 's'}", set_epochs(full, epochs)
+
+
+def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tuple[str, RunConfig]]:
+    """Yield training on all data with the fewest attack steps that use up `cost` within the full run's epochs.
+
+    The epochs are then shortened to meet the cost. Steps have the attack's default size for their number; a single step
+    in the linf ball has that of FAT, since longer ones are known to collapse. Nothing is yielded for an attack of one
+    step, or without steps.
+    """
+    steps = getattr(full.attack, "steps", None)
+    if steps is None or steps < 2:
+        return
+    attack = full.attack
+    assert attack is not None, "it has steps"
+    full = replace(full, training=replace(full.training, attack_steps=None))
+    for fewer in range(1, steps):
+        config = replace(full, attack=_set_steps(attack, fewer))
+        planned = plan_cost(config, counts)
+        if planned >= cost - planned / full.training.epochs / 2:
+            break
+    epochs = _epochs_of_cost(config, cost, counts)
+    shorter = "" if epochs == full.training.epochs else f", {epochs} epochs"
+    yield f"fewer steps ({fewer}{shorter})", set_epochs(config, epochs)
+
+
+def _set_steps(attack: Attack, steps: int) -> Attack:
+    if not hasattr(attack, "step_size"):
+        return attack.with_settings(steps=steps)
+    step_size = None
+    if steps == 1 and isinstance(attack, Attack) and attack.norm == "linf":
+        step_size = FAT_STEP * attack.eps
+    return attack.with_settings(steps=steps, step_size=step_size)
+
+
+def _list_single_step(full: RunConfig, added: tuple[str, ...]) -> Iterator[tuple[str, RunConfig]]:
+    """Yield training on all data, for all epochs, by attacks of a single step.
+
+    FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
+    """
+    assert isinstance(full.attack, Attack), "it has the norm linf"
+    eps = full.attack.eps
+    training = replace(full.training, attack_steps=None, memory=Memory())
+    if "fat" in added:
+        yield "FAT", replace(full, attack=LinfPGD(eps=eps, steps=1, step_size=FAT_STEP * eps), training=training)
+    if "n_fgsm" in added:
+        yield "N-FGSM", replace(full, attack=NFGSM(eps=eps), training=training)

@@ -1,0 +1,282 @@
+"""A suite's runs here or on a cluster: finished runs are not repeated, stopped ones continue, failed ones say why.
+
+The files of a suite's folder: SLUG.json is a run's record; runs/SLUG holds its states until it has one, runs/SLUG.log
+its output; failed/SLUG.json says why it failed; baselines.json holds the baselines that were added to the suite.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from advcore.config.load import from_dict, resolve
+from advcore.config.run_key import identify, list_differences, settings_hash
+from advcore.config.schema import RunConfig
+from advcore.errors import CheckpointError, UserError, must, refuse_as_setting, require
+from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
+from advcore.reporting.compare import robust_accuracy
+from advcore.reporting.formats import to_csv, to_latex
+from advcore.reporting.page import render
+from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
+from advcore.reporting.suite import Results, Table, raw_rows
+from advcore.reporting.suite import build_tables as suite_tables
+from advcore.reporting.suite_page import build_suite_page
+from advcore.run.places import check_path, check_writable
+from advcore.suite.baselines import add_baselines
+from advcore.suite.layout import BASELINES, BASELINES_FILE
+from advcore.suite.process import Outcome, Watcher, tidy
+from advcore.suite.suite import Run, Suite, list_runs, load, resolve_methods
+
+_BASELINES, _UNSEALED_BASELINES = "advcore-baselines-2", "advcore-baselines-1"
+_FAILURE = "advcore-failure-1"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A suite that has been checked.
+
+    folder : of its records.
+    methods : resolved settings of all methods, added baselines included.
+    runs : each method with each seed.
+    """
+
+    suite: Suite
+    folder: Path
+    methods: dict[str, RunConfig] = field(repr=False)
+    runs: list[Run] = field(repr=False)
+
+
+@refuse_as_setting()
+def prepare(file: Path, size: str | None = None, overrides: Sequence[str] = (), out: Path | None = None) -> Bench:
+    """Load a suite, check it completely and add its baselines.
+
+    Reads data only where baselines have to be planned. Raises ConfigError with all problems, and where `overrides`
+    would mix other settings with the records in the suite's usual folder.
+    """
+    changed_settings = [override.partition("=")[0] for override in overrides]
+    require(*map(_seed_problem, changed_settings))
+    suite = load(file, size, overrides)
+    methods = resolve_methods(suite)
+    require(_trial_problem(changed_settings, out))
+    folder = (out or suite.records) / (size or "")
+    check_path(folder)
+    methods = _add_baselines(suite, methods, folder)
+    return Bench(suite, folder, methods, list_runs(suite, methods))
+
+
+def _seed_problem(setting: str) -> str | None:
+    if setting not in ("seed", "name"):
+        return None
+    return f"--set {setting} changes nothing in a suite: its seeds and names are its own; write them into the file"
+
+
+def _trial_problem(settings: list[str], out: Path | None) -> str | None:
+    """Return the problem of overrides whose records would lie among those of the suite's settings."""
+    harmless = (*ELSEWHERE, "data.path")  # of a path, only the last part is compared with the records
+    other = [setting for setting in settings if not is_among(setting, harmless)]
+    if not other or out is not None:
+        return None
+    return must(
+        "--out", f"given with --set {other[0]}", None, "the suite's own folder keeps records of its own settings"
+    )
+
+
+def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) -> dict[str, RunConfig]:
+    """Return `methods` and the baselines: those of `folder` if they belong to the same methods, else newly planned."""
+    saved = _read_json(folder / BASELINES_FILE, _BASELINES, _UNSEALED_BASELINES)
+    if not suite.added:
+        return methods
+    if saved.get("of") == _hash_basis(suite, methods):
+        return methods | {name: from_dict(settings) for name, settings in saved.get("methods", {}).items()}
+    assert suite.reference is not None, "a suite without a reference leaves out all baselines"
+    check_writable(folder)  # before any data are read
+    return add_baselines(methods, suite.reference, suite.added, partial(_count_examples, {}))
+
+
+def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
+    """Hash everything that the choice of baselines depends on."""
+    identities = {name: identify(config) for name, config in methods.items()}
+    return settings_hash({"methods": identities, "added": suite.added, "reference": suite.reference})
+
+
+def _keep_baselines(bench: Bench) -> None:
+    """Save the baselines, so that the same command, and `--table` on a machine without the data, has the same."""
+    if bench.suite.added:
+        methods = {name: config for name, config in bench.methods.items() if name in bench.suite.methods}
+        added = {name: resolve(config) for name, config in bench.methods.items() if name not in methods}
+        contents = {"of": _hash_basis(bench.suite, methods), "methods": added}
+        write_sealed(bench.folder / BASELINES_FILE, contents, _BASELINES)
+
+
+def _read_json(path: Path, schema: str, unsealed: str) -> dict:
+    """Read sealed JSON that can be computed again: {} where it is missing and, with a warning, where it is damaged."""
+    if not os.path.exists(path):
+        return {}
+    try:
+        return read_sealed(path, schema, unsealed=unsealed)
+    except CheckpointError as error:
+        log.warning("%s; it is not used", error)
+        return {}
+
+
+def collect_results(bench: Bench) -> Results:
+    """Read the record of each run, or why it failed.
+
+    Raises ConfigError with every record that belongs to other settings, or to an unfinished run.
+    """
+    results = Results(reference=bench.suite.reference, without=[BASELINES[name] for name in bench.suite.without])
+    differing: dict[Path, list[str]] = {}
+    for run in bench.runs:
+        path = bench.folder / f"{run.slug}.json"
+        failure = _read_json(bench.folder / "failed" / path.name, _FAILURE, "")
+        hash_of_run = settings_hash(identify(run.config))
+        if path.exists():
+            record = RunRecord.load(path)
+            differing[path] = list_differences(record, run.config)
+            if not differing[path] and not record.finished:
+                differing[path] = ["finished: False -> True"]
+            results.add(run.method, run.seed, record, hash=hash_of_run)
+        else:
+            is_current = failure.get("settings", hash_of_run) == hash_of_run
+            results.add(run.method, run.seed, None, error=failure.get("error") if is_current else None)
+    require(*_describe_differences(differing))
+    return results
+
+
+def _describe_differences(differing: dict[Path, list[str]]) -> list[str]:
+    """Return one line for all records that differ from their run's settings in the same way."""
+    paths_of: dict[str, list[Path]] = {}
+    for path, lines in differing.items():
+        if lines:
+            rest = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+            paths_of.setdefault("; ".join(lines[:3]) + rest, []).append(path)
+    problems = []
+    for difference, paths in paths_of.items():
+        others = f", and {len(paths) - 1} more," if len(paths) > 1 else ""
+        problems.append(
+            f"{paths[0]}{others} must be of the suite's settings, got others ({difference}); "
+            "remove it, or give another folder with --out"
+        )
+    return problems
+
+
+@refuse_as_setting()
+def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
+    """Return the runs of `part` that have no record yet.
+
+    Raises ConfigError where a record, or a run that has begun, belongs to other settings: neither can be continued.
+    """
+    collect_results(bench)
+    pending = [run for run in part if not (bench.folder / f"{run.slug}.json").exists()]
+    differing = {}
+    for run in pending:
+        folder = bench.folder / "runs" / run.slug
+        # A missing or damaged record is no problem: the run itself looks at its states when it continues.
+        with contextlib.suppress(CheckpointError):
+            differing[folder] = list_differences(RunRecord.load(folder / "record.json"), run.config)
+    require(*_describe_differences(differing))
+    for name in ("", "runs", "failed"):
+        check_writable(bench.folder / name)
+    return pending
+
+
+def check_data(pending: list[Run]) -> None:
+    """Count the examples of each data set once. Raises DataError for a data set that is not there."""
+    count_examples = partial(_count_examples, {})
+    for run in pending:
+        count_examples(run.config)
+
+
+def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tuple[int, int]:
+    """Return how many training and validation examples a method's data has. sizes : those counted before, by data."""
+    key = str(config.data)
+    if key not in sizes:
+        sizes[key] = config.data.counts()
+    return sizes[key]
+
+
+def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
+    """Move the record of a finished run beside the others, or save why a run failed; return the outcome to show."""
+    failed = folder / "failed" / f"{run.slug}.json"
+    if outcome.kind == "done":
+        path = folder / "runs" / run.slug / "record.json"
+        record = RunRecord.load(path)
+        write_bytes(folder / f"{run.slug}.json", read_bytes(path))
+        tidy(run, folder)
+        failed.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other failures are in it, or it does not exist
+            failed.parent.rmdir()
+        return Outcome("done", _headline(record), 0, outcome.seconds)
+    if outcome.kind == "failed":
+        settings = settings_hash(identify(run.config))
+        facts = {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)}
+        write_sealed(failed, facts, _FAILURE)
+    return outcome
+
+
+def _headline(record: RunRecord) -> str:
+    evaluation = record.final["last"]
+    robustness = f", robust {robust_accuracy(record):.1f} %" if evaluation["attacks"] else ""
+    return f"clean {100 * evaluation['clean']['accuracy']:.1f} %{robustness} at cost {record.relative_cost:.2f}"
+
+
+def execute(
+    bench: Bench, pending: list[Run], engine: Callable[..., None], *, seconds: float, watcher: Watcher | None = None
+) -> dict[str, list[Run]]:
+    """Do the pending runs by an engine (`engines.py`) until `seconds` are over.
+
+    Returns the runs by how they ended: done, failed, stopped, busy. Those that did not begin count as stopped.
+    """
+    until = time.monotonic() + seconds
+    watcher = watcher or Watcher()
+    ended: dict[str, list[Run]] = {"done": [], "failed": [], "stopped": [], "busy": []}
+    _keep_baselines(bench)
+    if pending:
+        # A run that leaves nothing removes the folders that it made, while another one may be writing in this one.
+        (bench.folder / "runs").mkdir(parents=True, exist_ok=True)
+    on_end = partial(_on_end, bench.folder, ended, watcher)
+    engine(pending, bench.folder, until, replace(watcher, on_end=on_end))
+    slugs = {run.slug for runs in ended.values() for run in runs}
+    ended["stopped"] += [run for run in pending if run.slug not in slugs]
+    return ended
+
+
+def _on_end(folder: Path, ended: dict[str, list[Run]], watcher: Watcher, run: Run, outcome: Outcome) -> None:
+    try:
+        outcome = close(run, folder, outcome)
+    except UserError as error:  # a record that cannot be read
+        outcome = close(run, folder, Outcome("failed", str(error), 3, outcome.seconds))
+    ended[outcome.kind].append(run)
+    watcher.on_end(run, outcome)
+
+
+def _title(bench: Bench) -> str:
+    return bench.suite.title + (f", size {bench.suite.size}" if bench.suite.size else "")
+
+
+def build_tables(bench: Bench, results: Results) -> list[Table]:
+    """Return the tables of the last and of the best checkpoint."""
+    return suite_tables(results, _title(bench))
+
+
+def write_tables(bench: Bench, results: Results) -> list[Path]:
+    """Write table.md, .tex, .csv and .html into the suite's folder, and return their paths.
+
+    The CSV has one row per run, with the numbers of the records.
+    """
+    tables = build_tables(bench, results)
+    contents = {
+        "md": f"# {bench.suite.name}\n\n" + "\n".join(table.markdown() for table in tables),
+        "tex": "\n".join(map(to_latex, tables)),
+        "csv": to_csv(*raw_rows(results, bench.suite.name, bench.suite.size)),
+        "html": render(build_suite_page(_title(bench), tables)),
+    }
+    paths = {suffix: bench.folder / f"table.{suffix}" for suffix in contents}
+    for suffix, path in paths.items():
+        write_bytes(path, contents[suffix].encode())
+    return list(paths.values())

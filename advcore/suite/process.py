@@ -1,0 +1,162 @@
+"""One run of a suite in its own process: start it, watch it, stop it in time, and find out why it failed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from advcore.config.load import resolve
+from advcore.errors import BusyError, UserError
+from advcore.files import write_bytes
+from advcore.run import checkpoints
+from advcore.suite.suite import Run
+
+_POLL, _GRACE = 0.1, 60.0  # seconds between looks at a run, and that a stopped run has to save its state
+_LONGEST_ERROR = 300  # characters
+_SIGNALLED = (130, 143)  # exit codes after Ctrl-C, which reaches the child process too, and after SIGTERM
+
+
+def _ignore(*arguments: object) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    kind : done, failed, stopped, or busy (another process does the run, or has done it).
+    error : its first line.
+    code : exit code of the process.
+    """
+
+    kind: str
+    error: str = ""
+    code: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Callbacks for run events. By default they do nothing."""
+
+    on_start: Callable[[Run], None] = _ignore
+    on_line: Callable[[Run, str], None] = _ignore
+    on_end: Callable[[Run, Outcome], None] = _ignore
+
+
+Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, or a stand-in for it
+
+
+def tidy(run: Run, folder: Path) -> None:
+    """Remove from a finished run what only continuing it would need."""
+    run_folder, log, file = _paths_of(run, folder)
+    checkpoints.sweep([checkpoints.states_folder(run_folder), log, file])
+
+
+def _paths_of(run: Run, folder: Path) -> list[Path]:
+    """Return the paths of a run's folder, its log and its run file."""
+    return [folder / "runs" / f"{run.slug}{end}" for end in ("", ".log", ".yaml")]
+
+
+def attempt(
+    run: Run,
+    folder: Path,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_line: Callable[[str], None] = _ignore,
+    environment: dict[str, str] | None = None,
+) -> Outcome:
+    """Do a run by `advcore run --resume` in another process, wait for its end, and return how it ended.
+
+    Once `stop()` is true, the process saves its state and ends. `on_line` receives each new last line of its output;
+    `environment` is added to its environment. The record of a finished run is then in `folder`/runs/SLUG.
+    """
+    run_folder, log, file = _paths_of(run, folder)
+    started = time.monotonic()
+    if (folder / f"{run.slug}.json").exists():
+        return Outcome("busy")
+    try:
+        with checkpoints.lock_folder(run_folder):
+            pass
+    except BusyError:
+        return Outcome("busy")
+    except UserError as error:  # such as a file where its folder must be
+        return Outcome("failed", str(error), 2)
+    write_bytes(file, json.dumps(resolve(run.config), indent=1).encode())
+    command = [sys.executable, "-m", "advcore", "run", str(file), "--out", str(run_folder), "--resume"]
+    with open(log, "ab") as output:
+        read_lines = partial(_read_lines, log, output.tell())
+        child = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | (environment or {}))
+        try:
+            stopped = _watch(child, read_lines, stop=stop, on_line=on_line)
+        finally:
+            _end(child)
+    seconds = time.monotonic() - started
+    if child.returncode == 0:
+        return Outcome("done", seconds=seconds)
+    if stopped or child.returncode in _SIGNALLED:
+        return Outcome("stopped", seconds=seconds)
+    return Outcome("failed", _explain_failure(read_lines(), child.returncode), child.returncode, seconds)
+
+
+def _watch(
+    child: subprocess.Popen,
+    read_lines: Callable[[], list[str]],
+    *,
+    stop: Callable[[], bool],
+    on_line: Callable[[str], None],
+) -> bool:
+    """Wait until the process ends or must stop, and return whether it must stop."""
+    last_lines: list[str] = []
+    while True:
+        try:
+            child.wait(_POLL)
+            return False
+        except subprocess.TimeoutExpired:
+            if stop():
+                return True
+        lines = read_lines()[-1:]
+        if lines and lines != last_lines:
+            last_lines = lines
+            on_line(lines[0])
+
+
+def _end(child: subprocess.Popen) -> None:
+    """Let the process save its state and end; kill it if it takes too long, so that its previous state counts."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    child.wait()
+
+
+def _read_lines(log: Path, start: int) -> list[str]:
+    """Return the lines of this attempt, which begin at byte `start` of the log; empty ones are left out."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+
+
+def _explain_failure(lines: list[str], code: int) -> str:
+    """Return the first line that advcore printed as the reason; else the last line, as of a traceback."""
+    if code == -signal.SIGKILL:
+        return "ended by SIGKILL, as where memory runs out"
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    reasons = [line.removeprefix("advcore: ") for line in lines if line.startswith("advcore: ")]
+    reason = (reasons or lines[-1:] or ["no reason given"])[0].strip()
+    return reason if len(reason) <= _LONGEST_ERROR else f"{reason[:_LONGEST_ERROR]}..."
+
+
+def must_stop(stopping: Event, until: float) -> bool:
+    """Return whether the event is set or the time is up. until : on the clock of `time.monotonic`."""
+    return stopping.is_set() or time.monotonic() >= until

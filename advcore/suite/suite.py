@@ -1,0 +1,231 @@
+"""Turns a suite, one YAML file, into the runs of many methods, all checked before any of them starts. Reads no data."""
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+from advcore.config.load import apply_overrides, from_dict, set_values
+from advcore.config.schema import RunConfig
+from advcore.config.yaml_reader import parse_overrides, read
+from advcore.errors import ConfigError, UserError, check_one_of, must, require
+from advcore.run import build
+from advcore.suite.layout import (
+    BASELINES,
+    MOST_RUNS,
+    Settings,
+    expand_grids,
+    list_left_out,
+    make_slug,
+    pick_settings,
+)
+from advcore.suite.problems import find_problems
+
+_SEEDS = (0, 1, 2)
+_MOST_PROBLEMS = 5_000  # of all methods together; after these, no more methods are checked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """The contents of a suite file, for one of its sizes.
+
+    Parameters
+    ----------
+    name, title : for tables.
+    size : one of the suite's sizes; None where it has none.
+    records : folder of its records.
+    seeds : that every method runs with.
+    methods : unchecked settings by name, in the order of tables.
+    reference : method whose cost and time the others are compared with; None for none.
+    without : names of the baselines that are not added.
+    """
+
+    name: str
+    title: str
+    size: str | None
+    records: Path
+    seeds: tuple[int, ...]
+    methods: dict[str, Settings]
+    reference: str | None
+    without: tuple[str, ...] = ()
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Names of the baselines to add."""
+        return tuple(name for name in BASELINES if name not in self.without)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed."""
+
+    method: str
+    seed: int
+    config: RunConfig = field(repr=False)
+
+    @property
+    def slug(self) -> str:
+        """The name of the run's files."""
+        return make_slug(self.method, self.seed)
+
+
+def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = ()) -> Suite:
+    """Read the suite at `path`, expand its grids, and apply the overrides `a.b=c` to every method.
+
+    Raises ConfigError with every problem of the suite's keys. Whether the settings of the methods are valid is checked
+    by `resolve_methods`.
+    """
+    path = Path(path)
+    raw = read(path)
+    if "methods" not in raw and {"training", "objective"} <= raw.keys():
+        raise ConfigError(must("SUITE", "a suite", str(path), "it is a run file: advcore run does it"))
+    require(*find_problems(raw))
+    of_size = _choose_size(raw, size)
+    seeds = tuple(of_size.get("seeds") or raw.get("seeds") or _SEEDS)
+    shared = (raw.get("set") or {}) | (of_size.get("set") or {})
+    experiments = _Experiments(path.parent, of_size.get("experiment", raw.get("experiment")), shared)
+    methods = _assemble_settings(expand_grids(raw), experiments, overrides)
+    if len(methods) * len(seeds) > MOST_RUNS:
+        raise ConfigError(must("methods times seeds", f"at most {MOST_RUNS:,} runs", len(methods) * len(seeds)))
+    reference = raw.get("reference", "full")
+    records = Path("runs/bench") / raw["name"]
+    if raw.get("records"):
+        records = path.parent / raw["records"]
+    return Suite(
+        name=raw["name"],
+        title=of_size.get("title") or raw.get("title") or raw["name"],
+        size=size,
+        records=records,
+        seeds=seeds,
+        methods=_share_cost(methods, reference),
+        reference=reference,
+        without=list_left_out(raw.get("baselines")),
+    )
+
+
+def _choose_size(raw: Mapping, size: str | None) -> dict:
+    """Return what the size changes, {} for a suite without sizes. Raises ConfigError for a size it does not have."""
+    sizes = raw.get("sizes") or {}
+    if sizes:
+        require(check_one_of("--size", size, sizes))
+    elif size is not None:
+        raise ConfigError(must("--size", "left out", size, "the suite has no sizes"))
+    return sizes.get(size) or {}
+
+
+class _Experiments:
+    """The run files that a suite's methods start from, each read once, with what the suite sets in every run."""
+
+    def __init__(self, folder: Path, default: str | None, shared: Settings):
+        self._folder = folder
+        self._default = default
+        self._shared = shared
+        self._read: dict[str, Settings | UserError] = {}
+
+    def read_for(self, method: Mapping) -> Settings:
+        """Return the settings that a method changes. Raises ConfigError, at each call, for an unreadable run file."""
+        path = self._folder / method.get("experiment", self._default)
+        key = os.path.realpath(path)
+        if key not in self._read:
+            try:
+                self._read[key] = set_values(read(path), self._shared)
+            except UserError as error:
+                self._read[key] = error
+        settings = self._read[key]
+        if isinstance(settings, UserError):
+            raise settings
+        return settings
+
+
+def _assemble_settings(
+    methods: Mapping[str, Mapping], experiments: _Experiments, overrides: Sequence[str]
+) -> dict[str, Settings]:
+    """Return every method's settings: its run file, then what suite, size and method set, then the overrides."""
+    parsed = parse_overrides(overrides)
+    settings: dict[str, Settings] = {}
+    problems: dict[str, list[str]] = {}
+    for name, method in methods.items():
+        try:
+            settings[name] = apply_overrides(set_values(experiments.read_for(method), pick_settings(method)), parsed)
+        except UserError as error:
+            _add_problems(problems, error, name)
+    _raise_problems(problems, len(methods))
+    return settings
+
+
+def _add_problems(problems: dict[str, list[str]], error: UserError, method: str) -> None:
+    """Add the method's name to each of its problems; `problems` holds the names of the methods by problem."""
+    for problem in error.problems:
+        problems.setdefault(problem, []).append(method)
+
+
+def _raise_problems(problems: dict[str, list[str]], methods: int) -> None:
+    """Raise ConfigError with each problem once, after the names of the methods that have it."""
+    require(*(f"{_name_methods(names, methods)}: {problem}" for problem, names in problems.items()))
+
+
+def _name_methods(names: list[str], methods: int) -> str:
+    """Name the first three methods and count the others; `methods` is how many the suite has."""
+    if len(names) == methods:
+        return "every method"
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"method {', '.join(map(repr, names[:3]))}{rest}"
+
+
+def _share_cost(methods: dict[str, Settings], reference: str | None) -> dict[str, Settings]:
+    """Give all methods the `cost` of the reference method, so that all costs are relative to the same run.
+
+    Without a reference, the first method's. Steps and epochs of the reference are filled in where they are left out.
+    """
+    first = methods[reference or next(iter(methods))]
+    cost = dict(cast("Settings", first.get("cost") or {}))
+    with contextlib.suppress(ConfigError):  # `resolve_methods` raises it, with the method's name
+        config = from_dict(first)
+        usual = {
+            "reference_steps": getattr(config.attack, "steps", None),
+            "reference_epochs": config.training.epochs,
+        }
+        cost |= {key: value for key, value in usual.items() if cost.get(key) is None and value is not None}
+    return {name: settings | {"cost": cost} for name, settings in methods.items()}
+
+
+def resolve_methods(suite: Suite) -> dict[str, RunConfig]:
+    """Resolve and check every method's settings, as far as that is possible without data.
+
+    Raises ConfigError with the problems of all methods, each with the method's name.
+    """
+    resolved: dict[str, RunConfig] = {}
+    problems: dict[str, list[str]] = {}
+    for name, settings in suite.methods.items():
+        try:
+            resolved[name] = from_dict(settings)
+            build.build_trainer(resolved[name])
+        except UserError as error:
+            _add_problems(problems, error, name)
+        if sum(map(len, problems.values())) > _MOST_PROBLEMS:
+            problems[f"more than {_MOST_PROBLEMS:,} problems; methods after this are not checked yet"] = [name]
+            break
+    _raise_problems(problems, len(suite.methods))
+    return resolved
+
+
+def list_runs(suite: Suite, methods: dict[str, RunConfig]) -> list[Run]:
+    """Return a run for each seed and method: all methods with the first seed, then all with the second, and so on."""
+    return [Run(name, seed, replace(config, seed=seed)) for seed in suite.seeds for name, config in methods.items()]
+
+
+def shard(runs: list[Run], part: str | None) -> list[Run]:
+    """Return part i of n, for "i/n" with i from 1: every n-th run; all of them for None.
+
+    Raises ConfigError for a part of any other form.
+    """
+    if part is None:
+        return runs
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
+    i, n = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= i <= n:
+        raise ConfigError(must("--shard", "i/n with i from 1 to n, such as 1/2", part))
+    return runs[i - 1 :: n]
