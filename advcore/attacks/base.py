@@ -39,6 +39,10 @@ class Attack(ABC):
     probes_outside : whether it asks for the loss outside its ball, so that only what it returns counts against a model.
     elementwise : whether it moves each pixel by that pixel's gradient alone, so that images may have any memory layout.
         Without this attribute, an attack receives images in the layout that they have.
+    training_only : it may leave the ball (never [0, 1]), and is not fit for evaluation.
+    remembers : whether it starts where it ended before (`with_memory`); not fit for evaluation.
+    few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
+        just these; `probe` has more.
     restarts : number of independent starts.
     """
 
@@ -53,17 +57,14 @@ class Attack(ABC):
 
     @property
     def training_only(self) -> bool:
-        """Whether it may leave the ball (never [0, 1]), and is not fit for evaluation."""
         return False
 
     @property
     def remembers(self) -> bool:
-        """Whether it starts where it ended before (`with_memory`); not fit for evaluation."""
         return False
 
     @property
     def few_steps(self) -> bool:
-        """Whether it has too few steps to judge a model trained with it, which may have learned to resist these."""
         return False
 
     def __post_init__(self):

@@ -7,7 +7,6 @@ pixels in the order (C, H, W) and return tensors with that memory layout; those 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -168,22 +167,16 @@ def measure_l1(x: Tensor, x_adv: Tensor) -> Tensor:
     return (x_adv.double() - x.double()).flatten(1).abs().sum(1)
 
 
-class Projection(Protocol):
-    """Moves x_adv to the ball of radius `eps` around x and into [0, 1]."""
-
-    def __call__(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Geometry:
     """The functions of one threat model.
 
-    project : (x_adv, x, eps) to the ball around x and [0, 1]. step : (x_adv, gradient, step_size) to the next point.
-    start : (x, eps, generator) to a random point of the ball. distance : (x, x_adv) to (B,) norms. power : the largest
-    distance of two images is D ** power, D their number of pixels.
+    project : (x_adv, x, eps), also by name, to the ball around x and [0, 1]. step : (x_adv, gradient, step_size) to the
+    next point. start : (x, eps, generator) to a random point of the ball. distance : (x, x_adv) to (B,) norms. power :
+    the largest distance of two images is D ** power, D their number of pixels.
     """
 
-    project: Projection
+    project: Callable[..., Tensor]
     step: Callable[[Tensor, Tensor, float], Tensor]
     start: Callable[[Tensor, float, Stream], Tensor]
     distance: Callable[[Tensor, Tensor], Tensor]

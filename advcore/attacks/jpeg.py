@@ -4,8 +4,7 @@ import math
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
 from advcore.errors import check_within
@@ -77,7 +76,7 @@ class JPEGLinf(Functional):
         k = torch.arange(8, dtype=torch.float64)
         cosines = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) / 2
         cosines[0] /= 2**0.5
-        chrominance = F.pad(torch.tensor(_CHROMINANCE), (0, 4, 0, 4), value=99)
+        chrominance = nn.functional.pad(torch.tensor(_CHROMINANCE), (0, 4, 0, 4), value=99)
         tables = torch.stack([torch.tensor(_LUMINANCE), chrominance, chrominance]).double()
         scale = 50 / self.quality if self.quality < 50 else 2 - self.quality / 50
         steps = (tables * scale).round().clamp(1, 255)

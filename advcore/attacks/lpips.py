@@ -105,26 +105,9 @@ class Embedder:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the embeddings (B, F) of x, by a forward pass that is not counted."""
-        return self._run(self.network, x.clone())[1]
+        return self.run(self.network, x.clone())[1]
 
-    def measure(self, loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return losses (B,) and embeddings (B, F) of x.
-
-        Cost: one pass if the attacked model is the network; else one of the network, and one for the losses.
-        """
-        if self.forward is not None:
-            return loss_fn(x), self.embed(loss_fn, x)
-        losses, embeddings = self._run(loss_fn, x)
-        return losses, embeddings + _make_zeros(losses)
-
-    def embed(self, loss_fn: Loss, x: Tensor) -> Tensor:
-        """Return embeddings (B, F) of x, by one pass of the network."""
-        if self.forward is None:
-            return self.measure(loss_fn, x)[1]
-        logits, embeddings = self._run(self.forward, x)
-        return embeddings + _make_zeros(logits.sum(1))
-
-    def _run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `function(x)`, which calls the network, and the embeddings of the activations in it."""
         # in full precision: bfloat16 is too coarse to hold a point inside a ball
         with catch_activations(self.network, self.layers) as activations, disable_compilation(in_full=True):
@@ -132,6 +115,44 @@ class Embedder:
         if not activations or (self.layers and len(activations) != len(self.layers)):
             raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self.layers, "name others"))
         return out, embed_activations(activations.values())
+
+
+class View:
+    """Images near clean ones x (B, C, H, W), as a perceptual attack sees them.
+
+    `clean_losses` (B,) are those of x. Cost: what `measure` takes at x.
+    """
+
+    def __init__(self, embedder: Embedder, loss_fn: Loss, x: Tensor):
+        self._embedder = embedder
+        self._loss_fn = loss_fn
+        with torch.no_grad():
+            self.clean_losses, self._clean_embeddings = self.measure(x)
+
+    def measure(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return losses (B,) and embeddings (B, F) of images.
+
+        Cost: one pass if the attacked model is the network; else one of the network, and one for the losses.
+        """
+        if self._embedder.forward is not None:
+            return self._loss_fn(images), self.embed(images)
+        losses, embeddings = self._embedder.run(self._loss_fn, images)
+        return losses, embeddings + _make_zeros(losses)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the embeddings (B, F) alone, by one pass of the network."""
+        if self._embedder.forward is None:
+            return self.measure(images)[1]
+        logits, embeddings = self._embedder.run(self._embedder.forward, images)
+        return embeddings + _make_zeros(logits.sum(1))
+
+    def measure_distances(self, images: Tensor) -> Tensor:
+        """Return the distances (B,) of images from the clean ones, by one pass of the network."""
+        return self.compare(self.embed(images))
+
+    def compare(self, embeddings: Tensor) -> Tensor:
+        """Return the distances (B,) of embeddings (B, F) from those of the clean images."""
+        return compare_embeddings(embeddings, self._clean_embeddings)
 
 
 def _make_zeros(out: Tensor) -> Tensor:

@@ -37,10 +37,12 @@ class Memory:
     place: str = "auto"
 
     def __post_init__(self):
-        problems = [check_one_of("precision", self.precision, PRECISIONS)]
-        if self.reset is not None:
-            problems.append(check_at_least("reset", self.reset, 1, "leave it out never to forget"))
-        require(*problems, check_one_of("place", self.place, PLACES))
+        reset = 1 if self.reset is None else self.reset
+        require(
+            check_one_of("precision", self.precision, PRECISIONS),
+            check_at_least("reset", reset, 1, "leave it out never to forget"),
+            check_one_of("place", self.place, PLACES),
+        )
 
     def count_bytes(self, examples: int, shape: tuple[int, int, int]) -> int:
         """Return the bytes that the perturbations of this number of images of `shape` (C, H, W) take."""
@@ -91,11 +93,10 @@ class Perturbations:
         place: torch.device | None = None,
     ):
         self.settings = settings
-        channels, height, width = shape
-        self.shape = (channels, height, width)
+        self.shape = shape
         self.device = device
         self.augment = augment
-        self.place = device if place is None else place
+        self.place = place or device
         self.slots = torch.full((size,), -1, dtype=torch.long, device=device)
         self.epochs = 0  # begun since everything was forgotten
         self._buffer: Tensor | None = None  # pinned, between the host's memory and the device
@@ -123,12 +124,11 @@ class Perturbations:
             self._resize(room or len(indices), staying)
         self.slots = torch.where(staying, self.slots, -1)
         joining = (in_epoch & ~staying).nonzero()[:, 0]
-        if len(joining):
-            free = torch.ones_like(self.known)
-            free[self.slots[staying]] = False
-            self.slots[joining] = free.nonzero()[: len(joining), 0]
-            self._forget(self.slots[joining])
-        if self.settings.reset and self.epochs == self.settings.reset:
+        free = torch.ones_like(self.known)
+        free[self.slots[staying]] = False
+        self.slots[joining] = free.nonzero()[: len(joining), 0]
+        self._forget(self.slots[joining])
+        if self.epochs == self.settings.reset:
             self._forget(torch.arange(len(self.known), device=self.device))
             self.epochs = 0
         self.epochs += 1
@@ -169,7 +169,7 @@ class Perturbations:
         if not len(self.known):
             return fresh()
         slots = self.slots[indices]
-        frame = self._frame(indices)
+        frame = self._find_frame(indices)
         filled = slots.clamp_min(0)  # examples without a slot read any, and start afresh below
         rows = self._read(filled)
         pixels = rows[:, :, 1:] if frame is None else rows.gather(2, frame)
@@ -190,7 +190,7 @@ class Perturbations:
     def keep(self, x: Tensor, x_adv: Tensor, indices: Tensor) -> None:
         """Store where the attack ended: `x_adv` on the images `x` of the view, (B, C, H, W)."""
         slots = self.slots[indices]
-        frame = self._frame(indices)
+        frame = self._find_frame(indices)
         new = (x_adv if self.settings.precision == "float32" else x_adv - x).flatten(2)
         rows = self._read(slots)
         if self.settings.precision == "int8":
@@ -225,7 +225,7 @@ class Perturbations:
         """The value that stands for a pixel of which nothing is stored."""
         return float("nan") if self.settings.precision == "float32" else 0.0
 
-    def _frame(self, indices: Tensor) -> Tensor | None:
+    def _find_frame(self, indices: Tensor) -> Tensor | None:
         """Return (B, C, H W) long: which pixel of the plain view, from 1, stands where in this one; 0 for none.
 
         None for the plain view itself.
@@ -240,8 +240,12 @@ class Perturbations:
 
     def state(self) -> dict[str, object]:
         """Return a copy of everything stored, for a checkpoint."""
-        tensors = {name: getattr(self, name).detach().cpu().clone() for name in _STORED}
-        return tensors | {"epochs": self.epochs, "precision": self.settings.precision, "shape": list(self.shape)}
+        return {
+            **{name: getattr(self, name).detach().cpu().clone() for name in _STORED},
+            "epochs": self.epochs,
+            "precision": self.settings.precision,
+            "shape": list(self.shape),
+        }
 
     def restore(self, state: Mapping) -> None:
         """Take over what `state` returned. Raises CheckpointError if it is of other images or another precision."""

@@ -2,14 +2,13 @@
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from advcore.attacks.base import Iterated, PassCounter, take_gradient
-from advcore.attacks.lpips import Embedder, compare_embeddings, project
+from advcore.attacks.lpips import Embedder, View, compare_embeddings, project
 from advcore.errors import ConfigError, check_at_least, must
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -20,31 +19,6 @@ _PROBE = 0.1  # length of the step by which a direction's LPIPS length is measur
 _DECAY = 0.1  # of the step size, from the first step to the last
 MAX_MARGIN = 1.0  # kappa: PPGD and LPA gain nothing from a margin above it
 PROJECTION = (21, 10)  # forward and backward passes, at most (`lpips.project`)
-
-
-@dataclass(frozen=True)
-class Observer:
-    """Sees images as a perceptual attack does.
-
-    loss_fn : images to margins. clean : (B, F) embeddings of the clean images.
-    """
-
-    embedder: Embedder
-    loss_fn: Loss
-    clean: Tensor
-
-    def observe(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return margins (B,) of images (B, C, H, W), embeddings (B, F), and distances (B,) from the clean images."""
-        margins, embeddings = self.embedder.measure(self.loss_fn, images)
-        return margins, embeddings, compare_embeddings(embeddings, self.clean)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Return the embeddings (B, F) alone, which saves a pass if an external network computes them."""
-        return self.embedder.embed(self.loss_fn, images)
-
-    def measure_distances(self, images: Tensor) -> Tensor:
-        """Return the distances (B,) alone."""
-        return compare_embeddings(self.embed(images), self.clean)
 
 
 @settings
@@ -89,10 +63,6 @@ class Perceptual(Iterated):
         """LPIPS length of the first step."""
         return self.eps
 
-    def _decay_length(self, done: float) -> float:
-        """Return the LPIPS length of a step when the share `done` of the steps is behind."""
-        return self.length * _DECAY**done
-
     @property
     def _passes_to_observe(self) -> int:
         """Passes that margins and distances of an image take together: an external network adds one."""
@@ -121,23 +91,18 @@ class Perceptual(Iterated):
         return self.embedder
 
     def _attack_once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
-        embedder = self._bound_embedder
-        with torch.no_grad():
-            clean_margins, clean_embeddings = embedder.measure(loss_fn, x)
+        view = View(self._bound_embedder, loss_fn, x)
         start = (x + _NOISE * generator.normal(tuple(x.shape)).to(x)).clamp(0, 1)
-        x_adv = self._search(Observer(embedder, loss_fn, clean_embeddings), x, start)
-        return torch.where((clean_margins > 0).view(-1, 1, 1, 1), x, x_adv) if self.correct_only else x_adv
+        x_adv = self._search(view, x, start)
+        return torch.where((view.clean_losses > 0).view(-1, 1, 1, 1), x, x_adv) if self.correct_only else x_adv
 
     @abstractmethod
-    def _search(self, observer: Observer, x: Tensor, x_adv: Tensor) -> Tensor:
+    def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         """Return the adversarial images, from the noisy start `x_adv`."""
-
-    def _project(self, observer: Observer, x: Tensor, x_adv: Tensor) -> Tensor:
-        return project(observer.measure_distances, x, x_adv, self.eps)
 
 
 def ascend(
-    observer: Observer, x_adv: Tensor, *, penalty: Tensor | float, eps: float, size: float, clip: float
+    view: View, x_adv: Tensor, *, penalty: Tensor | float, eps: float, size: float, clip: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take one step up the Lagrangian: the margin, clipped above at `clip`, less `penalty` x the distance's excess.
 
@@ -148,12 +113,13 @@ def ascend(
     """
     x_adv = x_adv.detach().requires_grad_(True)
     with torch.enable_grad():
-        margins, embeddings, distances = observer.observe(x_adv)
+        margins, embeddings = view.measure(x_adv)
+        distances = view.compare(embeddings)
         lagrangian = margins.clamp_max(clip) - penalty * (distances - eps).relu()
         gradient = take_gradient(lagrangian.sum(), x_adv)
     direction = (gradient / (compute_norms(gradient) + 1e-8)).nan_to_num(0, 0, 0)
     with torch.no_grad():
-        probed = observer.embed(x_adv + _PROBE * direction)
+        probed = view.embed(x_adv + _PROBE * direction)
         rate = compare_embeddings(probed, embeddings).view(-1, 1, 1, 1) / _PROBE
         moved = (x_adv + direction * (size / (rate + 1e-4))).clamp(0, 1)
     return moved, margins.detach(), distances.detach()
@@ -186,13 +152,13 @@ class FastLPA(Perceptual):
         forward = self._passes_to_observe + (self._passes_to_observe + 1) * self.steps
         return forward + projection[0], self._passes_to_observe * self.steps + projection[1]
 
-    def _search(self, observer: Observer, x: Tensor, x_adv: Tensor) -> Tensor:
+    def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         for step in range(self.steps):
             done = step / self.steps
-            size = self._decay_length(done)
             penalty = 10 * 0.1 ** (1 - done)
-            x_adv, _, _ = ascend(observer, x_adv, penalty=penalty, eps=self.eps, size=size, clip=float("inf"))
-        return self._project(observer, x, x_adv) if self.project else x_adv
+            size = self.length * _DECAY**done
+            x_adv, _, _ = ascend(view, x_adv, penalty=penalty, eps=self.eps, size=size, clip=float("inf"))
+        return project(view.measure_distances, x, x_adv, self.eps) if self.project else x_adv
 
 
 @settings
@@ -223,22 +189,22 @@ class LPA(Perceptual):
         backward = self.rounds * self.steps * self._passes_to_observe
         return self._passes_to_observe + forward + PROJECTION[0], backward + PROJECTION[1]
 
-    def _search(self, observer: Observer, x: Tensor, x_adv: Tensor) -> Tensor:
+    def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         penalty = torch.full((len(x),), 0.01, device=x.device, dtype=x.dtype)
         for _ in range(self.rounds):
             for step in range(self.steps):
-                size = self._decay_length(step / self.steps)
+                size = self.length * _DECAY ** (step / self.steps)
                 moved, margins, distances = ascend(
-                    observer, x_adv, penalty=penalty, eps=self.eps, size=size, clip=MAX_MARGIN
+                    view, x_adv, penalty=penalty, eps=self.eps, size=size, clip=MAX_MARGIN
                 )
                 moving = (margins <= 0) | (distances > self.eps)
                 x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
                 if not bool(moving.any()):
-                    return self._project(observer, x, x_adv)
+                    return project(view.measure_distances, x, x_adv, self.eps)
             with torch.no_grad():
-                distances = observer.measure_distances(x_adv)
+                distances = view.measure_distances(x_adv)
             penalty = torch.where(distances > self.eps, 10 * penalty, penalty)
-        return self._project(observer, x, x_adv)
+        return project(view.measure_distances, x, x_adv, self.eps)
 
     def describe(self) -> dict[str, object]:
         return super().describe() | {"rounds": self.rounds}

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from advcore.attacks.base import take_gradient
-from advcore.attacks.perceptual import MAX_MARGIN, PROJECTION, Observer, Perceptual, compute_norms
+from advcore.attacks.lpips import View, project
+from advcore.attacks.perceptual import MAX_MARGIN, PROJECTION, Perceptual, compute_norms
 from advcore.settings import settings
 
 _CG_STEPS = 5
@@ -35,22 +36,21 @@ class PPGD(Perceptual):
     def _count_passes_once(self) -> tuple[int, int]:
         forward = self._passes_to_observe + _CG_STEPS + 1 + PROJECTION[0]
         backward = 1 + _CG_STEPS + PROJECTION[1]
-        start = self._passes_to_observe + PROJECTION[0]
-        return start + self.steps * forward, PROJECTION[1] + self.steps * backward
+        return self._passes_to_observe + PROJECTION[0] + self.steps * forward, PROJECTION[1] + self.steps * backward
 
-    def _search(self, observer: Observer, x: Tensor, x_adv: Tensor) -> Tensor:
-        x_adv = self._project(observer, x, x_adv)
+    def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
+        x_adv = project(view.measure_distances, x, x_adv, self.eps)
         for _ in range(self.steps):
-            step, margins = find_steepest_step(observer, x_adv)
+            step, margins = find_steepest_step(view, x_adv)
             moving = margins <= 0  # the others are misclassified inside the ball
             if not bool(moving.any()):
                 break
-            moved = self._project(observer, x, x_adv + self.length * step)
+            moved = project(view.measure_distances, x, x_adv + self.length * step, self.eps)
             x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
         return x_adv
 
 
-def find_steepest_step(observer: Observer, x: Tensor) -> tuple[Tensor, Tensor]:
+def find_steepest_step(view: View, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return v (B, C, H, W), which maximises g^T v at ||J v|| = 1, and the margins (B,) at x.
 
     g is the gradient of the loss, which is the margin clipped at 1, and J the embedding's Jacobian at x. 5 steps of
@@ -58,15 +58,15 @@ def find_steepest_step(observer: Observer, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        margins, embeddings, _ = observer.observe(x)
+        margins, embeddings = view.measure(x)
         gradient = take_gradient(margins.clamp_max(MAX_MARGIN).sum(), x, retain_graph=True).nan_to_num(0, 0, 0)
 
     def apply_jacobian(p: Tensor) -> Tensor:
         size = compute_norms(p)
         unit = p / size.clamp_min(torch.finfo(p.dtype).tiny)
         with torch.no_grad():
-            probed = observer.embed(x + _CG_PROBE * unit)
-            return (probed - embeddings) * (size.view(-1, 1) / _CG_PROBE)
+            change = view.embed(x + _CG_PROBE * unit) - embeddings
+            return change * (size.view(-1, 1) / _CG_PROBE)
 
     solution = torch.zeros_like(gradient)
     residual = direction = gradient

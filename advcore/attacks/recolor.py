@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
 from advcore.attacks.geometry import measure_linf
@@ -49,7 +48,7 @@ class ReColorAdv(Functional):
         positions = [2 * x[:, channel] - 1 for channel in range(channels)]
         positions += [torch.zeros_like(x[:, 0])] * (3 - channels)
         grid = torch.stack(positions[::-1], -1)[:, None]  # grid_sample's first coordinate is the table's last axis
-        change = F.grid_sample(p, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        change = nn.functional.grid_sample(p, grid, mode="bilinear", padding_mode="border", align_corners=True)
         return (x + change[:, :, 0]).clamp(0, 1)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:

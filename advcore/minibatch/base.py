@@ -82,12 +82,6 @@ def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "mu
     return Picked(positions, (k / (size * q)).float(), entropy)
 
 
-def read_batch(generator: Stream) -> Tensor:
-    """Return the indices (B,) of the batch to which a stream is bound."""
-    assert generator.indices is not None, "a rule picks from a batch, to which its stream is bound"
-    return generator.indices
-
-
 @settings
 class AttackSubset:
     """Settings that are shared by rules that attack, and learn from, a part of each batch.
@@ -151,7 +145,7 @@ class AttackSubset:
 
     def pick(self, seen: Seen | None, generator: Stream) -> Picked:
         """Pick some of the B examples to which `generator` is bound; uniformly without `seen`."""
-        batch = read_batch(generator)
+        batch = generator.examples
         size = len(batch)
         k = count(self.rho, size)
         if seen is None:

@@ -145,8 +145,8 @@ def test_the_steepest_direction_solves_the_normal_equations():
         def __init__(self, size):
             self.size = size
 
-        def observe(self, z):
-            return self.size * (push * z.flatten(1)).sum(1), self.embed(z), None
+        def measure(self, z):
+            return self.size * (push * z.flatten(1)).sum(1), self.embed(z)
 
         def embed(self, z):
             return z.flatten(1) @ j.T
