@@ -53,8 +53,7 @@ class JPEGLinf(Functional):
 
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
         cosines, steps, colours = self._build_tables(x)
-        blocks = _to_blocks(p) * steps
-        pixels = _from_blocks(cosines.T @ blocks @ cosines, p.shape) / 255
+        pixels = _from_blocks(cosines.T @ (_to_blocks(p) * steps) @ cosines, p.shape) / 255
         change = torch.einsum("dc,bchw->bdhw", colours, pixels)
         return (x + change[:, :, : x.shape[2], : x.shape[3]]).clamp(0, 1)
 

@@ -28,12 +28,12 @@ def embed_activations(activations: Iterable[Tensor]) -> Tensor:
 
     Reference: Laidlaw et al. 2021 (PAT), section 3; Zhang et al. 2018 (LPIPS), eq. 1 with all weights 1.
     """
-    parts = []
-    for a in activations:
-        a = a.to(torch.promote_types(a.dtype, torch.float32))
-        norm = (a.square().sum(1, keepdim=True) + _TINY).sqrt() + _NORM
-        parts.append((a / norm / (a.shape[2] * a.shape[3]) ** 0.5).flatten(1))
-    return torch.cat(parts, 1)
+    return torch.cat([_embed_layer(a.to(torch.promote_types(a.dtype, torch.float32))) for a in activations], 1)
+
+
+def _embed_layer(a: Tensor) -> Tensor:
+    norm = (a.square().sum(1, keepdim=True) + _TINY).sqrt() + _NORM
+    return (a / norm / (a.shape[2] * a.shape[3]) ** 0.5).flatten(1)
 
 
 def compare_embeddings(embeddings: Tensor, others: Tensor) -> Tensor:

@@ -40,8 +40,7 @@ class ReColorAdv(Functional):
     def choose_shape(self, x: Tensor) -> tuple[int, ...]:
         _, channels, height, width = x.shape
         require(self.problem((channels, height, width)))
-        axes = [self.resolution] * channels + [1] * (3 - channels)
-        return len(x), channels, *axes
+        return (len(x), channels, *[self.resolution] * channels, *[1] * (3 - channels))
 
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
         channels = x.shape[1]

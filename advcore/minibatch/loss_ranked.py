@@ -80,5 +80,4 @@ class LossRanked(UpdateSubset):
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
         assert losses is not None, "this rule reads losses"
-        k = count(part, len(losses))
-        return torch.argsort(losses, descending=True, stable=True)[:k].sort().values
+        return torch.argsort(losses, descending=True, stable=True)[: count(part, len(losses))].sort().values
