@@ -16,12 +16,12 @@ _LUMINANCE = (
     (14, 17, 22, 29, 51, 87, 80, 62), (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
     (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
 )  # fmt: skip
+# the corner of low frequencies of table K.2; all other divisors are 99
 _CHROMINANCE = (
     (17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99),
 )  # fmt: skip
-"""The corner of low frequencies of table K.2; all other divisors are 99."""
+# red, green and blue from luminance and the two chrominances (JFIF)
 _RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
-"""Red, green and blue from luminance and the two chrominances (JFIF)."""
 
 
 @settings

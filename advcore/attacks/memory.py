@@ -1,6 +1,7 @@
 """The start "remembered": an attack starts where it left the example the last time."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from advcore.rng import Stream
 from advcore.runtime.device import measure_free_memory
 from advcore.settings import settings
 
+Augmentation = Callable[[Tensor, Stream], Tensor]
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 PLACES = ("auto", "device", "host")
 _MOST = 0.5  # share of the device's free memory above which "auto" takes the host's: the model needs the rest
@@ -89,7 +91,7 @@ class Perturbations:
         size: int,
         shape: tuple[int, int, int],
         device: torch.device,
-        augment: Callable[[Tensor, Stream], Tensor] | None = None,
+        augment: Augmentation | None = None,
         place: torch.device | None = None,
     ):
         self.settings = settings
@@ -270,25 +272,20 @@ def _number_pixels(size: int, shape: tuple[int, int, int], device: torch.device)
     return numbers.view(1, 1, height, width).expand(size, 1, height, width)
 
 
-def refuse_unmoved(augment: Callable[[Tensor, Stream], Tensor], shape: tuple[int, int, int], stream: Stream) -> None:
+def refuse_unmoved(augment: Augmentation, shape: tuple[int, int, int], stream: Stream) -> None:
     """Raise ConfigError unless `augment` only moves pixels, so that what is remembered can move with them.
 
     Each pixel may go to one place at most, and all channels must move alike.
     """
-    try:
-        is_fit = _only_moves_pixels(augment, shape, stream)
-    except Exception:  # whatever an augmentation raises that does not take images of one channel
-        is_fit = False
-    if not is_fit:
-        name = getattr(augment, "__name__", type(augment).__name__)
-        raise ConfigError(
-            must("augment", "an augmentation that only moves pixels, for start: remembered", name, "use start: uniform")
-        )
+    with suppress(Exception):  # whatever an augmentation raises that does not take images of one channel
+        if _only_moves_pixels(augment, shape, stream):
+            return
+    name = getattr(augment, "__name__", type(augment).__name__)
+    rule = "an augmentation that only moves pixels, for start: remembered"
+    raise ConfigError(must("augment", rule, name, "use start: uniform"))
 
 
-def _only_moves_pixels(
-    augment: Callable[[Tensor, Stream], Tensor], shape: tuple[int, int, int], stream: Stream
-) -> bool:
+def _only_moves_pixels(augment: Augmentation, shape: tuple[int, int, int], stream: Stream) -> bool:
     """Try the augmentation on a few images whose pixels are numbered, and look where the numbers went."""
     indices = torch.arange(8)
     pixels = shape[1] * shape[2]

@@ -119,8 +119,7 @@ def ascend(
         gradient = take_gradient(lagrangian.sum(), x_adv)
     direction = (gradient / (compute_norms(gradient) + 1e-8)).nan_to_num(0, 0, 0)
     with torch.no_grad():
-        probed = view.embed(x_adv + _PROBE * direction)
-        rate = compare_embeddings(probed, embeddings).view(-1, 1, 1, 1) / _PROBE
+        rate = compare_embeddings(view.embed(x_adv + _PROBE * direction), embeddings).view(-1, 1, 1, 1) / _PROBE
         moved = (x_adv + direction * (size / (rate + 1e-4))).clamp(0, 1)
     return moved, margins.detach(), distances.detach()
 

@@ -40,8 +40,7 @@ class StAdv(Functional):
         along = columns[None, :] + p[:, 1] * (width / 2)
         grid = torch.stack([_to_grid(along, width), _to_grid(down, height)], -1)
         moved = nn.functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        still = (p == 0).all(1, keepdim=True)
-        return torch.where(still, x, moved).clamp(0, 1)
+        return torch.where((p == 0).all(1, keepdim=True), x, moved).clamp(0, 1)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         rows, columns = (self._measure_reach(size) for size in x.shape[2:])

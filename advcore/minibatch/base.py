@@ -12,12 +12,8 @@ from advcore.rows import FactoredRows
 from advcore.settings import settings
 from advcore.shares import floor_share
 
-DRAWS = ("multinomial", "top")
-CORRECTIONS = ("none", "inverse_probability")
-FLOOR = 1e-6
-"""Added to a preference that may be 0, so that every example can be drawn."""
-_UNIFORM = 0.1
-"""Share of a corrected draw that is uniform; without it, the weight of a rarely drawn example would have no bound."""
+FLOOR = 1e-6  # added to a preference that may be 0, so that every example can be drawn
+_UNIFORM = 0.1  # share of a corrected draw that is uniform; without it, weights of rarely drawn examples had no bound
 
 
 class Seen(NamedTuple):
@@ -44,10 +40,6 @@ class Picked(NamedTuple):
     positions: Tensor
     weights: Tensor
     entropy: Tensor
-
-    def without_weights(self) -> "Picked":
-        """Return the same picks, all of weight 1."""
-        return self._replace(weights=torch.ones_like(self.weights))
 
 
 def count(part: float, size: int) -> int:
@@ -116,8 +108,8 @@ class AttackSubset:
             check_share("rho", self.rho),
             check_at_least("warm_up", self.warm_up, 0),
             check_within("clean", self.clean, 0, 1e6),
-            check_one_of("draw", self.draw, DRAWS),
-            check_one_of("correction", self.correction, CORRECTIONS),
+            check_one_of("draw", self.draw, ("multinomial", "top")),
+            check_one_of("correction", self.correction, ("none", "inverse_probability")),
             *self._draw_problems(),
             *self._check_more(),
         )
@@ -149,12 +141,14 @@ class AttackSubset:
         size = len(batch)
         k = count(self.rho, size)
         if seen is None:
-            return draw_examples(torch.ones(size, device=batch.device), k, generator).without_weights()
-        preferences = self.compute_preferences(seen)
-        if self.correction == "none":
-            return draw_examples(preferences, k, generator, self.draw).without_weights()
-        preferences = (1 - _UNIFORM) * preferences / preferences.sum() + _UNIFORM / size
-        return draw_examples(preferences, k, generator, self.draw)
+            picked = draw_examples(torch.ones(size, device=batch.device), k, generator)
+        elif self.correction == "none":
+            picked = draw_examples(self.compute_preferences(seen), k, generator, self.draw)
+        else:
+            preferences = self.compute_preferences(seen)
+            preferences = (1 - _UNIFORM) * preferences / preferences.sum() + _UNIFORM / size
+            return draw_examples(preferences, k, generator, self.draw)
+        return picked._replace(weights=torch.ones_like(picked.weights))
 
 
 @settings

@@ -14,8 +14,6 @@ from advcore.errors import ConfigError, check_one_of, must, require
 from advcore.runtime.precision import FAMILY
 from advcore.settings import settings
 
-NORMALIZE = ("data", "none")
-
 
 @settings
 class ModelSettings:
@@ -26,25 +24,26 @@ class ModelSettings:
     normalize : "data": the first layer subtracts the training images' mean and divides by their deviation, per
         channel; "none": pixels go in as they are. Either way images, eps and attacks stay in [0, 1].
     head : name of the last linear layer; None finds it.
+
+    parts : functions and classes that the network is made of; the last builds it. They use nothing but each other, what
+        they import themselves, and torch, F, Tensor and nn as imported here: `advcore export` writes them down.
+    fixed_arguments : arguments of the last part that are no settings.
+    needs : packages that the parts import.
+    family : name of a group of architectures that run alike, known to `advcore.runtime.cpu_defaults`; or None.
+    example : settings with which the contract tests build it, where the defaults do not do.
     """
 
     normalize: str = "data"
     head: str | None = None
     parts: ClassVar[tuple[Callable[..., object], ...]] = ()
-    """Functions and classes that the network is made of; the last builds it. They use nothing but each other, what they
-    import themselves, and torch, F, Tensor and nn as imported here: `advcore export` writes them down."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Packages that the parts import."""
     family: ClassVar[str | None] = None
-    """Name of a group of architectures that run alike, known to `advcore.runtime.cpu_defaults`; or None."""
     fixed_arguments: ClassVar[Mapping[str, object]] = {}
-    """Arguments of the last part that are no settings."""
     example: ClassVar[Mapping[str, object]] = {}
-    """Settings with which the contract tests build it, where the defaults do not do."""
     body = forward_method("advcore.models.base.ModelSettings.body", "build")
 
     def __post_init__(self):
-        require(check_one_of("normalize", self.normalize, NORMALIZE))
+        require(check_one_of("normalize", self.normalize, ("data", "none")))
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         """Return the keyword arguments, plain values, that the last of the parts is called with."""

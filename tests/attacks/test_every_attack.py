@@ -1,5 +1,6 @@
 """What every registered attack promises, on a model it is bound to; its class's `example` is what is tested."""
 
+import dataclasses
 import functools
 import math
 
@@ -21,6 +22,7 @@ from advcore.objectives.base import choose_ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow
+from advcore.types import find_name
 
 SLACK = {"lpips": 0.01, "l2": 1e-6, "l1": 1e-6}
 """How far outside its ball float32 may end, of eps; else 1e-6."""
@@ -385,3 +387,30 @@ def test_on_a_gpu_it_stays_in_its_ball_and_raises_the_loss(name):
     with torch.no_grad():
         before, after = (F.cross_entropy(model(z), y) for z in (x, x_adv))
     assert after > before
+
+
+@EVERY
+def test_what_an_attack_is_bound_to_is_part_of_a_value_and_no_setting(name):
+    """Nothing is written into the attack that is bound, and the bound one prints, and is named, like it."""
+    attack, model = build(name), network()
+    before = dict(vars(attack))
+    bound = bind_attack(attack, model, CostLedger().count_passes)
+    assert vars(attack) == before and repr(bound) == repr(attack) and find_name(ATTACKS, bound) == name
+    assert set(vars(bound)) == {field.name for field in dataclasses.fields(bound)}
+    other = bound.with_settings(eps=attack.eps / 2)
+    assert other.describe() == attack.scale(0.5).describe() | {"step_size": other.describe()["step_size"]}
+    assert {key: value for key, value in vars(other).items() if key not in before} == {
+        key: value for key, value in vars(bound).items() if key not in before
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        bound.eps = 1.0
+
+
+@EVERY
+def test_methods_of_the_last_release_warn_and_do_as_the_new_ones(name):
+    attack = build(name)
+    for old, new, argument in (("scaled", "scale", 0.5), ("recalling", "with_memory", None)):
+        with pytest.warns(DeprecationWarning, match=rf"Attack\.{old} has been renamed to {new}"):
+            assert repr(getattr(attack, old)(argument)) == repr(getattr(attack, new)(argument))
+    with pytest.warns(DeprecationWarning, match=r"Attack\.changed has been renamed to with_settings"):
+        assert attack.changed(eps=attack.eps / 2) == attack.with_settings(eps=attack.eps / 2)
