@@ -131,7 +131,7 @@ def _is_logits(out: Tensor, logits: object) -> bool:
 
 @dataclass
 class Tap:
-    """Holds the tensor that last went into a layer."""
+    """Holds `features`, the tensor that last went into a layer."""
 
     features: Tensor | None = None
 

@@ -13,7 +13,7 @@ ASCENTS = ("own", "margin")
 
 
 class Objective(Protocol):
-    """A per-example loss, computed from the logits of one or two forward passes. Classes may inherit the defaults.
+    """A per-example loss, computed from the logits of one or two forward passes.
 
     passes : names of its forward passes, "clean" or "adversarial" or both; without the second it is not attacked.
     ascent_needs_clean : whether the loss that its attack climbs is computed from the clean logits.
@@ -22,7 +22,7 @@ class Objective(Protocol):
     """
 
     passes: ClassVar[tuple[str, ...]]
-    ascent_needs_clean: ClassVar[bool] = False
+    ascent_needs_clean: ClassVar[bool]
 
     @property
     def loss(self) -> Callable[..., Tensor]:
@@ -31,8 +31,16 @@ class Objective(Protocol):
     def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         """Return the loss of the inner maximisation, as a function of adversarial logits (B, C) to (B,).
 
-        y : (B,) labels. clean : (B, C) clean logits, if `ascent_needs_clean`. By default it is the cross-entropy.
+        y : (B,) labels. clean : (B, C) clean logits, if `ascent_needs_clean`.
         """
+
+
+class CrossEntropyAscent:
+    """The inner maximisation of objectives whose attack climbs the cross-entropy."""
+
+    ascent_needs_clean: ClassVar[bool] = False
+
+    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         return partial(F.cross_entropy, target=y, reduction="none")
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_positive, require
-from advcore.objectives.base import Objective
+from advcore.objectives.base import CrossEntropyAscent
 from advcore.objectives.trades import measure_divergence
 from advcore.settings import settings
 
@@ -17,7 +17,7 @@ def compute_log_rest(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 @settings
-class Mart(Objective):
+class Mart(CrossEntropyAscent):
     """BCE(f(x_adv), y) + beta KL(f(x) || f(x_adv)) (1 - p_y(x)); the attack climbs the cross-entropy.
 
     BCE adds to the cross-entropy -log(1 - p_k), k the likeliest class other than the label; gradients flow

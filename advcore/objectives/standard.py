@@ -5,12 +5,12 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.objectives.base import Objective
+from advcore.objectives.base import CrossEntropyAscent
 from advcore.settings import settings
 
 
 @settings
-class Standard(Objective):
+class Standard(CrossEntropyAscent):
     """Ordinary training: cross-entropy at the clean image, no attack."""
 
     passes: ClassVar[tuple[str, ...]] = ("clean",)
@@ -20,7 +20,7 @@ class Standard(Objective):
 
 
 @settings
-class Pgd(Objective):
+class Pgd(CrossEntropyAscent):
     """Adversarial training: cross-entropy at the attacked image, which the attack climbs.
 
     Also Fast AT and PAT: the same loss, another attack. Reference: Madry et al. 2018, eq. 2.1.

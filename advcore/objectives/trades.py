@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_positive, require
-from advcore.objectives.base import Objective
 from advcore.settings import settings
 
 
@@ -19,7 +18,7 @@ def measure_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
 
 
 @settings
-class Trades(Objective):
+class Trades:
     """CE(f(x), y) + beta KL(f(x) || f(x_adv)), gradient through both branches; the attack climbs the KL.
 
     Parameters
