@@ -120,14 +120,14 @@ class Embedder:
 class View:
     """Images near clean ones x (B, C, H, W), as a perceptual attack sees them.
 
-    `clean_losses` (B,) are those of x. Cost: what `measure` takes at x.
+    `clean_losses` (B,) and `clean_embeddings` (B, F) are those of x. Cost: what `measure` takes at x.
     """
 
     def __init__(self, embedder: Embedder, loss_fn: Loss, x: Tensor):
         self._embedder = embedder
         self._loss_fn = loss_fn
         with torch.no_grad():
-            self.clean_losses, self._clean_embeddings = self.measure(x)
+            self.clean_losses, self.clean_embeddings = self.measure(x)
 
     def measure(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return losses (B,) and embeddings (B, F) of images.
@@ -148,11 +148,7 @@ class View:
 
     def measure_distances(self, images: Tensor) -> Tensor:
         """Return the distances (B,) of images from the clean ones, by one pass of the network."""
-        return self.compare(self.embed(images))
-
-    def compare(self, embeddings: Tensor) -> Tensor:
-        """Return the distances (B,) of embeddings (B, F) from those of the clean images."""
-        return compare_embeddings(embeddings, self._clean_embeddings)
+        return compare_embeddings(self.embed(images), self.clean_embeddings)
 
 
 def _make_zeros(out: Tensor) -> Tensor:

@@ -53,19 +53,18 @@ class Memory:
 
     def settle(self, needed: int, device: torch.device) -> torch.device:
         """Return the device that stores `needed` bytes. Raises ConfigError, with figures, where they do not fit."""
-        where = device
         free = measure_free_memory(device)
         is_crowded = self.place == "auto" and free is not None and needed > _MOST * free
         if device.type == "cpu" or self.place == "host" or is_crowded:
-            where = torch.device("cpu")
-            free = measure_free_memory(where)
+            device = torch.device("cpu")
+            free = measure_free_memory(device)
         if free is not None and needed > free:
             way_out = "use memory.precision: int8, memory.place: host, a smaller budget, or another attack.start"
             raise ConfigError(
                 must("memory.place", f"where {format_gigabytes(needed)} of perturbations fit", self.place, way_out)
-                + f" ({format_gigabytes(free)} are free on {where})"
+                + f" ({format_gigabytes(free)} are free on {device})"
             )
-        return where
+        return device
 
 
 class Perturbations:

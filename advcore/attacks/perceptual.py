@@ -114,7 +114,7 @@ def ascend(
     x_adv = x_adv.detach().requires_grad_(True)
     with torch.enable_grad():
         margins, embeddings = view.measure(x_adv)
-        distances = view.compare(embeddings)
+        distances = compare_embeddings(embeddings, view.clean_embeddings)
         lagrangian = margins.clamp_max(clip) - penalty * (distances - eps).relu()
         gradient = take_gradient(lagrangian.sum(), x_adv)
     direction = (gradient / (compute_norms(gradient) + 1e-8)).nan_to_num(0, 0, 0)

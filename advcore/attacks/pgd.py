@@ -99,7 +99,6 @@ class PGD(Iterated):
         return self.geometry.step(x_adv, gradient, self.length)
 
     def _start(self, x: Tensor, generator: Stream) -> Tensor:
-        """Return a start (B, C, H, W) for the images x."""
         if self.start == "gaussian":
             return x + _GAUSSIAN_START * generator.normal(tuple(x.shape)).to(x)
         if self.start == "clean":

@@ -104,20 +104,18 @@ class AttackSubset:
     needs_validation: ClassVar[bool] = False
 
     def __post_init__(self):
+        conflicts = []
+        if self.draw == "top" and self.correction != "none":
+            conflicts.append(must("correction", "none with draw: top", self.correction, "the largest are not drawn"))
         require(
             check_share("rho", self.rho),
             check_at_least("warm_up", self.warm_up, 0),
             check_within("clean", self.clean, 0, 1e6),
             check_one_of("draw", self.draw, ("multinomial", "top")),
             check_one_of("correction", self.correction, ("none", "inverse_probability")),
-            *self._draw_problems(),
+            *conflicts,
             *self._check_more(),
         )
-
-    def _draw_problems(self) -> list[str]:
-        if self.draw != "top" or self.correction == "none":
-            return []
-        return [must("correction", "none with draw: top", self.correction, "the largest are not drawn")]
 
     def _check_more(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""

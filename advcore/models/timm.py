@@ -40,6 +40,6 @@ class Timm(ModelSettings):
             raise explain_missing_package("timm", f"model.name: timm:{self.architecture}", "hf", error) from None
         names = timm.list_models()
         if self.architecture not in names:
-            way_out = suggest_nearest(self.architecture, names)
-            raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, way_out))
+            nearest = suggest_nearest(self.architecture, names)
+            raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, nearest))
         return super().build(num_classes, shape)
