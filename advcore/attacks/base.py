@@ -44,6 +44,9 @@ class Attack(ABC):
     few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
         just these; `probe` has more.
     restarts : number of independent starts.
+
+    What an attack needs beside its settings, of a model (`bind`) or of earlier epochs (`with_memory`), is a field of
+    the attack that these return, whose class is derived for that: it prints, and is named, like the attack's.
     """
 
     eps: float

@@ -187,7 +187,8 @@ class Geometry:
         return float(pixels**self.power)
 
 
-LINF = Geometry(project=project_linf, step=step_linf, start=draw_linf, distance=measure_linf, power=0)
-L2 = Geometry(project=project_l2, step=step_l2, start=draw_l2, distance=measure_l2, power=0.5)
-L1 = Geometry(project=project_l1, step=step_l1, start=draw_l1, distance=measure_l1, power=1)
-LP = {"linf": LINF, "l2": L2, "l1": L1}
+LP = {
+    "linf": Geometry(project=project_linf, step=step_linf, start=draw_linf, distance=measure_linf, power=0),
+    "l2": Geometry(project=project_l2, step=step_l2, start=draw_l2, distance=measure_l2, power=0.5),
+    "l1": Geometry(project=project_l1, step=step_l1, start=draw_l1, distance=measure_l1, power=1),
+}

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from advcore.attacks.base import Iterated, climb
-from advcore.attacks.geometry import L1, L2, LINF, Geometry, step_l1
+from advcore.attacks.geometry import LP, Geometry, step_l1
 from advcore.attacks.memory import Perturbations
 from advcore.errors import check_one_of, check_positive, check_share, check_within, must
 from advcore.pixels import format_pixels
@@ -55,9 +55,13 @@ class PGD(Iterated):
 
     step_size: float | None = None
     start: str = "uniform"
-    geometry: ClassVar[Geometry]
     memory: ClassVar[Perturbations | None] = None  # a field once there is one (`with_memory`)
     described_settings: ClassVar[tuple[str, ...]] = ("start",)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The functions of the attack's ball."""
+        return LP[self.norm]
 
     def _check_eps(self) -> str | None:
         return check_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
@@ -139,7 +143,6 @@ class LinfPGD(PGD):
     norm: ClassVar[str] = "linf"
     example: ClassVar = {"eps": 8 / 255, "steps": 3}
     elementwise: ClassVar[bool] = True
-    geometry: ClassVar[Geometry] = LINF
 
 
 @settings
@@ -148,7 +151,6 @@ class L2PGD(PGD):
 
     norm: ClassVar[str] = "l2"
     example: ClassVar = {"eps": 0.5, "steps": 3}
-    geometry: ClassVar[Geometry] = L2
 
 
 @settings
@@ -168,7 +170,6 @@ class L1PGD(PGD):
     sparsity: float = 0.05
     norm: ClassVar[str] = "l1"
     example: ClassVar = {"eps": 4.0, "steps": 3}
-    geometry: ClassVar[Geometry] = L1
     described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 
     def _check_more(self) -> list[str | None]:
