@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.base import Attack, PassCounter, to_full_precision
-from advcore.cost import CountedModel
 from advcore.errors import must
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import get_speed
 
 _Bindable = TypeVar("_Bindable")
