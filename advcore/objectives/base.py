@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Protocol
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_one_of, require
@@ -33,15 +32,6 @@ class Objective(Protocol):
 
         y : (B,) labels. clean : (B, C) clean logits, if `ascent_needs_clean`.
         """
-
-
-class CrossEntropyAscent:
-    """The inner maximisation of objectives whose attack climbs the cross-entropy."""
-
-    ascent_needs_clean: ClassVar[bool] = False
-
-    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
-        return partial(F.cross_entropy, target=y, reduction="none")
 
 
 def is_attacked(objective: Objective) -> bool:

@@ -1,12 +1,13 @@
 """MART: adversarial training with more weight on the images that are misclassified without attack."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_positive, require
-from advcore.objectives.base import CrossEntropyAscent
 from advcore.objectives.trades import measure_divergence
 from advcore.settings import settings
 
@@ -17,7 +18,7 @@ def compute_log_rest(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 @settings
-class Mart(CrossEntropyAscent):
+class Mart:
     """BCE(f(x_adv), y) + beta KL(f(x) || f(x_adv)) (1 - p_y(x)); the attack climbs the cross-entropy.
 
     BCE adds to the cross-entropy -log(1 - p_k), k the likeliest class other than the label; gradients flow
@@ -32,6 +33,7 @@ class Mart(CrossEntropyAscent):
 
     beta: float = 5.0
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
+    ascent_needs_clean: ClassVar[bool] = False
 
     def __post_init__(self):
         require(check_positive("beta", self.beta))
@@ -40,3 +42,6 @@ class Mart(CrossEntropyAscent):
         rival = adversarial.detach().scatter(1, y[:, None], float("-inf")).argmax(1)
         boosted = F.cross_entropy(adversarial, y, reduction="none") - compute_log_rest(adversarial, rival)
         return boosted + self.beta * measure_divergence(clean, adversarial) * compute_log_rest(clean, y).exp()
+
+    def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
+        return partial(F.cross_entropy, target=y, reduction="none")
