@@ -119,6 +119,11 @@ def require(*problems: str | None) -> None:
         raise ConfigError(*remaining)
 
 
+def unless(is_right: object, problem: str | None) -> str | None:
+    """Return a problem with a setting, or None where `is_right` is true."""
+    return None if is_right else problem
+
+
 MOST = 1_000_000_000
 """The largest count; a larger one cannot be counted to, or overflows where it meets a float."""
 

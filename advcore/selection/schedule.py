@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from advcore.errors import check_at_least, check_one_of, check_share, check_within, format_count, must, require
-from advcore.selection.settings import unless
+from advcore.errors import check_at_least, check_one_of, check_share, check_within, format_count, must, require, unless
 from advcore.settings import settings
 from advcore.shares import floor_share
 
