@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from advcore.cost import format_gigabytes
-from advcore.errors import CheckpointError, ConfigError, check_at_least, check_one_of, must, require
+from advcore.errors import CheckpointError, ConfigError, check_at_least, check_one_of, must, require, unless
 from advcore.rng import Stream
 from advcore.runtime.device import measure_free_memory
 from advcore.settings import settings
@@ -39,10 +39,9 @@ class Memory:
     place: str = "auto"
 
     def __post_init__(self):
-        reset = 1 if self.reset is None else self.reset
         require(
             check_one_of("precision", self.precision, PRECISIONS),
-            check_at_least("reset", reset, 1, "leave it out never to forget"),
+            unless(self.reset is None, check_at_least("reset", self.reset, 1, "leave it out never to forget")),
             check_one_of("place", self.place, PLACES),
         )
 

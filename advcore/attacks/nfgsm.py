@@ -8,8 +8,8 @@ from torch import Tensor
 
 from advcore.attacks.base import Attack, climb, to_full_precision
 from advcore.attacks.geometry import draw_linf, measure_linf, step_linf
-from advcore.attacks.pgd import LinfPGD, check_radius, check_step_size
-from advcore.errors import check_within
+from advcore.attacks.pgd import LinfPGD, check_radius
+from advcore.errors import check_positive, check_within, unless
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
@@ -42,7 +42,7 @@ class NFGSM(Attack):
     def _check_more(self) -> list[str | None]:
         return [
             check_within("noise", self.noise, low=0, high=100),
-            check_step_size(self.step_size, "leave it out for eps"),
+            unless(self.step_size is None, check_positive("step_size", self.step_size, "leave it out for eps")),
         ]
 
     @property

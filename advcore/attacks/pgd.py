@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import LP, Geometry, step_l1
 from advcore.attacks.memory import Perturbations
-from advcore.errors import check_one_of, check_positive, check_share, check_within, must
+from advcore.errors import check_one_of, check_positive, check_share, check_within, must, unless
 from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -27,11 +27,6 @@ def check_radius(eps: object, largest: float) -> str | None:
     if isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps):
         way_out += f": write {eps:g}/255"  # a radius in grey levels
     return check_within("eps", eps, low=0, high=round(largest, 4), way_out=way_out)
-
-
-def check_step_size(step_size: float | None, way_out: str) -> str | None:
-    """Return the problem with the length of a step, None for the default length, or None."""
-    return None if step_size is None else check_positive("step_size", step_size, way_out)
 
 
 @settings
@@ -69,7 +64,10 @@ class PGD(Iterated):
     def _check_more(self) -> list[str | None]:
         problems = [
             *super()._check_more(),
-            check_step_size(self.step_size, "leave it out for 2.5 eps / steps"),
+            unless(
+                self.step_size is None,
+                check_positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
+            ),
             check_one_of("start", self.start, STARTS, START_ALIASES),
         ]
         if self.remembers and self.restarts != 1:

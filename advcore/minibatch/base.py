@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require
+from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require, unless
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import settings
@@ -104,16 +104,16 @@ class AttackSubset:
     needs_validation: ClassVar[bool] = False
 
     def __post_init__(self):
-        conflicts = []
-        if self.draw == "top" and self.correction != "none":
-            conflicts.append(must("correction", "none with draw: top", self.correction, "the largest are not drawn"))
         require(
             check_share("rho", self.rho),
             check_at_least("warm_up", self.warm_up, 0),
             check_within("clean", self.clean, 0, 1e6),
             check_one_of("draw", self.draw, ("multinomial", "top")),
             check_one_of("correction", self.correction, ("none", "inverse_probability")),
-            *conflicts,
+            unless(
+                self.draw != "top" or self.correction == "none",
+                must("correction", "none with draw: top", self.correction, "the largest are not drawn"),
+            ),
             *self._check_more(),
         )
 
