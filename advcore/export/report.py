@@ -226,7 +226,7 @@ def _selection_attack(prepared: Prepared) -> Attack:
         attack = config.selection.attack
     assert attack is not None, "an objective that is attacked has an attack"
     # one that remembers perturbations starts without any
-    return attack.recalling(None) if getattr(attack, "remembers", False) else attack
+    return attack.with_memory(None) if getattr(attack, "remembers", False) else attack
 
 
 def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) -> list[Note]:

@@ -31,7 +31,7 @@ _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 Kind = TypeVar("Kind")
 
 
-class MeasuringAttack(Attack, Protocol):
+class MeasuringAttack(Protocol):
     """An attack that measures distances in the best model of the run whose folder is `network`."""
 
     network: str

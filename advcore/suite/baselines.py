@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from advcore.attacks import NFGSM, LinfPGD
-from advcore.attacks.base import Attack, Bounded
+from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.config.load import list_changes
 from advcore.config.run_key import identify
@@ -251,11 +251,11 @@ def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tu
 
 def _set_steps(attack: Attack, steps: int) -> Attack:
     if not hasattr(attack, "step_size"):
-        return attack.changed(steps=steps)
+        return attack.with_settings(steps=steps)
     step_size = None
-    if steps == 1 and isinstance(attack, Bounded) and attack.norm == "linf":
+    if steps == 1 and isinstance(attack, Attack) and attack.norm == "linf":
         step_size = FAT_STEP * attack.eps
-    return attack.changed(steps=steps, step_size=step_size)
+    return attack.with_settings(steps=steps, step_size=step_size)
 
 
 def _list_single_step(full: RunConfig, added: tuple[str, ...]) -> Iterator[tuple[str, RunConfig]]:
@@ -263,7 +263,7 @@ def _list_single_step(full: RunConfig, added: tuple[str, ...]) -> Iterator[tuple
 
     FAT (Wong et al. 2020): one step of 1.25 eps from a uniform start. N-FGSM (de Jorge et al. 2022): its own settings.
     """
-    assert isinstance(full.attack, Bounded), "it has the norm linf"
+    assert isinstance(full.attack, Attack), "it has the norm linf"
     eps = full.attack.eps
     training = replace(full.training, attack_steps=None, memory=Memory())
     if "fat" in added:
