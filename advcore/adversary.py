@@ -1,53 +1,30 @@
 """The only place where an objective meets an attack."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol, TypeGuard, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Attack, Counted, to_full_precision
+from advcore.attacks.base import Attack, PassCounter, to_full_precision
 from advcore.errors import must
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import get_speed
-from advcore.types import Loss
 
 _Bindable = TypeVar("_Bindable")
 
 
-class _Rising(Attack, Protocol):
-    """An attack whose ascent one CUDA graph can hold."""
-
-    def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
-        """Return where `rise` starts for x; None if a call takes more than one rise."""
-
-    def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:
-        """Return the x_adv of one start, without waiting for the device."""
-
-
-class _Replaying(Protocol):
-    """A model that can run work by a CUDA graph (`runtime.counted.CountedModel`)."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-    def replay_or_run(
-        self, key: Hashable, work: Callable[..., Tensor], inputs: Sequence[Tensor], passes: tuple[int, int]
-    ) -> Tensor: ...
-
-
-def bind_attack(attack: _Bindable, model: nn.Module, counted: Counted) -> _Bindable:
+def bind_attack(attack: _Bindable, model: nn.Module, count_passes: PassCounter) -> _Bindable:
     """Return the attack with what it needs of the model that it is to attack (`Attack.bind`).
 
-    An attack without the method `bind` needs nothing, and is returned as it is. `counted` wraps a network so that its
-    passes are counted.
+    An attack without the method `bind` needs nothing, and is returned as it is. `count_passes` wraps a network so that
+    its passes are counted.
     """
     bind = getattr(attack, "bind", None)
-    return bind(model, counted) if bind else attack
+    return bind(model, count_passes) if bind else attack
 
 
 def perturb(
@@ -77,7 +54,7 @@ def perturb(
             clean = forward(x)
     if get_speed().channels_last and getattr(attack, "elementwise", False):
         x = x.contiguous(memory_format=torch.channels_last)  # as its gradients lie: mixed layouts are slow to add
-    if get_speed().graphed and _is_rising(attack) and _is_replaying(forward) and not forward.model.training:
+    if get_speed().graphed and isinstance(forward, CountedModel) and not forward.model.training:
         x_adv = _perturb_by_graph(forward, objective, attack, x, y, clean=clean, generator=generator)
         if x_adv is not None:
             return x_adv
@@ -85,36 +62,26 @@ def perturb(
     return attack(partial(_compose, loss, forward), x, generator=generator).detach()
 
 
-def _is_rising(attack: Attack) -> TypeGuard[_Rising]:
-    return hasattr(attack, "rise")
-
-
-def _is_replaying(forward: Callable[[Tensor], Tensor]) -> TypeGuard[_Replaying]:
-    return hasattr(forward, "replay_or_run")
-
-
 def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return loss(forward(x))
 
 
 def _perturb_by_graph(
-    forward: _Replaying,
+    forward: CountedModel,
     objective: Objective,
-    attack: _Rising,
+    attack: Attack,
     x: Tensor,
     y: Tensor,
     *,
     clean: Tensor | None,
     generator: Stream,
 ) -> Tensor | None:
-    """Return x_adv by one graph, once there is one; None for an attack that takes more than one rise."""
+    """Return x_adv by one graph, once there is one; None for an attack that is not one rise (`Attack.begin`)."""
     x = to_full_precision(x)
-    start = attack.begin(x, generator)
+    start = attack.begin(x, generator) if isinstance(attack, Attack) else None
     if start is None:
         return None
-    inputs = [x, start, y]
-    if clean is not None:
-        inputs.append(clean)
+    inputs = [x, start, y] if clean is None else [x, start, y, clean]
 
     def rise(forward: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, y: Tensor, clean: Tensor | None = None):
         loss = choose_ascent(objective, attack.climbs, y, clean)

@@ -65,6 +65,13 @@ class Stream:
         name = repr((int(self.seed), self.purpose, self.epoch, self.path)).encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little", signed=True)
 
+    @property
+    def examples(self) -> Tensor:
+        """The indices (B,) of the bound examples. Raises ValueError for a stream that is not bound."""
+        if self.indices is None:
+            raise ValueError("a stream draws for examples: bind it with at(indices) first")
+        return self.indices
+
     def child(self, *names) -> "Stream":
         """Return another stream, named by this one and `names`, for the same examples."""
         return replace(self, path=(*self.path, *names))
@@ -75,8 +82,7 @@ class Stream:
 
     def take(self, positions: Tensor | slice) -> "Stream":
         """Keep some of the bound examples: `positions` in the bound indices, or a mask over them."""
-        assert self.indices is not None, "a stream that is not bound has no examples to take from"
-        return self.at(self.indices[positions])
+        return self.at(self.examples[positions])
 
     def at_epoch(self, epoch: int) -> "Stream":
         """Return the stream of the same purpose in another epoch."""
@@ -84,9 +90,7 @@ class Stream:
 
     def bits(self, count: int) -> Tensor:
         """Draw (B, count) long, 64 random bits each. Raises ValueError for a stream that is not bound."""
-        if self.indices is None:
-            raise ValueError("a stream draws for examples: bind it with at(indices) first")
-        start = _mix(_mix((self.indices.to(torch.int64) * _GOLDEN).add_(self.key)))
+        start = _mix(_mix((self.examples.to(torch.int64) * _GOLDEN).add_(self.key)))
         steps = torch.arange(1, count + 1, device=start.device, dtype=torch.int64) * _GOLDEN
         return _mix(start[:, None] + steps)
 

@@ -40,7 +40,7 @@ class Selection:
 
 def find_name(table: Mapping[str, type], entry: object) -> str:
     """Return the name under which a table lists the entry's class, or the class's name if it is not listed."""
-    names = (name for name, cls in table.items() if type(entry) is cls)
+    names = (name for name, cls in table.items() if isinstance(entry, cls))
     return next(names, type(entry).__name__)
 
 

@@ -1,101 +1,158 @@
 """The contract of an attack, and what attacks share."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import ClassVar, Protocol, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import field, make_dataclass, replace
+from functools import cache
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from advcore.attacks.memory import Perturbations
+from advcore.deprecation import forward_method, forward_renamed
 from advcore.errors import check_at_least, check_within, require
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
 
-Counted = Callable[[nn.Module], Callable[[Tensor], Tensor]]
+PassCounter = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 """Wraps a network so that its passes are counted."""
 
 _ENOUGH_STEPS = 4  # with fewer, an attack cannot judge a model that was trained with it
 _PROBE_STEPS = 10  # of the attack that judges instead
+_Kind = TypeVar("_Kind")
 
 
-class Attack(Protocol):
+@settings
+class Attack(ABC):
     """Frozen settings; `attack(loss_fn, x, generator=...)` returns x_adv inside the threat model's ball and [0, 1].
+
+    Parameters
+    ----------
+    eps : radius of the ball, in its own units, >= 0.
 
     climbs : name of the loss it wants from the objective (`objectives.base.choose_ascent`).
     norm : of its threat model, for records.
-    eps : radius of its ball, in its own units.
-    training_only : it may leave the ball (never [0, 1]), and is not fit for evaluation.
+    widest : the largest eps that means anything.
+    example : small settings, where the defaults do not do, with which the contract tests build it.
     probes_outside : whether it asks for the loss outside its ball, so that only what it returns counts against a model.
-    restarts : number of independent starts.
-    remembers : whether it starts where it ended before (`recalling`); not fit for evaluation.
-    few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
-        just these; `probe` has more.
     elementwise : whether it moves each pixel by that pixel's gradient alone, so that images may have any memory layout.
         Without this attribute, an attack receives images in the layout that they have.
+    training_only : it may leave the ball (never [0, 1]), and is not fit for evaluation.
+    remembers : whether it starts where it ended before (`with_memory`); not fit for evaluation.
+    few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
+        just these; `probe` has more.
+    restarts : number of independent starts.
+
+    What an attack needs beside its settings, of a model (`bind`) or of earlier epochs (`with_memory`), is a field of
+    the attack that these return, whose class is derived for that: it prints, and is named, like the attack's.
     """
 
-    climbs: ClassVar[str]
+    eps: float
+    climbs: ClassVar[str] = "own"
     norm: ClassVar[str]
-    probes_outside: ClassVar[bool]
-    elementwise: ClassVar[bool]
-
-    # attacks are frozen, and may compute these: they are to be read alone
-
-    @property
-    def eps(self) -> float: ...
+    widest: ClassVar[float]
+    example: ClassVar[Mapping[str, object]] = {}
+    probes_outside: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
+    restarts = 1  # not annotated: a subclass may make it a setting, which then comes in that class's order
 
     @property
-    def training_only(self) -> bool: ...
+    def training_only(self) -> bool:
+        return False
 
     @property
-    def restarts(self) -> int: ...
+    def remembers(self) -> bool:
+        return False
 
     @property
-    def remembers(self) -> bool: ...
+    def few_steps(self) -> bool:
+        return False
 
-    @property
-    def few_steps(self) -> bool: ...
+    def __post_init__(self):
+        require(self._check_eps(), *self._check_more())
 
+    def _check_eps(self) -> str | None:
+        return check_within("eps", self.eps, low=0, high=self.widest)
+
+    def _check_more(self) -> list[str | None]:
+        """Return the problems with the settings that a subclass adds, None for those without."""
+        return []
+
+    @abstractmethod
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         """Attack `x` (B, C, H, W) in [0, 1]; return x_adv of the same shape. `generator` is bound to the B examples."""
 
-    def bind(self, model: nn.Module, counted: Counted) -> "Attack":
-        """Return the attack with what it needs of the model; most need nothing.
-
-        `counted` wraps a network so that its passes are counted.
-        """
-
-    def recalling(self, memory: Perturbations | None) -> "Attack":
-        """Return the attack with the memory that it starts from, if it `remembers`; without memory it starts anew."""
-
+    @abstractmethod
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Return (B,) float64: how far x_adv is outside the ball around x; at most 0 inside."""
 
-    def changed(self, **changes: object) -> "Attack":
-        """Return the attack with other settings, bound to the same model and memory."""
-
-    def scaled(self, fraction: float) -> "Attack":
-        """Return the attack in a ball `fraction` as large, for a ramp over the first epochs."""
-
+    @abstractmethod
     def passes(self) -> tuple[int, int]:
         """Return the forward and backward passes per example; the most it can take, where that depends on the image."""
 
+    @abstractmethod
     def reference(self, steps: int) -> "Attack":
         """Return the attack of the run that relative costs compare with: `steps` steps, one restart."""
 
-    def probe(self) -> "Attack":
-        """Return the attack that judges a model trained with this one: inside the ball, and of several steps."""
-
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
-        """Return what is wrong with these settings for images of `shape` (C, H, W), or None."""
-
+    @abstractmethod
     def describe(self) -> dict[str, object]:
         """Return what a robust accuracy must state: at least norm, eps, steps, step_size and restarts."""
 
+    def problem(self, shape: tuple[int, int, int]) -> str | None:
+        """Return what is wrong with these settings for images of `shape` (C, H, W), or None."""
+        return None
 
-def input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
+    def probe(self) -> "Attack":
+        """Return the attack that judges a model trained with this one: inside the ball, and of several steps."""
+        return self
+
+    def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
+        """Return where `rise` starts for x, in float32 or wider, to end where a call would.
+
+        None for an attack that is not a single rise, such as one with several restarts.
+        """
+        return None
+
+    def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:
+        """Return the x_adv of one start, without waiting for the device: what one CUDA graph can hold."""
+        raise NotImplementedError
+
+    def bind(self, model: nn.Module, count_passes: PassCounter) -> Self:
+        """Return the attack with what it needs of the model; most need nothing."""
+        return self
+
+    def with_memory(self, memory: Perturbations | None) -> Self:
+        """Return the attack with the memory that it starts from, if it `remembers`; without memory it starts anew."""
+        return self
+
+    def with_settings(self, **changes: object) -> Self:
+        """Return the attack with other settings, bound to the same model and memory."""
+        copy: Callable[..., Self] = replace  # which settings there are is known to the subclass alone
+        return copy(self, **changes)
+
+    def scale(self, fraction: float) -> Self:
+        """Return the attack in a ball `fraction` as large, for a ramp over the first epochs."""
+        return self.with_settings(eps=self.eps * fraction)
+
+    def _attach(self, **parts: object) -> Self:
+        """Return the attack together with what it needs beside its settings, each part under its name."""
+        return _add_fields(type(self), *parts)(**(vars(self) | parts))
+
+    changed = forward_method("advcore.attacks.base.Attack.changed", "with_settings")
+    scaled = forward_method("advcore.attacks.base.Attack.scaled", "scale")
+    recalling = forward_method("advcore.attacks.base.Attack.recalling", "with_memory")
+
+
+@cache
+def _add_fields(kind: type[_Kind], *names: str) -> Callable[..., _Kind]:
+    """Derive the class of attacks of this kind that hold more than settings: fields that are not compared or shown."""
+    fields = [(name, object, field(repr=False, compare=False)) for name in names]
+    return make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
+
+
+def take_input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute per-example losses (B,) and the gradient of each with respect to its own input (B, ...).
 
     The losses are summed, so an example's gradient does not depend on the size of its batch.
@@ -103,11 +160,11 @@ def input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
         losses = loss_fn(x)
-        gradient = gradient_of(losses.sum(), x)
+        gradient = take_gradient(losses.sum(), x)
     return losses.detach(), gradient
 
 
-def gradient_of(
+def take_gradient(
     value: Tensor, x: Tensor, *, grad_outputs: Tensor | None = None, retain_graph: bool | None = None
 ) -> Tensor:
     """Return torch.autograd.grad of `value` with respect to x, as one tensor.
@@ -128,76 +185,7 @@ def to_full_precision(x: Tensor) -> Tensor:
 
 
 @settings
-class Bounded:
-    """Settings and behaviour that attacks in a ball share.
-
-    Parameters
-    ----------
-    eps : radius of the ball, in its own units, >= 0.
-    """
-
-    eps: float
-    climbs: ClassVar[str] = "own"
-    probes_outside: ClassVar[bool] = False
-    elementwise: ClassVar[bool] = False
-    described_settings: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
-    restarts = 1  # not annotated: a subclass may make it a setting, which then comes in that class's order
-    norm: ClassVar[str]
-    widest: ClassVar[float]  # the largest eps that means anything
-
-    @property
-    def training_only(self) -> bool:
-        return False
-
-    @property
-    def remembers(self) -> bool:
-        return False
-
-    @property
-    def few_steps(self) -> bool:
-        return False
-
-    def __post_init__(self):
-        require(self._eps_problem(), *self._more_problems())
-
-    def _eps_problem(self) -> str | None:
-        return check_within("eps", self.eps, low=0, high=self.widest)
-
-    def _more_problems(self) -> list[str | None]:
-        """Return the problems with the settings that a subclass adds, None for those without."""
-        return []
-
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
-        return None
-
-    def bind(self, model: nn.Module, counted: Counted) -> Self:
-        return self
-
-    def recalling(self, memory: Perturbations | None) -> Self:
-        return self
-
-    def probe(self) -> "Bounded":
-        return self
-
-    def changed(self, **changes: object) -> Self:
-        copy: Callable[..., Self] = replace  # which settings there are is known to the subclass alone
-        changed = copy(self, **changes)
-        # what the attack is bound to is stored beside the settings, under names with an underscore
-        changed.__dict__.update({name: value for name, value in self.__dict__.items() if name.startswith("_")})
-        return changed
-
-    def _with_private(self, name: str, value: object) -> Self:
-        """Return the attack bound to `value`, which is stored under a name with an underscore."""
-        bound = self.changed()
-        bound.__dict__[name] = value
-        return bound
-
-    def scaled(self, fraction: float) -> Self:
-        return self.changed(eps=self.eps * fraction)
-
-
-@settings
-class Iterated(Bounded):
+class Iterated(Attack):
     """Settings and behaviour of attacks that climb step by step, from one or several starts.
 
     Parameters
@@ -208,8 +196,10 @@ class Iterated(Bounded):
 
     steps: int = 10
     restarts: int = 1
+    described_settings: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
+    example: ClassVar = {"steps": 3}
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         return [check_at_least("steps", self.steps, 1), check_at_least("restarts", self.restarts, 1)]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
@@ -221,19 +211,19 @@ class Iterated(Bounded):
             losses = torch.stack([loss_fn(x_adv) for x_adv in ends])
         return torch.stack(ends)[losses.argmax(0), torch.arange(len(x), device=x.device)]
 
+    @abstractmethod
     def _attack_once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
         """Return the x_adv of a single start."""
-        raise NotImplementedError
 
     def reference(self, steps: int) -> Self:
-        return self.changed(steps=steps, restarts=1)
+        return self.with_settings(steps=steps, restarts=1)
 
     @property
     def few_steps(self) -> bool:
         return self.steps < _ENOUGH_STEPS
 
     def probe(self) -> Self:
-        return self.changed(steps=_PROBE_STEPS) if self.few_steps else self
+        return self.with_settings(steps=_PROBE_STEPS) if self.few_steps else self
 
     def passes(self) -> tuple[int, int]:
         forward, backward = self._count_passes_once()
@@ -251,14 +241,14 @@ class Iterated(Bounded):
         return 2.5 * self.eps / self.steps
 
     def describe(self) -> dict[str, object]:
-        common = {
+        return {
             "norm": self.norm,
             "eps": self.eps,
             "steps": self.steps,
             "step_size": self.length,
             "restarts": self.restarts,
+            **{name: getattr(self, name) for name in self.described_settings},
         }
-        return common | {name: getattr(self, name) for name in self.described_settings}
 
 
 def climb(
@@ -276,6 +266,9 @@ def climb(
     """
     x_adv = project(start)
     for _ in range(steps):
-        _, gradient = input_gradient(loss_fn, x_adv)
+        _, gradient = take_input_gradient(loss_fn, x_adv)
         x_adv = project(move(x_adv, gradient))
     return x_adv.detach()
+
+
+__getattr__ = forward_renamed(__name__, {"Bounded": "advcore.attacks.base.Attack"})

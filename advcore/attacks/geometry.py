@@ -7,7 +7,6 @@ pixels in the order (C, H, W) and return tensors with that memory layout; those 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,47 +14,47 @@ from torch import Tensor
 from advcore.rng import Stream
 
 
-def _flat_norm(flat: Tensor) -> Tensor:
+def _compute_norms(flat: Tensor) -> Tensor:
     """Compute l2 norms (B, 1) of (B, D) that neither under- nor overflow."""
     largest = flat.abs().amax(1, keepdim=True).clamp_min_(torch.finfo(flat.dtype).tiny)
     # The sum is in float64: over the pixels of a large image float32 is off by more than 1e-6.
     return largest * (flat / largest).norm(dim=1, keepdim=True, dtype=torch.float64).to(flat)
 
 
-def _unit(flat: Tensor) -> Tensor:
+def _normalise(flat: Tensor) -> Tensor:
     """Scale each example's direction (B, D) to l2 norm 1; zero stays zero."""
-    norm = _flat_norm(flat)
+    norm = _compute_norms(flat)
     return (flat / norm).masked_fill_((norm > 0).logical_not_(), 0)
 
 
-def linf_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+def project_linf(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     """Project x_adv onto the linf ball of radius `eps` around x and onto [0, 1]; all (B, ...)."""
     return (x_adv - x).clamp_(-eps, eps).add_(x).clamp_(0, 1)
 
 
-def linf_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+def step_linf(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
     """Move every pixel by `step_size` in the direction of its gradient's sign; a gradient of 0 moves nothing."""
     return gradient.sign().mul_(step_size).add_(x_adv)
 
 
-def linf_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
-    """Draw uniformly from the ball of radius `eps` around x (B, ...); may leave [0, 1] (`linf_project`)."""
+def draw_linf(x: Tensor, eps: float, generator: Stream) -> Tensor:
+    """Draw uniformly from the ball of radius `eps` around x (B, ...); may leave [0, 1] (`project_linf`)."""
     return x + generator.uniform(tuple(x.shape)).to(x).mul(2).sub_(1).mul_(eps)
 
 
-def linf_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+def measure_linf(x: Tensor, x_adv: Tensor) -> Tensor:
     """Compute (B,) float64: the largest change of a pixel."""
     return (x_adv.double() - x.double()).flatten(1).abs().amax(1)
 
 
-def l2_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+def project_l2(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     """Project x_adv onto the ball of radius `eps` around x, then onto [0, 1]; all (B, ...).
 
     The second moves every pixel towards x, and so stays in the ball. A point in both stays as it is, bitwise.
     """
     flat_adv, flat = x_adv.flatten(1), x.flatten(1)
     delta = flat_adv - flat
-    norm = _flat_norm(delta)
+    norm = _compute_norms(delta)
     moved = delta.mul_(torch.where(norm > eps, eps / norm, 1.0)).add_(flat)
     return _settle(flat_adv, moved, flat, eps, power=2).view(x.shape)
 
@@ -66,12 +65,12 @@ def _settle(x_adv: Tensor, moved: Tensor, x: Tensor, eps: float, *, power: int) 
     `power` is the norm's. Examples inside stay as they are, bitwise.
     """
     exact = x.double()
-    inside = _powers(exact, x_adv, power).sum(1, keepdim=True) <= eps**power
+    inside = _compute_powers(exact, x_adv, power).sum(1, keepdim=True) <= eps**power
     inside &= (x_adv.amin(1, keepdim=True) >= 0) & (x_adv.amax(1, keepdim=True) <= 1)
     return torch.where(inside, x_adv, _round_inwards(moved, x, exact=exact, eps=eps, power=power).clamp_(0, 1))
 
 
-def _powers(exact: Tensor, x_adv: Tensor, power: int) -> Tensor:
+def _compute_powers(exact: Tensor, x_adv: Tensor, power: int) -> Tensor:
     """Compute what each pixel adds to the norm's power: (B, D) float64. `exact` is x in float64."""
     return (x_adv.double() - exact).abs_().pow_(power)
 
@@ -83,32 +82,32 @@ def _round_inwards(moved: Tensor, x: Tensor, *, exact: Tensor, eps: float, power
     norm's.
     """
     nearer = torch.nextafter(moved, x)
-    before = _powers(exact, moved, power)
+    before = _compute_powers(exact, moved, power)
     unit = 2.0**60  # running sums of whole numbers are exact, and deterministic on every device
     inside = eps**power * (1 - 1e-14)  # a margin for the rounding of the sum, which depends on its order
     need = (before.sum(1, keepdim=True) - inside).clamp_(0, 1).mul_(unit).long()
-    gain = before.sub_(_powers(exact, nearer, power)).mul_(unit).long()
+    gain = before.sub_(_compute_powers(exact, nearer, power)).mul_(unit).long()
     return torch.where(gain.cumsum(1).sub_(gain) < need, nearer, moved)
 
 
-def l2_step(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+def step_l2(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
     """Move along each example's gradient (B, ...) by l2 length `step_size`; a zero gradient moves nothing."""
-    return _unit(gradient.flatten(1)).mul_(step_size).add_(x_adv.flatten(1)).view(x_adv.shape)
+    return _normalise(gradient.flatten(1)).mul_(step_size).add_(x_adv.flatten(1)).view(x_adv.shape)
 
 
-def l2_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
+def draw_l2(x: Tensor, eps: float, generator: Stream) -> Tensor:
     """Draw uniformly from the ball: a uniform direction, and the radius eps u^(1/D)."""
     radius = generator.child("radius").uniform((len(x), 1)).to(x) ** (1 / x[0].numel())
-    direction = _unit(generator.normal(tuple(x.shape)).to(x).flatten(1))
+    direction = _normalise(generator.normal(tuple(x.shape)).to(x).flatten(1))
     return direction.mul_(eps * radius).add_(x.flatten(1)).view(x.shape)
 
 
-def l2_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+def measure_l2(x: Tensor, x_adv: Tensor) -> Tensor:
     """Compute (B,) float64: l2 norms of the changes."""
     return (x_adv.double() - x.double()).flatten(1).norm(dim=1)
 
 
-def l1_project(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+def project_l1(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     """Project x_adv onto the ball of radius `eps` around x and onto [0, 1] at once; all (B, ...).
 
     Each pixel's move is shortened by one length, the same for all pixels of an image, and cut where it would leave
@@ -141,7 +140,7 @@ def _find_shortening(size: Tensor, room: Tensor, eps: float) -> Tensor:
     return torch.where(torch.minimum(size, room).sum(1, keepdim=True) <= eps, torch.zeros_like(length), length)
 
 
-def l1_step(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float = 0.05) -> Tensor:
+def step_l1(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float = 0.05) -> Tensor:
     """Move the pixels with the largest gradients (B, ...), all by the same length, in sum by `step_size`.
 
     `sparsity` is the share of the pixels that move, at most: of those that the gradient does not push out of [0, 1].
@@ -155,7 +154,7 @@ def l1_step(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float =
     return x_adv + step_size * moves.view_as(x_adv)
 
 
-def l1_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
+def draw_l1(x: Tensor, eps: float, generator: Stream) -> Tensor:
     """Draw uniformly from the ball: exponential lengths, divided by the sum of these and one more, random signs."""
     shape = (len(x), 2 * x[0].numel() + 1)
     drawn = generator.uniform(shape).to(x)
@@ -163,27 +162,21 @@ def l1_start(x: Tensor, eps: float, generator: Stream) -> Tensor:
     return x + eps * (lengths[:, :-1] * signs / lengths.sum(1, keepdim=True)).view_as(x)
 
 
-def l1_distance(x: Tensor, x_adv: Tensor) -> Tensor:
+def measure_l1(x: Tensor, x_adv: Tensor) -> Tensor:
     """Compute (B,) float64: sums of the pixels' absolute changes."""
     return (x_adv.double() - x.double()).flatten(1).abs().sum(1)
-
-
-class Projection(Protocol):
-    """Moves x_adv to the ball of radius `eps` around x and into [0, 1]."""
-
-    def __call__(self, x_adv: Tensor, x: Tensor, eps: float) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Geometry:
     """The functions of one threat model.
 
-    project : (x_adv, x, eps) to the ball around x and [0, 1]. step : (x_adv, gradient, step_size) to the next point.
-    start : (x, eps, generator) to a random point of the ball. distance : (x, x_adv) to (B,) norms. power : the largest
-    distance of two images is D ** power, D their number of pixels.
+    project : (x_adv, x, eps), also by name, to the ball around x and [0, 1]. step : (x_adv, gradient, step_size) to the
+    next point. start : (x, eps, generator) to a random point of the ball. distance : (x, x_adv) to (B,) norms. power :
+    the largest distance of two images is D ** power, D their number of pixels.
     """
 
-    project: Projection
+    project: Callable[..., Tensor]
     step: Callable[[Tensor, Tensor, float], Tensor]
     start: Callable[[Tensor, float, Stream], Tensor]
     distance: Callable[[Tensor, Tensor], Tensor]
@@ -194,7 +187,8 @@ class Geometry:
         return float(pixels**self.power)
 
 
-LINF = Geometry(project=linf_project, step=linf_step, start=linf_start, distance=linf_distance, power=0)
-L2 = Geometry(project=l2_project, step=l2_step, start=l2_start, distance=l2_distance, power=0.5)
-L1 = Geometry(project=l1_project, step=l1_step, start=l1_start, distance=l1_distance, power=1)
-LP = {"linf": LINF, "l2": L2, "l1": L1}
+LP = {
+    "linf": Geometry(project=project_linf, step=step_linf, start=draw_linf, distance=measure_linf, power=0),
+    "l2": Geometry(project=project_l2, step=step_l2, start=draw_l2, distance=measure_l2, power=0.5),
+    "l1": Geometry(project=project_l1, step=step_l1, start=draw_l1, distance=measure_l1, power=1),
+}

@@ -4,8 +4,7 @@ import math
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
 from advcore.errors import check_within
@@ -17,12 +16,12 @@ _LUMINANCE = (
     (14, 17, 22, 29, 51, 87, 80, 62), (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
     (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
 )  # fmt: skip
+# the corner of low frequencies of table K.2; all other divisors are 99
 _CHROMINANCE = (
     (17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99),
 )  # fmt: skip
-"""The corner of low frequencies of table K.2; all other divisors are 99."""
+# red, green and blue from luminance and the two chrominances (JFIF)
 _RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
-"""Red, green and blue from luminance and the two chrominances (JFIF)."""
 
 
 @settings
@@ -42,25 +41,25 @@ class JPEGLinf(Functional):
     eps: float = 0.125
     quality: int = 80
     norm: ClassVar[str] = "jpeg"
+    example: ClassVar = {"eps": 0.5, "steps": 3}
     widest: ClassVar[float] = 255.0
     described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 
-    def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), check_within("quality", self.quality, low=1, high=100)]
+    def _check_more(self) -> list[str | None]:
+        return [*super()._check_more(), check_within("quality", self.quality, low=1, high=100)]
 
-    def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
+    def choose_shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), x.shape[1], *(8 * math.ceil(size / 8) for size in x.shape[2:])
 
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
-        cosines, steps, colours = self._tables(x)
-        blocks = _to_blocks(p) * steps
-        pixels = _from_blocks(cosines.T @ blocks @ cosines, p.shape) / 255
+        cosines, steps, colours = self._build_tables(x)
+        pixels = _from_blocks(cosines.T @ (_to_blocks(p) * steps) @ cosines, p.shape) / 255
         change = torch.einsum("dc,bchw->bdhw", colours, pixels)
         return (x + change[:, :, : x.shape[2], : x.shape[3]]).clamp(0, 1)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         x, x_adv = x.double(), x_adv.double()
-        cosines, steps, colours = self._tables(x)
+        cosines, steps, colours = self._build_tables(x)
         height, width = (8 * (size // 8) for size in x.shape[2:])  # whole blocks
         if not height or not width:
             return x.new_full((len(x),), -self.eps)
@@ -71,12 +70,12 @@ class JPEGLinf(Functional):
         clipped = _to_blocks(((x_adv <= 0) | (x_adv >= 1)).to(x)).amax((-1, -2, 1)) > 0
         return largest.masked_fill(clipped, 0).flatten(1).amax(1) - self.eps
 
-    def _tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _build_tables(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cosine transform (8, 8), quantisation steps (C, 1, 1, 8, 8), and the colour transform (C, C)."""
         k = torch.arange(8, dtype=torch.float64)
         cosines = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) / 2
         cosines[0] /= 2**0.5
-        chrominance = F.pad(torch.tensor(_CHROMINANCE), (0, 4, 0, 4), value=99)
+        chrominance = nn.functional.pad(torch.tensor(_CHROMINANCE), (0, 4, 0, 4), value=99)
         tables = torch.stack([torch.tensor(_LUMINANCE), chrominance, chrominance]).double()
         scale = 50 / self.quality if self.quality < 50 else 2 - self.quality / 50
         steps = (tables * scale).round().clamp(1, 255)

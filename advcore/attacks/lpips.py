@@ -3,13 +3,13 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import input_gradient
+from advcore.attacks.base import take_input_gradient
 from advcore.errors import ConfigError, must
 from advcore.runtime.precision import disable_compilation
 from advcore.types import Loss
@@ -28,15 +28,15 @@ def embed_activations(activations: Iterable[Tensor]) -> Tensor:
 
     Reference: Laidlaw et al. 2021 (PAT), section 3; Zhang et al. 2018 (LPIPS), eq. 1 with all weights 1.
     """
-    parts = []
-    for a in activations:
-        a = a.to(torch.promote_types(a.dtype, torch.float32))
-        norm = (a.square().sum(1, keepdim=True) + _TINY).sqrt() + _NORM
-        parts.append((a / norm / (a.shape[2] * a.shape[3]) ** 0.5).flatten(1))
-    return torch.cat(parts, 1)
+    return torch.cat([_embed_layer(a.to(torch.promote_types(a.dtype, torch.float32))) for a in activations], 1)
 
 
-def embedding_distance(embeddings: Tensor, others: Tensor) -> Tensor:
+def _embed_layer(a: Tensor) -> Tensor:
+    norm = (a.square().sum(1, keepdim=True) + _TINY).sqrt() + _NORM
+    return (a / norm / (a.shape[2] * a.shape[3]) ** 0.5).flatten(1)
+
+
+def compare_embeddings(embeddings: Tensor, others: Tensor) -> Tensor:
     """Compute the distances (B,) of embeddings (B, F) to others; the gradient is 0 where they are equal."""
     return ((embeddings - others).square().sum(1) + _TINY).sqrt() - _TINY**0.5
 
@@ -54,7 +54,7 @@ def catch_activations(network: nn.Module, layers: Sequence[str] | None) -> Itera
     The mapping has one activation for each layer, or for each image size.
     """
     modules = dict(network.named_modules())
-    names = [_complete(name, modules) for name in layers or ()]
+    names = [_complete_name(name, modules) for name in layers or ()]
     if not layers:
         names = [name for name in modules if _STAGE.fullmatch(name)]
     activations: dict[object, Tensor] = {}
@@ -68,15 +68,13 @@ def catch_activations(network: nn.Module, layers: Sequence[str] | None) -> Itera
         elif isinstance(module, nn.Conv2d) or (activations and height * width > 1):
             activations[height, width] = out
 
-    hooks = [modules[name].register_forward_hook(partial(catch, name)) for name in names or modules]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name in names or modules:
+            hooks.enter_context(modules[name].register_forward_hook(partial(catch, name)))
         yield activations
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _complete(name: str, modules: Mapping[str, nn.Module]) -> str:
+def _complete_name(name: str, modules: Mapping[str, nn.Module]) -> str:
     """Return the dotted name of the only module whose name ends in `name`; raise ConfigError if there is not one."""
     matches = [key for key in modules if f".{key}".endswith(f".{name}")]
     if len(matches) != 1:
@@ -84,6 +82,7 @@ def _complete(name: str, modules: Mapping[str, nn.Module]) -> str:
     return matches[0]
 
 
+@dataclass(frozen=True)
 class Embedder:
     """Computes embeddings of images, by the attacked model itself or by another network.
 
@@ -92,46 +91,67 @@ class Embedder:
     network : the network whose activations are compared.
     layers : their names; None finds them (`catch_activations`).
     forward : how that network is called, with its passes counted; None: it is the attacked model, which a loss calls.
+
+    Raises ConfigError for names of layers that the network does not have.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str] | None, forward: Callable[[Tensor], Tensor] | None):
-        self._network = network
-        self._layers = layers
-        self._forward = forward
+    network: nn.Module
+    layers: Sequence[str] | None
+    forward: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self):
+        with catch_activations(self.network, self.layers):
+            pass  # the names are looked up
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the embeddings (B, F) of x, by a forward pass that is not counted."""
-        return self._run(self._network, x.clone())[1]
+        return self.run(self.network, x.clone())[1]
 
-    @overload
-    def measure(self, loss_fn: Loss, x: Tensor, *, losses: Literal[True] = True) -> tuple[Tensor, Tensor]: ...
-
-    @overload
-    def measure(self, loss_fn: Loss, x: Tensor, *, losses: bool) -> tuple[Tensor | None, Tensor]: ...
-
-    def measure(self, loss_fn: Loss, x: Tensor, *, losses: bool = True) -> tuple[Tensor | None, Tensor]:
-        """Return losses (B,), if they are asked for, and embeddings (B, F) of x.
-
-        Cost: one pass if the attacked model is the network; else one of the network, and one for the losses.
-        """
-        if self._forward is None:
-            out, embeddings = self._run(loss_fn, x)
-            return out, embeddings + _zeros_of(out)
-        values = loss_fn(x) if losses else None
-        logits, embeddings = self._run(self._forward, x)
-        return values, embeddings + _zeros_of(logits.sum(1))
-
-    def _run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `function(x)`, which calls the network, and the embeddings of the activations in it."""
         # in full precision: bfloat16 is too coarse to hold a point inside a ball
-        with catch_activations(self._network, self._layers) as activations, disable_compilation(in_full=True):
+        with catch_activations(self.network, self.layers) as activations, disable_compilation(in_full=True):
             out = function(x)
-        if not activations or (self._layers and len(activations) != len(self._layers)):
-            raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self._layers, "name others"))
+        if not activations or (self.layers and len(activations) != len(self.layers)):
+            raise ConfigError(must("layers", "layers whose output is (B, C, H, W)", self.layers, "name others"))
         return out, embed_activations(activations.values())
 
 
-def _zeros_of(out: Tensor) -> Tensor:
+class View:
+    """Images near clean ones x (B, C, H, W), as a perceptual attack sees them.
+
+    `clean_losses` (B,) and `clean_embeddings` (B, F) are those of x. Cost: what `measure` takes at x.
+    """
+
+    def __init__(self, embedder: Embedder, loss_fn: Loss, x: Tensor):
+        self._embedder = embedder
+        self._loss_fn = loss_fn
+        with torch.no_grad():
+            self.clean_losses, self.clean_embeddings = self.measure(x)
+
+    def measure(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return losses (B,) and embeddings (B, F) of images.
+
+        Cost: one pass if the attacked model is the network; else one of the network, and one for the losses.
+        """
+        if self._embedder.forward is not None:
+            return self._loss_fn(images), self.embed(images)
+        losses, embeddings = self._embedder.run(self._loss_fn, images)
+        return losses, embeddings + _make_zeros(losses)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the embeddings (B, F) alone, by one pass of the network."""
+        if self._embedder.forward is None:
+            return self.measure(images)[1]
+        logits, embeddings = self._embedder.run(self._embedder.forward, images)
+        return embeddings + _make_zeros(logits.sum(1))
+
+    def measure_distances(self, images: Tensor) -> Tensor:
+        """Return the distances (B,) of images from the clean ones, by one pass of the network."""
+        return compare_embeddings(self.embed(images), self.clean_embeddings)
+
+
+def _make_zeros(out: Tensor) -> Tensor:
     """Return (B, 1) zeros that depend on the network's output, so that a gradient of embeddings alone is counted."""
     return 0 * out.nan_to_num(0, 0, 0)[:, None]
 
@@ -148,7 +168,7 @@ def project(distance: Loss, x: Tensor, x_adv: Tensor, eps: float) -> Tensor:
     """
     x_adv = x_adv.detach().clamp(0, 1)
     for _ in range(_NEWTON_STEPS):
-        distances, gradient = input_gradient(distance, x_adv)
+        distances, gradient = take_input_gradient(distance, x_adv)
         outside = ~(distances <= eps)  # so that NaN counts as outside
         if not bool(outside.any()):
             return x_adv

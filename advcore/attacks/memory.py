@@ -1,16 +1,18 @@
 """The start "remembered": an attack starts where it left the example the last time."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from advcore.cost import format_gigabytes
-from advcore.errors import CheckpointError, ConfigError, check_at_least, check_one_of, must, require
+from advcore.errors import CheckpointError, ConfigError, check_at_least, check_one_of, must, require, unless
 from advcore.rng import Stream
 from advcore.runtime.device import measure_free_memory
 from advcore.settings import settings
 
+Augmentation = Callable[[Tensor, Stream], Tensor]
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
 PLACES = ("auto", "device", "host")
 _MOST = 0.5  # share of the device's free memory above which "auto" takes the host's: the model needs the rest
@@ -37,31 +39,31 @@ class Memory:
     place: str = "auto"
 
     def __post_init__(self):
-        problems = [check_one_of("precision", self.precision, PRECISIONS)]
-        if self.reset is not None:
-            problems.append(check_at_least("reset", self.reset, 1, "leave it out never to forget"))
-        require(*problems, check_one_of("place", self.place, PLACES))
+        require(
+            check_one_of("precision", self.precision, PRECISIONS),
+            unless(self.reset is None, check_at_least("reset", self.reset, 1, "leave it out never to forget")),
+            check_one_of("place", self.place, PLACES),
+        )
 
-    def nbytes(self, examples: int, shape: tuple[int, int, int]) -> int:
+    def count_bytes(self, examples: int, shape: tuple[int, int, int]) -> int:
         """Return the bytes that the perturbations of this number of images of `shape` (C, H, W) take."""
         channels, height, width = shape
         return examples * (channels * (height * width + 1) * PRECISIONS[self.precision].itemsize + 5)
 
     def settle(self, needed: int, device: torch.device) -> torch.device:
         """Return the device that stores `needed` bytes. Raises ConfigError, with figures, where they do not fit."""
-        where = device
         free = measure_free_memory(device)
         is_crowded = self.place == "auto" and free is not None and needed > _MOST * free
         if device.type == "cpu" or self.place == "host" or is_crowded:
-            where = torch.device("cpu")
-            free = measure_free_memory(where)
+            device = torch.device("cpu")
+            free = measure_free_memory(device)
         if free is not None and needed > free:
             way_out = "use memory.precision: int8, memory.place: host, a smaller budget, or another attack.start"
             raise ConfigError(
                 must("memory.place", f"where {format_gigabytes(needed)} of perturbations fit", self.place, way_out)
-                + f" ({format_gigabytes(free)} are free on {where})"
+                + f" ({format_gigabytes(free)} are free on {device})"
             )
-        return where
+        return device
 
 
 class Perturbations:
@@ -87,15 +89,14 @@ class Perturbations:
         size: int,
         shape: tuple[int, int, int],
         device: torch.device,
-        augment: Callable[[Tensor, Stream], Tensor] | None = None,
+        augment: Augmentation | None = None,
         place: torch.device | None = None,
     ):
         self.settings = settings
-        channels, height, width = shape
-        self.shape = (channels, height, width)
+        self.shape = shape
         self.device = device
         self.augment = augment
-        self.place = device if place is None else place
+        self.place = place or device
         self.slots = torch.full((size,), -1, dtype=torch.long, device=device)
         self.epochs = 0  # begun since everything was forgotten
         self._buffer: Tensor | None = None  # pinned, between the host's memory and the device
@@ -123,12 +124,11 @@ class Perturbations:
             self._resize(room or len(indices), staying)
         self.slots = torch.where(staying, self.slots, -1)
         joining = (in_epoch & ~staying).nonzero()[:, 0]
-        if len(joining):
-            free = torch.ones_like(self.known)
-            free[self.slots[staying]] = False
-            self.slots[joining] = free.nonzero()[: len(joining), 0]
-            self._forget(self.slots[joining])
-        if self.settings.reset and self.epochs == self.settings.reset:
+        free = torch.ones_like(self.known)
+        free[self.slots[staying]] = False
+        self.slots[joining] = free.nonzero()[: len(joining), 0]
+        self._forget(self.slots[joining])
+        if self.epochs == self.settings.reset:
             self._forget(torch.arange(len(self.known), device=self.device))
             self.epochs = 0
         self.epochs += 1
@@ -169,7 +169,7 @@ class Perturbations:
         if not len(self.known):
             return fresh()
         slots = self.slots[indices]
-        frame = self._frame(indices)
+        frame = self._find_frame(indices)
         filled = slots.clamp_min(0)  # examples without a slot read any, and start afresh below
         rows = self._read(filled)
         pixels = rows[:, :, 1:] if frame is None else rows.gather(2, frame)
@@ -190,7 +190,7 @@ class Perturbations:
     def keep(self, x: Tensor, x_adv: Tensor, indices: Tensor) -> None:
         """Store where the attack ended: `x_adv` on the images `x` of the view, (B, C, H, W)."""
         slots = self.slots[indices]
-        frame = self._frame(indices)
+        frame = self._find_frame(indices)
         new = (x_adv if self.settings.precision == "float32" else x_adv - x).flatten(2)
         rows = self._read(slots)
         if self.settings.precision == "int8":
@@ -225,7 +225,7 @@ class Perturbations:
         """The value that stands for a pixel of which nothing is stored."""
         return float("nan") if self.settings.precision == "float32" else 0.0
 
-    def _frame(self, indices: Tensor) -> Tensor | None:
+    def _find_frame(self, indices: Tensor) -> Tensor | None:
         """Return (B, C, H W) long: which pixel of the plain view, from 1, stands where in this one; 0 for none.
 
         None for the plain view itself.
@@ -240,8 +240,12 @@ class Perturbations:
 
     def state(self) -> dict[str, object]:
         """Return a copy of everything stored, for a checkpoint."""
-        tensors = {name: getattr(self, name).detach().cpu().clone() for name in _STORED}
-        return tensors | {"epochs": self.epochs, "precision": self.settings.precision, "shape": list(self.shape)}
+        return {
+            **{name: getattr(self, name).detach().cpu().clone() for name in _STORED},
+            "epochs": self.epochs,
+            "precision": self.settings.precision,
+            "shape": list(self.shape),
+        }
 
     def restore(self, state: Mapping) -> None:
         """Take over what `state` returned. Raises CheckpointError if it is of other images or another precision."""
@@ -266,25 +270,20 @@ def _number_pixels(size: int, shape: tuple[int, int, int], device: torch.device)
     return numbers.view(1, 1, height, width).expand(size, 1, height, width)
 
 
-def refuse_unmoved(augment: Callable[[Tensor, Stream], Tensor], shape: tuple[int, int, int], stream: Stream) -> None:
+def refuse_unmoved(augment: Augmentation, shape: tuple[int, int, int], stream: Stream) -> None:
     """Raise ConfigError unless `augment` only moves pixels, so that what is remembered can move with them.
 
     Each pixel may go to one place at most, and all channels must move alike.
     """
-    try:
-        is_fit = _only_moves_pixels(augment, shape, stream)
-    except Exception:  # whatever an augmentation raises that does not take images of one channel
-        is_fit = False
-    if not is_fit:
-        name = getattr(augment, "__name__", type(augment).__name__)
-        raise ConfigError(
-            must("augment", "an augmentation that only moves pixels, for start: remembered", name, "use start: uniform")
-        )
+    with suppress(Exception):  # whatever an augmentation raises that does not take images of one channel
+        if _only_moves_pixels(augment, shape, stream):
+            return
+    name = getattr(augment, "__name__", type(augment).__name__)
+    rule = "an augmentation that only moves pixels, for start: remembered"
+    raise ConfigError(must("augment", rule, name, "use start: uniform"))
 
 
-def _only_moves_pixels(
-    augment: Callable[[Tensor, Stream], Tensor], shape: tuple[int, int, int], stream: Stream
-) -> bool:
+def _only_moves_pixels(augment: Augmentation, shape: tuple[int, int, int], stream: Stream) -> bool:
     """Try the augmentation on a few images whose pixels are numbered, and look where the numbers went."""
     indices = torch.arange(8)
     pixels = shape[1] * shape[2]

@@ -6,17 +6,17 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from advcore.attacks.base import Bounded, climb, to_full_precision
-from advcore.attacks.geometry import linf_distance, linf_start, linf_step
-from advcore.attacks.pgd import LinfPGD, pixel_radius
-from advcore.errors import check_positive, check_within
+from advcore.attacks.base import Attack, climb, to_full_precision
+from advcore.attacks.geometry import draw_linf, measure_linf, step_linf
+from advcore.attacks.pgd import LinfPGD, check_radius
+from advcore.errors import check_positive, check_within, unless
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
 
 
 @settings
-class NFGSM(Bounded):
+class NFGSM(Attack):
     """Uniform noise of `noise` eps, then a signed step of `step_size`; cut to [0, 1] only. For training.
 
     Parameters
@@ -34,15 +34,16 @@ class NFGSM(Bounded):
     training_only: ClassVar[bool] = True
     few_steps: ClassVar[bool] = True
     elementwise: ClassVar[bool] = True
+    example: ClassVar = {"eps": 8 / 255}
 
-    def _eps_problem(self) -> str | None:
-        return pixel_radius(self.eps, 1.0)
+    def _check_eps(self) -> str | None:
+        return check_radius(self.eps, 1.0)
 
-    def _more_problems(self) -> list[str | None]:
-        problems = [check_within("noise", self.noise, low=0, high=100)]
-        if self.step_size is not None:
-            problems.append(check_positive("step_size", self.step_size, "leave it out for eps"))
-        return problems
+    def _check_more(self) -> list[str | None]:
+        return [
+            check_within("noise", self.noise, low=0, high=100),
+            unless(self.step_size is None, check_positive("step_size", self.step_size, "leave it out for eps")),
+        ]
 
     @property
     def length(self) -> float:
@@ -53,17 +54,17 @@ class NFGSM(Bounded):
         x = to_full_precision(x)
         return climb(
             loss_fn,
-            linf_start(x, self.noise * self.eps, generator),
+            draw_linf(x, self.noise * self.eps, generator),
             steps=1,
-            move=partial(linf_step, step_size=self.length),
+            move=partial(step_linf, step_size=self.length),
             project=partial(torch.clamp, min=0, max=1),
         )
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        return linf_distance(x, x_adv) - self.eps
+        return measure_linf(x, x_adv) - self.eps
 
-    def scaled(self, fraction: float) -> Self:
-        return self.changed(eps=self.eps * fraction, step_size=self.length * fraction or None)
+    def scale(self, fraction: float) -> Self:
+        return self.with_settings(eps=self.eps * fraction, step_size=self.length * fraction or None)
 
     def passes(self) -> tuple[int, int]:
         return 1, 1

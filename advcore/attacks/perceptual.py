@@ -1,14 +1,14 @@
 """LPIPS-bounded attacks on a Lagrangian (Laidlaw et al. 2021): LPA, and Fast-LPA, which PAT trains with."""
 
 import copy
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Self
+from abc import abstractmethod
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from advcore.attacks.base import Counted, Iterated, input_gradient
-from advcore.attacks.lpips import Embedder, catch_activations, embedding_distance, project
+from advcore.attacks.base import Iterated, PassCounter, take_gradient
+from advcore.attacks.lpips import Embedder, View, compare_embeddings, project
 from advcore.errors import ConfigError, check_at_least, must
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -19,18 +19,6 @@ _PROBE = 0.1  # length of the step by which a direction's LPIPS length is measur
 _DECAY = 0.1  # of the step size, from the first step to the last
 MAX_MARGIN = 1.0  # kappa: PPGD and LPA gain nothing from a margin above it
 PROJECTION = (21, 10)  # forward and backward passes, at most (`lpips.project`)
-
-
-class Observation(NamedTuple):
-    """Margins (B,) of images, if they were asked for; embeddings (B, F); and distances (B,) from the clean images."""
-
-    margins: Tensor | None
-    embeddings: Tensor
-    distances: Tensor
-
-
-Observe = Callable[..., Observation]
-"""Called with images (B, C, H, W), and `margins=False` where their margins are not needed."""
 
 
 @settings
@@ -58,79 +46,63 @@ class Perceptual(Iterated):
     norm: ClassVar[str] = "lpips"
     probes_outside: ClassVar[bool] = True
     widest: ClassVar[float] = 10.0
-    _external: ClassVar[nn.Module | None] = None
-    _embedder: ClassVar[Embedder | None] = None
+    example: ClassVar = {"eps": 0.3, "steps": 3}
+    external: ClassVar[nn.Module | None] = None  # a field once there is one (`by`)
+    embedder: ClassVar[Embedder | None] = None  # a field of a bound attack
 
     def by(self, network: nn.Module) -> Self:
         """Return the attack with its distance measured in a frozen copy of `network`, not in the attacked model."""
-        return self._with_private("_external", copy.deepcopy(network).eval().requires_grad_(False))
+        return self._attach(external=copy.deepcopy(network).eval().requires_grad_(False))
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         no_layers = must("layers", "at least one name", self.layers, "leave it out") if self.layers == [] else None
-        return [*super()._more_problems(), no_layers]
+        return [*super()._check_more(), no_layers]
 
     @property
     def length(self) -> float:
         """LPIPS length of the first step."""
         return self.eps
 
-    def _decayed_length(self, done: float) -> float:
-        """Return the LPIPS length of a step when the share `done` of the steps is behind."""
-        return self.length * _DECAY**done
-
     @property
     def _passes_to_observe(self) -> int:
         """Passes that margins and distances of an image take together: an external network adds one."""
-        return 1 if self._external is None and self.network is None else 2
+        return 1 if self.external is None and self.network is None else 2
 
-    def bind(self, model: nn.Module, counted: Counted) -> Self:
-        if self._external is None and self.network is not None:
+    def bind(self, model: nn.Module, count_passes: PassCounter) -> Self:
+        if self.external is None and self.network is not None:
             raise ConfigError(must("network", "loaded first (`attack.by(module)`)", self.network))
-        network, forward = model, None
-        if self._external is not None:
-            network, forward = self._external, counted(self._external)
-        with catch_activations(network, self.layers):
-            pass  # raises for names of layers that it does not have
-        return self._with_private("_embedder", Embedder(network, self.layers, forward))
+        if self.external is None:
+            return self._attach(embedder=Embedder(model, self.layers))
+        return self._attach(embedder=Embedder(self.external, self.layers, count_passes(self.external)))
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         embedder = self._bound_embedder
         with torch.no_grad():
-            return embedding_distance(embedder(x), embedder(x_adv)).double() - self.eps
+            return compare_embeddings(embedder(x), embedder(x_adv)).double() - self.eps
 
     def describe(self) -> dict[str, object]:
-        network = "own" if self._external is None else type(self._external).__name__
+        network = "own" if self.external is None else type(self.external).__name__
         return super().describe() | {"network": network, "layers": self.layers, "correct_only": self.correct_only}
 
     @property
     def _bound_embedder(self) -> Embedder:
-        if self._embedder is None:
+        if self.embedder is None:
             raise ConfigError(must("attack", "bound to a model (`attack.bind(model, counted)`)", type(self).__name__))
-        return self._embedder
+        return self.embedder
 
     def _attack_once(self, loss_fn: Loss, x: Tensor, generator: Stream) -> Tensor:
-        embedder = self._bound_embedder
-        with torch.no_grad():
-            clean_margins, clean_embeddings = embedder.measure(loss_fn, x)
-
-        def observe(images: Tensor, margins: bool = True) -> Observation:
-            losses, embeddings = embedder.measure(loss_fn, images, losses=margins)
-            return Observation(losses, embeddings, embedding_distance(embeddings, clean_embeddings))
-
+        view = View(self._bound_embedder, loss_fn, x)
         start = (x + _NOISE * generator.normal(tuple(x.shape)).to(x)).clamp(0, 1)
-        x_adv = self._search(observe, x, start)
-        return torch.where((clean_margins > 0).view(-1, 1, 1, 1), x, x_adv) if self.correct_only else x_adv
+        x_adv = self._search(view, x, start)
+        return torch.where((view.clean_losses > 0).view(-1, 1, 1, 1), x, x_adv) if self.correct_only else x_adv
 
-    def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
+    @abstractmethod
+    def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         """Return the adversarial images, from the noisy start `x_adv`."""
-        raise NotImplementedError
-
-    def _project(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
-        return project(lambda images: observe(images, margins=False).distances, x, x_adv, self.eps)
 
 
 def ascend(
-    observe: Observe, x_adv: Tensor, *, penalty: Tensor | float, eps: float, size: float, clip: float
+    view: View, x_adv: Tensor, *, penalty: Tensor | float, eps: float, size: float, clip: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take one step up the Lagrangian: the margin, clipped above at `clip`, less `penalty` x the distance's excess.
 
@@ -139,21 +111,17 @@ def ascend(
     Returns the next point (B, C, H, W), and margins and distances (B,) before the step.
     Reference: Laidlaw et al. 2021, algorithm 2.
     """
-    observations: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def lagrangian(images: Tensor) -> Tensor:
-        observation = observe(images)
-        assert observation.margins is not None, "margins are left out only where margins=False"
-        observations.append((observation.margins, observation.embeddings, observation.distances))
-        return observation.margins.clamp_max(clip) - penalty * (observation.distances - eps).relu()
-
-    _, gradient = input_gradient(lagrangian, x_adv)
-    margins, embeddings, distances = (part.detach() for part in observations[0])
-    direction = (gradient / (l2_norms(gradient) + 1e-8)).nan_to_num(0, 0, 0)
+    x_adv = x_adv.detach().requires_grad_(True)
+    with torch.enable_grad():
+        margins, embeddings = view.measure(x_adv)
+        distances = compare_embeddings(embeddings, view.clean_embeddings)
+        lagrangian = margins.clamp_max(clip) - penalty * (distances - eps).relu()
+        gradient = take_gradient(lagrangian.sum(), x_adv)
+    direction = (gradient / (compute_norms(gradient) + 1e-8)).nan_to_num(0, 0, 0)
     with torch.no_grad():
-        probed = observe(x_adv + _PROBE * direction, margins=False).embeddings
-    rate = embedding_distance(probed, embeddings).view(-1, 1, 1, 1) / _PROBE
-    return (x_adv + direction * (size / (rate + 1e-4))).clamp(0, 1), margins, distances
+        rate = compare_embeddings(view.embed(x_adv + _PROBE * direction), embeddings).view(-1, 1, 1, 1) / _PROBE
+        moved = (x_adv + direction * (size / (rate + 1e-4))).clamp(0, 1)
+    return moved, margins.detach(), distances.detach()
 
 
 @settings
@@ -176,20 +144,20 @@ class FastLPA(Perceptual):
         return not self.project
 
     def probe(self) -> Self:
-        return super().probe().changed(project=True)
+        return super().probe().with_settings(project=True)
 
     def _count_passes_once(self) -> tuple[int, int]:
         projection = PROJECTION if self.project else (0, 0)
         forward = self._passes_to_observe + (self._passes_to_observe + 1) * self.steps
         return forward + projection[0], self._passes_to_observe * self.steps + projection[1]
 
-    def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
+    def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         for step in range(self.steps):
             done = step / self.steps
-            size = self._decayed_length(done)
             penalty = 10 * 0.1 ** (1 - done)
-            x_adv, _, _ = ascend(observe, x_adv, penalty=penalty, eps=self.eps, size=size, clip=float("inf"))
-        return self._project(observe, x, x_adv) if self.project else x_adv
+            size = self.length * _DECAY**done
+            x_adv, _, _ = ascend(view, x_adv, penalty=penalty, eps=self.eps, size=size, clip=float("inf"))
+        return project(view.measure_distances, x, x_adv, self.eps) if self.project else x_adv
 
 
 @settings
@@ -210,36 +178,37 @@ class LPA(Perceptual):
 
     steps: int = 40
     rounds: int = 5
+    example: ClassVar = {"eps": 0.3, "steps": 3, "rounds": 2}
 
-    def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), check_at_least("rounds", self.rounds, 1)]
+    def _check_more(self) -> list[str | None]:
+        return [*super()._check_more(), check_at_least("rounds", self.rounds, 1)]
 
     def _count_passes_once(self) -> tuple[int, int]:
         forward = self.rounds * ((self._passes_to_observe + 1) * self.steps + 1)
         backward = self.rounds * self.steps * self._passes_to_observe
         return self._passes_to_observe + forward + PROJECTION[0], backward + PROJECTION[1]
 
-    def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
+    def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
         penalty = torch.full((len(x),), 0.01, device=x.device, dtype=x.dtype)
         for _ in range(self.rounds):
             for step in range(self.steps):
-                size = self._decayed_length(step / self.steps)
+                size = self.length * _DECAY ** (step / self.steps)
                 moved, margins, distances = ascend(
-                    observe, x_adv, penalty=penalty, eps=self.eps, size=size, clip=MAX_MARGIN
+                    view, x_adv, penalty=penalty, eps=self.eps, size=size, clip=MAX_MARGIN
                 )
                 moving = (margins <= 0) | (distances > self.eps)
                 x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
                 if not bool(moving.any()):
-                    return self._project(observe, x, x_adv)
+                    return project(view.measure_distances, x, x_adv, self.eps)
             with torch.no_grad():
-                distances = observe(x_adv, margins=False).distances
+                distances = view.measure_distances(x_adv)
             penalty = torch.where(distances > self.eps, 10 * penalty, penalty)
-        return self._project(observe, x, x_adv)
+        return project(view.measure_distances, x, x_adv, self.eps)
 
     def describe(self) -> dict[str, object]:
         return super().describe() | {"rounds": self.rounds}
 
 
-def l2_norms(a: Tensor) -> Tensor:
+def compute_norms(a: Tensor) -> Tensor:
     """Compute (B, 1, 1, 1), the l2 norm of each image."""
     return a.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

@@ -7,9 +7,9 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from advcore.attacks.base import Iterated, climb
-from advcore.attacks.geometry import L1, L2, LINF, Geometry, l1_step
+from advcore.attacks.geometry import LP, Geometry, step_l1
 from advcore.attacks.memory import Perturbations
-from advcore.errors import check_one_of, check_positive, check_share, check_within, must
+from advcore.errors import check_one_of, check_positive, check_share, check_within, must, unless
 from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -21,7 +21,7 @@ MOST_PIXELS = 1e12  # stands for the number of pixels before the data are known
 _GAUSSIAN_START = 1e-3  # as in TRADES (Zhang et al. 2019), trades.py
 
 
-def pixel_radius(eps: object, largest: float) -> str | None:
+def check_radius(eps: object, largest: float) -> str | None:
     """Return the problem with a radius in pixel units that must be at most `largest`, or None."""
     way_out = "pixels are in [0, 1], and eps counts in the same units"
     if isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps):
@@ -50,23 +50,32 @@ class PGD(Iterated):
 
     step_size: float | None = None
     start: str = "uniform"
-    geometry: ClassVar[Geometry]
+    memory: ClassVar[Perturbations | None] = None  # a field once there is one (`with_memory`)
     described_settings: ClassVar[tuple[str, ...]] = ("start",)
 
-    def _eps_problem(self) -> str | None:
-        return pixel_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
+    @property
+    def geometry(self) -> Geometry:
+        """The functions of the attack's ball."""
+        return LP[self.norm]
 
-    def _more_problems(self) -> list[str | None]:
-        problems = super()._more_problems()
-        if self.step_size is not None:
-            problems.append(check_positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"))
-        problems.append(check_one_of("start", self.start, STARTS, START_ALIASES))
+    def _check_eps(self) -> str | None:
+        return check_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
+
+    def _check_more(self) -> list[str | None]:
+        problems = [
+            *super()._check_more(),
+            unless(
+                self.step_size is None,
+                check_positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
+            ),
+            check_one_of("start", self.start, STARTS, START_ALIASES),
+        ]
         if self.remembers and self.restarts != 1:
             problems.append(must("restarts", "1 for start: remembered", self.restarts, "one end is remembered"))
         return problems
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
-        return pixel_radius(self.eps, self.geometry.diameter(math.prod(shape)))
+        return check_radius(self.eps, self.geometry.diameter(math.prod(shape)))
 
     @property
     def length(self) -> float:
@@ -77,14 +86,9 @@ class PGD(Iterated):
         return self.rise(loss_fn, x, self._start(x, generator))
 
     def begin(self, x: Tensor, generator: Stream) -> Tensor | None:
-        """Return where `rise` starts for x, in float32 or wider, to end where a call would.
-
-        None with several restarts, which take several rises.
-        """
         return self._start(x, generator.child("restart", 0)) if self.restarts == 1 else None
 
     def rise(self, loss_fn: Loss, x: Tensor, start: Tensor) -> Tensor:
-        """Return the x_adv of one start, without waiting for the device."""
         return climb(
             loss_fn,
             start,
@@ -97,37 +101,37 @@ class PGD(Iterated):
         return self.geometry.step(x_adv, gradient, self.length)
 
     def _start(self, x: Tensor, generator: Stream) -> Tensor:
-        """Return a start (B, C, H, W) for the images x."""
         if self.start == "gaussian":
             return x + _GAUSSIAN_START * generator.normal(tuple(x.shape)).to(x)
         if self.start == "clean":
             return x
         draw = partial(self.geometry.start, x, self.eps, generator)
-        memory = getattr(self, "_memory", None)
-        return memory.recall(x, generator.indices, draw) if self.remembers and memory else draw()
+        if not self.remembers or self.memory is None:
+            return draw()
+        return self.memory.recall(x, generator.examples, draw)
 
     @property
     def remembers(self) -> bool:
         return self.start == "remembered"
 
-    def recalling(self, memory: Perturbations | None) -> Self:
-        return self._with_private("_memory", memory)
+    def with_memory(self, memory: Perturbations | None) -> Self:
+        return self._attach(memory=memory)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
         return self.geometry.distance(x, x_adv) - self.eps
 
-    def scaled(self, fraction: float) -> Self:
-        return self.changed(eps=self.eps * fraction, step_size=self.length * fraction or None)
+    def scale(self, fraction: float) -> Self:
+        return self.with_settings(eps=self.eps * fraction, step_size=self.length * fraction or None)
 
     def reference(self, steps: int) -> Self:
         return super().reference(steps)._without_memory()
 
     def probe(self) -> Self:
         probe = super().probe()._without_memory()
-        return probe if probe.steps == self.steps else probe.changed(step_size=None)
+        return probe if probe.steps == self.steps else probe.with_settings(step_size=None)
 
     def _without_memory(self) -> Self:
-        return self.changed(start="uniform") if self.remembers else self
+        return self.with_settings(start="uniform") if self.remembers else self
 
 
 @settings
@@ -135,8 +139,8 @@ class LinfPGD(PGD):
     """PGD in the linf ball, by signed steps; see `PGD` for its settings."""
 
     norm: ClassVar[str] = "linf"
+    example: ClassVar = {"eps": 8 / 255, "steps": 3}
     elementwise: ClassVar[bool] = True
-    geometry: ClassVar[Geometry] = LINF
 
 
 @settings
@@ -144,7 +148,7 @@ class L2PGD(PGD):
     """PGD in the l2 ball, by normalised steps; see `PGD` for its settings."""
 
     norm: ClassVar[str] = "l2"
-    geometry: ClassVar[Geometry] = L2
+    example: ClassVar = {"eps": 0.5, "steps": 3}
 
 
 @settings
@@ -163,11 +167,11 @@ class L1PGD(PGD):
 
     sparsity: float = 0.05
     norm: ClassVar[str] = "l1"
-    geometry: ClassVar[Geometry] = L1
+    example: ClassVar = {"eps": 4.0, "steps": 3}
     described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 
-    def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), check_share("sparsity", self.sparsity)]
+    def _check_more(self) -> list[str | None]:
+        return [*super()._check_more(), check_share("sparsity", self.sparsity)]
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
-        return l1_step(x_adv, gradient, self.length, sparsity=self.sparsity)
+        return step_l1(x_adv, gradient, self.length, sparsity=self.sparsity)

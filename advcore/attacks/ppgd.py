@@ -1,10 +1,13 @@
 """Perceptual PGD: LPIPS-bounded steps, each of the steepest ascent and projected (Laidlaw et al. 2021)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from advcore.attacks.base import gradient_of
-from advcore.attacks.perceptual import MAX_MARGIN, PROJECTION, Observe, Perceptual, l2_norms
+from advcore.attacks.base import take_gradient
+from advcore.attacks.lpips import View, project
+from advcore.attacks.perceptual import MAX_MARGIN, PROJECTION, Perceptual, compute_norms
 from advcore.settings import settings
 
 _CG_STEPS = 5
@@ -23,6 +26,7 @@ class PPGD(Perceptual):
     """
 
     steps: int = 40
+    example: ClassVar = {"eps": 0.3, "steps": 2}
 
     @property
     def length(self) -> float:
@@ -32,22 +36,21 @@ class PPGD(Perceptual):
     def _count_passes_once(self) -> tuple[int, int]:
         forward = self._passes_to_observe + _CG_STEPS + 1 + PROJECTION[0]
         backward = 1 + _CG_STEPS + PROJECTION[1]
-        start = self._passes_to_observe + PROJECTION[0]
-        return start + self.steps * forward, PROJECTION[1] + self.steps * backward
+        return self._passes_to_observe + PROJECTION[0] + self.steps * forward, PROJECTION[1] + self.steps * backward
 
-    def _search(self, observe: Observe, x: Tensor, x_adv: Tensor) -> Tensor:
-        x_adv = self._project(observe, x, x_adv)
+    def _search(self, view: View, x: Tensor, x_adv: Tensor) -> Tensor:
+        x_adv = project(view.measure_distances, x, x_adv, self.eps)
         for _ in range(self.steps):
-            step, margins = find_steepest_step(observe, x_adv)
+            step, margins = find_steepest_step(view, x_adv)
             moving = margins <= 0  # the others are misclassified inside the ball
             if not bool(moving.any()):
                 break
-            moved = self._project(observe, x, x_adv + self.length * step)
+            moved = project(view.measure_distances, x, x_adv + self.length * step, self.eps)
             x_adv = torch.where(moving.view(-1, 1, 1, 1), moved, x_adv)
         return x_adv
 
 
-def find_steepest_step(observe: Observe, x: Tensor) -> tuple[Tensor, Tensor]:
+def find_steepest_step(view: View, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return v (B, C, H, W), which maximises g^T v at ||J v|| = 1, and the margins (B,) at x.
 
     g is the gradient of the loss, which is the margin clipped at 1, and J the embedding's Jacobian at x. 5 steps of
@@ -55,36 +58,32 @@ def find_steepest_step(observe: Observe, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        observation = observe(x)
-        assert observation.margins is not None, "margins are left out only where margins=False"
-        gradient = gradient_of(observation.margins.clamp_max(MAX_MARGIN).sum(), x, retain_graph=True)
-    gradient = gradient.nan_to_num(0, 0, 0)
-    embeddings = observation.embeddings.detach()
+        margins, embeddings = view.measure(x)
+        gradient = take_gradient(margins.clamp_max(MAX_MARGIN).sum(), x, retain_graph=True).nan_to_num(0, 0, 0)
 
     def apply_jacobian(p: Tensor) -> Tensor:
-        size = l2_norms(p)
+        size = compute_norms(p)
         unit = p / size.clamp_min(torch.finfo(p.dtype).tiny)
         with torch.no_grad():
-            probed = observe(x + _CG_PROBE * unit, margins=False).embeddings
-            return (probed - embeddings) * (size.view(-1, 1) / _CG_PROBE)
+            change = view.embed(x + _CG_PROBE * unit) - embeddings
+            return change * (size.view(-1, 1) / _CG_PROBE)
 
     solution = torch.zeros_like(gradient)
     residual = direction = gradient
-    squared = _dot(residual, residual)
+    squared = _multiply(residual, residual)
     for _ in range(_CG_STEPS):
-        pushed = apply_jacobian(direction)
-        applied = gradient_of(observation.embeddings, x, grad_outputs=pushed, retain_graph=True)
-        stride = _divide(squared, _dot(direction, applied))
+        applied = take_gradient(embeddings, x, grad_outputs=apply_jacobian(direction), retain_graph=True)
+        stride = _divide(squared, _multiply(direction, applied))
         solution = solution + stride * direction
         residual = residual - stride * applied
         previous = squared
-        squared = _dot(residual, residual)
+        squared = _multiply(residual, residual)
         direction = residual + _divide(squared, previous) * direction
     length = apply_jacobian(solution).norm(dim=1).view(-1, 1, 1, 1)
-    return _divide(solution, length), observation.margins.detach()
+    return _divide(solution, length), margins.detach()
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1)
 
 

@@ -3,11 +3,10 @@
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
-from advcore.attacks.geometry import linf_distance
+from advcore.attacks.geometry import measure_linf
 from advcore.errors import check_at_least, must, require
 from advcore.settings import settings
 
@@ -32,25 +31,24 @@ class ReColorAdv(Functional):
     widest: ClassVar[float] = 1.0
     described_settings: ClassVar[tuple[str, ...]] = ("resolution",)
 
-    def _more_problems(self) -> list[str | None]:
-        return [*super()._more_problems(), check_at_least("resolution", self.resolution, 2, most=256)]
+    def _check_more(self) -> list[str | None]:
+        return [*super()._check_more(), check_at_least("resolution", self.resolution, 2, most=256)]
 
     def problem(self, shape: tuple[int, int, int]) -> str | None:
         return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")
 
-    def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
+    def choose_shape(self, x: Tensor) -> tuple[int, ...]:
         _, channels, height, width = x.shape
         require(self.problem((channels, height, width)))
-        axes = [self.resolution] * channels + [1] * (3 - channels)
-        return len(x), channels, *axes
+        return (len(x), channels, *[self.resolution] * channels, *[1] * (3 - channels))
 
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
         channels = x.shape[1]
         positions = [2 * x[:, channel] - 1 for channel in range(channels)]
         positions += [torch.zeros_like(x[:, 0])] * (3 - channels)
         grid = torch.stack(positions[::-1], -1)[:, None]  # grid_sample's first coordinate is the table's last axis
-        change = F.grid_sample(p, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        change = nn.functional.grid_sample(p, grid, mode="bilinear", padding_mode="border", align_corners=True)
         return (x + change[:, :, 0]).clamp(0, 1)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        return linf_distance(x, x_adv) - self.eps
+        return measure_linf(x, x_adv) - self.eps

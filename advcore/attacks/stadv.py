@@ -4,8 +4,7 @@ import math
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
 from advcore.settings import settings
@@ -27,9 +26,10 @@ class StAdv(Functional):
 
     eps: float = 0.05
     norm: ClassVar[str] = "stadv"
+    example: ClassVar = {"eps": 0.2, "steps": 3}
     widest: ClassVar[float] = 2.0
 
-    def parameter_shape(self, x: Tensor) -> tuple[int, ...]:
+    def choose_shape(self, x: Tensor) -> tuple[int, ...]:
         return len(x), 2, *x.shape[2:]
 
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
@@ -39,18 +39,18 @@ class StAdv(Functional):
         down = rows[:, None] + p[:, 0] * (height / 2)
         along = columns[None, :] + p[:, 1] * (width / 2)
         grid = torch.stack([_to_grid(along, width), _to_grid(down, height)], -1)
-        moved = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
-        still = (p == 0).all(1, keepdim=True)
-        return torch.where(still, x, moved).clamp(0, 1)
+        moved = nn.functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
+        return torch.where((p == 0).all(1, keepdim=True), x, moved).clamp(0, 1)
 
     def excess(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        rows, columns = (self._reach(size) for size in x.shape[2:])
-        padded = F.pad(x.double(), (columns, columns, rows, rows), mode="replicate")
+        rows, columns = (self._measure_reach(size) for size in x.shape[2:])
+        padded = nn.functional.pad(x.double(), (columns, columns, rows, rows), mode="replicate")
         window = (2 * rows + 1, 2 * columns + 1)
-        highest, lowest = F.max_pool2d(padded, window, 1), -F.max_pool2d(-padded, window, 1)
+        highest = nn.functional.max_pool2d(padded, window, 1)
+        lowest = -nn.functional.max_pool2d(-padded, window, 1)
         return torch.maximum(x_adv.double() - highest, lowest - x_adv.double()).flatten(1).amax(1)
 
-    def _reach(self, size: int) -> int:
+    def _measure_reach(self, size: int) -> int:
         """Return how many pixels away a flow in the ball can read, along an axis of this many pixels."""
         if not self.eps:
             return 0

@@ -125,8 +125,9 @@ _NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}
 def _to_plain(value: object) -> object:
     """Return a config, or a part of one, as mappings, lists and plain values; classes of a table get their `name`."""
     if dataclasses.is_dataclass(value):
-        values = {field.name: _to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        name = _NAMES.get(type(value))
+        settings = [field.name for field in dataclasses.fields(value) if field.repr]  # what is not shown is no setting
+        values = {name: _to_plain(getattr(value, name)) for name in settings}
+        name = next((name for cls, name in _NAMES.items() if isinstance(value, cls)), None)
         if name == "timm":
             name = f"timm:{values.pop('architecture')}"
         return {"name": name, **values} if name else values

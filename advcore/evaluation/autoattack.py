@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.geometry import LP
-from advcore.attacks.pgd import MOST_PIXELS, pixel_radius
+from advcore.attacks.pgd import MOST_PIXELS, check_radius
 from advcore.errors import check_one_of, explain_missing_package, must, require
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
@@ -63,7 +63,7 @@ class AutoAttack:
 
     def __post_init__(self):
         require(
-            pixel_radius(self.eps, MOST_PIXELS),
+            check_radius(self.eps, MOST_PIXELS),
             check_one_of("norm", self.norm, _NORMS, _NORM_ALIASES),
             check_one_of("version", self.version, VERSIONS),
         )
@@ -73,7 +73,7 @@ class AutoAttack:
         if self.norm != "linf" and "square" in self.planned_parts and shape[1] < _SQUARE_TILES:
             rule = f"linf, or version apgd-ce, for images below {_SQUARE_TILES} pixels in height"
             return must("norm", rule, self.norm, "Square cannot divide them into tiles")
-        return pixel_radius(self.eps, LP[self.norm].diameter(math.prod(shape)))
+        return check_radius(self.eps, LP[self.norm].diameter(math.prod(shape)))
 
     def classes_problem(self, classes: int) -> str | None:
         """Return why this cannot run on a model with this number of classes; None if it can."""

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advcore.attacks.base import input_gradient
-from advcore.attacks.geometry import LP, linf_project, linf_step
+from advcore.attacks.base import take_input_gradient
+from advcore.attacks.geometry import LP, project_linf, step_linf
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
 
@@ -48,7 +48,7 @@ def flag_model(model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor,
             flags.append("batch-dependent: an image gets other logits alone than in a batch")
     if _are_probabilities(logits):
         flags.append("softmax: the model returns probabilities, not logits; gradients vanish")
-    _, gradient = input_gradient(lambda images: F.cross_entropy(forward(images), y, reduction="none"), x)
+    _, gradient = take_input_gradient(lambda images: F.cross_entropy(forward(images), y, reduction="none"), x)
     flat = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
     if flat > _FLAT:
         flags.append(f"masked: {100 * flat:.0f} % of the images have no input gradient")
@@ -94,7 +94,7 @@ def share_regained(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *,
     single-step training).
     """
     with torch.no_grad():
-        points = [linf_project(linf_step(x, gradient, eps * part), x, eps) for part in _WALK]
+        points = [project_linf(step_linf(x, gradient, eps * part), x, eps) for part in _WALK]
         right = torch.stack([forward(point).argmax(1) == y for point in points])
     lost = (~right).cumsum(0) > 0
     return float((right & lost).any(0).double().mean())

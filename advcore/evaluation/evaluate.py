@@ -269,7 +269,7 @@ def smallest_radius(
                 robust = classify_clean(sweep.forward(x), y, batch)
             radius = torch.where(robust, float("inf"), 0.0).double()
             for part in range(1, parts + 1):
-                smaller = attack.scaled(part / parts)
+                smaller = attack.scale(part / parts)
                 stands, _ = find_robust(sweep.forward, smaller, x, y=y, correct=robust, stream=stream.at(batch))
                 radius[robust & ~stands] = attack.eps * part / parts
                 robust = stands

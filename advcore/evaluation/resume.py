@@ -100,7 +100,7 @@ def hash_evaluation(
 ) -> str:
     """Hash everything that the verdicts depend on: data, attacks, settings, weights and the indices of the examples."""
     digest = hashlib.sha256(repr((hash_content(source), list(attacks), settings)).encode())
-    external = [getattr(attack, "_external", None) for attack in attacks]
+    external = [getattr(attack, "external", None) for attack in attacks]
     for network in (model, *(network for network in external if network is not None)):
         for name, value in sorted(network.state_dict().items()):
             content = value.detach().cpu().reshape(-1).contiguous().view(torch.uint8)

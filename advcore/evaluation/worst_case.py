@@ -65,7 +65,7 @@ def find_robust(
         if isinstance(attack, AutoAttack):
             last_points = attack.attack(forward, images, y[remaining], draws)
         else:
-            single = attack if attack.restarts <= 1 else attack.changed(restarts=1)
+            single = attack if attack.restarts <= 1 else attack.with_settings(restarts=1)
             last_points = single(watched, images, generator=draws)
         with torch.no_grad():
             watched.judge(last_points)

@@ -224,7 +224,7 @@ def build_network(config: RunConfig, num_classes: int, shape: Shape) -> nn.Modul
     The normalisation is one of 0 and 1, since the state dict brings the statistics of the data.
     """
     with preserve_random_state(Stream(seed=config.seed, purpose="init")):
-        net = config.model.body(num_classes, shape)
+        net = config.model.build(num_classes, shape)
     if config.model.normalize == "data":
         ones = torch.ones(shape[0])
         net = nn.Sequential(Normalize(0 * ones, ones), net)
@@ -256,7 +256,7 @@ def _describe_model(
     parts = config.model.parts
     network = {
         "builder": parts[-1].__name__ if parts else None,
-        "arguments": config.model.arguments(facts["num_classes"], tuple(facts["shape"])) if parts else None,
+        "arguments": config.model.list_arguments(facts["num_classes"], tuple(facts["shape"])) if parts else None,
         "normalize": config.model.normalize == "data",
         "needs": facts["needs"],
     }

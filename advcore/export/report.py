@@ -200,7 +200,7 @@ def _choose_attack(prepared: Prepared) -> Attack:
     attack = (prepared.trainer.selector or prepared.trainer).attack
     assert attack is not None, "an objective that is attacked has an attack"
     # one that remembers perturbations starts without any
-    return attack.recalling(None) if getattr(attack, "remembers", False) else attack
+    return attack.with_memory(None) if getattr(attack, "remembers", False) else attack
 
 
 def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) -> list[parts.Note]:

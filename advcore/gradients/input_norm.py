@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from advcore.attacks.base import input_gradient
+from advcore.attacks.base import take_input_gradient
 from advcore.data.checks import check_labels
 from advcore.data.source import Source
 from advcore.gradients.base import AveragedScores, Measurement, MeasurementSettings, define_clean_and_attacked
@@ -31,7 +31,7 @@ def _measure_norms(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor)
         check_labels(y, indices, logits.shape[1])
         return Standard().loss(y, clean=logits)
 
-    _, gradient = input_gradient(loss, x)
+    _, gradient = take_input_gradient(loss, x)
     return gradient.double().flatten(1).norm(dim=1)
 
 

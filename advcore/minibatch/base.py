@@ -6,18 +6,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require
+from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require, unless
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import settings
 from advcore.shares import floor_share
 
-DRAWS = ("multinomial", "top")
-CORRECTIONS = ("none", "inverse_probability")
-FLOOR = 1e-6
-"""Added to a preference that may be 0, so that every example can be drawn."""
-_UNIFORM = 0.1
-"""Share of a corrected draw that is uniform; without it, the weight of a rarely drawn example would have no bound."""
+FLOOR = 1e-6  # added to a preference that may be 0, so that every example can be drawn
+_UNIFORM = 0.1  # share of a corrected draw that is uniform; without it, weights of rarely drawn examples had no bound
 
 
 class Seen(NamedTuple):
@@ -44,10 +40,6 @@ class Picked(NamedTuple):
     positions: Tensor
     weights: Tensor
     entropy: Tensor
-
-    def without_weights(self) -> "Picked":
-        """Return the same picks, all of weight 1."""
-        return self._replace(weights=torch.ones_like(self.weights))
 
 
 def count(part: float, size: int) -> int:
@@ -80,12 +72,6 @@ def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "mu
         kappa = keys[order[k : k + 1]]
     q = -torch.expm1(-(log_p[positions] - kappa).exp())
     return Picked(positions, (k / (size * q)).float(), entropy)
-
-
-def read_batch(generator: Stream) -> Tensor:
-    """Return the indices (B,) of the batch to which a stream is bound."""
-    assert generator.indices is not None, "a rule picks from a batch, to which its stream is bound"
-    return generator.indices
 
 
 @settings
@@ -122,18 +108,16 @@ class AttackSubset:
             check_share("rho", self.rho),
             check_at_least("warm_up", self.warm_up, 0),
             check_within("clean", self.clean, 0, 1e6),
-            check_one_of("draw", self.draw, DRAWS),
-            check_one_of("correction", self.correction, CORRECTIONS),
-            *self._draw_problems(),
-            *self._more_problems(),
+            check_one_of("draw", self.draw, ("multinomial", "top")),
+            check_one_of("correction", self.correction, ("none", "inverse_probability")),
+            unless(
+                self.draw != "top" or self.correction == "none",
+                must("correction", "none with draw: top", self.correction, "the largest are not drawn"),
+            ),
+            *self._check_more(),
         )
 
-    def _draw_problems(self) -> list[str]:
-        if self.draw != "top" or self.correction == "none":
-            return []
-        return [must("correction", "none with draw: top", self.correction, "the largest are not drawn")]
-
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 
@@ -151,16 +135,18 @@ class AttackSubset:
 
     def pick(self, seen: Seen | None, generator: Stream) -> Picked:
         """Pick some of the B examples to which `generator` is bound; uniformly without `seen`."""
-        batch = read_batch(generator)
+        batch = generator.examples
         size = len(batch)
         k = count(self.rho, size)
         if seen is None:
-            return draw_examples(torch.ones(size, device=batch.device), k, generator).without_weights()
-        preferences = self.compute_preferences(seen)
-        if self.correction == "none":
-            return draw_examples(preferences, k, generator, self.draw).without_weights()
-        preferences = (1 - _UNIFORM) * preferences / preferences.sum() + _UNIFORM / size
-        return draw_examples(preferences, k, generator, self.draw)
+            picked = draw_examples(torch.ones(size, device=batch.device), k, generator)
+        elif self.correction == "none":
+            picked = draw_examples(self.compute_preferences(seen), k, generator, self.draw)
+        else:
+            preferences = self.compute_preferences(seen)
+            preferences = (1 - _UNIFORM) * preferences / preferences.sum() + _UNIFORM / size
+            return draw_examples(preferences, k, generator, self.draw)
+        return picked._replace(weights=torch.ones_like(picked.weights))
 
 
 @settings
@@ -183,9 +169,9 @@ class UpdateSubset:
     probed = 0
 
     def __post_init__(self):
-        require(check_share("p_up", self.p_up), *self._more_problems())
+        require(check_share("p_up", self.p_up), *self._check_more())
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 

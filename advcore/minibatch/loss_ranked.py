@@ -10,9 +10,6 @@ from advcore.minibatch.base import UpdateSubset, count
 from advcore.rng import Stream
 from advcore.settings import settings
 
-SHARES = ("fixed", "recursive", "direct")
-ACCURACIES = ("clean", "robust")
-
 
 @settings
 class LossRanked(UpdateSubset):
@@ -44,11 +41,11 @@ class LossRanked(UpdateSubset):
     accuracy: str = "clean"
     reads: ClassVar[str | None] = "losses"
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         return [
-            check_one_of("adaptive", self.adaptive, SHARES),
+            check_one_of("adaptive", self.adaptive, ("fixed", "recursive", "direct")),
             check_share("p_min", self.p_min),
-            check_one_of("accuracy", self.accuracy, ACCURACIES),
+            check_one_of("accuracy", self.accuracy, ("clean", "robust")),
             check_at_least("warm_up", self.warm_up, 0),
             check_at_least("probed", self.probed, 0),
         ]
@@ -80,5 +77,4 @@ class LossRanked(UpdateSubset):
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
         assert losses is not None, "this rule reads losses"
-        k = count(part, len(losses))
-        return torch.argsort(losses, descending=True, stable=True)[:k].sort().values
+        return torch.argsort(losses, descending=True, stable=True)[: count(part, len(losses))].sort().values

@@ -27,7 +27,7 @@ class Margin(AttackSubset):
     signed: bool = False
     reads: ClassVar[str | None] = "logits"
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         return [check_within("margin_eps", self.margin_eps, 1e-12, 1e6)]
 
     def compute_preferences(self, seen: Seen) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advcore.errors import check_within
-from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count, read_batch
+from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count
 from advcore.rng import Stream
 from advcore.settings import settings
 
@@ -35,7 +35,7 @@ class RandomMix(UpdateSubset):
     adversarial: float = 0.5
     reads: ClassVar[str | None] = None
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[str | None]:
         return [check_within("adversarial", self.adversarial, 0, 1)]
 
     def count_attacked(self, size: int) -> int:
@@ -44,7 +44,7 @@ class RandomMix(UpdateSubset):
         return min(size, max(kept - size, round(self.adversarial * kept)))
 
     def keep(self, part: float, losses: Tensor | None, generator: Stream) -> Tensor:
-        size = len(read_batch(generator))
+        size = len(generator.examples)
         attacked = self.count_attacked(size)
         clean = generator.child("clean").permutation()[: count(part, 2 * size) - attacked]
         adversarial = size + generator.child("adversarial").permutation()[:attacked]

@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from advcore.deprecation import forward_method
 from advcore.errors import ConfigError, check_one_of, must, require
 from advcore.runtime.precision import FAMILY
 from advcore.settings import settings
-
-NORMALIZE = ("data", "none")
 
 
 @settings
@@ -24,31 +23,34 @@ class ModelSettings:
     normalize : "data": the first layer subtracts the training images' mean and divides by their deviation, per
         channel; "none": pixels go in as they are. Either way images, eps and attacks stay in [0, 1].
     head : name of the last linear layer; None finds it.
+
+    parts : functions and classes that the network is made of; the last builds it. They use nothing but each other, what
+        they import themselves, and torch, F, Tensor and nn as imported here: `advcore export` writes them down.
+    fixed_arguments : arguments of the last part that are no settings.
+    needs : packages that the parts import.
+    family : name of a group of architectures that run alike, known to `advcore.runtime.cpu_defaults`; or None.
+    example : settings with which the contract tests build it, where the defaults do not do.
     """
 
     normalize: str = "data"
     head: str | None = None
     parts: ClassVar[tuple[Callable[..., object], ...]] = ()
-    """Functions and classes that the network is made of; the last builds it. They use nothing but each other, what they
-    import themselves, and torch, F, Tensor and nn as imported here: `advcore export` writes them down."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Packages that the parts import."""
     family: ClassVar[str | None] = None
-    """Name of a group of architectures that run alike, known to `advcore.runtime.cpu_defaults`; or None."""
-
     fixed_arguments: ClassVar[Mapping[str, object]] = {}
-    """Arguments of the last part that are no settings."""
+    example: ClassVar[Mapping[str, object]] = {}
+    body = forward_method("advcore.models.base.ModelSettings.body", "build")
 
     def __post_init__(self):
-        require(check_one_of("normalize", self.normalize, NORMALIZE))
+        require(check_one_of("normalize", self.normalize, ("data", "none")))
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
+    def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         """Return the keyword arguments, plain values, that the last of the parts is called with."""
         return {"num_classes": num_classes, "channels": shape[0], **self.fixed_arguments}
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """Build the network for normalised images (C, H, W), and name its family in it."""
-        network = self.parts[-1](**self.arguments(num_classes, shape))
+        network = self.parts[-1](**self.list_arguments(num_classes, shape))
         assert isinstance(network, nn.Module), "the last of the parts builds the network"
         setattr(network, FAMILY, self.family)
         return network
@@ -69,20 +71,18 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def channel_statistics(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def measure_channels(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Compute mean and standard deviation per channel (C,) over batches of (indices, x, y).
 
     The deviation of a constant channel is 1.
     """
     count = 0
-    total: Tensor | int = 0
-    squares: Tensor | int = 0
+    total = squares = torch.zeros(())
     for _, x, _ in batches:
         x = x.double()
         count += x.numel() // x.shape[1]
         total = total + x.sum((0, 2, 3))
         squares = squares + x.square().sum((0, 2, 3))
-    assert isinstance(total, Tensor) and isinstance(squares, Tensor), "there is at least one batch"
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
     return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
@@ -110,13 +110,10 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
     def catch(key: str, module: nn.Module, args: tuple, out: Tensor) -> None:
         outputs[key] = out
 
-    hooks = [module.register_forward_hook(partial(catch, key)) for key, module in linear.items()]
-    try:
-        with torch.no_grad():
-            logits = model(x.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for key, module in linear.items():
+            hooks.enter_context(module.register_forward_hook(partial(catch, key)))
+        logits = model(x.clone())
     heads = [key for key, out in outputs.items() if _is_logits(out, logits)]
     if not heads:
         rule = "a last torch.nn.Linear whose output is the logits (B, C)"
@@ -126,9 +123,9 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
 
 def _is_logits(out: Tensor, logits: object) -> bool:
     """Whether a layer's output is the logits (B, C), which in a diverged model may hold NaN."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or out.shape != logits.shape:
+    if not isinstance(logits, Tensor):
         return False
-    return torch.equal(out.nan_to_num(), logits.nan_to_num())
+    return logits.ndim == 2 and out.shape == logits.shape and torch.equal(out.nan_to_num(), logits.nan_to_num())
 
 
 class Tap:
@@ -145,8 +142,5 @@ def tap_features(head: nn.Linear) -> Iterator[Tap]:
     def catch(module: nn.Module, args: tuple) -> None:
         tap.features = args[0].detach().to(torch.promote_types(args[0].dtype, torch.float32))
 
-    hook = head.register_forward_pre_hook(catch)
-    try:
+    with head.register_forward_pre_hook(catch):
         yield tap
-    finally:
-        hook.remove()

@@ -10,8 +10,6 @@ from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.models.base import ModelSettings
 from advcore.settings import settings
 
-STEMS = ("cifar", "imagenet")
-
 
 def resnet(name: str, num_classes: int, channels: int, stem: str) -> nn.Module:
     """Build torchvision's ResNet of that name; stem "imagenet", or "cifar" (3 x 3, stride 1, no max-pool)."""
@@ -43,17 +41,17 @@ class _ResNet(ModelSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        require(check_one_of("stem", self.stem, STEMS))
+        require(check_one_of("stem", self.stem, ("cifar", "imagenet")))
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
+    def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return {"name": self.torchvision, "num_classes": num_classes, "channels": shape[0], "stem": self.stem}
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         try:
             from torchvision import models  # noqa: F401 - its import is what can fail
         except (ImportError, RuntimeError) as error:
             raise explain_missing_package("torchvision", f"model.name: {self.torchvision}", None, error) from None
-        return super().body(num_classes, shape)
+        return super().build(num_classes, shape)
 
 
 @settings

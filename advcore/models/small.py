@@ -47,5 +47,5 @@ class SmallCNN(ModelSettings):
         super().__post_init__()
         require(check_at_least("width", self.width, 1, most=1024))
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
-        return super().arguments(num_classes, shape) | {"width": self.width}
+    def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
+        return super().list_arguments(num_classes, shape) | {"width": self.width}

@@ -28,17 +28,18 @@ class Timm(ModelSettings):
     architecture: str
     parts: ClassVar = (from_timm,)
     needs: ClassVar = ("timm",)
+    example: ClassVar = {"architecture": "resnet10t"}
 
-    def arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
+    def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return {"architecture": self.architecture, "num_classes": num_classes, "channels": shape[0]}
 
-    def body(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         try:
             import timm
         except (ImportError, RuntimeError) as error:
             raise explain_missing_package("timm", f"model.name: timm:{self.architecture}", "hf", error) from None
         names = timm.list_models()
         if self.architecture not in names:
-            way_out = suggest_nearest(self.architecture, names)
-            raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, way_out))
-        return super().body(num_classes, shape)
+            nearest = suggest_nearest(self.architecture, names)
+            raise ConfigError(must("model.name", "timm:NAME with a name timm knows", self.architecture, nearest))
+        return super().build(num_classes, shape)

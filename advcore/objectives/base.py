@@ -16,6 +16,8 @@ class Objective(Protocol):
 
     passes : names of its forward passes, "clean" or "adversarial" or both; without the second it is not attacked.
     ascent_needs_clean : whether the loss that its attack climbs is computed from the clean logits.
+
+    Where the defaults of its settings do not do, it may have an `example`: settings with which contract tests build it.
     """
 
     passes: ClassVar[tuple[str, ...]]
@@ -50,14 +52,14 @@ def choose_ascent(objective: Objective, climbs: str, y: Tensor, clean: Tensor | 
     require(check_one_of("climbs", climbs, ASCENTS))
     if climbs == "own":
         return objective.bind_ascent(y, clean)
-    return partial(margin, y=y)
+    return partial(measure_margin, y=y)
 
 
-def margin(logits: Tensor, y: Tensor, kappa: float = float("inf")) -> Tensor:
+def measure_margin(logits: Tensor, y: Tensor, kappa: float = float("inf")) -> Tensor:
     """Return (B,) max over k != y of z_k - z_y, clipped above at kappa; above 0 means misclassified.
 
     Reference: Laidlaw et al. 2021 (PAT), eq. 3.
     """
-    of_label = logits.gather(1, y[:, None])
-    others = logits.scatter(1, y[:, None], float("-inf"))
-    return (others.amax(1) - of_label[:, 0]).clamp_max(kappa)
+    of_label = logits.gather(1, y[:, None])[:, 0]
+    best_other = logits.scatter(1, y[:, None], float("-inf")).amax(1)
+    return (best_other - of_label).clamp_max(kappa)

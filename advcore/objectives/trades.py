@@ -11,7 +11,7 @@ from advcore.errors import check_positive, require
 from advcore.settings import settings
 
 
-def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
+def measure_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
     """Return (B,) KL(softmax(clean) || softmax(adversarial)), finite in value and gradient at any logit gap."""
     log_p, log_q = F.log_softmax(clean, 1), F.log_softmax(adversarial, 1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
@@ -37,8 +37,8 @@ class Trades:
         require(check_positive("beta", self.beta))
 
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:
-        return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence(clean, adversarial)
+        return F.cross_entropy(clean, y, reduction="none") + self.beta * measure_divergence(clean, adversarial)
 
     def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         assert clean is not None, "an attack that climbs this loss is given the clean logits (`ascent_needs_clean`)"
-        return partial(divergence, clean.detach())
+        return partial(measure_divergence, clean.detach())

@@ -17,7 +17,7 @@ from advcore.data.contract import cut_into_chunks
 from advcore.errors import ConfigError, UserError, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
-from advcore.models.base import Normalize, channel_statistics, find_head
+from advcore.models.base import Normalize, find_head, measure_channels
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runtime.borrow import borrow
@@ -97,7 +97,7 @@ def build_reference_attack(config: RunConfig) -> Attack | None:
         return None
     attack = config.attack.reference(config.cost.reference_steps)
     if hasattr(attack, "step_size") and getattr(config.attack, "steps", None) != getattr(attack, "steps", None):
-        return attack.changed(step_size=None)
+        return attack.with_settings(step_size=None)
     return attack
 
 
@@ -207,10 +207,10 @@ def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Modul
     """
     shape = data.train.shape
     with preserve_random_state(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
-        model = config.model.body(data.num_classes, shape)
+        model = config.model.build(data.num_classes, shape)
     if config.model.normalize == "data":
         chunks = cut_into_chunks(torch.arange(len(data.train)), 1024)
-        model = nn.Sequential(Normalize(*channel_statistics(data.train.batches(chunks))), model)
+        model = nn.Sequential(Normalize(*measure_channels(data.train.batches(chunks))), model)
     model = model.to(device)
     _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))
     with borrow(model), _take_images(config, shape), prefix_problems("model."):

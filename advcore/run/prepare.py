@@ -26,7 +26,7 @@ from advcore.training.trainer import Trainer
 Kind = TypeVar("Kind")
 
 
-class MeasuringAttack(Attack, Protocol):
+class MeasuringAttack(Protocol):
     """An attack that measures distances in the best model of the run whose folder is `network`."""
 
     network: str

@@ -82,7 +82,7 @@ def _forget_memory(attack: Attack | None) -> Attack | None:
     """Return the attack without perturbations that training remembers, for examples that training has not seen."""
     if attack is None or not getattr(attack, "remembers", False):
         return attack
-    return attack.recalling(None)
+    return attack.with_memory(None)
 
 
 def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None, tuple[str, ...]]:

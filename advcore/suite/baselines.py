@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from advcore.attacks import NFGSM, LinfPGD
-from advcore.attacks.base import Attack, Bounded
+from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.config.load import list_changes
 from advcore.config.run_key import identify
@@ -108,7 +108,7 @@ def _list_baselines(
         if "fewer_steps" in added:
             yield from use_fewer_steps(full, cost, counts)
     attack = reference.attack
-    if savers and is_attacked(reference.objective) and isinstance(attack, Bounded) and attack.norm == "linf":
+    if savers and is_attacked(reference.objective) and isinstance(attack, Attack) and attack.norm == "linf":
         yield from _list_single_step(reference, attack.eps, added)
 
 
@@ -246,11 +246,11 @@ def use_fewer_steps(full: RunConfig, cost: float, counts: Counts) -> Iterator[tu
 
 def _set_steps(attack: Attack, steps: int) -> Attack:
     if not hasattr(attack, "step_size"):
-        return attack.changed(steps=steps)
+        return attack.with_settings(steps=steps)
     step_size = None
-    if steps == 1 and isinstance(attack, Bounded) and attack.norm == "linf":
+    if steps == 1 and isinstance(attack, Attack) and attack.norm == "linf":
         step_size = FAT_STEP * attack.eps
-    return attack.changed(steps=steps, step_size=step_size)
+    return attack.with_settings(steps=steps, step_size=step_size)
 
 
 def _list_single_step(full: RunConfig, eps: float, added: tuple[str, ...]) -> Iterator[tuple[str, RunConfig]]:

@@ -120,7 +120,7 @@ class AttackContract:
 
     def test_a_radius_of_0_leaves_the_image_as_it_is(self, attack: Attack) -> None:
         x = make_images()
-        x_adv, bound = run_attack(attack.changed(eps=0.0), make_network(), x)
+        x_adv, bound = run_attack(attack.with_settings(eps=0.0), make_network(), x)
         assert bound.training_only or torch.equal(x_adv, x)
 
     def test_the_seed_decides_and_the_global_random_state_does_not(self, attack: Attack) -> None:

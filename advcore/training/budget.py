@@ -198,4 +198,4 @@ def _replace_steps(attack: Attack | None, steps: int | None) -> Attack | None:
     changes = {"steps": steps}
     if hasattr(attack, "step_size"):
         changes["step_size"] = None
-    return attack.changed(**changes)
+    return attack.with_settings(**changes)

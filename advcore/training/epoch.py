@@ -185,11 +185,11 @@ class EpochTrainer:
         if attack is None:
             return None
         if self.memory is not None:
-            attack = attack.recalling(self.memory)
+            attack = attack.with_memory(self.memory)
         steps = trainer.eps_ramp * math.ceil(len(self.run.train) / trainer.batch_size)
         if self.steps_done + 1 >= steps:
             return attack
-        return attack.scaled((self.steps_done + 1) / steps)
+        return attack.scale((self.steps_done + 1) / steps)
 
     def _set_lr(self, share: float) -> float:
         """Set the learning rate where `share` of the epoch's steps are done, and return it.

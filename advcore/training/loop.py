@@ -169,7 +169,7 @@ class Loop:
         if self.memory is not None:
             self.memory.look(None)
             if selector.attack is not None and has_remembered_start(selector.attack):
-                selector = replace(selector, attack=selector.attack.recalling(self.memory))
+                selector = replace(selector, attack=selector.attack.with_memory(self.memory))
         if action == "select":
             self._select(selector)
         elif self.coreset is None:

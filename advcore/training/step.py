@@ -128,8 +128,7 @@ class Learner:
             forward = self.ledger.count_passes(self.model)
             x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
-                assert generator.indices is not None, "a batch's stream is bound to its examples"
-                self.memory.keep(*distributed.concatenate(x, x_adv, generator.indices))
+                self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
             return x_adv
 
     def loss(self, forward: Forward, clean: Tensor, adversarial: Tensor, y: Tensor, weights: Tensor) -> Tensor:

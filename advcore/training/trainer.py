@@ -135,7 +135,7 @@ class Trainer(LoopSettings):
         """Return the attack of an epoch that runs, counted from 0."""
         if self.attack is None or self.attack_steps is None:
             return self.attack
-        return self.attack.changed(steps=self.attack_steps.at(epoch, self.schedule.length))
+        return self.attack.with_settings(steps=self.attack_steps.at(epoch, self.schedule.length))
 
     @property
     def weakest_attack(self) -> Attack | None:
@@ -178,7 +178,7 @@ class Trainer(LoopSettings):
             return 0
         sizes = [self.count_examples(epoch.action, n) for epoch in self.schedule.plan()]
         most = max(after if before == after else before + after for before, after in itertools.pairwise([0, *sizes]))
-        return self.memory.nbytes(most, shape)
+        return self.memory.count_bytes(most, shape)
 
     @property
     def solver_reads(self) -> str | None:

@@ -77,7 +77,7 @@ def rounds(quick: bool) -> Iterator[int]:
 
 def built(name: str, settings: dict, shape: tuple[int, int, int], layout: str) -> nn.Module:
     torch.manual_seed(0)
-    return MODELS[name](**settings).body(10, shape).to(memory_format=LAYOUTS[layout])
+    return MODELS[name](**settings).build(10, shape).to(memory_format=LAYOUTS[layout])
 
 
 def measure_layouts(name: str, settings: dict, shape: tuple[int, int, int], batch: int, quick: bool) -> dict:

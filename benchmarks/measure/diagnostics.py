@@ -96,7 +96,7 @@ def aign() -> dict:
     listener = Listener(on_model=add_norms)
     trainer.fit(prepared.model, data.train, data.validation, seed=0, augment=data.augment, listener=listener)
     values, model, everything = collector.rows.matrix[:, 0], prepared.model, torch.arange(len(data.train))
-    wide, ledger = trainer.attack.changed(eps=4 * trainer.attack.eps, step_size=None, steps=20), CostLedger()
+    wide, ledger = trainer.attack.with_settings(eps=4 * trainer.attack.eps, step_size=None, steps=20), CostLedger()
     radius = smallest_radius(model, data.train, wide, everything, stream=STREAM, ledger=ledger, parts=20)
     how = MeasurementSettings(objective=trainer.objective, attack=trainer.attack, stream=STREAM, ledger=ledger)
     clean, robust = (score_examples(loss, model, data.train, how, attacked=a).rows.matrix[:, 0] for a in (False, True))

@@ -23,7 +23,7 @@ STEPS = (1, 2)
 
 def measured(trainer, prepared, memory: Memory, turns: int) -> list[float]:
     """Seconds of epochs that start from what the one before remembered, over those of epochs that start uniformly."""
-    remembering = dataclasses.replace(trainer, attack=trainer.attack.changed(start="remembered"), memory=memory)
+    remembering = dataclasses.replace(trainer, attack=trainer.attack.with_settings(start="remembered"), memory=memory)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(turns):
         for own in (False, True) if turn % 2 else (True, False):

@@ -97,7 +97,7 @@ def _trained(x: Tensor, y: Tensor, eps: float) -> nn.Module:
     """A small CNN after a few epochs on attacks of one long step."""
     attack, stream = LinfPGD(eps=eps, steps=1, step_size=1.25 * eps), Stream(seed=0, purpose="attack")
     with preserve_random_state(Stream(seed=0, purpose="model")):
-        net = SmallCNN(width=WIDTH).body(10, tuple(x.shape[1:]))
+        net = SmallCNN(width=WIDTH).build(10, tuple(x.shape[1:]))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(EPOCHS):
         order = Stream(seed=0, purpose="order", epoch=epoch).at(torch.arange(len(x))).permutation()

@@ -499,7 +499,7 @@ def attack_share(options: argparse.Namespace) -> tuple[Facts, Facts]:
     images, labels, kind = cifar_images(n)
     source, attack, ledger = Resident(images, labels), LinfPGD(eps=8 / 255, steps=10), CostLedger()
     with preserve_random_state(Stream(seed=0, purpose="model")):
-        net = ResNet18().body(10, source.shape)
+        net = ResNet18().build(10, source.shape)
     print(f"attack-share: attack of {n} images", flush=True)
     how = {"objective": Pgd(), "attack": attack}
     rows = last_layer_rows(

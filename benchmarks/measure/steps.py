@@ -31,7 +31,7 @@ def seeded_network(name: str, **settings) -> nn.Module:
     """Build the network `name` of advcore.models for 10 classes, with the same weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return MODELS[name](**settings).body(10, (3, 32, 32))
+        return MODELS[name](**settings).build(10, (3, 32, 32))
 
 
 def pictures(n: int, device: torch.device) -> Resident:

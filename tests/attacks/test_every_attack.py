@@ -1,11 +1,13 @@
-"""What every registered attack promises, on a model it is bound to; a new line in ATTACKS needs one in USUAL."""
+"""What every registered attack promises, on a model it is bound to; its class's `example` is what is tested."""
 
+import dataclasses
 import functools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from examples import build_example
 from kernels import by_plain_kernels, plain_kernels
 from seeds import seeded
 from torch import nn
@@ -20,20 +22,7 @@ from advcore.objectives.base import choose_ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow
-
-USUAL = {
-    "linf_pgd": {"eps": 8 / 255, "steps": 3},
-    "l2_pgd": {"eps": 0.5, "steps": 3},
-    "l1_pgd": {"eps": 4.0, "steps": 3},
-    "n_fgsm": {"eps": 8 / 255},
-    "fast_lpa": {"eps": 0.3, "steps": 3},
-    "lpa": {"eps": 0.3, "steps": 3, "rounds": 2},
-    "ppgd": {"eps": 0.3, "steps": 2},
-    "stadv": {"eps": 0.2, "steps": 3},
-    "recoloradv": {"eps": 0.06, "steps": 3},
-    "jpeg_linf": {"eps": 0.5, "steps": 3},
-}
-"""Small settings of each; a new attack adds its own here."""
+from advcore.types import find_name
 
 SLACK = {"lpips": 0.01, "l2": 1e-6, "l1": 1e-6}
 """How far outside its ball float32 may end, of eps; else 1e-6."""
@@ -44,7 +33,7 @@ LABELS = torch.arange(N) % 4
 
 
 def build(name, **changes):
-    return ATTACKS[name](**{**USUAL[name], **changes})
+    return build_example(ATTACKS[name], **changes)
 
 
 def stream(indices=None, seed=0):
@@ -83,8 +72,9 @@ def assert_bounded(attack, x, x_adv):
     assert attack.training_only or float(excess.max()) <= slack
 
 
-def test_the_table_of_settings_is_whole():
-    assert set(USUAL) == set(ATTACKS)
+@EVERY
+def test_the_example_of_an_attack_is_small(name):
+    assert build(name).describe()["steps"] <= 3 and build(name).eps > 0
 
 
 @pytest.mark.case("E1")
@@ -281,7 +271,7 @@ def test_an_attack_says_how_its_number_is_made(name):
     told = attack.describe()
     assert told["norm"] == attack.norm and told["eps"] == attack.eps and told["step_size"] > 0
     assert told["steps"] >= 1 and told["restarts"] == 1
-    assert attack.scaled(0.5).eps == attack.eps / 2
+    assert attack.scale(0.5).eps == attack.eps / 2
 
 
 @EVERY
@@ -397,3 +387,30 @@ def test_on_a_gpu_it_stays_in_its_ball_and_raises_the_loss(name):
     with torch.no_grad():
         before, after = (F.cross_entropy(model(z), y) for z in (x, x_adv))
     assert after > before
+
+
+@EVERY
+def test_what_an_attack_is_bound_to_is_part_of_a_value_and_no_setting(name):
+    """Nothing is written into the attack that is bound, and the bound one prints, and is named, like it."""
+    attack, model = build(name), network()
+    before = dict(vars(attack))
+    bound = bind_attack(attack, model, CostLedger().count_passes)
+    assert vars(attack) == before and repr(bound) == repr(attack) and find_name(ATTACKS, bound) == name
+    assert set(vars(bound)) == {field.name for field in dataclasses.fields(bound)}
+    other = bound.with_settings(eps=attack.eps / 2)
+    assert other.describe() == attack.scale(0.5).describe() | {"step_size": other.describe()["step_size"]}
+    assert {key: value for key, value in vars(other).items() if key not in before} == {
+        key: value for key, value in vars(bound).items() if key not in before
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        bound.eps = 1.0
+
+
+@EVERY
+def test_methods_of_the_last_release_warn_and_do_as_the_new_ones(name):
+    attack = build(name)
+    for old, new, argument in (("scaled", "scale", 0.5), ("recalling", "with_memory", None)):
+        with pytest.warns(DeprecationWarning, match=rf"Attack\.{old} has been renamed to {new}"):
+            assert repr(getattr(attack, old)(argument)) == repr(getattr(attack, new)(argument))
+    with pytest.warns(DeprecationWarning, match=r"Attack\.changed has been renamed to with_settings"):
+        assert attack.changed(eps=attack.eps / 2) == attack.with_settings(eps=attack.eps / 2)

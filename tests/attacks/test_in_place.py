@@ -7,7 +7,7 @@ import torch
 
 from advcore.adversary import perturb
 from advcore.attacks import ATTACKS, LinfPGD
-from advcore.attacks.base import input_gradient
+from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP
 from advcore.attacks.memory import Memory, Perturbations
 from advcore.cost import CostLedger
@@ -152,7 +152,7 @@ def climbed(loss, x, start, norm, steps):
     _, step, project = TWINS[norm]
     x_adv = project(start, x, eps)
     for _ in range(steps):
-        x_adv = project(step(x_adv, input_gradient(loss, x_adv)[1], size), x, eps)
+        x_adv = project(step(x_adv, take_input_gradient(loss, x_adv)[1], size), x, eps)
     return x_adv
 
 
@@ -193,7 +193,7 @@ def test_an_attack_from_a_remembered_start_is_that_of_the_plain_arithmetic(norm)
     def loss(z):
         return (z * weights).flatten(1).sum(1)
 
-    attack = ATTACKS[f"{norm}_pgd"](eps=eps, step_size=size, steps=3, start="remembered").recalling(memory)
+    attack = ATTACKS[f"{norm}_pgd"](eps=eps, step_size=size, steps=3, start="remembered").with_memory(memory)
     start = memory.recall(x, torch.arange(9), lambda: pytest.fail("all is known"))
     assert torch.equal(attack(loss, x, generator=stream), climbed(loss, x, start, norm, 3))
     assert torch.equal(memory.values.nan_to_num(), held.nan_to_num())

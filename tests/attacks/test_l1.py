@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from advcore.attacks import L1PGD
-from advcore.attacks.geometry import l1_project, l1_start, l1_step
+from advcore.attacks.geometry import draw_l1, project_l1, step_l1
 from advcore.rng import Stream
 
 
@@ -36,7 +36,7 @@ def test_the_projection_is_the_bisected_one(seed, size, eps, reach):
     rng = np.random.default_rng(seed)
     x = rng.random(size).round(2)
     z = x + reach * rng.standard_normal(size).round(2)
-    got = l1_project(torch.tensor(z)[None], torch.tensor(x)[None], eps)[0].numpy()
+    got = project_l1(torch.tensor(z)[None], torch.tensor(x)[None], eps)[0].numpy()
     assert np.abs(got - bisected(z, x, eps)).max() < 1e-9
     assert np.abs(got - x).sum() <= eps * (1 + 1e-12) + 1e-15 and got.min() >= 0 and got.max() <= 1
 
@@ -45,7 +45,7 @@ def test_it_is_the_nearest_point_of_ball_and_box():
     rng = np.random.default_rng(0)
     x, eps = rng.random(6), 0.7
     z = x + rng.standard_normal(6)
-    got = l1_project(torch.tensor(z)[None], torch.tensor(x)[None], eps)[0].numpy()
+    got = project_l1(torch.tensor(z)[None], torch.tensor(x)[None], eps)[0].numpy()
     # moves up and down, each above 0, so that the ball is a linear constraint
     found = minimize(
         lambda m: ((x + m[:6] - m[6:] - z) ** 2).sum(),
@@ -62,7 +62,7 @@ def test_a_step_moves_the_pixels_of_the_largest_gradients_that_have_room(sparsit
     generator = torch.Generator().manual_seed(0)
     x, gradient = torch.rand(4, 3, 4, 4, generator=generator), torch.randn(4, 3, 4, 4, generator=generator)
     x[0, 0], x[1, 1] = 1.0, 0.0
-    moved = (l1_step(x, gradient, 0.3, sparsity) - x).flatten(1)
+    moved = (step_l1(x, gradient, 0.3, sparsity) - x).flatten(1)
     for own, push, at in zip(moved, gradient.flatten(1), x.flatten(1), strict=True):
         free = [i for i in range(48) if (at[i] < 1 if push[i] > 0 else at[i] > 0)]
         best = sorted(free, key=lambda i: -abs(float(push[i])))[:count]
@@ -74,7 +74,7 @@ def test_a_step_moves_the_pixels_of_the_largest_gradients_that_have_room(sparsit
 def test_the_start_is_uniform_in_the_ball():
     """Of a uniform point in D dimensions, (norm / eps)^D is uniform, and each coordinate is symmetric."""
     x = torch.full((4000, 1, 1, 3), 0.5)
-    start = l1_start(x, 0.1, Stream(seed=0, purpose="attack").at(torch.arange(4000))) - x
+    start = draw_l1(x, 0.1, Stream(seed=0, purpose="attack").at(torch.arange(4000))) - x
     share = (start.flatten(1).abs().sum(1) / 0.1) ** 3
     assert share.max() <= 1 + 1e-5 and abs(float(share.mean()) - 0.5) < 0.02
     assert abs(float((share < 0.25).double().mean()) - 0.25) < 0.03

@@ -10,14 +10,13 @@ from torch import nn
 
 from advcore.adversary import bind_attack
 from advcore.attacks import LPA, PPGD, FastLPA
-from advcore.attacks.lpips import Embedder, catch_activations, embedding_distance, project
-from advcore.attacks.perceptual import Observation
+from advcore.attacks.lpips import Embedder, catch_activations, compare_embeddings, project
 from advcore.attacks.ppgd import find_steepest_step
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.models import MODELS
 from advcore.models.base import Normalize
-from advcore.objectives.base import margin
+from advcore.objectives.base import measure_margin
 from advcore.rng import Stream
 
 N = 4
@@ -52,7 +51,7 @@ def test_the_distance_is_the_one_by_hand():
     x, y = images(), images().flip(0)
     embed = Embedder(network(), None, None)
     expected = [slow_distance(a, b) for a, b in zip(x, y, strict=True)]
-    assert np.abs(embedding_distance(embed(x), embed(y)).numpy() - expected).max() < 1e-8
+    assert np.abs(compare_embeddings(embed(x), embed(y)).numpy() - expected).max() < 1e-8
 
 
 def test_named_layers_are_the_ones_compared():
@@ -81,7 +80,7 @@ def test_named_layers_are_the_ones_compared():
 def test_a_networks_stages_are_found_behind_a_normalisation(name, settings, size, channels):
     pytest.importorskip("torchvision")
     with torch.device("meta"):  # shapes alone
-        body = MODELS[name](**settings).body(10, (3, size, size))
+        body = MODELS[name](**settings).build(10, (3, size, size))
         net = nn.Sequential(Normalize(torch.zeros(3), torch.ones(3)), body).eval()
     with torch.no_grad(), catch_activations(net, None) as seen:
         net(torch.empty(1, 3, size, size, device="meta"))
@@ -90,7 +89,7 @@ def test_a_networks_stages_are_found_behind_a_normalisation(name, settings, size
 
 def test_alexnet_has_five_layers_by_name():
     with torch.device("meta"):  # shapes alone
-        net = MODELS["alexnet_cifar"]().body(10, (3, 32, 32)).eval()
+        net = MODELS["alexnet_cifar"]().build(10, (3, 32, 32)).eval()
     names = ["features.1", "features.4", "features.7", "features.9", "features.11"]
     with torch.no_grad(), catch_activations(net, names) as seen:
         net(torch.empty(1, 3, 32, 32, device="meta"))
@@ -100,8 +99,8 @@ def test_alexnet_has_five_layers_by_name():
 def test_the_gradient_is_finite_at_the_image_itself():
     x, embed = images(), Embedder(network(), None, None)
     z = x.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(embedding_distance(embed(z), embed(x)).sum(), z)
-    assert torch.isfinite(gradient).all() and embedding_distance(embed(x), embed(x)).abs().max() < 1e-9
+    (gradient,) = torch.autograd.grad(compare_embeddings(embed(z), embed(x)).sum(), z)
+    assert torch.isfinite(gradient).all() and compare_embeddings(embed(x), embed(x)).abs().max() < 1e-9
 
 
 @pytest.mark.case("E1")
@@ -111,20 +110,20 @@ def test_the_projection_ends_inside_and_leaves_those_inside_alone(eps):
     clean = embed(x)
     far = (x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)).clamp(0, 1)
     far[1] = x[1]  # inside already
-    near = project(lambda z: embedding_distance(embed(z), clean), x, far, eps)
-    assert embedding_distance(embed(near), clean).max() <= eps + 1e-9
+    near = project(lambda z: compare_embeddings(embed(z), clean), x, far, eps)
+    assert compare_embeddings(embed(near), clean).max() <= eps + 1e-9
     assert torch.equal(near[1], x[1]) and near.min() >= 0 and near.max() <= 1
-    outside = embedding_distance(embed(far), clean) > eps
-    assert eps == 0 or (embedding_distance(embed(near), clean)[outside] > 0.5 * eps).all()  # no more than it takes
+    outside = compare_embeddings(embed(far), clean) > eps
+    assert eps == 0 or (compare_embeddings(embed(near), clean)[outside] > 0.5 * eps).all()  # no more than it takes
 
 
 def test_each_image_is_projected_alone():
     x, embed = images(), Embedder(network(), None, None)
     far = (x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)).clamp(0, 1)
-    whole = project(lambda z: embedding_distance(embed(z), embed(x)), x, far, 0.05)
+    whole = project(lambda z: compare_embeddings(embed(z), embed(x)), x, far, 0.05)
     for i in range(N):
         own = x[i : i + 1]
-        alone = project(lambda z, own=own: embedding_distance(embed(z), embed(own)), own, far[i : i + 1], 0.05)
+        alone = project(lambda z, own=own: compare_embeddings(embed(z), embed(own)), own, far[i : i + 1], 0.05)
         assert torch.allclose(alone, whole[i : i + 1], atol=1e-9)
 
 
@@ -142,17 +141,24 @@ def test_the_steepest_direction_solves_the_normal_equations():
     push = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x = torch.zeros(3, 1, 2, 2, dtype=torch.float64)
 
-    def seen(z, margins=True, size=0.1):
-        return Observation(size * (push * z.flatten(1)).sum(1), z.flatten(1) @ j.T, None)
+    class Seen:
+        def __init__(self, size):
+            self.size = size
 
-    got, margins = find_steepest_step(seen, x)
+        def measure(self, z):
+            return self.size * (push * z.flatten(1)).sum(1), self.embed(z)
+
+        def embed(self, z):
+            return z.flatten(1) @ j.T
+
+    got, margins = find_steepest_step(Seen(0.1), x)
     got = got.flatten(1)
     assert torch.equal(margins, torch.zeros(3, dtype=torch.float64))
     for own, g in zip(got, push, strict=True):
         exact = torch.linalg.solve(j.T @ j, g)
         exact = exact / (j @ exact).norm()
         assert torch.allclose(own, exact, atol=1e-6)
-    flat, _ = find_steepest_step(lambda z, margins=True: seen(z, margins, 0.0), x)
+    flat, _ = find_steepest_step(Seen(0.0), x)
     assert torch.equal(flat, torch.zeros_like(x))
 
 
@@ -162,7 +168,9 @@ def run(attack, model, x, y, network=None):
     own = bind_attack(own, model, ledger.count_passes)
     with ledger.phase("attack"):
         forward = ledger.count_passes(model)
-        x_adv = own(lambda z: margin(forward(z), y), x, generator=Stream(seed=0, purpose="a").at(torch.arange(len(x))))
+        x_adv = own(
+            lambda z: measure_margin(forward(z), y), x, generator=Stream(seed=0, purpose="a").at(torch.arange(len(x)))
+        )
     return x_adv, own, ledger.passes["attack"]
 
 
@@ -185,7 +193,7 @@ def test_more_room_never_leaves_more_right(attack):
     y = model(x).argmax(1)
     stands = []
     for eps in (0.0005, 0.002, 0.005, 0.02):
-        x_adv, _, _ = run(attack.changed(eps=eps), model, x, y)
+        x_adv, _, _ = run(attack.with_settings(eps=eps), model, x, y)
         stands.append(int((model(x_adv).argmax(1) == y).sum()))
     assert stands[0] > stands[-1] and all(b <= a + 1 for a, b in zip(stands, stands[1:], strict=False))
 
@@ -203,7 +211,7 @@ def test_an_external_network_measures_the_distance():
     own, _, _ = run(FastLPA(eps=0.2, steps=3), model, x, y)
     external, attack, _ = run(FastLPA(eps=0.2, steps=3), model, x, y, network=other)
     assert not torch.equal(own, external) and attack.describe()["network"] == "Sequential"
-    assert attack.changed(eps=0.1).describe()["network"] == "Sequential"
+    assert attack.with_settings(eps=0.1).describe()["network"] == "Sequential"
     assert other.training and all(p.requires_grad for p in other.parameters())  # a copy is what was frozen
     with pytest.raises(ConfigError, match="network must be loaded first"):
         bind_attack(FastLPA(eps=0.2, network="runs/x"), model, CostLedger().count_passes)
@@ -235,15 +243,15 @@ def test_an_image_that_is_lost_inside_the_ball_stays_lost(kind):
     attack = kind(eps=0.006, steps=8)
     own = bind_attack(attack, model, CostLedger().count_passes)
     lost = torch.zeros(40, dtype=torch.bool)
-    clean = Embedder(model, None, None)(x)
+    clean = Embedder(model, None)(x)
 
     def watching(z):
         nonlocal lost
         with torch.no_grad():
-            inside = embedding_distance(Embedder(model, None, None)(z), clean) <= attack.eps
+            inside = compare_embeddings(Embedder(model, None)(z), clean) <= attack.eps
         logits = model(z)  # the last pass: the attack reads its activations
         lost |= inside & (logits.argmax(1) != y)
-        return margin(logits, y)
+        return measure_margin(logits, y)
 
     x_adv = own(watching, x, generator=Stream(seed=0, purpose="a").at(torch.arange(40)))
     ended = model(x_adv).argmax(1) != y
@@ -276,7 +284,7 @@ def test_only_images_that_are_right_are_attacked_on_request(attack):
     x, model = images(), network()
     y = model(x).argmax(1)
     y[2] = (y[2] + 1) % 4
-    x_adv, _, _ = run(attack.changed(correct_only=True), model, x, y)
+    x_adv, _, _ = run(attack.with_settings(correct_only=True), model, x, y)
     still = [torch.equal(a, b) for a, b in zip(x, x_adv, strict=True)]
     assert still == [False, False, True, False]
 

@@ -57,26 +57,28 @@ def elsewhere(x):
 
 
 def remembering(name, steps=3):
-    return ATTACKS[name].changed(start="remembered", steps=steps)
+    return ATTACKS[name].with_settings(start="remembered", steps=steps)
 
 
 def attacked(attack, kept, x, epoch=0, indices=ALL):
     """Where the attack ends on images of the view, which is then remembered."""
-    x_adv = attack.recalling(kept)(loss_of(network()), x, generator=stream(epoch, indices=indices))
+    x_adv = attack.with_memory(kept)(loss_of(network()), x, generator=stream(epoch, indices=indices))
     kept.keep(x, x_adv, indices)
     return x_adv
 
 
 @every_attack
 def test_two_epochs_of_k_steps_are_one_of_2k_bitwise(name):
-    attack = remembering(name).changed(step_size=remembering(name).length)
+    attack = remembering(name).with_settings(step_size=remembering(name).length)
     kept = memory("float32")
     for epoch in range(2):
         kept.begin(ALL, view(epoch))
         twice = attacked(attack, kept, images(), epoch)
-    once = attack.changed(steps=6, start="uniform")(loss_of(network()), images(), generator=stream())
+    once = attack.with_settings(steps=6, start="uniform")(loss_of(network()), images(), generator=stream())
     assert torch.equal(twice, once)
-    assert not torch.equal(twice, attack.changed(start="uniform")(loss_of(network()), images(), generator=stream(1)))
+    assert not torch.equal(
+        twice, attack.with_settings(start="uniform")(loss_of(network()), images(), generator=stream(1))
+    )
 
 
 @pytest.mark.parametrize("project", [attack.geometry.project for attack in ATTACKS.values()], ids=ATTACKS)
@@ -151,7 +153,7 @@ def test_ball_and_box_hold_in_every_precision(name, precision, augment):
     for epoch in range(3):
         kept.begin(ALL, view(epoch))
         x = images() if augment is None else augment(images(), view(epoch).at(ALL))
-        now = attack.scaled(0.5) if epoch == 1 else attack  # what is remembered may be outside of a ramp's ball
+        now = attack.scale(0.5) if epoch == 1 else attack  # what is remembered may be outside of a ramp's ball
         start = now.geometry.project(kept.recall(x, ALL, elsewhere(x)), x, now.eps)
         for point in (start, attacked(now, kept, x, epoch)):
             assert float(now.excess(x, point).max()) <= 1e-7 * now.eps + (3e-8 if name == "linf" else 0)
@@ -195,10 +197,10 @@ def test_what_a_view_does_not_show_is_not_rounded_again_and_again():
 @every_attack
 def test_an_example_that_nothing_is_known_of_starts_as_uniform_does(name):
     kept, attack = memory(), remembering(name)
-    uniform = attack.changed(start="uniform")(loss_of(network()), images(), generator=stream())
+    uniform = attack.with_settings(start="uniform")(loss_of(network()), images(), generator=stream())
     assert torch.equal(attack(loss_of(network()), images(), generator=stream()), uniform)  # no memory at all
     assert torch.equal(
-        attack.recalling(kept)(loss_of(network()), images(), generator=stream()), uniform
+        attack.with_memory(kept)(loss_of(network()), images(), generator=stream()), uniform
     )  # an empty one
     kept.begin(ALL, None)
     kept.keep(images()[:5], images()[:5] * 0.9, ALL[:5])
@@ -287,7 +289,7 @@ def test_the_bytes_told_are_the_bytes_held(precision):
     kept = memory(precision)
     kept.begin(ALL[:7], None)
     held = kept.values.nbytes + kept.scale.nbytes + kept.known.nbytes
-    assert Memory(precision=precision).nbytes(7, SHAPE) == held
+    assert Memory(precision=precision).count_bytes(7, SHAPE) == held
 
 
 @pytest.mark.parametrize(
@@ -378,7 +380,7 @@ def test_one_end_is_remembered():
 def test_what_judges_and_what_costs_compare_with_start_anew():
     attack = LinfPGD(eps=0.1, steps=5, start="remembered")
     assert attack.remembers and not attack.probe().remembers and not attack.reference(7).remembers
-    assert attack.probe().steps == 5 and attack.passes() == attack.changed(start="uniform").passes()
+    assert attack.probe().steps == 5 and attack.passes() == attack.with_settings(start="uniform").passes()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])

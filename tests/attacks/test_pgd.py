@@ -11,7 +11,7 @@ from seeds import seeded
 from torch import nn
 
 from advcore.attacks import ATTACKS
-from advcore.attacks.geometry import L2, LINF
+from advcore.attacks.geometry import LP
 from advcore.attacks.pgd import L2PGD, PGD, LinfPGD
 from advcore.data.source import Resident
 from advcore.errors import ConfigError
@@ -90,7 +90,7 @@ ONE_PIXEL = {"l1": {"sparsity": 1e-9}}
 )
 def test_what_stands_on_a_linear_model_is_what_has_a_margin_of_eps_times_the_dual_norm(name, shape, batch, restarts):
     kind, room = EACH[name], 0.2
-    geometry, pixels = kind.geometry, math.prod(shape)
+    geometry, pixels = LP[kind.norm], math.prod(shape)
     weights, x = linear(shape), inside(32, shape, room)
     step = geometry.step(torch.zeros(1, *shape), (weights[0] - weights[1]).view(1, *shape), 1.0)
     assert float(geometry.distance(torch.zeros(1, *shape), step)) == pytest.approx(1, abs=1e-6)  # a step has length 1
@@ -260,11 +260,11 @@ def test_more_restarts_never_lower_the_loss(kind):
 @BOTH
 def test_scaling_shrinks_ball_and_step_together_and_nothing_else(kind):
     for attack in (kind(eps=0.2, steps=5, restarts=3, start="clean"), kind(eps=0.2, steps=5, step_size=0.07)):
-        half = attack.scaled(0.5)
+        half = attack.scale(0.5)
         assert half.eps == pytest.approx(0.1) and half.length == pytest.approx(attack.length / 2)
         assert (half.steps, half.restarts, half.start) == (attack.steps, attack.restarts, attack.start)
-        assert attack.scaled(1.0).describe() == attack.describe()
-    assert kind(eps=0.2).scaled(0.0).eps == 0
+        assert attack.scale(1.0).describe() == attack.describe()
+    assert kind(eps=0.2).scale(0.0).eps == 0
 
 
 @BOTH
@@ -326,12 +326,12 @@ def test_the_l2_projection_gives_no_room_away(level):
     draw = torch.Generator().manual_seed(0)
     x = 0.3 + 0.4 * torch.rand(16, 3, 32, 32, generator=draw) if level is None else torch.full((16, 3, 32, 32), level)
     far = x + torch.randn(x.shape, generator=draw)
-    short = 0.5 - L2.distance(x, L2.project(far, x, 0.5))
+    short = 0.5 - LP["l2"].distance(x, LP["l2"].project(far, x, 0.5))
     assert float(short.min()) > -1e-12 and float(short.max()) < 2e-7
 
 
 FLOATS = st.floats(-3, 4, width=32)
-GEOMETRIES = {"linf": LINF, "l2": L2}
+GEOMETRIES = {norm: LP[norm] for norm in ("linf", "l2")}
 
 
 @pytest.mark.case("E1")
@@ -359,7 +359,7 @@ def test_the_l2_projection_is_the_nearest_point_of_the_ball(seed):
     draw = torch.Generator().manual_seed(seed)
     x = 0.5 + torch.zeros(1, 1, 1, 3, dtype=torch.float64)
     far = x + torch.randn(x.shape, generator=draw, dtype=torch.float64)
-    landed = L2.project(far, x, 0.2)
+    landed = LP["l2"].project(far, x, 0.2)
     offsets = torch.randn(500, 3, generator=draw, dtype=torch.float64)
     others = x.view(1, 3) + 0.2 * offsets / offsets.norm(dim=1, keepdim=True).clamp_min(1)
     assert (landed - far).norm() <= (others - far.view(1, 3)).norm(dim=1).min() + 1e-12

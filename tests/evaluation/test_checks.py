@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from examples import build_example
 from seeds import seeded
 from torch import nn
 from torch.autograd import grad as imported_grad
@@ -209,7 +210,7 @@ TABLE = [(name, dtype) for name in ZOO for dtype in (None, torch.bfloat16)]
 )
 def test_no_model_of_the_table_has_a_flag_of_its_own(name, dtype):
     with seeded():
-        net = ZOO[name](**({"architecture": "resnet10t"} if name == "timm" else {})).body(10, (3, 8, 8)).eval()
+        net = build_example(ZOO[name]).build(10, (3, 8, 8)).eval()
 
     def call(_, x):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):

@@ -104,7 +104,7 @@ def file(tmp_path_factory):
 def test_verdicts_of_another_evaluation_are_refused(file, change):
     before = file.read_bytes()
     settings = {"seed": 1} if change == "seed" else {"indices": torch.arange(20)} if change == "indices" else {}
-    attacks = (ATTACKS[0].changed(eps=0.03), *ATTACKS[1:]) if change == "attack" else ATTACKS
+    attacks = (ATTACKS[0].with_settings(eps=0.03), *ATTACKS[1:]) if change == "attack" else ATTACKS
     data = Resident(images(), (source().labels() + 1) % 5) if change == "data" else source()
     data = Resident(1 - images(), source().labels()) if change == "images" else data
     with pytest.raises(CheckpointError, match="another evaluation"):

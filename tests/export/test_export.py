@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from examples import build_example
 from pyarrow import parquet
 from safetensors.torch import load_file
 
@@ -128,15 +129,15 @@ def test_every_architecture_is_the_same_where_there_is_no_advcore(run, tmp_path)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_says_what_it_is_made_of(name):
     """The text compiles, and names nothing that is not in it or imported by it."""
-    settings = MODELS[name](**({"architecture": "resnet10t"} if name == "timm" else {}))
+    settings = build_example(MODELS[name])
     text = standalone.write_source(settings, title="x", num_classes=10, shape=(3, 32, 32))
     assert text and "advcore" not in re.sub(r'^""".*?"""', "", text, flags=re.S)
     names: dict = {"__name__": "model", "__file__": "model.py"}
     exec(compile(text, "model.py", "exec"), names)
     config = {"shape": [3, 32, 32], "network": {"normalize": True}}
-    config["network"]["arguments"] = json.loads(json.dumps(settings.arguments(10, (3, 32, 32))))
+    config["network"]["arguments"] = json.loads(json.dumps(settings.list_arguments(10, (3, 32, 32))))
     with torch.device("meta"):
-        made, own = names["build"](config), settings.body(10, (3, 32, 32))
+        made, own = names["build"](config), settings.build(10, (3, 32, 32))
     shapes = {name.removeprefix("1."): value.shape for name, value in made.state_dict().items()}
     assert own.state_dict().keys() == shapes.keys() - {"0.mean", "0.std"}
     assert all(value.shape == shapes[name] for name, value in own.state_dict().items())

@@ -441,7 +441,7 @@ def test_fast_lpa_on_a_resnet_goes_on_in_halves_and_holds_what_the_documentation
     """docs/evaluation.md: about 9 MB an example of the chunk, ResNet-18 at 32 x 32."""
     pytest.importorskip("torchvision")
     with seeded():
-        net = MODELS["resnet18"]().body(10, (3, 32, 32)).eval()
+        net = MODELS["resnet18"]().build(10, (3, 32, 32)).eval()
     x = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     source = Resident(x, torch.arange(32) % 10)
     settings = {"source": source, "name": "pgd", "attack": ATTACKS["fast_lpa"](eps=0.5, steps=2), "chunk_size": 32}

@@ -37,7 +37,7 @@ class Noise(NamedTuple):
     numbers: Tensor
 
     @property
-    def indices(self) -> Tensor:
+    def examples(self) -> Tensor:
         return torch.arange(len(self.numbers))
 
     def uniform(self, shape):

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from examples import build_example
 from seeds import seeded
 from torch import nn
 
 from advcore.errors import ConfigError
 from advcore.models import MODELS
-from advcore.models.base import Normalize, channel_statistics, find_head, tap_features
+from advcore.models.base import Normalize, find_head, measure_channels, tap_features
 from advcore.models.resnets import PreActNet
 
 RESNETS = ("resnet18", "resnet50")
@@ -16,19 +17,18 @@ RESNETS = ("resnet18", "resnet50")
 def settings(name, **changes):
     if name == "timm":
         pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
-        changes.setdefault("architecture", "resnet10t")
-    return MODELS[name](**changes)
+    return build_example(MODELS[name], **changes)
 
 
 def on_meta(name, num_classes=10, shape=(3, 32, 32), **changes):
     """The network without its numbers: shapes and counts cost nothing."""
     with torch.device("meta"):
-        return settings(name, **changes).body(num_classes, shape)
+        return settings(name, **changes).build(num_classes, shape)
 
 
 def real(name, num_classes=10, shape=(3, 32, 32), seed=0, **changes):
     with seeded(seed):
-        return settings(name, **changes).body(num_classes, shape).eval()
+        return settings(name, **changes).build(num_classes, shape).eval()
 
 
 def images(size, shape=(3, 32, 32)):
@@ -112,7 +112,7 @@ def test_settings_out_of_range_name_key_value_and_way_out(name, changes, told):
 
 def test_an_architecture_timm_does_not_know_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="'resnet11t'.*did you mean 'resnet1"):
-        settings("timm", architecture="resnet11t").body(10, (3, 32, 32))
+        settings("timm", architecture="resnet11t").build(10, (3, 32, 32))
 
 
 # ---- the head ----
@@ -243,7 +243,7 @@ def test_normalize_is_the_plain_formula_with_statistics_that_are_saved_and_not_t
 @pytest.mark.parametrize("size", [1, 7, 50])
 def test_channel_statistics_are_those_of_all_pixels_however_cut(size):
     x = images(50, (3, 6, 5)) * torch.tensor([1, 0.1, 0.01]).view(3, 1, 1) + 0.5
-    mean, std = channel_statistics((None, piece, None) for piece in x.split(size))
+    mean, std = measure_channels((None, piece, None) for piece in x.split(size))
     assert torch.allclose(mean, x.double().mean((0, 2, 3)), atol=1e-12)
     assert torch.allclose(std, x.double().std((0, 2, 3), correction=0), rtol=1e-6)
 
@@ -251,7 +251,7 @@ def test_channel_statistics_are_those_of_all_pixels_however_cut(size):
 def test_a_constant_channel_has_deviation_one():
     x = images(8, (2, 4, 4))
     x[:, 1] = 0.7
-    mean, std = channel_statistics(iter([(None, x, None)]))
+    mean, std = measure_channels(iter([(None, x, None)]))
     assert std[1] == 1 and mean[1] == pytest.approx(0.7)
     assert torch.isfinite(Normalize(mean, std)(x)).all()
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import ASCENTS, choose_ascent, is_attacked, margin, needs_clean
-from advcore.objectives.mart import Mart, log_rest
+from advcore.objectives.base import ASCENTS, choose_ascent, is_attacked, measure_margin, needs_clean
+from advcore.objectives.mart import Mart, compute_log_rest
 from advcore.objectives.standard import Pgd, Standard
-from advcore.objectives.trades import Trades, divergence
+from advcore.objectives.trades import Trades, measure_divergence
 
 B, C = 9, 5
 EVERY = pytest.mark.parametrize("name", OBJECTIVES)
@@ -207,7 +207,7 @@ def test_mart_is_the_naive_formula_where_that_is_safe():
 
 @pytest.mark.case("F9")
 def test_the_log_of_a_vanishing_rest_is_the_gap():
-    assert float(log_rest(torch.tensor([[500.0, 0.0]]), torch.tensor([0]))) == pytest.approx(-500)
+    assert float(compute_log_rest(torch.tensor([[500.0, 0.0]]), torch.tensor([0]))) == pytest.approx(-500)
 
 
 @pytest.mark.case("F9")
@@ -215,7 +215,7 @@ def test_the_log_of_a_vanishing_rest_is_the_gap():
 def test_trades_at_an_extreme_gap_is_the_gap(gap):
     """Clean certain of class 0, attacked certain of class 1, label 1: both terms are the gap."""
     clean, moved = torch.tensor([[gap, 0.0]]), torch.tensor([[0.0, gap]])
-    assert float(divergence(clean, moved)) == pytest.approx(gap)
+    assert float(measure_divergence(clean, moved)) == pytest.approx(gap)
     assert float(Trades(beta=6.0).loss(torch.tensor([1]), clean=clean, adversarial=moved)) == pytest.approx(7 * gap)
 
 
@@ -223,8 +223,8 @@ def test_trades_at_an_extreme_gap_is_the_gap(gap):
 @given(st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=2, max_size=6))
 def test_the_divergence_is_zero_at_equality_never_negative_and_blind_to_shifts(pairs):
     z, moved = torch.tensor(pairs, dtype=torch.float64).T[:, None, :]
-    assert divergence(z, z) == 0 and float(divergence(z, moved)) >= -1e-12
-    assert torch.allclose(divergence(z + 5, moved - 7), divergence(z, moved), atol=1e-9)
+    assert measure_divergence(z, z) == 0 and float(measure_divergence(z, moved)) >= -1e-12
+    assert torch.allclose(measure_divergence(z + 5, moved - 7), measure_divergence(z, moved), atol=1e-9)
 
 
 # ---- margin ----
@@ -238,7 +238,7 @@ def test_the_divergence_is_zero_at_equality_never_negative_and_blind_to_shifts(p
 )
 def test_margin_is_best_other_minus_own_clipped_above(rows, label, kappa):
     z, y = torch.tensor(rows), torch.full((len(rows),), label)
-    for got, clipped, row in zip(margin(z, y), margin(z, y, kappa), z, strict=True):
+    for got, clipped, row in zip(measure_margin(z, y), measure_margin(z, y, kappa), z, strict=True):
         others = [row[k] for k in range(3) if k != label]
         expected = max(float(other - row[label]) for other in others)
         assert float(got) == pytest.approx(expected)
@@ -248,7 +248,7 @@ def test_margin_is_best_other_minus_own_clipped_above(rows, label, kappa):
 def test_margin_is_above_zero_exactly_where_misclassified():
     z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     y = torch.arange(200) % 4
-    assert torch.equal(margin(z, y) > 0, z.argmax(1) != y)
+    assert torch.equal(measure_margin(z, y) > 0, z.argmax(1) != y)
 
 
 # ---- settings ----

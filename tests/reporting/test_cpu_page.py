@@ -67,7 +67,7 @@ def test_the_ways_do_the_same_step(script, monkeypatch):
     steps, cpu = script("steps"), script("cpu")
     x, y = steps.batch_of(8, torch.device("cpu"))
     model = steps.seeded_network("small_cnn", width=8)
-    how = {"attack": steps.ATTACK.changed(start="clean")}
+    how = {"attack": steps.ATTACK.with_settings(start="clean")}
     plain = cpu.FIRST_DEFAULTS.resolve(cpu.CPU)
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.zero_())
     losses = [float(steps.published(copy.deepcopy(model), x, y)())]

@@ -77,7 +77,7 @@ def test_our_models_name_their_family_and_others_are_of_none(table):
         "preact_resnet18": "preact_resnet", "wide_resnet28_10": "wide_resnet", "wide_resnet34_10": "wide_resnet",
         "timm": None,
     }  # fmt: skip
-    small = MODELS["small_cnn"](width=2).body(4, shape)
+    small = MODELS["small_cnn"](width=2).build(4, shape)
     inside = nn.Sequential(Normalize(torch.zeros(3), torch.ones(3)), small)
     assert find_family(small) == find_family(inside) == find_family(copy.deepcopy(inside)) == "small_cnn"
     assert FAMILY not in "".join(inside.state_dict())
@@ -132,7 +132,7 @@ def data():
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return MODELS["small_cnn"](width=4).body(4, (3, 12, 12))
+    return MODELS["small_cnn"](width=4).build(4, (3, 12, 12))
 
 
 def equal(one, other):

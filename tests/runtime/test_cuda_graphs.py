@@ -107,14 +107,14 @@ def test_another_attack_or_shape_or_mode_is_another_graph(model, source, recordi
         perturb(forward, Pgd(), attack, source._images[:count], y[:count], generator=generator)
 
     with Speed(graphed=True).resolve(CPU).activate(), ledger.phase("attack"):
-        for attack, count in ((ATTACK, 96), (ATTACK, 50), (ATTACK.scaled(0.5), 96), (ATTACK, 96), (ATTACK, 50)):
+        for attack, count in ((ATTACK, 96), (ATTACK, 50), (ATTACK.scale(0.5), 96), (ATTACK, 96), (ATTACK, 50)):
             once(attack, count)
         assert recordings == [1, 1]
         net.train()
         [once() for _ in range(3)]
         assert recordings == [1, 1]  # a model that learns while it is attacked is attacked as it stands
         net.eval()
-        [once(ATTACK.changed(restarts=2)) for _ in range(3)]
+        [once(ATTACK.with_settings(restarts=2)) for _ in range(3)]
         assert recordings == [1, 1]  # so are several restarts
         [once(count=count) for count in (10, 20, 30, 40) for _ in range(2)]
         assert len(graphs._recordings) == 4

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from examples import build_example
 
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
@@ -20,30 +21,17 @@ from advcore.testing import (
     SolverContract,
 )
 
-USUAL = {
-    "linf_pgd": {"eps": 8 / 255, "steps": 3},
-    "l2_pgd": {"eps": 0.5, "steps": 3},
-    "l1_pgd": {"eps": 4.0, "steps": 3},
-    "n_fgsm": {"eps": 8 / 255},
-    "fast_lpa": {"eps": 0.3, "steps": 3},
-    "lpa": {"eps": 0.3, "steps": 3, "rounds": 2},
-    "ppgd": {"eps": 0.3, "steps": 2},
-    "stadv": {"eps": 0.2, "steps": 3},
-    "recoloradv": {"eps": 0.06, "steps": 3},
-    "jpeg_linf": {"eps": 0.5, "steps": 3},
-}
-
 
 class TestAttacks(AttackContract):
     @pytest.fixture(params=ATTACKS)
     def attack(self, request):
-        return ATTACKS[request.param](**USUAL[request.param])
+        return build_example(ATTACKS[request.param])
 
 
 class TestObjectives(ObjectiveContract):
     @pytest.fixture(params=OBJECTIVES)
     def objective(self, request):
-        return OBJECTIVES[request.param]()
+        return build_example(OBJECTIVES[request.param])
 
 
 class TestSolvers(SolverContract):
@@ -55,7 +43,7 @@ class TestSolvers(SolverContract):
 class TestRules(RuleContract):
     @pytest.fixture(params=RULES)
     def rule(self, request):
-        return RULES[request.param]()
+        return build_example(RULES[request.param])
 
 
 class TestGradients(GradientContract):
@@ -67,7 +55,7 @@ class TestGradients(GradientContract):
 class TestModels(ModelContract):
     @pytest.fixture(params=["small_cnn", "resnet18", "preact_resnet18", "alexnet_cifar"])
     def model(self, request):
-        return MODELS[request.param]().body(4, (3, 16, 16))
+        return MODELS[request.param]().build(4, (3, 16, 16))
 
 
 class TestDigits(DataContract):

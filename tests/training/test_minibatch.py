@@ -472,7 +472,7 @@ def test_the_radius_is_of_kept_examples_in_the_ball_of_the_whole_attack(model, s
     one = batch(source, torch.arange(40, 56))
     state.step(learner(model), one)
     kept = torch.cat(state.kept_indices).unique()
-    state.summarize(learner(model, attack=ATTACK.scaled(0.1)))
+    state.summarize(learner(model, attack=ATTACK.scale(0.1)))
     ((attack, indices),) = asked
     assert attack == ATTACK and set(indices.tolist()) <= set(kept.tolist()) and int(indices.min()) >= 40
 

@@ -31,7 +31,7 @@ from advcore.training.loop import Listener
 from advcore.training.trainer import Trainer
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
-REMEMBERED = ATTACK.changed(start="remembered")
+REMEMBERED = ATTACK.with_settings(start="remembered")
 N, SIZE = 96, 32
 
 RUNS = {

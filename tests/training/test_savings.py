@@ -34,7 +34,7 @@ from advcore.training.trainer import Trainer
 
 N, SIZE = 96, 32
 ATTACK = LinfPGD(eps=0.1, steps=3)
-REMEMBERED = ATTACK.changed(start="remembered")
+REMEMBERED = ATTACK.with_settings(start="remembered")
 
 
 def trainer(attack=REMEMBERED, solver=None, objective=None, *, selecting=None, epochs=4, budget=0.5, period=2, **more):
@@ -57,14 +57,14 @@ def equal(a, b):
 @pytest.mark.parametrize("objective", [Pgd(), Trades()], ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("attack", [REMEMBERED, L2PGD(eps=0.7, steps=3, start="remembered")], ids=lambda a: a.norm)
 def test_on_frozen_weights_two_epochs_of_attacks_are_one_of_twice_the_steps(model, source, attack, objective):
-    attack = attack.changed(step_size=attack.length)
+    attack = attack.with_settings(step_size=attack.length)
     memory = Perturbations(Memory(precision="float32"), N, source.shape, source.device)
 
     def ends(own, epoch, memory=None):
         made = Learner(
             model=model,
             objective=objective,
-            attack=own.recalling(memory),
+            attack=own.with_memory(memory),
             optimizer=None,
             ledger=CostLedger(),
             memory=memory,
@@ -76,7 +76,7 @@ def test_on_frozen_weights_two_epochs_of_attacks_are_one_of_twice_the_steps(mode
     for epoch in range(2):
         memory.begin(torch.arange(N), None)
         twice = ends(attack, epoch, memory)
-    assert torch.equal(twice, ends(attack.changed(start="uniform", steps=6), 0))
+    assert torch.equal(twice, ends(attack.with_settings(start="uniform", steps=6), 0))
 
 
 class Spied(Perturbations):
@@ -132,7 +132,7 @@ def test_a_coresets_perturbations_are_remembered_while_it_lasts(model, source, l
 
 @by_plain_kernels
 def test_a_selection_starts_from_what_is_remembered_on_the_plain_view_and_writes_nothing(model, source, log):
-    made = trainer(solver=GradMatch(), selecting=REMEMBERED.changed(steps=1))
+    made = trainer(solver=GradMatch(), selecting=REMEMBERED.with_settings(steps=1))
     made.fit(copy.deepcopy(model), source, seed=0, augment=crop_flip)
     at = [i for i, entry in enumerate(log) if entry[0] == "plain"]
     assert len(at) == N // 32 and at == list(range(at[0], at[-1] + 1))  # nothing is kept between its chunks
@@ -281,12 +281,12 @@ def test_epochs_attack_with_the_steps_of_their_schedule(model, source):
 @pytest.mark.parametrize(
     ("attack", "schedule", "steps"),
     [
-        (ATTACK.changed(steps=7), None, 7),
-        (ATTACK.changed(steps=2), None, 10),
-        (ATTACK.changed(steps=7), Linear(first=1, last=7), 10),
-        (ATTACK.changed(steps=7), Linear(first=5, last=7), 7),
+        (ATTACK.with_settings(steps=7), None, 7),
+        (ATTACK.with_settings(steps=2), None, 10),
+        (ATTACK.with_settings(steps=7), Linear(first=1, last=7), 10),
+        (ATTACK.with_settings(steps=7), Linear(first=5, last=7), 7),
         (NFGSM(eps=0.1), None, 10),
-        (ATTACK.changed(steps=10), Linear(first=1, last=2), 10),
+        (ATTACK.with_settings(steps=10), Linear(first=1, last=2), 10),
         (FastLPA(eps=0.2, steps=7), None, 7),
         (FastLPA(eps=0.2, steps=7), Linear(first=1, last=7), 10),
         (StAdv(eps=0.1, steps=2), None, 10),
@@ -298,7 +298,9 @@ def test_few_steps_in_any_epoch_are_judged_by_many_in_all(attack, schedule, step
     assert made.few_steps == (steps == 10)
 
 
-@pytest.mark.parametrize("attack", [ATTACK.changed(steps=1), ATTACK.changed(steps=3), REMEMBERED, NFGSM(eps=0.1)])
+@pytest.mark.parametrize(
+    "attack", [ATTACK.with_settings(steps=1), ATTACK.with_settings(steps=3), REMEMBERED, NFGSM(eps=0.1)]
+)
 @by_plain_kernels
 def test_nobody_watching_few_steps_is_an_event(model, source, attack):
     (event,) = trainer(attack, epochs=1).fit(copy.deepcopy(model), source, seed=0).events
@@ -324,9 +326,9 @@ def test_nobody_watching_few_steps_is_an_event(model, source, attack):
 def test_the_ledger_of_every_combination_is_the_plan(model, source, objective, solver, rule, schedule, selecting):
     if rule and rule.single_image and len(objective.passes) > 1:
         pytest.skip("the rule refuses this objective")
-    cheap = selecting and REMEMBERED.changed(steps=selecting)
+    cheap = selecting and REMEMBERED.with_settings(steps=selecting)
     made = trainer(
-        REMEMBERED.changed(steps=2),
+        REMEMBERED.with_settings(steps=2),
         solver,
         objective=objective,
         minibatch=rule,
@@ -406,7 +408,7 @@ def test_blocks_of_different_sizes_do_not_move_what_is_held(model, source, monke
     trained = made.fit(copy.deepcopy(model), part, seed=0)
     assert len({len(coreset) for coreset in trained.coresets}) == 2  # with the small block, and without
     assert moved == [90, made.selector.size(90)]
-    assert made.estimate_memory(90, (1, 8, 8)) == sum(moved) * Memory().nbytes(1, (1, 8, 8))
+    assert made.estimate_memory(90, (1, 8, 8)) == sum(moved) * Memory().count_bytes(1, (1, 8, 8))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -414,7 +416,10 @@ def test_blocks_of_different_sizes_do_not_move_what_is_held(model, source, monke
 def test_a_run_written_out_by_hand(model, source, steps):
     """PGD: 2 k + 2 an example and epoch, 2 s + 1 an example and selection; 1 + 2 epochs, one selection."""
     made = trainer(
-        solver=GradMatch(), selecting=ATTACK.changed(steps=steps), period=None, attack_steps=ByBudget(mean=2.0, last=3)
+        solver=GradMatch(),
+        selecting=ATTACK.with_settings(steps=steps),
+        period=None,
+        attack_steps=ByBudget(mean=2.0, last=3),
     )
     k = [1, 2, 3]
     expected = N * (2 * k[0] + 2) + N * (2 * steps + 1) + N // 2 * (2 * k[1] + 2) + N // 2 * (2 * k[2] + 2)
@@ -435,12 +440,12 @@ def random_plan(seed):
         return choices[int(torch.randint(len(choices), (1,), generator=generator))]
 
     objective = pick([Pgd(), Trades()])
-    attack = REMEMBERED.changed(steps=pick([2, 4]))
+    attack = REMEMBERED.with_settings(steps=pick([2, 4]))
     return trainer(
         attack,
         pick([GradMatch(), Random(), Craig()]),
         objective,
-        selecting=pick([None, attack.changed(steps=1)]),
+        selecting=pick([None, attack.with_settings(steps=1)]),
         epochs=pick([6, 8]),
         period=pick([1, 3, None]),
         minibatch=pick([None, RULES["margin"](warm_up=0)]),
@@ -473,11 +478,13 @@ def test_what_is_offered_costs_what_is_told(model, source, seed):
     assert all(offer.cost <= 0.3 for offer in found)
     one = found[-1]
     attack = (
-        made.attack if one.steps in (None, made.attack.steps) else made.attack.changed(steps=one.steps, step_size=None)
+        made.attack
+        if one.steps in (None, made.attack.steps)
+        else made.attack.with_settings(steps=one.steps, step_size=None)
     )
     chooser = made.selector
     if one.selection_steps:
-        chooser = dataclasses.replace(chooser, attack=chooser.attack.changed(steps=one.selection_steps))
+        chooser = dataclasses.replace(chooser, attack=chooser.attack.with_settings(steps=one.selection_steps))
     same = dataclasses.replace(made, attack=attack, minibatch=one.rule, selector=chooser)
     same = replace_budget(
         dataclasses.replace(same, schedule=dataclasses.replace(same.schedule, period=one.period)), one.budget
@@ -540,7 +547,7 @@ def test_a_cost_that_nothing_has_is_refused_with_what_there_is(cost, line):
 
 def selector(**more):
     full = LinfPGD(eps=0.2, steps=5)
-    settings = {"objective": Pgd(), "solver": GradMatch(), "attack": full.changed(steps=1, step_size=0.05)}
+    settings = {"objective": Pgd(), "solver": GradMatch(), "attack": full.with_settings(steps=1, step_size=0.05)}
     return AdversarialCoreset(**(settings | {"full_attack": full, "budget": 0.3, "chunk_size": 16} | more))
 
 
@@ -560,6 +567,7 @@ def test_the_error_against_the_full_attack_is_that_of_rows_attacked_in_full(mode
 
 def full_rows(chosen, model, source):
     from advcore.gradients import GRADIENTS
+    from advcore.gradients.base import MeasurementSettings
     from advcore.gradients.base import MeasurementSettings
 
     stream = Stream(seed=0, purpose="full")
