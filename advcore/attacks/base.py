@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.memory import Perturbations
-from advcore.errors import check_at_least, check_within, require
+from advcore.errors import SettingProblem, check_at_least, check_within, require
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
@@ -88,7 +88,7 @@ class Attack(Protocol):
     def probe(self) -> "Attack":
         """Return the attack that judges a model trained with this one: inside the ball, and of several steps."""
 
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
+    def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         """Return what is wrong with these settings for images of `shape` (C, H, W), or None."""
 
     def describe(self) -> dict[str, object]:
@@ -160,14 +160,14 @@ class Bounded:
     def __post_init__(self):
         require(self._eps_problem(), *self._more_problems())
 
-    def _eps_problem(self) -> str | None:
+    def _eps_problem(self) -> SettingProblem | None:
         return check_within("eps", self.eps, low=0, high=self.widest)
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         """Return the problems with the settings that a subclass adds, None for those without."""
         return []
 
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
+    def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         return None
 
     def bind(self, model: nn.Module, counted: Counted) -> Self:
@@ -209,7 +209,7 @@ class Iterated(Bounded):
     steps: int = 10
     restarts: int = 1
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [check_at_least("steps", self.steps, 1), check_at_least("restarts", self.restarts, 1)]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:

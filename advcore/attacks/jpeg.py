@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.attacks.functional import Functional
-from advcore.errors import check_within
+from advcore.errors import SettingProblem, check_within
 from advcore.settings import settings
 
 # ITU-T T.81, annex K, tables K.1 and K.2: the divisors of the coefficients at quality 50
@@ -45,7 +45,7 @@ class JPEGLinf(Functional):
     widest: ClassVar[float] = 255.0
     described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [*super()._more_problems(), check_within("quality", self.quality, low=1, high=100)]
 
     def parameter_shape(self, x: Tensor) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.attacks.base import Bounded, climb, to_full_precision
 from advcore.attacks.geometry import linf_distance, linf_start, linf_step
 from advcore.attacks.pgd import LinfPGD, pixel_radius
-from advcore.errors import check_positive, check_within
+from advcore.errors import SettingProblem, check_positive, check_within
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
@@ -35,10 +35,10 @@ class NFGSM(Bounded):
     few_steps: ClassVar[bool] = True
     elementwise: ClassVar[bool] = True
 
-    def _eps_problem(self) -> str | None:
+    def _eps_problem(self) -> SettingProblem | None:
         return pixel_radius(self.eps, 1.0)
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         problems = [check_within("noise", self.noise, low=0, high=100)]
         if self.step_size is not None:
             problems.append(check_positive("step_size", self.step_size, "leave it out for eps"))

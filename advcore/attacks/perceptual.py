@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import Counted, Iterated, input_gradient
 from advcore.attacks.lpips import Embedder, catch_activations, embedding_distance, project
-from advcore.errors import ConfigError, check_at_least, must
+from advcore.errors import ConfigError, SettingProblem, check_at_least, must
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
@@ -65,7 +65,7 @@ class Perceptual(Iterated):
         """Return the attack with its distance measured in a frozen copy of `network`, not in the attacked model."""
         return self._with_private("_external", copy.deepcopy(network).eval().requires_grad_(False))
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         no_layers = must("layers", "at least one name", self.layers, "leave it out") if self.layers == [] else None
         return [*super()._more_problems(), no_layers]
 
@@ -211,7 +211,7 @@ class LPA(Perceptual):
     steps: int = 40
     rounds: int = 5
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [*super()._more_problems(), check_at_least("rounds", self.rounds, 1)]
 
     def _count_passes_once(self) -> tuple[int, int]:

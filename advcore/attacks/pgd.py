@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import L1, L2, LINF, Geometry, l1_step
 from advcore.attacks.memory import Perturbations
-from advcore.errors import check_one_of, check_positive, check_share, check_within, must
+from advcore.errors import SettingProblem, check_one_of, check_positive, check_share, check_within, must
 from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -21,7 +21,7 @@ MOST_PIXELS = 1e12  # stands for the number of pixels before the data are known
 _GAUSSIAN_START = 1e-3  # as in TRADES (Zhang et al. 2019), trades.py
 
 
-def pixel_radius(eps: object, largest: float) -> str | None:
+def pixel_radius(eps: object, largest: float) -> SettingProblem | None:
     """Return the problem with a radius in pixel units that must be at most `largest`, or None."""
     way_out = "pixels are in [0, 1], and eps counts in the same units"
     if isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps):
@@ -53,10 +53,10 @@ class PGD(Iterated):
     geometry: ClassVar[Geometry]
     described_settings: ClassVar[tuple[str, ...]] = ("start",)
 
-    def _eps_problem(self) -> str | None:
+    def _eps_problem(self) -> SettingProblem | None:
         return pixel_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         problems = super()._more_problems()
         if self.step_size is not None:
             problems.append(check_positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"))
@@ -65,7 +65,7 @@ class PGD(Iterated):
             problems.append(must("restarts", "1 for start: remembered", self.restarts, "one end is remembered"))
         return problems
 
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
+    def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         return pixel_radius(self.eps, self.geometry.diameter(math.prod(shape)))
 
     @property
@@ -166,7 +166,7 @@ class L1PGD(PGD):
     geometry: ClassVar[Geometry] = L1
     described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [*super()._more_problems(), check_share("sparsity", self.sparsity)]
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advcore.attacks.functional import Functional
 from advcore.attacks.geometry import linf_distance
-from advcore.errors import check_at_least, must, require
+from advcore.errors import SettingProblem, check_at_least, must, require
 from advcore.settings import settings
 
 
@@ -32,10 +32,10 @@ class ReColorAdv(Functional):
     widest: ClassVar[float] = 1.0
     described_settings: ClassVar[tuple[str, ...]] = ("resolution",)
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [*super()._more_problems(), check_at_least("resolution", self.resolution, 2, most=256)]
 
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
+    def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")
 
     def parameter_shape(self, x: Tensor) -> tuple[int, ...]:

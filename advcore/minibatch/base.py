@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require
+from advcore.errors import SettingProblem, check_at_least, check_one_of, check_share, check_within, must, require
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import settings
@@ -128,12 +128,12 @@ class AttackSubset:
             *self._more_problems(),
         )
 
-    def _draw_problems(self) -> list[str]:
+    def _draw_problems(self) -> list[SettingProblem]:
         if self.draw != "top" or self.correction == "none":
             return []
         return [must("correction", "none with draw: top", self.correction, "the largest are not drawn")]
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 
@@ -185,7 +185,7 @@ class UpdateSubset:
     def __post_init__(self):
         require(check_share("p_up", self.p_up), *self._more_problems())
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 

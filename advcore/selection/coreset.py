@@ -15,7 +15,7 @@ from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.contract import MapStyle, chunk_sizes
 from advcore.data.source import Source, as_source
-from advcore.errors import ConfigError, DataError, check_at_least, check_one_of, must
+from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement
 from advcore.objectives.base import Objective, is_attacked
@@ -68,7 +68,7 @@ class AdversarialCoreset(SelectionSettings):
     block_size: int = 128
     normalise: str = "coreset"
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.attacked or not gradient.one_number)
         needs_attack = gradient is not None and gradient.attacked

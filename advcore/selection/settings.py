@@ -1,6 +1,6 @@
 """Settings of a selection that do not depend on its objective, attack and solver."""
 
-from advcore.errors import check_at_least, check_one_of, check_positive, check_share, must, require
+from advcore.errors import SettingProblem, check_at_least, check_one_of, check_positive, check_share, must, require
 from advcore.rows import KINDS
 from advcore.selection.partition import ALIASES, PARTITIONS
 from advcore.settings import settings
@@ -53,15 +53,15 @@ class SelectionSettings:
             *self._more_problems(),
         )
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 
 
-def unless(is_right: object, problem: str | None) -> str | None:
+def unless(is_right: object, problem: SettingProblem | None) -> SettingProblem | None:
     """Return a problem with a setting, or None where `is_right` is true."""
     return None if is_right else problem
 
 
-def _multiple_of_16(setting: str, value: int) -> str | None:
+def _multiple_of_16(setting: str, value: int) -> SettingProblem | None:
     return unless(value % 16 == 0, must(setting, "a multiple of 16", value))

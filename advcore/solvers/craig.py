@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.errors import check_one_of, must, require
+from advcore.errors import SettingProblem, check_one_of, must, require
 from advcore.rng import Stream
 from advcore.rows import ALL, Rows, cut
 from advcore.rows.pairwise import (
@@ -68,7 +68,7 @@ class Craig:
             *self._problems_with_values(),
         )
 
-    def _problems_with_values(self) -> Iterator[str]:
+    def _problems_with_values(self) -> Iterator[SettingProblem]:
         if self.epsilon is not None and not 0 < self.epsilon < 1:
             yield must("epsilon", "in (0, 1)", self.epsilon, "null is exact greedy")
         if self.backend == "submodlib" and self.matrix == "free":

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advcore.errors import check_at_least, check_one_of, check_within, require
+from advcore.errors import SettingProblem, check_at_least, check_one_of, check_within, require
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.settings import settings
@@ -37,7 +37,7 @@ class Scored:
     def __post_init__(self):
         require(check_one_of("points", self.points, POINTS), *self._more_problems())
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return []
 
     @property
@@ -85,7 +85,7 @@ class ByScore(Scored):
     score: str = "el2n"
     keep: str = "hardest"
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [check_one_of("score", self.score, SCORES, SCORE_ALIASES), check_one_of("keep", self.keep, KEEP)]
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
@@ -126,7 +126,7 @@ class CCS(Scored):
     drop: float = 0.1
     strata: int = 50
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [
             check_one_of("score", self.score, SCORES, SCORE_ALIASES),
             check_within("drop", self.drop, 0, 0.99),

@@ -3,7 +3,7 @@
 import math
 
 from advcore.attacks.base import Attack
-from advcore.errors import check_at_least, check_positive, must, require
+from advcore.errors import SettingProblem, check_at_least, check_positive, must, require
 from advcore.settings import settings
 from advcore.shares import floor_share
 
@@ -72,7 +72,7 @@ class ByBudget:
             *self._check_order(),
         )
 
-    def _check_order(self) -> list[str]:
+    def _check_order(self) -> list[SettingProblem]:
         """Return a problem unless first <= mean <= last."""
         try:
             ordered = self.first <= self.mean <= self.last
@@ -93,7 +93,7 @@ class ByBudget:
 StepSchedule = Steady | Linear | ByBudget
 
 
-def find_steps_problem(schedule: StepSchedule | None, attack: Attack | None) -> str | None:
+def find_steps_problem(schedule: StepSchedule | None, attack: Attack | None) -> SettingProblem | None:
     """Return why the attack cannot follow the schedule; None if it can."""
     if schedule is None or hasattr(attack, "steps"):
         return None

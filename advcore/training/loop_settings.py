@@ -9,7 +9,16 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.data.source import Source
-from advcore.errors import ConfigError, check_at_least, check_one_of, check_positive, check_within, must, require
+from advcore.errors import (
+    ConfigError,
+    SettingProblem,
+    check_at_least,
+    check_one_of,
+    check_positive,
+    check_within,
+    must,
+    require,
+)
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
 from advcore.runtime.precision import Speed
@@ -65,7 +74,7 @@ class LoopSettings:
             *self._more_problems(),
         )
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 
@@ -106,7 +115,7 @@ def has_remembered_start(attack: Attack | None) -> bool:
     return getattr(attack, "remembers", False)
 
 
-def find_memory_problem(memory: Memory, attack: Attack | None) -> str | None:
+def find_memory_problem(memory: Memory, attack: Attack | None) -> SettingProblem | None:
     """Return why these settings of a memory are not used; None if they are, or are the defaults."""
     if memory == Memory() or has_remembered_start(attack):
         return None
