@@ -580,7 +580,7 @@ def _fail_with(error: Exception) -> int | None:
     """Print an error as lines on stderr, and return the exit code; None for a bug, whose traceback says more."""
     shared = getattr(error, "shared", False)
     if isinstance(error, UserError):
-        return _fail(error.problems, 2, shared=shared)
+        return _fail(error.lines, 2, shared=shared)
     if isinstance(error, AdvcoreError):
         return _fail([str(error)], 3, shared=shared)
     if isinstance(error, OSError):

@@ -1,10 +1,11 @@
-"""Errors and their one phrasing: the setting, what it must be, what it got, the way out."""
+"""Errors and the problems they hold: the setting, what it must be, what it got, the way out."""
 
 import contextlib
 import errno
 import os
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from advcore.deprecation import forward_renamed
@@ -21,15 +22,57 @@ class AdvcoreError(Exception):
     shared: bool = False
 
 
+@dataclass(frozen=True)
+class SettingProblem:
+    """What is wrong with a setting; as text it is the line "`path` `fault`, got `got`; `way_out`".
+
+    path : of the setting, such as "attack.eps", or of several: "first, mean, last"; "" in a line that names none.
+    fault : such as "must be a number above 0" or "is missing".
+    got : the value, as `format_value` writes it; "" where there is none to show.
+    way_out : what to do about it; "" where that is plain.
+    """
+
+    path: str
+    fault: str
+    got: str = ""
+    way_out: str = ""
+
+    def __str__(self) -> str:
+        got = self.got and f", got {self.got}"
+        way_out = self.way_out and f"; {self.way_out}"
+        return escape_control_characters(f"{self.path} {self.fault}{got}{way_out}".removeprefix(" "))
+
+    @property
+    def settings(self) -> set[str]:
+        """The names of the settings that it is about, without what stands inside them."""
+        return {path.partition(".")[0] for path in self.path.split(", ")}
+
+    def inside(self, place: str) -> "SettingProblem":
+        """Return the problem with a longer path: `place`, such as "attack." or "method 'craig': ", is put before it."""
+        if self.path:
+            return replace(self, path=f"{place}{self.path}")
+        return replace(self, fault=f"{place}{self.fault}")
+
+
+def as_problem(problem: SettingProblem | str) -> SettingProblem:
+    """Return a problem as it is, and for a text the problem that it describes."""
+    return SettingProblem("", problem) if isinstance(problem, str) else problem
+
+
 class UserError(AdvcoreError, ValueError):
     """A mistake of the user, for which the command line exits with code 2.
 
-    It holds one or more problems. Each is one line, even if the name of a file or setting in it has line breaks.
+    It holds one or more problems; a text stands for the problem that it describes. As text, it has a line for each.
     """
 
-    def __init__(self, *problems: str):
-        self.problems = tuple(map(escape_control_characters, problems))
-        super().__init__("\n".join(self.problems))
+    def __init__(self, *problems: SettingProblem | str):
+        self.problems = tuple(map(as_problem, problems))
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Each problem as one line."""
+        return tuple(map(str, self.problems))
 
 
 def escape_control_characters(text: str) -> str:
@@ -78,10 +121,14 @@ class NoMemoryError(AdvcoreError):
 _MOST_CHARACTERS = 500  # of a value in a message
 
 
-def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
-    """Write a problem in its one phrasing: "`setting` must be `rule`, got `got`; `way_out`"."""
-    problem = f"{setting} must be {rule}, got {format_value(got)}"
-    return f"{problem}; {way_out}" if way_out else problem
+def must(setting: str, rule: str, got: object, way_out: str = "") -> SettingProblem:
+    """Return the usual problem: "`setting` must be `rule`, got `got`; `way_out`"."""
+    return SettingProblem(setting, f"must be {rule}", format_value(got), way_out)
+
+
+def check(is_right: object, setting: str, rule: str, got: object, way_out: str = "") -> SettingProblem | None:
+    """Return the problem that `must` makes, unless `is_right` is true."""
+    return None if is_right else must(setting, rule, got, way_out)
 
 
 def format_value(value: object) -> str:
@@ -112,7 +159,7 @@ def _write_value(value: object) -> str:
     return repr(value)
 
 
-def require(*problems: str | None) -> None:
+def require(*problems: SettingProblem | str | None) -> None:
     """Raise ConfigError with all problems at once; None stands for a check that passed."""
     remaining = [problem for problem in problems if problem]
     if remaining:
@@ -134,38 +181,34 @@ def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_within(setting: str, value: object, low: float, high: float, way_out: str = "") -> str | None:
+def check_within(setting: str, value: object, low: float, high: float, way_out: str = "") -> SettingProblem | None:
     """Return a problem unless `value` is a number in [low, high]."""
-    if _is_number(value) and low <= value <= high:
-        return None
-    return must(setting, f"a number in [{low:g}, {high:g}]", value, way_out)
+    is_right = _is_number(value) and low <= value <= high
+    return check(is_right, setting, f"a number in [{low:g}, {high:g}]", value, way_out)
 
 
-def check_positive(setting: str, value: object, way_out: str = "") -> str | None:
+def check_positive(setting: str, value: object, way_out: str = "") -> SettingProblem | None:
     """Return a problem unless `value` is a finite number above 0."""
-    if _is_number(value) and 0 < value < float("inf"):
-        return None
-    return must(setting, "a number above 0", value, way_out)
+    return check(_is_number(value) and 0 < value < float("inf"), setting, "a number above 0", value, way_out)
 
 
-def check_at_least(setting: str, value: object, low: int, way_out: str = "", *, most: int = MOST) -> str | None:
+def check_at_least(
+    setting: str, value: object, low: int, way_out: str = "", *, most: int = MOST
+) -> SettingProblem | None:
     """Return a problem unless `value` is a whole number of at least `low`, and at most `most`."""
-    if _is_whole(value) and low <= value <= most:
-        return None
     limit = f" and at most {most:,}" if _is_whole(value) and value > most else ""
-    return must(setting, f"a whole number of at least {low}{limit}", value, way_out)
+    is_right = _is_whole(value) and low <= value <= most
+    return check(is_right, setting, f"a whole number of at least {low}{limit}", value, way_out)
 
 
-def check_share(setting: str, value: object, way_out: str = "") -> str | None:
+def check_share(setting: str, value: object, way_out: str = "") -> SettingProblem | None:
     """Return a problem unless `value` is a share in (0, 1]."""
-    if _is_number(value) and 0 < value <= 1:
-        return None
-    return must(setting, "a share in (0, 1]", value, way_out)
+    return check(_is_number(value) and 0 < value <= 1, setting, "a share in (0, 1]", value, way_out)
 
 
 def check_one_of(
     setting: str, value: object, known: Iterable[str], aliases: Mapping[str, str] = NO_ALIASES
-) -> str | None:
+) -> SettingProblem | None:
     """Return a problem unless `value` is one of `known`; it offers what is probably meant (`suggest_nearest`)."""
     words = list(known)
     if value in words:

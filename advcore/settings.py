@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import numbers
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Protocol, cast, dataclass_transform, get_args, get_origin
 
-from advcore.errors import ConfigError, UserError, must
+from advcore.errors import ConfigError, SettingProblem, UserError, must
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,7 +27,7 @@ def settings(cls: type) -> type:
     """Make `cls` a frozen, keyword-only dataclass that refuses unknown settings and values of the wrong type.
 
     Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made,
-    before the class's own checks in `__post_init__`, which look at values.
+    before the class's own checks in `__post_init__`, which look at values: they never meet one of the wrong type.
     """
     hooks = cast(_Customisable, cls)
     hooks.__pydantic_config__ = {"extra": "forbid", "strict": True}
@@ -38,10 +38,8 @@ def settings(cls: type) -> type:
         if not type_problems:
             check_values(self)
             return
-        value_problems = _find_value_problems(self, check_values)
-        reported = {problem.split()[0].split(".")[0] for problem in value_problems}  # a problem begins with its setting
-        unreported = [problem for setting, problem in type_problems.items() if setting not in reported]
-        raise ConfigError(*value_problems, *unreported)
+        value_problems = _find_value_problems(self, check_values, type_problems)
+        raise ConfigError(*value_problems, *type_problems.values())
 
     hooks.__post_init__ = check_settings
     return dataclass(frozen=True, kw_only=True)(cls)
@@ -51,15 +49,36 @@ def _accept_values(self: object) -> None:
     """Check nothing, for a class without checks of its own."""
 
 
-def _find_value_problems(instance: object, check_values: Callable[[object], None]) -> tuple[str, ...]:
-    """Return the problems that the class's own checks report, although they may meet a value of the wrong type."""
+def _find_value_problems(
+    instance: "DataclassInstance", check_values: Callable[[object], None], wrong: Mapping[str, object]
+) -> list[SettingProblem]:
+    """Return what the class's own checks say about the settings that are not `wrong`.
+
+    They look at a stand-in, in which each wrong setting has its default, or what is empty or 0 of its type.
+    """
+    defaults = {field.name: _find_default(field) for field in dataclasses.fields(instance) if field.name in wrong}
+    stand_in = object.__new__(type(instance))
+    vars(stand_in).update(vars(instance) | defaults)
     try:
-        check_values(instance)
+        check_values(stand_in)
     except UserError as error:
-        return error.problems
-    except (TypeError, AttributeError):
-        pass  # a check failed because of the wrong type, which is reported as such
-    return ()
+        return [problem for problem in error.problems if problem.settings.isdisjoint(wrong)]
+    return []
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Return whether a setting has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _find_default(field: dataclasses.Field) -> object:
+    """Return a setting's default; without one, what is empty or 0 of its type."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    if field.default is not MISSING:
+        return field.default
+    plain = _members(field.type)[0]
+    return cast(type, get_origin(plain) or plain)()
 
 
 _PLAIN_TYPES: dict[object, tuple[type | tuple[type, ...], str]] = {
@@ -73,17 +92,14 @@ _PLAIN_TYPES: dict[object, tuple[type | tuple[type, ...], str]] = {
 """The classes of the values that a setting of a plain type accepts, and how a message describes them."""
 
 
-def _find_type_problems(instance: "DataclassInstance") -> dict[str, str]:
+def _find_type_problems(instance: "DataclassInstance") -> dict[str, SettingProblem]:
     """Return {setting: problem} for the settings whose value is not of their type."""
-    problems = {}
-    for setting, kind, usual in _list_fields(type(instance)):
-        value = getattr(instance, setting)
-        if type(value) in usual:
-            continue
-        problem = _find_type_problem(setting, kind, value)
-        if problem:
-            problems[setting] = problem
-    return problems
+    values = vars(instance)
+    unusual = [
+        (setting, kind) for setting, kind, usual in _list_fields(type(instance)) if type(values[setting]) not in usual
+    ]
+    problems = {setting: _find_type_problem(setting, kind, values[setting]) for setting, kind in unusual}
+    return {setting: problem for setting, problem in problems.items() if problem}
 
 
 @functools.cache
@@ -106,7 +122,7 @@ def _members(kind: object) -> tuple[object, ...]:
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
-def _find_type_problem(setting: str, kind: object, value: object) -> str | None:
+def _find_type_problem(setting: str, kind: object, value: object) -> SettingProblem | None:
     """Return the problem with a value that is not of its setting's type, or None.
 
     Plain types are checked, and lists and mappings of plain types; each may be optional. Other types are not.

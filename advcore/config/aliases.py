@@ -230,13 +230,13 @@ def _list_paths_of(cls: type, prefix: str) -> Iterator[str]:
         path = f"{prefix}{field.name}"
         yield path
         index = ".0" if get_origin(field.type) is list else ""
-        for inner in _settings_classes(field.type):
+        for inner in list_sections(field.type):
             yield from _list_paths_of(inner, f"{path}{index}.")
 
 
-def _settings_classes(kind: object) -> Iterator[type]:
+def list_sections(kind: object) -> Iterator[type]:
     """Yield the classes of settings that a type allows."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         yield kind
     for argument in get_args(kind):
-        yield from _settings_classes(argument)
+        yield from list_sections(argument)

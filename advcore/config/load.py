@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from advcore.config.messages import describe_problems
+from advcore.config.messages import list_problems
 from advcore.config.schema import TABLES, RunConfig
 from advcore.config.yaml_events import DEEPEST
 from advcore.config.yaml_reader import Override, parse_overrides, read
-from advcore.errors import ConfigError, format_value, must, require, shorten
+from advcore.errors import ConfigError, SettingProblem, format_value, must, require, shorten
 
 _ADAPTER = TypeAdapter(RunConfig)
 
@@ -92,12 +92,12 @@ def from_dict(raw: dict) -> RunConfig:
     try:
         config = _ADAPTER.validate_json(text)
     except ValidationError as error:
-        problems += describe_problems(error, values)
+        problems += list_problems(error, values)
     require(*problems)
     return config
 
 
-def _drop_budget_beside_cost(raw: object) -> tuple[object, list[str]]:
+def _drop_budget_beside_cost(raw: object) -> tuple[object, list[SettingProblem]]:
     """Return `raw` without the budget if it sets `selection.cost`, and a problem if that budget was not null."""
     if not isinstance(raw, dict):
         return raw, []
@@ -137,16 +137,28 @@ def _to_plain(value: object) -> object:
     return value
 
 
-def list_changes(before: dict, now: dict, prefix: str = "") -> list[str]:
-    """Compare two resolved configs setting by setting; return a line "a.b.c: old -> new" for each difference.
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A setting that differs between two configs; as text it is "a.b.c: old -> new"."""
 
-    `prefix`, such as "a.", stands before the names of settings. Settings of different classes are one difference.
+    path: str
+    old: object
+    new: object
+
+    def __str__(self) -> str:
+        return f"{self.path}: {format_value(self.old)} -> {format_value(self.new)}"
+
+
+def list_changes(before: dict, now: dict, prefix: str = "") -> list[Change]:
+    """Compare two resolved configs setting by setting.
+
+    `prefix`, such as "a.", stands before the paths of settings. Settings of different classes are one difference.
     """
-    lines = []
+    changes = []
     for key in before | now:
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
-            lines += list_changes(old, new, f"{prefix}{key}.")
+            changes += list_changes(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{prefix}{key}: {format_value(old)} -> {format_value(new)}")
-    return lines
+            changes.append(Change(f"{prefix}{key}", old, new))
+    return changes

@@ -10,13 +10,14 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from advcore.adversary import describe_mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
-from advcore.errors import LARGEST_SEED, check_at_least, check_positive, must, require
+from advcore.errors import LARGEST_SEED, SettingProblem, check, check_at_least, check_positive, must, require
 from advcore.evaluation.evaluate import EVALUATED, attack_name
 from advcore.minibatch import RULES
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import MOST_EPOCHS, Schedule
+from advcore.selection.settings import unless
 from advcore.settings import settings
 from advcore.solvers import SOLVERS
 from advcore.tracking import TRACKERS, find_tracker_name
@@ -101,10 +102,6 @@ else:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of runs and suites, which are also names of files
 
 
-def _unless(accepted: object, problem: str | None) -> str | None:
-    return None if accepted else problem
-
-
 @settings
 class SelectionConfig(SelectionSettings):
     """When to select, how much, and by which solver.
@@ -130,13 +127,12 @@ class SelectionConfig(SelectionSettings):
     cost: float | None = None
     probe_epochs: int = 0
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [
             *Schedule.problems(self),
-            _unless(self.cost is None, check_positive("cost", self.cost, "it is relative to full training")),
-            _unless(
-                self.cost is None or self.budget == SelectionSettings.budget,
-                must("cost", "null beside a budget", self.cost),
+            unless(self.cost is None, check_positive("cost", self.cost, "it is relative to full training")),
+            check(
+                self.cost is None or self.budget == SelectionSettings.budget, "cost", "null beside a budget", self.cost
             ),
             check_at_least("probe_epochs", self.probe_epochs, 0),
         ]
@@ -159,7 +155,7 @@ class TrainingConfig(LoopSettings):
     lr_schedule: LrScheduleChoice = OneCycle()
     attack_steps: AttackStepsChoice | None = None
 
-    def _more_problems(self) -> list[str | None]:
+    def _more_problems(self) -> list[SettingProblem | None]:
         return [check_at_least("epochs", self.epochs, 1, most=MOST_EPOCHS)]
 
 
@@ -184,7 +180,7 @@ class EvaluationConfig:
     def __post_init__(self):
         require(
             check_at_least("batch_size", self.batch_size, 1),
-            _unless(self.examples is None, check_at_least("examples", self.examples, 1)),
+            unless(self.examples is None, check_at_least("examples", self.examples, 1)),
             *(
                 must(
                     f"attacks.{i}.name",
@@ -221,7 +217,7 @@ class CostConfig:
     def __post_init__(self):
         require(
             check_at_least("reference_steps", self.reference_steps, 1),
-            _unless(self.reference_epochs is None, check_at_least("reference_epochs", self.reference_epochs, 1)),
+            unless(self.reference_epochs is None, check_at_least("reference_epochs", self.reference_epochs, 1)),
         )
 
 
@@ -278,10 +274,9 @@ class RunConfig:
         way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
         is_objective = isinstance(self.objective, tuple(OBJECTIVES.values()))
         require(
-            _unless(NAME.fullmatch(self.name), must("name", "letters, digits, '.', '-' and '_'", self.name, way_out)),
-            _unless(
-                re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device),
-                must("device", "auto, cpu, cuda or cuda:N", self.device),
+            check(NAME.fullmatch(self.name), "name", "letters, digits, '.', '-' and '_'", self.name, way_out),
+            check(
+                re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device), "device", "auto, cpu, cuda or cuda:N", self.device
             ),
             check_at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
             describe_mismatch(self.objective, self.attack) if is_objective else None,

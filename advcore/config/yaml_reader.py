@@ -199,7 +199,7 @@ def _list_sources(value: Value, mark: yaml.Mark) -> list[dict]:
     mappings = []
     for source in sources:
         if not isinstance(source, dict):
-            raise error_at(mark, must("<<", "a mapping, or a list of mappings", source))
+            raise error_at(mark, str(must("<<", "a mapping, or a list of mappings", source)))
         mappings.append(source)
     return mappings
 

@@ -66,7 +66,7 @@ def _describe(error: BaseException) -> dict:
     """Describe an error by values that can be sent."""
     if isinstance(error, signals.Stopped):
         return {"stopped": error.number}
-    problems = error.problems if isinstance(error, UserError) else (str(error),)
+    problems = error.lines if isinstance(error, UserError) else (str(error),)
     return {"kind": type(error).__name__, "problems": list(problems)}
 
 

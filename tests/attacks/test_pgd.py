@@ -298,7 +298,7 @@ def test_settings_out_of_range_name_key_value_and_way_out(kind, changes, told):
 def test_several_mistakes_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         LinfPGD(eps=8, steps=0, restarts=0)
-    assert [problem.split()[0] for problem in caught.value.problems] == ["eps", "steps", "restarts"]
+    assert [problem.split()[0] for problem in caught.value.lines] == ["eps", "steps", "restarts"]
 
 
 @pytest.mark.parametrize("eps", [8, 8.0, 1.5])
