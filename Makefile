@@ -8,13 +8,20 @@ DOCS_READY = $(VENV)/.docs
 # What is imported is compiled once: the tests start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test browser lint docs lock newest clean
+.PHONY: run test pages browser lint docs lock newest clean
 
 run: $(READY)
 	$(BIN)/advcore run experiments/trades_gradmatch.yaml --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+# Write every page and picture that is generated: from records, from the code, from the tests.
+pages: $(READY)
+	$(BIN)/python benchmarks/pages
+	$(BIN)/python docs/site/settings_page.py
+	$(BIN)/python docs/site/architecture.py
+	$(BIN)/python tests/faults/cases.py
 
 # needs chromium and chromedriver: apt-get install -y chromium chromium-driver
 browser: $(READY)

@@ -74,7 +74,7 @@ def root() -> Path:
 @pytest.fixture
 def script(root, monkeypatch):
     """Import a module of benchmarks or docs/site by name."""
-    for folder in ("docs/site", "benchmarks"):
+    for folder in ("docs/site", "benchmarks/measure", "benchmarks/pages"):
         monkeypatch.syspath_prepend(str(root / folder))
     return importlib.import_module
 

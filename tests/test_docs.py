@@ -80,9 +80,9 @@ def test_the_page_of_settings_holds_every_key_and_what_each_means(script):
 
 
 def test_the_figures_of_the_choosing_page_are_fresh(script):
-    choosing = script("choosing")
+    choosing = script("choosing_page")
     text = choosing.PAGE.read_text()
-    assert choosing.page(text) == text, "run python benchmarks/choosing.py"
+    assert choosing.page(text) == text, "run make pages"
     rows, more = choosing.held(1000, 10, 6, "per_class", choosing.Craig())
     assert rows == 1000 * (10 + 6) * 4 and more > 8 * 100**2
 

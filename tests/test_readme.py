@@ -92,7 +92,7 @@ def test_every_committed_table_comes_from_the_committed_records(root, tables):
 
 
 def test_the_page_of_diagnostics_comes_from_its_record(script):
-    diagnostics = script("diagnostics")
+    diagnostics = script("diagnostics_page")
 
     assert diagnostics.PAGE.read_text() == diagnostics.page(read_json(diagnostics.RECORD)) and diagnostics.PLOT.exists()
 
@@ -124,18 +124,18 @@ def test_the_solver_page_comes_from_its_records_and_no_limit_is_missed_unsaid(ro
 
 
 @pytest.mark.slow
-def test_the_solver_benchmark_runs_small(root, tmp_path):
-    command = [sys.executable, str(root / "benchmarks/solvers.py"), "peers", "--quick", "--threads", "1"]
+def test_the_solver_benchmark_runs_small(root, tmp_path, tables):
+    command = [sys.executable, str(root / "benchmarks/measure/solvers.py"), "peers", "--quick", "--threads", "1"]
     subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
     cells = read_json(tmp_path / "peers.json")["results"]["cells"]
     assert {cell["solver"] for cell in cells} == {"GradMatch", "CRAIG"}
     assert all(peer["seconds"] > 0 for cell in cells for peer in cell["peers"])
-    assert "a small run" in (tmp_path / "solvers.md").read_text()
+    assert "a small run" in tables.solver_page.text({"peers": read_json(tmp_path / "peers.json")})
 
 
 def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(script):
     """Ours within a point of foolbox, AutoAttack not above it beyond the interval, only the masked model flagged."""
-    masking = script("masking")
+    masking = script("masking_page")
 
     record = read_json(masking.RECORD)
     assert masking.PAGE.read_text() == masking.page(record)
@@ -150,7 +150,7 @@ def test_the_masking_page_comes_from_its_record_and_holds_what_it_claims(script)
 
 
 def test_remembering_takes_less_than_3_percent_of_an_epoch(script):
-    memory = script("memory")
+    memory = script("memory_page")
 
     record = read_json(memory.RECORD)
     assert memory.PAGE.read_text() == memory.page(record)
@@ -160,7 +160,7 @@ def test_remembering_takes_less_than_3_percent_of_an_epoch(script):
 
 
 def test_saving_takes_less_than_2_percent_of_an_epoch(script):
-    checkpoint_cost = script("checkpoint_cost")
+    checkpoint_cost = script("checkpoint_cost_page")
 
     record = read_json(checkpoint_cost.RECORD)
     assert checkpoint_cost.PAGE.read_text() == checkpoint_cost.page(record)
@@ -171,7 +171,7 @@ def test_saving_takes_less_than_2_percent_of_an_epoch(script):
 
 def test_beside_busy_processes_a_run_takes_at_most_three_times_as_long(script):
     """Medians of five."""
-    threads = script("threads")
+    threads = script("threads_page")
 
     record = read_json(threads.RECORD)
     assert threads.PAGE.read_text() == threads.page(record)
@@ -327,7 +327,7 @@ def test_what_the_evidence_page_says_in_words_is_in_its_records(tables):
     assert 10 * mine < statistics.fmean(chance) and error("GradMatch, weights dropped") > 10 * mine
     for name in ("GradMatch, weights dropped", "GradMatch, every epoch", "GradMatch, selected by PGD-7"):
         assert abs(gap((name, "GradMatch"))[0]) < 0.5
-    stale = read_json(tables.HERE / "records/staleness.json")["found"]
+    stale = read_json(tables.BENCHMARKS / "records/staleness.json")["found"]
     for seed, after in enumerate(stale["gradmatch"]):
         assert all(5 * one["coreset"] < one["random subset"] for one in after)
         assert all(one["batch"] > 1 for one in after[1:])  # while it is trained on

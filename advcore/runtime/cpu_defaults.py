@@ -1,6 +1,6 @@
 """What is faster on a CPU, by torch's release and the model's family: the table from which `Speed` takes its defaults.
 
-Written by `python benchmarks/cpu_defaults.py --write` from benchmarks/records/cpu_defaults; not to be edited.
+Written by `make pages` from benchmarks/records/cpu_defaults; not to be edited.
 """
 
 import re

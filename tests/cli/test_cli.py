@@ -440,7 +440,7 @@ def test_check_offers_settings_for_a_cost(advcore, root):
         assert code == 2 and err.count("\n") == 1 and "--cost" in err and part in err
 
 
-@pytest.mark.parametrize("name", ["trades_full", "nfgsm_full", "fat_cyclic", "el2n_trades", "selective_margin"])
+@pytest.mark.parametrize("name", ["trades_full", "nfgsm_full", "fat_cyclic", "stability_trades", "selective_margin"])
 def test_a_cost_can_be_asked_of_any_file(advcore, root, name):
     code, out, err = advcore("check", root / f"experiments/{name}.yaml", "--cost", "0.15")
     assert code == 0 and "at most 0.15 of full training" in out, err

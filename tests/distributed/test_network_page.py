@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def network(script):
-    return script("network")
+    return script("network_page")
 
 
 def test_the_page_holds_what_the_script_makes(network):

@@ -15,7 +15,7 @@ def texts(root) -> list[str]:
     """The valid run files; those that are quick to check three times."""
     digits = [path.read_text() for path in sorted(root.glob("experiments/*.yaml"))]
     others = [path.read_text() for path in sorted(root.glob("experiments/*/*.yaml"))]
-    assert len(digits) > 30 and others
+    assert len(digits) >= 30 and others
     return [*digits * 3, *others]
 
 

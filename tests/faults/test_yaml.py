@@ -297,7 +297,7 @@ LIMITS = ("LARGEST_TEXT", "MOST_TOKENS", "MOST_VALUES", "MOST_CHARACTERS", "DEEP
 def test_the_limits_leave_room_for_files_several_times_the_largest_of_the_repository(root, monkeypatch):
     for name in LIMITS:
         monkeypatch.setattr(yaml_events, name, getattr(yaml_events, name) // (3 if name == "DEEPEST" else 5))
-    files = [*root.glob("experiments/**/*.yaml"), *root.glob("benchmarks/suites/*.yaml")]
+    files = [*root.glob("experiments/**/*.yaml"), *root.glob("benchmarks/suites/**/*.yaml")]
     assert len(files) > 100
     for file in files:
         assert parse(file.read_text(), str(file))

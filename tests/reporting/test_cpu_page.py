@@ -20,7 +20,7 @@ def test_the_page_is_made_from_the_committed_records(script):
     page = script("cpu_page")
     record = read_json(page.RECORD)
     assert not record["quick"] and set(record["cases"]) == set(script("cpu").CASES)
-    assert page.PAGE.read_text() == page.text(record, page.defaults_records()), "run python benchmarks/tables.py"
+    assert page.PAGE.read_text() == page.text(record, page.defaults_records()), "run make pages"
 
 
 def test_ratios_are_medians_over_rounds_by_hand(script):

@@ -89,8 +89,8 @@ def test_our_models_name_their_family_and_others_are_of_none(table):
 
 
 def test_the_table_is_what_the_committed_records_say(script):
-    measured = script("cpu_defaults")
-    assert measured.table() == cpu_defaults.CPU_DEFAULTS, "run python benchmarks/cpu_defaults.py --write"
+    measured = script("cpu_defaults_table")
+    assert measured.table() == cpu_defaults.CPU_DEFAULTS, "run make pages"
     assert measured.table() and not any(record["quick"] for record in measured.defaults_records())
 
 
@@ -99,7 +99,7 @@ def test_a_family_takes_what_is_faster_in_all_of_its_cases(script):
         return {"family": family, "channels_last": {"ratio": layout}, "fused": {"sgd": sgd, "adam": adam}}
 
     cases = [case("a", 1.2, 1.5, 1.5), case("a", 1.02, 1.5, 1.5), case("b", 1.04, 1.5, 0.9), case("b", 1.2, 2.0, 2.0)]
-    found = script("cpu_defaults").defaults_of({"cases": cases})
+    found = script("cpu_defaults_table").defaults_of({"cases": cases})
     assert found == {
         "a": {"channels_last": False, "fused": True},
         "b": {"channels_last": True, "fused": False},

@@ -1,0 +1,48 @@
+"""What saving takes of a run: benchmarks/checkpoint_cost.md.
+
+Made from the record of benchmarks/measure/checkpoint_cost.py.
+"""
+
+import statistics
+
+from figures import BENCHMARKS, RECORDS
+
+from advcore.errors import format_count
+from advcore.files import read_json
+from advcore.reporting.tables import to_markdown
+
+RECORD = RECORDS / "checkpoint_cost.json"
+PAGE = BENCHMARKS / "checkpoint_cost.md"
+
+
+def shares(record: dict) -> list[float]:
+    """Of each epoch, what its state took."""
+    return [save / epoch for save, epoch in zip(record["saves"], record["epochs"], strict=True)]
+
+
+def page(record: dict) -> str:
+    """The page of a record."""
+    found, where = shares(record), record["environment"]
+    rows = [("seconds of an epoch", *_spread(record["epochs"], "{:.3f}"))]
+    rows += [("seconds of writing its state", *_spread(record["saves"], "{:.4f}"))]
+    rows += [("share, %", *_spread([100 * share for share in found], "{:.2f}"))]
+    lines = [
+        "# What saving takes of a run",
+        "",
+        f"experiments/trades_gradmatch.yaml: after each of its {len(found)} epochs the whole state, "
+        f"{record['bytes'] / 1e3:.0f} kB, is written, synced, and read back.",
+        f"Device {where['device']}, {format_count(where['threads'], 'thread')}; a share is one epoch's own, so other "
+        "work on the machine slows both of its parts.",
+        "",
+        to_markdown(("", "median", "least", "most"), rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: list[float], form: str) -> tuple[str, ...]:
+    return tuple(form.format(value) for value in (statistics.median(values), min(values), max(values)))
+
+
+def write() -> None:
+    """Write the page from the committed record."""
+    PAGE.write_text(page(read_json(RECORD)))

@@ -1,0 +1,128 @@
+"""The page benchmarks/cpu.md, a pure function of the record of benchmarks/measure/cpu.py."""
+
+import statistics
+
+from figures import BENCHMARKS, RECORDS
+
+from advcore.errors import format_count
+from advcore.files import read_json
+from advcore.reporting.tables import to_markdown
+
+RECORD, PAGE = RECORDS / "cpu.json", BENCHMARKS / "cpu.md"
+DEFAULTS = RECORDS / "cpu_defaults"
+LABELS = {
+    "published": "PGD loop as published",
+    "torchattacks": "standard loop, torchattacks' PGD",
+    "foolbox": "standard loop, LinfPGD of foolbox",
+    "first defaults": "advcore, channels first, unfused (the defaults up to 0.1)",
+    "library": "advcore in a program of your own",
+    "floor": "its passes alone",
+    "command line": "`advcore run`",
+    "floor, kept": "its passes alone",
+    "published, kept": "PGD loop as published, freed memory kept",
+    "published TRADES": "TRADES loop as published",
+    "TRADES": "`advcore run`, TRADES",
+}
+BESIDE = {"TRADES": "published TRADES", "published TRADES": "published TRADES"}
+"""Which loop a way is set beside; the published PGD loop if it is not named here."""
+FLOORS = {"library": "floor", "command line": "floor, kept"}
+
+
+def ratio(case: dict, way: str, other: str) -> float:
+    """How many times as fast `way` is as `other`: the median over rounds, in each of which both did a step."""
+    pairs = zip(case["seconds"][other], case["seconds"][way], strict=True)
+    return statistics.median(theirs / ours for theirs, ours in pairs)
+
+
+def table(case: dict) -> str:
+    """A row for each way: seconds, how many times as fast as the published loop, and the share of the passes alone."""
+    rows = []
+    for way, seconds in case["seconds"].items():
+        low, middle, high = statistics.quantiles(seconds, n=4)
+        pages = statistics.median(case["pages"][way])
+        share = f"{100 * ratio(case, way, FLOORS[way]):.0f} %" if way in FLOORS else ""
+        rows.append(
+            (
+                LABELS[way],
+                f"{middle:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{ratio(case, way, BESIDE.get(way, 'published')):.2f}",
+                share,
+                f"{pages:,.0f}",
+            )
+        )
+    head = ("step", "seconds", "middle half", "x published", "of its passes alone", "pages mapped")
+    return to_markdown(head, rows)
+
+
+def defaults_table(records: list[dict]) -> str:
+    """A row for each case from which a family's defaults were decided (benchmarks/measure/cpu_defaults.py)."""
+    rows = []
+    for record in records:
+        for case in record["cases"]:
+            layout, fused = case["channels_last"], case["fused"]
+            rows.append(
+                (
+                    record["environment"]["torch"],
+                    case["family"],
+                    f"{case['model']}, {' x '.join(map(str, case['shape']))}, batch {case['batch']}",
+                    f"{layout['ratio']:.2f}",
+                    f"{layout['ratio_one_step']:.2f}",
+                    f"{fused['sgd']:.2f}",
+                    f"{fused['adam']:.2f}",
+                )
+            )
+    head = ("torch", "family", "case", "channels last, PGD-10", "PGD-1", "fused SGD", "fused Adam")
+    return to_markdown(head, rows)
+
+
+def text(record: dict, defaults: list[dict]) -> str:
+    """The page of a record, with the records that the defaults were decided from."""
+    where, machine = record["environment"], record["machine"]
+    lines = ["# A training step on a CPU", ""]
+    lines += [
+        f"Made by `python benchmarks/measure/cpu.py`: {machine['processor']}, {machine['cores']} cores, "
+        f"{format_count(where['threads'], 'thread')} (waiting threads: {machine['waiting'].lower()}), torch "
+        f"{where['torch']}; load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after.",
+        "",
+        "A step is one batch of 32 x 32 images: PGD-10 with linf 8/255 and step size 2/255, then the update. Each way "
+        "runs in a process of its own; the ways take turns. Seconds are medians with the middle half of the rounds; "
+        '"x published" is the median, over rounds, of how many times as fast a step is as the published loop of the '
+        "same objective. The passes alone are as many forward and backward passes on fixed images in the layout that "
+        "advcore takes, in a process that treats memory alike, and nothing else. Pages are those of 4 kB that the "
+        "system mapped during a step, because freed memory had gone back to it: `advcore run` keeps it "
+        "([speed](../docs/speed.md)), a program of your own does if you ask for that.",
+        "",
+    ]
+    for name, case in record["cases"].items():
+        lines += [f"## {name}, batch {case['batch']}, {case['rounds']} rounds", "", table(case), ""]
+        if case["missing"]:
+            lines += [f"Not installed here, so left out: {', '.join(case['missing'])}.", ""]
+    lines += [
+        "## The defaults by family",
+        "",
+        "How many times as fast a training step (10 attack steps, or 1, and the update) is channels last as channels "
+        "first, and the optimiser's step fused as unfused; one thread, processor time, both in turn, medians. A family "
+        "takes what is at least 1.03 times as fast in all of its cases (channels last: with 10 attack steps). Made by "
+        "`python benchmarks/measure/cpu_defaults.py`.",
+        "",
+        defaults_table(defaults),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def defaults_records() -> list[dict]:
+    """Read the committed records of benchmarks/measure/cpu_defaults.py, the oldest release of torch first."""
+    found = [read_json(path) for path in DEFAULTS.glob("*.json")]
+    return sorted(found, key=lambda record: [int(part) for part in release(record).split(".")])
+
+
+def release(record: dict) -> str:
+    """Return "MAJOR.MINOR" of the torch that a record was made with."""
+    return ".".join(record["environment"]["torch"].split(".")[:2])
+
+
+def write() -> None:
+    """Write the page from the committed records."""
+    PAGE.write_text(text(read_json(RECORD), defaults_records()))

@@ -1,0 +1,69 @@
+"""What the scores foretell: benchmarks/diagnostics.md and its picture.
+
+Made from the record of benchmarks/measure/diagnostics.py.
+"""
+
+from figures import BENCHMARKS, RECORDS
+
+from advcore.files import read_json
+from advcore.reporting.tables import to_markdown
+
+RECORD = RECORDS / "diagnostics.json"
+PAGE = BENCHMARKS / "diagnostics.md"
+PLOT = BENCHMARKS / "diagnostics.png"
+
+
+def page(facts: dict) -> str:
+    """The tables, from the record alone."""
+    epochs, own = facts["epochs"], facts["aign"]
+    thirds = [epochs[: len(epochs) // 3], epochs[len(epochs) // 3 : -(len(epochs) // 3)], epochs[-(len(epochs) // 3) :]]
+    rows = [(name, *(f"{sum(one[name] for one in part) / len(part):.2f}" for part in thirds)) for name in epochs[0]]
+    links = [(name, f"{value:.2f}") for name, value in own.items() if name.startswith("AIGN")]
+    return "\n".join(
+        [
+            "# What the scores foretell",
+            "",
+            "Made by `python benchmarks/measure/diagnostics.py` on digits, one run each, device "
+            f"{facts['environment']['device']}. Rank correlations are Spearman's, over all training examples.",
+            "",
+            "## Gradient matching, from one epoch to the next",
+            "",
+            "Selective training by gradient matching; the score is the cosine of an example's last-layer gradient with",
+            "that of the whole set, at clean images. Means over the first, middle and last third of the epochs.",
+            "",
+            to_markdown(("", "first third", "middle", "last third"), rows),
+            "",
+            "## AIGN, vulnerability and the boundary",
+            "",
+            f"TRADES on all data, {own['n']} training examples; the boundary is the smallest linf ball in which PGD-20",
+            f"flips the prediction, up to {own['largest radius']:g} ({own['reached']} examples have one).",
+            "",
+            to_markdown(("rank correlation of", ""), links),
+            "",
+            "![AIGN beside robust loss and distance to the boundary](diagnostics.png)",
+            "",
+        ]
+    )
+
+
+def plot(facts: dict) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    values, robust, radius = zip(*facts["aign"]["points"], strict=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axes, other, name in (
+        (left, robust, "robust loss"),
+        (right, radius, "smallest radius that flips the prediction"),
+    ):
+        axes.scatter(values, other, s=6, alpha=0.4, linewidths=0)
+        axes.set(xlabel="AIGN", ylabel=name, xscale="log")
+    figure.savefig(PLOT, dpi=110)
+
+
+def write() -> None:
+    """Write page and picture from the committed record."""
+    PAGE.write_text(page(read_json(RECORD)))
+    plot(read_json(RECORD))

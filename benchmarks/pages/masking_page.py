@@ -1,0 +1,43 @@
+"""Two models under four attacks: benchmarks/masking.md, from the record of benchmarks/measure/masking.py."""
+
+from figures import BENCHMARKS, RECORDS
+
+from advcore.files import read_json
+from advcore.reporting.tables import format_accuracy, to_markdown
+
+RECORD = RECORDS / "masking.json"
+PAGE = BENCHMARKS / "masking.md"
+
+
+def page(record: dict) -> str:
+    """The table, from the record alone."""
+    columns = ("ours", "foolbox", "AutoAttack")
+    rows = [
+        (name, format_accuracy(one["clean"]), *(format_accuracy(one["attacks"][column]) for column in columns))
+        for name, one in record["models"].items()
+    ]
+    told = record["settings"]
+    how = f"PGD-{told['steps']} x {told['restarts']}, step {told['step_size']}"
+    header = ("model", "clean, %", f"ours, {how}", f"foolbox, {how}", "AutoAttack")
+    flags = [f"- {name}: {'; '.join(one['flags']) or 'no flag'}" for name, one in record["models"].items()]
+    n = next(iter(record["models"].values()))["clean"]["n"]
+    return "\n".join(
+        [
+            "# Two models, and what four attacks say of them",
+            "",
+            f"Made by `python benchmarks/measure/masking.py`. MNIST, linf {told['eps']}, small CNN, {n} test images, "
+            f"device {record['environment']['device']}; 95 % intervals.",
+            "",
+            to_markdown(header, rows),
+            "",
+            "What our checks say:",
+            "",
+            *flags,
+            "",
+        ]
+    )
+
+
+def write() -> None:
+    """Write the page from the committed record."""
+    PAGE.write_text(page(read_json(RECORD)))

@@ -1,0 +1,112 @@
+"""Pages and tables of the suites, from their committed records: benchmarks/*.md, docs/evidence.md, README.md."""
+
+import functools
+from collections.abc import Iterable
+
+import cifar10_gpu_page
+import evidence_page
+import main_page
+import minibatch_page
+import savings_page
+import solver_page
+from figures import BENCHMARKS, DOCS, RECORDS, between
+
+from advcore.files import read_json
+from advcore.reporting.record import RunRecord
+from advcore.reporting.tables import compare_methods, list_flags, to_markdown
+from advcore.suite.layout import make_slug
+from advcore.suite.suite import Suite, load
+
+README = BENCHMARKS.parent / "README.md"
+EVIDENCE = DOCS / "evidence.md"
+PAGES = ("digits", "mnist")
+"""Suites with a page of their own."""
+STUDY = ("minibatch-mnist", "minibatch-cifar10")
+MAIN = ("main-cifar10", "main-mnist")
+STRONG = ("main-strong", "main-mnist-strong")
+"""Their fronts before AutoAttack."""
+
+
+@functools.cache
+def suite_of(name: str) -> Suite:
+    """The suite benchmarks/suites/NAME.yaml."""
+    return load(BENCHMARKS / "suites" / f"{name}.yaml")
+
+
+@functools.cache
+def groups(suite: str) -> dict[str, list[RunRecord]]:
+    """Records by method, in the suite's order; methods without one are left out."""
+    of = suite_of(suite)
+    paths = {method: [of.records / f"{make_slug(method, seed)}.json" for seed in of.seeds] for method in of.methods}
+    found = {method: [RunRecord.load(path) for path in own if path.exists()] for method, own in paths.items()}
+    return {method: records for method, records in found.items() if records}
+
+
+def titled(suites: Iterable[str]) -> dict[str, dict[str, list[RunRecord]]]:
+    """The records of each suite, by its title."""
+    return {suite_of(name).title: groups(name) for name in suites}
+
+
+def text(suite: str) -> str:
+    """The suite's page: its tables, for the last and for the best checkpoint, with what made them."""
+    found = groups(suite)
+    any_one = next(iter(found.values()))[0]
+    n, device = any_one.final["last"]["clean"]["n"], any_one.environment["device"]
+    lines = [f"# {suite_of(suite).title}", ""]
+    lines += [f"Mean ± sample deviation over seeds, {n} test images, device {device}."]
+    for which in ("last", "best"):
+        lines += ["", f"Checkpoint `{which}`:", "", to_markdown(*compare_methods(found, which))]
+        lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, which))] if told]
+    return "\n".join([*lines, ""])
+
+
+def study_text() -> str:
+    """The page of the minibatch study."""
+    single = groups("minibatch-factors")
+    told = minibatch_page.factors(single, groups("minibatch-cifar10")) if single else ""
+    return minibatch_page.page(titled(STUDY), told, groups("minibatch-strong"))
+
+
+def main_text() -> str:
+    """The page of the main tables."""
+    return main_page.page(titled(MAIN), groups("main-repeat"), titled(STRONG))
+
+
+def savings_text() -> str:
+    """The page of the savings."""
+    found = groups("savings") | groups("savings-parts")
+    return savings_page.text(found, groups("savings-long"), groups("savings-strong"))
+
+
+def evidence_text() -> str:
+    """docs/evidence.md."""
+    return evidence_page.text(groups("why"), read_json(RECORDS / "staleness.json"))
+
+
+def readme_text() -> str:
+    """README with its tables renewed."""
+    readme = README.read_text()
+    readme = between(readme, "digits", to_markdown(*compare_methods(groups("digits"))))
+    readme = between(readme, "main", main_page.table(groups("main-cifar10")))
+    peers = RECORDS / "solvers" / "peers.json"
+    return between(readme, "solvers", solver_page.headline(read_json(peers))) if peers.exists() else readme
+
+
+def write() -> None:
+    """Write the pages of all suites that have records, and the tables of README."""
+    for suite in PAGES:
+        if groups(suite):
+            (BENCHMARKS / f"{suite}.md").write_text(text(suite))
+    if any(map(groups, STUDY)):
+        (BENCHMARKS / "minibatch.md").write_text(study_text())
+    if any(map(groups, MAIN)):
+        (BENCHMARKS / "main.md").write_text(main_text())
+    if groups("savings"):
+        (BENCHMARKS / "savings.md").write_text(savings_text())
+        savings_page.draw(groups("savings") | groups("savings-parts"), BENCHMARKS / "savings.png")
+    at_size = {suite: groups(suite) for suite in cifar10_gpu_page.PAGES if groups(suite).get("full")}
+    if at_size:
+        (BENCHMARKS / "cifar10_gpu.md").write_text(cifar10_gpu_page.text(at_size))
+    if groups("why"):
+        EVIDENCE.write_text(evidence_text())
+    README.write_text(readme_text())

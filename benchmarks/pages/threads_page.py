@@ -1,0 +1,75 @@
+"""How threads wait: benchmarks/threads.md and a sentence of docs/speed.md.
+
+Made from the record of benchmarks/measure/threads.py.
+"""
+
+import statistics
+
+from figures import BENCHMARKS, DOCS, RECORDS, between
+
+from advcore.errors import format_count
+from advcore.files import read_json
+from advcore.reporting.tables import to_markdown
+from advcore.runtime.threads import SPINS
+
+RECORD = RECORDS / "threads.json"
+PAGE = BENCHMARKS / "threads.md"
+SPEED = DOCS / "speed.md"
+
+
+def ratio(record: dict, first: tuple[str, str], second: tuple[str, str]) -> float:
+    """Return the ratio of two medians, each of a (variant, condition)."""
+    values = [statistics.median(record["seconds"][variant][condition]) for variant, condition in (first, second)]
+    return values[0] / values[1]
+
+
+def format_seconds(values: list[float], limit: float) -> str:
+    """Show the median and the range; a run that was ended counts as more than the limit."""
+    shown = [f"over {limit:.0f}" if value >= limit else f"{value:.0f}" for value in sorted(values)]
+    median = statistics.median(values)
+    middle = f"over {limit:.0f}" if median >= limit else f"{median:.0f}"
+    return middle if len(values) == 1 else f"{middle} ({shown[0]} to {shown[-1]})"
+
+
+def page(record: dict) -> str:
+    """The page of a record."""
+    where, limit = record["environment"], record["limit"]
+    rows = []
+    for name, conditions in record["seconds"].items():
+        cells = [format_seconds(conditions[condition], limit) for condition in ("alone", "busy")]
+        rows.append((name, *cells, str(len(conditions["alone"])), str(len(conditions["busy"]))))
+    header = ("threads", "seconds alone", "seconds beside busy loops", "runs alone", "runs beside")
+    lines = [
+        "# How threads wait",
+        "",
+        f"{record['epochs']} epochs of experiments/trades_gradmatch.yaml as `advcore run` does them, imports and the "
+        f"final evaluation included, alone and beside {record['busy']} processes that loop.",
+        f"Device {where['device']}, {format_count(where['threads'], 'thread')}, torch {where['torch']}. Median, and "
+        "the range; variants take turns. Spinning is GNU OpenMP's default. advcore lets a waiting thread look "
+        f"{SPINS:,} times before it sleeps.",
+        "",
+        to_markdown(header, rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def sentence(record: dict) -> str:
+    """What docs/speed.md says of the record."""
+    spinning = format_seconds(record["seconds"]["all cores, spinning"]["busy"], record["limit"])
+    busy, alone = ("advcore", "busy"), ("advcore", "alone")
+    spinning_busy = ratio(record, ("all cores, spinning", "busy"), busy)
+    return (
+        f"{record['epochs']} epochs of the main job beside {record['busy']} busy processes on "
+        f"{record['environment']['threads']} cores take {ratio(record, busy, alone):.1f} times as long as alone; with "
+        f"threads that spin they took {spinning} seconds, {spinning_busy:.1f} times as long. Alone, advcore's default "
+        f"takes {ratio(record, alone, ('all cores, spinning', 'alone')):.2f} times as long as threads that spin, and "
+        f"{ratio(record, alone, ('one thread', 'alone')):.2f} times as long as one thread "
+        "([measured](../benchmarks/threads.md))."
+    )
+
+
+def write() -> None:
+    """Write the page and the sentence from the committed record."""
+    record = read_json(RECORD)
+    PAGE.write_text(page(record))
+    SPEED.write_text(between(SPEED.read_text(), "threads", sentence(record)))
