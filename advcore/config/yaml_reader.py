@@ -115,10 +115,8 @@ class _Builder:
 
     def build(self) -> Value:
         """Return the value of the whole text, None for an empty one."""
-        event = next(self._next_entries(), None)
-        if event is None:
-            return None
-        return self._build_value(event)
+        values = map(self._build_value, self._next_entries())
+        return next(values, None)
 
     def _build_value(self, event: yaml.NodeEvent) -> Value:
         value = self._build_node(event)
@@ -128,11 +126,8 @@ class _Builder:
 
     def _build_node(self, event: yaml.NodeEvent) -> Node:
         if isinstance(event, yaml.AliasEvent):
-            assert event.anchor is not None, "an alias names an anchor"
             return copy.deepcopy(self._anchored[event.anchor])
-        assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)), "there are no other values"
-        if event.tag is not None:
-            raise _tag_error(event, event.tag)
+        _refuse_tag(event)
         value: Node
         if isinstance(event, yaml.ScalarEvent):
             value = _read_scalar(event)
@@ -153,38 +148,40 @@ class _Builder:
 
     def _build_mapping(self) -> dict:
         explicit: dict[Scalar, Value] = {}
-        sources: list[dict] = []
+        merged: dict[Scalar, Value] = {}
         names: set[Key] = set()
         for key_event in self._next_entries():
-            key = self._build_key(key_event, names)
+            key = self._build_key(key_event)
+            key_names = _list_names(key)
+            if key_names & names:
+                text = "<<" if key is _Merge.KEY else key
+                raise error_at(find_start(key_event), f"the key {format_value(text)} stands twice; keep one")
+            names |= key_names
             value_event = next(self._next_entries())
             value = self._build_value(value_event)
             if key is _Merge.KEY:
-                sources = _list_sources(value, find_start(value_event))
+                merged = _merge(value, find_start(value_event))
             else:
                 explicit[key] = value
-        return _merge(explicit, sources)
+        return merged | explicit
 
-    def _build_key(self, event: yaml.NodeEvent, names: set[Key]) -> Key:
-        """Return a key, and add its names to those of the mapping. Raises ConfigError for a name already among them."""
-        if isinstance(event, yaml.CollectionStartEvent):
+    def _build_key(self, event: yaml.NodeEvent) -> Key:
+        key = None
+        if not isinstance(event, yaml.CollectionStartEvent):
+            key = self._build_node(event)
+        if isinstance(event, yaml.CollectionStartEvent) or isinstance(key, (dict, list)):  # by an alias
             raise error_at(find_start(event), "a setting's name must be text")
-        key = self._build_node(event)
-        if isinstance(key, (dict, list)):  # an alias of a collection
-            raise error_at(find_start(event), "a setting's name must be text")
-        key_names = _list_names(key)
-        if key_names & names:
-            text = "<<" if key is _Merge.KEY else key
-            raise error_at(find_start(event), f"the key {format_value(text)} stands twice; keep one")
-        names |= key_names
         return key
 
 
-def _tag_error(event: yaml.NodeEvent, tag: str) -> ConfigError:
+def _refuse_tag(event: yaml.NodeEvent) -> None:
+    tag = getattr(event, "tag", None)
+    if tag is None:
+        return
     text = f"the tag {format_value(tag.replace('tag:yaml.org,2002:', '!!'))}"
     if isinstance(event, yaml.ScalarEvent):
         text += f" of {format_value(event.value)}"
-    return error_at(find_start(event), f"{text} cannot be read; write plain values, and text in quotes")
+    raise error_at(find_start(event), f"{text} cannot be read; write plain values, and text in quotes")
 
 
 def _list_names(key: Key) -> set[Key]:
@@ -194,23 +191,15 @@ def _list_names(key: Key) -> set[Key]:
     return {key, json.dumps(key)}
 
 
-def _list_sources(value: Value, mark: yaml.Mark) -> list[dict]:
-    sources = value if isinstance(value, list) else [value]
-    mappings = []
-    for source in sources:
+def _merge(value: Value, mark: yaml.Mark) -> dict:
+    """Return the keys of a mapping, or of a list of mappings, of which earlier ones win over later ones."""
+    merged: dict = {}
+    for source in value if isinstance(value, list) else [value]:
         if not isinstance(source, dict):
             raise error_at(mark, str(must("<<", "a mapping, or a list of mappings", source)))
-        mappings.append(source)
-    return mappings
-
-
-def _merge(explicit: dict, sources: list[dict]) -> dict:
-    """Return the keys of all, the sources' first. Explicit values win over merged, earlier sources over later."""
-    merged: dict = {}
-    for source in sources:
-        for key, value in source.items():
-            merged.setdefault(key, value)
-    return merged | explicit
+        for key, entry in source.items():
+            merged.setdefault(key, entry)
+    return merged
 
 
 # ---- scalars ----
