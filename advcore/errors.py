@@ -29,7 +29,7 @@ class SettingProblem:
     path : of the setting, such as "attack.eps", or of several: "first, mean, last"; "" in a line that names none.
     fault : such as "must be a number above 0" or "is missing".
     got : the value, as `format_value` writes it; "" where there is none to show.
-    way_out : what to do about it; "" where that is plain.
+    way_out : what to do about it, or "".
     """
 
     path: str
@@ -38,9 +38,10 @@ class SettingProblem:
     way_out: str = ""
 
     def __str__(self) -> str:
-        got = self.got and f", got {self.got}"
-        way_out = self.way_out and f"; {self.way_out}"
-        return escape_control_characters(f"{self.path} {self.fault}{got}{way_out}".removeprefix(" "))
+        line = f"{self.path} {self.fault}".removeprefix(" ")
+        line += self.got and f", got {self.got}"
+        line += self.way_out and f"; {self.way_out}"
+        return escape_control_characters(line)
 
     @property
     def settings(self) -> set[str]:
@@ -77,8 +78,6 @@ class UserError(AdvcoreError, ValueError):
 
 def escape_control_characters(text: str) -> str:
     """Write as an escape sequence what would begin a new line, or steer a terminal."""
-    if text.isprintable():
-        return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
@@ -134,41 +133,37 @@ def check(is_right: object, setting: str, rule: str, got: object, way_out: str =
 def format_value(value: object) -> str:
     """Write a value in one line; of a long one, the two ends."""
     try:
-        text = _write_value(value)
+        return shorten(_write_value(value))
     except RecursionError:  # a value that contains itself
-        text = repr(value)
-    return shorten(text)
+        return shorten(repr(value))
 
 
 def shorten(text: str) -> str:
     """Return a text as it is, or the two ends of a long one."""
-    if len(text) <= _MOST_CHARACTERS:
+    half = _MOST_CHARACTERS // 2
+    if len(text) <= 2 * half:
         return text
-    return f"{text[: _MOST_CHARACTERS // 2]}...{text[-_MOST_CHARACTERS // 2 :]}"
+    return f"{text[:half]}...{text[-half:]}"
 
 
 def _write_value(value: object) -> str:
     """Write a value as `repr` does, but 8/255 as the fraction that a run file holds."""
-    if type(value) is float:
-        fraction = format_exactly(value)
-        return fraction if fraction and "/" in fraction else repr(value)
     if type(value) is list:
         return f"[{', '.join(map(_write_value, value))}]"
     if type(value) is dict:
         return f"{{{', '.join(f'{key!r}: {_write_value(entry)}' for key, entry in value.items())}}}"
-    return repr(value)
+    exact = format_exactly(value) if type(value) is float else None
+    return exact if exact and "/" in exact else repr(value)
 
 
 def require(*problems: SettingProblem | str | None) -> None:
     """Raise ConfigError with all problems at once; None stands for a check that passed."""
-    remaining = [problem for problem in problems if problem]
-    if remaining:
-        raise ConfigError(*remaining)
+    if any(problems):
+        raise ConfigError(*filter(None, problems))
 
 
 MOST = 1_000_000_000
 """The largest count; a larger one cannot be counted to, or overflows where it meets a float."""
-
 LARGEST_SEED = 10**18
 """The largest seed, and the smallest with a minus sign; a seed is part of a folder's name."""
 
@@ -227,10 +222,7 @@ def describe_exception(error: BaseException) -> str:
 
 
 def explain_missing_package(package: str, needed_for: str, extra: str | None, cause: Exception) -> ConfigError:
-    """Return the error for a failed import: which package, what needs it, and the command that installs it.
-
-    extra : the extra of advcore that brings the package; None for a package of its own.
-    """
+    """Return the error for a failed import; `extra` is the extra of advcore that brings the package, if one does."""
     target = f'"advcore[{extra}]"' if extra else package
     return ConfigError(
         f"{needed_for} needs the package {package}, which does not import ({describe_exception(cause)}); "
@@ -238,11 +230,8 @@ def explain_missing_package(package: str, needed_for: str, extra: str | None, ca
     )
 
 
-# ---- what the operating system refuses ----
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a quota, a limit on a file's size."""
-
 _OF_THE_MACHINE = (*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that only files have, or that are nobody's mistake: they are reported even where no file is named."""
 
@@ -264,10 +253,7 @@ def name_path_in_errors(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def refuse_as_setting() -> Iterator[None]:
-    """Raise ConfigError where the system refuses a file inside: before any work is done, a setting is wrong.
-
-    A disk without room is no wrong setting; its OSError leaves the block as it is.
-    """
+    """Raise ConfigError where the system refuses a file inside, unless room is missing: a setting is wrong."""
     try:
         yield
     except OSError as error:
@@ -280,13 +266,10 @@ def refuse_as_setting() -> Iterator[None]:
 def describe_refusal(error: OSError) -> str | None:
     """Write path and cause of what the system refused in one line; None for an error that is not about a file.
 
-    An error that names no file may be about a socket, a pipe or a child process. It is described only where its number
-    leaves no doubt. Any other is a bug of advcore, whose traceback is worth more than a line: all that it writes or
-    reads goes through `name_path_in_errors`, or through a reader that raises CheckpointError.
+    One that names no file may be about a socket or a pipe: it is described only where its number leaves no doubt. Any
+    other is a bug of advcore, whose traceback says more: what it writes or reads goes through `name_path_in_errors`.
     """
-    if error.errno is None:
-        return None
-    if isinstance(error.filename, (str, bytes)):
+    if error.errno is not None and isinstance(error.filename, (str, bytes)):
         return escape_control_characters(f"{os.fsdecode(error.filename)}: {describe_cause(error)}")
     is_builtin = type(error).__module__ == "builtins"  # subclasses elsewhere give the numbers other meanings
     if is_builtin and error.errno in _OF_THE_MACHINE:
@@ -319,4 +302,3 @@ __getattr__ = forward_renamed(
         "within": "advcore.errors.check_within",
     },
 )
-"""Names of the last release."""

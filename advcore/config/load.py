@@ -28,48 +28,39 @@ def override(raw: dict, overrides: Sequence[str]) -> dict:
     return apply_overrides(raw, parse_overrides(overrides))
 
 
-def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
-    """Return a copy of `raw` with the overrides applied, in order."""
-    raw = copy.deepcopy(raw)
-    for override in overrides:
-        _set_value(raw, override.path, override.value, f"--set {shorten(override.text)}")
-    return raw
-
-
 def set_values(raw: dict, changes: Mapping[str, object]) -> dict:
     """Return a copy of `raw` with the value of each dotted path set, in order."""
-    raw = copy.deepcopy(raw)
-    for path, value in changes.items():
-        _set_value(raw, path, value, shorten(path))
-    return raw
+    return apply_overrides(raw, [Override(path, value, shorten(path)) for path, value in changes.items()])
 
 
-def _set_value(raw: dict, path: str, value: object, label: str) -> None:
-    """Write a copy of `value` into `raw`; `label` names the change in an error.
+def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
+    """Return a copy of `raw` with the overrides applied, in order.
 
     Mappings that are missing on the way are created. Raises ConfigError for a path that is too long, goes through a
     plain value, or names no position of a list.
     """
-    *above, key = path.split(".")
-    if len(above) >= DEEPEST:
-        raise ConfigError(f"{label}: a path must have at most {DEEPEST} parts, got {len(above) + 1}")
-    node: dict | list = raw
-    for part in above:
-        node = _enter(node, part, label)
-    if isinstance(node, list):
-        node[_parse_position(node, key, label)] = copy.deepcopy(value)
-    else:
-        node[key] = copy.deepcopy(value)
+    raw = copy.deepcopy(raw)
+    for override in overrides:
+        *above, key = override.path.split(".")
+        if len(above) >= DEEPEST:
+            text = f"a path must have at most {DEEPEST} parts, got {len(above) + 1}"
+            raise ConfigError(f"{override.label}: {text}")
+        node: dict | list = raw
+        for part in above:
+            node = _enter(node, part, override.label)
+        if isinstance(node, list):
+            node[_parse_position(node, key, override.label)] = copy.deepcopy(override.value)
+        else:
+            node[key] = copy.deepcopy(override.value)
+    return raw
 
 
 def _enter(node: dict | list, key: str, label: str) -> dict | list:
     if isinstance(node, list):
-        position = _parse_position(node, key, label)
-        key = str(position)
-        inner = node[position]
+        inner = node[_parse_position(node, key, label)]
+    elif node.get(key) is None:
+        inner = node[key] = {}
     else:
-        if node.get(key) is None:
-            node[key] = {}
         inner = node[key]
     if not isinstance(inner, (dict, list)):
         raise ConfigError(f"{label}: {key} holds {format_value(inner)}, which has no settings of its own")
@@ -99,16 +90,12 @@ def from_dict(raw: dict) -> RunConfig:
 
 def _drop_budget_beside_cost(raw: object) -> tuple[object, list[SettingProblem]]:
     """Return `raw` without the budget if it sets `selection.cost`, and a problem if that budget was not null."""
-    if not isinstance(raw, dict):
-        return raw, []
-    selection = raw.get("selection")
-    if not isinstance(selection, dict) or selection.get("cost") is None:
-        return raw, []
-    selection = dict(selection)
-    conflicts = []
-    if selection.pop("budget", None) is not None:
-        conflicts += [must("selection.cost", "null beside a budget", selection["cost"], "set selection.budget to null")]
-    return raw | {"selection": selection}, conflicts
+    match raw:
+        case {"selection": {"cost": cost, **selection}, **rest} if cost is not None:
+            budget = selection.pop("budget", None)
+            conflict = must("selection.cost", "null beside a budget", cost, "set selection.budget to null")
+            return {**rest, "selection": {**selection, "cost": cost}}, [conflict] if budget is not None else []
+    return raw, []
 
 
 def resolve(config: RunConfig) -> dict:

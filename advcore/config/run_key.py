@@ -29,10 +29,7 @@ def identify(config: RunConfig) -> dict:
 def _remove_setting(settings: dict, path: str) -> None:
     *sections, name = path.split(".")
     for section in sections:
-        inner = settings.get(section)
-        if not isinstance(inner, dict):
-            return
-        settings = inner
+        settings = settings.get(section) or {}
     settings.pop(name, None)
 
 

@@ -130,7 +130,7 @@ class _Meter:
 
     def __init__(self):
         self._open = [_Size()]  # of the whole text, and of the lists and mappings whose end has not been read
-        self._sizes: dict[str, _Size] = {}  # by anchor
+        self._sizes: dict[str | None, _Size] = {}  # by anchor
 
     def count(self, event: ValueEvent) -> None:
         """Count an event. Raises ConfigError where it exceeds a limit, or its anchor or alias makes no sense."""

@@ -71,11 +71,11 @@ def parse(text: str, where: str) -> Value:
 
 @dataclass(frozen=True)
 class Override:
-    """A setting that the command line changes: `--set PATH=VALUE`."""
+    """A setting that is changed. `label` names the change in an error."""
 
     path: str
-    value: Value
-    text: str
+    value: object
+    label: str
 
 
 def parse_overrides(texts: Sequence[str]) -> list[Override]:
@@ -90,7 +90,7 @@ def _parse_override(text: str) -> Override:
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
         raise ConfigError(must("--set", "of the form a.b=value", text))
-    return Override(path, parse(value, f"--set {shorten(path)}"), text)
+    return Override(path, parse(value, f"--set {shorten(path)}"), f"--set {shorten(text)}")
 
 
 # ---- values ----
@@ -111,7 +111,7 @@ class _Builder:
 
     def __init__(self, events: list[ValueEvent]):
         self._events = iter(events)
-        self._anchored: dict[str, Node] = {}
+        self._anchored: dict[str | None, Node] = {}
 
     def build(self) -> Value:
         """Return the value of the whole text, None for an empty one."""

@@ -45,11 +45,9 @@ def make_slug(method: str, seed: int) -> str:
 
 def list_left_out(baselines: bool | Mapping[str, bool] | None) -> tuple[str, ...]:
     """Return the names of the baselines that a suite leaves out: each that is false, or all for `false`."""
-    if baselines is False:
-        return tuple(BASELINES)
-    if not isinstance(baselines, dict):
-        return ()
-    return tuple(name for name, is_wanted in baselines.items() if not is_wanted)
+    if isinstance(baselines, dict):
+        return tuple(name for name, is_wanted in baselines.items() if not is_wanted)
+    return tuple(BASELINES) if baselines is False else ()
 
 
 def pick_settings(method: Mapping) -> Settings:

@@ -7,22 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from advcore import distributed
+from advcore import distributed, errors
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.data.augment import none
 from advcore.data.compatibility import check_fits
 from advcore.data.contract import MapStyle, chunked
 from advcore.data.source import Source, as_source
-from advcore.errors import (
-    CheckpointError,
-    ConfigError,
-    SettingProblem,
-    UserError,
-    check_at_least,
-    describe_exception,
-    must,
-)
+from advcore.errors import CheckpointError, ConfigError, UserError, check_at_least, describe_exception, must
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import Stream, preserve_random_state
@@ -82,7 +74,7 @@ class Trainer(LoopSettings):
     attack_steps: StepSchedule | None = None
     probe_epochs: int = 0
 
-    def _more_problems(self) -> list[SettingProblem | None]:
+    def _more_problems(self) -> list[errors.SettingProblem | None]:
         is_scored = not self.takes_scores or self.schedule.warm_epochs or self.probe_epochs
         can_remember = not self.selector or not has_remembered_start(self.selector.attack) or self.remembers
         no_memory = "uniform, or another that needs no memory, without the training attack's"
@@ -118,7 +110,7 @@ class Trainer(LoopSettings):
             find_memory_problem(self.memory, self.attack),
         ]
 
-    def _list_disagreements(self) -> Iterator[SettingProblem]:
+    def _list_disagreements(self) -> Iterator[errors.SettingProblem]:
         """Return a problem for each setting of which the selector has another value than the trainer."""
         if self.selector is None:
             return
