@@ -28,8 +28,7 @@ class SettingProblem:
 
     path : of the setting, such as "attack.eps", or of several: "first, mean, last"; "" in a line that names none.
     fault : such as "must be a number above 0" or "is missing".
-    got : the value, as `format_value` writes it; "" where there is none to show.
-    way_out : what to do about it, or "".
+    got, way_out : the value, as `format_value` writes it, and what to do about it; "" where there is none.
     """
 
     path: str
@@ -117,9 +116,6 @@ class NoMemoryError(AdvcoreError):
     """Memory ran out where smaller pieces would change the result; the command line exits with code 3."""
 
 
-_MOST_CHARACTERS = 500  # of a value in a message
-
-
 def must(setting: str, rule: str, got: object, way_out: str = "") -> SettingProblem:
     """Return the usual problem: "`setting` must be `rule`, got `got`; `way_out`"."""
     return SettingProblem(setting, f"must be {rule}", format_value(got), way_out)
@@ -158,14 +154,16 @@ def _write_value(value: object) -> str:
 
 def require(*problems: SettingProblem | str | None) -> None:
     """Raise ConfigError with all problems at once; None stands for a check that passed."""
-    if any(problems):
-        raise ConfigError(*filter(None, problems))
+    remaining = [problem for problem in problems if problem]
+    if remaining:
+        raise ConfigError(*remaining)
 
 
 MOST = 1_000_000_000
 """The largest count; a larger one cannot be counted to, or overflows where it meets a float."""
 LARGEST_SEED = 10**18
 """The largest seed, and the smallest with a minus sign; a seed is part of a folder's name."""
+_MOST_CHARACTERS = 500  # of a value in a message
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -224,10 +222,8 @@ def describe_exception(error: BaseException) -> str:
 def explain_missing_package(package: str, needed_for: str, extra: str | None, cause: Exception) -> ConfigError:
     """Return the error for a failed import; `extra` is the extra of advcore that brings the package, if one does."""
     target = f'"advcore[{extra}]"' if extra else package
-    return ConfigError(
-        f"{needed_for} needs the package {package}, which does not import ({describe_exception(cause)}); "
-        f"pip install --upgrade {target}"
-    )
+    reason = f"which does not import ({describe_exception(cause)})"
+    return ConfigError(f"{needed_for} needs the package {package}, {reason}; pip install --upgrade {target}")
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -266,8 +262,7 @@ def refuse_as_setting() -> Iterator[None]:
 def describe_refusal(error: OSError) -> str | None:
     """Write path and cause of what the system refused in one line; None for an error that is not about a file.
 
-    One that names no file may be about a socket or a pipe: it is described only where its number leaves no doubt. Any
-    other is a bug of advcore, whose traceback says more: what it writes or reads goes through `name_path_in_errors`.
+    One that names no file is described only where its number leaves no doubt; any other is a bug of advcore.
     """
     if error.errno is not None and isinstance(error.filename, (str, bytes)):
         return escape_control_characters(f"{os.fsdecode(error.filename)}: {describe_cause(error)}")
