@@ -77,7 +77,7 @@ def _find_default(field: dataclasses.Field) -> object:
         return field.default_factory()
     if field.default is not MISSING:
         return field.default
-    plain = _members(field.type)[0]
+    plain = _list_members(field.type)[0]
     return cast(type, get_origin(plain) or plain)()
 
 
@@ -110,14 +110,14 @@ def _list_fields(cls: "type[DataclassInstance]") -> list[tuple[str, object, tupl
     """
     fields = []
     for entry in dataclasses.fields(cls):
-        usual = [kind for kind in _members(entry.type) if kind in (bool, int, float, str, NoneType)]
+        usual = [kind for kind in _list_members(entry.type) if kind in (bool, int, float, str, NoneType)]
         if float in usual:
             usual.append(int)
         fields.append((entry.name, entry.type, tuple(usual)))
     return fields
 
 
-def _members(kind: object) -> tuple[object, ...]:
+def _list_members(kind: object) -> tuple[object, ...]:
     """Return the members of a union; of any other type, the type alone."""
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
@@ -127,7 +127,7 @@ def _find_type_problem(setting: str, kind: object, value: object) -> SettingProb
 
     Plain types are checked, and lists and mappings of plain types; each may be optional. Other types are not.
     """
-    members = _members(kind)
+    members = _list_members(kind)
     kinds = [member for member in members if member is not NoneType]
     if len(kinds) != 1 or (value is None and NoneType in members):
         return None

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeGuard, get_args, get_origin
+from typing import TYPE_CHECKING, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
@@ -102,7 +102,7 @@ def _read_entry(entry: "ErrorDetails") -> list[SettingProblem]:
         case "missing":
             return [SettingProblem(path, "is missing", way_out="it has no default")]
         case "union_tag_invalid":
-            names = list(_list_choices(kind))
+            names = [name for name in _list_choices(kind) if name]
             return [must(f"{path}.name", f"one of {', '.join(names)}", got["name"], suggest_name(got["name"], names))]
         case "union_tag_not_found":
             return [must(path, "a mapping with a name", got)]
@@ -138,31 +138,25 @@ def _locate(loc: tuple) -> tuple[list[str], list[type | None], object]:
         if part in choices:
             kind = choices[part]
             continue
+        owner = next(iter(choices.values()), None)
         keys.append(str(part))
-        if not _is_settings(kind):
-            kind = next(iter(choices.values()), kind)
-        if _is_settings(kind):
-            owners.append(kind)
-            kind = {field.name: field.type for field in dataclasses.fields(kind)}.get(part)
-        else:
-            owners.append(None)
+        owners.append(owner)
+        if owner is None:
             kind = [kind, *get_args(kind)][-1]
+        else:
+            kind = {field.name: field.type for field in dataclasses.fields(owner)}.get(part)
     return keys, owners, kind
 
 
-def _is_settings(kind: object) -> "TypeGuard[type[DataclassInstance]]":
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
-
-
-def _list_choices(kind: object) -> dict[str, object]:
-    """Return the classes that a type chooses from, by tag; the class of an optional section by its own name."""
-    choices: dict[str, object] = {}
+def _list_choices(kind: object) -> "dict[str | None, type[DataclassInstance]]":
+    """Return the classes that a type chooses from, by tag; by None the class of a section that has no choice."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return {None: kind}
+    choices: dict[str | None, type[DataclassInstance]] = {}
     for part in get_args(kind):
         tags = [extra.tag for extra in getattr(part, "__metadata__", ()) if isinstance(extra, Tag)]
         if tags:
             choices[tags[0]] = get_args(part)[0]
-        elif _is_settings(part):
-            choices[part.__name__] = part
         elif get_origin(kind) is not list:
             choices |= _list_choices(part)
     return choices

@@ -33,7 +33,7 @@ def _remove_setting(settings: dict, path: str) -> None:
     settings.pop(name, None)
 
 
-def identify_recorded(record: RunRecord) -> dict:
+def identify_record(record: RunRecord) -> dict:
     """Return the `identity` of the settings of a record, with the defaults of settings that are newer than it.
 
     Raises ConfigError for settings that this version does not know.
@@ -53,6 +53,6 @@ def hash_settings(settings: dict) -> str:
 def list_differences(record: RunRecord, config: RunConfig) -> list[str]:
     """Return a line "a.b: old -> new" for each setting in which a record differs from a config."""
     try:
-        return [*map(str, list_changes(identify_recorded(record), identify(config)))]
+        return [*map(str, list_changes(identify_record(record), identify(config)))]
     except ConfigError as error:
         return [f"settings that this version does not know ({error.lines[0]})"]

@@ -120,6 +120,21 @@ def test_sections_that_hold_a_wrong_type_leave_the_checks_of_the_others():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("section", ["", "training", "selection", "cost"])
+def test_a_key_may_have_the_name_of_a_class(section):
+    selection = {"solver": {"name": "random"}}
+    run = RUN | {"selection": selection}
+    names = {"": "RunConfig", "training": "TrainingConfig", "selection": "SelectionConfig", "cost": "CostConfig"}
+    wrong = {names[section]: 1}
+    run |= {section: run.get(section, {}) | wrong} if section else wrong
+    with pytest.raises(ConfigError) as caught:
+        from_dict(run)
+    (line,) = caught.value.lines
+    assert line.startswith(
+        f"{section and section + '.'}{names[section]} is not a setting of {section or 'the run file'};"
+    )
+
+
 def test_a_change_is_its_parts_and_one_line():
     (change,) = list_changes({"a": {"b": 8 / 255}}, {"a": {"b": 0.5}})
     assert change == Change("a.b", 8 / 255, 0.5) and str(change) == "a.b: 8/255 -> 0.5"

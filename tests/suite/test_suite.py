@@ -6,7 +6,7 @@ import re
 import pytest
 
 from advcore.config import yaml_reader
-from advcore.config.run_key import hash_settings, identify, identify_recorded, list_differences
+from advcore.config.run_key import hash_settings, identify, identify_record, list_differences
 from advcore.config.yaml_reader import read
 from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
@@ -303,7 +303,7 @@ def test_a_record_of_other_settings_is_not_the_suites(root):
     raw["config"]["training"]["epochz"] = 29
     assert "does not know" in list_differences(RunRecord(**raw), run.config)[0]
     record = json.loads((root / "benchmarks/records/digits/full-s0.json").read_text())
-    assert identify_recorded(RunRecord(**record)) == identify(run.config)
+    assert identify_record(RunRecord(**record)) == identify(run.config)
 
 
 def test_every_suite_of_the_papers_resolves_in_every_size(root):
