@@ -1,4 +1,4 @@
-"""Errors and the problems they hold: the setting, what it must be, what it got, the way out."""
+"""Errors and their one phrasing: the setting, what it must be, what it got, the way out."""
 
 import contextlib
 import errno

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Protocol, cast, dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, dataclass_transform, get_args, get_origin
 
 from advcore.errors import ConfigError, SettingProblem, UserError, must
 
@@ -38,8 +39,9 @@ def settings(cls: type) -> type:
         if not type_problems:
             check_values(self)
             return
-        value_problems = _find_value_problems(self, check_values, type_problems)
-        raise ConfigError(*value_problems, *type_problems.values())
+        problems = _find_value_problems(self, check_values, type_problems)
+        reported = {setting for problem in problems for setting in problem.settings}
+        raise ConfigError(*problems, *(type_problems[name] for name in type_problems if name not in reported))
 
     hooks.__post_init__ = check_settings
     return dataclass(frozen=True, kw_only=True)(cls)
@@ -50,20 +52,28 @@ def _accept_values(self: object) -> None:
 
 
 def _find_value_problems(
-    instance: "DataclassInstance", check_values: Callable[[object], None], wrong: Mapping[str, object]
+    instance: "DataclassInstance", check_values: Callable[[object], None], wrong: Mapping[str, SettingProblem]
 ) -> list[SettingProblem]:
-    """Return what the class's own checks say about the settings that are not `wrong`.
+    """Return what the class's own checks say, although the settings in `wrong` have no value of their type.
 
-    They look at a stand-in, in which each wrong setting has its default, or what is empty or 0 of its type.
+    They look at a stand-in, in which each of these is NaN or empty: that can be compared, iterated and searched like a
+    right value, but is in no range and no list of words. What they say of such a setting is said of the value that it
+    has; what they say of it together with others is left out.
     """
-    defaults = {field.name: _find_default(field) for field in dataclasses.fields(instance) if field.name in wrong}
+    kinds = {field.name: _strip_none(field.type) for field in dataclasses.fields(instance) if field.name in wrong}
+    values = {name: _PLAIN_TYPES[get_origin(kind) or kind].stand_in for name, kind in kinds.items()}
     stand_in = object.__new__(type(instance))
-    vars(stand_in).update(vars(instance) | defaults)
+    vars(stand_in).update(vars(instance) | values)
+    problems = []
     try:
         check_values(stand_in)
     except UserError as error:
-        return [problem for problem in error.problems if problem.settings.isdisjoint(wrong)]
-    return []
+        for problem in error.problems:
+            if problem.settings.isdisjoint(wrong):
+                problems.append(problem)
+            elif len(problem.settings) == 1:
+                problems.append(replace(problem, got=wrong[problem.settings.pop()].got))
+    return problems
 
 
 def is_required(field: dataclasses.Field) -> bool:
@@ -71,25 +81,22 @@ def is_required(field: dataclasses.Field) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-def _find_default(field: dataclasses.Field) -> object:
-    """Return a setting's default; without one, what is empty or 0 of its type."""
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    if field.default is not MISSING:
-        return field.default
-    plain = _list_members(field.type)[0]
-    return cast(type, get_origin(plain) or plain)()
+class _PlainType(NamedTuple):
+    """What a setting of a plain type accepts: classes of values, and their description; and a stand-in for others."""
+
+    classes: type | tuple[type, ...]
+    rule: str
+    stand_in: object
 
 
-_PLAIN_TYPES: dict[object, tuple[type | tuple[type, ...], str]] = {
-    bool: (bool, "true or false"),
-    str: ((str, os.PathLike), "text"),
-    int: (numbers.Integral, "a whole number"),
-    float: (numbers.Real, "a number"),
-    list: ((list, tuple), "a list"),
-    dict: (dict, "a mapping"),
+_PLAIN_TYPES: dict[object, _PlainType] = {
+    bool: _PlainType(bool, "true or false", stand_in=False),
+    str: _PlainType((str, os.PathLike), "text", stand_in=""),
+    int: _PlainType(numbers.Integral, "a whole number", stand_in=math.nan),
+    float: _PlainType(numbers.Real, "a number", stand_in=math.nan),
+    list: _PlainType((list, tuple), "a list", stand_in=()),
+    dict: _PlainType(dict, "a mapping", stand_in={}),
 }
-"""The classes of the values that a setting of a plain type accepts, and how a message describes them."""
 
 
 def _find_type_problems(instance: "DataclassInstance") -> dict[str, SettingProblem]:
@@ -122,23 +129,27 @@ def _list_members(kind: object) -> tuple[object, ...]:
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
+def _strip_none(kind: object) -> object:
+    """Return the type that an optional setting has where it is set; any other type as it is."""
+    kinds = [member for member in _list_members(kind) if member is not NoneType]
+    return kinds[0] if len(kinds) == 1 else kind
+
+
 def _find_type_problem(setting: str, kind: object, value: object) -> SettingProblem | None:
     """Return the problem with a value that is not of its setting's type, or None.
 
     Plain types are checked, and lists and mappings of plain types; each may be optional. Other types are not.
     """
-    members = _list_members(kind)
-    kinds = [member for member in members if member is not NoneType]
-    if len(kinds) != 1 or (value is None and NoneType in members):
+    if value is None and NoneType in _list_members(kind):
         return None
-    plain = get_origin(kinds[0]) or kinds[0]
-    if plain not in _PLAIN_TYPES:
+    kind = _strip_none(kind)
+    plain = _PLAIN_TYPES.get(get_origin(kind) or kind)
+    if plain is None:
         return None
-    accepted, rule = _PLAIN_TYPES[plain]
-    is_misplaced_bool = isinstance(value, bool) and plain is not bool  # which Python takes for an int
-    if not isinstance(value, accepted) or is_misplaced_bool:
-        return must(setting, rule, value)
-    type_arguments = get_args(kinds[0])
+    is_misplaced_bool = isinstance(value, bool) and plain.classes is not bool  # which Python takes for an int
+    if not isinstance(value, plain.classes) or is_misplaced_bool:
+        return must(setting, plain.rule, value)
+    type_arguments = get_args(kind)
     if not type_arguments or not isinstance(value, (list, tuple, dict)):
         return None
     entry_kind = type_arguments[-1]  # of a mapping, the type of its values

@@ -6,7 +6,7 @@ import pytest
 
 from advcore.attacks import LinfPGD
 from advcore.config.load import Change, from_dict, list_changes
-from advcore.errors import ConfigError, SettingProblem, UserError, check, must
+from advcore.errors import ConfigError, SettingProblem, UserError, check, check_at_least, check_one_of, must, require
 from advcore.settings import settings
 from advcore.training.attack_steps import ByBudget
 
@@ -71,27 +71,35 @@ def test_checks_of_values_never_meet_a_wrong_type_and_blame_nothing_for_it():
         names: list[str]
         most: int | None
         high: float = 1.0
+        kind: str = "a"
 
         def __post_init__(self):
-            met.append((self.low, self.names, self.most, self.high))
-            if self.low >= self.high:
-                raise ConfigError(must("low", "below high", self.low), must("low, high", "in order", self.low))
+            met.append((repr(self.low), self.names, self.most, self.high, self.kind))
+            require(
+                check(self.low < 2, "low", "below 2", self.low),
+                check(self.low < self.high, "low, high", "in order", self.low),
+                check_one_of("kind", self.kind, ["a", "b"]),
+                check_at_least("most", self.most, 1),
+            )
 
     for values, seen, lines in [
-        ({"high": "x"}, (2.0, ["a"], 3, 1.0), ["low must be below high, got 2.0", "high must be a number, got 'x'"]),
-        ({"low": "x", "high": 0.0}, (0.0, ["a"], 3, 0.0), ["low must be a number, got 'x'"]),
-        ({"low": 0.0, "names": "a"}, (0.0, [], 3, 1.0), ["names must be a list, got 'a'"]),
-        ({"low": 0.0, "most": "a"}, (0.0, ["a"], 0, 1.0), ["most must be a whole number, got 'a'"]),
-    ]:
+        ({"low": 2.0, "names": "a"}, ("2.0", (), 3, 1.0, "a"),
+         ["low must be below 2, got 2.0", "low, high must be in order, got 2.0", "names must be a list, got 'a'"]),
+        ({"low": "x", "high": 0.0}, ("nan", ["a"], 3, 0.0, "a"), ["low must be below 2, got 'x'"]),
+        ({"kind": 3, "names": [4]}, ("0.0", (), 3, 1.0, ""),
+         ["kind must be one of a, b, got 3", "names.0 must be text, got 4"]),
+    ]:  # fmt: skip
         with pytest.raises(ConfigError) as caught:
-            Thresholds(**{"low": 2.0, "names": ["a"], "most": 3} | values)
+            Thresholds(**{"low": 0.0, "names": ["a"], "most": 3} | values)
         assert list(caught.value.lines) == lines and met[-1] == seen
+    with pytest.raises(ConfigError, match="^most must be a whole number of at least 1, got '3'$"):
+        Thresholds(low=0.0, names=[], most="3")
 
 
 def test_several_settings_are_not_blamed_where_one_of_them_has_the_wrong_type():
     with pytest.raises(ConfigError) as caught:
         ByBudget(mean="x", first=20)
-    assert caught.value.lines == ("mean must be a number, got 'x'",)
+    assert caught.value.lines == ("mean must be a number above 0, got 'x'",)
     with pytest.raises(ConfigError) as caught:
         from_dict(
             RUN | {"training": RUN["training"] | {"attack_steps": {"name": "by_budget", "mean": 3, "first": "x"}}}
