@@ -9,7 +9,7 @@ from advcore.version import __version__
 
 _HOMES = {
     "AdversarialCoreset": "advcore.selection.coreset",
-    "Coreset": "advcore.types",
+    "Coreset": "advcore.selection.result",
     "Trainer": "advcore.training.trainer",
     "evaluate": "advcore.evaluation.evaluate",
 }

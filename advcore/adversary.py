@@ -28,7 +28,7 @@ class _Rising(Attack, Protocol):
 
 
 class _Replaying(Protocol):
-    """A model that can run work by a CUDA graph (`cost.CountedModel`)."""
+    """A model that can run work by a CUDA graph (`runtime.counted.CountedModel`)."""
 
     @property
     def model(self) -> nn.Module: ...

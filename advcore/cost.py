@@ -1,24 +1,19 @@
 """The cost ledger: forward and backward passes per example, and seconds, by phase.
 
 One unit is one forward or one backward pass of one example. Passes are counted where the model is called
-(`CostLedger.count_passes`), so no caller can forget it; a backward pass is counted when a gradient reaches the logits.
+(`CostLedger.count_passes`), so no caller can forget it.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advcore.deprecation import forward_method, forward_renamed
-from advcore.errors import ConfigError, must
-from advcore.runtime.cuda_graphs import replay
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.device import Mark, mark, measure_seconds
-from advcore.runtime.precision import get_speed, run_model
-from advcore.runtime.signals import check
 
 PHASES = ("attack", "rows", "solve", "scoring", "update", "evaluation")
 
@@ -68,9 +63,9 @@ class CostLedger:
             self._lap(device)
             self._stack.pop()
 
-    def count_passes(self, model: nn.Module) -> "CountedModel":
+    def count_passes(self, model: nn.Module) -> CountedModel:
         """Return `model` with its passes on copies of x counted, each in the phase in which it happens."""
-        return CountedModel(self, model)
+        return CountedModel(model, self.count)
 
     @contextlib.contextmanager
     def undo_on_error(self) -> Iterator[None]:
@@ -94,6 +89,7 @@ class CostLedger:
 
     units = forward_method("advcore.cost.CostLedger.units", "sum_units")
     counted = forward_method("advcore.cost.CostLedger.counted", "count_passes")
+    summary = forward_method("advcore.cost.CostLedger.summary", "summarise")
 
     def add(self, other: "CostLedger", *, under: str | None = None) -> None:
         """Add another ledger's counts, all of them to the phase `under` if it is given."""
@@ -104,12 +100,12 @@ class CostLedger:
                 self.passes[target][kind] += count
 
     def restore(self, summary: dict[str, dict[str, float]]) -> None:
-        """Replace the ledger's counts by those of a `summary`."""
+        """Replace the ledger's counts by those of a summary (`summarise`)."""
         for phase in PHASES:
             self.passes[phase] = {kind: int(summary[phase][kind]) for kind in ("forward", "backward")}
             self.seconds[phase] = summary[phase]["seconds"]
 
-    def summary(self) -> dict[str, dict[str, float]]:
+    def summarise(self) -> dict[str, dict[str, float]]:
         """Return {phase: {forward, backward, seconds}}, seconds rounded to milliseconds."""
         return {phase: {**self.passes[phase], "seconds": round(self.seconds[phase], 3)} for phase in PHASES}
 
@@ -122,55 +118,11 @@ class CostLedger:
         self._since = now
 
 
-@dataclass(frozen=True)
-class CountedModel:
-    """A model whose passes a ledger counts."""
-
-    ledger: CostLedger
-    model: nn.Module
-
-    def __call__(self, x: Tensor) -> Tensor:
-        check()
-        logits = run_model(self.model, x)
-        _check_logits(logits)
-        self.ledger.count("forward", len(x))
-        if logits.requires_grad:
-            logits.register_hook(partial(self._count_backward, len(x)))
-        return logits
-
-    def _count_backward(self, examples: int, gradient: Tensor) -> None:
-        self.ledger.count("backward", examples)
-
-    def replay_or_run(
-        self, key: Hashable, work: Callable[..., Tensor], inputs: Sequence[Tensor], passes: tuple[int, int]
-    ) -> Tensor:
-        """Return `work(forward, *inputs)`, by its CUDA graph where there is one (`advcore.runtime.cuda_graphs.replay`).
-
-        passes : forward and backward passes of each of the first input's examples, which a graph counts as.
-        """
-        check()
-        graphed_work = partial(work, partial(run_model, self.model))
-        output = replay(self.model, (key, get_speed()), graphed_work, inputs)
-        if output is None:
-            return work(self, *inputs)
-        for kind, count in zip(("forward", "backward"), passes, strict=True):
-            self.ledger.count(kind, count * len(inputs[0]))
-        return output
-
-
-def _check_logits(logits: object) -> None:
-    """Raise ConfigError unless a model's output is logits (B, C)."""
-    if isinstance(logits, Tensor) and logits.ndim == 2:
-        return
-    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
-
-
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
-        "Counted": "advcore.cost.CountedModel",
+        "Counted": "advcore.runtime.counted.CountedModel",
         "gigabytes": "advcore.cost.format_gigabytes",
     },
 )
-"""Names of the last release."""

@@ -27,5 +27,4 @@ def format_exactly(value: float) -> str | None:
     """Write a value as `format_pixels` does if a run file reads exactly this value back; else return None."""
     text = format_pixels(value)
     numerator, _, denominator = text.partition("/")
-    is_exact = float(numerator) / float(denominator or 1) == value
-    return text if is_exact else None
+    return text if float(numerator) / float(denominator or 1) == value else None

@@ -134,10 +134,10 @@ def preserve_random_state(stream: Stream | None = None) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
         "preserved": "advcore.rng.preserve_random_state",
     },
 )
-"""Names of the last release."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, replace
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, dataclass_transform, get_args, get_origin
 
 from advcore.errors import ConfigError, SettingProblem, UserError, must
 
@@ -23,7 +23,15 @@ class _Customisable(Protocol):
     __post_init__: "Callable[[DataclassInstance], None]"
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
+def setting(*, unit: str, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a setting that holds a number, with its unit: "epochs", "share", "pixels".
+
+    The unit stands in the field's metadata, from where the page of all settings takes it.
+    """
+    return dataclasses.field(default=default, metadata={"unit": unit})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
 def settings(cls: type) -> type:
     """Make `cls` a frozen, keyword-only dataclass that refuses unknown settings and values of the wrong type.
 

@@ -8,14 +8,12 @@ def floor_share(part: float, n: int) -> int:
     return int(part * n + 1e-9)
 
 
-def largest_remainder(total: int, sizes: Sequence[int]) -> list[int]:
+def apportion(total: int, sizes: Sequence[int]) -> list[int]:
     """Split `total` in proportion to `sizes` into whole numbers that sum to it, none above its size.
 
     `total` is at most sum(sizes). Largest remainder (Hamilton); ties go to the lower position.
     """
-    size_sum = sum(sizes)
-    if size_sum == 0:
-        return [0 for _ in sizes]
+    size_sum = sum(sizes) or 1  # of nothing, each gets nothing
     counts = [total * size // size_sum for size in sizes]
     remainders = [total * size % size_sum for size in sizes]
     # a reversed sort is stable too, so that equal remainders stay in the order of their positions

@@ -18,10 +18,10 @@ from advcore.errors import format_count
 
 if TYPE_CHECKING:
     from advcore.run.prepare import Reporter
+    from advcore.selection.result import Coreset
     from advcore.suite.process import Outcome, Watcher
     from advcore.suite.suite import Run
     from advcore.training.loop import Trained
-    from advcore.types import Coreset
 
 _WIDTH = 120  # columns of a table in a file or a pipe
 _LONGEST_LINE = 70  # characters of a run's last line that are shown after the run's name

@@ -118,7 +118,7 @@ def test_the_summary_has_every_phase_and_is_a_copy(clock):
     ledger = CostLedger()
     with ledger.phase("solve"):
         clock.now += 1.23456
-    summary = ledger.summary()
+    summary = ledger.summarise()
     assert list(summary) == list(PHASES)
     assert summary["solve"] == {"forward": 0, "backward": 0, "seconds": 1.235}
     summary["solve"]["forward"] = 99

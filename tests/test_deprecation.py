@@ -32,6 +32,7 @@ def test_a_name_that_never_was_is_an_attribute_error():
         ("advcore.distributed", "merge", "advcore.distributed.merge_ledgers"),
         ("advcore.errors", "shown", "advcore.errors.format_value"),
         ("advcore.types", "settings", "advcore.settings.settings"),
+        ("advcore.types", "Coreset", "advcore.selection.result.Coreset"),
         ("advcore.data.source", "batches_for", "advcore.data.contract.batches_for"),
     ],
 )

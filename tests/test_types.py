@@ -12,7 +12,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from advcore.errors import CheckpointError, ConfigError, DataError, UnsafeFileError
 from advcore.files import load_arrays, save_arrays
-from advcore.types import Coreset, Selection, digest_labels
+from advcore.selection.result import Coreset
+from advcore.types import Selection, digest_labels
 
 
 class Plain(Dataset):

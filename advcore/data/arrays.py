@@ -30,10 +30,10 @@ class Npz(OwnData):
         missing = [name for name in _NAMES if name not in arrays]
         if missing:
             raise DataError(f"{path} must hold {', '.join(_NAMES)}, got {', '.join(arrays)}; {missing[0]} is missing")
-        return _split(arrays["x_train"], arrays["y_train"]), _split(arrays["x_test"], arrays["y_test"])
+        return _make_split(arrays["x_train"], arrays["y_train"]), _make_split(arrays["x_test"], arrays["y_test"])
 
 
-def _split(x: np.ndarray, y: np.ndarray) -> Split:
+def _make_split(x: np.ndarray, y: np.ndarray) -> Split:
     """Check one part's images (N, C, H, W) and labels (N,), and return them as a split."""
     if x.ndim != 4:
         raise DataError(f"images must be (N, C, H, W), got {x.shape}; give grey images one channel")
@@ -45,4 +45,4 @@ def _split(x: np.ndarray, y: np.ndarray) -> Split:
         raise DataError(f"images must be uint8, or floats in [0, 1], got {x.dtype}")
     if x.dtype.kind == "f":
         x = x.astype("float32")
-    return Split(torch.from_numpy(y.astype("int64")), images=torch.from_numpy(x).__getitem__)
+    return Split(torch.from_numpy(y.astype("int64")), torch.from_numpy(x).__getitem__)

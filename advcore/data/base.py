@@ -1,4 +1,19 @@
-"""Settings that all data share: sizes, the held-out split, and how a raw set becomes three sources."""
+"""Settings that all data share: sizes, the held-out split, and how a raw set becomes three sources.
+
+A new set of data is one file, `advcore/data/NAME.py`, one line in `advcore.data.DATASETS`, and one test. The file holds
+a class of settings that says where the raw data are, and reads them:
+
+    @settings
+    class Npz(OwnData):
+        def read(self) -> tuple[Split, Split]:
+            ...
+
+It subclasses `DataSettings`, or `OwnData` for files of the user's, which have a `path`. Its fields become settings of
+`data` in a run file. `read` returns the whole training set and the whole test set (`Split`), in an order that does not
+change; `load` draws the validation examples and the sample sizes from them. It reads without a network unless the user
+asked for one, runs no code from a file, and raises DataError, which names the file or the example, for what it cannot
+use. `usual_augment` names how such images are usually augmented, where they are.
+"""
 
 import logging
 import os
@@ -11,7 +26,7 @@ import torch
 from torch import Tensor
 
 from advcore.data.augment import AUGMENTATIONS
-from advcore.data.checks import check_labels
+from advcore.data.checks import check_labels, list_first
 from advcore.data.contract import Source
 from advcore.data.injected_faults import Planted, inject_faults
 from advcore.data.split import Split, draw_stratified, subsample
@@ -82,23 +97,23 @@ class DataSettings:
     workers: int = 0
     planted: Planted | None = None
     usual_augment: ClassVar[str] = "none"
-    known_classes: ClassVar[int | None] = None
 
     def __post_init__(self):
-        problems = [
+        sizes = {"train_size": self.train_size, "test_size": self.test_size}
+        augment = self.usual_augment if self.augment is None else self.augment
+        require(
             check_within("validation", self.validation, 0, 0.5),
             check_at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
-        ]
-        if self.train_size is not None:
-            problems.append(check_at_least("train_size", self.train_size, 1))
-        if self.test_size is not None:
-            problems.append(check_at_least("test_size", self.test_size, 1))
-        if self.augment is not None:
-            problems.append(check_one_of("augment", self.augment, AUGMENTATIONS))
-        require(*problems, check_at_least("workers", self.workers, 0, most=1024))
+            *(check_at_least(setting, size, 1) for setting, size in sizes.items() if size is not None),
+            check_one_of("augment", augment, AUGMENTATIONS),
+            check_at_least("workers", self.workers, 0, most=1024),
+        )
 
     def read(self) -> tuple[Split, Split]:
-        """Read the raw training and test sets."""
+        """Return the raw training and test sets; each class of data brings its own.
+
+        Raises DataError. What the operating system refuses may leave it as OSError.
+        """
         raise NotImplementedError
 
     def _read(self) -> tuple[Split, Split]:
@@ -111,18 +126,17 @@ class DataSettings:
                 raise
             raise DataError(f"data cannot be read: {refused}") from None
 
-    def classes(self, train: Split) -> int:
+    def count_classes(self, train: Split) -> int:
         """Return the number of classes. Raises DataError for labels that cannot be classes."""
-        stated = self.known_classes or train.num_classes
-        if stated:
-            return stated
+        if train.num_classes:
+            return train.num_classes
         check_labels(train.labels, torch.arange(len(train.labels)), MOST_CLASSES)
         return int(train.labels.max()) + 1
 
-    def counts(self) -> tuple[int, int]:
+    def count_examples(self) -> tuple[int, int]:
         """Count the training and validation examples of `load`, without decoding images where that can be avoided."""
         train, _ = self._read()
-        _, part, validation = self._divide(train, self.classes(train))
+        _, part, validation = self._divide(train, self.count_classes(train))
         return len(part), len(validation)
 
     def _divide(self, train: Split, num_classes: int) -> tuple[Split, Tensor, Tensor]:
@@ -142,35 +156,33 @@ class DataSettings:
     def load(self, device: torch.device) -> Data:
         """Read, check and split the data. Raises DataError for missing files and for labels out of range."""
         train, test = self._read()
-        num_classes = self.classes(train)
+        num_classes = self.count_classes(train)
         for split in (train, test):
             check_labels(split.labels, torch.arange(len(split.labels)), num_classes)
         train, part, validation = self._divide(train, num_classes)
         absent = sorted(set(range(num_classes)) - set(train.labels[part].tolist()))
         if absent:
-            log.warning("%d of %d classes have no training example: %s", len(absent), num_classes, _list_few(absent))
+            log.warning(
+                "%d of %d classes have no training example: %s", len(absent), num_classes, list_first(absent, 10)
+            )
         test_positions = subsample(test.labels, self.test_size, self.split_seed, "test_size")
-        train_source = train.source(part, device, self.workers)
-        test_source = test.source(test_positions, device, self.workers)
+        train_source = train.make_source(part, device, self.workers)
+        test_source = test.make_source(test_positions, device, self.workers)
         if train_source.shape != test_source.shape:
             shapes = f"{train_source.shape} and {test_source.shape}"
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
+        # faults that labels do not show
+        has_hidden_faults = self.planted is not None and (self.planted.duplicates or self.planted.noise)
         return Data(
             train=train_source,
-            validation=train.source(validation, device, self.workers) if len(validation) else None,
+            validation=train.make_source(validation, device, self.workers) if len(validation) else None,
             test=test_source,
             part=part,
             whole=train.labels,
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
-            changed=self._describe_changes(),
+            changed=f"{self.planted}, {self.split_seed}" if has_hidden_faults else "",
         )
-
-    def _describe_changes(self) -> str:
-        """Describe injected faults that labels do not show; empty if there are none."""
-        if self.planted is None or not (self.planted.duplicates or self.planted.noise):
-            return ""
-        return f"{self.planted}, {self.split_seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,14 +204,8 @@ class OwnData(DataSettings):
         if self.num_classes is not None:
             require(check_at_least("num_classes", self.num_classes, 2, most=MOST_CLASSES))
 
-    def classes(self, train: Split) -> int:
-        return self.num_classes or super().classes(train)
-
-
-def _list_few(numbers: list[int]) -> str:
-    """Write the first ten numbers, and dots if there are more."""
-    more = ", ..." if len(numbers) > 10 else ""
-    return ", ".join(map(str, numbers[:10])) + more
+    def count_classes(self, train: Split) -> int:
+        return self.num_classes or super().count_classes(train)
 
 
 def expand_home(path: str) -> Path:
@@ -231,6 +237,7 @@ def find_path(path: str) -> Path:
     )
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -238,4 +245,3 @@ __getattr__ = forward_renamed(
         "thinned": "advcore.data.split.subsample",
     },
 )
-"""Names of the last release."""

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import SupportsIndex
 
 import torch
@@ -47,23 +48,25 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
         )
 
 
+def list_first(numbers: list[int], most: int) -> str:
+    """Write at most so many numbers, and dots if there are more."""
+    more = ", ..." if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more
+
+
 def label_check(source: Source, num_classes: int) -> LabelCheck:
     """Return a check for the labels of the source's batches.
 
     Where all labels are known, they are checked here at once, so that no batch has to wait for the device.
     """
     if source.class_counts() is None:
-
-        def check_batch(y: Tensor, indices: Tensor) -> None:
-            check_labels(y, indices, num_classes)
-
-        return check_batch
+        return partial(check_labels, num_classes=num_classes)
     check_labels(source.labels(), torch.arange(len(source)), num_classes)
     return _accept
 
 
 def _accept(y: Tensor, indices: Tensor) -> None:
-    """Accept all labels, which have been checked before."""
+    pass  # all labels have been checked before
 
 
 def item_of(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
@@ -83,10 +86,10 @@ def item_of(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
     if not isinstance(image, Tensor) or image.ndim != 3:
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise DataError(f"image {i} must be a tensor (C, H, W), got {got}; add torchvision.transforms.ToTensor()")
-    return image, _label_of(item[1], i)
+    return image, _read_label(item[1], i)
 
 
-def _label_of(label: object, i: int) -> int:
+def _read_label(label: object, i: int) -> int:
     """Return a label as an int. Raises DataError for one that is no whole number of at most 63 bits."""
     if isinstance(label, Tensor) and label.ndim == 0:
         label = label.item()

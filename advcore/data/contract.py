@@ -1,16 +1,19 @@
 """What every source of batches answers, and how indices are cut into batches."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from advcore.types import digest_labels
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """indices (B,) long, x (B, C, H, W) float in [0, 1], y (B,) long, all on the source's device."""
 
 
-class Source(Protocol):
+class Source(ABC):
     """N examples of shape (C, H, W), read by index in the order asked.
 
     A coreset's indices therefore always mean the data that were given. `nbytes` is what the images hold on the device.
@@ -18,25 +21,26 @@ class Source(Protocol):
 
     device: torch.device
     shape: tuple[int, int, int]
-    nbytes: int
+    nbytes: int = 0
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield one batch, without augmentation, for each (B,) tensor of indices."""
-        ...
 
+    @abstractmethod
     def labels(self) -> Tensor:
         """Return the labels (N,) long, on the CPU."""
-        ...
 
     def class_counts(self) -> list[int] | None:
         """Count the examples of each class that occurs; None where that would take reading the data."""
-        ...
+        return self.labels().unique(return_counts=True)[1].tolist()
 
     def fingerprint(self) -> str:
         """Return a digest that names the data (`digest_labels`)."""
-        ...
+        return digest_labels(self.labels().tolist().__getitem__, len(self))
 
 
 class MapStyle(Protocol):
@@ -81,6 +85,5 @@ def batches_for(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> I
 
 def first_images(model: nn.Module, source: Source) -> Tensor:
     """Return the first two images, or the only one, as `batches_for` gives them: enough to see shapes in a model."""
-    indices = torch.arange(min(2, len(source)))
-    _, x, _ = next(batches_for(model, source, [indices]))
+    _, x, _ = next(batches_for(model, source, [torch.arange(min(2, len(source)))]))
     return x

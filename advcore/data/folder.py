@@ -1,12 +1,13 @@
 """A folder of images, one sub-folder per class, as torchvision's ImageFolder reads it."""
 
 import os
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from advcore.data.base import DataSettings, find_path
 from advcore.data.images import decode_image
@@ -45,9 +46,7 @@ class ImageFolder(DataSettings):
     def _check_repeated(self) -> SettingProblem | None:
         """Return a problem if a sub-folder is named twice: it can have one label only."""
         setting = "groups" if self.groups else "only"
-        names = list(self.only or [])
-        for members in (self.groups or {}).values():
-            names += members
+        names = [*(self.only or ()), *chain.from_iterable((self.groups or {}).values())]
         repeated = sorted({name for name in names if names.count(name) > 1})
         return must(setting, "sub-folders each named once", repeated[0]) if repeated else None
 
@@ -56,22 +55,16 @@ class ImageFolder(DataSettings):
         test = root / "test"
         if not test.is_dir():
             test = root / "val"
-        train = self._split(root / "train", root / "train")
-        return train, self._split(test, root / "train")
+        return self._make_split(root / "train", root / "train"), self._make_split(test, root / "train")
 
-    def _class_names(self, folder: Path) -> list[str]:
-        """Return the names of the classes in the order of their labels."""
-        return list(self.groups or self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    def _list_classes(self, folder: Path) -> dict[str, list[str]]:
+        """Return {class: its sub-folders} in the order of the labels."""
+        if self.groups:
+            return self.groups
+        names = self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        return {name: [name] for name in names}
 
-    def _folder_labels(self, names: list[str]) -> dict[str, int]:
-        """Return {sub-folder: label} for the classes of those names."""
-        labels = {}
-        for label, name in enumerate(names):
-            for folder in self.groups[name] if self.groups else [name]:
-                labels[folder] = label
-        return labels
-
-    def _split(self, folder: Path, named_by: Path) -> Split:
+    def _make_split(self, folder: Path, named_by: Path) -> Split:
         """List the images below `folder`, whose classes are named by the sub-folders of `named_by`."""
         try:
             from torchvision import datasets
@@ -81,16 +74,23 @@ class ImageFolder(DataSettings):
             raise DataError(
                 f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"
             )
-        names = self._class_names(named_by)
-        labels = self._folder_labels(names)
+        classes = self._list_classes(named_by)
+        labels: dict[str, int] = {}
+        for label, subfolders in enumerate(classes.values()):
+            labels |= dict.fromkeys(subfolders, label)
         missing = [name for name in labels if not (folder / name).is_dir()]
         if missing or not labels:
             raise DataError(f"{folder} must hold a sub-folder for each class, got none for {missing[:5]}")
         samples = _list_samples(folder, labels, datasets.folder.IMG_EXTENSIONS)
         if not samples:
             raise DataError(f"{folder} must hold images, got none in {len(labels)} sub-folders")
-        label_of_each = torch.tensor([label for _, label in samples])
-        return Split(label_of_each, dataset=_ImageFiles(samples, self.size), num_classes=len(names))
+        paths = [path for path, _ in samples]
+        return Split(
+            labels=torch.tensor([label for _, label in samples]),
+            images=partial(_read_images, paths, self.size),
+            num_classes=len(classes),
+            may_stream=True,
+        )
 
 
 def _list_samples(folder: Path, labels: dict[str, int], endings: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -110,19 +110,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-class _ImageFiles(Dataset):
-    """Images (3, size, size), uint8, and labels of (path, label) pairs."""
+def _read_images(paths: list[str], size: int, positions: Tensor) -> Tensor:
+    """Read the images at `positions`, resized and cut to (B, 3, size, size), uint8."""
+    from torchvision.transforms import functional as TF
 
-    def __init__(self, samples: list[tuple[str, int]], size: int):
-        self.samples = samples
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        from torchvision.transforms import functional as TF
-
-        path, label = self.samples[i]
-        image = TF.resize(decode_image(path, i), round(self.size * 8 / 7))
-        return TF.pil_to_tensor(TF.center_crop(image, self.size)), label
+    images = []
+    for position in positions.tolist():
+        image = TF.resize(decode_image(paths[position], position), round(size * 8 / 7))
+        images.append(TF.pil_to_tensor(TF.center_crop(image, size)))
+    return torch.stack(images)

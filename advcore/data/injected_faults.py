@@ -7,20 +7,17 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from advcore.data.checks import item_of
-from advcore.data.contract import MapStyle
 from advcore.data.split import Split
 from advcore.errors import check_within, require
 from advcore.rng import Stream
 from advcore.settings import settings
-from advcore.shares import largest_remainder
+from advcore.shares import apportion
 
 log = logging.getLogger(__name__)
 
 _JITTER = 2  # of 255, the most that a pixel of a near copy moves
-_AT_ONCE = 1024  # images; what they draw takes 8 bytes a pixel, several times
+_AT_ONCE = 64  # images; what they draw takes 8 bytes a pixel, several times
 
 
 @settings
@@ -60,13 +57,7 @@ def inject_faults(split: Split, part: Tensor, faults: Planted, num_classes: int,
     origin = _draw_origins(split.labels, part, faults.duplicates, stream.child("duplicates"))
     labels = _change_labels(split.labels, part, faults.noise, num_classes, stream.child("noise"))
     copies = _Copies(origin, stream.child("jitter"))
-    images = None
-    if split.images is not None:
-        images = partial(_read_copies, split.images, copies)
-    dataset = None
-    if split.dataset is not None:
-        dataset = _FaultyDataset(split.dataset, labels, copies)
-    return replace(split, labels=labels, images=images, dataset=dataset), part
+    return replace(split, labels=labels, images=partial(_read_copies, split.images, copies)), part
 
 
 def _cut_to_long_tail(labels: Tensor, part: Tensor, ratio: float, num_classes: int, stream: Stream) -> Tensor:
@@ -76,10 +67,10 @@ def _cut_to_long_tail(labels: Tensor, part: Tensor, ratio: float, num_classes: i
     order = part[stream.at(part).permutation()]
     members = [order[labels[order] == c] for c in range(num_classes)]
     largest = max(map(len, members))
-    remaining = []
-    for c, positions in enumerate(members):
-        fraction = ratio ** (-c / max(num_classes - 1, 1))
-        remaining.append(positions[: max(1, round(largest * fraction))])
+    fractions = [ratio ** (-c / max(num_classes - 1, 1)) for c in range(num_classes)]
+    remaining = [
+        positions[: max(1, round(largest * fraction))] for positions, fraction in zip(members, fractions, strict=True)
+    ]
     return torch.cat(remaining).sort().values
 
 
@@ -89,7 +80,7 @@ def _draw_origins(labels: Tensor, part: Tensor, share: float, stream: Stream) ->
     order = part[stream.at(part).permutation()]
     members = [order[labels[order] == c] for c in labels[part].unique()]
     wanted = round(share * len(part))
-    counts = largest_remainder(wanted, list(map(len, members)))
+    counts = apportion(wanted, list(map(len, members)))
     for positions, count in zip(members, counts, strict=True):
         copied = positions[min(count, len(positions) - 1) :]
         replaced = positions[: len(positions) - len(copied)]
@@ -131,21 +122,4 @@ class _Copies:
 
 def _read_copies(read: Callable[[Tensor], Tensor], copies: _Copies, positions: Tensor) -> Tensor:
     """Read the images (B, C, H, W) that stand at `positions`, a bounded number at a time."""
-    parts = positions.split(_AT_ONCE)
-    return torch.cat([copies.apply_jitter(read(copies.origin[part]), part) for part in parts])
-
-
-class _FaultyDataset(Dataset):
-    """A map-style data set with faults."""
-
-    def __init__(self, dataset: MapStyle, labels: Tensor, copies: _Copies):
-        self.dataset = dataset
-        self.labels = labels
-        self.copies = copies
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        image, _ = item_of(self.dataset, int(self.copies.origin[i]))
-        return self.copies.apply_jitter(image[None], torch.tensor([i]))[0], int(self.labels[i])
+    return torch.cat([copies.apply_jitter(read(copies.origin[part]), part) for part in positions.split(_AT_ONCE)])

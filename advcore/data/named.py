@@ -22,8 +22,6 @@ class Digits(DataSettings):
     Reference: Alpaydin and Kaynak 1998 (UCI optical recognition of handwritten digits, test part).
     """
 
-    known_classes: ClassVar[int] = 10
-
     def read(self) -> tuple[Split, Split]:
         try:
             from sklearn.datasets import load_digits
@@ -31,19 +29,15 @@ class Digits(DataSettings):
             raise explain_missing_package("scikit-learn", "data.name: digits", None, error) from None
         images, labels = _read_digits(load_digits)
         test = draw_stratified(labels, round(0.2 * len(labels)), self.split_seed, "digits-test")
-        return _hold(images[~test], labels[~test]), _hold(images[test], labels[test])
+        train = Split(labels[~test], images[~test].__getitem__, num_classes=10)
+        return train, Split(labels[test], images[test].__getitem__, num_classes=10)
 
 
 @lru_cache(maxsize=1)
 def _read_digits(load_digits: Callable) -> tuple[Tensor, Tensor]:
     """Read images (1797, 1, 8, 8) in [0, 1] and labels (1797,) from the package's text file, once in a process."""
     bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float()[:, None] / 16
-    return images, torch.from_numpy(bunch.target).long()
-
-
-def _hold(images: Tensor, labels: Tensor) -> Split:
-    return Split(labels, images=images.__getitem__)
+    return torch.from_numpy(bunch.images).float()[:, None] / 16, torch.from_numpy(bunch.target).long()
 
 
 @settings
@@ -59,9 +53,13 @@ class _Torchvision(DataSettings):
     path: str = "data"
     download: bool = False
     reader: ClassVar[str]
+    num_classes: ClassVar[int] = 10
 
     def read(self) -> tuple[Split, Split]:
-        root = expand_home(self.path) if self.download else self._root()
+        try:
+            root = expand_home(self.path) if self.download else find_path(self.path)
+        except DataError as error:
+            raise DataError(f"{error}; set data.download: true to fetch the files") from None
         try:
             from torchvision import datasets
         except (ImportError, RuntimeError) as error:
@@ -76,22 +74,15 @@ class _Torchvision(DataSettings):
                 f"({message}); set data.download: true to fetch them"
             ) from None
 
-    def _root(self) -> Path:
-        try:
-            return find_path(self.path)
-        except DataError as error:
-            raise DataError(f"{error}; set data.download: true to fetch the files") from None
-
     def _read_part(self, reader: type, root: Path, *, train: bool) -> Split:
         part = reader(root, train=train, download=self.download)
-        return _split_of_arrays(part.data, part.targets)
+        return self._make_split(part.data, part.targets)
 
-
-def _split_of_arrays(images: np.ndarray | Tensor, labels: object) -> Split:
-    """Return a split of images (N, H, W) or (N, H, W, C), uint8, and their labels."""
-    images = torch.as_tensor(images)
-    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    return _hold(images, torch.as_tensor(labels).long())
+    def _make_split(self, images: np.ndarray | Tensor, labels: object) -> Split:
+        """Return a split of images (N, H, W) or (N, H, W, C), uint8, and their labels."""
+        images = torch.as_tensor(images)
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+        return Split(torch.as_tensor(labels).long(), images.__getitem__, self.num_classes)
 
 
 @settings
@@ -99,7 +90,6 @@ class Mnist(_Torchvision):
     """60,000 + 10,000 digits, 28 x 28 (LeCun et al. 1998), through torchvision."""
 
     reader: ClassVar[str] = "MNIST"
-    known_classes: ClassVar[int] = 10
 
 
 @settings
@@ -107,7 +97,6 @@ class FashionMnist(_Torchvision):
     """60,000 + 10,000 articles, 28 x 28 (Xiao et al. 2017), through torchvision."""
 
     reader: ClassVar[str] = "FashionMNIST"
-    known_classes: ClassVar[int] = 10
 
 
 @settings
@@ -116,7 +105,6 @@ class Cifar10(_Torchvision):
 
     reader: ClassVar[str] = "CIFAR10"
     usual_augment: ClassVar[str] = "crop_flip"
-    known_classes: ClassVar[int] = 10
 
 
 @settings
@@ -125,7 +113,7 @@ class Cifar100(_Torchvision):
 
     reader: ClassVar[str] = "CIFAR100"
     usual_augment: ClassVar[str] = "crop_flip"
-    known_classes: ClassVar[int] = 100
+    num_classes: ClassVar[int] = 100
 
 
 @settings
@@ -134,8 +122,7 @@ class Svhn(_Torchvision):
 
     reader: ClassVar[str] = "SVHN"
     usual_augment: ClassVar[str] = "crop"
-    known_classes: ClassVar[int] = 10
 
     def _read_part(self, reader: type, root: Path, *, train: bool) -> Split:
         part = reader(root, split="train" if train else "test", download=self.download)
-        return _split_of_arrays(part.data.transpose(0, 2, 3, 1), part.labels)
+        return self._make_split(part.data.transpose(0, 2, 3, 1), part.labels)

@@ -6,7 +6,7 @@ import os
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,11 +29,9 @@ class Parquet(OwnData):
     Class names in the schema's metadata say how many classes there are, unless `num_classes` does.
     """
 
-    columns: ClassVar[tuple[str, str]] = ("image", "label")
-
     def read(self) -> tuple[Split, Split]:
         folder = find_path(self.path)
-        return _split(_read_table(folder, "train")), _split(_read_table(folder, "test"))
+        return _make_split(_read_table(folder, "train")), _make_split(_read_table(folder, "test"))
 
 
 def _read_table(folder: Path, part: str) -> "pa.Table":
@@ -51,22 +49,20 @@ def _read_table(folder: Path, part: str) -> "pa.Table":
         table = pa.concat_tables([pq.read_table(file) for file in files])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-    missing = [name for name in Parquet.columns if name not in table.column_names]
-    if missing:
+    if not {"image", "label"} <= set(table.column_names):
         raise DataError(f"{files[0]} must have the columns image and label, got {', '.join(table.column_names)}")
     return table
 
 
-def _class_names(table: "pa.Table") -> list[str]:
+def _read_class_names(table: "pa.Table") -> list[str]:
     """Return the class names in the schema's Hugging Face metadata; an empty list if there are none."""
     try:
-        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return list(features["label"]["names"])
+        return list(json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"])
     except (KeyError, TypeError, ValueError):
         return []
 
 
-def _split(table: "pa.Table") -> Split:
+def _make_split(table: "pa.Table") -> Split:
     """Check the columns of a table, and return them as a split."""
     from pyarrow import types
 
@@ -82,7 +78,7 @@ def _split(table: "pa.Table") -> Split:
         raise DataError(f"image must be a column of {{bytes, path}}, got {image}")
     labels = torch.from_numpy(np.array(table.column("label").to_numpy(), dtype=np.int64))
     encoded = table.column("image").combine_chunks().field("bytes")
-    return Split(labels, images=partial(_decode, encoded), num_classes=len(_class_names(table)) or None)
+    return Split(labels, partial(_decode, encoded), num_classes=len(_read_class_names(table)) or None)
 
 
 def _decode(encoded: "pa.Array", positions: Tensor) -> Tensor:

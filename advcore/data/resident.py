@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from advcore.data.checks import check_images
-from advcore.data.contract import Batch, to_float
+from advcore.data.contract import Batch, Source, to_float
 from advcore.errors import DataError
-from advcore.types import digest_labels
 
 
-class Resident:
+class Resident(Source):
     """Data that fit on the device: one tensor of images, uint8 or float in [0, 1], and their labels.
 
     Parameters
@@ -57,17 +56,3 @@ class Resident:
 
     def labels(self) -> Tensor:
         return self._labels
-
-    def class_counts(self) -> list[int]:
-        return count_classes(self._labels)
-
-    def fingerprint(self) -> str:
-        return digest_labels(self._label_at, len(self))
-
-    def _label_at(self, i: int) -> int:
-        return int(self._labels[i])
-
-
-def count_classes(labels: Tensor) -> list[int]:
-    """Count the examples of each class that occurs, in the order of the classes."""
-    return labels.unique(return_counts=True)[1].tolist()

@@ -2,21 +2,19 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from advcore.data.contract import Batch, MapStyle, Source, chunked
-from advcore.data.resident import Resident, count_classes
+from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.deprecation import forward_renamed
-from advcore.types import digest_labels
 
 __all__ = ["Part", "Resident", "Source", "Streamed", "as_source", "hash_content"]
 
 
-class Part:
+class Part(Source):
     """Some examples of a source, chosen by their indices there; an example keeps its index's random numbers."""
 
     def __init__(self, source: Source, indices: Tensor):
@@ -24,7 +22,6 @@ class Part:
         self.indices = indices
         self.device = source.device
         self.shape = source.shape
-        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -35,19 +32,10 @@ class Part:
     def labels(self) -> Tensor:
         return self.source.labels()[self.indices]
 
-    def class_counts(self) -> list[int]:
-        return count_classes(self.labels())
-
-    def fingerprint(self) -> str:
-        labels = self.labels().tolist()
-        return digest_labels(labels.__getitem__, len(self))
-
 
 def as_source(dataset: Source | MapStyle, device: torch.device) -> Source:
     """Return `dataset` itself if it already is a source; otherwise a source that streams it to `device`."""
-    if isinstance(dataset, (Resident, Streamed, Part)):
-        return dataset
-    return Streamed(cast(MapStyle, dataset), device)
+    return dataset if isinstance(dataset, Source) else Streamed(dataset, device)
 
 
 def hash_content(source: Source) -> str:
@@ -65,6 +53,7 @@ def hash_content(source: Source) -> str:
     return f"images {digest.hexdigest()[:16]}"
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -79,4 +68,3 @@ __getattr__ = forward_renamed(
         "to_float": "advcore.data.contract.to_float",
     },
 )
-"""Names of the last release."""

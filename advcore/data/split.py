@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
-from advcore.data.checks import item_of
-from advcore.data.contract import MapStyle, Source
+from advcore.data.contract import Source
 from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.errors import DataError, must
 from advcore.rng import Stream
-from advcore.shares import largest_remainder
+from advcore.shares import apportion
 
 RESIDENT_LIMIT = 4 * 2**30
 """Bytes up to which a set of images is held on the device."""
@@ -22,38 +20,49 @@ RESIDENT_LIMIT = 4 * 2**30
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a raw data set.
+    """One part of a raw data set; `load` checks its labels, and a source the images.
 
     Parameters
     ----------
-    labels : (N,) long.
-    images : function from positions (B,) to images (B, C, H, W); None where images are read one at a time.
-    dataset : map-style data set of (x, y) to read them from; needed where `images` is None.
+    labels : (N,) long, from 0.
+    images : function from positions (B,) to images (B, C, H, W).
     num_classes : number of classes that the files state; None where they state none.
+    may_stream : whether each image has a file of its own, so that more than 4 GiB of images need not be held.
     """
 
     labels: Tensor
-    images: Callable[[Tensor], Tensor] | None = None
-    dataset: MapStyle | None = None
+    images: Callable[[Tensor], Tensor]
     num_classes: int | None = None
+    may_stream: bool = False
 
-    def source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
+    def make_source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
         """Return the examples at `positions` as a source, held on the device if they fit."""
-        if self.images is not None:
-            return Resident(self.images(positions), self.labels[positions], device)
-        assert self.dataset is not None, "a split has images or a data set"
-        part = Subset(cast(Dataset, self.dataset), positions.tolist())
-        if len(part) * item_of(part, 0)[0].numel() <= RESIDENT_LIMIT:
-            images = torch.stack([item_of(part, i)[0] for i in range(len(part))])
-            return Resident(images, self.labels[positions], device)
-        return Streamed(part, device, labels=self.labels[positions], workers=workers)
+        labels = self.labels[positions]
+        if self.may_stream and len(positions) * self.images(positions[:1]).numel() > RESIDENT_LIMIT:
+            return Streamed(_Examples(self, positions), device, labels=labels, workers=workers)
+        return Resident(self.images(positions), labels, device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Examples(Dataset):
+    """The examples of a split at some positions, read one at a time."""
+
+    split: Split
+    positions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        position = self.positions[i : i + 1]
+        return self.split.images(position)[0], int(self.split.labels[position])
 
 
 def draw_stratified(labels: Tensor, count: int, seed: int, purpose: str) -> Tensor:
     """Draw `count` examples with each class's share (largest remainder); return (N,) bool, True for those drawn."""
     order = Stream(seed=seed, purpose=f"split-{purpose}").at(torch.arange(len(labels))).permutation()
     classes = labels.unique()
-    shares = largest_remainder(count, [int((labels == c).sum()) for c in classes])
+    shares = apportion(count, [int((labels == c).sum()) for c in classes])
     mask = torch.zeros(len(labels), dtype=torch.bool)
     for c, share in zip(classes, shares, strict=True):
         mask[order[labels[order] == c][:share]] = True

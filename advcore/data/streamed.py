@@ -1,5 +1,6 @@
 """Data that are read through a DataLoader, and what is said when reading fails."""
 
+import contextlib
 import signal
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
@@ -9,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from advcore.data.checks import check_images, item_of
-from advcore.data.contract import Batch, MapStyle, chunked, to_float
-from advcore.data.resident import count_classes
+from advcore.data.checks import check_images, item_of, list_first
+from advcore.data.contract import Batch, MapStyle, Source, chunked, to_float
 from advcore.errors import DataError, describe_exception
 from advcore.runtime.device import is_faster_pinned
 from advcore.runtime.signals import hold_signals, ignore_signals
@@ -21,7 +21,7 @@ _NOTHING = -1  # what a worker reads between two examples
 _DYING = 2  # seconds that a worker takes to end once its files are closed
 
 
-class Streamed:
+class Streamed(Source):
     """Any map-style data set of (x, y), read through a DataLoader and checked as it comes.
 
     What cannot be read raises DataError with the example's index and what the data set raised. So does a worker that
@@ -41,7 +41,6 @@ class Streamed:
         self.dataset = dataset
         self.device = torch.device(device)
         self.workers = workers
-        self.nbytes = 0
         try:
             self._size = len(dataset)
         except TypeError:
@@ -91,12 +90,11 @@ class Streamed:
 
     def labels(self) -> Tensor:
         if self._labels is None:
-            everything = chunked(torch.arange(len(self)), 256)
-            self._labels = torch.cat([y.cpu() for _, _, y in self.batches(everything)])
+            self._labels = torch.cat([y.cpu() for _, _, y in self.batches(chunked(torch.arange(len(self)), 256))])
         return self._labels
 
     def class_counts(self) -> list[int] | None:
-        return None if self._labels is None else count_classes(self._labels)
+        return None if self._labels is None else super().class_counts()
 
     def fingerprint(self) -> str:
         if self._fingerprint is None:  # every state that is saved asks for it
@@ -123,9 +121,6 @@ class _CheckedExamples(Dataset):
         if workers:
             self._being_read.share_memory_()
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, i: int) -> tuple[Tensor, int] | DataError:
         worker = get_worker_info()
         if worker:
@@ -146,12 +141,13 @@ class _CheckedExamples(Dataset):
         """Explain why the batch of `chunk` does not come: by the worker that died and what it read, else by `error`."""
         if isinstance(error, (EOFError, OSError)):  # what a worker sent cannot be fetched: it is dying, or dead
             _await_dying(workers)
+        examples = f"examples {list_first(chunk.tolist(), 4)}"
         for worker, example in zip(workers, self._being_read.tolist(), strict=False):
             if worker.exitcode is not None and (worker.exitcode or example != _NOTHING):
-                which = _list_examples(chunk) if example == _NOTHING else f"example {example}"
-                ending = _describe_exit(worker.exitcode)
-                return DataError(f"{which} cannot be read: the worker process {worker.pid} {ending}")
-        return DataError(f"{_list_examples(chunk)} cannot be read: {describe_exception(error)}")
+                which = examples if example == _NOTHING else f"example {example}"
+                process = f"the worker process {worker.pid} {_describe_exit(worker.exitcode)}"
+                return DataError(f"{which} cannot be read: {process}")
+        return DataError(f"{examples} cannot be read: {describe_exception(error)}")
 
 
 def _await_dying(workers: Sequence[BaseProcess]) -> None:
@@ -161,32 +157,25 @@ def _await_dying(workers: Sequence[BaseProcess]) -> None:
         worker.join(_DYING if worker.sentinel in ended else 0)
 
 
-def _list_examples(chunk: Tensor) -> str:
-    """Write the first indices of a chunk: "examples 3, 1, 4, 1, ..."."""
-    more = ", ..." if len(chunk) > 4 else ""
-    return f"examples {', '.join(map(str, chunk[:4].tolist()))}{more}"
-
-
 def _describe_exit(code: int) -> str:
-    """Say how a process with that exit code ended."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _report_deaths_at_next_batch(iterator: Iterator) -> None:
-    """Keep torch from raising in its SIGCHLD handler, in the middle of whatever runs when a worker dies.
+    """Let the death of one of the iterator's workers be reported where a batch is asked for, and nowhere else.
 
-    The iterator also looks for dead workers every 5 seconds while it waits for a batch, and that raises where a batch
-    is asked for. A torch without this private function still reports deaths by its handler.
+    The iterator looks for dead workers itself, every 5 seconds while it waits for a batch. torch's handler of SIGCHLD
+    would be earlier, but raises in the middle of whatever runs when a worker dies. It goes through a list of workers,
+    from which torch offers no public way to take these; a torch without the private one reports as it likes.
     """
-    try:
+    with contextlib.suppress(ImportError):
         from torch.utils.data._utils.signal_handling import _remove_worker_pids
-    except ImportError:
-        return
-    _remove_worker_pids(id(iterator))
-    vars(iterator)["_worker_pids_set"] = False  # or the iterator's end would remove them again
+
+        _remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False  # type: ignore[attr-defined]  # they are not removed a second time
 
 
 def _collate(items: list) -> list[Tensor] | DataError:
     """Return the items as one batch, or the first error among them."""
-    errors = [item for item in items if isinstance(item, DataError)]
-    return errors[0] if errors else default_collate(items)
+    errors = (item for item in items if isinstance(item, DataError))
+    return next(errors, None) or default_collate(items)

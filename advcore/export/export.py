@@ -27,7 +27,7 @@ from advcore.run.weights import find_checkpoint as find_checkpoint
 from advcore.run.weights import load_state
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import force_float32
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 from advcore.version import __version__
 
 SCHEMA = "advcore-export-1"

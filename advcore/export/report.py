@@ -34,8 +34,8 @@ from advcore.run.places import check_writable
 from advcore.run.prepare import Prepared, prepare
 from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
+from advcore.selection.result import Coreset
 from advcore.suite.layout import BASELINES_FILE
-from advcore.types import Coreset
 
 THUMBNAIL = 64  # pixels of the longer side of an image on a page; larger images are reduced
 MOST_IMAGES = 64  # of each kind, on a page

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from advcore.errors import CheckpointError, UnreadableError, UnsafeFileError, describe_cause, name_path_in_errors
 
+# what file systems answer that do not sync folders, or do not open them
 _NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM)
-"""What file systems answer that do not sync folders, or do not open them."""
 
 
 def write_bytes(path: Path, content: bytes, *, synced: bool = True) -> None:
@@ -108,6 +108,5 @@ def list_entries(folder: Path) -> list[Path]:
 
 def list_leftovers(folder: Path, name: str = "") -> list[Path]:
     """Return the temporary files that killed writers left in `folder`: of the file `name`, or of any."""
-    target = re.escape(name) if name else ".+"
-    unfinished = re.compile(rf"\.{target}\.[a-z0-9_]+")  # as tempfile names them
+    unfinished = re.compile(rf"\.{re.escape(name) or '.+'}\.[a-z0-9_]+")  # as tempfile names them
     return [path for path in list_entries(folder) if unfinished.fullmatch(path.name)]

@@ -17,11 +17,11 @@ _PENDING = re.compile(r"\.(.+)\.new-[0-9a-f]{12}")
 _ATTEMPTS = 3  # a writer may rename one of the two files between our reading of them
 
 
-def path_of_json(path: Path) -> Path:
+def locate_json(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _pending_path(path: Path, digest: str) -> Path:
+def _locate_pending(path: Path, digest: str) -> Path:
     """Return the name under which a file of the hash `digest` waits until its JSON is written."""
     return path.with_name(f".{path.name}.new-{digest[:12]}")
 
@@ -37,7 +37,7 @@ def try_write(path: Path) -> None:
 
     Another file is written beside it in the same way, and removed. Raises OSError.
     """
-    trial = _pending_path(path, "0" * 64)
+    trial = _locate_pending(path, "0" * 64)
     with name_path_in_errors(path):
         write_bytes(trial, b"\n")
         trial.unlink(missing_ok=True)
@@ -52,8 +52,8 @@ def write_pair(path: Path, content: bytes, schema: str, facts: dict) -> None:
     description = format_sealed({**facts, "schema": schema, "sha256": digest})
     try:
         with name_path_in_errors(path):
-            write_bytes(_pending_path(path, digest), content)
-        write_bytes(path_of_json(path), description)
+            write_bytes(_locate_pending(path, digest), content)
+        write_bytes(locate_json(path), description)
     except BaseException:
         with contextlib.suppress(OSError):
             settle(path)
@@ -90,16 +90,16 @@ def settle_all(folder: Path) -> None:
 
 def _find_described(path: Path) -> Path | None:
     """Return the pending name of the file that the pair's JSON names; None without a JSON."""
-    if not os.path.exists(path_of_json(path)):
+    if not os.path.exists(locate_json(path)):
         return None
-    facts = read_json(path_of_json(path))
+    facts = read_json(locate_json(path))
     digest = facts.get("sha256") if isinstance(facts, dict) else None
-    return _pending_path(path, str(digest))
+    return _locate_pending(path, str(digest))
 
 
 def has_pair(path: Path) -> bool:
     """Return whether the file exists, or a JSON that describes one."""
-    return os.path.exists(path) or os.path.exists(path_of_json(path))
+    return os.path.exists(path) or os.path.exists(locate_json(path))
 
 
 def read_pair(path: Path, schema: str) -> tuple[bytes, dict]:
@@ -111,23 +111,20 @@ def read_pair(path: Path, schema: str) -> tuple[bytes, dict]:
 
 
 def _read_pair_once(path: Path, schema: str) -> tuple[bytes, dict]:
-    facts = read_sealed(path_of_json(path), schema)
+    facts = read_sealed(locate_json(path), schema)
     return _read_hashed(path, facts.get("sha256")), facts
 
 
 def _read_hashed(path: Path, digest: object) -> bytes:
-    """Return the bytes of that hash, at `path` or still pending. Raises CheckpointError if neither holds them."""
-    try:
-        content = read_bytes(path)
-        if hash_bytes(content) == digest:
-            return content
-        problem = CheckpointError(f"{path} is damaged: its sha256 is not the one in {path_of_json(path).name}")
-    except CheckpointError as error:
-        problem = error
+    """Return the bytes of that hash, still pending or at `path`. Raises CheckpointError if neither holds them."""
     if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
-        pending = _pending_path(path, digest)
+        pending = _locate_pending(path, digest)
         if pending.is_file() and not pending.is_symlink():
-            content = read_bytes(pending)
-            if hash_bytes(content) == digest:
-                return content
-    raise problem
+            with contextlib.suppress(CheckpointError):
+                content = read_bytes(pending)
+                if hash_bytes(content) == digest:
+                    return content
+    content = read_bytes(path)
+    if hash_bytes(content) != digest:
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the one in {locate_json(path).name}")
+    return content

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advcore.errors import CheckpointError, UnsafeFileError
 from advcore.files.content import read_bytes
-from advcore.files.pairs import path_of_json, read_pair, write_pair
+from advcore.files.pairs import locate_json, read_pair, write_pair
 
 _SCHEMA = "advcore-tensors-1"
 
@@ -52,7 +52,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     UnsafeFileError for what would run code.
     """
     is_safetensors = path.suffix == ".safetensors"
-    if is_safetensors and os.path.exists(path_of_json(path)):
+    if is_safetensors and os.path.exists(locate_json(path)):
         return load_tensors(path)[0]
     content = read_bytes(path)
     state = parse_tensors(content, path) if is_safetensors else _parse_torch_file(content, path)
@@ -69,10 +69,8 @@ def _parse_torch_file(content: bytes, path: Path) -> dict[str, Tensor]:
                 f"{path} holds more than tensors, which can run code; save model.state_dict() alone"
             ) from None
         raise CheckpointError(f"{path} is not a state dict: {type(error).__name__}") from None
-    if _is_state(value):
-        return value
     entries = value.values() if isinstance(value, dict) else ()
-    states = [entry for entry in entries if _is_state(entry)]
+    states = [state for state in (value, *entries) if _is_state(state)]
     if len(states) != 1:
         raise CheckpointError(f"{path} is not a state dict: it must map names to tensors, and hold one such mapping")
     return states[0]
@@ -84,6 +82,9 @@ def _is_state(value: object) -> bool:
 
 def _is_named_tensor(name: object, value: object) -> bool:
     """Return whether this is a name and a tensor that holds its numbers: not sparse, quantised or on "meta"."""
-    if not isinstance(name, str) or not isinstance(value, Tensor):
-        return False
-    return str(value.layout) == "torch.strided" and not value.is_quantized and not value.is_meta
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and str(value.layout) == "torch.strided"
+        and not (value.is_quantized or value.is_meta)
+    )

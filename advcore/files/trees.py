@@ -89,14 +89,13 @@ def save_folder(path: Path, tree: dict, facts: dict) -> None:
         _TENSORS: format_numbered(tensors),
         _VALUES: json.dumps(values, allow_nan=False).encode(),  # without indentation, which is ten times as fast
     }
+    files = {name: {"sha256": hash_bytes(content), "size": len(content)} for name, content in contents.items()}
     with name_path_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
-            files = {}
             for name, content in contents.items():
                 write_synced(temporary / name, content)
-                files[name] = {"sha256": hash_bytes(content), "size": len(content)}
             write_synced(temporary / MANIFEST, format_sealed({"schema": SCHEMA, "files": files, **facts}))
             sync_folder(temporary)
             os.chmod(temporary, 0o755)
@@ -115,8 +114,7 @@ def load_folder(path: Path) -> tuple[dict, dict]:
     contents, facts = _read_folder(path)
     try:
         tensors = parse_tensors(contents[_TENSORS], path / _TENSORS)
-        tree = join_tree(json.loads(contents[_VALUES]), tensors)
-        return cast(dict, tree), facts
+        return cast(dict, join_tree(json.loads(contents[_VALUES]), tensors)), facts
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not what was saved: {type(error).__name__}: {error}") from None
 

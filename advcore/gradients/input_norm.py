@@ -3,12 +3,12 @@
 from torch import Tensor, nn
 
 from advcore.attacks.base import input_gradient
-from advcore.cost import CountedModel
 from advcore.data.checks import check_labels
 from advcore.data.source import Source
 from advcore.gradients.base import AveragedScores, Measurement, define_clean_and_attacked
 from advcore.gradients.sweep import sweep
 from advcore.objectives.standard import Standard
+from advcore.runtime.counted import CountedModel
 
 
 def input_norms(model: nn.Module, source: Source, **settings) -> Measurement:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import bind_attack, count_passes, perturb
 from advcore.attacks.base import Attack
-from advcore.cost import CostLedger, CountedModel
+from advcore.cost import CostLedger
 from advcore.data.checks import label_check
 from advcore.data.contract import batches_for, chunked, first_images
 from advcore.data.source import Source
@@ -25,6 +25,7 @@ from advcore.rng import Stream
 from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.out_of_memory import Pieces
 from advcore.runtime.precision import disable_compilation
 

@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from advcore.cost import CountedModel
 from advcore.data.checks import label_check
 from advcore.data.contract import first_images
 from advcore.data.source import Source
@@ -18,6 +17,7 @@ from advcore.objectives.base import margin
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
 from advcore.runtime.borrow import borrow
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import disable_compilation
 
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.adversary import bind_attack, perturb
-from advcore.cost import CostLedger, CountedModel
+from advcore.cost import CostLedger
 from advcore.data.contract import batches_for, chunked
 from advcore.data.source import Source
 from advcore.gradients.base import Measurement
 from advcore.rows import DenseRows
 from advcore.runtime.borrow import borrow
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.out_of_memory import Pieces
 
 Measure = Callable[[CountedModel, Tensor, Tensor, Tensor], Tensor]

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 
 from advcore.errors import ConfigError, check_at_least, explain_missing_package, must, require
 from advcore.selection.coreset import AdversarialCoreset
-from advcore.types import Coreset, WeightedSubset
+from advcore.selection.result import Coreset, WeightedSubset
 
 try:
     from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer

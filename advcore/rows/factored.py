@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain, product
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -79,22 +80,20 @@ class FactoredRows:
             release=None,
         )
 
-    def output(self, c: int) -> "FactoredRows":
+    def take_output(self, c: int) -> "FactoredRows":
         """Return the part of each row that belongs to logit `c` alone: (1, D + 1)."""
         return replace(self, residuals=tuple(part[:, c : c + 1] for part in self.residuals))
 
-    def in_float32(self) -> tuple["FactoredRows", float]:
+    def to_float32(self) -> tuple["FactoredRows", float]:
         """Return the same rows with float32 factors of at most 1, and the power of two to multiply them by."""
-        scale = 1.0
-        scaled_sides = []
-        for side in self._sides(torch.promote_types(self.dtype, torch.float32)):
-            power = 2.0 ** math.ceil(math.log2(max(float(part.abs().max()) for part in side) or 1.0))
-            scaled_sides.append(tuple((part / power).float() for part in side))
-            scale *= power
-        residuals, features = scaled_sides
-        return FactoredRows(residuals=residuals, features=features, kind="weight"), scale
+        sides = self._sides(torch.promote_types(self.dtype, torch.float32))
+        powers = [2.0 ** math.ceil(math.log2(max(float(part.abs().max()) for part in side) or 1.0)) for side in sides]
+        residuals, features = (
+            tuple((part / power).float() for part in side) for side, power in zip(sides, powers, strict=True)
+        )
+        return FactoredRows(residuals=residuals, features=features, kind="weight"), math.prod(powers)
 
-    def exact(self) -> "FactoredRows":
+    def to_float64(self) -> "FactoredRows":
         """Return the same rows with float64 factors as the kind sees them, which products need not convert again."""
         residuals, features = self._sides(torch.float64)
         return FactoredRows(residuals=residuals, features=features, kind="weight")
@@ -104,8 +103,9 @@ class FactoredRows:
 
         Cost O(len(i) len(j) (C + D)) for each pair of passes.
         """
-        pairs = product(self._passes(i, dtype), self._passes(j, dtype))
-        return _add_up((a @ b.T).mul_(g @ h.T) for (a, g), (b, h) in pairs)
+        return _add_up(
+            (a @ b.T).mul_(g @ h.T) for (a, g), (b, h) in product(self._passes(i, dtype), self._passes(j, dtype))
+        )
 
     def squared_norms(self) -> Tensor:
         """Return <G_i, G_i> for each row, (N,) float64."""
@@ -139,17 +139,6 @@ class FactoredRows:
         target = target.to(dtype)
         return self._map_rows(lambda passes: _add_up(((a @ target) * g).sum(1) for a, g in passes), dtype)
 
-    def inner(self, other: "FactoredRows") -> Tensor:
-        """Return <G_i, H_i> of each row with the same example's row of `other`, (N,) float64.
-
-        Either side can have any number of passes.
-        """
-        products = torch.empty(len(self), dtype=torch.float64, device=self.device)
-        pieces = zip(products.split(_AT_ONCE), self._pieces(), other._pieces(), strict=True)
-        for piece, passes, other_passes in pieces:
-            piece.copy_(_inner_products(passes, other_passes))
-        return products
-
     def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
         """Return a row for each block of indices: the mean of its members' rows."""
         return BlockRows(members=self, blocks=tuple(blocks))
@@ -173,13 +162,14 @@ class FactoredRows:
 
     def _passes(self, i: Where = ALL, dtype: torch.dtype = torch.float64) -> list[Pass]:
         """Return the passes of the rows at `i`, with features as the kind sees them, in `dtype`."""
-        factors = zip(self.residuals, self.features, strict=True)
-        return [(self._read(a, i).to(dtype), self._read_features(h, i, dtype)) for a, h in factors]
+        return [
+            (self._read(a, i).to(dtype), self._read_features(h, i, dtype))
+            for a, h in zip(self.residuals, self.features, strict=True)
+        ]
 
-    def _sides(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _sides(self, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
         """Return the residuals of all passes, and their features as the kind sees them, in `dtype`."""
-        residuals, features = zip(*self._passes(dtype=dtype), strict=True)
-        return residuals, features
+        return list(zip(*self._passes(dtype=dtype), strict=True))
 
     def _read(self, part: Tensor, i: Where) -> Tensor:
         """Return `part[i]`; if it is read from a file, a copy, so that the file's pages can be given back."""
@@ -200,19 +190,11 @@ class FactoredRows:
 
 
 def _add_up(parts: Iterable[Tensor]) -> Tensor:
-    """Return the sum of at least one tensor."""
-    total = sum(parts)
-    assert isinstance(total, Tensor), "rows have at least one pass"
-    return total
-
-
-def _inner_products(left: list[Pass], right: list[Pass]) -> Tensor:
-    """Return the inner product of each row with the row at its place on the other side, (n,)."""
-    return _add_up((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in product(left, right))
+    return cast(Tensor, sum(parts))  # of at least one tensor, so that it is one
 
 
 def _squared_norms(passes: list[Pass]) -> Tensor:
-    return _inner_products(passes, passes).clamp_min(0)
+    return _add_up((a * b).sum(1) * (g * h).sum(1) for (a, g), (b, h) in product(passes, passes)).clamp_min(0)
 
 
 def _squared_parts(passes: list[Pass]) -> Tensor:

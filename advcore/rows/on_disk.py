@@ -14,7 +14,7 @@ from torch import Tensor
 from advcore.errors import name_path_in_errors
 
 
-def temporary_folder() -> Path:
+def find_temporary_folder() -> Path:
     """Return where temporary files go.
 
     Raises OSError, with the value of TMPDIR, where no folder for them can be written.
@@ -39,13 +39,13 @@ class Column:
         self._filled = 0
         self._file = None
         if folder is not None:
-            with self._naming_folder():
+            with self._name_folder():
                 self._file = tempfile.TemporaryFile(dir=folder, prefix="advcore-rows-")  # noqa: SIM115
         self._numbers: Tensor | None = None  # all of them, or, for a column in a file, none: only dtype and width
         self._mapped: np.memmap | None = None
 
     @contextlib.contextmanager
-    def _naming_folder(self) -> Iterator[None]:
+    def _name_folder(self) -> Iterator[None]:
         """Make an OSError name the folder, since the file has no name, and say how to get room."""
         try:
             yield
@@ -57,7 +57,7 @@ class Column:
         """Append the next (b, width) numbers. Raises OSError, with the folder, for what does not fit."""
         if self._file is not None:
             self._numbers = part[:0].cpu()
-            with self._naming_folder():
+            with self._name_folder():
                 self._file.write(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
             return
         if self._numbers is None:
@@ -70,7 +70,7 @@ class Column:
         assert self._numbers is not None, "a column holds at least one part"
         if self._file is None:
             return self._numbers
-        with self._naming_folder():
+        with self._name_folder():
             self._file.flush()
             self._mapped = np.memmap(self._file, dtype=np.uint8, mode="c")
         return torch.from_numpy(self._mapped).view(self._numbers.dtype).view(self._length, *self._numbers.shape[1:])

@@ -32,7 +32,7 @@ def use_exact_factors(rows: Rows) -> Rows:
     Rows of more than 32 MiB, and rows in a file, are returned as they are.
     """
     is_converted = rows.dtype != torch.float64 and rows.nbytes <= CONVERTED_UP_TO and _is_in_memory(rows)
-    return rows.exact() if is_converted else rows
+    return rows.to_float64() if is_converted else rows
 
 
 def _is_in_memory(rows: Rows) -> bool:
@@ -51,13 +51,13 @@ def gram_matrix(rows: Rows, dtype: torch.dtype = torch.float64, *, unit: float =
     Cost O(N^2 (C + D) / 2) time; memory is the matrix and O(N (C + D)) beside it.
     """
     if dtype == torch.float32 and isinstance(rows, FactoredRows) and _is_in_memory(rows):
-        small, scale = rows.in_float32()
+        small, scale = rows.to_float32()
         with force_float32():
             return _fill_symmetric(small, dtype, lambda tile, i, j: tile.mul_(scale * (scale / unit)), products=dtype)
     return _fill_symmetric(rows, dtype, lambda tile, i, j: tile.mul_(1 / unit))
 
 
-def natural_unit(squared_norms: Tensor) -> float:
+def choose_unit(squared_norms: Tensor) -> float:
     """Return a power of two near the largest squared norm: inner products over it fit float32 and lose no digit."""
     return 2.0 ** math.floor(math.log2(float(squared_norms.max()) or 1.0))
 

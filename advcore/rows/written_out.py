@@ -65,7 +65,7 @@ class DenseRows:
     def take(self, i: Tensor) -> "DenseRows":
         return DenseRows(matrix=self.matrix[i])
 
-    def exact(self) -> "DenseRows":
+    def to_float64(self) -> "DenseRows":
         return DenseRows(matrix=self.matrix.double())
 
     def gram(self, i: Where = ALL, j: Where = ALL, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -74,8 +74,7 @@ class DenseRows:
     def squared_norms(self) -> Tensor:
         return self.matrix.double().square().sum(1)
 
-    def squared_parts(self) -> Tensor:
-        return self.squared_norms()
+    squared_parts = squared_norms
 
     def total(self, i: Where = ALL) -> Tensor:
         return self.matrix[i].double().sum(0)
@@ -85,9 +84,6 @@ class DenseRows:
 
     def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.matrix.to(dtype) @ target.to(dtype)
-
-    def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
-        return BlockRows(members=self, blocks=tuple(blocks))
 
     def dense(self) -> Tensor:
         return self.matrix.double()
@@ -106,7 +102,7 @@ class BlockRows:
     blocks : one tensor of indices for each block.
     """
 
-    members: "FactoredRows | DenseRows"
+    members: "FactoredRows | DenseRows | BlockRows"
     blocks: tuple[Tensor, ...]
 
     def __len__(self) -> int:
@@ -127,7 +123,7 @@ class BlockRows:
     def take(self, i: Tensor) -> "BlockRows":
         return replace(self, blocks=self._blocks_at(i))
 
-    def exact(self) -> "BlockRows":
+    def to_float64(self) -> "BlockRows":
         return self
 
     def gram(self, i: Where = ALL, j: Where = ALL, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -140,25 +136,20 @@ class BlockRows:
     def squared_norms(self) -> Tensor:
         return torch.cat([self._write_out(tile).square().sum(1) for tile in self._tiles(ALL)])
 
-    def squared_parts(self) -> Tensor:
-        return self.squared_norms()
+    squared_parts = squared_norms
 
     def total(self, i: Where = ALL) -> Tensor:
-        blocks = self._blocks_at(i)
-        return self.members.combine(torch.cat(blocks), _shares_of_members(blocks))
+        return self.combine(i, torch.ones(len(self._blocks_at(i)), device=self.device))
 
-    def combine(self, i: Tensor, w: Tensor) -> Tensor:
+    def combine(self, i: Where, w: Tensor) -> Tensor:
         blocks = self._blocks_at(i)
         sizes = torch.tensor([len(block) for block in blocks], device=w.device)
-        weights = _shares_of_members(blocks) * w.double().repeat_interleave(sizes)
-        return self.members.combine(torch.cat(blocks), weights)
+        weights_of_members = 1 / sizes.double() * w.double()
+        return self.members.combine(torch.cat(blocks), weights_of_members.repeat_interleave(sizes))
 
     def correlate(self, target: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         correlations = self.members.correlate(target, dtype)
         return torch.stack([correlations[block].mean() for block in self.blocks])
-
-    def block_means(self, blocks: Sequence[Tensor]) -> "BlockRows":
-        return BlockRows(members=DenseRows(matrix=self.dense()), blocks=tuple(blocks))
 
     def dense(self) -> Tensor:
         return self._write_out(self.blocks)
@@ -184,9 +175,3 @@ class BlockRows:
         for mean, block in zip(means, blocks, strict=True):
             torch.div(self.members.total(block).flatten(), len(block), out=mean)
         return means
-
-
-def _shares_of_members(blocks: Sequence[Tensor]) -> Tensor:
-    """Return the share that each member has in its block's mean, for all members of all blocks, float64."""
-    shares = [torch.full((len(block),), 1 / len(block), dtype=torch.float64) for block in blocks]
-    return torch.cat(shares).to(blocks[0].device)

@@ -23,11 +23,11 @@ from advcore.run.resume import Journal, begin_run, new_record
 from advcore.run.select import keep_coreset, map_to_training_set, summarise
 from advcore.run.weights import save_state
 from advcore.runtime.device import force_float32, measure_peak_memory
+from advcore.selection.result import Coreset
 from advcore.tracking import find_tracker_name, metrics
 from advcore.tracking.dispatch import Tracking
 from advcore.training.loop import Listener, State, Trained
 from advcore.training.progress import Snapshot
-from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _count(record: RunRecord, trained: Trained, prepared: Prepared) -> None:
     record.epochs = trained.epochs
     record.selections = [summarise(coreset) for coreset in trained.coresets]
     record.events = trained.events
-    record.ledger = trained.ledger.summary()
+    record.ledger = trained.ledger.summarise()
     record.relative_cost = trained.ledger.sum_units() / prepared.plan.reference.units
 
 

@@ -23,10 +23,10 @@ from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.run import build
 from advcore.run.prepare import Prepared, Reporter, choose_speed, prepare
+from advcore.selection.result import Coreset
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.training.loop import decide_speed_for_all
-from advcore.types import Coreset
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from advcore.errors import ConfigError, describe_exception, must
 from advcore.runtime.device import capture_graph
 
 _MOST = 4  # graphs that are kept: each holds the memory that its work takes
+# the last graphs by key; None for work that was asked for once and is not recorded yet
 _recordings: OrderedDict[Hashable, "RecordedWork | None"] = OrderedDict()
-"""The last graphs by key; None for work that was asked for once and is not recorded yet."""
 
 Work = Callable[..., Tensor]
 
@@ -48,7 +48,9 @@ def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]
     shapes = tuple((tensor.shape, tensor.dtype, tensor.stride(), tensor.device) for tensor in inputs)
     device_type = inputs[0].device.type
     precision = (torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type))
-    graph_key = (model, key, shapes, precision, _addresses(model))
+    # a graph reads weights and buffers where they lay when it was recorded
+    addresses = tuple((tensor.data_ptr(), tensor.stride()) for tensor in chain(model.parameters(), model.buffers()))
+    graph_key = (model, key, shapes, precision, addresses)
     try:
         hash(graph_key)
     except TypeError:
@@ -58,32 +60,23 @@ def replay(model: nn.Module, key: Hashable, work: Work, inputs: Sequence[Tensor]
         while len(_recordings) > _MOST:
             _recordings.popitem(last=False)
         return None
-    _recordings.move_to_end(graph_key)
-    recording = _recordings[graph_key]
+    recording = _recordings.pop(graph_key)
     if recording is None:
         try:
             recording = RecordedWork(work, inputs)
-        except torch.OutOfMemoryError:
-            del _recordings[graph_key]
-            raise  # a smaller piece may fit
         except RuntimeError as error:
-            del _recordings[graph_key]
             _raise_cause(error)
-        _recordings[graph_key] = recording
+    _recordings[graph_key] = recording  # the last to be forgotten
     return recording(inputs)
 
 
 def _raise_cause(error: RuntimeError) -> NoReturn:
     """Raise why a recording failed: OutOfMemoryError if memory ran out in it, else ConfigError."""
-    if isinstance(error.__context__, torch.OutOfMemoryError):
-        raise error.__context__ from None  # the failed end of the recording hides why it was interrupted
+    for cause in (error, error.__context__):  # the failed end of a recording hides why it was interrupted
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from None  # a smaller piece may fit
     way_out = f"the device refused to record the attack ({describe_exception(error)})"
     raise ConfigError(must("speed.graphed", "false for this model and attack", True, way_out)) from error
-
-
-def _addresses(model: nn.Module) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """Return address and strides of each weight and buffer, which a graph reads where they lay when it was recorded."""
-    return tuple((tensor.data_ptr(), tensor.stride()) for tensor in chain(model.parameters(), model.buffers()))
 
 
 def forget() -> None:

@@ -52,16 +52,8 @@ def measure_peak_memory(device: torch.device) -> int:
         import resource
     except ImportError:  # Windows
         return 0
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def forget_peak(device: torch.device) -> None:
-    """Let `measure_peak_memory` begin anew on CUDA; other devices keep their peak."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    return peak if platform.system() == "Darwin" else peak * 1024
 
 
 def measure_free_memory(device: torch.device) -> float | None:
@@ -91,9 +83,7 @@ def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> N
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-@lru_cache(maxsize=1)
-def _has_cuda() -> bool:
-    return torch.cuda.is_available()
+_has_cuda = lru_cache(torch.cuda.is_available)
 
 
 def seed_torch(seed: int) -> None:
@@ -143,9 +133,9 @@ def release_memory() -> None:
 
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether bfloat16 is fast on the device: CUDA devices before Ampere emulate it."""
-    if device.type != "cuda":
-        return False
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cuda" and (
+        not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
 
 def is_faster_pinned(device: torch.device) -> bool:
@@ -166,7 +156,7 @@ def capture_graph(work: Callable[[], torch.Tensor], device: torch.device) -> tup
     restored.
     """
     with torch.cuda.device(device):
-        recording_stream = _recording_stream(device)
+        recording_stream = _get_recording_stream(device)
         current_stream = torch.cuda.current_stream(device)
         random_state = torch.cuda.get_rng_state(device)
         recording_stream.wait_stream(current_stream)
@@ -186,7 +176,7 @@ def capture_graph(work: Callable[[], torch.Tensor], device: torch.device) -> tup
 
 
 @lru_cache(maxsize=16)
-def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+def _get_recording_stream(device: torch.device) -> torch.cuda.Stream:
     """Return the one stream for all recordings: libraries keep memory for each stream that they have seen."""
     return torch.cuda.Stream(device)
 

@@ -54,8 +54,9 @@ class Speed:
     def __post_init__(self):
         problems = [check_one_of("autocast", self.autocast, AUTOCASTS)]
         if self.deferred and self.fused is False:
-            way_out = "only a fused step can be skipped on the device"
-            problems.append(must("deferred", "false without fused", True, way_out))
+            problems.append(
+                must("deferred", "false without fused", True, "only a fused step can be skipped on the device")
+            )
         require(*problems)
 
     def resolve(self, device: torch.device, processes: int = 1, family: str | None = None) -> "Speed":
@@ -88,9 +89,7 @@ class Speed:
         is set for such a model.
         """
         speed = self.resolve(x.device, processes, find_family(model))
-        if not speed.channels_last:
-            return speed
-        refusal = _try_channels_last(model, x)
+        refusal = _try_channels_last(model, x) if speed.channels_last else None
         if refusal is None:
             return speed
         if self.channels_last:
@@ -166,8 +165,7 @@ def get_speed() -> Speed:
 def disable_compilation(*, in_full: bool = False) -> Iterator[None]:
     """Run the passes inside layer by layer, so that hooks see them; `in_full`: without autocast as well."""
     speed = get_speed()
-    autocast = "none" if in_full else speed.autocast
-    with replace(speed, compiled=False, autocast=autocast).activate():
+    with replace(speed, compiled=False, autocast="none" if in_full else speed.autocast).activate():
         yield
 
 
@@ -208,6 +206,7 @@ def _compile(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return torch.compile(model)
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -216,4 +215,3 @@ __getattr__ = forward_renamed(
         "uncompiled": "advcore.runtime.precision.disable_compilation",
     },
 )
-"""Names of the last release."""

@@ -83,10 +83,11 @@ def catch_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # Without signals that are ignored, and those whose handlers were not set from Python and cannot be put back.
     previous: dict[int, Callable | int] = {
-        number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
+        number: earlier
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if (earlier := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }
     received_before = list(_received)
     handler = _Handler(previous)
@@ -147,6 +148,7 @@ def ignore_signals(*_: object) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+# names of the last release
 __getattr__ = forward_renamed(
     __name__,
     {
@@ -157,4 +159,3 @@ __getattr__ = forward_renamed(
         "whole": "advcore.runtime.signals.defer_stop",
     },
 )
-"""Names of the last release."""

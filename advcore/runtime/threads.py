@@ -9,7 +9,7 @@ since OpenMP reads its environment once.
 
 import math
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SPIN_COUNT = "GOMP_SPINCOUNT"
 SPINS = 2000
 """How often a waiting thread of GNU OpenMP looks again before it sleeps; other OpenMP libraries sleep at once."""
 _WAITING_SETTINGS = (WAITING, SPIN_COUNT, "KMP_BLOCKTIME")
-_SYSTEM = Path("/")
+_FILES_V1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def _format_cores(count: float) -> str:
     return f"{count:g} core" if count == 1 else f"{count:g} cores"
 
 
-def measure_core_limit(system: Path = _SYSTEM) -> CoreLimit:
+def measure_core_limit(system: Path = Path("/")) -> CoreLimit:
     """Measure how many cores this process may use, by its CPU affinity and the quota of its control groups.
 
     `system` is where `proc` and `sys` are found. Reads a few small files; a file that is missing sets no limit.
@@ -72,37 +72,26 @@ def _read_smallest_quota(system: Path) -> float | None:
         _, _, entry = line.partition(":")
         controllers, _, group = entry.partition(":")
         if not controllers:
-            quotas += _list_quotas(system / "sys/fs/cgroup", group, _read_quota_v2)
+            quotas += _list_quotas(system / "sys/fs/cgroup", group, ("cpu.max",))
         elif "cpu" in controllers.split(","):
             for folder in (controllers, "cpu"):
-                quotas += _list_quotas(system / "sys/fs/cgroup" / folder, group, _read_quota_v1)
+                quotas += _list_quotas(system / "sys/fs/cgroup" / folder, group, _FILES_V1)
     return min(quotas, default=None)
 
 
-def _list_quotas(root: Path, group: str, read_quota: Callable[[Path], float | None]) -> list[float]:
+def _list_quotas(root: Path, group: str, files: tuple[str, ...]) -> list[float]:
     """List the quotas of `group`, a path below `root`, and of every group above it."""
     names = [name for name in group.split("/") if name not in ("", ".", "..")]
     folders = [root.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
-    quotas = [read_quota(folder) for folder in folders]
-    return [quota for quota in quotas if quota is not None]
+    return [quota for folder in folders if (quota := _read_quota(folder, files)) is not None]
 
 
-def _read_quota_v2(folder: Path) -> float | None:
-    limit, _, period = _read(folder / "cpu.max").strip().partition(" ")
-    return _divide(limit, period)
-
-
-def _read_quota_v1(folder: Path) -> float | None:
-    limit = _read(folder / "cpu.cfs_quota_us").strip()
-    period = _read(folder / "cpu.cfs_period_us").strip()
-    return _divide(limit, period)
-
-
-def _divide(limit: str, period: str) -> float | None:
-    """Divide two counts of microseconds; None where there is no limit ("max", -1, or no file)."""
-    if not limit.isdigit() or not period.isdigit() or not int(limit) or not int(period):
+def _read_quota(folder: Path, files: tuple[str, ...]) -> float | None:
+    """Divide the quota by the period, which `files` hold; None where there is no limit ("max", -1, or no file)."""
+    limits = " ".join(_read(folder / name) for name in files).split()
+    if len(limits) != 2 or not all(text.isdigit() and int(text) for text in limits):
         return None
-    return int(limit) / int(period)
+    return int(limits[0]) / int(limits[1])
 
 
 def _read(path: Path) -> str:
@@ -125,9 +114,9 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ, limi
         environment[COUNT] = str(limit.count)
 
 
-def read_stated_threads(environment: MutableMapping[str, str] = os.environ) -> int | None:
+def read_stated_threads() -> int | None:
     """Return the number of threads that the environment states, or None."""
-    stated = environment.get(COUNT, "").split(",")[0].strip()
+    stated = os.environ.get(COUNT, "").split(",")[0].strip()
     return int(stated) if stated.isdigit() and int(stated) else None
 
 
@@ -157,12 +146,8 @@ def describe_threads(count: int) -> dict[str, str | int]:
         reason = limit.reason
     else:
         reason = "torch's own choice, or the program's"
-    return {"threads": count, "threads_from": reason, "waiting": _describe_waiting()}
-
-
-def _describe_waiting(environment: MutableMapping[str, str] = os.environ) -> str:
-    stated = [f"{name}={environment[name]}" for name in _WAITING_SETTINGS if name in environment]
-    return ", ".join(stated) or "OpenMP's default"
+    waiting = [f"{name}={os.environ[name]}" for name in _WAITING_SETTINGS if name in os.environ]
+    return {"threads": count, "threads_from": reason, "waiting": ", ".join(waiting) or "OpenMP's default"}
 
 
 def measure_load() -> float | None:

@@ -17,21 +17,21 @@ from advcore.data.contract import MapStyle, chunk_sizes
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Measurement
 from advcore.objectives.base import Objective, is_attacked
-from advcore.rng import Stream, preserve_random_state
+from advcore.rng import preserve_random_state
 from advcore.rows import FactoredRows, Rows
 from advcore.runtime.borrow import find_device
-from advcore.selection.measure import Call, count_cost, list_labels, measure_in_full, measure_rows, place_rows
+from advcore.selection.measure import Call, Measured, count_cost, measure, sample_in_full
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
+from advcore.selection.result import NORMALISE, Coreset
 from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings, unless
-from advcore.selection.solve import Solution, join_answers, solve_all
+from advcore.selection.solve import Solution, solve
 from advcore.settings import settings
 from advcore.solvers import SOLVERS
 from advcore.solvers.base import Solver
 from advcore.solvers.uniform import Random
-from advcore.types import NORMALISE, Coreset, Facts, find_name
+from advcore.types import Facts, find_name
 
 __all__ = ["ATTACK_MODES", "BLOCKS", "TARGETS", "AdversarialCoreset", "SelectionSettings"]
 
@@ -56,6 +56,10 @@ class AdversarialCoreset(SelectionSettings):
     normalise : how the trainer will rescale weights; for `gradient_error_trained`.
     partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit : see `SelectionSettings`.
 
+    Cost of a selection: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary
+    file (`memory_limit`), and beside them those of one problem at a time. Several processes (torch.distributed) share
+    the attack, in chunks that do not depend on how many they are; the first solves, and all must call `select` with the
+    same model, and get the same coreset.
     Reference: Dolatabadi et al. 2022, algorithm 1.
     """
 
@@ -72,7 +76,6 @@ class AdversarialCoreset(SelectionSettings):
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.attacked or not gradient.one_number)
         needs_attack = gradient is not None and gradient.attacked
-        fits_target = getattr(self.solver, "has_target", False)
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),
@@ -83,7 +86,7 @@ class AdversarialCoreset(SelectionSettings):
                 must("solver.points", "clean for an objective that is not attacked", "adversarial"),
             ),
             unless(
-                fits_target or self.target == "train",
+                self.target == "train" or getattr(self.solver, "has_target", False),
                 must("target", "'train' for a solver that fits no target", self.target, "use gradmatch"),
             ),
         ]
@@ -124,10 +127,8 @@ class AdversarialCoreset(SelectionSettings):
 
         Parameters
         ----------
-        model : any nn.Module that ends in a linear layer. Parameters, modes, buffers, gradients and the global
-            random state are restored bitwise.
-        dataset : map-style, (x, y) with x (C, H, W) float in [0, 1] or uint8; the plain view. Moved to the model's
-            device batch by batch.
+        model : any nn.Module that ends in a linear layer; it and the global random state are restored bitwise.
+        dataset : map-style, (x, y) with x (C, H, W) float in [0, 1] or uint8; the plain view.
         seed, epoch : name the random numbers; the same inputs give the same coreset, bit for bit.
         rows : measured earlier, one per example in the data set's order; they are not measured again.
         validation : for `target: validation`, the held-out examples; attacked as the others are.
@@ -135,33 +136,27 @@ class AdversarialCoreset(SelectionSettings):
         ledger : also counts this selection's passes and seconds.
         on_chunk : called with the number of examples attacked so far and in all.
 
-        Several processes (torch.distributed) share the attack, in chunks that do not depend on how many they are; the
-        first solves, and all must call this with the same model, and get the same coreset.
-
         Raises DataError, ConfigError, BudgetError for what the user can mend, NonFiniteError if the model has diverged.
-        Cost: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary file
-        (`memory_limit`), and beside them those of one problem at a time.
         """
         source = as_source(cast(MapStyle, dataset), find_device(model))  # torch's Dataset does not declare a length
         if self.needs_validation and validation is None:
             raise ConfigError(must("validation", "given for target: validation", None, "or use target: train"))
         if validation is not None:
             validation = as_source(cast(MapStyle, validation), find_device(model))
-        call = Call(
-            model=model,
-            source=source,
-            validation=validation,
-            seed=seed,
-            epoch=epoch,
-            ledger=CostLedger(),
-            on_chunk=on_chunk,
-        )
-        with preserve_random_state(Stream(seed=seed, purpose="model", epoch=epoch)):
-            coreset = self._choose(call, rows, previous)
-        for event in coreset.events:
-            log.warning("selection at epoch %d: %s", epoch, event)
+        call = Call(model=model, source=source, validation=validation, seed=seed, epoch=epoch, on_chunk=on_chunk)
+        coreset = self._choose(call, rows, previous)
         if ledger is not None:
             ledger.add(call.ledger)
+        return coreset
+
+    def _choose(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
+        """Select what `call` asks for, and log what fell back."""
+        with preserve_random_state(call.stream("model")):
+            if self.budget == 1.0:
+                return self._keep_all(call)
+            coreset = self._solve(call, rows, previous)
+        for event in coreset.events:
+            log.warning("selection at epoch %d: %s", call.epoch, event)
         return coreset
 
     def _keep_all(self, call: Call) -> Coreset:
@@ -170,7 +165,7 @@ class AdversarialCoreset(SelectionSettings):
         class_counts = None
         if call.source.class_counts() is not None:  # else a label need not be the place of its class in a list
             class_counts = call.source.labels().bincount().tolist()
-        facts = {
+        quality = {
             "gradient_error": 0.0,
             "gradient_error_trained": 0.0,
             "gradient_error_random": 0.0,
@@ -182,104 +177,63 @@ class AdversarialCoreset(SelectionSettings):
             "class_counts": class_counts,
             "target_error": None,
         }
-        return replace(self._build_coreset(call, Solution(torch.arange(n), torch.ones(n))), quality=facts)
+        return self._build_coreset(call, Solution(torch.arange(n), torch.ones(n)), quality=quality, cost={}, events=())
 
-    def _choose(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
-        """Measure rows, solve, and measure how good the coreset is; a budget of 1 needs none of this."""
-        if self.budget == 1.0:
-            return self._keep_all(call)
+    def _solve(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
+        """Measure rows, solve, and measure how good the solution is."""
         if rows is not None and len(rows) != len(call.source):
             raise DataError(must("rows", f"one row for each of the {len(call.source)} examples", len(rows)))
-        measured, goal, events = self._measure(call, rows)
-        solution = self._solve(call, measured, goal)
-        cost = count_cost(call.ledger)
-        coreset = self._build_coreset(call, solution, events=(*events, *solution.fallbacks), cost=cost)
-        facts = self._measure_quality(call, coreset, measured, goal)
-        facts["overlap"] = None if previous is None else measure_overlap(previous.indices, coreset.indices)
-        facts["filled"] = sum(entry.get("filled", 0) for entry in coreset.info)
-        facts["rounds"] = max(entry.get("rounds", 1) for entry in coreset.info)
-        events = (*coreset.events, *describe_stretch(facts["weight_sum"], self.normalise))
-        return replace(coreset, quality=facts, events=events)
-
-    def _measure(self, call: Call, rows: Rows | None) -> tuple[Measurement, Measurement | None, tuple[str, ...]]:
-        """Return the rows of all examples, those of the goal if it is another, and what fell back.
-
-        rows : of all examples, if they were measured earlier.
-        """
-        folder = None
-        events: tuple[str, ...] = ()
-        if rows is None or self.target != "train":
-            folder, events = place_rows(self, call)
-        if rows is None:
-            measured = measure_rows(self, call, call.source, purpose="selection", folder=folder)
-        else:
-            measured = Measurement(rows=rows, labels=list_labels(call.source))
-        events += measured.events
-        goal = None
-        if self.target != "train":
-            assert call.validation is not None, "`select` asks for it"
-            unseen = self._forget_memory()  # no training attack has seen these examples
-            goal = measure_rows(unseen, call, call.validation, purpose="validation", folder=folder)
-            events += goal.events
-        return measured, goal, events
-
-    def _forget_memory(self) -> "AdversarialCoreset":
-        """Return the same selector with an attack that starts from no remembered perturbation."""
-        if self.attack is None or not getattr(self.attack, "remembers", False):
-            return self
-        return replace(self, attack=self.attack.recalling(None))
-
-    def _solve(self, call: Call, measured: Measurement, goal: Measurement | None) -> Solution:
-        """Split the rows into problems and solve them; every process gets the same solution."""
+        measured = measure(self, call, rows)
         device = call.source.device
         with call.ledger.phase("solve", device):
             problems = None
             with distributed.fail_together():
                 if distributed.is_first():
-                    problems = self._split(call, measured, goal)
-            answers, fallbacks = solve_all(self.solver, problems, call.stream("solver"), device)
+                    problems = self._split(call, measured)
+            solution = solve(self.solver, problems, call.stream("solver"), device)
+        cost = count_cost(call.ledger)
+        quality = self._measure_quality(call, solution, measured) | {
+            "overlap": None if previous is None else measure_overlap(previous.indices, solution.indices),
+            "filled": sum(entry.get("filled", 0) for entry in solution.info),
+            "rounds": max(entry.get("rounds", 1) for entry in solution.info),
+        }
+        events = (*measured.events, *solution.fallbacks, *describe_stretch(quality["weight_sum"], self.normalise))
+        return self._build_coreset(call, solution, quality=quality, cost=cost, events=events)
 
-            def join() -> Facts:
-                assert problems is not None, "the first process has split them"
-                return vars(join_answers(problems, answers, fallbacks))
-
-            return Solution(**distributed.run_on_first(join))
-
-    def _split(self, call: Call, measured: Measurement, goal: Measurement | None) -> list[Problem]:
+    def _split(self, call: Call, measured: Measured) -> list[Problem]:
         """Split the rows into one problem per call of the solver."""
-        rows, labels = measured.read()
-        split = Split(
-            rows=rows,
-            labels=labels,
-            budget=self.budget,
-            block_size=self.block_size,
-            blocks=self.blocks,
-            stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
+        rows, labels = measured.examples.read()
+        return PARTITIONS[self.partition](
+            Split(
+                rows=rows,
+                labels=labels,
+                budget=self.budget,
+                block_size=self.block_size,
+                blocks=self.blocks,
+                stream=call.stream("blocks", fixed=not getattr(self.solver, "redraw", True)),
+                goal=measured.goal,
+            )
         )
-        if goal is not None:
-            goal_rows, goal_labels = goal.read()
-            split = replace(split, goal=goal_rows, goal_labels=goal_labels)
-        return PARTITIONS[self.partition](split)
 
-    def _measure_quality(self, call: Call, coreset: Coreset, measured: Measurement, goal: Measurement | None) -> Facts:
-        """Return what the coreset's weights are like and its gradient errors, in every process."""
-        sample = measure_in_full(self, call, coreset, measured)
+    def _measure_quality(self, call: Call, solution: Solution, measured: Measured) -> Facts:
+        """Return what the solution's weights are like and its gradient errors, the same in every process."""
+        rows = measured.examples.rows
+        sample = sample_in_full(self, call, solution, rows)
 
-        def measure() -> Facts:
-            rows = None
-            if goal is not None:
-                rows = goal.rows
-            facts = measure_quality(coreset, measured, rows, normalise=self.normalise, stream=call.stream("quality"))
-            if sample is not None:
-                assert isinstance(measured.rows, FactoredRows), "a sample is taken where rows are factors"
-                error, noise = estimate_full_error(measured.rows, coreset.indices, coreset.weights, sample)
-                facts |= {"gradient_error_full": error, "gradient_error_full_noise": noise}
-            return facts
+        def measure_errors() -> Facts:
+            stream = call.stream("quality")
+            facts = measure_quality(
+                solution, measured.examples, measured.goal.rows, normalise=self.normalise, stream=stream
+            )
+            if sample is None or not isinstance(rows, FactoredRows):
+                return facts
+            error, noise = estimate_full_error(rows, solution.indices, solution.weights, sample)
+            return facts | {"gradient_error_full": error, "gradient_error_full_noise": noise}
 
-        return distributed.run_on_first(measure)
+        return distributed.run_on_first(measure_errors)
 
     def _build_coreset(
-        self, call: Call, solution: Solution, *, events: tuple[str, ...] = (), cost: Facts | None = None
+        self, call: Call, solution: Solution, *, quality: Facts, cost: Facts, events: tuple[str, ...]
     ) -> Coreset:
         return Coreset(
             indices=solution.indices,
@@ -292,7 +246,8 @@ class AdversarialCoreset(SelectionSettings):
             seed=call.seed,
             budget=self.budget,
             epoch=call.epoch,
-            cost=cost or {},
+            quality=quality,
+            cost=cost,
             info=tuple(solution.info),
             events=events,
         )

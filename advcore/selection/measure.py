@@ -1,7 +1,7 @@
 """Rows of one selection: where they are stored, how they are measured, and samples of them under the full attack."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore import distributed
+from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.checks import check_labels
 from advcore.data.compatibility import check_fits
@@ -18,12 +19,13 @@ from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Measurement
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
-from advcore.rows import DenseRows, FactoredRows
-from advcore.rows.on_disk import temporary_folder
-from advcore.selection.memory import estimate_for, settle
+from advcore.rows import DenseRows, FactoredRows, Rows
+from advcore.rows.on_disk import find_temporary_folder
+from advcore.selection.memory import estimate_for, has_large_rows, settle
 from advcore.selection.quality import Sample
+from advcore.selection.solve import Solution
 from advcore.solvers.base import find_scores_file
-from advcore.types import Coreset, Facts
+from advcore.types import Facts
 
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
@@ -42,12 +44,45 @@ class Call:
     validation: Source | None
     seed: int
     epoch: int
-    ledger: CostLedger
+    ledger: CostLedger = field(default_factory=CostLedger)
     on_chunk: Callable[[int, int], None]
 
     def stream(self, purpose: str, *, fixed: bool = False) -> Stream:
         """Return random numbers of this selection; `fixed` ones are the same at every selection of a run."""
         return Stream(seed=self.seed, purpose=purpose, epoch=0 if fixed else self.epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The rows of all examples, those of the validation examples where these are the target, and what fell back."""
+
+    examples: Measurement
+    goal: Measurement
+    events: tuple[str, ...]
+
+
+def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Measured:
+    """Measure the rows of a selection. rows : of all examples, if they were measured earlier."""
+    folder = None
+    events: tuple[str, ...] = ()
+    goal = Measurement(rows=None, labels=None)
+    if rows is None or selector.target != "train":
+        folder, events = place_rows(selector, call)
+    if rows is None:
+        examples = _measure_rows(selector, call, call.source, purpose="selection", folder=folder)
+    else:
+        examples = Measurement(rows=rows, labels=_list_labels(call.source))
+    if selector.target != "train" and call.validation is not None:
+        unseen = replace(selector, attack=_forget_memory(selector.attack))
+        goal = _measure_rows(unseen, call, call.validation, purpose="validation", folder=folder)
+    return Measured(examples=examples, goal=goal, events=(*events, *examples.events, *goal.events))
+
+
+def _forget_memory(attack: Attack | None) -> Attack | None:
+    """Return the attack without perturbations that training remembers, for examples that training has not seen."""
+    if attack is None or not getattr(attack, "remembers", False):
+        return attack
+    return attack.recalling(None)
 
 
 def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None, tuple[str, ...]]:
@@ -56,17 +91,13 @@ def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None,
     estimate = estimate_for(selector, call.model, call.source, held_out)
     if estimate is None:
         return None, ()
-
-    def find_event() -> str | None:
-        return settle(estimate, selector.memory_limit, call.source.device)[1]
-
-    event = distributed.run_on_first(find_event)
+    event = distributed.run_on_first(lambda: settle(estimate, selector.memory_limit, call.source.device)[1])
     if event is None:
         return None, ()
-    return temporary_folder(), (event,)
+    return find_temporary_folder(), (event,)
 
 
-def measure_rows(
+def _measure_rows(
     selector: "AdversarialCoreset", call: Call, data: Source, *, purpose: str, folder: Path | None
 ) -> Measurement:
     """Measure the rows that the solver reads, and all labels; nothing is attacked for a solver that reads nothing.
@@ -75,7 +106,7 @@ def measure_rows(
     """
     reads = selector.solver.reads
     if reads is None:
-        return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=list_labels(data))
+        return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_list_labels(data))
     check_fits(call.model, data, labels=False)
     gradient = GRADIENTS[reads]
     if gradient.averaged or find_scores_file(selector.solver):
@@ -100,38 +131,37 @@ def measure_rows(
     )
 
 
-def measure_in_full(
-    selector: "AdversarialCoreset", call: Call, coreset: Coreset, measured: Measurement
-) -> Sample | None:
+def sample_in_full(selector: "AdversarialCoreset", call: Call, solution: Solution, rows: Rows | None) -> Sample | None:
     """Attack a sample of the coreset and of the other examples in full; passes count as evaluation.
 
-    Return None where the selection's attack is no cheaper than the full one, or where rows are no gradients.
+    rows : those of the selection. Return None where its attack is no cheaper than the full one, where rows are no
+    gradients or the solver reads none, and in processes that have no rows.
     """
     size = selector.full_examples
-    if not size or not isinstance(measured.rows, FactoredRows | None) or not _is_cheaper(selector):
+    if not size or not _is_cheaper(selector) or not has_large_rows(selector) or isinstance(rows, DenseRows):
         return None
+    k = len(solution.indices)
     is_outside = torch.ones(len(call.source), dtype=torch.bool)
-    is_outside[coreset.indices] = False
+    is_outside[solution.indices] = False
     outside = is_outside.nonzero()[:, 0]
-    from_coreset = min(len(coreset), max(size // 2, size - len(outside)))  # half, or what the others leave room for
+    from_coreset = min(k, max(size // 2, size - len(outside)))  # half, or what the others leave room for
     stream = call.stream("full")
-    positions = stream.child("chosen").at(torch.arange(len(coreset))).permutation()[:from_coreset]
+    chosen = stream.child("chosen").at(torch.arange(k)).permutation()[:from_coreset]
     rest = outside[stream.child("rest").at(outside).permutation()[: size - from_coreset]]
-    part = Part(call.source, torch.cat([coreset.indices[positions], rest]))
-    ledger = CostLedger()
+    part = Part(call.source, torch.cat([solution.indices[chosen], rest]))
+    counted_apart = replace(call, ledger=CostLedger())
     in_full = replace(selector, attack=selector.full_attack)
-    rows = measure_rows(in_full, replace(call, ledger=ledger), part, purpose="full", folder=None).rows
-    assert isinstance(rows, FactoredRows | None), "measured as those of the selection, which are factors"
-    call.ledger.add(ledger, under="evaluation")
-    return Sample(positions, rest, rows)
+    measured = _measure_rows(in_full, counted_apart, part, purpose="full", folder=None)
+    call.ledger.add(counted_apart.ledger, under="evaluation")
+    if not isinstance(measured.rows, FactoredRows):
+        return None
+    return Sample(chosen, rest, measured.rows)
 
 
 def _is_cheaper(selector: "AdversarialCoreset") -> bool:
-    """Return whether the selection's attack takes fewer passes than the full attack that it is a substitute for."""
     full = selector.full_attack
-    if full is None or not is_attacked(selector.objective):
+    if full is None or selector.attack is None or not is_attacked(selector.objective):
         return False
-    assert selector.attack is not None, "an objective that is attacked has an attack"
     return sum(full.passes()) > sum(selector.attack.passes())
 
 
@@ -141,7 +171,7 @@ def count_cost(ledger: CostLedger) -> Facts:
     return {"passes": passes, "seconds": {phase: ledger.seconds[phase] for phase in ("attack", "rows", "solve")}}
 
 
-def list_labels(source: Source) -> Tensor:
+def _list_labels(source: Source) -> Tensor:
     """Return the source's labels, checked without a model that says how many classes there are."""
     labels = source.labels()
     check_labels(labels, torch.arange(len(labels)), int(labels.max()) + 1)

@@ -43,8 +43,7 @@ class Estimate:
     @property
     def peak(self) -> int:
         """Bytes that are held at the same time."""
-        in_memory = 0 if self.spilled else self.rows
-        return in_memory + self.problem + self.matrix + self.solver + self.working
+        return self.rows * (not self.spilled) + self.problem + self.matrix + self.solver + self.working
 
 
 def estimate_for(selector: "AdversarialCoreset", model: nn.Module, source: Source, held_out: int) -> Estimate | None:
@@ -85,21 +84,19 @@ def estimate(
         return None
     n = sum(counts)
     passes = len(selector.objective.passes)
-    width = classes + features
-    row_bytes = width * passes * itemsize
+    row_bytes = (classes + features) * passes * itemsize
     measured = n + held_out if selector.target == "validation" else n
+    working = 16 * (classes + features + 1) * passes * 512
     size = n  # of the largest problem
     problem = 0
-    means = 0
     if selector.partition in ("per_class", "per_class_per_gradient"):
         size = max(counts)
         problem = size * row_bytes
     elif selector.partition == "per_batch":
         size = math.ceil(n / selector.block_size)
-        means = 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)  # two tiles of block means
+        working += 2 * min(8 * classes * (features + 1) * min(size, 512), 2**28)  # two tiles of block means
     needed = estimate_memory(selector.solver, size, max(1, round(selector.budget * size)))
     matrix = needed["matrix"]
-    working = 16 * (width + 1) * passes * 512 + means
     if matrix:
         working += _TILES
         matrix = matrix if itemsize <= 4 else 8 * size * size
@@ -115,7 +112,6 @@ def has_large_rows(selector: "AdversarialCoreset") -> bool:
 
 
 def _find_allowed_bytes(device: torch.device) -> float | None:
-    """Return 80 % of the bytes that are free on `device`; None where that is not known."""
     free = measure_free_memory(device)
     return None if free is None else _SHARE * free
 

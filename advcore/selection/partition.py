@@ -2,19 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from advcore.data.contract import chunked
 from advcore.errors import BudgetError, DataError, must
+from advcore.gradients.base import Measurement
 from advcore.rng import Stream
-from advcore.rows import FactoredRows, Rows
-from advcore.shares import largest_remainder
+from advcore.rows import BlockRows, FactoredRows, Rows
+from advcore.shares import apportion
 
-Narrow = Callable[[Rows, int], Rows]
-"""What a partition keeps of the rows of a class, given by its label."""
+Narrow = Callable[[Rows, int], Rows]  # what a partition keeps of the rows of a class, which its label names
+
+
+def _keep_rows(rows: Rows, label: int) -> Rows:
+    return rows
+
+
+def _keep_output(rows: Rows, label: int) -> Rows:
+    """Keep the gradient of the label's logit; scores, which have no outputs, stay as they are."""
+    return rows.take_output(label) if isinstance(rows, FactoredRows) else rows
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ class Split:
 
     rows : N rows. labels : (N,), on the rows' device. budget : share to keep. block_size, blocks : for `per_batch`.
     stream : random numbers of the block permutation.
-    goal, goal_labels : rows of other examples (a validation set) whose mean gradient is to be matched; None for that of
-    the rows themselves.
+    goal : other examples (a validation set) whose mean gradient is to be matched; without rows: that of the rows
+    themselves.
     """
 
     rows: Rows
@@ -61,8 +69,7 @@ class Split:
     block_size: int
     blocks: str
     stream: Stream
-    goal: Rows | None = None
-    goal_labels: Tensor | None = None
+    goal: Measurement = Measurement(rows=None, labels=None)
 
     @property
     def k(self) -> int:
@@ -70,30 +77,24 @@ class Split:
         return max(1, round(self.budget * len(self.rows)))
 
     def build_target_loader(
-        self, count: int, label: int | None = None, narrow: Narrow | None = None
+        self, count: int, label: int | None = None, narrow: Narrow = _keep_rows
     ) -> Callable[[], Tensor] | None:
         """Return a function that computes `count` times the goal's mean row; None if there is no goal.
 
         label : the mean is over the goal's examples of this class, as `narrow` leaves them; None: over all.
         Raises DataError if the goal has no example of the class.
         """
-        goal = self.goal
-        if goal is None:
+        if self.goal.rows is None:
             return None
-
-        def scale(rows: Rows) -> Tensor:
-            return (rows.total() * (count / len(rows))).to(self.rows.device)
-
-        if label is None:
-            return partial(scale, goal)
-        assert self.goal_labels is not None and narrow is not None, "a class has its labels, and what is kept of it"
-        indices = (self.goal_labels == label).nonzero()[:, 0]
-        if not len(indices):
-            rule = f"target: validation needs examples of every class, got none of class {label}"
-            raise DataError(f"{rule}; use whole")
+        goal, labels = self.goal.read()
+        if label is not None and not bool((labels == label).any()):
+            raise DataError(f"target: validation needs examples of every class, got none of class {label}; use whole")
 
         def load() -> Tensor:
-            return scale(narrow(goal.take(indices), label))
+            rows = goal
+            if label is not None:
+                rows = narrow(goal.take((labels == label).nonzero()[:, 0]), label)
+            return (rows.total() * (count / len(rows))).to(self.rows.device)
 
         return load
 
@@ -101,8 +102,8 @@ class Split:
 def split_whole(split: Split) -> list[Problem]:
     """Return one problem over all rows."""
     n = len(split.rows)
-    everything = torch.arange(n, device=split.rows.device)
-    return [Problem("all", lambda: split.rows, everything, split.k, load_target=split.build_target_loader(n))]
+    members = torch.arange(n, device=split.rows.device)
+    return [Problem("all", lambda: split.rows, members, split.k, load_target=split.build_target_loader(n))]
 
 
 def split_per_class(split: Split) -> list[Problem]:
@@ -122,18 +123,9 @@ def split_per_class_per_gradient(split: Split) -> list[Problem]:
     return _split_by_class(split, _keep_output)
 
 
-def _keep_rows(rows: Rows, label: int) -> Rows:
-    return rows
-
-
-def _keep_output(rows: Rows, label: int) -> Rows:
-    """Keep the gradient of the label's logit; scores, which have no outputs, stay as they are."""
-    return rows.output(label) if isinstance(rows, FactoredRows) else rows
-
-
 def _split_by_class(split: Split, narrow: Narrow) -> list[Problem]:
     members = {int(label): (split.labels == label).nonzero()[:, 0] for label in split.labels.unique()}
-    counts = largest_remainder(split.k, [len(indices) for indices in members.values()])
+    counts = apportion(split.k, [len(indices) for indices in members.values()])
     return [
         _build_problem(split, narrow, label, indices, k)
         for (label, indices), k in zip(members.items(), counts, strict=True)
@@ -146,8 +138,9 @@ def _build_problem(split: Split, narrow: Narrow, label: int, members: Tensor, k:
     def load() -> Rows:
         return narrow(split.rows.take(members), label)
 
-    target = split.build_target_loader(len(members), label, narrow)
-    return Problem(f"class {label}", load, members, k, load_target=target)
+    return Problem(
+        f"class {label}", load, members, k, load_target=split.build_target_loader(len(members), label, narrow)
+    )
 
 
 def split_per_batch(split: Split) -> list[Problem]:
@@ -161,13 +154,14 @@ def split_per_batch(split: Split) -> list[Problem]:
         order = split.stream.at(order).permutation()
     blocks = chunked(order, split.block_size)
     if len(blocks) == 1:
-        rule = f"less than the {len(order)} examples"
-        raise BudgetError(must("block_size", rule, split.block_size, "or use per_class"))
+        raise BudgetError(
+            must("block_size", f"less than the {len(order)} examples", split.block_size, "or use per_class")
+        )
     k = max(1, round(split.budget * len(blocks)))
     first = torch.stack([block[0] for block in blocks])
-    rows = split.rows.block_means(blocks)
-    target = split.build_target_loader(len(blocks))
-    return [Problem("blocks", lambda: rows, first, k, blocks=blocks, load_target=target)]
+    rows = BlockRows(members=split.rows, blocks=tuple(blocks))
+    load_target = split.build_target_loader(len(blocks))
+    return [Problem("blocks", lambda: rows, first, k, blocks=blocks, load_target=load_target)]
 
 
 PARTITIONS: dict[str, Callable[[Split], list[Problem]]] = {
@@ -176,6 +170,7 @@ PARTITIONS: dict[str, Callable[[Split], list[Problem]]] = {
     "per_batch": split_per_batch,
     "per_class_per_gradient": split_per_class_per_gradient,
 }
+# what the field calls them, to their names here (`errors.suggest_nearest`)
 ALIASES = {
     "all": "whole",
     "full": "whole",
@@ -189,4 +184,3 @@ ALIASES = {
     "pb": "per_batch",
     "pergradient": "per_class_per_gradient",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""

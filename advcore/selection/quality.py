@@ -9,7 +9,9 @@ from torch import Tensor
 from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
-from advcore.types import Coreset, Facts
+from advcore.selection.result import rescale_to_mean_1
+from advcore.selection.solve import Solution
+from advcore.types import Facts
 
 _DRAWS = 5  # random subsets behind gradient_error_random
 _STRETCH = 2
@@ -17,44 +19,42 @@ _ERRORS = ("gradient_error", "gradient_error_trained", "gradient_error_random", 
 
 
 def measure_quality(
-    coreset: Coreset, measured: Measurement, goal: Rows | None, *, normalise: str, stream: Stream
+    solution: Solution, measured: Measurement, goal: Rows | None, *, normalise: str, stream: Stream
 ) -> Facts:
     """Return weight_sum, effective_sample_size, class_counts, and four errors, None where no gradients were measured.
 
     measured : rows and labels of all examples. goal : other examples' rows that the solver was to match, for
     `target_error`. normalise : how the trainer will rescale the weights, for `gradient_error_trained`.
     """
-    weights = coreset.weights.double()
-    labels = measured.labels
-    assert labels is not None, "only the first process measures quality"
-    class_counts = torch.bincount(labels[coreset.indices], minlength=int(labels.max()) + 1)
+    rows, labels = measured.read()
+    weights = solution.weights.double()
+    class_counts = torch.bincount(labels[solution.indices], minlength=int(labels.max()) + 1)
     facts: Facts = {
-        "weight_sum": float(weights.sum()) / coreset.num_examples,
+        "weight_sum": float(weights.sum()) / len(labels),
         "effective_sample_size": float(weights.sum() ** 2 / (len(weights) * weights.square().sum())),
         "class_counts": class_counts.tolist(),
     }
-    facts |= dict.fromkeys(_ERRORS)
-    rows = measured.rows
     if not isinstance(rows, FactoredRows):
-        return facts
-    error = partial(measure_gradient_error, rows, coreset.indices)
+        return facts | dict.fromkeys(_ERRORS)
+    error = partial(measure_gradient_error, rows, solution.indices)
     total = rows.total()
-    facts["gradient_error"] = error(weights, total)
-    facts["gradient_error_trained"] = error(_rescale_as_trained(coreset, normalise).double(), total)
-    facts["gradient_error_random"] = measure_random_error(rows, len(weights), stream, total)
-    if goal is not None:
-        facts["target_error"] = error(weights, goal.total() * (len(rows) / len(goal)))
-    return facts
+    return facts | {
+        "gradient_error": error(weights, total),
+        "gradient_error_trained": error(_rescale_as_trained(solution, len(rows), normalise).double(), total),
+        "gradient_error_random": measure_random_error(rows, len(weights), stream, total),
+        "target_error": None if goal is None else error(weights, goal.total() * (len(rows) / len(goal))),
+    }
 
 
-def _rescale_as_trained(coreset: Coreset, normalise: str) -> Tensor:
-    """Return the coefficients (K,) to which the trainer's rescaling amounts over a whole epoch."""
-    n, k = coreset.num_examples, len(coreset)
+def _rescale_as_trained(solution: Solution, n: int, normalise: str) -> Tensor:
+    """Return the coefficients (K,) to which the trainer's rescaling amounts over a whole epoch, of all n examples."""
+    k = len(solution.weights)
     if normalise == "none":
-        return coreset.weights
-    if normalise == "batch" and coreset.blocks is not None:
+        return solution.weights
+    if normalise == "batch" and solution.blocks is not None:
         return torch.full((k,), n / k)  # a batch is one block of one weight, which its own sum cancels
-    return coreset.training_weights("equal" if normalise == "equal" else "coreset") * (n / k)
+    weights = torch.ones(k) if normalise == "equal" else rescale_to_mean_1(solution.weights)
+    return weights * (n / k)
 
 
 def describe_stretch(weight_sum: float, normalise: str) -> tuple[str, ...]:
@@ -65,8 +65,10 @@ def describe_stretch(weight_sum: float, normalise: str) -> tuple[str, ...]:
     """
     if normalise == "none" or weight_sum <= 0 or 1 / _STRETCH <= weight_sum <= _STRETCH:
         return ()
-    scale = f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1"
-    return (f"{scale} make steps {1 / weight_sum:.1f} times as long; training.normalise: none keeps their scale",)
+    return (
+        f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1 make steps {1 / weight_sum:.1f} times as long; "
+        "training.normalise: none keeps their scale",
+    )
 
 
 def measure_gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:
@@ -89,13 +91,12 @@ class Sample(NamedTuple):
     """Gradient rows under the full attack, of a sample of the coreset and of a sample of the other examples.
 
     chosen : (m,) long, positions in the coreset, drawn without replacement. rest : (s,) long, examples outside of it,
-    drawn likewise; either may be all. rows : those of the chosen examples, then those of the rest; None in
-    processes that have no rows.
+    drawn likewise; either may be all. rows : those of the chosen examples, then those of the rest.
     """
 
     chosen: Tensor
     rest: Tensor
-    rows: FactoredRows | None
+    rows: FactoredRows
 
 
 def estimate_full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sample: Sample) -> tuple[float, float]:
@@ -119,15 +120,13 @@ def estimate_sums(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Estimate, under the full attack, the coreset's weighted sum less the sum of all rows.
 
-    Arguments are those of `full_error`. Return that difference, the variance of its estimate, summed over all entries,
-    and the sum of all rows. Cost: the sample's rows, twice.
+    Arguments are those of `estimate_full_error`. Return that difference, the variance of its estimate, summed over all
+    entries, and the sum of all rows. Cost: the sample's rows, twice.
     """
     k, m = len(indices), len(sample.chosen)
     indices, weights = indices.to(rows.device), weights.double().to(rows.device)
-    in_full = sample.rows
-    assert in_full is not None, "only the first process estimates"
-    of_chosen = _subtract(in_full.take(torch.arange(m)), rows.take(indices[sample.chosen]))
-    of_rest = _subtract(in_full.take(torch.arange(m, len(in_full))), rows.take(sample.rest))
+    of_chosen = _subtract(sample.rows.take(torch.arange(m)), rows.take(indices[sample.chosen]))
+    of_rest = _subtract(sample.rows.take(torch.arange(m, len(sample.rows))), rows.take(sample.rest))
     unweighted, _ = _estimate_sum(of_chosen, torch.ones(m), k)
     others, noise_of_others = _estimate_sum(of_rest, torch.ones(len(sample.rest)), len(rows) - k)
     # The coreset's examples are in the sum of all rows as well, with weight 1.
@@ -139,8 +138,11 @@ def estimate_sums(
 
 def _subtract(full: FactoredRows, cheap: FactoredRows) -> FactoredRows:
     """Return full - cheap, row by row: the difference of sums of outer products is such a sum."""
-    residuals = (*full.residuals, *(-residual for residual in cheap.residuals))
-    return FactoredRows(residuals=residuals, features=(*full.features, *cheap.features), kind=full.kind)
+    return FactoredRows(
+        residuals=(*full.residuals, *(-residual for residual in cheap.residuals)),
+        features=(*full.features, *cheap.features),
+        kind=full.kind,
+    )
 
 
 def _estimate_sum(rows: FactoredRows, weights: Tensor, size: int) -> tuple[Tensor, Tensor]:

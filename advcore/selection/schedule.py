@@ -17,8 +17,7 @@ from advcore.settings import settings
 from advcore.shares import floor_share
 
 SCHEDULES = ("compressed", "acs")
-MOST_EPOCHS = 10_000
-"""All epochs are planned before the first one runs."""
+MOST_EPOCHS = 10_000  # all are planned before the first one runs
 
 
 @dataclass(frozen=True)
@@ -98,20 +97,17 @@ class Schedule:
         """Return every epoch that runs, in order."""
         if self.budget == 1.0:
             return [Epoch(i, "full") for i in range(self.epochs)]
-        warm = [Epoch(i, "full") for i in range(self.warm_epochs)]
-        return warm + [Epoch(i, self._choose_action(i)) for i in range(self.first, self.epochs)]
+        return [
+            *(Epoch(i, "full") for i in range(self.warm_epochs)),
+            *(Epoch(i, self._choose_action(i)) for i in range(self.first, self.epochs)),
+        ]
 
     def _choose_action(self, epoch: int) -> str:
         """Return what an epoch of the full run, after the warm start, trains on."""
-        if self.schedule == "acs":
-            assert self.period is not None, "the acs schedule counts in it"
-            since_selection = epoch % self.period
-            if epoch - since_selection < self.first:
-                return "random"
-        else:
-            since_selection = epoch - self.first
-            if self.period:
-                since_selection %= self.period
+        counts_from = 0 if self.schedule == "acs" else self.first
+        since_selection = (epoch - counts_from) % (self.period or self.epochs)  # without a period, one selects
+        if epoch - since_selection < self.first:
+            return "random"
         return "reuse" if since_selection else "select"
 
     def describe(self) -> str:
@@ -120,16 +116,14 @@ class Schedule:
         The places of selections count the epochs that run.
         """
         plan = self.plan()
-        selecting = [str(i) for i, epoch in enumerate(plan) if epoch.action == "select"]
         full = sum(epoch.action == "full" for epoch in plan)
         if full == len(plan):
             return format_count(full, "full epoch")
         parts = format_count(len(plan) - full, "epoch")
         if full:
             parts = f"{format_count(full, 'full epoch')}, then {len(plan) - full}"
-        places = ", ".join(selecting) or "no epoch"
-        if len(selecting) > 1:
-            places = f"{', '.join(selecting[:-1])} and {selecting[-1]}"
+        *earlier, last = [str(i) for i, epoch in enumerate(plan) if epoch.action == "select"] or ["no epoch"]
+        places = f"{', '.join(earlier)} and {last}" if earlier else last
         text = f"{parts} at {100 * self.budget:g} %, selecting at {places}"
         if self.length < self.epochs:
             text += f"; {self.length} of {self.epochs} epochs run"

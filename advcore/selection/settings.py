@@ -45,7 +45,8 @@ class SelectionSettings:
             check_share("budget", self.budget, "it is the share of the data to keep"),
             check_one_of("rows", self.rows, KINDS),
             check_one_of("blocks", self.blocks, BLOCKS),
-            check_at_least("chunk_size", self.chunk_size, 16) or _multiple_of_16("chunk_size", self.chunk_size),
+            check_at_least("chunk_size", self.chunk_size, 16)
+            or unless(self.chunk_size % 16 == 0, must("chunk_size", "a multiple of 16", self.chunk_size)),
             check_one_of("target", self.target, TARGETS),
             unless(not few, must("full_examples", "0, or at least 4", self.full_examples)),
             unless(few, check_at_least("full_examples", self.full_examples, 0)),
@@ -61,7 +62,3 @@ class SelectionSettings:
 def unless(is_right: object, problem: SettingProblem | None) -> SettingProblem | None:
     """Return a problem with a setting, or None where `is_right` is true."""
     return None if is_right else problem
-
-
-def _multiple_of_16(setting: str, value: int) -> SettingProblem | None:
-    return unless(value % 16 == 0, must(setting, "a multiple of 16", value))

@@ -4,7 +4,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,53 +17,46 @@ from advcore.runtime.out_of_memory import Pieces, explain_out_of_memory, is_out_
 from advcore.runtime.signals import check
 from advcore.selection.partition import Problem
 from advcore.solvers.base import Solver, Task, estimate_memory
-from advcore.types import Selection
+from advcore.types import Facts, Selection
 
 log = logging.getLogger(__name__)
 
-Packed = dict[str, Any]
-"""What processes send each other: nested dicts and lists of tensors and plain values."""
-
 _SMALLER = "use selection.partition: per_class, or a smaller selection.budget"
+_CPU = torch.device("cpu")
 _TOGETHER = 4e9  # bytes of matrices that are solved as one batch
 
 
 def solve_all(
-    solver: Solver, problems: list[Problem] | None, generator: Stream, device: torch.device | None = None
+    solver: Solver, problems: list[Problem] | None, generator: Stream, device: torch.device = _CPU
 ) -> tuple[list[Selection], list[str]]:
     """Return one answer per problem, and what fell back or was left out, one line each.
 
     Where a solver picks nothing for a problem that has a share, random picks stand in, at the mean weight of all other
     picks. Of several processes, each solves every size-th problem. `problems` are the first one's; in the others they
-    are None, and these solve on `device` (None: the CPU) and return two empty lists. Raises NoMemoryError for a problem
+    are None, and these solve on `device` and return two empty lists. Raises NoMemoryError for a problem
     that does not fit in memory in any way.
     """
     events: list[str] = []
-    if device is None:
-        device = torch.device("cpu")
     dealt = distributed.deal(problems, _pack_problem, device)
     with distributed.fail_together(), explain_out_of_memory("while solving", _SMALLER):
         mine = [item if isinstance(item, Problem) else _unpack_problem(item) for item in dealt]
         answers = list(_answer(solver, mine, generator, events))
-    if distributed.size() > 1:
-        packed = distributed.gather_values([vars(answer) for answer in answers])
-        events = list(distributed.gather_events(events))
-        if problems is None:
-            return [], []
-        answers = _unpack_answers(packed, problems)
-    assert problems is not None, "a process alone has the problems"
-    return _complete(problems, answers, generator, events)
+    packed = distributed.gather_values([vars(answer) for answer in answers])
+    events = list(distributed.gather_events(events))
+    if problems is None:
+        return [], []
+    return _complete(problems, _unpack_answers(packed, problems), generator, events)
 
 
-def _pack_problem(problem: Problem) -> Packed:
+def _pack_problem(problem: Problem) -> Facts:
     """Return a problem as values that can be sent; without rows where it has no share."""
-    packed: Packed = {"name": problem.name, "members": problem.members, "k": problem.k, "rows": None, "target": None}
+    packed: Facts = {"name": problem.name, "members": problem.members, "k": problem.k, "rows": None, "target": None}
     if problem.k:
         packed |= {"rows": _pack_rows(problem.rows), "target": problem.target}
     return packed
 
 
-def _pack_rows(rows: Rows) -> Packed:
+def _pack_rows(rows: Rows) -> Facts:
     if isinstance(rows, FactoredRows):
         return {"residuals": list(rows.residuals), "features": list(rows.features), "kind": rows.kind}
     assert isinstance(rows, DenseRows), "blocks are a single problem, which is not sent"
@@ -72,19 +65,18 @@ def _pack_rows(rows: Rows) -> Packed:
 
 def _unpack_problem(packed: object) -> Problem:
     assert isinstance(packed, dict), "what `_pack_problem` made"
-    rows = packed["rows"] and _unpack_rows(packed["rows"])
-    target = packed["target"]
-    load_target = None if target is None else lambda: target
-    return Problem(packed["name"], lambda: rows, packed["members"], packed["k"], load_target=load_target)
+    load_target = None if packed["target"] is None else lambda: packed["target"]
+    load = partial(_unpack_rows, packed["rows"])
+    return Problem(packed["name"], load, packed["members"], packed["k"], load_target=load_target)
 
 
-def _unpack_rows(packed: Packed) -> Rows:
+def _unpack_rows(packed: Facts) -> Rows:
     if "matrix" in packed:
         return DenseRows(**packed)
     return FactoredRows(residuals=tuple(packed["residuals"]), features=tuple(packed["features"]), kind=packed["kind"])
 
 
-def _unpack_answers(packed: list[list[Packed]], problems: list[Problem]) -> list[Selection]:
+def _unpack_answers(packed: list[list[Facts]], problems: list[Problem]) -> list[Selection]:
     """Put the answers of all processes in the order of the problems, on the problems' devices."""
     answers = []
     for i, problem in enumerate(problems):
@@ -109,8 +101,9 @@ def _complete(
     for i, (problem, answer) in enumerate(zip(problems, answers, strict=True)):
         if problem.k and not len(answer.indices):
             answers[i] = _pick_at_random(problem, answer, mean, generator)
-            stopped = answer.info.get("stopped")
-            events.append(f"{problem.name}: the solver picked nothing ({stopped}); {problem.k} random picks")
+            events.append(
+                f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); {problem.k} random picks"
+            )
     return answers, [*events, *_describe_shortfall(problems, answers)]
 
 
@@ -134,7 +127,6 @@ def _answer(solver: Solver, problems: list[Problem], generator: Stream, events: 
 
 
 def _load_tasks(problems: list[Problem], generator: Stream) -> list[Task]:
-    """Return the tasks of the problems that have a share, with their rows."""
     return [
         Task(rows=p.rows, k=p.k, target=p.target, generator=generator.child(p.name).at(p.members))
         for p in problems
@@ -164,9 +156,8 @@ def _solve_tasks(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Sele
     """Return one answer per task; a solver that can solves as many as one batch as memory allows."""
 
     def work(piece: slice) -> list[Selection]:
-        together = getattr(solver, "together", None)
-        if together:
-            return together(tasks[piece])
+        if hasattr(solver, "together"):
+            return solver.together(tasks[piece])
         return [solver(task.rows, task.k, target=task.target, generator=task.generator) for task in tasks[piece]]
 
     return list(itertools.chain.from_iterable(pieces.run(len(tasks), work)))
@@ -200,9 +191,8 @@ def _describe_shortfall(problems: list[Problem], answers: list[Selection]) -> li
 
 
 def _leave_out(problem: Problem) -> Selection:
-    """Return the empty answer to a problem that has no share."""
-    indices = torch.zeros(0, dtype=torch.long, device=problem.members.device)
-    return Selection(indices=indices, weights=indices.double(), info={"stopped": "no share"})
+    nothing = problem.members[:0]
+    return Selection(indices=nothing, weights=nothing.double(), info={"stopped": "no share"})
 
 
 @dataclass(frozen=True)
@@ -217,37 +207,39 @@ class Solution:
     indices: Tensor
     weights: Tensor
     blocks: Tensor | None = None
-    info: Sequence[dict[str, object]] = ()
+    info: Sequence[Facts] = ()
     fallbacks: Sequence[str] = ()
 
 
-def join_answers(problems: list[Problem], answers: list[Selection], fallbacks: list[str]) -> Solution:
-    """Join the answers to all problems into one solution."""
-    indices, weights, blocks = join(problems, answers)
-    pairs = zip(problems, answers, strict=True)
-    return Solution(
-        indices=indices.cpu(),
-        weights=weights.float().cpu(),
-        blocks=None if blocks is None else blocks.cpu(),
-        info=[{"problem": problem.name, "k": problem.k, **answer.info} for problem, answer in pairs],
-        fallbacks=fallbacks,
-    )
+def solve(solver: Solver, problems: list[Problem] | None, generator: Stream, device: torch.device) -> Solution:
+    """Return the joined answers to all problems, the same in every process; arguments are those of `solve_all`."""
+    answers, fallbacks = solve_all(solver, problems, generator, device)
+
+    def join_answers() -> Facts:
+        indices, weights, blocks = join(problems or [], answers)
+        pairs = zip(problems or [], answers, strict=True)
+        return {
+            "indices": indices.cpu(),
+            "weights": weights.float().cpu(),
+            "blocks": None if blocks is None else blocks.cpu(),
+            "info": [{"problem": problem.name, "k": problem.k, **answer.info} for problem, answer in pairs],
+            "fallbacks": fallbacks,
+        }
+
+    return Solution(**distributed.run_on_first(join_answers))
 
 
 def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return indices (K,) into the data set, weights (K,), and the block of each (K,), where blocks were chosen whole.
 
-    The third is None for problems whose rows stand for single examples.
+    The third is None for problems whose rows stand for single examples; a problem over blocks is the only one.
     """
     weights = torch.cat([answer.weights for answer in answers])
-    pairs = list(zip(problems, answers, strict=True))
-    if problems[0].blocks is None:
-        indices = torch.cat([problem.members[answer.indices] for problem, answer in pairs])
-        return indices, weights, None
-    blocks: list[Tensor] = []
-    for problem, answer in pairs:
-        assert problem.blocks is not None, "problems have blocks either all or not at all"
-        blocks += [problem.blocks[i] for i in answer.indices.tolist()]
+    all_blocks = problems[0].blocks
+    if all_blocks is None:
+        pairs = zip(problems, answers, strict=True)
+        return torch.cat([problem.members[answer.indices] for problem, answer in pairs]), weights, None
+    blocks = [all_blocks[i] for i in answers[0].indices.tolist()]
     sizes = torch.tensor([len(block) for block in blocks], device=blocks[0].device)
     numbers = torch.arange(len(blocks)).to(sizes)
     return torch.cat(blocks), weights.repeat_interleave(sizes), numbers.repeat_interleave(sizes)

@@ -15,6 +15,7 @@ SOLVERS = {
     "moderate": Moderate,
     "ccs": CCS,
 }
+# what the field calls them, to their names here (`errors.suggest_nearest`)
 ALIASES = {
     "uniform": "random",
     "facilitylocation": "craig",
@@ -33,4 +34,3 @@ ALIASES = {
     "moderatecoreset": "moderate",
     "coveragecentric": "ccs",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""

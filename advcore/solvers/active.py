@@ -83,8 +83,7 @@ class ActiveSet:
 
     def find_free_slot(self) -> int:
         """Return the slot of the next row to join: the lowest free one."""
-        free = np.flatnonzero(self.members[: self.high] < 0)
-        return int(free[0]) if len(free) else self.high
+        return int(self.members.argmin())
 
     def join(self, member: int, column: np.ndarray, diagonal: float, correlation: float) -> bool:
         """Add row `member` and refit; return False, with nothing changed, if it is linearly dependent on the others.

@@ -33,19 +33,20 @@ class Solver(Protocol):
     """Frozen settings; `solver(rows, k, target=None, generator=...)` picks at most k of N rows.
 
     reads : the kind of row it needs, a name in GRADIENTS; None if it looks at nothing but their number.
-    has_target : whether it fits a target; the others look at the rows alone and refuse one.
 
     Picks are unique, at most k, and their weights finite. Zero rows, duplicates and a zero target give as many picks as
     are useful, and `info["stopped"]` says why there are fewer.
 
-    Two methods are optional. `together(tasks)` solves several problems as one batch where that is faster.
-    `memory(n, k)` returns the bytes {"matrix", "solver"} that it takes beside n rows.
+    Four attributes are optional:
+    has_target : ClassVar[bool], whether it fits a target; a solver without it looks at the rows alone and refuses one.
+    example : ClassVar[Mapping[str, object]], settings with which the contract tests build it, where defaults do not do.
+    together(tasks) : solves several problems as one batch where that is faster.
+    memory(n, k) : returns the bytes {"matrix", "solver"} that it takes beside n rows; without it, none are expected.
 
     Raises BudgetError unless 1 <= k <= N, DataError naming the first row that is not finite.
     """
 
     reads: ClassVar[str | None]
-    has_target: ClassVar[bool]
     __dataclass_fields__: ClassVar[dict[str, Field]]
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
@@ -95,6 +96,7 @@ def matrix_is_held(choice: str, n: int) -> bool:
     return choice == "held" or (choice == "auto" and matrix_bytes(n) <= _HELD_UP_TO)
 
 
-def equal_weights(indices: Tensor, n: int) -> Tensor:
-    """Return a weight of N / K for each of K indices, (K,) float64."""
-    return torch.full((len(indices),), n / len(indices), dtype=torch.float64, device=indices.device)
+def weigh_equally(indices: Tensor, n: int) -> Selection:
+    """Return all K picks that were asked for of n rows, at the weight n / K each."""
+    weights = torch.full((len(indices),), n / len(indices), dtype=torch.float64, device=indices.device)
+    return Selection(indices=indices, weights=weights, info={"stopped": "budget"})

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from advcore.runtime.device import force_float32
 from advcore.runtime.signals import check
@@ -71,15 +72,15 @@ class _Batch:
         for padded, gram in zip(self.gram, grams, strict=True):
             padded[: len(gram), : len(gram)] = gram
         self.diagonal = self.gram.diagonal(dim1=1, dim2=2).double()
-        self.correlation = self._pad((problem.correlation for problem in problems), torch.float64)
-        self.open = self._pad((problem.open_rows() for problem in problems), torch.bool)
+        self.correlation = self._pad(problem.correlation for problem in problems)
+        self.open = self._pad(problem.find_open_rows() for problem in problems)
         scalars = [(problem.target_norm, problem.ridge, problem.k) for problem in problems]
         self.target_norm, self.ridge, self.ks = torch.tensor(scalars, dtype=torch.float64, device=self.device).T
         self.least = LEAST[precise] * self.target_norm[:, None] * self.diagonal.clamp_min(0).sqrt()
         self.dependent = PIVOT[precise]
-        self._free_slots()
+        self._allocate_slots()
 
-    def _free_slots(self) -> None:
+    def _allocate_slots(self) -> None:
         self.used = self._zeros(self.k, self.n, dtype=self.gram.dtype)
         self.inverse = self._zeros(self.k, self.k)
         self.live = self._zeros(self.k, dtype=torch.bool)
@@ -96,11 +97,8 @@ class _Batch:
     def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.zeros(len(self.each), *shape, dtype=dtype, device=self.device)
 
-    def _pad(self, arrays: Iterable[np.ndarray], dtype: torch.dtype) -> Tensor:
-        padded = self._zeros(self.n, dtype=dtype)
-        for row, array in zip(padded, arrays, strict=True):
-            row[: len(array)] = torch.as_tensor(array, device=self.device)
-        return padded
+    def _pad(self, arrays: Iterable[np.ndarray]) -> Tensor:
+        return pad_sequence([torch.as_tensor(array, device=self.device) for array in arrays], batch_first=True)
 
     def has_rows_to_drop(self) -> bool:
         """Return whether some refitted weight is not positive where it has to be."""
@@ -218,8 +216,9 @@ class _Batch:
     def collect_answers(self) -> list[Pursuit]:
         residuals = torch.cat(self.residuals, 1).cpu()
         is_counted = torch.cat(self.is_counted, 1).cpu()
-        state = (self.live, self.join_step, self.members, self.weights)
-        live, join_step, members, weights = (tensor.cpu() for tensor in state)
+        live, join_step, members, weights = (
+            tensor.cpu() for tensor in (self.live, self.join_step, self.members, self.weights)
+        )
         answers = []
         for i, reason in enumerate(self.stopped.tolist()):
             slots = live[i].nonzero()[:, 0]

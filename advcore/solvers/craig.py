@@ -12,11 +12,11 @@ from advcore.errors import SettingProblem, check_one_of, must, require
 from advcore.rng import Stream
 from advcore.rows import ALL, Rows, cut
 from advcore.rows.pairwise import (
+    choose_unit,
     distance_matrix,
     distances_between,
     matrix_bytes,
     matrix_dtype,
-    natural_unit,
     use_exact_factors,
 )
 from advcore.runtime.device import is_faster_batched
@@ -58,7 +58,6 @@ class Craig:
     matrix: str = "auto"
     backend: str = "advcore"
     reads: ClassVar[str | None] = "last_layer"
-    has_target: ClassVar[bool] = False
 
     def __post_init__(self):
         require(
@@ -79,7 +78,7 @@ class Craig:
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         norms = check_problem(rows, k)
         refuse_target(self, target)
-        unit = natural_unit(norms.sqrt()) ** (2 if self.distance == "squared" else 1)
+        unit = choose_unit(norms.sqrt()) ** (2 if self.distance == "squared" else 1)
         located = self._locate(rows, k, unit=unit, sample=self._sample(len(rows), k, generator))
         return Selection(
             indices=torch.tensor(located.picks, device=rows.device),
@@ -108,8 +107,8 @@ class Craig:
         if self.backend == "submodlib":
             return locate_with_submodlib(similarity.cpu().numpy(), k)
         if is_faster_batched(similarity):
-            central = similarity.sum(1, dtype=torch.float64)
-            return locate_tiled(lambda rows: similarity[rows].double(), central, k, sample=sample)
+            sums = similarity.sum(1, dtype=torch.float64)
+            return locate_tiled(lambda rows: similarity[rows].double(), sums, k, sample=sample)
         return locate(similarity.numpy(), k, sample=sample)
 
     def _sample(self, n: int, k: int, generator: Stream) -> Sample | None:

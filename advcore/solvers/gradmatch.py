@@ -1,7 +1,8 @@
 """GradMatch: non-negative ridge orthogonal matching pursuit (OMP) on gradient rows."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -13,7 +14,7 @@ from torch import Tensor
 from advcore.errors import DataError, check_one_of, check_within, require
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.rows.pairwise import gram_matrix, matrix_bytes, matrix_dtype, natural_unit, use_exact_factors
+from advcore.rows.pairwise import choose_unit, gram_matrix, matrix_bytes, matrix_dtype, use_exact_factors
 from advcore.runtime.device import is_faster_batched
 from advcore.settings import settings
 from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
@@ -76,12 +77,9 @@ class GradMatch:
         """Solve several tasks; those whose Gram matrices lie where that is faster advance as one batch."""
         states = [self._prepare(task) for task in tasks]
         while unfinished := [state for state in states if not state.is_done]:
-            batched = [state for state in unfinished if state.is_batched]
-            for dtype in dict.fromkeys(state.held_gram.dtype for state in batched):
-                self._run_round_together([state for state in batched if state.held_gram.dtype == dtype])
-            for state in unfinished:
-                if not state.is_batched:
-                    self._run_round(state)
+            for batch in _group(unfinished):
+                for state, pursuit in zip(batch, self._pursue(batch), strict=True):
+                    self._finish_round(state, pursuit)
         return [self._build_selection(state) for state in states]
 
     def memory(self, n: int, k: int) -> dict[str, int]:
@@ -95,7 +93,7 @@ class GradMatch:
         target = _sum_rows(rows, norms) if task.target is None else task.target.double()
         if not bool(torch.isfinite(target).all()):
             raise DataError("the target must be finite, got NaN or infinity")
-        unit = natural_unit(norms)
+        unit = choose_unit(norms)
         target_norm = float(target.norm()) / math.sqrt(unit)
 
         def measure_residual(members: np.ndarray, weights: np.ndarray) -> float:
@@ -114,21 +112,18 @@ class GradMatch:
             # with next to no ridge, the residual of rows that are much alike needs float64
             dtype = matrix_dtype(task.rows) if self.ridge >= _STEADY else torch.float64
             gram = gram_matrix(rows, dtype, unit=unit)
-        return _TaskState(task=task, unit=unit, gram=gram, problem=problem)
+        return _TaskState(task=task, unit=unit, gram=gram, problem=problem, measure_residual=measure_residual)
 
-    def _run_round(self, state: "_TaskState") -> None:
-        pursuit = pursue(state.products, state.problem, nonnegative=self.nonnegative, tolerance=self.tolerance)
-        self._finish_round(state, pursuit)
-
-    def _run_round_together(self, states: list["_TaskState"]) -> None:
-        pursuits = pursue_together(
-            [state.held_gram for state in states],
-            [state.problem for state in states],
-            nonnegative=self.nonnegative,
-            tolerance=self.tolerance,
-        )
-        for state, pursuit in zip(states, pursuits, strict=True):
-            self._finish_round(state, pursuit)
+    def _pursue(self, batch: list["_TaskState"]) -> list[Pursuit]:
+        """Run a round of each task: together where their Gram matrices lie where that is faster."""
+        problems = [state.problem for state in batch]
+        grams = [state.gram for state in batch if state.gram is not None and is_faster_batched(state.gram)]
+        if grams:
+            return pursue_together(grams, problems, nonnegative=self.nonnegative, tolerance=self.tolerance)
+        return [
+            pursue(state.products, state.problem, nonnegative=self.nonnegative, tolerance=self.tolerance)
+            for state in batch
+        ]
 
     def _finish_round(self, state: "_TaskState", pursuit: Pursuit) -> None:
         """Add a round to a task, and close its rows for the next; a round without rows says why there are fewer."""
@@ -138,51 +133,44 @@ class GradMatch:
             state.rounds.append(pursuit)
         else:
             state.rounds[-1] = replace(state.rounds[-1], stopped=pursuit.stopped)
-        closed = ~state.problem.open_rows()
+        closed = ~state.problem.find_open_rows()
         closed[pursuit.support] = True
         state.problem = replace(state.problem, k=state.problem.k - len(pursuit.support), closed=closed)
         state.is_done = self.fill != "rounds" or not pursuit.support or state.problem.k == 0
 
     def _refit(self, state: "_TaskState", pursuit: Pursuit) -> Pursuit:
         """Return a round with weights from float64 products of its support; rows of weight 0 leave."""
-        rows, problem = state.task.rows, state.problem
         support = np.array(pursuit.support)
-        gram = gram_matrix(rows.take(torch.from_numpy(support).to(rows.device)), unit=state.unit).cpu().numpy()
+        rows = state.task.rows.take(torch.from_numpy(support).to(state.task.rows.device))
         weights = refit(
-            gram,
-            problem.correlation[support],
+            gram_matrix(rows, unit=state.unit).cpu().numpy(),
+            state.problem.correlation[support],
             pursuit.weights,
-            ridge=problem.ridge,
+            ridge=state.problem.ridge,
             nonnegative=self.nonnegative,
         )
-        is_used = weights != 0
-        assert problem.residual is not None, "`_prepare` gives every problem one"
-        return replace(
-            pursuit,
-            support=support[is_used].tolist(),
-            weights=weights[is_used],
-            path=[*pursuit.path[:-1], problem.residual(support[is_used], weights[is_used])],
-        )
+        support = support[weights != 0]
+        weights = weights[weights != 0]
+        path = [*pursuit.path[:-1], state.measure_residual(support, weights)]
+        return replace(pursuit, support=support.tolist(), weights=weights, path=path)
 
     def _build_selection(self, state: "_TaskState") -> Selection:
         """Combine a task's rounds, each weighted by its share of the picked rows, and fill up if that is asked for."""
         rounds, missing = state.rounds, state.problem.k
         picked = np.concatenate([np.array(pursuit.support, dtype=np.int64) for pursuit in rounds])
         weights = np.concatenate([pursuit.weights * len(pursuit.support) / max(len(picked), 1) for pursuit in rounds])
-        filled = 0
+        extra = np.zeros(0, dtype=np.int64)
         if self.fill == "random" and missing:
             order = state.task.generator.child("fill").permutation().cpu().numpy()
             extra = order[~np.isin(order, picked)][:missing]
-            filled = len(extra)
-            picked = np.concatenate([picked, extra])
-            weights = np.concatenate([weights, np.ones(filled)])
+        device = state.task.rows.device
         return Selection(
-            indices=torch.from_numpy(picked).to(state.task.rows.device),
-            weights=torch.from_numpy(weights).to(state.task.rows.device),
+            indices=torch.from_numpy(np.concatenate([picked, extra])).to(device),
+            weights=torch.from_numpy(np.concatenate([weights, np.ones(len(extra))])).to(device),
             info={
                 "stopped": rounds[-1].stopped if missing else "budget",
                 "rounds": len(rounds),
-                "filled": filled,
+                "filled": len(extra),
                 "residuals": rounds[0].path,
             },
         )
@@ -195,6 +183,7 @@ class _TaskState:
     unit : what all inner products are divided by.
     gram : the rows' Gram matrix, if it is held.
     problem : of the next round: the same target, for as many rows as are missing, of those not picked yet.
+    measure_residual : (rows, weights) to the exact relative residual.
     products : the rows' inner products, for rounds that are run alone.
     """
 
@@ -202,25 +191,23 @@ class _TaskState:
     unit: float
     gram: Tensor | None
     problem: PursuitProblem
+    measure_residual: Callable[[np.ndarray, np.ndarray], float]
     rounds: list[Pursuit] = field(default_factory=list)
     is_done: bool = False
-
-    @property
-    def is_batched(self) -> bool:
-        """Whether the next round is run together with those of other tasks."""
-        return self.gram is not None and is_faster_batched(self.gram)
-
-    @property
-    def held_gram(self) -> Tensor:
-        """The Gram matrix of a task whose rounds are run together with others'."""
-        assert self.gram is not None, "a task without a matrix is run alone"
-        return self.gram
 
     @cached_property
     def products(self) -> Products:
         if self.gram is None:
             return FactorProducts(self.task.rows, self.unit)
         return GramProducts(self.gram.numpy())
+
+
+def _group(states: list[_TaskState]) -> Iterable[list[_TaskState]]:
+    """Group tasks by whether they hold a Gram matrix, and by its precision, which is one in a batch."""
+    groups = defaultdict(list)
+    for state in states:
+        groups[getattr(state.gram, "dtype", None)].append(state)
+    return groups.values()
 
 
 def _sum_rows(rows: Rows, squared_norms: Tensor) -> Tensor:

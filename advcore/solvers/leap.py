@@ -11,11 +11,12 @@ pursuit's time. A leap reads them once for many steps, in three stages:
 So a leap picks what single steps would pick.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from advcore.solvers.products import LeapProducts, can_leap
+from advcore.solvers.products import GramProducts
 
 if TYPE_CHECKING:
     from advcore.solvers.pursuit import PursuitState
@@ -26,13 +27,13 @@ _LONGEST_LEAP = 64  # steps that a leap tries at most
 _FEW = 256  # candidates at least; an eighth of all rows if that is more
 
 
+@dataclass
 class Pace:
     """When to leap and how far, from how many steps of the last leaps were right. `length`: steps to try next."""
 
-    def __init__(self):
-        self.length = _FIRST_LEAP
-        self._usual = float(_FIRST_LEAP)  # right steps of a leap: a mean in which the last leap counts half
-        self._turns_to_wait = 0
+    length: int = _FIRST_LEAP
+    _usual: float = _FIRST_LEAP  # right steps of a leap: a mean in which the last leap counts half
+    _turns_to_wait: int = 0
 
     def is_due(self) -> bool:
         """Count a turn of the pursuit, and return whether a leap may be tried in it."""
@@ -55,7 +56,7 @@ def leap(state: "PursuitState", pace: Pace) -> int:
     """
     products = state.products
     pays = state.active.high * len(state.scores) >= _LEAP_FROM
-    if not pace.is_due() or not can_leap(products) or not pays or state.is_refresh_due():
+    if not pace.is_due() or not isinstance(products, GramProducts) or not pays or state.is_refresh_due():
         return 0
     candidates = _find_candidates(state.scores)
     limit = min(pace.length, state.problem.k - state.active.size)
@@ -82,7 +83,7 @@ class _Trial(NamedTuple):
     weights: np.ndarray
 
 
-def _try_steps(state: "PursuitState", rows: LeapProducts, candidates: np.ndarray, limit: int) -> list[_Trial]:
+def _try_steps(state: "PursuitState", rows: GramProducts, candidates: np.ndarray, limit: int) -> list[_Trial]:
     """Let up to `limit` candidates join the support, the best first, without looking at any other row."""
     active = state.active
     products = rows.read_block(candidates, active.high + limit)
@@ -105,7 +106,7 @@ def _try_steps(state: "PursuitState", rows: LeapProducts, candidates: np.ndarray
         products[active.newest] = rows.read_row(row)[candidates]
         weights = active.weights[: active.high].copy()
         trials.append(_Trial(row=row, score=scores[best], weights=weights))
-        change = weights - _extend(weights_before, len(weights))
+        change = weights - np.pad(weights_before, (0, len(weights) - len(weights_before)))
         correlation = correlation_before - change.astype(products.dtype) @ products[: len(weights)]
     return trials
 
@@ -116,7 +117,7 @@ def _keep_right_trials(state: "PursuitState", candidates: np.ndarray, trials: li
     Trials after the first that meets the tolerance are undone, too.
     """
     high = state.active.high
-    weights = np.stack([_extend(trial.weights, high) for trial in trials])
+    weights = np.stack([np.pad(trial.weights, (0, high - len(trial.weights))) for trial in trials])
     # (len(trials), N): all rows' correlations with the residual after each trial
     correlation = state.residual_correlation - state.products.correlate(weights - state.applied[:high], exact=False)
     unbeaten = _count_unbeaten(state, candidates, trials, correlation)
@@ -144,7 +145,3 @@ def _count_unbeaten(
     best_outside = state.score(correlation[:-1], is_outside, state.least).max(1, initial=-np.inf)
     is_beaten = best_outside > [trial.score for trial in trials[1:]]
     return 1 + int(np.append(is_beaten, True).argmax())
-
-
-def _extend(weights: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([weights, np.zeros(size - len(weights))])

@@ -67,19 +67,17 @@ def _pick_greedily(state: "_Cover | _TiledCover", k: int, sample: Sample | None)
     least = _NOTHING * state.largest
     picks: list[int] = []
     gains: list[float] = []
-    while len(picks) < k:
+    for step in range(min(k, len(state.gains))):
         check()
-        best = None
-        if sample is not None:
-            best = state.find_best(sample(len(picks), state.open_rows))
-        if best is None or state.gains[best] <= least:
+        rows = sample and sample(step, state.open_rows)
+        best = state.find_best(rows)
+        if rows is not None and state.gains[best] <= least:
             best = state.find_best(None)
-        if picks and (best is None or state.gains[best] <= least):
+        if picks and state.gains[best] <= least:
             break
-        assert best is not None, "while nothing is picked, a row is open"
-        gains.append(float(state.gains[best]))
-        state.take(best, len(picks))
         picks.append(best)
+        gains.append(float(state.gains[best]))
+        state.take(best, step)
     return Located(picks=picks, gains=gains, nearest=state.nearest, evaluations=state.evaluations)
 
 
@@ -110,15 +108,13 @@ class _Cover:
     def open_rows(self) -> np.ndarray:
         return np.flatnonzero(self.gains > -np.inf)
 
-    def find_best(self, rows: np.ndarray | None) -> int | None:
-        """Return the row that gains most, its gain exact, or None if all are picked; among `rows`, unless None."""
+    def find_best(self, rows: np.ndarray | None) -> int:
+        """Return the row that gains most, its gain exact; among `rows`, or, if None, among all that are not picked."""
         if len(self._changed) and self._is_update_cheaper(1):
             self._update_all()
         while True:  # until the rows with the highest bound are fresh: then no other row can gain more
             gains = self.gains if rows is None else self.gains[rows]
-            top = gains.max(initial=-np.inf)
-            if top == -np.inf:
-                return None
+            top = gains.max()
             tied = (gains >= top - _TIE * abs(top)).nonzero()[0]
             tied = tied if rows is None else rows[tied]
             stale = tied[~self._is_fresh[tied]].tolist()
@@ -164,7 +160,8 @@ class _Cover:
         changed = self._changed
         for start in range(0, len(changed), _PANEL):
             panel = changed[start : start + _PANEL]
-            reached = self._read_rows(panel)
+            reached = self._buffer[: len(panel)]
+            reached[...] = self.similarity[panel]
             low = self._updated_cover[panel]
             np.clip(reached, low[:, None], self.covered[panel][:, None], out=reached)
             self._updated_gains -= np.ones(len(panel)) @ reached
@@ -175,14 +172,6 @@ class _Cover:
         self._changed = changed[:0]
         self._is_fresh[:] = True
         self._evaluations_since = 0
-
-    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Return at most 64 rows of similarities as float64, in the buffer."""
-        out = self._buffer[: len(rows)]
-        if self.similarity.dtype == out.dtype:
-            return np.take(self.similarity, rows, axis=0, out=out, mode="clip")
-        out[...] = self.similarity[rows]
-        return out
 
 
 def _find_most_central(tied: np.ndarray | Tensor, central: np.ndarray | Tensor) -> int:

@@ -1,6 +1,10 @@
-"""Inner products of rows as a pursuit needs them: from a Gram matrix, or from the rows' factors."""
+"""Inner products of N rows, some of them in the slots of an `ActiveSet`: from a Gram matrix, or from the rows' factors.
 
-from typing import Protocol, TypeGuard
+Both classes answer the same calls. `diagonal` (N,) float64 holds the product of each row with itself; `precise` says
+whether products are exact to float64, else they are to float32.
+"""
+
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,58 +15,12 @@ from advcore.rows.pairwise import use_exact_factors
 _EXACT_ROWS = 64  # rows of a float32 matrix that are turned to float64 at a time
 
 
-class Products(Protocol):
-    """Inner products of N rows, of which some are in the slots of an `ActiveSet`.
-
-    diagonal : (N,) float64, the product of each row with itself.
-    precise : whether products are exact to float64; else to float32.
-    supports_leaps : whether correlating with several sums at once is cheaper than one after the other; such products
-        are `LeapProducts`.
-    """
-
-    diagonal: np.ndarray
-    precise: bool
-    supports_leaps: bool
-
-    def assign(self, slot: int, j: int) -> None:
-        """Put row j into a slot."""
-
-    def multiply_row(self, j: int, high: int) -> np.ndarray:
-        """Return the products of row j with the rows in the first `high` slots, (high,) float64."""
-
-    def correlate(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
-        """Return the products of all rows with the weighted sum of the rows in the slots, (N,).
-
-        Weights of shape (r, m) stand for r sums and give (r, N). `exact`: sum in float64.
-        """
-
-
-class LeapProducts(Products, Protocol):
-    """Products that support leaps."""
-
-    def read_row(self, j: int) -> np.ndarray:
-        """Return the products of row j with all rows, (N,), a view."""
-
-    def read_block(self, columns: np.ndarray, high: int) -> np.ndarray:
-        """Return a copy of the products of the rows in the first `high` slots with the rows `columns`.
-
-        Entries of slots that are not in use can be anything.
-        """
-
-
-def can_leap(products: Products) -> TypeGuard[LeapProducts]:
-    """Return whether the products support leaps."""
-    return products.supports_leaps
-
-
 class GramProducts:
     """Products read from a Gram matrix (N, N), float32 or float64, which is overwritten.
 
     The matrix's rows are reordered so that those in the slots come first: then the product with a weighted sum of them
-    is one matrix-vector product, and needs no copy.
+    is one matrix-vector product, and needs no copy. Products with several sums cost little more than those with one.
     """
-
-    supports_leaps = True
 
     def __init__(self, gram: np.ndarray):
         self._gram = gram
@@ -71,12 +29,10 @@ class GramProducts:
         self.precise = gram.dtype == np.float64
 
     def assign(self, slot: int, j: int) -> None:
-        """Swap row j with the row whose place the slot is."""
+        """Put row j into a slot: swap it with the row whose place the slot is."""
         place = self._place_of_row[j]
         displaced = self._row_at_place[slot]
-        products = self._gram[slot].copy()
-        self._gram[slot] = self._gram[place]
-        self._gram[place] = products
+        self._gram[[slot, place]] = self._gram[[place, slot]]
         self._row_at_place[[place, slot]] = displaced, j
         self._place_of_row[[displaced, j]] = place, slot
 
@@ -92,24 +48,25 @@ class GramProducts:
         return np.take(self._gram[:high], columns, axis=1)
 
     def multiply_row(self, j: int, high: int) -> np.ndarray:
+        """Return the products of row j with the rows in the first `high` slots, (high,) float64."""
         return self.read_row(j)[self._row_at_place[:high]].astype(np.float64)
 
     def correlate(self, weights: np.ndarray, *, exact: bool) -> np.ndarray:
+        """Return the products of all rows with the weighted sum of the rows in the slots, (N,); `exact`: in float64.
+
+        Weights of shape (r, m) stand for r sums and give (r, N), if not `exact`.
+        """
         used = self._gram[: weights.shape[-1]]
         if not exact or self.precise:
             return weights.astype(used.dtype) @ used
-        total = sum(
-            weights[start : start + _EXACT_ROWS] @ used[start : start + _EXACT_ROWS].astype(np.float64)
-            for start in range(0, len(weights), _EXACT_ROWS)
-        )
-        assert isinstance(total, np.ndarray), "a slot is in use"
-        return total
+        pieces = [slice(start, start + _EXACT_ROWS) for start in range(0, len(weights), _EXACT_ROWS)]
+        return cast(np.ndarray, sum(weights[piece] @ used[piece].astype(np.float64) for piece in pieces))
 
 
 class FactorProducts:
     """Products computed from the rows' factors: no matrix is held, and a pick costs O(N C D)."""
 
-    precise = supports_leaps = False
+    precise = False
 
     def __init__(self, rows: Rows, unit: float = 1.0):
         self._rows = rows
@@ -129,3 +86,6 @@ class FactorProducts:
         members = self._members[: len(weights)]
         combined = self._exact_rows.combine(members, torch.from_numpy(weights).to(members.device)) / self._unit
         return self._rows.correlate(combined, torch.float64 if exact else torch.float32).double().cpu().numpy()
+
+
+Products = GramProducts | FactorProducts

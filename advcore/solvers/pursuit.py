@@ -39,7 +39,7 @@ class PursuitProblem:
     closed: np.ndarray | bool = False
     residual: Callable[[np.ndarray, np.ndarray], float] | None = None
 
-    def open_rows(self) -> np.ndarray:
+    def find_open_rows(self) -> np.ndarray:
         """Return which rows may join, (N,) bool, in memory of its own."""
         return ~np.broadcast_to(self.closed, len(self.correlation))
 
@@ -104,7 +104,7 @@ class PursuitState:
         self.nonnegative, self.tolerance = nonnegative, tolerance
         self.active = ActiveSet(problem.k, dependent=PIVOT[products.precise], nonnegative=nonnegative)
         self.least = LEAST[products.precise] * problem.target_norm * np.sqrt(np.maximum(products.diagonal, 0))
-        self.is_open = problem.open_rows()
+        self.is_open = problem.find_open_rows()
         self.residual_correlation = problem.correlation.copy()
         self.applied = np.zeros(problem.k)
         self.path: list[float] = []
@@ -137,8 +137,7 @@ class PursuitState:
         self.is_open[row] = False
         if not self.join(row, self.residual_correlation[row]):
             return  # the row is a combination of the support, and stays closed for this pursuit
-        dropped = self.active.settle()
-        self.is_open[[other for other in dropped if other != row]] = True
+        self.is_open[[other for other in self.active.settle() if other != row]] = True
         self.steps_since_refresh += 1
         if self.is_refresh_due():
             self._refresh()

@@ -1,7 +1,5 @@
 """Solvers that look at a single score for each example: the hardest, the easiest, the middle, or some of all."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -10,7 +8,7 @@ from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.settings import settings
 from advcore.shares import floor_share
-from advcore.solvers.base import check_problem, equal_weights, refuse_target
+from advcore.solvers.base import check_problem, refuse_target, weigh_equally
 from advcore.types import Selection
 
 SCORES = ("el2n", "grand", "margin", "forgetting", "instability", "centre_distance", "input_norm")
@@ -32,7 +30,6 @@ class Scored:
     points: str = "clean"
     scores: str | None = None
     score = ""  # not annotated: a subclass may make it a setting, which then comes in that class's order
-    has_target: ClassVar[bool] = False
 
     def __post_init__(self):
         require(check_one_of("points", self.points, POINTS), *self._more_problems())
@@ -48,15 +45,11 @@ class Scored:
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         check_problem(rows, k)
         refuse_target(self, target)
-        indices = self.choose(rows.dense()[:, 0], k, generator)
-        return Selection(indices=indices, weights=equal_weights(indices, len(rows)), info={"stopped": "budget"})
+        return weigh_equally(self.choose(rows.dense()[:, 0], k, generator), len(rows))
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
         """Return the positions to pick, (k,) long, from scores (N,)."""
         raise NotImplementedError
-
-    def memory(self, n: int, k: int) -> dict[str, int]:
-        return {"matrix": 0, "solver": 0}
 
 
 def take_by_score(scores: Tensor, k: int, which: str) -> Tensor:

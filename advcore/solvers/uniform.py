@@ -7,7 +7,7 @@ from torch import Tensor
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.settings import settings
-from advcore.solvers.base import check_problem, equal_weights, refuse_target
+from advcore.solvers.base import check_problem, refuse_target, weigh_equally
 from advcore.types import Selection
 
 
@@ -24,15 +24,10 @@ class Random:
     """
 
     redraw: bool = True
-    has_target: ClassVar[bool] = False
     reads: ClassVar[str | None] = None
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         check_problem(rows, k)
         refuse_target(self, target)
         stream = generator if self.redraw else generator.at_epoch(0)
-        indices = stream.permutation()[:k].sort().values
-        return Selection(indices=indices, weights=equal_weights(indices, len(rows)), info={"stopped": "budget"})
-
-    def memory(self, n: int, k: int) -> dict[str, int]:
-        return {"matrix": 0, "solver": 0}
+        return weigh_equally(stream.permutation()[:k].sort().values, len(rows))

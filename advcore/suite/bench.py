@@ -197,7 +197,7 @@ def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tup
     """Return how many training and validation examples a method's data has. sizes : those counted before, by data."""
     key = str(config.data)
     if key not in sizes:
-        sizes[key] = config.data.counts()
+        sizes[key] = config.data.count_examples()
     return sizes[key]
 
 

@@ -17,10 +17,10 @@ from advcore.rng import Stream
 from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.runtime.signals import check, defer_stop
+from advcore.selection.result import Coreset
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
 from advcore.training.step import Batch, Gate, Learner, weigh_part
-from advcore.types import Coreset
 
 if TYPE_CHECKING:
     from advcore.training.loop import Run

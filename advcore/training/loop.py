@@ -22,6 +22,7 @@ from advcore.runtime.out_of_memory import explain_out_of_memory
 from advcore.runtime.precision import Speed, find_family
 from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.result import Coreset
 from advcore.selection.schedule import Epoch
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import build_collector, score_examples, score_probe
@@ -29,7 +30,6 @@ from advcore.training.judge import Judge, copy_weights
 from advcore.training.loop_settings import has_remembered_start
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
 from advcore.training.snapshot import take_snapshot
-from advcore.types import Coreset
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer

@@ -23,9 +23,10 @@ from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
+from advcore.selection.result import NORMALISE
 from advcore.selection.settings import unless
 from advcore.settings import settings
-from advcore.types import NORMALISE, find_name
+from advcore.types import find_name
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from advcore.cost import CostLedger
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 
 State = dict[str, Tensor]
 """Weights and buffers of a model, by name."""

@@ -14,9 +14,9 @@ from advcore import distributed
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError, must
 from advcore.runtime.device import get_random_state, set_random_state
+from advcore.selection.result import Coreset
 from advcore.training.judge import Verdict
 from advcore.training.progress import Entry, Place, Snapshot
-from advcore.types import Coreset
 
 if TYPE_CHECKING:
     from advcore.training.loop import Loop
@@ -53,7 +53,7 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "previous": judge.previous and list(judge.previous),
             "epochs": out.epochs,
             "events": out.events,
-            "ledger": out.ledger.summary(),
+            "ledger": out.ledger.summarise(),
             "random": distributed.gather_values(_get_random_states(loop.device)),
         }
     )

@@ -25,15 +25,7 @@ from advcore.gradients.last_layer import last_layer_rows
 from advcore.objectives import Trades
 from advcore.rng import Stream
 from advcore.run.environment import describe_environment
-from advcore.runtime.device import (
-    force_float32,
-    forget_peak,
-    has_graphs,
-    mark,
-    measure_peak_memory,
-    measure_seconds,
-    wait,
-)
+from advcore.runtime.device import force_float32, has_graphs, mark, measure_peak_memory, measure_seconds, wait
 from advcore.runtime.precision import PLAIN, Speed
 from advcore.selection.partition import Problem
 from advcore.selection.solve import solve_all
@@ -92,6 +84,12 @@ def train(options: argparse.Namespace) -> Iterator[dict]:
                 found = per_second(ours(model, x, y, speed), batch, device, repeats)
                 floor = per_second(passes_alone(model, x, y), batch, device, repeats)
             yield {"model": name, "way": way, "batch": batch, "per_second": found, "floor": floor}
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `measure_peak_memory` begin anew on CUDA; other devices keep their peak."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def select(options: argparse.Namespace) -> Iterator[dict]:

@@ -39,8 +39,8 @@ from advcore.models import ResNet18
 from advcore.objectives import Pgd, Trades
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import FactoredRows
-from advcore.rows.pairwise import distance_matrix, gram_matrix, matrix_dtype, natural_unit
-from advcore.shares import largest_remainder
+from advcore.rows.pairwise import choose_unit, distance_matrix, gram_matrix, matrix_dtype
+from advcore.shares import apportion
 from advcore.solvers import Craig, GradMatch, Random, gradmatch
 from advcore.solvers.location import locate, locate_with_submodlib
 from advcore.solvers.products import GramProducts
@@ -205,7 +205,7 @@ def _cell(kind: str, rows: FactoredRows, k: int, make: Callable, options: argpar
 
 def of_pursuit(rows: FactoredRows, k: int) -> tuple[list[Peer], list[str]]:
     """Orthogonal matching pursuit of the sum of all rows, ridge 0, tolerance 0; and why a peer is left out."""
-    target, unit = rows.total(), natural_unit(rows.squared_norms())
+    target, unit = rows.total(), choose_unit(rows.squared_norms())
     exact = gram_matrix(rows, unit=unit).numpy()
     correlation, norm = rows.correlate(target).numpy() / unit, float(target.norm()) / math.sqrt(unit)
     problem = PursuitProblem(correlation=correlation, target_norm=norm, k=k)
@@ -463,7 +463,7 @@ def _imagenet_pass(name: str, shape: Facts, solved: int, threads: int) -> Facts:
     set_threads(threads)
     each, more = divmod(shape["n"], shape["classes"])
     sizes = [each + (label < more) for label in range(shape["classes"])]
-    shares = largest_remainder(round(0.1 * shape["n"]), sizes)
+    shares = apportion(round(0.1 * shape["n"]), sizes)
     _imagenet_class(name, 0, sizes[0], shares[0], shape)  # libraries and threads start
     found, facts = measured(lambda: [_imagenet_class(name, c, sizes[c], shares[c], shape) for c in range(solved)])
     totals = {key: sum(one[key] for one in found) for key in ("generating", "solving", "picked")}

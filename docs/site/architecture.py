@@ -18,7 +18,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "entry": ("__main__",),
     "command line": ("cli",),
     "terminal": ("terminal",),
-    "exports": ("export",),
+    "exports and tests of plug-ins": ("export", "testing"),
     "suites": ("suite",),
     "runs": ("run",),
     "run files": ("config",),

@@ -46,7 +46,7 @@ API = {
     "evaluation": "Evaluation",
     "reporting": "Records and tables",
     "tracking": "Trackers",
-    "types": "Coreset and other values",
+    "types": "Values that stages pass to each other",
     "rows": "Rows",
     "cost": "Cost ledger",
     "rng": "Random numbers",

@@ -70,9 +70,15 @@ def _annotated(cls: type) -> list[ast.AnnAssign]:
 
 
 def _plain_default(default: str | None) -> str | None:
-    """`field(default_factory=dict, ...)` as what it makes."""
+    """`field(default_factory=dict, ...)` as what it makes, `setting(default=0.1, unit="share")` as 0.1."""
     made = re.match(r"field\(default_factory=(?:lambda: )?(\w+)", default or "")
-    return f"{made[1]}()" if made else default
+    if made:
+        return f"{made[1]}()"
+    if default is None or not default.startswith("setting("):
+        return default
+    call = ast.parse(default, mode="eval").body
+    values = [ast.unparse(word.value) for word in call.keywords if word.arg == "default"]
+    return values[0] if values else None
 
 
 def meanings(doc: str) -> dict[str, str]:

@@ -47,87 +47,6 @@ CONFIGS = {
     "cost": CostConfig,
     "checkpoint": CheckpointConfig,
 }
-UNITS = {
-    "accuracy": "",
-    "adversarial": "share",
-    "batch_size": "examples",
-    "beta": "unit-free",
-    "budget": "share",
-    "chunk_size": "examples",
-    "clean": "unit-free",
-    "clip_norm": "gradient norm",
-    "clip_value": "gradient entry",
-    "cost": "of full training",
-    "drop": "share",
-    "duplicates": "share",
-    "ema": "unit-free",
-    "end": "of the rate",
-    "epochs": "epochs",
-    "epsilon": "unit-free",
-    "eps": "pixels",
-    "eps_ramp": "epochs",
-    "examples": "images",
-    "first": "steps",
-    "full_examples": "examples",
-    "gamma": "of the rate",
-    "kept": "states",
-    "last": "steps",
-    "long_tail": "unit-free",
-    "lr": "unit-free",
-    "margin_eps": "logits",
-    "mean": "steps",
-    "memory_limit": "GB",
-    "milestones": "epochs",
-    "momentum": "unit-free",
-    "noise": "eps",
-    "num_classes": "classes",
-    "p_min": "share",
-    "p_up": "share",
-    "peak": "share",
-    "period": "epochs",
-    "probe_epochs": "epochs",
-    "probe_examples": "images",
-    "probed": "images",
-    "quality": "",
-    "ramp": "epochs",
-    "reference_epochs": "epochs",
-    "reference_steps": "steps",
-    "reset": "epochs",
-    "resolution": "entries",
-    "restarts": "starts",
-    "rho": "share",
-    "ridge": "unit-free",
-    "rounds": "rounds",
-    "size": "pixels",
-    "sparsity": "share",
-    "split_seed": "",
-    "seed": "",
-    "start": "of the rate",
-    "step_size": "as eps",
-    "steps": "steps",
-    "strata": "strata",
-    "test_size": "examples",
-    "tolerance": "unit-free",
-    "train_size": "examples",
-    "validation": "share",
-    "warm_start": "share",
-    "warm_up": "epochs",
-    "weight_decay": "unit-free",
-    "width": "channels",
-    "workers": "processes",
-}
-"""The unit of each setting that holds a number, by name."""
-OWN_UNITS = {
-    ("Perceptual", "eps"): "LPIPS",
-    ("StAdv", "eps"): "half widths",
-    ("JPEGLinf", "eps"): "quantisation steps",
-    ("NFGSM", "eps"): "pixels",
-    ("ReColorAdv", "eps"): "pixels",
-    ("Bounded", "eps"): "own units",
-    ("PGD", "eps"): "pixels",
-    ("Planted", "noise"): "share",
-}
-"""Where a class's setting has another."""
 _KINDS = {"float": "number", "int": "whole number", "str": "text", "bool": "true or false", "list": "list"}
 
 
@@ -167,14 +86,9 @@ def shown(default: str | None) -> str:
     return f"`{words[value] if value is None or isinstance(value, bool) else value}`"
 
 
-def unit(cls: type, one: Parameter) -> str:
-    """A number's unit; nothing for what is none."""
-    if "float" not in one.kind and "int" not in one.kind:
-        return ""
-    for base in cls.__mro__:
-        if (base.__name__, one.name) in OWN_UNITS:
-            return OWN_UNITS[base.__name__, one.name]
-    return UNITS.get(one.name, "")
+def unit(cls: type, name: str) -> str:
+    """The unit of a setting that holds a number, from the field's metadata; nothing for what has none."""
+    return cls.__dataclass_fields__[name].metadata.get("unit", "")
 
 
 def meaning(cls: type, name: str) -> str:
@@ -196,7 +110,7 @@ def said(cls: type) -> dict[str, str]:
 
 
 def row(place: str, cls: type, one: Parameter) -> str:
-    told = ", ".join(filter(None, [kind(one.kind), unit(cls, one)]))
+    told = ", ".join(filter(None, [kind(one.kind), unit(cls, one.name)]))
     path = f"{place}.{one.name}" if place else one.name
     cells = [f"`{path}`", told, shown(one.default), meaning(cls, one.name)]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def split():
     """200 images of 4 classes, 50 each, every image of its own."""
     images = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    return Split(torch.arange(200) % 4, images=lambda positions: images[positions])
+    return Split(torch.arange(200) % 4, lambda positions: images[positions])
 
 
 def planted(split, part=None, **faults):
@@ -47,7 +47,7 @@ def test_a_share_gives_way_to_near_copies_of_others_of_its_class_each_as_often(s
 
 def test_copies_of_grey_levels_stay_grey_levels(split):
     grey = (split.images(torch.arange(200)) * 255).round().to(torch.uint8)
-    found, part = planted(Split(split.labels, images=lambda positions: grey[positions]), duplicates=0.5)
+    found, part = planted(Split(split.labels, lambda positions: grey[positions]), duplicates=0.5)
     moved = found.images(part)
     assert moved.dtype == torch.uint8
     nearest = (moved[:, None].int() - grey[part][None].int()).abs().flatten(2).amax(2).min(1).values
@@ -63,13 +63,14 @@ def test_labels_become_another_class_in_the_given_share(split):
     assert set(shift.tolist()) == {1, 2, 3}
 
 
-def test_streamed_images_get_the_same_faults(split):
-    images = split.images(torch.arange(200))
+def test_streamed_images_get_the_same_faults(split, monkeypatch):
+    monkeypatch.setattr("advcore.data.split.RESIDENT_LIMIT", 0)
     held, part = planted(split, duplicates=0.5, noise=0.2)
-    listed = [(image, int(label)) for image, label in zip(images, split.labels, strict=True)]
-    streamed, same = planted(Split(split.labels, dataset=listed), duplicates=0.5, noise=0.2)
+    streamed, same = planted(Split(split.labels, split.images, may_stream=True), duplicates=0.5, noise=0.2)
     assert torch.equal(part, same) and torch.equal(held.labels, streamed.labels)
-    ((_, x, y),) = Streamed(streamed.dataset).batches([part])
+    source = streamed.make_source(part, CPU, workers=0)
+    assert isinstance(source, Streamed)
+    ((_, x, y),) = source.batches([torch.arange(len(part))])
     assert torch.equal(x, held.images(part)) and torch.equal(y, held.labels[part])
 
 

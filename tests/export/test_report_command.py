@@ -13,7 +13,7 @@ from advcore import cli
 from advcore.errors import CheckpointError, ConfigError
 from advcore.export.report import THUMBNAIL, choose_by_weight, encode_png, report
 from advcore.reporting.record import RunRecord
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 
 
 @pytest.fixture(scope="module")

@@ -410,7 +410,7 @@ def test_pictures_of_mixed_sizes_are_refused_where_nothing_cuts_them(tmp_path):
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_path_without_the_data_is_refused_by_name(name, path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    if name == "digits":
+    if "path" not in DATASETS[name].__dataclass_fields__:
         return  # embedded
     with pytest.raises(UserError) as caught:
         DATASETS[name](path=path).load(torch.device("cpu"))

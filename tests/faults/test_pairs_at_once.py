@@ -20,7 +20,7 @@ from faults.injectors import killed_at
 from advcore import files
 from advcore.errors import CheckpointError
 from advcore.run.weights import find_checkpoint, load_state, save_state, weights_hash
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 
 pytestmark = pytest.mark.case("B2")
 

@@ -31,9 +31,9 @@ from advcore.errors import (
 )
 from advcore.reporting.record import RunRecord
 from advcore.run import checkpoints
+from advcore.selection.result import Coreset
 from advcore.selection.scores import Scores
 from advcore.tracking import metrics
-from advcore.types import Coreset
 
 pytestmark = [pytest.mark.case("B6"), pytest.mark.skipif(sys.platform != "linux", reason="the system's own numbers")]
 TINY = [

@@ -20,7 +20,7 @@ from advcore.run import checkpoints
 from advcore.run.prepare import Reporter, prepare
 from advcore.run.run import run
 from advcore.run.select import keep_coreset
-from advcore.types import Coreset
+from advcore.selection.result import Coreset
 
 pytestmark = pytest.mark.case("B4")
 RECORD = RunRecord(
@@ -264,7 +264,7 @@ def test_baselines_from_before_there_were_seals_are_read(suite, tmp_path, monkey
     facts = json.loads(path.read_text())
     del facts["seal"]
     path.write_text(json.dumps(facts | {"schema": "advcore-baselines-1"}))
-    monkeypatch.setattr(Digits, "counts", lambda self: 1 / 0)
+    monkeypatch.setattr(Digits, "count_examples", lambda self: 1 / 0)
     assert bench.prepare(suite, out=tmp_path / "out").methods == first.methods
 
 

@@ -111,9 +111,9 @@ READS = {
     "squared_parts": lambda r: r.squared_parts(),
     "take": lambda r: r.take(J).dense(),
     "take of take": lambda r: r.take(J).take(torch.tensor([3, 1])).dense(),
-    "output": lambda r: r.output(1).dense(),
-    "take of output": lambda r: r.output(2).take(I).dense(),
-    "gram of output": lambda r: r.output(0).gram(I),
+    "output": lambda r: r.take_output(1).dense(),
+    "take of output": lambda r: r.take_output(2).take(I).dense(),
+    "gram of output": lambda r: r.take_output(0).gram(I),
     "block_means": lambda r: r.block_means(J.split(100)).dense(),
 }
 
@@ -187,7 +187,7 @@ HEAVY = {
     "gram": lambda r: r.gram(slice(0, 2), SOME),
     "gram of all": lambda r: r.gram(slice(0, 2)),
     "take": lambda r: r.take(SOME),
-    "take of output": lambda r: r.output(1).take(SOME),
+    "take of output": lambda r: r.take_output(1).take(SOME),
 }
 
 

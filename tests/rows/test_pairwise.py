@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies
 
 from advcore.rows import KINDS, DenseRows, FactoredRows
 from advcore.rows import pairwise as pairs
-from advcore.rows.pairwise import distance_matrix, gram_matrix, matrix_bytes, matrix_dtype, natural_unit
+from advcore.rows.pairwise import choose_unit, distance_matrix, gram_matrix, matrix_bytes, matrix_dtype
 
 N, C, D = 11, 3, 5
 CASES = [(kind, passes) for kind in KINDS for passes in (1, 2)] + [("dense", 1), ("blocks", 2)]
@@ -91,16 +91,16 @@ def test_a_unit_divides_and_changes_no_digit():
 @given(power=strategies.integers(-66, 60), seed=strategies.integers(0, 10**6))
 def test_the_natural_unit_is_a_power_of_two_that_scales_with_the_rows(power, seed):
     rows = factored(seed=seed)
-    unit, largest = natural_unit(rows.squared_norms()), float(rows.squared_norms().max())
+    unit, largest = choose_unit(rows.squared_norms()), float(rows.squared_norms().max())
     assert math.frexp(unit)[0] == 0.5 and unit <= largest < 2 * unit
     scaled = FactoredRows(residuals=tuple(part * 2.0**power for part in rows.residuals), features=rows.features)
-    assert natural_unit(scaled.squared_norms()) == unit * 4.0**power
-    same = [gram_matrix(own, torch.float32, unit=natural_unit(own.squared_norms())) for own in (rows, scaled)]
+    assert choose_unit(scaled.squared_norms()) == unit * 4.0**power
+    same = [gram_matrix(own, torch.float32, unit=choose_unit(own.squared_norms())) for own in (rows, scaled)]
     assert torch.equal(*same)
 
 
 def test_the_natural_unit_of_zero_rows_is_1():
-    assert natural_unit(torch.zeros(4)) == 1.0
+    assert choose_unit(torch.zeros(4)) == 1.0
 
 
 @pytest.mark.parametrize("sizes", [(1.0, 1.0), (1e-18, 1e18), (1e18, 1e15), (1e-20, 1e-15), (1.0, 0.0)])
@@ -112,7 +112,7 @@ def test_float32_products_are_right_to_float32_at_any_scale(kind, sizes):
         features=tuple(part * sizes[1] for part in plain.features),
         kind=kind,
     )
-    unit = natural_unit(rows.squared_norms())
+    unit = choose_unit(rows.squared_norms())
     gram, exact = gram_matrix(rows, torch.float32, unit=unit), gram_matrix(rows, unit=unit)
     assert torch.equal(gram, gram.T) and torch.isfinite(gram).all()
     torch.testing.assert_close(gram.double(), exact, rtol=0, atol=2e-5)  # of norms of about 1
@@ -121,7 +121,7 @@ def test_float32_products_are_right_to_float32_at_any_scale(kind, sizes):
 @pytest.mark.parametrize("scale", [1e-20, 1e18])
 def test_float32_storage_over_the_unit_neither_overflows_nor_vanishes(scale):
     rows = DenseRows(matrix=torch.randn(9, 4, generator=torch.Generator().manual_seed(0)) * scale)
-    unit = natural_unit(rows.squared_norms())
+    unit = choose_unit(rows.squared_norms())
     gram = gram_matrix(rows, torch.float32, unit=unit)
     torch.testing.assert_close(gram.double(), slow_gram(rows) / unit, rtol=1e-6, atol=1e-6)
     assert (gram.diagonal() > 0).all() and gram.max() < 2
@@ -175,7 +175,7 @@ def test_equal_rows_of_every_kind_and_scale_are_within_a_millionth_of_their_norm
         rows = FactoredRows(residuals=rows.residuals, features=tuple(h * scale for h in rows.features), kind=kind)
     rows = rows.take(twice)
     norms, equal = rows.squared_norms().sqrt(), twice[:, None] == twice[None]
-    unit = natural_unit(rows.squared_norms().sqrt())
+    unit = choose_unit(rows.squared_norms().sqrt())
     distance = distance_matrix(rows, dtype, unit=unit).double() * unit
     assert (distance <= 1e-6 * norms[:, None])[equal].all()
     close(distance[~equal], slow_distances(rows)[~equal], rtol=1e-5, atol=0)

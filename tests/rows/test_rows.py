@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies
 
 from advcore.errors import ConfigError, DataError
-from advcore.rows import KINDS, DenseRows, FactoredRows, cut, find_first_not_finite
+from advcore.rows import KINDS, BlockRows, DenseRows, FactoredRows, cut, find_first_not_finite
 from advcore.rows import factored as factored_module
 from advcore.rows import written_out as written_out_module
 
@@ -107,8 +107,8 @@ def test_take(kind, passes):
 @each_kind
 def test_block_means(kind, passes):
     rows, matrix = rows_of(kind, passes)
-    blocks = [torch.tensor([3]), torch.tensor([0, 10, 5]), torch.arange(N)]
-    close(rows.block_means(blocks).dense(), torch.stack([matrix[block].mean(0) for block in blocks]))
+    blocks = (torch.tensor([3]), torch.tensor([0, 10, 5]), torch.arange(N))
+    close(BlockRows(members=rows, blocks=blocks).dense(), torch.stack([matrix[block].mean(0) for block in blocks]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +117,7 @@ def test_output_is_one_logits_part(kind, passes):
     rows = factored(kind, passes)
     parts = written_out(rows).reshape(N, C, -1)
     for c in range(C):
-        close(rows.output(c).dense(), parts[:, c])
+        close(rows.take_output(c).dense(), parts[:, c])
 
 
 @each_kind
@@ -145,10 +145,11 @@ def test_norms_are_never_negative_where_passes_cancel(seed, digits):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("passes", [1, 2])
-def test_inner_products_row_by_row_are_those_of_the_rows_written_out(kind, passes):
+def test_inner_products_row_by_row_are_those_of_the_rows_written_out(script, kind, passes):
+    inner_products = script("diagnostics").inner_products
     one, other = factored(kind, passes), factored(kind, 3 - passes)
-    close(one.inner(other), (one.dense() * other.dense()).sum(1))
-    close(one.inner(one), one.squared_norms())
+    close(inner_products(one, other), (one.dense() * other.dense()).sum(1))
+    close(inner_products(one, one), one.squared_norms())
 
 
 def test_a_non_finite_factor_shows_in_the_norms():
@@ -228,13 +229,13 @@ def test_nbytes_and_dtype_are_the_factors_and_the_widest():
     assert (DenseRows(matrix=single).nbytes, DenseRows(matrix=half).dtype) == (48, torch.float16)
 
 
-BLOCKS = [torch.tensor([3]), torch.tensor([0, 10, 5]), torch.arange(N), torch.tensor([2, 2]), torch.tensor([7, 1])]
+BLOCKS = (torch.tensor([3]), torch.tensor([0, 10, 5]), torch.arange(N), torch.tensor([2, 2]), torch.tensor([7, 1]))
 WHERE = [slice(None), slice(1, 4), torch.tensor([4, 0]), torch.tensor([2, 2, 1])]
 
 
 def blocks_of(kind, passes):
     rows, matrix = rows_of(kind, passes)
-    return rows.block_means(BLOCKS), torch.stack([matrix[block].mean(0) for block in BLOCKS])
+    return BlockRows(members=rows, blocks=BLOCKS), torch.stack([matrix[block].mean(0) for block in BLOCKS])
 
 
 @each_kind
@@ -257,7 +258,7 @@ def test_block_means_wider_than_what_fits_are_taken_one_at_a_time(monkeypatch):
 def test_no_rows_have_an_empty_gram(kind, passes):
     rows, _ = rows_of(kind, passes)
     none, one = torch.tensor([], dtype=torch.long), torch.tensor([1])
-    for own in (rows, rows.block_means(BLOCKS)):
+    for own in (rows, BlockRows(members=rows, blocks=BLOCKS)):
         assert own.gram(none, one).shape == (0, 1) and own.gram(one, none).shape == (1, 0)
 
 
@@ -270,7 +271,7 @@ def test_block_means_are_the_means_written_out(kind, passes, tile, monkeypatch):
     close(blocks.squared_norms(), means.square().sum(1))
     close(blocks.squared_parts(), means.square().sum(1))
     close(
-        blocks.block_means([torch.tensor([0, 4]), torch.tensor([1])]).dense(),
+        BlockRows(members=blocks, blocks=(torch.tensor([0, 4]), torch.tensor([1]))).dense(),
         torch.stack([means[[0, 4]].mean(0), means[1]]),
     )
     target = blocks.total(torch.tensor([0, 2]))

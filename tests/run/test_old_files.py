@@ -14,8 +14,8 @@ import pytest
 from advcore.files import load_arrays, load_folder, load_npz, load_tensors
 from advcore.reporting.record import SCHEMA, UNSEALED, RunRecord
 from advcore.run import checkpoints
+from advcore.selection.result import Coreset
 from advcore.selection.scores import Scores
-from advcore.types import Coreset
 
 SETTINGS = [
     *("data.train_size=160", "data.test_size=60", "model.width=1", "attack.steps=2", "training.epochs=4"),

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from advcore.errors import BudgetError, DataError
+from advcore.gradients.base import Measurement
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.partition import PARTITIONS, Split
@@ -25,8 +26,7 @@ def split(labels, budget=0.5, block_size=16, blocks="permuted", rows=None, goal=
         block_size=block_size,
         blocks=blocks,
         stream=STREAM,
-        goal=goal[0],
-        goal_labels=goal[1],
+        goal=Measurement(*goal),
     )
 
 

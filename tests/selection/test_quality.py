@@ -16,7 +16,7 @@ from advcore.selection.quality import (
     measure_quality,
     measure_random_error,
 )
-from advcore.types import Coreset
+from advcore.selection.solve import Solution
 
 N, C, D = 30, 3, 5
 STREAM = Stream(seed=0, purpose="quality")
@@ -32,14 +32,13 @@ def factored(n, seed):
     )
 
 
-def coreset(**more) -> Coreset:
-    facts = {"num_examples": N, "fingerprint": "x", "solver": "x", "partition": "whole", "seed": 0, "budget": 0.1}
-    return Coreset(indices=PICKS, weights=WEIGHTS, **facts, **more)
-
-
 def found(rows, goal=None, normalise="coreset", **more):
     return measure_quality(
-        coreset(**more), Measurement(rows=rows, labels=LABELS), goal, normalise=normalise, stream=STREAM
+        Solution(indices=PICKS, weights=WEIGHTS, **more),
+        Measurement(rows=rows, labels=LABELS),
+        goal,
+        normalise=normalise,
+        stream=STREAM,
     )
 
 

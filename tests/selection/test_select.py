@@ -227,6 +227,13 @@ def test_easycore_takes_scores_and_refuses_to_go_without(model, source):
     assert set(coreset.indices.tolist()) == set(norms.rows.matrix[:, 0].argsort()[:24].tolist())
 
 
+def test_a_solver_that_reads_nothing_attacks_no_sample_in_full_whatever_rows_it_is_given(model, source):
+    kept = measured(model, source, Trades(), ATTACK)
+    chooser = selector(Random(), full_attack=LinfPGD(eps=0.1, steps=5))
+    coreset = chooser.select(model, source, seed=0, rows=kept)
+    assert coreset.quality["gradient_error"] > 0 and "gradient_error_full" not in coreset.quality
+
+
 def test_random_is_redrawn_at_every_epoch_unless_told_otherwise(model, source):
     def picks(solver, epoch):
         return selector(solver).select(model, source, seed=0, epoch=epoch).indices.tolist()

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies
 from scipy.optimize import nnls
 
 from advcore.rows import DenseRows, FactoredRows
-from advcore.rows.pairwise import gram_matrix, natural_unit
+from advcore.rows.pairwise import choose_unit, gram_matrix
 from advcore.solvers import leap
 from advcore.solvers import pursuit as module
 from advcore.solvers.products import FactorProducts, GramProducts
@@ -29,13 +29,13 @@ def factored(n, seed=0, width=20):
 
 def products_of(rows, way):
     if way == "factors":
-        return FactorProducts(rows, natural_unit(rows.squared_norms()))
+        return FactorProducts(rows, choose_unit(rows.squared_norms()))
     dtype = torch.float64 if way == "float64" else torch.float32
-    return GramProducts(gram_matrix(rows, dtype, unit=natural_unit(rows.squared_norms())).numpy())
+    return GramProducts(gram_matrix(rows, dtype, unit=choose_unit(rows.squared_norms())).numpy())
 
 
 def problem_of(rows, k, target=None, **changes):
-    unit, target = natural_unit(rows.squared_norms()), rows.total() if target is None else target
+    unit, target = choose_unit(rows.squared_norms()), rows.total() if target is None else target
     correlation, norm = rows.correlate(target).numpy() / unit, float(target.norm()) / np.sqrt(unit)
     return PursuitProblem(correlation=correlation, target_norm=norm, k=k, **changes)
 
@@ -76,7 +76,7 @@ def test_weights_are_nnls_on_the_support_also_where_rows_left(way, ridge):
     for seed in range(4):
         rows = factored(60, seed, width=3)
         found = run(rows, 25, way, ridge=ridge)
-        unit = natural_unit(rows.squared_norms())
+        unit = choose_unit(rows.squared_norms())
         matrix = rows.dense().numpy()[found.support] / np.sqrt(unit)
         columns, goal = extended(matrix, rows.total().flatten().numpy() / np.sqrt(unit), ridge)
         fast, slow = columns @ found.weights, columns @ nnls(columns, goal)[0]
@@ -207,7 +207,7 @@ def test_exact_sums_over_more_rows_than_are_read_at_a_time_are_float64():
         for slot in range(150):
             products.assign(slot, slot)
         weights = np.random.default_rng(0).normal(size=150)
-        unit = natural_unit(rows.squared_norms())
+        unit = choose_unit(rows.squared_norms())
         stored = gram_matrix(rows, torch.float32 if way == "float32" else torch.float64, unit=unit).double().numpy()
         np.testing.assert_allclose(products.correlate(weights, exact=True), weights @ stored[:150], rtol=0, atol=1e-11)
         np.testing.assert_allclose(products.correlate(weights, exact=False), weights @ stored[:150], rtol=0, atol=1e-3)

@@ -15,7 +15,7 @@ from advcore.rows import pairwise as pairs
 from advcore.solvers import CCS, SOLVERS, ByScore, Craig, GradMatch
 from advcore.solvers.base import estimate_memory
 
-EACH = {name: Solver() for name, Solver in SOLVERS.items()} | {
+EACH = {name: Solver(**getattr(Solver, "example", {})) for name, Solver in SOLVERS.items()} | {
     "craig without a matrix": Craig(matrix="free"),
     "stochastic craig": Craig(epsilon=0.1),
     "gradmatch without a matrix": GradMatch(matrix="free"),
@@ -181,7 +181,7 @@ def as_read(reads, matrix):
     dense = DenseRows(matrix=matrix)
     return [
         dense,
-        dense.block_means([torch.tensor([i, (i + 1) % len(matrix)]) for i in range(len(matrix))]),
+        BlockRows(members=dense, blocks=tuple(torch.tensor([i, (i + 1) % len(matrix)]) for i in range(len(matrix)))),
         FactoredRows(residuals=(matrix,), features=(ones,)),
         FactoredRows(residuals=(matrix, -matrix), features=(ones, ones)),  # passes that cancel
     ]
@@ -246,8 +246,7 @@ def test_a_power_of_two_changes_nothing_but_the_scale(solver, power):
 
 @each_solver
 def test_a_subset_of_a_block_problem_is_solved_as_such(solver):
-    blocks = list(torch.arange(40).split(5))
-    rows = generic(solver, 40).block_means(blocks)
+    rows = BlockRows(members=generic(solver, 40), blocks=torch.arange(40).split(5))
     assert_sane(solver(rows, 3, generator=stream(8)), 8, 3, solver)
 
 
@@ -256,7 +255,8 @@ def test_a_subset_of_a_block_problem_is_solved_as_such(solver):
 @given(n=strategies.integers(1, 10**6), share=strategies.floats(0, 1))
 def test_memory_is_told_in_whole_bytes(solver, n, share):
     told = estimate_memory(solver, n, max(1, round(share * n)))
-    assert told == solver.memory(n, max(1, round(share * n))) and set(told) == {"matrix", "solver"}
+    assert set(told) == {"matrix", "solver"}
+    assert told == solver.memory(n, max(1, round(share * n))) if hasattr(solver, "memory") else not any(told.values())
     assert all(isinstance(size, int) and size >= 0 for size in told.values())
 
 
@@ -266,7 +266,7 @@ def test_memory_is_told_in_whole_bytes(solver, n, share):
 def test_a_target_is_fitted_or_refused_in_one_line(solver, zero):
     rows = generic(solver, 10)
     target = rows.total(torch.arange(4)) * (0 if zero else 1)
-    if solver.has_target:
+    if getattr(solver, "has_target", False):
         assert_sane(solver(rows, 3, target=target, generator=stream(10)), 10, 3, solver)
         return
     with pytest.raises(ConfigError, match=rf"^{type(solver).__name__} .*takes no target; use GradMatch") as caught:

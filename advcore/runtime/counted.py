@@ -1,0 +1,56 @@
+"""A model whose passes are counted where it is called."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from advcore.errors import ConfigError, must
+from advcore.runtime.cuda_graphs import replay
+from advcore.runtime.precision import get_speed, run_model
+from advcore.runtime.signals import check
+
+
+@dataclass(frozen=True)
+class CountedModel:
+    """A model that tells how many passes it does; a backward pass is one whose gradient reaches the logits.
+
+    Parameters
+    ----------
+    model : gives logits (B, C); called on a copy of x, by the active `Speed`.
+    count : called with "forward" or "backward" and the number of examples, whenever such a pass happens.
+    """
+
+    model: nn.Module
+    count: Callable[[str, int], None]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        check()
+        logits = run_model(self.model, x)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
+        self.count("forward", len(x))
+        if logits.requires_grad:
+            logits.register_hook(partial(self._count_backward, len(x)))
+        return logits
+
+    def _count_backward(self, examples: int, gradient: Tensor) -> None:
+        self.count("backward", examples)
+
+    def replay_or_run(
+        self, key: Hashable, work: Callable[..., Tensor], inputs: Sequence[Tensor], passes: tuple[int, int]
+    ) -> Tensor:
+        """Return `work(forward, *inputs)`, by its CUDA graph where there is one (`advcore.runtime.cuda_graphs.replay`).
+
+        passes : forward and backward passes of each of the first input's examples, which a graph counts as.
+        """
+        check()
+        graphed_work = partial(work, partial(run_model, self.model))
+        output = replay(self.model, (key, get_speed()), graphed_work, inputs)
+        if output is None:
+            return work(self, *inputs)
+        for kind, count in zip(("forward", "backward"), passes, strict=True):
+            self.count(kind, count * len(inputs[0]))
+        return output
