@@ -12,7 +12,7 @@ import torch
 from advcore import distributed
 from advcore.config.load import Change, from_dict, list_changes, resolve
 from advcore.data.source import hash_content
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, must, require
 from advcore.files import list_leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.run import build, checkpoints
@@ -163,15 +163,15 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[Change]:
         changed.append(Change("selection.cost", before, now))
     refused = []
     for change in changed:
-        if change.path == "training.epochs" and not _appends_epochs(prepared, record):
-            refused.append(
-                f"{change}; more epochs go where no selection is left: the new plan is "
-                f"{prepared.trainer.schedule.describe()}"
-            )
-        elif change.path != "training.epochs" and not is_among(change.path, _FREE):
-            refused.append(str(change))
-    if refused:
-        raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
+        is_free = is_among(change.path, _FREE)
+        way_out = ""
+        if change.path == "training.epochs":
+            is_free = _appends_epochs(prepared, record)
+            plan = prepared.trainer.schedule.describe()
+            way_out = f"more epochs go where no selection is left: the new plan is {plan}"
+        if not is_free:
+            refused.append(SettingProblem("--resume", "goes on with the settings of the run", str(change), way_out))
+    require(*refused)
     return changed
 
 
