@@ -13,7 +13,12 @@ NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
 
 def suggest_nearest(
-    value: object, known: Iterable[str], aliases: Mapping[str, str] = NO_ALIASES, *, alike: float = ALIKE
+    value: object,
+    known: Iterable[str],
+    aliases: Mapping[str, str] = NO_ALIASES,
+    *,
+    alike: float = ALIKE,
+    place: str = "",
 ) -> str:
     """Offer the known word that `value` probably means, as a question; "" where none is likely.
 
@@ -25,6 +30,7 @@ def suggest_nearest(
     aliases : from what the field calls it, in small letters and digits alone, to the known word and the advice that
         goes with it: {"fgsm": "linf_pgd with steps: 1"}. One whose known word is not in `known` does not count.
     alike : how much alike a word must be spelt: the least ratio of difflib, in [0, 1].
+    place : the setting where the known words belong, if that is another one.
     """
     words = list(known)
     wanted = simplify_name(str(value))
@@ -39,7 +45,8 @@ def suggest_nearest(
     if not suggestion:
         return ""
     name = _ADVICE.sub("", suggestion)
-    return f"did you mean {name!r}{suggestion.removeprefix(name)}?"
+    advice = suggestion.removeprefix(name) + (place and f" at {place}")
+    return f"did you mean {name!r}{advice}?"
 
 
 def _find_closest(wanted: str, targets: Mapping[str, str], alike: float) -> str:

@@ -147,7 +147,7 @@ def suggest_name(name: object, known: Collection[str]) -> str:
         for table, place in PLACES.items():
             foreign = ALIASES[table] | {simplify_name(other): other for other in TABLES[table]}
             if simplify_name(str(name)) in foreign and not place.startswith("training."):
-                return suggest_nearest(name, TABLES[table], foreign).replace("?", f" at {place}?")
+                return suggest_nearest(name, TABLES[table], foreign, place=place)
     return suggest_nearest(name, known, aliases)
 
 

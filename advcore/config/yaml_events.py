@@ -42,21 +42,17 @@ def read_events(text: str) -> list[ValueEvent]:
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
         if documents > 1:
-            raise error_at(find_start(event), "a text must hold one document, another document begins here")
+            raise error_at(event, "a text must hold one document, another document begins here")
         if isinstance(event, ValueEvent):
             meter.count(event)
             events.append(event)
     return events
 
 
-def find_start(event: yaml.Event) -> yaml.Mark:
-    """Return where an event begins."""
-    assert isinstance(event.start_mark, yaml.Mark), "PyYAML's parser in Python marks every event"
-    return event.start_mark
-
-
-def error_at(mark: yaml.Mark, text: str) -> ConfigError:
-    """Return an error that names line and column, counted from 1."""
+def error_at(where: yaml.Event | yaml.Mark, text: str) -> ConfigError:
+    """Return an error that names line and column, counted from 1; those of the beginning of an event."""
+    mark = where.start_mark if isinstance(where, yaml.Event) else where
+    assert isinstance(mark, yaml.Mark), "PyYAML's parser in Python marks every event"
     return ConfigError(f"line {mark.line + 1}, column {mark.column + 1}: {text}")
 
 
@@ -145,11 +141,9 @@ class _Meter:
         text = self._open[0]
         if text.values > MOST_VALUES or text.characters > MOST_CHARACTERS:
             limit = f"at most {MOST_VALUES:,} values and {MOST_CHARACTERS:,} characters"
-            raise error_at(find_start(event), f"a text must hold {limit}, where aliases are followed")
+            raise error_at(event, f"a text must hold {limit}, where aliases are followed")
         if text.levels > DEEPEST + 1:
-            raise error_at(
-                find_start(event), f"settings must be nested at most {DEEPEST} deep, where aliases are followed"
-            )
+            raise error_at(event, f"settings must be nested at most {DEEPEST} deep, where aliases are followed")
         if isinstance(event, yaml.CollectionStartEvent):
             self._open.append(size)
 
@@ -158,7 +152,7 @@ class _Meter:
         if isinstance(event, yaml.AliasEvent):
             return self._find_size(event)
         if event.anchor in self._sizes:
-            raise error_at(find_start(event), f"the anchor {format_value(event.anchor)} stands twice; rename one")
+            raise error_at(event, f"the anchor {format_value(event.anchor)} stands twice; rename one")
         size = _Size(values=1, levels=1)
         if isinstance(event, yaml.ScalarEvent):
             size = _Size(values=1, characters=len(event.value))
@@ -169,7 +163,7 @@ class _Meter:
     def _find_size(self, alias: yaml.AliasEvent) -> _Size:
         size = self._sizes.get(alias.anchor)
         if size is None:
-            raise error_at(find_start(alias), f"the alias {format_value(alias.anchor)} has no anchor before it")
+            raise error_at(alias, f"the alias {format_value(alias.anchor)} has no anchor before it")
         if any(size is outer for outer in self._open):
-            raise error_at(find_start(alias), "an alias must not stand inside what it means")
+            raise error_at(alias, "an alias must not stand inside what it means")
         return size

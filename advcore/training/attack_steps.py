@@ -3,7 +3,7 @@
 import math
 
 from advcore.attacks.base import Attack
-from advcore.errors import SettingProblem, check_at_least, check_positive, must, require
+from advcore.errors import SettingProblem, check, check_at_least, check_positive, must, require
 from advcore.settings import settings
 from advcore.shares import floor_share
 
@@ -65,22 +65,13 @@ class ByBudget:
     last: int = 10
 
     def __post_init__(self):
+        steps = [self.first, self.mean, self.last]
         require(
             check_positive("mean", self.mean),
             check_at_least("first", self.first, 1),
             check_at_least("last", self.last, 1),
-            *self._check_order(),
+            check(self.first <= self.mean <= self.last, "first, mean, last", "in rising order", steps),
         )
-
-    def _check_order(self) -> list[SettingProblem]:
-        """Return a problem unless first <= mean <= last."""
-        try:
-            ordered = self.first <= self.mean <= self.last
-        except TypeError:
-            return []  # a value of the wrong type, which has its problem already
-        if ordered:
-            return []
-        return [must("first, mean, last", "in rising order", [self.first, self.mean, self.last])]
 
     def at(self, epoch: int, epochs: int) -> int:
         """Return the attack steps of an epoch, counted from 0, of `epochs` that run."""
