@@ -25,19 +25,6 @@ from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
 from advcore.training.trainer import LoopSettings
 
-if TYPE_CHECKING:
-    from advcore.attacks.base import Attack
-    from advcore.data.base import DataSettings
-    from advcore.evaluation.autoattack import AutoAttack
-    from advcore.models.base import ModelSettings
-    from advcore.objectives.base import Objective
-    from advcore.solvers.base import Solver
-    from advcore.tracking import Tracker
-    from advcore.training.attack_steps import StepSchedule
-    from advcore.training.lr import LRSchedule
-    from advcore.training.minibatch import Rule
-    from advcore.training.optimizers import OptimizerSettings
-
 TABLES: dict[str, Mapping[str, type]] = {
     "data": DATASETS,
     "models": MODELS,
@@ -61,10 +48,8 @@ def _read_name(value: object) -> str | None:
     return None
 
 
-def _remove_name(value: object) -> object:
+def _remove_name(value: dict) -> dict[str, object]:
     """Return settings without the name that chose their class; `timm:ARCHITECTURE` leaves its architecture."""
-    if not isinstance(value, Mapping):
-        return value
     rest = {key: entry for key, entry in value.items() if key != "name"}
     architecture = value["name"].partition(":")[2]
     return rest | {"architecture": architecture} if architecture else rest
@@ -76,17 +61,19 @@ def _choose_by_name(table: Mapping[str, type]) -> Any:
 
 
 if TYPE_CHECKING:  # a type checker knows the choices by what all entries of a table have in common
-    DataChoice = DataSettings
-    ModelChoice = ModelSettings
-    ObjectiveChoice = Objective
-    AttackChoice = Attack
-    EvaluatedChoice = Attack | AutoAttack
-    SolverChoice = Solver
-    RuleChoice = Rule
-    OptimizerChoice = OptimizerSettings
-    LrScheduleChoice = LRSchedule
-    AttackStepsChoice = StepSchedule
-    TrackerChoice = Tracker
+    from advcore.attacks.base import Attack as AttackChoice
+    from advcore.data.base import DataSettings as DataChoice
+    from advcore.evaluation.autoattack import AutoAttack
+    from advcore.models.base import ModelSettings as ModelChoice
+    from advcore.objectives.base import Objective as ObjectiveChoice
+    from advcore.solvers.base import Solver as SolverChoice
+    from advcore.tracking import Tracker as TrackerChoice
+    from advcore.training.attack_steps import StepSchedule as AttackStepsChoice
+    from advcore.training.lr import LRSchedule as LrScheduleChoice
+    from advcore.training.minibatch import Rule as RuleChoice
+    from advcore.training.optimizers import OptimizerSettings as OptimizerChoice
+
+    EvaluatedChoice = AttackChoice | AutoAttack
 else:
     DataChoice = _choose_by_name(DATASETS)
     ModelChoice = _choose_by_name(MODELS)

@@ -34,15 +34,6 @@ def read(path: str | Path) -> dict:
     raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
 
 
-@lru_cache(maxsize=8)
-def _parse_once(text: str, where: str) -> Value:
-    """Parse a file's text, once in a process: a command reads its file before torch is imported, and again after.
-
-    Nobody changes what it returns. A text that is refused is parsed anew each time.
-    """
-    return parse(text, where)
-
-
 def _read_text(path: Path) -> str:
     try:
         with open(path, "rb") as file:
@@ -67,6 +58,11 @@ def parse(text: str, where: str) -> Value:
         return _Builder(read_events(text)).build()
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+_parse_once = lru_cache(maxsize=8)(parse)
+"""Parses a file once in a process: a command reads it before torch is imported, and again after. The values that it
+returns must not be changed. A text that is refused is parsed anew each time."""
 
 
 @dataclass(frozen=True)
