@@ -60,10 +60,7 @@ def as_problem(problem: SettingProblem | str) -> SettingProblem:
 
 
 class UserError(AdvcoreError, ValueError):
-    """A mistake of the user, for which the command line exits with code 2.
-
-    It holds one or more problems; a text stands for the problem that it describes. As text, it has a line for each.
-    """
+    """A mistake of the user: one or more problems, or texts that describe them. The command line exits with code 2."""
 
     def __init__(self, *problems: SettingProblem | str):
         self.problems = tuple(map(as_problem, problems))
@@ -136,10 +133,9 @@ def format_value(value: object) -> str:
 
 def shorten(text: str) -> str:
     """Return a text as it is, or the two ends of a long one."""
-    half = _MOST_CHARACTERS // 2
-    if len(text) <= 2 * half:
+    if len(text) <= _MOST_CHARACTERS:
         return text
-    return f"{text[:half]}...{text[-half:]}"
+    return f"{text[: _MOST_CHARACTERS // 2]}...{text[-_MOST_CHARACTERS // 2 :]}"
 
 
 def _write_value(value: object) -> str:
@@ -157,6 +153,11 @@ def require(*problems: SettingProblem | str | None) -> None:
     remaining = [problem for problem in problems if problem]
     if remaining:
         raise ConfigError(*remaining)
+
+
+def unless(is_right: object, problem: SettingProblem | None) -> SettingProblem | None:
+    """Return a problem with a setting, or None where `is_right` is true."""
+    return None if is_right else problem
 
 
 MOST = 1_000_000_000

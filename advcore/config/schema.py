@@ -10,14 +10,13 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from advcore.adversary import describe_mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
-from advcore.errors import LARGEST_SEED, SettingProblem, check, check_at_least, check_positive, must, require
+from advcore.errors import LARGEST_SEED, SettingProblem, check, check_at_least, check_positive, must, require, unless
 from advcore.evaluation.evaluate import EVALUATED, attack_name
 from advcore.minibatch import RULES
 from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import MOST_EPOCHS, Schedule
-from advcore.selection.settings import unless
 from advcore.settings import settings
 from advcore.solvers import SOLVERS
 from advcore.tracking import TRACKERS, find_tracker_name

@@ -15,7 +15,7 @@ from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.contract import MapStyle, chunk_sizes
 from advcore.data.source import Source, as_source
-from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must
+from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
@@ -25,7 +25,7 @@ from advcore.selection.measure import Call, Measured, count_cost, measure, sampl
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
 from advcore.selection.result import NORMALISE, Coreset
-from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings, unless
+from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings
 from advcore.selection.solve import Solution, solve
 from advcore.settings import settings
 from advcore.solvers import SOLVERS

@@ -11,8 +11,8 @@ from advcore.errors import (
     format_count,
     must,
     require,
+    unless,
 )
-from advcore.selection.settings import unless
 from advcore.settings import settings
 from advcore.shares import floor_share
 

@@ -1,6 +1,15 @@
 """Settings of a selection that do not depend on its objective, attack and solver."""
 
-from advcore.errors import SettingProblem, check_at_least, check_one_of, check_positive, check_share, must, require
+from advcore.errors import (
+    SettingProblem,
+    check_at_least,
+    check_one_of,
+    check_positive,
+    check_share,
+    must,
+    require,
+    unless,
+)
 from advcore.rows import KINDS
 from advcore.selection.partition import ALIASES, PARTITIONS
 from advcore.settings import settings
@@ -57,8 +66,3 @@ class SelectionSettings:
     def _more_problems(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
-
-
-def unless(is_right: object, problem: SettingProblem | None) -> SettingProblem | None:
-    """Return a problem with a setting, or None where `is_right` is true."""
-    return None if is_right else problem

@@ -73,13 +73,11 @@ class ActiveSet:
         return len(self._find_falling()) > 0
 
     def undo_join(self, weights: np.ndarray) -> None:
-        """Take the last join back, provided that no row left since; `weights` are those before it, (high,) or fewer."""
+        """Take the last join back, provided that no row left since; `weights` (capacity,) are those before it."""
         slot = self.newest
         self._inverse[slot] = 0
         self.members[slot] = self._join_number[slot] = -1
-        for values in (self.weights, self._refitted):
-            values[: len(weights)] = weights
-            values[len(weights) : self.high] = 0
+        self.weights[:] = self._refitted[:] = weights
 
     def find_free_slot(self) -> int:
         """Return the slot of the next row to join: the lowest free one."""

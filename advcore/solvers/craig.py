@@ -1,14 +1,13 @@
 """CRAIG: the rows that, as medoids, are nearest to all rows (facility location)."""
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.errors import SettingProblem, check_one_of, must, require
+from advcore.errors import check_one_of, must, require, unless
 from advcore.rng import Stream
 from advcore.rows import ALL, Rows, cut
 from advcore.rows.pairwise import (
@@ -64,16 +63,19 @@ class Craig:
             check_one_of("distance", self.distance, DISTANCES),
             check_one_of("matrix", self.matrix, MATRIX),
             check_one_of("backend", self.backend, BACKENDS),
-            *self._problems_with_values(),
+            unless(
+                self.epsilon is None or 0 < self.epsilon < 1,
+                must("epsilon", "in (0, 1)", self.epsilon, "null is exact greedy"),
+            ),
+            unless(
+                self.backend != "submodlib" or self.matrix != "free",
+                must("matrix", "'held' or 'auto' for submodlib", self.matrix),
+            ),
+            unless(
+                self.backend != "submodlib" or self.epsilon is None,
+                must("epsilon", "null for submodlib", self.epsilon),
+            ),
         )
-
-    def _problems_with_values(self) -> Iterator[SettingProblem]:
-        if self.epsilon is not None and not 0 < self.epsilon < 1:
-            yield must("epsilon", "in (0, 1)", self.epsilon, "null is exact greedy")
-        if self.backend == "submodlib" and self.matrix == "free":
-            yield must("matrix", "'held' or 'auto' for submodlib", self.matrix)
-        if self.backend == "submodlib" and self.epsilon is not None:
-            yield must("epsilon", "null for submodlib", self.epsilon)
 
     def __call__(self, rows: Rows, k: int, *, target: Tensor | None = None, generator: Stream) -> Selection:
         norms = check_problem(rows, k)

@@ -89,7 +89,7 @@ def _try_steps(state: "PursuitState", rows: GramProducts, candidates: np.ndarray
     products = rows.read_block(candidates, active.high + limit)
     least = state.least[candidates]
     is_open = np.ones(len(candidates), dtype=bool)
-    weights = weights_before = state.applied[: active.high].copy()
+    weights = state.applied
     correlation = correlation_before = state.residual_correlation[candidates]
     trials: list[_Trial] = []
     while len(trials) < limit:
@@ -104,10 +104,10 @@ def _try_steps(state: "PursuitState", rows: GramProducts, candidates: np.ndarray
         active.settle()
         is_open[best] = False
         products[active.newest] = rows.read_row(row)[candidates]
-        weights = active.weights[: active.high].copy()
+        weights = active.weights.copy()
         trials.append(_Trial(row=row, score=scores[best], weights=weights))
-        change = weights - np.pad(weights_before, (0, len(weights) - len(weights_before)))
-        correlation = correlation_before - change.astype(products.dtype) @ products[: len(weights)]
+        change = (weights - state.applied)[: active.high].astype(products.dtype)
+        correlation = correlation_before - change @ products[: active.high]
     return trials
 
 
@@ -117,7 +117,7 @@ def _keep_right_trials(state: "PursuitState", candidates: np.ndarray, trials: li
     Trials after the first that meets the tolerance are undone, too.
     """
     high = state.active.high
-    weights = np.stack([np.pad(trial.weights, (0, high - len(trial.weights))) for trial in trials])
+    weights = np.stack([trial.weights[:high] for trial in trials])
     # (len(trials), N): all rows' correlations with the residual after each trial
     correlation = state.residual_correlation - state.products.correlate(weights - state.applied[:high], exact=False)
     unbeaten = _count_unbeaten(state, candidates, trials, correlation)
