@@ -585,7 +585,7 @@ def _fail_with(error: Exception) -> int | None:
 
         shared = distributed.is_raised_in_all(error)
     if isinstance(error, UserError):
-        return _fail(error.problems, 2, shared=shared)
+        return _fail(error.lines, 2, shared=shared)
     if isinstance(error, AdvcoreError):
         return _fail([str(error)], 3, shared=shared)
     if isinstance(error, OSError):

@@ -10,9 +10,9 @@ from typing import TypedDict
 import torch
 
 from advcore import distributed
-from advcore.config.load import from_dict, list_changes, resolve
+from advcore.config.load import Change, from_dict, list_changes, resolve
 from advcore.data.source import hash_content
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, must, require
 from advcore.files import list_leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.run import build, checkpoints
@@ -111,7 +111,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
             settle_all(path / name)
         damaged += restore_coresets(path, state, prepared.data)
         epoch = state["place"]["epoch"] if state else 0
-        note = {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]}
+        note = {"epoch": epoch, "changed": [*map(str, changed)], "damaged": [*problems, *damaged]}
         earlier = {name: getattr(before, name) for name in _CONTINUED}
         journal.record = replace(journal.record, resumes=[*before.resumes, note], **earlier)
         journal.began -= before.seconds
@@ -127,14 +127,14 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> Beginning:
     return {"done": False, "state": state}
 
 
-def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:
+def _is_done(before: RunRecord, changed: list[Change], path: Path) -> bool:
     """Return whether a resumed run is finished and stays as it is.
 
     That needs unchanged settings. Where its states are gone, as those of a suite's finished run are, settings that have
     no influence on the results may have changed.
     """
     states_gone = not checkpoints.states_folder(path).exists()
-    return before.finished and all(states_gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed)
+    return before.finished and all(states_gone and is_among(change.path, ELSEWHERE) for change in changed)
 
 
 def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
@@ -154,27 +154,26 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
         return RunRecord(**settings, environment={}, plan="", reference={}), [str(problem)]
 
 
-def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
-    """Return the settings that differ from those that the run began with, as lines "a.b: old -> new".
+def _compare_settings(prepared: Prepared, record: RunRecord) -> list[Change]:
+    """Return the settings that differ from those that the run began with.
 
     Raises ConfigError, with all of them, if some would change how the run trains.
     """
     changed = list_changes(_with_defaults(record.config), resolve(prepared.config))
     before, now = (inputs.get("selection.cost") for inputs in (record.inputs, prepared.inputs))
     if before != now:
-        changed.append(f"selection.cost: {before!r} -> {now!r}")
+        changed.append(Change("selection.cost", before, now))
     refused = []
-    for line in changed:
-        setting = line.split(":")[0]
-        if setting == "training.epochs" and not _appends_epochs(prepared, record):
-            refused.append(
-                f"{line}; more epochs go where no selection is left: the new plan is "
-                f"{prepared.trainer.schedule.describe()}"
-            )
-        elif setting != "training.epochs" and not is_among(setting, _FREE):
-            refused.append(line)
-    if refused:
-        raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
+    for change in changed:
+        is_free = is_among(change.path, _FREE)
+        way_out = ""
+        if change.path == "training.epochs":
+            is_free = _appends_epochs(prepared, record)
+            plan = prepared.trainer.schedule.describe()
+            way_out = f"more epochs go where no selection is left: the new plan is {plan}"
+        if not is_free:
+            refused.append(SettingProblem("--resume", "goes on with the settings of the run", str(change), way_out))
+    require(*refused)
     return changed
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from advcore.config.schema import RunConfig
-from advcore.errors import CheckpointError, must
+from advcore.errors import CheckpointError, SettingProblem, must
 from advcore.files import check_inside, has_pair, load_tensors, load_weights, read_bytes, save_tensors
 from advcore.models.base import Normalize
 from advcore.run.folder import default_folder
@@ -81,7 +81,7 @@ def weights_hash(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def _no_checkpoint_message(file: Path, which: str, folder: Path) -> str:
+def _no_checkpoint_message(file: Path, which: str, folder: Path) -> SettingProblem:
     hint = f": {folder} is there" if (folder / "record.json").exists() else ""
     rule = "a file of weights where a run file is evaluated (--checkpoint FILE.safetensors)"
     return must("--checkpoint", rule, which, f"or name a run's folder in place of {file}{hint}")
