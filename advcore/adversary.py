@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.base import Attack, PassCounter, to_full_precision
-from advcore.errors import must
+from advcore.errors import SettingProblem, must
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
 from advcore.runtime.counted import CountedModel
@@ -90,7 +90,7 @@ def _perturb_by_graph(
     return forward.replay_or_run((objective, attack), rise, inputs, attack.passes())
 
 
-def describe_mismatch(objective: Objective, attack: Attack | None) -> str | None:
+def describe_mismatch(objective: Objective, attack: Attack | None) -> SettingProblem | None:
     """Return why the objective cannot be attacked so, as a problem with the setting `attack`; None if it can."""
     if not is_attacked(objective):
         return None

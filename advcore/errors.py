@@ -5,6 +5,7 @@ import errno
 import os
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from advcore.deprecation import forward_renamed
@@ -16,21 +17,58 @@ class AdvcoreError(Exception):
     """Anything advcore raises on purpose."""
 
 
-class UserError(AdvcoreError, ValueError):
-    """A mistake of the user, for which the command line exits with code 2.
+@dataclass(frozen=True)
+class SettingProblem:
+    """What is wrong with a setting; as text it is the line "`path` `fault`, got `got`; `way_out`".
 
-    It holds one or more problems. Each is one line, even if the name of a file or setting in it has line breaks.
+    path : of the setting, such as "attack.eps", or of several: "first, mean, last"; "" in a line that names none.
+    fault : such as "must be a number above 0" or "is missing".
+    got, way_out : the value, as `format_value` writes it, and what to do about it; "" where there is none.
     """
 
-    def __init__(self, *problems: str):
-        self.problems = tuple(map(escape_control_characters, problems))
-        super().__init__("\n".join(self.problems))
+    path: str
+    fault: str
+    got: str = ""
+    way_out: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.path} {self.fault}".removeprefix(" ")
+        line += self.got and f", got {self.got}"
+        line += self.way_out and f"; {self.way_out}"
+        return escape_control_characters(line)
+
+    @property
+    def settings(self) -> set[str]:
+        """The names of the settings that it is about, without what stands inside them."""
+        return {path.partition(".")[0] for path in self.path.split(", ")}
+
+    def inside(self, place: str) -> "SettingProblem":
+        """Return the problem with a longer path: `place`, such as "attack." or "method 'craig': ", is put before it."""
+        if self.path:
+            return replace(self, path=f"{place}{self.path}")
+        return replace(self, fault=f"{place}{self.fault}")
+
+
+def as_problem(problem: SettingProblem | str) -> SettingProblem:
+    """Return a problem as it is, and for a text the problem that it describes."""
+    return SettingProblem("", problem) if isinstance(problem, str) else problem
+
+
+class UserError(AdvcoreError, ValueError):
+    """A mistake of the user: one or more problems, or texts that describe them. The command line exits with code 2."""
+
+    def __init__(self, *problems: SettingProblem | str):
+        self.problems = tuple(map(as_problem, problems))
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Each problem as one line."""
+        return tuple(map(str, self.problems))
 
 
 def escape_control_characters(text: str) -> str:
     """Write as an escape sequence what would begin a new line, or steer a terminal."""
-    if text.isprintable():
-        return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
@@ -70,22 +108,22 @@ class NoMemoryError(AdvcoreError):
     """Memory ran out where smaller pieces would change the result; the command line exits with code 3."""
 
 
-_MOST_CHARACTERS = 500  # of a value in a message
+def must(setting: str, rule: str, got: object, way_out: str = "") -> SettingProblem:
+    """Return the usual problem: "`setting` must be `rule`, got `got`; `way_out`"."""
+    return SettingProblem(setting, f"must be {rule}", format_value(got), way_out)
 
 
-def must(setting: str, rule: str, got: object, way_out: str = "") -> str:
-    """Write a problem in its one phrasing: "`setting` must be `rule`, got `got`; `way_out`"."""
-    problem = f"{setting} must be {rule}, got {format_value(got)}"
-    return f"{problem}; {way_out}" if way_out else problem
+def check(is_right: object, setting: str, rule: str, got: object, way_out: str = "") -> SettingProblem | None:
+    """Return the problem that `must` makes, unless `is_right` is true."""
+    return None if is_right else must(setting, rule, got, way_out)
 
 
 def format_value(value: object) -> str:
     """Write a value in one line; of a long one, the two ends."""
     try:
-        text = _write_value(value)
+        return shorten(_write_value(value))
     except RecursionError:  # a value that contains itself
-        text = repr(value)
-    return shorten(text)
+        return shorten(repr(value))
 
 
 def shorten(text: str) -> str:
@@ -97,33 +135,31 @@ def shorten(text: str) -> str:
 
 def _write_value(value: object) -> str:
     """Write a value as `repr` does, but 8/255 as the fraction that a run file holds."""
-    if type(value) is float:
-        fraction = format_exactly(value)
-        return fraction if fraction and "/" in fraction else repr(value)
     if type(value) is list:
         return f"[{', '.join(map(_write_value, value))}]"
     if type(value) is dict:
         return f"{{{', '.join(f'{key!r}: {_write_value(entry)}' for key, entry in value.items())}}}"
-    return repr(value)
+    exact = format_exactly(value) if type(value) is float else None
+    return exact if exact and "/" in exact else repr(value)
 
 
-def require(*problems: str | None) -> None:
+def require(*problems: SettingProblem | str | None) -> None:
     """Raise ConfigError with all problems at once; None stands for a check that passed."""
     remaining = [problem for problem in problems if problem]
     if remaining:
         raise ConfigError(*remaining)
 
 
-def unless(is_right: object, problem: str | None) -> str | None:
+def unless(is_right: object, problem: SettingProblem | None) -> SettingProblem | None:
     """Return a problem with a setting, or None where `is_right` is true."""
     return None if is_right else problem
 
 
 MOST = 1_000_000_000
 """The largest count; a larger one cannot be counted to, or overflows where it meets a float."""
-
 LARGEST_SEED = 10**18
 """The largest seed, and the smallest with a minus sign; a seed is part of a folder's name."""
+_MOST_CHARACTERS = 500  # of a value in a message
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -134,38 +170,34 @@ def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_within(setting: str, value: object, low: float, high: float, way_out: str = "") -> str | None:
+def check_within(setting: str, value: object, low: float, high: float, way_out: str = "") -> SettingProblem | None:
     """Return a problem unless `value` is a number in [low, high]."""
-    if _is_number(value) and low <= value <= high:
-        return None
-    return must(setting, f"a number in [{low:g}, {high:g}]", value, way_out)
+    is_right = _is_number(value) and low <= value <= high
+    return check(is_right, setting, f"a number in [{low:g}, {high:g}]", value, way_out)
 
 
-def check_positive(setting: str, value: object, way_out: str = "") -> str | None:
+def check_positive(setting: str, value: object, way_out: str = "") -> SettingProblem | None:
     """Return a problem unless `value` is a finite number above 0."""
-    if _is_number(value) and 0 < value < float("inf"):
-        return None
-    return must(setting, "a number above 0", value, way_out)
+    return check(_is_number(value) and 0 < value < float("inf"), setting, "a number above 0", value, way_out)
 
 
-def check_at_least(setting: str, value: object, low: int, way_out: str = "", *, most: int = MOST) -> str | None:
+def check_at_least(
+    setting: str, value: object, low: int, way_out: str = "", *, most: int = MOST
+) -> SettingProblem | None:
     """Return a problem unless `value` is a whole number of at least `low`, and at most `most`."""
-    if _is_whole(value) and low <= value <= most:
-        return None
     limit = f" and at most {most:,}" if _is_whole(value) and value > most else ""
-    return must(setting, f"a whole number of at least {low}{limit}", value, way_out)
+    is_right = _is_whole(value) and low <= value <= most
+    return check(is_right, setting, f"a whole number of at least {low}{limit}", value, way_out)
 
 
-def check_share(setting: str, value: object, way_out: str = "") -> str | None:
+def check_share(setting: str, value: object, way_out: str = "") -> SettingProblem | None:
     """Return a problem unless `value` is a share in (0, 1]."""
-    if _is_number(value) and 0 < value <= 1:
-        return None
-    return must(setting, "a share in (0, 1]", value, way_out)
+    return check(_is_number(value) and 0 < value <= 1, setting, "a share in (0, 1]", value, way_out)
 
 
 def check_one_of(
     setting: str, value: object, known: Iterable[str], aliases: Mapping[str, str] = NO_ALIASES
-) -> str | None:
+) -> SettingProblem | None:
     """Return a problem unless `value` is one of `known`; it offers what is probably meant (`suggest_nearest`)."""
     words = list(known)
     if value in words:
@@ -184,22 +216,14 @@ def describe_exception(error: BaseException) -> str:
 
 
 def explain_missing_package(package: str, needed_for: str, extra: str | None, cause: Exception) -> ConfigError:
-    """Return the error for a failed import: which package, what needs it, and the command that installs it.
-
-    extra : the extra of advcore that brings the package; None for a package of its own.
-    """
+    """Return the error for a failed import; `extra` is the extra of advcore that brings the package, if one does."""
     target = f'"advcore[{extra}]"' if extra else package
-    return ConfigError(
-        f"{needed_for} needs the package {package}, which does not import ({describe_exception(cause)}); "
-        f"pip install --upgrade {target}"
-    )
+    reason = f"which does not import ({describe_exception(cause)})"
+    return ConfigError(f"{needed_for} needs the package {package}, {reason}; pip install --upgrade {target}")
 
-
-# ---- what the operating system refuses ----
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a quota, a limit on a file's size."""
-
 _OF_THE_MACHINE = (*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that only files have, or that are nobody's mistake: they are reported even where no file is named."""
 
@@ -221,10 +245,7 @@ def name_path_in_errors(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def refuse_as_setting() -> Iterator[None]:
-    """Raise ConfigError where the system refuses a file inside: before any work is done, a setting is wrong.
-
-    A disk without room is no wrong setting; its OSError leaves the block as it is.
-    """
+    """Raise ConfigError where the system refuses a file inside, unless room is missing: a setting is wrong."""
     try:
         yield
     except OSError as error:
@@ -237,13 +258,9 @@ def refuse_as_setting() -> Iterator[None]:
 def describe_refusal(error: OSError) -> str | None:
     """Write path and cause of what the system refused in one line; None for an error that is not about a file.
 
-    An error that names no file may be about a socket, a pipe or a child process. It is described only where its number
-    leaves no doubt. Any other is a bug of advcore, whose traceback is worth more than a line: all that it writes or
-    reads goes through `name_path_in_errors`, or through a reader that raises CheckpointError.
+    One that names no file is described only where its number leaves no doubt; any other is a bug of advcore.
     """
-    if error.errno is None:
-        return None
-    if isinstance(error.filename, (str, bytes)):
+    if error.errno is not None and isinstance(error.filename, (str, bytes)):
         return escape_control_characters(f"{os.fsdecode(error.filename)}: {describe_cause(error)}")
     is_builtin = type(error).__module__ == "builtins"  # subclasses elsewhere give the numbers other meanings
     if is_builtin and error.errno in _OF_THE_MACHINE:
@@ -276,4 +293,3 @@ __getattr__ = forward_renamed(
         "within": "advcore.errors.check_within",
     },
 )
-"""Names of the last release."""

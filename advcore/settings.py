@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
+import math
 import numbers
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, replace
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Protocol, cast, dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, dataclass_transform, get_args, get_origin
 
-from advcore.errors import ConfigError, UserError, must
+from advcore.errors import ConfigError, SettingProblem, UserError, must
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,7 +36,7 @@ def settings(cls: type) -> type:
     """Make `cls` a frozen, keyword-only dataclass that refuses unknown settings and values of the wrong type.
 
     Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made,
-    before the class's own checks in `__post_init__`, which look at values.
+    before the class's own checks in `__post_init__`, which look at values: they never meet one of the wrong type.
     """
     hooks = cast(_Customisable, cls)
     hooks.__pydantic_config__ = {"extra": "forbid", "strict": True}
@@ -46,10 +47,9 @@ def settings(cls: type) -> type:
         if not type_problems:
             check_values(self)
             return
-        value_problems = _find_value_problems(self, check_values)
-        reported = {problem.split()[0].split(".")[0] for problem in value_problems}  # a problem begins with its setting
-        unreported = [problem for setting, problem in type_problems.items() if setting not in reported]
-        raise ConfigError(*value_problems, *unreported)
+        problems = _find_value_problems(self, check_values, type_problems)
+        reported = {setting for problem in problems for setting in problem.settings}
+        raise ConfigError(*problems, *(type_problems[name] for name in type_problems if name not in reported))
 
     hooks.__post_init__ = check_settings
     return dataclass(frozen=True, kw_only=True)(cls)
@@ -59,39 +59,62 @@ def _accept_values(self: object) -> None:
     """Check nothing, for a class without checks of its own."""
 
 
-def _find_value_problems(instance: object, check_values: Callable[[object], None]) -> tuple[str, ...]:
-    """Return the problems that the class's own checks report, although they may meet a value of the wrong type."""
+def _find_value_problems(
+    instance: "DataclassInstance", check_values: Callable[[object], None], wrong: Mapping[str, SettingProblem]
+) -> list[SettingProblem]:
+    """Return what the class's own checks say, although the settings in `wrong` have no value of their type.
+
+    They look at a stand-in, in which each of these is NaN or empty: that can be compared, iterated and searched like a
+    right value, but is in no range and no list of words. What they say of such a setting is said of the value that it
+    has; what they say of it together with others is left out.
+    """
+    kinds = {field.name: _strip_none(field.type) for field in dataclasses.fields(instance) if field.name in wrong}
+    values = {name: _PLAIN_TYPES[get_origin(kind) or kind].stand_in for name, kind in kinds.items()}
+    stand_in = object.__new__(type(instance))
+    vars(stand_in).update(vars(instance) | values)
+    problems = []
     try:
-        check_values(instance)
+        check_values(stand_in)
     except UserError as error:
-        return error.problems
-    except (TypeError, AttributeError):
-        pass  # a check failed because of the wrong type, which is reported as such
-    return ()
-
-
-_PLAIN_TYPES: dict[object, tuple[type | tuple[type, ...], str]] = {
-    bool: (bool, "true or false"),
-    str: ((str, os.PathLike), "text"),
-    int: (numbers.Integral, "a whole number"),
-    float: (numbers.Real, "a number"),
-    list: ((list, tuple), "a list"),
-    dict: (dict, "a mapping"),
-}
-"""The classes of the values that a setting of a plain type accepts, and how a message describes them."""
-
-
-def _find_type_problems(instance: "DataclassInstance") -> dict[str, str]:
-    """Return {setting: problem} for the settings whose value is not of their type."""
-    problems = {}
-    for setting, kind, usual in _list_fields(type(instance)):
-        value = getattr(instance, setting)
-        if type(value) in usual:
-            continue
-        problem = _find_type_problem(setting, kind, value)
-        if problem:
-            problems[setting] = problem
+        for problem in error.problems:
+            if problem.settings.isdisjoint(wrong):
+                problems.append(problem)
+            elif len(problem.settings) == 1:
+                problems.append(replace(problem, got=wrong[problem.settings.pop()].got))
     return problems
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Return whether a setting has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+class _PlainType(NamedTuple):
+    """What a setting of a plain type accepts: classes of values, and their description; and a stand-in for others."""
+
+    classes: type | tuple[type, ...]
+    rule: str
+    stand_in: object
+
+
+_PLAIN_TYPES: dict[object, _PlainType] = {
+    bool: _PlainType(bool, "true or false", stand_in=False),
+    str: _PlainType((str, os.PathLike), "text", stand_in=""),
+    int: _PlainType(numbers.Integral, "a whole number", stand_in=math.nan),
+    float: _PlainType(numbers.Real, "a number", stand_in=math.nan),
+    list: _PlainType((list, tuple), "a list", stand_in=()),
+    dict: _PlainType(dict, "a mapping", stand_in={}),
+}
+
+
+def _find_type_problems(instance: "DataclassInstance") -> dict[str, SettingProblem]:
+    """Return {setting: problem} for the settings whose value is not of their type."""
+    values = vars(instance)
+    unusual = [
+        (setting, kind) for setting, kind, usual in _list_fields(type(instance)) if type(values[setting]) not in usual
+    ]
+    problems = {setting: _find_type_problem(setting, kind, values[setting]) for setting, kind in unusual}
+    return {setting: problem for setting, problem in problems.items() if problem}
 
 
 @functools.cache
@@ -102,35 +125,39 @@ def _list_fields(cls: "type[DataclassInstance]") -> list[tuple[str, object, tupl
     """
     fields = []
     for entry in dataclasses.fields(cls):
-        usual = [kind for kind in _members(entry.type) if kind in (bool, int, float, str, NoneType)]
+        usual = [kind for kind in _list_members(entry.type) if kind in (bool, int, float, str, NoneType)]
         if float in usual:
             usual.append(int)
         fields.append((entry.name, entry.type, tuple(usual)))
     return fields
 
 
-def _members(kind: object) -> tuple[object, ...]:
+def _list_members(kind: object) -> tuple[object, ...]:
     """Return the members of a union; of any other type, the type alone."""
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
-def _find_type_problem(setting: str, kind: object, value: object) -> str | None:
+def _strip_none(kind: object) -> object:
+    """Return the type that an optional setting has where it is set; any other type as it is."""
+    kinds = [member for member in _list_members(kind) if member is not NoneType]
+    return kinds[0] if len(kinds) == 1 else kind
+
+
+def _find_type_problem(setting: str, kind: object, value: object) -> SettingProblem | None:
     """Return the problem with a value that is not of its setting's type, or None.
 
     Plain types are checked, and lists and mappings of plain types; each may be optional. Other types are not.
     """
-    members = _members(kind)
-    kinds = [member for member in members if member is not NoneType]
-    if len(kinds) != 1 or (value is None and NoneType in members):
+    if value is None and NoneType in _list_members(kind):
         return None
-    plain = get_origin(kinds[0]) or kinds[0]
-    if plain not in _PLAIN_TYPES:
+    kind = _strip_none(kind)
+    plain = _PLAIN_TYPES.get(get_origin(kind) or kind)
+    if plain is None:
         return None
-    accepted, rule = _PLAIN_TYPES[plain]
-    is_misplaced_bool = isinstance(value, bool) and plain is not bool  # which Python takes for an int
-    if not isinstance(value, accepted) or is_misplaced_bool:
-        return must(setting, rule, value)
-    type_arguments = get_args(kinds[0])
+    is_misplaced_bool = isinstance(value, bool) and plain.classes is not bool  # which Python takes for an int
+    if not isinstance(value, plain.classes) or is_misplaced_bool:
+        return must(setting, plain.rule, value)
+    type_arguments = get_args(kind)
     if not type_arguments or not isinstance(value, (list, tuple, dict)):
         return None
     entry_kind = type_arguments[-1]  # of a mapping, the type of its values

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.memory import Perturbations
 from advcore.deprecation import forward_method, forward_renamed
-from advcore.errors import check_at_least, check_within, require
+from advcore.errors import SettingProblem, check_at_least, check_within, require
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
@@ -73,10 +73,10 @@ class Attack(ABC):
     def __post_init__(self):
         require(self._check_eps(), *self._check_more())
 
-    def _check_eps(self) -> str | None:
+    def _check_eps(self) -> SettingProblem | None:
         return check_within("eps", self.eps, low=0, high=self.widest)
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         """Return the problems with the settings that a subclass adds, None for those without."""
         return []
 
@@ -100,7 +100,7 @@ class Attack(ABC):
     def describe(self) -> dict[str, object]:
         """Return what a robust accuracy must state: at least norm, eps, steps, step_size and restarts."""
 
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
+    def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         """Return what is wrong with these settings for images of `shape` (C, H, W), or None."""
         return None
 
@@ -199,7 +199,7 @@ class Iterated(Attack):
     described_settings: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
     example: ClassVar = {"steps": 3}
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [check_at_least("steps", self.steps, 1), check_at_least("restarts", self.restarts, 1)]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
-from advcore.errors import check_within
+from advcore.errors import SettingProblem, check_within
 from advcore.settings import settings
 
 # ITU-T T.81, annex K, tables K.1 and K.2: the divisors of the coefficients at quality 50
@@ -45,7 +45,7 @@ class JPEGLinf(Functional):
     widest: ClassVar[float] = 255.0
     described_settings: ClassVar[tuple[str, ...]] = ("quality",)
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [*super()._check_more(), check_within("quality", self.quality, low=1, high=100)]
 
     def choose_shape(self, x: Tensor) -> tuple[int, ...]:

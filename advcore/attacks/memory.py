@@ -58,11 +58,10 @@ class Memory:
             device = torch.device("cpu")
             free = measure_free_memory(device)
         if free is not None and needed > free:
-            way_out = "use memory.precision: int8, memory.place: host, a smaller budget, or another attack.start"
-            raise ConfigError(
-                must("memory.place", f"where {format_gigabytes(needed)} of perturbations fit", self.place, way_out)
-                + f" ({format_gigabytes(free)} are free on {device})"
-            )
+            advice = "use memory.precision: int8, memory.place: host, a smaller budget, or another attack.start"
+            way_out = f"{advice} ({format_gigabytes(free)} are free on {device})"
+            rule = f"where {format_gigabytes(needed)} of perturbations fit"
+            raise ConfigError(must("memory.place", rule, self.place, way_out))
         return device
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.attacks.base import Attack, climb, to_full_precision
 from advcore.attacks.geometry import draw_linf, measure_linf, step_linf
 from advcore.attacks.pgd import LinfPGD, check_radius
-from advcore.errors import check_positive, check_within, unless
+from advcore.errors import SettingProblem, check_positive, check_within, unless
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
@@ -36,10 +36,10 @@ class NFGSM(Attack):
     elementwise: ClassVar[bool] = True
     example: ClassVar = {"eps": 8 / 255}
 
-    def _check_eps(self) -> str | None:
+    def _check_eps(self) -> SettingProblem | None:
         return check_radius(self.eps, 1.0)
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [
             check_within("noise", self.noise, low=0, high=100),
             unless(self.step_size is None, check_positive("step_size", self.step_size, "leave it out for eps")),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import Iterated, PassCounter, take_gradient
 from advcore.attacks.lpips import Embedder, View, compare_embeddings, project
-from advcore.errors import ConfigError, check_at_least, must
+from advcore.errors import ConfigError, SettingProblem, check_at_least, must
 from advcore.rng import Stream
 from advcore.settings import settings
 from advcore.types import Loss
@@ -54,7 +54,7 @@ class Perceptual(Iterated):
         """Return the attack with its distance measured in a frozen copy of `network`, not in the attacked model."""
         return self._attach(external=copy.deepcopy(network).eval().requires_grad_(False))
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         no_layers = must("layers", "at least one name", self.layers, "leave it out") if self.layers == [] else None
         return [*super()._check_more(), no_layers]
 
@@ -180,7 +180,7 @@ class LPA(Perceptual):
     rounds: int = 5
     example: ClassVar = {"eps": 0.3, "steps": 3, "rounds": 2}
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [*super()._check_more(), check_at_least("rounds", self.rounds, 1)]
 
     def _count_passes_once(self) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import LP, Geometry, step_l1
 from advcore.attacks.memory import Perturbations
-from advcore.errors import check_one_of, check_positive, check_share, check_within, must, unless
+from advcore.errors import SettingProblem, check_one_of, check_positive, check_share, check_within, must, unless
 from advcore.pixels import format_pixels
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -21,7 +21,7 @@ MOST_PIXELS = 1e12  # stands for the number of pixels before the data are known
 _GAUSSIAN_START = 1e-3  # as in TRADES (Zhang et al. 2019), trades.py
 
 
-def check_radius(eps: object, largest: float) -> str | None:
+def check_radius(eps: object, largest: float) -> SettingProblem | None:
     """Return the problem with a radius in pixel units that must be at most `largest`, or None."""
     way_out = "pixels are in [0, 1], and eps counts in the same units"
     if isinstance(eps, (int, float)) and 1 < eps <= 255 and "/" not in format_pixels(eps):
@@ -58,10 +58,10 @@ class PGD(Iterated):
         """The functions of the attack's ball."""
         return LP[self.norm]
 
-    def _check_eps(self) -> str | None:
+    def _check_eps(self) -> SettingProblem | None:
         return check_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         problems = [
             *super()._check_more(),
             unless(
@@ -74,7 +74,7 @@ class PGD(Iterated):
             problems.append(must("restarts", "1 for start: remembered", self.restarts, "one end is remembered"))
         return problems
 
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
+    def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         return check_radius(self.eps, self.geometry.diameter(math.prod(shape)))
 
     @property
@@ -170,7 +170,7 @@ class L1PGD(PGD):
     example: ClassVar = {"eps": 4.0, "steps": 3}
     described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [*super()._check_more(), check_share("sparsity", self.sparsity)]
 
     def _move(self, x_adv: Tensor, gradient: Tensor) -> Tensor:

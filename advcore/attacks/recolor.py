@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
 from advcore.attacks.geometry import measure_linf
-from advcore.errors import check_at_least, must, require
+from advcore.errors import SettingProblem, check_at_least, must, require
 from advcore.settings import settings
 
 
@@ -31,10 +31,10 @@ class ReColorAdv(Functional):
     widest: ClassVar[float] = 1.0
     described_settings: ClassVar[tuple[str, ...]] = ("resolution",)
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [*super()._check_more(), check_at_least("resolution", self.resolution, 2, most=256)]
 
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
+    def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         return None if shape[0] in (1, 3) else must("name", "an attack for 1 or 3 channels", "recoloradv")
 
     def choose_shape(self, x: Tensor) -> tuple[int, ...]:

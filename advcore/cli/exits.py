@@ -42,7 +42,7 @@ def describe_exit(error: BaseException) -> Exit | None:
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return Exit(130, (f"interrupted{_explain_continuation()}",))
     if isinstance(error, UserError):
-        return Exit(2, error.problems, shared)
+        return Exit(2, error.lines, shared)
     if isinstance(error, AdvcoreError):
         return Exit(3, (str(error),), shared)
     if isinstance(error, OSError):

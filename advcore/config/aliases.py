@@ -41,6 +41,7 @@ PLACES = {
     "trackers": "tracking.N",
 }
 """The settings of a run file whose `name` is one of a table's names."""
+_TABLE_AT = {place: table for table, place in PLACES.items()}
 SETTING_ALIASES: dict[str, tuple[str, ...]] = {
     "epsilon": ("eps",),
     "radius": ("eps",),
@@ -146,7 +147,7 @@ def suggest_name(name: object, known: Collection[str]) -> str:
         for table, place in PLACES.items():
             foreign = ALIASES[table] | {simplify_name(other): other for other in TABLES[table]}
             if simplify_name(str(name)) in foreign and not place.startswith("training."):
-                return suggest_nearest(name, TABLES[table], foreign).replace("?", f" at {place}?")
+                return suggest_nearest(name, TABLES[table], foreign, place=place)
     return suggest_nearest(name, known, aliases)
 
 
@@ -157,7 +158,7 @@ def suggest_setting(key: str, known: Sequence[str], section: str) -> str:
     only other entries of the section's table have the setting, say which.
     """
     candidates = [key, *SETTING_ALIASES.get(simplify_name(key), ())]
-    table = _table_at(re.sub(r"\.\d+", ".N", section))
+    table = _TABLE_AT.get(re.sub(r"\.\d+", ".N", section), "")
     if table and simplify_name(key) in NAME_ALIASES:
         return "did you mean 'name'?"
     by_spelling = {simplify_name(name): name for name in reversed(known)}
@@ -172,22 +173,17 @@ def suggest_setting(key: str, known: Sequence[str], section: str) -> str:
     )
 
 
-def _table_at(place: str) -> str | None:
-    return next((table for table, table_place in PLACES.items() if table_place == place), None)
-
-
-def _suggest_other_entries(settings: Collection[str], table: str | None) -> str:
+def _suggest_other_entries(settings: Collection[str], table: str) -> str:
     """Say which entries of a table have the first of these settings that any entry has; "" where none has."""
     for setting in settings:
-        names = _entries_with(setting, table)
+        names = _list_entries_with(setting, table)
         if names:
             return f"only {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))} can have {setting}"
     return ""
 
 
-def _entries_with(setting: str, table: str | None) -> list[str]:
-    if table is None:
-        return []
+def _list_entries_with(setting: str, table: str) -> list[str]:
+    """List the entries of a table that have a setting."""
     classes = TABLES.get(table, {})
     return [name for name, cls in classes.items() if setting in (field.name for field in dataclasses.fields(cls))]
 
@@ -215,8 +211,8 @@ def _is_in_every_file(path: str) -> bool:
     section, _, setting = path.partition(".")
     if not setting:
         return True
-    table = _table_at(section)
-    return "." not in setting and (table is None or len(_entries_with(setting, table)) == len(TABLES[table]))
+    table = _TABLE_AT.get(section, "")
+    return "." not in setting and (not table or len(_list_entries_with(setting, table)) == len(TABLES[table]))
 
 
 @cache
@@ -230,13 +226,13 @@ def _list_paths_of(cls: type, prefix: str) -> Iterator[str]:
         path = f"{prefix}{field.name}"
         yield path
         index = ".0" if get_origin(field.type) is list else ""
-        for inner in _settings_classes(field.type):
+        for inner in list_sections(field.type):
             yield from _list_paths_of(inner, f"{path}{index}.")
 
 
-def _settings_classes(kind: object) -> Iterator[type]:
+def list_sections(kind: object) -> Iterator[type]:
     """Yield the classes of settings that a type allows."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         yield kind
     for argument in get_args(kind):
-        yield from _settings_classes(argument)
+        yield from list_sections(argument)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from advcore.config.messages import describe_problems
+from advcore.config.messages import list_problems
 from advcore.config.schema import TABLES, RunConfig
 from advcore.config.yaml_events import DEEPEST
 from advcore.config.yaml_reader import Override, parse_overrides, read
-from advcore.errors import ConfigError, format_value, must, require, shorten
+from advcore.errors import ConfigError, SettingProblem, format_value, must, require, shorten
 
 _ADAPTER = TypeAdapter(RunConfig)
 
@@ -28,48 +28,39 @@ def override(raw: dict, overrides: Sequence[str]) -> dict:
     return apply_overrides(raw, parse_overrides(overrides))
 
 
-def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
-    """Return a copy of `raw` with the overrides applied, in order."""
-    raw = copy.deepcopy(raw)
-    for override in overrides:
-        _set_value(raw, override.path, override.value, f"--set {shorten(override.text)}")
-    return raw
-
-
 def set_values(raw: dict, changes: Mapping[str, object]) -> dict:
     """Return a copy of `raw` with the value of each dotted path set, in order."""
-    raw = copy.deepcopy(raw)
-    for path, value in changes.items():
-        _set_value(raw, path, value, shorten(path))
-    return raw
+    return apply_overrides(raw, [Override(path, value, shorten(path)) for path, value in changes.items()])
 
 
-def _set_value(raw: dict, path: str, value: object, label: str) -> None:
-    """Write a copy of `value` into `raw`; `label` names the change in an error.
+def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
+    """Return a copy of `raw` with the overrides applied, in order.
 
     Mappings that are missing on the way are created. Raises ConfigError for a path that is too long, goes through a
     plain value, or names no position of a list.
     """
-    *above, key = path.split(".")
-    if len(above) >= DEEPEST:
-        raise ConfigError(f"{label}: a path must have at most {DEEPEST} parts, got {len(above) + 1}")
-    node: dict | list = raw
-    for part in above:
-        node = _enter(node, part, label)
-    if isinstance(node, list):
-        node[_parse_position(node, key, label)] = copy.deepcopy(value)
-    else:
-        node[key] = copy.deepcopy(value)
+    raw = copy.deepcopy(raw)
+    for override in overrides:
+        *above, key = override.path.split(".")
+        if len(above) >= DEEPEST:
+            text = f"a path must have at most {DEEPEST} parts, got {len(above) + 1}"
+            raise ConfigError(f"{override.label}: {text}")
+        node: dict | list = raw
+        for part in above:
+            node = _enter(node, part, override.label)
+        if isinstance(node, list):
+            node[_parse_position(node, key, override.label)] = copy.deepcopy(override.value)
+        else:
+            node[key] = copy.deepcopy(override.value)
+    return raw
 
 
 def _enter(node: dict | list, key: str, label: str) -> dict | list:
     if isinstance(node, list):
-        position = _parse_position(node, key, label)
-        key = str(position)
-        inner = node[position]
+        inner = node[_parse_position(node, key, label)]
+    elif node.get(key) is None:
+        inner = node[key] = {}
     else:
-        if node.get(key) is None:
-            node[key] = {}
         inner = node[key]
     if not isinstance(inner, (dict, list)):
         raise ConfigError(f"{label}: {key} holds {format_value(inner)}, which has no settings of its own")
@@ -92,23 +83,19 @@ def from_dict(raw: dict) -> RunConfig:
     try:
         config = _ADAPTER.validate_json(text)
     except ValidationError as error:
-        problems += describe_problems(error, values)
+        problems += list_problems(error, values)
     require(*problems)
     return config
 
 
-def _drop_budget_beside_cost(raw: object) -> tuple[object, list[str]]:
+def _drop_budget_beside_cost(raw: object) -> tuple[object, list[SettingProblem]]:
     """Return `raw` without the budget if it sets `selection.cost`, and a problem if that budget was not null."""
-    if not isinstance(raw, dict):
-        return raw, []
-    selection = raw.get("selection")
-    if not isinstance(selection, dict) or selection.get("cost") is None:
-        return raw, []
-    selection = dict(selection)
-    conflicts = []
-    if selection.pop("budget", None) is not None:
-        conflicts += [must("selection.cost", "null beside a budget", selection["cost"], "set selection.budget to null")]
-    return raw | {"selection": selection}, conflicts
+    match raw:
+        case {"selection": {"cost": cost, **selection}, **rest} if cost is not None:
+            budget = selection.pop("budget", None)
+            conflict = must("selection.cost", "null beside a budget", cost, "set selection.budget to null")
+            return {**rest, "selection": {**selection, "cost": cost}}, [conflict] if budget is not None else []
+    return raw, []
 
 
 def resolve(config: RunConfig) -> dict:
@@ -138,16 +125,28 @@ def _to_plain(value: object) -> object:
     return value
 
 
-def list_changes(before: dict, now: dict, prefix: str = "") -> list[str]:
-    """Compare two resolved configs setting by setting; return a line "a.b.c: old -> new" for each difference.
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A setting that differs between two configs; as text it is "a.b.c: old -> new"."""
 
-    `prefix`, such as "a.", stands before the names of settings. Settings of different classes are one difference.
+    path: str
+    old: object
+    new: object
+
+    def __str__(self) -> str:
+        return f"{self.path}: {format_value(self.old)} -> {format_value(self.new)}"
+
+
+def list_changes(before: dict, now: dict, prefix: str = "") -> list[Change]:
+    """Compare two resolved configs setting by setting.
+
+    `prefix`, such as "a.", stands before the paths of settings. Settings of different classes are one difference.
     """
-    lines = []
+    changes = []
     for key in before | now:
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
-            lines += list_changes(old, new, f"{prefix}{key}.")
+            changes += list_changes(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{prefix}{key}: {format_value(old)} -> {format_value(new)}")
-    return lines
+            changes.append(Change(f"{prefix}{key}", old, new))
+    return changes

@@ -1,15 +1,15 @@
 """Problems of a run file that pydantic finds, in our own words: path, rule, value, way out."""
 
 import dataclasses
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeGuard, get_args, get_origin
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, get_args, get_origin
 
 from pydantic import Tag, ValidationError
 
-from advcore.config.aliases import suggest_name, suggest_setting
+from advcore.config.aliases import list_sections, suggest_name, suggest_setting
 from advcore.config.schema import RunConfig
-from advcore.errors import UserError, format_value, must
+from advcore.errors import SettingProblem, UserError, as_problem, format_value, must
+from advcore.settings import is_required
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,94 +30,106 @@ _RULES = {
 }
 
 
-def describe_problems(error: ValidationError, raw: object) -> list[str]:
-    """Return one line per problem of the settings `raw`, each once.
+def list_problems(error: ValidationError, raw: object) -> list[SettingProblem]:
+    """Return the problems of the settings `raw`, each once.
 
     Where settings of a section have the wrong type, pydantic does not run the section's own checks. Their problems are
     included, as far as they concern settings of the right type.
     """
     entries = error.errors(include_url=False)
-    lines = [line for entry in entries for line in _describe_entry(entry)]
-    return list(dict.fromkeys(lines + _run_skipped_checks(entries, raw)))
+    problems = [problem for entry in entries for problem in _read_entry(entry)]
+    return list(dict.fromkeys(problems + _run_skipped_checks(entries, raw)))
 
 
-def _run_skipped_checks(entries: "Sequence[ErrorDetails]", raw: object) -> list[str]:
+def _run_skipped_checks(entries: "Sequence[ErrorDetails]", raw: object) -> list[SettingProblem]:
     """Return what the sections' own checks say about settings that have the right type beside settings that do not."""
     wrong: dict[tuple[str, ...], tuple[type | None, set[str]]] = {}
     for entry in entries:
-        keys, owners = _locate(entry["loc"])
+        keys, owners, _ = _locate(entry["loc"])
         for depth, owner in enumerate(owners):
             wrong.setdefault(tuple(keys[:depth]), (owner, set()))[1].add(keys[depth])
-    lines = []
+    problems = []
     for path, (cls, wrong_keys) in wrong.items():
-        section = _value_at(raw, path)
+        section = _find_value(raw, path)
         if cls is not None and isinstance(section, dict):
-            lines += [".".join([*path, line]) for line in _check_section(cls, section, wrong_keys)]
-    return lines
+            problems += [problem.inside(_as_place(path)) for problem in _check_section(cls, section, wrong_keys)]
+    return problems
 
 
-def _check_section(cls: type, section: dict, wrong: set[str]) -> list[str]:
-    """Return the problems that `cls` finds in its settings, of those that are present and not `wrong`."""
-    names = [field.name for field in dataclasses.fields(cls) if field.name in section or _is_required(field)]
+def _check_section(cls: type, section: Mapping, wrong: Collection[str]) -> list[SettingProblem]:
+    """Return what the checks of `cls` say about the settings of a section that are there and not `wrong`.
+
+    The sections inside it have not been built: they are left out, as what is wrong is.
+    """
+    fields = dataclasses.fields(cls)
+    right = {
+        field.name: section[field.name]
+        for field in fields
+        if field.name in section and field.name not in wrong and not any(list_sections(field.type))
+    }
+    missing = {field.name: None for field in fields if is_required(field)}
     try:
-        cls(**{name: section.get(name) for name in names})
+        cls(**missing | right)
     except UserError as error:
-        sound = section.keys() & set(names) - wrong
-        return [line for line in error.problems if re.split(r"\W", line)[0] in sound]
-    except (TypeError, AttributeError, LookupError):  # a check across settings meets the wrong type
-        pass
+        return [problem for problem in error.problems if problem.settings <= right.keys()]
     return []
 
 
-def _is_required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _as_place(path: Iterable[str]) -> str:
+    """Return a path as it stands before a setting: "attack."; "" for the top of the file."""
+    return "".join(f"{key}." for key in path)
 
 
-def _value_at(raw: object, path: tuple[str, ...]) -> object:
+def _find_value(raw: object, path: Iterable[str]) -> object:
+    """Return what stands at a path of the settings, as far as it leads."""
     for key in path:
-        if isinstance(raw, list):
+        if isinstance(raw, (list, tuple)):
             raw = raw[int(key)]
-        else:
-            assert isinstance(raw, dict), "pydantic says that there are settings inside"
+        elif isinstance(raw, dict):
             raw = raw.get(key)
     return raw
 
 
-def _describe_entry(entry: "ErrorDetails") -> list[str]:
-    """Return one of pydantic's errors as one line per problem: path, rule, value, way out."""
-    keys, owners = _locate(entry["loc"])
+def _read_entry(entry: "ErrorDetails") -> list[SettingProblem]:
+    """Return the problems that one of pydantic's errors stands for."""
+    keys, owners, kind = _locate(entry["loc"])
     keys = [key if key.isprintable() and len(key) <= _LONGEST else format_value(key) for key in keys]
     path = ".".join(keys) or "the run file"
     got = entry["input"]
     match entry["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return [_describe_unknown(keys, owners[-1])]
+            return [_explain_unknown(keys, owners[-1])]
         case "missing":
-            return [f"{path} is missing; it has no default"]
+            return [SettingProblem(path, "is missing", way_out="it has no default")]
         case "union_tag_invalid":
-            names = re.findall(r"'([^']*)'", entry["ctx"]["expected_tags"])
+            names = [name for name in _list_choices(kind) if name]
             return [must(f"{path}.name", f"one of {', '.join(names)}", got["name"], suggest_name(got["name"], names))]
         case "union_tag_not_found":
             return [must(path, "a mapping with a name", got)]
         case "json_invalid":
-            return [f"settings cannot be read: {entry['ctx']['error']}"]
+            return [SettingProblem("settings", f"cannot be read: {entry['ctx']['error']}")]
         case "value_error":
-            return [".".join([*keys, problem]) for problem in str(entry["ctx"]["error"]).split("\n")]
-        case kind:
-            return [must(path, _RULES.get(kind, entry["msg"].removeprefix("Input should be ")), got)]
+            error = entry["ctx"]["error"]
+            problems = error.problems if isinstance(error, UserError) else [as_problem(str(error))]
+            return [problem.inside(_as_place(keys)) for problem in problems]
+        case other:
+            return [must(path, _RULES.get(other, entry["msg"].removeprefix("Input should be ")), got)]
 
 
-def _describe_unknown(keys: Sequence[str], cls: type | None) -> str:
+def _explain_unknown(keys: Sequence[str], cls: type | None) -> SettingProblem:
     *above, key = keys
     section = ".".join(above)
     names = [field.name for field in dataclasses.fields(cls)] if cls else []
     inside = section or "the run file"
     hint = suggest_setting(key, names, section) or f"{inside} has {', '.join(names) or 'none'}"
-    return f"{'.'.join(keys)} is not a setting of {inside}; {hint}"
+    return SettingProblem(".".join(keys), f"is not a setting of {inside}", way_out=hint)
 
 
-def _locate(loc: tuple) -> tuple[list[str], list[type | None]]:
-    """Return the keys of pydantic's location `loc`, without its tags, and for each the class whose setting it is."""
+def _locate(loc: tuple) -> tuple[list[str], list[type | None], object]:
+    """Return the keys of pydantic's location `loc`, without its tags, the class of each, and the type of the last.
+
+    The class is the one whose setting the key is; None for a position in a list.
+    """
     keys: list[str] = []
     owners: list[type | None] = []
     kind: object = RunConfig
@@ -126,31 +138,25 @@ def _locate(loc: tuple) -> tuple[list[str], list[type | None]]:
         if part in choices:
             kind = choices[part]
             continue
+        owner = next(iter(choices.values()), None)
         keys.append(str(part))
-        if not _is_settings(kind):
-            kind = next(iter(choices.values()), kind)
-        if _is_settings(kind):
-            owners.append(kind)
-            kind = {field.name: field.type for field in dataclasses.fields(kind)}.get(part)
-        else:
-            owners.append(None)
+        owners.append(owner)
+        if owner is None:
             kind = [kind, *get_args(kind)][-1]
-    return keys, owners
+        else:
+            kind = {field.name: field.type for field in dataclasses.fields(owner)}.get(part)
+    return keys, owners, kind
 
 
-def _is_settings(kind: object) -> "TypeGuard[type[DataclassInstance]]":
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
-
-
-def _list_choices(kind: object) -> dict[str, object]:
-    """Return the classes that a type chooses from, by tag; the class of an optional section by its own name."""
-    choices: dict[str, object] = {}
+def _list_choices(kind: object) -> "dict[str | None, type[DataclassInstance]]":
+    """Return the classes that a type chooses from, by tag; by None the class of a section that has no choice."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return {None: kind}
+    choices: dict[str | None, type[DataclassInstance]] = {}
     for part in get_args(kind):
         tags = [extra.tag for extra in getattr(part, "__metadata__", ()) if isinstance(extra, Tag)]
         if tags:
             choices[tags[0]] = get_args(part)[0]
-        elif _is_settings(part):
-            choices[part.__name__] = part
         elif get_origin(kind) is not list:
             choices |= _list_choices(part)
     return choices

@@ -29,14 +29,11 @@ def identify(config: RunConfig) -> dict:
 def _remove_setting(settings: dict, path: str) -> None:
     *sections, name = path.split(".")
     for section in sections:
-        inner = settings.get(section)
-        if not isinstance(inner, dict):
-            return
-        settings = inner
+        settings = settings.get(section) or {}
     settings.pop(name, None)
 
 
-def recorded_identity(record: RunRecord) -> dict:
+def identify_record(record: RunRecord) -> dict:
     """Return the `identity` of the settings of a record, with the defaults of settings that are newer than it.
 
     Raises ConfigError for settings that this version does not know.
@@ -48,7 +45,7 @@ def recorded_identity(record: RunRecord) -> dict:
     return identify(from_dict(raw))
 
 
-def settings_hash(settings: dict) -> str:
+def hash_settings(settings: dict) -> str:
     """Return 12 hex digits that are the same for the same `identity`."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -56,6 +53,6 @@ def settings_hash(settings: dict) -> str:
 def list_differences(record: RunRecord, config: RunConfig) -> list[str]:
     """Return a line "a.b: old -> new" for each setting in which a record differs from a config."""
     try:
-        return list_changes(recorded_identity(record), identify(config))
+        return [*map(str, list_changes(identify_record(record), identify(config)))]
     except ConfigError as error:
-        return [f"settings that this version does not know ({error.problems[0]})"]
+        return [f"settings that this version does not know ({error.lines[0]})"]

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from advcore.adversary import describe_mismatch
 from advcore.attacks import ATTACKS
 from advcore.data import DATASETS
-from advcore.errors import LARGEST_SEED, check_at_least, check_positive, must, require
+from advcore.errors import LARGEST_SEED, SettingProblem, check, check_at_least, check_positive, must, require, unless
 from advcore.evaluation.evaluate import EVALUATED, attack_name
 from advcore.minibatch import RULES
 from advcore.models import MODELS
@@ -23,19 +23,6 @@ from advcore.tracking import TRACKERS, find_tracker_name
 from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
 from advcore.training.lr import OneCycle
 from advcore.training.trainer import LoopSettings
-
-if TYPE_CHECKING:
-    from advcore.attacks.base import Attack
-    from advcore.data.base import DataSettings
-    from advcore.evaluation.autoattack import AutoAttack
-    from advcore.models.base import ModelSettings
-    from advcore.objectives.base import Objective
-    from advcore.solvers.base import Solver
-    from advcore.tracking import Tracker
-    from advcore.training.attack_steps import StepSchedule
-    from advcore.training.lr import LRSchedule
-    from advcore.training.minibatch import Rule
-    from advcore.training.optimizers import OptimizerSettings
 
 TABLES: dict[str, Mapping[str, type]] = {
     "data": DATASETS,
@@ -60,10 +47,8 @@ def _read_name(value: object) -> str | None:
     return None
 
 
-def _remove_name(value: object) -> object:
+def _remove_name(value: dict) -> dict[str, object]:
     """Return settings without the name that chose their class; `timm:ARCHITECTURE` leaves its architecture."""
-    if not isinstance(value, Mapping):
-        return value
     rest = {key: entry for key, entry in value.items() if key != "name"}
     architecture = value["name"].partition(":")[2]
     return rest | {"architecture": architecture} if architecture else rest
@@ -75,17 +60,19 @@ def _choose_by_name(table: Mapping[str, type]) -> Any:
 
 
 if TYPE_CHECKING:  # a type checker knows the choices by what all entries of a table have in common
-    DataChoice = DataSettings
-    ModelChoice = ModelSettings
-    ObjectiveChoice = Objective
-    AttackChoice = Attack
-    EvaluatedChoice = Attack | AutoAttack
-    SolverChoice = Solver
-    RuleChoice = Rule
-    OptimizerChoice = OptimizerSettings
-    LrScheduleChoice = LRSchedule
-    AttackStepsChoice = StepSchedule
-    TrackerChoice = Tracker
+    from advcore.attacks.base import Attack as AttackChoice
+    from advcore.data.base import DataSettings as DataChoice
+    from advcore.evaluation.autoattack import AutoAttack
+    from advcore.models.base import ModelSettings as ModelChoice
+    from advcore.objectives.base import Objective as ObjectiveChoice
+    from advcore.solvers.base import Solver as SolverChoice
+    from advcore.tracking import Tracker as TrackerChoice
+    from advcore.training.attack_steps import StepSchedule as AttackStepsChoice
+    from advcore.training.lr import LRSchedule as LrScheduleChoice
+    from advcore.training.minibatch import Rule as RuleChoice
+    from advcore.training.optimizers import OptimizerSettings as OptimizerChoice
+
+    EvaluatedChoice = AttackChoice | AutoAttack
 else:
     DataChoice = _choose_by_name(DATASETS)
     ModelChoice = _choose_by_name(MODELS)
@@ -99,10 +86,6 @@ else:
     AttackStepsChoice = _choose_by_name(ATTACK_STEPS)
     TrackerChoice = _choose_by_name(TRACKERS)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of runs and suites, which are also names of files
-
-
-def _unless(accepted: object, problem: str | None) -> str | None:
-    return None if accepted else problem
 
 
 @settings
@@ -130,13 +113,12 @@ class SelectionConfig(SelectionSettings):
     cost: float | None = None
     probe_epochs: int = 0
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [
             *Schedule.find_problems(self),
-            _unless(self.cost is None, check_positive("cost", self.cost, "it is relative to full training")),
-            _unless(
-                self.cost is None or self.budget == SelectionSettings.budget,
-                must("cost", "null beside a budget", self.cost),
+            unless(self.cost is None, check_positive("cost", self.cost, "it is relative to full training")),
+            check(
+                self.cost is None or self.budget == SelectionSettings.budget, "cost", "null beside a budget", self.cost
             ),
             check_at_least("probe_epochs", self.probe_epochs, 0),
         ]
@@ -159,7 +141,7 @@ class TrainingConfig(LoopSettings):
     lr_schedule: LrScheduleChoice = OneCycle()
     attack_steps: AttackStepsChoice | None = None
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [check_at_least("epochs", self.epochs, 1, most=MOST_EPOCHS)]
 
 
@@ -184,7 +166,7 @@ class EvaluationConfig:
     def __post_init__(self):
         require(
             check_at_least("batch_size", self.batch_size, 1),
-            _unless(self.examples is None, check_at_least("examples", self.examples, 1)),
+            unless(self.examples is None, check_at_least("examples", self.examples, 1)),
             *(
                 must(
                     f"attacks.{i}.name",
@@ -221,7 +203,7 @@ class CostConfig:
     def __post_init__(self):
         require(
             check_at_least("reference_steps", self.reference_steps, 1),
-            _unless(self.reference_epochs is None, check_at_least("reference_epochs", self.reference_epochs, 1)),
+            unless(self.reference_epochs is None, check_at_least("reference_epochs", self.reference_epochs, 1)),
         )
 
 
@@ -278,10 +260,9 @@ class RunConfig:
         way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
         is_objective = isinstance(self.objective, tuple(OBJECTIVES.values()))
         require(
-            _unless(NAME.fullmatch(self.name), must("name", "letters, digits, '.', '-' and '_'", self.name, way_out)),
-            _unless(
-                re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device),
-                must("device", "auto, cpu, cuda or cuda:N", self.device),
+            check(NAME.fullmatch(self.name), "name", "letters, digits, '.', '-' and '_'", self.name, way_out),
+            check(
+                re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device), "device", "auto, cpu, cuda or cuda:N", self.device
             ),
             check_at_least("seed", self.seed, -LARGEST_SEED, most=LARGEST_SEED),
             describe_mismatch(self.objective, self.attack) if is_objective else None,

@@ -36,31 +36,23 @@ def read_events(text: str) -> list[ValueEvent]:
     a limit, or has an anchor or alias that makes no sense.
     """
     events: list[ValueEvent] = []
-    meter = _Meter()
     documents = 0
+    meter = _Meter()
     for event in _scan(text):
-        match event:
-            case yaml.DocumentStartEvent():
-                documents += 1
-                if documents > 1:
-                    raise error_at(find_start(event), "a text must hold one document, another document begins here")
-            case yaml.NodeEvent():
-                meter.enter(event)
-                events.append(event)
-            case yaml.CollectionEndEvent():
-                meter.leave()
-                events.append(event)
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+        if documents > 1:
+            raise error_at(event, "a text must hold one document, another document begins here")
+        if isinstance(event, ValueEvent):
+            meter.count(event)
+            events.append(event)
     return events
 
 
-def find_start(event: yaml.Event) -> yaml.Mark:
-    """Return where an event begins."""
-    assert isinstance(event.start_mark, yaml.Mark), "PyYAML's parser in Python marks every event"
-    return event.start_mark
-
-
-def error_at(mark: yaml.Mark, text: str) -> ConfigError:
-    """Return an error that names line and column, counted from 1."""
+def error_at(where: yaml.Event | yaml.Mark, text: str) -> ConfigError:
+    """Return an error that names line and column, counted from 1; those of the beginning of an event."""
+    mark = where.start_mark if isinstance(where, yaml.Event) else where
+    assert isinstance(mark, yaml.Mark), "PyYAML's parser in Python marks every event"
     return ConfigError(f"line {mark.line + 1}, column {mark.column + 1}: {text}")
 
 
@@ -120,79 +112,58 @@ def _scan(text: str) -> Iterator[yaml.Event]:
 # ---- limits ----
 
 
-@dataclass(frozen=True)
-class _Size:
-    """The size of a value where its aliases are followed."""
-
-    values: int
-    characters: int
-    levels: int
-
-
 @dataclass
-class _OpenCollection:
-    """A list or mapping whose end has not been read, and what was counted before it began."""
+class _Size:
+    """The size of a value where its aliases are followed; of a list or mapping that is still open, so far."""
 
-    anchor: str | None
-    values_before: int
-    characters_before: int
-    levels: int = 1
+    values: int = 0
+    characters: int = 0
+    levels: int = 0
 
 
 class _Meter:
     """Measures the values that the events will be built into."""
 
     def __init__(self):
-        self._values = 0
-        self._characters = 0
-        self._open: list[_OpenCollection] = []
-        self._sizes: dict[str, _Size | None] = {}  # by anchor; None while the anchored collection is open
+        self._open = [_Size()]  # of the whole text, and of the lists and mappings whose end has not been read
+        self._sizes: dict[str | None, _Size] = {}  # by anchor
 
-    def enter(self, event: yaml.NodeEvent) -> None:
-        """Count a value or key. Raises ConfigError where it exceeds a limit, or its anchor or alias makes no sense."""
-        if isinstance(event, yaml.AliasEvent):
-            self._count(self._find_size(event), find_start(event))
+    def count(self, event: ValueEvent) -> None:
+        """Count an event. Raises ConfigError where it exceeds a limit, or its anchor or alias makes no sense."""
+        if isinstance(event, yaml.CollectionEndEvent):
+            self._open.pop()
             return
+        size = self._measure(event)
+        for depth, outer in enumerate(reversed(self._open)):
+            outer.values += size.values
+            outer.characters += size.characters
+            outer.levels = max(outer.levels, depth + 1 + size.levels)
+        text = self._open[0]
+        if text.values > MOST_VALUES or text.characters > MOST_CHARACTERS:
+            limit = f"at most {MOST_VALUES:,} values and {MOST_CHARACTERS:,} characters"
+            raise error_at(event, f"a text must hold {limit}, where aliases are followed")
+        if text.levels > DEEPEST + 1:
+            raise error_at(event, f"settings must be nested at most {DEEPEST} deep, where aliases are followed")
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._open.append(size)
+
+    def _measure(self, event: yaml.NodeEvent) -> _Size:
+        """Return the size of a value or key, and keep it by its anchor."""
+        if isinstance(event, yaml.AliasEvent):
+            return self._find_size(event)
         if event.anchor in self._sizes:
-            raise error_at(find_start(event), f"the anchor {format_value(event.anchor)} stands twice; rename one")
+            raise error_at(event, f"the anchor {format_value(event.anchor)} stands twice; rename one")
+        size = _Size(values=1, levels=1)
         if isinstance(event, yaml.ScalarEvent):
-            size = _Size(values=1, characters=len(event.value), levels=0)
-            self._count(size, find_start(event))
-            self._keep_size(event.anchor, size)
-        else:
-            collection = _OpenCollection(event.anchor, self._values, self._characters)
-            self._count(_Size(values=1, characters=0, levels=1), find_start(event))
-            self._keep_size(event.anchor, None)
-            self._open.append(collection)
-
-    def leave(self) -> None:
-        """Close the innermost list or mapping."""
-        closed = self._open.pop()
-        if self._open:
-            self._open[-1].levels = max(self._open[-1].levels, 1 + closed.levels)
-        values = self._values - closed.values_before
-        characters = self._characters - closed.characters_before
-        self._keep_size(closed.anchor, _Size(values, characters, closed.levels))
-
-    def _keep_size(self, anchor: str | None, size: _Size | None) -> None:
-        if anchor is not None:
-            self._sizes[anchor] = size
-
-    def _find_size(self, alias: yaml.AliasEvent) -> _Size:
-        if alias.anchor not in self._sizes:
-            raise error_at(find_start(alias), f"the alias {format_value(alias.anchor)} has no anchor before it")
-        size = self._sizes[alias.anchor]
-        if size is None:
-            raise error_at(find_start(alias), "an alias must not stand inside what it means")
+            size = _Size(values=1, characters=len(event.value))
+        if event.anchor is not None:
+            self._sizes[event.anchor] = size
         return size
 
-    def _count(self, size: _Size, mark: yaml.Mark) -> None:
-        self._values += size.values
-        self._characters += size.characters
-        if self._open:
-            self._open[-1].levels = max(self._open[-1].levels, 1 + size.levels)
-        if self._values > MOST_VALUES or self._characters > MOST_CHARACTERS:
-            limit = f"at most {MOST_VALUES:,} values and {MOST_CHARACTERS:,} characters"
-            raise error_at(mark, f"a text must hold {limit}, where aliases are followed")
-        if len(self._open) + size.levels > DEEPEST:
-            raise error_at(mark, f"settings must be nested at most {DEEPEST} deep, where aliases are followed")
+    def _find_size(self, alias: yaml.AliasEvent) -> _Size:
+        size = self._sizes.get(alias.anchor)
+        if size is None:
+            raise error_at(alias, f"the alias {format_value(alias.anchor)} has no anchor before it")
+        if any(size is outer for outer in self._open):
+            raise error_at(alias, "an alias must not stand inside what it means")
+        return size

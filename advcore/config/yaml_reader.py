@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from advcore.config.yaml_events import LARGEST_TEXT, ValueEvent, error_at, find_start, read_events
+from advcore.config.yaml_events import LARGEST_TEXT, ValueEvent, error_at, read_events
 from advcore.errors import ConfigError, format_value, must, shorten
 
 LONGEST_NUMBER = 400
@@ -32,15 +32,6 @@ def read(path: str | Path) -> dict:
         return values
     got = "nothing" if values is None else type(values).__name__
     raise ConfigError(f"{path} must hold a mapping of settings, got {got}")
-
-
-@lru_cache(maxsize=8)
-def _parse_once(text: str, where: str) -> Value:
-    """Parse a file's text, once in a process: a command reads its file before torch is imported, and again after.
-
-    Nobody changes what it returns. A text that is refused is parsed anew each time.
-    """
-    return parse(text, where)
 
 
 def _read_text(path: Path) -> str:
@@ -69,13 +60,18 @@ def parse(text: str, where: str) -> Value:
         raise ConfigError(f"{where}: {error}") from None
 
 
+_parse_once = lru_cache(maxsize=8)(parse)
+"""Parses a file once in a process: a command reads it before torch is imported, and again after. The values that it
+returns must not be changed. A text that is refused is parsed anew each time."""
+
+
 @dataclass(frozen=True)
 class Override:
-    """A setting that the command line changes: `--set PATH=VALUE`."""
+    """A setting that is changed. `label` names the change in an error."""
 
     path: str
-    value: Value
-    text: str
+    value: object
+    label: str
 
 
 def parse_overrides(texts: Sequence[str]) -> list[Override]:
@@ -90,7 +86,7 @@ def _parse_override(text: str) -> Override:
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
         raise ConfigError(must("--set", "of the form a.b=value", text))
-    return Override(path, parse(value, f"--set {shorten(path)}"), text)
+    return Override(path, parse(value, f"--set {shorten(path)}"), f"--set {shorten(text)}")
 
 
 # ---- values ----
@@ -111,28 +107,23 @@ class _Builder:
 
     def __init__(self, events: list[ValueEvent]):
         self._events = iter(events)
-        self._anchored: dict[str, Node] = {}
+        self._anchored: dict[str | None, Node] = {}
 
     def build(self) -> Value:
         """Return the value of the whole text, None for an empty one."""
-        event = next(self._next_entries(), None)
-        if event is None:
-            return None
-        return self._build_value(event)
+        values = map(self._build_value, self._next_entries())
+        return next(values, None)
 
     def _build_value(self, event: yaml.NodeEvent) -> Value:
         value = self._build_node(event)
         if value is _Merge.KEY:
-            raise error_at(find_start(event), "<< must be the key of a merge; put it into quotes where it is text")
+            raise error_at(event, "<< must be the key of a merge; put it into quotes where it is text")
         return value
 
     def _build_node(self, event: yaml.NodeEvent) -> Node:
         if isinstance(event, yaml.AliasEvent):
-            assert event.anchor is not None, "an alias names an anchor"
             return copy.deepcopy(self._anchored[event.anchor])
-        assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)), "there are no other values"
-        if event.tag is not None:
-            raise _tag_error(event, event.tag)
+        _refuse_tag(event)
         value: Node
         if isinstance(event, yaml.ScalarEvent):
             value = _read_scalar(event)
@@ -153,38 +144,39 @@ class _Builder:
 
     def _build_mapping(self) -> dict:
         explicit: dict[Scalar, Value] = {}
-        sources: list[dict] = []
+        merged: dict[Scalar, Value] = {}
         names: set[Key] = set()
         for key_event in self._next_entries():
-            key = self._build_key(key_event, names)
+            key = self._build_key(key_event)
+            key_names = _list_names(key)
+            if key_names & names:
+                text = "<<" if key is _Merge.KEY else key
+                raise error_at(key_event, f"the key {format_value(text)} stands twice; keep one")
+            names |= key_names
             value_event = next(self._next_entries())
             value = self._build_value(value_event)
             if key is _Merge.KEY:
-                sources = _list_sources(value, find_start(value_event))
+                merged = _merge(value, value_event)
             else:
                 explicit[key] = value
-        return _merge(explicit, sources)
+        return merged | explicit
 
-    def _build_key(self, event: yaml.NodeEvent, names: set[Key]) -> Key:
-        """Return a key, and add its names to those of the mapping. Raises ConfigError for a name already among them."""
-        if isinstance(event, yaml.CollectionStartEvent):
-            raise error_at(find_start(event), "a setting's name must be text")
-        key = self._build_node(event)
-        if isinstance(key, (dict, list)):  # an alias of a collection
-            raise error_at(find_start(event), "a setting's name must be text")
-        key_names = _list_names(key)
-        if key_names & names:
-            text = "<<" if key is _Merge.KEY else key
-            raise error_at(find_start(event), f"the key {format_value(text)} stands twice; keep one")
-        names |= key_names
-        return key
+    def _build_key(self, event: yaml.NodeEvent) -> Key:
+        if not isinstance(event, yaml.CollectionStartEvent):
+            key = self._build_node(event)
+            if not isinstance(key, (dict, list)):  # by an alias
+                return key
+        raise error_at(event, "a setting's name must be text")
 
 
-def _tag_error(event: yaml.NodeEvent, tag: str) -> ConfigError:
+def _refuse_tag(event: yaml.NodeEvent) -> None:
+    tag = getattr(event, "tag", None)
+    if tag is None:
+        return
     text = f"the tag {format_value(tag.replace('tag:yaml.org,2002:', '!!'))}"
     if isinstance(event, yaml.ScalarEvent):
         text += f" of {format_value(event.value)}"
-    return error_at(find_start(event), f"{text} cannot be read; write plain values, and text in quotes")
+    raise error_at(event, f"{text} cannot be read; write plain values, and text in quotes")
 
 
 def _list_names(key: Key) -> set[Key]:
@@ -194,23 +186,15 @@ def _list_names(key: Key) -> set[Key]:
     return {key, json.dumps(key)}
 
 
-def _list_sources(value: Value, mark: yaml.Mark) -> list[dict]:
-    sources = value if isinstance(value, list) else [value]
-    mappings = []
-    for source in sources:
-        if not isinstance(source, dict):
-            raise error_at(mark, must("<<", "a mapping, or a list of mappings", source))
-        mappings.append(source)
-    return mappings
-
-
-def _merge(explicit: dict, sources: list[dict]) -> dict:
-    """Return the keys of all, the sources' first. Explicit values win over merged, earlier sources over later."""
+def _merge(value: Value, event: yaml.Event) -> dict:
+    """Return the keys of a mapping, or of a list of mappings, of which earlier ones win over later ones."""
     merged: dict = {}
-    for source in sources:
-        for key, value in source.items():
-            merged.setdefault(key, value)
-    return merged | explicit
+    for source in value if isinstance(value, list) else [value]:
+        if not isinstance(source, dict):
+            raise error_at(event, str(must("<<", "a mapping, or a list of mappings", source)))
+        for key, entry in source.items():
+            merged.setdefault(key, entry)
+    return merged
 
 
 # ---- scalars ----
@@ -227,7 +211,7 @@ def _read_scalar(event: yaml.ScalarEvent) -> Scalar | _Merge:
     """Return quoted text and blocks unchanged, and a plain scalar as a constant, a number or text."""
     text: str = event.value
     if _UNFIT.search(text):
-        raise error_at(find_start(event), "text must be characters without NUL or half of a pair")
+        raise error_at(event, "text must be characters without NUL or half of a pair")
     if not event.implicit[0]:  # quoted text, or a block
         return text
     if text == "<<":
@@ -235,18 +219,18 @@ def _read_scalar(event: yaml.ScalarEvent) -> Scalar | _Merge:
     if text in _WORDS:
         return _WORDS[text]
     if len(text) > LONGEST_NUMBER and not text.strip(_NUMBER_CHARACTERS):
-        raise error_at(find_start(event), f"a number must have at most {LONGEST_NUMBER} characters")
+        raise error_at(event, f"a number must have at most {LONGEST_NUMBER} characters")
     if len(text) > LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         return text
-    return _read_number(text, find_start(event))
+    return _read_number(text, event)
 
 
-def _read_number(text: str, mark: yaml.Mark) -> int | float:
+def _read_number(text: str, event: yaml.Event) -> int | float:
     if _WHOLE_NUMBER.fullmatch(text):
         return int(text)
     numerator, slash, denominator = text.partition("/")
     if not slash:
         return float(text)
     if not float(denominator):
-        raise error_at(mark, f"{format_value(text)} divides by zero")
+        raise error_at(event, f"{format_value(text)} divides by zero")
     return float(numerator) / float(denominator)

@@ -12,7 +12,7 @@ from torch import Tensor
 from advcore.data.base import DataSettings, find_path
 from advcore.data.images import decode_image
 from advcore.data.split import Split
-from advcore.errors import DataError, check_at_least, explain_missing_package, must, require
+from advcore.errors import DataError, SettingProblem, check_at_least, explain_missing_package, must, require
 from advcore.settings import settings
 
 
@@ -38,10 +38,12 @@ class ImageFolder(DataSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.only and self.groups:
-            require("only and groups must not both be given; groups already names its folders")
+            require(
+                SettingProblem("only", "and groups must not both be given", way_out="groups already names its folders")
+            )
         require(check_at_least("size", self.size, 8, most=10_000), self._check_repeated())
 
-    def _check_repeated(self) -> str | None:
+    def _check_repeated(self) -> SettingProblem | None:
         """Return a problem if a sub-folder is named twice: it can have one label only."""
         setting = "groups" if self.groups else "only"
         names = [*(self.only or ()), *chain.from_iterable((self.groups or {}).values())]

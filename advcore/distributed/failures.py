@@ -72,7 +72,7 @@ def _agree_on_error(failure: BaseException | None) -> BaseException:
 def _describe(error: BaseException) -> dict:
     if isinstance(error, signals.Stopped):
         return {"stopped": error.number}
-    problems = error.problems if isinstance(error, UserError) else (str(error),)
+    problems = error.lines if isinstance(error, UserError) else (str(error),)
     return {"kind": type(error).__name__, "problems": list(problems)}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.geometry import LP
 from advcore.attacks.pgd import MOST_PIXELS, check_radius
-from advcore.errors import check_one_of, explain_missing_package, must, require
+from advcore.errors import SettingProblem, check_one_of, explain_missing_package, must, require
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
 from advcore.settings import settings
@@ -68,14 +68,14 @@ class AutoAttack:
             check_one_of("version", self.version, VERSIONS),
         )
 
-    def problem(self, shape: tuple[int, int, int]) -> str | None:
+    def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         _import_package()
         if self.norm != "linf" and "square" in self.planned_parts and shape[1] < _SQUARE_TILES:
             rule = f"linf, or version apgd-ce, for images below {_SQUARE_TILES} pixels in height"
             return must("norm", rule, self.norm, "Square cannot divide them into tiles")
         return check_radius(self.eps, LP[self.norm].diameter(math.prod(shape)))
 
-    def classes_problem(self, classes: int) -> str | None:
+    def classes_problem(self, classes: int) -> SettingProblem | None:
         """Return why this cannot run on a model with this number of classes; None if it can."""
         if classes < 2:
             return must("version", "left out for a single class", self.version, "there is nothing to be mistaken for")

@@ -6,7 +6,16 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from advcore.errors import check_at_least, check_one_of, check_share, check_within, must, require, unless
+from advcore.errors import (
+    SettingProblem,
+    check_at_least,
+    check_one_of,
+    check_share,
+    check_within,
+    must,
+    require,
+    unless,
+)
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import settings
@@ -117,7 +126,7 @@ class AttackSubset:
             *self._check_more(),
         )
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 
@@ -171,7 +180,7 @@ class UpdateSubset:
     def __post_init__(self):
         require(check_share("p_up", self.p_up), *self._check_more())
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 

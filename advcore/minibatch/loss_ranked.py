@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advcore.errors import check_at_least, check_one_of, check_share
+from advcore.errors import SettingProblem, check_at_least, check_one_of, check_share
 from advcore.minibatch.base import UpdateSubset, count
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -41,7 +41,7 @@ class LossRanked(UpdateSubset):
     accuracy: str = "clean"
     reads: ClassVar[str | None] = "losses"
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [
             check_one_of("adaptive", self.adaptive, ("fixed", "recursive", "direct")),
             check_share("p_min", self.p_min),

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from advcore.errors import check_within
+from advcore.errors import SettingProblem, check_within
 from advcore.minibatch.base import AttackSubset, Seen
 from advcore.settings import settings
 
@@ -27,7 +27,7 @@ class Margin(AttackSubset):
     signed: bool = False
     reads: ClassVar[str | None] = "logits"
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [check_within("margin_eps", self.margin_eps, 1e-12, 1e6)]
 
     def compute_preferences(self, seen: Seen) -> Tensor:

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advcore.errors import check_within
+from advcore.errors import SettingProblem, check_within
 from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count
 from advcore.rng import Stream
 from advcore.settings import settings
@@ -35,7 +35,7 @@ class RandomMix(UpdateSubset):
     adversarial: float = 0.5
     reads: ClassVar[str | None] = None
 
-    def _check_more(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [check_within("adversarial", self.adversarial, 0, 1)]
 
     def count_attacked(self, size: int) -> int:

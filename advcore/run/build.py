@@ -14,7 +14,7 @@ from advcore.attacks.base import Attack
 from advcore.config.schema import RunConfig
 from advcore.data.base import Data
 from advcore.data.contract import cut_into_chunks
-from advcore.errors import ConfigError, UserError, must, require
+from advcore.errors import ConfigError, UserError, as_problem, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, find_head, measure_channels
@@ -37,7 +37,7 @@ def prefix_problems(prefix: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise type(error)(*(f"{prefix}{problem}" for problem in error.problems)) from None
+        raise type(error)(*(problem.inside(prefix) for problem in error.problems)) from None
 
 
 # ---- objects that need no data ----
@@ -184,7 +184,7 @@ def _check_attacks(config: RunConfig, data: Data) -> None:
         problems[path] = attack.problem(data.train.shape)
         if not problems[path] and hasattr(attack, "classes_problem"):
             problems[path] = attack.classes_problem(data.num_classes)
-    require(*(f"{path}.{problem}" for path, problem in problems.items() if problem))
+    require(*(as_problem(problem).inside(f"{path}.") for path, problem in problems.items() if problem))
 
 
 def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:

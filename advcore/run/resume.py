@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from advcore import distributed
-from advcore.config.load import from_dict, list_changes, resolve
+from advcore.config.load import Change, from_dict, list_changes, resolve
 from advcore.data.source import hash_content
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, must
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, must, require
 from advcore.files import list_leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.run import build, checkpoints, environment, select
@@ -113,7 +113,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
             settle_all(path / name)
         damaged += select.restore_coresets(path, state, prepared.data)
         epoch = state["place"]["epoch"] if state else 0
-        note = {"epoch": epoch, "changed": changed, "damaged": [*problems, *damaged]}
+        note = {"epoch": epoch, "changed": [*map(str, changed)], "damaged": [*problems, *damaged]}
         earlier = {name: getattr(before, name) for name in _CONTINUED}
         journal.record = replace(journal.record, resumes=[*before.resumes, note], **earlier)
         journal.began -= before.seconds
@@ -129,14 +129,14 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
     return False, state
 
 
-def _is_done(before: RunRecord, changed: list[str], path: Path) -> bool:
+def _is_done(before: RunRecord, changed: list[Change], path: Path) -> bool:
     """Return whether a resumed run is finished and stays as it is.
 
     That needs unchanged settings. Where its states are gone, as those of a suite's finished run are, settings that have
     no influence on the results may have changed.
     """
     states_gone = not checkpoints.locate_states(path).exists()
-    return before.finished and all(states_gone and is_among(line.split(":")[0], ELSEWHERE) for line in changed)
+    return before.finished and all(states_gone and is_among(change.path, ELSEWHERE) for change in changed)
 
 
 def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
@@ -156,8 +156,8 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
         return RunRecord(**settings, environment={}, plan="", reference={}), [str(problem)]
 
 
-def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
-    """Return the settings that differ from those that the run began with, as lines "a.b: old -> new".
+def _compare_settings(prepared: Prepared, record: RunRecord) -> list[Change]:
+    """Return the settings that differ from those that the run began with.
 
     Raises ConfigError, with all of them, if some would change how the run trains.
     """
@@ -165,19 +165,18 @@ def _compare_settings(prepared: Prepared, record: RunRecord) -> list[str]:
     before = record.inputs.get("selection.cost")
     now = prepared.inputs.get("selection.cost")
     if before != now:
-        changed.append(f"selection.cost: {before!r} -> {now!r}")
+        changed.append(Change("selection.cost", before, now))
     refused = []
-    for line in changed:
-        setting = line.split(":")[0]
-        if setting == "training.epochs" and not _appends_epochs(prepared, record):
-            refused.append(
-                f"{line}; more epochs go where no selection is left: the new plan is "
-                f"{prepared.trainer.schedule.describe()}"
-            )
-        elif setting != "training.epochs" and not is_among(setting, _FREE):
-            refused.append(line)
-    if refused:
-        raise ConfigError(*(f"--resume goes on with the settings of the run, got {line}" for line in refused))
+    for change in changed:
+        is_free = is_among(change.path, _FREE)
+        way_out = ""
+        if change.path == "training.epochs":
+            is_free = _appends_epochs(prepared, record)
+            plan = prepared.trainer.schedule.describe()
+            way_out = f"more epochs go where no selection is left: the new plan is {plan}"
+        if not is_free:
+            refused.append(SettingProblem("--resume", "goes on with the settings of the run", str(change), way_out))
+    require(*refused)
     return changed
 
 

@@ -15,7 +15,7 @@ from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Source, as_source
-from advcore.errors import ConfigError, DataError, check_at_least, check_one_of, must, unless
+from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
@@ -72,7 +72,7 @@ class AdversarialCoreset(SelectionSettings):
     block_size: int = 128
     normalise: str = "coreset"
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.is_attacked or not gradient.is_scalar)
         needs_attack = gradient is not None and gradient.is_attacked

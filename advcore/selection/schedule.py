@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass
 
-from advcore.errors import check_at_least, check_one_of, check_share, check_within, format_count, must, require, unless
+from advcore.errors import (
+    SettingProblem,
+    check_at_least,
+    check_one_of,
+    check_share,
+    check_within,
+    format_count,
+    must,
+    require,
+    unless,
+)
 from advcore.settings import settings
 from advcore.shares import floor_share
 
@@ -56,7 +66,7 @@ class Schedule:
         )
 
     @staticmethod
-    def find_problems(fields) -> list[str | None]:
+    def find_problems(fields) -> list[SettingProblem | None]:
         """Return what is wrong with the `warm_start`, `period` and `schedule` of `fields` (a `Schedule`, or alike)."""
         counts_epochs = fields.schedule != "acs" or fields.period
         return [

@@ -1,6 +1,15 @@
 """Settings of a selection that do not depend on its objective, attack and solver."""
 
-from advcore.errors import check_at_least, check_one_of, check_positive, check_share, must, require, unless
+from advcore.errors import (
+    SettingProblem,
+    check_at_least,
+    check_one_of,
+    check_positive,
+    check_share,
+    must,
+    require,
+    unless,
+)
 from advcore.rows import KINDS
 from advcore.selection.partition import ALIASES, PARTITIONS
 from advcore.settings import settings
@@ -51,9 +60,9 @@ class SelectionSettings:
             unless(not few, must("full_examples", "0, or at least 4", self.full_examples)),
             unless(few, check_at_least("full_examples", self.full_examples, 0)),
             unless(self.memory_limit is None, check_positive("memory_limit", self.memory_limit)),
-            *self._more_problems(),
+            *self._check_more(),
         )
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []

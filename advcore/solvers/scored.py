@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from advcore.errors import check_at_least, check_one_of, check_within, require
+from advcore.errors import SettingProblem, check_at_least, check_one_of, check_within, require
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.settings import settings
@@ -32,9 +32,9 @@ class Scored:
     score = ""  # not annotated: a subclass may make it a setting, which then comes in that class's order
 
     def __post_init__(self):
-        require(check_one_of("points", self.points, POINTS), *self._more_problems())
+        require(check_one_of("points", self.points, POINTS), *self._check_more())
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return []
 
     @property
@@ -78,7 +78,7 @@ class ByScore(Scored):
     score: str = "el2n"
     keep: str = "hardest"
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [check_one_of("score", self.score, SCORES, SCORE_ALIASES), check_one_of("keep", self.keep, KEEP)]
 
     def choose(self, scores: Tensor, k: int, generator: Stream) -> Tensor:
@@ -119,7 +119,7 @@ class CCS(Scored):
     drop: float = 0.1
     strata: int = 50
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         return [
             check_one_of("score", self.score, SCORES, SCORE_ALIASES),
             check_within("drop", self.drop, 0, 0.99),

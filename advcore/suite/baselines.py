@@ -11,10 +11,10 @@ from dataclasses import replace
 from advcore.attacks import NFGSM, LinfPGD
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
-from advcore.config.load import list_changes
+from advcore.config.load import Change, list_changes
 from advcore.config.run_key import identify
 from advcore.config.schema import RunConfig, SelectionConfig
-from advcore.errors import UserError
+from advcore.errors import UserError, format_value
 from advcore.minibatch.base import AttackSubset, UpdateSubset
 from advcore.minibatch.uniform import RandomMix, RandomSubset
 from advcore.objectives.base import is_attacked
@@ -79,11 +79,10 @@ def _make_unique(name: str, config: RunConfig, methods: dict[str, RunConfig]) ->
     return next(candidate for candidate in itertools.chain([full], numbered) if make_slug(candidate, 0) not in names)
 
 
-def _shorten_change(line: str) -> str:
-    """Return a line "a.b.c: 'old' -> 'new'" as "c new"."""
-    setting, _, values = line.partition(": ")
-    new = values.rpartition(" -> ")[2].strip("'")
-    return f"{setting.rpartition('.')[2]} {new}"
+def _shorten_change(change: Change) -> str:
+    """Write a change of a.b.c as "c new"."""
+    new = format_value(change.new).strip("'")
+    return f"{change.path.rpartition('.')[2]} {new}"
 
 
 def _list_baselines(

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from advcore.config.load import from_dict, resolve
-from advcore.config.run_key import identify, list_differences, settings_hash
+from advcore.config.run_key import hash_settings, identify, list_differences
 from advcore.config.schema import RunConfig
-from advcore.errors import CheckpointError, UserError, must, refuse_as_setting, require
+from advcore.errors import CheckpointError, SettingProblem, UserError, must, refuse_as_setting, require
 from advcore.files import read_bytes, read_sealed, write_bytes, write_sealed
 from advcore.reporting import formats, page
 from advcore.reporting.compare import robust_accuracy
@@ -67,13 +67,14 @@ def check_suite(file: Path, size: str | None = None, overrides: Sequence[str] = 
     return Bench(suite, folder, methods, list_runs(suite, methods))
 
 
-def _find_seed_problem(setting: str) -> str | None:
+def _find_seed_problem(setting: str) -> SettingProblem | None:
     if setting not in ("seed", "name"):
         return None
-    return f"--set {setting} changes nothing in a suite: its seeds and names are its own; write them into the file"
+    fault = "changes nothing in a suite: its seeds and names are its own"
+    return SettingProblem(f"--set {setting}", fault, way_out="write them into the file")
 
 
-def _find_folder_problem(settings: list[str], out: Path | None) -> str | None:
+def _find_folder_problem(settings: list[str], out: Path | None) -> SettingProblem | None:
     """Return the problem of overrides whose records would lie among those of the suite's settings."""
     harmless = (*ELSEWHERE, "data.path")  # of a path, only the last part is compared with the records
     other = [setting for setting in settings if not is_among(setting, harmless)]
@@ -98,7 +99,7 @@ def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) ->
 def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
     """Hash everything that the choice of baselines depends on."""
     identities = {name: identify(config) for name, config in methods.items()}
-    return settings_hash({"methods": identities, "added": suite.added, "reference": suite.reference})
+    return hash_settings({"methods": identities, "added": suite.added, "reference": suite.reference})
 
 
 def _keep_baselines(bench: Bench) -> None:
@@ -131,7 +132,7 @@ def collect_results(bench: Bench) -> Results:
     for run in bench.runs:
         path = bench.folder / f"{run.slug}.json"
         failure = _read_json(bench.folder / "failed" / path.name, _FAILURE, "")
-        hash_of_run = settings_hash(identify(run.config))
+        hash_of_run = hash_settings(identify(run.config))
         if path.exists():
             record = RunRecord.load(path)
             differing[path] = list_differences(record, run.config)
@@ -208,7 +209,7 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
         remove_empty([failed.parent])
         return Outcome("done", _summarise_record(record), 0, outcome.seconds)
     if outcome.kind == "failed":
-        settings = settings_hash(identify(run.config))
+        settings = hash_settings(identify(run.config))
         facts = {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)}
         write_sealed(failed, facts, _FAILURE)
     return outcome

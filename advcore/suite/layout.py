@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from advcore.errors import ConfigError, must, require
+from advcore.errors import SettingProblem, check, must, require
 
 KEYS = ("name", "title", "experiment", "records", "seeds", "set", "methods", "grid", "reference", "baselines", "sizes")
 """The keys of a suite."""
@@ -45,11 +45,9 @@ def make_slug(method: str, seed: int) -> str:
 
 def list_left_out(baselines: bool | Mapping[str, bool] | None) -> tuple[str, ...]:
     """Return the names of the baselines that a suite leaves out: each that is false, or all for `false`."""
-    if baselines is False:
-        return tuple(BASELINES)
-    if not isinstance(baselines, dict):
-        return ()
-    return tuple(name for name, is_wanted in baselines.items() if not is_wanted)
+    if isinstance(baselines, dict):
+        return tuple(name for name, is_wanted in baselines.items() if not is_wanted)
+    return tuple(BASELINES) if baselines is False else ()
 
 
 def pick_settings(method: Mapping) -> Settings:
@@ -63,48 +61,39 @@ def expand_grids(raw: Mapping) -> dict[str, Settings]:
     Raises ConfigError for two methods of the same name, or whose files would have the same name, and for more than
     `MOST_METHODS`.
     """
-    require(_count_problem(raw))
+    grids = _list_grids(raw)
+    count = sum(math.prod(map(len, grid.values())) for _, _, grid in grids)
+    rule = f"at most {MOST_METHODS:,}, each combination of a grid counted"
+    require(check(count <= MOST_METHODS, "methods", rule, count))  # before their names are composed
     methods: dict[str, Settings] = {}
-    for base_name, base, grid in _list_grids(raw):
-        for name, changes in _expand_grid(base_name, grid):
-            require(must("methods", "of different names", name) if name in methods else name_problem(name))
-            methods[name] = base | changes
     name_of: dict[str, str] = {}
+    for base_name, base, grid in grids:
+        for name, changes in _expand_grid(base_name, grid):
+            require(must("methods", "of different names", name) if name in methods else check_name(name))
+            methods[name] = base | changes
     for name in methods:
         twin = name_of.setdefault(make_slug(name, 0), name)
-        if twin != name:
-            raise ConfigError(must("methods", "told apart by letters and digits", [twin, name]))
+        require(check(twin == name, "methods", "told apart by letters and digits", [twin, name]))
     return methods
 
 
 def _list_grids(raw: Mapping) -> list[tuple[str, Settings, dict]]:
     """Return (name, method, grid) for each method and for the suite's grid, which belongs to no method."""
-    grids = []
-    for name, method in (raw.get("methods") or {}).items():
-        method = method or {}
-        grids.append((name, method, method.get("grid") or {}))
+    methods = (raw.get("methods") or {}).items()
+    grids = [(name, method or {}, (method or {}).get("grid") or {}) for name, method in methods]
     if raw.get("grid"):
         grids.append(("", {}, raw["grid"]))
     return grids
 
 
-def _count_problem(raw: Mapping) -> str | None:
-    """Return the problem of a suite with too many methods, before their names are composed."""
-    count = sum(math.prod(map(len, grid.values())) for _, _, grid in _list_grids(raw))
-    if count <= MOST_METHODS:
-        return None
-    return must("methods", f"at most {MOST_METHODS:,}, each combination of a grid counted", count)
-
-
-def name_problem(name: object) -> str | None:
+def check_name(name: object) -> SettingProblem | None:
     """Return why a method cannot have the name, which is shown in tables and names files."""
     if not isinstance(name, str):
         return must("methods", "named with text", name, "put it into quotes")
     if not re.search("[a-z0-9]", name.lower()):
         return must("methods", "named with letters (a to z) or digits", name)
-    if len(name) > LONGEST or not name.isprintable():
-        return must("methods", f"named in a line of at most {LONGEST} characters", name)
-    return None
+    is_right = len(name) <= LONGEST and name.isprintable()
+    return check(is_right, "methods", f"named in a line of at most {LONGEST} characters", name)
 
 
 def _expand_grid(name: str, grid: Mapping) -> Iterator[tuple[str, Settings]]:

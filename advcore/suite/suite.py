@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 from advcore.config.load import apply_overrides, from_dict, set_values
 from advcore.config.schema import RunConfig
 from advcore.config.yaml_reader import parse_overrides, read
-from advcore.errors import ConfigError, UserError, check_one_of, must, require
+from advcore.errors import ConfigError, SettingProblem, UserError, check_one_of, must, require
 from advcore.run import build
 from advcore.suite.layout import (
     BASELINES,
@@ -127,7 +126,7 @@ def _assemble_settings(
     parsed = parse_overrides(overrides)
     experiments: dict[str, Settings | UserError] = {}
     settings: dict[str, Settings] = {}
-    problems: dict[str, list[str]] = {}
+    problems: dict[SettingProblem, list[str]] = {}
     for name, method in methods.items():
         path = folder / str(method["experiment"])
         place = os.path.realpath(path)
@@ -152,15 +151,15 @@ def _read_experiment(path: Path, shared: Settings) -> Settings | UserError:
         return error
 
 
-def _add_problems(problems: dict[str, list[str]], error: UserError, method: str) -> None:
+def _add_problems(problems: dict[SettingProblem, list[str]], error: UserError, method: str) -> None:
     """Add the method's name to each of its problems; `problems` holds the names of the methods by problem."""
     for problem in error.problems:
         problems.setdefault(problem, []).append(method)
 
 
-def _raise_problems(problems: dict[str, list[str]], methods: int) -> None:
+def _raise_problems(problems: dict[SettingProblem, list[str]], methods: int) -> None:
     """Raise ConfigError with each problem once, after the names of the methods that have it."""
-    require(*(f"{_name_methods(names, methods)}: {problem}" for problem, names in problems.items()))
+    require(*(problem.inside(f"{_name_methods(names, methods)}: ") for problem, names in problems.items()))
 
 
 def _name_methods(names: list[str], methods: int) -> str:
@@ -177,14 +176,16 @@ def _share_cost(methods: dict[str, Settings], reference: str | None) -> dict[str
     Without a reference, the first method's. Steps and epochs of the reference are filled in where they are left out.
     """
     first = methods[reference or next(iter(methods))]
-    cost = dict(cast("Settings", first.get("cost") or {}))
+    cost = first.get("cost") or {}
+    if not isinstance(cost, dict):
+        return methods  # `resolve_methods` refuses it
     with contextlib.suppress(ConfigError):  # `resolve_methods` raises it, with the method's name
         config = from_dict(first)
         usual = {
             "reference_steps": getattr(config.attack, "steps", None),
             "reference_epochs": config.training.epochs,
         }
-        cost |= {key: value for key, value in usual.items() if cost.get(key) is None and value is not None}
+        cost = cost | {key: value for key, value in usual.items() if cost.get(key) is None and value is not None}
     return {name: settings | {"cost": cost} for name, settings in methods.items()}
 
 
@@ -194,7 +195,7 @@ def resolve_methods(suite: Suite) -> dict[str, RunConfig]:
     Raises ConfigError with the problems of all methods, each with the method's name.
     """
     resolved: dict[str, RunConfig] = {}
-    problems: dict[str, list[str]] = {}
+    problems: dict[SettingProblem, list[str]] = {}
     for name, settings in suite.methods.items():
         try:
             resolved[name] = from_dict(settings)
@@ -202,7 +203,8 @@ def resolve_methods(suite: Suite) -> dict[str, RunConfig]:
         except UserError as error:
             _add_problems(problems, error, name)
         if sum(map(len, problems.values())) > _MOST_PROBLEMS:
-            problems[f"more than {_MOST_PROBLEMS:,} problems; methods after this are not checked yet"] = [name]
+            rest = SettingProblem("", f"more than {_MOST_PROBLEMS:,} problems; methods after this are not checked yet")
+            problems[rest] = [name]
             break
     _raise_problems(problems, len(suite.methods))
     return resolved

@@ -3,12 +3,10 @@
 Each schedule has `at(epoch, epochs)`, which returns the attack steps of an epoch, counted from 0, of `epochs` that run.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 from advcore.attacks.base import Attack
-from advcore.errors import check_at_least, check_positive, must, require
+from advcore.errors import SettingProblem, check, check_at_least, check_positive, must, require
 from advcore.settings import settings
 from advcore.shares import floor_share
 
@@ -68,17 +66,13 @@ class ByBudget:
     last: int = 10
 
     def __post_init__(self):
+        steps = [self.first, self.mean, self.last]
         require(
             check_positive("mean", self.mean),
             check_at_least("first", self.first, 1),
             check_at_least("last", self.last, 1),
-            *self._check_order(),
+            check(self.first <= self.mean <= self.last, "first, mean, last", "in rising order", steps),
         )
-
-    def _check_order(self) -> Iterator[str]:
-        with contextlib.suppress(TypeError):  # of a value of the wrong type, which has its problem already
-            if not self.first <= self.mean <= self.last:
-                yield must("first, mean, last", "in rising order", [self.first, self.mean, self.last])
 
     def at(self, epoch: int, epochs: int) -> int:
         extra = floor_share(self.mean, epochs) - self.first * epochs  # steps beyond `first`, over the whole run
@@ -90,7 +84,7 @@ class ByBudget:
 StepSchedule = Steady | Linear | ByBudget
 
 
-def find_steps_problem(schedule: StepSchedule | None, attack: Attack | None) -> str | None:
+def find_steps_problem(schedule: StepSchedule | None, attack: Attack | None) -> SettingProblem | None:
     """Return why the attack cannot follow the schedule; None if it can."""
     if schedule is None or hasattr(attack, "steps"):
         return None

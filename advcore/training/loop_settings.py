@@ -14,6 +14,7 @@ from advcore.data.source import Source
 from advcore.errors import (
     CheckpointError,
     ConfigError,
+    SettingProblem,
     check_at_least,
     check_one_of,
     check_positive,
@@ -77,10 +78,10 @@ class LoopSettings:
             unless(self.clip_value is None, check_positive("clip_value", self.clip_value)),
             unless(self.ema is None, check_within("ema", self.ema, 0, 0.999999)),
             check_at_least("probe_examples", self.probe_examples, 1),
-            *self._more_problems(),
+            *self._check_more(),
         )
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
 
@@ -142,7 +143,7 @@ def has_remembered_start(attack: Attack | None) -> bool:
     return getattr(attack, "remembers", False)
 
 
-def find_memory_problem(memory: Memory, attack: Attack | None) -> str | None:
+def find_memory_problem(memory: Memory, attack: Attack | None) -> SettingProblem | None:
     """Return why these settings of a memory are not used; None if they are, or are the defaults."""
     if memory == Memory() or has_remembered_start(attack):
         return None

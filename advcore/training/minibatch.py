@@ -9,7 +9,7 @@ from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
 from advcore.data.contract import read_first_images
 from advcore.data.source import Source
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, SettingProblem, must
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.models.base import find_head
 from advcore.objectives.base import Objective, is_attacked
@@ -66,7 +66,7 @@ def count_least_images(rule: Rule, size: int) -> int:
     return count(rule.least, 2 * size)
 
 
-def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise: str) -> str | None:
+def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise: str) -> SettingProblem | None:
     """Return why the rule cannot serve an objective, so few epochs, or a form of the loss; None if it can."""
     if rule is None:
         return None

@@ -15,7 +15,7 @@ from advcore.data.augment import none
 from advcore.data.compatibility import check_fits
 from advcore.data.contract import MapStyle, cut_into_chunks
 from advcore.data.source import Source, as_source
-from advcore.errors import ConfigError, check_at_least, must
+from advcore.errors import ConfigError, SettingProblem, check_at_least, must
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
 from advcore.objectives.base import Objective, is_attacked
@@ -78,7 +78,7 @@ class Trainer(LoopSettings):
     attack_steps: StepSchedule | None = None
     probe_epochs: int = 0
 
-    def _more_problems(self) -> list[str | None]:
+    def _check_more(self) -> list[SettingProblem | None]:
         is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
         return [
             describe_mismatch(self.objective, self.attack),
@@ -111,7 +111,7 @@ class Trainer(LoopSettings):
             find_memory_problem(self.memory, self.attack),
         ]
 
-    def _list_disagreements(self) -> Iterator[str]:
+    def _list_disagreements(self) -> Iterator[SettingProblem]:
         """Yield a problem for each setting of the selector that does not go with the trainer's."""
         if self.selector is None:
             return
@@ -159,7 +159,7 @@ class Trainer(LoopSettings):
 
     def get_selector(self) -> AdversarialCoreset:
         """Return the selector, which every run with a budget below 1 has."""
-        assert self.selector is not None, "`_more_problems` refuses to go without"
+        assert self.selector is not None, "`_check_more` refuses to go without"
         return self.selector
 
     def count_examples(self, action: str, n: int) -> int:

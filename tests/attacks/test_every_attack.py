@@ -304,7 +304,7 @@ def test_every_objective_can_be_attacked(name, objective):
 def test_a_radius_that_cannot_be_meant_is_one_line(name, eps):
     with pytest.raises(ConfigError, match="eps must be a number") as caught:
         build(name, eps=eps)
-    assert len(caught.value.problems) == 1
+    assert len(caught.value.lines) == 1
 
 
 class Sharp(nn.Module):

@@ -23,7 +23,7 @@ RUN = {
 def problems(*sets: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as error:
         from_dict(override(RUN, list(sets)))
-    return error.value.problems
+    return error.value.lines
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_all_problems_come_at_once():
 def test_missing_settings_are_named():
     with pytest.raises(ConfigError) as error:
         from_dict({})
-    assert {"name", "data", "model", "training"} <= {line.split()[0] for line in error.value.problems}
+    assert {"name", "data", "model", "training"} <= {line.split()[0] for line in error.value.lines}
 
 
 def test_overrides_reach_into_lists_and_make_sections():
@@ -209,7 +209,7 @@ def test_a_solver_that_fits_no_target_is_refused_with_one_line(solver):
     config = from_dict(override(RUN, [f"selection.solver={{name: {solver}}}", "selection.target=validation"]))
     with pytest.raises(ConfigError) as error:
         build_selector(config)
-    (line,) = error.value.problems
+    (line,) = error.value.lines
     assert line.startswith("selection.target must be 'train'") and "'validation'" in line and "gradmatch" in line
 
 

@@ -85,7 +85,7 @@ def offered(root, *changes: str) -> str:
     """What the only problem ends with, after what it got."""
     with pytest.raises(ConfigError) as caught:
         load(root / "experiments/trades_gradmatch.yaml", changes)
-    (line,) = caught.value.problems
+    (line,) = caught.value.lines
     return line.partition("did you mean ")[2].removesuffix("?")
 
 

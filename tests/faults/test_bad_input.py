@@ -35,7 +35,7 @@ def told(run: dict) -> tuple[str, ...]:
     """The lines with which a run file is refused; each is one line, in our own words."""
     with pytest.raises(ConfigError) as caught:
         from_dict(run)
-    lines = caught.value.problems
+    lines = caught.value.lines
     assert lines and all("\n" not in line and "pydantic" not in line and "Error" not in line for line in lines)
     return lines
 
@@ -87,7 +87,7 @@ def test_every_setting_refuses_every_wrong_type_in_a_library_call_too(place):
             for value in wrong_types(kind):
                 with pytest.raises(ConfigError) as caught:
                     place.cls(**(valid | {name: value}))
-                assert any(name in line.split(" must be ")[0] for line in caught.value.problems)
+                assert any(name in line.split(" must be ")[0] for line in caught.value.lines)
 
 
 def _built(place: Place) -> object:
@@ -111,7 +111,7 @@ def test_every_number_has_a_range_and_says_so(place):
                 config = from_dict(place.given(**{name: value}))
                 assert from_dict(resolve(config)) == config
             except ConfigError as error:
-                about(place, name, value, error.problems)
+                about(place, name, value, error.lines)
                 refused.append(value)
         assert {HUGE[0], HUGE[1], HUGE[3]} <= set(refused), f"{place}: {name}"
         assert numeric(kind) is float or name.endswith("seed") or 10**10 in refused, f"{place}: {name}"
@@ -185,7 +185,7 @@ def refused(path, content: str | bytes) -> str:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError) as caught:
         load(path)
-    (line,) = caught.value.problems
+    (line,) = caught.value.lines
     assert line.startswith(str(path)) and line.isprintable() and len(line) < 1000
     return line.removeprefix(str(path))
 
@@ -218,7 +218,7 @@ def test_every_form_of_a_number_is_one_for_every_setting_that_takes_it(form):
             try:
                 from_dict(place.given(**{name: value}))
             except ConfigError as error:  # out of range, then, and not of a wrong type
-                assert not any(line.startswith(f"{place.dotted(name)} must be a number,") for line in error.problems)
+                assert not any(line.startswith(f"{place.dotted(name)} must be a number,") for line in error.lines)
             lines = told(place.given(**{name: form}))
             assert any(line.startswith(f"{place.dotted(name)} must be a number, got {form!r}") for line in lines)
     assert tried > 50
@@ -344,7 +344,7 @@ def test_faulty_arrays_are_refused_in_a_line_before_the_first_step(tmp_path, cha
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(UserError) as caught:
         DATASETS["npz"](path=str(tmp_path / "d.npz")).load(torch.device("cpu"))
-    (line,) = caught.value.problems
+    (line,) = caught.value.lines
     assert all(part in line for part in parts), line
 
 
@@ -414,7 +414,7 @@ def test_a_path_without_the_data_is_refused_by_name(name, path, monkeypatch, tmp
         return  # embedded
     with pytest.raises(UserError) as caught:
         DATASETS[name](path=path).load(torch.device("cpu"))
-    (line,) = caught.value.problems
+    (line,) = caught.value.lines
     assert "data.path must be" in line or str(tmp_path) in line or path in line
 
 

@@ -152,7 +152,7 @@ def test_a_reader_raises_an_error_of_ours_with_path_and_cause(tmp_path, monkeypa
             patch.setattr("io.open", lambda *given, number=number, **_: _raise(number, given[0]))
             with pytest.raises(CheckpointError) as caught:
                 read(path)
-        (line,) = caught.value.problems
+        (line,) = caught.value.lines
         missing = number == errno.ENOENT
         assert str(path.with_suffix("")) in line and ("is missing" if missing else os.strerror(number)) in line, line
         assert isinstance(caught.value, UnreadableError) != (number in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR))

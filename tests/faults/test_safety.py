@@ -448,7 +448,7 @@ def test_code_as_a_name_lists_the_known_names_and_imports_nothing(place):
         here[int(last) if isinstance(here, list) else last] = {"name": code}
         with pytest.raises(ConfigError) as caught:
             from_dict(run)
-        (line,) = caught.value.problems
+        (line,) = caught.value.lines
         assert line.startswith(f"{place}.name must be one of {', '.join(known)}, got {code!r}"), line
         assert set(sys.modules) == before
 
@@ -502,7 +502,7 @@ def test_an_architecture_by_address_is_refused_and_fetches_nothing(advcore, root
 def test_the_name_of_a_run_is_the_name_of_a_folder(name):
     with pytest.raises(ConfigError) as caught:
         from_dict(RUN | {"name": name})
-    (line,) = caught.value.problems
+    (line,) = caught.value.lines
     assert line.startswith("name must be letters, digits, '.', '-' and '_', got ")
 
 

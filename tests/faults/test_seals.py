@@ -60,7 +60,7 @@ def test_one_bit_anywhere_in_a_record_is_noticed(saved):
         with pytest.raises(CheckpointError) as caught:
             RunRecord.load(saved)
             pytest.fail(f"bit {bit} of byte {i}: {good[max(0, i - 9) : i + 9]}")
-        assert len(caught.value.problems) == 1 and str(saved) in str(caught.value)
+        assert len(caught.value.lines) == 1 and str(saved) in str(caught.value)
 
 
 def test_a_record_cut_anywhere_is_noticed(saved):

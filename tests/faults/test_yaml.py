@@ -267,7 +267,7 @@ def test_a_hostile_file_is_refused_in_a_line_before_it_costs_much(tmp_path, work
     (tmp_path / "f.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "f.yaml")
-    (line,) = caught.value.problems
+    (line,) = caught.value.lines
     assert line.startswith(str(tmp_path / "f.yaml")) and line.isprintable() and len(line) < 1_000
     assert words in line
     work.assert_bounded()

@@ -281,7 +281,7 @@ def test_a_share_out_of_range_is_one_line(name, value):
     key = "rho" if name in ATTACKS else "p_up"
     with pytest.raises(ConfigError, match=f"{key} must be a share") as caught:
         RULES[name](**{key: value})
-    assert len(caught.value.problems) == 1
+    assert len(caught.value.lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -304,4 +304,4 @@ def test_a_share_out_of_range_is_one_line(name, value):
 def test_every_other_bad_setting_is_one_line_that_names_it(name, changes):
     with pytest.raises(ConfigError) as caught:
         RULES[name](**changes)
-    assert len(caught.value.problems) == 1 and list(changes)[-1] in caught.value.problems[0]
+    assert len(caught.value.lines) == 1 and list(changes)[-1] in caught.value.lines[0]

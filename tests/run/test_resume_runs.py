@@ -368,7 +368,7 @@ def test_overwriting_removes_the_states_too(advcore, short_command, short):
 def test_changes_name_the_setting_by_its_path():
     before = {"a": 1, "b": {"name": "x", "c": 2, "d": None}, "e": {"name": "x", "f": 1}}
     now = {"a": 1, "b": {"name": "x", "c": 3, "d": 4}, "e": {"name": "y", "g": 1}, "h": 5}
-    assert list_changes(before, now) == [
+    assert list(map(str, list_changes(before, now))) == [
         "b.c: 2 -> 3", "b.d: None -> 4", "e: {'name': 'x', 'f': 1} -> {'name': 'y', 'g': 1}", "h: None -> 5",
     ]  # fmt: skip
 

@@ -123,7 +123,7 @@ def test_the_limit_itself_is_still_allowed(limit, spilled):
 def test_what_even_a_file_does_not_help_is_refused(limit):
     with pytest.raises(ConfigError) as error:
         settle(FOUND, limit, CPU)
-    (line,) = error.value.problems
+    (line,) = error.value.lines
     assert all(part in line for part in ("memory_limit", "2 GB", f"{limit:g} GB", "per_class", "matrix: free"))
 
 
@@ -242,7 +242,7 @@ def test_a_limit_too_small_for_a_file_is_refused_before_anything_is_attacked(mod
     least = replace(told(chooser), spilled=True).peak
     with pytest.raises(ConfigError) as error:
         replace(chooser, memory_limit=least / 1.1e9).select(model, source, seed=0, ledger=ledger, validation=source)
-    (line,) = error.value.problems
+    (line,) = error.value.lines
     assert all(part in line for part in ("memory_limit", f"{least / 1e9:.2g}"[:4], f"{least / 1.1e9:g}", "per_class"))
     assert attacked == [] and ledger.sum_units() == 0 and not list(folder.iterdir())
 

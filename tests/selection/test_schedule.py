@@ -63,4 +63,4 @@ def test_bad_settings_name_themselves_and_their_value(setting, value):
 def test_all_problems_come_at_once():
     with pytest.raises(ConfigError) as error:
         Schedule(epochs=0, budget=2, period=-1)
-    assert len(error.value.problems) == 3
+    assert len(error.value.lines) == 3

@@ -81,4 +81,4 @@ def test_a_point_that_is_none_is_refused(name):
 def test_every_other_bad_setting_is_one_line(solver, changes):
     with pytest.raises(ConfigError) as caught:
         solver(**changes)
-    assert len(caught.value.problems) == 1 and list(changes)[-1] in caught.value.problems[0]
+    assert len(caught.value.lines) == 1 and list(changes)[-1] in caught.value.lines[0]

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from advcore.config import yaml_reader
-from advcore.config.run_key import identify, list_differences, recorded_identity, settings_hash
+from advcore.config.run_key import hash_settings, identify, identify_record, list_differences
 from advcore.config.yaml_reader import read
 from advcore.errors import ConfigError
 from advcore.reporting.record import RunRecord
@@ -136,10 +136,23 @@ def test_all_problems_of_all_methods_come_at_once_with_their_names(suite):
     text = "methods: {full: {attack.stepz: 3}, b: {training.epochs: x, selection.budget: 3}, c: {selection.budget: 3}}"
     with pytest.raises(ConfigError) as error:
         resolve_methods(suite(text))
-    told = error.value.problems
+    told = error.value.lines
     assert any(line.startswith("method 'full': attack.stepz is not a setting of attack; did you mean") for line in told)
     assert any(line.startswith("method 'b': training.epochs must be a whole number, got 'x'") for line in told)
     assert any(line.startswith("method 'b', 'c': selection.budget must be a share") for line in told)
+
+
+@pytest.mark.parametrize("cost", ["5", "free", "[1]", "[[a, b]]", "true"])
+def test_a_cost_that_holds_no_settings_is_told_in_a_line(suite, cost):
+    with pytest.raises(ConfigError) as error:
+        resolve_methods(suite(f"set: {{cost: {cost}}}\nmethods: {{full: {{}}, b: {{}}}}"))
+    (line,) = error.value.lines
+    assert line.startswith("every method: cost must be a mapping of settings, got ")
+
+
+def test_the_cost_of_a_suites_methods_is_not_written_into_what_its_run_file_holds(suite):
+    cost = suite("set: {cost: {reference_steps: 5}}\nmethods: {full: {}, b: {}}").methods["b"]["cost"]
+    assert cost == {"reference_steps": 5, "reference_epochs": 30}
 
 
 AXES = "{" + ", ".join(f"a.b{i}: [1, 2, 3, 4, 5, 6, 7, 8, 9]" for i in range(300)) + "}"
@@ -154,7 +167,7 @@ def test_a_suite_of_too_many_methods_is_refused_before_they_are_written_out(suit
     monkeypatch.setattr(suite_file, "_expand_grid", lambda *_: pytest.fail("written out"))
     with pytest.raises(ConfigError) as error:
         suite(text)
-    (line,) = error.value.problems
+    (line,) = error.value.lines
     assert line.startswith("methods must be at most 1,000, each combination of a grid counted, got ")
 
 
@@ -186,7 +199,7 @@ def test_each_run_file_and_override_is_read_once_whatever_the_number_of_methods(
     methods = ", ".join(f"m{i}: {{experiment: bad.yaml}}" for i in range(20))
     with pytest.raises(ConfigError) as error:
         suite(f"methods: {{full: {{}}, {methods}}}")
-    (line,) = error.value.problems
+    (line,) = error.value.lines
     assert line.startswith("method 'm0', 'm1', 'm2' and 17 more: ") and "bad.yaml: line 1, column 6" in line
     assert len(texts) == 3
 
@@ -209,7 +222,7 @@ def test_methods_after_the_first_five_thousand_problems_are_not_checked(suite, m
     with pytest.raises(ConfigError) as error:
         resolve_methods(loaded)
     assert len(checked) < 8
-    assert error.value.problems[-1].endswith("more than 5,000 problems; methods after this are not checked yet")
+    assert error.value.lines[-1].endswith("more than 5,000 problems; methods after this are not checked yet")
 
 
 def test_a_size_is_named_where_there_are_any(suite):
@@ -253,7 +266,7 @@ def test_an_identity_knows_settings_from_places(suite):
         )
     )
     assert identify(plain) == identify(elsewhere) != identify(other)
-    assert settings_hash(identify(plain)) == settings_hash(identify(elsewhere)) != settings_hash(identify(other))
+    assert hash_settings(identify(plain)) == hash_settings(identify(elsewhere)) != hash_settings(identify(other))
 
 
 SUITES = ("digits", "mnist", "minibatch-mnist", "minibatch-cifar10", "minibatch-factors", "minibatch-strong")
@@ -290,7 +303,7 @@ def test_a_record_of_other_settings_is_not_the_suites(root):
     raw["config"]["training"]["epochz"] = 29
     assert "does not know" in list_differences(RunRecord(**raw), run.config)[0]
     record = json.loads((root / "benchmarks/records/digits/full-s0.json").read_text())
-    assert recorded_identity(RunRecord(**record)) == identify(run.config)
+    assert identify_record(RunRecord(**record)) == identify(run.config)
 
 
 def test_every_suite_of_the_papers_resolves_in_every_size(root):

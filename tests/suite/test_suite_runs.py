@@ -118,7 +118,7 @@ def test_a_record_of_other_settings_is_refused_with_a_way_out(prepared, suite, t
     other = bench.check_suite(suite(OFF), overrides=["training.epochs=4"], out=tmp_path / "out")
     with pytest.raises(ConfigError) as error:
         execute(other)
-    (line,) = error.value.problems
+    (line,) = error.value.lines
     assert "and 5 more" in line and "training.epochs: 3 -> 4" in line and "--out" in line
     with pytest.raises(ConfigError, match="training.epochs: 3 -> 4"):
         bench.collect_results(other)

@@ -568,7 +568,6 @@ def test_the_error_against_the_full_attack_is_that_of_rows_attacked_in_full(mode
 def full_rows(chosen, model, source):
     from advcore.gradients import GRADIENTS
     from advcore.gradients.base import MeasurementSettings
-    from advcore.gradients.base import MeasurementSettings
 
     stream = Stream(seed=0, purpose="full")
     settings = MeasurementSettings(objective=chosen.objective, attack=chosen.attack, stream=stream, ledger=CostLedger())
