@@ -47,8 +47,10 @@ def describe_exit(error: BaseException) -> Exit | None:
         return Exit(3, (str(error),), shared)
     if isinstance(error, OSError):
         refusal = describe_refusal(error)
+        if refusal is None:
+            return None
         way_out = _explain_continuation() or "; fix that, then rerun the same command"
-        return Exit(3, (f"{refusal}{way_out}",), shared) if refusal else None
+        return Exit(3, (f"{refusal}{way_out}",), shared)
     if hasattr(error, "format_message"):  # a usage error
         return Exit(2, (error.format_message(),))
     from advcore.runtime.out_of_memory import is_out_of_memory

@@ -83,8 +83,10 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
     memory = {name: _format_megabytes(size) for name, size in sizes.items()}
     selector = trainer.selector
-    estimate = estimate_for(selector, model, data.train, build.count_held_out(data)) if selector else None
-    if selector is None or estimate is None:
+    if selector is None:
+        return memory
+    estimate = estimate_for(selector, model, data.train, build.count_held_out(data))
+    if estimate is None:
         return memory
     with build.prefix_problems("selection."):
         estimate, event = settle(estimate, selector.memory_limit, data.train.device)

@@ -61,7 +61,9 @@ def choose_score(config: RunConfig, name: str | None) -> str:
     """
     scores = [key for key, gradient in GRADIENTS.items() if gradient.is_scalar]
     reads = config.selection.solver.reads if config.selection else None
-    name = name or (reads if reads in scores else "input_norm")
+    if not name and reads in scores:
+        return reads
+    name = name or "input_norm"
     require(check_one_of("--score", name, scores, SCORE_ALIASES))
     return name
 
