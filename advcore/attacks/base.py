@@ -13,7 +13,7 @@ from advcore.attacks.memory import Perturbations
 from advcore.deprecation import forward_method, forward_renamed
 from advcore.errors import SettingProblem, check_at_least, check_within, require
 from advcore.rng import Stream
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.types import Loss
 
 PassCounter = Callable[[nn.Module], Callable[[Tensor], Tensor]]
@@ -49,7 +49,7 @@ class Attack(ABC):
     the attack that these return, whose class is derived for that: it prints, and is named, like the attack's.
     """
 
-    eps: float
+    eps: float = setting(unit="own units")
     climbs: ClassVar[str] = "own"
     norm: ClassVar[str]
     widest: ClassVar[float]
@@ -194,8 +194,8 @@ class Iterated(Attack):
     restarts : independent starts, at least 1; each example keeps the one with the highest loss.
     """
 
-    steps: int = 10
-    restarts: int = 1
+    steps: int = setting(default=10, unit="steps")
+    restarts: int = setting(default=1, unit="starts")
     described_settings: ClassVar[tuple[str, ...]] = ()  # further settings that a robust accuracy must state
     example: ClassVar = {"steps": 3}
 

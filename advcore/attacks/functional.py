@@ -10,7 +10,7 @@ from torch import Tensor
 from advcore.attacks.base import Iterated, climb
 from advcore.attacks.geometry import draw_linf, step_linf
 from advcore.rng import Stream
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.types import Loss
 
 
@@ -18,7 +18,7 @@ from advcore.types import Loss
 class Functional(Iterated):
     """PGD on the parameters p of a map, in the linf ball of radius eps, by signed steps; x_adv is `apply(x, p)`."""
 
-    steps: int = 100
+    steps: int = setting(default=100, unit="steps")
     widest: ClassVar[float] = 1e6
 
     @abstractmethod

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
 from advcore.errors import SettingProblem, check_within
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 # ITU-T T.81, annex K, tables K.1 and K.2: the divisors of the coefficients at quality 50
 _LUMINANCE = (
@@ -38,7 +38,7 @@ class JPEGLinf(Functional):
     Reference: Kang et al. 2019, section 3.2. Differs: no chroma subsampling.
     """
 
-    eps: float = 0.125
+    eps: float = setting(default=0.125, unit="quantisation steps")
     quality: int = 80
     norm: ClassVar[str] = "jpeg"
     example: ClassVar = {"eps": 0.5, "steps": 3}

@@ -10,7 +10,7 @@ from advcore.cost import format_gigabytes
 from advcore.errors import CheckpointError, ConfigError, check_at_least, check_one_of, must, require, unless
 from advcore.rng import Stream
 from advcore.runtime.device import measure_free_memory
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 Augmentation = Callable[[Tensor, Stream], Tensor]
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
@@ -35,7 +35,7 @@ class Memory:
     """
 
     precision: str = "float16"
-    reset: int | None = None
+    reset: int | None = setting(default=None, unit="epochs")
     place: str = "auto"
 
     def __post_init__(self):

@@ -11,7 +11,7 @@ from advcore.attacks.geometry import draw_linf, measure_linf, step_linf
 from advcore.attacks.pgd import LinfPGD, check_radius
 from advcore.errors import SettingProblem, check_positive, check_within, unless
 from advcore.rng import Stream
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.types import Loss
 
 
@@ -28,8 +28,9 @@ class NFGSM(Attack):
     Cost: one forward and one backward pass per example. Reference: de Jorge et al. 2022, algorithm 1.
     """
 
-    noise: float = 2.0
-    step_size: float | None = None
+    eps: float = setting(unit="pixels")
+    noise: float = setting(default=2.0, unit="eps")
+    step_size: float | None = setting(default=None, unit="as eps")
     norm: ClassVar[str] = "linf"
     training_only: ClassVar[bool] = True
     few_steps: ClassVar[bool] = True

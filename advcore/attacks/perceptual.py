@@ -11,7 +11,7 @@ from advcore.attacks.base import Iterated, PassCounter, take_gradient
 from advcore.attacks.lpips import Embedder, View, compare_embeddings, project
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must
 from advcore.rng import Stream
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.types import Loss
 
 _NOISE = 0.01  # standard deviation of the start
@@ -39,6 +39,7 @@ class Perceptual(Iterated):
     an external network's passes come on top (`passes`).
     """
 
+    eps: float = setting(unit="LPIPS")
     layers: list[str] | None = None
     network: str | None = None
     correct_only: bool = False
@@ -176,8 +177,8 @@ class LPA(Perceptual):
     Reference: Laidlaw et al. 2021, algorithm 2.
     """
 
-    steps: int = 40
-    rounds: int = 5
+    steps: int = setting(default=40, unit="steps")
+    rounds: int = setting(default=5, unit="rounds")
     example: ClassVar = {"eps": 0.3, "steps": 3, "rounds": 2}
 
     def _check_more(self) -> list[SettingProblem | None]:

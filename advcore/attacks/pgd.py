@@ -12,7 +12,7 @@ from advcore.attacks.memory import Perturbations
 from advcore.errors import SettingProblem, check_one_of, check_positive, check_share, check_within, must, unless
 from advcore.pixels import format_pixels
 from advcore.rng import Stream
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.types import Loss
 
 STARTS = ("uniform", "gaussian", "clean", "remembered")
@@ -48,7 +48,8 @@ class PGD(Iterated):
     Differs: the l2 start is uniform in the ball, not per pixel far outside of it.
     """
 
-    step_size: float | None = None
+    eps: float = setting(unit="pixels")
+    step_size: float | None = setting(default=None, unit="as eps")
     start: str = "uniform"
     memory: ClassVar[Perturbations | None] = None  # a field once there is one (`with_memory`)
     described_settings: ClassVar[tuple[str, ...]] = ("start",)
@@ -165,7 +166,7 @@ class L1PGD(PGD):
     Reference: Tramer and Boneh 2019, algorithm 1 (SLIDE); Croce and Hein 2021, proposition 2.1 (projection).
     """
 
-    sparsity: float = 0.05
+    sparsity: float = setting(default=0.05, unit="share")
     norm: ClassVar[str] = "l1"
     example: ClassVar = {"eps": 4.0, "steps": 3}
     described_settings: ClassVar[tuple[str, ...]] = ("start", "sparsity")

@@ -8,7 +8,7 @@ from torch import Tensor
 from advcore.attacks.base import take_gradient
 from advcore.attacks.lpips import View, project
 from advcore.attacks.perceptual import MAX_MARGIN, PROJECTION, Perceptual, compute_norms
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 _CG_STEPS = 5
 _CG_PROBE = 1e-3  # length of the step of a finite difference
@@ -25,7 +25,7 @@ class PPGD(Perceptual):
     Reference: Laidlaw et al. 2021, algorithm 1.
     """
 
-    steps: int = 40
+    steps: int = setting(default=40, unit="steps")
     example: ClassVar = {"eps": 0.3, "steps": 2}
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from advcore.attacks.functional import Functional
 from advcore.attacks.geometry import measure_linf
 from advcore.errors import SettingProblem, check_at_least, must, require
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 @settings
@@ -25,8 +25,8 @@ class ReColorAdv(Functional):
     their paper has beside CIELUV), and no smoothness penalty beyond the table's own resolution.
     """
 
-    eps: float = 0.06
-    resolution: int = 16
+    eps: float = setting(default=0.06, unit="pixels")
+    resolution: int = setting(default=16, unit="entries")
     norm: ClassVar[str] = "recolor"
     widest: ClassVar[float] = 1.0
     described_settings: ClassVar[tuple[str, ...]] = ("resolution",)

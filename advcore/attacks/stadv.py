@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.functional import Functional
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 @settings
@@ -24,7 +24,7 @@ class StAdv(Functional):
     smoothness penalty and L-BFGS.
     """
 
-    eps: float = 0.05
+    eps: float = setting(default=0.05, unit="half widths")
     norm: ClassVar[str] = "stadv"
     example: ClassVar = {"eps": 0.2, "steps": 3}
     widest: ClassVar[float] = 2.0

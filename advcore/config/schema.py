@@ -17,7 +17,7 @@ from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.selection.coreset import SelectionSettings
 from advcore.selection.schedule import MOST_EPOCHS, Schedule
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.solvers import SOLVERS
 from advcore.tracking import TRACKERS, find_tracker_name
 from advcore.training import ATTACK_STEPS, LR_SCHEDULES, OPTIMIZERS
@@ -106,12 +106,12 @@ class SelectionConfig(SelectionSettings):
     """
 
     solver: SolverChoice
-    warm_start: float = 0.6
-    period: int | None = 20
+    warm_start: float = setting(default=0.6, unit="share")
+    period: int | None = setting(default=20, unit="epochs")
     schedule: str = "compressed"
     attack: AttackChoice | None = None
-    cost: float | None = None
-    probe_epochs: int = 0
+    cost: float | None = setting(default=None, unit="of full training")
+    probe_epochs: int = setting(default=0, unit="epochs")
 
     def _check_more(self) -> list[SettingProblem | None]:
         return [
@@ -136,7 +136,7 @@ class TrainingConfig(LoopSettings):
     attack_steps : the training attack's steps in each epoch; null for the attack's own number in all epochs.
     """
 
-    epochs: int
+    epochs: int = setting(unit="epochs")
     optimizer: OptimizerChoice
     lr_schedule: LrScheduleChoice = OneCycle()
     attack_steps: AttackStepsChoice | None = None
@@ -159,8 +159,8 @@ class EvaluationConfig:
     """
 
     attacks: list[EvaluatedChoice]
-    batch_size: int = 256
-    examples: int | None = None
+    batch_size: int = setting(default=256, unit="examples")
+    examples: int | None = setting(default=None, unit="images")
     checks: bool = True
 
     def __post_init__(self):
@@ -197,8 +197,8 @@ class CostConfig:
     reference_epochs : its epochs; null for `training.epochs`.
     """
 
-    reference_steps: int = 10
-    reference_epochs: int | None = None
+    reference_steps: int = setting(default=10, unit="steps")
+    reference_epochs: int | None = setting(default=None, unit="epochs")
 
     def __post_init__(self):
         require(
@@ -217,8 +217,8 @@ class CheckpointConfig:
     kept : how many states are kept, so that there is another where the newest is damaged.
     """
 
-    period: int = 1
-    kept: int = 2
+    period: int = setting(default=1, unit="epochs")
+    kept: int = setting(default=2, unit="states")
 
     def __post_init__(self):
         require(

@@ -44,6 +44,7 @@ from advcore.errors import (
     require,
 )
 from advcore.rng import Stream
+from advcore.settings import setting
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +91,12 @@ class DataSettings:
     planted : faults of the training examples, for studies; None for none.
     """
 
-    validation: float = 0.1
+    validation: float = setting(default=0.1, unit="share")
     split_seed: int = 0
-    train_size: int | None = None
-    test_size: int | None = None
+    train_size: int | None = setting(default=None, unit="examples")
+    test_size: int | None = setting(default=None, unit="examples")
     augment: str | None = None
-    workers: int = 0
+    workers: int = setting(default=0, unit="processes")
     planted: Planted | None = None
     usual_augment: ClassVar[str] = "none"
 
@@ -198,7 +199,7 @@ class OwnData(DataSettings):
     """
 
     path: str
-    num_classes: int | None = None
+    num_classes: int | None = setting(default=None, unit="classes")
 
     def __post_init__(self):
         super().__post_init__()

@@ -13,7 +13,7 @@ from advcore.data.base import DataSettings, find_path
 from advcore.data.images import decode_image
 from advcore.data.split import Split
 from advcore.errors import DataError, SettingProblem, check_at_least, explain_missing_package, must, require
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 @settings
@@ -30,7 +30,7 @@ class ImageFolder(DataSettings):
     """
 
     path: str
-    size: int = 224
+    size: int = setting(default=224, unit="pixels")
     only: list[str] | None = None
     groups: dict[str, list[str]] | None = None
     usual_augment: ClassVar[str] = "crop_flip"

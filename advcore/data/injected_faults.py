@@ -11,7 +11,7 @@ from torch import Tensor
 from advcore.data.split import Split
 from advcore.errors import check_within, require
 from advcore.rng import Stream
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.shares import apportion
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ class Planted:
     Raises ConfigError for values out of range. Applied in this order, seeded by `split_seed`.
     """
 
-    long_tail: float = 1
-    duplicates: float = 0
-    noise: float = 0
+    long_tail: float = setting(default=1, unit="unit-free")
+    duplicates: float = setting(default=0, unit="share")
+    noise: float = setting(default=0, unit="share")
 
     def __post_init__(self):
         require(

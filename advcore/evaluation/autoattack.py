@@ -17,7 +17,7 @@ from advcore.attacks.pgd import MOST_PIXELS, check_radius
 from advcore.errors import SettingProblem, check_one_of, explain_missing_package, must, require
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.types import Facts
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -55,7 +55,7 @@ class AutoAttack:
     Needs the extra `eval`. Cost: thousands of passes per example. Reference: Croce and Hein 2020, section 5.
     """
 
-    eps: float
+    eps: float = setting(unit="pixels")
     norm: str = "linf"
     version: str = "standard"
     training_only: ClassVar[bool] = False

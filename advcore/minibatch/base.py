@@ -18,7 +18,7 @@ from advcore.errors import (
 )
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.shares import floor_share
 
 FLOOR = 1e-6  # added to a preference that may be 0, so that every example can be drawn
@@ -103,9 +103,9 @@ class AttackSubset:
     the warm-up, nor where all are picked. Reference: Selective AT (arXiv 2512.22069), algorithm 1.
     """
 
-    rho: float = 0.25
-    warm_up: int = 2
-    clean: float = 0.2
+    rho: float = setting(default=0.25, unit="share")
+    warm_up: int = setting(default=2, unit="epochs")
+    clean: float = setting(default=0.2, unit="unit-free")
     draw: str = "multinomial"
     correction: str = "none"
     reads: ClassVar[str | None] = None  # "logits" or "features"
@@ -169,7 +169,7 @@ class UpdateSubset:
     Each image counts by the objective's loss of a single image, so objectives that compare two are refused.
     """
 
-    p_up: float = 0.5
+    p_up: float = setting(default=0.5, unit="share")
     reads: ClassVar[str | None] = None  # "losses"
     single_image: ClassVar[bool] = True
     # not annotated: a subclass may make these settings, which then come in that class's order

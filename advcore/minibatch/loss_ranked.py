@@ -8,7 +8,7 @@ from torch import Tensor
 from advcore.errors import SettingProblem, check_at_least, check_one_of, check_share
 from advcore.minibatch.base import UpdateSubset, count
 from advcore.rng import Stream
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 @settings
@@ -33,11 +33,11 @@ class LossRanked(UpdateSubset):
     are ranked by the cross-entropy with the true label.
     """
 
-    warm_up: int = 0
+    warm_up: int = setting(default=0, unit="epochs")
     queue: bool = False
-    probed: int = 0
+    probed: int = setting(default=0, unit="images")
     adaptive: str = "fixed"
-    p_min: float = 0.1
+    p_min: float = setting(default=0.1, unit="share")
     accuracy: str = "clean"
     reads: ClassVar[str | None] = "losses"
 

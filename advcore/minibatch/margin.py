@@ -6,7 +6,7 @@ from torch import Tensor
 
 from advcore.errors import SettingProblem, check_within
 from advcore.minibatch.base import AttackSubset, Seen
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 @settings
@@ -23,7 +23,7 @@ class Margin(AttackSubset):
     it is 1e-6.
     """
 
-    margin_eps: float = 1e-2
+    margin_eps: float = setting(default=1e-2, unit="logits")
     signed: bool = False
     reads: ClassVar[str | None] = "logits"
 

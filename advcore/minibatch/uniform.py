@@ -8,7 +8,7 @@ from torch import Tensor
 from advcore.errors import SettingProblem, check_within
 from advcore.minibatch.base import AttackSubset, Seen, UpdateSubset, count
 from advcore.rng import Stream
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 @settings
@@ -32,7 +32,7 @@ class RandomMix(UpdateSubset):
     Reference: the random mix with which Mendonça et al. 2023 compare. Differs: exact shares in each batch.
     """
 
-    adversarial: float = 0.5
+    adversarial: float = setting(default=0.5, unit="share")
     reads: ClassVar[str | None] = None
 
     def _check_more(self) -> list[SettingProblem | None]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from advcore.errors import check_at_least, require
 from advcore.models.base import ModelSettings
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
@@ -39,7 +39,7 @@ class SmallCNN(ModelSettings):
     width : channels of the first convolution, 1 to 1024.
     """
 
-    width: int = 16
+    width: int = setting(default=16, unit="channels")
     parts: ClassVar = (block, small_cnn)
     family: ClassVar = "small_cnn"
 

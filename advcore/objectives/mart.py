@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advcore.errors import check_positive, require
 from advcore.objectives.trades import measure_divergence
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 def compute_log_rest(logits: Tensor, classes: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class Mart:
     Reference: Wang et al. 2020, section 3.
     """
 
-    beta: float = 5.0
+    beta: float = setting(default=5.0, unit="unit-free")
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     ascent_needs_clean: ClassVar[bool] = False
 

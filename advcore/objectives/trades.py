@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_positive, require
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 def measure_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class Trades:
     the authors' code.
     """
 
-    beta: float = 6.0
+    beta: float = setting(default=6.0, unit="unit-free")
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     ascent_needs_clean: ClassVar[bool] = True
 

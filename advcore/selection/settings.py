@@ -12,7 +12,7 @@ from advcore.errors import (
 )
 from advcore.rows import KINDS
 from advcore.selection.partition import ALIASES, PARTITIONS
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 BLOCKS = ("permuted", "stored_order")
 TARGETS = ("train", "validation")
@@ -39,13 +39,13 @@ class SelectionSettings:
     """
 
     partition: str = "per_class"
-    budget: float = 0.5
+    budget: float = setting(default=0.5, unit="share")
     rows: str = "full"
     blocks: str = "permuted"
-    chunk_size: int = 256
+    chunk_size: int = setting(default=256, unit="examples")
     target: str = "train"
-    full_examples: int = 1000
-    memory_limit: float | None = None
+    full_examples: int = setting(default=1000, unit="examples")
+    memory_limit: float | None = setting(default=None, unit="GB")
 
     def __post_init__(self):
         few = isinstance(self.full_examples, int) and 0 < self.full_examples < 4

@@ -19,7 +19,7 @@ from advcore.rows.pairwise import (
     use_exact_factors,
 )
 from advcore.runtime.device import is_faster_batched
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.solvers.base import MATRIX, check_problem, matrix_is_held, refuse_target
 from advcore.solvers.location import Located, Sample, locate, locate_tiled, locate_with_submodlib
 from advcore.types import Selection
@@ -53,7 +53,7 @@ class Craig:
     """
 
     distance: str = "euclidean"
-    epsilon: float | None = None
+    epsilon: float | None = setting(default=None, unit="unit-free")
     matrix: str = "auto"
     backend: str = "advcore"
     reads: ClassVar[str | None] = "last_layer"

@@ -16,7 +16,7 @@ from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.rows.pairwise import choose_unit, gram_matrix, matrix_bytes, matrix_dtype, use_exact_factors
 from advcore.runtime.device import is_faster_batched
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
 from advcore.solvers.batched import pursue_together
 from advcore.solvers.products import FactorProducts, GramProducts, Products
@@ -54,9 +54,9 @@ class GradMatch:
     is scaled, weights are refitted exactly, a shortfall is not filled at random unless asked.
     """
 
-    ridge: float = 0.02
+    ridge: float = setting(default=0.02, unit="unit-free")
     nonnegative: bool = True
-    tolerance: float = 1e-4
+    tolerance: float = setting(default=1e-4, unit="unit-free")
     fill: str = "rounds"
     matrix: str = "auto"
     reads: ClassVar[str | None] = "last_layer"

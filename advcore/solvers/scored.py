@@ -6,7 +6,7 @@ from torch import Tensor
 from advcore.errors import SettingProblem, check_at_least, check_one_of, check_within, require
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.shares import floor_share
 from advcore.solvers.base import check_problem, refuse_target, weigh_equally
 from advcore.types import Selection
@@ -116,8 +116,8 @@ class CCS(Scored):
     """
 
     score: str = "margin"
-    drop: float = 0.1
-    strata: int = 50
+    drop: float = setting(default=0.1, unit="share")
+    strata: int = setting(default=50, unit="strata")
 
     def _check_more(self) -> list[SettingProblem | None]:
         return [

@@ -7,7 +7,7 @@ import math
 
 from advcore.attacks.base import Attack
 from advcore.errors import SettingProblem, check, check_at_least, check_positive, must, require
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.shares import floor_share
 
 
@@ -20,7 +20,7 @@ class Steady:
     steps : at least 1.
     """
 
-    steps: int
+    steps: int = setting(unit="steps")
 
     def __post_init__(self):
         require(check_at_least("steps", self.steps, 1))
@@ -38,8 +38,8 @@ class Linear:
     first, last : at least 1, either may be the larger.
     """
 
-    first: int
-    last: int
+    first: int = setting(unit="steps")
+    last: int = setting(unit="steps")
 
     def __post_init__(self):
         require(check_at_least("first", self.first, 1), check_at_least("last", self.last, 1))
@@ -61,9 +61,9 @@ class ByBudget:
     first, last : at least 1, first <= mean <= last.
     """
 
-    mean: float
-    first: int = 1
-    last: int = 10
+    mean: float = setting(unit="steps")
+    first: int = setting(default=1, unit="steps")
+    last: int = setting(default=10, unit="steps")
 
     def __post_init__(self):
         steps = [self.first, self.mean, self.last]

@@ -30,7 +30,7 @@ from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.result import NORMALISE
 from advcore.selection.settings import unless
-from advcore.settings import settings
+from advcore.settings import setting, settings
 from advcore.training.progress import Snapshot
 from advcore.types import find_name
 
@@ -57,14 +57,14 @@ class LoopSettings:
     speed : precision and layout of the model's passes, and the like.
     """
 
-    batch_size: int = 128
+    batch_size: int = setting(default=128, unit="examples")
     normalise: str = "coreset"
     attack_mode: str = "eval"
-    eps_ramp: float = 0
-    clip_norm: float | None = None
-    clip_value: float | None = None
-    ema: float | None = None
-    probe_examples: int = 1000
+    eps_ramp: float = setting(default=0, unit="epochs")
+    clip_norm: float | None = setting(default=None, unit="gradient norm")
+    clip_value: float | None = setting(default=None, unit="gradient entry")
+    ema: float | None = setting(default=None, unit="unit-free")
+    probe_examples: int = setting(default=1000, unit="images")
     memory: Memory = Memory()
     speed: Speed = Speed()
 

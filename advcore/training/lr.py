@@ -9,7 +9,7 @@ import math
 
 from advcore.errors import check_at_least, check_within, must, require
 from advcore.selection.settings import unless
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 @settings
@@ -31,9 +31,9 @@ class MultiStep:
     ramp : epochs over which the rate first grows linearly to its full value, >= 0; PAT uses 5.
     """
 
-    milestones: list[int]
-    gamma: float = 0.1
-    ramp: int = 0
+    milestones: list[int] = setting(unit="epochs")
+    gamma: float = setting(default=0.1, unit="of the rate")
+    ramp: int = setting(default=0, unit="epochs")
 
     def __post_init__(self):
         are_epochs = all(isinstance(milestone, int) and milestone > 0 for milestone in self.milestones)
@@ -70,9 +70,9 @@ class OneCycle:
     Reference: Smith and Topin (2018). Differs: momentum is constant.
     """
 
-    peak: float = 0.3
-    start: float = 0.04
-    end: float = 4e-6
+    peak: float = setting(default=0.3, unit="share")
+    start: float = setting(default=0.04, unit="of the rate")
+    end: float = setting(default=4e-6, unit="of the rate")
 
     def __post_init__(self):
         require(
@@ -103,7 +103,7 @@ class Cyclic:
     Reference: Wong et al. (2020), section 5.
     """
 
-    peak: float = 0.5
+    peak: float = setting(default=0.5, unit="share")
 
     def __post_init__(self):
         require(check_within("peak", self.peak, 0.001, 0.999))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from advcore.errors import check_positive, check_within, require
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 
 @settings
@@ -19,9 +19,9 @@ class SGD:
     nesterov : take the gradient at the point to which the momentum leads (Nesterov's momentum).
     """
 
-    lr: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    lr: float = setting(unit="unit-free")
+    momentum: float = setting(default=0.9, unit="unit-free")
+    weight_decay: float = setting(default=5e-4, unit="unit-free")
     nesterov: bool = False
 
     def __post_init__(self):
@@ -58,8 +58,8 @@ class Adam:
     weight_decay : L2 penalty on all parameters, in [0, 10].
     """
 
-    lr: float = 1e-3
-    weight_decay: float = 0.0
+    lr: float = setting(default=1e-3, unit="unit-free")
+    weight_decay: float = setting(default=0.0, unit="unit-free")
 
     def __post_init__(self):
         require(check_positive("lr", self.lr), check_within("weight_decay", self.weight_decay, 0, 10))

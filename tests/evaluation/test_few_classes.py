@@ -146,12 +146,12 @@ def test_what_was_left_out_is_flagged_whether_or_not_checks_were_asked_for(few_i
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_attack_alone_is_refused_where_it_cannot_run_and_versions_go_on(version):
     attack = AutoAttack(eps=0.1, version=version)
-    assert "nothing to be mistaken for" in attack.classes_problem(1)
+    assert "nothing to be mistaken for" in str(attack.classes_problem(1))
     problem = attack.classes_problem(2)
     assert attack.classes_problem(3) is None and bool(problem) is (version == "apgd-dlr")
     model, data, _ = linear(2, "linf")
     if problem:
-        assert problem.startswith("version must be standard, apgd-ce or square for 2 classes, got 'apgd-dlr'")
+        assert str(problem).startswith("version must be standard, apgd-ce or square for 2 classes, got 'apgd-dlr'")
         with pytest.raises(ConfigError, match="for 2 classes"):
             evaluate(model, data, [attack])
 

@@ -303,6 +303,7 @@ BUILDS_FROM_YAML = re.compile(r"yaml\.(\w*[Ll]oad\w*|compose\w*|constructor|reso
 FROM_A_TABLE = (
     "advcore/__init__.py",
     "advcore/deprecation.py",
+    "advcore/evaluation/autoattack.py",
     "advcore/run/doctor.py",
     "benchmarks/measure/solvers.py",
 )
