@@ -9,14 +9,45 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "advcore"
 VAGUE = {"own", "found", "one", "told"}
 
-DENSITIES = {"conditional expressions": 11.9, "tuple assignments": 2.7, "lambdas": 1.4, "uses of Any": 0.4}
+PARTICIPLES = frozenset(
+    """
+    accepted adapted added adjusted allocated altered answered applied apportioned arranged asked assembled attacked
+    attempted averaged batched begun bent bound bounded broken built called capped carried caught changed checked chosen
+    chunked clipped closed collected combined compared compiled composed computed concatenated copied corrected counted
+    dealt decayed decided decoded defined described divided done drawn dropped encoded ended estimated evaluated
+    expanded explained exported extended fetched filled filtered finished fitted flagged flattened folded followed forced
+    forgotten formatted found fused gathered given gone gridded grouped grown halved handed hashed held hidden identified
+    imported injected installed joined judged kept known laid left limited listed loaded located locked lost made mapped
+    marked masked matched meant measured merged met missed mixed moved multiplied named needed normalised noted noticed
+    numbered opened ordered packed padded paired parsed passed perturbed picked placed planned planted played prefixed
+    prepared preserved printed projected pulled pursued raised ranked reached rebuilt received recorded
+    recovered reduced refitted refreshed refused removed renamed repeated replaced replayed reported required rescaled
+    resized resolved restored resumed returned reweighted rewritten rounded said sampled saved scaled scanned scored
+    sealed searched seen selected sent separated served settled shared shifted shortened shown shuffled signed
+    silenced skipped solved sorted spelled spent spread stacked started stated stepped stopped stored stripped
+    subsampled summarised summed supported swept taken tapped told tracked trained translated tried trimmed understood
+    undone unpacked updated used validated waited walked warned watched weighed weighted wrapped written
+    adding answering asking attacking averaging binding borrowing building calling changing checking choosing climbing
+    closing collecting comparing computing copying counting cutting describing drawing ending evaluating explaining finding
+    finishing gathering giving going hashing holding importing joining judging keeping letting listing loading locking
+    logging looking making measuring merging moving naming noting opening packing picking placing planning preparing
+    printing raising reading recalling recording reducing refusing removing replacing reporting restoring resuming
+    running saving scaling scoring selecting sending sharing showing skipping solving sorting splitting
+    starting stepping stopping summing sweeping taking tapping telling tracking trying undoing waiting walking warning
+    watching weighing working writing
+    """.split()
+)
+"""No function is named by one of these, or begins with one; a property may be, since it is read as a value."""
+
+DENSITIES = {"conditional expressions": 11.9, "tuple assignments": 2.0, "lambdas": 1.3, "uses of Any": 0.4}
 """At most so many per 1,000 lines."""
 
 COUNTS = {
     "vague names": 0,
-    "functions over 40 lines": 6,
-    "files over 300 lines": 2,
-    "functions of over 7 parameters": 6,
+    "functions over 40 lines": 0,
+    "files over 300 lines": 0,
+    "functions of over 7 parameters": 4,  # public ones, whose keywords are in use
+    "functions named by a participle": 0,
 }
 """At most so many in all."""
 
@@ -41,6 +72,11 @@ def classify(node: ast.AST) -> str | None:
     return "vague names" if name in VAGUE else None
 
 
+def is_named_by_participle(function: ast.FunctionDef) -> bool:
+    decorators = {getattr(decorator, "id", "") for decorator in function.decorator_list}
+    return function.name.strip("_").split("_")[0] in PARTICIPLES and not decorators & {"property", "cached_property"}
+
+
 @pytest.fixture(scope="module")
 def measured() -> tuple[Counter, int]:
     """How often each kind occurs in the package, and its number of lines."""
@@ -54,6 +90,7 @@ def measured() -> tuple[Counter, int]:
         for node in ast.walk(ast.parse(text)):
             counts[classify(node)] += 1
             if isinstance(node, ast.FunctionDef):
+                counts["functions named by a participle"] += is_named_by_participle(node)
                 counts["functions over 40 lines"] += node.end_lineno - node.lineno >= 40
                 # the parameters of a command are what can be given to it
                 if path.parent != PACKAGE / "cli":

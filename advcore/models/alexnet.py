@@ -25,14 +25,16 @@ class Features(nn.Module):
         return self.features(x)
 
 
-def hidden(inputs: int) -> list[nn.Module]:
+def make_hidden_layer(inputs: int) -> list[nn.Module]:
     """Build a linear layer with dropout before it and ReLU after it."""
     return [nn.Dropout(), nn.Linear(inputs, 4096), nn.ReLU()]
 
 
 def alexnet_cifar(num_classes: int, channels: int) -> nn.Module:
     """Build AlexNet: images (B, channels, 32, 32) to logits (B, num_classes)."""
-    return nn.Sequential(Features(channels), nn.Flatten(), *hidden(1024), *hidden(4096), nn.Linear(4096, num_classes))
+    return nn.Sequential(
+        Features(channels), nn.Flatten(), *make_hidden_layer(1024), *hidden(4096), nn.Linear(4096, num_classes)
+    )
 
 
 @settings
@@ -44,5 +46,5 @@ class AlexNetCIFAR(ModelSettings):
     2 x 2 before the hidden layers is adaptive, so that other sizes fit.
     """
 
-    parts: ClassVar = (Features, hidden, alexnet_cifar)
+    parts: ClassVar = (Features, make_hidden_layer, alexnet_cifar)
     family: ClassVar = "alexnet"

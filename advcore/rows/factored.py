@@ -124,9 +124,9 @@ class FactoredRows:
 
     def combine(self, i: Tensor, w: Tensor) -> Tensor:
         """Return the weighted sum of the rows at `i`, sum of w_i G_i, (C, D + 1) float64."""
-        return _sum_products(self._weighted_passes(i, w.double()))
+        return _sum_products(self._weigh_passes(i, w.double()))
 
-    def _weighted_passes(self, i: Tensor, weights: Tensor) -> Iterator[Pass]:
+    def _weigh_passes(self, i: Tensor, weights: Tensor) -> Iterator[Pass]:
         for passes, weight in zip(self._pieces(i), weights.split(_AT_ONCE), strict=True):
             for a, g in passes:
                 yield a.mul_(weight[:, None]), g

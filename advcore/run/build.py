@@ -80,11 +80,11 @@ def build_selector(config: RunConfig) -> AdversarialCoreset | None:
             attack_mode=config.training.attack_mode,
             block_size=config.training.batch_size,
             normalise=config.training.normalise,
-            **_shared_settings(SelectionSettings, selection),
+            **_copy_shared_settings(SelectionSettings, selection),
         )
 
 
-def _shared_settings(kind: type, settings: object) -> dict:
+def _copy_shared_settings(kind: type, settings: object) -> dict:
     return {field.name: getattr(settings, field.name) for field in fields(kind)}
 
 
@@ -143,7 +143,7 @@ def build_trainer(config: RunConfig) -> Trainer:
             lr_schedule=training.lr_schedule,
             attack_steps=training.attack_steps,
             probe_epochs=getattr(config.selection, "probe_epochs", 0),
-            **_shared_settings(LoopSettings, training),
+            **_copy_shared_settings(LoopSettings, training),
         )
 
 
