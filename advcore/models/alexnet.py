@@ -33,7 +33,11 @@ def make_hidden_layer(inputs: int) -> list[nn.Module]:
 def alexnet_cifar(num_classes: int, channels: int) -> nn.Module:
     """Build AlexNet: images (B, channels, 32, 32) to logits (B, num_classes)."""
     return nn.Sequential(
-        Features(channels), nn.Flatten(), *make_hidden_layer(1024), *hidden(4096), nn.Linear(4096, num_classes)
+        Features(channels),
+        nn.Flatten(),
+        *make_hidden_layer(1024),
+        *make_hidden_layer(4096),
+        nn.Linear(4096, num_classes),
     )
 
 
