@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from advcore.deprecation import forward_renamed
-from advcore.pixels import format_exactly
+from advcore.pixels import write_value
 from advcore.suggestions import NO_ALIASES, SURELY_ALIKE, is_known, simplify_name, suggest_nearest  # noqa: F401
 
 
@@ -121,7 +121,7 @@ def check(is_right: object, setting: str, rule: str, got: object, way_out: str =
 def format_value(value: object) -> str:
     """Write a value in one line; of a long one, the two ends."""
     try:
-        return shorten(_write_value(value))
+        return shorten(write_value(value))
     except RecursionError:  # a value that contains itself
         return shorten(repr(value))
 
@@ -133,21 +133,10 @@ def shorten(text: str) -> str:
     return f"{text[: _MOST_CHARACTERS // 2]}...{text[-_MOST_CHARACTERS // 2 :]}"
 
 
-def _write_value(value: object) -> str:
-    """Write a value as `repr` does, but 8/255 as the fraction that a run file holds."""
-    if type(value) is list:
-        return f"[{', '.join(map(_write_value, value))}]"
-    if type(value) is dict:
-        return f"{{{', '.join(f'{key!r}: {_write_value(entry)}' for key, entry in value.items())}}}"
-    exact = format_exactly(value) if type(value) is float else None
-    return exact if exact and "/" in exact else repr(value)
-
-
 def require(*problems: SettingProblem | str | None) -> None:
     """Raise ConfigError with all problems at once; None stands for a check that passed."""
-    remaining = [problem for problem in problems if problem]
-    if remaining:
-        raise ConfigError(*remaining)
+    if any(problems):
+        raise ConfigError(*filter(None, problems))
 
 
 def unless(is_right: object, problem: SettingProblem | None) -> SettingProblem | None:
@@ -172,8 +161,9 @@ def _is_whole(value: object) -> TypeGuard[int]:
 
 def check_within(setting: str, value: object, low: float, high: float, way_out: str = "") -> SettingProblem | None:
     """Return a problem unless `value` is a number in [low, high]."""
-    is_right = _is_number(value) and low <= value <= high
-    return check(is_right, setting, f"a number in [{low:g}, {high:g}]", value, way_out)
+    return check(
+        _is_number(value) and low <= value <= high, setting, f"a number in [{low:g}, {high:g}]", value, way_out
+    )
 
 
 def check_positive(setting: str, value: object, way_out: str = "") -> SettingProblem | None:
@@ -215,8 +205,17 @@ def describe_exception(error: BaseException) -> str:
     return " ".join("".join(traceback.format_exception_only(error)).split())
 
 
+@contextlib.contextmanager
+def require_package(package: str, needed_for: str, extra: str | None = None) -> Iterator[None]:
+    """Raise ConfigError where the block cannot import a package; `extra` is advcore's extra that brings it, if any."""
+    try:
+        yield
+    except Exception as error:  # a mismatched build may raise anything
+        raise explain_missing_package(package, needed_for, extra, error) from None
+
+
 def explain_missing_package(package: str, needed_for: str, extra: str | None, cause: Exception) -> ConfigError:
-    """Return the error for a failed import; `extra` is the extra of advcore that brings the package, if one does."""
+    """Return the error for a failed import, as `require_package` raises it."""
     target = f'"advcore[{extra}]"' if extra else package
     reason = f"which does not import ({describe_exception(cause)})"
     return ConfigError(f"{needed_for} needs the package {package}, {reason}; pip install --upgrade {target}")

@@ -28,3 +28,13 @@ def format_exactly(value: float) -> str | None:
     text = format_pixels(value)
     numerator, _, denominator = text.partition("/")
     return text if float(numerator) / float(denominator or 1) == value else None
+
+
+def write_value(value: object) -> str:
+    """Write a value as `repr` does, but 8/255 as the fraction that a run file holds."""
+    if type(value) is list:
+        return f"[{', '.join(map(write_value, value))}]"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{key!r}: {write_value(entry)}' for key, entry in value.items())}}}"
+    exact = format_exactly(value) if type(value) is float else None
+    return exact if exact and "/" in exact else repr(value)

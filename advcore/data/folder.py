@@ -12,7 +12,7 @@ from torch import Tensor
 from advcore.data.base import DataSettings, find_path
 from advcore.data.images import decode_image
 from advcore.data.split import Split
-from advcore.errors import DataError, SettingProblem, check_at_least, explain_missing_package, must, require
+from advcore.errors import DataError, SettingProblem, check_at_least, must, require, require_package
 from advcore.settings import setting, settings
 
 
@@ -66,10 +66,8 @@ class ImageFolder(DataSettings):
 
     def _make_split(self, folder: Path, named_by: Path) -> Split:
         """List the images below `folder`, whose classes are named by the sub-folders of `named_by`."""
-        try:
+        with require_package("torchvision", "data.name: image_folder"):
             from torchvision import datasets
-        except (ImportError, RuntimeError) as error:
-            raise explain_missing_package("torchvision", "data.name: image_folder", None, error) from None
         if not folder.is_dir():
             raise DataError(
                 f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advcore.data.base import DataSettings, expand_home, find_path
 from advcore.data.split import Split, draw_stratified
-from advcore.errors import DataError, explain_missing_package
+from advcore.errors import DataError, require_package
 from advcore.settings import settings
 
 
@@ -23,10 +23,8 @@ class Digits(DataSettings):
     """
 
     def read(self) -> tuple[Split, Split]:
-        try:
+        with require_package("scikit-learn", "data.name: digits"):
             from sklearn.datasets import load_digits
-        except (ImportError, RuntimeError) as error:
-            raise explain_missing_package("scikit-learn", "data.name: digits", None, error) from None
         images, labels = _read_digits(load_digits)
         test = draw_stratified(labels, round(0.2 * len(labels)), self.split_seed, "digits-test")
         train = Split(labels[~test], images[~test].__getitem__, num_classes=10)
@@ -59,10 +57,8 @@ class _Torchvision(DataSettings):
         root = expand_home(self.path)
         if not self.download:
             root = find_path(self.path, way_out="; set data.download: true to fetch the files")
-        try:
+        with require_package("torchvision", f"reading {self.reader}"):
             from torchvision import datasets
-        except (ImportError, RuntimeError) as error:
-            raise explain_missing_package("torchvision", f"reading {self.reader}", None, error) from None
         reader = getattr(datasets, self.reader)
         try:
             return self._read_part(reader, root, train=True), self._read_part(reader, root, train=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from advcore.data.base import OwnData, find_path
 from advcore.data.images import decode_image
 from advcore.data.split import Split
-from advcore.errors import DataError, explain_missing_package
+from advcore.errors import DataError, require_package
 from advcore.settings import settings
 
 if TYPE_CHECKING:
@@ -36,11 +36,9 @@ class Parquet(OwnData):
 
 def _read_table(folder: Path, part: str) -> "pa.Table":
     """Read and concatenate the files of one part, in the order of their names."""
-    try:
+    with require_package("pyarrow", "data.name: parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except (ImportError, RuntimeError) as error:
-        raise explain_missing_package("pyarrow", "data.name: parquet", None, error) from None
     names = os.listdir(folder) if folder.is_dir() else []
     files = sorted(folder / name for name in names if fnmatch(name, f"{part}-*.parquet"))
     if not files:

@@ -7,17 +7,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from advcore.errors import ConfigError, check_at_least, explain_missing_package, must, require
+from advcore.errors import ConfigError, check_at_least, must, require, require_package
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset, WeightedSubset
 
-try:
-    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-except ImportError as first:
+with require_package("lightning", "advcore.integrations.lightning", "lightning"):
     try:
-        from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-    except ImportError:
-        raise explain_missing_package("lightning", "advcore.integrations.lightning", "lightning", first) from None
+        from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+    except ImportError as first:
+        try:
+            from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+        except ImportError:
+            raise first from None
 
 
 class AdversarialCoresetCallback(Callback):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advcore.errors import check_one_of, explain_missing_package, require
+from advcore.errors import check_one_of, require, require_package
 from advcore.models.base import ModelSettings
 from advcore.settings import settings
 
@@ -47,10 +47,8 @@ class _ResNet(ModelSettings):
         return {"name": self.torchvision, "num_classes": num_classes, "channels": shape[0], "stem": self.stem}
 
     def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        try:
+        with require_package("torchvision", f"model.name: {self.torchvision}"):
             from torchvision import models  # noqa: F401 - its import is what can fail
-        except (ImportError, RuntimeError) as error:
-            raise explain_missing_package("torchvision", f"model.name: {self.torchvision}", None, error) from None
         return super().build(num_classes, shape)
 
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from advcore.errors import ConfigError, explain_missing_package, must, suggest_nearest
+from advcore.errors import ConfigError, must, require_package, suggest_nearest
 from advcore.models.base import ModelSettings
 from advcore.settings import settings
 
@@ -34,10 +34,8 @@ class Timm(ModelSettings):
         return {"architecture": self.architecture, "num_classes": num_classes, "channels": shape[0]}
 
     def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        try:
+        with require_package("timm", f"model.name: timm:{self.architecture}", "hf"):
             import timm
-        except (ImportError, RuntimeError) as error:
-            raise explain_missing_package("timm", f"model.name: timm:{self.architecture}", "hf", error) from None
         names = timm.list_models()
         if self.architecture not in names:
             nearest = suggest_nearest(self.architecture, names)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advcore.errors import explain_missing_package
+from advcore.errors import require_package
 from advcore.runtime.signals import check
 
 _TIE = 1e-9  # gains closer than this, relative, are ties: sums that differ by the order of their terms
@@ -254,10 +254,8 @@ class _TiledCover:
 
 def locate_with_submodlib(similarity: np.ndarray, k: int) -> Located:
     """Pick by submodlib's LazyGreedy (Kaushal et al. 2022), for comparison; it chooses by float32 sums."""
-    try:
+    with require_package("submodlib", "solver.backend: submodlib", "submodular"):
         from submodlib import FacilityLocationFunction
-    except ImportError as error:
-        raise explain_missing_package("submodlib", "solver.backend: submodlib", "submodular", error) from None
     n = len(similarity)
     function = FacilityLocationFunction(n=n, mode="dense", sijs=similarity, separate_rep=False)
     # it takes gains below 1 for nothing where it is allowed to stop by itself

@@ -14,7 +14,7 @@ from threading import Event
 from types import ModuleType
 
 from advcore.config.load import from_dict, resolve
-from advcore.errors import check_one_of, explain_missing_package, require
+from advcore.errors import check_one_of, require, require_package
 from advcore.files import write_bytes
 from advcore.runtime import device, signals
 from advcore.runtime.threads import limit_threads, share_of_threads
@@ -33,10 +33,8 @@ def choose_engine(name: str, jobs: int) -> Callable[..., None]:
     require(check_one_of("--engine", name, ENGINES))
     if name == "local":
         return partial(run_locally, jobs=jobs)
-    try:
+    with require_package("ray", "--engine ray", "cluster"):
         import ray
-    except (ImportError, RuntimeError) as error:
-        raise explain_missing_package("ray", "--engine ray", "cluster", error) from None
     return partial(run_on_ray, ray=ray, jobs=jobs)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from advcore.errors import explain_missing_package
+from advcore.errors import require_package
 from advcore.settings import settings
 
 # Numbers by name, such as {"probe/robust": 0.5}; names hold letters, digits, "_", "-", "." and "/".
@@ -81,10 +81,8 @@ def silence_packages() -> None:
 def import_quietly(package: str, extra: str) -> Iterator[None]:
     """Silence the package that the block imports, and raise ConfigError where it is missing or broken."""
     silence_packages()
-    try:
+    with require_package(package, f"tracking with {package}", extra):
         yield
-    except Exception as error:  # a mismatched build may raise anything
-        raise explain_missing_package(package, f"tracking with {package}", extra, error) from None
 
 
 def flatten(config: Mapping[str, object] | Sequence[object], prefix: str = "") -> dict[str, object]:
