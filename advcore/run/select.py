@@ -17,9 +17,8 @@ from advcore.data.base import Data
 from advcore.errors import UserError, check_one_of, must, require
 from advcore.files import has_pair
 from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Collector, Gradient, MeasurementSettings
+from advcore.gradients.base import Collector, Gradient
 from advcore.objectives.base import is_attacked
-from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.run import build
 from advcore.run.prepare import Prepared, Reporter, prepare
@@ -27,6 +26,7 @@ from advcore.selection.result import Coreset
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
 from advcore.solvers.scored import SCORE_ALIASES
+from advcore.training.epoch_scores import measure_scores
 from advcore.training.loop_settings import agree_on_speed
 
 log = logging.getLogger(__name__)
@@ -117,22 +117,16 @@ class _LastScores:
 def _add_scores(
     gradient: Gradient, prepared: Prepared, collector: Collector | _LastScores, ledger: CostLedger, model: nn.Module
 ) -> None:
-    """Score all training examples with `model`, and add the scores, (N,), to the collector."""
-    trainer = prepared.trainer
-    selector = trainer.selector
-    settings = MeasurementSettings(
-        objective=trainer.objective,
-        attack=(selector or trainer).attack,
-        stream=Stream(seed=prepared.config.seed, purpose="scoring"),
+    scores = measure_scores(
+        gradient,
+        prepared.trainer,
+        model,
+        source=prepared.data.train,
+        seed=prepared.config.seed,
         ledger=ledger,
-        head=prepared.config.model.head,
-        chunk_size=(selector or MeasurementSettings).chunk_size,
+        on_event=partial(log.warning, "%s"),
     )
-    measured = gradient.measure(model, prepared.data.train, settings)
-    for event in measured.events:
-        log.warning("%s", event)
-    assert isinstance(measured.rows, DenseRows), "a score is one number for each example"
-    collector.add(measured.rows.matrix[:, 0])
+    collector.add(scores)
 
 
 def list_overrides(config: RunConfig, score: str, path: Path) -> list[str]:

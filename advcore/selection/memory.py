@@ -8,13 +8,11 @@ import torch
 from torch import nn
 
 from advcore.cost import format_gigabytes
-from advcore.data.contract import read_first_images
 from advcore.data.source import Source
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
-from advcore.models.base import find_head
+from advcore.gradients.last_layer import locate_head
 from advcore.rows.pairwise import CONVERTED_UP_TO
-from advcore.runtime.borrow import borrow
 from advcore.runtime.device import measure_free_memory
 from advcore.solvers.base import estimate_memory
 
@@ -53,8 +51,7 @@ def estimate_for(selector: "AdversarialCoreset", model: nn.Module, source: Sourc
     """
     if not has_large_rows(selector):
         return None
-    with borrow(model, training=False):
-        head = find_head(model, read_first_images(model, source), selector.head)
+    head = locate_head(model, source, selector.head)
     counts = source.class_counts() or [math.ceil(len(source) / head.out_features)] * head.out_features
     return estimate(
         selector,

@@ -1,7 +1,6 @@
 """A suite's runs here or on a cluster: finished runs are not repeated, stopped ones continue, failed ones say why.
 
-The files of a suite's folder: SLUG.json is a run's record; runs/SLUG holds its states until it has one, runs/SLUG.log
-its output; failed/SLUG.json says why it failed; baselines.json holds the baselines that were added to the suite.
+Its folder holds the runs' files (`RunFiles`), and in baselines.json the baselines that were added to the suite.
 """
 
 import contextlib
@@ -130,8 +129,9 @@ def collect_results(bench: Bench) -> Results:
     results = Results(reference=bench.suite.reference, without=[BASELINES[name] for name in bench.suite.without])
     differing: dict[Path, list[str]] = {}
     for run in bench.runs:
-        path = bench.folder / f"{run.slug}.json"
-        failure = _read_json(bench.folder / "failed" / path.name, _FAILURE, "")
+        files = run.locate_files(bench.folder)
+        path = files.record
+        failure = _read_json(files.failure, _FAILURE, "")
         hash_of_run = hash_settings(identify(run.config))
         if path.exists():
             record = RunRecord.load(path)
@@ -170,13 +170,13 @@ def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
     Raises ConfigError where a record, or a run that has begun, belongs to other settings: neither can be continued.
     """
     collect_results(bench)
-    pending = [run for run in part if not (bench.folder / f"{run.slug}.json").exists()]
+    pending = [run for run in part if not run.locate_files(bench.folder).record.exists()]
     differing = {}
     for run in pending:
-        folder = bench.folder / "runs" / run.slug
+        files = run.locate_files(bench.folder)
         # A missing or damaged record is no problem: the run itself looks at its states when it continues.
         with contextlib.suppress(CheckpointError):
-            differing[folder] = list_differences(RunRecord.load(folder / "record.json"), run.config)
+            differing[files.folder] = list_differences(RunRecord.load(files.begun_record), run.config)
     require(*_describe_differences(differing))
     for name in ("", "runs", "failed"):
         check_writable(bench.folder / name)
@@ -199,19 +199,18 @@ def _count_examples(sizes: dict[str, tuple[int, int]], config: RunConfig) -> tup
 
 def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
     """Move the record of a finished run beside the others, or save why a run failed; return the outcome to show."""
-    failed = folder / "failed" / f"{run.slug}.json"
+    files = run.locate_files(folder)
     if outcome.kind == "done":
-        path = folder / "runs" / run.slug / "record.json"
-        record = RunRecord.load(path)
-        write_bytes(folder / f"{run.slug}.json", read_bytes(path))
+        record = RunRecord.load(files.begun_record)
+        write_bytes(files.record, read_bytes(files.begun_record))
         tidy(run, folder)
-        failed.unlink(missing_ok=True)
-        remove_empty([failed.parent])
+        files.failure.unlink(missing_ok=True)
+        remove_empty([files.failure.parent])
         return Outcome("done", _summarise_record(record), 0, outcome.seconds)
     if outcome.kind == "failed":
         settings = hash_settings(identify(run.config))
         facts = {"method": run.method, "seed": run.seed, "settings": settings, **asdict(outcome)}
-        write_sealed(failed, facts, _FAILURE)
+        write_sealed(files.failure, facts, _FAILURE)
     return outcome
 
 

@@ -133,7 +133,7 @@ def _run_task(method: str, seed: int, settings: dict, folder: str, deadline: flo
     if outcome.kind != "done":
         return vars(outcome), b""
     tidy(run, Path(folder))
-    return vars(outcome), (Path(folder) / "runs" / run.slug / "record.json").read_bytes()
+    return vars(outcome), run.locate_files(Path(folder)).begun_record.read_bytes()
 
 
 def _collect(ray: ModuleType, reference: object, run: Run, folder: Path) -> Outcome:
@@ -143,5 +143,5 @@ def _collect(ray: ModuleType, reference: object, run: Run, folder: Path) -> Outc
     except Exception as error:  # a worker that died, or a task that could not be sent
         return Outcome("failed", f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}", 3)
     if record:
-        write_bytes(folder / "runs" / run.slug / "record.json", record)
+        write_bytes(run.locate_files(folder).begun_record, record)
     return Outcome(**fields)

@@ -53,13 +53,8 @@ Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, o
 
 def tidy(run: Run, folder: Path) -> None:
     """Remove from a finished run what only continuing it would need."""
-    run_folder, log, file = _locate_files(run, folder)
-    checkpoints.sweep([checkpoints.locate_states(run_folder), log, file])
-
-
-def _locate_files(run: Run, folder: Path) -> list[Path]:
-    """Return the paths of a run's folder, its log and its run file."""
-    return [folder / "runs" / f"{run.slug}{end}" for end in ("", ".log", ".yaml")]
+    files = run.locate_files(folder)
+    checkpoints.sweep([checkpoints.locate_states(files.folder), files.log, files.settings])
 
 
 def attempt(
@@ -75,21 +70,21 @@ def attempt(
     Once `stop()` is true, the process saves its state and ends. `on_line` receives each new last line of its output;
     `environment` is added to its environment. The record of a finished run is then in `folder`/runs/SLUG.
     """
-    run_folder, log, file = _locate_files(run, folder)
+    files = run.locate_files(folder)
     started = time.monotonic()
-    if (folder / f"{run.slug}.json").exists():
+    if files.record.exists():
         return Outcome("busy")
     try:
-        with checkpoints.lock_folder(run_folder):
+        with checkpoints.lock_folder(files.folder):
             pass
     except BusyError:
         return Outcome("busy")
     except UserError as error:  # such as a file where its folder must be
         return Outcome("failed", str(error), 2)
-    write_bytes(file, json.dumps(resolve(run.config), indent=1).encode())
-    command = [sys.executable, "-m", "advcore", "run", str(file), "--out", str(run_folder), "--resume"]
-    with open(log, "ab") as output:
-        read_lines = partial(_read_lines, log, output.tell())
+    write_bytes(files.settings, json.dumps(resolve(run.config), indent=1).encode())
+    command = [sys.executable, "-m", "advcore", "run", str(files.settings), "--out", str(files.folder), "--resume"]
+    with open(files.log, "ab") as output:
+        read_lines = partial(_read_lines, files.log, output.tell())
         child = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | (environment or {}))
         try:
             stopped = _watch(child, read_lines, stop=stop, on_line=on_line)

@@ -58,6 +58,22 @@ class Suite:
 
 
 @dataclass(frozen=True)
+class RunFiles:
+    """The files of a run.
+
+    record : there once it is finished. failure : says why it failed. folder : holds its states, and `begun_record`,
+    until it is finished. log : its output. settings : its run file.
+    """
+
+    record: Path
+    failure: Path
+    folder: Path
+    begun_record: Path
+    log: Path
+    settings: Path
+
+
+@dataclass(frozen=True)
 class Run:
     """One method with one seed."""
 
@@ -69,6 +85,19 @@ class Run:
     def slug(self) -> str:
         """The name of the run's files."""
         return make_slug(self.method, self.seed)
+
+    def locate_files(self, records: Path) -> RunFiles:
+        """Return the paths of the run's files below the folder of the suite's records."""
+        name = f"{self.slug}.json"
+        folder = records / "runs" / self.slug
+        return RunFiles(
+            record=records / name,
+            failure=records / "failed" / name,
+            folder=folder,
+            begun_record=folder / "record.json",
+            log=folder.with_suffix(".log"),
+            settings=folder.with_suffix(".yaml"),
+        )
 
 
 def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = ()) -> Suite:

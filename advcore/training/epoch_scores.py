@@ -1,18 +1,22 @@
 """Scores that a run takes of its examples, epoch by epoch, for a solver that reads them."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from advcore.cost import CostLedger
-from advcore.gradients.base import Collector, Gradient, MeasurementSettings
+from advcore.data.source import Source
+from advcore.gradients.base import Gradient, MeasurementSettings
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.training.progress import Listener
 
 if TYPE_CHECKING:
     from advcore.training.loop import Run
+    from advcore.training.trainer import Trainer
 
 
 class EpochScores:
@@ -21,11 +25,8 @@ class EpochScores:
     def __init__(self, run: "Run", score: Gradient):
         self.run = run
         self.score = score
-        self.collected = self._build_collector()
-
-    def _build_collector(self) -> Collector:
-        assert self.score.collect is not None, "a run takes scores that are collected"
-        return self.score.collect()
+        assert score.collect is not None, "a run takes scores that are collected"
+        self.collected = score.collect()
 
     def add(self, epoch: int) -> None:
         """Score the examples as the model stands after an epoch."""
@@ -41,7 +42,7 @@ class EpochScores:
         if not run.trainer.probe_epochs or self.collected.epochs:
             return
         ledger = CostLedger()
-        collected = self._build_collector()
+        collected = copy.deepcopy(self.collected)
 
         def add_scores(model: nn.Module) -> None:
             collected.add(self._measure(0, model, ledger))
@@ -58,19 +59,38 @@ class EpochScores:
         self.collected = collected  # all of them, or none where a signal stopped the probe
 
     def _measure(self, epoch: int, model: nn.Module, ledger: CostLedger) -> Tensor:
-        """Return a score (N,) of each training example; `ledger` counts the passes."""
         run = self.run
-        selector = run.trainer.get_selector()
-        settings = MeasurementSettings(
-            objective=run.trainer.objective,
-            attack=selector.attack,
-            stream=Stream(seed=run.seed, purpose="scoring"),
-            ledger=ledger,
-            head=run.trainer.head,
-            chunk_size=selector.chunk_size,
+        on_event = partial(run.out.add_event, epoch)
+        return measure_scores(
+            self.score, run.trainer, model, source=run.train, seed=run.seed, ledger=ledger, on_event=on_event
         )
-        measured = self.score.measure(model, run.train, settings)
-        for event in measured.events:
-            run.out.add_event(epoch, event)
-        assert isinstance(measured.rows, DenseRows), "a score is a row of a single number"
-        return measured.rows.matrix[:, 0].to(run.train.device)
+
+
+def measure_scores(
+    score: Gradient,
+    trainer: "Trainer",
+    model: nn.Module,
+    *,
+    source: Source,
+    seed: int,
+    ledger: CostLedger,
+    on_event: Callable[[str], None],
+) -> Tensor:
+    """Measure a score (N,) of each example, on the source's device, as a selection of the trainer's would.
+
+    Without a selector, the training attack is used. `ledger` counts the passes; `on_event` is given each event.
+    """
+    selector = trainer.selector
+    settings = MeasurementSettings(
+        objective=trainer.objective,
+        attack=(selector or trainer).attack,
+        stream=Stream(seed=seed, purpose="scoring"),
+        ledger=ledger,
+        head=trainer.head,
+        chunk_size=(selector or MeasurementSettings).chunk_size,
+    )
+    measured = score.measure(model, source, settings)
+    for event in measured.events:
+        on_event(event)
+    assert isinstance(measured.rows, DenseRows), "a score is a row of a single number"
+    return measured.rows.matrix[:, 0].to(source.device)

@@ -10,11 +10,10 @@ from advcore.attacks.base import Attack
 from advcore.data.contract import read_first_images
 from advcore.data.source import Source
 from advcore.errors import ConfigError, SettingProblem, must
+from advcore.gradients.last_layer import locate_head
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
-from advcore.models.base import find_head
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
-from advcore.runtime.borrow import borrow
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 
@@ -36,10 +35,7 @@ def build_stepper(
         return PlainStepper()
     if isinstance(rule, UpdateSubset):
         return UpdateSubsetStepper(rule, source, batch_size=batch_size, seed=seed, attack=attack)
-    layer = None
-    if rule.reads == "features":
-        with borrow(model, training=False):
-            layer = find_head(model, read_first_images(model, source), head)
+    layer = locate_head(model, source, head) if rule.reads == "features" else None
     return AttackSubsetStepper(rule, len(source), source.device, head=layer)
 
 
