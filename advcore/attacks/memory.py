@@ -278,8 +278,9 @@ def refuse_unmoved(augment: Augmentation, shape: tuple[int, int, int], stream: S
         if _only_moves_pixels(augment, shape, stream):
             return
     name = getattr(augment, "__name__", type(augment).__name__)
-    rule = "an augmentation that only moves pixels, for start: remembered"
-    raise ConfigError(must("augment", rule, name, "use start: uniform"))
+    raise ConfigError(
+        must("augment", "an augmentation that only moves pixels, for start: remembered", name, "use start: uniform")
+    )
 
 
 def _only_moves_pixels(augment: Augmentation, shape: tuple[int, int, int], stream: Stream) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import Iterated, PassCounter, take_gradient
 from advcore.attacks.lpips import Embedder, View, compare_embeddings, project
-from advcore.errors import ConfigError, SettingProblem, check_at_least, must
+from advcore.errors import ConfigError, SettingProblem, check, check_at_least, must
 from advcore.rng import Stream
 from advcore.settings import setting, settings
 from advcore.types import Loss
@@ -56,8 +56,10 @@ class Perceptual(Iterated):
         return self._attach(external=copy.deepcopy(network).eval().requires_grad_(False))
 
     def _check_more(self) -> list[SettingProblem | None]:
-        no_layers = must("layers", "at least one name", self.layers, "leave it out") if self.layers == [] else None
-        return [*super()._check_more(), no_layers]
+        return [
+            *super()._check_more(),
+            check(self.layers != [], "layers", "at least one name", self.layers, "leave it out"),
+        ]
 
     @property
     def length(self) -> float:

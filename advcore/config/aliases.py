@@ -133,8 +133,7 @@ NAME_ALIASES = ("norm", "type", "kind", "arch", "architecture", "dataset", "algo
 
 def collect_aliases(known: Collection[str]) -> dict[str, str]:
     """Return the aliases of all tables whose names are all in `known`."""
-    tables = [ALIASES[name] for name, table in TABLES.items() if set(table) <= set(known)]
-    return reduce(operator.or_, tables, {})
+    return reduce(operator.or_, [ALIASES[name] for name, table in TABLES.items() if set(table) <= set(known)], {})
 
 
 def suggest_name(name: object, known: Collection[str]) -> str:
@@ -183,7 +182,6 @@ def _suggest_other_entries(settings: Collection[str], table: str) -> str:
 
 
 def _list_entries_with(setting: str, table: str) -> list[str]:
-    """List the entries of a table that have a setting."""
     classes = TABLES.get(table, {})
     return [name for name, cls in classes.items() if setting in (field.name for field in dataclasses.fields(cls))]
 
@@ -217,7 +215,6 @@ def _is_in_every_file(path: str) -> bool:
 
 @cache
 def _list_paths() -> tuple[str, ...]:
-    """Return the path of every setting that a run file can have, each once."""
     return tuple(dict.fromkeys(_list_paths_of(RunConfig, "")))
 
 

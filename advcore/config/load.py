@@ -43,8 +43,7 @@ def apply_overrides(raw: dict, overrides: Iterable[Override]) -> dict:
     for override in overrides:
         *above, key = override.path.split(".")
         if len(above) >= DEEPEST:
-            text = f"a path must have at most {DEEPEST} parts, got {len(above) + 1}"
-            raise ConfigError(f"{override.label}: {text}")
+            raise ConfigError(f"{override.label}: a path must have at most {DEEPEST} parts, got {len(above) + 1}")
         node: dict | list = raw
         for part in above:
             node = _enter(node, part, override.label)

@@ -111,8 +111,7 @@ class _Builder:
 
     def build(self) -> Value:
         """Return the value of the whole text, None for an empty one."""
-        values = map(self._build_value, self._next_entries())
-        return next(values, None)
+        return next(map(self._build_value, self._next_entries()), None)
 
     def _build_value(self, event: yaml.NodeEvent) -> Value:
         value = self._build_node(event)

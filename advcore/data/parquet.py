@@ -35,7 +35,6 @@ class Parquet(OwnData):
 
 
 def _read_table(folder: Path, part: str) -> "pa.Table":
-    """Read and concatenate the files of one part, in the order of their names."""
     with require_package("pyarrow", "data.name: parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -61,7 +60,6 @@ def _read_class_names(table: "pa.Table") -> list[str]:
 
 
 def _make_split(table: "pa.Table") -> Split:
-    """Check the columns of a table, and return them as a split."""
     from pyarrow import types
 
     label = table.schema.field("label").type

@@ -178,5 +178,4 @@ def _report_deaths_at_next_batch(iterator: Iterator) -> None:
 
 def _collate(items: list) -> list[Tensor] | DataError:
     """Return the items as one batch, or the first error among them."""
-    errors = (item for item in items if isinstance(item, DataError))
-    return next(errors, None) or default_collate(items)
+    return next((item for item in items if isinstance(item, DataError)), None) or default_collate(items)

@@ -43,8 +43,7 @@ def raise_in_all(failure: BaseException | None = None) -> None:
     if size() == 1:
         return
     _agreed.clear()
-    facts = [signals.get_stop_signal() or 0, int(failure is not None)]
-    stop, is_failed = reduce_numbers(facts, dist.ReduceOp.MAX)
+    stop, is_failed = reduce_numbers([signals.get_stop_signal() or 0, int(failure is not None)], dist.ReduceOp.MAX)
     if is_failed:
         _agreed.append(_agree_on_error(failure))
         raise _agreed[0]

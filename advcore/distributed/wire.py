@@ -68,7 +68,6 @@ def gather_parts(*tensors: Tensor) -> list[list[Tensor]]:
 
 @name_lost_process()
 def _gather_equal(tensor: Tensor) -> list[Tensor]:
-    """Return the tensor of every process, which has one shape in all."""
     carrier = carrier_of(tensor.contiguous())
     parts = [torch.empty_like(carrier) for _ in range(size())]
     dist.all_gather(parts, carrier)

@@ -91,7 +91,6 @@ def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
-    """Raise ConfigError unless `out` can be created, or is an earlier export that may be replaced."""
     check_path(out)
     with refuse_as_option("--out", out):
         try_in(out.parent, out.name)
@@ -145,14 +144,12 @@ def _move_into_place(folder: Path, out: Path) -> None:
 
 
 def _load_coresets(run: Path) -> NamedCoresets:
-    """Return (name, coreset) for each coreset of the run, checked against its hash."""
     folder = run / "coresets"
     names = {file.stem for file in folder.glob("[!.]*") if file.suffix in (".npz", ".json")}
     return [(name, Coreset.load(check_inside(folder / f"{name}.npz", run))) for name in sorted(names)]
 
 
 def _write_coresets(folder: Path, coresets: NamedCoresets, parquet: bool) -> None:
-    """Write each coreset as npz with a JSON, as parquet where that is asked for, and an index of all of them."""
     index = []
     for name, coreset in coresets:
         coreset.save(folder / name)
@@ -180,7 +177,6 @@ def _encode_parquet(coreset: Coreset) -> bytes:
 
 
 def _write_model(folder: Path, run: Path, record: RunRecord, *, which: str, samples: int, num_coresets: int) -> None:
-    """Write the weights, the loader, the logits it can be checked with, the settings and the card."""
     from safetensors.torch import save
 
     config = from_dict(record.config)
@@ -252,19 +248,17 @@ def _compute_checks(
 def _describe_model(
     record: RunRecord, config: RunConfig, which: str, *, saved: Mapping, facts: Mapping
 ) -> dict[str, object]:
-    """Return the contents of config.json: what a program needs to know about the model."""
     parts = config.model.parts
-    network = {
-        "builder": parts[-1].__name__ if parts else None,
-        "arguments": config.model.list_arguments(facts["num_classes"], tuple(facts["shape"])) if parts else None,
-        "normalize": config.model.normalize == "data",
-        "needs": facts["needs"],
-    }
     return {
         "advcore": __version__,
         "name": record.name,
         "architecture": record.config["model"]["name"],
-        "network": network,
+        "network": {
+            "builder": parts[-1].__name__ if parts else None,
+            "arguments": config.model.list_arguments(facts["num_classes"], tuple(facts["shape"])) if parts else None,
+            "normalize": config.model.normalize == "data",
+            "needs": facts["needs"],
+        },
         "shape": facts["shape"],
         "num_classes": facts["num_classes"],
         "input": "float32 images (B, C, H, W) in [0, 1]",

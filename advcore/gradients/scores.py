@@ -64,10 +64,8 @@ def sweep_scores(
                 x = perturb(sweep.forward, settings.objective, attack, x, y, generator=stream)
             return score(sweep.forward, indices, x, y), y
 
-        parts = chain.from_iterable(sweep.run(torch.arange(len(source)), measure))
-        scores, labels = distributed.gather_combined(parts)
-    events = distributed.gather_events(sweep.pieces.events)
-    return Measurement(DenseRows(matrix=scores[:, None]), labels.cpu(), events)
+        scores, labels = distributed.gather_combined(chain.from_iterable(sweep.run(torch.arange(len(source)), measure)))
+    return Measurement(DenseRows(matrix=scores[:, None]), labels.cpu(), distributed.gather_events(sweep.pieces.events))
 
 
 def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:

@@ -89,7 +89,6 @@ def _range_of_x(points: Sequence[svg.Point]) -> tuple[float, float]:
 
 
 def _draw_reference(frame: Frame, x: float, css: str, title: str) -> list[Markup]:
-    """Draw a vertical line through the plot, with a triangle on top of it."""
     top = (frame.x(x), frame.y.end)
     return [
         svg.line((frame.x(x), frame.y.start), top, css),
@@ -109,8 +108,7 @@ def _draw_line(frame: Frame, line: Line) -> list[Markup]:
 
 def _draw_labels(frame: Frame, labels: Sequence[tuple[float, str, str]]) -> list[Markup]:
     """Draw names to the right of the plot; each label is a value of y, a name and a CSS class."""
-    wanted = [frame.y(y) for y, _, _ in labels]
-    heights = scales.separate(wanted, svg.LINE, low=frame.y.end + 2, high=frame.y.start - 2)
+    heights = scales.separate([frame.y(y) for y, _, _ in labels], svg.LINE, low=frame.y.end + 2, high=frame.y.start - 2)
     return [
         svg.text(frame.x.end + 8, height + 0.35 * svg.SIZE, name, css=css)
         for height, (_, name, css) in zip(heights, labels, strict=True)

@@ -85,7 +85,6 @@ def _read_name(run: Run) -> str:
 
 
 def _add_run(groups: list[list[Run]], run: Run) -> None:
-    """Add a run to the first group with which its settings are compatible, or to a new one."""
     settings = _method_settings(run.record)
     for group in groups:
         if all(_is_compatible(_method_settings(other.record), settings) for other in group):
@@ -114,8 +113,7 @@ def _method_settings(record: RunRecord) -> JsonObject:
 
 def _describe_differences(settings: Sequence[JsonObject]) -> list[str]:
     """Say for each method what sets it apart from the others: "selection.budget 0.3". A single one gets ""."""
-    names = dict.fromkeys(chain.from_iterable(settings))
-    differing = [name for name in names if _is_differing(name, settings)]
+    differing = [name for name in dict.fromkeys(chain.from_iterable(settings)) if _is_differing(name, settings)]
     return [_describe_settings(entry, differing)[:_NAME_LENGTH] for entry in settings]
 
 
@@ -199,7 +197,6 @@ def is_readable(record: RunRecord) -> bool:
 
 
 def _read_compared(record: RunRecord) -> tuple[object, ...]:
-    """Return everything that a table and a chart of several methods take from a record."""
     return (
         100.0 * record.final["last"]["clean"]["accuracy"],
         _describe_evaluation(record),
@@ -246,8 +243,7 @@ def robust_accuracy(record: RunRecord, which: str = "last") -> float:
 
 def summarize_methods(groups: tables.Groups, which: str = "last") -> list[front.Method]:
     """Return costs and robust accuracies of each method, the cheapest method first."""
-    methods = (_summarize_method(name, records, which) for name, records in groups.items())
-    return sorted(methods, key=attrgetter("rank"))
+    return sorted((_summarize_method(name, records, which) for name, records in groups.items()), key=attrgetter("rank"))
 
 
 def _summarize_method(name: str, records: Sequence[RunRecord], which: str) -> front.Method:

@@ -34,22 +34,23 @@ def escape_latex(text: str) -> str:
 def to_latex(table: Table) -> str:
     """Return a `table` environment for the package booktabs (`\\usepackage{booktabs}`), with notes in small print."""
     width = len(table.header)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(table.caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-        r"\toprule",
-        _format_latex_row(table.header, width),
-        r"\midrule",
-        *(_format_latex_row(row, width) for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(rf"\par\footnotesize {escape_latex(note)}" for note in table.notes),
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape_latex(table.caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            r"\toprule",
+            _format_latex_row(table.header, width),
+            r"\midrule",
+            *(_format_latex_row(row, width) for row in table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\footnotesize {escape_latex(note)}" for note in table.notes),
+            r"\end{table}",
+            "",
+        ]
+    )
 
 
 def _format_latex_row(row: Row, width: int) -> str:

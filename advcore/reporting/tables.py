@@ -65,8 +65,7 @@ def name_data(record: RunRecord) -> str:
     """Return the name of a run's data, such as "digits"; for data that is read from files, with the last part of
     their path."""
     data = record.config.get("data", {})
-    name = str(data.get("name", "?"))
-    return f"{name} {_name_file(data)}".rstrip()
+    return f"{data.get('name', '?')} {_name_file(data)}".rstrip()
 
 
 def name_contents(record: RunRecord) -> str:

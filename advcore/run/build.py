@@ -124,8 +124,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     training = config.training
     schedule = build_schedule(config)
     selector = build_selector(config)
-    epochs = len(schedule.plan())
-    require(minibatch.find_rule_problem(config.minibatch, config.objective, epochs, training.normalise))
+    require(minibatch.find_rule_problem(config.minibatch, config.objective, len(schedule.plan()), training.normalise))
     with prefix_problems("training."):
         require(
             attack_steps.find_steps_problem(training.attack_steps, config.attack),

@@ -172,7 +172,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def _list_numbers(run: Path) -> list[int]:
-    """List the numbers of all states of a run, in rising order."""
     states = locate_states(run)
     names = [entry.name for entry in (states.iterdir() if states.is_dir() else ())]
     return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{6,}", name) and name == f"{int(name):06d}")

@@ -73,7 +73,6 @@ def _describe_device() -> str:
 
 
 def _describe_threads() -> list[tuple[str, str]]:
-    """Return rows on torch's threads, what decided their number, how they wait, and the load of the machine."""
     import torch
 
     facts = describe_threads(torch.get_num_threads())

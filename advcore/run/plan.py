@@ -111,8 +111,7 @@ def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int) ->
     selection = config.selection
     if selection is None or selection.cost is None:
         return config
-    units = find_reference(config, n).units
-    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=units)
+    budget = find_budget_at_cost(trainer, n, held_out, selection.cost, reference_units=find_reference(config, n).units)
     return replace(config, selection=replace(selection, budget=budget, cost=None))
 
 

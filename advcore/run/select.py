@@ -117,16 +117,17 @@ class _LastScores:
 def _add_scores(
     gradient: Gradient, prepared: Prepared, collector: Collector | _LastScores, ledger: CostLedger, model: nn.Module
 ) -> None:
-    scores = measure_scores(
-        gradient,
-        prepared.trainer,
-        model,
-        source=prepared.data.train,
-        seed=prepared.config.seed,
-        ledger=ledger,
-        on_event=partial(log.warning, "%s"),
+    collector.add(
+        measure_scores(
+            gradient,
+            prepared.trainer,
+            model,
+            source=prepared.data.train,
+            seed=prepared.config.seed,
+            ledger=ledger,
+            on_event=partial(log.warning, "%s"),
+        )
     )
-    collector.add(scores)
 
 
 def list_overrides(config: RunConfig, score: str, path: Path) -> list[str]:

@@ -47,8 +47,7 @@ class CountedModel:
         passes : forward and backward passes of each of the first input's examples, which a graph counts as.
         """
         check()
-        graphed_work = partial(work, partial(run_model, self.model))
-        output = replay(self.model, (key, get_speed()), graphed_work, inputs)
+        output = replay(self.model, (key, get_speed()), partial(work, partial(run_model, self.model)), inputs)
         if output is None:
             return work(self, *inputs)
         for kind, count in zip(("forward", "backward"), passes, strict=True):

@@ -96,7 +96,6 @@ def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) ->
 
 
 def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
-    """Hash everything that the choice of baselines depends on."""
     identities = {name: identify(config) for name, config in methods.items()}
     return hash_settings({"methods": identities, "added": suite.added, "reference": suite.reference})
 
@@ -147,7 +146,6 @@ def collect_results(bench: Bench) -> Results:
 
 
 def _describe_differences(differing: dict[Path, list[str]]) -> list[str]:
-    """Return one line for all records that differ from their run's settings in the same way."""
     paths_of: dict[str, list[Path]] = {}
     for path, lines in differing.items():
         if lines:
@@ -234,8 +232,7 @@ def execute(
     if pending:
         # A run that leaves nothing removes the folders that it made, while another one may be writing in this one.
         (bench.folder / "runs").mkdir(parents=True, exist_ok=True)
-    on_end = partial(_on_end, bench.folder, ended, watcher)
-    engine(pending, bench.folder, until, replace(watcher, on_end=on_end))
+    engine(pending, bench.folder, until, replace(watcher, on_end=partial(_on_end, bench.folder, ended, watcher)))
     slugs = {run.slug for runs in ended.values() for run in runs}
     ended["stopped"] += [run for run in pending if run.slug not in slugs]
     return ended

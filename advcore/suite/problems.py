@@ -33,7 +33,6 @@ def find_problems(raw: Mapping) -> Problems:
 
 
 def _check_mapping(value: object, path: str, rule: str) -> SettingProblem | None:
-    """Return a problem unless a value is a mapping or left out."""
     return check(value is None or isinstance(value, dict), path, rule, value)
 
 
@@ -51,7 +50,6 @@ def _check_keys(section: Mapping, known: Collection[str], owner: str, prefix: st
 
 
 def _check_common(section: Mapping, prefix: str) -> Problems:
-    """Yield the problems of `seeds` and `set`, in a suite or a size. prefix : of the keys in messages."""
     if section.get("seeds") is not None:
         yield from _check_seeds(section["seeds"], f"{prefix}seeds")
     yield from _check_settings(section.get("set"), f"{prefix}set")
@@ -66,7 +64,6 @@ def _check_seeds(seeds: object, path: str) -> Problems:
 
 
 def _check_settings(settings: object, path: str) -> Problems:
-    """Yield the problems of a mapping of dotted settings, as far as its keys show them."""
     yield _check_mapping(settings, path, "a mapping of dotted settings, such as training.epochs: 10")
     for key in _as_mapping(settings):
         yield check(all(str(key).split(".")), path, "a mapping of dotted settings", key)

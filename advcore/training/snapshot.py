@@ -105,7 +105,6 @@ def _identify(loop: "Loop") -> Entry:
 
 
 def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
-    """Put back what the run has found so far, and what its epochs are judged by."""
     out, judge = loop.run.out, loop.judge
     out.coresets = [Coreset.from_state(fields) for fields in snapshot["coresets"]]
     loop.coreset = snapshot["coreset"] and Coreset.from_state(snapshot["coreset"])
