@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.base import take_input_gradient
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, check, must, require
 from advcore.runtime.precision import disable_compilation
 from advcore.types import Loss
 
@@ -77,8 +77,7 @@ def catch_activations(network: nn.Module, layers: Sequence[str] | None) -> Itera
 def _complete_name(name: str, modules: Mapping[str, nn.Module]) -> str:
     """Return the dotted name of the only module whose name ends in `name`; raise ConfigError if there is not one."""
     matches = [key for key in modules if f".{key}".endswith(f".{name}")]
-    if len(matches) != 1:
-        raise ConfigError(must("layers", f"names of layers ({', '.join(filter(None, modules))})", name))
+    require(check(len(matches) == 1, "layers", f"names of layers ({', '.join(filter(None, modules))})", name))
     return matches[0]
 
 

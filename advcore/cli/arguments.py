@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from advcore.cli.processes import get_rank
-from advcore.errors import ConfigError, must
+from advcore.errors import check, require
 
 
 def check_file(path: Path) -> Path:
@@ -35,8 +35,7 @@ def check_arrays_file(path: Path) -> None:
     """Raise ConfigError unless --out, arrays with a JSON beside them, can be written to `path`."""
     from advcore.run.places import check_writable
 
-    if path.suffix != ".npz":
-        raise ConfigError(must("--out", "a file that ends in .npz", str(path)))
+    require(check(path.suffix == ".npz", "--out", "a file that ends in .npz", str(path)))
     check_writable(path, file=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from advcore.config.yaml_events import LARGEST_TEXT, ValueEvent, error_at, read_events
-from advcore.errors import ConfigError, format_value, must, shorten
+from advcore.errors import ConfigError, check, format_value, must, require, shorten
 
 LONGEST_NUMBER = 400
 """Characters of a number."""
@@ -84,8 +84,7 @@ def parse_overrides(texts: Sequence[str]) -> list[Override]:
 
 def _parse_override(text: str) -> Override:
     path, equals, value = text.partition("=")
-    if not equals or not all(path.split(".")):
-        raise ConfigError(must("--set", "of the form a.b=value", text))
+    require(check(equals and all(path.split(".")), "--set", "of the form a.b=value", text))
     return Override(path, parse(value, f"--set {shorten(path)}"), f"--set {shorten(text)}")
 
 

@@ -142,7 +142,10 @@ class _Task:
 def _evaluate(
     sweep: Sweep, task: _Task, *, state: Path | None, checks: bool, on_chunk: Callable[[int, int], None]
 ) -> Evaluation:
-    adapted = _adapt_to_classes(sweep, task)
+    adapted = [  # for AutoAttack, what runs of it for the model's number of classes
+        attack.for_classes(count_logits(sweep.model, sweep.source)) if isinstance(attack, AutoAttack) else attack
+        for attack in task.attacks
+    ]
     descriptions = [
         {"name": attack_name(attack), **fitting.describe(), "seed": task.seed, "split": task.split}
         for attack, fitting in zip(task.attacks, adapted, strict=True)
@@ -169,14 +172,6 @@ def _evaluate(
         verdicts=saved.verdicts,
         examples=examples,
     )
-
-
-def _adapt_to_classes(sweep: Sweep, task: _Task) -> list[Attack | Lineup]:
-    """Return what describes each attack: for AutoAttack, what runs of it for the model's number of classes."""
-    return [
-        attack.for_classes(count_logits(sweep.model, sweep.source)) if isinstance(attack, AutoAttack) else attack
-        for attack in task.attacks
-    ]
 
 
 def _open_verdicts(sweep: Sweep, task: _Task, path: Path | None) -> SavedVerdicts:

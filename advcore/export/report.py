@@ -16,7 +16,16 @@ from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
 from advcore.config.load import RunConfig, from_dict
 from advcore.data.contract import read_batches
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, describe_exception, must, refuse_as_setting
+from advcore.errors import (
+    AdvcoreError,
+    CheckpointError,
+    ConfigError,
+    check,
+    describe_exception,
+    must,
+    refuse_as_setting,
+    require,
+)
 from advcore.files import check_inside, has_pair, read_json, write_bytes
 from advcore.objectives.base import is_attacked
 from advcore.pixels import format_pixels
@@ -66,8 +75,7 @@ def list_runs(path: Path, page: Path) -> list[Run | BrokenRun]:
 
     page : the folder of the page that will link to them. Raises ConfigError for a folder without a readable record.
     """
-    if not path.is_dir():
-        raise ConfigError(must("RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
+    require(check(path.is_dir(), "RUN|DIR", "a run's folder, or a folder of runs or records", str(path)))
     names = dict.fromkeys([*sorted(path.glob("*.json")), *sorted(path.rglob("record.json"))])
     runs = [_load_run(file, path, page) for file in names if file.name != BASELINES_FILE]
     if not any(isinstance(run, Run) for run in runs):
@@ -248,8 +256,7 @@ def encode_png(x: Tensor) -> str:
     """Return a data URI of an image (C, H, W) in [0, 1], C 1 or 3; its longer side is at most `THUMBNAIL` pixels."""
     from PIL import Image
 
-    if x.shape[0] not in (1, 3):
-        raise ConfigError(must("images on a page", "of 1 or 3 channels", tuple(x.shape)))
+    require(check(x.shape[0] in (1, 3), "images on a page", "of 1 or 3 channels", tuple(x.shape)))
     x = x.detach().float().cpu().clamp(0, 1)
     longer = max(x.shape[1:])
     if longer > THUMBNAIL:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from advcore.errors import ConfigError, check_at_least, must, require, require_package
+from advcore.errors import ConfigError, check, check_at_least, must, require, require_package
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset, WeightedSubset
 
@@ -75,8 +75,7 @@ class AdversarialCoresetCallback(Callback):
         if stage != "fit":
             return
         every = trainer.reload_dataloaders_every_n_epochs
-        if every != 1:
-            raise ConfigError(must("Trainer(reload_dataloaders_every_n_epochs)", "1", every))
+        require(check(every == 1, "Trainer(reload_dataloaders_every_n_epochs)", "1", every))
         self.coreset = self._loader_epoch = None
         for owner in (trainer.datamodule, pl_module):
             if owner is not None:

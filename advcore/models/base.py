@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.deprecation import forward_method
-from advcore.errors import ConfigError, check_one_of, must, require
+from advcore.errors import ConfigError, check, check_one_of, must, require
 from advcore.runtime.precision import FAMILY
 from advcore.settings import settings
 
@@ -103,8 +103,7 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
     names = ", ".join(linear) or "the model has none"
     if name is not None:
         linear = {key: module for key, module in linear.items() if f".{key}".endswith(f".{name}")}
-        if len(linear) != 1:
-            raise ConfigError(must("head", f"the name of one linear layer ({names})", name))
+        require(check(len(linear) == 1, "head", f"the name of one linear layer ({names})", name))
     outputs: dict[str, Tensor] = {}
 
     def catch(key: str, module: nn.Module, args: tuple, out: Tensor) -> None:
@@ -123,9 +122,12 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear
 
 def _is_logits(out: Tensor, logits: object) -> bool:
     """Whether a layer's output is the logits (B, C), which in a diverged model may hold NaN."""
-    if not isinstance(logits, Tensor):
-        return False
-    return logits.ndim == 2 and out.shape == logits.shape and torch.equal(out.nan_to_num(), logits.nan_to_num())
+    return (
+        isinstance(logits, Tensor)
+        and logits.ndim == 2
+        and out.shape == logits.shape
+        and torch.equal(out.nan_to_num(), logits.nan_to_num())
+    )
 
 
 class Tap:

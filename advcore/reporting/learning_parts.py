@@ -51,7 +51,7 @@ def _draw_loss(record: RunRecord, axes: charts.Axes, selections: Sequence[float]
 def _draw_probes(
     record: RunRecord, probes: Sequence[charts.Line], axes: charts.Axes, selections: Sequence[float]
 ) -> Figure:
-    best = _find_best_point(record)
+    best = next((point for point in read_accuracies(record) if point[0] - 1 == record.best_epoch), None)
     caption = "Accuracy on validation examples; the ring is the best epoch."
     if best is None:
         caption = "Accuracy on validation examples."
@@ -63,12 +63,6 @@ def _draw_probes(
 def _read_points(record: RunRecord, key: str, factor: float = 1.0) -> list[Point]:
     """Return the number of epochs done, and what an epoch holds under `key`, times `factor`."""
     return [(entry["epoch"] + 1, factor * entry[key]) for entry in record.epochs if entry.get(key) is not None]
-
-
-def _find_best_point(record: RunRecord) -> Point | None:
-    if record.best_epoch is None:
-        return None
-    return next((point for point in read_accuracies(record) if point[0] == record.best_epoch + 1), None)
 
 
 def read_accuracies(record: RunRecord) -> list[Point]:

@@ -14,7 +14,7 @@ from advcore.attacks.base import Attack
 from advcore.config.schema import RunConfig
 from advcore.data.base import Data
 from advcore.data.contract import cut_into_chunks
-from advcore.errors import ConfigError, UserError, as_problem, must, require
+from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, find_head, measure_channels
@@ -189,8 +189,7 @@ def _check_attacks(config: RunConfig, data: Data) -> None:
 def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
     n = len(data.train)
     size = n if selector is None else selector.size(n)
-    if size < 2:
-        require(must("selection.budget", f"at least two examples of {n}", size, "keep more data"))
+    require(check(size >= 2, "selection.budget", f"at least two examples of {n}", size, "keep more data"))
     if selector is None:
         return
     if selector.partition == "per_batch" and selector.budget < 1 and n <= selector.block_size + 1:

@@ -11,7 +11,7 @@ import torch
 from advcore import distributed
 from advcore.config.load import Change, from_dict, list_changes, resolve
 from advcore.data.source import hash_content
-from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, must, require
+from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, check, require
 from advcore.files import list_leftovers, settle_all
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.run import build, checkpoints, environment, select
@@ -220,6 +220,5 @@ def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: object)
         ("files", record.inputs, prepared.inputs),
         ("data (examples, hash)", facts.get("data"), data),
     ):
-        if before != now:
-            raise ConfigError(must("--resume", f"given the {what} that the run began with, {before}", now))
+        require(check(before == now, "--resume", f"given the {what} that the run began with, {before}", now))
     return state, damaged

@@ -10,7 +10,7 @@ from pathlib import Path
 from advcore.config.load import apply_overrides, from_dict, set_values
 from advcore.config.schema import RunConfig
 from advcore.config.yaml_reader import parse_overrides, read
-from advcore.errors import ConfigError, SettingProblem, UserError, check_one_of, must, require
+from advcore.errors import ConfigError, SettingProblem, UserError, check, check_one_of, must, require
 from advcore.run import build
 from advcore.suite.layout import (
     BASELINES,
@@ -117,8 +117,8 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     usual = {"experiment": of_size.get("experiment", raw.get("experiment"))}
     sources = {name: usual | method for name, method in expand_grids(raw).items()}
     methods = _assemble_settings(sources, shared, overrides, folder=path.parent)
-    if len(methods) * len(seeds) > MOST_RUNS:
-        raise ConfigError(must("methods times seeds", f"at most {MOST_RUNS:,} runs", len(methods) * len(seeds)))
+    count = len(methods) * len(seeds)
+    require(check(count <= MOST_RUNS, "methods times seeds", f"at most {MOST_RUNS:,} runs", count))
     reference = raw.get("reference", "full")
     records = Path("runs/bench") / raw["name"]
     if raw.get("records"):
@@ -140,8 +140,7 @@ def _choose_size(raw: Mapping, size: str | None) -> dict:
     sizes = raw.get("sizes") or {}
     if sizes:
         require(check_one_of("--size", size, sizes))
-    elif size is not None:
-        raise ConfigError(must("--size", "left out", size, "the suite has no sizes"))
+    require(check(size is None, "--size", "left out", size, "the suite has no sizes"))
     return sizes.get(size) or {}
 
 
@@ -252,6 +251,5 @@ def shard(runs: list[Run], part: str | None) -> list[Run]:
         return runs
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
     i, n = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= i <= n:
-        raise ConfigError(must("--shard", "i/n with i from 1 to n, such as 1/2", part))
+    require(check(1 <= i <= n, "--shard", "i/n with i from 1 to n, such as 1/2", part))
     return runs[i - 1 :: n]
