@@ -1,4 +1,7 @@
-"""Checks of images, labels and single examples; each raises DataError with the index of the example."""
+"""Checks of images, labels and single examples, which name the example, and of whether data and model fit each other.
+
+Each raises DataError.
+"""
 
 import operator
 from collections.abc import Callable
@@ -6,10 +9,12 @@ from functools import partial
 from typing import SupportsIndex
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from advcore.data.contract import MapStyle, Source
+from advcore.data.contract import MapStyle, Source, read_first_images
 from advcore.errors import DataError, describe_exception
+from advcore.rng import preserve_random_state
+from advcore.runtime.borrow import borrow
 
 _TOLERANCE = 1e-4
 
@@ -99,3 +104,36 @@ def _read_label(label: object, i: int) -> int:
     except (TypeError, ValueError):  # arrays and tensors have __index__ whatever they hold
         pass
     raise DataError(f"label {i} must be a whole number, got {label!r}; turn one-hot or text labels into class numbers")
+
+
+def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None:
+    """Raise DataError unless the model takes the images and, if `labels` are to be looked at, has a class for each.
+
+    Cost: one forward pass of two images. Streamed data whose labels are not known are read once, which checks their
+    images too.
+    """
+    logits = _first_logits(model, source)
+    if labels and isinstance(logits, Tensor) and logits.ndim == 2:
+        check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])
+
+
+def count_logits(model: nn.Module, source: Source) -> int:
+    """Return how many logits the model gives an image. Raises DataError unless it takes the images.
+
+    Cost: one forward pass of two images.
+    """
+    return _first_logits(model, source).shape[-1]
+
+
+def _first_logits(model: nn.Module, source: Source) -> Tensor:
+    """Return the model's output, in eval mode, for the first two images. Raises DataError if it raises anything."""
+    x = read_first_images(model, source)
+    try:
+        with preserve_random_state(), borrow(model, training=False), torch.no_grad():
+            return model(x)
+    except Exception as error:  # whatever a network raises at images that it cannot take
+        message = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
+            f"raises {type(error).__name__}: {message}; convert the images, or build the model for them"
+        ) from None

@@ -23,7 +23,7 @@ from advcore import distributed
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.compatibility import check_fits, count_logits
+from advcore.data.checks import check_fits, count_logits
 from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must

@@ -190,8 +190,14 @@ def build_classes(record: RunRecord) -> list[Part]:
     lost = [str(i) for i, share in enumerate(data) if coresets and share and not coresets[-1][i]]
     if len(lost) > 20:
         lost[20:] = ["..."]
+    chart = charts.draw_class_shares(
+        [str(i) for i in classes],
+        data and _pick(data, classes),
+        [_pick(shares, classes) for shares in coresets],
+        alt="Shares by class, in %: " + "; ".join(_describe_class(i, data, coresets) for i in classes),
+    )
     return [
-        Figures([Figure(caption, _draw_classes(classes, data, coresets))]),
+        Figures([Figure(caption, chart)]),
         *note_if(not data, "The record does not say how many examples a class has in the data.", "missing"),
         *note_if(
             len(classes) < size,
@@ -215,15 +221,6 @@ def _choose_classes(data: Sequence[float], coresets: Sequence[Sequence[float]], 
     before = data or [100 / size] * size
     changes = [abs(share - earlier) for share, earlier in zip(last, before, strict=True)]
     return sorted(sorted(range(size), key=changes.__getitem__, reverse=True)[:CLASSES])
-
-
-def _draw_classes(classes: Sequence[int], data: Sequence[float], coresets: Sequence[Sequence[float]]) -> Markup:
-    return charts.draw_class_shares(
-        [str(i) for i in classes],
-        data and _pick(data, classes),
-        [_pick(shares, classes) for shares in coresets],
-        alt="Shares by class, in %: " + "; ".join(_describe_class(i, data, coresets) for i in classes),
-    )
 
 
 def _pick(shares: Sequence[float], classes: Sequence[int]) -> list[float]:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.checks import check_labels
-from advcore.data.compatibility import check_fits
+from advcore.data.checks import check_fits, check_labels
 from advcore.data.source import Part, Source
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS

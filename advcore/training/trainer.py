@@ -12,7 +12,7 @@ from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.data.augment import none
-from advcore.data.compatibility import check_fits
+from advcore.data.checks import check_fits
 from advcore.data.contract import MapStyle, cut_into_chunks
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must

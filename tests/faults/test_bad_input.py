@@ -18,7 +18,7 @@ from advcore.config.load import from_dict, load, resolve
 from advcore.config.schema import TABLES
 from advcore.config.yaml_reader import parse
 from advcore.data import DATASETS
-from advcore.data.compatibility import check_fits
+from advcore.data.checks import check_fits
 from advcore.data.source import Resident, as_source
 from advcore.errors import CheckpointError, ConfigError, DataError, UserError
 from advcore.files import save_tensors
