@@ -144,10 +144,10 @@ def unless(is_right: object, problem: SettingProblem | None) -> SettingProblem |
     return None if is_right else problem
 
 
+# The largest count; a larger one cannot be counted to, or overflows where it meets a float.
 MOST = 1_000_000_000
-"""The largest count; a larger one cannot be counted to, or overflows where it meets a float."""
+# The largest seed, and the smallest with a minus sign; a seed is part of a folder's name.
 LARGEST_SEED = 10**18
-"""The largest seed, and the smallest with a minus sign; a seed is part of a folder's name."""
 _MOST_CHARACTERS = 500  # of a value in a message
 
 
@@ -221,10 +221,10 @@ def explain_missing_package(package: str, needed_for: str, extra: str | None, ca
     return ConfigError(f"{needed_for} needs the package {package}, {reason}; pip install --upgrade {target}")
 
 
+# A full disk, a quota, a limit on a file's size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, a quota, a limit on a file's size."""
+# Errors that only files have, or that are nobody's mistake: they are reported even where no file is named.
 _OF_THE_MACHINE = (*NO_ROOM, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors that only files have, or that are nobody's mistake: they are reported even where no file is named."""
 
 
 @contextlib.contextmanager

@@ -2,5 +2,5 @@
 
 from advcore.deprecation import forward_module
 
+# Every name of the module.
 __getattr__ = forward_module(__name__, "advcore.runtime.precision")
-"""Every name of the module."""

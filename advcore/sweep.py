@@ -18,8 +18,8 @@ from advcore.runtime.out_of_memory import Pieces
 
 Bindable = TypeVar("Bindable")
 Result = TypeVar("Result", bound=tuple)
+# Indices (B,), images (B, C, H, W) and labels (B,) to a tuple of tensors, numbers, and dicts and tuples of them.
 Measure = Callable[[Tensor, Tensor, Tensor], Result]
-"""Indices (B,), images (B, C, H, W) and labels (B,) to a tuple of tensors, numbers, and dicts and tuples of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from advcore.deprecation import forward_renamed
 
+# Images (B, C, H, W) to one loss per example (B,): what an attack maximises.
 Loss = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) to one loss per example (B,): what an attack maximises."""
 
+# What JSON can hold, by name.
 Facts = dict[str, Any]
-"""What JSON can hold, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

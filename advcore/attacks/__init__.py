@@ -20,6 +20,7 @@ ATTACKS = {
     "recoloradv": ReColorAdv,
     "jpeg_linf": JPEGLinf,
 }
+# Names that the field uses, to the names here (`errors.suggest_nearest`).
 ALIASES = {
     "pgd": "linf_pgd",
     "linf": "linf_pgd",
@@ -47,4 +48,3 @@ ALIASES = {
     "recolor": "recoloradv",
     "jpeg": "jpeg_linf",
 }
-"""Names that the field uses, to the names here (`errors.nearest`)."""

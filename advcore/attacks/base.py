@@ -16,8 +16,8 @@ from advcore.rng import Stream
 from advcore.settings import setting, settings
 from advcore.types import Loss
 
+# Wraps a network so that its passes are counted.
 PassCounter = Callable[[nn.Module], Callable[[Tensor], Tensor]]
-"""Wraps a network so that its passes are counted."""
 
 _ENOUGH_STEPS = 4  # with fewer, an attack cannot judge a model that was trained with it
 _PROBE_STEPS = 10  # of the attack that judges instead

@@ -13,6 +13,7 @@ from advcore.errors import SURELY_ALIKE, simplify_name, suggest_nearest
 from advcore.evaluation import evaluate
 from advcore.training import ATTACK_STEP_ALIASES, LR_SCHEDULE_ALIASES, OPTIMIZER_ALIASES
 
+# For each table, other words that the field uses for its entries, with their names in it (`errors.suggest_nearest`).
 ALIASES: dict[str, dict[str, str]] = {
     "data": data.ALIASES,
     "models": models.ALIASES,
@@ -26,7 +27,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "trackers": tracking.ALIASES,
     "evaluators": evaluate.ALIASES,
 }
-"""For each table, other words that the field uses for its entries, with their names in it (`errors.nearest`)."""
+# The settings of a run file whose `name` is one of a table's names.
 PLACES = {
     "data": "data",
     "models": "model",
@@ -40,8 +41,8 @@ PLACES = {
     "attack_steps": "training.attack_steps",
     "trackers": "tracking.N",
 }
-"""The settings of a run file whose `name` is one of a table's names."""
 _TABLE_AT = {place: table for table, place in PLACES.items()}
+# Other words for settings, in small letters and digits only, with the settings they may mean, the likeliest first.
 SETTING_ALIASES: dict[str, tuple[str, ...]] = {
     "epsilon": ("eps",),
     "radius": ("eps",),
@@ -126,9 +127,8 @@ SETTING_ALIASES: dict[str, tuple[str, ...]] = {
     "test": ("evaluation",),
     "train": ("training",),
 }
-"""Other words for settings, in small letters and digits only, with the settings they may mean, the likeliest first."""
+# Other words for `name`, the key that chooses a class.
 NAME_ALIASES = ("norm", "type", "kind", "arch", "architecture", "dataset", "algorithm", "method")
-"""Other words for `name`, the key that chooses a class."""
 
 
 def collect_aliases(known: Collection[str]) -> dict[str, str]:

@@ -18,8 +18,8 @@ import yaml
 from advcore.config.yaml_events import LARGEST_TEXT, ValueEvent, error_at, read_events
 from advcore.errors import ConfigError, check, format_value, must, require, shorten
 
+# Characters of a number.
 LONGEST_NUMBER = 400
-"""Characters of a number."""
 
 Scalar = str | float | bool | None  # float stands for int, too
 Value = Scalar | list["Value"] | dict[Scalar, "Value"]
@@ -60,9 +60,9 @@ def parse(text: str, where: str) -> Value:
         raise ConfigError(f"{where}: {error}") from None
 
 
+# Parses a file once in a process: a command reads it before torch is imported, and again after. The values that it
+# returns must not be changed. A text that is refused is parsed anew each time.
 _parse_once = lru_cache(maxsize=8)(parse)
-"""Parses a file once in a process: a command reads it before torch is imported, and again after. The values that it
-returns must not be changed. A text that is refused is parsed anew each time."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ DATASETS = {
     "parquet": Parquet,
     "npz": Npz,
 }
+# Other names that the field uses, to the names here (`errors.suggest_nearest`).
 ALIASES = {
     "cifar": "cifar10",
     "fashion": "fashion_mnist",
@@ -30,4 +31,3 @@ ALIASES = {
     "npy": "npz",
     "arrays": "npz",
 }
-"""Other names that the field uses, to the names here (`errors.suggest_nearest`)."""

@@ -48,8 +48,8 @@ from advcore.settings import setting
 
 log = logging.getLogger(__name__)
 
+# A larger label is no class, or no model has a head for it.
 MOST_CLASSES = 1_000_000
-"""A larger label is no class, or no model has a head for it."""
 
 
 @dataclass(frozen=True)

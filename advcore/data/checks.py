@@ -18,8 +18,8 @@ from advcore.runtime.borrow import borrow
 
 _TOLERANCE = 1e-4
 
+# Takes labels (B,) and the indices (B,) of their examples; raises DataError.
 LabelCheck = Callable[[Tensor, Tensor], None]
-"""Takes labels (B,) and the indices (B,) of their examples; raises DataError."""
 
 
 def check_images(x: Tensor, indices: Tensor) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from advcore.types import digest_labels
 
+# indices (B,) long, x (B, C, H, W) float in [0, 1], y (B,) long, all on the source's device.
 Batch = tuple[Tensor, Tensor, Tensor]
-"""indices (B,) long, x (B, C, H, W) float in [0, 1], y (B,) long, all on the source's device."""
 
 
 class Source(ABC):

@@ -7,8 +7,8 @@ from advcore.errors import DataError, describe_exception
 if TYPE_CHECKING:
     from PIL import Image
 
+# PIL goes by a file's first bytes, whatever its name, and would hand PostScript to an interpreter.
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""PIL goes by a file's first bytes, whatever its name, and would hand PostScript to an interpreter."""
 
 
 def decode_image(file: BinaryIO | str, position: int, *, grey: bool = False) -> "Image.Image":

@@ -14,8 +14,8 @@ from advcore.errors import DataError, must
 from advcore.rng import Stream
 from advcore.shares import apportion
 
+# Bytes up to which a set of images is held on the device.
 RESIDENT_LIMIT = 4 * 2**30
-"""Bytes up to which a set of images is held on the device."""
 
 
 @dataclass(frozen=True)

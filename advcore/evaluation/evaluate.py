@@ -38,8 +38,9 @@ from advcore.runtime.out_of_memory import explain_out_of_memory
 from advcore.sweep import Measure, Sweep, start_sweep
 from advcore.types import Facts, find_name
 
+# What an evaluation may run.
 EVALUATED = ATTACKS | {"autoattack": AutoAttack}
-"""What an evaluation may run."""
+# What the field calls those that are no attacks, to their names here (`errors.suggest_nearest`).
 ALIASES = {
     "aa": "autoattack",
     "apgd": "autoattack with version: apgd-ce",
@@ -48,7 +49,6 @@ ALIASES = {
     "square": "autoattack with version: square",
     "fab": "autoattack",
 }
-"""What the field calls those that are no attacks, to their names here (`errors.nearest`)."""
 
 
 @dataclass(frozen=True)

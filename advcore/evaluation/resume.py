@@ -23,14 +23,13 @@ def count_passes(ledger: CostLedger) -> Tensor:
     return torch.tensor(list(ledger.passes["evaluation"].values()))
 
 
+# What the evaluation of B examples gives, in this order.
+#
+# passes : (2,) long, forward and backward passes that it took.
+# verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
+# position: "0", "1", ...).
+# examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
 PieceResult = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
-"""What the evaluation of B examples gives, in this order.
-
-passes : (2,) long, forward and backward passes that it took.
-verdicts : (B,) bool for each key: which examples are right at the clean image ("clean") and under each attack (its
-    position: "0", "1", ...).
-examples : x_adv (B, C, H, W) for each attack by its position; empty where nobody asked for them.
-"""
 
 
 def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -47,5 +47,5 @@ SUITES: dict[str, Callable[[Attacks], Attacks]] = {
     "unseen": build_attacks_unseen,
     "autoattack": build_autoattack,
 }
+# Names used elsewhere, to their names here (`errors.suggest_nearest`).
 ALIASES = {"aa": "autoattack", "pat": "unseen"}
-"""Names used elsewhere, to their names here (`errors.nearest`)."""

@@ -104,8 +104,8 @@ def run_tapped(forward: CountedModel, tap: Tap, x: Tensor) -> tuple[Tensor, Tens
     return logits, tap.features
 
 
+# Residuals (B, C) and features (B, D) of each forward pass.
 Factors = dict[str, tuple[Tensor, Tensor]]
-"""Residuals (B, C) and features (B, D) of each forward pass."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from advcore.rows import DenseRows, FactoredRows
 from advcore.runtime.counted import CountedModel
 from advcore.sweep import start_sweep
 
+# Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,).
 Score = Callable[[Tensor, Tensor, FactoredRows], Tensor]
-"""Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,)."""
 
 
 def sweep_scores(

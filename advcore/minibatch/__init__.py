@@ -13,6 +13,7 @@ RULES = {
     "loss_ranked": LossRanked,
     "random_mix": RandomMix,
 }
+# What the field calls them, to their names here (`errors.suggest_nearest`).
 ALIASES = {
     "selective": "margin",
     "selectiveat": "margin",
@@ -23,4 +24,3 @@ ALIASES = {
     "ohem": "loss_ranked",
     "mix": "random_mix",
 }
-"""What the field calls them, to their names here (`errors.nearest`)."""

@@ -15,6 +15,7 @@ MODELS = {
     "wide_resnet34_10": WideResNet34x10,
     "timm": Timm,
 }
+# Names that the field uses, to the names here (`errors.suggest_nearest`).
 ALIASES = {
     "cnn": "small_cnn",
     "simplecnn": "small_cnn",
@@ -43,4 +44,3 @@ ALIASES = {
     "densenet": "timm:densenet121",
     "densenet121": "timm:densenet121",
 }
-"""Names that the field uses, to the names here (`errors.nearest`)."""

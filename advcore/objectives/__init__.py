@@ -5,6 +5,7 @@ from advcore.objectives.standard import Pgd, Standard
 from advcore.objectives.trades import Trades
 
 OBJECTIVES = {"standard": Standard, "pgd": Pgd, "trades": Trades, "mart": Mart}
+# Names that the field uses, to the names here (`errors.suggest_nearest`).
 ALIASES = {
     "at": "pgd",
     "adversarial": "pgd",
@@ -22,4 +23,3 @@ ALIASES = {
     "erm": "standard",
     "none": "standard",
 }
-"""Names that the field uses, to the names here (`errors.nearest`)."""

@@ -18,10 +18,10 @@ from advcore.runtime.device import has_bfloat16, has_graphs
 from advcore.settings import settings
 
 AUTOCASTS = ("auto", "none", "bfloat16")
+# Settings that change bits: a resumed run keeps them. `deferred` only changes when a failure is noticed.
 RECORDED = ("autocast", "channels_last", "compiled", "fused", "graphed")
-"""Settings that change bits: a resumed run keeps them. `deferred` only changes when a failure is noticed."""
+# Attribute of a network that names its family, for `cpu_defaults`; the models of `advcore.models` have it.
 FAMILY = "advcore_family"
-"""Attribute of a network that names its family, for `cpu_defaults`; the models of `advcore.models` have it."""
 
 
 @settings

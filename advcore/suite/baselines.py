@@ -25,11 +25,11 @@ from advcore.training.budget import find_largest
 from advcore.training.lr import MultiStep
 from advcore.training.plan import count_planned_units
 
+# How many training and validation examples a config's data have.
 Counts = Callable[[RunConfig], tuple[int, int]]
-"""How many training and validation examples a config's data have."""
 
+# Step size of FAT over eps. Wong et al. 2020, algorithm 3: alpha 10/255 for eps 8/255.
 FAT_STEP = 1.25
-"""Step size of FAT over eps. Wong et al. 2020, algorithm 3: alpha 10/255 for eps 8/255."""
 
 
 def plan_cost(config: RunConfig, counts: Counts) -> float:

@@ -8,18 +8,21 @@ from collections.abc import Collection, Iterator, Mapping
 
 from advcore.errors import SettingProblem, check, must, require
 
+# The keys of a suite.
 KEYS = ("name", "title", "experiment", "records", "seeds", "set", "methods", "grid", "reference", "baselines", "sizes")
-"""The keys of a suite."""
+# The keys of one of its sizes.
 SIZE_KEYS = ("title", "experiment", "seeds", "set")
-"""The keys of one of its sizes."""
+# The keys of a method that are no settings.
 METHOD_KEYS = ("experiment", "grid")
-"""The keys of a method that are no settings."""
+# Characters of a method's name: its files are named after it.
 LONGEST = 120
-"""Characters of a method's name: its files are named after it."""
+# Methods of a suite, each combination of a grid counted.
 MOST_METHODS = 1_000
-"""Methods of a suite, each combination of a grid counted."""
+# Methods times seeds.
 MOST_RUNS = 10_000
-"""Methods times seeds."""
+# The baselines that are added to a suite, with their names in tables.
+#
+# `baselines: false` leaves out all of them, `baselines: {NAME: false}` one.
 BASELINES = {
     "random": "random",
     "random_of_cost": "random of equal cost",
@@ -28,12 +31,8 @@ BASELINES = {
     "fat": "FAT",
     "n_fgsm": "N-FGSM",
 }
-"""The baselines that are added to a suite, with their names in tables.
-
-`baselines: false` leaves out all of them, `baselines: {NAME: false}` one.
-"""
+# Lies beside a suite's records and holds the baselines that were added.
 BASELINES_FILE = "baselines.json"
-"""Lies beside a suite's records and holds the baselines that were added."""
 
 Settings = dict[str, object]  # by their paths, such as "training.epochs"
 

@@ -22,8 +22,8 @@ from advcore.testing.examples import (
 )
 
 EVERYBODY = range(COUNT)
+# How far outside its ball float32 may end: absolute for linf, a share of eps for the others; else 1 % of eps.
 SLACK = {"linf": 6e-8, "l2": 1e-6, "l1": 1e-6}
-"""How far outside its ball float32 may end: absolute for linf, a share of eps for the others; else 1 % of eps."""
 
 
 def run_attack(

@@ -6,8 +6,8 @@ from advcore.tracking.tensorboard import TensorBoard
 from advcore.tracking.wandb import WandB
 
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+# Other names that people use for trackers, with their names in the table (`errors.suggest_nearest`).
 ALIASES = {"tb": "tensorboard", "wb": "wandb", "weightsandbiases": "wandb"}
-"""Other names that people use for trackers, with their names in the table (`errors.nearest`)."""
 _NAMES = {cls: name for name, cls in TRACKERS.items()}
 
 

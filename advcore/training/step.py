@@ -19,8 +19,8 @@ from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device
 from advcore.training.progress import Entry, Snapshot
 
+# A pass of the model: images (B, C, H, W) to logits (B, classes).
 Forward = Callable[[Tensor], Tensor]
-"""A pass of the model: images (B, C, H, W) to logits (B, classes)."""
 
 _NOT_APPLIED = "nothing was applied"
 
