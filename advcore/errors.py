@@ -136,7 +136,7 @@ def shorten(text: str) -> str:
 def require(*problems: SettingProblem | str | None) -> None:
     """Raise ConfigError with all problems at once; None stands for a check that passed."""
     if any(problems):
-        raise ConfigError(*filter(None, problems))
+        raise ConfigError(*(problem for problem in problems if problem))
 
 
 def unless(is_right: object, problem: SettingProblem | None) -> SettingProblem | None:

@@ -76,8 +76,7 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
             for y, factors in pieces:
                 labels.append(y)
                 with ledger.phase("rows", source.device):
-                    for name, (residual, features) in factors.items():
-                        store.append(name, residual, features)
+                    _append(store, factors)
             settings.on_chunk(sum(map(len, labels)), len(source))
     events = distributed.gather_events(sweep.pieces.events)
     with distributed.fail_together(), ledger.phase("rows", source.device):
@@ -138,6 +137,11 @@ class _FactorMeasure:
             x_adv = perturb(self.forward, objective, self.attack, x, y, clean=clean, generator=stream)
             outputs["adversarial"] = run_tapped(self.forward, self.tap, x_adv)
         return outputs
+
+
+def _append(store: FactorStore, factors: Factors) -> None:
+    for name, (residual, features) in factors.items():
+        store.append(name, residual, features)
 
 
 def _count_units(objective: Objective, attack: Attack | None) -> int:
