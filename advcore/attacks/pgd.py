@@ -63,17 +63,18 @@ class PGD(Iterated):
         return check_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
 
     def _check_more(self) -> list[SettingProblem | None]:
-        problems = [
+        return [
             *super()._check_more(),
             unless(
                 self.step_size is None,
                 check_positive("step_size", self.step_size, "leave it out for 2.5 eps / steps"),
             ),
             check_one_of("start", self.start, STARTS, START_ALIASES),
+            unless(
+                not self.remembers or self.restarts == 1,
+                must("restarts", "1 for start: remembered", self.restarts, "one end is remembered"),
+            ),
         ]
-        if self.remembers and self.restarts != 1:
-            problems.append(must("restarts", "1 for start: remembered", self.restarts, "one end is remembered"))
-        return problems
 
     def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
         return check_radius(self.eps, self.geometry.diameter(math.prod(shape)))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from advcore.errors import ConfigError, check, check_at_least, must, require, require_package
+from advcore.errors import ConfigError, check, check_at_least, must, require, require_package, unless
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset, WeightedSubset
 
@@ -51,12 +51,12 @@ class AdversarialCoresetCallback(Callback):
         dataset: Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
-        problems = [check_at_least("warm_epochs", warm_epochs, 0)]
-        if period is not None:
-            problems.append(check_at_least("period", period, 1))
-        if selector.partition == "per_batch":
-            problems.append(must("selector.partition", "one that needs no blocks", "per_batch"))
-        require(*problems)
+        needs_no_blocks = selector.partition != "per_batch"
+        require(
+            check_at_least("warm_epochs", warm_epochs, 0),
+            unless(period is None, check_at_least("period", period, 1)),
+            check(needs_no_blocks, "selector.partition", "one that needs no blocks", "per_batch"),
+        )
         self.selector, self.seed = selector, seed
         self.warm_epochs, self.period = warm_epochs, period
         self.dataset, self.network = dataset, network
@@ -141,9 +141,7 @@ class AdversarialCoresetCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, dict | None]) -> None:
         state = state_dict["coreset"]
-        self.coreset = None
-        if state is not None:
-            self.coreset = Coreset.from_state(state)
+        self.coreset = state and Coreset.from_state(state)
 
 
 def _count_examples(dataset: Dataset) -> int:

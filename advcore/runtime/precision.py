@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.deprecation import forward_method, forward_renamed
-from advcore.errors import check_one_of, describe_exception, must, require
+from advcore.errors import check, check_one_of, describe_exception, must, require
 from advcore.runtime import cuda_graphs as graphs
 from advcore.runtime.borrow import borrow
 from advcore.runtime.cpu_defaults import look_up_defaults
@@ -52,12 +52,12 @@ class Speed:
     graphed: bool | None = None
 
     def __post_init__(self):
-        problems = [check_one_of("autocast", self.autocast, AUTOCASTS)]
-        if self.deferred and self.fused is False:
-            problems.append(
-                must("deferred", "false without fused", True, "only a fused step can be skipped on the device")
-            )
-        require(*problems)
+        lacks_fused = self.deferred and self.fused is False
+        way_out = "only a fused step can be skipped on the device"
+        require(
+            check_one_of("autocast", self.autocast, AUTOCASTS),
+            check(not lacks_fused, "deferred", "false without fused", True, way_out),
+        )
 
     def resolve(self, device: torch.device, processes: int = 1, family: str | None = None) -> "Speed":
         """Give each setting that is left out the value that suits `device`, and on a CPU the model's `family`.

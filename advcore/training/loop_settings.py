@@ -9,8 +9,7 @@ from torch import nn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
-from advcore.data.contract import read_first_images
-from advcore.data.source import Source
+from advcore.data.contract import Source, read_first_images
 from advcore.errors import (
     CheckpointError,
     ConfigError,
@@ -22,6 +21,7 @@ from advcore.errors import (
     describe_exception,
     must,
     require,
+    unless,
 )
 from advcore.minibatch import RULES
 from advcore.minibatch.base import UpdateSubset
@@ -29,7 +29,6 @@ from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.result import NORMALISE
-from advcore.selection.settings import unless
 from advcore.settings import setting, settings
 from advcore.training.progress import Snapshot
 from advcore.types import find_name

@@ -7,8 +7,7 @@ epoch's place in the full run, in which milestones are counted.
 
 import math
 
-from advcore.errors import check_at_least, check_within, must, require
-from advcore.selection.settings import unless
+from advcore.errors import check_at_least, check_within, must, require, unless
 from advcore.settings import setting, settings
 
 

@@ -7,8 +7,7 @@ from torch import nn
 
 from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
-from advcore.data.contract import read_first_images
-from advcore.data.source import Source
+from advcore.data.contract import Source, read_first_images
 from advcore.errors import ConfigError, SettingProblem, must
 from advcore.gradients.last_layer import locate_head
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count

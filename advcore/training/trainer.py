@@ -15,7 +15,7 @@ from advcore.data.augment import none
 from advcore.data.checks import check_fits
 from advcore.data.contract import MapStyle, cut_into_chunks
 from advcore.data.source import Source, as_source
-from advcore.errors import ConfigError, SettingProblem, check_at_least, must
+from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
 from advcore.objectives.base import Objective, is_attacked
@@ -25,7 +25,6 @@ from advcore.rows import Rows
 from advcore.runtime.borrow import find_device
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
-from advcore.selection.settings import unless
 from advcore.settings import settings
 from advcore.solvers.base import find_scores_file
 from advcore.training.attack_steps import StepSchedule, find_steps_problem
