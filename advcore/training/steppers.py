@@ -16,7 +16,7 @@ from advcore.gradients.last_layer import residuals
 from advcore.gradients.scores import cross_entropy_rows
 from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset
 from advcore.models.base import tap_features
-from advcore.objectives.base import measure_margin
+from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.runtime.precision import disable_compilation
@@ -93,7 +93,7 @@ class AttackSubsetStepper(PlainStepper):
             assert self.head is not None and tap.features is not None, "the pass went through the head"
             rows = cross_entropy_rows(logits, batch.y, tap.features, self.head)
             residual = rows.residuals[0]
-        return Seen(margins=-measure_margin(logits, batch.y), residuals=residual, weights=batch.weights, rows=rows)
+        return Seen(margins=-compute_margin_loss(logits, batch.y), residuals=residual, weights=batch.weights, rows=rows)
 
     def summarize(self, learner: Learner) -> Entry:
         """Return how the epoch's picks were spread.

@@ -11,7 +11,7 @@ from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
-from advcore.data.augment import none
+from advcore.data.augment import keep_images
 from advcore.data.compatibility import check_fits
 from advcore.data.contract import MapStyle, cut_into_chunks
 from advcore.data.source import Source, as_source
@@ -235,7 +235,7 @@ class Trainer(LoopSettings):
         validation: MapStyle | Source | None = None,
         *,
         seed: int = 0,
-        augment: Callable[[Tensor, Stream], Tensor] = none,
+        augment: Callable[[Tensor, Stream], Tensor] = keep_images,
         listener: Listener | None = None,
         scores: Rows | None = None,
         resume: Snapshot | None = None,
