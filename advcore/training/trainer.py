@@ -167,7 +167,7 @@ class Trainer(LoopSettings):
         if action == "full":
             return n
         selector = self.get_selector()
-        return selector.stand_in.size(n) if action == "random" else selector.size(n)
+        return selector.stand_in.count_chosen(n) if action == "random" else selector.count_chosen(n)
 
     def estimate_memory(self, n: int, shape: tuple[int, int, int]) -> int:
         """Return how many bytes it takes to remember perturbations of n training images of `shape`; 0 without memory.
@@ -223,7 +223,7 @@ class Trainer(LoopSettings):
         if self.minibatch is not None:
             counts = [len(train)]
             if self.selector:
-                counts.append(self.selector.size(len(train)))
+                counts.append(self.selector.count_chosen(len(train)))
             batches = itertools.chain.from_iterable(cut_into_chunks(torch.arange(n), self.batch_size) for n in counts)
             smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
             refuse_one_image(self.minibatch, model, train, smallest)
