@@ -143,7 +143,7 @@ def _evaluate(
     sweep: Sweep, task: _Task, *, state: Path | None, checks: bool, on_chunk: Callable[[int, int], None]
 ) -> Evaluation:
     adapted = [  # for AutoAttack, what runs of it for the model's number of classes
-        attack.for_classes(count_logits(sweep.model, sweep.source)) if isinstance(attack, AutoAttack) else attack
+        attack.choose_lineup(count_logits(sweep.model, sweep.source)) if isinstance(attack, AutoAttack) else attack
         for attack in task.attacks
     ]
     descriptions = [
@@ -162,7 +162,7 @@ def _evaluate(
     entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
     if checks:
         flags = [*flags, *flag_weak_settings(entries), *flag_order(entries)]
-    reduced = chain.from_iterable(lineup.flags() for lineup in adapted if isinstance(lineup, Lineup))
+    reduced = chain.from_iterable(lineup.flag_reduction() for lineup in adapted if isinstance(lineup, Lineup))
     worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
         clean=accuracies["clean"],

@@ -22,7 +22,7 @@ from advcore.gradients.base import (
 )
 from advcore.gradients.last_layer import locate_head, residuals, run_tapped
 from advcore.models.base import tap_features
-from advcore.objectives.base import measure_margin
+from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
 from advcore.runtime.counted import CountedModel
@@ -89,7 +89,7 @@ def grand(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 def closeness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     """Compute max over k != y of z_k - z_y: above 0 means misclassified."""
-    return measure_margin(z, y).double()
+    return compute_margin_loss(z, y).double()
 
 
 def correctness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
@@ -133,7 +133,7 @@ def centre_distances(
     Reference: Xia et al. 2023 (Moderate coreset), section 3. Cost as of `score_examples`.
     """
     measured = score_examples(_features, model, source, settings, attacked=attacked)
-    rows, labels = measured.read()
+    rows, labels = measured.get_rows_and_labels()
     features = rows.dense()[:, 0]
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = features.new_zeros(len(counts), features.shape[1]).index_add_(0, labels, features) / counts

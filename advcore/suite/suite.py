@@ -140,7 +140,8 @@ def _choose_size(raw: Mapping, size: str | None) -> dict:
     sizes = raw.get("sizes") or {}
     if sizes:
         require(check_one_of("--size", size, sizes))
-    require(check(size is None, "--size", "left out", size, "the suite has no sizes"))
+    else:
+        require(check(size is None, "--size", "left out", size, "the suite has no sizes"))
     return sizes.get(size) or {}
 
 

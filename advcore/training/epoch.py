@@ -109,7 +109,7 @@ class EpochTrainer:
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
             else:
-                room = max(len(self.coreset), self.run.trainer.get_selector().size(n))
+                room = max(len(self.coreset), self.run.trainer.get_selector().count_chosen(n))
                 self.memory.begin(self.coreset.indices, view, room)
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
         self.place.begun = True
@@ -152,7 +152,9 @@ class EpochTrainer:
         if rule_facts:
             entry["minibatch"] = rule_facts
         if self.run.trainer.attack_steps:
-            entry["attack_steps"] = self.run.trainer.attack_steps.at(place.epoch, self.run.trainer.schedule.length)
+            entry["attack_steps"] = self.run.trainer.attack_steps.count_steps(
+                place.epoch, self.run.trainer.schedule.length
+            )
         return entry
 
     def _build_learner(self, is_counted: bool = True) -> Learner:

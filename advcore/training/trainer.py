@@ -11,7 +11,7 @@ from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
-from advcore.data.augment import none
+from advcore.data.augment import keep_images
 from advcore.data.checks import check_fits
 from advcore.data.contract import MapStyle, cut_into_chunks
 from advcore.data.source import Source, as_source
@@ -134,7 +134,7 @@ class Trainer(LoopSettings):
         """Return the attack of an epoch that runs, counted from 0."""
         if self.attack is None or self.attack_steps is None:
             return self.attack
-        return self.attack.with_settings(steps=self.attack_steps.at(epoch, self.schedule.length))
+        return self.attack.with_settings(steps=self.attack_steps.count_steps(epoch, self.schedule.length))
 
     @property
     def weakest_attack(self) -> Attack | None:
@@ -142,7 +142,7 @@ class Trainer(LoopSettings):
         if self.attack_steps is None:
             return self.attack
         length = self.schedule.length
-        steps = [self.attack_steps.at(epoch, length) for epoch in range(length)]
+        steps = [self.attack_steps.count_steps(epoch, length) for epoch in range(length)]
         return self.attack_at(steps.index(min(steps)))
 
     @property
@@ -166,7 +166,7 @@ class Trainer(LoopSettings):
         if action == "full":
             return n
         selector = self.get_selector()
-        return selector.stand_in.size(n) if action == "random" else selector.size(n)
+        return selector.stand_in.count_chosen(n) if action == "random" else selector.count_chosen(n)
 
     def estimate_memory(self, n: int, shape: tuple[int, int, int]) -> int:
         """Return how many bytes it takes to remember perturbations of n training images of `shape`; 0 without memory.
@@ -187,7 +187,7 @@ class Trainer(LoopSettings):
     @property
     def score(self) -> Gradient | None:
         """How the scores are measured that this run takes over its epochs; None where it takes none."""
-        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].is_averaged:
+        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].is_collected:
             return None
         return GRADIENTS[self.solver_reads]
 
@@ -222,7 +222,7 @@ class Trainer(LoopSettings):
         if self.minibatch is not None:
             counts = [len(train)]
             if self.selector:
-                counts.append(self.selector.size(len(train)))
+                counts.append(self.selector.count_chosen(len(train)))
             batches = itertools.chain.from_iterable(cut_into_chunks(torch.arange(n), self.batch_size) for n in counts)
             smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
             refuse_one_image(self.minibatch, model, train, smallest)
@@ -234,7 +234,7 @@ class Trainer(LoopSettings):
         validation: MapStyle | Source | None = None,
         *,
         seed: int = 0,
-        augment: Callable[[Tensor, Stream], Tensor] = none,
+        augment: Callable[[Tensor, Stream], Tensor] = keep_images,
         listener: Listener | None = None,
         scores: Rows | None = None,
         resume: Snapshot | None = None,

@@ -238,12 +238,12 @@ def test_settings_of_a_memory_that_is_not_used_are_refused():
     ],
 )
 def test_steps_of_each_epoch(schedule, epochs, expected):
-    assert [schedule.at(i, epochs) for i in range(epochs)] == expected
+    assert [schedule.count_steps(i, epochs) for i in range(epochs)] == expected
 
 
 def test_a_budget_of_steps_is_spent_and_never_exceeded():
     for mean, epochs, last in itertools.product((1.0, 1.3, 2.75, 3.1), (1, 2, 7, 30), (4, 9)):
-        steps = [ByBudget(mean=mean, first=1, last=last).at(i, epochs) for i in range(epochs)]
+        steps = [ByBudget(mean=mean, first=1, last=last).count_steps(i, epochs) for i in range(epochs)]
         assert (
             sum(steps) == int(mean * epochs + 1e-9) and steps == sorted(steps) and set(steps) <= set(range(1, last + 1))
         )
@@ -351,7 +351,8 @@ def test_random_epochs_before_a_selection_of_whole_blocks_are_planned_as_they_ru
         schedule=Schedule(epochs=6, budget=0.4, warm_start=0.5, period=4, schedule="acs"),
     )  # fmt: skip
     trained = made.fit(model, source, seed=0)
-    assert "random" in [one["action"] for one in trained.epochs] and selector.size(N) != selector.stand_in.size(N) == 38
+    assert "random" in [one["action"] for one in trained.epochs]
+    assert selector.count_chosen(N) != selector.stand_in.count_chosen(N) == 38
     assert trained.ledger.sum_units() == count_planned_units(made, N)
 
 
@@ -407,7 +408,7 @@ def test_blocks_of_different_sizes_do_not_move_what_is_held(model, source, monke
     made = dataclasses.replace(made, selector=dataclasses.replace(made.selector, partition="per_batch"))
     trained = made.fit(copy.deepcopy(model), part, seed=0)
     assert len({len(coreset) for coreset in trained.coresets}) == 2  # with the small block, and without
-    assert moved == [90, made.selector.size(90)]
+    assert moved == [90, made.selector.count_chosen(90)]
     assert made.estimate_memory(90, (1, 8, 8)) == sum(moved) * Memory().count_bytes(1, (1, 8, 8))
 
 
