@@ -141,7 +141,9 @@ class AdversarialCoresetCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, dict | None]) -> None:
         state = state_dict["coreset"]
-        self.coreset = state and Coreset.from_state(state)
+        self.coreset = None
+        if state is not None:
+            self.coreset = Coreset.from_state(state)
 
 
 def _count_examples(dataset: Dataset) -> int:
