@@ -70,7 +70,6 @@ class EpochScores:
             chunk_size=selector.chunk_size,
         )
         measured = self.score.measure(model, run.train, settings)
-        for event in measured.events:
-            run.out.add_event(epoch, event)
+        run.out.add_events(epoch, *measured.events)
         assert isinstance(measured.rows, DenseRows), "a score is a row of a single number"
         return measured.rows.matrix[:, 0].to(run.train.device)
