@@ -4,7 +4,6 @@ import re
 import statistics
 import subprocess
 import sys
-from typing import ClassVar
 
 import pytest
 import torch
@@ -12,13 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
-from advcore import AdversarialCoreset, Trainer
-from advcore.attacks import LinfPGD
 from advcore.files import read_json
-from advcore.selection.schedule import Schedule
-from advcore.settings import settings
-from advcore.solvers import GradMatch
-from advcore.training import SGD
 
 
 class MyData(Dataset):
@@ -57,17 +50,6 @@ def test_the_example_runs_with_a_users_own_model_and_data(root):
     assert x.shape[1:] == (3, 8, 8) and torch.isfinite((w * F.cross_entropy(model(x), y, reduction="none")).mean())
     assert float(coreset.training_weights().mean()) == pytest.approx(1)
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
-
-
-def test_the_objective_in_the_extending_page_selects_and_trains(root, model, source):
-    code = re.search(r"```python\n(.*?)```", (root / "docs/extending.md").read_text(), re.S)[1]
-    names = {"settings": settings, "ClassVar": ClassVar, "F": F}
-    exec(compile(code, "extending.md", "exec"), names)
-    objective, attack = names["Smoothed"](), LinfPGD(eps=0.1, steps=2)
-    selector = AdversarialCoreset(objective=objective, solver=GradMatch(), attack=attack)
-    schedule = Schedule(epochs=2, budget=0.5, warm_start=0, period=None)
-    made = Trainer(objective=objective, attack=attack, schedule=schedule, selector=selector, optimizer=SGD(lr=0.01))
-    assert len(made.fit(model, source, seed=0).coresets) == 1
 
 
 @pytest.fixture

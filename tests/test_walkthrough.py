@@ -162,19 +162,19 @@ def in_this_process(advcore, monkeypatch) -> Run:
     def call(words: list[str], interrupted: bool) -> tuple[int, str, str]:
         with monkeypatch.context() as patch:
             if interrupted:
-                patch.setattr(runner, "_count", _interrupting(runner._count))
+                patch.setattr(runner, "_record_epoch", _interrupting(runner._record_epoch))
             return advcore(*words)
 
     return call
 
 
-def _interrupting(count: Callable) -> Callable:
-    def counting(record, so_far, prepared) -> None:
-        count(record, so_far, prepared)
-        if len(record.epochs) == 2:
+def _interrupting(record_epoch: Callable) -> Callable:
+    def record_and_interrupt(journal, reporter, tracking, entry, so_far) -> None:
+        record_epoch(journal, reporter, tracking, entry, so_far)
+        if len(so_far.epochs) == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    return counting
+    return record_and_interrupt
 
 
 def in_a_process(words: list[str], interrupted: bool) -> tuple[int, str, str]:

@@ -62,7 +62,7 @@ def describe_exit(error: BaseException) -> Exit | None:
 
 
 def _explain_continuation() -> str:
-    """Say how to continue the command that was stopped; "" where that is not possible."""
+    """Return how to continue the command that was stopped, as a clause to append; "" where that is not possible."""
     command = get_command()
     is_lost = command == "evaluate" and not any(argument.startswith("--state") for argument in sys.argv)
     if command not in _CONTINUATIONS or is_lost:

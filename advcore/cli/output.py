@@ -18,7 +18,11 @@ def print_facts(title: str, facts: Iterable[Sequence[object]]) -> None:
 def suggest_autoattack(
     target: Path, config: "RunConfig", checkpoint: str = "best", overrides: Sequence[str] = ()
 ) -> None:
-    """Print the command that evaluates a run by AutoAttack, if that is installed and the run was not evaluated so."""
+    """Print the command that evaluates a run by AutoAttack, if it could run and has not.
+
+    That is: a package of it is installed, `config` evaluates an attack in an lp ball, and no AutoAttack yet.
+    target : the run's folder or run file. overrides : of its settings, as "a.b=c".
+    """
     from advcore.attacks.geometry import LP
     from advcore.evaluation.autoattack import AutoAttack, is_installed
 

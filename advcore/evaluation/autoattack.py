@@ -69,13 +69,17 @@ class AutoAttack:
         )
 
     def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
+        """Return what is wrong with these settings for images of `shape` (C, H, W), or None.
+
+        Raises ConfigError if no package of AutoAttack can be imported.
+        """
         _import_package()
         if self.norm != "linf" and "square" in self.planned_parts and shape[1] < _SQUARE_TILES:
             rule = f"linf, or version apgd-ce, for images below {_SQUARE_TILES} pixels in height"
             return must("norm", rule, self.norm, "Square cannot divide them into tiles")
         return check_radius(self.eps, LP[self.norm].diameter(math.prod(shape)))
 
-    def classes_problem(self, classes: int) -> SettingProblem | None:
+    def find_classes_problem(self, classes: int) -> SettingProblem | None:
         """Return why this cannot run on a model with this number of classes; None if it can."""
         if classes < 2:
             return must("version", "left out for a single class", self.version, "there is nothing to be mistaken for")
@@ -85,9 +89,9 @@ class AutoAttack:
         rule = f"standard, apgd-ce or square for {classes} classes"
         return must("version", rule, self.version, f"its loss compares {needed} logits")
 
-    def for_classes(self, classes: int) -> "Lineup":
+    def choose_lineup(self, classes: int) -> "Lineup":
         """Return what runs on a model with this number of classes. Raises ConfigError if nothing can."""
-        require(self.classes_problem(classes))
+        require(self.find_classes_problem(classes))
         return Lineup(self, classes)
 
     @property
@@ -96,7 +100,11 @@ class AutoAttack:
         return _ENSEMBLES.get(self.version, (self.version,))
 
     def attack(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
-        """Attack images x (B, C, H, W) that are classified right; those not fooled are returned unchanged."""
+        """Attack images x (B, C, H, W) that are classified right as y; those not fooled are returned unchanged.
+
+        Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported. Silences
+        the package's logger.
+        """
         _, channels, height, width = x.shape
         require(self.problem((channels, height, width)))
         package = _import_package()
@@ -112,7 +120,7 @@ class AutoAttack:
         logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
         with torch.no_grad():
             classes = forward(x[:1]).shape[1]
-        attack.attacks_to_run = list(self.for_classes(classes).parts)
+        attack.attacks_to_run = list(self.choose_lineup(classes).parts)
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
         with preserve_random_state(stream):
@@ -120,6 +128,7 @@ class AutoAttack:
         return result[0] if isinstance(result, tuple) else result
 
     def describe(self) -> Facts:
+        """Return what a robust accuracy must state if there are classes enough. Raises as `Lineup.describe` does."""
         return Lineup(self, math.inf).describe()
 
 
@@ -132,22 +141,25 @@ class Lineup:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the attacks that run, in order: one that needs more classes gives way to its form for fewer."""
+        """Names of the attacks that run, in order.
+
+        One that needs more classes gives way to its form for fewer, or is left out.
+        """
         planned = self.settings.planned_parts
         candidates = [part if self._has_classes_for(part) else _SUBSTITUTES.get(part, part) for part in planned]
         return tuple(dict.fromkeys(part for part in candidates if self._has_classes_for(part)))
 
     @property
     def reduction(self) -> str:
-        """How this differs from the whole version, as "without apgd-t"; empty if it does not."""
+        """How this differs from the whole version: "without apgd-t", "with apgd-dlr for apgd-t"; "" if it does not."""
         missing = " and ".join(self._missing_parts)
         added = " and ".join(part for part in self.parts if part not in self.settings.planned_parts)
         if added:
             return f"with {added} for {missing}"
         return missing and f"without {missing}"
 
-    def flags(self) -> list[Flag]:
-        """Return a flag if the version's name promises more than what runs."""
+    def flag_reduction(self) -> list[Flag]:
+        """Return one flag if the version's name promises more than what runs, none otherwise."""
         if not self.reduction:
             return []
         needs = [f"{part} needs {_FEWEST_CLASSES[part]}" for part in self._missing_parts]
@@ -161,13 +173,16 @@ class Lineup:
         ]
 
     def describe(self) -> Facts:
-        """Return what a robust accuracy must state (`Attack.describe`)."""
+        """Return what a robust accuracy must state (`Attack.describe`), and which package runs the attacks.
+
+        Raises ConfigError if no package of AutoAttack can be imported.
+        """
         return {
             "norm": self.settings.norm,
             "eps": self.settings.eps,
             "version": f"{self.settings.version} {self.reduction}".rstrip(),
             "parts": list(self.parts),
-            "package": version(),
+            "package": describe_package(),
             "steps": 5000 if self.settings.version == "square" else 100,
             "step_size": None,
             "restarts": 1,
@@ -209,12 +224,15 @@ def _import_package() -> ModuleType:
 
 
 def is_installed() -> bool:
-    """Whether a package of AutoAttack can be imported, without importing it."""
+    """Return whether a package of AutoAttack is installed. It is not imported, which might fail."""
     return any(importlib.util.find_spec(name) for name in _PACKAGES)
 
 
-def version() -> str:
-    """Return the name and version of the package that runs the attacks, as "pyautoattack 0.2.0"."""
+def describe_package() -> str:
+    """Return the name and version of the package that runs the attacks, as "pyautoattack 0.2.0".
+
+    Raises ConfigError if none can be imported.
+    """
     name = _import_package().__name__
     try:
         return f"{name} {importlib.metadata.version(name)}"

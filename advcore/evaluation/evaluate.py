@@ -159,7 +159,7 @@ def _evaluate(
     entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
     if checks:
         flags += map(str, chain(flag_weak_settings(entries), flag_order(entries)))
-    reduced = chain.from_iterable(lineup.flags() for lineup in adapted if isinstance(lineup, Lineup))
+    reduced = chain.from_iterable(lineup.flag_reduction() for lineup in adapted if isinstance(lineup, Lineup))
     worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
         clean=accuracies["clean"],
@@ -174,7 +174,7 @@ def _evaluate(
 def _adapt_to_classes(sweep: Sweep, task: _Task) -> list[Attack | Lineup]:
     """Return what describes each attack: for AutoAttack, what runs of it for the model's number of classes."""
     return [
-        attack.for_classes(count_logits(sweep.model, sweep.source)) if isinstance(attack, AutoAttack) else attack
+        attack.choose_lineup(count_logits(sweep.model, sweep.source)) if isinstance(attack, AutoAttack) else attack
         for attack in task.attacks
     ]
 

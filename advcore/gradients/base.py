@@ -60,8 +60,8 @@ class Measurement:
     labels: Tensor | None
     events: tuple[Event, ...] = ()
 
-    def read(self) -> tuple[Rows, Tensor]:
-        """Return the rows, and the labels on the rows' device, in a process that has them."""
+    def get_rows_and_labels(self) -> tuple[Rows, Tensor]:
+        """Return the rows, and the labels on the rows' device. Only a process that has them may call this."""
         assert self.rows is not None and self.labels is not None, "only the first process may be without them"
         return self.rows, self.labels.to(self.rows.device)
 
@@ -78,7 +78,8 @@ class Collector:
     epochs: int = 0
 
     def add(self, scores: Tensor) -> None:
-        """Take in the (N,) scores of one more epoch."""
+        """Take in the (N,) float64 scores of one more epoch, and count it in `epochs`."""
+        raise NotImplementedError
 
     @property
     def rows(self) -> DenseRows:
@@ -115,7 +116,7 @@ class Gradient:
     is_scalar: bool = True
 
     @property
-    def is_averaged(self) -> bool:
+    def is_collected(self) -> bool:
         """Return whether its rows are scores collected over a training run."""
         return self.collect is not None
 
@@ -128,9 +129,9 @@ def define_clean_and_attacked(
     score_passes: int,
     collect: Callable[[], Collector] | None = None,
 ) -> dict[str, Gradient]:
-    """Define a score twice: at clean images, as NAME, and at attacked ones, as adversarial_NAME.
+    """Return two gradients by name: a score at clean images, NAME, and at attacked ones, adversarial_NAME.
 
-    measure : as in `Gradient`; it is also given `attacked`, False and True.
+    about, collect : as in `Gradient`, of the score. measure : so too; it is also given `attacked`, False or True.
     score_passes : forward and backward passes per example that the score itself takes.
     """
     return {

@@ -135,7 +135,7 @@ def centre_distances(
     Reference: Xia et al. 2023 (Moderate coreset), section 3. Cost as of `score_examples`.
     """
     measured = score_examples(_features, model, source, settings, attacked=attacked)
-    rows, labels = measured.read()
+    rows, labels = measured.get_rows_and_labels()
     features = rows.dense()[:, 0]
     counts = torch.bincount(labels).clamp_min(1)[:, None]
     centres = features.new_zeros(len(counts), features.shape[1]).index_add_(0, labels, features) / counts

@@ -12,8 +12,11 @@ from advcore.objectives.trades import measure_divergence
 from advcore.settings import setting, settings
 
 
-def compute_log_rest(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return (B,) log(1 - p_k) for the class k of each example in `classes` (B,); finite at any logit gap."""
+def compute_log_complement(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return (B,) log(1 - p_k), p the softmax of `logits` (B, C), for the class k of each example in `classes` (B,).
+
+    It is finite at any logit gap.
+    """
     return logits.scatter(1, classes[:, None], float("-inf")).logsumexp(1) - logits.logsumexp(1)
 
 
@@ -40,8 +43,8 @@ class Mart:
 
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:
         rival = adversarial.detach().scatter(1, y[:, None], float("-inf")).argmax(1)
-        boosted = F.cross_entropy(adversarial, y, reduction="none") - compute_log_rest(adversarial, rival)
-        return boosted + self.beta * measure_divergence(clean, adversarial) * compute_log_rest(clean, y).exp()
+        boosted = F.cross_entropy(adversarial, y, reduction="none") - compute_log_complement(adversarial, rival)
+        return boosted + self.beta * measure_divergence(clean, adversarial) * compute_log_complement(clean, y).exp()
 
     def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         return partial(F.cross_entropy, target=y, reduction="none")

@@ -71,15 +71,19 @@ class RunRecord:
     resumes: list[JsonObject] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Write the record as sealed JSON, completely or not at all. Raises OSError, with the path."""
+        """Write the record as sealed JSON, completely or not at all.
+
+        Raises OSError, with the path, and ValueError for a record that holds NaN or infinity.
+        """
         write_sealed(path, dataclasses.asdict(self), SCHEMA)
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
-        """Read a record that `save` wrote.
+        """Read a record that `save` wrote, or an older one, which has no seal, as it is.
 
-        Raises CheckpointError for any other file, and for a record in which a byte has changed. The cause of the
-        latter is the same error without a way out.
+        Raises CheckpointError for any other file, UnreadableError where the system refuses it, and UnsafeFileError for
+        a link out of its folder. For a record in which a byte has changed, the cause of the CheckpointError is the same
+        error without a way out.
         """
         content = read_bytes(check_inside(path, path.parent))
         value = parse_json(content, path)

@@ -182,8 +182,8 @@ def _check_attacks(config: RunConfig, data: Data) -> None:
     problems = {}
     for path, attack in list_attacks(config).items():
         problems[path] = attack.problem(data.train.shape)
-        if not problems[path] and hasattr(attack, "classes_problem"):
-            problems[path] = attack.classes_problem(data.num_classes)
+        if not problems[path] and hasattr(attack, "find_classes_problem"):
+            problems[path] = attack.find_classes_problem(data.num_classes)
     require(*(as_problem(problem).inside(f"{path}.") for path, problem in problems.items() if problem))
 
 

@@ -39,32 +39,36 @@ def run(
     job: Sequence[str] = (),
     locked: bool = False,
 ) -> RunRecord:
-    """Carry out a run in the folder `path`, with the folder locked and every place in it tried before.
+    """Train, select and evaluate in the folder `path`, and return the record.
+
+    The folder is locked, and every place in it tried before. `record.json` is brought up to date after every epoch.
+    Beside it are `metrics.jsonl` and `metrics.csv`, one row per epoch; in `checkpoints/` the states "last", "best" and,
+    after a catastrophic overfitting, "before_collapse" (.safetensors with a JSON beside it), and the final evaluation's
+    verdict on each test image (last-verdicts.npz, and best-verdicts.npz if the best state is another one);
+    `coresets/epoch-NNN.npz`; what trackers keep, in `tracking/`; and `states/`, from which `resume` continues. Of
+    several processes, only the first one reads and writes files of the run.
 
     Parameters
     ----------
-    resume : continue the run that is in the folder, if there is one. Otherwise an earlier run there is removed.
+    resume : continue the run that is in the folder, if there is one; a finished run stays as it is. Otherwise an
+        earlier run there is removed.
     job : the launcher's names for the job that begins the run (`distributed.name_launchers`).
     locked : the caller has locked the folder (`checkpoints.lock_folder`), in order to fail before it reads any data.
 
-    Raises BusyError if another run works there, ConfigError for a place that cannot be written, and, once it runs,
-    OSError with the path. `_run` lists what is written.
+    Raises BusyError if another run works there, UnsafeFileError if a link in the folder leads out of it, ConfigError
+    for a place that cannot be written or settings that a run cannot continue with, AdvcoreError where it needs a state
+    and none is undamaged; once it runs, OSError with the path, and what `Trainer.fit` and `evaluate` raise.
     """
     with contextlib.ExitStack() as lock:
         with distributed.fail_together():
             if distributed.is_first() and not locked:
                 lock.enter_context(checkpoints.lock_folder(path))
-        return _run(prepared, path, reporter or Reporter(), resume=resume, job=job)
+        return _run_in_locked_folder(prepared, path, reporter or Reporter(), resume=resume, job=job)
 
 
-def _run(prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, job: Sequence[str]) -> RunRecord:
-    """Train, select and evaluate; bring `path/record.json` up to date after every epoch.
-
-    Also writes `metrics.jsonl` and `metrics.csv`, one row per epoch; `checkpoints/last` and `best` (.safetensors with a
-    JSON beside it, and as .npz the final evaluation's verdict on each test image); `coresets/epoch-NNN.npz`; what
-    trackers keep, in `tracking/`; and `states/`, from which `resume` continues. A finished run that is resumed stays as
-    it is. Of several processes, only the first one reads and writes files of the run.
-    """
+def _run_in_locked_folder(
+    prepared: Prepared, path: Path, reporter: Reporter, *, resume: bool, job: Sequence[str]
+) -> RunRecord:
     journal = Journal(prepared, path, began=time.perf_counter(), record=create_record(prepared))
     is_done, state = distributed.run_on_first(partial(begin_run, journal, resume, job))
     record = journal.record
@@ -98,8 +102,8 @@ def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: Snap
     if distributed.is_first():
         listener = replace(
             reporter,
-            on_epoch=partial(_write_epoch, journal, reporter, tracking),
-            on_coreset=partial(_write_coreset, journal, reporter),
+            on_epoch=partial(_record_epoch, journal, reporter, tracking),
+            on_coreset=partial(_record_coreset, journal, reporter),
             on_state=partial(weights.save_state, journal.path),
             on_checkpoint=partial(_write_checkpoint, journal),
             period=period,
@@ -119,7 +123,8 @@ def _train(journal: Journal, reporter: Reporter, tracking: Tracking, state: Snap
     return trained
 
 
-def _write_epoch(journal: Journal, reporter: Reporter, tracking: Tracking, entry: dict, so_far: Trained) -> None:
+def _record_epoch(journal: Journal, reporter: Reporter, tracking: Tracking, entry: dict, so_far: Trained) -> None:
+    """Bring the record up to date after an epoch, and send the epoch to the trackers and the reporter."""
     journal.take_results(so_far)
     journal.save()
     tracking.tell(journal.list_metrics())
@@ -127,28 +132,29 @@ def _write_epoch(journal: Journal, reporter: Reporter, tracking: Tracking, entry
     reporter.on_epoch(entry, so_far)
 
 
-def _write_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> None:
+def _record_coreset(journal: Journal, reporter: Reporter, coreset: Coreset) -> None:
+    """Write a coreset into the run's folder, and report it; the record says where it replaced a damaged file."""
     problem = select.keep_coreset(journal.path, select.map_to_training_set(coreset, journal.prepared.data))
     if problem and journal.record.resumes:
         journal.record.resumes[-1]["damaged"].append(problem)
     reporter.on_coreset(coreset)
 
 
-def _gather_checkpoint(state: Callable[[], Snapshot]) -> None:
-    state()
+def _gather_checkpoint(gather_state: Callable[[], Snapshot]) -> None:
+    gather_state()
 
 
-def _write_checkpoint(journal: Journal, state: Callable[[], Snapshot]) -> None:
+def _write_checkpoint(journal: Journal, gather_state: Callable[[], Snapshot]) -> None:
     try:
-        checkpoints.save(journal.path, state, journal.list_facts(), journal.prepared.config.checkpoint.kept)
+        checkpoints.save(journal.path, gather_state, journal.list_facts(), journal.prepared.config.checkpoint.kept)
     except CheckpointError as error:
         raise AdvcoreError(f"the state that was just written is not what reads back: {error}") from None
 
 
 def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> None:
-    """Save and evaluate the last state and the best one, and add the cost of that to the record.
+    """Save and evaluate the last state and the best one; the record takes the results, and what all of it cost.
 
-    Without validation examples, the last state counts as the best one.
+    Without validation examples, the last state counts as the best one. A state that is both is evaluated once.
     """
     final_entry = trained.epochs[-1]
     best_entry = final_entry if trained.best_epoch is None else trained.epochs[trained.best_epoch]
@@ -166,7 +172,7 @@ def _evaluate_states(journal: Journal, reporter: Reporter, trained: Trained) -> 
 
 
 def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, which: str) -> dict:
-    """Return the final accuracies of the state "last" or "best".
+    """Load the state "last" or "best" into the model, and return its final accuracies, by name.
 
     A stopped evaluation is continued from the verdicts that it left. Those that are damaged, or of other settings, are
     removed.
@@ -185,16 +191,22 @@ def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, whic
 
 
 def choose_examples(prepared: Prepared) -> Tensor | None:
-    """Return the positions of the test examples to evaluate, (n,) long; None for all of them."""
+    """Return the positions of the test examples to evaluate, (n,) long, ascending; None for all of them.
+
+    Raises DataError if the run file asks for more than there are.
+    """
     size = prepared.config.evaluation.examples
     if size is None:
         return None
     return subsample(prepared.data.test.labels(), size, prepared.config.data.split_seed, "evaluation")
 
 
-def select_suite(config: RunConfig, suite: str) -> RunConfig:
-    """Return the config with a named suite's attacks to evaluate, and without what only training needs, such as the
-    package of a tracker or the memory for a selection."""
+def configure_suite(config: RunConfig, suite: str) -> RunConfig:
+    """Return the settings that evaluate a run by the attacks of a suite, without settings that only training needs.
+
+    So neither the package of a tracker nor the memory for a selection is asked for. suite : one of SUITES.
+    Raises ConfigError for the suite "autoattack" if no attack of the config has an lp ball.
+    """
     evaluation = replace(config.evaluation, attacks=list(SUITES[suite](config.evaluation.attacks)))
     return replace(config, evaluation=evaluation, selection=None, minibatch=None, tracking=[])
 
@@ -208,9 +220,10 @@ def evaluate_final(
     state: Path | None = None,
     keep_examples: bool = False,
 ) -> Evaluation:
-    """Return the accuracies on the test set that the run file asks for, in float32.
+    """Evaluate the model, in float32, by the attacks and on the test examples that the run file asks for.
 
     which : the name of the weights, for the progress. ledger, state, keep_examples : as in `evaluate`.
+    Raises as `evaluate` and `choose_examples` do.
     """
     settings = prepared.config.evaluation
     indices = choose_examples(prepared)

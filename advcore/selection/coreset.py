@@ -202,7 +202,7 @@ class AdversarialCoreset(SelectionSettings):
 
     def _split(self, call: Call, measured: Measured) -> list[Problem]:
         """Split the rows into one problem per call of the solver."""
-        rows, labels = measured.examples.read()
+        rows, labels = measured.examples.get_rows_and_labels()
         return PARTITIONS[self.partition](
             Split(
                 rows=rows,

@@ -110,7 +110,7 @@ def _measure_rows(
         return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_list_labels(data))
     check_fits(call.model, data, labels=False)
     gradient = GRADIENTS[reads]
-    if gradient.is_averaged or find_scores_file(selector.solver):
+    if gradient.is_collected or find_scores_file(selector.solver):
         raise ConfigError(
             f"{type(selector.solver).__name__} reads {reads} scores, averaged over a training run; pass "
             "rows=AveragedScores(...).rows (advcore.gradients.base) or Scores.load(...).rows(...) "

@@ -86,7 +86,7 @@ class Split:
         """
         if self.goal.rows is None:
             return None
-        goal, labels = self.goal.read()
+        goal, labels = self.goal.get_rows_and_labels()
         if label is not None and not bool((labels == label).any()):
             raise DataError(f"target: validation needs examples of every class, got none of class {label}; use whole")
 

@@ -26,7 +26,7 @@ def measure_quality(
     measured : rows and labels of all examples. goal : other examples' rows that the solver was to match, for
     `target_error`. normalise : how the trainer will rescale the weights, for `gradient_error_trained`.
     """
-    rows, labels = measured.read()
+    rows, labels = measured.get_rows_and_labels()
     weights = solution.weights.double()
     class_counts = torch.bincount(labels[solution.indices], minlength=int(labels.max()) + 1)
     facts: Facts = {

@@ -73,7 +73,7 @@ class _Batch:
             padded[: len(gram), : len(gram)] = gram
         self.diagonal = self.gram.diagonal(dim1=1, dim2=2).double()
         self.correlation = self._pad(problem.correlation for problem in problems)
-        self.open = self._pad(problem.find_open_rows() for problem in problems)
+        self.open = self._pad(problem.mask_open_rows() for problem in problems)
         scalars = [(problem.target_norm, problem.ridge, problem.k) for problem in problems]
         self.target_norm, self.ridge, self.ks = torch.tensor(scalars, dtype=torch.float64, device=self.device).T
         self.least = LEAST[precise] * self.target_norm[:, None] * self.diagonal.clamp_min(0).sqrt()

@@ -133,7 +133,7 @@ class GradMatch:
             state.rounds.append(pursuit)
         else:
             state.rounds[-1] = replace(state.rounds[-1], stopped=pursuit.stopped)
-        closed = ~state.problem.find_open_rows()
+        closed = ~state.problem.mask_open_rows()
         closed[pursuit.support] = True
         state.problem = replace(state.problem, k=state.problem.k - len(pursuit.support), closed=closed)
         state.is_done = self.fill != "rounds" or not pursuit.support or state.problem.k == 0

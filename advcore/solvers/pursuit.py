@@ -39,17 +39,17 @@ class PursuitProblem:
     closed: np.ndarray | bool = False
     residual: Callable[[np.ndarray, np.ndarray], float] | None = None
 
-    def find_open_rows(self) -> np.ndarray:
-        """Return which rows may join, (N,) bool, in memory of its own."""
+    def mask_open_rows(self) -> np.ndarray:
+        """Return a new mask (N,) bool, true for the rows that may join."""
         return ~np.broadcast_to(self.closed, len(self.correlation))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pursuit:
-    """What a pursuit gives.
+    """The result of a pursuit.
 
     support : the rows in use, in the order in which they joined. weights : (K,) float64, theirs. path : the residual's
-    norm relative to the target's, after each pick. stopped : why the pursuit ended.
+    norm relative to the target's, after each pick. stopped : why the pursuit ended, for a report.
     """
 
     support: list[int]
@@ -64,7 +64,8 @@ def pursue(products: Products, problem: PursuitProblem, *, nonnegative: bool = T
     In each step the row joins that correlates most with the residual (by absolute value unless `nonnegative`), and all
     weights are refitted. With `nonnegative`, a refit that would turn weights negative walks towards it until the first
     reaches 0 and drops that row (`ActiveSet.settle`), so the weights are the non-negative least-squares solution on the
-    support. The pursuit ends once ||residual|| <= tolerance ||t||.
+    support. The pursuit ends once ||residual|| <= tolerance ||t||. `products` change: their slots take the rows in
+    use, and a Gram matrix is reordered.
 
     Weights, pivots and the residual's correlations are float64. What a step changes in the correlations is summed in
     the products' own precision; after 128 steps (or the leap that passes them) all of it is summed again in float64,
@@ -72,11 +73,12 @@ def pursue(products: Products, problem: PursuitProblem, *, nonnegative: bool = T
     Cost O(N) + O(m^2) a pick for the choice and the refit, m the support's size, and the products': O(N m) from a
     Gram matrix, O(N C D) from factors. A row that leaves costs O(m^2).
     Reference: Killamsetty et al. 2021 (GradMatch), algorithm 2; Rubinstein et al. 2008 (Batch-OMP). Differs:
-    a row that left may join again; rows with no positive correlation never join.
+    a row that left may join again; a combination of the support never joins, nor, with `nonnegative`, a row with no
+    positive correlation.
     """
     state = PursuitState(products, problem, nonnegative=nonnegative, tolerance=tolerance)
     pace = Pace()
-    while not state.is_done():
+    while state.begin_step():
         check()
         if not leap(state, pace):
             state.step()
@@ -96,7 +98,7 @@ class PursuitState:
     residual_correlation : (N,) float64, each row's correlation with the residual at these weights.
     least : (N,) float64, the correlation up to which a row counts as orthogonal to the residual.
     is_open : (N,) bool, rows that may join.
-    scores : (N,) float64, how well each row would join, as of the last call of `is_done`.
+    scores : (N,) float64, how well each row would join, as of the last call of `begin_step`.
     """
 
     def __init__(self, products: Products, problem: PursuitProblem, *, nonnegative: bool, tolerance: float):
@@ -104,15 +106,15 @@ class PursuitState:
         self.nonnegative, self.tolerance = nonnegative, tolerance
         self.active = ActiveSet(problem.k, dependent=PIVOT[products.precise], nonnegative=nonnegative)
         self.least = LEAST[products.precise] * problem.target_norm * np.sqrt(np.maximum(products.diagonal, 0))
-        self.is_open = problem.find_open_rows()
+        self.is_open = problem.mask_open_rows()
         self.residual_correlation = problem.correlation.copy()
         self.applied = np.zeros(problem.k)
         self.path: list[float] = []
         self.stopped = ""
         self.steps = self.steps_since_refresh = 0
 
-    def is_done(self) -> bool:
-        """Score the rows, and return whether the pursuit ends here; `stopped` then says why."""
+    def begin_step(self) -> bool:
+        """Score the rows, and return whether there is a step to take; if not, `stopped` says why."""
         self.scores = self.score(self.residual_correlation, self.is_open, self.least)
         if self.active.size == self.problem.k:
             self.stopped = "budget"
@@ -122,25 +124,32 @@ class PursuitState:
             self.stopped = "no row correlates with the residual"
         elif self.steps > 10 * len(self.scores) + 10 * self.problem.k:
             self.stopped = "rounding"
-        return bool(self.stopped)
+        return not self.stopped
 
     def score(self, correlation: np.ndarray, is_open: np.ndarray, least: np.ndarray) -> np.ndarray:
-        """Return how much each row correlates with the residual; -inf for rows that may not join."""
+        """Return how much each row correlates with the residual, by absolute value unless the pursuit is nonnegative.
+
+        A row scores -inf if it is not open, or orthogonal to the residual: its correlation is at most `least`.
+        correlation : (N,) or (r, N), as is the result. is_open, least : (N,).
+        """
         if not self.nonnegative:
             correlation = np.abs(correlation)
         return np.where(is_open & (correlation > least), correlation, -np.inf)
 
     def step(self) -> None:
-        """Let the row with the best score join, and drop the rows whose weight reaches 0."""
+        """Let the row with the best score join, refit, and drop the rows whose weight reaches 0.
+
+        Where that row is a combination of the support, close it instead, for the rest of the pursuit.
+        """
         self.steps += 1
         row = int(self.scores.argmax())
         self.is_open[row] = False
         if not self.join(row, self.residual_correlation[row]):
-            return  # the row is a combination of the support, and stays closed for this pursuit
+            return
         self.is_open[[other for other in self.active.settle() if other != row]] = True
         self.steps_since_refresh += 1
         if self.is_refresh_due():
-            self._refresh()
+            self._refresh_correlations()
         high = self.active.high
         weights = self.active.weights[:high]
         self.residual_correlation -= self.products.correlate(weights - self.applied[:high], exact=False)
@@ -148,7 +157,10 @@ class PursuitState:
         self.append_residual(self.residual_correlation, weights)
 
     def join(self, row: int, correlation: float) -> bool:
-        """Let a row join the support, and return whether it could."""
+        """Let a row join the support; return False, with nothing changed, if it is a combination of the others.
+
+        correlation : the row's with the residual.
+        """
         slot = self.active.find_free_slot()
         column = self.products.multiply_row(row, self.active.high)
         if not self.active.join(row, column, self.products.diagonal[row] + self.problem.ridge, correlation):
@@ -157,11 +169,14 @@ class PursuitState:
         return True
 
     def is_refresh_due(self) -> bool:
-        """Return whether the next step sums the correlations again in float64."""
+        """Return whether the last refresh is so many steps ago that the next change of the correlations needs one."""
         return self.steps_since_refresh >= REFRESH
 
-    def _refresh(self) -> None:
-        """Sum the residual's correlations again in float64, and correct the weights by what rounding left over."""
+    def _refresh_correlations(self) -> None:
+        """Sum the residual's correlations again in float64, and correct the weights by what rounding left over.
+
+        Rows whose weight reaches 0 by that leave, and may join again.
+        """
         self.steps_since_refresh = 0
         applied = self.applied[: self.active.high]
         applied[:] = self.active.weights[: len(applied)]
@@ -172,7 +187,11 @@ class PursuitState:
         self.is_open[self.active.settle()] = True
 
     def append_residual(self, correlation: np.ndarray, weights: np.ndarray) -> None:
-        """Append the relative residual of the weights to the path; `correlation` is the rows' with that residual."""
+        """Append to the path the norm of the residual relative to the target's.
+
+        Where it meets the tolerance, but comes from float32 products, `problem.residual` measures it instead.
+        correlation : (N,), the rows' with that residual. weights : one for each slot, at least for all in use.
+        """
         used = np.flatnonzero(weights)
         members = self.active.members[used]
         weights = weights[used]

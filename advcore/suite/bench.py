@@ -26,7 +26,7 @@ from advcore.reporting.suite import build_tables as suite_tables
 from advcore.run.places import check_path, check_writable, remove_empty
 from advcore.suite.baselines import add_baselines
 from advcore.suite.layout import BASELINES, BASELINES_FILE
-from advcore.suite.process import Outcome, Watcher, tidy
+from advcore.suite.process import Outcome, Watcher, remove_working_files
 from advcore.suite.suite import Run, Suite, list_runs, load, resolve_methods
 
 _BASELINES, _UNSEALED_BASELINES = "advcore-baselines-2", "advcore-baselines-1"
@@ -204,7 +204,7 @@ def close(run: Run, folder: Path, outcome: Outcome) -> Outcome:
         path = folder / "runs" / run.slug / "record.json"
         record = RunRecord.load(path)
         write_bytes(folder / f"{run.slug}.json", read_bytes(path))
-        tidy(run, folder)
+        remove_working_files(run, folder)
         failed.unlink(missing_ok=True)
         remove_empty([failed.parent])
         return Outcome("done", _summarise_record(record), 0, outcome.seconds)

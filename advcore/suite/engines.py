@@ -18,7 +18,7 @@ from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.files import write_bytes
 from advcore.runtime import device, signals
 from advcore.runtime.threads import limit_threads, share_of_threads
-from advcore.suite.process import Outcome, Watcher, Work, attempt, must_stop, tidy
+from advcore.suite.process import Outcome, Watcher, Work, attempt, must_stop, remove_working_files
 from advcore.suite.suite import Run
 
 _POLL = 0.1  # seconds
@@ -134,7 +134,7 @@ def _run_task(method: str, seed: int, settings: dict, folder: str, deadline: flo
     outcome = attempt(run, Path(folder), stop=partial(must_stop, Event(), time.monotonic() + seconds))
     if outcome.kind != "done":
         return vars(outcome), b""
-    tidy(run, Path(folder))
+    remove_working_files(run, Path(folder))
     return vars(outcome), (Path(folder) / "runs" / run.slug / "record.json").read_bytes()
 
 

@@ -29,8 +29,9 @@ class Outcome:
     """How an attempt ended.
 
     kind : done, failed, stopped, or busy (another process does the run, or has done it).
-    error : its first line.
-    code : exit code of the process.
+    error : why it failed, in one line.
+    code : exit code of the process, if it failed.
+    seconds : that the process ran.
     """
 
     kind: str
@@ -51,8 +52,8 @@ class Watcher:
 Work = Callable[..., Outcome]  # what an engine calls for each run: `attempt`, or a stand-in for it
 
 
-def tidy(run: Run, folder: Path) -> None:
-    """Remove from a finished run what only continuing it would need."""
+def remove_working_files(run: Run, folder: Path) -> None:
+    """Remove a finished run's states, log and run file from the suite's folder; log a warning for what stays."""
     run_folder, log, file = _locate_files(run, folder)
     checkpoints.sweep([checkpoints.locate_states(run_folder), log, file])
 
@@ -72,8 +73,9 @@ def attempt(
 ) -> Outcome:
     """Do a run by `advcore run --resume` in another process, wait for its end, and return how it ended.
 
-    Once `stop()` is true, the process saves its state and ends. `on_line` receives each new last line of its output;
-    `environment` is added to its environment. The record of a finished run is then in `folder`/runs/SLUG.
+    Once `stop()` is true, the process saves its state and ends, or is killed. `on_line` receives each new last line of
+    its output; `environment` is added to its environment. A run that is recorded in `folder`, or that another process
+    does, is not begun. In `folder`/runs, SLUG.yaml receives the settings, SLUG.log the output, and SLUG the record.
     """
     run_folder, log, file = _locate_files(run, folder)
     started = time.monotonic()
@@ -94,7 +96,7 @@ def attempt(
         try:
             stopped = _watch(child, read_lines, stop=stop, on_line=on_line)
         finally:
-            _end(child)
+            _end_process(child)
     seconds = time.monotonic() - started
     if child.returncode == 0:
         return Outcome("done", seconds=seconds)
@@ -125,8 +127,8 @@ def _watch(
             on_line(lines[0])
 
 
-def _end(child: subprocess.Popen) -> None:
-    """Let the process save its state and end; kill it if it takes too long, so that its previous state counts."""
+def _end_process(child: subprocess.Popen) -> None:
+    """Make the process save its state and end (SIGTERM); if it takes too long, kill it: its previous state counts."""
     child.send_signal(signal.SIGTERM)  # which does nothing once it has ended
     try:
         child.wait(_GRACE)
@@ -143,7 +145,11 @@ def _read_lines(log: Path, start: int) -> list[str]:
 
 
 def _explain_failure(lines: list[str], code: int) -> str:
-    """Return the first line that advcore printed as the reason; else the last line, as of a traceback."""
+    """Return why a process failed, cut to 300 characters.
+
+    That is the signal that ended it, or the first line that advcore printed, or else the last line, as of a traceback.
+    code : the exit code, or a signal's number with a minus sign.
+    """
     if code == -signal.SIGKILL:
         return "ended by SIGKILL, as where memory runs out"
     if code < 0:

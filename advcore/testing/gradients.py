@@ -41,15 +41,15 @@ class GradientContract:
         raise NotImplementedError("give the contract a fixture `gradient`")
 
     def test_there_is_a_finite_row_for_each_example_in_order(self, gradient: Gradient) -> None:
-        rows, labels = _measure(gradient).measured.read()
+        rows, labels = _measure(gradient).measured.get_rows_and_labels()
         source = make_source()
         assert len(rows) == len(source)
         assert torch.equal(labels, source.labels())
         assert torch.isfinite(rows.dense()).all()
 
     def test_the_size_of_the_chunks_does_not_matter(self, gradient: Gradient) -> None:
-        small, _ = _measure(gradient, chunk_size=1).measured.read()
-        large, _ = _measure(gradient, chunk_size=24).measured.read()
+        small, _ = _measure(gradient, chunk_size=1).measured.get_rows_and_labels()
+        large, _ = _measure(gradient, chunk_size=24).measured.get_rows_and_labels()
         torch.testing.assert_close(small.dense(), large.dense(), rtol=1e-4, atol=1e-5)
 
     def test_it_takes_the_passes_that_it_says(self, gradient: Gradient) -> None:

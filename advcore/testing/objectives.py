@@ -95,6 +95,6 @@ class ObjectiveContract:
             stream=Stream(seed=0, purpose="testing"),
             ledger=CostLedger(),
         )
-        rows, labels = last_layer_rows(make_network(), source, settings).read()
+        rows, labels = last_layer_rows(make_network(), source, settings).get_rows_and_labels()
         assert len(rows) == len(source) == len(labels)
         assert torch.isfinite(rows.squared_norms()).all()

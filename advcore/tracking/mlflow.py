@@ -45,25 +45,26 @@ class _Client(Sink):
         self.client = mlflow.MlflowClient(tracking_uri=uri)
         is_same_server = opening.state.get("uri") == tracker.uri
         self.id = is_same_server and opening.state.get("id") or self._create_run(tracker, opening)
-        super().__init__(self._last_step("loss") + 1, {"id": self.id, "uri": tracker.uri})
+        super().__init__(self._find_last_step("loss") + 1, {"id": self.id, "uri": tracker.uri})
         self.client.update_run(self.id, status="RUNNING")
 
     def _create_run(self, tracker: MLflow, opening: Opening) -> str:
-        run_id = self.client.create_run(self._experiment_id(tracker, opening), run_name=opening.name).info.run_id
+        run_id = self.client.create_run(self._ensure_experiment(tracker, opening), run_name=opening.name).info.run_id
         params = [self.entities.Param(key, str(value)[:_LONGEST]) for key, value in flatten(opening.config).items()]
         for start in range(0, len(params), _MOST_PARAMETERS):
             self.client.log_batch(run_id, params=params[start : start + _MOST_PARAMETERS])
         return run_id
 
-    def _experiment_id(self, tracker: MLflow, opening: Opening) -> str:
+    def _ensure_experiment(self, tracker: MLflow, opening: Opening) -> str:
+        """Return the id of the experiment, which is created if it does not exist."""
         experiment = self.client.get_experiment_by_name(tracker.experiment)
         if experiment:
             return experiment.experiment_id
         artifacts = None if tracker.uri else (opening.folder.resolve() / "artifacts").as_uri()
         return self.client.create_experiment(tracker.experiment, artifact_location=artifacts)
 
-    def _last_step(self, metric: str) -> int:
-        """Return the last step with that metric, -1 without any."""
+    def _find_last_step(self, metric: str) -> int:
+        """Return the last step for which the server holds that metric, -1 without any."""
         return max((entry.step for entry in self.client.get_metric_history(self.id, metric)), default=-1)
 
     def log(self, epoch: int, values: Values) -> None:
@@ -73,6 +74,6 @@ class _Client(Sink):
         )
 
     def close(self, final: Values | None) -> None:
-        if final and self._last_step("final/relative_cost") < self.epochs_logged:
+        if final and self._find_last_step("final/relative_cost") < self.epochs_logged:
             self.log(self.epochs_logged, final)
         self.client.set_terminated(self.id, status="KILLED" if final is None else "FINISHED")

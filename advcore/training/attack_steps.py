@@ -1,6 +1,7 @@
 """Attack steps as a function of the epoch: cheaper attacks early in training, or as many steps as a budget allows.
 
-Each schedule has `at(epoch, epochs)`, which returns the attack steps of an epoch, counted from 0, of `epochs` that run.
+Each schedule has `count_steps(epoch, epochs)`, which returns the attack steps of an epoch, counted from 0, of `epochs`
+that run.
 """
 
 import math
@@ -25,7 +26,7 @@ class Steady:
     def __post_init__(self):
         require(check_at_least("steps", self.steps, 1))
 
-    def at(self, epoch: int, epochs: int) -> int:
+    def count_steps(self, epoch: int, epochs: int) -> int:
         return self.steps
 
 
@@ -44,7 +45,7 @@ class Linear:
     def __post_init__(self):
         require(check_at_least("first", self.first, 1), check_at_least("last", self.last, 1))
 
-    def at(self, epoch: int, epochs: int) -> int:
+    def count_steps(self, epoch: int, epochs: int) -> int:
         return math.floor(self.first + (self.last - self.first) * epoch / max(1, epochs - 1) + 0.5)
 
 
@@ -74,7 +75,7 @@ class ByBudget:
             check(self.first <= self.mean <= self.last, "first, mean, last", "in rising order", steps),
         )
 
-    def at(self, epoch: int, epochs: int) -> int:
+    def count_steps(self, epoch: int, epochs: int) -> int:
         extra = floor_share(self.mean, epochs) - self.first * epochs  # steps beyond `first`, over the whole run
         extra_per_epoch = self.last - self.first
         later_epochs = epochs - 1 - epoch  # which get their extra steps before this one

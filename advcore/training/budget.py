@@ -18,10 +18,8 @@ _DIGITS = 1e4  # an offered budget has four digits
 
 
 def replace_budget(trainer: Trainer, budget: float) -> Trainer:
-    """Return the same run on another share of the data."""
-    selector = trainer.selector
-    if selector is not None:
-        selector = replace(selector, budget=budget)
+    """Return the trainer for another share of the data. Raises ConfigError if it refuses that."""
+    selector = trainer.selector and replace(trainer.selector, budget=budget)
     return replace(trainer, schedule=replace(trainer.schedule, budget=budget), selector=selector)
 
 
@@ -56,10 +54,11 @@ def _find_least_size(trainer: Trainer, n: int, held_out: int) -> int:
 
 
 def _find_budget(least: int, trainer: Trainer, n: int, held_out: int, *, cost: float, reference_units: int) -> float:
-    """Return the largest share of n training examples at which the run costs at most `cost`, to four digits.
+    """Return the largest share of n training examples, below 1, at which the run costs at most `cost`.
 
-    least : how many examples cost no more than that. held_out : how many validation examples there are. Costs are
-    compared, and not passes: a cost times the reference may round below the passes.
+    It is cut to four decimals, but no lower than `least` of n: a number of examples known to cost no more than `cost`.
+    held_out : how many validation examples there are. Costs are compared, and not passes: a cost times the reference
+    may round below the passes.
     """
 
     def is_within(k: int) -> bool:
@@ -70,7 +69,11 @@ def _find_budget(least: int, trainer: Trainer, n: int, held_out: int, *, cost: f
 
 
 def find_budget_at_cost(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> float:
-    """Return the budget at which a run has a relative cost. Raises ConfigError, with figures, where none has."""
+    """Return the largest budget below 1 at which the run costs at most `cost`, relative to the reference.
+
+    n, held_out : how many training and validation examples there are. reference_units : passes of the reference.
+    Raises ConfigError, with figures, where even the least budget costs more or even the largest less.
+    """
     size = _find_least_size(trainer, n, held_out)
     least, most = (_count_units(trainer, k, n, held_out) / reference_units for k in (size, n - 1))
     if cost < least:
@@ -108,10 +111,11 @@ class Offer:
 
 
 def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_units: int) -> list[Offer]:
-    """Return runs of at most the relative `cost`, each on as much data as the cost allows.
+    """Return runs of at most the relative `cost`, each on as much data as the cost allows: all, with no selection, too.
 
     They combine the trainer's own settings with fewer attack steps, a selection by one step, one selection only, and a
-    margin rule. Raises ConfigError, with the least cost there is, if nothing is that cheap.
+    margin rule (no rule, if the trainer has one). No run is offered twice. n, held_out, reference_units : as in
+    `find_budget_at_cost`. Raises ConfigError, with the least cost there is, if nothing is that cheap.
     """
     results: list[Offer] = []
     least = float("inf")
@@ -153,7 +157,10 @@ def _describe_offer(trainer: Trainer, n: int, held_out: int, reference_units: in
 
 
 def _combine_savings(trainer: Trainer) -> Iterator[Trainer]:
-    """Yield the trainer with all combinations of cheaper attacks, selections and minibatch rules."""
+    """Yield the trainer with all combinations of its own attack, selection and minibatch rule and other ones.
+
+    Other attacks and selections are cheaper; the other rule is a margin rule, or none if the trainer has one.
+    """
     selector = trainer.get_selector()
     attacks = [_replace_steps(trainer.attack, steps) for steps in _list_steps(trainer)]
     selection_attacks = [selector.attack]

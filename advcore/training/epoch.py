@@ -152,7 +152,9 @@ class EpochTrainer:
         if rule_facts:
             entry["minibatch"] = rule_facts
         if self.run.trainer.attack_steps:
-            entry["attack_steps"] = self.run.trainer.attack_steps.at(place.epoch, self.run.trainer.schedule.length)
+            entry["attack_steps"] = self.run.trainer.attack_steps.count_steps(
+                place.epoch, self.run.trainer.schedule.length
+            )
         return entry
 
     def _build_learner(self, is_counted: bool = True) -> Learner:

@@ -24,7 +24,7 @@ def count_selection_units(selector: AdversarialCoreset) -> int:
     if reads is None:
         return 0
     gradient = GRADIENTS.get(reads)
-    if gradient is None or gradient.is_averaged or find_scores_file(selector.solver):
+    if gradient is None or gradient.is_collected or find_scores_file(selector.solver):
         return 0
     return gradient.units(selector.objective, selector.attack)
 

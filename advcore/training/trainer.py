@@ -135,7 +135,7 @@ class Trainer(LoopSettings):
         """Return the attack of an epoch that runs, counted from 0."""
         if self.attack is None or self.attack_steps is None:
             return self.attack
-        return self.attack.with_settings(steps=self.attack_steps.at(epoch, self.schedule.length))
+        return self.attack.with_settings(steps=self.attack_steps.count_steps(epoch, self.schedule.length))
 
     @property
     def weakest_attack(self) -> Attack | None:
@@ -143,7 +143,7 @@ class Trainer(LoopSettings):
         if self.attack_steps is None:
             return self.attack
         length = self.schedule.length
-        steps = [self.attack_steps.at(epoch, length) for epoch in range(length)]
+        steps = [self.attack_steps.count_steps(epoch, length) for epoch in range(length)]
         return self.attack_at(steps.index(min(steps)))
 
     @property
@@ -188,7 +188,7 @@ class Trainer(LoopSettings):
     @property
     def score(self) -> Gradient | None:
         """How the scores are measured that this run takes over its epochs; None where it takes none."""
-        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].is_averaged:
+        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].is_collected:
             return None
         return GRADIENTS[self.solver_reads]
 

@@ -53,6 +53,7 @@ API = {
     "distributed": "Several processes",
     "runtime": "Devices, precision, signals",
     "errors": "Errors",
+    "testing": "Contracts for your own methods",
 }
 """Packages and modules of advcore that have a page, with its title."""
 INNER = {
@@ -63,6 +64,7 @@ INNER = {
     },
     "solvers": {"active", "batched", "leap", "products"},
     "selection": {"measure", "solve"},
+    "testing": {"examples"},
     "training": {"budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "snapshot", "steppers"},
 }
 """Modules of these packages that are nobody's business outside."""

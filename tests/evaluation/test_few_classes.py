@@ -139,16 +139,16 @@ def test_what_was_left_out_is_flagged_whether_or_not_checks_were_asked_for(few_i
     )
     assert evaluate(model, data, [attack], **one).flags == (flag,)
     assert evaluate(model, data, [attack], checks=True, **one).flags[0] == flag
-    (two,) = AutoAttack(eps=8 / 255, version="plus").for_classes(2).flags()
+    (two,) = AutoAttack(eps=8 / 255, version="plus").choose_lineup(2).flag_reduction()
     assert "apgd-dlr needs 3 and apgd-t needs 4 classes, and the model has 2" in two.text and two.kind == "reduced"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_attack_alone_is_refused_where_it_cannot_run_and_versions_go_on(version):
     attack = AutoAttack(eps=0.1, version=version)
-    assert "nothing to be mistaken for" in str(attack.classes_problem(1))
-    problem = attack.classes_problem(2)
-    assert attack.classes_problem(3) is None and bool(problem) is (version == "apgd-dlr")
+    assert "nothing to be mistaken for" in str(attack.find_classes_problem(1))
+    problem = attack.find_classes_problem(2)
+    assert attack.find_classes_problem(3) is None and bool(problem) is (version == "apgd-dlr")
     model, data, _ = linear(2, "linf")
     if problem:
         assert str(problem).startswith("version must be standard, apgd-ce or square for 2 classes, got 'apgd-dlr'")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
 from advcore.objectives.base import ASCENTS, choose_ascent, is_attacked, measure_margin, needs_clean
-from advcore.objectives.mart import Mart, compute_log_rest
+from advcore.objectives.mart import Mart, compute_log_complement
 from advcore.objectives.standard import Pgd, Standard
 from advcore.objectives.trades import Trades, measure_divergence
 
@@ -207,7 +207,7 @@ def test_mart_is_the_naive_formula_where_that_is_safe():
 
 @pytest.mark.case("F9")
 def test_the_log_of_a_vanishing_rest_is_the_gap():
-    assert float(compute_log_rest(torch.tensor([[500.0, 0.0]]), torch.tensor([0]))) == pytest.approx(-500)
+    assert float(compute_log_complement(torch.tensor([[500.0, 0.0]]), torch.tensor([0]))) == pytest.approx(-500)
 
 
 @pytest.mark.case("F9")

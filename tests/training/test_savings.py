@@ -238,12 +238,12 @@ def test_settings_of_a_memory_that_is_not_used_are_refused():
     ],
 )
 def test_steps_of_each_epoch(schedule, epochs, expected):
-    assert [schedule.at(i, epochs) for i in range(epochs)] == expected
+    assert [schedule.count_steps(i, epochs) for i in range(epochs)] == expected
 
 
 def test_a_budget_of_steps_is_spent_and_never_exceeded():
     for mean, epochs, last in itertools.product((1.0, 1.3, 2.75, 3.1), (1, 2, 7, 30), (4, 9)):
-        steps = [ByBudget(mean=mean, first=1, last=last).at(i, epochs) for i in range(epochs)]
+        steps = [ByBudget(mean=mean, first=1, last=last).count_steps(i, epochs) for i in range(epochs)]
         assert (
             sum(steps) == int(mean * epochs + 1e-9) and steps == sorted(steps) and set(steps) <= set(range(1, last + 1))
         )
