@@ -35,8 +35,9 @@ def setting(*, unit: str, default: Any = dataclasses.MISSING) -> Any:
 def settings(cls: type) -> type:
     """Make `cls` a frozen, keyword-only dataclass that refuses unknown settings and values of the wrong type.
 
-    Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made,
-    before the class's own checks in `__post_init__`, which look at values: they never meet one of the wrong type.
+    Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made
+    (`_find_type_problem` says which), and so are values, by the class's own `__post_init__`: in place of a value of
+    the wrong type it sees NaN, False or something empty. Making an object raises ConfigError with all problems at once.
     """
     hooks = cast(_Customisable, cls)
     hooks.__pydantic_config__ = {"extra": "forbid", "strict": True}
@@ -62,11 +63,11 @@ def _accept_values(self: object) -> None:
 def _find_value_problems(
     instance: "DataclassInstance", check_values: Callable[[object], None], wrong: Mapping[str, SettingProblem]
 ) -> list[SettingProblem]:
-    """Return what the class's own checks say, although the settings in `wrong` have no value of their type.
+    """Return the problems that a class's own checks find in an object, some of whose values have the wrong type.
 
-    They look at a stand-in, in which each of these is NaN or empty: that can be compared, iterated and searched like a
-    right value, but is in no range and no list of words. What they say of such a setting is said of the value that it
-    has; what they say of it together with others is left out.
+    wrong : {setting: problem} for these. The checks look at a copy in which each of them is NaN, False or empty: that
+    can be compared, iterated and searched like a right value, but NaN is in no range, and "" in no list of words. A
+    problem with such a setting alone names the value that was given; one with such a setting and others is left out.
     """
     kinds = {field.name: _strip_none(field.type) for field in dataclasses.fields(instance) if field.name in wrong}
     values = {name: _PLAIN_TYPES[get_origin(kind) or kind].stand_in for name, kind in kinds.items()}
@@ -133,20 +134,21 @@ def _list_fields(cls: "type[DataclassInstance]") -> list[tuple[str, object, tupl
 
 
 def _list_members(kind: object) -> tuple[object, ...]:
-    """Return the members of a union; of any other type, the type alone."""
+    """Return the members of a union that is written with "|"; of any other type, the type alone."""
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
 def _strip_none(kind: object) -> object:
-    """Return the type that an optional setting has where it is set; any other type as it is."""
+    """Return T of a type `T | None`; any other type, a union of several with None too, as it is."""
     kinds = [member for member in _list_members(kind) if member is not NoneType]
     return kinds[0] if len(kinds) == 1 else kind
 
 
 def _find_type_problem(setting: str, kind: object, value: object) -> SettingProblem | None:
-    """Return the problem with a value that is not of its setting's type, or None.
+    """Return the first problem with a value that is not of its setting's type, or None.
 
-    Plain types are checked, and lists and mappings of plain types; each may be optional. Other types are not.
+    Plain types are checked, and lists of them, and mappings to them; each may be optional. Other types, unions of
+    several, and the keys of mappings are not.
     """
     if value is None and NoneType in _list_members(kind):
         return None

@@ -7,8 +7,11 @@ import pytest
 
 from advcore import deprecation, errors
 from advcore.cost import CostLedger
+from advcore.objectives.standard import Standard
 from advcore.runtime import signals
 from advcore.runtime.precision import Speed
+from advcore.selection.coreset import AdversarialCoreset
+from advcore.solvers import Random
 
 
 def test_an_old_name_warns_and_gives_what_the_new_one_is():
@@ -55,6 +58,12 @@ def test_a_method_of_the_last_release_calls_the_new_one_and_warns_where_it_is_ca
     with pytest.warns(DeprecationWarning, match=rf"\.{old} has been renamed to {new}") as warned:
         result = getattr(thing, old)()
     assert type(result) is type(getattr(thing, new)()) and warned[0].filename == __file__
+
+
+def test_the_size_of_a_selection_of_the_last_release_is_the_number_of_examples_it_chooses():
+    selector = AdversarialCoreset(objective=Standard(), solver=Random(), budget=0.25)
+    with pytest.warns(DeprecationWarning, match=r"AdversarialCoreset\.size has been renamed to count_chosen"):
+        assert selector.size(40) == selector.count_chosen(40) == 10
 
 
 def test_a_name_of_a_module_that_moved_warns_where_it_is_asked_for():

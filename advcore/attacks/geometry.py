@@ -56,13 +56,13 @@ def project_l2(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     delta = flat_adv - flat
     norm = _compute_norms(delta)
     moved = delta.mul_(torch.where(norm > eps, eps / norm, 1.0)).add_(flat)
-    return _settle(flat_adv, moved, flat, eps, power=2).view(x.shape)
+    return _finish_projection(flat_adv, moved, flat, eps, power=2).view(x.shape)
 
 
-def _settle(x_adv: Tensor, moved: Tensor, x: Tensor, eps: float, *, power: int) -> Tensor:
-    """Return x_adv for examples that are in the ball and in [0, 1], else `moved`, rounded into both; all (B, D).
+def _finish_projection(x_adv: Tensor, moved: Tensor, x: Tensor, eps: float, *, power: int) -> Tensor:
+    """Round `moved`, the projection of x_adv, into the ball and into [0, 1]; all (B, D).
 
-    `power` is the norm's. Examples inside stay as they are, bitwise.
+    Examples whose x_adv is in both stay as it is, bitwise. `power` is the norm's.
     """
     exact = x.double()
     inside = _compute_powers(exact, x_adv, power).sum(1, keepdim=True) <= eps**power
@@ -96,7 +96,10 @@ def step_l2(x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
 
 
 def draw_l2(x: Tensor, eps: float, generator: Stream) -> Tensor:
-    """Draw uniformly from the ball: a uniform direction, and the radius eps u^(1/D)."""
+    """Draw uniformly from the ball of radius `eps` around x (B, ...); may leave [0, 1] (`project_l2`).
+
+    A draw is a uniform direction, and the distance eps u^(1/D).
+    """
     radius = generator.child("radius").uniform((len(x), 1)).to(x) ** (1 / x[0].numel())
     direction = _normalise(generator.normal(tuple(x.shape)).to(x).flatten(1))
     return direction.mul_(eps * radius).add_(x.flatten(1)).view(x.shape)
@@ -119,7 +122,7 @@ def project_l1(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     room = torch.where(delta > 0, 1 - flat, flat).double().clamp_min_(0)
     length = _find_shortening(size, room, eps)
     moves = torch.minimum((size - length).clamp_min(0), room).to(x) * delta.sign()
-    return _settle(flat_adv, moves.add_(flat), flat, eps, power=1).view(x.shape)
+    return _finish_projection(flat_adv, moves.add_(flat), flat, eps, power=1).view(x.shape)
 
 
 def _find_shortening(size: Tensor, room: Tensor, eps: float) -> Tensor:
@@ -143,7 +146,8 @@ def _find_shortening(size: Tensor, room: Tensor, eps: float) -> Tensor:
 def step_l1(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float = 0.05) -> Tensor:
     """Move the pixels with the largest gradients (B, ...), all by the same length, in sum by `step_size`.
 
-    `sparsity` is the share of the pixels that move, at most: of those that the gradient does not push out of [0, 1].
+    `sparsity` is the share of an image's pixels that move, at least one pixel. Those that the gradient would push out
+    of [0, 1], or whose gradient is 0, do not move: where too few are left, fewer move, and farther.
     """
     flat, pixels = gradient.flatten(1), x_adv.flatten(1)
     has_room = torch.where(flat > 0, pixels < 1, pixels > 0) & (flat != 0)
@@ -155,7 +159,10 @@ def step_l1(x_adv: Tensor, gradient: Tensor, step_size: float, sparsity: float =
 
 
 def draw_l1(x: Tensor, eps: float, generator: Stream) -> Tensor:
-    """Draw uniformly from the ball: exponential lengths, divided by the sum of these and one more, random signs."""
+    """Draw uniformly from the ball of radius `eps` around x (B, ...); may leave [0, 1] (`project_l1`).
+
+    A draw is exponential lengths, divided by the sum of these and one more, with random signs.
+    """
     shape = (len(x), 2 * x[0].numel() + 1)
     drawn = generator.uniform(shape).to(x)
     lengths, signs = -torch.log1p(-drawn[:, ::2]), (drawn[:, 1::2] < 0.5).to(x) * 2 - 1
@@ -182,8 +189,8 @@ class Geometry:
     distance: Callable[[Tensor, Tensor], Tensor]
     power: float
 
-    def diameter(self, pixels: float) -> float:
-        """Return the largest eps that means anything, for images of this number of pixels C H W."""
+    def compute_diameter(self, pixels: float) -> float:
+        """Return the largest distance of two images of this number of pixels C H W; no larger eps means anything."""
         return float(pixels**self.power)
 
 

@@ -60,7 +60,7 @@ class PGD(Iterated):
         return LP[self.norm]
 
     def _check_eps(self) -> SettingProblem | None:
-        return check_radius(self.eps, self.geometry.diameter(MOST_PIXELS))
+        return check_radius(self.eps, self.geometry.compute_diameter(MOST_PIXELS))
 
     def _check_more(self) -> list[SettingProblem | None]:
         problems = [
@@ -76,7 +76,7 @@ class PGD(Iterated):
         return problems
 
     def problem(self, shape: tuple[int, int, int]) -> SettingProblem | None:
-        return check_radius(self.eps, self.geometry.diameter(math.prod(shape)))
+        return check_radius(self.eps, self.geometry.compute_diameter(math.prod(shape)))
 
     @property
     def length(self) -> float:

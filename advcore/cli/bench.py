@@ -64,7 +64,10 @@ def _print(table: "Table") -> None:
 
 
 def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seconds: float) -> list["Run"]:
-    """Do the runs of a suite's part that have no record yet, print how many did not finish, and return those failed."""
+    """Do the runs of `part` that have no record yet, and return those that failed.
+
+    Prints how many runs there are, their progress, and how many did not finish, and why.
+    """
     from advcore.suite import bench as runner
     from advcore.suite.engines import choose_engine
 

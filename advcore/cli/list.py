@@ -25,9 +25,10 @@ def list_names(
         tables = {kind: tables[kind]}
     rows = []
     for table_name, table in tables.items():
-        rows += [(table_name, name, _read_first_line(entry)) for name, entry in table.items()]
+        rows += [(table_name, name, _summarize_entry(entry)) for name, entry in table.items()]
     print_table("", ("kind", "name", "what it is"), rows)
 
 
-def _read_first_line(entry: object) -> str:
+def _summarize_entry(entry: object) -> str:
+    """Return the first line of an entry's `about`, or else of its docstring, without a last dot or colon."""
     return (getattr(entry, "about", None) or entry.__doc__ or "").strip().splitlines()[0].rstrip(".:")

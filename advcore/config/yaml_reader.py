@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from advcore.config.yaml_events import LARGEST_TEXT, ValueEvent, error_at, read_events
+from advcore.config.yaml_events import LARGEST_TEXT, ValueEvent, make_error_at, read_events
 from advcore.errors import ConfigError, format_value, must, shorten
 
 LONGEST_NUMBER = 400
@@ -117,7 +117,7 @@ class _Builder:
     def _build_value(self, event: yaml.NodeEvent) -> Value:
         value = self._build_node(event)
         if value is _Merge.KEY:
-            raise error_at(event, "<< must be the key of a merge; put it into quotes where it is text")
+            raise make_error_at(event, "<< must be the key of a merge; put it into quotes where it is text")
         return value
 
     def _build_node(self, event: yaml.NodeEvent) -> Node:
@@ -151,7 +151,7 @@ class _Builder:
             key_names = _list_names(key)
             if key_names & names:
                 text = "<<" if key is _Merge.KEY else key
-                raise error_at(key_event, f"the key {format_value(text)} stands twice; keep one")
+                raise make_error_at(key_event, f"the key {format_value(text)} stands twice; keep one")
             names |= key_names
             value_event = next(self._next_entries())
             value = self._build_value(value_event)
@@ -166,7 +166,7 @@ class _Builder:
             key = self._build_node(event)
             if not isinstance(key, (dict, list)):  # by an alias
                 return key
-        raise error_at(event, "a setting's name must be text")
+        raise make_error_at(event, "a setting's name must be text")
 
 
 def _refuse_tag(event: yaml.NodeEvent) -> None:
@@ -176,7 +176,7 @@ def _refuse_tag(event: yaml.NodeEvent) -> None:
     text = f"the tag {format_value(tag.replace('tag:yaml.org,2002:', '!!'))}"
     if isinstance(event, yaml.ScalarEvent):
         text += f" of {format_value(event.value)}"
-    raise error_at(event, f"{text} cannot be read; write plain values, and text in quotes")
+    raise make_error_at(event, f"{text} cannot be read; write plain values, and text in quotes")
 
 
 def _list_names(key: Key) -> set[Key]:
@@ -191,7 +191,7 @@ def _merge(value: Value, event: yaml.Event) -> dict:
     merged: dict = {}
     for source in value if isinstance(value, list) else [value]:
         if not isinstance(source, dict):
-            raise error_at(event, str(must("<<", "a mapping, or a list of mappings", source)))
+            raise make_error_at(event, str(must("<<", "a mapping, or a list of mappings", source)))
         for key, entry in source.items():
             merged.setdefault(key, entry)
     return merged
@@ -211,7 +211,7 @@ def _read_scalar(event: yaml.ScalarEvent) -> Scalar | _Merge:
     """Return quoted text and blocks unchanged, and a plain scalar as a constant, a number or text."""
     text: str = event.value
     if _UNFIT.search(text):
-        raise error_at(event, "text must be characters without NUL or half of a pair")
+        raise make_error_at(event, "text must be characters without NUL or half of a pair")
     if not event.implicit[0]:  # quoted text, or a block
         return text
     if text == "<<":
@@ -219,7 +219,7 @@ def _read_scalar(event: yaml.ScalarEvent) -> Scalar | _Merge:
     if text in _WORDS:
         return _WORDS[text]
     if len(text) > LONGEST_NUMBER and not text.strip(_NUMBER_CHARACTERS):
-        raise error_at(event, f"a number must have at most {LONGEST_NUMBER} characters")
+        raise make_error_at(event, f"a number must have at most {LONGEST_NUMBER} characters")
     if len(text) > LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         return text
     return _read_number(text, event)
@@ -232,5 +232,5 @@ def _read_number(text: str, event: yaml.Event) -> int | float:
     if not slash:
         return float(text)
     if not float(denominator):
-        raise error_at(event, f"{format_value(text)} divides by zero")
+        raise make_error_at(event, f"{format_value(text)} divides by zero")
     return float(numerator) / float(denominator)

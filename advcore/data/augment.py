@@ -10,9 +10,9 @@ from advcore.rng import Stream
 
 
 def crop(x: Tensor, generator: Stream, padding: int | None = None) -> Tensor:
-    """Pad (B, C, H, W) with zeros on each side, then cut each image back to (H, W) at its own offset.
+    """Pad (B, C, H, W) with zeros on each side, then cut each image back to (H, W) at a random offset of its own.
 
-    padding : in pixels; None means an eighth of the height: 4 of 32, 28 of 224, as the papers have it.
+    padding : in pixels; None means an eighth of the height, rounded down: 4 of 32, 28 of 224, as the papers have it.
     Zeros as in the papers' pipelines; `generator` is bound to the B examples.
     """
     size, _, height, width = x.shape
@@ -36,9 +36,13 @@ def crop_flip(x: Tensor, generator: Stream) -> Tensor:
     return flip(crop(x, generator), generator)
 
 
-def none(x: Tensor, generator: Stream) -> Tensor:
+def keep_images(x: Tensor, generator: Stream) -> Tensor:
     """Return the images as they are."""
     return x
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, Stream], Tensor]] = {"none": none, "crop": crop, "crop_flip": crop_flip}
+AUGMENTATIONS: dict[str, Callable[[Tensor, Stream], Tensor]] = {
+    "none": keep_images,
+    "crop": crop,
+    "crop_flip": crop_flip,
+}

@@ -16,8 +16,8 @@ class Resident(Source):
     Parameters
     ----------
     images : (N, C, H, W), N > 0.
-    labels : (N,) whole numbers.
-    device : where both are held.
+    labels : (N,) whole numbers, on the CPU, where `labels` returns them.
+    device : where both are held for `batches`.
 
     Raises DataError for other shapes and dtypes, and for images that are not finite or not in [0, 1].
     """

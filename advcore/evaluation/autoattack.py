@@ -77,7 +77,7 @@ class AutoAttack:
         if self.norm != "linf" and "square" in self.planned_parts and shape[1] < _SQUARE_TILES:
             rule = f"linf, or version apgd-ce, for images below {_SQUARE_TILES} pixels in height"
             return must("norm", rule, self.norm, "Square cannot divide them into tiles")
-        return check_radius(self.eps, LP[self.norm].diameter(math.prod(shape)))
+        return check_radius(self.eps, LP[self.norm].compute_diameter(math.prod(shape)))
 
     def find_classes_problem(self, classes: int) -> SettingProblem | None:
         """Return why this cannot run on a model with this number of classes; None if it can."""

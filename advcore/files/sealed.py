@@ -14,7 +14,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def format_json(value: object) -> bytes:
-    """Return the bytes of a JSON file: one value per line, and no NaN or infinity."""
+    """Return the bytes of a JSON file, one value per line. Raises ValueError for NaN and infinity."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -36,19 +36,22 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def write_sealed(path: Path, facts: dict, schema: str) -> None:
-    """Write JSON of `facts` with the name of their `schema` and, last, a seal."""
+    """Write JSON of `facts` with the name of their `schema` and, last, a seal. Raises as `write_json` does."""
     write_bytes(path, format_sealed({**facts, "schema": schema}))
 
 
 def format_sealed(facts: dict) -> bytes:
-    """Return the bytes of a JSON file of `facts` with their seal."""
+    """Return the bytes of a JSON file of `facts` and, last, their seal. Raises as `format_json` does."""
     # Dumped without indentation, which would take most of the time: it is only read back.
     facts_read_back = json.loads(json.dumps(facts, allow_nan=False))
     return format_json({**facts, "seal": compute_seal(facts_read_back)})
 
 
 def compute_seal(facts: dict) -> str:
-    """Return a hash of facts that were read back from JSON, so that damage to the JSON is noticed too."""
+    """Return the sha256 of facts, whatever the order of their keys.
+
+    facts : as JSON gives them back, which may differ from what was written: keys are text, and tuples are lists.
+    """
     return hash_bytes(json.dumps(facts, sort_keys=True).encode())
 
 
@@ -62,7 +65,10 @@ def read_sealed(path: Path, schema: str, *, unsealed: str | None = None) -> dict
 
 
 def check_seal(content: bytes, facts: object, path: Path, schema: str, unsealed: str | None) -> dict:
-    """Return the parsed facts of a file's content, without the seal. Raises as `read_sealed` does."""
+    """Return the facts of a file, without the seal, which is removed from `facts`. Raises as `read_sealed` does.
+
+    content : of the file `path`. facts : what `parse_json` makes of it. schema, unsealed : as in `read_sealed`.
+    """
     if isinstance(facts, dict) and "seal" not in facts and facts.get("schema", "") == unsealed:
         return facts
     if not isinstance(facts, dict) or facts.get("schema") != schema:

@@ -28,7 +28,7 @@ _TENSOR = "$tensor"
 def split_tree(tree: object, numbers: dict[Tensor, int]) -> object:
     """Return the tree with {"$tensor": number} in each tensor's place, and add the tensors to `numbers`, in order.
 
-    A tensor that occurs twice has one number.
+    A tensor that occurs twice has one number. Tuples become lists.
     """
     if isinstance(tree, Tensor):
         return {_TENSOR: numbers.setdefault(tree, len(numbers))}
@@ -74,7 +74,8 @@ def save_folder(path: Path, tree: dict, facts: dict) -> None:
     """Write a new folder `path`: the tensors of a tree, its other values, and a manifest.
 
     The manifest is written last; it holds `facts`, and the sha256 and size of each file. All is written beside `path`,
-    synced, and renamed, so that the folder exists whole or not at all.
+    synced, and renamed, so that the folder exists whole or not at all. Raises OSError, which names `path`, where the
+    system refuses, as for a folder that has files already; ValueError for NaN and infinity outside of tensors.
     """
     numbers: dict[Tensor, int] = {}
     values = split_tree(tree, numbers)
@@ -100,7 +101,7 @@ def save_folder(path: Path, tree: dict, facts: dict) -> None:
 
 
 def load_folder(path: Path) -> tuple[dict, dict]:
-    """Return the tree, with tensors on the CPU, and the facts that `save_folder` wrote.
+    """Return the tree, with tensors on the CPU, and the facts that `save_folder` wrote, with its "schema" among them.
 
     Raises CheckpointError if any byte differs from what was written.
     """
@@ -118,7 +119,7 @@ def check_folder(path: Path) -> None:
 
 
 def _read_folder(path: Path) -> tuple[dict[str, bytes], dict]:
-    """Return the files' contents, and the facts of the manifest, all checked against their hashes."""
+    """Return the files' contents, and the facts of the manifest, checked as `load_folder` says."""
     facts = read_sealed(path / MANIFEST, SCHEMA)
     files = facts.pop("files", None)
     is_list_of_files = (

@@ -22,7 +22,7 @@ from advcore.gradients.base import (
 )
 from advcore.gradients.last_layer import locate_head, residuals, run_tapped
 from advcore.models.base import tap_features
-from advcore.objectives.base import measure_margin
+from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
 from advcore.runtime.counted import CountedModel
@@ -91,7 +91,7 @@ def grand(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
 
 def closeness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     """Compute max over k != y of z_k - z_y: above 0 means misclassified."""
-    return measure_margin(z, y).double()
+    return compute_margin_loss(z, y).double()
 
 
 def correctness(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:

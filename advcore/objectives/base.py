@@ -35,12 +35,12 @@ class Objective(Protocol):
 
 
 def is_attacked(objective: Objective) -> bool:
-    """Whether the objective looks at attacked images at all."""
+    """Return whether the objective looks at attacked images at all."""
     return "adversarial" in objective.passes
 
 
 def needs_clean(objective: Objective, climbs: str) -> bool:
-    """Whether climbing `climbs` ("own" or "margin") takes the clean logits first."""
+    """Return whether an attack needs the clean logits; `climbs`, "own" or "margin", names the loss that it climbs."""
     return climbs == "own" and objective.ascent_needs_clean
 
 
@@ -52,10 +52,10 @@ def choose_ascent(objective: Objective, climbs: str, y: Tensor, clean: Tensor | 
     require(check_one_of("climbs", climbs, ASCENTS))
     if climbs == "own":
         return objective.bind_ascent(y, clean)
-    return partial(measure_margin, y=y)
+    return partial(compute_margin_loss, y=y)
 
 
-def measure_margin(logits: Tensor, y: Tensor, kappa: float = float("inf")) -> Tensor:
+def compute_margin_loss(logits: Tensor, y: Tensor, kappa: float = float("inf")) -> Tensor:
     """Return (B,) max over k != y of z_k - z_y, clipped above at kappa; above 0 means misclassified.
 
     Reference: Laidlaw et al. 2021 (PAT), eq. 3.

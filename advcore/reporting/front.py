@@ -33,10 +33,12 @@ class Method:
 
     @property
     def cost(self) -> float:
+        """Mean relative cost over seeds."""
         return statistics.fmean(self.costs)
 
     @property
-    def mean(self) -> float:
+    def accuracy(self) -> float:
+        """Mean robust accuracy over seeds, in percent."""
         return statistics.fmean(self.robust)
 
     @property
@@ -47,10 +49,10 @@ class Method:
     @property
     def rank(self) -> tuple[float, float]:
         """Sort key: the cheapest method first, and of equally expensive ones the most robust."""
-        return self.cost, -self.mean
+        return self.cost, -self.accuracy
 
     def describe(self) -> str:
-        """Write name, accuracy and cost in one line."""
+        """Return name, accuracy and cost in one line."""
         return f"{self.name}: {format_mean(self.robust)} % at {self.cost:.2f}"
 
 
@@ -63,8 +65,8 @@ def find_front(methods: Sequence[Method]) -> list[Method]:
     best = -math.inf
     front = []
     for method in sorted(methods, key=attrgetter("rank")):
-        if method.mean > best:
-            best = method.mean
+        if method.accuracy > best:
+            best = method.accuracy
             front.append(method)
     return front
 
@@ -81,12 +83,13 @@ def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float])
     """Draw robust accuracy over relative cost.
 
     Each method has its name beside its point where there is room, those on the front first; else its number, counted
-    from 1 in the order of `methods`. title : of the axis of accuracies.
+    from 1 in the order of `methods`. In a chart of at most 500 pixels in width, only those on the front have names.
+    title : of the axis of accuracies. size : width and height, in pixels.
     """
     frame = _lay_out(methods, size)
     front = find_front(methods)
     parts = frame.draw("relative cost, logarithmic" if frame.x.log else "relative cost", title)
-    steps = _trace_steps([frame.to_pixels(method.cost, method.mean) for method in front], frame.x.end)
+    steps = _trace_steps([frame.to_pixels(method.cost, method.accuracy) for method in front], frame.x.end)
     parts.append(svg.path(steps, "front"))
     labels = svg.Labels((frame.x.start + 1, frame.y.end - 4, size[0], frame.y.start - 2))
     labels.lines += [svg.box_along(start, end) for start, end in pairwise(steps)]
@@ -99,8 +102,8 @@ def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float])
 def _draw_method(frame: Frame, method: Method, labels: svg.Labels) -> list[Markup]:
     """Draw a method's mark and its spread over seeds, and keep `labels` from covering them."""
     shape, colour = KINDS[method.kind]
-    centre = frame.to_pixels(method.cost, method.mean)
-    ends = [frame.to_pixels(method.cost, method.mean + side * method.spread) for side in (-1, 1)]
+    centre = frame.to_pixels(method.cost, method.accuracy)
+    ends = [frame.to_pixels(method.cost, method.accuracy + side * method.spread) for side in (-1, 1)]
     labels.taken.append(svg.box_around(centre, 6))
     if method.spread:
         labels.taken += [(x - 2, min(y, centre[1]), x + 2, max(y, centre[1])) for x, y in ends]
@@ -118,17 +121,17 @@ def _name_methods(frame: Frame, methods: Sequence[Method], labels: svg.Labels, *
     """
     front = find_front(methods)
     parts = []
-    for number, method in sorted(enumerate(methods, 1), key=lambda pair: (pair[1] not in front, -pair[1].mean)):
+    for number, method in sorted(enumerate(methods, 1), key=lambda pair: (pair[1] not in front, -pair[1].accuracy)):
         choices = [method.name, str(number)]
         if method not in front and not all_named:
             choices.remove(method.name)
-        parts.append(labels.place(frame.to_pixels(method.cost, method.mean), choices))
+        parts.append(labels.place(frame.to_pixels(method.cost, method.accuracy), choices))
     return parts
 
 
 def _lay_out(methods: Sequence[Method], size: tuple[float, float]) -> Frame:
     """Return axes that show all methods and leave room for the legend; costs are logarithmic where they differ much."""
-    ends = [method.mean - method.spread for method in methods] + [method.mean + method.spread for method in methods]
+    ends = [*(m.accuracy - m.spread for m in methods), *(m.accuracy + m.spread for m in methods)]
     accuracies = scales.choose_range(ends, top=max(100.0, *ends))  # a deviation may reach beyond 100 %
     costs = [method.cost for method in methods]
     log = min(costs) > 0 and max(costs) > 3 * min(costs)

@@ -189,7 +189,7 @@ def _check_attacks(config: RunConfig, data: Data) -> None:
 
 def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
     n = len(data.train)
-    size = n if selector is None else selector.size(n)
+    size = n if selector is None else selector.count_chosen(n)
     if size < 2:
         require(must("selection.budget", f"at least two examples of {n}", size, "keep more data"))
     if selector is None:

@@ -19,15 +19,18 @@ log = logging.getLogger(__name__)
 
 
 def save_state(path: Path, name: str, state: State, entry: dict) -> None:
-    """Write `checkpoints/NAME.safetensors`, and a JSON with the epoch of `entry`, in the run's folder `path`."""
+    """Write `checkpoints/NAME.safetensors` in the run's folder `path`, and a JSON beside it.
+
+    The JSON holds the epoch of `entry`, which is the epoch's entry in the record, and advcore's version.
+    """
     save_tensors(path / "checkpoints" / f"{name}.safetensors", state, {"epoch": entry["epoch"], "version": __version__})
 
 
 def load_state(model: nn.Module, path: Path) -> None:
     """Load a checkpoint into `model`: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
 
-    Weights without normalisation are put behind that of `model`. Raises CheckpointError with the first five keys that
-    do not fit.
+    Weights without normalisation are put behind that of `model`, with a warning in the log. Raises CheckpointError for
+    a missing or damaged file, and with the first five keys that do not fit; UnsafeFileError for what would run code.
     """
     state = load_weights(path)
     if (
@@ -37,11 +40,12 @@ def load_state(model: nn.Module, path: Path) -> None:
     ):
         log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
         state = model[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
-    _check_shapes(model.state_dict(), state, path)
+    _refuse_other_keys(model.state_dict(), state, path)
     model.load_state_dict(state)
 
 
-def _check_shapes(expected: State, state: State, path: Path) -> None:
+def _refuse_other_keys(expected: State, state: State, path: Path) -> None:
+    """Raise CheckpointError unless the state in the file `path` has the expected keys, and shapes."""
     shapes, shapes_in_file = ({key: list(value.shape) for key, value in part.items()} for part in (expected, state))
     wrong = [
         f"{key} {shapes.get(key, 'not in the model')} / {shapes_in_file.get(key, 'not in the file')}"
@@ -49,17 +53,19 @@ def _check_shapes(expected: State, state: State, path: Path) -> None:
         if shapes.get(key) != shapes_in_file.get(key)
     ]
     if wrong:
-        count = f"{len(wrong)} keys differ (model / file)"
-        raise CheckpointError(f"{path} is a checkpoint of another model; {count}: {'; '.join(wrong[:5])}")
+        raise CheckpointError(
+            f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {'; '.join(wrong[:5])}"
+        )
 
 
 def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = None) -> Path:
-    """Return the file that `--checkpoint` means: a path, or `last` or `best` of the run folder `path`.
+    """Return the file that `--checkpoint` means: `last` or `best` of the run folder `path`, or the path `which`.
 
-    config : the config of `path`, where that may be a run file. A run file has no checkpoints; the error suggests the
+    config : the settings in `path`, where that may be a run file. A run file has no checkpoints; the error suggests the
         folder that its run is written to by default, if that is there.
 
-    Raises CheckpointError where there is no such file, UnsafeFileError for a link that leads out of the folder.
+    Raises CheckpointError where the run has no such file, UnsafeFileError for a link that leads out of the folder. Of a
+    path `which`, nothing is checked.
     """
     if which not in ("last", "best"):
         return Path(which)
@@ -76,7 +82,10 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
 
 
 def compute_weights_hash(path: Path) -> str:
-    """Return the sha256 of a checkpoint, which is checked where a JSON beside the file holds it."""
+    """Return the sha256 of a checkpoint's file.
+
+    Raises CheckpointError for a missing file, and where the JSON beside it is damaged or holds another sha256.
+    """
     if os.path.exists(path.with_suffix(".json")):
         return load_tensors(path)[1]["sha256"]
     return hashlib.sha256(read_bytes(path)).hexdigest()

@@ -68,7 +68,7 @@ def measure_core_limit(system: Path = Path("/")) -> CoreLimit:
 def _read_smallest_quota(system: Path) -> float | None:
     """Return the smallest quota, in cores, of the process's control group and of the groups above it."""
     quotas = []
-    for line in _read(system / "proc/self/cgroup").splitlines():
+    for line in _read_text(system / "proc/self/cgroup").splitlines():
         _, _, entry = line.partition(":")
         controllers, _, group = entry.partition(":")
         if not controllers:
@@ -88,13 +88,14 @@ def _list_quotas(root: Path, group: str, files: tuple[str, ...]) -> list[float]:
 
 def _read_quota(folder: Path, files: tuple[str, ...]) -> float | None:
     """Divide the quota by the period, which `files` hold; None where there is no limit ("max", -1, or no file)."""
-    limits = " ".join(_read(folder / name) for name in files).split()
+    limits = " ".join(_read_text(folder / name) for name in files).split()
     if len(limits) != 2 or not all(text.isdigit() and int(text) for text in limits):
         return None
     return int(limits[0]) / int(limits[1])
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
+    """Return a file's text, "" for a file that is missing or cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):
@@ -115,29 +116,31 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ, limi
 
 
 def read_stated_threads() -> int | None:
-    """Return the number of threads that the environment states, or None."""
+    """Return the number of threads that OMP_NUM_THREADS states, the first where it lists several; None without one."""
     stated = os.environ.get(COUNT, "").split(",")[0].strip()
     return int(stated) if stated.isdigit() and int(stated) else None
 
 
-def share_of_threads(processes: int) -> int:
+def count_threads_per_process(processes: int) -> int:
     """Return how many threads each of `processes` side by side should use: an equal share, at least 1."""
     available = read_stated_threads() or measure_core_limit().count
     return max(1, available // processes)
 
 
-def limit_threads(processes: int) -> dict[str, str]:
-    """Return what to add to the environment of each of `processes` side by side; nothing for one alone."""
+def build_thread_environment(processes: int) -> dict[str, str]:
+    """Return the variables that give each of `processes` side by side its share of the threads; {} for one alone."""
     if processes == 1:
         return {}
-    share = str(share_of_threads(processes))
-    return {COUNT: share, "MKL_NUM_THREADS": share}
+    return dict.fromkeys((COUNT, "MKL_NUM_THREADS"), str(count_threads_per_process(processes)))
 
 
 def describe_threads(count: int) -> dict[str, str | int]:
-    """Say for a record how many threads there are, what decided that, and how they wait.
+    """Describe for a record how many threads there are, what decided that, and how they wait.
 
-    `count` is torch's number of threads. Where it is neither the environment's nor the limit's, the program set it.
+    count : torch's number of threads. Where it is neither OMP_NUM_THREADS nor this process's limit, torch chose it, or
+        the program did.
+
+    Returns {"threads": count, "threads_from": reason, "waiting": variables of the environment, as text}.
     """
     limit = measure_core_limit()
     if count == read_stated_threads():

@@ -15,6 +15,7 @@ from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Source, as_source
+from advcore.deprecation import forward_method
 from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
@@ -47,7 +48,7 @@ class AdversarialCoreset(SelectionSettings):
     Parameters
     ----------
     objective : what is trained, such as `Trades(beta=6)`.
-    solver : `GradMatch()`, `Craig()`, `EasyCore()` or `Random()`.
+    solver : `GradMatch()`, or another of `advcore.solvers.SOLVERS`.
     attack : the selection's attack; None for an objective that is not attacked.
     full_attack : the attack that `attack` is a cheaper substitute for; None: `attack` is no substitute.
     head : name of the last linear layer; None finds it.
@@ -101,14 +102,19 @@ class AdversarialCoreset(SelectionSettings):
         """The selector used before anything is measured, as the acs schedule begins: at random from all data."""
         return replace(self, solver=Random(), partition="whole", target="train")
 
-    def size(self, n: int) -> int:
-        """Return how many of n examples are chosen: K, or, for per_batch, what the chosen whole blocks hold."""
+    def count_chosen(self, n: int) -> int:
+        """Return how many of n examples are chosen: K, or, for per_batch, `block_size` for each chosen block.
+
+        The last block of the data may be smaller, or larger by 1, and so may be what is chosen.
+        """
         if self.budget == 1.0:
             return n
         if self.partition != "per_batch":
             return max(1, round(self.budget * n))
         blocks = sum(count_chunks(n, self.block_size).values())
         return min(n, max(1, round(self.budget * blocks)) * self.block_size)
+
+    size = forward_method("advcore.selection.coreset.AdversarialCoreset.size", "count_chosen")
 
     def select(
         self,
@@ -123,7 +129,7 @@ class AdversarialCoreset(SelectionSettings):
         ledger: CostLedger | None = None,
         on_chunk: Callable[[int, int], None] = lambda done, total: None,
     ) -> Coreset:
-        """Attack `dataset` with `model` as it is now and return the coreset.
+        """Attack `dataset` with `model` as it is now and return the coreset; log a warning for each of its events.
 
         Parameters
         ----------
@@ -136,7 +142,8 @@ class AdversarialCoreset(SelectionSettings):
         ledger : also counts this selection's passes and seconds.
         on_chunk : called with the number of examples attacked so far and in all.
 
-        Raises DataError, ConfigError, BudgetError for what the user can mend, NonFiniteError if the model has diverged.
+        Raises DataError, ConfigError, BudgetError for what the user can mend, NonFiniteError if the model has diverged,
+        NoMemoryError where the work cannot be cut into smaller pieces.
         """
         source = as_source(cast(MapStyle, dataset), find_device(model))  # torch's Dataset does not declare a length
         if self.needs_validation and validation is None:
@@ -154,7 +161,7 @@ class AdversarialCoreset(SelectionSettings):
         with preserve_random_state(call.stream("model")):
             if self.budget == 1.0:
                 return self._keep_all(call)
-            coreset = self._solve(call, rows, previous)
+            coreset = self._select_subset(call, rows, previous)
         for event in coreset.events:
             log.warning("selection at epoch %d: %s", call.epoch, event)
         return coreset
@@ -179,8 +186,11 @@ class AdversarialCoreset(SelectionSettings):
         }
         return self._build_coreset(call, Solution(torch.arange(n), torch.ones(n)), quality=quality, cost={}, events=())
 
-    def _solve(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
-        """Measure rows, solve, and measure how good the solution is."""
+    def _select_subset(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
+        """Measure rows, solve, and return the coreset together with how good it is.
+
+        Raises DataError for `rows` that are not as many as the examples.
+        """
         if rows is not None and len(rows) != len(call.source):
             raise DataError(must("rows", f"one row for each of the {len(call.source)} examples", len(rows)))
         measured = measure(self, call, rows)
@@ -216,11 +226,14 @@ class AdversarialCoreset(SelectionSettings):
         )
 
     def _measure_quality(self, call: Call, solution: Solution, measured: Measured) -> Facts:
-        """Return what the solution's weights are like and its gradient errors, the same in every process."""
+        """Return what the solution's weights are like and its gradient errors, the same in every process.
+
+        May attack a sample in full (`full_examples`), which counts as evaluation.
+        """
         rows = measured.examples.rows
         sample = sample_in_full(self, call, solution, rows)
 
-        def measure_errors() -> Facts:
+        def measure_solution() -> Facts:
             stream = call.stream("quality")
             facts = measure_quality(
                 solution, measured.examples, measured.goal.rows, normalise=self.normalise, stream=stream
@@ -230,7 +243,7 @@ class AdversarialCoreset(SelectionSettings):
             error, noise = estimate_full_error(rows, solution.indices, solution.weights, sample)
             return facts | {"gradient_error_full": error, "gradient_error_full_noise": noise}
 
-        return distributed.run_on_first(measure_errors)
+        return distributed.run_on_first(measure_solution)
 
     def _build_coreset(
         self, call: Call, solution: Solution, *, quality: Facts, cost: Facts, events: tuple[Event, ...]

@@ -1,4 +1,4 @@
-"""Rows and a count in, indices and weights out; numerics only, no model, no data."""
+"""Turns gradient rows and a count into indices and weights; numerics only, no model, no data."""
 
 from advcore.solvers.craig import Craig
 from advcore.solvers.easycore import EasyCore

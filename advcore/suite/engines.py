@@ -17,7 +17,7 @@ from advcore.config.load import from_dict, resolve
 from advcore.errors import check_one_of, explain_missing_package, require
 from advcore.files import write_bytes
 from advcore.runtime import device, signals
-from advcore.runtime.threads import limit_threads, share_of_threads
+from advcore.runtime.threads import build_thread_environment, count_threads_per_process
 from advcore.suite.process import Outcome, Watcher, Work, attempt, must_stop, remove_working_files
 from advcore.suite.suite import Run
 
@@ -60,7 +60,7 @@ def run_locally(
     stop = partial(must_stop, stopping, until)
     waiting = list(runs)
     gpus = device.count_gpus() if jobs > 1 else 0
-    share = limit_threads(jobs)
+    share = build_thread_environment(jobs)
     environments = [share | (device.restrict_to_gpu(job % gpus) if gpus > 1 else {}) for job in range(jobs)]
     running: dict[Future[Outcome], tuple[Run, dict[str, str]]] = {}
     with ThreadPoolExecutor(jobs) as pool:
@@ -100,7 +100,7 @@ def run_on_ray(
     stay in the suite's folder, as the worker sees that path: a stopped run can continue where the machines share it.
     """
     ray.init(ignore_reinit_error=True)
-    share = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": share_of_threads(jobs)}
+    share = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": count_threads_per_process(jobs)}
     task = ray.remote(max_retries=0, **share)(_run_task)
     running: dict[object, Run] = {}
     deadline = time.time() + until - time.monotonic()  # other machines share the wall clock

@@ -36,7 +36,11 @@ def run_attack(
     seed: int = 0,
     ledger: CostLedger | None = None,
 ) -> tuple[Tensor, Attack]:
-    """Attack images as training does; return the attacked images, and the attack bound to the model."""
+    """Attack images (B, C, H, W) as training by PGD does; return these, attacked, and the attack bound to the model.
+
+    indices, seed : name the random numbers. ledger : counts the passes, in phase "attack". The model is attacked in
+    eval mode, and restored.
+    """
     ledger = ledger or CostLedger()
     with ledger.phase("attack"), borrow(model):
         bound = bind_attack(attack, model, ledger.count_passes)
@@ -47,7 +51,10 @@ def run_attack(
 
 
 def assert_bounded(attack: Attack, x: Tensor, x_adv: Tensor) -> None:
-    """Assert that attacked images are finite, in [0, 1], and in the ball that the attack itself measures."""
+    """Assert that attacked images are constants, finite, in [0, 1], and in the ball that the attack itself measures.
+
+    Rounding may leave the ball by as much as `SLACK` says, and an attack for training only may leave it anyhow.
+    """
     assert x_adv.shape == x.shape, "an attacked image has the shape of the image"
     assert not x_adv.requires_grad, "attacked images are constants"
     assert torch.isfinite(x_adv).all()
@@ -61,7 +68,7 @@ def assert_bounded(attack: Attack, x: Tensor, x_adv: Tensor) -> None:
 
 
 class Autocast(nn.Module):
-    """A network that computes in a narrow dtype."""
+    """A network that computes in a narrow dtype, on a CPU, and returns float32."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
         super().__init__()
@@ -85,7 +92,10 @@ class Flat(nn.Module):
 
 
 class AttackContract:
-    """What every attack promises; the fixture `attack` returns one, with a radius above 0 and few steps."""
+    """What every attack promises; a subclass's fixture `attack` returns one, with a radius above 0 and few steps.
+
+    An attack for training only need not stay in its ball, nor leave images as they are where its radius is 0.
+    """
 
     @pytest.fixture
     def attack(self) -> Attack:

@@ -109,7 +109,7 @@ class EpochTrainer:
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
             else:
-                room = max(len(self.coreset), self.run.trainer.get_selector().size(n))
+                room = max(len(self.coreset), self.run.trainer.get_selector().count_chosen(n))
                 self.memory.begin(self.coreset.indices, view, room)
         self.stepper.begin(self.place.epoch, self.run.out.epochs)
         self.place.begun = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.attacks.memory import Perturbations, refuse_unmoved
-from advcore.data.augment import none
+from advcore.data.augment import keep_images
 from advcore.data.source import Source
 from advcore.errors import NonFiniteError
 from advcore.rng import Stream
@@ -216,5 +216,5 @@ def build_memory(run: Run) -> Perturbations | None:
                 "perturbations are remembered in the host's memory: more than half of the device's would be needed",
             ),
         )
-    augment = None if run.augment is none else run.augment
+    augment = None if run.augment is keep_images else run.augment
     return Perturbations(trainer.memory, len(train), train.shape, train.device, augment, place)

@@ -31,7 +31,13 @@ def build_stepper(
     seed: int = 0,
     head: str | None = None,
 ) -> PlainStepper:
-    """Build what takes the steps of a run under a minibatch rule; `head` names the last linear layer, None finds it."""
+    """Build the stepper that trains under a minibatch rule; without a rule, the one that trains on whole batches.
+
+    batch_size, seed, attack : of the run, for a rule that queues images or probes radii.
+    head : dotted name of the last linear layer, for a rule that reads features; None looks for it.
+
+    Raises ConfigError where such a rule finds no head (`find_head`, one forward pass of two images).
+    """
     if rule is None:
         return PlainStepper()
     if isinstance(rule, UpdateSubset):
@@ -44,9 +50,10 @@ def build_stepper(
 
 
 def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int) -> None:
-    """Raise ConfigError if the rule may leave one image of the `smallest` batch, and the model cannot learn from one.
+    """Raise ConfigError if the rule may leave one image of the smallest batch, and the model cannot learn from one.
 
-    BatchNorm cannot: there is no spread to normalise by.
+    BatchNorm cannot where an image gives it one value per channel: there is no spread to normalise by.
+    smallest : number of examples in that batch. Cost: one forward pass of a copy of the model, on one image.
     """
     if count_least_images(rule, smallest) > 1:
         return
@@ -67,7 +74,10 @@ def count_least_images(rule: Rule, size: int) -> int:
 
 
 def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise: str) -> SettingProblem | None:
-    """Return why the rule cannot serve an objective, so few epochs, or a form of the loss; None if it can."""
+    """Return the first reason why a rule cannot serve a run; None if it can, or if there is no rule.
+
+    epochs : length of the run. normalise : how its losses are averaged (`reduce_losses`).
+    """
     if rule is None:
         return None
     name = type(objective).__name__.lower()
@@ -93,7 +103,10 @@ def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, norm
 
 
 def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | None, size: int, epoch: int) -> int:
-    """Return the passes of one step on `size` examples; an upper bound where a rule's share adapts."""
+    """Count the forward and backward passes of one step, summed over its `size` examples.
+
+    epoch : of the step, from 0. The count is an upper bound where a rule's share adapts to a validation accuracy.
+    """
     attack_units = count_passes(objective, attack)
     update_units = 2 * len(objective.passes)
     if rule is None:

@@ -16,7 +16,7 @@ from advcore.gradients.last_layer import residuals
 from advcore.gradients.scores import cross_entropy_rows
 from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset
 from advcore.models.base import tap_features
-from advcore.objectives.base import measure_margin
+from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.runtime.precision import disable_compilation
@@ -31,8 +31,8 @@ class AttackSubsetStepper(PlainStepper):
     """Steps that attack, and learn from, the examples that an `AttackSubset` rule picks of each batch.
 
     size : number of training examples. head : the last linear layer, for a rule that reads features.
-    counts : (N,) how often each example was picked in the run. picked, picked_before : (N,) bool, which examples were
-    picked in this epoch and in the one before; None before there is one. entropies : of each step's draw.
+    counts : (N,) how often this process picked each example in the run. picked, picked_before : (N,) bool, which
+    examples it picked in this epoch and in the one before; None before there is one. entropies : of the epoch's draws.
     """
 
     def __init__(self, rule: AttackSubset, size: int, device: torch.device, head: nn.Linear | None):
@@ -51,7 +51,7 @@ class AttackSubsetStepper(PlainStepper):
         self.picked = torch.zeros_like(self.counts, dtype=torch.bool)
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
-        seen = self._look(learner, batch) if self.rule.needs_scores(self.epoch, len(batch.y)) else None
+        seen = self._score_clean_images(learner, batch) if self.rule.needs_scores(self.epoch, len(batch.y)) else None
         picked = self.rule.pick(seen, batch.rule_stream)
         i = picked.positions
         x, y = batch.x[i], batch.y[i]
@@ -62,17 +62,17 @@ class AttackSubsetStepper(PlainStepper):
         if len(batch.y) < batch.images:
             factor, images = _weigh_picks(weights, learner.normalise)
 
-        def loss_of(forward: Forward) -> Tensor:
+        def compute_loss(forward: Forward) -> Tensor:
             loss = factor * learner.loss(forward, x, x_adv, y, weights)
             if not self.rule.clean:
                 return loss
             clean = Standard().loss(batch.y, clean=forward(batch.x))
             return loss + batch.factor * self.rule.clean * reduce_losses(clean, batch.weights, learner.normalise)
 
-        self._note(picked, batch)
-        return learner.update(loss_of, x.device, batch.where), images
+        self._record_picks(picked, batch)
+        return learner.update(compute_loss, x.device, batch.where), images
 
-    def _note(self, picked: Picked, batch: Batch) -> None:
+    def _record_picks(self, picked: Picked, batch: Batch) -> None:
         self.entropies.append(picked.entropy)
         if batch.is_counted:
             assert self.picked is not None, "`begin` made it"
@@ -80,8 +80,8 @@ class AttackSubsetStepper(PlainStepper):
             self.counts[indices] += 1
             self.picked[indices] = True
 
-    def _look(self, learner: Learner, batch: Batch) -> Seen:
-        """Run the clean images in eval mode: one forward pass each, in phase "scoring"."""
+    def _score_clean_images(self, learner: Learner, batch: Batch) -> Seen:
+        """Return what rules read of a batch: one forward pass of each clean image, in eval mode and phase "scoring"."""
         forward = learner.ledger.count_passes(learner.model)
         catch = contextlib.nullcontext(None) if self.head is None else tap_features(self.head)
         with enter_scoring(learner, batch.y.device), catch as tap, disable_compilation():
@@ -93,14 +93,14 @@ class AttackSubsetStepper(PlainStepper):
             assert self.head is not None and tap.features is not None, "the pass went through the head"
             rows = cross_entropy_rows(logits, batch.y, tap.features, self.head)
             residual = rows.residuals[0]
-        return Seen(margins=-measure_margin(logits, batch.y), residuals=residual, weights=batch.weights, rows=rows)
+        return Seen(margins=-compute_margin_loss(logits, batch.y), residuals=residual, weights=batch.weights, rows=rows)
 
     def summarize(self, learner: Learner) -> Entry:
-        """Return how the epoch's picks were spread.
+        """Return how the epoch's picks, of all processes, were spread.
 
-        picked : examples attacked. entropy : of the draws, 1 where they are uniform. overlap : share of the picked that
-        the epoch before picked too. coverage : share of all examples attacked so far. spread : entropy of how often
-        each was attacked so far, 1 where all were equally often.
+        picked : number of examples attacked. entropy : mean over the draws, 1 where they are uniform. overlap : share
+        of the picked that the epoch before picked too; None in the first epoch. coverage : share of all examples
+        attacked so far. spread : entropy of how often each was attacked so far, 1 where all were equally often.
         """
         assert self.picked is not None, "`begin` made it"
         counts = _sum_picks(self.counts)
@@ -136,18 +136,17 @@ class AttackSubsetStepper(PlainStepper):
 
 
 def _sum_picks(tensor: Picks) -> Picks:
-    """Return the sum over all processes, in the tensor's dtype."""
+    """Return the sum over all processes, in the tensor's dtype: of bools, whether any is true. None stays None."""
     if tensor is None:
         return tensor
     return distributed.sum_tensor(tensor.long()).to(tensor.dtype)
 
 
-def _restore_picks(tensor: Picks, device: torch.device) -> Picks:
-    """Return what all processes picked in the first process, and zeros in the others: the sum stays the same."""
-    if tensor is None:
-        return tensor
-    tensor = tensor.to(device)
-    return tensor if distributed.is_first() else torch.zeros_like(tensor)
+def _restore_picks(total: Picks, device: torch.device) -> Picks:
+    """Return this process's part of a saved sum: all of it in the first process, else zeros. None stays None."""
+    if total is None:
+        return total
+    return total.to(device) * distributed.is_first()
 
 
 def _weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
@@ -163,8 +162,8 @@ def _weigh_picks(weights: Tensor, normalise: str) -> tuple[float, int]:
 class UpdateSubsetStepper(PlainStepper):
     """Steps that learn from the images that an `UpdateSubset` rule keeps of each batch's clean and attacked ones.
 
-    batch_size : size of a step, for a rule that queues what it keeps. attack : gives the ball of which the radius of
-    kept examples is a share; None for a rule that measures no radius.
+    batch_size : size of a step, for a rule that queues what it keeps. attack : the run's, for a rule that measures
+    in how small a ball it flips predictions (`probed`).
     share : what the rule keeps in this epoch. kept_indices, are_attacked : of the images kept in this epoch, one tensor
     per step. queue : kept images that wait for a full batch.
     """
@@ -189,27 +188,26 @@ class UpdateSubsetStepper(PlainStepper):
 
     def step(self, learner: Learner, batch: Batch) -> tuple[Tensor, int]:
         size = len(batch.y)
-        keep = self._keep_unseen if self.rule.reads is None else self._keep_ranked
+        keep = self._keep_unseen if self.rule.reads is None else self._keep_by_losses
         kept, images = keep(learner, batch)
         positions = kept % size  # images i and size + i are the clean and the attacked view of example i
         self.kept_indices.append(batch.indices.to(positions.device)[positions])
         self.are_attacked.append(kept >= size)
         kept_images = Images(images, batch.y[positions], batch.weights[positions])
-        train = self._train_queued if self.rule.queue else self._train
+        train = self._train_queued if self.rule.queue else self._take_step
         return train(learner, kept_images, batch.where)
 
     def _keep_unseen(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Let the rule keep images without looking at them, and attack no more than those."""
-        size = len(batch.y)
+        """Return which of the 2 B images a rule keeps that reads nothing, and those images; no others are attacked."""
         kept = self.rule.keep(self.share, None, batch.rule_stream)
-        count = self.rule.count_attacked(size)  # from settings alone, so that the device need not be waited for
+        count = self.rule.count_attacked(len(batch.y))  # from settings alone, so that the device need not be waited for
         clean, attacked = kept.split([len(kept) - count, count])
-        attacked = attacked - size  # positions of the examples
+        attacked = attacked - len(batch.y)  # positions of the examples
         x_adv = learner.perturb(batch.x[attacked], batch.y[attacked], batch.attack_stream.take(attacked))
         return kept, torch.cat([batch.x[clean], x_adv])
 
-    def _keep_ranked(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Attack all images, and let the rule keep some of the clean and attacked ones by their losses."""
+    def _keep_by_losses(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return which of the 2 B images the rule keeps by their losses, and those images; all are attacked first."""
         images = torch.cat([batch.x, learner.perturb(batch.x, batch.y, batch.attack_stream)])
         with enter_scoring(learner, batch.y.device):
             logits = learner.ledger.count_passes(learner.model)(images)
@@ -222,13 +220,13 @@ class UpdateSubsetStepper(PlainStepper):
         self.queue = None
         if queued is None or not len(queued[1]):
             return super().finish(learner)
-        return self._train(learner, queued, lambda: f"the end of epoch {self.epoch}")
+        return self._take_step(learner, queued, lambda: f"the end of epoch {self.epoch}")
 
     def summarize(self, learner: Learner) -> Entry:
         """Return what the epoch kept.
 
-        p_up : the share kept. clean, adversarial : shares of the two among the kept images. radius : of the smallest
-        ball, by eighths of the attack's, in which the prediction flips, for some of the kept examples.
+        p_up : the share kept. clean, adversarial : shares of the two among the kept images. radius : only for a rule
+        that has some of the kept examples `probed`, as `_measure_radius` returns it.
         """
         adversarial = float(torch.cat(self.are_attacked).double().mean())
         facts: Entry = {"p_up": self.share, "clean": 1 - adversarial, "adversarial": adversarial}
@@ -254,7 +252,11 @@ class UpdateSubsetStepper(PlainStepper):
         self.queue = state["waiting"] and Images(*(part.to(device) for part in state["waiting"]))
 
     def _train_queued(self, learner: Learner, images: Images, where: Callable[[], str]) -> tuple[Tensor, int]:
-        """Queue images, and take a step on each full batch of the queue; a last single image joins the one before."""
+        """Queue images, and take a step on each full batch of the queue.
+
+        One image more than a full batch stays queued, so that no step has a single image. Returns the mean loss of the
+        images trained on, and their number; 0 and 0 if the queue is too short.
+        """
         queued = images
         if self.queue is not None:
             queued = Images(*(torch.cat(pair) for pair in zip(self.queue, images, strict=True)))
@@ -262,23 +264,29 @@ class UpdateSubsetStepper(PlainStepper):
         total = torch.zeros((), device=images[0].device)
         trained = 0
         while len(queued[1]) >= size and len(queued[1]) != size + 1:
-            loss, _ = self._train(learner, Images(*(part[:size] for part in queued)), where)
+            loss, _ = self._take_step(learner, Images(*(part[:size] for part in queued)), where)
             queued = Images(*(part[size:] for part in queued))
             total = total + loss * size
             trained += size
         self.queue = queued
         return total / max(trained, 1), trained
 
-    def _train(self, learner: Learner, images: Images, where: Callable[[], str]) -> tuple[Tensor, int]:
-        x, y, weights = images
+    def _take_step(self, learner: Learner, images: Images, where: Callable[[], str]) -> tuple[Tensor, int]:
+        """Take one step on images, and return the loss and their number."""
+        x, y, weights = images  # clean or attacked: the objective has one pass, which is given them in either case
 
-        def loss_of(forward: Forward) -> Tensor:
+        def compute_loss(forward: Forward) -> Tensor:
             return learner.loss(forward, x, x, y, weights)
 
-        return learner.update(loss_of, x.device, where), len(y)
+        return learner.update(compute_loss, x.device, where), len(y)
 
     def _measure_radius(self, learner: Learner) -> Entry:
-        """Measure the smallest radius of `probed` kept examples, evenly chosen, on the plain view."""
+        """Measure in how small a ball the prediction flips, for up to `probed` of the epoch's kept examples.
+
+        They are taken at equal steps from the lowest index on, without augmentation. n : how many. flipped : share of
+        them that flip in the attack's ball. mean : radius of the smallest ball that flips, by eighths of the attack's,
+        over those that flip; None if none does.
+        """
         kept = torch.cat(self.kept_indices).unique()
         indices = kept[:: max(1, len(kept) // self.rule.probed)][: self.rule.probed].cpu()
         assert self.attack is not None, "no rule serves an objective that is not attacked"

@@ -11,7 +11,7 @@ from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
-from advcore.data.augment import none
+from advcore.data.augment import keep_images
 from advcore.data.compatibility import check_fits
 from advcore.data.contract import MapStyle, cut_into_chunks
 from advcore.data.source import Source, as_source
@@ -167,7 +167,7 @@ class Trainer(LoopSettings):
         if action == "full":
             return n
         selector = self.get_selector()
-        return selector.stand_in.size(n) if action == "random" else selector.size(n)
+        return selector.stand_in.count_chosen(n) if action == "random" else selector.count_chosen(n)
 
     def estimate_memory(self, n: int, shape: tuple[int, int, int]) -> int:
         """Return how many bytes it takes to remember perturbations of n training images of `shape`; 0 without memory.
@@ -223,7 +223,7 @@ class Trainer(LoopSettings):
         if self.minibatch is not None:
             counts = [len(train)]
             if self.selector:
-                counts.append(self.selector.size(len(train)))
+                counts.append(self.selector.count_chosen(len(train)))
             batches = itertools.chain.from_iterable(cut_into_chunks(torch.arange(n), self.batch_size) for n in counts)
             smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
             refuse_one_image(self.minibatch, model, train, smallest)
@@ -235,7 +235,7 @@ class Trainer(LoopSettings):
         validation: MapStyle | Source | None = None,
         *,
         seed: int = 0,
-        augment: Callable[[Tensor, Stream], Tensor] = none,
+        augment: Callable[[Tensor, Stream], Tensor] = keep_images,
         listener: Listener | None = None,
         scores: Rows | None = None,
         resume: Snapshot | None = None,

@@ -11,7 +11,7 @@ from torch import nn
 from advcore.attacks import ATTACKS
 from advcore.attacks.pgd import PGD
 from advcore.cost import CostLedger
-from advcore.objectives.base import measure_margin
+from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.trades import measure_divergence
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow
@@ -271,7 +271,7 @@ def test_logit_gaps_of_any_size_are_survived(name, gap, climbed):
     loss = {
         "cross-entropy": lambda z: F.cross_entropy(logits(z), y, reduction="none"),
         "divergence": lambda z: measure_divergence(clean, logits(z)),
-        "margin": lambda z: measure_margin(logits(z), y),
+        "margin": lambda z: compute_margin_loss(logits(z), y),
     }[climbed]
     attack = build(name, restarts=2)
     x_adv = attack(loss, x, generator=stream(torch.arange(6)))

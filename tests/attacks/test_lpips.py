@@ -16,7 +16,7 @@ from advcore.cost import CostLedger
 from advcore.errors import ConfigError
 from advcore.models import MODELS
 from advcore.models.base import Normalize
-from advcore.objectives.base import measure_margin
+from advcore.objectives.base import compute_margin_loss
 from advcore.rng import Stream
 
 N = 4
@@ -169,7 +169,9 @@ def run(attack, model, x, y, network=None):
     with ledger.phase("attack"):
         forward = ledger.count_passes(model)
         x_adv = own(
-            lambda z: measure_margin(forward(z), y), x, generator=Stream(seed=0, purpose="a").at(torch.arange(len(x)))
+            lambda z: compute_margin_loss(forward(z), y),
+            x,
+            generator=Stream(seed=0, purpose="a").at(torch.arange(len(x))),
         )
     return x_adv, own, ledger.passes["attack"]
 
@@ -251,7 +253,7 @@ def test_an_image_that_is_lost_inside_the_ball_stays_lost(kind):
             inside = compare_embeddings(Embedder(model, None)(z), clean) <= attack.eps
         logits = model(z)  # the last pass: the attack reads its activations
         lost |= inside & (logits.argmax(1) != y)
-        return measure_margin(logits, y)
+        return compute_margin_loss(logits, y)
 
     x_adv = own(watching, x, generator=Stream(seed=0, purpose="a").at(torch.arange(40)))
     ended = model(x_adv).argmax(1) != y

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import ASCENTS, choose_ascent, is_attacked, measure_margin, needs_clean
+from advcore.objectives.base import ASCENTS, choose_ascent, compute_margin_loss, is_attacked, needs_clean
 from advcore.objectives.mart import Mart, compute_log_complement
 from advcore.objectives.standard import Pgd, Standard
 from advcore.objectives.trades import Trades, measure_divergence
@@ -238,7 +238,7 @@ def test_the_divergence_is_zero_at_equality_never_negative_and_blind_to_shifts(p
 )
 def test_margin_is_best_other_minus_own_clipped_above(rows, label, kappa):
     z, y = torch.tensor(rows), torch.full((len(rows),), label)
-    for got, clipped, row in zip(measure_margin(z, y), measure_margin(z, y, kappa), z, strict=True):
+    for got, clipped, row in zip(compute_margin_loss(z, y), compute_margin_loss(z, y, kappa), z, strict=True):
         others = [row[k] for k in range(3) if k != label]
         expected = max(float(other - row[label]) for other in others)
         assert float(got) == pytest.approx(expected)
@@ -248,7 +248,7 @@ def test_margin_is_best_other_minus_own_clipped_above(rows, label, kappa):
 def test_margin_is_above_zero_exactly_where_misclassified():
     z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     y = torch.arange(200) % 4
-    assert torch.equal(measure_margin(z, y) > 0, z.argmax(1) != y)
+    assert torch.equal(compute_margin_loss(z, y) > 0, z.argmax(1) != y)
 
 
 # ---- settings ----

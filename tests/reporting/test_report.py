@@ -331,7 +331,7 @@ def test_the_pareto_front_of_a_hand_worked_case():
     )  # fmt: skip
     assert find_front([dear, worse, better, cheap, same]) == [cheap, better]
     assert find_front([method("dear but best", 1, 41), better]) == [better, method("dear but best", 1, 41)]
-    assert cheap.mean == 31 and cheap.spread == pytest.approx(2**0.5) and better.spread == 0
+    assert cheap.accuracy == 31 and cheap.spread == pytest.approx(2**0.5) and better.spread == 0
 
 
 def test_the_picture_that_matters_names_the_front_and_numbers_the_rest():

@@ -9,11 +9,11 @@ import pytest
 from advcore.runtime import threads
 from advcore.runtime.threads import (
     CoreLimit,
+    count_threads_per_process,
     describe_overload,
     describe_threads,
     measure_core_limit,
     prepare_environment,
-    share_of_threads,
 )
 
 
@@ -107,9 +107,9 @@ def test_the_environment_is_set_unless_the_user_has_set_it(before, limit, added)
 def test_processes_share_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "measure_core_limit", lambda: CoreLimit(count=6, affinity=8, host=64, quota=6.0))
-    assert [share_of_threads(processes) for processes in (1, 2, 4, 9)] == [6, 3, 1, 1]
+    assert [count_threads_per_process(processes) for processes in (1, 2, 4, 9)] == [6, 3, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "12")
-    assert share_of_threads(4) == 3
+    assert count_threads_per_process(4) == 3
 
 
 @pytest.mark.parametrize(

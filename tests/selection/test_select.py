@@ -333,7 +333,7 @@ def test_a_batchs_own_sum_cancels_the_weights_of_whole_blocks(model, source, sol
 def test_the_size_asked_for_is_the_size_returned(model, source):
     for partition in PARTITIONS:
         chooser = selector(Random(), partition=partition)
-        assert len(chooser.select(model, source, seed=0)) == chooser.size(96)
+        assert len(chooser.select(model, source, seed=0)) == chooser.count_chosen(96)
 
 
 def test_a_float64_model_takes_float32_and_float16_images(model, source):

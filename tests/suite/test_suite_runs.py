@@ -20,7 +20,7 @@ from advcore.files import write_bytes, write_json
 from advcore.reporting.record import RunRecord
 from advcore.run.checkpoints import lock_folder
 from advcore.runtime.signals import Stopped, catch_signals
-from advcore.runtime.threads import limit_threads, share_of_threads
+from advcore.runtime.threads import build_thread_environment, count_threads_per_process
 from advcore.suite import bench, engines
 from advcore.suite.process import Outcome
 from advcore.suite.suite import shard
@@ -195,7 +195,7 @@ def test_jobs_run_beside_each_other_and_share_the_threads(prepared, monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert len(execute(prepared, jobs=2, work=work)["done"]) == 6
     assert seen == [{"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}] * 6
-    assert limit_threads(1) == {} and share_of_threads(9) == 1
+    assert build_thread_environment(1) == {} and count_threads_per_process(9) == 1
 
 
 def test_the_time_is_up(prepared):
@@ -302,7 +302,7 @@ def test_a_cluster_does_a_task_a_run_and_sends_the_records_back(prepared, ray, m
     work = engines.choose_engine("ray", 1)
     ended = bench.execute(prepared, prepared.runs, work, seconds=60)
     assert len(ended["done"]) == 5 and [run.slug for run in ended["failed"]] == ["craig-s0"]
-    assert ray.asked == [{"max_retries": 0, "num_cpus": share_of_threads(1)}]
+    assert ray.asked == [{"max_retries": 0, "num_cpus": count_threads_per_process(1)}]
     assert len(bench.collect_results(prepared).groups()["full"]) == 2
     assert [run.slug for run in bench.execute(prepared, ended["failed"], work, seconds=-1)["stopped"]] == ["craig-s0"]
     monkeypatch.setattr(ray, "wait", lambda references, **how: (time.sleep(0.02), (references[:1], references[1:]))[1])

@@ -83,7 +83,7 @@ class Backwards(RULES["margin"]):
 
 def test_a_rule_whose_picks_are_not_in_order_is_noticed():
     with pytest.raises(AssertionError):
-        RuleContract().test_picks_are_unique_rising_and_in_the_batch(Backwards(), 0)
+        RuleContract().test_picks_are_a_share_of_the_batch_unique_and_rising(Backwards(), 0)
 
 
 @pytest.mark.parametrize(

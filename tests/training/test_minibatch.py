@@ -286,7 +286,7 @@ def test_a_mix_of_clean_images_alone_attacks_nothing(model, source, attack, adve
 def test_scores_are_those_of_autograd_one_example_at_a_time(model, source):
     one, fast = batch(source), copy.deepcopy(model)
     state = followed(GradientMatching(), fast, source)
-    look = state._look(learner(fast), one)
+    look = state._score_clean_images(learner(fast), one)
     head, model = model[-1], model.eval()
     rows = []
     for image, label in zip(one.x, one.y, strict=True):
@@ -321,7 +321,7 @@ def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_re
 ):
     """9 of 32 images of each of 6 batches: 54, as 3 steps of 16 and one of 6; image, label and weight stay together."""
     steps, kept = [], []
-    learn, queued = UpdateSubsetStepper._train, UpdateSubsetStepper._train_queued
+    learn, queued = UpdateSubsetStepper._take_step, UpdateSubsetStepper._train_queued
 
     def watched(self, one, new, where):
         steps.append(new)
@@ -331,7 +331,7 @@ def test_a_queue_learns_from_the_kept_images_in_order_in_full_batches_and_the_re
         kept.append(new)
         return queued(self, one, new, where)
 
-    monkeypatch.setattr(UpdateSubsetStepper, "_train", watched)
+    monkeypatch.setattr(UpdateSubsetStepper, "_take_step", watched)
     monkeypatch.setattr(UpdateSubsetStepper, "_train_queued", watching)
     found = trainer(RULES["loss_ranked"](p_up=0.3, queue=True), epochs=1).fit(model, source, seed=0)
     assert [len(new[1]) for new in steps] == [16, 16, 16, 6] and [len(new[1]) for new in kept] == [9] * 6
@@ -528,7 +528,7 @@ def test_a_head_without_bias_has_no_bias_in_its_gradients(source):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4, bias=False))
     one = batch(source)
-    look = followed(GradientMatching(), net, source)._look(learner(net), one)
+    look = followed(GradientMatching(), net, source)._score_clean_images(learner(net), one)
     rows = []
     for image, label in zip(one.x, one.y, strict=True):
         loss = F.cross_entropy(net(image[None]), label[None])

@@ -351,7 +351,8 @@ def test_random_epochs_before_a_selection_of_whole_blocks_are_planned_as_they_ru
         schedule=Schedule(epochs=6, budget=0.4, warm_start=0.5, period=4, schedule="acs"),
     )  # fmt: skip
     trained = made.fit(model, source, seed=0)
-    assert "random" in [one["action"] for one in trained.epochs] and selector.size(N) != selector.stand_in.size(N) == 38
+    assert "random" in [one["action"] for one in trained.epochs]
+    assert selector.count_chosen(N) != selector.stand_in.count_chosen(N) == 38
     assert trained.ledger.sum_units() == count_planned_units(made, N)
 
 
@@ -407,7 +408,7 @@ def test_blocks_of_different_sizes_do_not_move_what_is_held(model, source, monke
     made = dataclasses.replace(made, selector=dataclasses.replace(made.selector, partition="per_batch"))
     trained = made.fit(copy.deepcopy(model), part, seed=0)
     assert len({len(coreset) for coreset in trained.coresets}) == 2  # with the small block, and without
-    assert moved == [90, made.selector.size(90)]
+    assert moved == [90, made.selector.count_chosen(90)]
     assert made.estimate_memory(90, (1, 8, 8)) == sum(moved) * Memory().count_bytes(1, (1, 8, 8))
 
 
