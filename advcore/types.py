@@ -38,6 +38,50 @@ class Selection:
         assert bool(torch.isfinite(self.weights).all()), "a solver returned a weight that is not finite"
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something that fell back, was left out or went wrong in a run.
+
+    Parameters
+    ----------
+    kind : "memory" (less of it was free than wanted), "budget" (too small for every class), "solver" (it picked too
+        few), "weights" (their sum changes the step length), "speed" (the model refuses a setting), "collapse"
+        (catastrophic overfitting), "validation" (no examples to watch with), "tracking" (a tracker failed); "" where
+        it was saved before events had kinds.
+    text : what happened, in one line.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def load(cls, saved: str | dict[str, str]) -> "Event":
+        """Build the event from its fields, or from its text alone, as coresets held it before events had kinds."""
+        return cls("", saved) if isinstance(saved, str) else cls(**saved)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A reason not to trust an evaluation, which a record holds as "kind: text".
+
+    kind : one of the table in docs/evaluation.md. text : what was seen, in one line.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+    @classmethod
+    def read(cls, text: str) -> "Flag":
+        """Build the flag whose `str` this is. Text of another form is its own kind, up to a colon, and text."""
+        return cls(text.partition(":")[0], text.partition(": ")[2] or text)
+
+
 def find_name(table: Mapping[str, type], entry: object) -> str:
     """Return the name under which a table lists the entry's class, or the class's name if it is not listed."""
     names = (name for name, cls in table.items() if isinstance(entry, cls))

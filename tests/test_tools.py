@@ -83,6 +83,14 @@ def test_every_dependency_has_one_version_within_its_bounds(root, python, system
             assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), line
 
 
+def test_bits_compare_events_by_what_is_shown(tool):
+    old, new = {"epoch": 2, "event": "fell"}, {"epoch": 2, "kind": "collapse", "event": "fell"}
+    assert tool("bits").without_varying({"events": [new], "seconds": 2.0, "kind": "x"}) == {
+        "events": [old],
+        "kind": "x",
+    }
+
+
 def test_only_releases_that_moved_are_installed_anew(tool):
     installed = importlib.metadata.version("numpy")
     entries = [("numpy", installed), ("scipy", "99.0"), ("new-package", "1.0"), ("advcore", "99.0")]

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from advcore.errors import CheckpointError, ConfigError, DataError, UnsafeFileError
 from advcore.files import load_arrays, save_arrays
 from advcore.selection.result import Coreset
-from advcore.types import Selection, digest_labels
+from advcore.types import Event, Flag, Selection, digest_labels
 
 
 class Plain(Dataset):
@@ -46,7 +46,7 @@ def coreset(indices=(7, 2, 5), weights=(1.0, 4.0, 1.0), labels=LABELS, **changes
         "quality": {"gradient_error": 0.25, "class_counts": [1, 1, 1], "overlap": None},
         "cost": {"passes": 110, "seconds": {"attack": 0.5}},
         "info": ({"problem": "class 0", "gains": [2.5, 0.125]}, {"problem": "class é"}),
-        "events": ("class 2: the solver picked nothing",),
+        "events": (Event("solver", "class 2: the solver picked nothing"),),
     }
     return Coreset(**(facts | changes))
 
@@ -62,6 +62,39 @@ def test_a_coreset_is_frozen_and_as_long_as_its_indices():
 def test_indices_must_be_unique_and_inside(indices):
     with pytest.raises(DataError, match=rf"0\.\.9, got {len(indices)} "):
         coreset(indices=indices, weights=(1.0,) * len(indices))
+
+
+def test_a_coreset_from_before_events_had_kinds_is_still_read(tmp_path):
+    path = coreset().save(tmp_path / "coreset.npz")
+    arrays, facts = load_arrays(path)
+    assert facts["events"] == [{"kind": "solver", "text": "class 2: the solver picked nothing"}]
+    save_arrays(path, arrays, facts | {"events": ["class 2: the solver picked nothing"]})
+    old = Coreset.load(path)
+    assert old.events == (Event("", "class 2: the solver picked nothing"),)
+    assert Coreset.load(old.save(tmp_path / "again")).events == old.events
+    for damaged in ([3], [{"kind": "solver"}], [{"kind": "solver", "text": "", "more": 1}]):
+        save_arrays(path, arrays, facts | {"events": damaged})
+        with pytest.raises(CheckpointError):
+            Coreset.load(path)
+
+
+def test_an_event_is_shown_as_its_text_and_cannot_be_changed():
+    event = Event("memory", "rows go to a file")
+    assert str(event) == f"{event}" == "rows go to a file" and event != Event("speed", "rows go to a file")
+    assert Event.load({"kind": "memory", "text": "rows go to a file"}) == event
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.kind = "speed"
+
+
+@given(kind=strategies.from_regex(r"[a-z-]+", fullmatch=True), text=strategies.text(min_size=1))
+def test_a_flag_reads_back_from_what_a_record_holds(kind, text):
+    flag = Flag(kind, text)
+    assert str(flag) == f"{kind}: {text}" and Flag.read(str(flag)) == flag
+
+
+@pytest.mark.parametrize(("text", "kind"), [("odd", "odd"), ("a:b", "a"), ("", "")])
+def test_text_of_another_form_is_a_flag_with_all_of_it_as_text(text, kind):
+    assert Flag.read(text) == Flag(kind, text)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0, float("nan"), 1.0), (1.0, float("inf"), 1.0)])

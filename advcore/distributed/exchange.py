@@ -23,6 +23,7 @@ from advcore.distributed.wire import (
     send_tree,
 )
 from advcore.files import pack, unpack
+from advcore.types import Event
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -46,9 +47,10 @@ def is_everywhere(fact: bool) -> bool:
     return bool(reduce_numbers([int(fact)], dist.ReduceOp.MIN)[0])
 
 
-def gather_events(events: Sequence[str]) -> tuple[str, ...]:
+def gather_events(events: Sequence[Event]) -> tuple[Event, ...]:
     """Return the events of all processes, in their order."""
-    return tuple(itertools.chain.from_iterable(gather_values(list(events))))
+    parts = gather_values([vars(event) for event in events])
+    return tuple(map(Event.load, itertools.chain.from_iterable(parts)))
 
 
 def concatenate(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from advcore.errors import SettingProblem, check_one_of, explain_missing_package
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
 from advcore.settings import setting, settings
-from advcore.types import Facts
+from advcore.types import Facts, Flag
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _NORM_ALIASES = {"inf": "linf", "max": "linf"}
@@ -158,15 +158,18 @@ class Lineup:
             return f"with {added} for {missing}"
         return missing and f"without {missing}"
 
-    def flag_reduction(self) -> list[str]:
+    def flag_reduction(self) -> list[Flag]:
         """Return one flag if the version's name promises more than what runs, none otherwise."""
         if not self.reduction:
             return []
         needs = [f"{part} needs {_FEWEST_CLASSES[part]}" for part in self._missing_parts]
         return [
-            f"reduced: {' and '.join(needs)} classes, and the model has {self.classes}; autoattack "
-            f"({self.settings.norm} {format_pixels(self.settings.eps)}) ran {', '.join(self.parts)}, "
-            f"not its {self.settings.version} version"
+            Flag(
+                "reduced",
+                f"{' and '.join(needs)} classes, and the model has {self.classes}; autoattack "
+                f"({self.settings.norm} {format_pixels(self.settings.eps)}) ran {', '.join(self.parts)}, "
+                f"not its {self.settings.version} version",
+            )
         ]
 
     def describe(self) -> Facts:

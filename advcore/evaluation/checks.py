@@ -1,4 +1,4 @@
-"""Signs that a robust accuracy is untrustworthy: one line each, for records and tables.
+"""Signs that a robust accuracy is untrustworthy, as flags for records and tables.
 
 After AutoAttack's checks (Croce and Hein 2020, appendix), Athalye et al. 2018, section 3.1, and Carlini et al. 2019.
 """
@@ -16,6 +16,7 @@ from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP, project_linf, step_linf
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
+from advcore.types import Flag
 
 IMAGES = 128  # that the checks of a model look at
 _SAME = 1e-3  # relative to the size of the logits: a larger difference between equal inputs is no rounding
@@ -26,7 +27,9 @@ _REGAINED = 0.1  # share of examples misclassified on that walk and right furthe
 _STRONG = 10  # steps below which an evaluation is weak
 
 
-def flag_model(model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, eps: float) -> list[str]:
+def flag_model(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, eps: float
+) -> list[Flag]:
     """Return the reasons why attacks on this model, in eval mode, may be misled.
 
     `forward` calls the model; x (B, C, H, W) and y (B,) are a few images and labels. Masking is looked for in the linf
@@ -40,21 +43,23 @@ def flag_model(model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor,
     size = logits.abs().amax().clamp_min(1e-12)
     after = model.state_dict()
     if calls or any(not torch.equal(before[name].nan_to_num(), after[name].nan_to_num()) for name in before):
-        flags.append("dynamic: the model computes gradients, or changes itself, while it predicts")
+        flags.append(Flag("dynamic", "the model computes gradients, or changes itself, while it predicts"))
     with torch.no_grad():
         if float((forward(x) - logits).abs().amax() / size) > _SAME:
-            flags.append("randomised: the same images get other logits the second time")
+            flags.append(Flag("randomised", "the same images get other logits the second time"))
         elif float((torch.cat([forward(image) for image in x[:8].split(1)]) - logits[:8]).abs().amax() / size) > _SAME:
-            flags.append("batch-dependent: an image gets other logits alone than in a batch")
+            flags.append(Flag("batch-dependent", "an image gets other logits alone than in a batch"))
     if _are_probabilities(logits):
-        flags.append("softmax: the model returns probabilities, not logits; gradients vanish")
+        flags.append(Flag("softmax", "the model returns probabilities, not logits; gradients vanish"))
     _, gradient = take_input_gradient(lambda images: F.cross_entropy(forward(images), y, reduction="none"), x)
     flat = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
     if flat > _FLAT:
-        flags.append(f"masked: {100 * flat:.0f} % of the images have no input gradient")
+        flags.append(Flag("masked", f"{100 * flat:.0f} % of the images have no input gradient"))
     regained = share_regained(forward, x, y, gradient=gradient, eps=eps)
     if regained > _REGAINED:
-        flags.append(f"masked: {100 * regained:.0f} % of the images are lost, and right further along their gradient")
+        flags.append(
+            Flag("masked", f"{100 * regained:.0f} % of the images are lost, and right further along their gradient")
+        )
     return flags
 
 
@@ -100,7 +105,7 @@ def share_regained(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *,
     return float((right & lost).any(0).double().mean())
 
 
-def flag_weak_settings(entries: Sequence[dict]) -> list[str]:
+def flag_weak_settings(entries: Sequence[dict]) -> list[Flag]:
     """Return a flag for each attack whose settings make it weak: few steps, or steps that cannot cross the ball.
 
     entries : for each attack, its name and what it describes (`Attack.describe`).
@@ -108,17 +113,19 @@ def flag_weak_settings(entries: Sequence[dict]) -> list[str]:
     flags = []
     for entry in entries:
         if entry.get("steps") is not None and entry["steps"] < _STRONG:
-            flags.append(f"weak: {entry['name']} takes {format_count(entry['steps'], 'step')}, of at least {_STRONG}")
+            flags.append(
+                Flag("weak", f"{entry['name']} takes {format_count(entry['steps'], 'step')}, of at least {_STRONG}")
+            )
         if entry["norm"] in LP and entry.get("step_size") is not None:
             reach = entry["steps"] * entry["step_size"]
             if reach < 2 * entry["eps"] * (1 - 1e-6):
                 flags.append(
-                    f"weak: {entry['name']} reaches {reach / entry['eps']:.2g} eps, and the ball is 2 eps wide"
+                    Flag("weak", f"{entry['name']} reaches {reach / entry['eps']:.2g} eps, and the ball is 2 eps wide")
                 )
     return flags
 
 
-def flag_order(entries: Sequence[dict]) -> list[str]:
+def flag_order(entries: Sequence[dict]) -> list[Flag]:
     """Return a flag for each pair of results whose order gives masking away, beyond both intervals.
 
     Either an attack of the same kind, no weaker and in a larger ball, leaves more examples right; or the black box
@@ -129,11 +136,14 @@ def flag_order(entries: Sequence[dict]) -> list[str]:
         if entry["interval"][1] >= other["interval"][0]:
             continue
         if _is_black_box_beside(entry, other):
-            flags.append(f"masked: the black box {entry['name']} beats {other['name']} in the same ball")
+            flags.append(Flag("masked", f"the black box {entry['name']} beats {other['name']} in the same ball"))
         elif _has_larger_ball(other, entry):
             flags.append(
-                f"masked: {entry['name']} leaves more right at eps {format_pixels(other['eps'])} than at "
-                f"{format_pixels(entry['eps'])}"
+                Flag(
+                    "masked",
+                    f"{entry['name']} leaves more right at eps {format_pixels(other['eps'])} than at "
+                    f"{format_pixels(entry['eps'])}",
+                )
             )
     return flags
 

@@ -58,7 +58,7 @@ class Evaluation:
     clean : accuracy without attack.
     attacks : one entry per attack: how the number was obtained, then accuracy, n and interval.
     worst : accuracy where an example counts only if it is right under every attack; None without attacks.
-    flags : what makes the numbers untrustworthy, one line each.
+    flags : what makes the numbers untrustworthy, one line each: the `str` of a `Flag` (advcore.types).
     verdicts : (n,) bool, whether each example is right: "clean", and under each attack by its position ("0", "1", ...).
     examples : (n, C, H, W) for each attack by its position, if they were asked for: where the attack found an example
         misclassified, else where it ended.
@@ -161,14 +161,14 @@ def _evaluate(
     accuracies = {key: wilson(int(verdict.sum()), verdict.numel()) for key, verdict in saved.verdicts.items()}
     entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
     if checks:
-        flags = [*flags, *flag_weak_settings(entries), *flag_order(entries)]
+        flags += map(str, chain(flag_weak_settings(entries), flag_order(entries)))
     reduced = chain.from_iterable(lineup.flag_reduction() for lineup in adapted if isinstance(lineup, Lineup))
     worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
         clean=accuracies["clean"],
         attacks=entries,
         worst=wilson(int(worst.sum()), len(worst)) if task.attacks else None,
-        flags=(*reduced, *flags),
+        flags=(*map(str, reduced), *flags),
         verdicts=saved.verdicts,
         examples=examples,
     )
@@ -233,7 +233,7 @@ def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts]) -> li
     spread = task.indices[:: max(1, len(task.indices) // IMAGES)][:IMAGES]  # data may be sorted by class
     _, x, y = next(read_batches(sweep.model, sweep.source, [spread]))
     radii = [description["eps"] for description in descriptions if description["norm"] == "linf"]
-    return flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))
+    return list(map(str, flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))))
 
 
 def smallest_radius(

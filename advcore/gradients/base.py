@@ -16,6 +16,7 @@ from advcore.objectives.base import Objective
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.rows import DenseRows, Rows
+from advcore.types import Event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +52,13 @@ class MeasurementSettings:
 class Measurement:
     """The rows of a whole source, in its order, and the labels (N,) long, on the CPU.
 
-    `events` say, one line each, what had to be done otherwise, such as smaller chunks when memory ran out. With several
-    processes, the first may be the only one that has rows and labels; they are None in the others.
+    `events` say what had to be done otherwise, such as smaller chunks when memory ran out. With several processes, the
+    first may be the only one that has rows and labels; they are None in the others.
     """
 
     rows: Rows | None
     labels: Tensor | None
-    events: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
 
     def get_rows_and_labels(self) -> tuple[Rows, Tensor]:
         """Return the rows, and the labels on the rows' device. Only a process that has them may call this."""

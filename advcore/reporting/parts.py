@@ -4,7 +4,7 @@ The template holds a macro for each, under the name of its class.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from markupsafe import Markup
 
@@ -38,6 +38,13 @@ class Table:
     rows: Sequence[Sequence[str]]
     words: int = 1
     links: Sequence[str] = ()
+
+
+def drop_if_empty(table: Table, column: str) -> Table:
+    """Return a table, whose rows have all columns, without a column of text in which no row has anything."""
+    columns = [i for i, name in enumerate(table.header) if name != column or any(row[i] for row in table.rows)]
+    header, *rows = ([row[i] for i in columns] for row in (table.header, *table.rows))
+    return replace(table, header=header, rows=rows, words=table.words - len(table.header) + len(columns))
 
 
 def table_or_note(table: Table, text: str) -> Table | Note:

@@ -43,7 +43,7 @@ class RunRecord:
     best_epoch : counted from 0; None without validation examples.
     ledger : {phase: {forward, backward, seconds}}.
     epochs, selections : one object per epoch and per selection.
-    events : fallbacks and flags, with their epoch.
+    events : what fell back or went wrong: {epoch, kind, event}, the event as text; older records have no kind.
     final : {last, best: {clean, attacks, flags}}, the evaluation of both checkpoints on the test set.
     data : how many examples there are, how many of each class in training, and a hash of them.
     inputs : the files that the run read, by setting, with their sha256.

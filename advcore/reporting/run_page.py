@@ -5,7 +5,18 @@ from dataclasses import dataclass, field
 
 from advcore.reporting import learning_parts, outcome_parts, selection_parts, settings_parts, tables
 from advcore.reporting.lenient import build_or_note, read_or
-from advcore.reporting.parts import Example, Gallery, Note, Page, Part, Section, Table, note_if, table_or_note
+from advcore.reporting.parts import (
+    Example,
+    Gallery,
+    Note,
+    Page,
+    Part,
+    Section,
+    Table,
+    drop_if_empty,
+    note_if,
+    table_or_note,
+)
 from advcore.reporting.record import JsonObject, RunRecord
 
 # A number at the top of the page: its name, the number, and a remark.
@@ -110,16 +121,17 @@ def _build_images(beside: RunFiles) -> list[Part]:
 
 
 def _build_events(record: RunRecord) -> list[Part]:
-    events = [(str(entry.get("epoch", tables.NOTHING)), str(entry.get("event", entry))) for entry in record.events]
+    events = [
+        (str(entry.get("epoch", tables.NOTHING)), str(entry.get("kind", "")), str(entry.get("event", entry)))
+        for entry in record.events
+    ]
+    table = Table("What fell back, was left out or went wrong", ("epoch", "kind", "event"), events, words=3)
     resumes = [
         (str(entry.get("epoch", tables.NOTHING)), _join_lines(entry.get("changed")), _join_lines(entry.get("damaged")))
         for entry in record.resumes
     ]
     return [
-        table_or_note(
-            Table("What fell back, was left out or went wrong", ("epoch", "event"), events, words=2),
-            "No events: nothing fell back, was left out or collapsed.",
-        ),
+        table_or_note(drop_if_empty(table, "kind"), "No events: nothing fell back, was left out or collapsed."),
         table_or_note(
             Table("Resumed", ("at epoch", "changed settings", "damaged states"), resumes, words=3),
             "The run was not interrupted.",

@@ -11,7 +11,18 @@ from advcore.errors import format_count
 from advcore.reporting import compare, front, learning_parts, scales, svg, tables
 from advcore.reporting.frame import Frame, make_frame
 from advcore.reporting.lenient import build_or_note, read_or
-from advcore.reporting.parts import Figure, Figures, Note, Page, Part, Section, Table, note_if, table_or_note
+from advcore.reporting.parts import (
+    Figure,
+    Figures,
+    Note,
+    Page,
+    Part,
+    Section,
+    Table,
+    drop_if_empty,
+    note_if,
+    table_or_note,
+)
 from advcore.reporting.record import RunRecord
 
 # Runs by the name of their method; each has a record.
@@ -209,8 +220,8 @@ def _draw_curve(frame: Frame, line: Sequence[svg.Point], css: str) -> Markup:
 
 
 def _build_flags(methods: Methods) -> list[Part]:
-    flags: dict[tuple[str, str], list[str]] = {}
-    events: dict[tuple[str, str], list[str]] = {}
+    flags: dict[tuple[str, ...], list[str]] = {}
+    events: dict[tuple[str, ...], list[str]] = {}
     for name, runs in methods.items():
         for run in runs:
             seed = _read_seed(run)
@@ -218,17 +229,19 @@ def _build_flags(methods: Methods) -> list[Part]:
                 flags.setdefault((name, flag), []).append(seed)
             for entry in run.record.events:
                 place = f"{seed} at {entry.get('epoch', '?')}"
-                events.setdefault((name, str(entry.get("event", entry))), []).append(place)
+                kind = str(entry.get("kind", ""))
+                events.setdefault((name, kind, str(entry.get("event", entry))), []).append(place)
     return [
-        _tabulate_places("Flags of evaluations", "seeds", flags),
-        _tabulate_places("Events of runs", "seed and epoch", events),
+        _tabulate_places("Flags of evaluations", ("method", "what", "seeds"), flags),
+        _tabulate_places("Events of runs", ("method", "kind", "what", "seed and epoch"), events),
     ]
 
 
-def _tabulate_places(caption: str, column: str, places: Mapping[tuple[str, str], Sequence[str]]) -> Part:
-    """Return a table of what happened, and where: `places` by the method and by what it is."""
-    rows = [(name, what, ", ".join(where)) for (name, what), where in places.items()]
-    return table_or_note(Table(caption, ("method", "what", column), rows, words=3), f"{caption}: none.")
+def _tabulate_places(caption: str, header: Sequence[str], places: Mapping[tuple[str, ...], Sequence[str]]) -> Part:
+    """Return a table of what happened, and where: `places` by the cells before the last one."""
+    rows = [(*cells, ", ".join(where)) for cells, where in places.items()]
+    table = drop_if_empty(Table(caption, header, rows, words=len(header)), "kind")
+    return table_or_note(table, f"{caption}: none.")
 
 
 def _read_seed(run: compare.Run) -> str:

@@ -7,6 +7,7 @@ from itertools import chain
 from advcore.errors import format_count
 from advcore.reporting import compare, parts, tables
 from advcore.reporting.record import JsonObject, RunRecord
+from advcore.types import Flag
 
 # The marks of methods whose evaluations have flags, one for each kind of flag.
 MARKS = ("†", "‡", "§", "¶", "‖", "††", "‡‡", "§§")
@@ -123,18 +124,17 @@ def _mark_flags(groups: tables.Groups, which: str) -> tuple[dict[str, str], list
 
     The kind of a flag is the word before its colon.
     """
-    kinds: dict[str, dict[str, list[str]]] = {}  # the names of methods, by kind and flag
-    for name, flag in tables.iterate_flags(groups, which):
-        kinds.setdefault(flag.partition(":")[0], {}).setdefault(flag, []).append(name)
+    kinds: dict[str, dict[str, list[str]]] = {}  # the names of methods, by kind and text of the flag
+    for name, line in tables.iterate_flags(groups, which):
+        flag = Flag.read(line)
+        kinds.setdefault(flag.kind, {}).setdefault(flag.text, []).append(name)
     marks: dict[str, str] = {}
     legend = []
     for i, (kind, flags) in enumerate(kinds.items()):
         mark = MARKS[i] if i < len(MARKS) else f"[{i}]"
         for name in dict.fromkeys(chain.from_iterable(flags.values())):
             marks[name] = f"{marks.get(name, '')} {mark}"
-        reasons = "; ".join(
-            f"{_name_methods(names, groups)}: {flag.partition(': ')[2] or flag}" for flag, names in flags.items()
-        )
+        reasons = "; ".join(f"{_name_methods(names, groups)}: {text}" for text, names in flags.items())
         legend.append(f"{mark} flagged as {kind}, not to be trusted: {reasons}.")
     return marks, legend
 

@@ -89,10 +89,10 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str
     if estimate is None:
         return memory
     with build.prefix_problems("selection."):
-        estimate, event = settle(estimate, selector.memory_limit, data.train.device)
+        estimate, events = settle(estimate, selector.memory_limit, data.train.device)
     rows = _format_megabytes(estimate.rows)
     return {
-        "gradient rows": f"{rows} in a temporary file" if event else rows,
+        "gradient rows": f"{rows} in a temporary file" if events else rows,
         **memory,
         "largest problem": _format_megabytes(estimate.problem + estimate.matrix + estimate.solver),
         "selection at its height": _format_megabytes(estimate.peak),

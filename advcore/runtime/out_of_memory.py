@@ -12,6 +12,7 @@ import torch
 from advcore.errors import NoMemoryError
 from advcore.runtime import cuda_graphs as graphs
 from advcore.runtime.device import release_memory
+from advcore.types import Event
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -29,13 +30,13 @@ class Pieces:
     least : the smallest size.
     of : what the pieces consist of, for `events`.
 
-    `events` holds one line for each time that the size was halved.
+    `events` holds one of kind "memory" for each time that the size was halved.
     """
 
     size: int
     least: int = 16
     of: str = "examples"
-    events: list[str] = field(default_factory=list, init=False)
+    events: list[Event] = field(default_factory=list, init=False)
 
     def run(self, n: int, work: Callable[[slice], Result]) -> list[Result]:
         """Return `work(piece)` for consecutive pieces of 0..n - 1, in order.
@@ -60,7 +61,7 @@ class Pieces:
         self.size = max(self.least, size // 2 // self.least * self.least)
         graphs.forget()  # each graph holds the memory of a whole attack
         release_memory()
-        self.events.append(f"out of memory with {size} {self.of} at once; going on with {self.size}")
+        self.events.append(Event("memory", f"out of memory with {size} {self.of} at once; going on with {self.size}"))
         log.warning("%s", self.events[-1])
 
 

@@ -32,7 +32,7 @@ from advcore.settings import settings
 from advcore.solvers import SOLVERS
 from advcore.solvers.base import Solver
 from advcore.solvers.uniform import Random
-from advcore.types import Facts, find_name
+from advcore.types import Event, Facts, find_name
 
 __all__ = ["ATTACK_MODES", "BLOCKS", "TARGETS", "AdversarialCoreset", "SelectionSettings"]
 
@@ -246,7 +246,7 @@ class AdversarialCoreset(SelectionSettings):
         return distributed.run_on_first(measure_solution)
 
     def _build_coreset(
-        self, call: Call, solution: Solution, *, quality: Facts, cost: Facts, events: tuple[str, ...]
+        self, call: Call, solution: Solution, *, quality: Facts, cost: Facts, events: tuple[Event, ...]
     ) -> Coreset:
         return Coreset(
             indices=solution.indices,

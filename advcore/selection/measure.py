@@ -24,7 +24,7 @@ from advcore.selection.memory import estimate_for, has_large_rows, settle
 from advcore.selection.quality import Sample
 from advcore.selection.solve import Solution
 from advcore.solvers.base import find_scores_file
-from advcore.types import Facts
+from advcore.types import Event, Facts
 
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
@@ -57,13 +57,13 @@ class Measured:
 
     examples: Measurement
     goal: Measurement
-    events: tuple[str, ...]
+    events: tuple[Event, ...]
 
 
 def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Measured:
     """Measure the rows of a selection. rows : of all examples, if they were measured earlier."""
     folder = None
-    events: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
     goal = Measurement(rows=None, labels=None)
     if rows is None or selector.target != "train":
         folder, events = place_rows(selector, call)
@@ -84,16 +84,17 @@ def _forget_memory(attack: Attack | None) -> Attack | None:
     return attack.with_memory(None)
 
 
-def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the folder for a selection's rows, and the event that says so; None if they fit in memory."""
+def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None, tuple[Event, ...]]:
+    """Return the folder for a selection's rows, None if they fit in memory, and the event that says so."""
     held_out = 0 if call.validation is None else len(call.validation)
     estimate = estimate_for(selector, call.model, call.source, held_out)
     if estimate is None:
         return None, ()
-    event = distributed.run_on_first(lambda: settle(estimate, selector.memory_limit, call.source.device)[1])
-    if event is None:
-        return None, ()
-    return find_temporary_folder(), (event,)
+    saved = distributed.run_on_first(
+        lambda: list(map(vars, settle(estimate, selector.memory_limit, call.source.device)[1]))
+    )
+    events = tuple(map(Event.load, saved))
+    return find_temporary_folder() if events else None, events
 
 
 def _measure_rows(

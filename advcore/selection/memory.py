@@ -15,6 +15,7 @@ from advcore.gradients.last_layer import locate_head
 from advcore.rows.pairwise import CONVERTED_UP_TO
 from advcore.runtime.device import measure_free_memory
 from advcore.solvers.base import estimate_memory
+from advcore.types import Event
 
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
@@ -113,14 +114,14 @@ def _find_allowed_bytes(device: torch.device) -> float | None:
     return None if free is None else _SHARE * free
 
 
-def settle(estimate: Estimate, limit: float | None, device: torch.device) -> tuple[Estimate, str | None]:
+def settle(estimate: Estimate, limit: float | None, device: torch.device) -> tuple[Estimate, tuple[Event, ...]]:
     """Decide whether rows must go to a file, and return the estimate that holds then, and the event that says so.
 
     limit : GB; None is 80 % of what is free on `device`. Raises ConfigError if that would not be enough either.
     """
     allowed = _find_allowed_bytes(device) if limit is None else limit * 1e9
     if allowed is None or estimate.peak <= allowed:
-        return estimate, None
+        return estimate, ()
     described = (
         f"80 % of the free memory, {format_gigabytes(allowed)}" if limit is None else f"memory_limit {limit:g} GB"
     )
@@ -133,6 +134,9 @@ def settle(estimate: Estimate, limit: float | None, device: torch.device) -> tup
             "per_class, solver.matrix: free, a smaller budget, or a higher memory_limit"
         )
     return spilled, (
-        f"gradient rows ({format_gigabytes(estimate.rows)}) go to a temporary file: the selection would hold "
-        f"{format_gigabytes(estimate.peak)}, above {described}"
+        Event(
+            "memory",
+            f"gradient rows ({format_gigabytes(estimate.rows)}) go to a temporary file: the selection would hold "
+            f"{format_gigabytes(estimate.peak)}, above {described}",
+        ),
     )

@@ -11,7 +11,7 @@ from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
 from advcore.selection.result import rescale_to_mean_1
 from advcore.selection.solve import Solution
-from advcore.types import Facts
+from advcore.types import Event, Facts
 
 _DRAWS = 5  # random subsets behind gradient_error_random
 _STRETCH = 2
@@ -57,7 +57,7 @@ def _rescale_as_trained(solution: Solution, n: int, normalise: str) -> Tensor:
     return weights * (n / k)
 
 
-def describe_stretch(weight_sum: float, normalise: str) -> tuple[str, ...]:
+def describe_stretch(weight_sum: float, normalise: str) -> tuple[Event, ...]:
     """Return an event if rescaling makes training steps more than twice, or less than half, as long as intended.
 
     weight_sum : sum w / N of the solver's weights, which say how long a step is to be; docs/evidence.md has what a
@@ -66,8 +66,11 @@ def describe_stretch(weight_sum: float, normalise: str) -> tuple[str, ...]:
     if normalise == "none" or weight_sum <= 0 or 1 / _STRETCH <= weight_sum <= _STRETCH:
         return ()
     return (
-        f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1 make steps {1 / weight_sum:.1f} times as long; "
-        "training.normalise: none keeps their scale",
+        Event(
+            "weights",
+            f"the weights sum to {weight_sum:.2f} N, and rescaled to mean 1 make steps {1 / weight_sum:.1f} times as "
+            "long; training.normalise: none keeps their scale",
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from advcore.errors import CheckpointError, DataError, check_one_of, require
 from advcore.files import load_arrays, save_arrays
-from advcore.types import Facts, digest_labels
+from advcore.types import Event, Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
 
@@ -35,7 +35,7 @@ class Coreset:
         measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
     cost : passes and seconds by phase.
     info : facts from the solver, one entry per sub-problem.
-    events : what was replaced by a fallback or left out, one line each.
+    events : what was replaced by a fallback or left out.
     """
 
     indices: Tensor
@@ -52,7 +52,7 @@ class Coreset:
     quality: Facts = field(default_factory=dict)
     cost: Facts = field(default_factory=dict)
     info: tuple[Facts, ...] = ()
-    events: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self):
         k = len(self.indices)
@@ -109,13 +109,13 @@ class Coreset:
             )
 
     def state(self) -> Facts:
-        """Return {field: value}, arrays as tensors, for a checkpoint."""
-        return dict(vars(self))
+        """Return {field: value}, arrays as tensors and events as dicts, for a checkpoint."""
+        return vars(self) | {"events": [dict(vars(event)) for event in self.events]}
 
     @classmethod
     def from_state(cls, state: Facts) -> "Coreset":
-        """Build the coreset whose `state` this is."""
-        return cls(**(state | {"info": tuple(state["info"]), "events": tuple(state["events"])}))
+        """Build the coreset whose `state` this is; events may be their texts alone (`Event.load`)."""
+        return cls(**(state | {"info": tuple(state["info"]), "events": tuple(map(Event.load, state["events"]))}))
 
     def save(self, path: str | Path) -> Path:
         """Write `path` (.npz, which is added if it is missing) and a JSON beside it; return the path."""

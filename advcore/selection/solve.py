@@ -17,7 +17,7 @@ from advcore.runtime.out_of_memory import Pieces, explain_out_of_memory, is_out_
 from advcore.runtime.signals import check
 from advcore.selection.partition import Problem
 from advcore.solvers.base import Solver, Task, estimate_memory
-from advcore.types import Facts, Selection
+from advcore.types import Event, Facts, Selection
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +28,15 @@ _TOGETHER = 4e9  # bytes of matrices that are solved as one batch
 
 def solve_all(
     solver: Solver, problems: list[Problem] | None, generator: Stream, device: torch.device = _CPU
-) -> tuple[list[Selection], list[str]]:
-    """Return one answer per problem, and what fell back or was left out, one line each.
+) -> tuple[list[Selection], list[Event]]:
+    """Return one answer per problem, and what fell back or was left out.
 
     Where a solver picks nothing for a problem that has a share, random picks stand in, at the mean weight of all other
     picks. Of several processes, each solves every size-th problem. `problems` are the first one's; in the others they
     are None, and these solve on `device` and return two empty lists. Raises NoMemoryError for a problem
     that does not fit in memory in any way.
     """
-    events: list[str] = []
+    events: list[Event] = []
     dealt = distributed.deal(problems, _pack_problem, device)
     with distributed.fail_together(), explain_out_of_memory("while solving", _SMALLER):
         mine = [item if isinstance(item, Problem) else _unpack_problem(item) for item in dealt]
@@ -87,12 +87,12 @@ def _unpack_answers(packed: list[list[Facts]], problems: list[Problem]) -> list[
 
 
 def _complete(
-    problems: list[Problem], answers: list[Selection], generator: Stream, events: list[str]
-) -> tuple[list[Selection], list[str]]:
+    problems: list[Problem], answers: list[Selection], generator: Stream, events: list[Event]
+) -> tuple[list[Selection], list[Event]]:
     """Put random picks where a solver picked nothing, and add what fell back or was left out to the events."""
     left_out = [problem.name for problem in problems if problem.k == 0]
     if left_out:
-        events.append(f"the budget is too small for every class: nothing from {', '.join(left_out)}")
+        events.append(Event("budget", f"the budget is too small for every class: nothing from {', '.join(left_out)}"))
     weights = torch.cat([answer.weights for answer in answers])
     if len(weights):
         mean = float(weights.mean())
@@ -102,7 +102,11 @@ def _complete(
         if problem.k and not len(answer.indices):
             answers[i] = _pick_at_random(problem, answer, mean, generator)
             events.append(
-                f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); {problem.k} random picks"
+                Event(
+                    "solver",
+                    f"{problem.name}: the solver picked nothing ({answer.info.get('stopped')}); "
+                    f"{problem.k} random picks",
+                )
             )
     return answers, [*events, *_describe_shortfall(problems, answers)]
 
@@ -114,7 +118,7 @@ def _pick_at_random(problem: Problem, answer: Selection, weight: float, generato
     return Selection(indices=picks, weights=weights, info={**answer.info, "filled": problem.k})
 
 
-def _answer(solver: Solver, problems: list[Problem], generator: Stream, events: list[str]) -> Iterator[Selection]:
+def _answer(solver: Solver, problems: list[Problem], generator: Stream, events: list[Event]) -> Iterator[Selection]:
     """Yield one answer per problem, in order; rows are loaded one group of problems at a time."""
     pieces = Pieces(max(1, len(problems)), least=1, of="problems")
     for group in _group_problems(solver, problems):
@@ -135,7 +139,7 @@ def _load_tasks(problems: list[Problem], generator: Stream) -> list[Task]:
 
 
 def _solve_within_memory(
-    solver: Solver, pieces: Pieces, tasks: list[Task], events: list[str]
+    solver: Solver, pieces: Pieces, tasks: list[Task], events: list[Event]
 ) -> tuple[Solver, list[Selection]]:
     """Return the solver for the next tasks, and one answer per task.
 
@@ -146,7 +150,7 @@ def _solve_within_memory(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or getattr(solver, "matrix", "free") == "free":
             raise
-    events.append("out of memory with a problem's matrix held; going on without it")
+    events.append(Event("memory", "out of memory with a problem's matrix held; going on without it"))
     log.warning("%s", events[-1])
     solver = replace(solver, matrix="free")  # outside of the handler, where what the failed call held is free again
     return solver, _solve_tasks(solver, pieces, tasks)
@@ -177,7 +181,7 @@ def _group_problems(solver: Solver, problems: list[Problem]) -> Iterator[list[Pr
     yield group
 
 
-def _describe_shortfall(problems: list[Problem], answers: list[Selection]) -> list[str]:
+def _describe_shortfall(problems: list[Problem], answers: list[Selection]) -> list[Event]:
     """Return an event that names problems with fewer picks than asked for, and why; none if all have enough."""
     short = [
         f"{problem.name} {len(answer.indices)} of {problem.k} ({answer.info.get('stopped')})"
@@ -187,7 +191,7 @@ def _describe_shortfall(problems: list[Problem], answers: list[Selection]) -> li
     if not short:
         return []
     more = f"; and {len(short) - 3} more" if len(short) > 3 else ""
-    return [f"fewer picks than asked for: {'; '.join(short[:3])}{more}"]
+    return [Event("solver", f"fewer picks than asked for: {'; '.join(short[:3])}{more}")]
 
 
 def _leave_out(problem: Problem) -> Selection:
@@ -201,14 +205,14 @@ class Solution:
 
     indices : (K,) long, into the data set, on the CPU. weights : (K,) float32. blocks : (K,) long, the block in which
     each example came, where blocks are chosen whole; else None. info : the solver's entries, one per problem.
-    fallbacks : what fell back or was left out, one line each.
+    fallbacks : what fell back or was left out.
     """
 
     indices: Tensor
     weights: Tensor
     blocks: Tensor | None = None
     info: Sequence[Facts] = ()
-    fallbacks: Sequence[str] = ()
+    fallbacks: Sequence[Event] = ()
 
 
 def solve(solver: Solver, problems: list[Problem] | None, generator: Stream, device: torch.device) -> Solution:
@@ -223,10 +227,10 @@ def solve(solver: Solver, problems: list[Problem] | None, generator: Stream, dev
             "weights": weights.float().cpu(),
             "blocks": None if blocks is None else blocks.cpu(),
             "info": [{"problem": problem.name, "k": problem.k, **answer.info} for problem, answer in pairs],
-            "fallbacks": fallbacks,
         }
 
-    return Solution(**distributed.run_on_first(join_answers))
+    # only the first process has fallbacks, which all are given
+    return Solution(**distributed.run_on_first(join_answers), fallbacks=distributed.gather_events(fallbacks))
 
 
 def join(problems: list[Problem], answers: list[Selection]) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -10,6 +10,7 @@ from advcore.files import check_inside, read_sealed, write_sealed
 from advcore.rng import preserve_random_state
 from advcore.tracking.base import Opening, Sink, Tracker, Values
 from advcore.tracking.metrics import Row, pick_numbers
+from advcore.types import Event
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Tracking:
     def __init__(self, trackers: dict[str, Tracker], path: Path, run_name: str, config: Mapping[str, object]):
         self.folder = path / FOLDER
         self.sinks: dict[str, Sink] = {}
-        self.events: list[str] = []
+        self.events: list[Event] = []
         for name, tracker in trackers.items():
             self._try(name, self._open, name, tracker, run_name, config)
 
@@ -71,7 +72,7 @@ class Tracking:
 
     def report(self, events: list[dict], epoch: int) -> None:
         """Append the failures since the last report to a record's events."""
-        events.extend({"epoch": epoch, "event": message} for message in self.events)
+        events.extend({"epoch": epoch, "kind": event.kind, "event": event.text} for event in self.events)
         self.events.clear()
 
     def close(self, final: Values | None = None) -> None:
@@ -86,7 +87,7 @@ class Tracking:
             with preserve_random_state():
                 action(*arguments)
         except Exception as error:
-            message = f"tracking with {name} failed, and it is told nothing more: {describe_exception(error)}"
-            log.warning("%s", message)
-            self.events.append(message)
+            text = f"tracking with {name} failed, and it is told nothing more: {describe_exception(error)}"
+            log.warning("%s", text)
+            self.events.append(Event("tracking", text))
             self.sinks.pop(name, None)

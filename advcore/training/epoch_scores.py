@@ -13,6 +13,7 @@ from advcore.gradients.base import Gradient, MeasurementSettings
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.training.progress import Listener
+from advcore.types import Event
 
 if TYPE_CHECKING:
     from advcore.training.loop import Run
@@ -60,7 +61,7 @@ class EpochScores:
 
     def _measure(self, epoch: int, model: nn.Module, ledger: CostLedger) -> Tensor:
         run = self.run
-        on_event = partial(run.out.add_event, epoch)
+        on_event = partial(run.out.add_events, epoch)
         return measure_scores(
             self.score, run.trainer, model, source=run.train, seed=run.seed, ledger=ledger, on_event=on_event
         )
@@ -74,7 +75,7 @@ def measure_scores(
     source: Source,
     seed: int,
     ledger: CostLedger,
-    on_event: Callable[[str], None],
+    on_event: Callable[[Event], None],
 ) -> Tensor:
     """Measure a score (N,) of each example, on the source's device, as a selection of the trainer's would.
 

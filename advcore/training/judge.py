@@ -11,6 +11,7 @@ from advcore.data.split import subsample
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.runtime.device import measure_peak_memory
 from advcore.training.progress import Entry, State
+from advcore.types import Event
 
 if TYPE_CHECKING:
     from advcore.training.loop import Run
@@ -44,10 +45,13 @@ class Judge:
             size = min(run.trainer.probe_examples, len(run.validation))
             self.probe_indices = subsample(run.validation.labels(), size, run.seed, "probe")
         elif run.trainer.few_steps:
-            run.out.add_event(
+            run.out.add_events(
                 0,
-                "few attack steps and no validation examples: nothing watches for catastrophic overfitting; "
-                "hold some examples out",
+                Event(
+                    "validation",
+                    "few attack steps and no validation examples: nothing watches for catastrophic overfitting; "
+                    "hold some examples out",
+                ),
             )
 
     def judge(self, model: nn.Module, entry: Entry, device: torch.device) -> None:
@@ -91,12 +95,13 @@ class Judge:
         if before is None or not is_collapse(before.robust, verdict.robust):
             return
         epoch = verdict.entry["epoch"]
-        event = (
+        event = Event(
+            "collapse",
             "catastrophic overfitting: probe robust accuracy fell "
             f"from {before.robust['accuracy']:.3f} to {verdict.robust['accuracy']:.3f}; "
-            f"the weights of epoch {before.entry['epoch']} are kept as before_collapse"
+            f"the weights of epoch {before.entry['epoch']} are kept as before_collapse",
         )
-        self.run.out.add_event(epoch, event)
+        self.run.out.add_events(epoch, event)
         log.warning("epoch %d: %s", epoch, event)
         self.run.listener.on_state("before_collapse", before.state, before.entry)
 

@@ -28,6 +28,7 @@ from advcore.training.judge import Judge, copy_weights
 from advcore.training.loop_settings import agree_on_speed, has_remembered_start
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
 from advcore.training.snapshot import restore, take_snapshot
+from advcore.types import Event
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
@@ -82,7 +83,9 @@ class Loop:
         wanted = run.trainer.speed
         speed = agree_on_speed(wanted, run.model, run.train, snapshot)
         if speed.channels_last != wanted.resolve(self.device, family=find_family(run.model)).channels_last:
-            run.out.add_event(0, "the model cannot take images that lie channels last; they lie channels first")
+            run.out.add_events(
+                0, Event("speed", "the model cannot take images that lie channels last; they lie channels first")
+            )
         return speed
 
     # ---- epochs ----
@@ -189,8 +192,7 @@ class Loop:
             on_chunk=partial(run.listener.on_progress, "select"),
         )
         coresets.append(self.coreset)
-        for event in self.coreset.events:
-            run.out.add_event(self.place.epoch, event)
+        run.out.add_events(self.place.epoch, *self.coreset.events)
         run.listener.on_coreset(self.coreset)
 
 
@@ -206,8 +208,12 @@ def build_memory(run: Run) -> Perturbations | None:
     refuse_unmoved(run.augment, train.shape, Stream(seed=run.seed, purpose="augment"))
     place = trainer.memory.settle(trainer.estimate_memory(len(train), train.shape), train.device)
     if place.type != train.device.type and trainer.memory.place == "auto":
-        run.out.add_event(
-            0, "perturbations are remembered in the host's memory: more than half of the device's would be needed"
+        run.out.add_events(
+            0,
+            Event(
+                "memory",
+                "perturbations are remembered in the host's memory: more than half of the device's would be needed",
+            ),
         )
     augment = None if run.augment is keep_images else run.augment
     return Perturbations(trainer.memory, len(train), train.shape, train.device, augment, place)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from advcore.cost import CostLedger
 from advcore.selection.result import Coreset
+from advcore.types import Event
 
 State = dict[str, Tensor]
 """Weights and buffers of a model, by name."""
@@ -24,8 +25,8 @@ class Trained:
     """What a run leaves.
 
     last, best : state dicts, on the CPU. best_epoch : the epoch of `best`, from 0; None without validation images.
-    epochs : one entry per epoch. coresets : every selection, in order. events : what fell back, with its epoch.
-    ledger : passes and seconds of the whole run.
+    epochs : one entry per epoch. coresets : every selection, in order. ledger : passes and seconds of the whole run.
+    events : what fell back: {epoch, kind, event}, the event as text.
     """
 
     last: State = field(default_factory=dict)
@@ -36,9 +37,9 @@ class Trained:
     events: list[Entry] = field(default_factory=list)
     ledger: CostLedger = field(default_factory=CostLedger)
 
-    def add_event(self, epoch: int, text: str) -> None:
-        """Record that something fell back in an epoch."""
-        self.events.append({"epoch": epoch, "event": text})
+    def add_events(self, epoch: int, *events: Event) -> None:
+        """Record what fell back in an epoch."""
+        self.events.extend({"epoch": epoch, "kind": event.kind, "event": event.text} for event in events)
 
 
 def ignore(*_: object) -> None:

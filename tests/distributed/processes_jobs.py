@@ -28,6 +28,7 @@ from advcore.solvers import SOLVERS
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam
 from advcore.training.step import Batch, Learner, PlainStepper, weigh_part
+from advcore.types import Event
 
 ATTACK = LinfPGD(eps=0.1, steps=3)
 SELECTIONS = {
@@ -309,6 +310,7 @@ def parts() -> dict:
         "joint": distributed.concatenate(own, own[:, None].float().expand(-1, 2))[0],
         "summed": distributed.sum_numbers([distributed.rank(), 1]),
         "everywhere": [distributed.is_everywhere(True), distributed.is_everywhere(distributed.is_first())],
+        "events": list(map(str, distributed.gather_events([Event("memory", f"in {distributed.rank()}")]))),
         "shares": distributed.gather_values([distributed.share_of_batch(torch.arange(n)) for n in range(1, 12)]),
     }
 

@@ -193,6 +193,7 @@ def test_the_parts_that_processes_exchange(several):
         parts = found["parts"]
         assert parts["joint"].tolist() == [i for rank in range(count) for i in range(rank + 1)]
         assert parts["summed"] == [sum(range(count)), count] and parts["everywhere"] == [True, False]
+        assert parts["events"] == [f"in {rank}" for rank in range(count)]
         for n in range(1, 12):
             shares = [own[n - 1] for own in parts["shares"]]
             if n < 2 * count:

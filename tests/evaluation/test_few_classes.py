@@ -140,7 +140,7 @@ def test_what_was_left_out_is_flagged_whether_or_not_checks_were_asked_for(few_i
     assert evaluate(model, data, [attack], **one).flags == (flag,)
     assert evaluate(model, data, [attack], checks=True, **one).flags[0] == flag
     (two,) = AutoAttack(eps=8 / 255, version="plus").choose_lineup(2).flag_reduction()
-    assert "apgd-dlr needs 3 and apgd-t needs 4 classes, and the model has 2" in two
+    assert "apgd-dlr needs 3 and apgd-t needs 4 classes, and the model has 2" in two.text and two.kind == "reduced"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

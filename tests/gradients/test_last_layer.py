@@ -22,6 +22,7 @@ from advcore.models import MODELS
 from advcore.objectives import OBJECTIVES
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
+from advcore.types import Event
 
 N, SHAPE, CLASSES = 35, (2, 6, 6), 4  # chunks of 8, 16 and 32 all leave a shorter last one
 STREAM = Stream(seed=3, purpose="selection")
@@ -405,7 +406,7 @@ def test_out_of_memory_goes_on_in_smaller_pieces_with_the_same_rows(name, attack
     whole = measure(name=name, attack=made, chunk_size=64, source=many())
     pieced = measure(Small(20), name=name, attack=made, chunk_size=64, source=many())
     assert not whole.events and len(pieced.events) == 2
-    assert pieced.events[0] == "out of memory with 64 examples at once; going on with 32"
+    assert pieced.events[0] == Event("memory", "out of memory with 64 examples at once; going on with 32")
     assert torch.equal(whole.labels, pieced.labels)
     exact = whole.rows.dense()
     assert (pieced.rows.dense() - exact).abs().max() < 1e-6 * exact.abs().max()
@@ -451,7 +452,7 @@ def test_fast_lpa_on_a_resnet_goes_on_in_halves_and_holds_what_the_documentation
     small = Small(16)
     small.net = net
     pieced = measure(small, **settings)
-    assert pieced.events == ("out of memory with 32 examples at once; going on with 16",)
+    assert [*map(str, pieced.events)] == ["out of memory with 32 examples at once; going on with 16"]
     exact = whole.rows.dense()
     assert (pieced.rows.dense() - exact).abs().max() < 1e-4 * exact.abs().max()
 

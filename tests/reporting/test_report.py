@@ -195,6 +195,17 @@ def test_what_is_not_there_is_said_in_its_place(changes, told):
     assert (odd in page) == (odd in told)
 
 
+def test_events_have_a_column_of_kinds_where_any_has_one():
+    old, new = {"epoch": 1, "event": "fell"}, {"epoch": 2, "kind": "memory", "event": "rows go to a file"}
+    for events, header in (([old], "epoch event"), ([new], "epoch kind event"), ([old, new], "epoch kind event")):
+        changed = record(events=events)
+        told = words(section(page_of(changed), "events"))
+        assert header in told and ("2 memory rows go to a file" in told) == (new in events)
+        several = words(section(render(build_runs_page("x", [Run("a-s0", changed)])), "flags"))
+        assert ("method kind what seed and epoch" in several) == ("memory rows go to a file 3 at 2" in several)
+        assert ("method what seed and epoch" in several) == (events == [old])
+
+
 def test_reasons_from_beside_the_record_are_told_once_with_their_selections():
     page = page_of(
         record(), RunFiles(no_weights={2: "gone", 4: "gone"}, about_images=[Note("No images: gone.", "missing")])

@@ -176,5 +176,6 @@ def test_rows_that_do_not_change_have_the_error_they_had():
 @pytest.mark.parametrize("weight_sum, told", [(0.4, "2.5 times"), (2.5, "0.4 times"), (0.5, ""), (2.0, ""), (-1.0, "")])
 def test_rescaling_that_changes_the_length_of_steps_is_an_event(weight_sum, told):
     events = describe_stretch(weight_sum, "coreset")
-    assert len(events) == bool(told) and all(told in event and "normalise: none" in event for event in events)
+    assert [event.kind for event in events] == ["weights"] * bool(told)
+    assert all(told in event.text and "normalise: none" in event.text for event in events)
     assert not describe_stretch(weight_sum, "none")

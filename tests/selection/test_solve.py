@@ -11,7 +11,7 @@ from advcore.rows import DenseRows, FactoredRows
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.solve import _group_problems, join, solve_all
 from advcore.solvers import Craig, GradMatch
-from advcore.types import Selection
+from advcore.types import Event, Selection
 
 STREAM = Stream(seed=0, purpose="solver")
 
@@ -82,7 +82,8 @@ def test_answers_come_in_the_problems_order_with_empty_ones_among_them(kind, whe
     assert [call[2][0] for call in solver.calls] == [10, 30, 40]  # each is bound to its own examples
     assert [answer.info["stopped"] for answer in answers].count("no share") == 3
     (event,) = events
-    assert all(f"class {i}" in event for i in (0, 2, 5)) and not any(f"class {i}" in event for i in (1, 3, 4))
+    assert event.kind == "budget"
+    assert all(f"class {i}" in event.text for i in (0, 2, 5)) and not any(f"class {i}" in event.text for i in (1, 3, 4))
 
 
 @EACH
@@ -99,7 +100,9 @@ def test_each_answer_is_that_of_its_problem_alone(kind):
 def test_a_shortfall_names_three_at_most_and_counts_the_rest(short, more):
     problems = [problem(f"part-{i}", 5 + i, 4) for i in range(10)]
     solver = Recorder(gives={5 + i: 1 + i % 3 for i in range(short)})
-    answers, (event,) = solve_all(solver, problems, STREAM)
+    answers, (shortfall,) = solve_all(solver, problems, STREAM)
+    event = str(shortfall)
+    assert shortfall == Event("solver", event)
     named = [i for i in range(10) if f"part-{i} " in event]
     assert named == list(range(min(short, 3)))
     assert all(f"part-{i} {1 + i % 3} of 4 (told to)" in event for i in named)
@@ -116,7 +119,8 @@ def test_an_empty_answer_is_filled_and_no_shortfall_one_without_a_share_is_neith
     answers, events = solve_all(Recorder(gives={6: 0}), problems, STREAM)
     assert [len(answer.indices) for answer in answers] == [2, 3, 0] and answers[1].info["filled"] == 3
     assert answers[1].weights.tolist() == [1.0] * 3
-    assert len(events) == 2 and "c" in events[0] and "b" in events[1] and "3" in events[1]
+    assert [event.kind for event in events] == ["budget", "solver"]
+    assert "c" in events[0].text and "b" in events[1].text and "3" in events[1].text
 
 
 def test_where_no_problem_gets_a_pick_each_stands_for_its_share():

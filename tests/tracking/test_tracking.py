@@ -166,7 +166,8 @@ def test_a_tracker_that_fails_costs_the_run_nothing(advcore, root, tiny, plain, 
     code, _, err = advcore(*command(root, tiny, TRACKED), "--out", tmp_path / "run")
     assert code == 0, err
     (event,) = record_of(tmp_path / "run")["events"]
-    assert event["epoch"] == 2 and "tensorboard failed" in event["event"] and "no route" in event["event"]
+    assert (event["kind"], event["epoch"]) == ("tracking", 2)
+    assert "tensorboard failed" in event["event"] and "no route" in event["event"]
     assert "no route" in caplog.text and [epoch for epoch, _ in told(tmp_path / "run")] == [0, 1]
     assert record_of(tmp_path / "run", "tracking", "events") == record_of(plain, "tracking", "events")
     weights = [folder / "checkpoints/last.safetensors" for folder in (tmp_path / "run", plain)]
@@ -189,7 +190,7 @@ def test_what_a_tracker_cannot_open_with_is_an_event(kept, monkeypatch, tmp_path
     assert not (tmp_path / "tracking/tensorboard").exists()
     (tmp_path / "tracking/tensorboard.json").unlink()
     monkeypatch.setattr(TRACKERS["tensorboard"], "open", refuse)
-    assert "not logged in" in Tracking({"tensorboard": TRACKERS["tensorboard"]()}, tmp_path, "x", {}).events[0]
+    assert "not logged in" in Tracking({"tensorboard": TRACKERS["tensorboard"]()}, tmp_path, "x", {}).events[0].text
 
 
 @pytest.mark.parametrize("name", TRACKERS)

@@ -65,7 +65,7 @@ def fit(model, source, monkeypatch, accuracies, attack=None):
 def test_the_weights_before_the_fall_are_kept_and_the_record_says_so(model, source, monkeypatch):
     trained, told = fit(model, source, monkeypatch, [0.5, 0.55, 0.1, 0.12])
     (event,) = trained.events
-    assert event["epoch"] == 2 and "fell from 0.550 to 0.100" in event["event"]
+    assert event["kind"] == "collapse" and event["epoch"] == 2 and "fell from 0.550 to 0.100" in event["event"]
     (kept,) = [(state, epoch) for name, state, epoch in told if name == "before_collapse"]
     at_one = next(state for name, state, epoch in told if name == "last" and epoch == 1)
     assert kept[1] == 1 and all(torch.equal(kept[0][key], at_one[key]) for key in at_one)

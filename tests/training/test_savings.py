@@ -212,7 +212,7 @@ def test_what_goes_to_the_host_is_an_event(model, source, monkeypatch):
     monkeypatch.setattr(Memory, "settle", lambda self, needed, device: torch.device("meta"))
     monkeypatch.setattr(module, "Perturbations", lambda *a, **k: Perturbations(*a[:5], torch.device("cpu")))
     (event,) = trainer(epochs=1).fit(model, source, source, seed=0).events
-    assert "host's memory" in event["event"]
+    assert event["kind"] == "memory" and "host's memory" in event["event"]
 
 
 def test_settings_of_a_memory_that_is_not_used_are_refused():
@@ -304,7 +304,7 @@ def test_few_steps_in_any_epoch_are_judged_by_many_in_all(attack, schedule, step
 @by_plain_kernels
 def test_nobody_watching_few_steps_is_an_event(model, source, attack):
     (event,) = trainer(attack, epochs=1).fit(copy.deepcopy(model), source, seed=0).events
-    assert "catastrophic overfitting" in event["event"]
+    assert event["kind"] == "validation" and "catastrophic overfitting" in event["event"]
     assert not trainer(attack, epochs=1).fit(copy.deepcopy(model), source, source, seed=0).events
     scheduled = trainer(LinfPGD(eps=0.1, steps=5), epochs=2, attack_steps=Linear(first=2, last=5))
     assert len(scheduled.fit(copy.deepcopy(model), source, seed=0).events) == 1
