@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from advcore.data import DATASETS
+from advcore.data.augment import keep_images
 from advcore.data.split import draw_stratified, subsample
 from advcore.errors import UserError
 
@@ -48,7 +49,7 @@ def test_digits_parts_have_the_promised_sizes():
     data = load("digits")
     assert (len(data.train), len(data.validation), len(data.test)) == (1294, 144, 359)
     assert data.train.shape == (1, 8, 8) and data.num_classes == 10
-    assert data.augment.__name__ == "none"
+    assert data.augment is keep_images
 
 
 @pytest.mark.case("E9")
@@ -148,7 +149,7 @@ def test_idx_files_are_read_as_gray_images_in_unit_range(tmp_path, name, folder)
     for part, images in parts.items():
         write_idx(tmp_path / folder / "raw", part, images, (np.arange(len(images)) % 10).astype(np.uint8))
     data = load(name, path=str(tmp_path), validation=0)
-    assert data.num_classes == 10 and data.augment.__name__ == "none"
+    assert data.num_classes == 10 and data.augment is keep_images
     for source, images in ((data.train, parts["train"]), (data.test, parts["t10k"])):
         x, y = contents(source)
         assert np.allclose(x.numpy(), images[:, None] / 255, atol=1e-7)
