@@ -35,6 +35,7 @@ class Parquet(OwnData):
 
 
 def _read_table(folder: Path, part: str) -> "pa.Table":
+    """Read and concatenate the files of one part, in the order of their names."""
     with require_package("pyarrow", "data.name: parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq

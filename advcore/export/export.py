@@ -91,6 +91,7 @@ def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
+    """Raise ConfigError unless `out` can be created, or is an earlier export that may be replaced."""
     check_path(out)
     with refuse_as_option("--out", out):
         try_in(out.parent, out.name)
@@ -144,12 +145,14 @@ def _move_into_place(folder: Path, out: Path) -> None:
 
 
 def _load_coresets(run: Path) -> NamedCoresets:
+    """Return (name, coreset) for each coreset of the run, checked against its hash."""
     folder = run / "coresets"
     names = {file.stem for file in folder.glob("[!.]*") if file.suffix in (".npz", ".json")}
     return [(name, Coreset.load(check_inside(folder / f"{name}.npz", run))) for name in sorted(names)]
 
 
 def _write_coresets(folder: Path, coresets: NamedCoresets, parquet: bool) -> None:
+    """Write each coreset as npz with a JSON, as parquet where that is asked for, and an index of all of them."""
     index = []
     for name, coreset in coresets:
         coreset.save(folder / name)

@@ -204,6 +204,7 @@ def _attack_examples(prepared: Prepared, positions: Tensor) -> tuple[Tensor, Ten
 
 
 def _choose_attack(prepared: Prepared) -> Attack:
+    """Return the attack of selections, of a run whose objective is attacked."""
     attack = (prepared.trainer.selector or prepared.trainer).attack
     assert attack is not None, "an objective that is attacked has an attack"
     # one that remembers perturbations starts without any

@@ -60,6 +60,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _parse_torch_file(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a file that torch.save wrote. Raises as `load_weights` does."""
     try:
         value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a family of errors

@@ -104,6 +104,7 @@ class AdversarialCoresetCallback(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def _build_loader(self, base: object, epoch: int, pl_module: LightningModule) -> DataLoader:
+        """Return a loader of the epoch's examples, with the settings of the user's loader."""
         if not isinstance(base, DataLoader) or base.batch_size is None:
             raise ConfigError(must("train_dataloader()", "a DataLoader with a batch_size", type(base).__name__))
         if not _draws_each_once(base):
@@ -151,6 +152,7 @@ def _count_examples(dataset: Dataset) -> int:
 
 
 def _draws_each_once(loader: DataLoader) -> bool:
+    """Return whether an epoch has every example once."""
     sampler = loader.sampler
     if isinstance(sampler, RandomSampler):
         return not sampler.replacement and len(sampler) == _count_examples(loader.dataset)

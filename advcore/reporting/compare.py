@@ -85,6 +85,7 @@ def _read_name(run: Run) -> str:
 
 
 def _add_run(groups: list[list[Run]], run: Run) -> None:
+    """Add a run to the first group with which its settings are compatible, or to a new one."""
     settings = _method_settings(run.record)
     for group in groups:
         if all(_is_compatible(_method_settings(other.record), settings) for other in group):
@@ -197,6 +198,7 @@ def is_readable(record: RunRecord) -> bool:
 
 
 def _read_compared(record: RunRecord) -> tuple[object, ...]:
+    """Return everything that a table and a chart of several methods take from a record."""
     return (
         100.0 * record.final["last"]["clean"]["accuracy"],
         _describe_evaluation(record),

@@ -78,6 +78,7 @@ def _judge_epoch(entry: JsonObject) -> float | None:
 
 
 def _read_more_curves(record: RunRecord) -> dict[tuple[str, str], list[Point]]:
+    """Return what growing attack steps and a minibatch rule recorded, by the name of the axis and the title."""
     curves: dict[tuple[str, str], list[Point]] = {}
     for entry in record.epochs:
         rule = {name.replace("_", " "): value for name, value in (entry.get("minibatch") or {}).items()}

@@ -116,6 +116,7 @@ _COLUMNS = (
 
 
 def _tabulate_selections(record: RunRecord) -> Table:
+    """Return a table of the selections. Columns for which no selection has a value are left out."""
     columns: dict[str, list[str]] = {}
     for title, key, form in _COLUMNS:
         columns[title] = [tables.format_cell(entry.get(key), form) for entry in record.selections]

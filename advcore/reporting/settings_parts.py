@@ -21,6 +21,7 @@ def build_settings(record: RunRecord) -> list[Part]:
 
 
 def _tabulate(caption: str, tree: JsonObject) -> Table:
+    """Return a table of names and values; names of nested values are dotted."""
     rows = [(name, value if isinstance(value, str) else _to_json(value)) for name, value in flatten(tree).items()]
     return Table(caption, (), rows, words=2)
 

@@ -140,6 +140,7 @@ def _mark_flags(groups: tables.Groups, which: str) -> tuple[dict[str, str], list
 
 
 def _name_methods(names: Sequence[str], groups: tables.Groups) -> str:
+    """List the names of methods, each once; all of several methods are "every method"."""
     unique = list(dict.fromkeys(names))
     if len(unique) == len(groups) > 1:
         return "every method"
@@ -176,6 +177,7 @@ def _describe_conditions(groups: tables.Groups, which: str) -> str:
 
 
 def _describe_costs(results: Results, machine: str | None) -> list[str]:
+    """Say what speed-ups and relative costs are relative to, and which methods have other data."""
     groups = results.groups()
     records = tables.list_records(groups)
     devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))

@@ -131,9 +131,11 @@ class ActiveSet:
         return dropped
 
     def _find_falling(self) -> np.ndarray:
+        """Return the slots whose refitted weight is not positive, none if weights may have any sign."""
         return np.flatnonzero(self._nonnegative & (self._refitted[: self.high] <= 0) & (self.members[: self.high] >= 0))
 
     def _remove(self, slot: int) -> None:
+        """Free a slot, and refit the weights of the others."""
         column = self._inverse[: self.high, slot].copy()
         squared = column @ column
         norm = np.sqrt(squared)

@@ -175,6 +175,7 @@ class _Cover:
 
 
 def _find_most_central(tied: np.ndarray | Tensor, central: np.ndarray | Tensor) -> int:
+    """Return which of the tied rows is most similar to all rows; of several the first."""
     central = central[tied]
     return int(tied[central >= central.max() * (1 - _TIE)][0])
 

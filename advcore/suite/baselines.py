@@ -80,6 +80,7 @@ def _make_unique(name: str, config: RunConfig, methods: dict[str, RunConfig]) ->
 
 
 def _shorten_change(change: Change) -> str:
+    """Write a change of a.b.c as "c new"."""
     new = format_value(change.new).strip("'")
     return f"{change.path.rpartition('.')[2]} {new}"
 
@@ -111,6 +112,7 @@ def _list_baselines(
 
 
 def _saves_work(config: RunConfig) -> bool:
+    """Return whether a method trains on, or attacks, less than all data."""
     return config.minibatch is not None or config.selection is not None and config.selection.budget < 1
 
 

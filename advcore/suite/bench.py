@@ -96,6 +96,7 @@ def _add_baselines(suite: Suite, methods: dict[str, RunConfig], folder: Path) ->
 
 
 def _hash_basis(suite: Suite, methods: dict[str, RunConfig]) -> str:
+    """Hash everything that the choice of baselines depends on."""
     identities = {name: identify(config) for name, config in methods.items()}
     return hash_settings({"methods": identities, "added": suite.added, "reference": suite.reference})
 
@@ -146,6 +147,7 @@ def collect_results(bench: Bench) -> Results:
 
 
 def _describe_differences(differing: dict[Path, list[str]]) -> list[str]:
+    """Return one line for all records that differ from their run's settings in the same way."""
     paths_of: dict[str, list[Path]] = {}
     for path, lines in differing.items():
         if lines:

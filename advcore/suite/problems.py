@@ -50,6 +50,7 @@ def _check_keys(section: Mapping, known: Collection[str], owner: str, prefix: st
 
 
 def _check_common(section: Mapping, prefix: str) -> Problems:
+    """Yield the problems of `seeds` and `set`, in a suite or a size. prefix : of the keys in messages."""
     if section.get("seeds") is not None:
         yield from _check_seeds(section["seeds"], f"{prefix}seeds")
     yield from _check_settings(section.get("set"), f"{prefix}set")

@@ -173,6 +173,7 @@ def _assemble_settings(
 
 
 def _read_experiment(path: Path, shared: Settings) -> Settings | UserError:
+    """Return the settings of a run file, with those that the suite sets in every run, or why it cannot be read."""
     try:
         return set_values(read(path), shared)
     except UserError as error:

@@ -181,6 +181,7 @@ class EpochTrainer:
             update_average(self.average, self.run.model)
 
     def _choose_attack(self) -> Attack | None:
+        """Return the attack of the next step, in a smaller ball while the ramp lasts."""
         trainer = self.run.trainer
         attack = trainer.attack_at(self.place.epoch)
         if attack is None:

@@ -164,6 +164,7 @@ class Loop:
     # ---- coresets ----
 
     def _choose_coreset(self, action: str) -> None:
+        """Set the coreset that this epoch trains on: a new one, a random one, or the present one."""
         run = self.run
         if action in ("full", "reuse"):
             return
