@@ -1,6 +1,7 @@
 """Layers, and who may import what."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -21,6 +22,8 @@ LEVEL = {part: -level for level, parts in enumerate(architecture.LAYERS.values()
 OPTIONAL = {"torchvision", "sklearn", "timm", "submodlib", "matplotlib", "pyarrow", "PIL", "safetensors", "rich",
             "tensorboard", "wandb", "mlflow", "lightning", "pytorch_lightning"}  # fmt: skip
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+PARTS = {name: list(files) for name, files in itertools.groupby(FILES, key=architecture.part_of)}
+each_part = pytest.mark.parametrize("files", PARTS.values(), ids=PARTS)
 
 
 class Source(NamedTuple):
@@ -80,16 +83,17 @@ def run_at_import(tree: ast.AST) -> Iterator[ast.AST]:
             pending += ast.iter_child_nodes(node)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_layers_below(path):
+@each_part
+def test_a_module_imports_only_from_layers_below(files):
     """The base layer's modules import each other; reporting and tracking know nothing but them."""
-    importer = architecture.part_of(path)
-    base = LEVEL["errors"]
-    highest = base if LEVEL[importer] == base or importer in ("reporting", "tracking") else LEVEL[importer] - 1
-    for module in architecture.modules_imported(path):
-        imported = architecture.part_imported(module)
-        if imported not in (None, importer, "__version__"):
-            assert LEVEL.get(imported, base) <= highest, module
+    for path in files:
+        importer = architecture.part_of(path)
+        base = LEVEL["errors"]
+        highest = base if LEVEL[importer] == base or importer in ("reporting", "tracking") else LEVEL[importer] - 1
+        for module in architecture.modules_imported(path):
+            imported = architecture.part_imported(module)
+            if imported not in (None, importer, "__version__"):
+                assert LEVEL.get(imported, base) <= highest, module
 
 
 def test_no_part_imports_itself_through_others():
@@ -108,38 +112,41 @@ def test_the_page_of_the_architecture_is_fresh():
     } == set(LEVEL)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_special_packages_stay_where_they_belong(path):
-    names = {module.split(".")[0] for module in source(path).imported}
-    where = str(path.relative_to(PACKAGE))
-    assert "yaml" not in names or where in ("config/yaml_events.py", "config/yaml_reader.py")
-    assert not names & {"typer", "rich"} or where.startswith("cli/") or where in ("terminal.py", "run/doctor.py")
-    assert not names & {"pickle", "benchmarks", "experiments"}
-    own = {path.stem, f"pytorch_{path.stem}"} if where.startswith("integrations/") else set()
-    assert not {module.split(".")[0] for module in source(path).at_import} & OPTIONAL - own
-    assert not [module for module in source(path).imported if module.startswith("advcore.integrations")]
+@each_part
+def test_special_packages_stay_where_they_belong(files):
+    for path in files:
+        names = {module.split(".")[0] for module in source(path).imported}
+        where = str(path.relative_to(PACKAGE))
+        assert "yaml" not in names or where in ("config/yaml_events.py", "config/yaml_reader.py")
+        assert not names & {"typer", "rich"} or where.startswith("cli/") or where in ("terminal.py", "run/doctor.py")
+        assert not names & {"pickle", "benchmarks", "experiments"}
+        own = {path.stem, f"pytorch_{path.stem}"} if where.startswith("integrations/") else set()
+        assert not {module.split(".")[0] for module in source(path).at_import} & OPTIONAL - own
+        assert not [module for module in source(path).imported if module.startswith("advcore.integrations")]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_part
 @pytest.mark.case("D2")
-def test_no_printing_outside_the_command_line_and_no_code_from_text(path):
-    assert not source(path).called & {"print", "eval", "exec"}
-    loads = re.findall(r"torch\.load\([^\n]*", source(path).text)
-    assert all("weights_only=True" in call for call in loads)
-    assert "allow_pickle=True" not in source(path).text
+def test_no_printing_outside_the_command_line_and_no_code_from_text(files):
+    for path in files:
+        assert not source(path).called & {"print", "eval", "exec"}
+        loads = re.findall(r"torch\.load\([^\n]*", source(path).text)
+        assert all("weights_only=True" in call for call in loads)
+        assert "allow_pickle=True" not in source(path).text
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_what_differs_between_devices_stands_in_one_place(path):
+@each_part
+def test_what_differs_between_devices_stands_in_one_place(files):
     """Beside it: which device a run file may name, and what processes send each other."""
-    where = str(path.relative_to(PACKAGE))
-    assert not source(path).attributes & {"cuda", "is_cuda"} or where in (
-        *("runtime/device.py", "distributed/launch.py", "distributed/wire.py"),
-    )
-    assert not re.search(r"\bcuda\b", source(path).text) or where in (
-        *("runtime/device.py", "runtime/precision.py", "distributed/launch.py", "distributed/wire.py"),
-        *("run/build.py", "config/schema.py", "run/doctor.py"),
-    )
+    for path in files:
+        where = str(path.relative_to(PACKAGE))
+        assert not source(path).attributes & {"cuda", "is_cuda"} or where in (
+            *("runtime/device.py", "distributed/launch.py", "distributed/wire.py"),
+        )
+        assert not re.search(r"\bcuda\b", source(path).text) or where in (
+            *("runtime/device.py", "runtime/precision.py", "distributed/launch.py", "distributed/wire.py"),
+            *("run/build.py", "config/schema.py", "run/doctor.py"),
+        )
 
 
 def asks_for_processes(path: Path) -> bool:
