@@ -157,8 +157,11 @@ def take_input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
 
     The losses are summed, so an example's gradient does not depend on the size of its batch.
     """
-    x = x.detach().requires_grad_(True)
-    with torch.enable_grad():
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x = x.detach()
+        if x.is_inference():  # of a caller's inference mode: such a tensor can have no gradient
+            x = x.clone()
+        x.requires_grad_(True)
         losses = loss_fn(x)
         gradient = take_gradient(losses.sum(), x)
     return losses.detach(), gradient

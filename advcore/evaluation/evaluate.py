@@ -33,7 +33,7 @@ from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust
 from advcore.rng import Stream, preserve_random_state
-from advcore.runtime.borrow import find_device
+from advcore.runtime.borrow import find_device, record_gradients
 from advcore.runtime.out_of_memory import explain_out_of_memory
 from advcore.sweep import Measure, Sweep, start_sweep
 from advcore.types import Facts, find_name
@@ -77,6 +77,7 @@ class Evaluation:
         return {"clean": self.clean.as_dict(), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
 
 
+@record_gradients
 def evaluate(
     model: nn.Module,
     dataset: MapStyle | Source,
@@ -236,6 +237,7 @@ def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts]) -> li
     return list(map(str, flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))))
 
 
+@record_gradients
 def smallest_radius(
     model: nn.Module,
     source: Source,

@@ -8,9 +8,11 @@ from advcore.data.source import Source
 from advcore.gradients.base import AveragedScores, Measurement, MeasurementSettings, define_clean_and_attacked
 from advcore.gradients.scores import sweep_scores
 from advcore.objectives.standard import Standard
+from advcore.runtime.borrow import record_gradients
 from advcore.runtime.counted import CountedModel
 
 
+@record_gradients
 def input_norms(
     model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False
 ) -> Measurement:

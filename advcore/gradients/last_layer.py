@@ -21,7 +21,7 @@ from advcore.models.base import Tap, find_head, tap_features
 from advcore.objectives.base import Objective
 from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
-from advcore.runtime.borrow import borrow
+from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import disable_compilation
 from advcore.sweep import start_sweep
@@ -47,6 +47,7 @@ def locate_head(model: nn.Module, source: Source, name: str | None) -> nn.Linear
         return find_head(model, read_first_images(model, source), name)
 
 
+@record_gradients
 def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSettings) -> Measurement:
     """Attack every example with the model as it stands, and measure its last-layer gradient there, as factors.
 

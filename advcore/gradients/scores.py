@@ -25,6 +25,7 @@ from advcore.models.base import tap_features
 from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
+from advcore.runtime.borrow import record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.sweep import start_sweep
 
@@ -106,6 +107,7 @@ def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     return 1 - correctness(z, y, rows)
 
 
+@record_gradients
 def score_examples(
     score: Score, model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False
 ) -> Measurement:

@@ -1,23 +1,43 @@
 """Lend a model out in a given mode, and give it back exactly as it was."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from advcore.errors import ConfigError, must
 
+Function = TypeVar("Function", bound=Callable)
+
+
+def record_gradients(function: Function) -> Function:
+    """Decorate a function so that autograd records inside, whatever mode the caller is in, which is back afterwards.
+
+    Under `torch.no_grad()` or `torch.inference_mode()` no gradient would reach an image: attacks would move nothing,
+    and every model would look robust.
+    """
+    return torch.inference_mode(mode=False)(torch.enable_grad()(function))
+
 
 def find_device(model: nn.Module) -> torch.device:
     """Return the device of the model's first parameter.
 
-    Raises ConfigError for a model without parameters, which has no linear head either.
+    Raises ConfigError for a model without parameters, which has no linear head either, and for one whose parameters
+    were made under `torch.inference_mode()`, through which no gradient leads.
     """
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ConfigError(must("model", "a network that ends in a torch.nn.Linear", type(model).__name__))
+    _refuse_inference(model)
     return parameter.device
+
+
+def _refuse_inference(model: nn.Module) -> None:
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        built = f"{type(model).__name__} that was built inside"
+        raise ConfigError(must("model", "built outside of torch.inference_mode()", built))
 
 
 @contextlib.contextmanager
@@ -26,8 +46,9 @@ def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
 
     Restored are each module's mode, each parameter's `requires_grad` and gradient, and each buffer's content, because
     BatchNorm in train mode updates its statistics. Gradients are set aside, so that a model that computes gradients
-    while it predicts adds to none. Cost: one copy of the buffers.
+    while it predicts adds to none. Raises ConfigError as `find_device`. Cost: one copy of the buffers.
     """
+    _refuse_inference(model)
     modules = list(model.modules())
     modes = [(module, module.training) for module in modules]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]

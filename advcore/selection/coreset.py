@@ -21,7 +21,7 @@ from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
 from advcore.rows import FactoredRows, Rows
-from advcore.runtime.borrow import find_device
+from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.measure import Call, Measured, count_cost, measure, sample_in_full
 from advcore.selection.partition import PARTITIONS, Problem, Split
 from advcore.selection.quality import describe_stretch, estimate_full_error, measure_overlap, measure_quality
@@ -116,6 +116,7 @@ class AdversarialCoreset(SelectionSettings):
 
     size = forward_method("advcore.selection.coreset.AdversarialCoreset.size", "count_chosen")
 
+    @record_gradients
     def select(
         self,
         model: nn.Module,

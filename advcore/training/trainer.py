@@ -22,7 +22,7 @@ from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
-from advcore.runtime.borrow import find_device
+from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.settings import settings
@@ -227,6 +227,7 @@ class Trainer(LoopSettings):
             smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
             refuse_one_image(self.minibatch, model, train, smallest)
 
+    @record_gradients
     def fit(
         self,
         model: nn.Module,
