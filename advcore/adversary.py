@@ -96,6 +96,8 @@ def describe_mismatch(objective: Objective, attack: Attack | None) -> SettingPro
         return None
     if attack is None:
         return must("attack", "set for an objective that is attacked", None)
+    if not hasattr(attack, "climbs"):
+        return must("attack", "an attack, such as advcore.attacks.LinfPGD(...)", attack)
     if needs_clean(objective, attack.climbs) and getattr(attack, "start", None) == "clean":
         way_out = "the divergence has no gradient at the clean image"
         return must("attack.start", "uniform or gaussian here", "clean", way_out)

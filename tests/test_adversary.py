@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from seeds import seeded
 from torch import nn
 
-from advcore.adversary import count_passes, perturb
+from advcore.adversary import count_passes, describe_mismatch, perturb
 from advcore.attacks import ATTACKS
 from advcore.attacks.pgd import PGD
 from advcore.cost import CostLedger
@@ -133,3 +133,10 @@ def test_each_example_climbs_its_own_loss(name):
             generator=Stream(seed=0, purpose="attack").at(index),
         )
         assert torch.allclose(alone[0], whole[i], atol=1e-10)
+
+
+@pytest.mark.parametrize("attack", [0.5, "linf_pgd", object()])
+def test_what_is_no_attack_is_refused_in_one_line(attack):
+    problem = str(describe_mismatch(Pgd(), attack))
+    assert problem.startswith("attack must be an attack, such as advcore.attacks.LinfPGD(...), got")
+    assert "\n" not in problem
