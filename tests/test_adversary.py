@@ -137,6 +137,6 @@ def test_each_example_climbs_its_own_loss(name):
 
 @pytest.mark.parametrize("attack", [0.5, "linf_pgd", object()])
 def test_what_is_no_attack_is_refused_in_one_line(attack):
-    problem = str(describe_mismatch(Pgd(), attack))
+    problem = str(describe_mismatch(OBJECTIVES["pgd"](), attack))
     assert problem.startswith("attack must be an attack, such as advcore.attacks.LinfPGD(...), got")
     assert "\n" not in problem
