@@ -92,6 +92,8 @@ def _perturb_by_graph(
 
 def describe_mismatch(objective: Objective, attack: Attack | None) -> SettingProblem | None:
     """Return why the objective cannot be attacked so, as a problem with the setting `attack`; None if it can."""
+    if not hasattr(objective, "bind_ascent"):  # 0.1 named the two hooks own and own_needs_clean
+        return must("objective", "an objective with loss, bind_ascent and ascent_needs_clean", objective)
     if not is_attacked(objective):
         return None
     if attack is None:

@@ -140,3 +140,10 @@ def test_what_is_no_attack_is_refused_in_one_line(attack):
     problem = str(describe_mismatch(OBJECTIVES["pgd"](), attack))
     assert problem.startswith("attack must be an attack, such as advcore.attacks.LinfPGD(...), got")
     assert "\n" not in problem
+
+
+def test_an_objective_with_the_hooks_of_the_last_release_is_refused_in_one_line():
+    class Old:
+        passes = ("adversarial",)
+
+    assert str(describe_mismatch(Old(), None)).startswith("objective must be an objective with loss, bind_ascent and")

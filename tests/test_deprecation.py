@@ -30,6 +30,7 @@ def test_a_name_that_never_was_is_an_attribute_error():
     ("module", "name", "new"),
     [
         ("advcore.borrow", "borrow", "advcore.runtime.borrow.borrow"),
+        ("advcore.heap", "keep_freed_memory", "advcore.runtime.heap.keep_freed_memory"),
         ("advcore.signals", "Stopped", "advcore.runtime.signals.Stopped"),
         ("advcore.speed", "Speed", "advcore.runtime.precision.Speed"),
         ("advcore.distributed", "merge", "advcore.distributed.merge_ledgers"),

@@ -16,7 +16,7 @@ from advcore.config.schema import RunConfig
 from advcore.data.source import Source
 from advcore.data.split import subsample
 from advcore.errors import CheckpointError, ConfigError, must, name_path_in_errors, refuse_as_setting
-from advcore.export import loader_template as standalone
+from advcore.export import loader_template
 from advcore.files import check_inside, load_tensors, read_json, write_bytes, write_sealed
 from advcore.models.base import Normalize
 from advcore.reporting.card import is_measured, write_card
@@ -190,7 +190,7 @@ def _write_model(folder: Path, run: Path, record: RunRecord, *, which: str, samp
     load_state(net, path)
     checks = _compute_checks(net, shape, test, samples=samples, seed=config.seed)
     title = f"{record.name}: {record.config['model']['name']}, trained by advcore {__version__}."
-    module = standalone.write_source(config.model, title=title, num_classes=num_classes, shape=shape)
+    module = loader_template.write_source(config.model, title=title, num_classes=num_classes, shape=shape)
     facts = {
         "shape": list(shape),
         "num_classes": num_classes,
@@ -242,7 +242,7 @@ def _compute_checks(
         checks = {"noise": {"x": noise, "logits": net(noise).contiguous()}}
         if samples and test is not None:
             indices = subsample(test.labels(), min(samples, len(test)), seed, "export")
-            batches = [(x, y, net(x)) for _, x, y in test.batches(indices.split(standalone.BATCH))]
+            batches = [(x, y, net(x)) for _, x, y in test.batches(indices.split(loader_template.BATCH))]
             parts = map(torch.cat, zip(*batches, strict=True))
             checks["samples"] = dict(zip(("x", "y", "logits"), parts, strict=True))
     return checks

@@ -36,7 +36,7 @@ class FactoredRows:
     residuals : one (N, C) float tensor for each forward pass.
     features : one (N, D) float tensor for each forward pass, on the same device.
     kind : which part of the head's gradient a row holds.
-    release : called after every read, so that rows in a memory-mapped file (`spill.py`) give their pages back.
+    release : called after every read, so that rows in a memory-mapped file (`on_disk.py`) give their pages back.
     """
 
     residuals: tuple[Tensor, ...]

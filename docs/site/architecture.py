@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "base": (
         *("types", "settings", "errors", "suggestions", "deprecation", "rng", "cost", "rows", "files", "runtime"),
         *("distributed", "shares", "pixels", "version"),
-        *("speed", "signals", "borrow"),  # to be removed with the next release
+        *("speed", "signals", "borrow", "heap"),  # to be removed with the next release
     ),
 }
 """From the top to the bottom: a part may import from its own layer and from those below."""

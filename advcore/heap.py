@@ -1,0 +1,6 @@
+"""Lead to advcore.runtime.heap, with a warning; to be removed with the next release."""
+
+from advcore.deprecation import forward_module
+
+# Every name of the module.
+__getattr__ = forward_module(__name__, "advcore.runtime.heap")
