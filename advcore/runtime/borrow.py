@@ -1,7 +1,7 @@
 """Lend a model out in a given mode, and give it back exactly as it was."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -30,12 +30,12 @@ def find_device(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ConfigError(must("model", "a network that ends in a torch.nn.Linear", type(model).__name__))
-    _refuse_inference(model)
+    _refuse_inference(model, model.parameters())
     return parameter.device
 
 
-def _refuse_inference(model: nn.Module) -> None:
-    if any(parameter.is_inference() for parameter in model.parameters()):
+def _refuse_inference(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    if any(parameter.is_inference() for parameter in parameters):
         built = f"{type(model).__name__} that was built inside"
         raise ConfigError(must("model", "built outside of torch.inference_mode()", built))
 
@@ -48,10 +48,10 @@ def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
     BatchNorm in train mode updates its statistics. Gradients are set aside, so that a model that computes gradients
     while it predicts adds to none. Raises ConfigError as `find_device`. Cost: one copy of the buffers.
     """
-    _refuse_inference(model)
     modules = list(model.modules())
     modes = [(module, module.training) for module in modules]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    _refuse_inference(model, (parameter for parameter, _, _ in flags))
     buffers = _list_buffers(modules)
     contents = [buffer.data for _, _, buffer in buffers]
     copies = [torch.empty_like(content) for content in contents]

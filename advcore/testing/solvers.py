@@ -39,16 +39,17 @@ def assert_sane(selection: Selection, n: int, k: int, solver: Solver) -> None:
     assert all(0 <= index < n for index in indices)
     assert torch.isfinite(selection.weights).all()
     assert (selection.weights >= 0).all() or not getattr(solver, "nonnegative", True)
+    assert isinstance(selection.info["stopped"], str)
     assert (len(indices) == k) == (selection.info["stopped"] == "budget"), "it must say why it stopped"
 
 
-_LINE = torch.tensor([3.0, 2.0, 1.0, 0.5, -1.0, -2.0])
+LINE = torch.tensor([3.0, 2.0, 1.0, 0.5, -1.0, -2.0])
 HARD = {
     "zero rows": torch.zeros(6, 4),
     "one zero row among others": torch.cat([draw(5, 4), torch.zeros(1, 4)]),
     "all equal": draw(1, 4).expand(6, 4),
     "pairs of equals": draw(3, 4).repeat(2, 1),
-    "rank one": _LINE[:, None] * draw(1, 4),
+    "rank one": LINE[:, None] * draw(1, 4),
     "sum is zero": torch.cat([draw(3, 4), -draw(3, 4)]),
     "one row": draw(1, 4),
     "one zero row": torch.zeros(1, 4),

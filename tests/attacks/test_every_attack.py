@@ -22,10 +22,8 @@ from advcore.objectives.base import choose_ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow
+from advcore.testing.attacks import assert_bounded
 from advcore.types import find_name
-
-SLACK = {"lpips": 0.01, "l2": 1e-6, "l1": 1e-6}
-"""How far outside its ball float32 may end, of eps; else 1e-6."""
 
 N, SHAPE = 6, (3, 16, 16)
 EVERY = pytest.mark.parametrize("name", ATTACKS)
@@ -61,15 +59,6 @@ def attacked(attack, model, x, y=LABELS, ledger=None, generator=None, forward=No
         loss = choose_ascent(Pgd(), own.climbs, y, None)
         counted = ledger.count_passes(forward or model)
         return own(lambda z: loss(counted(z)), x, generator=generator or stream()), own
-
-
-def assert_bounded(attack, x, x_adv):
-    assert x_adv.shape == x.shape and not x_adv.requires_grad
-    assert torch.isfinite(x_adv).all() and x_adv.min() >= 0 and x_adv.max() <= 1
-    excess = attack.excess(x, x_adv)
-    assert excess.shape == (len(x),) and excess.dtype == torch.float64
-    slack = attack.eps * SLACK.get(attack.norm, 0) + (6e-8 if attack.norm == "linf" else 1e-6)
-    assert attack.training_only or float(excess.max()) <= slack
 
 
 @EVERY

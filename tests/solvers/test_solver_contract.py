@@ -14,6 +14,7 @@ from advcore.rows import BlockRows, DenseRows, FactoredRows
 from advcore.rows import pairwise as pairs
 from advcore.solvers import CCS, SOLVERS, ByScore, Craig, GradMatch
 from advcore.solvers.base import estimate_memory
+from advcore.testing.solvers import HARD, LINE, assert_sane, draw
 
 EACH = {name: Solver(**getattr(Solver, "example", {})) for name, Solver in SOLVERS.items()} | {
     "craig without a matrix": Craig(matrix="free"),
@@ -32,10 +33,6 @@ def stream(n, seed=0):
     return Stream(seed=seed, purpose="solver").at(torch.arange(n))
 
 
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def generic(solver, n, seed=0):
     """Rows of the kind that the solver reads, as a selection would hand them over."""
     if solver.reads == "input_norm":
@@ -44,18 +41,6 @@ def generic(solver, n, seed=0):
         return DenseRows(matrix=torch.zeros(n, 0))
     residuals, features = draw(2, n, 3, seed=seed), draw(2, n, 5, seed=seed + 1)
     return FactoredRows(residuals=tuple(residuals), features=tuple(features))
-
-
-def assert_sane(selection, n, k, solver):
-    """The answer keeps its promises, and says why where it is shorter than asked for."""
-    indices, weights = selection.indices, selection.weights
-    assert indices.dtype == torch.int64 and weights.dtype == torch.float64
-    assert len(indices) == len(weights) <= k
-    assert sorted(set(indices.tolist())) == sorted(indices.tolist())
-    assert all(0 <= i < n for i in indices.tolist())
-    assert torch.isfinite(weights).all() and ((weights >= 0).all() or not getattr(solver, "nonnegative", True))
-    assert isinstance(selection.info["stopped"], str)
-    assert (len(indices) == k) == (selection.info["stopped"] == "budget")
 
 
 @pytest.mark.case("F5")
@@ -112,20 +97,6 @@ def test_rows_that_are_not_finite_are_refused_naming_the_first(solver, bad):
         solver(DenseRows(matrix=matrix), 3, generator=stream(10))
 
 
-LINE = torch.tensor([3.0, 2.0, 1.0, 0.5, -1.0, -2.0])
-HARD = {
-    "zero rows": torch.zeros(6, 4),
-    "one zero row among others": torch.cat([draw(5, 4), torch.zeros(1, 4)]),
-    "all equal": draw(1, 4).expand(6, 4),
-    "pairs of equals": draw(3, 4).repeat(2, 1),
-    "rank one": LINE[:, None] * draw(1, 4),
-    "sum is zero": torch.cat([draw(3, 4), -draw(3, 4)]),
-    "one row": draw(1, 4),
-    "one zero row": torch.zeros(1, 4),
-    "tiny": draw(6, 4) * 1e-20,
-    "huge": draw(6, 4) * 1e18,
-    "tiny beside huge": draw(6, 4) * torch.tensor([1e-18, 1e18, 1.0, 1e-18, 1e18, 1.0])[:, None],
-}
 HARDER = {name: HARD[name] for name in ("zero rows", "rank one", "sum is zero", "one row")} | {
     "1e30": draw(6, 4) * 1e30,
     "1e38": draw(6, 4).clamp(-3, 3) * 1e38,
