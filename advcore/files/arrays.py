@@ -1,6 +1,7 @@
 """Files of named arrays: npz files with a seal in them, and pairs of npz and JSON."""
 
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ _SEAL_MARK = b"advcore sha256 "
 _SEAL_LENGTH = len(_SEAL_MARK) + 64
 _END_LENGTH = 22  # bytes of a zip archive's end without a comment; the last two say how long the comment is
 _NO_COMMENT = b"\0\0"  # its length
+# numpy parses each header with `ast`, and CPython 3.11 counts the depth of all threads' parses in one
+# place: two threads reading at once got a SystemError now and then (CPython issue 106905).
+_ONE_PARSE = threading.Lock()
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict) -> None:
@@ -67,7 +71,7 @@ def read_npz(source: Path | io.BytesIO, path: Path) -> dict[str, np.ndarray]:
     Raises UnsafeFileError for object arrays, CheckpointError for what is no npz file of arrays.
     """
     try:
-        with np.load(source, allow_pickle=False) as archive:
+        with _ONE_PARSE, np.load(source, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except ValueError as error:
         if "pickle" in str(error).lower():

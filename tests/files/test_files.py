@@ -1,8 +1,12 @@
 """A file exists whole or not at all, and damage is noticed."""
 
 import errno
+import gc
 import io
 import os
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +296,43 @@ def test_what_is_no_state_dict_is_a_checkpoint_error(tmp_path, bad):
         torch.save(bad, path)
     with pytest.raises(CheckpointError):
         files.load_weights(path)
+
+
+class Cycle:
+    """Garbage whose collection runs Python code, so that threads change in the middle of what C does."""
+
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        pass
+
+
+@pytest.fixture
+def threads_that_change_often():
+    interval, threshold = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(20)
+    yield
+    sys.setswitchinterval(interval)
+    gc.set_threshold(*threshold)
+
+
+def test_threads_that_read_arrays_at_once_all_read_them(threads_that_change_often):
+    buffer, problems = io.BytesIO(), []
+    np.savez(buffer, a=np.zeros(3))
+
+    def read() -> None:
+        for _ in range(300):
+            Cycle()
+            try:
+                files.read_npz(io.BytesIO(buffer.getvalue()), Path("x.npz"))
+            except CheckpointError as error:
+                problems.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert not problems
