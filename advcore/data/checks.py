@@ -4,7 +4,7 @@ Each raises DataError.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import SupportsIndex
 
@@ -53,8 +53,8 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
         )
 
 
-def list_first(numbers: list[int], most: int) -> str:
-    """Write at most so many numbers, and dots if there are more."""
+def list_first(numbers: Sequence[object], most: int) -> str:
+    """Write at most so many numbers or names, and dots if there are more."""
     more = ", ..." if len(numbers) > most else ""
     return ", ".join(map(str, numbers[:most])) + more
 

@@ -207,9 +207,18 @@ class _ForwardModule(nn.Module):
         self._call = forward
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self._call(x)
+        logits = replace_infinite(self._call(x))
         is_cut_off = x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad
         return logits + 0 * x.flatten(1).sum(1, keepdim=True) if is_cut_off else logits
+
+
+def replace_infinite(logits: Tensor) -> Tensor:
+    """Return logits (B, C) in which a class masked by -inf is the least likely by 1: losses compare differences."""
+    masked = logits.isneginf()
+    if not bool(masked.any()):
+        return logits
+    least = logits.detach().masked_fill(masked, float("inf")).amin(1, keepdim=True)
+    return torch.where(masked, least - 1, logits)
 
 
 def _import_package() -> ModuleType:

@@ -16,6 +16,7 @@ from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP, project_linf, step_linf
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
+from advcore.runtime.states import copy_state, is_same
 from advcore.types import Flag
 
 IMAGES = 128  # that the checks of a model look at
@@ -37,17 +38,17 @@ def flag_model(
     Cost: 8 forward passes per image, and one more for each of 8 images alone; one backward pass.
     """
     flags = []
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = copy_state(model)
     with torch.no_grad(), _record_autograd() as calls:
         logits = forward(x)
-    size = logits.abs().amax().clamp_min(1e-12)
-    after = model.state_dict()
-    if calls or any(not torch.equal(before[name].nan_to_num(), after[name].nan_to_num()) for name in before):
+    after = copy_state(model)
+    if calls or not all(is_same(name, before[name], after.get(name)) for name in before):
         flags.append(Flag("dynamic", "the model computes gradients, or changes itself, while it predicts"))
+    tolerance = _choose_tolerance(logits)
     with torch.no_grad():
-        if float((forward(x) - logits).abs().amax() / size) > _SAME:
+        if measure_difference(forward(x), logits) > tolerance:
             flags.append(Flag("randomised", "the same images get other logits the second time"))
-        elif float((torch.cat([forward(image) for image in x[:8].split(1)]) - logits[:8]).abs().amax() / size) > _SAME:
+        elif measure_difference(torch.cat([forward(image) for image in x[:8].split(1)]), logits) > tolerance:
             flags.append(Flag("batch-dependent", "an image gets other logits alone than in a batch"))
     if _are_probabilities(logits):
         flags.append(Flag("softmax", "the model returns probabilities, not logits; gradients vanish"))
@@ -61,6 +62,25 @@ def flag_model(
             Flag("masked", f"{100 * regained:.0f} % of the images are lost, and right further along their gradient")
         )
     return flags
+
+
+def measure_difference(first: Tensor, logits: Tensor) -> float:
+    """Return the largest difference between logits (B, C) and the first B of others, relative to the others' largest.
+
+    A class that is masked by -inf in both is equal; in one of them alone, the difference is infinite.
+    """
+    size = logits.masked_fill(logits.isneginf(), 0).abs().amax().clamp_min(1e-12)
+    differences = (first - logits[: len(first)]).abs() / size
+    return float(differences.nan_to_num(nan=0, posinf=float("inf")).amax())
+
+
+def _choose_tolerance(logits: Tensor) -> float:
+    """Return the largest difference that is rounding: a few units of bfloat16 where all logits fit into half precision.
+
+    A model that runs in half precision by itself has such logits, though they are float32 here.
+    """
+    is_half = any(torch.equal(logits, logits.to(dtype).to(logits)) for dtype in (torch.bfloat16, torch.float16))
+    return max(_SAME, 4 * is_half * torch.finfo(torch.bfloat16).eps)
 
 
 def _are_probabilities(logits: Tensor) -> bool:

@@ -16,6 +16,7 @@ from advcore.data.source import Source, hash_content
 from advcore.errors import CheckpointError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.files import load_npz, write_npz
+from advcore.runtime.states import dump_value, is_plain
 
 
 def count_passes(ledger: CostLedger) -> Tensor:
@@ -94,6 +95,13 @@ class SavedVerdicts:
         self.passes = torch.from_numpy(arrays["spent"])
 
 
+def _format(name: str, value: object) -> bytes:
+    """Return the bytes of a state dict's value."""
+    if is_plain(value):
+        return value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+    return dump_value(name, value)
+
+
 def hash_evaluation(
     model: nn.Module, source: Source, indices: Tensor, attacks: Iterable[Attack | AutoAttack], settings: tuple
 ) -> str:
@@ -102,7 +110,6 @@ def hash_evaluation(
     external = [getattr(attack, "external", None) for attack in attacks]
     for network in (model, *(network for network in external if network is not None)):
         for name, value in sorted(network.state_dict().items()):
-            content = value.detach().cpu().reshape(-1).contiguous().view(torch.uint8)
-            digest.update(name.encode() + content.numpy().tobytes())
+            digest.update(name.encode() + _format(name, value))
     digest.update(indices.cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -9,7 +9,6 @@ defence.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.attacks.base import Attack
@@ -28,9 +27,14 @@ def classify_clean(logits: Tensor, y: Tensor, indices: Tensor) -> Tensor:
     that are NaN or infinite.
     """
     check_labels(y, indices, logits.shape[1])
-    if not bool(torch.isfinite(F.log_softmax(logits, 1)).all()):
+    if not bool(are_meaningful(logits).all()):
         raise NonFiniteError("the model's logits are NaN or infinite; there is no accuracy to report")
     return logits.detach().argmax(1) == y
+
+
+def are_meaningful(logits: Tensor) -> Tensor:
+    """Return (B,) bool, which logits (B, C) say something: no NaN, none infinite, but for classes masked by -inf."""
+    return torch.isfinite(logits.logsumexp(1))
 
 
 def find_robust(
@@ -84,7 +88,8 @@ class WatchedLoss:
         points given to `judge` count. AutoAttack computes its losses itself, and uses `judge` alone.
     x, y : images (B, C, H, W) and labels (B,).
 
-    `fooled` (B,) bool: the examples misclassified so far. Logits that are not finite count as misclassified.
+    `fooled` (B,) bool: the examples misclassified so far. Logits that say nothing (`are_meaningful`) count as
+    misclassified.
     """
 
     def __init__(self, forward: Callable[[Tensor], Tensor], attack: Attack | AutoAttack, x: Tensor, *, y: Tensor):
@@ -111,7 +116,7 @@ class WatchedLoss:
         return torch.where(_per_image(self.fooled, x_adv), self._first_fooled_at, x_adv)
 
     def _note(self, x_adv: Tensor, logits: Tensor) -> None:
-        wrong = (logits.argmax(1) != self._y) | ~torch.isfinite(logits).all(1)
+        wrong = (logits.argmax(1) != self._y) | ~are_meaningful(logits)
         newly_wrong = _per_image(wrong & ~self.fooled, x_adv)
         self._first_fooled_at = torch.where(newly_wrong, x_adv.detach(), self._first_fooled_at)
         self.fooled |= wrong

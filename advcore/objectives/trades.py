@@ -12,8 +12,13 @@ from advcore.settings import setting, settings
 
 
 def measure_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """Return (B,) KL(softmax(clean) || softmax(adversarial)), finite in value and gradient at any logit gap."""
-    log_p, log_q = F.log_softmax(clean, 1), F.log_softmax(adversarial, 1)
+    """Return (B,) KL(softmax(clean) || softmax(adversarial)), finite in value and gradient at any logit gap.
+
+    A class whose clean logit is -inf has no part in it.
+    """
+    masked = clean.isneginf()
+    log_p = F.log_softmax(clean, 1).masked_fill(masked, 0)
+    log_q = F.log_softmax(adversarial, 1).masked_fill(masked, 0)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 

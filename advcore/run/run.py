@@ -22,6 +22,7 @@ from advcore.run import checkpoints, select, weights
 from advcore.run.prepare import Prepared, Reporter
 from advcore.run.resume import Journal, begin_run, create_record
 from advcore.runtime.device import force_float32, measure_peak_memory
+from advcore.runtime.states import load_state
 from advcore.selection.result import Coreset
 from advcore.tracking import find_tracker_name, metrics
 from advcore.tracking.dispatch import Tracking
@@ -178,7 +179,7 @@ def _evaluate_state(journal: Journal, reporter: Reporter, trained: Trained, whic
     removed.
     """
     reporter.on_final(which)
-    journal.prepared.model.load_state_dict(getattr(trained, which))
+    load_state(journal.prepared.model, getattr(trained, which))
     verdicts = journal.path / "checkpoints" / f"{which}-verdicts.npz"
     evaluate_state = partial(evaluate_final, journal.prepared, reporter, which, ledger=trained.ledger, state=verdicts)
     try:

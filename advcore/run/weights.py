@@ -8,10 +8,13 @@ from pathlib import Path
 from torch import nn
 
 from advcore.config.schema import RunConfig
+from advcore.data.checks import list_first
 from advcore.errors import CheckpointError, must
 from advcore.files import check_inside, has_pair, load_tensors, load_weights, read_bytes, save_tensors
+from advcore.files.tensors import AVERAGED, read_state
 from advcore.models.base import Normalize
 from advcore.run.folder import choose_default_folder
+from advcore.runtime.states import load_state as load_values
 from advcore.training.loop import State
 from advcore.version import __version__
 
@@ -29,24 +32,59 @@ def save_state(path: Path, name: str, state: State, entry: dict) -> None:
 def load_state(model: nn.Module, path: Path) -> None:
     """Load a checkpoint into `model`: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
 
-    Weights without normalisation are put behind that of `model`, with a warning in the log. Raises CheckpointError for
-    a missing or damaged file, and with the first five keys that do not fit; UnsafeFileError for what would run code.
+    Names may have a prefix, such as "module.", or "model." in a checkpoint of Lightning; what stands beside those under
+    it is left out, with a warning in the log. Weights without normalisation are put behind that of `model`, with
+    another. Raises CheckpointError for a missing or damaged file, for one that holds the weights twice, and with the
+    first five keys that do not fit; UnsafeFileError for what would run code.
     """
-    state = load_weights(path)
-    if (
-        isinstance(model, nn.Sequential)
-        and isinstance(model[0], Normalize)
-        and state.keys() == model[1].state_dict().keys()
-    ):
-        log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
-        state = model[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
-    _refuse_other_keys(model.state_dict(), state, path)
-    model.load_state_dict(state)
+    saved = read_state(path)
+    expected = model.state_dict()
+    state = _unwrap_names(saved, expected, path)
+    if state is None and isinstance(model, nn.Sequential) and isinstance(model[0], Normalize):
+        state = _unwrap_names(saved, model[1].state_dict(), path)
+        if state is not None:
+            log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
+            state = model[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
+    if state is None:
+        state = load_weights(path)
+    _refuse_other_keys(expected, state, path)
+    load_values(model, state)
+
+
+def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
+    """Return what is saved under the expected names, all of which have the same prefix; None unless all are there.
+
+    Without a prefix, all else that is saved is returned too, so that it is refused as not of the model. What a compiled
+    module adds within names is left out. Raises CheckpointError where the names are there under several prefixes.
+    """
+    names = {_leave_out_compiled(name): name for name in expected}
+    values = {_leave_out_compiled(name): value for name, value in saved.items() if name != AVERAGED}
+    longest = max(names, key=len, default="")
+    prefixes = [name.removesuffix(longest) for name in values if f".{name}".endswith(f".{longest}")]
+    prefixes = [prefix for prefix in prefixes if all(prefix + name in values for name in names)]
+    if len(prefixes) > 1:
+        got = " and ".join(repr(prefix) for prefix in prefixes)
+        raise CheckpointError(f"{path} holds the weights under {got}; save the state dict of one of the models alone")
+    if not prefixes:
+        return None
+    (prefix,) = prefixes
+    if not prefix:
+        return {names.get(name, name): value for name, value in values.items()}
+    others = [name for name in values if name.removeprefix(prefix) not in names]
+    if others:
+        log.warning("%s: left out what is not of the model under %s: %s", path, prefix, list_first(others, 5))
+    return {names[name]: values[prefix + name] for name in names}
+
+
+def _leave_out_compiled(name: str) -> str:
+    return name.replace("_orig_mod.", "")
 
 
 def _refuse_other_keys(expected: State, state: State, path: Path) -> None:
     """Raise CheckpointError unless the state in the file `path` has the expected keys, and shapes."""
-    shapes, shapes_in_file = ({key: list(value.shape) for key, value in part.items()} for part in (expected, state))
+    shapes, shapes_in_file = (
+        {key: list(getattr(value, "shape", ())) for key, value in part.items()} for part in (expected, state)
+    )
     wrong = [
         f"{key} {shapes.get(key, 'not in the model')} / {shapes_in_file.get(key, 'not in the file')}"
         for key in shapes | shapes_in_file

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from advcore.errors import ConfigError, must
+from advcore.runtime.states import narrow_expanded
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -40,32 +41,56 @@ def _refuse_inference(model: nn.Module, parameters: Iterable[nn.Parameter]) -> N
         raise ConfigError(must("model", "built outside of torch.inference_mode()", built))
 
 
-@contextlib.contextmanager
-def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
-    """Put `model` in train or eval mode, with no parameter requiring gradients, and restore it, also on error.
+def set_mode(model: nn.Module, *, training: bool) -> None:
+    """Put the model in eval or train mode; for training, the parts of it that are in eval mode stay so.
 
-    Restored are each module's mode, each parameter's `requires_grad` and gradient, and each buffer's content, because
-    BatchNorm in train mode updates its statistics. Gradients are set aside, so that a model that computes gradients
-    while it predicts adds to none. Raises ConfigError as `find_device`. Cost: one copy of the buffers.
+    A caller who puts some submodules in eval mode, such as BatchNorm with frozen statistics, wants them so in training.
+    A model that is in eval mode as a whole was evaluated or loaded last, and trains as a whole.
     """
-    modules = list(model.modules())
-    modes = [(module, module.training) for module in modules]
-    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    _refuse_inference(model, (parameter for parameter, _, _ in flags))
-    buffers = _list_buffers(modules)
-    contents = [buffer.data for _, _, buffer in buffers]
-    copies = [torch.empty_like(content) for content in contents]
-    _copy_all(contents, copies)
+    if not training:
+        model.eval()
+    elif not any(module.training for module in model.modules()):
+        model.train()
+
+
+@contextlib.contextmanager
+def preserve_modes(model: nn.Module) -> Iterator[None]:
+    """Restore the train or eval mode of each module, also on error."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        model.train(training)
-        for parameter, _, _ in flags:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        yield model
+        yield
     finally:
         for module, mode in modes:
             if module.training != mode:  # setting an attribute of a module is slow
                 module.training = mode
+
+
+@contextlib.contextmanager
+def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
+    """Put `model` in eval or train mode, with no parameter requiring gradients, and restore it, also on error.
+
+    The mode is that of `set_mode`: submodules that are in eval mode stay so in train mode.
+
+    Restored are each module's mode, each parameter's `requires_grad` and gradient, and each buffer's content, because
+    BatchNorm in train mode updates its statistics; quantised buffers are constant. Gradients are set aside, so that a
+    model that computes gradients while it predicts adds to none. Raises ConfigError as `find_device`. Cost: one copy of
+    the buffers.
+    """
+    modules = list(model.modules())
+    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    _refuse_inference(model, (parameter for parameter, _, _ in flags))
+    buffers = _list_buffers(modules)
+    contents = [narrow_expanded(buffer.data) for _, _, buffer in buffers if not buffer.is_quantized]
+    copies = [torch.empty_like(content) for content in contents]
+    _copy_all(contents, copies)
+    try:
+        with preserve_modes(model):
+            set_mode(model, training=training)
+            for parameter, _, _ in flags:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+            yield model
+    finally:
         for parameter, flag, gradient in flags:
             parameter.requires_grad_(flag)
             parameter.grad = gradient

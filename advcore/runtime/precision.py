@@ -177,12 +177,20 @@ def run_model(model: nn.Module, x: Tensor) -> Tensor:
     x = x.clone(memory_format=torch.channels_last) if speed.channels_last else x.clone()
     forward: Callable[[Tensor], Tensor] = _compile(model) if speed.compiled else model
     if speed.autocast == "none":
-        return forward(x)
+        return widen(forward(x))
     with torch.autocast(x.device.type, getattr(torch, speed.autocast)):
         logits = forward(x)
-    if isinstance(logits, Tensor) and logits.dtype in (torch.bfloat16, torch.float16):
-        return logits.float()
-    return logits
+    return widen(logits)
+
+
+def widen(logits: Tensor) -> Tensor:
+    """Return logits in float32, or their own dtype if wider: a model may run in bfloat16 or float16 by itself.
+
+    Whatever else a model returns is left to the caller.
+    """
+    if not isinstance(logits, Tensor):
+        return logits
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _try_channels_last(model: nn.Module, x: Tensor) -> str | None:

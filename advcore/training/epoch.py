@@ -1,6 +1,7 @@
 """Train for one epoch: its batches, the learning rate, the steps, and what its entry says."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from advcore.rng import Stream
 from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.runtime.signals import check, defer_stop
+from advcore.runtime.states import is_finite, is_plain, unexpand_buffers
 from advcore.selection.result import Coreset
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
@@ -31,7 +33,8 @@ class EpochTrainer:
 
     parallel : the model with its gradients averaged over several processes; None where there is one.
     gate : what keeps steps out that are not finite, where the device decides so; else None.
-    average : moving average of the weights, or None. stepper : what the minibatch rule makes of each batch.
+    average : moving average of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
+    stepper : what the minibatch rule makes of each batch.
     steps_done : training steps so far, over all epochs.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
@@ -47,6 +50,7 @@ class EpochTrainer:
         self.optimizer = trainer.optimizer.build(run.model, fused=bool(speed.fused))
         self.gate = Gate(self.device) if speed.deferred else None
         self.average = build_average(run.model, trainer.ema)
+        self.infinite = find_infinite(run.model)
         self.stepper = build_stepper(
             trainer.minibatch,
             run.model,
@@ -178,7 +182,7 @@ class EpochTrainer:
 
     def _update_average(self) -> None:
         if self.average is not None:
-            update_average(self.average, self.run.model)
+            update_average(self.average, self.run.model, self.infinite)
 
     def _choose_attack(self) -> Attack | None:
         """Return the attack of the next step, in a smaller ball while the ramp lasts."""
@@ -238,12 +242,15 @@ def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None
     """Return an exponential moving average of the model that decays by `decay` per step; None where that is None."""
     if decay is None:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    unexpand_buffers(average)
+    return average
 
 
-def update_average(average: AveragedModel, model: nn.Module) -> None:
-    """Move the average towards the model, after an optimiser step.
+def update_average(average: AveragedModel, model: nn.Module, infinite: Sequence[int] = ()) -> None:
+    """Move the average towards the model, after an optimiser step; sparse and quantised tensors are copied.
 
+    infinite : tensors that hold infinities (`find_infinite`), which are copied too: averaged, they would turn to NaN.
     From the second step on this does what `AveragedModel.update_parameters` does, which however sends its count to the
     device each time, and waits for that.
     """
@@ -252,12 +259,24 @@ def update_average(average: AveragedModel, model: nn.Module) -> None:
         return
     assert average.multi_avg_fn is not None, "`build_average` sets it"
     pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-    for mean, value in zip(_list_tensors(average.module), _list_tensors(model), strict=True):
-        pairs.setdefault(mean.dtype, []).append((mean, value))
+    tensors = list(zip(_list_tensors(average.module), _list_tensors(model), strict=True))
+    for mean, value in tensors:
+        if is_plain(value):
+            pairs.setdefault(mean.dtype, []).append((mean, value))
+        else:
+            mean.copy_(value)
     for same_dtype in pairs.values():
         means, values = map(list, zip(*same_dtype, strict=True))
         average.multi_avg_fn(means, values, average.n_averaged)
+    for i in infinite:
+        mean, value = tensors[i]
+        mean.copy_(torch.where(torch.isfinite(value), mean, value))
     average.n_averaged += 1
+
+
+def find_infinite(model: nn.Module) -> list[int]:
+    """Return which of the model's parameters and buffers, by position, hold NaN or infinity, as a mask may."""
+    return [i for i, tensor in enumerate(_list_tensors(model)) if not is_finite(tensor)]
 
 
 def _list_tensors(model: nn.Module) -> list[Tensor]:

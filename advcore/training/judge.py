@@ -10,6 +10,7 @@ from torch import nn
 from advcore.data.split import subsample
 from advcore.evaluation.evaluate import Evaluation, evaluate
 from advcore.runtime.device import measure_peak_memory
+from advcore.runtime.states import copy_state
 from advcore.training.progress import Entry, State
 from advcore.types import Event
 
@@ -56,7 +57,7 @@ class Judge:
 
     def judge(self, model: nn.Module, entry: Entry, device: torch.device) -> None:
         """Write validation accuracies and the peak of memory into `entry`, and hand the state to the listener."""
-        state = copy_weights(model)
+        state = copy_state(model)
         if self.run.validation is not None:
             probe = self.run.trainer.probe
             evaluation = evaluate(
@@ -109,8 +110,3 @@ class Judge:
 def is_collapse(before: Entry, after: Entry) -> bool:
     """Return whether robust accuracy fell by more than 0.20, and by more than both confidence intervals allow."""
     return before["accuracy"] - after["accuracy"] > COLLAPSE and after["interval"][1] < before["interval"][0]
-
-
-def copy_weights(model: nn.Module) -> State:
-    """Return a copy of the model's state dict, on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

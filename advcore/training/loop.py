@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from advcore import distributed
@@ -14,19 +13,21 @@ from advcore.attacks.memory import Perturbations, refuse_unmoved
 from advcore.data.augment import keep_images
 from advcore.data.source import Source
 from advcore.errors import NonFiniteError
+from advcore.files.tensors import pack_values
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.runtime.borrow import find_device
+from advcore.runtime.borrow import find_device, preserve_modes
 from advcore.runtime.out_of_memory import explain_out_of_memory
 from advcore.runtime.precision import Speed, find_family
 from advcore.runtime.signals import Stopped
+from advcore.runtime.states import copy_infinite, copy_state, has_diverged
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
-from advcore.training.judge import Judge, copy_weights
+from advcore.training.judge import Judge
 from advcore.training.loop_settings import agree_on_speed, has_remembered_start
-from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
+from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
 from advcore.training.snapshot import restore, take_snapshot
 from advcore.types import Event
 
@@ -59,12 +60,16 @@ class Loop:
     """The epochs of a run, and all that changes while they run.
 
     scores : taken over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
+    infinite : parameters that held infinity when the run began, which is no divergence.
     place : how far the run is; where there is a snapshot, as far as that of the run that continues.
     """
 
     def __init__(self, run: Run, snapshot: Snapshot | None = None):
         self.run = run
         self.device = find_device(run.model)
+        self.infinite = copy_infinite(run.model)
+        if run.listener.on_checkpoint is not ignore:
+            pack_values(run.model.state_dict())  # refuses what a checkpoint cannot hold before there is work to lose
         self.judge = Judge(run)
         self.plan = run.trainer.schedule.plan()
         self.memory = build_memory(run)
@@ -98,7 +103,7 @@ class Loop:
 
     def fit(self) -> Trained:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
-        with self.speed.activate():
+        with self.speed.activate(), preserve_modes(self.run.model):
             try:
                 if self.scores is not None:
                     self.scores.begin()
@@ -107,7 +112,7 @@ class Loop:
             except Stopped:
                 self.run.listener.on_checkpoint(partial(take_snapshot, self))
                 raise
-            self.run.out.last = copy_weights(self.judged_model)
+            self.run.out.last = copy_state(self.judged_model)
             self.run.out.best = self.run.out.best or self.run.out.last
             return self.run.out
 
@@ -151,7 +156,7 @@ class Loop:
             doing = f"in a training step of {run.trainer.batch_size} images with {type(run.model).__name__}"
             with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
                 entry = self.epoch_trainer.train(place, None if action == "full" else self.coreset)
-        if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
+        if has_diverged(self.judged_model, self.infinite):
             raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
         if self.scores is not None and action == "full" and not place.scored:
             with ledger.undo_on_error():

@@ -13,6 +13,7 @@ from advcore.gradients.last_layer import locate_head
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
+from advcore.runtime.borrow import set_mode
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 
@@ -54,7 +55,9 @@ def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int
         return
     try:
         with preserve_random_state(), torch.no_grad():
-            copy.deepcopy(model).train()(read_first_images(model, source)[:1])
+            learner = copy.deepcopy(model)
+            set_mode(learner, training=True)
+            learner(read_first_images(model, source)[:1])
     except ValueError as error:
         setting = "rho" if isinstance(rule, AttackSubset) else "p_up"
         reason = f"it leaves one image of a batch of {smallest}, and the model cannot learn from one ({error})"

@@ -13,7 +13,9 @@ from torch import Tensor
 from advcore import distributed
 from advcore.cost import CostLedger
 from advcore.errors import CheckpointError, ConfigError, UserError, describe_exception, must
+from advcore.files.tensors import pack_values, unpack_values
 from advcore.runtime.device import get_random_state, set_random_state
+from advcore.runtime.states import load_state
 from advcore.selection.result import Coreset
 from advcore.training.judge import Verdict
 from advcore.training.progress import Entry, Place, Snapshot
@@ -40,17 +42,17 @@ def take_snapshot(loop: "Loop") -> Snapshot:
             "speed": loop.speed.record(loop.device),
             "place": vars(loop.place) | {"total": distributed.gather_values(loop.place.total)},
             "steps_done": learning.steps_done,
-            "model": loop.run.model.state_dict(),
+            "model": pack_values(loop.run.model.state_dict()),
             "optimizer": optimizer | {"state": {str(key): slots for key, slots in optimizer["state"].items()}},
-            "average": learning.average and learning.average.state_dict(),
+            "average": learning.average and pack_values(learning.average.state_dict()),
             "rule": learning.stepper.state(),
             "scores": loop.scores and loop.scores.collected.state(),
             "coresets": [coreset.state() for coreset in out.coresets],
             "coreset": loop.coreset and loop.coreset.state(),
-            "best": out.best,
+            "best": pack_values(out.best),
             "best_epoch": out.best_epoch,
             "best_score": None if judge.best_score == -math.inf else judge.best_score,
-            "previous": judge.previous and list(judge.previous),
+            "previous": judge.previous and [pack_values(judge.previous.state), *judge.previous[1:]],
             "epochs": out.epochs,
             "events": out.events,
             "ledger": out.ledger.summarise(),
@@ -84,10 +86,10 @@ def _restore(loop: "Loop", snapshot: Snapshot) -> None:
     place = _map_tensors(methodcaller("to", loop.device), snapshot["place"])
     loop.place = Place(**place | {"total": distributed.part_of_sum(place["total"])})
     learning.steps_done = snapshot["steps_done"]
-    loop.run.model.load_state_dict(snapshot["model"])
+    load_state(loop.run.model, unpack_values(snapshot["model"]))
     _restore_optimizer(learning.optimizer, snapshot["optimizer"])
     if learning.average is not None:
-        learning.average.load_state_dict(snapshot["average"])
+        load_state(learning.average, unpack_values(snapshot["average"]))
     learning.stepper.restore(snapshot["rule"])
     if loop.memory is not None:
         loop.memory.restore(snapshot["memory"])
@@ -108,10 +110,12 @@ def _restore_results(loop: "Loop", snapshot: Snapshot) -> None:
     out, judge = loop.run.out, loop.judge
     out.coresets = [Coreset.from_state(fields) for fields in snapshot["coresets"]]
     loop.coreset = snapshot["coreset"] and Coreset.from_state(snapshot["coreset"])
-    out.best, out.best_epoch = snapshot["best"], snapshot["best_epoch"]
+    out.best, out.best_epoch = unpack_values(snapshot["best"]), snapshot["best_epoch"]
     if snapshot["best_score"] is not None:
         judge.best_score = snapshot["best_score"]
-    judge.previous = snapshot["previous"] and Verdict(*snapshot["previous"])
+    if snapshot["previous"]:
+        state, *facts = snapshot["previous"]
+        judge.previous = Verdict(unpack_values(state), *facts)
     out.epochs, out.events = list(snapshot["epochs"]), list(snapshot["events"])
     out.ledger.restore(snapshot["ledger"])
     if not distributed.is_first():  # the first process's ledger holds all counts

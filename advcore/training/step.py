@@ -16,7 +16,8 @@ from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
-from advcore.runtime.borrow import borrow, find_device
+from advcore.runtime.borrow import borrow, find_device, set_mode
+from advcore.runtime.states import is_plain, narrow_expanded
 from advcore.training.progress import Entry, Snapshot
 
 # A pass of the model: images (B, C, H, W) to logits (B, classes).
@@ -138,21 +139,21 @@ class Learner:
         return reduce_losses(self.objective.loss(y, **logits), weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
-        """Take one optimiser step on `loss_of(forward)`, in train mode, and return that loss, detached.
+        """Take one optimiser step on `loss_of(forward)`, in train mode (`set_mode`), and return that loss, detached.
 
         Of several processes' losses, the step is on the mean. A loss or gradient that is not finite raises
         NonFiniteError, which says `where()`, and changes no weight; BatchNorm's running statistics have seen the batch
         by then.
         """
         with self.ledger.phase("update", device):
-            self.model.train()
+            set_mode(self.model, training=True)
             with distributed.name_loss_in_backward():
                 loss = loss_of(self.ledger.count_passes(self.parallel or self.model))
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
             self._apply(loss, where)
             if self.parallel is not None:
-                distributed.average(list(self.model.buffers()))
+                distributed.average(_list_statistics(self.model))
         self.on_update()
         return loss.detach()
 
@@ -173,6 +174,15 @@ class Learner:
             self.optimizer.step()
         else:
             self.gate.step(self.optimizer, finite, where)
+
+
+def _list_statistics(model: nn.Module) -> list[Tensor]:
+    """List the buffers that processes average, once each: of the modules in train mode alone, as others are frozen."""
+    buffers: dict[int, Tensor] = {}
+    for module in model.modules():
+        if module.training:
+            buffers.update({id(buffer): buffer for buffer in module.buffers(recurse=False)})
+    return [buffer for buffer in buffers.values() if is_plain(buffer) and narrow_expanded(buffer) is buffer]
 
 
 def step(

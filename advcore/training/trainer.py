@@ -242,6 +242,8 @@ class Trainer(LoopSettings):
     ) -> Trained:
         """Train `model` in place; all of several processes must call this, with the same arguments.
 
+        Submodules in eval mode, such as BatchNorm with frozen statistics, stay so, unless the whole model is in it.
+
         Parameters
         ----------
         train : plain view, map-style (x, y); `augment` makes the augmented view of each batch (B, C, H, W).

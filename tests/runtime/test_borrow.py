@@ -82,9 +82,10 @@ def test_everything_comes_back_bitwise(use, training, raises):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_inside_all_modules_share_the_mode_and_no_parameter_asks(training):
+def test_inside_the_modules_are_in_the_mode_and_no_parameter_asks(training):
+    """In train mode, what the lender had in eval mode stays so."""
     with borrow(lent(), training=training) as model:
-        assert {module.training for module in model.modules()} == {training}
+        assert [module.training for module in model.modules()] == [training, training, False, training, training]
         assert not any(parameter.requires_grad for parameter in model.parameters())
         x = torch.rand(6, 4, requires_grad=True)
         assert torch.autograd.grad(model(x).sum(), x)[0].shape == x.shape
@@ -93,9 +94,17 @@ def test_inside_all_modules_share_the_mode_and_no_parameter_asks(training):
 def test_train_mode_does_move_statistics_inside():
     model = lent()
     with borrow(model, training=True):
-        before = model[1].running_mean.clone()
+        before = [model[i].running_mean.clone() for i in (1, 4)]
         move_statistics(model)
-        assert not torch.equal(before, model[1].running_mean)
+        assert torch.equal(before[0], model[1].running_mean)
+        assert not torch.equal(before[1], model[4].running_mean)
+
+
+def test_a_model_that_is_in_eval_mode_as_a_whole_is_in_train_mode_as_a_whole():
+    model = lent().eval()
+    with borrow(model, training=True):
+        assert all(module.training for module in model.modules())
+    assert not any(module.training for module in model.modules())
 
 
 def test_borrows_nest():
