@@ -15,6 +15,7 @@ from advcore.data.contract import MapStyle, Source, read_first_images
 from advcore.errors import DataError, describe_exception
 from advcore.rng import preserve_random_state
 from advcore.runtime.borrow import borrow
+from advcore.runtime.outputs import read_logits
 
 _TOLERANCE = 1e-4
 
@@ -113,7 +114,7 @@ def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None
     images too.
     """
     logits = _first_logits(model, source)
-    if labels and isinstance(logits, Tensor) and logits.ndim == 2:
+    if labels:
         check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])
 
 
@@ -126,14 +127,18 @@ def count_logits(model: nn.Module, source: Source) -> int:
 
 
 def _first_logits(model: nn.Module, source: Source) -> Tensor:
-    """Return the model's output, in eval mode, for the first two images. Raises DataError if it raises anything."""
+    """Return the model's logits, in eval mode, for the first two images.
+
+    Raises DataError if it raises anything, ConfigError if it returns no logits.
+    """
     x = read_first_images(model, source)
     try:
         with preserve_random_state(), borrow(model, training=False), torch.no_grad():
-            return model(x)
+            output = model(x)
     except Exception as error:  # whatever a network raises at images that it cannot take
         message = (str(error).splitlines() or [""])[0]
         raise DataError(
             f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
             f"raises {type(error).__name__}: {message}; convert the images, or build the model for them"
         ) from None
+    return read_logits(output, len(x))

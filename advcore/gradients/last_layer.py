@@ -17,13 +17,12 @@ from advcore.data.checks import LabelCheck, make_label_check
 from advcore.data.contract import Source, read_first_images
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
-from advcore.models.base import Tap, find_head, tap_features
+from advcore.models.head import Head, Tap, count_classes, find_head, run_layer_by_layer, tap_features
 from advcore.objectives.base import Objective
 from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
-from advcore.runtime.precision import disable_compilation
 from advcore.sweep import start_sweep
 
 
@@ -41,7 +40,7 @@ def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> 
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-def locate_head(model: nn.Module, source: Source, name: str | None) -> nn.Linear:
+def locate_head(model: nn.Module, source: Source, name: str | None) -> Head:
     """Find the model's linear head (`find_head`), by a forward pass of the first images in eval mode."""
     with borrow(model, training=False):
         return find_head(model, read_first_images(model, source), name)
@@ -65,7 +64,7 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
     store = FactorStore(settings.objective.passes, len(source), settings.folder)
     labels: list[Tensor] = []
     head = locate_head(model, source, settings.head)
-    check = make_label_check(source, head.out_features)
+    check = make_label_check(source, count_classes(head))
     kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
     is_training = settings.attack_mode == "train"
     with (
@@ -98,9 +97,13 @@ def _fit_to_bias(kind: str, *, has_bias: bool) -> str:
 
 
 def run_tapped(forward: CountedModel, tap: Tap, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits (B, C) of a forward pass, and the features (B, D) that went into the head, which is tapped."""
-    with disable_compilation():
+    """Return the logits (B, C) of a forward pass, and the features (B, D) that went into the head, which is tapped.
+
+    Raises ConfigError where the head's outputs are not the logits (`Tap.check`).
+    """
+    with run_layer_by_layer(forward.model):
         logits = forward(x)
+    tap.check(logits)
     return logits, tap.features
 
 

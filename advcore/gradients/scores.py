@@ -21,7 +21,7 @@ from advcore.gradients.base import (
     define_clean_and_attacked,
 )
 from advcore.gradients.last_layer import locate_head, residuals, run_tapped
-from advcore.models.base import tap_features
+from advcore.models.head import Head, count_classes, tap_features
 from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
@@ -69,7 +69,7 @@ def sweep_scores(
     return Measurement(DenseRows(matrix=scores[:, None]), labels.cpu(), distributed.gather_events(sweep.pieces.events))
 
 
-def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:
+def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: Head) -> FactoredRows:
     """Compute exact last-layer gradients of the cross-entropy at logits z (B, C), from features h (B, D)."""
     residual = residuals(Standard(), y, {"clean": z})["clean"]
     return FactoredRows(residuals=(residual,), features=(h,), kind="weight" if head.bias is None else "full")
@@ -116,7 +116,7 @@ def score_examples(
     Cost: one forward pass per example, and the attack if `attacked`; all in phase "scoring".
     """
     head = locate_head(model, source, settings.head)
-    check = make_label_check(source, head.out_features)
+    check = make_label_check(source, count_classes(head))
     with tap_features(head) as tap:
 
         def measure(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:

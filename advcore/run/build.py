@@ -17,7 +17,8 @@ from advcore.data.contract import cut_into_chunks
 from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
-from advcore.models.base import Normalize, find_head, measure_channels
+from advcore.models.base import Normalize, measure_channels
+from advcore.models.head import find_head
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runtime.borrow import borrow

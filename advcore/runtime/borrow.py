@@ -53,6 +53,16 @@ def set_mode(model: nn.Module, *, training: bool) -> None:
         model.train()
 
 
+def note_modes(model: nn.Module) -> list[str]:
+    """Return a line on the submodules that stay in eval mode in training (`set_mode`), if there are any."""
+    names = [name for name, module in model.named_modules() if name and not module.training]
+    if not names or not any(module.training for module in model.modules()):
+        return []
+    return [
+        f"{len(names)} submodules stay in eval mode, as they came: {names[0]} the first; model.train() changes that"
+    ]
+
+
 @contextlib.contextmanager
 def preserve_modes(model: nn.Module) -> Iterator[None]:
     """Restore the train or eval mode of each module, also on error."""

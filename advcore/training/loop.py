@@ -16,8 +16,9 @@ from advcore.errors import NonFiniteError
 from advcore.files.tensors import pack_values
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.runtime.borrow import find_device, preserve_modes
+from advcore.runtime.borrow import find_device, note_modes, preserve_modes
 from advcore.runtime.out_of_memory import explain_out_of_memory
+from advcore.runtime.outputs import note_outputs
 from advcore.runtime.precision import Speed, find_family
 from advcore.runtime.signals import Stopped
 from advcore.runtime.states import copy_infinite, copy_state, has_diverged
@@ -62,6 +63,7 @@ class Loop:
     scores : taken over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
     infinite : parameters that held infinity when the run began, which is no divergence.
     place : how far the run is; where there is a snapshot, as far as that of the run that continues.
+    notes : on submodules in eval mode and outputs of the model that hold more than logits, for events.
     """
 
     def __init__(self, run: Run, snapshot: Snapshot | None = None):
@@ -78,6 +80,7 @@ class Loop:
         self.scores = None if run.trainer.score is None else EpochScores(run, run.trainer.score)
         self.coreset: Coreset | None = None
         self.place = Place()
+        self.notes = note_modes(run.model)
         if snapshot is not None:
             restore(self, snapshot)
             run.listener.on_progress("epochs", self.place.epoch, len(self.plan))
@@ -103,7 +106,7 @@ class Loop:
 
     def fit(self) -> Trained:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
-        with self.speed.activate(), preserve_modes(self.run.model):
+        with self.speed.activate(), preserve_modes(self.run.model), note_outputs(self.notes):
             try:
                 if self.scores is not None:
                     self.scores.begin()
@@ -129,6 +132,8 @@ class Loop:
         except Stopped:
             self.place.seconds = time.perf_counter() - started
             raise
+        recorded = [event["event"] for event in out.events]
+        out.add_events(self.place.epoch, *(Event("model", note) for note in self.notes if note not in recorded))
         distributed.merge_ledgers(out.ledger)
         out.ledger.settle()  # once per epoch, so that no events pile up
         # The first process's ledger holds all counts: the others' were merged into it.
