@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, format_count, must
 from advcore.runtime.states import narrow_expanded
 
 Function = TypeVar("Function", bound=Callable)
@@ -58,9 +58,8 @@ def note_modes(model: nn.Module) -> list[str]:
     names = [name for name, module in model.named_modules() if name and not module.training]
     if not names or not any(module.training for module in model.modules()):
         return []
-    return [
-        f"{len(names)} submodules stay in eval mode, as they came: {names[0]} the first; model.train() changes that"
-    ]
+    count = format_count(len(names), "submodule")
+    return [f"in eval mode as handed over, so in training too: {count}, {names[0]} the first; model.train() changes it"]
 
 
 @contextlib.contextmanager
