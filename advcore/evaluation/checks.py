@@ -16,15 +16,19 @@ from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP, project_linf, step_linf
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
+from advcore.runtime.precision import run_model
 from advcore.runtime.states import copy_state, is_same
 from advcore.types import Flag
 
 IMAGES = 128  # that the checks of a model look at
+FEW_IMAGES = 16  # that are looked at unasked
 _SAME = 1e-3  # relative to the size of the logits: a larger difference between equal inputs is no rounding
 _ROUNDED = 2.0**-8  # by how much probabilities in half precision may miss the sum of 1
 _FLAT = 0.1  # share of examples without a gradient above which it is masked
 _WALK = (0.0, 0.125, 0.25, 0.5, 1.0)  # in units of eps, for the walk along the first gradient
 _REGAINED = 0.1  # share of examples misclassified on that walk and right further on, above which it is masked
+_SCALE = 2.0**14  # of a loss whose gradient does not underflow in float16
+_LOST = 0.1  # share of the entries of input gradients that underflow above which it is said
 _STRONG = 10  # steps below which an evaluation is weak
 
 
@@ -62,6 +66,47 @@ def flag_model(
             Flag("masked", f"{100 * regained:.0f} % of the images are lost, and right further along their gradient")
         )
     return flags
+
+
+def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
+    """Return a flag if input gradients underflow, as those of a model that computes in float16 by itself may.
+
+    model : borrowed. x (B, C, H, W), y (B,) : a few images and labels, with which the gradient is taken twice, of the
+    loss and of a multiple that is far from underflow. An entry is lost if it is 0 in the first alone.
+    Cost: one forward pass of an image; for a model that computes in float16, also two of each, and two backward. They
+    are not counted.
+    """
+    if not _computes_in_half(model, x[:1]):
+        return []
+    plain, scaled = (_take_gradient(model, scale, y, x) for scale in (1, _SCALE))
+    lost = (plain == 0) & (scaled != 0) & torch.isfinite(scaled)
+    share = float(lost.double().mean())
+    if share <= _LOST:
+        return []
+    text = f"{100 * share:.0f} % of the input gradient's entries are too small for the model's float16, and 0"
+    return [Flag("underflow", text)]
+
+
+def _take_gradient(model: nn.Module, scale: float, y: Tensor, x: Tensor) -> Tensor:
+    def loss(images: Tensor) -> Tensor:
+        return scale * F.cross_entropy(run_model(model, images), y, reduction="none")
+
+    return take_input_gradient(loss, x)[1]
+
+
+def _computes_in_half(model: nn.Module, x: Tensor) -> bool:
+    """Return whether any step of autograd from the images x to the logits is in float16."""
+    with torch.enable_grad():
+        steps = [run_model(model, x.detach().clone().requires_grad_()).grad_fn]
+    seen = set(steps)
+    while steps:
+        step = steps.pop()
+        if any(metadata.dtype == torch.float16 for metadata in getattr(step, "_input_metadata", ())):
+            return True
+        following = {function for function, _ in getattr(step, "next_functions", ())} - seen
+        seen |= following
+        steps.extend(following)
+    return False
 
 
 def measure_difference(first: Tensor, logits: Tensor) -> float:

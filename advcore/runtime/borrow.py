@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from advcore.errors import ConfigError, format_count, must
+from advcore.runtime.device import suspend_autocast
 from advcore.runtime.states import narrow_expanded
 
 Function = TypeVar("Function", bound=Callable)
@@ -17,9 +18,10 @@ def record_gradients(function: Function) -> Function:
     """Decorate a function so that autograd records inside, whatever mode the caller is in, which is back afterwards.
 
     Under `torch.no_grad()` or `torch.inference_mode()` no gradient would reach an image: attacks would move nothing,
-    and every model would look robust.
+    and every model would look robust. Under a caller's `torch.autocast` rows and distances would be half precise: it is
+    off inside, where settings (`Speed`) and the model itself say how precise a pass is.
     """
-    return torch.inference_mode(mode=False)(torch.enable_grad()(function))
+    return suspend_autocast()(torch.inference_mode(mode=False)(torch.enable_grad()(function)))
 
 
 def find_device(model: nn.Module) -> torch.device:

@@ -1,28 +1,29 @@
 """Train for one epoch: its batches, the learning rate, the steps, and what its entry says."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
 from advcore.data.contract import cut_into_chunks, read_batches
-from advcore.rng import Stream
-from advcore.runtime.borrow import find_device
+from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
+from advcore.objectives.base import is_attacked
+from advcore.rng import Stream, preserve_random_state
+from advcore.runtime.borrow import borrow, find_device
 from advcore.runtime.precision import Speed
 from advcore.runtime.signals import check, defer_stop
-from advcore.runtime.states import is_finite, is_plain, unexpand_buffers
 from advcore.selection.result import Coreset
+from advcore.training.average import build_average, find_infinite, update_average
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
 from advcore.training.step import Batch, Gate, Learner, weigh_part
+from advcore.types import Event
 
 if TYPE_CHECKING:
     from advcore.training.loop import Run
@@ -87,6 +88,8 @@ class EpochTrainer:
                 place.step += 1
                 self.steps_done += 1
             self.run.listener.on_progress("train", i + 1, len(batches))
+            if place.step == len(batches):
+                self._look_for_underflow(batch)
             check()
         if not place.rested:
             with defer_stop():
@@ -98,6 +101,15 @@ class EpochTrainer:
             rule_facts = self.stepper.summarize(self._build_learner())
         place.entry = self._describe_epoch(len(batches), rule_facts)
         return place.entry
+
+    def _look_for_underflow(self, batch: Batch) -> None:
+        """Say in an event, once in a run, that the gradients of the epoch's last batch underflow in float16."""
+        run = self.run
+        if not is_attacked(run.trainer.objective) or any(event["kind"] == "underflow" for event in run.out.events):
+            return
+        with preserve_random_state(), borrow(run.model):
+            flags = flag_underflow(run.model, batch.x[:FEW_IMAGES], batch.y[:FEW_IMAGES])
+        run.out.add_events(self.place.epoch, *(Event(flag.kind, flag.text) for flag in flags))
 
     def _begin_epoch(self, view: Stream) -> None:
         """Prepare rule and memory for the epoch, unless they were before the run was stopped.
@@ -236,48 +248,3 @@ def weigh_examples(coreset: Coreset | None, n: int, normalise: str, device: torc
     if coreset is not None:
         weights[coreset.indices.to(device)] = coreset.training_weights(normalise).to(device)
     return weights
-
-
-def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return an exponential moving average of the model that decays by `decay` per step; None where that is None."""
-    if decay is None:
-        return None
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    unexpand_buffers(average)
-    return average
-
-
-def update_average(average: AveragedModel, model: nn.Module, infinite: Sequence[int] = ()) -> None:
-    """Move the average towards the model, after an optimiser step; sparse and quantised tensors are copied.
-
-    infinite : tensors that hold infinities (`find_infinite`), which are copied too: averaged, they would turn to NaN.
-    From the second step on this does what `AveragedModel.update_parameters` does, which however sends its count to the
-    device each time, and waits for that.
-    """
-    if int(average.n_averaged) == 0:  # it is on the CPU
-        average.update_parameters(model)
-        return
-    assert average.multi_avg_fn is not None, "`build_average` sets it"
-    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-    tensors = list(zip(_list_tensors(average.module), _list_tensors(model), strict=True))
-    for mean, value in tensors:
-        if is_plain(value):
-            pairs.setdefault(mean.dtype, []).append((mean, value))
-        else:
-            mean.copy_(value)
-    for same_dtype in pairs.values():
-        means, values = map(list, zip(*same_dtype, strict=True))
-        average.multi_avg_fn(means, values, average.n_averaged)
-    for i in infinite:
-        mean, value = tensors[i]
-        mean.copy_(torch.where(torch.isfinite(value), mean, value))
-    average.n_averaged += 1
-
-
-def find_infinite(model: nn.Module) -> list[int]:
-    """Return which of the model's parameters and buffers, by position, hold NaN or infinity, as a mask may."""
-    return [i for i, tensor in enumerate(_list_tensors(model)) if not is_finite(tensor)]
-
-
-def _list_tensors(model: nn.Module) -> list[Tensor]:
-    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
