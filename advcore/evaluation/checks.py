@@ -16,7 +16,7 @@ from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP, project_linf, step_linf
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
-from advcore.runtime.precision import run_model
+from advcore.runtime.precision import measure_precision, run_model
 from advcore.runtime.states import copy_state, is_same
 from advcore.types import Flag
 
@@ -48,7 +48,7 @@ def flag_model(
     after = copy_state(model)
     if calls or not all(is_same(name, before[name], after.get(name)) for name in before):
         flags.append(Flag("dynamic", "the model computes gradients, or changes itself, while it predicts"))
-    tolerance = _choose_tolerance(logits)
+    tolerance = max(_SAME, 4 * measure_precision(logits))
     with torch.no_grad():
         if measure_difference(forward(x), logits) > tolerance:
             flags.append(Flag("randomised", "the same images get other logits the second time"))
@@ -117,15 +117,6 @@ def measure_difference(first: Tensor, logits: Tensor) -> float:
     size = logits.masked_fill(logits.isneginf(), 0).abs().amax().clamp_min(1e-12)
     differences = (first - logits[: len(first)]).abs() / size
     return float(differences.nan_to_num(nan=0, posinf=float("inf")).amax())
-
-
-def _choose_tolerance(logits: Tensor) -> float:
-    """Return the largest difference that is rounding: a few units of bfloat16 where all logits fit into half precision.
-
-    A model that runs in half precision by itself has such logits, though they are float32 here.
-    """
-    is_half = any(torch.equal(logits, logits.to(dtype).to(logits)) for dtype in (torch.bfloat16, torch.float16))
-    return max(_SAME, 4 * is_half * torch.finfo(torch.bfloat16).eps)
 
 
 def _are_probabilities(logits: Tensor) -> bool:

@@ -235,7 +235,8 @@ def _look_for_underflow(sweep: Sweep, task: _Task) -> list[str]:
     if not task.attacks or not len(task.indices):
         return []
     _, x, y = _read_spread(sweep, task, FEW_IMAGES)
-    return list(map(str, flag_underflow(sweep.model, x, y)))
+    with preserve_random_state():
+        return list(map(str, flag_underflow(sweep.model, x, y)))
 
 
 def _read_spread(sweep: Sweep, task: _Task, count: int) -> Batch:

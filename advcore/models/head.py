@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advcore.errors import ConfigError, SettingProblem, check, describe_exception, require
 from advcore.runtime.outputs import read_logits
-from advcore.runtime.precision import disable_compilation
+from advcore.runtime.precision import disable_compilation, measure_precision
 
 Head = nn.Linear | nn.Conv2d
 """A linear layer, or a convolution with a kernel of 1 x 1, which is linear in pooled features (B, D, 1, 1)."""
@@ -135,7 +135,8 @@ def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reaso
         way_out = "let gradients reach it: no torch.no_grad() around it, and nothing it reads changed in place"
         return _Reason(f"{key}, which has no gradient ({describe_exception(error)})", way_out)
     largest = expected.abs().amax()
-    allowed = largest * max(_TOLERANCE, 4 * torch.finfo(calls.dtype).eps)
+    precision = max(torch.finfo(calls.dtype).eps, measure_precision(logits))
+    allowed = largest * max(_TOLERANCE, 4 * precision)
     if bool((actual - expected).abs().amax() <= allowed):
         return None
     way_out = "return the output of a last linear layer as it is"
@@ -200,7 +201,8 @@ class Tap:
         highest = shift.masked_fill(~is_finite, -torch.inf).amax(0)
         lowest = shift.masked_fill(~is_finite, torch.inf).amin(0)
         largest = self.outputs.masked_fill(~is_finite, 0).abs().amax()
-        if bool((highest - lowest > largest * max(_TOLERANCE, 4 * torch.finfo(self.dtype).eps)).any()):
+        precision = max(torch.finfo(self.dtype).eps, measure_precision(logits))
+        if bool((highest - lowest > largest * max(_TOLERANCE, 4 * precision)).any()):
             got = "one whose output is changed for some images, as by a clamp"
             raise ConfigError(SettingProblem("head", _RULE, got, "return the layer's output as it is"))
 

@@ -193,6 +193,17 @@ def run_model(model: nn.Module, x: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))  # a model may run in half precision by itself
 
 
+def measure_precision(logits: Tensor) -> float:
+    """Return the relative distance of neighbouring numbers in the narrowest type that holds all these logits exactly.
+
+    Logits of a model that runs in half precision by itself are float32 here, and as coarse as before.
+    """
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(logits, logits.to(dtype).to(logits.dtype)):
+            return torch.finfo(dtype).eps
+    return torch.finfo(logits.dtype).eps
+
+
 def _try_channels_last(model: nn.Module, x: Tensor) -> str | None:
     """Lay the model's weights out channels last, and run it on such images x.
 

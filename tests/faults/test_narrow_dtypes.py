@@ -150,7 +150,9 @@ def test_our_own_autocast_around_it_changes_nothing(model, source, dtype):
 def test_a_caller_s_autocast_reaches_neither_passes_nor_arithmetic(model, source, dtype):
     def run(net):
         result = evaluate(net, source, [ATTACK], keep_examples=True)
-        chosen = AdversarialCoreset(objective=Pgd(), solver=Craig(), attack=ATTACK, budget=0.3).select(net, source, seed=0)
+        chosen = AdversarialCoreset(objective=Pgd(), solver=Craig(), attack=ATTACK, budget=0.3).select(
+            net, source, seed=0
+        )
         trainer().fit(net, source, seed=0)
         return [result.examples["0"], chosen.indices, chosen.weights, *net.state_dict().values()]
 
@@ -225,16 +227,25 @@ def test_training_says_it_once_in_an_event(easy):
     assert "too small for the model's float16" in trained.events[0]["event"]
 
 
-def test_the_look_counts_no_pass_and_changes_no_bit(easy):
-    """A model that draws random numbers while it predicts draws the same ones after the look."""
-
-    class Noisy(Confident):
-        def forward(self, x):
-            return super().forward(x + 1e-3 * torch.rand_like(x))
-
-    net = Noisy(torch.float16)
+def test_the_look_counts_no_pass(easy):
+    net = Confident(torch.float16)
     ledger = CostLedger()
     evaluate(net, easy, [ATTACK], ledger=ledger)
     assert ledger.passes["evaluation"] == {"forward": 32 + 3 * 32, "backward": 2 * 32}
     _, x, y = next(easy.batches([torch.arange(4)]))
     assert len(flag_underflow(net, x, y)) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_look_draws_no_random_number_that_training_would(easy, dtype, monkeypatch):
+    class Noisy(Confident):
+        def forward(self, x):
+            return super().forward(x + 1e-3 * torch.rand_like(x))
+
+    nets = [Noisy(dtype) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    trainer(schedule=Schedule(epochs=2), batch_size=16).fit(nets[0], easy, easy, seed=0)
+    monkeypatch.setattr("advcore.training.epoch.flag_underflow", lambda *_: [])
+    monkeypatch.setattr("advcore.evaluation.evaluate.flag_underflow", lambda *_: [])
+    trainer(schedule=Schedule(epochs=2), batch_size=16).fit(nets[1], easy, easy, seed=0)
+    assert all(torch.equal(*values) for values in zip(*(net.state_dict().values() for net in nets), strict=True))
