@@ -200,7 +200,7 @@ class _SuiteBars:
     def __init__(self, progress: "Progress", total: int) -> None:
         self._progress = progress
         self._ended, self._total = 0, total
-        self._active: dict[str, "TaskID"] = {}  # bars by the run's slug
+        self._active: dict[str, TaskID] = {}  # bars by the run's slug
         self._runs_bar = progress.add_task(f"0 of {format_count(total, 'run')}", total=total, visible=total > 0)
 
     def on_start(self, run: "Run") -> None:
