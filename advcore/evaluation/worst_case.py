@@ -92,7 +92,9 @@ class WatchedLoss:
     misclassified.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], attack: Attack | AutoAttack, x: Tensor, *, y: Tensor):
+    def __init__(
+        self, forward: Callable[[Tensor], Tensor], attack: Attack | AutoAttack, x: Tensor, *, y: Tensor
+    ) -> None:
         self._forward = forward
         self._y = y
         self._loss = choose_ascent(Pgd(), getattr(attack, "climbs", "own"), y, None)

@@ -66,7 +66,7 @@ class Loop:
     notes : on submodules in eval mode and outputs of the model that hold more than logits, for events.
     """
 
-    def __init__(self, run: Run, snapshot: Snapshot | None = None):
+    def __init__(self, run: Run, snapshot: Snapshot | None = None) -> None:
         self.run = run
         self.device = find_device(run.model)
         self.infinite = copy_infinite(run.model)
