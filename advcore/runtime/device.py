@@ -200,9 +200,21 @@ def force_float32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def suspend_autocast() -> Iterator[None]:
-    """Turn off autocast inside."""
-    with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+    """Turn off autocast inside, and where it was on, its memory of weights, which it forgets at its outermost end alone.
+
+    An autocast within it would read the weights of before the last optimiser step.
+    """
+    enabled = [kind for kind in ("cuda", "cpu") if torch.is_autocast_enabled(kind)]
+    is_remembering = torch.is_autocast_cache_enabled()
+    try:
+        for kind in enabled:
+            torch.set_autocast_enabled(kind, False)
+            torch.set_autocast_cache_enabled(False)
         yield
+    finally:
+        for kind in enabled:
+            torch.set_autocast_enabled(kind, True)
+        torch.set_autocast_cache_enabled(is_remembering)
 
 
 def restrict_to_gpu(gpu: int) -> dict[str, str]:

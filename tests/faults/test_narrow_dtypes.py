@@ -163,6 +163,18 @@ def test_a_caller_s_autocast_reaches_neither_passes_nor_arithmetic(model, source
     assert all(map(torch.equal, result, expected))
 
 
+@each_dtype
+def test_a_caller_s_autocast_keeps_no_weights_of_the_step_before(model, source, dtype):
+    """A model with an autocast of its own, inside of another, would read them."""
+    nets = [Half(model, dtype) for _ in range(2)]
+    trainer().fit(nets[0], source, seed=0)
+    with torch.autocast("cpu", dtype):
+        nets[1].eval()(torch.rand(2, 1, 8, 8))
+        trainer().fit(nets[1].train(), source, seed=0)
+        assert torch.is_autocast_cache_enabled()
+    assert all(torch.equal(*values) for values in zip(*(net.state_dict().values() for net in nets), strict=True))
+
+
 # ---- underflow ----
 
 
