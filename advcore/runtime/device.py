@@ -200,9 +200,9 @@ def force_float32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def suspend_autocast() -> Iterator[None]:
-    """Turn off autocast inside, and where it was on, its memory of weights, which it forgets at its outermost end alone.
+    """Turn off autocast inside, and where it was on, its memory of weights.
 
-    An autocast within it would read the weights of before the last optimiser step.
+    It forgets them at its outermost end alone: an autocast within it would read those of before the last step.
     """
     enabled = [kind for kind in ("cuda", "cpu") if torch.is_autocast_enabled(kind)]
     is_remembering = torch.is_autocast_cache_enabled()
