@@ -64,7 +64,7 @@ class Loop:
     notes : on outputs of the model that hold more than logits, for events.
     """
 
-    def __init__(self, run: Run, snapshot: Snapshot | None = None):
+    def __init__(self, run: Run, snapshot: Snapshot | None = None) -> None:
         self.run = run
         self.device = find_device(run.model)
         self.judge = Judge(run)
