@@ -181,6 +181,12 @@ def flag_weak_settings(entries: Sequence[dict]) -> list[Flag]:
     return flags
 
 
+def flag_faults(entries: Sequence[dict], faults: Sequence[str]) -> list[Flag]:
+    """Return a flag for each attack whose gradients have a fault (`GradientWatch`), which is "" for the others."""
+    pairs = zip(entries, faults, strict=True)
+    return [Flag("masked", f"the gradient that {entry['name']} climbs is {fault}") for entry, fault in pairs if fault]
+
+
 def flag_order(entries: Sequence[dict]) -> list[Flag]:
     """Return a flag for each pair of results whose order gives masking away, beyond both intervals.
 

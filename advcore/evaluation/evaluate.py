@@ -10,6 +10,7 @@ must evaluate the same model. When memory runs out, a batch is split in halves, 
 depend on the size of its batch.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,13 +29,22 @@ from advcore.data.contract import Batch, MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack, Lineup
-from advcore.evaluation.checks import FEW_IMAGES, IMAGES, flag_model, flag_order, flag_underflow, flag_weak_settings
+from advcore.evaluation.checks import (
+    FEW_IMAGES,
+    IMAGES,
+    flag_faults,
+    flag_model,
+    flag_order,
+    flag_underflow,
+    flag_weak_settings,
+)
 from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust
 from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.runtime.out_of_memory import explain_out_of_memory
+from advcore.runtime.watch import GradientWatch
 from advcore.sweep import Measure, Sweep, start_sweep
 from advcore.types import Facts, find_name
 
@@ -102,8 +112,9 @@ def evaluate(
     attacks : each is evaluated by itself, climbing the cross-entropy unless it asks for another loss; or `AutoAttack`.
     split : which split `dataset` is, for the record.
     indices : (n,) long, the examples to evaluate; None for all.
-    checks : look for signs that the numbers are untrustworthy (`checks.py`). Input gradients that underflow in float16
-        are flagged in any case, and so is an AutoAttack that has too few classes to run all of its attacks.
+    checks : look for signs that the numbers are untrustworthy (`checks.py`). Flagged in any case are an attack that no
+        gradient leads anywhere, gradients that underflow in float16, and an AutoAttack with too few classes to run all
+        of its attacks.
     keep_examples : also return the adversarial examples.
     state : a file (.npz) of the verdicts so far, brought up to date after every batch; an evaluation that was stopped
         resumes from it. Refused for another model, data, attack or seed.
@@ -131,13 +142,14 @@ def _refuse_unfit(attacks: Sequence[Attack | AutoAttack]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What is evaluated: attacks, each by itself, on some of a source's examples."""
+    """What is evaluated: attacks, each by itself, on some of a source's examples; and a watch for each attack."""
 
     attacks: Sequence[Attack | AutoAttack]
     indices: Tensor
     seed: int
     split: str
     keep_examples: bool
+    watches: dict[int, GradientWatch] = field(default_factory=partial(defaultdict, GradientWatch))
 
 
 def _evaluate(
@@ -156,8 +168,11 @@ def _evaluate(
         preserve_random_state(Stream(seed=task.seed, purpose="model")),
         sweep.ledger.phase("evaluation", sweep.source.device),
     ):
+        is_judged = len(saved) == len(task.indices)
         examples = _judge_remaining(sweep, task, saved, on_chunk)
-        flags = distributed.run_on_first(partial(_look_for_underflow, sweep, task))
+        flags: list[str] = []
+        if task.attacks and (checks or not is_judged):
+            flags += distributed.run_on_first(partial(_look_for_underflow, sweep, task))
         if checks:
             flags += distributed.run_on_first(partial(_check_model, sweep, task, descriptions))
 
@@ -171,7 +186,7 @@ def _evaluate(
         clean=accuracies["clean"],
         attacks=entries,
         worst=wilson(int(worst.sum()), len(worst)) if task.attacks else None,
-        flags=(*map(str, reduced), *flags),
+        flags=(*map(str, chain(reduced, flag_faults(entries, saved.faults))), *flags),
         verdicts=saved.verdicts,
         examples=examples,
     )
@@ -204,7 +219,7 @@ def _judge_remaining(
     if len(remaining):
         check_fits(sweep.model, sweep.source, labels=False)
         for pieces in sweep.run(remaining, judge, guard=partial(explain_out_of_memory, "in an evaluation", way_out)):
-            saved.add(pieces)
+            saved.add(pieces, [task.watches[i].find_fault() for i in range(len(task.attacks))])
             for _, _, images in pieces:
                 examples.append({key: x_adv.cpu() for key, x_adv in images.items()})
             on_chunk(len(saved), len(task.indices))
@@ -223,7 +238,11 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
         examples = {}
         for i, attack in enumerate(attacks):
             stream = root.child(i).at(indices)
-            verdicts[str(i)], x_adv = find_robust(sweep.forward, attack, x, y=y, correct=correct, stream=stream)
+            watch = task.watches[i]
+            forward = watch.watch(sweep.forward)
+            robust, x_adv = find_robust(forward, attack, x, y=y, correct=correct, stream=stream)
+            watch.end_batch(robust)
+            verdicts[str(i)] = robust
             if task.keep_examples:
                 examples[str(i)] = x_adv
         return count_passes(sweep.ledger) - passes_before, verdicts, examples
@@ -232,8 +251,6 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
 
 
 def _look_for_underflow(sweep: Sweep, task: _Task) -> list[str]:
-    if not task.attacks or not len(task.indices):
-        return []
     _, x, y = _read_spread(sweep, task, FEW_IMAGES)
     with preserve_random_state():
         return list(map(str, flag_underflow(sweep.model, x, y)))

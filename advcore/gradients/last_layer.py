@@ -5,7 +5,7 @@ inner maximum is the loss gradient at the maximiser.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
+from advcore.runtime.watch import GradientWatch
 from advcore.sweep import start_sweep
 
 
@@ -120,6 +121,7 @@ class _FactorMeasure:
     forward: CountedModel
     tap: Tap
     check: LabelCheck
+    watch: GradientWatch = field(default_factory=GradientWatch)
 
     def __call__(self, indices: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Factors]:
         self.check(y, indices)
@@ -138,7 +140,9 @@ class _FactorMeasure:
         if "adversarial" in objective.passes:
             clean = outputs["clean"][0] if outputs else None
             stream = self.settings.stream.at(indices)
-            x_adv = perturb(self.forward, objective, self.attack, x, y, clean=clean, generator=stream)
+            forward = self.watch.watch(self.forward)
+            x_adv = perturb(forward, objective, self.attack, x, y, clean=clean, generator=stream)
+            self.watch.refuse_training(self.forward.model, self.attack, x, y)
             outputs["adversarial"] = run_tapped(self.forward, self.tap, x_adv)
         return outputs
 
@@ -158,4 +162,5 @@ LAST_LAYER = Gradient(
     measure=last_layer_rows,
     units=_count_units,
     is_scalar=False,
+    reads_head=True,
 )

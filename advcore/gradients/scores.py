@@ -27,6 +27,7 @@ from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
 from advcore.runtime.borrow import record_gradients
 from advcore.runtime.counted import CountedModel
+from advcore.runtime.watch import GradientWatch
 from advcore.sweep import start_sweep
 
 # Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,).
@@ -56,13 +57,16 @@ def sweep_scores(
         settings.ledger.phase("scoring", source.device),
     ):
         attack = sweep.bind(settings.attack)
+        watch = GradientWatch()
 
         def measure(indices: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             if check is not None:
                 check(y, indices)
             if attacked:
                 stream = settings.stream.at(indices)
-                x = perturb(sweep.forward, settings.objective, attack, x, y, generator=stream)
+                clean = x
+                x = perturb(watch.watch(sweep.forward), settings.objective, attack, clean, y, generator=stream)
+                watch.refuse_training(model, attack, clean, y)
             return score(sweep.forward, indices, x, y), y
 
         scores, labels = distributed.gather_combined(chain.from_iterable(sweep.run(torch.arange(len(source)), measure)))
@@ -147,7 +151,7 @@ def _features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     return rows.features[0].double().cpu()
 
 
-_define = partial(define_clean_and_attacked, score_passes=1)
+_define = partial(define_clean_and_attacked, score_passes=1, reads_head=True)
 _define_average = partial(_define, collect=AveragedScores)
 
 SCORES: dict[str, Gradient] = {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advcore.errors import ConfigError, SettingProblem, check, describe_exception, require
 from advcore.runtime.outputs import read_logits
 from advcore.runtime.precision import disable_compilation, measure_precision
+from advcore.runtime.watch import ABSENT, describe_fault
 
 Head = nn.Linear | nn.Conv2d
 """A linear layer, or a convolution with a kernel of 1 x 1, which is linear in pooled features (B, D, 1, 1)."""
@@ -77,7 +78,7 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
     heads = [key for key, reason in reasons.items() if reason is None]
     if len(heads) > 1:
         got = f"several whose outputs are added: {', '.join(heads)}"
-        raise ConfigError(SettingProblem("head", _RULE, got, "name the one whose gradient is meant"))
+        raise ConfigError(SettingProblem("head", _RULE, got, "use a single one, on all features at once"))
     if not heads:
         missing = _Reason("none with as many outputs as there are logits", "end the model in one")
         reason = next(filter(None, reasons.values()), missing)
@@ -91,7 +92,10 @@ def _can_be_head(module: nn.Module) -> bool:
 
 
 def _judge_layers(model: nn.Module, x: Tensor, layers: Mapping[str, Head]) -> dict[str, _Reason | None]:
-    """Return why each layer with as many outputs as logits is no head, the last layer first; None for a head."""
+    """Return why each layer with as many outputs as logits is no head, the last layer first; None for a head.
+
+    In a diverged model, whose logits are NaN, the last of them is taken.
+    """
     calls = {key: _Calls() for key in layers}
     parameters = [parameter for layer in layers.values() for parameter in layer.parameters()]
     with contextlib.ExitStack() as stack:
@@ -101,11 +105,22 @@ def _judge_layers(model: nn.Module, x: Tensor, layers: Mapping[str, Head]) -> di
         for key, layer in layers.items():
             stack.enter_context(layer.register_forward_hook(calls[key].catch, with_kwargs=True))
         with torch.enable_grad(), run_layer_by_layer(model):
-            logits = read_logits(model(x.clone()), len(x))
-        candidates = [
-            key for key in reversed(layers) if calls[key].count and count_classes(layers[key]) == logits.shape[1]
-        ]
-        return {key: _find_reason(key, layers[key], calls[key], logits) for key in candidates}
+            logits = _run_recorded(model, x)
+        called = [key for key in reversed(layers) if calls[key].count]
+        fitting = [key for key in called if count_classes(layers[key]) == logits.shape[1]]
+        if bool(torch.isnan(logits).any()):
+            return dict.fromkeys(fitting[:1])
+        return {key: _find_reason(key, layers[key], calls[key], logits) for key in fitting}
+
+
+def _run_recorded(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits of a pass that autograd records. Raises ConfigError where the model forbids that itself."""
+    try:
+        return read_logits(model(x.clone()), len(x))
+    except RuntimeError as error:
+        if "Inference tensors" not in str(error):
+            raise
+        raise ConfigError(describe_fault(ABSENT)) from error
 
 
 def count_classes(head: Head) -> int:
@@ -119,21 +134,16 @@ def count_features(head: Head) -> int:
 
 
 def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reason | None:
-    """Return why a layer is no head, or None: its parameters' gradient is the one that follows from its input.
-
-    In a diverged model, whose numbers are NaN, any layer that was called once is taken.
-    """
+    """Return why a layer is no head, or None: its parameters' gradient is the one that follows from its input."""
     if calls.count > 1:
         return _Reason(f"{key}, which is called {calls.count} times", "use a layer of its own for the logits")
     if calls.features.ndim != 2 or calls.shape.numel() != logits.numel():
         return _Reason(f"{key}, which gives {tuple(calls.shape)}", "pool the features before the last layer")
-    if not bool(torch.isfinite(calls.features).all()) or bool(torch.isnan(logits).any()):
-        return None
     try:
         actual, expected = _differentiate(layer, calls.features, logits)
     except RuntimeError as error:
         way_out = "let gradients reach it: no torch.no_grad() around it, and nothing it reads changed in place"
-        return _Reason(f"{key}, which has no gradient ({describe_exception(error)})", way_out)
+        return _Reason(f"{key}, at which autograd fails ({describe_exception(error).partition(': [')[0]})", way_out)
     largest = expected.abs().amax()
     precision = max(torch.finfo(calls.dtype).eps, measure_precision(logits))
     allowed = largest * max(_TOLERANCE, 4 * precision)
@@ -141,7 +151,7 @@ def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reaso
         return None
     way_out = "return the output of a last linear layer as it is"
     if not bool(actual.any()):
-        return _Reason(f"{key}, on which the logits do not depend", way_out)
+        return _Reason(f"{key}, which gets no gradient from the logits", way_out)
     factor = float(actual @ expected / expected.square().sum())
     if bool((actual - factor * expected).abs().amax() <= allowed):
         return _Reason(f"{factor:.3g} times the output of {key}", f"{way_out}, and scale its weights or the loss")

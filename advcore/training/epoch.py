@@ -18,6 +18,7 @@ from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import borrow, find_device
 from advcore.runtime.precision import Speed
 from advcore.runtime.signals import check, defer_stop
+from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
 from advcore.training.minibatch import build_stepper
@@ -36,7 +37,7 @@ class EpochTrainer:
     gate : what keeps steps out that are not finite, where the device decides so; else None.
     average : moving average of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
     stepper : what the minibatch rule makes of each batch.
-    steps_done : training steps so far, over all epochs.
+    steps_done : training steps so far, over all epochs. watch : of the first step's attack.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
@@ -62,6 +63,7 @@ class EpochTrainer:
             head=trainer.head,
         )
         self.steps_done = 0
+        self.watch = GradientWatch()
         self.place = Place()
         self.coreset: Coreset | None = None
 
@@ -190,6 +192,7 @@ class EpochTrainer:
             parallel=self.parallel,
             gate=self.gate,
             on_update=self._update_average,
+            watch=self.watch,
         )
 
     def _update_average(self) -> None:

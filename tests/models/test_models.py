@@ -177,7 +177,7 @@ def test_a_head_called_anything_is_found_behind_a_normalisation_layer():
 def test_a_named_head_is_taken_and_must_give_the_logits():
     model, x = Twins(), images(2, (3, 2, 2))
     assert find_head(model, x, "second") is model.second
-    with pytest.raises(ConfigError, match="got first, on which the logits do not depend"):
+    with pytest.raises(ConfigError, match="got first, which gets no gradient from the logits"):
         find_head(model, x, "first")
     with pytest.raises(ConfigError, match="squash, verdict"):
         find_head(Own(), images(2, SMALL), "squash")
