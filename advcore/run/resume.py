@@ -73,7 +73,7 @@ class Journal:
 def create_record(prepared: Prepared) -> RunRecord:
     """Return the record of a run of which nothing is done yet."""
     data = prepared.data
-    return RunRecord(
+    record = RunRecord(
         name=prepared.config.name,
         config=resolve(prepared.config),
         environment=environment.describe_environment(data.train.device),
@@ -88,6 +88,9 @@ def create_record(prepared: Prepared) -> RunRecord:
         },
         inputs=prepared.inputs,
     )
+    if data.notes:
+        record.data["notes"] = list(data.notes)
+    return record
 
 
 def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool, Snapshot | None]:
