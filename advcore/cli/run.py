@@ -36,6 +36,8 @@ def run(
             prepared = prepare.prepare(config)
             refuse_processes(prepared.trainer)
         try:
+            if distributed.is_first():
+                typer.echo(prepared.data.describe())
             with show_run(len(prepared.trainer.schedule.plan())) as reporter:
                 record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
         except (Stopped, KeyboardInterrupt):

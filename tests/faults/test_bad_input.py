@@ -312,7 +312,7 @@ def spoilt(array: np.ndarray, i: int, value: float) -> np.ndarray:
 BAD_ARRAYS = {
     "G5 empty": ({"x_train": np.zeros((0, 1, 8, 8), np.float32), "y_train": np.arange(0)}, ["at least one"]),
     "G5 no test": ({"x_test": np.zeros((0, 1, 8, 8), np.float32), "y_test": np.arange(0)}, ["at least one"]),
-    "G5 no channels": ({"x_train": np.zeros((12, 8, 8), np.float32)}, ["(N, C, H, W)", "(12, 8, 8)"]),
+    "G5 no rows": ({"x_train": np.zeros((12, 64), np.float32)}, ["(N, C, H, W)", "(12, 64)"]),
     "G5 one number": ({"x_train": np.float32(1)}, ["images"]),
     "G5 fewer labels": ({"y_train": np.arange(11) % 3}, ["(11,)", "12 images"]),
     "G5 labels lack": ({"y_train": None}, ["y_train is missing"]),
