@@ -49,7 +49,7 @@ class ImageFolder(DataSettings):
     def _check_repeated(self) -> SettingProblem | None:
         """Return a problem if a sub-folder is named twice: it can have one label only."""
         setting = "groups" if self.groups else "only"
-        names = [*map(normalise, [*(self.only or ()), *chain.from_iterable((self.groups or {}).values())])]
+        names = [*map(normalise, chain(self.only or (), *(self.groups or {}).values()))]
         repeated = sorted({name for name in names if names.count(name) > 1})
         return must(setting, "sub-folders each named once", repeated[0]) if repeated else None
 
@@ -129,7 +129,8 @@ def _list_images(folder: Path, labels: dict[str, int]) -> Listing:
     listing.leave_out_strays()
     for name, path in paths.items():
         listing.add_images(path, labels[name])
-    empty = [name for name, label in labels.items() if label not in listing.labels]
+    labels_listed = set(listing.labels)
+    empty = [name for name, label in labels.items() if label not in labels_listed]
     if empty:
         left_out = "".join(f"; {note}" for note in listing.describe_left_out())
         raise DataError(f"{folder} must hold images of each class, got none in {empty[:5]}{left_out}")

@@ -4,6 +4,7 @@ Hidden files, and those that systems and tools put beside a user's, are no data.
 """
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from advcore.errors import DataError
 
 # Folders and files, beside the hidden ones, that Python, file managers and storage systems make.
 _SYSTEM = ("__pycache__", "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "lost+found")
+
+_SHARD = re.compile(r"(?P<name>.*)-(?P<number>\d{1,6})-of-(?P<total>\d{1,6})\b")
 
 
 def is_hidden(name: str) -> bool:
@@ -38,6 +41,29 @@ def find_folders(parent: Path) -> dict[str, Path]:
             raise DataError(f"{parent} must hold each name once, got {name!r} in two ways of writing; join the two")
         folders[name] = path
     return folders
+
+
+def check_shards(files: list[Path]) -> None:
+    """Raise DataError where names say that files are missing, or there twice.
+
+    That is so of train-00000-of-00003.parquet without the other two, and of two names for one file.
+    """
+    folder = files[0].parent
+    if len({os.path.realpath(file) for file in files}) < len(files):
+        raise DataError(f"{folder} must hold each file once, got links to the same among {[f.name for f in files][:5]}")
+    shards: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for match in filter(None, (_SHARD.match(file.name) for file in files)):
+        shards[match["name"], match["total"]].append(int(match["number"]))
+    if len(shards) > 1:
+        sets = " and ".join(f"{name}-*-of-{total}" for name, total in sorted(shards))
+        raise DataError(f"{folder} must hold the files of one set, got {sets}; remove those that are not meant")
+    for (name, total), numbers in shards.items():
+        start = int(int(total) in numbers)  # some count from 1
+        missing = sorted({*range(start, start + int(total))} - {*numbers})
+        if missing or len(numbers) > int(total):
+            absent = "".join(f"; {name}-{number:0{len(total)}}-of-{total}.parquet is missing" for number in missing[:3])
+            rule = f"all {int(total)} files {name}-*-of-{total}.parquet, each once"
+            raise DataError(f"{folder} must hold {rule}, got {sorted(numbers)[:20]}{absent}")
 
 
 class Listing:
@@ -104,7 +130,9 @@ class Listing:
             return True
         first_label, first = self._places[real]
         if first_label != label:
-            raise DataError(f"{path} must have one class, but is the same as {first}, of another; remove one of the two")
+            raise DataError(
+                f"{path} must have one class, but is the same as {first}, of another; remove one of the two"
+            )
         self.left_out["links to what is listed already"].append(path)
         return False
 
