@@ -139,8 +139,8 @@ class Listing:
     def describe_left_out(self) -> list[str]:
         """Write how many files and folders were left out for each reason, and the first of them."""
         return [
-            f"{self.root}: {len(paths):,} {reason} left out, such as {os.path.relpath(min(paths), self.root)}"
-            for reason, paths in sorted(self.left_out.items())
+            f"left out of {self.root}: {reason} ({len(paths):,}, such as {os.path.relpath(paths[0], self.root)})"
+            for reason, paths in self.left_out.items()
         ]
 
     def check_apart(self, training: "Listing") -> None:
