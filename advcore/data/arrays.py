@@ -101,7 +101,9 @@ def _find_array(arrays: dict[str, np.ndarray], asked: str, path: Path) -> str | 
         known |= {f"{p}_{s}" for s in _STEMS[stem] for p in _PARTS[place]}
         names = [name for name in arrays if name.lower() in known]
         if len(names) > 1:
-            raise DataError(f"{path} must hold one array that can be {asked}, got {', '.join(names)}; remove the others")
+            raise DataError(
+                f"{path} must hold one array that can be {asked}, got {', '.join(names)}; remove the others"
+            )
         if names:
             return names[0]
     return None
