@@ -143,6 +143,7 @@ def _read_images(paths: list[str], size: int, positions: Tensor) -> Tensor:
 
     images = []
     for position in positions.tolist():
-        image = TF.resize(decode_image(paths[position], position), round(size * 8 / 7))
+        path = paths[position]
+        image = TF.resize(decode_image(path, position, path), round(size * 8 / 7))
         images.append(TF.pil_to_tensor(TF.center_crop(image, size)))
     return torch.stack(images)

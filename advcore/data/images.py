@@ -18,7 +18,7 @@ _GREY = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _WIDE = _GREY[3:]
 _TRANSPARENT = ("LA", "PA", "RGBA", "RGBa")
 # EXIF's orientations, and what turns each upright.
-_TURNS = {
+_TURNS: dict[object, str] = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
     4: "FLIP_TOP_BOTTOM",
@@ -53,28 +53,29 @@ def list_endings() -> tuple[str, ...]:
     return tuple(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
 
 
-def decode_image(file: BinaryIO | str, position: int, *, grey: bool = False) -> "Image.Image":
+def decode_image(file: BinaryIO | str, position: int, name: str, *, grey: bool = False) -> "Image.Image":
     """Decode an image into RGB, or into one channel where it has no more and `grey` allows that.
 
     Grey of 16 bits (12 in some TIFF files) is scaled by that range, not by the image's own; float pixels must be in
     [0, 1]. The image is turned upright as its EXIF says, and what is transparent shows white. Of an animation the first
     frame is taken.
 
-    Raises DataError, which names the image at `position`; also for pixels whose range is not known for sure (signed and
-    32-bit whole numbers, floats outside [0, 1]), and for a TIFF file of several pages.
+    Raises DataError, which names the image at `position` in the file or files of this `name`; also for pixels whose
+    range is not known for sure (signed and 32-bit whole numbers, floats outside [0, 1]), and for a TIFF file of several
+    pages.
     """
-    with _open_image(file, position) as image:
+    with _open_image(file, position, name) as image:
         return _convert(image, grey)
 
 
-def is_grey(file: BinaryIO | str, position: int) -> bool:
-    """Return whether an image has one channel, from its header. Raises DataError, which names it at `position`."""
-    with _open_image(file, position) as image:
+def is_grey(file: BinaryIO | str, position: int, name: str) -> bool:
+    """Return whether an image has one channel, from its header. Raises DataError, as `decode_image` does."""
+    with _open_image(file, position, name) as image:
         return image.mode in _GREY
 
 
 @contextlib.contextmanager
-def _open_image(file: BinaryIO | str, position: int) -> Iterator["Image.Image"]:
+def _open_image(file: BinaryIO | str, position: int, name: str) -> Iterator["Image.Image"]:
     """Open an image, and raise DataError, which names it, for whatever is raised inside."""
     from PIL import Image
 
@@ -85,8 +86,7 @@ def _open_image(file: BinaryIO | str, position: int) -> Iterator["Image.Image"]:
         reason = describe_exception(error)
         if isinstance(error, DataError):
             reason = str(error)
-        path = f" ({file})" if isinstance(file, str) else ""
-        raise DataError(f"image {position}{path} cannot be decoded: {reason}") from error
+        raise DataError(f"image {position} ({name}) cannot be decoded: {reason}") from error
 
 
 def _convert(image: "Image.Image", grey: bool) -> "Image.Image":
@@ -121,9 +121,12 @@ def _check_tiff(image: "Image.Image") -> None:
         raise DataError("its pixels must be unsigned, got signed whole numbers; save it with 8 or 16 unsigned bits")
 
 
-def _read_tag(image: "Image.Image", tag: int) -> list[int]:
+def _read_tag(image: "Image.Image", tag: int) -> tuple[int, ...]:
     """Return the values of a TIFF file's tag, which are none where it is missing, and for another format."""
-    return np.atleast_1d(getattr(image, "tag_v2", {}).get(tag, ())).tolist()
+    value = getattr(image, "tag_v2", {}).get(tag, ())
+    if isinstance(value, tuple):
+        return value
+    return (value,)
 
 
 def _scale_transparency(image: "Image.Image") -> None:
@@ -132,9 +135,9 @@ def _scale_transparency(image: "Image.Image") -> None:
     PIL leaves it in the file's own bits: with 2 or 4 bits a pixel it would be another grey.
     """
     colour = image.info.get("transparency")
-    if image.format != "PNG" or colour is None or not image.tile:
+    if image.format != "PNG" or colour is None:
         return
-    bits = image.tile[0][3]
+    bits = getattr(image, "tile", [])[0][3]
     if bits == "RGB;16B":
         raise DataError("its transparent colour must have 8 bits, got 16; save it with an alpha channel")
     image.info["transparency"] = {"L;2": 85, "L;4": 17}.get(bits, 1) * colour

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache, partial
-from itertools import chain, filterfalse
+from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,8 +69,8 @@ class Parquet(OwnData):
         if not test[0].path.name.startswith("test") and test[0].path.parent.name != "test":
             notes.append(f"{test[0].path.name} is the test set")
         parts = [_read_part(train), _read_part(test)]
-        are_grey = cache(partial(_are_grey, [encoded for _, encoded in parts]))
-        splits = [Split(labels, partial(_decode, encoded, are_grey), num_classes) for labels, encoded in parts]
+        are_grey = cache(partial(_are_grey, parts))
+        splits = [Split(part.labels, partial(_decode, part, are_grey), num_classes) for part in parts]
         return splits[0].with_notes(*notes), splits[1]
 
 
@@ -179,8 +179,22 @@ def _count_class_names(files: list[_File]) -> int | None:
     return max((len(file.class_names) for file in stating), default=None)
 
 
-def _read_part(files: list[_File]) -> "tuple[Tensor, pa.ChunkedArray]":
-    """Read the labels (N,) and the encoded images of one part."""
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The labels (N,) and the encoded images of all files of one part, and a name for them."""
+
+    name: str
+    labels: Tensor
+    images: "pa.ChunkedArray"
+
+    def open_image(self, position: int) -> io.BytesIO:
+        content = self.images[position].as_py()
+        if not isinstance(content, bytes):
+            raise DataError(f"image {position} ({self.name}) must hold bytes, got {type(content).__name__}")
+        return io.BytesIO(content)
+
+
+def _read_part(files: list[_File]) -> _Part:
     import pyarrow as pa
 
     labels = []
@@ -188,7 +202,8 @@ def _read_part(files: list[_File]) -> "tuple[Tensor, pa.ChunkedArray]":
     for file in files:
         with _name_unreadable(file.path):
             labels.append(_read_columns(file, images))
-    return torch.from_numpy(np.concatenate(labels)), pa.chunked_array(images, pa.large_binary())
+    name = " to ".join(dict.fromkeys([str(files[0].path), str(files[-1].path)]))
+    return _Part(name, torch.from_numpy(np.concatenate(labels)), pa.chunked_array(images, pa.large_binary()))
 
 
 def _read_columns(file: _File, images: "list[pa.Array]") -> np.ndarray:
@@ -213,30 +228,27 @@ def _read_columns(file: _File, images: "list[pa.Array]") -> np.ndarray:
     return column.to_numpy().astype(np.int64)
 
 
-def _are_grey(parts: "list[pa.ChunkedArray]") -> bool:
+def _are_grey(parts: list[_Part]) -> bool:
     """Return whether all images of all parts have one channel. Cost: their headers, up to the first that has more."""
-    encoded = chain.from_iterable(map(enumerate, parts))
-    return all(is_grey(_open_bytes(content.as_py(), position), position) for position, content in encoded)
+    return all(
+        is_grey(part.open_image(position), position, part.name)
+        for part in parts
+        for position in range(len(part.labels))
+    )
 
 
-def _open_bytes(content: object, position: int) -> io.BytesIO:
-    if not isinstance(content, bytes):
-        raise DataError(f"image {position} must hold bytes, got {type(content).__name__}")
-    return io.BytesIO(content)
-
-
-def _decode(encoded: "pa.ChunkedArray", are_grey: Callable[[], bool], positions: Tensor) -> Tensor:
+def _decode(part: _Part, are_grey: Callable[[], bool], positions: Tensor) -> Tensor:
     """Decode the images at `positions` into (B, C, H, W) uint8: in RGB, unless all images of the set are grey."""
     images = []
     for position in positions.tolist():
-        images.append(decode_image(_open_bytes(encoded[position].as_py(), position), position, grey=True))
+        images.append(decode_image(part.open_image(position), position, part.name, grey=True))
         if images[-1].size != images[0].size:
             sizes = f"{images[-1].size[::-1]} at {position} and {images[0].size[::-1]} at first"
-            raise DataError(f"images must have one size (height, width), got {sizes}")
+            raise DataError(f"images must have one size (height, width), got {sizes} ({part.name})")
     modes = {image.mode for image in images}
     if len(modes) > 1 or (modes == {"L"} and not are_grey()):
         images = [image.convert("RGB") for image in images]
-    stacked = torch.from_numpy(np.stack(images))
+    stacked = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     if stacked.ndim == 3:
         return stacked[:, None]
     return stacked.permute(0, 3, 1, 2).contiguous()

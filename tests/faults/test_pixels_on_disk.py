@@ -28,6 +28,10 @@ def encode(image, form="PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
+def decode(content: bytes, **options) -> Image.Image:
+    return decode_image(io.BytesIO(content), 0, "name", **options)
+
+
 def write_tiff(values: np.ndarray, bits: int, photometric=1, sample_format=1, packed=None) -> bytes:
     """A TIFF file of one grey image, written by hand: PIL writes no 12 bits, no signs, and no inverted ones."""
     height, width = values.shape
@@ -129,8 +133,8 @@ def test_pixels_arrive_as_a_viewer_shows_them(content, expected):
         expected = COLOUR.copy()
         expected[0, 0] = 255
     expected = np.broadcast_to(np.atleast_3d(expected), (*expected.shape[:2], 3))
-    assert np.array_equal(np.asarray(decode_image(io.BytesIO(content), 0)), expected)
-    grey = decode_image(io.BytesIO(content), 0, grey=True)  # as parquet reads it
+    assert np.array_equal(np.asarray(decode(content)), expected)
+    grey = decode(content, grey=True)  # as parquet reads it
     if grey.mode == "L":
         grey = grey.convert("RGB")
     assert np.array_equal(np.asarray(grey), expected)
@@ -148,7 +152,7 @@ def test_other_colour_spaces_arrive_as_nearly_the_colours_that_were_meant(mode, 
         "YCbCr": Image.fromarray(colours[None]).convert("YCbCr"),
     }
     image = stored[mode].resize((48, 16), Image.Resampling.NEAREST)  # blocks, so that JPEG loses little
-    shown = np.asarray(decode_image(io.BytesIO(encode(image, form, quality=98)), 0))[8, 8::16]
+    shown = np.asarray(decode(encode(image, form, quality=98)))[8, 8::16]
     assert np.abs(shown.astype(int) - colours).max() <= 8
 
 
@@ -172,7 +176,7 @@ def test_images_are_turned_as_their_exif_says_and_once(orientation, form):
     exif[0x0112] = orientation
     stored = GREY if form != "WEBP" else np.stack([GREY] * 3, 2)
     options = {"lossless": True} if form == "WEBP" else {}
-    image = decode_image(io.BytesIO(encode(stored, form, exif=exif, **options)), 0)
+    image = decode(encode(stored, form, exif=exif, **options))
     assert np.array_equal(np.asarray(image)[..., 0], TURNS[orientation](GREY))
 
 
@@ -180,24 +184,24 @@ def test_wide_transparent_and_lossy_images_are_turned_too():
     exif = Image.Exif()
     exif[0x0112] = 6
     for content in (encode(WIDE, exif=exif), encode(add_alpha(GREY, [[255] * 3] * 2), exif=exif)):
-        assert np.array_equal(np.asarray(decode_image(io.BytesIO(content), 0))[..., 0], np.rot90(GREY, -1))
+        assert np.array_equal(np.asarray(decode(content))[..., 0], np.rot90(GREY, -1))
     photo = np.zeros((16, 32, 3), np.uint8)
     photo[:, 16:] = 255
     for form in ("JPEG", "AVIF") if ".avif" in list_endings() else ("JPEG",):
-        turned = np.asarray(decode_image(io.BytesIO(encode(photo, form, exif=exif)), 0))
+        turned = np.asarray(decode(encode(photo, form, exif=exif)))
         assert turned.shape == (32, 16, 3) and turned[:8].max() < 40 and turned[-8:].min() > 215
 
 
 def test_exif_that_cannot_be_read_turns_nothing():
     content = encode(COLOUR, "JPEG", exif=b"Exif\0\0MM\0\x2b rubbish", quality=100, subsampling=0)
-    assert decode_image(io.BytesIO(content), 0).size == (3, 2)
+    assert decode(content).size == (3, 2)
 
 
 def test_of_an_animation_the_first_frame_is_taken():
     frames = [Image.fromarray(np.full((4, 4, 3), level, np.uint8)) for level in (40, 200)]
     for form, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})):
         content = encode(frames[0], form, save_all=True, append_images=frames[1:], **options)
-        assert np.unique(np.asarray(decode_image(io.BytesIO(content), 0))).tolist() == [40]
+        assert np.unique(np.asarray(decode(content))).tolist() == [40]
 
 
 REFUSED = {
@@ -220,7 +224,7 @@ def test_pixels_that_cannot_be_scaled_for_sure_are_refused_by_file_name(tmp_path
     path = tmp_path / "picture.tif"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        decode_image(str(path), 3)
+        decode_image(str(path), 3, str(path))
     message = str(caught.value)
     assert message.startswith(f"image 3 ({path}) cannot be decoded: ") and reason in message and "\n" not in message
 
@@ -235,7 +239,7 @@ def test_a_file_that_was_cut_is_refused_whatever_its_format(tmp_path, form, shar
     path = tmp_path / "cut"
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=r"image 0 \(.*cut\) cannot be decoded"):
-        decode_image(str(path), 0)
+        decode_image(str(path), 0, str(path))
 
 
 # ---- whole data sets ----
@@ -299,6 +303,13 @@ def test_grey_and_colour_in_one_parquet_become_rgb(tmp_path, place):
     for source in filter(None, (data.train, data.validation, data.test)):
         ((_, x, _),) = source.batches([torch.arange(len(source))])
         assert x.shape[1:] == (3, 2, 3) and all(np.isclose(float(image.sum()), shades).any() for image in x)
+
+
+def test_a_damaged_image_in_parquet_is_refused_with_its_row_and_the_names_of_the_files(tmp_path):
+    write_parquet(tmp_path, "train", [encode(GREY)] * 4)
+    write_parquet(tmp_path, "test", [encode(GREY), encode(GREY)[:40]])
+    with pytest.raises(DataError, match=r"image 1 \(.*/test-0.parquet\) cannot be decoded"):
+        load_parquet(tmp_path)
 
 
 def test_parquet_images_turned_by_exif_have_one_size(tmp_path):
