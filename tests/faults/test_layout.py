@@ -76,8 +76,8 @@ def test_a_shape_that_leaves_it_open_is_refused_with_the_line_to_write(tmp_path,
     x = DRAW.integers(0, 256, (12, *shape), dtype=np.uint8)
     path = write(tmp_path / "a.npz", x)
     assert line_of(path) == (
-        f"data.layout must be channels_first or channels_last where x_train is {x.shape}, which may be either, got None; "
-        "write layout: channels_last for images (N, H, W, C)"
+        f"data.layout must be channels_first or channels_last where x_train is {x.shape}, which may be either, "
+        "got None; write layout: channels_last for images (N, H, W, C)"
     )
     assert is_same(contents(load(path, layout="channels_first"))[0], x)
     assert is_same(contents(load(path, layout="channels_last"))[0], x.transpose(0, 3, 1, 2))
@@ -222,6 +222,8 @@ def test_check_prints_one_row_of_the_data(advcore, root, tmp_path):
 @pytest.mark.slow
 def test_run_prints_it_too(advcore, root, tmp_path, tiny):
     file = root / "experiments/linf_full.yaml"
-    code, out, err = advcore("run", file, *(part for change in tiny for part in ("--set", change)), "--out", tmp_path / "r")
+    code, out, err = advcore(
+        "run", file, *(part for change in tiny for part in ("--set", change)), "--out", tmp_path / "r"
+    )
     assert code == 0, err
     assert out.startswith("data: ") and " images of 1 x 8 x 8, 10 classes, on cpu\n" in out
