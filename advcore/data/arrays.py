@@ -44,8 +44,9 @@ class Npz(OwnData):
     def read(self) -> tuple[Split, Split]:
         path = find_path(self.path)
         arrays = _read_folder(path) if path.is_dir() else _read_file(path)
-        names = {asked: _find_array(arrays, asked, path) for asked in _ASKED}
-        missing = [asked for asked, name in names.items() if name is None]
+        candidates = {asked: _find_array(arrays, asked, path) for asked in _ASKED}
+        names = {asked: name for asked, name in candidates.items() if name is not None}
+        missing = [asked for asked in _ASKED if asked not in names]
         if missing:
             raise DataError(
                 f"{path} must hold {', '.join(_ASKED)}, got {', '.join(arrays)}; {missing[0]} is missing; "

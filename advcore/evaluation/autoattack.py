@@ -103,8 +103,8 @@ class AutoAttack:
     def attack(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
         """Attack images x (B, C, H, W) that are classified right as y; those not fooled are returned unchanged.
 
-        Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported, DataError
-        for images that are no floats in [0, 1]. Silences the package's logger.
+        Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported;
+        DataError for images that are no floats in [0, 1]. Silences the package's logger.
         """
         check_attackable(x)
         _, channels, height, width = x.shape
