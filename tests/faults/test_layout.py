@@ -151,6 +151,12 @@ def test_one_part_alone_and_arrays_that_lack_are_refused_with_the_way_out(tmp_pa
     )
 
 
+def test_images_of_one_part_do_not_get_the_labels_of_another(tmp_path):
+    arrays = {"x_train": SQUARE, "y_train": LABELS, "x_val": SQUARE[:6], "y_val": LABELS[:6]}
+    np.savez(tmp_path / "a.npz", **arrays, x_test=SQUARE[6:])  # an unlabelled test part of as many images
+    assert f"y_test is missing; {WAY_OUT}" in line_of(tmp_path / "a.npz")
+
+
 def test_two_arrays_of_one_meaning_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=SQUARE, train_images=SQUARE, y_train=LABELS, x_test=SQUARE, y_test=LABELS)
     assert line_of(tmp_path / "a.npz").endswith(
