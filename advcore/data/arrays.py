@@ -54,6 +54,8 @@ class Npz(OwnData):
                 + _ONE_PART_A_FILE
             )
         train, test = (self._make_split(arrays, names[f"x_{part}"], names[f"y_{part}"]) for part in ("train", "test"))
+        if "test" not in names["x_test"].lower():
+            test = test.with_notes(f"{names['x_test']} is the test set")
         unused = [name for name in arrays if name not in names.values()]
         if unused:
             train = train.with_notes(f"{list_first(unused, 6)} not used")

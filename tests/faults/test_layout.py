@@ -132,6 +132,7 @@ def test_a_folder_has_a_file_for_each_part_as_generated_sets_do(tmp_path, held_o
     np.savez(tmp_path / f"{held_out}.npz", image=channels_last(SQUARE[:6]), label=LABELS[:6])
     data = load(tmp_path)
     assert is_same(contents(data)[0], SQUARE) and len(data.test) == 6
+    assert ("image_val is the test set" in data.notes) == (held_out != "test")
 
 
 WAY_OUT = "a file with one part must be train.npz or test.npz, in the folder that data.path names"
