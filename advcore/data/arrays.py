@@ -44,17 +44,22 @@ class Npz(OwnData):
     def read(self) -> tuple[Split, Split]:
         path = find_path(self.path)
         arrays = _read_folder(path) if path.is_dir() else _read_file(path)
-        names = {asked: _find_array(arrays, asked, path) for asked in _ASKED}
-        missing = [asked for asked, name in names.items() if name is None]
+        names = _find_part(arrays, "train", path) | (
+            _find_part(arrays, "test", path) or _find_part(arrays, "val", path, name="test")
+        )
+        missing = [asked for asked in _ASKED if asked not in names]
         if missing:
             raise DataError(
                 f"{path} must hold {', '.join(_ASKED)}, got {', '.join(arrays)}; {missing[0]} is missing; "
                 + _ONE_PART_A_FILE
             )
-        unused = [name for name in arrays if name not in names.values()]
-        notes = (f"{list_first(unused, 6)} not used",) if unused else ()
         train, test = (self._make_split(arrays, names[f"x_{part}"], names[f"y_{part}"]) for part in ("train", "test"))
-        return train.with_notes(*notes), test
+        if "test" not in names["x_test"].lower():
+            test = test.with_notes(f"{names['x_test']} is the test set")
+        unused = [name for name in arrays if name not in names.values()]
+        if unused:
+            train = train.with_notes(f"{list_first(unused, 6)} not used")
+        return train, test
 
     def _make_split(self, arrays: dict[str, np.ndarray], images: str, labels: str) -> Split:
         """Check one part's images and labels, called so in the file, and return them as a split."""
@@ -90,23 +95,23 @@ def _read_folder(folder: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _find_array(arrays: dict[str, np.ndarray], asked: str, path: Path) -> str | None:
-    """Return what the file calls the array that is asked for as "x_train" or so; None if it has none.
+def _find_part(arrays: dict[str, np.ndarray], part: str, path: Path, name: str = "") -> dict[str, str]:
+    """Return {"x_train": what the file calls it, ...} of a part's images and labels, as far as it has them.
 
-    The test part may be called val. Raises DataError where several could be meant.
+    name : of the part in the answer, if another. Raises DataError where several arrays could be meant.
     """
-    stem, _, part = asked.partition("_")
-    for place in dict.fromkeys((part, {"test": "val"}.get(part, part))):
-        known = {f"{s}_{p}" for s in _STEMS[stem] for p in _PARTS[place]}
-        known |= {f"{p}_{s}" for s in _STEMS[stem] for p in _PARTS[place]}
-        names = [name for name in arrays if name.lower() in known]
-        if len(names) > 1:
+    names = {}
+    for key, stems in _STEMS.items():
+        known = {join for stem in stems for word in _PARTS[part] for join in (f"{stem}_{word}", f"{word}_{stem}")}
+        candidates = [candidate for candidate in arrays if candidate.lower() in known]
+        asked = f"{key}_{name or part}"
+        if len(candidates) > 1:
             raise DataError(
-                f"{path} must hold one array that can be {asked}, got {', '.join(names)}; remove the others"
+                f"{path} must hold one array that can be {asked}, got {', '.join(candidates)}; remove the others"
             )
-        if names:
-            return names[0]
-    return None
+        for candidate in candidates:
+            names[asked] = candidate
+    return names
 
 
 def _order_axes(x: np.ndarray, name: str, layout: str | None) -> tuple[np.ndarray, tuple[str, ...]]:

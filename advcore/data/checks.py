@@ -4,7 +4,7 @@ Each raises DataError.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import SupportsIndex
 
@@ -32,10 +32,10 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
         )
 
 
-def list_first(numbers: list[int], most: int) -> str:
-    """Write at most so many numbers, and dots if there are more."""
-    more = ", ..." if len(numbers) > most else ""
-    return ", ".join(map(str, numbers[:most])) + more
+def list_first(entries: Sequence[object], most: int) -> str:
+    """Write at most so many entries, and dots if there are more."""
+    more = ", ..." if len(entries) > most else ""
+    return ", ".join(map(str, entries[:most])) + more
 
 
 def make_label_check(source: Source, num_classes: int) -> LabelCheck:

@@ -31,7 +31,8 @@ _KNOWN = {
     "label": ("label", "labels", "fine_label", "target"),
 }
 _TEST_PARTS = ("test", "validation", "val", "valid")
-_ROWS = 256  # read at once, so that the images of one array stay far below the 2 GiB that it can hold
+_ROWS = 64  # read at once, so that the images of one array stay far below the 2 GiB that it can hold
+_BUFFER = 2**20  # bytes of a file that are read at once; all of a row group would otherwise stay in memory
 
 
 @settings
@@ -215,7 +216,7 @@ def _read_columns(file: _File, images: "list[pa.Array]") -> np.ndarray:
     import pyarrow.parquet as pq
 
     labels = []
-    with pq.ParquetFile(file.path) as content:
+    with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=_BUFFER) as content:
         for rows in content.iter_batches(_ROWS, columns=[file.image, file.label]):
             column = rows.column(file.image)
             if isinstance(column, pa.StructArray):

@@ -121,7 +121,13 @@ CHOICES = {
         "image, label, fine_label",
         "['label', 'fine_label']",
     ),
-    "a name that is none": ({"image": STRUCTS, "label": LABELS}, {"label": "lable"}, "label", "image, label", "'lable'"),
+    "a name that is none": (
+        {"image": STRUCTS, "label": LABELS},
+        {"label": "lable"},
+        "label",
+        "image, label",
+        "'lable'",
+    ),
 }
 
 
@@ -129,8 +135,8 @@ CHOICES = {
 def test_columns_that_are_not_clear_are_refused_with_the_line_to_write(tmp_path, columns, asked, kind, names, got):
     write_parts(tmp_path, columns)
     assert line_of(tmp_path, columns=asked or None) == (
-        f"data.columns.{kind} must be the column of {kind}s of {tmp_path}/train-00000-of-00001.parquet, one of {names}, "
-        f"got {got}; write data.columns: {{{kind}: NAME}}"
+        f"data.columns.{kind} must be the column of {kind}s of {tmp_path}/train-00000-of-00001.parquet, "
+        f"one of {names}, got {got}; write data.columns: {{{kind}: NAME}}"
     )
 
 
@@ -141,7 +147,10 @@ def test_other_keys_are_refused_before_anything_is_read(columns, line):
 
 
 TYPES = {
-    "text": ({"label": ["cat", "dog", "eel"] * 4}, "label must be a column of whole numbers, one an image, got string;"),
+    "text": (
+        {"label": ["cat", "dog", "eel"] * 4},
+        "label must be a column of whole numbers, one an image, got string;",
+    ),
     "categories": (
         {"label": pa.array(["cat", "dog", "eel"] * 4).dictionary_encode()},
         "label must be a column of whole numbers, one an image, got dictionary<",
@@ -152,7 +161,10 @@ TYPES = {
         {"image": PICTURES[..., 0].tolist()},
         "image must be a column of encoded images, {bytes, path} or bytes, got list<",
     ),
-    "paths": ({"image": ["a.png"] * 12}, "image must be a column of encoded images, {bytes, path} or bytes, got string"),
+    "paths": (
+        {"image": ["a.png"] * 12},
+        "image must be a column of encoded images, {bytes, path} or bytes, got string",
+    ),
 }
 
 
@@ -184,7 +196,10 @@ def test_a_file_that_differs_is_named(tmp_path, name, columns, classes, told):
 def test_files_whose_types_differ_in_width_alone_are_read_together(tmp_path):
     """As different writers leave them: a path that is always null, small labels, long arrays."""
     write(tmp_path / "train-0.parquet", {"image": STRUCTS[:5], "label": pa.array(LABELS[:5], pa.int8())})
-    write(tmp_path / "train-1.parquet", {"image": [{"bytes": one, "path": "a"} for one in ENCODED[5:]], "label": LABELS[5:]})
+    write(
+        tmp_path / "train-1.parquet",
+        {"image": [{"bytes": one, "path": "a"} for one in ENCODED[5:]], "label": LABELS[5:]},
+    )
     write(tmp_path / "test-0.parquet", {"image": pa.array(ENCODED, pa.large_binary()), "label": LABELS})
     assert_read(load(tmp_path))
 

@@ -76,8 +76,8 @@ def test_a_shape_that_leaves_it_open_is_refused_with_the_line_to_write(tmp_path,
     x = DRAW.integers(0, 256, (12, *shape), dtype=np.uint8)
     path = write(tmp_path / "a.npz", x)
     assert line_of(path) == (
-        f"data.layout must be channels_first or channels_last where x_train is {x.shape}, which may be either, got None; "
-        "write layout: channels_last for images (N, H, W, C)"
+        f"data.layout must be channels_first or channels_last where x_train is {x.shape}, which may be either, "
+        "got None; write layout: channels_last for images (N, H, W, C)"
     )
     assert is_same(contents(load(path, layout="channels_first"))[0], x)
     assert is_same(contents(load(path, layout="channels_last"))[0], x.transpose(0, 3, 1, 2))
@@ -132,6 +132,7 @@ def test_a_folder_has_a_file_for_each_part_as_generated_sets_do(tmp_path, held_o
     np.savez(tmp_path / f"{held_out}.npz", image=channels_last(SQUARE[:6]), label=LABELS[:6])
     data = load(tmp_path)
     assert is_same(contents(data)[0], SQUARE) and len(data.test) == 6
+    assert ("image_val is the test set" in data.notes) == (held_out != "test")
 
 
 WAY_OUT = "a file with one part must be train.npz or test.npz, in the folder that data.path names"
@@ -149,6 +150,12 @@ def test_one_part_alone_and_arrays_that_lack_are_refused_with_the_way_out(tmp_pa
         f"data.path must be an .npz file, or a folder with train.npz and test.npz, got {str(tmp_path)!r}; the folder "
         "holds neither"
     )
+
+
+def test_images_of_one_part_do_not_get_the_labels_of_another(tmp_path):
+    arrays = {"x_train": SQUARE, "y_train": LABELS, "x_val": SQUARE[:6], "y_val": LABELS[:6]}
+    np.savez(tmp_path / "a.npz", **arrays, x_test=SQUARE[6:])  # an unlabelled test part of as many images
+    assert f"y_test is missing; {WAY_OUT}" in line_of(tmp_path / "a.npz")
 
 
 def test_two_arrays_of_one_meaning_are_refused(tmp_path):
@@ -222,6 +229,8 @@ def test_check_prints_one_row_of_the_data(advcore, root, tmp_path):
 @pytest.mark.slow
 def test_run_prints_it_too(advcore, root, tmp_path, tiny):
     file = root / "experiments/linf_full.yaml"
-    code, out, err = advcore("run", file, *(part for change in tiny for part in ("--set", change)), "--out", tmp_path / "r")
+    code, out, err = advcore(
+        "run", file, *(part for change in tiny for part in ("--set", change)), "--out", tmp_path / "r"
+    )
     assert code == 0, err
     assert out.startswith("data: ") and " images of 1 x 8 x 8, 10 classes, on cpu\n" in out
