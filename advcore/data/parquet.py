@@ -51,7 +51,7 @@ class Parquet(OwnData):
 
     columns: dict[str, str] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(*(check_one_of("columns", kind, _KNOWN) for kind in self.columns or ()))
 
