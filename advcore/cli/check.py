@@ -36,7 +36,7 @@ def check(
         prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
     offers = [] if cost is None else find_offers(prepared.config, prepared.data, cost)
-    typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
+    typer.echo("\n".join([str(file), plan.text, *plan.notes.values(), prepared.data.describe()]))
     facts = {
         "passes, forward and backward": f"{round(plan.relative_cost * plan.reference.units):,}",
         "reference": f"{describe_reference(vars(plan.reference))}: {plan.reference.units:,} passes",
