@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP, project_linf, step_linf
+from advcore.data.contract import Batch, read_batches
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
+from advcore.rng import preserve_random_state
 from advcore.runtime.precision import measure_precision, run_model
 from advcore.runtime.states import copy_state, is_same
+from advcore.sweep import Sweep
 from advcore.types import Flag
 
 IMAGES = 128  # that the checks of a model look at
@@ -30,6 +33,33 @@ _REGAINED = 0.1  # share of examples misclassified on that walk and right furthe
 _SCALE = 2.0**14  # of a loss whose gradient does not underflow in float16
 _LOST = 0.1  # share of the entries of input gradients that underflow above which it is said
 _STRONG = 10  # steps below which an evaluation is weak
+
+
+def look_at_model(
+    sweep: Sweep, indices: Tensor, entries: Sequence[dict], *, is_judged: bool, in_full: bool
+) -> list[str]:
+    """Return the flags of a model that attacks are to judge, by a few of the examples `indices`.
+
+    entries : of the attacks, as in `flag_weak_settings`. is_judged : whether all examples were judged before, so that
+    the model is not called at all unless `in_full`. Without `in_full`, only underflow is looked for. Masking is looked
+    for in the largest linf ball of the attacks, or one of 8/255.
+    """
+    flags: list[Flag] = []
+    if entries and (in_full or not is_judged):
+        _, x, y = _read_spread(sweep, indices, FEW_IMAGES)
+        with preserve_random_state():
+            flags += flag_underflow(sweep.model, x, y)
+    if in_full:
+        _, x, y = _read_spread(sweep, indices, IMAGES)
+        radii = [entry["eps"] for entry in entries if entry["norm"] == "linf"]
+        flags += flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))
+    return list(map(str, flags))
+
+
+def _read_spread(sweep: Sweep, indices: Tensor, count: int) -> Batch:
+    """Read at most so many of the examples, from all over the data, which may be sorted by class."""
+    spread = indices[:: max(1, len(indices) // count)][:count]
+    return next(read_batches(sweep.model, sweep.source, [spread]))
 
 
 def flag_model(

@@ -25,19 +25,11 @@ from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.checks import check_fits, count_logits
-from advcore.data.contract import Batch, MapStyle, cut_into_chunks, read_batches
+from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack, Lineup
-from advcore.evaluation.checks import (
-    FEW_IMAGES,
-    IMAGES,
-    flag_faults,
-    flag_model,
-    flag_order,
-    flag_underflow,
-    flag_weak_settings,
-)
+from advcore.evaluation.checks import flag_faults, flag_order, flag_weak_settings, look_at_model
 from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust
@@ -112,9 +104,8 @@ def evaluate(
     attacks : each is evaluated by itself, climbing the cross-entropy unless it asks for another loss; or `AutoAttack`.
     split : which split `dataset` is, for the record.
     indices : (n,) long, the examples to evaluate; None for all.
-    checks : look for signs that the numbers are untrustworthy (`checks.py`). Flagged in any case are an attack that no
-        gradient leads anywhere, gradients that underflow in float16, and an AutoAttack with too few classes to run all
-        of its attacks.
+    checks : look for signs that the numbers are untrustworthy (`checks.py`). Flagged in any case are gradients that are
+        missing or underflow in float16, and an AutoAttack with too few classes to run all of its attacks.
     keep_examples : also return the adversarial examples.
     state : a file (.npz) of the verdicts so far, brought up to date after every batch; an evaluation that was stopped
         resumes from it. Refused for another model, data, attack or seed.
@@ -170,12 +161,9 @@ def _evaluate(
     ):
         is_judged = len(saved) == len(task.indices)
         examples = _judge_remaining(sweep, task, saved, on_chunk)
-        flags: list[str] = []
-        if task.attacks and (checks or not is_judged):
-            flags += distributed.run_on_first(partial(_look_for_underflow, sweep, task))
-        if checks:
-            flags += distributed.run_on_first(partial(_check_model, sweep, task, descriptions))
-
+        flags = distributed.run_on_first(
+            partial(look_at_model, sweep, task.indices, descriptions, is_judged=is_judged, in_full=checks)
+        )
     accuracies = {key: wilson(int(verdict.sum()), verdict.numel()) for key, verdict in saved.verdicts.items()}
     entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
     if checks:
@@ -248,25 +236,6 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
         return count_passes(sweep.ledger) - passes_before, verdicts, examples
 
     return judge
-
-
-def _look_for_underflow(sweep: Sweep, task: _Task) -> list[str]:
-    _, x, y = _read_spread(sweep, task, FEW_IMAGES)
-    with preserve_random_state():
-        return list(map(str, flag_underflow(sweep.model, x, y)))
-
-
-def _read_spread(sweep: Sweep, task: _Task, count: int) -> Batch:
-    """Read at most so many of the task's examples, from all over the data, which may be sorted by class."""
-    spread = task.indices[:: max(1, len(task.indices) // count)][:count]
-    return next(read_batches(sweep.model, sweep.source, [spread]))
-
-
-def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts]) -> list[str]:
-    """Look for signs of masking on a few images, in the largest linf ball of the attacks, or one of 8/255."""
-    _, x, y = _read_spread(sweep, task, IMAGES)
-    radii = [description["eps"] for description in descriptions if description["norm"] == "linf"]
-    return list(map(str, flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))))
 
 
 @record_gradients

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.deprecation import forward_method, forward_renamed
-from advcore.errors import check_one_of, require
+from advcore.errors import check, check_one_of, require
 from advcore.runtime.precision import FAMILY
 from advcore.settings import settings
 
