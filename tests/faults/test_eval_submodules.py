@@ -65,7 +65,12 @@ def list_modes(model) -> list[bool]:
     return [module.training for module in model.modules()]
 
 
-@pytest.mark.parametrize("way", WAYS)
+def mark_others(names, quick) -> list:
+    """The names as parameters, those that are not quick as slow ones."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
+
+
+@pytest.mark.parametrize("way", mark_others(WAYS, ("plain", "average", "loss-ranked rule", "selection in train mode")))
 def test_frozen_statistics_stay_bit_for_bit_and_the_others_move(deep, source, way):
     deep[1].eval()
     deep[1].running_mean.uniform_(0, 0.1)
@@ -87,7 +92,7 @@ class FixedNorm(nn.BatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
-@pytest.mark.parametrize("way", ["plain", "attacks in train mode", "selection in train mode"])
+@pytest.mark.parametrize("way", mark_others(["plain", "attacks in train mode"], ["attacks in train mode"]))
 def test_the_weights_are_those_of_a_layer_that_knows_no_mode(deep, source, way):
     twin = copy.deepcopy(deep)
     twin[1] = FixedNorm(6)
@@ -121,17 +126,17 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
-def test_any_layer_in_eval_mode_stays_so_with_all_inside_it(model, source, build):
+@pytest.mark.parametrize("name", mark_others(LAYERS, ("dropout", "nested")))
+def test_any_layer_in_eval_mode_stays_so_with_all_inside_it(model, source, name):
     spy = Spy()
-    frozen = nn.Sequential(build(), spy)
+    frozen = nn.Sequential(LAYERS[name](), spy)
     net = nn.Sequential(*model[:2], frozen, *model[2:])
     frozen.eval()
     before = copy_state(net)
     fit(net, source)
     assert spy.modes and not any(spy.modes)
-    names = [name for name, _ in net.named_buffers() if name.startswith("2.")]
-    assert all(is_same(name, net.state_dict()[name], before[name]) for name in names)
+    buffers = [key for key, _ in net.named_buffers() if key.startswith("2.")]
+    assert all(is_same(key, net.state_dict()[key], before[key]) for key in buffers)
     assert net.training and not frozen.training and not spy.training
 
 

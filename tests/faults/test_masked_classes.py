@@ -68,7 +68,8 @@ class Sliced(nn.Module):
 
 
 WAYS = ["add", "fill", "where", "bias"]
-each_way = pytest.mark.parametrize("way", WAYS)
+each_way = pytest.mark.parametrize("way", ["add", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[1:])])
+QUICK = ("linf_pgd", "fast_lpa")
 each_objective = pytest.mark.parametrize("objective", [build_example(kind) for kind in OBJECTIVES.values()])
 
 
@@ -131,8 +132,10 @@ def test_rows_and_scores_are_those_of_the_model_without_the_class(model, sources
     assert_near(*norms)
 
 
-@each_way
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("way", WAYS[:1])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in ATTACKS]
+)
 def test_robust_accuracy_is_that_of_the_model_without_the_class(model, sources, way, name):
     attack = build_example(ATTACKS[name])
     if attack.training_only:

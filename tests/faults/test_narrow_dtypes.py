@@ -27,6 +27,9 @@ from advcore.training import SGD
 ATTACK = LinfPGD(eps=0.1, steps=2)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+bfloat16_or_slow = pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=DTYPES
+)
 
 
 class Half(nn.Module):
@@ -71,6 +74,9 @@ class InParts(Half):
 
 KINDS = {"autocast": Half, "cast": Cast, "in an object": InAnObject, "half head": InParts}
 each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+autocast_or_slow = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, id=name, marks=[pytest.mark.slow] * (kind is not Half)) for name, kind in KINDS.items()]
+)
 
 
 def trainer(**changes) -> Trainer:
@@ -94,8 +100,8 @@ def test_wider_logits_stay_as_they_are(model):
     assert CountedModel(model.double(), lambda kind, count: None)(x.double()).dtype == torch.float64
 
 
-@each_kind
-@each_dtype
+@autocast_or_slow
+@bfloat16_or_slow
 def test_an_evaluation_is_that_of_the_model_that_widens_by_itself(model, source, kind, dtype):
     attacks = [ATTACK, LPA(eps=0.3, steps=2)]
     result = evaluate(kind(model, dtype), source, attacks, checks=True, keep_examples=True)
@@ -105,7 +111,7 @@ def test_an_evaluation_is_that_of_the_model_that_widens_by_itself(model, source,
     assert not [flag for flag in result.flags if flag.startswith(("batch-dependent", "randomised"))]
 
 
-@each_dtype
+@bfloat16_or_slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_training_takes_the_steps_of_the_model_that_widens_by_itself(model, source, dtype, name):
     settings = {"objective": build_example(OBJECTIVES[name])}
@@ -117,8 +123,8 @@ def test_training_takes_the_steps_of_the_model_that_widens_by_itself(model, sour
     assert all(torch.equal(value, twin.state_dict()[name]) for name, value in half.state_dict().items())
 
 
-@each_kind
-@each_dtype
+@autocast_or_slow
+@bfloat16_or_slow
 def test_a_selection_is_that_of_the_model_that_widens_by_itself(model, source, kind, dtype):
     selector = AdversarialCoreset(objective=Pgd(), solver=Craig(), attack=ATTACK, budget=0.3)
     chosen = selector.select(kind(model, dtype), source, seed=0)
@@ -138,7 +144,7 @@ def test_rows_and_scores_are_float32_or_wider(model, source, name):
     assert rows[0].dtype in (torch.float32, torch.float64) and torch.equal(*rows)
 
 
-@each_dtype
+@bfloat16_or_slow
 def test_our_own_autocast_around_it_changes_nothing(model, source, dtype):
     nets = [Half(model, dtype, widens=widens) for widens in (False, True)]
     for net in nets:
@@ -146,7 +152,7 @@ def test_our_own_autocast_around_it_changes_nothing(model, source, dtype):
     assert all(torch.equal(*values) for values in zip(*(net.state_dict().values() for net in nets), strict=True))
 
 
-@each_dtype
+@bfloat16_or_slow
 def test_a_caller_s_autocast_reaches_neither_passes_nor_arithmetic(model, source, dtype):
     def run(net):
         result = evaluate(net, source, [ATTACK], keep_examples=True)

@@ -89,7 +89,11 @@ ODD = {
     "mask": Masked,
     "infinite frozen parameter": WithFrozen,
 }
-each_oddity = pytest.mark.parametrize("build", ODD.values(), ids=ODD)
+QUICK = ("extra dict", "expanded", "quantised", "sparse", "mask")
+each_oddity = pytest.mark.parametrize(
+    "build",
+    [pytest.param(build, id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name, build in ODD.items()],
+)
 
 
 @pytest.fixture
@@ -149,9 +153,9 @@ def test_a_file_of_its_weights_is_read_back(odd, tmp_path):
     assert_same(copy_state(other), state)
 
 
-@each_oddity
-@pytest.mark.parametrize("ema", [None, 0.5])
-def test_a_run_is_resumed_bit_for_bit_through_a_folder(odd, source, tmp_path, ema):
+@pytest.mark.parametrize("build", [lambda: nn.Sequential(*(build() for build in ODD.values()))])
+@pytest.mark.parametrize("ema", [pytest.param(None, marks=pytest.mark.slow), 0.5])
+def test_a_run_with_all_of_them_is_resumed_bit_for_bit_through_a_folder(odd, source, tmp_path, ema):
     untouched = copy.deepcopy(odd)
     states = []
     listener = Listener(on_checkpoint=lambda take: states.append(take()))
@@ -219,6 +223,7 @@ def test_weights_are_found_under_any_prefix(model, tmp_path, prefix, average):
     assert_same(copy_state(model), state)
 
 
+@pytest.mark.slow
 def test_weights_of_torch_s_own_wrappers_are_read(model, tmp_path):
     state = copy_state(model)
     wrappers = [
