@@ -9,6 +9,7 @@ from examples import build_example
 from torch import nn
 
 from advcore import AdversarialCoreset, Trainer, evaluate
+from advcore.adversary import perturb
 from advcore.attacks import LPA, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
@@ -167,6 +168,15 @@ def test_a_caller_s_autocast_reaches_neither_passes_nor_arithmetic(model, source
         result = run(model)
         assert torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == dtype
     assert all(map(torch.equal, result, expected))
+
+
+@pytest.mark.parametrize("kind", [Half, InAnObject])
+def test_a_loop_of_one_s_own_may_attack_the_model_itself(model, source, kind):
+    half, twin = kind(model, torch.bfloat16).eval(), Half(model, torch.bfloat16, widens=True).eval()
+    x, y = source._images[:8], source.labels()[:8]
+    numbers = Stream(seed=0, purpose="attack").at(torch.arange(8))
+    moved = [perturb(net, Pgd(), ATTACK, x, y, generator=numbers) for net in (half, twin)]
+    assert torch.equal(*moved) and not torch.equal(moved[0], x)
 
 
 @each_dtype
