@@ -12,7 +12,7 @@ from advcore.errors import SettingProblem, must
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
 from advcore.runtime.counted import CountedModel
-from advcore.runtime.precision import get_speed
+from advcore.runtime.precision import get_speed, run_model
 from advcore.unit_range import check_attackable, trust_images
 
 _Bindable = TypeVar("_Bindable")
@@ -42,7 +42,7 @@ def perturb(
 
     Parameters
     ----------
-    forward : images to logits, of a model borrowed in the mode in which to attack.
+    forward : images to logits, of a model borrowed in the mode in which to attack; or the model itself.
     attack : what climbs, `bound` to the model; may be None for an objective that is not attacked.
     clean : (B, C) logits at x if they are known already; computed here, once, if the attack needs them.
     generator : bound to the B examples.
@@ -54,6 +54,8 @@ def perturb(
         return x
     assert attack is not None, "an objective that is attacked has an attack (`describe_mismatch`)"
     check_attackable(x)
+    if isinstance(forward, nn.Module):
+        forward = partial(run_model, forward)
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
             clean = forward(x)
