@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 from pathlib import Path
 
 from torch import nn
@@ -19,6 +20,9 @@ from advcore.training.loop import State
 from advcore.version import __version__
 
 log = logging.getLogger(__name__)
+
+# What torch.compile, FSDP and activation checkpointing add to the names of what they wrap.
+_WRAPPERS = r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
 
 
 def save_state(path: Path, name: str, state: State, entry: dict) -> None:
@@ -54,11 +58,11 @@ def load_state(model: nn.Module, path: Path) -> None:
 def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
     """Return what is saved under the expected names, all of which have the same prefix; None unless all are there.
 
-    Without a prefix, all else that is saved is returned too, so that it is refused as not of the model. What a compiled
-    module adds within names is left out. Raises CheckpointError where the names are there under several prefixes.
+    Without a prefix, all else that is saved is returned too, so that it is refused as not of the model. What
+    `_WRAPPERS` names is left out. Raises CheckpointError where the names are there under several prefixes.
     """
-    names = {_leave_out_compiled(name): name for name in expected}
-    values = {_leave_out_compiled(name): value for name, value in saved.items() if name != AVERAGED}
+    names = {_leave_out_wrappers(name): name for name in expected}
+    values = {_leave_out_wrappers(name): value for name, value in saved.items() if name != AVERAGED}
     longest = max(names, key=len, default="")
     prefixes = [name.removesuffix(longest) for name in values if f".{name}".endswith(f".{longest}")]
     prefixes = [prefix for prefix in prefixes if all(prefix + name in values for name in names)]
@@ -76,8 +80,8 @@ def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
     return {names[name]: values[prefix + name] for name in names}
 
 
-def _leave_out_compiled(name: str) -> str:
-    return name.replace("_orig_mod.", "")
+def _leave_out_wrappers(name: str) -> str:
+    return re.sub(_WRAPPERS, "", name)
 
 
 def _refuse_other_keys(expected: State, state: State, path: Path) -> None:

@@ -49,10 +49,10 @@ def set_mode(model: nn.Module, *, training: bool) -> None:
     A caller who puts some submodules in eval mode, such as BatchNorm with frozen statistics, wants them so in training.
     A model that is in eval mode as a whole was evaluated or loaded last, and trains as a whole.
     """
-    if not training:
-        model.eval()
-    elif not any(module.training for module in model.modules()):
-        model.train()
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)  # a model's own `train` may keep parts of it in eval mode
+    if training and any(mode for _, mode in modes):
+        _restore_modes((module, mode) for module, mode in modes if not mode)
 
 
 def note_modes(model: nn.Module) -> list[str]:
@@ -71,9 +71,13 @@ def preserve_modes(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, mode in modes:
-            if module.training != mode:  # setting an attribute of a module is slow
-                module.training = mode
+        _restore_modes(modes)
+
+
+def _restore_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:
+        if module.training != mode:  # setting an attribute of a module is slow
+            module.training = mode
 
 
 @contextlib.contextmanager

@@ -148,6 +148,27 @@ def test_a_model_that_is_in_eval_mode_as_a_whole_trains_as_a_whole(deep, source)
     assert not any(list_modes(twin)) and not [event for event in trained.events if event["kind"] == "model"]
 
 
+class KeepsNormFrozen(nn.Sequential):
+    """Freezes BatchNorm whenever it is put in train mode, which nobody has done yet."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+@pytest.mark.parametrize("prepare", [nn.Module.modules, nn.Module.eval, nn.Module.train], ids=["new", "eval", "train"])
+def test_a_model_s_own_train_is_heard(deep, source, prepare):
+    frozen = KeepsNormFrozen(*deep)
+    prepare(frozen)
+    before = copy_state(frozen)
+    modes = list_modes(frozen)
+    fit(frozen, source)
+    assert torch.equal(frozen[1].running_mean, before["1.running_mean"])
+    assert not torch.equal(frozen[3].running_mean, before["3.running_mean"])
+    assert list_modes(frozen) == modes
+
+
 def test_a_trunk_in_eval_mode_with_a_head_in_train_mode(deep, source):
     deep.eval()
     deep[6].train()

@@ -210,7 +210,17 @@ def save_wrapped(path, state, *prefixes: str, **more) -> None:
     torch.save({**saved, **more}, path)
 
 
-PREFIXES = ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "ema.", "ema_model.module.", "net.0."]
+PREFIXES = [
+    "",
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "module._orig_mod.",
+    "ema.",
+    "ema_model.module.",
+    "net.0.",
+    "_fsdp_wrapped_module.",
+]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
