@@ -106,7 +106,8 @@ def _judge_layers(model: nn.Module, x: Tensor, layers: dict[str, Head]) -> dict[
             parameter.requires_grad_(True)
         for key, layer in layers.items():
             stack.enter_context(layer.register_forward_hook(calls[key].catch, with_kwargs=True))
-        with torch.enable_grad(), run_layer_by_layer(model):
+        stack.enter_context(torch.enable_grad())
+        with run_layer_by_layer(model):
             logits = _run_recorded(model, x)
         called = [key for key in reversed(layers) if calls[key].count]
         fitting = [key for key in called if count_classes(layers[key]) == logits.shape[1]]
