@@ -90,7 +90,10 @@ def _list_files(folder: Path, parts: tuple[str, ...]) -> list[Path]:
             files = [place / name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
             if files:
                 return files
-    raise DataError(f"data.path must be a folder with {parts[0]}-*.parquet files, got {str(folder)!r}")
+    raise DataError(
+        f"data.path must be a folder with {parts[0]}-*.parquet files, got {str(folder)!r}; they may also be in its "
+        f"folder data, or called {parts[0]}/*.parquet"
+    )
 
 
 @contextlib.contextmanager
