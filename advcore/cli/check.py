@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def check(
     file: arguments.RunFile,
     set_: arguments.Overrides = None,
+    plugin: arguments.Plugins = None,
     cost: Annotated[
         float | None, typer.Option(help="Also list settings of at most this relative cost, such as 0.2.")
     ] = None,
@@ -44,7 +45,7 @@ def check(
     output.print_facts("", facts.items())
     if cost is not None and offers:
         _print_offers(offers, cost, prepared.config)
-    print_next(command_line("run", file, overrides=set_ or ()))
+    print_next(command_line("run", file, overrides=set_ or (), plugins=plugin or ()))
 
 
 def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> None:

@@ -14,6 +14,7 @@ from advcore.terminal import command_line, print_next, show_run
 def run(
     file: arguments.RunFile,
     set_: arguments.Overrides = None,
+    plugin: arguments.Plugins = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-sSEED by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run in its folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
@@ -36,18 +37,18 @@ def run(
             prepared = prepare.prepare(config)
             refuse_processes(prepared.trainer)
         try:
-            if distributed.is_first():
-                typer.echo(prepared.data.describe())
+            output.print_data(prepared.data)
             with show_run(len(prepared.trainer.schedule.plan())) as reporter:
                 record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
         except (Stopped, KeyboardInterrupt):
             if not distributed.is_launched():  # otherwise the command that started torchrun continues the run
                 out_options = [] if out is None else ["--out", out]
-                print_next(command_line("run", file, *out_options, "--resume", overrides=set_ or ()))
+                again = command_line("run", file, *out_options, "--resume", overrides=set_ or (), plugins=plugin or ())
+                print_next(again)
             raise
     if processes.get_rank():
         return
     output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", list_closing_rows(record))
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path))
-    output.suggest_autoattack(path, config)
+    output.suggest_autoattack(path, config, plugins=plugin or ())

@@ -47,6 +47,7 @@ class RunRecord:
     final : {last, best: {clean, attacks, flags}}, the evaluation of both checkpoints on the test set.
     data : how many examples there are, how many of each class in training, and a hash of them.
     inputs : the files that the run read, by setting, with their sha256.
+    plugins : the plug-ins that were loaded: {path, sha256, names}.
     resumes : the epochs where the run was continued, the settings that had changed, and the damaged states.
     """
 
@@ -68,6 +69,7 @@ class RunRecord:
     final: JsonObject = field(default_factory=dict)
     data: JsonObject = field(default_factory=dict)
     inputs: JsonObject = field(default_factory=dict)
+    plugins: list[JsonObject] = field(default_factory=list)
     resumes: list[JsonObject] = field(default_factory=list)
 
     def save(self, path: Path) -> None:

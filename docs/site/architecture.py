@@ -21,6 +21,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "exports and tests of plug-ins": ("export", "testing"),
     "suites": ("suite",),
     "runs": ("run",),
+    "plug-ins": ("register",),
     "run files": ("config",),
     "training and reports": ("training", "reporting", "tracking", "integrations"),
     "selection and evaluation": ("selection", "evaluation"),
