@@ -42,9 +42,8 @@ def run(
                 record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
         except (Stopped, KeyboardInterrupt):
             if not distributed.is_launched():  # otherwise the command that started torchrun continues the run
-                out_options = [] if out is None else ["--out", out]
-                again = command_line("run", file, *out_options, "--resume", overrides=set_ or (), plugins=plugin or ())
-                print_next(again)
+                options = [] if out is None else ["--out", out]
+                print_next(command_line("run", file, *options, "--resume", overrides=set_ or (), plugins=plugin or ()))
             raise
     if processes.get_rank():
         return
