@@ -4,26 +4,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from advcore.terminal import command_line, print_next, print_table
 
 if TYPE_CHECKING:
     from advcore.config.schema import RunConfig
-    from advcore.data.base import Data
 
 
 def print_facts(title: str, facts: Iterable[Sequence[object]]) -> None:
     """Print a table of names and values, without a header."""
     print_table(title, ("", ""), facts)
-
-
-def print_data(data: "Data") -> None:
-    """Print the data of a run in one row; of several processes, only the first prints."""
-    from advcore import distributed
-
-    if distributed.is_first():
-        typer.echo(data.describe())
 
 
 def suggest_autoattack(

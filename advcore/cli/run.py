@@ -1,6 +1,7 @@
 """advcore run: train, select and evaluate."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -37,13 +38,13 @@ def run(
             prepared = prepare.prepare(config)
             refuse_processes(prepared.trainer)
         try:
-            output.print_data(prepared.data)
+            if distributed.is_first():
+                typer.echo(prepared.data.describe())
             with show_run(len(prepared.trainer.schedule.plan())) as reporter:
                 record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
         except (Stopped, KeyboardInterrupt):
             if not distributed.is_launched():  # otherwise the command that started torchrun continues the run
-                options = [] if out is None else ["--out", out]
-                print_next(command_line("run", file, *options, "--resume", overrides=set_ or (), plugins=plugin or ()))
+                _print_continuation(file, out, set_ or (), plugin or ())
             raise
     if processes.get_rank():
         return
@@ -51,3 +52,10 @@ def run(
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path))
     output.suggest_autoattack(path, config, plugins=plugin or ())
+
+
+def _print_continuation(file: Path, out: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
+    options = ["--resume"]
+    if out is not None:
+        options = ["--out", str(out), *options]
+    print_next(command_line("run", file, *options, overrides=overrides, plugins=plugins))

@@ -37,7 +37,7 @@ class Npz(OwnData):
 
     layout: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(unless(self.layout is None, check_one_of("layout", self.layout, LAYOUTS)))
 

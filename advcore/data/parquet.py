@@ -4,10 +4,11 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from advcore.data.base import OwnData, find_path
-from advcore.data.images import decode_image
+from advcore.data.images import decode_image, is_grey
+from advcore.data.listing import check_shards, is_hidden
 from advcore.data.split import Split
 from advcore.errors import DataError, check_one_of, format_value, must, require, require_package
 from advcore.settings import settings
@@ -49,7 +51,7 @@ class Parquet(OwnData):
 
     columns: dict[str, str] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(*(check_one_of("columns", kind, _KNOWN) for kind in self.columns or ()))
 
@@ -67,7 +69,10 @@ class Parquet(OwnData):
             notes.append(f"columns {first.image} and {first.label}")
         if not test[0].path.name.startswith("test") and test[0].path.parent.name != "test":
             notes.append(f"{test[0].path.name} is the test set")
-        return _make_split(train, num_classes).with_notes(*notes), _make_split(test, num_classes)
+        parts = [_read_part(train), _read_part(test)]
+        are_grey = cache(partial(_are_grey, parts))
+        splits = [Split(part.labels, partial(_decode, part, are_grey), num_classes) for part in parts]
+        return splits[0].with_notes(*notes), splits[1]
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,10 @@ def _list_files(folder: Path, parts: tuple[str, ...]) -> list[Path]:
         places = {folder: (f"{part}-*.parquet", f"{part}.parquet"), folder / part: ("*.parquet",)}
         places[folder / "data"] = places[folder]
         for place, patterns in places.items():
-            names = sorted(os.listdir(place)) if place.is_dir() else []
+            names = sorted(filterfalse(is_hidden, os.listdir(place))) if place.is_dir() else []
             files = [place / name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
             if files:
+                check_shards(files)
                 return files
     raise DataError(
         f"data.path must be a folder with {parts[0]}-*.parquet files, got {str(folder)!r}; they may also be in its "
@@ -177,7 +183,22 @@ def _count_class_names(files: list[_File]) -> int | None:
     return max((len(file.class_names) for file in stating), default=None)
 
 
-def _make_split(files: list[_File], num_classes: int | None) -> Split:
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The labels (N,) and the encoded images of all files of one part, and a name for them."""
+
+    name: str
+    labels: Tensor
+    images: "pa.ChunkedArray"
+
+    def open_image(self, position: int) -> io.BytesIO:
+        content = self.images[position].as_py()
+        if not isinstance(content, bytes):
+            raise DataError(f"image {position} ({self.name}) must hold bytes, got {type(content).__name__}")
+        return io.BytesIO(content)
+
+
+def _read_part(files: list[_File]) -> _Part:
     import pyarrow as pa
 
     labels = []
@@ -185,8 +206,8 @@ def _make_split(files: list[_File], num_classes: int | None) -> Split:
     for file in files:
         with _name_unreadable(file.path):
             labels.append(_read_columns(file, images))
-    encoded = pa.chunked_array(images, pa.large_binary())
-    return Split(torch.from_numpy(np.concatenate(labels)), partial(_decode, encoded), num_classes)
+    name = " to ".join(dict.fromkeys([str(files[0].path), str(files[-1].path)]))
+    return _Part(name, torch.from_numpy(np.concatenate(labels)), pa.chunked_array(images, pa.large_binary()))
 
 
 def _read_columns(file: _File, images: "list[pa.Array]") -> np.ndarray:
@@ -211,19 +232,27 @@ def _read_columns(file: _File, images: "list[pa.Array]") -> np.ndarray:
     return column.to_numpy().astype(np.int64)
 
 
-def _decode(encoded: "pa.ChunkedArray", positions: Tensor) -> Tensor:
-    """Decode the images at `positions` into (B, C, H, W) uint8."""
+def _are_grey(parts: list[_Part]) -> bool:
+    """Return whether all images of all parts have one channel. Cost: their headers, up to the first that has more."""
+    return all(
+        is_grey(part.open_image(position), position, part.name)
+        for part in parts
+        for position in range(len(part.labels))
+    )
+
+
+def _decode(part: _Part, are_grey: Callable[[], bool], positions: Tensor) -> Tensor:
+    """Decode the images at `positions` into (B, C, H, W) uint8: in RGB, unless all images of the set are grey."""
     images = []
     for position in positions.tolist():
-        content = encoded[position].as_py()
-        if not isinstance(content, bytes):
-            raise DataError(f"image {position} must hold bytes, got {type(content).__name__}")
-        images.append(np.asarray(decode_image(io.BytesIO(content), position, grey=True)))
-        if images[-1].shape != images[0].shape:
-            raise DataError(
-                f"images must have one size, got {images[-1].shape} at {position} and {images[0].shape} at first"
-            )
-    stacked = torch.from_numpy(np.stack(images))
+        images.append(decode_image(part.open_image(position), position, part.name, grey=True))
+        if images[-1].size != images[0].size:
+            sizes = f"{images[-1].size[::-1]} at {position} and {images[0].size[::-1]} at first"
+            raise DataError(f"images must have one size (height, width), got {sizes} ({part.name})")
+    modes = {image.mode for image in images}
+    if len(modes) > 1 or (modes == {"L"} and not are_grey()):
+        images = [image.convert("RGB") for image in images]
+    stacked = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     if stacked.ndim == 3:
         return stacked[:, None]
     return stacked.permute(0, 3, 1, 2).contiguous()

@@ -75,7 +75,7 @@ class Journal:
 def create_record(prepared: Prepared) -> RunRecord:
     """Return the record of a run of which nothing is done yet."""
     data = prepared.data
-    return RunRecord(
+    record = RunRecord(
         name=prepared.config.name,
         config=resolve(prepared.config),
         environment=environment.describe_environment(data.train.device),
@@ -91,6 +91,9 @@ def create_record(prepared: Prepared) -> RunRecord:
         inputs=prepared.inputs,
         plugins=[plugin.describe() for plugin in plugins.LOADED],
     )
+    if data.notes:
+        record.data["notes"] = list(data.notes)
+    return record
 
 
 def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool, Snapshot | None]:

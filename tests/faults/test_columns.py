@@ -238,7 +238,7 @@ def test_a_file_is_read_piece_by_piece(tmp_path, monkeypatch):
     write(tmp_path / "test-0.parquet", {"image": STRUCTS, "label": LABELS})
     before = pa.total_allocated_bytes()
     train, _ = DATASETS["parquet"](path=str(tmp_path)).read()
-    encoded = train.images.args[0]
+    encoded = train.images.args[0].images
     assert len(encoded) == 24 and max(map(len, encoded.chunks)) <= 4
     assert pa.total_allocated_bytes() - before < 2 * 3 * sum(map(len, ENCODED))
     expected = torch.from_numpy(PICTURES[[11, 0, 5]]).permute(0, 3, 1, 2)
