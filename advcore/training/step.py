@@ -19,6 +19,7 @@ from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device
 from advcore.runtime.watch import GradientWatch
 from advcore.training.progress import Entry, Snapshot
+from advcore.unit_range import trust_images
 
 # A pass of the model: images (B, C, H, W) to logits (B, classes).
 Forward = Callable[[Tensor], Tensor]
@@ -129,7 +130,8 @@ class Learner:
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             forward = self.watch.watch(self.ledger.count_passes(self.model))
-            x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
+            with trust_images():
+                x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             self.watch.refuse_training(self.model, attack, x, y)
             if self.memory is not None:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
