@@ -7,8 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advcore.deprecation import forward_method, forward_renamed
+from advcore.deprecation import forward_method
 from advcore.errors import check, check_one_of, require
+from advcore.models.head import Tap as Tap
+from advcore.models.head import find_head as find_head
+from advcore.models.head import tap_features as tap_features
 from advcore.runtime.precision import FAMILY
 from advcore.settings import settings
 
@@ -111,13 +114,3 @@ def measure_channels(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
     return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
-
-
-__getattr__ = forward_renamed(
-    __name__,
-    {
-        "Tap": "advcore.models.head.Tap",
-        "find_head": "advcore.models.head.find_head",
-        "tap_features": "advcore.models.head.tap_features",
-    },
-)

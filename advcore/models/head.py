@@ -88,23 +88,26 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
 
 
 def _can_be_head(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1})
+    if isinstance(module, nn.Conv2d):
+        return set(module.kernel_size) == {1} and module.groups == 1
+    return isinstance(module, nn.Linear)
 
 
-def _judge_layers(model: nn.Module, x: Tensor, layers: Mapping[str, Head]) -> dict[str, _Reason | None]:
+def _judge_layers(model: nn.Module, x: Tensor, layers: dict[str, Head]) -> dict[str, _Reason | None]:
     """Return why each layer with as many outputs as logits is no head, the last layer first; None for a head.
 
     In a diverged model, whose logits are NaN, the last of them is taken.
     """
     calls = {key: _Calls() for key in layers}
-    parameters = [parameter for layer in layers.values() for parameter in layer.parameters()]
+    parameters = [parameter for layer in layers.values() for parameter in _list_parameters(layer)]
     with contextlib.ExitStack() as stack:
         for parameter in parameters:
             stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(True)
         for key, layer in layers.items():
             stack.enter_context(layer.register_forward_hook(calls[key].catch, with_kwargs=True))
-        with torch.enable_grad(), run_layer_by_layer(model):
+        stack.enter_context(torch.enable_grad())
+        with run_layer_by_layer(model):
             logits = _run_recorded(model, x)
         called = [key for key in reversed(layers) if calls[key].count]
         fitting = [key for key in called if count_classes(layers[key]) == logits.shape[1]]
@@ -131,6 +134,10 @@ def count_classes(head: Head) -> int:
 def count_features(head: Head) -> int:
     """Return how many numbers a head reads of each image."""
     return head.weight.shape[1]
+
+
+def _list_parameters(layer: Head) -> list[nn.Parameter]:
+    return [parameter for parameter in layer.parameters() if parameter.is_floating_point()]  # others are quantised
 
 
 def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reason | None:
@@ -166,7 +173,7 @@ def _differentiate(layer: Head, features: Tensor, logits: Tensor) -> tuple[Tenso
     """
     multiples = torch.arange(logits.numel(), device=logits.device, dtype=features.dtype).cos().view_as(logits)
     multiples = multiples.masked_fill(torch.isinf(logits), 0)
-    parameters = list(layer.parameters())
+    parameters = _list_parameters(layer)
     row = (multiples.T @ features).view_as(layer.weight)
     parts = [(layer.weight, row)]
     if layer.bias is not None:

@@ -46,9 +46,11 @@ def _describe(output: object) -> object:
 
 
 def _take_note(notes: list[str], output: object) -> None:
-    names: Iterable[object] = getattr(output, "_fields", None) or getattr(output, "__dict__", ())
+    names: Iterable[object] = getattr(output, "__dict__", ())
     if isinstance(output, Mapping):
         names = output
+    elif isinstance(output, tuple):
+        names = getattr(output, "_fields", ())
     unused = ", ".join(str(name) for name in names if name != "logits")
     text = f"the model returns {type(output).__name__}: its logits are used"
     text += unused and f", and not {unused}"

@@ -12,7 +12,7 @@ from advcore.errors import ConfigError, SettingProblem
 from advcore.runtime.precision import run_model
 
 ABSENT = "none (as behind no_grad, detach, .data, argmax or numpy)"
-_ZERO = "0 at every image of the first batch (as behind rounding)"
+_ZERO = "0 at every image of the first batch (as behind rounding, or by underflow)"
 
 
 def describe_fault(fault: str) -> SettingProblem:
@@ -47,8 +47,9 @@ class GradientWatch:
         images.register_hook(self._note)
         return forward(images)
 
-    def _note(self, gradient: Tensor) -> None:
-        self.sizes.append(gradient.detach().abs().amax())
+    def _note(self, gradient: Tensor | None) -> None:
+        if gradient is not None:  # as behind a quantised layer
+            self.sizes.append(gradient.detach().abs().amax())
 
     def find_fault(self) -> str | None:
         """Return what is wrong with the gradients so far; None if one was not 0, or if none was asked for."""

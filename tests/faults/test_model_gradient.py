@@ -20,7 +20,7 @@ from advcore.training import SGD
 ATTACK = LinfPGD(eps=0.1, steps=2)
 PGD = Pgd()
 ABSENT = "none (as behind no_grad, detach, .data, argmax or numpy)"
-ZERO = "0 at every image of the first batch (as behind rounding)"
+ZERO = "0 at every image of the first batch (as behind rounding, or by underflow)"
 
 
 class Net(nn.Module):

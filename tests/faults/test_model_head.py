@@ -174,7 +174,9 @@ def test_the_head_is_looked_for_on_one_device():
     assert parallel.device_ids == [0, 1]
 
 
-@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm, weight_norm])
+@pytest.mark.parametrize(
+    "norm", [parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal, weight_norm]
+)
 def test_weights_that_are_calculated_have_the_rows_of_the_weights(norm):
     net = Net()
     with warnings.catch_warnings():
@@ -309,7 +311,7 @@ def test_a_clamp_that_bites_later_images_alone_is_refused_where_it_bites():
 def test_the_search_leaves_parameters_hooks_and_modes_as_they_were():
     net = Net()
     net.fc.weight.requires_grad_(False)
-    with borrow(net):
+    with borrow(net), torch.no_grad():
         find_head(net, make_source()._images[:2])
         assert not any(parameter.requires_grad for parameter in net.parameters())
     assert not net.fc.weight.requires_grad and net.fc.bias.requires_grad and net.training
