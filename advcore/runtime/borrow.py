@@ -87,15 +87,15 @@ def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
     The mode is that of `set_mode`: submodules that are in eval mode stay so in train mode.
 
     Restored are each module's mode, each parameter's `requires_grad` and gradient, and each buffer's content, because
-    BatchNorm in train mode updates its statistics; quantised buffers are constant. Gradients are set aside, so that a
-    model that computes gradients while it predicts adds to none. Raises ConfigError as `find_device`. Cost: one copy of
-    the buffers.
+    BatchNorm in train mode updates its statistics; quantised and nested buffers are constant. Gradients are set aside,
+    so that a model that computes gradients while it predicts adds to none. Raises ConfigError as `find_device`. Cost:
+    one copy of the buffers.
     """
     modules = list(model.modules())
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     _refuse_inference(model, (parameter for parameter, _, _ in flags))
     buffers = _list_buffers(modules)
-    contents = [narrow_expanded(buffer.data) for _, _, buffer in buffers if not buffer.is_quantized]
+    contents = [narrow_expanded(buffer.data) for _, _, buffer in buffers if _is_copied(buffer)]
     copies = [torch.empty_like(content) for content in contents]
     _copy_all(contents, copies)
     try:
@@ -120,6 +120,10 @@ def _list_buffers(modules: list[nn.Module]) -> list[tuple[nn.Module, str, torch.
     for module in modules:
         buffers += [(module, name, buffer) for name, buffer in module.named_buffers(recurse=False)]
     return buffers
+
+
+def _is_copied(buffer: torch.Tensor) -> bool:
+    return not (buffer.is_quantized or buffer.is_nested)
 
 
 def _copy_all(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:

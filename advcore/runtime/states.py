@@ -20,6 +20,11 @@ def is_plain(value: object) -> TypeGuard[Tensor]:
     )
 
 
+def has_arithmetic(value: object) -> TypeGuard[Tensor]:
+    """Return whether torch calculates with a value: with plain tensors, but for 8-bit floats, which are for storage."""
+    return is_plain(value) and not (value.is_floating_point() and value.element_size() == 1)
+
+
 def narrow_expanded(tensor: Tensor) -> Tensor:
     """Return a view in which each number of a plain tensor lies once, which can be written to; an expanded one repeats.
 
@@ -53,7 +58,7 @@ def dump_value(name: str, value: object) -> bytes:
 
 def is_same(name: str, value: object, other: object) -> bool:
     """Return whether two values of a state dict are equal, NaN and infinity to themselves."""
-    if is_plain(value) and is_plain(other):
+    if has_arithmetic(value) and has_arithmetic(other):
         return torch.equal(value.nan_to_num(), other.nan_to_num())
     return dump_value(name, value) == dump_value(name, other)
 
@@ -94,8 +99,8 @@ def has_diverged(model: nn.Module, before: Mapping[str, Tensor]) -> bool:
 
 
 def is_finite(value: Tensor) -> bool:
-    """Return whether a tensor is without NaN and infinity; sparse and quantised ones are not looked into."""
-    return not is_plain(value) or bool(torch.isfinite(value).all())
+    """Return whether a tensor is without NaN and infinity; those without arithmetic are not looked into."""
+    return not has_arithmetic(value) or bool(torch.isfinite(value).all())
 
 
 def _keeps_finite(value: Tensor, before: Tensor) -> bool:

@@ -6,14 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from advcore.runtime.states import is_finite, is_plain, unexpand_buffers
+from advcore.errors import ConfigError, describe_exception, must
+from advcore.runtime.states import has_arithmetic, is_finite, unexpand_buffers
 
 
 def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return an exponential moving average of the model that decays by `decay` per step; None where that is None."""
+    """Return an exponential moving average of the model that decays by `decay` per step; None where that is None.
+
+    Raises ConfigError for a model that cannot be copied.
+    """
     if decay is None:
         return None
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    try:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    except (RuntimeError, TypeError) as error:  # what copy.deepcopy raises
+        rule = "null for a model that cannot be copied"
+        raise ConfigError(must("ema", rule, decay, describe_exception(error))) from error
     unexpand_buffers(average)
     return average
 
@@ -32,7 +40,7 @@ def update_average(average: AveragedModel, model: nn.Module, infinite: Sequence[
     pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
     tensors = list(zip(_list_tensors(average.module), _list_tensors(model), strict=True))
     for mean, value in tensors:
-        if is_plain(value):
+        if has_arithmetic(value):
             pairs.setdefault(mean.dtype, []).append((mean, value))
         else:
             mean.copy_(value)

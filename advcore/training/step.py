@@ -17,7 +17,7 @@ from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.objectives.base import Objective
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device, set_mode
-from advcore.runtime.states import is_plain, narrow_expanded
+from advcore.runtime.states import has_arithmetic, narrow_expanded
 from advcore.runtime.watch import GradientWatch
 from advcore.training.progress import Entry, Snapshot
 from advcore.unit_range import trust_images
@@ -189,7 +189,7 @@ def _list_statistics(model: nn.Module) -> list[Tensor]:
     for module in model.modules():
         if module.training:
             buffers.update({id(buffer): buffer for buffer in module.buffers(recurse=False)})
-    return [buffer for buffer in buffers.values() if is_plain(buffer) and narrow_expanded(buffer) is buffer]
+    return [buffer for buffer in buffers.values() if has_arithmetic(buffer) and narrow_expanded(buffer) is buffer]
 
 
 def _check_trainable(loss: Tensor) -> None:
