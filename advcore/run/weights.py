@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from advcore.config.schema import RunConfig
 from advcore.data.checks import list_first
@@ -86,9 +86,7 @@ def _leave_out_wrappers(name: str) -> str:
 
 def _refuse_other_keys(expected: State, state: State, path: Path) -> None:
     """Raise CheckpointError unless the state in the file `path` has the expected keys, and shapes."""
-    shapes, shapes_in_file = (
-        {key: list(getattr(value, "shape", ())) for key, value in part.items()} for part in (expected, state)
-    )
+    shapes, shapes_in_file = ({key: _find_shape(value) for key, value in part.items()} for part in (expected, state))
     wrong = [
         f"{key} {shapes.get(key, 'not in the model')} / {shapes_in_file.get(key, 'not in the file')}"
         for key in shapes | shapes_in_file
@@ -98,6 +96,13 @@ def _refuse_other_keys(expected: State, state: State, path: Path) -> None:
         raise CheckpointError(
             f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {'; '.join(wrong[:5])}"
         )
+
+
+def _find_shape(value: object) -> list[int]:
+    """Return the shape of a tensor; none of what has none, such as extra state."""
+    if isinstance(value, Tensor) and not value.is_nested:
+        return list(value.shape)
+    return []
 
 
 def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = None) -> Path:
