@@ -85,7 +85,6 @@ ODD = {
     "-inf in a buffer": lambda: WithBuffer(torch.tensor([0.0, float("-inf")])),
     "NaN in a buffer": lambda: WithBuffer(torch.tensor([0.0, float("nan")])),
     "compressed sparse rows": lambda: WithBuffer(torch.eye(3).to_sparse_csr()),
-    "nested": lambda: WithBuffer(torch.nested.nested_tensor([torch.rand(2), torch.rand(3)])),
     "8-bit floats": lambda: WithBuffer(torch.rand(4).to(torch.float8_e4m3fn)),
     "complex": lambda: WithBuffer(torch.rand(4).to(torch.complex64)),
     "unsigned": lambda: WithBuffer(torch.arange(3).to(torch.uint16)),
@@ -94,7 +93,7 @@ ODD = {
     "mask": Masked,
     "infinite frozen parameter": WithFrozen,
 }
-UNCOPIED = ("compressed sparse rows", "nested")
+UNCOPIED = ("compressed sparse rows",)
 """What copy.deepcopy refuses."""
 QUICK = ("extra dict", "expanded", "quantised", "sparse", "mask")
 each_oddity = pytest.mark.parametrize(
@@ -173,6 +172,14 @@ def test_a_run_with_all_of_them_is_resumed_bit_for_bit_through_a_folder(odd, sou
         assert_same(rest.last, whole.last)
         assert_same(rest.best, whole.best)
         assert_same(copy_state(net), copy_state(odd))
+
+
+def test_a_nested_buffer_is_trained_and_evaluated_beside(model, source):
+    """Torch itself does not load one."""
+    nested = WithBuffer(torch.nested.nested_tensor([torch.rand(2), torch.rand(3)]))
+    odd = nn.Sequential(*model[:-1], nested, model[-1])
+    trainer().fit(odd, source, source, seed=0)
+    assert not [flag for flag in evaluate(odd, source, [ATTACK], checks=True).flags if flag.startswith("dynamic")]
 
 
 def test_an_average_of_a_model_that_cannot_be_copied_is_refused_in_one_line(model, source):
