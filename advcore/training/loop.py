@@ -12,7 +12,7 @@ from advcore import distributed
 from advcore.attacks.memory import Perturbations, refuse_unmoved
 from advcore.data.augment import keep_images
 from advcore.data.source import Source
-from advcore.errors import NonFiniteError
+from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.files.tensors import pack_values
 from advcore.rng import Stream
 from advcore.rows import Rows
@@ -28,6 +28,7 @@ from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge
 from advcore.training.loop_settings import agree_on_speed, has_remembered_start
+from advcore.training.optimizers import AdamW
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
 from advcore.training.snapshot import restore, take_snapshot
 from advcore.types import Event
@@ -70,6 +71,7 @@ class Loop:
         self.run = run
         self.device = find_device(run.model)
         self.infinite = copy_infinite(run.model)
+        self._refuse_decay()
         if run.listener.on_checkpoint is not ignore:
             pack_values(run.model.state_dict())  # refuses what a checkpoint cannot hold before there is work to lose
         self.judge = Judge(run)
@@ -84,6 +86,16 @@ class Loop:
         if snapshot is not None:
             restore(self, snapshot)
             run.listener.on_progress("epochs", self.place.epoch, len(self.plan))
+
+    def _refuse_decay(self) -> None:
+        """Raise ConfigError where a penalty on weights would turn infinity in a parameter, such as a mask, to NaN."""
+        parameters = self.run.model.named_parameters()
+        names = [name for name, value in parameters if value.requires_grad and name in self.infinite]
+        optimizer = self.run.trainer.optimizer
+        if names and optimizer.weight_decay and not isinstance(optimizer, AdamW):
+            way_out = f"it would turn {names[0]} to NaN; or hold the mask in a buffer"
+            rule = "0 for a model with infinity in a parameter"
+            raise ConfigError(must("optimizer.weight_decay", rule, optimizer.weight_decay, way_out))
 
     def _decide_speed(self, snapshot: Snapshot | None) -> Speed:
         """Decide how passes run; an event says so where the model refuses images that lie channels last."""

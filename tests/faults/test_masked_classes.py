@@ -11,7 +11,7 @@ from advcore import AdversarialCoreset, Trainer, evaluate
 from advcore.attacks import ATTACKS, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
-from advcore.errors import NonFiniteError
+from advcore.errors import ConfigError, NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack, is_installed, replace_infinite
 from advcore.evaluation.checks import measure_difference
 from advcore.gradients import GRADIENTS
@@ -21,7 +21,8 @@ from advcore.objectives.trades import measure_divergence
 from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig
-from advcore.training import SGD
+from advcore.training import SGD, Adam
+from advcore.training.optimizers import AdamW
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 INFINITE = float("inf")
@@ -196,6 +197,23 @@ def test_a_label_of_the_masked_class_is_wrong_and_stops_training(model, sources,
     assert result.clean.accuracy <= clean and not result.verdicts["clean"][:10].any()
     with pytest.raises(NonFiniteError, match="loss inf"):
         fit(Masked(model, way), spoiled, objective=Standard(), attack=None)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.02), Adam(weight_decay=1e-4)], ids=["SGD", "Adam"])
+def test_a_penalty_on_a_mask_among_the_weights_is_refused_before_it_makes_nan(model, sources, optimizer):
+    rule = "optimizer.weight_decay must be 0 for a model with infinity in a parameter"
+    way_out = "it would turn net.5.bias to NaN; or hold the mask in a buffer"
+    with pytest.raises(ConfigError, match=f"^{rule}, got .*; {way_out}$"):
+        fit(Masked(model, "bias"), sources[0], optimizer=optimizer)
+    frozen = Masked(model, "bias")
+    frozen.net[5].requires_grad_(False)
+    fit(frozen, sources[0], optimizer=optimizer)
+
+
+def test_a_decay_beside_the_gradient_leaves_a_mask_as_it_is(model, sources):
+    masked = Masked(model, "bias")
+    fit(masked, sources[0], optimizer=AdamW(lr=1e-3))
+    assert torch.equal(masked.net[5].bias.isinf(), MASK)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), INFINITE])

@@ -18,6 +18,7 @@ from advcore.solvers import Craig
 from advcore.training import SGD
 from advcore.training.loop import Listener
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*(quantized|TypedStorage|sparse|Sparse|nested)")
 ATTACK = LinfPGD(eps=0.1, steps=2)
 
 
@@ -277,6 +278,15 @@ def test_what_a_lightning_module_holds_beside_the_model_is_left_out_and_told(mod
     load_state(model, tmp_path / "w.pt")
     assert_same(copy_state(model), state)
     assert caplog.messages == [f"{tmp_path / 'w.pt'}: left out what is not of the model under model.: criterion.weight"]
+
+
+def test_a_file_of_torch_may_hold_extra_state(model, tmp_path):
+    odd = nn.Sequential(*model[:-1], ODD["extra dict"](), model[-1])
+    state = copy_state(odd)
+    save_wrapped(tmp_path / "w.pt", state, "module.")
+    odd[5].extra = None
+    load_state(odd, tmp_path / "w.pt")
+    assert_same(copy_state(odd), state)
 
 
 def test_weights_that_are_there_twice_are_refused(model, tmp_path):
