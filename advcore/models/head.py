@@ -82,6 +82,10 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
         raise ConfigError(SettingProblem("head", _RULE, got, "use a single one, on all features at once"))
     if not heads:
         missing = _Reason("none with as many outputs as there are logits", "end the model in one")
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            missing = _Reason(
+                "a script of torch.jit, whose layers cannot be told apart", "give the model before it was one"
+            )
         reason = next(filter(None, reasons.values()), missing)
         way_out = f"{reason.way_out}; linear layers it has: {names}"
         raise ConfigError(SettingProblem("head", _RULE, reason.got, way_out))
