@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advcore.errors import ConfigError, SettingProblem, check, describe_exception, require
+from advcore.errors import ConfigError, SettingProblem, check, describe_exception, require, shorten
 from advcore.runtime.outputs import read_logits
 from advcore.runtime.precision import disable_compilation, measure_precision
 from advcore.runtime.watch import ABSENT, describe_fault
@@ -70,7 +70,8 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
     of the layers from the first candidate on.
     """
     layers = {key: module for key, module in model.named_modules() if _can_be_head(module)}
-    names = ", ".join(key for key, layer in layers.items() if isinstance(layer, nn.Linear)) or "the model has none"
+    linear = ", ".join(key for key, layer in layers.items() if isinstance(layer, nn.Linear))
+    names = shorten(linear) or "the model has none"
     if name is not None:
         layers = {key: module for key, module in layers.items() if f".{key}".endswith(f".{name}")}
         require(check(len(layers) == 1, "head", f"the name of one linear layer ({names})", name))
@@ -81,6 +82,10 @@ def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
         raise ConfigError(SettingProblem("head", _RULE, got, "use a single one, on all features at once"))
     if not heads:
         missing = _Reason("none with as many outputs as there are logits", "end the model in one")
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            missing = _Reason(
+                "a script of torch.jit, whose layers cannot be told apart", "give the model before it was one"
+            )
         reason = next(filter(None, reasons.values()), missing)
         way_out = f"{reason.way_out}; linear layers it has: {names}"
         raise ConfigError(SettingProblem("head", _RULE, reason.got, way_out))

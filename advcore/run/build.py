@@ -24,6 +24,7 @@ from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import count_gpus
+from advcore.runtime.precision import run_model
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
@@ -213,8 +214,10 @@ def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Modul
         model = nn.Sequential(Normalize(*measure_channels(data.train.batches(chunks))), model)
     model = model.to(device)
     _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))
-    with borrow(model), _take_images(config, shape), prefix_problems("model."):
-        find_head(model, x, config.model.head)
+    with borrow(model), _take_images(config, shape), torch.no_grad():
+        run_model(model, x)
+        with prefix_problems("model."):
+            find_head(model, x, config.model.head)
     return model
 
 

@@ -232,7 +232,17 @@ CHANGED = (
 SCALED = (
     "0.25 times the output of fc; return the output of a last linear layer as it is, and scale its weights or the loss"
 )
+
+
+def trace(net):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        return torch.jit.trace(net, make_source()._images[:2])
+
+
 REFUSED = {
+    "traced": (lambda: trace(Net()), "a script of torch.jit, whose layers cannot be told apart; give the model before"),
+    "a traced part": (lambda: Forward(trace(Net())), "a script of torch.jit, whose layers cannot be told apart"),
     "scaled": (lambda: Net(lambda net, h: net.fc(h) * 0.25), SCALED),
     "scaled in place": (lambda: Net(scale_in_place), SCALED),
     "divided in place": (lambda: Net(lambda net, h: net.fc(h).div_(4)), SCALED),

@@ -11,7 +11,7 @@ from torch import nn
 from advcore import AdversarialCoreset, Trainer, evaluate
 from advcore.attacks import LinfPGD
 from advcore.data.source import Resident
-from advcore.errors import ConfigError
+from advcore.errors import ConfigError, DataError
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
@@ -139,3 +139,10 @@ def test_other_outputs_are_refused_before_any_work(name):
     assert all(map(torch.equal, before, net.state_dict().values()))
     with pytest.raises(ConfigError, match="^the model's output must be logits"):
         evaluate(net, make_source(), [ATTACK])
+
+
+def test_images_that_the_model_does_not_take_are_told_in_a_selection_too():
+    wide = Resident(torch.rand(16, 1, 9, 9), torch.arange(16) % 4)
+    for call in (SELECTOR.select, TRAINER.fit):
+        with pytest.raises(DataError, match="^images must be ones that the model takes, got .1, 9, 9."):
+            call(Net(return_logits), wide, seed=0)
