@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP, project_linf, step_linf
+from advcore.cost import CostLedger
 from advcore.data.contract import Batch, read_batches
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
 from advcore.rng import preserve_random_state
-from advcore.runtime.precision import measure_precision, run_model
+from advcore.runtime.precision import measure_precision
 from advcore.runtime.states import copy_state, is_same
 from advcore.sweep import Sweep
 from advcore.types import Flag
@@ -106,9 +107,10 @@ def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
     Cost: one forward pass of an image; for a model that computes in float16, also two of each, and two backward. They
     are not counted.
     """
-    if not _computes_in_half(model, x[:1]):
+    forward = CostLedger().count_passes(model)  # which may be stopped between passes
+    if not _computes_in_half(forward, x[:1]):
         return []
-    plain, scaled = (_take_gradient(model, scale, y, x) for scale in (1, _SCALE))
+    plain, scaled = (_take_gradient(forward, scale, y, x) for scale in (1, _SCALE))
     lost = (plain == 0) & (scaled != 0) & torch.isfinite(scaled)
     share = float(lost.double().mean())
     if share <= _LOST:
@@ -117,17 +119,17 @@ def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
     return [Flag("underflow", text)]
 
 
-def _take_gradient(model: nn.Module, scale: float, y: Tensor, x: Tensor) -> Tensor:
+def _take_gradient(forward: Callable[[Tensor], Tensor], scale: float, y: Tensor, x: Tensor) -> Tensor:
     def loss(images: Tensor) -> Tensor:
-        return scale * F.cross_entropy(run_model(model, images), y, reduction="none")
+        return scale * F.cross_entropy(forward(images), y, reduction="none")
 
     return take_input_gradient(loss, x)[1]
 
 
-def _computes_in_half(model: nn.Module, x: Tensor) -> bool:
+def _computes_in_half(forward: Callable[[Tensor], Tensor], x: Tensor) -> bool:
     """Return whether any step of autograd from the images x to the logits is in float16."""
     with torch.enable_grad():
-        steps = [run_model(model, x.detach().clone().requires_grad_()).grad_fn]
+        steps = [forward(x.detach().clone().requires_grad_()).grad_fn]
     seen = set(steps)
     while steps:
         step = steps.pop()
