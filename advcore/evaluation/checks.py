@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP, project_linf, step_linf
-from advcore.cost import CostLedger
 from advcore.data.contract import Batch, read_batches
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
 from advcore.rng import preserve_random_state
+from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import measure_precision
 from advcore.runtime.states import copy_state, is_same
 from advcore.sweep import Sweep
@@ -107,7 +107,7 @@ def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
     Cost: one forward pass of an image; for a model that computes in float16, also two of each, and two backward. They
     are not counted.
     """
-    forward = CostLedger().count_passes(model)  # which may be stopped between passes
+    forward = CountedModel(model, _count_nothing)  # which may be stopped between passes
     if not _computes_in_half(forward, x[:1]):
         return []
     plain, scaled = (_take_gradient(forward, scale, y, x) for scale in (1, _SCALE))
@@ -117,6 +117,10 @@ def flag_underflow(model: nn.Module, x: Tensor, y: Tensor) -> list[Flag]:
         return []
     text = f"{100 * share:.0f} % of the input gradient's entries are too small for the model's float16, and 0"
     return [Flag("underflow", text)]
+
+
+def _count_nothing(kind: str, examples: int) -> None:
+    pass
 
 
 def _take_gradient(forward: Callable[[Tensor], Tensor], scale: float, y: Tensor, x: Tensor) -> Tensor:
