@@ -4,10 +4,12 @@ import importlib.metadata
 import importlib.util
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +104,17 @@ class AutoAttack:
     def attack(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
         """Attack images x (B, C, H, W) that are classified right as y; those not fooled are returned unchanged.
 
+        Raises as `attack_by_part` does.
+        """
+        return self.attack_by_part(forward, x, y, stream)[0]
+
+    def attack_by_part(
+        self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Attack images as `attack` does, and tell what each part of the lineup leaves right.
+
+        Returns x_adv (B, C, H, W), and by the name of each part, in order, (B,) bool: which images are right after it
+        and all parts before it. Each part attacks only these.
         Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported. Silences
         the package's logger.
         """
@@ -120,12 +133,15 @@ class AutoAttack:
         logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
         with torch.no_grad():
             classes = forward(x[:1]).shape[1]
-        attack.attacks_to_run = list(self.choose_lineup(classes).parts)
+        parts = self.choose_lineup(classes).parts
+        attack.attacks_to_run = list(parts)
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+        record = _PartRecord(attack)
         with preserve_random_state(stream):
             result = attack.run_standard_evaluation(x, y, **{_PACKAGES[package.__name__]: len(x)})
-        return result[0] if isinstance(result, tuple) else result
+        x_adv = result[0] if isinstance(result, tuple) else result
+        return x_adv, record.judge_parts(parts, y)
 
     def describe(self) -> Facts:
         """Return what a robust accuracy must state if there are classes enough. Raises as `Lineup.describe` does."""
@@ -194,6 +210,41 @@ class Lineup:
 
     def _has_classes_for(self, part: str) -> bool:
         return self.classes >= _FEWEST_CLASSES.get(part, 2)
+
+
+class _PartRecord:
+    """Notes what the package's AutoAttack predicts before and after each of its attacks, at no pass more.
+
+    attack : runs on one batch; it asks for logits of the images, and after each attack for those of what it returned.
+    """
+
+    def __init__(self, attack: Any):
+        self._latest: Tensor | None = None
+        self._predictions: list[Tensor | None] = []
+        attack.get_logits = partial(self._note, attack.get_logits)
+        for single in (attack.apgd, attack.apgd_targeted, attack.fab, attack.square):
+            single.perturb = partial(self._begin, single.perturb)
+
+    def _note(self, get_logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        logits = get_logits(x)
+        self._latest = logits.argmax(1)
+        return logits
+
+    def _begin(self, perturb: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+        self._predictions.append(self._latest)
+        return perturb(x, y)
+
+    def judge_parts(self, parts: Sequence[str], y: Tensor) -> dict[str, Tensor]:
+        """Return what `AutoAttack.attack_by_part` does; a part that had nothing left to attack changes nothing."""
+        before, *after = [*self._predictions, self._latest]
+        right = before == y
+        right_after = {}
+        for part, prediction in zip_longest(parts, after):
+            remaining = right.nonzero()[:, 0]
+            if len(remaining):
+                right = right.index_put((remaining,), prediction == y[remaining])
+            right_after[part] = right
+        return right_after
 
 
 class _ForwardModule(nn.Module):

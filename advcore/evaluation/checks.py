@@ -4,9 +4,10 @@ After AutoAttack's checks (Croce and Hein 2020, appendix), Athalye et al. 2018, 
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from advcore.attacks.base import take_input_gradient
 from advcore.attacks.geometry import LP, project_linf, step_linf
 from advcore.errors import format_count
+from advcore.evaluation.intervals import wilson
 from advcore.pixels import format_pixels
 from advcore.types import Flag
 
@@ -24,6 +26,9 @@ _ROUNDED = 2.0**-8  # by how much probabilities in half precision may miss the s
 _FLAT = 0.1  # share of examples without a gradient above which it is masked
 _WALK = (0.0, 0.125, 0.25, 0.5, 1.0)  # in units of eps, for the walk along the first gradient
 _REGAINED = 0.1  # share of examples misclassified on that walk and right further on, above which it is masked
+_BLACK_BOX = "square"  # AutoAttack's attack without gradients
+_ENSEMBLE_STEPS = 1e9  # which AutoAttack counts as: its parts have several losses
+_BROKEN = 0.01  # share of what white boxes leave right that a black box may break, beyond its interval
 _STRONG = 10  # steps below which an evaluation is weak
 
 
@@ -128,8 +133,9 @@ def flag_weak_settings(entries: Sequence[dict]) -> list[Flag]:
 def flag_order(entries: Sequence[dict]) -> list[Flag]:
     """Return a flag for each pair of results whose order gives masking away, beyond both intervals.
 
-    Either an attack of the same kind, no weaker and in a larger ball, leaves more examples right; or the black box
-    leaves fewer right than a white box in the same ball.
+    Either an attack of the same kind, no weaker and in a larger ball, leaves more examples right; or, in the same ball,
+    the black box leaves fewer right than a white box, or a weaker attack fewer than a stronger one. A stronger attack
+    that leaves fewer right flags the weaker one, whose number is no tight bound.
     """
     flags = []
     for entry, other in product(entries, repeat=2):
@@ -145,6 +151,52 @@ def flag_order(entries: Sequence[dict]) -> list[Flag]:
                     f"{format_pixels(entry['eps'])}",
                 )
             )
+        elif _is_same_ball(entry, other):
+            flags += _flag_disagreement(entry, other)
+    return flags
+
+
+def _flag_disagreement(entry: dict, other: dict) -> list[Flag]:
+    """Return the flag of two attacks in the same ball, of which `entry` leaves clearly fewer right than `other`."""
+    lead = _count_gradient_steps(entry) - _count_gradient_steps(other)
+    if lead == 0 or other.get("version") == _BLACK_BOX:
+        return []
+    numbers = ", ".join(f"{each['name']} of {each['steps']} steps: {each['accuracy']:.3f}" for each in (entry, other))
+    if lead < 0:
+        return [Flag("masked", f"the weaker attack leaves fewer right in the same ball ({numbers})")]
+    return [Flag("weak", f"a stronger attack leaves far fewer right in the same ball ({numbers})")]
+
+
+def _count_gradient_steps(entry: dict) -> float:
+    """Count the gradient steps that an attack may take; AutoAttack as a whole counts as more than any other."""
+    if len(entry.get("parts", ())) > 1:
+        return _ENSEMBLE_STEPS
+    return math.prod(entry.get(key) or 1 for key in ("steps", "restarts", "rounds"))
+
+
+def _is_same_ball(entry: dict, other: dict) -> bool:
+    return all(entry.get(key) == other.get(key) for key in ("norm", "eps", "network", "layers"))
+
+
+def flag_black_box(entries: Sequence[dict]) -> list[Flag]:
+    """Return a flag for each AutoAttack whose black box breaks more of what its white boxes left than they should leave.
+
+    entries : of attacks; with parts, `after` gives the accuracy after each. Square attacks what the parts before it
+        left: where gradients lead, next to nothing of that can be broken without them.
+    """
+    flags = []
+    for entry in entries:
+        after = list(entry.get("after", {}).items())
+        for (_, before), (part, accuracy) in pairwise(after):
+            left, broken = round(before * entry["n"]), round((before - accuracy) * entry["n"])
+            if part == _BLACK_BOX and left and wilson(broken, left).interval[0] > _BROKEN:
+                flags.append(
+                    Flag(
+                        "masked",
+                        f"the black box {part} breaks {format_count(broken, 'image')} of the {left} that the white "
+                        f"boxes of {entry['name']} leave right",
+                    )
+                )
     return flags
 
 
@@ -157,5 +209,5 @@ def _has_larger_ball(other: dict, entry: dict) -> bool:
 
 def _is_black_box_beside(entry: dict, other: dict) -> bool:
     """Whether `entry` is of the black box, and `other` of a white box in the same ball."""
-    is_same_ball = all(entry[key] == other[key] for key in ("norm", "eps"))
-    return is_same_ball and entry.get("version") == "square" and other.get("version") != "square"
+    is_black_box, is_other = (each.get("version") == _BLACK_BOX for each in (entry, other))
+    return _is_same_ball(entry, other) and is_black_box and not is_other

@@ -28,10 +28,10 @@ from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack, Lineup
-from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_settings
+from advcore.evaluation.checks import IMAGES, flag_black_box, flag_model, flag_order, flag_weak_settings
 from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
-from advcore.evaluation.worst_case import classify_clean, find_robust
+from advcore.evaluation.worst_case import classify_clean, find_robust, find_robust_by_part
 from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.runtime.out_of_memory import explain_out_of_memory
@@ -59,7 +59,8 @@ class Evaluation:
     attacks : one entry per attack: how the number was obtained, then accuracy, n and interval.
     worst : accuracy where an example counts only if it is right under every attack; None without attacks.
     flags : what makes the numbers untrustworthy, one line each: the `str` of a `Flag` (advcore.types).
-    verdicts : (n,) bool, whether each example is right: "clean", and under each attack by its position ("0", "1", ...).
+    verdicts : (n,) bool, whether each example is right: "clean", and under each attack by its position ("0", "1", ...);
+        of AutoAttack also after each of its parts ("0.apgd-ce").
     examples : (n, C, H, W) for each attack by its position, if they were asked for: where the attack found an example
         misclassified, else where it ended.
     """
@@ -151,7 +152,8 @@ def _evaluate(
         {"name": attack_name(attack), **fitting.describe(), "seed": task.seed, "split": task.split}
         for attack, fitting in zip(task.attacks, adapted, strict=True)
     ]
-    saved = _open_verdicts(sweep, task, state)
+    part_keys = [_name_part(i, part) for i, facts in enumerate(descriptions) for part in facts.get("parts", ())]
+    saved = _open_verdicts(sweep, task, part_keys, state)
     with (
         preserve_random_state(Stream(seed=task.seed, purpose="model")),
         sweep.ledger.phase("evaluation", sweep.source.device),
@@ -160,9 +162,9 @@ def _evaluate(
         flags = distributed.run_on_first(partial(_check_model, sweep, task, descriptions)) if checks else []
 
     accuracies = {key: wilson(int(verdict.sum()), verdict.numel()) for key, verdict in saved.verdicts.items()}
-    entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
+    entries = tuple(_make_entry(i, description, accuracies) for i, description in enumerate(descriptions))
     if checks:
-        flags += map(str, chain(flag_weak_settings(entries), flag_order(entries)))
+        flags += map(str, chain(flag_weak_settings(entries), flag_order(entries), flag_black_box(entries)))
     reduced = chain.from_iterable(lineup.flag_reduction() for lineup in adapted if isinstance(lineup, Lineup))
     worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
@@ -175,10 +177,23 @@ def _evaluate(
     )
 
 
-def _open_verdicts(sweep: Sweep, task: _Task, path: Path | None) -> SavedVerdicts:
+def _name_part(position: int, part: str) -> str:
+    """Return the key of the verdicts after a part of the attack at this position."""
+    return f"{position}.{part}"
+
+
+def _make_entry(position: int, description: Facts, accuracies: dict[str, Accuracy]) -> Facts:
+    """Return what a record says of an attack; of one with parts also the accuracy that is left after each of them."""
+    entry = description | accuracies[str(position)].as_dict()
+    if "parts" in description:
+        entry["after"] = {part: accuracies[_name_part(position, part)].accuracy for part in description["parts"]}
+    return entry
+
+
+def _open_verdicts(sweep: Sweep, task: _Task, part_keys: Sequence[str], path: Path | None) -> SavedVerdicts:
     """Open the verdicts so far, and count the passes that they took."""
-    keys = ["clean", *map(str, range(len(task.attacks)))]
-    settings = (task.seed, sweep.chunk_size)
+    keys = ["clean", *map(str, range(len(task.attacks))), *part_keys]
+    settings = (task.seed, sweep.chunk_size, *part_keys)
     identity = partial(hash_evaluation, sweep.model, sweep.source, task.indices, task.attacks, settings)
     saved = SavedVerdicts(path, keys, identity)
     for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
@@ -221,7 +236,10 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
         examples = {}
         for i, attack in enumerate(attacks):
             stream = root.child(i).at(indices)
-            verdicts[str(i)], x_adv = find_robust(sweep.forward, attack, x, y=y, correct=correct, stream=stream)
+            verdicts[str(i)], x_adv, after = find_robust_by_part(
+                sweep.forward, attack, x, y=y, correct=correct, stream=stream
+            )
+            verdicts |= {_name_part(i, part): right for part, right in after.items()}
             if task.keep_examples:
                 examples[str(i)] = x_adv
         return count_passes(sweep.ledger) - passes_before, verdicts, examples
