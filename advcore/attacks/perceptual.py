@@ -163,9 +163,7 @@ class FastLPA(Perceptual):
             done = step / self.steps
             penalty = 10 * 0.1 ** (1 - done)
             size = self.length * _DECAY**done
-            moved, margins, distances = ascend(
-                view, x_adv, penalty=penalty, eps=self.eps, size=size, clip=float("inf")
-            )
+            moved, margins, distances = ascend(view, x_adv, penalty=penalty, eps=self.eps, size=size, clip=float("inf"))
             if self.project:
                 best.offer(x_adv, margins, inside=distances <= self.eps)
                 moved = project(view.measure_distances, x, moved, self.eps)

@@ -28,7 +28,8 @@ from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, must
 from advcore.evaluation.autoattack import AutoAttack, Lineup
-from advcore.evaluation.checks import IMAGES, flag_black_box, flag_model, flag_order, flag_weak_settings
+from advcore.evaluation.checks import IMAGES, flag_model
+from advcore.evaluation.comparisons import flag_comparisons
 from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust, find_robust_by_part
@@ -152,19 +153,21 @@ def _evaluate(
         {"name": attack_name(attack), **fitting.describe(), "seed": task.seed, "split": task.split}
         for attack, fitting in zip(task.attacks, adapted, strict=True)
     ]
-    part_keys = [_name_part(i, part) for i, facts in enumerate(descriptions) for part in facts.get("parts", ())]
+    part_keys = [f"{i}.{part}" for i, facts in enumerate(descriptions) for part in facts.get("parts", ())]
     saved = _open_verdicts(sweep, task, part_keys, state)
     with (
         preserve_random_state(Stream(seed=task.seed, purpose="model")),
         sweep.ledger.phase("evaluation", sweep.source.device),
     ):
         examples = _judge_remaining(sweep, task, saved, on_chunk)
-        flags = distributed.run_on_first(partial(_check_model, sweep, task, descriptions)) if checks else []
+        flags = (
+            distributed.run_on_first(partial(_check_model, sweep, task, descriptions, saved.verdicts)) if checks else []
+        )
 
     accuracies = {key: wilson(int(verdict.sum()), verdict.numel()) for key, verdict in saved.verdicts.items()}
     entries = tuple(_make_entry(i, description, accuracies) for i, description in enumerate(descriptions))
     if checks:
-        flags += map(str, chain(flag_weak_settings(entries), flag_order(entries), flag_black_box(entries)))
+        flags += map(str, flag_comparisons(entries))
     reduced = chain.from_iterable(lineup.flag_reduction() for lineup in adapted if isinstance(lineup, Lineup))
     worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
@@ -177,16 +180,11 @@ def _evaluate(
     )
 
 
-def _name_part(position: int, part: str) -> str:
-    """Return the key of the verdicts after a part of the attack at this position."""
-    return f"{position}.{part}"
-
-
 def _make_entry(position: int, description: Facts, accuracies: dict[str, Accuracy]) -> Facts:
     """Return what a record says of an attack; of one with parts also the accuracy that is left after each of them."""
     entry = description | accuracies[str(position)].as_dict()
     if "parts" in description:
-        entry["after"] = {part: accuracies[_name_part(position, part)].accuracy for part in description["parts"]}
+        entry["after"] = {part: accuracies[f"{position}.{part}"].accuracy for part in description["parts"]}
     return entry
 
 
@@ -239,7 +237,7 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
             verdicts[str(i)], x_adv, after = find_robust_by_part(
                 sweep.forward, attack, x, y=y, correct=correct, stream=stream
             )
-            verdicts |= {_name_part(i, part): right for part, right in after.items()}
+            verdicts |= {f"{i}.{part}": right for part, right in after.items()}
             if task.keep_examples:
                 examples[str(i)] = x_adv
         return count_passes(sweep.ledger) - passes_before, verdicts, examples
@@ -247,12 +245,18 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
     return judge
 
 
-def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts]) -> list[str]:
+def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts], verdicts: dict[str, Tensor]) -> list[str]:
     """Look for signs of masking on a few images, in the largest linf ball of the attacks, or one of 8/255."""
-    spread = task.indices[:: max(1, len(task.indices) // IMAGES)][:IMAGES]  # data may be sorted by class
-    _, x, y = next(read_batches(sweep.model, sweep.source, [spread]))
-    radii = [description["eps"] for description in descriptions if description["norm"] == "linf"]
-    return list(map(str, flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))))
+    few = torch.arange(len(task.indices))[:: max(1, len(task.indices) // IMAGES)][
+        :IMAGES
+    ]  # data may be sorted by class
+    _, x, y = next(read_batches(sweep.model, sweep.source, [task.indices[few]]))
+    radii = {str(i): facts["eps"] for i, facts in enumerate(descriptions) if facts["norm"] == "linf"}
+    eps = max(radii.values(), default=8 / 255)
+    many_steps = [verdicts[key][few][:IMAGES] for key in radii if radii[key] == eps]
+    robust = torch.stack(many_steps).all(0) if many_steps else None
+    flags = flag_model(sweep.model, sweep.forward, x, y, eps=eps, robust=robust, batch_size=sweep.chunk_size)
+    return list(map(str, flags))
 
 
 @record_gradients

@@ -7,6 +7,7 @@ defence.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,10 @@ from advcore.evaluation.autoattack import AutoAttack
 from advcore.objectives.base import choose_ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
+
+_SMALLEST_SPREAD = 0.05  # of logits, below which the cross-entropy is linear
+_LARGEST_LEAD = 60.0  # of the largest logit, above which the cross-entropy has no gradient in float32
+_USUAL_SPREAD = 10.0  # of logits, to which unusual ones are stretched
 
 
 def classify_clean(logits: Tensor, y: Tensor, indices: Tensor) -> Tensor:
@@ -104,6 +109,43 @@ def find_robust_by_part(
     return robust, x_adv, {part: robust | correct.index_put((remaining,), right) for part, right in right_after.items()}
 
 
+def measure_spread(logits: Tensor) -> Tensor:
+    """Return (B,): how far the largest logit is above the lower quarter, so that masked classes do not count."""
+    return logits.amax(1) - logits.kthvalue((logits.shape[1] - 1) // 4 + 1, dim=1).values
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Brings an image's logits into the range in which the cross-entropy has a gradient that leads somewhere.
+
+    shift, factor : (B, 1). Logits z become (z - shift) * factor: 0 and 1, which change no bit, for logits of a usual
+        size. Far below it, the cross-entropy is linear and the logit that is about to win counts as little as any
+        other; far above, its gradient is 0 in float32.
+    """
+
+    shift: Tensor
+    factor: Tensor
+
+    @classmethod
+    def fit(cls, logits: Tensor) -> "Stretch":
+        """Return what stretches logits (B, C) like these."""
+        ordered = logits.detach().sort(1).values
+        first = ordered[:, -1:]
+        lead = first - ordered[:, -2:][:, :1]
+        spread = measure_spread(ordered)[:, None]
+        is_small = (spread > 0) & (spread < _SMALLEST_SPREAD)
+        size = torch.where(is_small, spread, lead)
+        factor = _USUAL_SPREAD / size
+        is_unusual = (is_small | (size > _LARGEST_LEAD)) & torch.isfinite(factor) & (factor > 0)
+        return cls(
+            torch.where(is_unusual, first, torch.zeros_like(first)),
+            torch.where(is_unusual, factor, torch.ones_like(first)),
+        )
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return (logits - self.shift) * self.factor
+
+
 class WatchedLoss:
     """The loss that an attack climbs, which also notes the examples that are misclassified where it is asked for.
 
@@ -113,6 +155,9 @@ class WatchedLoss:
     attack : names the loss (`climbs`), and whether it asks for it outside of its ball (`probes_outside`): then only the
         points given to `judge` count. AutoAttack computes its losses itself, and uses `judge` alone.
     x, y : images (B, C, H, W) and labels (B,).
+
+    The loss is that of the logits stretched to a usual size (`Stretch`), as far as the first point that is asked for
+    needs it: a temperature in the model changes no accuracy.
 
     `fooled` (B,) bool: the examples misclassified so far. Logits that are not finite count as misclassified.
     """
@@ -124,13 +169,17 @@ class WatchedLoss:
         self._every_point_counts = not getattr(attack, "probes_outside", False)
         self.fooled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         self._first_fooled_at = x
+        self._stretch: Stretch | None = None
 
     def __call__(self, x_adv: Tensor) -> Tensor:
         logits = self._forward(x_adv)
+        if self._stretch is None:
+            self._stretch = Stretch.fit(logits)
+        losses = self._loss(self._stretch(logits))
         if not self._every_point_counts:
-            return self._loss(logits)
+            return losses
         self._note(x_adv, logits)
-        return self._loss(logits).masked_fill(self.fooled, 0)
+        return losses.masked_fill(self.fooled, 0)
 
     def judge(self, x_adv: Tensor) -> None:
         """Note which examples are misclassified at x_adv (B, C, H, W), the point that an attack returned."""
