@@ -182,7 +182,7 @@ class _Best:
         model has no prediction there.
     """
 
-    def __init__(self, x: Tensor, margins: Tensor):
+    def __init__(self, x: Tensor, margins: Tensor) -> None:
         self.images = x
         self._margins = margins
 

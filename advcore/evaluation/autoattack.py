@@ -4,12 +4,10 @@ import importlib.metadata
 import importlib.util
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import zip_longest
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +15,12 @@ from torch import Tensor, nn
 from advcore.attacks.geometry import LP
 from advcore.attacks.pgd import MOST_PIXELS, check_radius
 from advcore.errors import SettingProblem, check_one_of, explain_missing_package, must, require
+from advcore.evaluation.part_record import PartRecord
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
 from advcore.settings import setting, settings
 from advcore.types import Facts, Flag
+from advcore.unit_range import check_attackable
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _NORM_ALIASES = {"inf": "linf", "max": "linf"}
@@ -63,7 +63,7 @@ class AutoAttack:
     training_only: ClassVar[bool] = False
     restarts: ClassVar[int] = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_radius(self.eps, MOST_PIXELS),
             check_one_of("norm", self.norm, _NORMS, _NORM_ALIASES),
@@ -115,9 +115,10 @@ class AutoAttack:
 
         Returns x_adv (B, C, H, W), and by the name of each part, in order, (B,) bool: which images are right after it
         and all parts before it. Each part attacks only these.
-        Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported. Silences
-        the package's logger.
+        Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported;
+        DataError for images that are no floats in [0, 1]. Silences the package's logger.
         """
+        check_attackable(x)
         _, channels, height, width = x.shape
         require(self.problem((channels, height, width)))
         package = _import_package()
@@ -137,7 +138,7 @@ class AutoAttack:
         attack.attacks_to_run = list(parts)
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
-        record = _PartRecord(attack)
+        record = PartRecord(attack)
         with preserve_random_state(stream):
             result = attack.run_standard_evaluation(x, y, **{_PACKAGES[package.__name__]: len(x)})
         x_adv = result[0] if isinstance(result, tuple) else result
@@ -212,48 +213,13 @@ class Lineup:
         return self.classes >= _FEWEST_CLASSES.get(part, 2)
 
 
-class _PartRecord:
-    """Notes what the package's AutoAttack predicts before and after each of its attacks, at no pass more.
-
-    attack : runs on one batch; it asks for logits of the images, and after each attack for those of what it returned.
-    """
-
-    def __init__(self, attack: Any):
-        self._latest: Tensor | None = None
-        self._predictions: list[Tensor | None] = []
-        attack.get_logits = partial(self._note, attack.get_logits)
-        for single in (attack.apgd, attack.apgd_targeted, attack.fab, attack.square):
-            single.perturb = partial(self._begin, single.perturb)
-
-    def _note(self, get_logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        logits = get_logits(x)
-        self._latest = logits.argmax(1)
-        return logits
-
-    def _begin(self, perturb: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-        self._predictions.append(self._latest)
-        return perturb(x, y)
-
-    def judge_parts(self, parts: Sequence[str], y: Tensor) -> dict[str, Tensor]:
-        """Return what `AutoAttack.attack_by_part` does; a part that had nothing left to attack changes nothing."""
-        before, *after = [*self._predictions, self._latest]
-        right = before == y
-        right_after = {}
-        for part, prediction in zip_longest(parts, after):
-            remaining = right.nonzero()[:, 0]
-            if len(remaining):
-                right = right.index_put((remaining,), prediction == y[remaining])
-            right_after[part] = right
-        return right_after
-
-
 class _ForwardModule(nn.Module):
     """Presents a function of images as the module that AutoAttack asks for.
 
     Where no gradient leads from the logits to the images, the module's gradient is 0 instead of an error.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor]):
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self._call = forward
 

@@ -11,7 +11,7 @@ depend on the size of its batch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,7 @@ from advcore.evaluation.autoattack import AutoAttack, Lineup
 from advcore.evaluation.checks import IMAGES, flag_model
 from advcore.evaluation.comparisons import flag_comparisons
 from advcore.evaluation.intervals import Accuracy, wilson
+from advcore.evaluation.result import Evaluation
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust, find_robust_by_part
 from advcore.rng import Stream, preserve_random_state
@@ -50,33 +51,6 @@ ALIASES = {
     "square": "autoattack with version: square",
     "fab": "autoattack",
 }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The accuracies of a model, and what makes them untrustworthy.
-
-    clean : accuracy without attack.
-    attacks : one entry per attack: how the number was obtained, then accuracy, n and interval.
-    worst : accuracy where an example counts only if it is right under every attack; None without attacks.
-    flags : what makes the numbers untrustworthy, one line each: the `str` of a `Flag` (advcore.types).
-    verdicts : (n,) bool, whether each example is right: "clean", and under each attack by its position ("0", "1", ...);
-        of AutoAttack also after each of its parts ("0.apgd-ce").
-    examples : (n, C, H, W) for each attack by its position, if they were asked for: where the attack found an example
-        misclassified, else where it ended.
-    """
-
-    clean: Accuracy
-    attacks: tuple[Facts, ...]
-    worst: Accuracy | None = None
-    flags: tuple[str, ...] = ()
-    verdicts: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    examples: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-    def as_dict(self) -> Facts:
-        """Return the evaluation as a record holds it, without verdicts and examples."""
-        worst = {"worst": self.worst.as_dict()} if self.worst else {}
-        return {"clean": self.clean.as_dict(), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
 
 
 @record_gradients

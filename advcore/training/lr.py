@@ -34,7 +34,7 @@ class MultiStep:
     gamma: float = setting(default=0.1, unit="of the rate")
     ramp: int = setting(default=0, unit="epochs")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         are_epochs = all(isinstance(milestone, int) and milestone > 0 for milestone in self.milestones)
         ascending = are_epochs and sorted(self.milestones) == list(self.milestones)
         require(
@@ -50,10 +50,23 @@ class MultiStep:
 
 @settings
 class Cosine:
-    """Lower the rate from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    """Lower the rate from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5), after a warm-up.
+
+    Parameters
+    ----------
+    warm_up : share of the steps in which the rate first grows linearly from 0 to 1, in [0, 1). The cosine takes the
+        other steps.
+    """
+
+    warm_up: float = setting(default=0.0, unit="share")
+
+    def __post_init__(self) -> None:
+        require(check_within("warm_up", self.warm_up, 0, 0.999))
 
     def factor(self, progress: float, lr_index: int) -> float:
-        return (1 + math.cos(math.pi * progress)) / 2
+        if progress < self.warm_up:
+            return progress / self.warm_up
+        return (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up))) / 2
 
 
 @settings
@@ -73,7 +86,7 @@ class OneCycle:
     start: float = setting(default=0.04, unit="of the rate")
     end: float = setting(default=4e-6, unit="of the rate")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_within("peak", self.peak, 0.001, 0.999),
             check_within("start", self.start, 0, 1),
@@ -104,7 +117,7 @@ class Cyclic:
 
     peak: float = setting(default=0.5, unit="share")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_within("peak", self.peak, 0.001, 0.999))
 
     def factor(self, progress: float, lr_index: int) -> float:
