@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -15,8 +15,8 @@ class PartRecord:
     """
 
     def __init__(self, attack: Any) -> None:
-        self._latest: Tensor | None = None
-        self._predictions: list[Tensor | None] = []
+        self._latest = torch.empty(0)
+        self._predictions: list[Tensor] = []
         attack.get_logits = partial(self._note, attack.get_logits)
         for single in (attack.apgd, attack.apgd_targeted, attack.fab, attack.square):
             single.perturb = partial(self._begin, single.perturb)
@@ -32,12 +32,12 @@ class PartRecord:
 
     def judge_parts(self, parts: Sequence[str], y: Tensor) -> dict[str, Tensor]:
         """Return what `AutoAttack.attack_by_part` does; a part that had nothing left to attack changes nothing."""
-        before, *after = [*self._predictions, self._latest]
-        right = before == y
+        predictions = iter([*self._predictions, self._latest])
+        right = torch.eq(next(predictions), y)
         right_after = {}
-        for part, prediction in zip_longest(parts, after):
+        for part in parts:
             remaining = right.nonzero()[:, 0]
             if len(remaining):
-                right = right.index_put((remaining,), prediction == y[remaining])
+                right = right.index_put((remaining,), torch.eq(next(predictions), y[remaining]))
             right_after[part] = right
         return right_after
