@@ -75,7 +75,9 @@ def _flag_disagreement(entry: dict, other: dict) -> list[Flag]:
     lead = _count_gradient_steps(entry) - _count_gradient_steps(other)
     if lead == 0 or other.get("version") == _BLACK_BOX:
         return []
-    numbers = ", ".join(f"{each['name']} of {each['steps']} steps: {each['accuracy']:.3f}" for each in (entry, other))
+    numbers = ", ".join(
+        f"{each['name']} of {format_count(each['steps'], 'step')}: {each['accuracy']:.3f}" for each in (entry, other)
+    )
     if lead < 0:
         return [Flag("masked", f"the weaker attack leaves fewer right in the same ball ({numbers})")]
     return [Flag("weak", f"a stronger attack leaves far fewer right in the same ball ({numbers})")]
