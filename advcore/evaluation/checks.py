@@ -75,9 +75,9 @@ def _look_at_predictions(model: nn.Module, forward: Callable[[Tensor], Tensor], 
     if calls or any(not torch.equal(before[name].nan_to_num(), after[name].nan_to_num()) for name in before):
         flags.append(Flag("dynamic", "the model computes gradients, or changes itself, while it predicts"))
     with torch.no_grad():
-        if float((forward(x) - logits).abs().amax() / size) > _SAME:
+        if _differ(forward(x), logits, size):
             flags.append(Flag("randomised", "the same images get other logits the second time"))
-        elif float((torch.cat([forward(image) for image in x[:8].split(1)]) - logits[:8]).abs().amax() / size) > _SAME:
+        elif _differ(_call_in_pieces(forward, 1, x[:8]), logits[:8], size):
             flags.append(Flag("batch-dependent", "an image gets other logits alone than in a batch"))
     if _are_probabilities(logits):
         flags.append(Flag("softmax", "the model returns probabilities, not logits; gradients vanish"))
@@ -89,12 +89,17 @@ def _call_in_pieces(forward: Callable[[Tensor], Tensor], size: int, x: Tensor) -
 
 
 def _measure_size(logits: Tensor) -> Tensor:
-    """Return the size beside which a difference of logits counts: of their spread, whatever constant is added to them.
+    """Return the size beside which a difference of logits counts: their spread, whatever constant is added to them.
 
-    It is so large that rounding of the logits makes no difference.
+    It is at least so large that two units of rounding make no difference.
     """
-    rounding = 16 * torch.finfo(logits.dtype).eps / _SAME * logits.abs().amax()
-    return torch.maximum((logits - logits.mean(1, keepdim=True)).abs().amax(), rounding).clamp_min(1e-12)
+    rounding = 2 * torch.finfo(logits.dtype).eps / _SAME * logits.amax(1).abs().amax()
+    return torch.maximum(measure_spread(logits).amax(), rounding).clamp_min(1e-12)
+
+
+def _differ(logits: Tensor, others: Tensor, size: Tensor) -> bool:
+    """Return whether logits differ by more than rounding; those of masked classes, at -inf in both, do not."""
+    return float((logits - others).nan_to_num(0).abs().amax() / size) > _SAME
 
 
 def _bind_cross_entropy(forward: Callable[[Tensor], Tensor], y: Tensor) -> Loss:

@@ -75,12 +75,16 @@ def _flag_disagreement(entry: dict, other: dict) -> list[Flag]:
     lead = _count_gradient_steps(entry) - _count_gradient_steps(other)
     if lead == 0 or other.get("version") == _BLACK_BOX:
         return []
-    numbers = ", ".join(
-        f"{each['name']} of {format_count(each['steps'], 'step')}: {each['accuracy']:.3f}" for each in (entry, other)
-    )
+    numbers = ", ".join(f"{_name_with_steps(each)}: {each['accuracy']:.3f}" for each in (entry, other))
     if lead < 0:
         return [Flag("masked", f"the weaker attack leaves fewer right in the same ball ({numbers})")]
     return [Flag("weak", f"a stronger attack leaves far fewer right in the same ball ({numbers})")]
+
+
+def _name_with_steps(entry: dict) -> str:
+    if entry.get("steps") is None:
+        return entry["name"]
+    return f"{entry['name']} of {format_count(entry['steps'], 'step')}"
 
 
 def _count_gradient_steps(entry: dict) -> float:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.attacks.base import Attack
+from advcore.attacks.base import Attack, to_full_precision
 from advcore.data.checks import check_labels
 from advcore.errors import NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
@@ -129,7 +129,7 @@ class Stretch:
     @classmethod
     def fit(cls, logits: Tensor) -> "Stretch":
         """Return what stretches logits (B, C) like these."""
-        ordered = logits.detach().sort(1).values
+        ordered = to_full_precision(logits).sort(1).values
         first = ordered[:, -1:]
         lead = first - ordered[:, -2:][:, :1]
         spread = measure_spread(ordered)[:, None]

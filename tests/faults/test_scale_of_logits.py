@@ -55,6 +55,8 @@ SAME = {
     "1e-30": lambda z: z * 1e-30,
     "small in double precision": lambda z: z.double() * 1e-5,
     "small in half precision": lambda z: (z * 1e-3).half(),
+    "tiny in half precision": lambda z: (z * 1e-4).half(),
+    "small in bfloat16": lambda z: (z * 1e-3).bfloat16(),
     "small, of normed weights": lambda z: 0.01 * F.normalize(z, dim=1),
     "small beside masked classes": with_masked_classes(-1e9),
     "a hundredfold": lambda z: z * 100,
@@ -98,6 +100,11 @@ def test_usual_logits_are_not_flagged():
     assert evaluate(Behind(), data(), [ATTACK], checks=True).flags == ()
 
 
+@pytest.mark.parametrize("shift", [1e3, 1e4, 1e5])
+def test_the_rounding_of_large_logits_is_no_noise(shift):
+    assert evaluate(Behind(lambda z: z + shift), data(), checks=True).flags == ()
+
+
 def test_usual_logits_keep_every_bit():
     with torch.no_grad():
         logits = Behind()(data()._images)
@@ -125,6 +132,13 @@ class Noisy(Behind):
         return self.net(x) + 0.3 * torch.randn(len(x), 10) + 1e4
 
 
-def test_a_constant_added_to_the_logits_hides_no_noise():
-    flags = evaluate(Noisy(), data(), checks=True).flags
+class NoisyAndMasked(Behind):
+    def forward(self, x):
+        noise = 0.3 * torch.randn(len(x), 10)
+        return torch.cat([self.net(x) + noise, torch.full((len(x), 2), -1e9)], 1)
+
+
+@pytest.mark.parametrize("build", [Noisy, NoisyAndMasked])
+def test_neither_a_constant_nor_masked_classes_hide_noise(build):
+    flags = evaluate(build(), data(), checks=True).flags
     assert "randomised: the same images get other logits the second time" in flags
