@@ -18,6 +18,7 @@ from advcore.data.split import subsample
 from advcore.errors import CheckpointError, ConfigError, must, name_path_in_errors, refuse_as_setting
 from advcore.export import loader_template
 from advcore.files import check_inside, load_tensors, read_json, write_bytes, write_sealed
+from advcore.kinds import accept_arguments
 from advcore.models.base import Normalize
 from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
@@ -44,6 +45,7 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
+@accept_arguments
 def export(
     run: Path,
     out: Path | None = None,

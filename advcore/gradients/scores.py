@@ -21,6 +21,7 @@ from advcore.gradients.base import (
     define_clean_and_attacked,
 )
 from advcore.gradients.last_layer import locate_head, residuals, run_tapped
+from advcore.kinds import accept_arguments
 from advcore.models.base import tap_features
 from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
@@ -107,6 +108,7 @@ def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     return 1 - correctness(z, y, rows)
 
 
+@accept_arguments
 @record_gradients
 def score_examples(
     score: Score, model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False

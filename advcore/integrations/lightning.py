@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from advcore.data.contract import MapStyle
 from advcore.errors import ConfigError, check, check_at_least, must, require, require_package, unless
+from advcore.kinds import accept_arguments
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset, WeightedSubset
 
@@ -41,6 +43,7 @@ class AdversarialCoresetCallback(Callback):
     Several processes share the attack and get the same coreset; Lightning then divides it between them.
     """
 
+    @accept_arguments
     def __init__(
         self,
         selector: AdversarialCoreset,
@@ -48,7 +51,7 @@ class AdversarialCoresetCallback(Callback):
         warm_epochs: int,
         period: int | None = 1,
         seed: int = 0,
-        dataset: Dataset | None = None,
+        dataset: MapStyle | Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
         needs_no_blocks = selector.partition != "per_batch"

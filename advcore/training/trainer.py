@@ -18,6 +18,7 @@ from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
+from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserve_random_state
@@ -227,6 +228,7 @@ class Trainer(LoopSettings):
             smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
             refuse_one_image(self.minibatch, model, train, smallest)
 
+    @accept_arguments
     @record_gradients
     def fit(
         self,
@@ -278,6 +280,9 @@ class Trainer(LoopSettings):
             raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
         if scores is None and self.reads_score_file:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            way_out = "let some require gradients: parameter.requires_grad_(True)"
+            raise ConfigError(must("model", "one with parameters to train", type(model).__name__, way_out))
         device = find_device(model)
         source = as_source(train, device)
         check_fits(model, source)
