@@ -5,6 +5,7 @@ another library may come. A number or list of numpy or torch counts as Python's 
 accepted if it has what the annotated class asks for, as a plug-in's may.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -102,9 +103,8 @@ def convert(kind: object, value: object) -> object:
         return value.tolist()
     if plain.classes is numbers.Real and isinstance(value, numbers.Rational) and not isinstance(value, int):
         return float(value)
-    if type(value) in (list, tuple) and get_args(kind):
-        entries = [convert(get_args(kind)[-1], entry) for entry in cast(Sequence, value)]
-        return type(value)(entries) if entries != value else value
+    if isinstance(value, list) and get_args(kind):
+        return [convert(get_args(kind)[-1], entry) for entry in value]
     return value
 
 
@@ -202,13 +202,15 @@ def _is_alike(kind: type, value: object) -> bool:
 def _list_interface(kind: type) -> frozenset[str]:
     """List what an object of any other class must have: what `hooks` names, else public methods and a call.
 
-    Of a protocol, attributes count too.
+    Fields without a default count too, and all attributes of a protocol.
     """
     if hasattr(kind, "hooks"):
         return frozenset(kind.hooks)
     names = {name for name, member in vars(kind).items() if callable(member) or isinstance(member, property)}
     if _is_protocol(kind):
         names |= set(kind.__annotations__)
+    elif dataclasses.is_dataclass(kind):
+        names |= {field.name for field in dataclasses.fields(kind) if field.default is field.default_factory}
     return frozenset(name for name in names if name == "__call__" or not name.startswith("_"))
 
 

@@ -65,7 +65,7 @@ def _find_value_problems(
     """Return the problems that a class's own checks find in an object, some of whose values have the wrong type.
 
     wrong : {setting: problem} for these. The checks look at a copy in which each of them is NaN, False, empty or None:
-    that can be compared, iterated and searched like a right value, but NaN is in no range, and "" in no list of words. A
+    that can be compared, iterated and searched like a right value, but NaN is in no range and "" in no list of words. A
     problem with such a setting alone names the value that was given; one with such a setting and others is left out.
     """
     kinds = {field.name: strip_none(field.type) for field in dataclasses.fields(instance) if field.name in wrong}

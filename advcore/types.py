@@ -100,7 +100,7 @@ def check_losses(losses: object, examples: Tensor, source: str = "the loss that 
     got = type(losses).__name__
     if isinstance(losses, Tensor):
         got = f"{losses.dtype} of shape {tuple(losses.shape)}"
-    way_out = "reduce each example's own loss, and none over the batch (reduction='none')"
+    way_out = "keep one number for each example, with nothing reduced over the batch (reduction='none')"
     raise ConfigError(f"{source} must be a tensor (B,) of floats, here ({len(examples)},), got {got}; {way_out}")
 
 

@@ -136,6 +136,7 @@ class View:
         if self._embedder.forward is not None:
             return check_losses(self._loss_fn(images), images), self.embed(images)
         losses, embeddings = self._embedder.run(self._loss_fn, images)
+        check_losses(losses, images)
         return losses, embeddings + _make_zeros(losses)
 
     def embed(self, images: Tensor) -> Tensor:

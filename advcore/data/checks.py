@@ -111,7 +111,7 @@ def read_indices(indices: Indices | None, size: int) -> Tensor:
     if indices is None:
         return torch.arange(size)
     rule = "a list or tensor of whole numbers, or a mask"
-    if hasattr(indices, "indices") and not isinstance(indices, Tensor):  # of a coreset, or of torch's Subset
+    if isinstance(getattr(indices, "indices", None), (Tensor, Sequence)):  # of a coreset, or of torch's Subset
         raise DataError(must("indices", rule, type(indices).__name__, "give its `indices`"))
     if not isinstance(indices, (Tensor, np.ndarray, Sequence)) or isinstance(indices, str):
         raise DataError(must("indices", rule, indices))

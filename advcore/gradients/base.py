@@ -49,7 +49,7 @@ class MeasurementSettings:
     folder: Path | None = None
     on_chunk: Callable[[int, int], None] = lambda done, total: None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_at_least("chunk_size", self.chunk_size, 1))
 
 
