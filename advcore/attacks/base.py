@@ -16,6 +16,7 @@ from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.settings import setting, settings
 from advcore.types import Loss, check_losses
+from advcore.unit_range import check_attackable
 
 # Wraps a network so that its passes are counted.
 PassCounter = Callable[[nn.Module], Callable[[Tensor], Tensor]]
@@ -210,6 +211,7 @@ class Iterated(Attack):
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
         require(find_type_problem("generator", Stream, generator))
+        check_attackable(x)
         x = to_full_precision(x)
         ends = [self._attack_once(loss_fn, x, generator.child("restart", r)) for r in range(self.restarts)]
         if self.restarts == 1:
