@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.base import Attack, PassCounter, to_full_precision
-from advcore.errors import SettingProblem, must
+from advcore.errors import SettingProblem, must, require
+from advcore.kinds import find_type_problem
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
 from advcore.runtime.counted import CountedModel
@@ -50,9 +51,11 @@ def perturb(
     Raises DataError for images that are no floats in [0, 1]: normalisation is a layer of the model
     (`advcore.models.add_normalization`).
     """
+    require(find_type_problem("objective", Objective, objective))
     if not is_attacked(objective):
         return x
-    assert attack is not None, "an objective that is attacked has an attack (`describe_mismatch`)"
+    require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
+    assert attack is not None, "the type is checked"
     check_attackable(x)
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():

@@ -42,6 +42,7 @@ PLAIN_TYPES: dict[object, PlainType] = {
 _LONG = 100  # characters above which an object is named by its class alone
 _WAYS_OUT = {
     "seed": "all random numbers are named by it, and none come from a generator",
+    "source": "advcore.data.source.as_source(dataset, device) makes one",
     "stream": "such as Stream(seed=0, purpose='evaluation')",
     "generator": "such as Stream(seed=0, purpose='attack').at(indices)",
 }

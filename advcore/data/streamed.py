@@ -14,7 +14,7 @@ from advcore.data.checks import list_first, read_example
 from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, to_float
 from advcore.data.samples import count_examples
 from advcore.errors import DataError, describe_exception
-from advcore.runtime.device import is_faster_pinned
+from advcore.runtime.device import is_faster_pinned, read_device
 from advcore.runtime.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
 from advcore.unit_range import check_images
@@ -41,7 +41,7 @@ class Streamed(Source):
         self, dataset: MapStyle, device: torch.device | str = "cpu", *, labels: Tensor | None = None, workers: int = 0
     ):
         self.dataset = dataset
-        self.device = torch.device(device)
+        self.device = read_device(device)
         self.workers = workers
         self._size = count_examples(dataset)
         if self._size == 0:

@@ -13,6 +13,7 @@ from advcore.data.contract import MapStyle
 from advcore.data.samples import count_examples, read_sample, to_image
 from advcore.errors import CheckpointError, DataError, check_one_of, require
 from advcore.files import load_arrays, save_arrays
+from advcore.kinds import find_type_problem
 from advcore.types import Event, Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
@@ -57,8 +58,9 @@ class Coreset:
     events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
+        require(*(find_type_problem(name, Tensor, getattr(self, name)) for name in ("indices", "weights")))
         k = len(self.indices)
-        if self.indices.is_floating_point() or self.indices.ndim != 1:
+        if self.indices.is_floating_point() or self.indices.dtype == torch.bool or self.indices.ndim != 1:
             raise DataError(f"a coreset needs whole numbers (K,) as indices, got {self.indices.dtype}")
         is_inside = k and int(self.indices.min()) >= 0 and int(self.indices.max()) < self.num_examples
         if not is_inside or len(torch.unique(self.indices)) != k:

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
-from advcore import AdversarialCoreset, Trainer, evaluate
+from advcore import AdversarialCoreset, Coreset, Trainer, evaluate
+from advcore.adversary import perturb
 from advcore.attacks import L2PGD, LPA, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data import Digits
@@ -545,6 +546,46 @@ def test_a_solver_counts_in_numpy_too():
     rule = "one of FactoredRows, DenseRows, BlockRows, such as advcore.rows.FactoredRows(...)"
     line = f"rows must be {rule}, got torch.Tensor"
     refuse(ConfigError, line, Craig(), torch.randn(60, 3), 3, generator=STREAM)
+
+
+def test_a_stream_is_named_by_a_whole_number():
+    assert Stream(seed=np.int64(3), purpose="attack").key == Stream(seed=3, purpose="attack").key
+    for seed in (0.5, "3", torch.Generator(), True):
+        with pytest.raises(
+            ConfigError, match="^seed must be a whole number, got .*; all random numbers are named by it"
+        ):
+            _ = Stream(seed=seed, purpose="attack").key
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"objective": CE}, "objective must be an objective, such as advcore.objectives.Standard(...), got"),
+        ({"attack": None}, "attack must be an attack, such as advcore.attacks.LinfPGD(...), got None"),
+        ({"attack": "linf_pgd"}, "attack must be an attack, such as advcore.attacks.LinfPGD(...), got 'linf_pgd'"),
+        ({"x": np.zeros((8, 1, 8, 8))}, "x must be an object of the class torch.Tensor, got numpy.ndarray"),
+        ({"y": list(range(8))}, "y must be an object of the class torch.Tensor, got [0, 1, 2, 3, 4, 5, 6, 7]"),
+    ],
+)
+def test_perturb_takes_objects_of_ours(net, changes, line):
+    usual = {"objective": Pgd(), "attack": ATTACK, "x": PIXELS[:8] / 255, "y": LABELS[:8]}
+    with pytest.raises(ConfigError) as caught:
+        perturb(net, **usual | changes, generator=STREAM.at(torch.arange(8)))
+    assert str(caught.value).startswith(line)
+
+
+def test_a_device_may_be_named_by_a_text():
+    assert Digits(train_size=40).load("cpu").train.device == torch.device("cpu")
+    for device in ("gpu", None):
+        refuse(ConfigError, f"device must be cpu, cuda or cuda:N, got {device!r}", Resident, PIXELS, LABELS, device)
+
+
+def test_a_coreset_holds_tensors():
+    usual = {"num_examples": 4, "fingerprint": "", "solver": "", "partition": "whole", "seed": 0, "budget": 0.5}
+    line = "indices must be an object of the class torch.Tensor, got [1, 2]"
+    refuse(ConfigError, line, Coreset, indices=[1, 2], weights=torch.ones(2), **usual)
+    line = "a coreset needs whole numbers (K,) as indices, got torch.bool"
+    refuse(DataError, line, Coreset, indices=torch.tensor([True, False]), weights=torch.ones(2), **usual)
 
 
 # ---- models ----
