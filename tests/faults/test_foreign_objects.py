@@ -560,7 +560,10 @@ def test_a_stream_is_named_by_a_whole_number():
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"objective": CE}, "objective must be an objective, such as advcore.objectives.Standard(...), got"),
+        (
+            {"objective": nn.CrossEntropyLoss()},
+            "objective must be an objective, such as advcore.objectives.Standard(...), got",
+        ),
         ({"attack": None}, "attack must be an attack, such as advcore.attacks.LinfPGD(...), got None"),
         ({"attack": "linf_pgd"}, "attack must be an attack, such as advcore.attacks.LinfPGD(...), got 'linf_pgd'"),
         ({"x": np.zeros((8, 1, 8, 8))}, "x must be an object of the class torch.Tensor, got numpy.ndarray"),
