@@ -12,7 +12,7 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import NamedTuple, TypeVar, cast, get_args, get_origin
@@ -40,6 +40,7 @@ PLAIN_TYPES: dict[object, PlainType] = {
     dict: PlainType(dict, "a mapping", stand_in={}),
 }
 _LONG = 100  # characters above which an object is named by its class alone
+_MANY = 8  # entries of a list, likewise: to write out a data set takes minutes
 _WAYS_OUT = {
     "seed": "all random numbers are named by it, and none come from a generator",
     "source": "advcore.data.source.as_source(dataset, device) makes one",
@@ -104,9 +105,12 @@ def convert(kind: object, value: object) -> object:
         return value.tolist()
     if plain.classes is numbers.Real and isinstance(value, numbers.Rational) and not isinstance(value, int):
         return float(value)
-    if isinstance(value, list) and get_args(kind):
-        return [convert(get_args(kind)[-1], entry) for entry in value]
-    return value
+    if not isinstance(value, (list, tuple)) or not get_args(kind):
+        return value
+    entries = [convert(get_args(kind)[-1], entry) for entry in value]
+    if isinstance(value, tuple):
+        return tuple(entries)
+    return entries
 
 
 def _convert_to_list(kind: object, value: object) -> object:
@@ -175,10 +179,18 @@ def _find_class_problem(setting: str, classes: Sequence[type], value: object) ->
             way_out = "that is a class: make an object of it"
     elif any(_is_alike(kind, value) for kind in classes):
         return None
-    got = format_value(value)
-    if len(got) > _LONG or "\n" in str(value):
-        got = f"{type(value).__module__}.{type(value).__qualname__}"
-    return SettingProblem(setting, f"must be {_describe_classes(classes, value)}", got, way_out)
+    return SettingProblem(setting, f"must be {_describe_classes(classes, value)}", _describe_value(value), way_out)
+
+
+def _describe_value(value: object) -> str:
+    """Write a value in a few words: as settings show it, or by its class where that is long."""
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, Sized) and not isinstance(value, (str, type)) and len(value) > _MANY:
+        return name
+    text = format_value(value)
+    if len(text) > _LONG or "\n" in text:
+        return name
+    return text
 
 
 def _is_protocol(kind: type) -> bool:
@@ -225,8 +237,11 @@ def _describe_classes(classes: Sequence[type], value: object) -> str:
             return f"an object of the class {_find_public_name(kind)}"
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         rule = f"{article} {kind.__name__.lower()}"
-    names = {simplify_name(str(value)), simplify_name(type(value).__name__), simplify_name(str(value).split(".")[-1])}
-    alike = [entry for name, entry in examples.items() if names & {simplify_name(name), entry.__name__.lower()}]
+    called = str(getattr(value, "__name__", type(value).__name__))
+    if isinstance(value, str):
+        called = value
+    wanted = simplify_name(called)
+    alike = [entry for name, entry in examples.items() if wanted in (simplify_name(name), entry.__name__.lower())]
     example = next(iter([*alike, *examples.values(), kind]))
     return f"{rule}, such as {_find_public_name(example)}(...)"
 

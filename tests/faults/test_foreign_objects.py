@@ -534,6 +534,7 @@ def test_numbers_of_numpy_and_torch_are_settings():
     assert (
         MultiStep(milestones=np.array([2, 5])) == MultiStep(milestones=[2, 5]) == MultiStep(milestones=[np.int64(2), 5])
     )
+    assert MultiStep(milestones=(np.int64(2), 5)) == MultiStep(milestones=(2, 5))
     assert Speed(fused=np.bool_(True)) == Speed(fused=True)
 
 
