@@ -38,10 +38,10 @@ def read_sample(dataset: MapStyle, i: int) -> tuple[object, object]:
         raise
     except Exception as error:
         raise DataError(f"example {i} cannot be read: {describe_exception(error)}{suggest_data(dataset)}") from error
-    if isinstance(item, Mapping):
-        return _find_value(item, IMAGE_KEYS, "image", i), _find_value(item, LABEL_KEYS, "label", i)
     if isinstance(item, (tuple, list)) and len(item) >= 2:
         return item[0], item[1]
+    if isinstance(item, Mapping):
+        return _find_value(item, IMAGE_KEYS, "image", i), _find_value(item, LABEL_KEYS, "label", i)
     raise DataError(f"example {i} must be a pair (x, y), got {type(item).__name__}{suggest_data(dataset)}")
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from advcore.data.contract import MapStyle
+from advcore.data.samples import count_examples
 from advcore.errors import ConfigError, check, check_at_least, must, require, require_package, unless
 from advcore.kinds import accept_arguments
 from advcore.selection.coreset import AdversarialCoreset
@@ -60,6 +61,8 @@ class AdversarialCoresetCallback(Callback):
             unless(period is None, check_at_least("period", period, 1)),
             check(needs_no_blocks, "selector.partition", "one that needs no blocks", "per_batch"),
         )
+        if dataset is not None:
+            count_examples(dataset)
         self.selector, self.seed = selector, seed
         self.warm_epochs, self.period = warm_epochs, period
         self.dataset, self.network = dataset, network
