@@ -12,6 +12,7 @@ from advcore import distributed
 from advcore.adversary import perturb
 from advcore.data.checks import LabelCheck, make_label_check
 from advcore.data.source import Source
+from advcore.errors import ConfigError, must
 from advcore.gradients.base import (
     AveragedScores,
     Forgetting,
@@ -64,7 +65,11 @@ def sweep_scores(
             if attacked:
                 stream = settings.stream.at(indices)
                 x = perturb(sweep.forward, settings.objective, attack, x, y, generator=stream)
-            return score(sweep.forward, indices, x, y), y
+            scores = score(sweep.forward, indices, x, y)
+            if scores.shape[:1] != y.shape:
+                rule = f"one number, or one row, for each of {len(y)} examples"
+                raise ConfigError(must("a score", rule, f"shape {tuple(scores.shape)}"))
+            return scores, y
 
         scores, labels = distributed.gather_combined(chain.from_iterable(sweep.run(torch.arange(len(source)), measure)))
     return Measurement(DenseRows(matrix=scores[:, None]), labels.cpu(), distributed.gather_events(sweep.pieces.events))

@@ -25,6 +25,7 @@ from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.last_layer import last_layer_rows
+from advcore.gradients.scores import score_examples
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd, Standard
 from advcore.rng import Stream
@@ -304,6 +305,14 @@ def test_the_preferences_of_a_rule_are_one_number_an_example(net):
     got = f"here (8,), got torch.float32 of shape (); {WAY_OUT}"
     line = f"the preferences of Averaged must be a tensor (B,) of floats, {got}"
     refuse(ConfigError, line, build_trainer(minibatch=Averaged(warm_up=0)).fit, net, NATIVE)
+
+
+def test_a_score_is_one_number_an_example(net):
+    def average(z, y, rows):
+        return z.mean()
+
+    line = "a score must be one number, or one row, for each of 8 examples, got 'shape ()'"
+    refuse(ConfigError, line, score_examples, average, net, Resident(PIXELS, LABELS), MeasurementSettings(**MEASURE))
 
 
 def test_the_answer_of_a_solver_is_a_selection(net):
