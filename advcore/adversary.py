@@ -51,11 +51,9 @@ def perturb(
     Raises DataError for images that are no floats in [0, 1]: normalisation is a layer of the model
     (`advcore.models.add_normalization`).
     """
-    require(find_type_problem("objective", Objective, objective))
-    if not is_attacked(objective):
+    attack = _check_arguments(objective, attack, x, y)
+    if attack is None:
         return x
-    require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
-    assert attack is not None, "the type is checked"
     check_attackable(x)
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
@@ -69,6 +67,15 @@ def perturb(
     loss = choose_ascent(objective, attack.climbs, y, clean)
     with trust_images():
         return attack(partial(_compose, loss, forward), x, generator=generator).detach()
+
+
+def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: Tensor) -> Attack | None:
+    """Return the attack; None for an objective that is not attacked. Raises ConfigError for objects of other kinds."""
+    require(find_type_problem("objective", Objective, objective))
+    if not is_attacked(objective):
+        return None
+    require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
+    return attack
 
 
 def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

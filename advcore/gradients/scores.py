@@ -65,14 +65,18 @@ def sweep_scores(
             if attacked:
                 stream = settings.stream.at(indices)
                 x = perturb(sweep.forward, settings.objective, attack, x, y, generator=stream)
-            scores = score(sweep.forward, indices, x, y)
-            if scores.shape[:1] != y.shape:
-                rule = f"one number, or one row, for each of {len(y)} examples"
-                raise ConfigError(must("a score", rule, f"shape {tuple(scores.shape)}"))
-            return scores, y
+            return _check_scores(score(sweep.forward, indices, x, y), y), y
 
         scores, labels = distributed.gather_combined(chain.from_iterable(sweep.run(torch.arange(len(source)), measure)))
     return Measurement(DenseRows(matrix=scores[:, None]), labels.cpu(), distributed.gather_events(sweep.pieces.events))
+
+
+def _check_scores(scores: Tensor, y: Tensor) -> Tensor:
+    """Return scores as they are. Raises ConfigError unless there is one, or one row of them, for each label (B,)."""
+    if scores.shape[:1] == y.shape:
+        return scores
+    rule = f"one number, or one row, for each of {len(y)} examples"
+    raise ConfigError(must("a score", rule, f"shape {tuple(scores.shape)}"))
 
 
 def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:

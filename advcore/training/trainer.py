@@ -34,6 +34,7 @@ from advcore.training.loop_settings import (
     LoopSettings,
     find_memory_problem,
     has_remembered_start,
+    refuse_frozen,
     refuse_other_images,
     refuse_processes,
 )
@@ -280,9 +281,7 @@ class Trainer(LoopSettings):
             raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
         if scores is None and self.reads_score_file:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            way_out = "let some require gradients: parameter.requires_grad_(True)"
-            raise ConfigError(must("model", "one with parameters to train", type(model).__name__, way_out))
+        refuse_frozen(model)
         device = find_device(model)
         source = as_source(train, device)
         check_fits(model, source)
