@@ -64,8 +64,7 @@ def export(
     run : the run's folder; if the run is unfinished, the card says so.
     out : a new folder; None: `exports/RUN-CHECKPOINT`. With `overwrite`, an earlier export there is replaced.
     checkpoint : "last" or "best".
-    kind : one of FORMATS.
-    parquet : whether to write the coresets as parquet, too.
+    kind : one of FORMATS. parquet : whether to write the coresets as parquet, too.
     samples : number of test images to include, so that their accuracy can be recomputed; with 0, no data is exported.
 
     Raises ConfigError, CheckpointError, and OSError, with `out`, for what cannot be written. Cost: one or two forward

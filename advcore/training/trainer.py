@@ -34,7 +34,6 @@ from advcore.training.loop_settings import (
     LoopSettings,
     find_memory_problem,
     has_remembered_start,
-    refuse_frozen,
     refuse_other_images,
     refuse_processes,
 )
@@ -281,7 +280,6 @@ class Trainer(LoopSettings):
             raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
         if scores is None and self.reads_score_file:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
-        refuse_frozen(model)
         device = find_device(model)
         source = as_source(train, device)
         check_fits(model, source)
