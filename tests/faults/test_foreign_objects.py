@@ -27,7 +27,7 @@ from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.gradients.scores import score_examples
 from advcore.minibatch import RULES
-from advcore.objectives import Pgd, Standard
+from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.runtime.precision import Speed
@@ -348,7 +348,7 @@ SETTINGS = {
         nn.CrossEntropyLoss(),
         f"{OBJECTIVES}.Standard(...), got CrossEntropyLoss()",
     ),
-    "objective: name": ("objective", "trades", f"{OBJECTIVES}.Trades(...), got 'trades'"),
+    "objective: name": ("objective", "tradez", f"{OBJECTIVES}.Standard(...), got 'tradez'"),
     "objective: class": (
         "objective",
         Pgd,
@@ -367,17 +367,17 @@ SETTINGS = {
         torch.optim.Adam,
         f"{OPTIMIZERS}.Adam(...), got <class 'torch.optim.adam.Adam'>",
     ),
-    "optimizer: name": ("optimizer", "adam", f"{OPTIMIZERS}.Adam(...), got 'adam'"),
+    "optimizer: name": ("optimizer", "sgd", f"{OPTIMIZERS}.SGD(...), got 'sgd'"),
     "lr_schedule: class": (
         "lr_schedule",
         Cosine,
         f"{RATES}.Cosine(...), got <class 'advcore.training.lr.Cosine'>{A_CLASS}",
     ),
-    "lr_schedule: name": ("lr_schedule", "cyclic", f"{RATES}.Cyclic(...), got 'cyclic'"),
+    "lr_schedule: name": ("lr_schedule", "multi_step", f"{RATES}.MultiStep(...), got 'multi_step'"),
     "minibatch: name": (
         "minibatch",
-        "margin",
-        "one of AttackSubset, UpdateSubset, such as advcore.minibatch.Margin(...), got 'margin'",
+        "margins",
+        "one of AttackSubset, UpdateSubset, such as advcore.minibatch.Margin(...), got 'margins'",
     ),
     "schedule: number": ("schedule", 5, "an object of the class advcore.selection.schedule.Schedule, got 5"),
     "selector: solver": (
@@ -396,11 +396,20 @@ def test_a_setting_that_holds_something_else_is_refused(setting, value, rule):
 
 @pytest.mark.parametrize(
     ("value", "example"),
-    [("craig", "Craig"), (Craig, "Craig"), ({"name": "craig"}, "Random"), (random.sample, "Random"), (FIT, "Random")],
+    [("kraig", "Random"), (Craig, "Craig"), ({"name": "craig"}, "Random"), (random.sample, "Random"), (FIT, "Random")],
 )
 def test_a_solver_that_is_none_is_refused(value, example):
     with pytest.raises(ConfigError, match=rf"^solver must be a solver, such as advcore.solvers.{example}\(...\), got "):
         build_selector(solver=value)
+
+
+def test_a_name_of_the_tables_is_the_object_with_its_defaults_where_it_needs_no_settings():
+    assert build_selector(solver="gradmatch", objective="trades") == build_selector(
+        solver=GradMatch(), objective=Trades()
+    )
+    assert build_trainer(lr_schedule="cosine").lr_schedule == Cosine()
+    with pytest.raises(ConfigError, match=r"attack must be an attack, such as .*LinfPGD\(\.\.\.\), got 'linf_pgd'"):
+        build_selector(attack="linf_pgd")  # its radius has no default
 
 
 def test_an_object_beside_a_wrong_number_hides_neither():
