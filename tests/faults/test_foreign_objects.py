@@ -141,9 +141,26 @@ def test_a_selection_on_mappings_is_that_on_pairs_bit_for_bit(net):
     native, mappings = (build_selector().select(net, data, seed=0) for data in (NATIVE, ACCEPTED["image, label"]))
     assert torch.equal(native.indices, mappings.indices) and torch.equal(native.weights, mappings.weights)
     assert native.fingerprint == mappings.fingerprint
-    x, y, w = next(iter(DataLoader(native.subset(ACCEPTED["PIL in a mapping"]), batch_size=len(native))))
-    assert torch.equal(x, PIXELS[native.indices]) and torch.equal(y, LABELS[native.indices])
-    assert torch.equal(w, native.training_weights())
+    batch = next(iter(native.loader(ACCEPTED["PIL in a mapping"], len(native), shuffle=False)))
+    image, label = [key for key in batch if key != "weight"]
+    assert torch.equal(batch[image], PIXELS[native.indices]) and torch.equal(batch[label], LABELS[native.indices])
+    assert torch.equal(batch["weight"], native.training_weights())
+
+
+def test_a_loader_is_that_of_the_subset_and_takes_its_options(net):
+    coreset = build_selector().select(net, NATIVE, seed=0)
+    batches = list(coreset.loader(NATIVE, 3, shuffle=False, drop_last=True))
+    x, y, w = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    kept = len(coreset) // 3 * 3
+    assert len(batches) == kept // 3 and torch.equal(w, coreset.training_weights()[:kept])
+    assert torch.equal(y, LABELS[coreset.indices[:kept]]) and len(x) == kept
+
+
+def test_a_mapping_with_a_weight_of_its_own_is_refused(net):
+    data = [{"image": x, "label": y, "weight": 2.0} for x, y in NATIVE]
+    coreset = build_selector().select(net, data, seed=0)
+    with pytest.raises(DataError, match="must leave the key weight free, got image, label, weight; rename it"):
+        coreset.subset(data)[0]
 
 
 MAP_STYLE = "the data set must be map-style, with a length, got"
