@@ -123,7 +123,8 @@ def _convert_image(image: object, i: int) -> Tensor:
     if isinstance(mode, str) and hasattr(image, "getbands"):
         if mode not in ("L", "RGB"):
             raise DataError(f"image {i} must be in mode L or RGB, got {mode}; add image.convert('RGB')")
-        image = np.asarray(image)
+        pixels = np.asarray(image)  # (H, W) or (H, W, 3), whatever the numbers
+        return torch.from_numpy(np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C"))
     if not isinstance(image, np.ndarray):
         raise DataError(_describe_image(i, type(image).__name__))
     if image.dtype.kind not in "uif":

@@ -137,6 +137,14 @@ def test_colours_stand_in_front(image):
     assert torch.equal(x[0], RGB.float() / 255)
 
 
+@pytest.mark.parametrize(("size", "channels"), [((4, 4), 1), ((3, 1), 1), ((4, 4), 3), ((1, 3), 3)])
+def test_of_a_pil_image_it_is_known_where_the_channels_are(size, channels):
+    pixels = torch.arange(size[0] * size[1] * channels, dtype=torch.uint8).reshape(*size, channels)
+    image = Image.fromarray(pixels.squeeze(2).numpy() if channels == 1 else pixels.numpy())
+    x, _ = read_all([(image, 0)])
+    assert torch.equal(x[0], pixels.permute(2, 0, 1).float() / 255)
+
+
 def test_a_selection_on_mappings_is_that_on_pairs_bit_for_bit(net):
     native, mappings = (build_selector().select(net, data, seed=0) for data in (NATIVE, ACCEPTED["image, label"]))
     assert torch.equal(native.indices, mappings.indices) and torch.equal(native.weights, mappings.weights)
