@@ -65,8 +65,6 @@ def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Me
     folder = None
     events: tuple[Event, ...] = ()
     goal = Measurement(rows=None, labels=None)
-    if rows is None and selector.solver.reads is not None:
-        check_fits(call.model, call.source, labels=False)
     if rows is None or selector.target != "train":
         folder, events = place_rows(selector, call)
     if rows is None:
@@ -109,8 +107,7 @@ def _measure_rows(
     reads = selector.solver.reads
     if reads is None:
         return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_list_labels(data))
-    if data is not call.source:  # which `measure` has checked
-        check_fits(call.model, data, labels=False)
+    check_fits(call.model, data, labels=False)
     gradient = GRADIENTS[reads]
     if gradient.is_collected or find_scores_file(selector.solver):
         raise ConfigError(

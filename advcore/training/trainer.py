@@ -19,6 +19,7 @@ from advcore.errors import ConfigError, SettingProblem, check_at_least, must, un
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
 from advcore.gradients.last_layer import locate_head
+from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserve_random_state
@@ -228,6 +229,7 @@ class Trainer(LoopSettings):
             smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
             refuse_one_image(self.minibatch, model, train, smallest)
 
+    @accept_arguments
     @record_gradients
     def fit(
         self,
