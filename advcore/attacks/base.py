@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.memory import Perturbations
 from advcore.deprecation import forward_method, forward_renamed
-from advcore.errors import SettingProblem, check_at_least, check_within, require
+from advcore.errors import ConfigError, SettingProblem, check_at_least, check_within, must, require
 from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.settings import setting, settings
@@ -177,13 +177,21 @@ def take_gradient(
     """Return torch.autograd.grad of `value` with respect to x, as one tensor.
 
     It is zero where nothing leads from x to `value`, as in a model that rounds to whole numbers or detaches its input
-    (which `evaluation.checks` calls masked).
+    (which evaluation calls masked, and training refuses). Raises ConfigError for a model that changes in place what its
+    own gradient needs.
     """
     if not value.requires_grad:
         return torch.zeros_like(x)
-    return torch.autograd.grad(
-        value, x, grad_outputs, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
-    )[0]
+    try:
+        return torch.autograd.grad(
+            value, x, grad_outputs, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+        )[0]
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise ConfigError(
+            must("model", "differentiable", "one that changes in place what its gradient needs")
+        ) from error
 
 
 def to_full_precision(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from advcore.data.samples import read_sample, to_image
 from advcore.errors import DataError, must
 from advcore.rng import preserve_random_state
 from advcore.runtime.borrow import borrow, find_device
+from advcore.runtime.outputs import read_logits
 from advcore.unit_range import check_images as check_images
 
 # Takes labels (B,) and the indices (B,) of their examples; raises DataError.
@@ -120,7 +121,7 @@ def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None
     images too.
     """
     logits = _first_logits(model, source)
-    if labels and isinstance(logits, Tensor) and logits.ndim == 2:
+    if labels:
         check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])
 
 
@@ -133,12 +134,15 @@ def count_logits(model: nn.Module, source: Source) -> int:
 
 
 def _first_logits(model: nn.Module, source: Source) -> Tensor:
-    """Return the model's output, in eval mode, for the first two images. Raises DataError if it raises anything."""
+    """Return the model's logits, in eval mode, for the first two images.
+
+    Raises DataError if it raises anything, ConfigError if it returns no logits.
+    """
     find_device(model)  # which refuses a model that holds no numbers yet
     x = read_first_images(model, source)
     try:
         with preserve_random_state(), borrow(model, training=False), torch.no_grad():
-            return model(x)
+            output = model(x)
     except Exception as error:  # whatever a network raises at images that it cannot take
         message = (str(error).splitlines() or [""])[0]
         narrow = [tensor.dtype for tensor in model.parameters() if tensor.dtype in (torch.float16, torch.bfloat16)]
@@ -150,3 +154,4 @@ def _first_logits(model: nn.Module, source: Source) -> Tensor:
             f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
             f"raises {type(error).__name__}: {message}; convert the images, or build the model for them"
         ) from None
+    return read_logits(output, len(x))

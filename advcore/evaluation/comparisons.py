@@ -24,6 +24,12 @@ def flag_comparisons(entries: Sequence[dict]) -> list[Flag]:
     return [*flag_weak_settings(entries), *flag_order(entries), *flag_black_box(entries)]
 
 
+def flag_faults(entries: Sequence[dict], faults: Sequence[str]) -> list[Flag]:
+    """Return a flag for each attack whose gradients have a fault (`GradientWatch`), which is "" for the others."""
+    pairs = zip(entries, faults, strict=True)
+    return [Flag("masked", f"the gradient that {entry['name']} climbs is {fault}") for entry, fault in pairs if fault]
+
+
 def flag_weak_settings(entries: Sequence[dict]) -> list[Flag]:
     """Return a flag for each attack whose settings make it weak: few steps, or steps that cannot cross the ball.
 

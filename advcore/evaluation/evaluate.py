@@ -10,8 +10,9 @@ must evaluate the same model. When memory runs out, a batch is split in halves, 
 depend on the size of its batch.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,7 +30,7 @@ from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, check_at_least, must, require
 from advcore.evaluation.autoattack import AutoAttack, Lineup
 from advcore.evaluation.checks import IMAGES, flag_model
-from advcore.evaluation.comparisons import flag_comparisons
+from advcore.evaluation.comparisons import flag_comparisons, flag_faults
 from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.result import Evaluation
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
@@ -38,6 +39,7 @@ from advcore.kinds import accept_arguments
 from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.runtime.out_of_memory import explain_out_of_memory
+from advcore.runtime.watch import GradientWatch
 from advcore.sweep import Measure, Sweep, start_sweep
 from advcore.types import Facts, find_name
 
@@ -80,8 +82,8 @@ def evaluate(
     attacks : each is evaluated by itself, climbing the cross-entropy unless it asks for another loss; or `AutoAttack`.
     split : which split `dataset` is, for the record.
     indices : (n,) whole numbers, the examples to evaluate, or a mask (N,) of them; None for all.
-    checks : look for signs that the numbers are untrustworthy (`checks.py`). An AutoAttack that cannot run all of its
-        attacks, because there are too few classes, is flagged in any case.
+    checks : look for signs that the numbers are untrustworthy (`checks.py`). Flagged in any case are an attack that no
+        gradient leads anywhere, and an AutoAttack with too few classes to run all of its attacks.
     keep_examples : also return the adversarial examples.
     state : a file (.npz) of the verdicts so far, brought up to date after every batch; an evaluation that was stopped
         resumes from it. Refused for another model, data, attack or seed.
@@ -113,13 +115,14 @@ def _refuse_unfit(attacks: Sequence[Attack | AutoAttack], batch_size: int) -> No
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What is evaluated: attacks, each by itself, on some of a source's examples."""
+    """What is evaluated: attacks, each by itself, on some of a source's examples; and a watch for each attack."""
 
     attacks: Sequence[Attack | AutoAttack]
     indices: Tensor
     seed: int
     split: str
     keep_examples: bool
+    watches: dict[int, GradientWatch] = field(default_factory=partial(defaultdict, GradientWatch))
 
 
 def _evaluate(
@@ -154,7 +157,7 @@ def _evaluate(
         clean=accuracies["clean"],
         attacks=entries,
         worst=wilson(int(worst.sum()), len(worst)) if task.attacks else None,
-        flags=(*map(str, reduced), *flags),
+        flags=(*map(str, chain(reduced, flag_faults(entries, saved.faults))), *flags),
         verdicts=saved.verdicts,
         examples=examples,
     )
@@ -195,7 +198,7 @@ def _judge_remaining(
     if len(remaining):
         check_fits(sweep.model, sweep.source, labels=False)
         for pieces in sweep.run(remaining, judge, guard=partial(explain_out_of_memory, "in an evaluation", way_out)):
-            saved.add(pieces)
+            saved.add(pieces, [task.watches[i].find_fault() for i in range(len(task.attacks))])
             for _, _, images in pieces:
                 examples.append({key: x_adv.cpu() for key, x_adv in images.items()})
             on_chunk(len(saved), len(task.indices))
@@ -214,9 +217,11 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
         examples = {}
         for i, attack in enumerate(attacks):
             stream = root.child(i).at(indices)
+            watch = task.watches[i]
             verdicts[str(i)], x_adv, after = find_robust_by_part(
-                sweep.forward, attack, x, y=y, correct=correct, stream=stream
+                watch.watch(sweep.forward), attack, x, y=y, correct=correct, stream=stream
             )
+            watch.end_batch(verdicts[str(i)])
             verdicts |= {f"{i}.{part}": right for part, right in after.items()}
             if task.keep_examples:
                 examples[str(i)] = x_adv

@@ -38,7 +38,9 @@ def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class SavedVerdicts:
-    """The verdicts so far and the passes that they took, in a file that also says which evaluation they belong to.
+    """The verdicts so far, the passes that they took and the faults of gradients that were seen, in a file.
+
+    The file also says which evaluation they belong to.
 
     Parameters
     ----------
@@ -54,6 +56,7 @@ class SavedVerdicts:
         self._path = path if distributed.is_first() else None
         self.verdicts = {key: torch.zeros(0, dtype=torch.bool) for key in keys}
         self.passes = torch.zeros(2, dtype=torch.long)
+        self.faults = [""] * sum(key.isdigit() for key in keys)
         with distributed.fail_together():
             if self._path is not None:
                 self._identity = identity()
@@ -67,15 +70,21 @@ class SavedVerdicts:
     def share(self) -> None:
         """Give all processes the verdicts of the first one, which is the one that reads and collects them."""
         self.verdicts = distributed.run_on_first(partial(dict, self.verdicts))
+        self.faults = distributed.run_on_first(partial(list, self.faults))
 
-    def add(self, pieces: Sequence[PieceResult]) -> None:
-        """Append the verdicts of the next batch's pieces, and bring the file up to date."""
+    def add(self, pieces: Sequence[PieceResult], faults: Sequence[str | None]) -> None:
+        """Append the verdicts of the next batch's pieces, and bring the file up to date.
+
+        faults : of each attack's gradients, by its position; one that was noted once stays.
+        """
+        self.faults = [before or fault or "" for before, fault in zip(self.faults, faults, strict=True)]
         for passes, verdicts, _ in pieces:
             self.verdicts = {key: torch.cat([old, verdicts[key].cpu()]) for key, old in self.verdicts.items()}
             self.passes = self.passes + passes
         if self._path is not None:
             arrays = {key: verdict.numpy() for key, verdict in self.verdicts.items()}
-            write_npz(self._path, {**arrays, "spent": self.passes.numpy(), "identity": np.array(self._identity)})
+            facts = {"spent": self.passes.numpy(), "faults": np.array(self.faults, dtype=str)}
+            write_npz(self._path, {**arrays, **facts, "identity": np.array(self._identity)})
 
     def _load(self, path: Path) -> None:
         try:
@@ -92,6 +101,7 @@ class SavedVerdicts:
             raise CheckpointError(f"{path} is damaged: it does not hold the verdicts that its name tells of")
         self.verdicts = {key: torch.from_numpy(arrays[key]) for key in keys}
         self.passes = torch.from_numpy(arrays["spent"])
+        self.faults = arrays.get("faults", np.array(self.faults, dtype=str)).tolist()  # older files have none
 
 
 def hash_evaluation(

@@ -248,7 +248,10 @@ def _compute_checks(
     """
     with preserve_random_state(), borrow(net), torch.no_grad(), force_float32():
         noise = Stream(seed=0, purpose="export").at(torch.arange(_NUM_NOISE)).uniform((_NUM_NOISE, *shape))
-        checks = {"noise": {"x": noise, "logits": net(noise).contiguous()}}
+        logits = net(noise)
+        if not isinstance(logits, Tensor):
+            raise ConfigError(must("model.name", "a network that returns logits alone", type(logits).__name__))
+        checks = {"noise": {"x": noise, "logits": logits.contiguous()}}
         if samples and test is not None:
             indices = subsample(test.labels(), min(samples, len(test)), seed, "export")
             batches = [(x, y, net(x)) for _, x, y in test.batches(indices.split(loader_template.BATCH))]

@@ -39,6 +39,7 @@ from advcore.run import build, checkpoints, places
 from advcore.run.prepare import Prepared, prepare
 from advcore.run.weights import find_checkpoint, load_state
 from advcore.runtime.borrow import borrow
+from advcore.runtime.precision import run_model
 from advcore.selection.result import Coreset
 from advcore.suite.layout import BASELINES_FILE
 
@@ -236,8 +237,8 @@ def _describe_images(prepared: Prepared, coreset: Coreset, epoch: int | None) ->
 def _show_examples(prepared: Prepared, positions: Tensor, weights: Tensor) -> list[parts.Example]:
     x, y, x_adv = _attack_examples(prepared, positions)
     with borrow(prepared.model, training=False), torch.no_grad():
-        classes = prepared.model(x).argmax(1).tolist()
-        classes_adv = prepared.model(x_adv).argmax(1).tolist()
+        classes = run_model(prepared.model, x).argmax(1).tolist()
+        classes_adv = run_model(prepared.model, x_adv).argmax(1).tolist()
     gallery = []
     for i, index in enumerate(prepared.data.part[positions].tolist()):
         images = [(f"example {index}", encode_png(x[i]))]

@@ -111,6 +111,7 @@ class Gradient:
         at every selection.
     is_attacked : whether it looks at attacked images, and so takes an objective that is attacked.
     is_scalar : whether a row is one number, which takes next to no memory.
+    reads_head : whether it is measured at the model's head, which a run then looks for before it starts.
     """
 
     about: str
@@ -119,6 +120,7 @@ class Gradient:
     collect: Callable[[], Collector] | None = None
     is_attacked: bool = False
     is_scalar: bool = True
+    reads_head: bool = False
 
     @property
     def is_collected(self) -> bool:
@@ -133,10 +135,12 @@ def define_clean_and_attacked(
     measure: Callable[..., Measurement],
     score_passes: int,
     collect: Callable[[], Collector] | None = None,
+    reads_head: bool = False,
 ) -> dict[str, Gradient]:
     """Return two gradients by name: a score at clean images, NAME, and at attacked ones, adversarial_NAME.
 
-    about, collect : as in `Gradient`, of the score. measure : so too; it is also given `attacked`, False or True.
+    about, collect, reads_head : as in `Gradient`, of the score. measure : so too; it is also given `attacked`, False or
+        True.
     score_passes : forward and backward passes per example that the score itself takes.
     """
     return {
@@ -146,6 +150,7 @@ def define_clean_and_attacked(
             units=partial(_count_units, score_passes, attacked=attacked),
             collect=collect,
             is_attacked=attacked,
+            reads_head=reads_head,
         )
         for prefix, images, attacked in (("", "clean", False), ("adversarial_", "attacked", True))
     }

@@ -5,7 +5,7 @@ inner maximum is the loss gradient at the maximiser.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,13 @@ from advcore.data.contract import Source, read_first_images
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
 from advcore.kinds import accept_arguments
-from advcore.models.base import Tap, find_head, tap_features
+from advcore.models.head import Head, Tap, count_classes, find_head, run_layer_by_layer, tap_features
 from advcore.objectives.base import Objective, compute_losses
 from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
-from advcore.runtime.precision import disable_compilation
+from advcore.runtime.watch import GradientWatch
 from advcore.sweep import start_sweep
 
 
@@ -42,7 +42,7 @@ def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> 
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-def locate_head(model: nn.Module, source: Source, name: str | None) -> nn.Linear:
+def locate_head(model: nn.Module, source: Source, name: str | None) -> Head:
     """Find the model's linear head (`find_head`), by a forward pass of the first images in eval mode."""
     check_fits(model, source, labels=False)
     with borrow(model, training=False):
@@ -68,7 +68,7 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
     store = FactorStore(settings.objective.passes, len(source), settings.folder)
     labels: list[Tensor] = []
     head = locate_head(model, source, settings.head)
-    check = make_label_check(source, head.out_features)
+    check = make_label_check(source, count_classes(head))
     kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
     is_training = settings.attack_mode == "train"
     with (
@@ -101,9 +101,13 @@ def _fit_to_bias(kind: str, *, has_bias: bool) -> str:
 
 
 def run_tapped(forward: CountedModel, tap: Tap, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits (B, C) of a forward pass, and the features (B, D) that went into the head, which is tapped."""
-    with disable_compilation():
+    """Return the logits (B, C) of a forward pass, and the features (B, D) that went into the head, which is tapped.
+
+    Raises ConfigError where the head's outputs are not the logits (`Tap.check`).
+    """
+    with run_layer_by_layer(forward.model):
         logits = forward(x)
+    tap.check(logits)
     return logits, tap.features
 
 
@@ -120,6 +124,7 @@ class _FactorMeasure:
     forward: CountedModel
     tap: Tap
     check: LabelCheck
+    watch: GradientWatch = field(default_factory=GradientWatch)
 
     def __call__(self, indices: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Factors]:
         self.check(y, indices)
@@ -138,7 +143,9 @@ class _FactorMeasure:
         if "adversarial" in objective.passes:
             clean = outputs["clean"][0] if outputs else None
             stream = self.settings.stream.at(indices)
-            x_adv = perturb(self.forward, objective, self.attack, x, y, clean=clean, generator=stream)
+            forward = self.watch.watch(self.forward)
+            x_adv = perturb(forward, objective, self.attack, x, y, clean=clean, generator=stream)
+            self.watch.refuse_training(self.forward.model, self.attack, x, y)
             outputs["adversarial"] = run_tapped(self.forward, self.tap, x_adv)
         return outputs
 
@@ -158,4 +165,5 @@ LAST_LAYER = Gradient(
     measure=last_layer_rows,
     units=_count_units,
     is_scalar=False,
+    reads_head=True,
 )

@@ -23,12 +23,13 @@ from advcore.gradients.base import (
 )
 from advcore.gradients.last_layer import locate_head, residuals, run_tapped
 from advcore.kinds import accept_arguments
-from advcore.models.base import tap_features
+from advcore.models.head import Head, count_classes, tap_features
 from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rows import DenseRows, FactoredRows
 from advcore.runtime.borrow import record_gradients
 from advcore.runtime.counted import CountedModel
+from advcore.runtime.watch import GradientWatch
 from advcore.sweep import start_sweep
 
 # Logits (B, C), labels (B,) and the cross-entropy's last-layer gradients (B rows) to scores (B,).
@@ -58,13 +59,16 @@ def sweep_scores(
         settings.ledger.phase("scoring", source.device),
     ):
         attack = sweep.bind(settings.attack)
+        watch = GradientWatch()
 
         def measure(indices: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             if check is not None:
                 check(y, indices)
             if attacked:
                 stream = settings.stream.at(indices)
-                x = perturb(sweep.forward, settings.objective, attack, x, y, generator=stream)
+                clean = x
+                x = perturb(watch.watch(sweep.forward), settings.objective, attack, clean, y, generator=stream)
+                watch.refuse_training(model, attack, clean, y)
             return _check_scores(score(sweep.forward, indices, x, y), y), y
 
         scores, labels = distributed.gather_combined(chain.from_iterable(sweep.run(torch.arange(len(source)), measure)))
@@ -79,7 +83,7 @@ def _check_scores(scores: Tensor, y: Tensor) -> Tensor:
     raise ConfigError(must("a score", rule, f"shape {tuple(scores.shape)}"))
 
 
-def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:
+def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: Head) -> FactoredRows:
     """Compute exact last-layer gradients of the cross-entropy at logits z (B, C), from features h (B, D)."""
     residual = residuals(Standard(), y, {"clean": z})["clean"]
     return FactoredRows(residuals=(residual,), features=(h,), kind="weight" if head.bias is None else "full")
@@ -127,7 +131,7 @@ def score_examples(
     Cost: one forward pass per example, and the attack if `attacked`; all in phase "scoring".
     """
     head = locate_head(model, source, settings.head)
-    check = make_label_check(source, head.out_features)
+    check = make_label_check(source, count_classes(head))
     with tap_features(head) as tap:
 
         def measure(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -158,7 +162,7 @@ def _features(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     return rows.features[0].double().cpu()
 
 
-_define = partial(define_clean_and_attacked, score_passes=1)
+_define = partial(define_clean_and_attacked, score_passes=1, reads_head=True)
 _define_average = partial(_define, collect=AveragedScores)
 
 SCORES: dict[str, Gradient] = {

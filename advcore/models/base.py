@@ -1,8 +1,6 @@
-"""Settings that all models share, normalisation as a layer, and the search for the linear head."""
+"""Settings that all models share, and normalisation as a layer."""
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from typing import ClassVar
 
@@ -10,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from advcore.deprecation import forward_method
-from advcore.errors import ConfigError, check, check_one_of, must, require
+from advcore.errors import check, check_one_of, require
+from advcore.models.head import Tap as Tap
+from advcore.models.head import find_head as find_head
+from advcore.models.head import tap_features as tap_features
 from advcore.runtime.precision import FAMILY
 from advcore.settings import settings
 
@@ -113,63 +114,3 @@ def measure_channels(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
     return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
-
-
-def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> nn.Linear:
-    """Find the linear layer whose output is the logits.
-
-    Parameters
-    ----------
-    model : borrowed in eval mode.
-    x : (B, C, H, W) any images it accepts.
-    name : dotted name of the layer, or the end of one; None looks at all linear layers.
-
-    Raises ConfigError, naming the model's linear layers, if there is none. Cost: one forward pass of x.
-    """
-    linear = {key: module for key, module in model.named_modules() if isinstance(module, nn.Linear)}
-    names = ", ".join(linear) or "the model has none"
-    if name is not None:
-        linear = {key: module for key, module in linear.items() if f".{key}".endswith(f".{name}")}
-        require(check(len(linear) == 1, "head", f"the name of one linear layer ({names})", name))
-    outputs: dict[str, Tensor] = {}
-
-    def catch(key: str, module: nn.Module, args: tuple, out: Tensor) -> None:
-        outputs[key] = out
-
-    with contextlib.ExitStack() as hooks, torch.no_grad():
-        for key, module in linear.items():
-            hooks.enter_context(module.register_forward_hook(partial(catch, key)))
-        logits = model(x.clone())
-    heads = [key for key, out in outputs.items() if _is_logits(out, logits)]
-    if not heads:
-        rule = "a last torch.nn.Linear whose output is the logits (B, C)"
-        raise ConfigError(must("head", rule, name, f"end the model in one; linear layers it has: {names}"))
-    return linear[heads[-1]]
-
-
-def _is_logits(out: Tensor, logits: object) -> bool:
-    """Whether a layer's output is the logits (B, C), which in a diverged model may hold NaN."""
-    return (
-        isinstance(logits, Tensor)
-        and logits.ndim == 2
-        and out.shape == logits.shape
-        and torch.equal(out.nan_to_num(), logits.nan_to_num())
-    )
-
-
-class Tap:
-    """Holds the tensor that last went into a layer, once one has."""
-
-    features: Tensor
-
-
-@contextlib.contextmanager
-def tap_features(head: nn.Linear) -> Iterator[Tap]:
-    """Catch the head's input, the features (B, D) in float32 or wider, at each forward pass that is `uncompiled`."""
-    tap = Tap()
-
-    def catch(module: nn.Module, args: tuple) -> None:
-        tap.features = args[0].detach().to(torch.promote_types(args[0].dtype, torch.float32))
-
-    with head.register_forward_pre_hook(catch):
-        yield tap

@@ -17,12 +17,14 @@ from advcore.data.contract import cut_into_chunks
 from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
-from advcore.models.base import Normalize, find_head, measure_channels
+from advcore.models.base import Normalize, measure_channels
+from advcore.models.head import find_head
 from advcore.register.plugins import format_trace
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import count_gpus
+from advcore.runtime.precision import run_model
 from advcore.selection.coreset import AdversarialCoreset, SelectionSettings
 from advcore.selection.schedule import Schedule
 from advcore.selection.scores import Scores
@@ -212,8 +214,10 @@ def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Modul
         model = nn.Sequential(Normalize(*measure_channels(data.train.batches(chunks))), model)
     model = model.to(device)
     _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))
-    with borrow(model), _take_images(config, shape), prefix_problems("model."):
-        find_head(model, x, config.model.head)
+    with borrow(model), _take_images(config, shape), torch.no_grad():
+        run_model(model, x)
+        with prefix_problems("model."):
+            find_head(model, x, config.model.head)
     return model
 
 

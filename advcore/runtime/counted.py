@@ -6,7 +6,6 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from advcore.errors import ConfigError, must
 from advcore.runtime.cuda_graphs import replay
 from advcore.runtime.precision import get_speed, run_model
 from advcore.runtime.signals import check
@@ -28,9 +27,6 @@ class CountedModel:
     def __call__(self, x: Tensor) -> Tensor:
         check()
         logits = run_model(self.model, x)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ConfigError(must("the model's output", "logits (B, C)", got, "wrap it in a module that returns them"))
         self.count("forward", len(x))
         if logits.requires_grad:
             logits.register_hook(partial(self._count_backward, len(x)))

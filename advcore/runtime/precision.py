@@ -1,6 +1,7 @@
 """How passes of a model run: precision, memory layout, compilation. Results stay the same, up to rounding."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from advcore.runtime import cuda_graphs as graphs
 from advcore.runtime.borrow import borrow
 from advcore.runtime.cpu_defaults import look_up_defaults
 from advcore.runtime.device import has_bfloat16, has_graphs
+from advcore.runtime.outputs import read_logits
 from advcore.settings import settings
 
 AUTOCASTS = ("auto", "none", "bfloat16")
@@ -162,25 +164,32 @@ def get_speed() -> Speed:
 
 @contextlib.contextmanager
 def disable_compilation(*, in_full: bool = False) -> Iterator[None]:
-    """Run the passes inside layer by layer, so that hooks see them; `in_full`: without autocast as well."""
+    """Run the passes inside layer by layer, so that hooks see them; `in_full`: without autocast as well.
+
+    That holds for what the caller compiled too: by torch.compile(model), by model.compile(), or a part of the model.
+    """
     speed = get_speed()
-    with replace(speed, compiled=False, autocast="none" if in_full else speed.autocast).activate():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replace(speed, compiled=False, autocast="none" if in_full else speed.autocast).activate())
+        if "torch._dynamo" in sys.modules:  # importing it takes a second, and without it nothing is compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
 def run_model(model: nn.Module, x: Tensor) -> Tensor:
     """Return the logits of images x (B, C, H, W), in float32 or wider, by the active settings.
 
-    The model gets a copy of x, which it may change in place.
+    The model gets a copy of x, which it may change in place. Raises ConfigError for an output without logits
+    (`read_logits`).
     """
     speed = get_speed()
     x = x.clone(memory_format=torch.channels_last) if speed.channels_last else x.clone()
     forward: Callable[[Tensor], Tensor] = _compile(model) if speed.compiled else model
     if speed.autocast == "none":
-        return forward(x)
+        return read_logits(forward(x), len(x))
     with torch.autocast(x.device.type, getattr(torch, speed.autocast)):
-        logits = forward(x)
-    if isinstance(logits, Tensor) and logits.dtype in (torch.bfloat16, torch.float16):
+        logits = read_logits(forward(x), len(x))
+    if logits.dtype in (torch.bfloat16, torch.float16):
         return logits.float()
     return logits
 

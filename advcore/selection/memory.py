@@ -12,6 +12,7 @@ from advcore.data.source import Source
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.last_layer import locate_head
+from advcore.models.head import count_classes, count_features
 from advcore.rows.pairwise import CONVERTED_UP_TO
 from advcore.runtime.device import measure_free_memory
 from advcore.solvers.base import estimate_memory
@@ -53,12 +54,12 @@ def estimate_for(selector: "AdversarialCoreset", model: nn.Module, source: Sourc
     if not has_large_rows(selector):
         return None
     head = locate_head(model, source, selector.head)
-    counts = source.class_counts() or [math.ceil(len(source) / head.out_features)] * head.out_features
+    counts = source.class_counts() or [math.ceil(len(source) / count_classes(head))] * count_classes(head)
     return estimate(
         selector,
         counts=[int(count) for count in counts],
-        classes=head.out_features,
-        features=head.in_features,
+        classes=count_classes(head),
+        features=count_features(head),
         held_out=held_out,
         itemsize=max(head.weight.element_size(), 4),  # residuals are float32 at least
     )

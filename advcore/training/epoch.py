@@ -18,6 +18,7 @@ from advcore.rng import Stream
 from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.runtime.signals import check, defer_stop
+from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.minibatch import build_stepper
 from advcore.training.progress import Entry, Place
@@ -33,7 +34,7 @@ class EpochTrainer:
     parallel : the model with its gradients averaged over several processes; None where there is one.
     gate : what keeps steps out that are not finite, where the device decides so; else None.
     average : moving average of the weights, or None. stepper : what the minibatch rule makes of each batch.
-    steps_done : training steps so far, over all epochs.
+    steps_done : training steps so far, over all epochs. watch : of the first step's attack.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
@@ -58,6 +59,7 @@ class EpochTrainer:
             head=trainer.head,
         )
         self.steps_done = 0
+        self.watch = GradientWatch()
         self.place = Place()
         self.coreset: Coreset | None = None
 
@@ -175,6 +177,7 @@ class EpochTrainer:
             parallel=self.parallel,
             gate=self.gate,
             on_update=self._update_average,
+            watch=self.watch,
         )
 
     def _update_average(self) -> None:

@@ -18,6 +18,7 @@ from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.runtime.borrow import find_device
 from advcore.runtime.out_of_memory import explain_out_of_memory
+from advcore.runtime.outputs import note_outputs
 from advcore.runtime.precision import Speed, find_family
 from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
@@ -60,6 +61,7 @@ class Loop:
 
     scores : taken over epochs, for solvers that read such scores; else None. coreset : the last one chosen.
     place : how far the run is; where there is a snapshot, as far as that of the run that continues.
+    notes : on outputs of the model that hold more than logits, for events.
     """
 
     def __init__(self, run: Run, snapshot: Snapshot | None = None) -> None:
@@ -74,6 +76,7 @@ class Loop:
         self.scores = None if run.trainer.score is None else EpochScores(run, run.trainer.score)
         self.coreset: Coreset | None = None
         self.place = Place()
+        self.notes: list[str] = []
         if snapshot is not None:
             restore(self, snapshot)
             run.listener.on_progress("epochs", self.place.epoch, len(self.plan))
@@ -99,7 +102,7 @@ class Loop:
 
     def fit(self) -> Trained:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
-        with self.speed.activate():
+        with self.speed.activate(), note_outputs(self.notes):
             try:
                 if self.scores is not None:
                     self.scores.begin()
@@ -125,6 +128,8 @@ class Loop:
         except Stopped:
             self.place.seconds = time.perf_counter() - started
             raise
+        recorded = [event["event"] for event in out.events]
+        out.add_events(self.place.epoch, *(Event("model", note) for note in self.notes if note not in recorded))
         distributed.merge_ledgers(out.ledger)
         out.ledger.settle()  # once per epoch, so that no events pile up
         # The first process's ledger holds all counts: the others' were merged into it.

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -13,10 +13,11 @@ from advcore.adversary import bind_attack, perturb
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
-from advcore.errors import NonFiniteError
+from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.objectives.base import Objective, compute_losses
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device
+from advcore.runtime.watch import GradientWatch
 from advcore.training.progress import Entry, Snapshot
 from advcore.unit_range import trust_images
 
@@ -104,6 +105,7 @@ class Learner:
     gate : checks later whether steps are finite; None: every step is checked at once.
     parallel : the model with its gradients averaged over several processes; None where there is one.
     on_update : called after each optimiser step.
+    watch : of the gradients by which the attack climbs, over all steps of a run.
     """
 
     model: nn.Module
@@ -119,6 +121,7 @@ class Learner:
     gate: Gate | None = None
     parallel: nn.Module | None = None
     on_update: Callable[[], None] = lambda: None
+    watch: GradientWatch = field(default_factory=GradientWatch)
 
     def perturb(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
         """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
@@ -126,9 +129,10 @@ class Learner:
             return x
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
-            forward = self.ledger.count_passes(self.model)
+            forward = self.watch.watch(self.ledger.count_passes(self.model))
             with trust_images():
                 x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
+            self.watch.refuse_training(self.model, attack, x, y)
             if self.memory is not None:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
             return x_adv
@@ -151,6 +155,7 @@ class Learner:
             with distributed.name_loss_in_backward():
                 loss = loss_of(self.ledger.count_passes(self.parallel or self.model))
                 self.optimizer.zero_grad(set_to_none=True)
+                _check_trainable(loss)
                 loss.backward()
             self._apply(loss, where)
             if self.parallel is not None:
@@ -175,6 +180,13 @@ class Learner:
             self.optimizer.step()
         else:
             self.gate.step(self.optimizer, finite, where)
+
+
+def _check_trainable(loss: Tensor) -> None:
+    """Raise ConfigError for a loss that depends on no parameter of which a gradient is wanted."""
+    if not loss.requires_grad:
+        rule = "a network of which its logits depend on a parameter with requires_grad"
+        raise ConfigError(must("model", rule, "none", "call requires_grad_(True) on the layers to train"))
 
 
 def step(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advcore import distributed
 from advcore.attacks.base import Attack
@@ -15,11 +15,10 @@ from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
 from advcore.gradients.scores import cross_entropy_rows
 from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset
-from advcore.models.base import tap_features
+from advcore.models.head import Head, run_layer_by_layer, tap_features
 from advcore.objectives.base import compute_losses, compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
-from advcore.runtime.precision import disable_compilation
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, enter_scoring, reduce_losses
 
@@ -35,7 +34,7 @@ class AttackSubsetStepper(PlainStepper):
     examples it picked in this epoch and in the one before; None before there is one. entropies : of the epoch's draws.
     """
 
-    def __init__(self, rule: AttackSubset, size: int, device: torch.device, head: nn.Linear | None) -> None:
+    def __init__(self, rule: AttackSubset, size: int, device: torch.device, head: Head | None) -> None:
         self.rule = rule
         self.head = head
         self.epoch = 0
@@ -84,7 +83,7 @@ class AttackSubsetStepper(PlainStepper):
         """Return what rules read of a batch: one forward pass of each clean image, in eval mode and phase "scoring"."""
         forward = learner.ledger.count_passes(learner.model)
         catch = contextlib.nullcontext(None) if self.head is None else tap_features(self.head)
-        with enter_scoring(learner, batch.y.device), catch as tap, disable_compilation():
+        with enter_scoring(learner, batch.y.device), catch as tap, run_layer_by_layer(learner.model):
             logits = forward(batch.x)
         if tap is None:
             rows = None

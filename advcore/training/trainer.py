@@ -18,6 +18,7 @@ from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
+from advcore.gradients.last_layer import locate_head
 from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
@@ -283,5 +284,15 @@ class Trainer(LoopSettings):
         device = find_device(model)
         source = as_source(train, device)
         check_fits(model, source)
+        self._check_head(model, source)
         self.check(model, source)
         return source, None if validation is None else as_source(validation, device)
+
+    def _check_head(self, model: nn.Module, source: Source) -> None:
+        """Raise ConfigError unless the model has the head at which selections will measure rows or scores."""
+        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].reads_head:
+            return
+        name = self.get_selector().head
+        if self.score is not None:
+            name = self.head
+        locate_head(model, source, name)

@@ -22,7 +22,7 @@ from advcore.data.checks import check_fits
 from advcore.data.source import Resident, as_source
 from advcore.errors import CheckpointError, ConfigError, DataError, UserError
 from advcore.files import save_tensors
-from advcore.models.base import find_head
+from advcore.models.head import find_head
 from advcore.objectives import OBJECTIVES
 from advcore.run.weights import load_state
 from advcore.solvers import SOLVERS

@@ -8,7 +8,8 @@ from torch import nn
 
 from advcore.errors import ConfigError
 from advcore.models import MODELS
-from advcore.models.base import Normalize, find_head, measure_channels, tap_features
+from advcore.models.base import Normalize, measure_channels
+from advcore.models.head import find_head, tap_features
 from advcore.models.resnets import PreActNet
 
 RESNETS = ("resnet18", "resnet50")
@@ -175,7 +176,9 @@ def test_a_head_called_anything_is_found_behind_a_normalisation_layer():
 @pytest.mark.case("G10")
 def test_a_named_head_is_taken_and_must_give_the_logits():
     model, x = Twins(), images(2, (3, 2, 2))
-    assert find_head(model, x, "first") is model.first and find_head(model, x, "second") is model.second
+    assert find_head(model, x, "second") is model.second
+    with pytest.raises(ConfigError, match="got first, which gets no gradient from the logits"):
+        find_head(model, x, "first")
     with pytest.raises(ConfigError, match="squash, verdict"):
         find_head(Own(), images(2, SMALL), "squash")
 
@@ -192,13 +195,14 @@ def test_a_wrong_name_is_refused_with_the_names_there_are():
         Own(after=nn.Softmax(1)),
         ConvHead(),
         nn.Sequential(nn.Conv2d(3, 5, 4), nn.Flatten()),
-        nn.Linear(4, 4),  # over the last axis: no logits (B, C)
     ],
-    ids=["log-softmax", "softmax", "convolution", "no linear layer", "not (B, C)"],
+    ids=["log-softmax", "softmax", "convolution", "no linear layer"],
 )
 def test_a_model_that_does_not_end_in_a_linear_layer_is_refused(model):
     with pytest.raises(ConfigError, match="torch.nn.Linear"):
         find_head(model, images(2, SMALL))
+    with pytest.raises(ConfigError, match="the model's output must be logits"):
+        find_head(nn.Linear(4, 4), images(2, SMALL))  # over the last axis
 
 
 def test_a_diverged_model_still_has_its_head():

@@ -99,6 +99,23 @@ def test_a_registered_network_has_its_parameters_as_settings(my_net):
         from_dict(RUN | {"model": {"name": "my_net", "width": "wide"}})
 
 
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("z, z", r"^the model's output must be logits \(B, C\), got 'tuple of Tensor, Tensor'"),
+        ("0.25 * z", "^model.head must be a last torch.nn.Linear .* got 0.25 times the output of "),
+        ("z[:, :1]", "^model.head must be a last torch.nn.Linear .* got none with as many outputs as there are logits"),
+    ],
+)
+def test_what_a_registered_network_returns_is_looked_at_before_it_trains(my_net, output, line):
+    last = "return self.classify(self.body(x))"
+    assert last in NET
+    my_net.write_text(NET.replace(last, f"z = self.classify(self.body(x)); return {output}"))
+    plugins.load_plugins([my_net])
+    with pytest.raises(ConfigError, match=line):
+        prepare(from_dict(RUN))
+
+
 def test_a_network_that_is_not_registered_is_found_by_its_name_in_the_plug_in_alone(my_net):
     plugins.load_plugins([my_net])
     config = from_dict(RUN | {"model": {"name": "plugin:Net", "options": {"width": 2}}})
