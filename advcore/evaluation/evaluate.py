@@ -26,7 +26,7 @@ from advcore.cost import CostLedger
 from advcore.data.checks import check_fits, count_logits
 from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, check, must, require
 from advcore.evaluation.autoattack import AutoAttack, Lineup
 from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_settings
 from advcore.evaluation.intervals import Accuracy, wilson
@@ -112,9 +112,11 @@ def evaluate(
     Raises ConfigError for a training-only attack, DataError for bad images or labels, NoMemoryError.
     Cost: one forward pass per example, then each attack's passes on the examples still right, per restart.
     """
-    _refuse_unfit(attacks)
-    source = as_source(dataset, find_device(model))
-    indices = torch.arange(len(source)) if indices is None else indices
+    with distributed.fail_together():
+        _refuse_unfit(attacks)
+        source = as_source(dataset, find_device(model))
+        indices = torch.arange(len(source)) if indices is None else indices
+        require(check(len(indices), "indices", "at least one example to evaluate", "none"))
     task = _Task(attacks=attacks, indices=indices, seed=seed, split=split, keep_examples=keep_examples)
     with start_sweep(model, source, ledger or CostLedger(), chunk_size=batch_size) as sweep:
         return _evaluate(sweep, task, state=state, checks=checks, on_chunk=on_chunk)
@@ -200,7 +202,8 @@ def _judge_remaining(
     remaining = task.indices[len(saved) :]
     examples: list[dict[str, Tensor]] = []
     if len(remaining):
-        check_fits(sweep.model, sweep.source, labels=False)
+        with distributed.fail_together():
+            check_fits(sweep.model, sweep.source, labels=False)
         for pieces in sweep.run(remaining, judge, guard=partial(explain_out_of_memory, "in an evaluation", way_out)):
             saved.add(pieces)
             for _, _, images in pieces:

@@ -4,6 +4,7 @@ Perturbations are not stored. A row is exact for the x_adv it was taken at: by D
 inner maximum is the loss gradient at the maximiser.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import disable_compilation
-from advcore.sweep import start_sweep
+from advcore.sweep import Sweep, start_sweep
 
 
 def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -64,12 +65,12 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
     ledger = settings.ledger
     store = FactorStore(settings.objective.passes, len(source), settings.folder)
     labels: list[Tensor] = []
-    head = locate_head(model, source, settings.head)
-    check = make_label_check(source, head.out_features)
-    kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
-    is_training = settings.attack_mode == "train"
+    with distributed.fail_together():
+        head = locate_head(model, source, settings.head)
+        check = make_label_check(source, head.out_features)
+        kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
     with (
-        start_sweep(model, source, ledger, chunk_size=settings.chunk_size, training=is_training) as sweep,
+        _start_sweep(model, source, settings) as sweep,
         tap_features(head) as tap,
     ):
         measure = _FactorMeasure(settings, sweep.bind(settings.attack), sweep.forward, tap, check)
@@ -88,6 +89,13 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
         if example is not None:
             raise NonFiniteError(f"the model's gradient at example {example} is NaN or infinite; training has diverged")
     return Measurement(rows=rows, labels=torch.cat(labels).cpu(), events=events)
+
+
+def _start_sweep(
+    model: nn.Module, source: Source, settings: MeasurementSettings
+) -> contextlib.AbstractContextManager[Sweep]:
+    training = settings.attack_mode == "train"
+    return start_sweep(model, source, settings.ledger, chunk_size=settings.chunk_size, training=training)
 
 
 def _fit_to_bias(kind: str, *, has_bias: bool) -> str:

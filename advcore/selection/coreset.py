@@ -20,7 +20,7 @@ from advcore.errors import ConfigError, DataError, SettingProblem, check_at_leas
 from advcore.gradients import GRADIENTS
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
-from advcore.rows import FactoredRows, Rows
+from advcore.rows import FactoredRows, Rows, find_first_not_finite
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.measure import Call, Measured, count_cost, measure, sample_in_full
 from advcore.selection.partition import PARTITIONS, Problem, Split
@@ -190,10 +190,11 @@ class AdversarialCoreset(SelectionSettings):
     def _select_subset(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
         """Measure rows, solve, and return the coreset together with how good it is.
 
-        Raises DataError for `rows` that are not as many as the examples.
+        Raises DataError for `rows` that are not as many as the examples, or not finite.
         """
-        if rows is not None and len(rows) != len(call.source):
-            raise DataError(must("rows", f"one row for each of the {len(call.source)} examples", len(rows)))
+        if rows is not None:
+            with distributed.fail_together():
+                _refuse_other_rows(rows, len(call.source))
         measured = measure(self, call, rows)
         device = call.source.device
         with call.ledger.phase("solve", device):
@@ -265,3 +266,12 @@ class AdversarialCoreset(SelectionSettings):
             info=tuple(solution.info),
             events=events,
         )
+
+
+def _refuse_other_rows(rows: Rows, n: int) -> None:
+    """Raise DataError for rows, of n examples, that were measured earlier and cannot be solved for."""
+    if len(rows) != n:
+        raise DataError(must("rows", f"one row for each of the {n} examples", len(rows)))
+    first = find_first_not_finite(rows.squared_norms())
+    if first is not None:
+        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them anew")

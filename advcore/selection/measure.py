@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.checks import check_fits, check_labels
+from advcore.data.checks import check_fits, check_labels, refuse_changes
 from advcore.data.source import Part, Source
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
@@ -87,7 +87,8 @@ def _forget_memory(attack: Attack | None) -> Attack | None:
 def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None, tuple[Event, ...]]:
     """Return the folder for a selection's rows, None if they fit in memory, and the event that says so."""
     held_out = 0 if call.validation is None else len(call.validation)
-    estimate = estimate_for(selector, call.model, call.source, held_out)
+    with distributed.fail_together():
+        estimate = estimate_for(selector, call.model, call.source, held_out)
     if estimate is None:
         return None, ()
     saved = distributed.run_on_first(
@@ -107,7 +108,9 @@ def _measure_rows(
     reads = selector.solver.reads
     if reads is None:
         return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_list_labels(data))
-    check_fits(call.model, data, labels=False)
+    with distributed.fail_together():
+        check_fits(call.model, data, labels=False)
+        refuse_changes(data)
     gradient = GRADIENTS[reads]
     if gradient.is_collected or find_scores_file(selector.solver):
         raise ConfigError(

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from advcore.errors import CheckpointError, DataError, check_one_of, require
+from advcore.errors import CheckpointError, DataError, check_one_of, must, require
 from advcore.files import load_arrays, save_arrays
 from advcore.types import Event, Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
 
+_SIGNED = "use normalise: none or a non-negative solver"
 _ARRAYS = ("indices", "weights", "blocks")  # fields that a file holds as arrays, beside the JSON of the others
 
 
@@ -75,7 +76,8 @@ class Coreset:
         normalise : "coreset" rescales them to mean 1 over the coreset; "none" gives w K / population; "batch" returns
             them as they are, for the step to divide by each batch's sum (ACS, CORDS); "equal" gives 1 each.
 
-        Raises DataError with "coreset" if the weights do not sum to more than 0.
+        Raises DataError with "coreset" if the weights do not sum to more than 0, and with "batch" if one is below 0: a
+        batch's sum may then be 0 or less.
         """
         require(check_one_of("normalise", normalise, NORMALISE))
         if normalise == "equal":
@@ -83,6 +85,9 @@ class Coreset:
         if normalise == "none":
             return self.weights * (len(self) / (self.population or self.num_examples))
         if normalise == "batch":
+            if bool((self.weights < 0).any()):
+                least = float(self.weights.min())
+                raise DataError(must("a coreset's weights", "at least 0 for normalise: batch", least, _SIGNED))
             return self.weights
         return rescale_to_mean_1(self.weights)
 
@@ -142,8 +147,7 @@ def rescale_to_mean_1(weights: Tensor) -> Tensor:
     mean = float(weights.double().mean())
     if mean <= 0:
         raise DataError(
-            f"the coreset's weights sum to {mean * len(weights):.3g} and cannot be rescaled to mean 1; "
-            "use normalise: none or a non-negative solver"
+            f"the coreset's weights sum to {mean * len(weights):.3g} and cannot be rescaled to mean 1; {_SIGNED}"
         )
     return (weights.double() / mean).float()
 

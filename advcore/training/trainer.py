@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from advcore import distributed
@@ -13,7 +12,7 @@ from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.data.augment import keep_images
 from advcore.data.checks import check_fits
-from advcore.data.contract import MapStyle, cut_into_chunks
+from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
@@ -121,6 +120,9 @@ class Trainer(LoopSettings):
             got = getattr(self.selector, name)
             if got != value:
                 yield must(f"selector.{name}", repr(value), got, "give selector and trainer the same")
+        if self.normalise == "batch" and not getattr(self.selector.solver, "nonnegative", True):
+            way_out = "a batch's weights may sum to 0 or less"
+            yield must("normalise", "coreset or none with solver.nonnegative: false", "batch", way_out)
         if has_remembered_start(self.selector.attack) and not self.remembers:
             rule = "uniform, or another that needs no memory, without the training attack's"
             yield must("attack.start", rule, "remembered")
@@ -214,18 +216,17 @@ class Trainer(LoopSettings):
     def check(self, model: nn.Module, train: Source) -> None:
         """Raise ConfigError for training data that these settings cannot work with.
 
-        The minibatch rule must leave as much of a batch as the model can learn from; and an attack that remembers needs
-        data that give an index the same image each time.
+        Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
+        that remembers needs data that give an index the same image each time.
         """
         if self.remembers:
             refuse_other_images(train)
-        if self.minibatch is not None:
-            counts = [len(train)]
-            if self.selector:
-                counts.append(self.selector.count_chosen(len(train)))
-            batches = itertools.chain.from_iterable(cut_into_chunks(torch.arange(n), self.batch_size) for n in counts)
-            smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
-            refuse_one_image(self.minibatch, model, train, smallest)
+        counts = [len(train)]
+        if self.selector:
+            counts.append(self.selector.count_chosen(len(train)))
+        sizes = itertools.chain.from_iterable(count_chunks(n, self.batch_size).items() for n in counts)
+        smallest = min(min(distributed.share_sizes(size)) for size, number in sizes if number)
+        refuse_one_image(self.minibatch, model, train, smallest, attack_mode=self.attack_mode)
 
     @record_gradients
     def fit(
@@ -254,7 +255,8 @@ class Trainer(LoopSettings):
         Raises NonFiniteError when the loss or a gradient is not finite; nothing of that step is applied.
         """
         with preserve_random_state(Stream(seed=seed, purpose=distributed.name_for_process("training"))):
-            train, validation = self._check_data(model, train, validation, scores)
+            with distributed.fail_together():
+                train, validation = self._check_data(model, train, validation, scores)
             run = Run(
                 trainer=self,
                 model=model,
