@@ -160,6 +160,11 @@ def deal(items: Sequence[Item] | None, describe: Callable[[Item], object], devic
     return list(items[:: size()])
 
 
+def measure_largest_share(amounts: Sequence[float]) -> float:
+    """Return the largest sum that falls to a process of amounts that are dealt out as `deal` does."""
+    return max(sum(amounts[process :: size()]) for process in range(size()))
+
+
 def is_divided(n: int) -> bool:
     """Return whether the processes share a training batch of n.
 

@@ -112,18 +112,20 @@ def evaluate(
     Raises ConfigError for a training-only attack, DataError for bad images or labels, NoMemoryError.
     Cost: one forward pass per example, then each attack's passes on the examples still right, per restart.
     """
-    with distributed.fail_together():
-        _refuse_unfit(attacks)
-        source = as_source(dataset, find_device(model))
-        indices = torch.arange(len(source)) if indices is None else indices
-        require(check(len(indices), "indices", "at least one example to evaluate", "none"))
+    _refuse_unfit(attacks, indices)
+    source = as_source(dataset, find_device(model))
+    indices = torch.arange(len(source)) if indices is None else indices
     task = _Task(attacks=attacks, indices=indices, seed=seed, split=split, keep_examples=keep_examples)
     with start_sweep(model, source, ledger or CostLedger(), chunk_size=batch_size) as sweep:
         return _evaluate(sweep, task, state=state, checks=checks, on_chunk=on_chunk)
 
 
-def _refuse_unfit(attacks: Sequence[Attack | AutoAttack]) -> None:
-    """Raise ConfigError for attacks that may leave their ball, or that start where they ended in training."""
+def _refuse_unfit(attacks: Sequence[Attack | AutoAttack], indices: Tensor | None) -> None:
+    """Raise ConfigError for attacks that may leave their ball, or that start where they ended in training.
+
+    indices : so too if they are none at all; None stands for all.
+    """
+    require(check(indices is None or len(indices), "indices", "at least one example to evaluate", "none"))
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")

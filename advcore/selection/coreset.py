@@ -55,7 +55,8 @@ class AdversarialCoreset(SelectionSettings):
     attack_mode : mode of the model while it is attacked: "eval", or "train" as in some published codes.
     block_size : for per_batch: the training batch size.
     normalise : how the trainer will rescale weights; for `gradient_error_trained`.
-    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit : see `SelectionSettings`.
+    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit, max_minutes : see
+        `SelectionSettings`.
 
     Cost of a selection: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary
     file (`memory_limit`), and beside them those of one problem at a time. Several processes (torch.distributed) share

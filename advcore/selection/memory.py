@@ -14,6 +14,7 @@ from advcore.gradients import GRADIENTS
 from advcore.gradients.last_layer import locate_head
 from advcore.rows.pairwise import CONVERTED_UP_TO
 from advcore.runtime.device import measure_free_memory
+from advcore.selection.duration import Work, count_work
 from advcore.solvers.base import estimate_memory
 from advcore.types import Event
 
@@ -30,6 +31,7 @@ class Estimate:
 
     rows : of all gradient rows. problem : of the largest problem's copy of its rows. matrix, solver : what its solver
     adds. working : of sums and strips in float64. spilled : whether the rows are in a file, and so not in memory.
+    work : what solving takes, beside that (`selection.duration`).
     """
 
     rows: int
@@ -38,6 +40,7 @@ class Estimate:
     solver: int
     working: int
     spilled: bool = False
+    work: Work = Work()
 
     @property
     def peak(self) -> int:
@@ -100,7 +103,8 @@ def estimate(
         matrix = matrix if itemsize <= 4 else 8 * size * size
         if problem <= CONVERTED_UP_TO:
             working += 3 * problem
-    return Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
+    held = Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
+    return replace(held, work=count_work(selector, counts=counts, classes=classes, features=features))
 
 
 def has_large_rows(selector: "AdversarialCoreset") -> bool:
