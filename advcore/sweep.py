@@ -17,6 +17,7 @@ from advcore.errors import ConfigError, must
 from advcore.runtime.borrow import borrow
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.out_of_memory import Pieces
+from advcore.unit_range import trust_images
 
 Bindable = TypeVar("Bindable")
 Result = TypeVar("Result", bound=tuple)
@@ -97,7 +98,7 @@ def start_sweep(
     whole chunk, the error passes instead.
     """
     least = chunk_size if training else 16
-    with borrow(model, training=training):
+    with borrow(model, training=training), trust_images():
         yield Sweep(
             model=model,
             source=source,

@@ -32,7 +32,7 @@ class Selection:
     weights: Tensor
     info: Facts = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         assert self.indices.shape == self.weights.shape and self.indices.ndim == 1
         assert len(torch.unique(self.indices)) == len(self.indices), "a solver picked a row twice"
         assert bool(torch.isfinite(self.weights).all()), "a solver returned a weight that is not finite"
@@ -83,9 +83,9 @@ class Flag:
 
 
 def find_name(table: Mapping[str, type], entry: object) -> str:
-    """Return the name under which a table lists the entry's class, or the class's name if it is not listed."""
-    names = (name for name, cls in table.items() if isinstance(entry, cls))
-    return next(names, type(entry).__name__)
+    """Return the name under which a table lists the entry's class, or the nearest base of it, or else the class's."""
+    names = {cls: name for name, cls in table.items()}
+    return next((names[cls] for cls in type(entry).__mro__ if cls in names), type(entry).__name__)
 
 
 def digest_labels(label_at: Callable[[int], int], size: int) -> str:

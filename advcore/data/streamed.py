@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from advcore.data.checks import check_images, list_first, read_example
+from advcore.data.checks import list_first, read_example
 from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, to_float
 from advcore.errors import DataError, describe_exception, must
 from advcore.runtime.device import is_faster_pinned
 from advcore.runtime.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
+from advcore.unit_range import check_images
 
 _STAY = "an index has to mean one example: draw order, noise and subsets once, before the run, and leave them so"
 _NOTHING = -1  # what a worker reads between two examples
@@ -147,7 +148,7 @@ class _CheckedExamples(Dataset):
     What each worker reads is remembered, for the case that it dies of it.
     """
 
-    def __init__(self, dataset: MapStyle, shape: tuple[int, ...], workers: int = 0):
+    def __init__(self, dataset: MapStyle, shape: tuple[int, ...], workers: int = 0) -> None:
         self.dataset = dataset
         self.shape = shape
         self._being_read = torch.full((workers,), _NOTHING)

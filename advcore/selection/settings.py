@@ -50,7 +50,7 @@ class SelectionSettings:
     memory_limit: float | None = setting(default=None, unit="GB")
     max_minutes: float | None = setting(default=None, unit="minutes")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         few = isinstance(self.full_examples, int) and 0 < self.full_examples < 4
         require(
             check_one_of("partition", self.partition, PARTITIONS, ALIASES),

@@ -19,6 +19,7 @@ from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device
 from advcore.shares import divide
 from advcore.training.progress import Entry, Snapshot
+from advcore.unit_range import trust_images
 
 # A pass of the model: images (B, C, H, W) to logits (B, classes).
 Forward = Callable[[Tensor], Tensor]
@@ -65,7 +66,7 @@ class Gate:
 
     OFTEN = 256  # steps after which the gate looks by itself
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self._shut = torch.zeros((), device=device)
         self._first = torch.zeros((), dtype=torch.long, device=device)
         self._places: list[Callable[[], str]] = []
@@ -127,7 +128,8 @@ class Learner:
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             forward = self.ledger.count_passes(self.model)
-            x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
+            with trust_images():
+                x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
             return x_adv
