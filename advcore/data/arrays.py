@@ -149,7 +149,7 @@ def _recognise_layout(shape: tuple[int, ...]) -> str | None:
 def _read_pixels(x: np.ndarray, name: str) -> np.ndarray:
     """Return images as uint8, or as float32; whether floats are in [0, 1] is checked where they are used."""
     if x.dtype.kind == "f":
-        return x.astype("float32")
+        return x.astype("float32", copy=False)
     if x.dtype != "uint8":
         way_out = "save whole numbers from 0 to 255 as uint8"
         raise DataError(f"{name} must be images in uint8, or floats in [0, 1], got {x.dtype}; {way_out}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advcore.shares import measure_next_piece
 from advcore.types import digest_labels
+from advcore.unit_range import check_images
 
 SAMPLE = 16  # examples that are read again, to see whether they change
 
@@ -106,6 +107,10 @@ def read_batches(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> 
 
 
 def read_first_images(model: nn.Module, source: Source) -> Tensor:
-    """Return the first two images, or the only one, as `read_batches` gives them: enough to see shapes in a model."""
-    _, x, _ = next(read_batches(model, source, [torch.arange(min(2, len(source)))]))
+    """Return the first two images, or the only one, as `read_batches` gives them: enough to see shapes in a model.
+
+    Raises DataError unless they are in [0, 1], which a source of somebody else's may not have looked at.
+    """
+    indices, x, _ = next(read_batches(model, source, [torch.arange(min(2, len(source)))]))
+    check_images(x, indices)
     return x

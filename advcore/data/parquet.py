@@ -96,7 +96,10 @@ def _list_files(folder: Path, parts: tuple[str, ...]) -> list[Path]:
             if files:
                 check_shards(files)
                 return files
-    raise DataError(f"data.path must be a folder with {parts[0]}-*.parquet files, got {str(folder)!r}")
+    raise DataError(
+        f"data.path must be a folder with {parts[0]}-*.parquet files, got {str(folder)!r}; they may also be in its "
+        f"folder data, or called {parts[0]}/*.parquet"
+    )
 
 
 @contextlib.contextmanager

@@ -8,13 +8,13 @@ from torch import nn
 from advcore import AdversarialCoreset, Trainer, evaluate, unit_range
 from advcore.adversary import perturb
 from advcore.attacks import ATTACKS, LinfPGD
-from advcore.data.source import Resident
+from advcore.data.source import Resident, Source
 from advcore.errors import ConfigError, DataError
 from advcore.models import add_normalization
 from advcore.objectives import OBJECTIVES, Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.selection.schedule import Schedule
-from advcore.solvers import Random
+from advcore.solvers import Craig, Random
 from advcore.training import SGD
 from advcore.unit_range import check_attackable, trust_images
 
@@ -183,3 +183,35 @@ def test_the_rest_of_the_library_takes_the_whole_model():
         pairs = list(zip(WRONG[wrong][0], LABELS.tolist(), strict=True))
         assert refusal(lambda: selector.select(whole, pairs, seed=0)) == WRONG[wrong][1]  # noqa: B023
         assert refusal(lambda: evaluate(whole, pairs, [LinfPGD(eps=0.1, steps=1)], seed=0)) == WRONG[wrong][1]  # noqa: B023
+
+
+class OwnSource(Source):
+    """A source of somebody else's, which looks at nothing."""
+
+    device = torch.device("cpu")
+    shape = (3, 8, 8)
+
+    def __init__(self, x: torch.Tensor):
+        self.x = x
+
+    def __len__(self) -> int:
+        return 4
+
+    def batches(self, chunks):
+        for chunk in chunks:
+            yield chunk, self.x[chunk], LABELS[chunk]
+
+    def labels(self) -> torch.Tensor:
+        return LABELS
+
+
+@pytest.mark.parametrize("name", ["ImageNet", "from -1 to 1", "from 0 to 255"])
+def test_a_source_that_does_not_look_is_looked_at_once(name):
+    x, line = WRONG[name]
+    attack = LinfPGD(eps=8 / 255, steps=1)
+    selector = AdversarialCoreset(objective=Pgd(), attack=attack, solver=Craig(), budget=0.5)
+    trainer = Trainer(objective=Pgd(), attack=attack, schedule=Schedule(epochs=1), optimizer=SGD(lr=0.1))
+    assert refusal(lambda: selector.select(network(), OwnSource(x), seed=0)) == line
+    assert refusal(lambda: trainer.fit(network(), OwnSource(x), seed=0)) == line
+    assert refusal(lambda: evaluate(network(), OwnSource(x), [attack], seed=0)) == line
+    assert evaluate(network(), OwnSource(images()), [attack], seed=0)
