@@ -13,7 +13,7 @@ from advcore.attacks.memory import Memory
 from advcore.data.augment import keep_images
 from advcore.data.checks import check_fits
 from advcore.data.contract import MapStyle, count_chunks
-from advcore.data.source import Source, as_source
+from advcore.data.source import Part, Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
@@ -39,6 +39,8 @@ from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.optimizers import OptimizerSettings
 from advcore.training.progress import Snapshot
+
+_SUBSET = "pass torch.utils.data.Subset(data set, indices)"
 
 
 @settings
@@ -282,6 +284,8 @@ class Trainer(LoopSettings):
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
         device = find_device(model)
         source = as_source(train, device)
+        if isinstance(source, Part):  # its batches bring the indices of the whole
+            raise ConfigError(must("train", "a data set, or a source that is no part of another", "Part", _SUBSET))
         check_fits(model, source)
         self.check(model, source)
         return source, None if validation is None else as_source(validation, device)

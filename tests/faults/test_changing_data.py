@@ -262,3 +262,13 @@ def test_data_that_stay_as_they_are_are_read_twice_at_sixteen_places(source):
     assert stream.list_changed() == [] and len(reads) == 32
     assert stream.list_changed() == [] and len(reads) == 48
     assert Streamed(data).list_changed() == []
+
+
+def test_a_part_of_another_source_is_refused_for_training(model, source):
+    """Its batches name examples by their place in the whole, which are no places in its weights."""
+    message = refuse(ConfigError, lambda: build_trainer().fit(model, Part(source, torch.arange(48, 96)), seed=0))
+    assert message == (
+        "train must be a data set, or a source that is no part of another, got 'Part'; pass torch.utils.data.Subset("
+        "data set, indices)"
+    )
+    assert build_trainer(epochs=1).fit(model, Subset(Items(source), list(range(8, 40))), seed=0).epochs

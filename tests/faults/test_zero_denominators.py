@@ -10,6 +10,7 @@ from advcore.attacks import LinfPGD
 from advcore.data.source import Resident
 from advcore.distributed import exchange
 from advcore.errors import ConfigError, DataError
+from advcore.evaluation.intervals import wilson
 from advcore.gradients.base import Measurement
 from advcore.minibatch import RULES
 from advcore.minibatch.base import Seen, draw_examples, normalise_entropy
@@ -181,3 +182,7 @@ def test_an_evaluation_of_no_example_is_refused(model, source):
     with pytest.raises(ConfigError) as caught:
         evaluate(model, source, [ATTACK], indices=torch.arange(0))
     assert str(caught.value) == "indices must be at least one example to evaluate, got 'none'"
+
+
+def test_the_accuracy_of_no_example_says_nothing():
+    assert wilson(0, 0).as_dict() == {"n": 0, "accuracy": 0.0, "interval": [0.0, 1.0]}
