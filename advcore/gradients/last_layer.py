@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import count_passes, perturb
 from advcore.attacks.base import Attack
-from advcore.data.checks import LabelCheck, make_label_check
+from advcore.data.checks import LabelCheck, make_label_check, refuse_changes
 from advcore.data.contract import Source, read_first_images
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
@@ -66,13 +66,11 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
     store = FactorStore(settings.objective.passes, len(source), settings.folder)
     labels: list[Tensor] = []
     with distributed.fail_together():
+        refuse_changes(source)
         head = locate_head(model, source, settings.head)
         check = make_label_check(source, head.out_features)
         kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
-    with (
-        _start_sweep(model, source, settings) as sweep,
-        tap_features(head) as tap,
-    ):
+    with _start_sweep(model, source, settings) as sweep, tap_features(head) as tap:
         measure = _FactorMeasure(settings, sweep.bind(settings.attack), sweep.forward, tap, check)
         for pieces in sweep.run(torch.arange(len(source)), measure):
             for y, factors in pieces:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.checks import check_fits, check_labels, refuse_changes
+from advcore.data.checks import check_fits, check_labels
 from advcore.data.source import Part, Source
 from advcore.errors import ConfigError
 from advcore.gradients import GRADIENTS
@@ -115,7 +115,6 @@ def _measure_rows(
         return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_list_labels(data))
     with distributed.fail_together():
         check_fits(call.model, data, labels=False)
-        refuse_changes(data)
     gradient = GRADIENTS[reads]
     if gradient.is_collected or find_scores_file(selector.solver):
         raise ConfigError(

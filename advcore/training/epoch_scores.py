@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from advcore import distributed
 from advcore.cost import CostLedger
-from advcore.data.checks import refuse_changes
 from advcore.data.source import Source
 from advcore.gradients.base import Gradient, MeasurementSettings
 from advcore.rng import Stream
@@ -84,8 +82,6 @@ def measure_scores(
     Without a selector, the training attack is used. `ledger` counts the passes; `on_event` is given each event.
     """
     selector = trainer.selector
-    with distributed.fail_together():
-        refuse_changes(source)
     settings = MeasurementSettings(
         objective=trainer.objective,
         attack=(selector or trainer).attack,

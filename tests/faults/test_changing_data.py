@@ -6,9 +6,12 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from advcore import AdversarialCoreset, Trainer
 from advcore.attacks import LinfPGD
+from advcore.cost import CostLedger
 from advcore.data.contract import cut_into_chunks
 from advcore.data.source import Part, Resident, Streamed
 from advcore.errors import ConfigError, DataError
+from advcore.gradients import GRADIENTS
+from advcore.gradients.base import MeasurementSettings
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
 from advcore.solvers import EasyCore, GradMatch, Random
@@ -203,6 +206,16 @@ def test_a_view_that_changes_is_refused_where_it_is_selected_on(model, source, v
     assert message == f"the image of example {number} {IMAGES.format(count)}"
     if isinstance(solver, GradMatch):
         assert refuse(DataError, lambda: select(model, view(source))).startswith("the image of example ")
+
+
+@each_view
+@pytest.mark.parametrize("name", ["el2n", "adversarial_input_norm", "centre_distance", "last_layer"])
+def test_rows_and_scores_of_a_view_that_changes_are_refused(model, source, view, name):
+    """As a user collects them in a loop of their own."""
+    settings = MeasurementSettings(ledger=CostLedger(), objective=Pgd(), attack=ATTACK)
+    stream = Streamed(view(source))
+    message = refuse(DataError, lambda: GRADIENTS[name].measure(model, stream, settings))
+    assert message.startswith("the image of example ")
 
 
 @each_view
