@@ -1,12 +1,13 @@
 """Lightning: a callback that trains on coresets, and selects a new one every few epochs."""
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from advcore.data.contract import count_chunks, cut_into_chunks
 from advcore.errors import ConfigError, check, check_at_least, must, require, require_package, unless
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset, WeightedSubset
@@ -111,9 +112,13 @@ class AdversarialCoresetCallback(Callback):
             name, way_out = type(base.sampler).__name__, "the coreset says what is drawn, and with which weight"
             raise ConfigError(must("train_dataloader()", "without a sampler of its own", name, way_out))
         self._loader_epoch = epoch
-        names = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
+        names = ("num_workers", "pin_memory", "collate_fn", "worker_init_fn")
         settings = {name: getattr(base, name) for name in names}
-        return DataLoader(self._weigh_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
+        examples = self._weigh_examples(base.dataset, epoch, pl_module)
+        if base.drop_last or len(examples) % base.batch_size != 1:
+            return DataLoader(examples, shuffle=True, batch_size=base.batch_size, drop_last=base.drop_last, **settings)
+        batches = _Batches(RandomSampler(examples), base.batch_size, drop_last=False)
+        return DataLoader(examples, batch_sampler=batches, **settings)
 
     def _weigh_examples(self, dataset: Dataset, epoch: int, pl_module: LightningModule) -> WeightedSubset:
         """Return the examples that the epoch trains on, after a selection if one is due."""
@@ -145,6 +150,17 @@ class AdversarialCoresetCallback(Callback):
         self.coreset = None
         if state is not None:
             self.coreset = Coreset.from_state(state)
+
+
+class _Batches(BatchSampler):
+    """Batches of which the last is no single example (`cut_into_chunks`): BatchNorm cannot learn from one."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for chunk in cut_into_chunks(torch.tensor(list(self.sampler)), self.batch_size):
+            yield chunk.tolist()
+
+    def __len__(self) -> int:
+        return sum(count_chunks(len(cast(Sized, self.sampler)), self.batch_size).values())
 
 
 def _count_examples(dataset: Dataset) -> int:
