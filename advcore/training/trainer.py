@@ -123,8 +123,8 @@ class Trainer(LoopSettings):
             if got != value:
                 yield must(f"selector.{name}", repr(value), got, "give selector and trainer the same")
         if self.normalise == "batch" and not getattr(self.selector.solver, "nonnegative", True):
-            way_out = "a batch's weights may sum to 0 or less"
-            yield must("normalise", "coreset or none with solver.nonnegative: false", "batch", way_out)
+            way_out = "the weights of a batch may sum to 0 or less; or use normalise: none"
+            yield must("solver.nonnegative", "true with normalise: batch", False, way_out)
         if has_remembered_start(self.selector.attack) and not self.remembers:
             rule = "uniform, or another that needs no memory, without the training attack's"
             yield must("attack.start", rule, "remembered")

@@ -108,8 +108,8 @@ def test_a_solver_with_weights_of_any_sign_is_refused_before_training():
             optimizer=SGD(lr=0.05),
         )
     assert str(caught.value) == (
-        "normalise must be coreset or none with solver.nonnegative: false, got 'batch'; a batch's weights may sum to 0 "
-        "or less"
+        "solver.nonnegative must be true with normalise: batch, got False; the weights of a batch may sum to 0 or "
+        "less; or use normalise: none"
     )
 
 
