@@ -165,7 +165,8 @@ class AdversarialCoreset(SelectionSettings):
                 return self._keep_all(call)
             coreset = self._select_subset(call, rows, previous)
         for event in coreset.events:
-            log.warning("selection at epoch %d: %s", call.epoch, event)
+            if event.kind != "time":  # which was told before the work
+                log.warning("selection at epoch %d: %s", call.epoch, event)
         return coreset
 
     def _keep_all(self, call: Call) -> Coreset:

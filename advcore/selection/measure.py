@@ -1,5 +1,6 @@
 """Rows of one selection: where they are stored, how they are measured, and samples of them under the full attack."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from advcore.types import Event, Facts
 
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,8 @@ def place_rows(
         estimate = estimate_for(selector, call.model, call.source, held_out)
         if estimate is not None:
             events = settle_minutes(estimate.work, selector.max_minutes, device)
+    for event in events:
+        log.warning("selection at epoch %d: %s", call.epoch, event)
     if estimate is None or not is_measured:
         return None, events
     saved = distributed.run_on_first(lambda: list(map(vars, settle(estimate, selector.memory_limit, device)[1])))

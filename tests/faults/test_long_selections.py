@@ -203,8 +203,13 @@ def test_a_limit_changes_no_bit_and_a_long_selection_has_its_event(model, source
     limited = build_selector(GradMatch(), max_minutes=1).select(model, source, seed=0)
     assert usual.events == limited.events == ()
     monkeypatch.setattr(duration, "LONG", 1e-12)
-    told = build_selector(GradMatch()).select(model, source, seed=0)
-    assert [event.kind for event in told.events] == ["time"] and "solving will take about 1 minute" in caplog.text
+    before = []
+    told = build_selector(GradMatch(), chunk_size=16).select(
+        model, source, seed=0, on_chunk=lambda done, total: before.append(caplog.text)
+    )
+    assert [event.kind for event in told.events] == ["time"]
+    assert before[0].count("selection at epoch 0: solving will take about 1 minute (10 picks of 96 rows") == 1
+    assert caplog.text == before[0]  # told once, and before the work
     for coreset in (limited, told):
         assert torch.equal(usual.indices, coreset.indices) and torch.equal(usual.weights, coreset.weights)
     assert Coreset.from_state(told.state()).events == told.events
