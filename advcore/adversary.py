@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.base import Attack, PassCounter, to_full_precision
-from advcore.errors import SettingProblem, must
+from advcore.errors import SettingProblem, must, require
+from advcore.kinds import find_type_problem
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.rng import Stream
 from advcore.runtime.counted import CountedModel
@@ -50,9 +51,9 @@ def perturb(
     Raises DataError for images that are no floats in [0, 1]: normalisation is a layer of the model
     (`advcore.models.add_normalization`).
     """
-    if not is_attacked(objective):
+    attack = _check_arguments(objective, attack, x, y)
+    if attack is None:
         return x
-    assert attack is not None, "an objective that is attacked has an attack (`describe_mismatch`)"
     check_attackable(x)
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
@@ -66,6 +67,15 @@ def perturb(
     loss = choose_ascent(objective, attack.climbs, y, clean)
     with trust_images():
         return attack(partial(_compose, loss, forward), x, generator=generator).detach()
+
+
+def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: Tensor) -> Attack | None:
+    """Return the attack; None for an objective that is not attacked. Raises ConfigError for objects of other kinds."""
+    require(find_type_problem("objective", Objective, objective))
+    if not is_attacked(objective):
+        return None
+    require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
+    return attack
 
 
 def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from advcore.data.source import Part, Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
+from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserve_random_state
@@ -230,6 +231,7 @@ class Trainer(LoopSettings):
         smallest = min(min(distributed.share_sizes(size)) for size, number in sizes if number)
         refuse_one_image(self.minibatch, model, train, smallest, attack_mode=self.attack_mode)
 
+    @accept_arguments
     @record_gradients
     def fit(
         self,
