@@ -82,6 +82,14 @@ def list_members(kind: object) -> tuple[object, ...]:
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
+def list_object_classes(kind: object) -> list[type]:
+    """Return the classes of objects that a type allows, None aside; none for a type that allows anything else."""
+    members = [member for member in list_members(kind) if member is not NoneType]
+    if all(isinstance(member, type) and member not in PLAIN_TYPES for member in members):
+        return cast(list[type], members)
+    return []
+
+
 def strip_none(kind: object) -> object:
     """Return T of a type `T | None`; any other type, a union of several with None too, as it is."""
     kinds = [member for member in list_members(kind) if member is not NoneType]
@@ -100,7 +108,7 @@ def convert(kind: object, value: object) -> object:
         return Path(value)
     plain = PLAIN_TYPES.get(get_origin(kind) or kind)
     if plain is None:
-        return value
+        return _build_named(kind, value)
     if hasattr(value, "shape") and hasattr(value, "tolist"):
         return value.tolist()
     if plain.classes is numbers.Real and isinstance(value, numbers.Rational) and not isinstance(value, int):
@@ -111,6 +119,21 @@ def convert(kind: object, value: object) -> object:
     if isinstance(value, tuple):
         return tuple(entries)
     return entries
+
+
+def _build_named(kind: object, value: object) -> object:
+    """Return an object for a name that the tables of the kind's package have, if it needs no settings.
+
+    Any other value is returned as it is.
+    """
+    classes = list_object_classes(kind)
+    are_settings = all(kind.__module__.startswith("advcore.") and _list_interface(kind) for kind in classes)
+    if not isinstance(value, str) or not classes or not are_settings:
+        return value
+    entry = _list_examples(classes).get(value)
+    if entry is None or any(field.default is field.default_factory for field in dataclasses.fields(entry)):
+        return value
+    return entry()
 
 
 def _convert_to_list(kind: object, value: object) -> object:
@@ -129,9 +152,9 @@ def find_type_problem(setting: str, kind: object, value: object) -> SettingProbl
     """
     if value is None and NoneType in list_members(kind):
         return None
-    classes = [member for member in list_members(kind) if member is not NoneType]
-    if classes and all(isinstance(member, type) and member not in PLAIN_TYPES for member in classes):
-        return _find_class_problem(setting, cast(list[type], classes), value)
+    classes = list_object_classes(kind)
+    if classes:
+        return _find_class_problem(setting, classes, value)
     kind = strip_none(kind)
     if get_origin(kind) is Callable:
         return _find_function_problem(setting, get_args(kind)[0], value)

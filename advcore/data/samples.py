@@ -32,27 +32,51 @@ def read_sample(dataset: MapStyle, i: int) -> tuple[object, object]:
 
     Raises DataError, with the index, for anything else, and in place of whatever the data set raises.
     """
+    return _split_item(_read_item(dataset, i), i, dataset)
+
+
+def _split_item(item: object, i: int, dataset: MapStyle) -> tuple[object, object]:
+    if isinstance(item, (tuple, list)) and len(item) >= 2:
+        return item[0], item[1]
+    if isinstance(item, Mapping):
+        return item[_find_key(item, IMAGE_KEYS, "image", i)], item[_find_key(item, LABEL_KEYS, "label", i)]
+    raise DataError(f"example {i} must be a pair (x, y), got {type(item).__name__}{suggest_data(dataset)}")
+
+
+def add_weight(dataset: MapStyle, i: int, weight: Tensor) -> tuple[Tensor, object, Tensor] | dict[str, object]:
+    """Return the i-th example with a weight (): (x, y, w), or a mapping with all its keys and "weight".
+
+    Images of PIL and numpy become tensors (C, H, W). Raises DataError as `read_sample` does, and for a mapping that has
+    a "weight" already.
+    """
+    item = _read_item(dataset, i)
+    x, y = _split_item(item, i, dataset)
+    if not isinstance(x, Tensor):
+        x = to_image(x, i)
+    if not isinstance(item, Mapping):
+        return x, y, weight
+    if "weight" in item:
+        raise DataError(f"example {i} must leave the key weight free, got {', '.join(item)}; rename it")
+    return {**item, _find_key(item, IMAGE_KEYS, "image", i): x, "weight": weight}
+
+
+def _read_item(dataset: MapStyle, i: int) -> object:
     try:
-        item: object = dataset[i]
+        return dataset[i]
     except DataError:
         raise
     except Exception as error:
         raise DataError(f"example {i} cannot be read: {describe_exception(error)}{suggest_data(dataset)}") from error
-    if isinstance(item, (tuple, list)) and len(item) >= 2:
-        return item[0], item[1]
-    if isinstance(item, Mapping):
-        return _find_value(item, IMAGE_KEYS, "image", i), _find_value(item, LABEL_KEYS, "label", i)
-    raise DataError(f"example {i} must be a pair (x, y), got {type(item).__name__}{suggest_data(dataset)}")
 
 
-def _find_value(item: Mapping, keys: Sequence[str], what: str, i: int) -> object:
+def _find_key(item: Mapping, keys: Sequence[str], what: str, i: int) -> str:
     present = [key for key in keys if key in item]
     if len(present) != 1:
         raise DataError(
             f"example {i} must have one of the keys {', '.join(keys)} for its {what}, got {', '.join(map(str, item))}; "
             "or return a pair (x, y)"
         )
-    return item[present[0]]
+    return present[0]
 
 
 def suggest_data(dataset: object) -> str:
@@ -99,7 +123,8 @@ def _convert_image(image: object, i: int) -> Tensor:
     if isinstance(mode, str) and hasattr(image, "getbands"):
         if mode not in ("L", "RGB"):
             raise DataError(f"image {i} must be in mode L or RGB, got {mode}; add image.convert('RGB')")
-        image = np.asarray(image)
+        pixels = np.asarray(image)  # (H, W) or (H, W, 3), whatever the numbers
+        return torch.from_numpy(np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C"))
     if not isinstance(image, np.ndarray):
         raise DataError(_describe_image(i, type(image).__name__))
     if image.dtype.kind not in "uif":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from advcore.attacks.geometry import LP
 from advcore.attacks.pgd import MOST_PIXELS, check_radius
 from advcore.errors import SettingProblem, check_one_of, explain_missing_package, must, require
+from advcore.evaluation.part_record import PartRecord
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
 from advcore.settings import setting, settings
@@ -103,6 +104,17 @@ class AutoAttack:
     def attack(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
         """Attack images x (B, C, H, W) that are classified right as y; those not fooled are returned unchanged.
 
+        Raises as `attack_by_part` does.
+        """
+        return self.attack_by_part(forward, x, y, stream)[0]
+
+    def attack_by_part(
+        self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Attack images as `attack` does, and tell what each part of the lineup leaves right.
+
+        Returns x_adv (B, C, H, W), and by the name of each part, in order, (B,) bool: which images are right after it
+        and all parts before it. Each part attacks only these.
         Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported;
         DataError for images that are no floats in [0, 1]. Silences the package's logger.
         """
@@ -122,12 +134,15 @@ class AutoAttack:
         logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
         with torch.no_grad():
             classes = forward(x[:1]).shape[1]
-        attack.attacks_to_run = list(self.choose_lineup(classes).parts)
+        parts = self.choose_lineup(classes).parts
+        attack.attacks_to_run = list(parts)
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+        record = PartRecord(attack)
         with preserve_random_state(stream):
             result = attack.run_standard_evaluation(x, y, **{_PACKAGES[package.__name__]: len(x)})
-        return result[0] if isinstance(result, tuple) else result
+        x_adv = result[0] if isinstance(result, tuple) else result
+        return x_adv, record.judge_parts(parts, y)
 
     def describe(self) -> Facts:
         """Return what a robust accuracy must state if there are classes enough. Raises as `Lineup.describe` does."""

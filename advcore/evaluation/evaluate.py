@@ -11,7 +11,7 @@ depend on the size of its batch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,10 +28,12 @@ from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, check_at_least, must, require
 from advcore.evaluation.autoattack import AutoAttack, Lineup
-from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_settings
+from advcore.evaluation.checks import IMAGES, flag_model
+from advcore.evaluation.comparisons import flag_comparisons
 from advcore.evaluation.intervals import Accuracy, wilson
+from advcore.evaluation.result import Evaluation
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
-from advcore.evaluation.worst_case import classify_clean, find_robust
+from advcore.evaluation.worst_case import classify_clean, find_robust, find_robust_by_part
 from advcore.kinds import accept_arguments
 from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import find_device, record_gradients
@@ -50,32 +52,6 @@ ALIASES = {
     "square": "autoattack with version: square",
     "fab": "autoattack",
 }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The accuracies of a model, and what makes them untrustworthy.
-
-    clean : accuracy without attack.
-    attacks : one entry per attack: how the number was obtained, then accuracy, n and interval.
-    worst : accuracy where an example counts only if it is right under every attack; None without attacks.
-    flags : what makes the numbers untrustworthy, one line each: the `str` of a `Flag` (advcore.types).
-    verdicts : (n,) bool, whether each example is right: "clean", and under each attack by its position ("0", "1", ...).
-    examples : (n, C, H, W) for each attack by its position, if they were asked for: where the attack found an example
-        misclassified, else where it ended.
-    """
-
-    clean: Accuracy
-    attacks: tuple[Facts, ...]
-    worst: Accuracy | None = None
-    flags: tuple[str, ...] = ()
-    verdicts: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    examples: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-    def as_dict(self) -> Facts:
-        """Return the evaluation as a record holds it, without verdicts and examples."""
-        worst = {"worst": self.worst.as_dict()} if self.worst else {}
-        return {"clean": self.clean.as_dict(), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
 
 
 @accept_arguments
@@ -157,18 +133,21 @@ def _evaluate(
         {"name": attack_name(attack), **fitting.describe(), "seed": task.seed, "split": task.split}
         for attack, fitting in zip(task.attacks, adapted, strict=True)
     ]
-    saved = _open_verdicts(sweep, task, state)
+    part_keys = [f"{i}.{part}" for i, facts in enumerate(descriptions) for part in facts.get("parts", ())]
+    saved = _open_verdicts(sweep, task, part_keys, state)
     with (
         preserve_random_state(Stream(seed=task.seed, purpose="model")),
         sweep.ledger.phase("evaluation", sweep.source.device),
     ):
         examples = _judge_remaining(sweep, task, saved, on_chunk)
-        flags = distributed.run_on_first(partial(_check_model, sweep, task, descriptions)) if checks else []
+        flags = (
+            distributed.run_on_first(partial(_check_model, sweep, task, descriptions, saved.verdicts)) if checks else []
+        )
 
     accuracies = {key: wilson(int(verdict.sum()), verdict.numel()) for key, verdict in saved.verdicts.items()}
-    entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
+    entries = tuple(_make_entry(i, description, accuracies) for i, description in enumerate(descriptions))
     if checks:
-        flags += map(str, chain(flag_weak_settings(entries), flag_order(entries)))
+        flags += map(str, flag_comparisons(entries))
     reduced = chain.from_iterable(lineup.flag_reduction() for lineup in adapted if isinstance(lineup, Lineup))
     worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
@@ -181,10 +160,18 @@ def _evaluate(
     )
 
 
-def _open_verdicts(sweep: Sweep, task: _Task, path: Path | None) -> SavedVerdicts:
+def _make_entry(position: int, description: Facts, accuracies: dict[str, Accuracy]) -> Facts:
+    """Return what a record says of an attack; of one with parts also the accuracy that is left after each of them."""
+    entry = description | accuracies[str(position)].as_dict()
+    if "parts" in description:
+        entry["after"] = {part: accuracies[f"{position}.{part}"].accuracy for part in description["parts"]}
+    return entry
+
+
+def _open_verdicts(sweep: Sweep, task: _Task, part_keys: Sequence[str], path: Path | None) -> SavedVerdicts:
     """Open the verdicts so far, and count the passes that they took."""
-    keys = ["clean", *map(str, range(len(task.attacks)))]
-    settings = (task.seed, sweep.chunk_size)
+    keys = ["clean", *map(str, range(len(task.attacks))), *part_keys]
+    settings = (task.seed, sweep.chunk_size, *part_keys)
     identity = partial(hash_evaluation, sweep.model, sweep.source, task.indices, task.attacks, settings)
     saved = SavedVerdicts(path, keys, identity)
     for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
@@ -228,7 +215,10 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
         examples = {}
         for i, attack in enumerate(attacks):
             stream = root.child(i).at(indices)
-            verdicts[str(i)], x_adv = find_robust(sweep.forward, attack, x, y=y, correct=correct, stream=stream)
+            verdicts[str(i)], x_adv, after = find_robust_by_part(
+                sweep.forward, attack, x, y=y, correct=correct, stream=stream
+            )
+            verdicts |= {f"{i}.{part}": right for part, right in after.items()}
             if task.keep_examples:
                 examples[str(i)] = x_adv
         return count_passes(sweep.ledger) - passes_before, verdicts, examples
@@ -236,12 +226,16 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
     return judge
 
 
-def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts]) -> list[str]:
+def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts], verdicts: dict[str, Tensor]) -> list[str]:
     """Look for signs of masking on a few images, in the largest linf ball of the attacks, or one of 8/255."""
-    spread = task.indices[:: max(1, len(task.indices) // IMAGES)][:IMAGES]  # data may be sorted by class
-    _, x, y = next(read_batches(sweep.model, sweep.source, [spread]))
-    radii = [description["eps"] for description in descriptions if description["norm"] == "linf"]
-    return list(map(str, flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))))
+    few = slice(0, None, max(1, len(task.indices) // IMAGES))  # data may be sorted by class
+    _, x, y = next(read_batches(sweep.model, sweep.source, [task.indices[few][:IMAGES]]))
+    radii = {str(i): facts["eps"] for i, facts in enumerate(descriptions) if facts["norm"] == "linf"}
+    eps = max(radii.values(), default=8 / 255)
+    many_steps = [verdicts[key][few][:IMAGES] for key in radii if radii[key] == eps]
+    robust = torch.stack(many_steps).all(0) if many_steps else None
+    flags = flag_model(sweep.model, sweep.forward, x, y, eps=eps, robust=robust, batch_size=sweep.chunk_size)
+    return list(map(str, flags))
 
 
 @accept_arguments

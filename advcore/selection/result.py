@@ -1,16 +1,17 @@
 """The coreset: which examples were selected, with what weights, and how well they stand for the data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from advcore.data.checks import read_label
 from advcore.data.contract import MapStyle
-from advcore.data.samples import count_examples, read_sample, to_image
+from advcore.data.samples import add_weight, count_examples, read_sample
 from advcore.errors import CheckpointError, DataError, check_one_of, must, require
 from advcore.files import load_arrays, save_arrays
 from advcore.kinds import find_type_problem
@@ -98,8 +99,9 @@ class Coreset:
     def subset(self, dataset: Dataset) -> "WeightedSubset":
         """Return the selected examples of `dataset` as a torch Dataset of (x, y, w), w rescaled to mean 1.
 
-        `dataset` may be another view, such as an augmented one, of the data on which the coreset was selected. Raises
-        DataError for other data, whose length or labels differ.
+        Examples that are mappings stay mappings, with one key more: "weight". `dataset` may be another view, such as an
+        augmented one, of the data on which the coreset was selected. Raises DataError for other data, whose length or
+        labels differ.
         """
 
         def label_at(i: int) -> int:
@@ -108,6 +110,11 @@ class Coreset:
         size = count_examples(dataset)
         self.check(size, digest_labels(label_at, size))
         return WeightedSubset(dataset, self.indices.tolist(), self.training_weights())
+
+    def loader(self, dataset: Dataset, batch_size: int, *, shuffle: bool = True, **options: object) -> DataLoader:
+        """Return a torch DataLoader over the `subset`; `options` are DataLoader's own. Raises as `subset` does."""
+        make_loader: Callable[..., DataLoader] = DataLoader
+        return make_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
 
     def check(self, size: int, fingerprint: str) -> None:
         """Raise DataError unless size and fingerprint are those of the data on which the coreset was selected."""
@@ -162,7 +169,7 @@ def _add_suffix(path: str | Path) -> Path:
 
 @dataclass(eq=False, repr=False)
 class WeightedSubset(Dataset):
-    """The selected examples as (x, y, w), in the coreset's order.
+    """The selected examples as (x, y, w), or as mappings with the key "weight", in the coreset's order.
 
     dataset : all examples. indices : (K,) of the selected ones. weights : (K,) float32, theirs.
     """
@@ -174,9 +181,6 @@ class WeightedSubset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, object, Tensor]:
-        i = self.indices[position]
-        x, y = read_sample(cast(MapStyle, self.dataset), i)  # torch's Dataset does not declare a length
-        if not isinstance(x, Tensor):
-            x = to_image(x, i)
-        return x, y, self.weights[position]
+    def __getitem__(self, position: int) -> tuple[Tensor, object, Tensor] | dict[str, object]:
+        dataset = cast(MapStyle, self.dataset)  # torch's Dataset does not declare a length
+        return add_weight(dataset, self.indices[position], self.weights[position])

@@ -27,7 +27,7 @@ from advcore.gradients.base import MeasurementSettings
 from advcore.gradients.last_layer import last_layer_rows
 from advcore.gradients.scores import score_examples
 from advcore.minibatch import RULES
-from advcore.objectives import Pgd, Standard
+from advcore.objectives import Pgd, Standard, Trades
 from advcore.rng import Stream
 from advcore.rows import DenseRows
 from advcore.runtime.precision import Speed
@@ -137,13 +137,38 @@ def test_colours_stand_in_front(image):
     assert torch.equal(x[0], RGB.float() / 255)
 
 
+@pytest.mark.parametrize(("size", "channels"), [((4, 4), 1), ((3, 1), 1), ((4, 4), 3), ((1, 3), 3)])
+def test_of_a_pil_image_it_is_known_where_the_channels_are(size, channels):
+    pixels = torch.arange(size[0] * size[1] * channels, dtype=torch.uint8).reshape(*size, channels)
+    image = Image.fromarray(pixels.squeeze(2).numpy() if channels == 1 else pixels.numpy())
+    x, _ = read_all([(image, 0)])
+    assert torch.equal(x[0], pixels.permute(2, 0, 1).float() / 255)
+
+
 def test_a_selection_on_mappings_is_that_on_pairs_bit_for_bit(net):
     native, mappings = (build_selector().select(net, data, seed=0) for data in (NATIVE, ACCEPTED["image, label"]))
     assert torch.equal(native.indices, mappings.indices) and torch.equal(native.weights, mappings.weights)
     assert native.fingerprint == mappings.fingerprint
-    x, y, w = next(iter(DataLoader(native.subset(ACCEPTED["PIL in a mapping"]), batch_size=len(native))))
-    assert torch.equal(x, PIXELS[native.indices]) and torch.equal(y, LABELS[native.indices])
-    assert torch.equal(w, native.training_weights())
+    batch = next(iter(native.loader(ACCEPTED["PIL in a mapping"], len(native), shuffle=False)))
+    image, label = [key for key in batch if key != "weight"]
+    assert torch.equal(batch[image], PIXELS[native.indices]) and torch.equal(batch[label], LABELS[native.indices])
+    assert torch.equal(batch["weight"], native.training_weights())
+
+
+def test_a_loader_is_that_of_the_subset_and_takes_its_options(net):
+    coreset = build_selector().select(net, NATIVE, seed=0)
+    batches = list(coreset.loader(NATIVE, 3, shuffle=False, drop_last=True))
+    x, y, w = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    kept = len(coreset) // 3 * 3
+    assert len(batches) == kept // 3 and torch.equal(w, coreset.training_weights()[:kept])
+    assert torch.equal(y, LABELS[coreset.indices[:kept]]) and len(x) == kept
+
+
+def test_a_mapping_with_a_weight_of_its_own_is_refused(net):
+    data = [{"image": x, "label": y, "weight": 2.0} for x, y in NATIVE]
+    coreset = build_selector().select(net, data, seed=0)
+    with pytest.raises(DataError, match="must leave the key weight free, got image, label, weight; rename it"):
+        coreset.subset(data)[0]
 
 
 MAP_STYLE = "the data set must be map-style, with a length, got"
@@ -348,7 +373,7 @@ SETTINGS = {
         nn.CrossEntropyLoss(),
         f"{OBJECTIVES}.Standard(...), got CrossEntropyLoss()",
     ),
-    "objective: name": ("objective", "trades", f"{OBJECTIVES}.Trades(...), got 'trades'"),
+    "objective: name": ("objective", "tradez", f"{OBJECTIVES}.Standard(...), got 'tradez'"),
     "objective: class": (
         "objective",
         Pgd,
@@ -367,17 +392,17 @@ SETTINGS = {
         torch.optim.Adam,
         f"{OPTIMIZERS}.Adam(...), got <class 'torch.optim.adam.Adam'>",
     ),
-    "optimizer: name": ("optimizer", "adam", f"{OPTIMIZERS}.Adam(...), got 'adam'"),
+    "optimizer: name": ("optimizer", "sgd", f"{OPTIMIZERS}.SGD(...), got 'sgd'"),
     "lr_schedule: class": (
         "lr_schedule",
         Cosine,
         f"{RATES}.Cosine(...), got <class 'advcore.training.lr.Cosine'>{A_CLASS}",
     ),
-    "lr_schedule: name": ("lr_schedule", "cyclic", f"{RATES}.Cyclic(...), got 'cyclic'"),
+    "lr_schedule: name": ("lr_schedule", "multi_step", f"{RATES}.MultiStep(...), got 'multi_step'"),
     "minibatch: name": (
         "minibatch",
-        "margin",
-        "one of AttackSubset, UpdateSubset, such as advcore.minibatch.Margin(...), got 'margin'",
+        "margins",
+        "one of AttackSubset, UpdateSubset, such as advcore.minibatch.Margin(...), got 'margins'",
     ),
     "schedule: number": ("schedule", 5, "an object of the class advcore.selection.schedule.Schedule, got 5"),
     "selector: solver": (
@@ -396,11 +421,20 @@ def test_a_setting_that_holds_something_else_is_refused(setting, value, rule):
 
 @pytest.mark.parametrize(
     ("value", "example"),
-    [("craig", "Craig"), (Craig, "Craig"), ({"name": "craig"}, "Random"), (random.sample, "Random"), (FIT, "Random")],
+    [("kraig", "Random"), (Craig, "Craig"), ({"name": "craig"}, "Random"), (random.sample, "Random"), (FIT, "Random")],
 )
 def test_a_solver_that_is_none_is_refused(value, example):
     with pytest.raises(ConfigError, match=rf"^solver must be a solver, such as advcore.solvers.{example}\(...\), got "):
         build_selector(solver=value)
+
+
+def test_a_name_of_the_tables_is_the_object_with_its_defaults_where_it_needs_no_settings():
+    assert build_selector(solver="gradmatch", objective="trades") == build_selector(
+        solver=GradMatch(), objective=Trades()
+    )
+    assert build_trainer(lr_schedule="cosine").lr_schedule == Cosine()
+    with pytest.raises(ConfigError, match=r"attack must be an attack, such as .*LinfPGD\(\.\.\.\), got 'linf_pgd'"):
+        build_selector(attack="linf_pgd")  # its radius has no default
 
 
 def test_an_object_beside_a_wrong_number_hides_neither():
