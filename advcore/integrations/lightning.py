@@ -1,13 +1,14 @@
 """Lightning: a callback that trains on coresets, and selects a new one every few epochs."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Sized
 from typing import cast
 
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from advcore.data.contract import MapStyle, count_chunks, cut_into_chunks
+from advcore.data.contract import MapStyle
+from advcore.data.loaders import build_loader
 from advcore.data.samples import count_examples
 from advcore.errors import ConfigError, check, check_at_least, must, require, require_package, unless
 from advcore.kinds import accept_arguments
@@ -117,13 +118,9 @@ class AdversarialCoresetCallback(Callback):
             name, way_out = type(base.sampler).__name__, "the coreset says what is drawn, and with which weight"
             raise ConfigError(must("train_dataloader()", "without a sampler of its own", name, way_out))
         self._loader_epoch = epoch
-        names = ("num_workers", "pin_memory", "collate_fn", "worker_init_fn")
+        names = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
         settings = {name: getattr(base, name) for name in names}
-        examples = self._weigh_examples(base.dataset, epoch, pl_module)
-        if base.drop_last or len(examples) % base.batch_size != 1:
-            return DataLoader(examples, shuffle=True, batch_size=base.batch_size, drop_last=base.drop_last, **settings)
-        batches = _Batches(RandomSampler(examples), base.batch_size, drop_last=False)
-        return DataLoader(examples, batch_sampler=batches, **settings)
+        return build_loader(self._weigh_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
 
     def _weigh_examples(self, dataset: Dataset, epoch: int, pl_module: LightningModule) -> WeightedSubset:
         """Return the examples that the epoch trains on, after a selection if one is due."""
@@ -155,17 +152,6 @@ class AdversarialCoresetCallback(Callback):
         self.coreset = None
         if state is not None:
             self.coreset = Coreset.from_state(state)
-
-
-class _Batches(BatchSampler):
-    """Batches of which the last is no single example (`cut_into_chunks`): BatchNorm cannot learn from one."""
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for chunk in cut_into_chunks(torch.tensor(list(self.sampler)), self.batch_size):
-            yield chunk.tolist()
-
-    def __len__(self) -> int:
-        return sum(count_chunks(len(cast(Sized, self.sampler)), self.batch_size).values())
 
 
 def _count_examples(dataset: Dataset) -> int:

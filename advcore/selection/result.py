@@ -1,6 +1,5 @@
 """The coreset: which examples were selected, with what weights, and how well they stand for the data."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from advcore.data.checks import read_label
 from advcore.data.contract import MapStyle
+from advcore.data.loaders import build_loader
 from advcore.data.samples import add_weight, count_examples, read_sample
 from advcore.errors import CheckpointError, DataError, check_one_of, must, require
 from advcore.files import load_arrays, save_arrays
@@ -112,9 +112,11 @@ class Coreset:
         return WeightedSubset(dataset, self.indices.tolist(), self.training_weights())
 
     def loader(self, dataset: Dataset, batch_size: int, *, shuffle: bool = True, **options: object) -> DataLoader:
-        """Return a torch DataLoader over the `subset`; `options` are DataLoader's own. Raises as `subset` does."""
-        make_loader: Callable[..., DataLoader] = DataLoader
-        return make_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
+        """Return a torch DataLoader over the `subset`; `options` are DataLoader's own. Raises as `subset` does.
+
+        A last batch of one example joins the one before it, because BatchNorm cannot learn from one.
+        """
+        return build_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
 
     def check(self, size: int, fingerprint: str) -> None:
         """Raise DataError unless size and fingerprint are those of the data on which the coreset was selected."""

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from advcore import AdversarialCoreset, Trainer
 from advcore.attacks import LinfPGD
@@ -17,6 +18,7 @@ from advcore.gradients.base import MeasurementSettings
 from advcore.minibatch import RULES
 from advcore.objectives import Pgd
 from advcore.runtime.out_of_memory import Pieces
+from advcore.selection.result import Coreset
 from advcore.selection.schedule import Schedule
 from advcore.shares import measure_next_piece
 from advcore.solvers import Craig, GradMatch, Random
@@ -235,3 +237,45 @@ def test_the_share_of_a_process_is_no_single_example(processes, monkeypatch):
     monkeypatch.setattr(exchange, "size", lambda: processes)
     for n in range(2, 40):
         assert min(exchange.share_sizes(n)) > 1
+
+
+# ---- loops of other people ----
+
+
+def build_coreset(source, k):
+    return Coreset(
+        indices=torch.arange(k), weights=torch.ones(k), num_examples=len(source), fingerprint=source.fingerprint(),
+        solver="mine", partition="whole", seed=0, budget=0.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    "k, size, options, expected",
+    [
+        (33, 16, {}, [16, 17]),
+        (17, 16, {"drop_last": False}, [17]),
+        (33, 16, {"drop_last": True}, [16, 16]),
+        (34, 16, {}, [16, 16, 2]),
+        (32, 16, {}, [16, 16]),
+        (1, 16, {}, [1]),
+        (3, 1, {}, [1, 1, 1]),
+        (33, 16, {"generator": torch.Generator()}, [16, 17]),
+    ],
+)
+def test_a_loader_of_a_coreset_leaves_no_example_alone(source, shuffle, k, size, options, expected):
+    loader = build_coreset(source, k).loader(source, size, shuffle=shuffle, **options)
+    batches = list(loader)
+    assert [len(y) for _, y, _ in batches] == expected and len(loader) == len(expected)
+    drawn = torch.cat([x for x, _, _ in batches]).flatten(1)
+    given = source._images[:k].flatten(1)
+    places = [int((given == image).all(1).nonzero()) for image in drawn]
+    assert len(set(places)) == sum(expected) and (shuffle or places == sorted(places))
+
+
+def test_a_seeded_loader_draws_as_torchs_own(source):
+    """Slow twin: torch's order, cut by hand."""
+    coreset = build_coreset(source, 33)
+    ours = coreset.loader(source, 16, generator=torch.Generator().manual_seed(3))
+    torchs = DataLoader(coreset.subset(source), 16, shuffle=True, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(torch.cat([x for x, _, _ in ours]), torch.cat([x for x, _, _ in torchs]))
