@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advcore.data.contract import MapStyle, Source, read_first_images
+from advcore.data.contract import SAMPLE, MapStyle, Source, read_first_images
 from advcore.data.samples import read_sample, to_image
-from advcore.errors import DataError, must
+from advcore.errors import DataError, describe_exception, must
 from advcore.rng import preserve_random_state
 from advcore.runtime.borrow import borrow, find_device
 from advcore.runtime.outputs import read_logits
@@ -55,6 +55,17 @@ def make_label_check(source: Source, num_classes: int) -> LabelCheck:
 
 def _accept(y: Tensor, indices: Tensor) -> None:
     pass  # all labels have been checked before
+
+
+def refuse_changes(source: Source) -> None:
+    """Raise DataError if some examples are not read as they were the first time: no index could stand for one."""
+    changed = source.list_changed()
+    if changed:
+        raise DataError(
+            f"the image of example {changed[0]} must be the same at each reading, got other pixels when it was read "
+            f"again ({len(changed)} of {min(SAMPLE, len(source))} examples looked at changed); select and score on the "
+            "plain, un-augmented view, and augment in training alone (`augment` of the trainer)"
+        )
 
 
 def read_example(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
@@ -123,6 +134,21 @@ def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None
     logits = _first_logits(model, source)
     if labels:
         check_labels(source.labels(), torch.arange(len(source)), logits.shape[1])
+
+
+def explain_single_image(model: nn.Module, source: Source) -> str:
+    """Return why the model, in train mode, takes no single image; "" if it does.
+
+    BatchNorm does not where an image gives it one value per channel: there is no spread to normalise by. Cost: one
+    forward pass of an image.
+    """
+    image = read_first_images(model, source)[:1]
+    try:
+        with preserve_random_state(), borrow(model, training=True), torch.no_grad():
+            model(image)
+    except ValueError as error:
+        return describe_exception(error)
+    return ""
 
 
 def count_logits(model: nn.Module, source: Source) -> int:

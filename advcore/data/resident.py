@@ -18,7 +18,7 @@ class Resident(Source):
     Parameters
     ----------
     images : (N, C, H, W), N > 0.
-    labels : (N,) whole numbers, on the CPU, where `labels` returns them.
+    labels : (N,) whole numbers, which are copied; `labels` returns them on the CPU.
     device : where both are held for `batches`.
 
     Raises DataError for other shapes and dtypes, and for images that are not finite or not in [0, 1].
@@ -41,7 +41,7 @@ class Resident(Source):
         self.shape = (channels, height, width)
         self._images = images.to(self.device)
         self.nbytes = self._images.nbytes
-        self._labels = labels.long()
+        self._labels = labels.to("cpu", torch.long, copy=True)
         self._labels_on_device = self._labels.to(self.device)
 
     def __len__(self) -> int:

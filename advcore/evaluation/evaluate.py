@@ -196,7 +196,8 @@ def _judge_remaining(
     remaining = task.indices[len(saved) :]
     examples: list[dict[str, Tensor]] = []
     if len(remaining):
-        check_fits(sweep.model, sweep.source, labels=False)
+        with distributed.fail_together():
+            check_fits(sweep.model, sweep.source, labels=False)
         for pieces in sweep.run(remaining, judge, guard=partial(explain_out_of_memory, "in an evaluation", way_out)):
             saved.add(pieces, [task.watches[i].find_fault() for i in range(len(task.attacks))])
             for _, _, images in pieces:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advcore import distributed
 from advcore.adversary import perturb
-from advcore.data.checks import LabelCheck, make_label_check
+from advcore.data.checks import LabelCheck, make_label_check, refuse_changes
 from advcore.data.source import Source
 from advcore.errors import ConfigError, must
 from advcore.gradients.base import (
@@ -54,6 +54,8 @@ def sweep_scores(
     Returns rows (N, 1), or (N, 1, F), in every process. Cost: what `score` takes, and the attack if `attacked`, in
     phase "scoring".
     """
+    with distributed.fail_together():
+        refuse_changes(source)
     with (
         start_sweep(model, source, settings.ledger, chunk_size=settings.chunk_size) as sweep,
         settings.ledger.phase("scoring", source.device),

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from advcore.data.contract import MapStyle
+from advcore.data.loaders import build_loader
 from advcore.data.samples import count_examples
 from advcore.errors import ConfigError, check, check_at_least, must, require, require_package, unless
 from advcore.kinds import accept_arguments
@@ -119,7 +120,7 @@ class AdversarialCoresetCallback(Callback):
         self._loader_epoch = epoch
         names = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
         settings = {name: getattr(base, name) for name in names}
-        return DataLoader(self._weigh_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
+        return build_loader(self._weigh_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
 
     def _weigh_examples(self, dataset: Dataset, epoch: int, pl_module: LightningModule) -> WeightedSubset:
         """Return the examples that the epoch trains on, after a selection if one is due."""

@@ -21,7 +21,7 @@ from advcore.gradients import GRADIENTS
 from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
-from advcore.rows import FactoredRows, Rows
+from advcore.rows import FactoredRows, Rows, find_first_not_finite
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.measure import Call, Measured, count_cost, measure, sample_in_full
 from advcore.selection.partition import PARTITIONS, Problem, Split
@@ -56,7 +56,8 @@ class AdversarialCoreset(SelectionSettings):
     attack_mode : mode of the model while it is attacked: "eval", or "train" as in some published codes.
     block_size : for per_batch: the training batch size.
     normalise : how the trainer will rescale weights; for `gradient_error_trained`.
-    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit : see `SelectionSettings`.
+    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit, max_minutes : see
+        `SelectionSettings`.
 
     Cost of a selection: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary
     file (`memory_limit`), and beside them those of one problem at a time. Several processes (torch.distributed) share
@@ -166,7 +167,8 @@ class AdversarialCoreset(SelectionSettings):
                 return self._keep_all(call)
             coreset = self._select_subset(call, rows, previous)
         for event in coreset.events:
-            log.warning("selection at epoch %d: %s", call.epoch, event)
+            if event.kind != "time":  # which was told before the work
+                log.warning("selection at epoch %d: %s", call.epoch, event)
         return coreset
 
     def _keep_all(self, call: Call) -> Coreset:
@@ -192,10 +194,11 @@ class AdversarialCoreset(SelectionSettings):
     def _select_subset(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
         """Measure rows, solve, and return the coreset together with how good it is.
 
-        Raises DataError for `rows` that are not as many as the examples.
+        Raises DataError for `rows` that are not as many as the examples, or not finite.
         """
-        if rows is not None and len(rows) != len(call.source):
-            raise DataError(must("rows", f"one row for each of the {len(call.source)} examples", len(rows)))
+        if rows is not None:
+            with distributed.fail_together():
+                _refuse_other_rows(rows, len(call.source))
         measured = measure(self, call, rows)
         device = call.source.device
         with call.ledger.phase("solve", device):
@@ -267,3 +270,12 @@ class AdversarialCoreset(SelectionSettings):
             info=tuple(solution.info),
             events=events,
         )
+
+
+def _refuse_other_rows(rows: Rows, n: int) -> None:
+    """Raise DataError for rows, of n examples, that were measured earlier and cannot be solved for."""
+    if len(rows) != n:
+        raise DataError(must("rows", f"one row for each of the {n} examples", len(rows)))
+    first = find_first_not_finite(rows.squared_norms())
+    if first is not None:
+        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them anew")

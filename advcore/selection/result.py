@@ -1,6 +1,5 @@
 """The coreset: which examples were selected, with what weights, and how well they stand for the data."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast
@@ -11,14 +10,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from advcore.data.checks import read_label
 from advcore.data.contract import MapStyle
+from advcore.data.loaders import build_loader
 from advcore.data.samples import add_weight, count_examples, read_sample
-from advcore.errors import CheckpointError, DataError, check_one_of, require
+from advcore.errors import CheckpointError, DataError, check_one_of, must, require
 from advcore.files import load_arrays, save_arrays
 from advcore.kinds import find_type_problem
 from advcore.types import Event, Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
 
+_SIGNED = "use normalise: none or a non-negative solver"
 _ARRAYS = ("indices", "weights", "blocks")  # fields that a file holds as arrays, beside the JSON of the others
 
 
@@ -80,7 +81,8 @@ class Coreset:
         normalise : "coreset" rescales them to mean 1 over the coreset; "none" gives w K / population; "batch" returns
             them as they are, for the step to divide by each batch's sum (ACS, CORDS); "equal" gives 1 each.
 
-        Raises DataError with "coreset" if the weights do not sum to more than 0.
+        Raises DataError with "coreset" if the weights do not sum to more than 0, and with "batch" if one is below 0: a
+        batch's sum may then be 0 or less.
         """
         require(check_one_of("normalise", normalise, NORMALISE))
         if normalise == "equal":
@@ -88,6 +90,9 @@ class Coreset:
         if normalise == "none":
             return self.weights * (len(self) / (self.population or self.num_examples))
         if normalise == "batch":
+            if bool((self.weights < 0).any()):
+                least = float(self.weights.min())
+                raise DataError(must("a coreset's weights", "at least 0 for normalise: batch", least, _SIGNED))
             return self.weights
         return rescale_to_mean_1(self.weights)
 
@@ -107,9 +112,11 @@ class Coreset:
         return WeightedSubset(dataset, self.indices.tolist(), self.training_weights())
 
     def loader(self, dataset: Dataset, batch_size: int, *, shuffle: bool = True, **options: object) -> DataLoader:
-        """Return a torch DataLoader over the `subset`; `options` are DataLoader's own. Raises as `subset` does."""
-        make_loader: Callable[..., DataLoader] = DataLoader
-        return make_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
+        """Return a torch DataLoader over the `subset`; `options` are DataLoader's own. Raises as `subset` does.
+
+        A last batch of one example joins the one before it, because BatchNorm cannot learn from one.
+        """
+        return build_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
 
     def check(self, size: int, fingerprint: str) -> None:
         """Raise DataError unless size and fingerprint are those of the data on which the coreset was selected."""
@@ -153,8 +160,7 @@ def rescale_to_mean_1(weights: Tensor) -> Tensor:
     mean = float(weights.double().mean())
     if mean <= 0:
         raise DataError(
-            f"the coreset's weights sum to {mean * len(weights):.3g} and cannot be rescaled to mean 1; "
-            "use normalise: none or a non-negative solver"
+            f"the coreset's weights sum to {mean * len(weights):.3g} and cannot be rescaled to mean 1; {_SIGNED}"
         )
     return (weights.double() / mean).float()
 

@@ -20,7 +20,8 @@ from advcore.runtime.precision import Speed
 from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
-from advcore.training.minibatch import build_stepper
+from advcore.training.loop_settings import refuse_other_images
+from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.progress import Entry, Place
 from advcore.training.step import Batch, Gate, Learner, weigh_part
 
@@ -69,7 +70,7 @@ class EpochTrainer:
         self.coreset = coreset
         n = len(self.run.train)
         stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
-        batches = split_into_batches(coreset, n, self.run.trainer.batch_size, stream(purpose="order"))
+        batches = self._draw_batches(stream(purpose="order"))
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
         streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
         self._begin_epoch(streams[0])
@@ -98,6 +99,18 @@ class EpochTrainer:
         place.entry = self._describe_epoch(len(batches), rule_facts)
         return place.entry
 
+    def _draw_batches(self, stream: Stream) -> list[Tensor]:
+        """Return the epoch's batches of indices (`split_into_batches`).
+
+        Raises ConfigError for a coreset so small that a step would see one image, if the model learns from none alone.
+        """
+        trainer = self.run.trainer
+        train = self.run.train
+        batches = split_into_batches(self.coreset, len(train), trainer.batch_size, stream)
+        smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
+        refuse_one_image(trainer.minibatch, self.run.model, train, smallest, attack_mode=trainer.attack_mode)
+        return batches
+
     def _begin_epoch(self, view: Stream) -> None:
         """Prepare rule and memory for the epoch, unless they were before the run was stopped.
 
@@ -108,6 +121,8 @@ class EpochTrainer:
                 self.memory.look(view)
             return
         if self.memory is not None:
+            with distributed.fail_together():
+                refuse_other_images(self.run.train)
             n = len(self.run.train)
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
@@ -130,7 +145,7 @@ class EpochTrainer:
             weights=weights[indices],
             attack_stream=attack,
             rule_stream=rule,
-            where=partial(_describe_step, self.place.epoch, self.place.step, indices),
+            where=partial(_describe_step, self.place.epoch, self.place.step, batch),
             images=len(batch),
             factor=weigh_part(weights[indices], weights, batch, self.run.trainer.normalise),
             is_counted=distributed.counts_here(batch),

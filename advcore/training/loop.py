@@ -157,8 +157,11 @@ class Loop:
             doing = f"in a training step of {run.trainer.batch_size} images with {type(run.model).__name__}"
             with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
                 entry = self.epoch_trainer.train(place, None if action == "full" else self.coreset)
-        if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
-            raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
+        with distributed.fail_together():
+            if not all(bool(torch.isfinite(value).all()) for value in self.judged_model.state_dict().values()):
+                raise NonFiniteError(
+                    f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved"
+                )
         if self.scores is not None and action == "full" and not place.scored:
             with ledger.undo_on_error():
                 self.scores.add(place.epoch)

@@ -17,7 +17,11 @@ from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.objectives.base import Objective, compute_losses
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device
+<<<<<<< HEAD
 from advcore.runtime.watch import GradientWatch
+=======
+from advcore.shares import divide
+>>>>>>> w-e
 from advcore.training.progress import Entry, Snapshot
 from advcore.unit_range import trust_images
 
@@ -28,12 +32,12 @@ _NOT_APPLIED = "nothing was applied"
 
 
 def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
-    """Reduce the losses (B,) of examples to one: mean(w l), or sum(w l) / sum(w) for "batch".
+    """Reduce the losses (B,) of examples to one: mean(w l), or sum(w l) / sum(w) for "batch", 0 where all weights are.
 
     No other place in the package does so.
     """
     if normalise == "batch":
-        return (weights * losses).sum() / weights.sum()
+        return divide((weights * losses).sum(), weights.sum())
     return (weights * losses).mean()
 
 
@@ -46,7 +50,7 @@ def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: 
     if len(part_weights) == len(batch):
         return 1.0
     if normalise == "batch":
-        share = float(part_weights.sum() / weights[batch.to(weights.device)].sum())
+        share = float(divide(part_weights.sum(), weights[batch.to(weights.device)].sum()))
         return distributed.weigh_mean(share, 1)
     return distributed.weigh_mean(len(part_weights), len(batch))
 
@@ -172,8 +176,10 @@ class Learner:
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         if self.gate is None and not distributed.is_everywhere(bool(finite)):
             self.optimizer.zero_grad(set_to_none=True)
-            got = f"loss {loss.item():.4g} and gradient norm {norm.item():.4g}"
-            raise NonFiniteError(f"{got} at {where()}; {_NOT_APPLIED}")
+            mean = distributed.average_number(loss.item())  # which is the whole batch's
+            got = f"loss {mean:.4g} and gradient norm {norm.item():.4g}"
+            with distributed.fail_together():
+                raise NonFiniteError(f"{got} at {where()}; {_NOT_APPLIED}")
         if self.clip_value:
             nn.utils.clip_grad_value_(parameters, self.clip_value)
         if self.gate is None:
