@@ -45,17 +45,9 @@ class Event:
 
     Parameters
     ----------
-<<<<<<< HEAD
-    kind : "memory" (less of it was free than wanted), "budget" (too small for every class), "solver" (it picked too
-        few), "weights" (their sum changes the step length), "speed" (the model refuses a setting), "collapse"
-        (catastrophic overfitting), "validation" (no examples to watch with), "tracking" (a tracker failed), "model" (it
-        returns more than logits, which is not used); "" where it was saved before events had kinds.
-=======
     kind : "memory" (less of it was free than wanted), "time" (solving takes long), "budget" (too small for every
         class), "solver" (it picked too few), "weights" (their sum changes the step length), "speed" (the model refuses
-        a setting), "collapse" (catastrophic overfitting), "validation" (no examples to watch with), "tracking" (a
-        tracker failed); "" where it was saved before events had kinds.
->>>>>>> w-e
+        a setting), "collapse" (catastrophic overfitting), "validation" (no examples to watch with), "tracking"
     text : what happened, in one line.
     """
 

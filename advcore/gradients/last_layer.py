@@ -25,13 +25,8 @@ from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
-<<<<<<< HEAD
 from advcore.runtime.watch import GradientWatch
-from advcore.sweep import start_sweep
-=======
-from advcore.runtime.precision import disable_compilation
 from advcore.sweep import Sweep, start_sweep
->>>>>>> w-e
 
 
 def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,23 +68,12 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
     ledger = settings.ledger
     store = FactorStore(settings.objective.passes, len(source), settings.folder)
     labels: list[Tensor] = []
-<<<<<<< HEAD
-    head = locate_head(model, source, settings.head)
-    check = make_label_check(source, count_classes(head))
-    kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
-    is_training = settings.attack_mode == "train"
-    with (
-        start_sweep(model, source, ledger, chunk_size=settings.chunk_size, training=is_training) as sweep,
-        tap_features(head) as tap,
-    ):
-=======
     with distributed.fail_together():
         refuse_changes(source)
         head = locate_head(model, source, settings.head)
-        check = make_label_check(source, head.out_features)
+        check = make_label_check(source, count_classes(head))
         kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
     with _start_sweep(model, source, settings) as sweep, tap_features(head) as tap:
->>>>>>> w-e
         measure = _FactorMeasure(settings, sweep.bind(settings.attack), sweep.forward, tap, check)
         for pieces in sweep.run(torch.arange(len(source)), measure):
             for y, factors in pieces:

@@ -17,11 +17,8 @@ from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.objectives.base import Objective, compute_losses
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device
-<<<<<<< HEAD
 from advcore.runtime.watch import GradientWatch
-=======
 from advcore.shares import divide
->>>>>>> w-e
 from advcore.training.progress import Entry, Snapshot
 from advcore.unit_range import trust_images
 

@@ -13,21 +13,12 @@ from advcore.data.source import Source
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
 from advcore.gradients.scores import cross_entropy_rows
-<<<<<<< HEAD
-from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset
+from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, normalise_entropy
 from advcore.models.head import Head, run_layer_by_layer, tap_features
 from advcore.objectives.base import compute_losses, compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
-=======
-from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, normalise_entropy
-from advcore.models.base import tap_features
-from advcore.objectives.base import compute_losses, compute_margin_loss
-from advcore.objectives.standard import Standard
-from advcore.rng import Stream
-from advcore.runtime.precision import disable_compilation
 from advcore.shares import divide, measure_next_piece
->>>>>>> w-e
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, enter_scoring, reduce_losses
 
