@@ -16,6 +16,7 @@ from advcore.attacks.geometry import LP
 from advcore.attacks.pgd import MOST_PIXELS, check_radius
 from advcore.errors import SettingProblem, check_one_of, explain_missing_package, must, require
 from advcore.evaluation.part_record import PartRecord
+from advcore.evaluation.stretch import Stretch
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
 from advcore.settings import setting, settings
@@ -122,8 +123,11 @@ class AutoAttack:
         _, channels, height, width = x.shape
         require(self.problem((channels, height, width)))
         package = _import_package()
+        with torch.no_grad():
+            logits = forward(x)
+        classes = logits.shape[1]
         attack = package.AutoAttack(
-            _ForwardModule(forward),
+            _ForwardModule(forward, Stretch.fit_all(logits)),
             device=x.device,
             eps=self.eps,
             norm=_NORMS[self.norm],
@@ -132,8 +136,6 @@ class AutoAttack:
         )
         attack.verbose = False
         logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
-        with torch.no_grad():
-            classes = forward(x[:1]).shape[1]
         parts = self.choose_lineup(classes).parts
         attack.attacks_to_run = list(parts)
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
@@ -216,15 +218,17 @@ class Lineup:
 class _ForwardModule(nn.Module):
     """Presents a function of images as the module that AutoAttack asks for.
 
-    Where no gradient leads from the logits to the images, the module's gradient is 0 instead of an error.
+    Its logits are stretched to a usual size. Where no gradient leads from them to the images, the module's gradient is
+    0 instead of an error.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, forward: Callable[[Tensor], Tensor], stretch: Stretch) -> None:
         super().__init__()
         self._call = forward
+        self._stretch = stretch
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self._call(x)
+        logits = self._stretch(self._call(x))
         is_cut_off = x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad
         return logits + 0 * x.flatten(1).sum(1, keepdim=True) if is_cut_off else logits
 

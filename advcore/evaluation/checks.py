@@ -16,7 +16,7 @@ from advcore.attacks.geometry import project_linf, step_linf
 from advcore.attacks.pgd import LinfPGD
 from advcore.deprecation import forward_renamed
 from advcore.evaluation.intervals import wilson
-from advcore.evaluation.worst_case import Stretch, measure_spread
+from advcore.evaluation.stretch import Stretch, measure_spread
 from advcore.objectives.base import compute_margin_loss
 from advcore.types import Flag, Loss
 

@@ -7,23 +7,19 @@ defence.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.attacks.base import Attack, to_full_precision
+from advcore.attacks.base import Attack
 from advcore.data.checks import check_labels
 from advcore.errors import NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.stretch import Stretch
 from advcore.objectives.base import choose_ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
-
-_SMALLEST_SPREAD = 0.05  # of logits, below which the cross-entropy is linear
-_LARGEST_LEAD = 60.0  # of the largest logit, above which the cross-entropy has no gradient in float32
-_USUAL_SPREAD = 10.0  # of logits, to which unusual ones are stretched
 
 
 def classify_clean(logits: Tensor, y: Tensor, indices: Tensor) -> Tensor:
@@ -107,43 +103,6 @@ def find_robust_by_part(
     robust = correct.index_put((remaining,), ~watched.fooled)
     x_adv = x.index_put((remaining,), watched.find_worst_points(last_points).to(x))
     return robust, x_adv, {part: robust | correct.index_put((remaining,), right) for part, right in right_after.items()}
-
-
-def measure_spread(logits: Tensor) -> Tensor:
-    """Return (B,): how far the largest logit is above the lower quarter, so that masked classes do not count."""
-    return logits.amax(1) - logits.kthvalue((logits.shape[1] - 1) // 4 + 1, dim=1).values
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Brings an image's logits into the range in which the cross-entropy has a gradient that leads somewhere.
-
-    shift, factor : (B, 1). Logits z become (z - shift) * factor: 0 and 1, which change no bit, for logits of a usual
-        size. Far below it, the cross-entropy is linear and the logit that is about to win counts as little as any
-        other; far above, its gradient is 0 in float32.
-    """
-
-    shift: Tensor
-    factor: Tensor
-
-    @classmethod
-    def fit(cls, logits: Tensor) -> "Stretch":
-        """Return what stretches logits (B, C) like these."""
-        ordered = to_full_precision(logits).sort(1).values
-        first = ordered[:, -1:]
-        lead = first - ordered[:, -2:][:, :1]
-        spread = measure_spread(ordered)[:, None]
-        is_small = (spread > 0) & (spread < _SMALLEST_SPREAD)
-        size = torch.where(is_small, spread, lead)
-        factor = _USUAL_SPREAD / size
-        is_unusual = (is_small | (size > _LARGEST_LEAD)) & torch.isfinite(factor) & (factor > 0)
-        return cls(
-            torch.where(is_unusual, first, torch.zeros_like(first)),
-            torch.where(is_unusual, factor, torch.ones_like(first)),
-        )
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        return (logits - self.shift) * self.factor
 
 
 class WatchedLoss:

@@ -10,8 +10,9 @@ from torch import nn
 
 from advcore.attacks import L2PGD, LinfPGD
 from advcore.data.source import Resident
+from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.evaluate import evaluate
-from advcore.evaluation.worst_case import Stretch
+from advcore.evaluation.stretch import Stretch
 
 N = 128
 ATTACK = LinfPGD(eps=0.04, steps=10)
@@ -78,6 +79,23 @@ def test_so_it_is_in_other_balls():
     attack = L2PGD(eps=0.16, steps=10)
     right = evaluate(Behind(SAME["a thousandth"]), data(), [attack]).verdicts["0"]
     assert abs(int(right.sum()) - int(plain_verdicts(attack).sum())) <= 3
+
+
+@pytest.mark.parametrize("version", ["apgd-ce", "rand"])
+@pytest.mark.parametrize("name", ["a thousandth", "a thousandfold", "tiny in half precision", "a constant of 1e4"])
+def test_so_it_is_under_autoattack(name, version, monkeypatch):
+    package = pytest.importorskip("pyautoattack", reason="extra eval")
+    run = package.AutoAttack.run_standard_evaluation
+
+    def run_quickly(self, *args, **kwargs):
+        self.apgd.n_iter = 10
+        self.apgd.eot_iter = self.apgd.n_restarts = 1
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(package.AutoAttack, "run_standard_evaluation", run_quickly)
+    attack = AutoAttack(eps=0.04, version=version)
+    verdicts = [evaluate(Behind(after), data(), [attack]).verdicts["0"] for after in (lambda z: z, SAME[name])]
+    assert abs(int(verdicts[0].sum()) - int(verdicts[1].sum())) <= 3
 
 
 FLAGGED = {
