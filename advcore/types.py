@@ -47,7 +47,9 @@ class Event:
     ----------
     kind : "memory" (less of it was free than wanted), "time" (solving takes long), "budget" (too small for every
         class), "solver" (it picked too few), "weights" (their sum changes the step length), "speed" (the model refuses
-        a setting), "collapse" (catastrophic overfitting), "validation" (no examples to watch with), "tracking"
+        a setting), "collapse" (catastrophic overfitting), "validation" (no examples to watch with), "tracking" (a
+        tracker failed), "model" (it returns more than logits, which is not used); "" where it was saved before events
+        had kinds.
     text : what happened, in one line.
     """
 
