@@ -1,27 +1,46 @@
 """How a run trains: its settings, and what is wrong with them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+from torch import Tensor, nn
+
+from advcore import distributed
 from advcore.adversary import describe_mismatch
 from advcore.attacks.base import Attack
-from advcore.errors import SettingProblem, check_at_least, must, unless
+from advcore.attacks.memory import Memory
+from advcore.data.augment import keep_images
+from advcore.data.checks import check_fits
+from advcore.data.contract import MapStyle, count_chunks
+from advcore.data.source import Part, Source, as_source
+from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
 from advcore.gradients.last_layer import locate_head
+from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
+from advcore.objectives.standard import Standard
+from advcore.rng import Stream, preserve_random_state
+from advcore.rows import Rows
+from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.settings import settings
+from advcore.solvers.base import find_scores_file
 from advcore.training.attack_steps import StepSchedule, find_steps_problem
+from advcore.training.loop import Listener, Loop, Run, Trained
 from advcore.training.loop_settings import (
     LoopSettings,
     find_memory_problem,
     has_remembered_start,
+    refuse_other_images,
+    refuse_processes,
 )
 from advcore.training.lr import LRSchedule, OneCycle
-from advcore.training.minibatch import Rule, find_rule_problem
+from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.optimizers import OptimizerSettings
+from advcore.training.progress import Snapshot
 
 _SUBSET = "pass torch.utils.data.Subset(data set, indices)"
 
@@ -174,6 +193,108 @@ class Trainer(LoopSettings):
     @property
     def score(self) -> Gradient | None:
         """How the scores are measured that this run takes over its epochs; None where it takes none."""
+        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].is_collected:
+            return None
+        return GRADIENTS[self.solver_reads]
+
+    @property
+    def reads_score_file(self) -> bool:
+        """Whether selections read scores from a file."""
+        return self.solver_reads is not None and find_scores_file(self.get_selector().solver) is not None
+
+    def build_probe(self) -> "Trainer":
+        """Return how a copy of the model trains, without attacks, while the scores of `probe_epochs` are taken."""
+        return replace(
+            self,
+            objective=Standard(),
+            attack=None,
+            attack_steps=None,
+            memory=Memory(),
+            minibatch=None,
+            selector=None,
+            schedule=Schedule(epochs=self.probe_epochs),
+            probe_epochs=0,
+            ema=None,
+        )
+
+    def check(self, model: nn.Module, train: Source) -> None:
+        """Raise ConfigError for training data that these settings cannot work with.
+
+        Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
+        that remembers needs data that give an index the same image each time.
+        """
+        if self.remembers:
+            refuse_other_images(train)
+        counts = [len(train)]
+        if self.selector:
+            counts.append(self.selector.count_chosen(len(train)))
+        sizes = itertools.chain.from_iterable(count_chunks(n, self.batch_size).items() for n in counts)
+        smallest = min(min(distributed.share_sizes(size)) for size, number in sizes if number)
+        refuse_one_image(self.minibatch, model, train, smallest, attack_mode=self.attack_mode)
+
+    @accept_arguments
+    @record_gradients
+    def fit(
+        self,
+        model: nn.Module,
+        train: MapStyle | Source,
+        validation: MapStyle | Source | None = None,
+        *,
+        seed: int = 0,
+        augment: Callable[[Tensor, Stream], Tensor] = keep_images,
+        listener: Listener | None = None,
+        scores: Rows | None = None,
+        resume: Snapshot | None = None,
+    ) -> Trained:
+        """Train `model` in place; all of several processes must call this, with the same arguments.
+
+        Parameters
+        ----------
+        train : plain view, map-style (x, y); `augment` makes the augmented view of each batch (B, C, H, W).
+        validation : held-out examples; they alone choose `best`. Without them `best` is `last`.
+        seed : names every random number; the global random state is neither used nor changed.
+        scores : for a solver that names a file of scores: one row for each of `train` (`Scores.rows`).
+        resume : what `Listener.on_checkpoint` was given by a run with the same settings, data and seed. This run
+            continues from there, and ends where that run would have, bit for bit (`resolve_speed`).
+
+        Raises NonFiniteError when the loss or a gradient is not finite; nothing of that step is applied.
+        """
+        with preserve_random_state(Stream(seed=seed, purpose=distributed.name_for_process("training"))):
+            with distributed.fail_together():
+                train, validation = self._check_data(model, train, validation, scores)
+            run = Run(
+                trainer=self,
+                model=model,
+                train=train,
+                validation=validation,
+                seed=seed,
+                augment=augment,
+                listener=listener or Listener(),
+                scores=scores,
+            )
+            return Loop(run, resume).fit()
+
+    def _check_data(
+        self, model: nn.Module, train: MapStyle | Source, validation: MapStyle | Source | None, scores: Rows | None
+    ) -> tuple[Source, Source | None]:
+        """Return the data on the model's device. Raises ConfigError unless all that is needed is given, and fits."""
+        refuse_processes(self)
+        if validation is None and self.selector is not None and self.selector.needs_validation:
+            raise ConfigError(must("validation", "given for a selection with target: validation", None))
+        if validation is None and self.minibatch is not None and self.minibatch.needs_validation:
+            raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
+        if scores is None and self.reads_score_file:
+            raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
+        device = find_device(model)
+        source = as_source(train, device)
+        if isinstance(source, Part):  # its batches bring the indices of the whole
+            raise ConfigError(must("train", "a data set, or a source that is no part of another", "Part", _SUBSET))
+        check_fits(model, source)
+        self._check_head(model, source)
+        self.check(model, source)
+        return source, None if validation is None else as_source(validation, device)
+
+    def _check_head(self, model: nn.Module, source: Source) -> None:
+        """Raise ConfigError unless the model has the head at which selections will measure rows or scores."""
         if self.solver_reads and not self.reads_score_file and GRADIENTS[self.solver_reads].reads_head:
-            measures = self if self.score else self.get_selector()
-            locate_head(model, source, measures.head)
+            locate_head(model, source, (self if self.score else self.get_selector()).head)
