@@ -7,11 +7,11 @@ accepted if it has what the annotated class asks for, as a plug-in's may.
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import math
 import numbers
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from types import NoneType, UnionType
@@ -271,7 +271,7 @@ def _describe_classes(classes: Sequence[type], value: object) -> str:
 
 def _list_examples(classes: Sequence[type]) -> dict[str, type]:
     """Return the classes that are accepted, by their names in the tables of the first one's package."""
-    package = importlib.import_module(".".join(classes[0].__module__.split(".")[:2]))
+    package = sys.modules[".".join(classes[0].__module__.split(".")[:2])]
     tables = [table for name, table in vars(package).items() if name.isupper() and isinstance(table, dict)]
     entries = {name: entry for table in tables for name, entry in table.items() if isinstance(entry, type)}
     return {name: entry for name, entry in entries.items() if any(_is_of(kind, entry) for kind in classes)}
@@ -281,5 +281,5 @@ def _find_public_name(kind: type) -> str:
     """Return the dotted name of a class in the outermost package that has it, below the top one."""
     parts = kind.__module__.split(".")
     places = [".".join(parts[:depth]) for depth in range(2, len(parts))]
-    homes = [place for place in places if hasattr(importlib.import_module(place), kind.__name__)]
+    homes = [place for place in places if hasattr(sys.modules[place], kind.__name__)]
     return f"{[*homes, kind.__module__][0]}.{kind.__name__}"
