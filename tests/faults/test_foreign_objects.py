@@ -465,7 +465,11 @@ def test_an_attack_outside_of_a_list_is_that_in_one(net, attacks):
     assert torch.equal(evaluate(net, NATIVE, attacks).verdicts["0"], evaluate(net, NATIVE, [ATTACK]).verdicts["0"])
 
 
-@pytest.mark.parametrize("attack", ["linf_pgd", Torchattack(), LinfPGD, None, 8, nn.Linear(1, 1), [ATTACK]], ids=str)
+@pytest.mark.parametrize(
+    "attack",
+    ["linf_pgd", Torchattack(), LinfPGD, None, 8, nn.Linear(1, 1), [ATTACK]],
+    ids=["name", "torchattacks", "class", "none", "number", "module", "list"],
+)
 def test_what_is_no_attack_is_refused_in_a_list_and_alone(net, attack):
     rule = "must be one of Attack, AutoAttack, such as advcore.attacks.LinfPGD(...), got"
     with pytest.raises(ConfigError, match=rf"^attacks.0 {rule.replace('(', '[(]').replace(')', '[)]')}"):
