@@ -1,6 +1,34 @@
-"""Whole-number shares that add up."""
+"""Whole-number shares that add up, pieces of what has to be cut, and shares of what may be nothing."""
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import Tensor
+
+Amount = TypeVar("Amount", float, Tensor)
+
+
+def divide(part: Amount, total: Amount) -> Amount:
+    """Return part / total, where a total of 0 counts as 1: a share of nothing, or a mean with weights of 0, is 0.
+
+    Every division by a sum of weights, of counts or of norms that may be 0 goes through here. Value and gradient are
+    finite there.
+    """
+    if isinstance(total, Tensor):
+        return part / total.masked_fill(total == 0, 1)
+    return part / (total or 1)
+
+
+def measure_next_piece(left: int, size: int) -> int:
+    """Return the length of the next piece of what is cut into pieces of `size`, where `left` examples are left.
+
+    It is `size`, or one more where the last example would be alone, because BatchNorm cannot learn from one example;
+    or all that is left. Whatever is cut into chunks, pieces, batches or steps is cut by this. Pieces of size 1 are
+    asked for, and stay.
+    """
+    if left == size + 1 and size > 1:
+        return left
+    return min(left, size)
 
 
 def floor_share(part: float, n: int) -> int:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import bind_attack
 from advcore.cost import CostLedger
+from advcore.data.checks import explain_single_image
 from advcore.data.contract import Batch, Source, cut_into_chunks, read_batches
+from advcore.errors import ConfigError, must
 from advcore.runtime.borrow import borrow
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.out_of_memory import Pieces
@@ -56,10 +58,18 @@ class Sweep:
         guard : entered around each chunk. What `measure` raises passes through it, and is raised in all processes.
             Passes of a call that raised are not counted.
 
-        In results from other processes, tuples are lists: read them by position.
+        In results from other processes, tuples are lists: read them by position. Raises ConfigError for a single
+        example that the model does not take in train mode.
         """
         chunks = cut_into_chunks(indices, self.chunk_size)
+        if self.model.training and len(indices) == 1:
+            self._refuse_single_image()
         yield from distributed.gather_in_order(chunks, self._measure_chunks(chunks, measure, guard), self.source.device)
+
+    def _refuse_single_image(self) -> None:
+        reason = explain_single_image(self.model, self.source)
+        if reason:
+            raise ConfigError(must("attack_mode", "eval for data of a single example", "train", reason))
 
     def _measure_chunks(
         self,

@@ -6,7 +6,7 @@ import pytest
 
 from advcore.attacks import LinfPGD
 from advcore.errors import ConfigError, format_value
-from advcore.evaluation.checks import flag_order
+from advcore.evaluation.comparisons import flag_order
 from advcore.pixels import format_exactly, format_pixels
 
 

@@ -63,6 +63,7 @@ class Npz(OwnData):
 
     def _make_split(self, arrays: dict[str, np.ndarray], images: str, labels: str) -> Split:
         """Check one part's images and labels, called so in the file, and return them as a split."""
+        _refuse_images_last(arrays[images], images, len(arrays[labels].reshape(-1)))
         x, notes = _order_axes(arrays[images], images, self.layout)
         y = _read_labels(arrays[labels], labels, len(x))
         return Split(torch.from_numpy(y), torch.from_numpy(_read_pixels(x, images)).__getitem__, notes=notes)
@@ -114,6 +115,13 @@ def _find_part(arrays: dict[str, np.ndarray], part: str, path: Path, name: str =
     return names
 
 
+def _refuse_images_last(x: np.ndarray, name: str, count: int) -> None:
+    """Raise DataError for images (..., N), as MATLAB counts them, where there are N labels."""
+    if len(x.shape) in (3, 4) and x.shape[-1] == count != len(x):
+        way_out = "save np.moveaxis(x, -1, 0)"
+        raise DataError(f"{name} must count its images first, got {x.shape} for {count} labels; {way_out}")
+
+
 def _order_axes(x: np.ndarray, name: str, layout: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return images (N, C, H, W), and what was done to get them. Raises DataError for a shape that leaves doubts."""
     if x.ndim == 3 and not min(x.shape[1:]) <= _MOST_CHANNELS < max(x.shape[1:]):
@@ -163,6 +171,8 @@ def _read_labels(y: np.ndarray, name: str, images: int) -> np.ndarray:
     column = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if column.ndim != 1 or column.dtype.kind not in "iu" or len(column) != images or not images:
         way_out = "save class numbers as int64"
+        if column.ndim == 1 and len(column) != images:
+            way_out = "the first axis of both counts the images"
         if y.ndim == 2:
             way_out = "save one-hot labels as labels.argmax(1); several labels an image are not supported"
         raise DataError(

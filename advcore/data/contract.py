@@ -7,8 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from advcore.shares import measure_next_piece
 from advcore.types import digest_labels
 from advcore.unit_range import check_images
+
+SAMPLE = 16  # examples that are read again, to see whether they change
 
 # indices (B,) long, x (B, C, H, W) float in [0, 1], y (B,) long, all on the source's device.
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -23,6 +26,7 @@ class Source(ABC):
     device: torch.device
     shape: tuple[int, int, int]
     nbytes: int = 0
+    _first_reading: Batch | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -43,6 +47,22 @@ class Source(ABC):
         """Return a digest that names the data (`digest_labels`)."""
         return digest_labels(self.labels().tolist().__getitem__, len(self))
 
+    def list_changed(self) -> list[int]:
+        """Read up to 16 examples, spread over the data, and return which are no longer what was read the first time.
+
+        Cost: the first call reads them twice.
+        """
+        sample = torch.arange(len(self))[:: max(1, len(self) // SAMPLE)][:SAMPLE]
+        if self._first_reading is None:
+            self._first_reading = self._read_sample(sample)
+        before = self._first_reading
+        _, x, y = self._read_sample(sample)
+        is_changed = (x != before[1]).flatten(1).any(1) | (y != before[2])
+        return sample[is_changed.cpu()].tolist()
+
+    def _read_sample(self, sample: Tensor) -> Batch:
+        return next(iter(self.batches([sample])))
+
 
 class MapStyle(Protocol):
     """A map-style data set: one that has a length, and gives an example (x, y, ...) by its index."""
@@ -53,20 +73,22 @@ class MapStyle(Protocol):
 
 
 def cut_into_chunks(indices: Tensor, size: int) -> list[Tensor]:
-    """Cut indices (N,) into chunks of `size`.
+    """Cut indices (N,) into chunks of `size`; a last one of a single example joins the one before it.
 
-    A last chunk of one example joins the chunk before it, because BatchNorm cannot learn from one example.
+    `measure_next_piece` says why.
     """
-    chunks = list(indices.split(size))
-    if len(chunks) > 1 and len(chunks[-1]) == 1:
-        chunks[-2:] = [torch.cat(chunks[-2:])]
-    return chunks
+    lengths: list[int] = []
+    left = len(indices)
+    while left:
+        lengths.append(measure_next_piece(left, size))
+        left -= lengths[-1]
+    return list(indices.split(lengths or [0]))
 
 
 def count_chunks(n: int, size: int) -> dict[int, int]:
     """Return {length: number of chunks} of the chunks that `cut_into_chunks` cuts n indices into."""
     full, rest = divmod(n, size)
-    if rest == 1 and full:
+    if full and measure_next_piece(size + rest, size) > size:
         return {size: full - 1, size + 1: 1}
     return {size: full, rest: int(rest > 0)}
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from advcore.data.contract import Batch, Source, to_float
 from advcore.errors import DataError
+from advcore.kinds import accept_arguments
+from advcore.runtime.device import read_device
 from advcore.unit_range import check_images
 
 
@@ -16,12 +18,13 @@ class Resident(Source):
     Parameters
     ----------
     images : (N, C, H, W), N > 0.
-    labels : (N,) whole numbers, on the CPU, where `labels` returns them.
+    labels : (N,) whole numbers, which are copied; `labels` returns them on the CPU.
     device : where both are held for `batches`.
 
     Raises DataError for other shapes and dtypes, and for images that are not finite or not in [0, 1].
     """
 
+    @accept_arguments
     def __init__(self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu") -> None:
         if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
             raise DataError(
@@ -33,12 +36,12 @@ class Resident(Source):
                 f"labels must be one whole number an example, got {labels.dtype} of shape {tuple(labels.shape)}"
             )
         check_images(images, torch.arange(len(images)))
-        self.device = torch.device(device)
+        self.device = read_device(device)
         _, channels, height, width = images.shape
         self.shape = (channels, height, width)
         self._images = images.to(self.device)
         self.nbytes = self._images.nbytes
-        self._labels = labels.long()
+        self._labels = labels.to("cpu", torch.long, copy=True)
         self._labels_on_device = self._labels.to(self.device)
 
     def __len__(self) -> int:

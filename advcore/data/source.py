@@ -32,6 +32,9 @@ class Part(Source):
     def labels(self) -> Tensor:
         return self.source.labels()[self.indices]
 
+    def list_changed(self) -> list[int]:
+        return self.source.list_changed()
+
 
 def as_source(dataset: Source | MapStyle, device: torch.device) -> Source:
     """Return `dataset` itself if it already is a source; otherwise a source that streams it to `device`."""

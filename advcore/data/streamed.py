@@ -12,13 +12,16 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from advcore.data.checks import list_first, read_example
 from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, to_float
-from advcore.errors import DataError, describe_exception
-from advcore.runtime.device import is_faster_pinned
+from advcore.data.samples import count_examples
+from advcore.errors import DataError, describe_exception, must
+from advcore.runtime.device import is_faster_pinned, read_device
 from advcore.runtime.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
 from advcore.unit_range import check_images
 
+_STAY = "an index has to mean one example: draw order, noise and subsets once, before the run, and leave them so"
 _NOTHING = -1  # what a worker reads between two examples
+_UNREAD = torch.iinfo(torch.int64).min  # stands for a label that was not read yet, and is none itself
 _DYING = 2  # seconds that a worker takes to end once its files are closed
 
 
@@ -26,7 +29,7 @@ class Streamed(Source):
     """Any map-style data set of (x, y), read through a DataLoader and checked as it comes.
 
     What cannot be read raises DataError with the example's index and what the data set raised. So does a worker that
-    dies, once its batch is waited for.
+    dies, once its batch is waited for; and so do a length and labels that are not what they were when first read.
 
     Parameters
     ----------
@@ -40,15 +43,15 @@ class Streamed(Source):
         self, dataset: MapStyle, device: torch.device | str = "cpu", *, labels: Tensor | None = None, workers: int = 0
     ):
         self.dataset = dataset
-        self.device = torch.device(device)
+        self.device = read_device(device)
         self.workers = workers
-        try:
-            self._size = len(dataset)
-        except TypeError:
-            raise DataError(f"the data set must be map-style, with a length, got {type(dataset).__name__}") from None
+        self._size = count_examples(dataset)
         if self._size == 0:
             raise DataError("the data set must hold at least one example, got an empty one")
         self._labels = labels
+        self._first_labels = torch.full((self._size,), _UNREAD)
+        if labels is not None:
+            self._first_labels.copy_(labels)
         self._fingerprint: str | None = None
         channels, height, width = read_example(dataset, 0)[0].shape
         self.shape = (channels, height, width)
@@ -61,11 +64,15 @@ class Streamed(Source):
         return to_float(x), y
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
-        examples = _CheckedExamples(self.dataset, self.shape, self.workers)
+        return self._load(chunks, self.workers)
+
+    def _load(self, chunks: Sequence[Tensor], workers: int) -> Iterator[Batch]:
+        self._refuse_new_length()
+        examples = _CheckedExamples(self.dataset, self.shape, workers)
         loader = DataLoader(
             examples,
             batch_sampler=[chunk.tolist() for chunk in chunks],
-            num_workers=self.workers,
+            num_workers=workers,
             collate_fn=_collate,
             pin_memory=is_faster_pinned(self.device),
             worker_init_fn=ignore_signals,
@@ -73,7 +80,7 @@ class Streamed(Source):
         )
         with hold_signals():
             iterator = iter(loader)
-        if self.workers:
+        if workers:
             _report_deaths_at_next_batch(iterator)
         try:
             for chunk in chunks:
@@ -85,6 +92,7 @@ class Streamed(Source):
                     raise batch
                 x, y = batch
                 check_images(x, chunk)
+                self._refuse_new_labels(chunk.cpu(), y)
                 yield chunk.to(self.device), to_float(x.to(self.device, non_blocking=True)), y.to(self.device)
         finally:
             del iterator  # or the error's traceback would keep the workers alive
@@ -94,6 +102,26 @@ class Streamed(Source):
             everything = cut_into_chunks(torch.arange(len(self)), 256)
             self._labels = torch.cat([y.cpu() for _, _, y in self.batches(everything)])
         return self._labels
+
+    def _read_sample(self, sample: Tensor) -> Batch:
+        return next(self._load([sample], workers=0))
+
+    def _refuse_new_length(self) -> None:
+        size = len(self.dataset)
+        if size != self._size:
+            raise DataError(must("the data set", f"as long as when it was first read, {self._size:,}", size, _STAY))
+
+    def _refuse_new_labels(self, indices: Tensor, labels: Tensor) -> None:
+        """Remember labels that are read for the first time, and compare those that are read again."""
+        before = self._first_labels[indices]
+        changed = (before != labels) & (before != _UNREAD)
+        if bool(changed.any()):
+            i = int(changed.nonzero()[0])
+            setting = f"the label of example {int(indices[i])}"
+            raise DataError(
+                must(setting, f"the same at each reading, {int(before[i])} at first", int(labels[i]), _STAY)
+            )
+        self._first_labels[indices] = labels
 
     def class_counts(self) -> list[int] | None:
         return None if self._labels is None else super().class_counts()
@@ -106,7 +134,9 @@ class Streamed(Source):
     def _label_at(self, i: int) -> int:
         if self._labels is not None:
             return int(self._labels[i])
-        return read_example(self.dataset, i)[1]
+        label = read_example(self.dataset, i)[1]
+        self._refuse_new_labels(torch.tensor([i]), torch.tensor([label]))
+        return label
 
 
 class _CheckedExamples(Dataset):
@@ -137,7 +167,7 @@ class _CheckedExamples(Dataset):
             return DataError(
                 f"images must have one size, got {tuple(x.shape)} at example {i} and {self.shape} at 0; resize them"
             )
-        return x, y
+        return x.clone(), y  # some data sets hand out one buffer again and again
 
     def explain_loss(self, workers: Sequence[BaseProcess], chunk: Tensor, error: Exception) -> DataError:
         """Explain why the batch of `chunk` does not come: by the worker that died and what it read, else by `error`."""

@@ -23,6 +23,7 @@ from advcore.distributed.wire import (
     send_tree,
 )
 from advcore.files import pack, unpack
+from advcore.shares import divide
 from advcore.types import Event
 
 Item = TypeVar("Item")
@@ -48,9 +49,9 @@ def is_everywhere(fact: bool) -> bool:
 
 
 def gather_events(events: Sequence[Event]) -> tuple[Event, ...]:
-    """Return the events of all processes, in their order."""
+    """Return the events of all processes, in their order; what several of them met stands there once."""
     parts = gather_values([vars(event) for event in events])
-    return tuple(map(Event.load, itertools.chain.from_iterable(parts)))
+    return tuple(dict.fromkeys(map(Event.load, itertools.chain.from_iterable(parts))))
 
 
 def concatenate(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -159,6 +160,11 @@ def deal(items: Sequence[Item] | None, describe: Callable[[Item], object], devic
     return list(items[:: size()])
 
 
+def measure_largest_share(amounts: Sequence[float]) -> float:
+    """Return the largest sum that falls to a process of amounts that are dealt out as `deal` does."""
+    return max(sum(amounts[process :: size()]) for process in range(size()))
+
+
 def is_divided(n: int) -> bool:
     """Return whether the processes share a training batch of n.
 
@@ -191,7 +197,7 @@ def weigh_mean(part: float, total: float) -> float:
 
     part : what the process's mean is taken over, a count or a sum of weights. total : the same of all processes.
     """
-    return size() * part / total
+    return divide(size() * part, total)
 
 
 def counts_here(batch: Tensor) -> bool:

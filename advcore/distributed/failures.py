@@ -8,7 +8,7 @@ import torch.distributed as dist
 from advcore import errors
 from advcore.distributed.group import size
 from advcore.distributed.wire import gather_values, name_lost_process, reduce_numbers
-from advcore.errors import AdvcoreError, UserError
+from advcore.errors import AdvcoreError, SettingProblem, UserError
 from advcore.runtime import signals
 
 # Words in what torch raises where another process is gone.
@@ -57,13 +57,13 @@ def is_raised_in_all(error: BaseException) -> bool:
 
 
 def _agree_on_error(failure: BaseException | None) -> BaseException:
-    """Choose the error that all processes raise; the process that met it raises it as it is."""
+    """Choose the error that all processes raise; those that met the same one raise it as it is."""
     descriptions = gather_values(None if failure is None else _describe(failure))
     failed = {process: description for process, description in enumerate(descriptions) if description is not None}
     # An error comes before a stop: a stop is saved and can be continued from.
     process = min(failed, key=lambda process: ("stopped" in failed[process], process))
     description = failed[process]
-    if failure is not None and isinstance(failure, signals.Stopped) == ("stopped" in description):
+    if failure is not None and _describe(failure) == description:
         return failure
     return _rebuild(description, process)
 
@@ -71,8 +71,8 @@ def _agree_on_error(failure: BaseException | None) -> BaseException:
 def _describe(error: BaseException) -> dict:
     if isinstance(error, signals.Stopped):
         return {"stopped": error.number}
-    problems = error.lines if isinstance(error, UserError) else (str(error),)
-    return {"kind": type(error).__name__, "problems": list(problems)}
+    problems = error.problems if isinstance(error, UserError) else (SettingProblem("", str(error)),)
+    return {"kind": type(error).__name__, "problems": [vars(problem) for problem in problems]}
 
 
 def _rebuild(description: dict, process: int) -> BaseException:
@@ -80,9 +80,13 @@ def _rebuild(description: dict, process: int) -> BaseException:
     if "stopped" in description:
         return signals.Stopped(description["stopped"])
     kind = getattr(errors, description["kind"], None)
+    problems = [SettingProblem(**problem) for problem in description["problems"]]
+    if isinstance(kind, type) and issubclass(kind, UserError):
+        return kind(*problems)
+    text = problems[0].fault
     if isinstance(kind, type) and issubclass(kind, AdvcoreError):
-        return kind(*description["problems"])
-    return AdvcoreError(f"process {process} failed: {description['kind']}: {' '.join(description['problems'])}")
+        return kind(text)
+    return AdvcoreError(f"process {process} failed: {description['kind']}: {text}")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from advcore.attacks.geometry import LP
 from advcore.attacks.pgd import MOST_PIXELS, check_radius
 from advcore.errors import SettingProblem, check_one_of, explain_missing_package, must, require
+from advcore.evaluation.part_record import PartRecord
+from advcore.evaluation.stretch import Stretch
 from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
 from advcore.settings import setting, settings
@@ -103,6 +105,17 @@ class AutoAttack:
     def attack(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
         """Attack images x (B, C, H, W) that are classified right as y; those not fooled are returned unchanged.
 
+        Raises as `attack_by_part` does.
+        """
+        return self.attack_by_part(forward, x, y, stream)[0]
+
+    def attack_by_part(
+        self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Attack images as `attack` does, and tell what each part of the lineup leaves right.
+
+        Returns x_adv (B, C, H, W), and by the name of each part, in order, (B,) bool: which images are right after it
+        and all parts before it. Each part attacks only these.
         Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported;
         DataError for images that are no floats in [0, 1]. Silences the package's logger.
         """
@@ -110,8 +123,11 @@ class AutoAttack:
         _, channels, height, width = x.shape
         require(self.problem((channels, height, width)))
         package = _import_package()
+        with torch.no_grad():
+            logits = forward(x)
+        classes = logits.shape[1]
         attack = package.AutoAttack(
-            _ForwardModule(forward),
+            _ForwardModule(forward, Stretch.fit_all(logits)),
             device=x.device,
             eps=self.eps,
             norm=_NORMS[self.norm],
@@ -120,14 +136,15 @@ class AutoAttack:
         )
         attack.verbose = False
         logging.getLogger("auto-attack").setLevel(logging.ERROR)  # its checks are ours (`checks.py`), in the record
-        with torch.no_grad():
-            classes = forward(x[:1]).shape[1]
-        attack.attacks_to_run = list(self.choose_lineup(classes).parts)
+        parts = self.choose_lineup(classes).parts
+        attack.attacks_to_run = list(parts)
         for targeted in (attack.apgd_targeted, attack.fab):  # targets are the classes beside the label
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
+        record = PartRecord(attack)
         with preserve_random_state(stream):
             result = attack.run_standard_evaluation(x, y, **{_PACKAGES[package.__name__]: len(x)})
-        return result[0] if isinstance(result, tuple) else result
+        x_adv = result[0] if isinstance(result, tuple) else result
+        return x_adv, record.judge_parts(parts, y)
 
     def describe(self) -> Facts:
         """Return what a robust accuracy must state if there are classes enough. Raises as `Lineup.describe` does."""
@@ -201,15 +218,17 @@ class Lineup:
 class _ForwardModule(nn.Module):
     """Presents a function of images as the module that AutoAttack asks for.
 
-    Where no gradient leads from the logits to the images, the module's gradient is 0 instead of an error.
+    Its logits are stretched to a usual size. Where no gradient leads from them to the images, the module's gradient is
+    0 instead of an error.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, forward: Callable[[Tensor], Tensor], stretch: Stretch) -> None:
         super().__init__()
         self._call = forward
+        self._stretch = stretch
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = replace_infinite(self._call(x))
+        logits = replace_infinite(self._stretch(self._call(x)))
         is_cut_off = x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad
         return logits + 0 * x.flatten(1).sum(1, keepdim=True) if is_cut_off else logits
 

@@ -4,25 +4,27 @@ After AutoAttack's checks (Croce and Hein 2020, appendix), Athalye et al. 2018, 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advcore.attacks.base import take_input_gradient
-from advcore.attacks.geometry import LP, project_linf, step_linf
-from advcore.data.contract import Batch, read_batches
-from advcore.errors import format_count
-from advcore.pixels import format_pixels
+from advcore.attacks.geometry import project_linf, step_linf
+from advcore.attacks.pgd import LinfPGD
+from advcore.data.contract import read_batches
+from advcore.deprecation import forward_renamed
+from advcore.evaluation.intervals import wilson
+from advcore.evaluation.stretch import Stretch, measure_spread
+from advcore.objectives.base import compute_margin_loss
 from advcore.rng import preserve_random_state
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import measure_precision
 from advcore.runtime.states import copy_state, is_same
 from advcore.sweep import Sweep
-from advcore.types import Flag
+from advcore.types import Flag, Loss
 
 IMAGES = 128  # that the checks of a model look at
 FEW_IMAGES = 16  # that are looked at unasked
@@ -31,70 +33,129 @@ _ROUNDED = 2.0**-8  # by how much probabilities in half precision may miss the s
 _FLAT = 0.1  # share of examples without a gradient above which it is masked
 _WALK = (0.0, 0.125, 0.25, 0.5, 1.0)  # in units of eps, for the walk along the first gradient
 _REGAINED = 0.1  # share of examples misclassified on that walk and right further on, above which it is masked
+_FAR = 0.2  # by how much a single step leaves more right than many steps, at least, where it misleads
+_MISLEADING = 0.4  # share that such a step leaves right, at least: without any defence it may leave less
+_NARROW = 3.0  # spread of the logits below which the loss of an attack matters
+_COMPARED_STEPS = 20  # of the attacks whose losses are compared
+_MORE = 2  # images that the better loss fools, at least
 _SCALE = 2.0**14  # of a loss whose gradient does not underflow in float16
 _LOST = 0.1  # share of the entries of input gradients that underflow above which it is said
-_STRONG = 10  # steps below which an evaluation is weak
 
 
-def look_at_model(
-    sweep: Sweep, indices: Tensor, entries: Sequence[dict], *, is_judged: bool, in_full: bool
-) -> list[str]:
-    """Return the flags of a model that attacks are to judge, by a few of the examples `indices`.
-
-    entries : of the attacks, as in `flag_weak_settings`. is_judged : whether all examples were judged before, so that
-    the model is not called at all unless `in_full`. Without `in_full`, only underflow is looked for. Masking is looked
-    for in the largest linf ball of the attacks, or one of 8/255.
-    """
-    flags: list[Flag] = []
-    if entries and (in_full or not is_judged):
-        _, x, y = _read_spread(sweep, indices, FEW_IMAGES)
-        with preserve_random_state():
-            flags += flag_underflow(sweep.model, x, y)
-    if in_full:
-        _, x, y = _read_spread(sweep, indices, IMAGES)
-        radii = [entry["eps"] for entry in entries if entry["norm"] == "linf"]
-        flags += flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))
-    return list(map(str, flags))
-
-
-def _read_spread(sweep: Sweep, indices: Tensor, count: int) -> Batch:
-    """Read at most so many of the examples, from all over the data, which may be sorted by class."""
-    spread = indices[:: max(1, len(indices) // count)][:count]
-    return next(read_batches(sweep.model, sweep.source, [spread]))
+def look_for_underflow(sweep: Sweep, indices: Tensor, *, needed: bool = True) -> list[Flag]:
+    """Return the flag of input gradients, if they are needed, that underflow at a few of the examples `indices`."""
+    if not needed:
+        return []
+    spread = indices[:: max(1, len(indices) // FEW_IMAGES)][:FEW_IMAGES]  # data may be sorted by class
+    _, x, y = next(read_batches(sweep.model, sweep.source, [spread]))
+    with preserve_random_state():
+        return flag_underflow(sweep.model, x, y)
 
 
 def flag_model(
-    model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, eps: float
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    robust: Tensor | None = None,
+    batch_size: int = IMAGES,
 ) -> list[Flag]:
     """Return the reasons why attacks on this model, in eval mode, may be misled.
 
-    `forward` calls the model; x (B, C, H, W) and y (B,) are a few images and labels. Masking is looked for in the linf
-    ball of radius `eps`.
-    Cost: 8 forward passes per image, and one more for each of 8 images alone; one backward pass.
+    `forward` calls the model, on at most `batch_size` images at once; x (B, C, H, W) and y (B,) are a few images and
+    labels. Masking is looked for in the linf ball of radius `eps`; `robust` (B,) bool, if it is known, tells which of
+    the images an attack of many steps leaves right there.
+    Cost: 8 forward passes per image, and one more for each of 8 images alone; one backward pass. Where the logits
+    spread little, 41 forward and 40 backward passes more.
     """
+    forward = partial(_call_in_pieces, forward, batch_size)
+    logits, flags = _look_at_predictions(model, forward, x)
+    pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+    gradients = [take_input_gradient(_bind_cross_entropy(forward, labels), part)[1] for part, labels in pieces]
+    gradient = torch.cat(gradients)
+    flags += _flag_gradient(gradient)
+    flags += _flag_walk(walk_along(forward, x, y, gradient=gradient, eps=eps), robust)
+    if float(measure_spread(logits).median()) < _NARROW:
+        by_loss, by_margin = zip(*(_compare_losses(forward, part, labels, eps) for part, labels in pieces), strict=True)
+        flags += _flag_scale(torch.cat(by_loss), torch.cat(by_margin))
+    return flags
+
+
+def _look_at_predictions(model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, list[Flag]]:
+    """Return the logits of x (B, C, H, W), and the flags of a model that does more than map an image to its logits."""
     flags = []
     before = copy_state(model)
     with torch.no_grad(), _record_autograd() as calls:
         logits = forward(x)
+    size = _measure_size(logits)
     after = copy_state(model)
     if calls or not all(is_same(name, before[name], after.get(name)) for name in before):
         flags.append(Flag("dynamic", "the model computes gradients, or changes itself, while it predicts"))
-    tolerance = max(_SAME, 4 * measure_precision(logits))
     with torch.no_grad():
-        if measure_difference(forward(x), logits) > tolerance:
+        if _differ(forward(x), logits, size):
             flags.append(Flag("randomised", "the same images get other logits the second time"))
-        elif measure_difference(torch.cat([forward(image) for image in x[:8].split(1)]), logits) > tolerance:
+        elif _differ(_call_in_pieces(forward, 1, x[:8]), logits[:8], size):
             flags.append(Flag("batch-dependent", "an image gets other logits alone than in a batch"))
     if _are_probabilities(logits):
         flags.append(Flag("softmax", "the model returns probabilities, not logits; gradients vanish"))
-    _, gradient = take_input_gradient(lambda images: F.cross_entropy(forward(images), y, reduction="none"), x)
+    return logits, flags
+
+
+def _call_in_pieces(forward: Callable[[Tensor], Tensor], size: int, x: Tensor) -> Tensor:
+    return torch.cat([forward(part) for part in x.split(size)])
+
+
+def _measure_size(logits: Tensor) -> Tensor:
+    """Return the size beside which a difference of logits counts: their spread, whatever constant is added to them.
+
+    It is at least so large that two units of rounding make no difference.
+    """
+    rounding = 2 * measure_precision(logits) / _SAME * logits.amax(1).abs().amax()
+    return torch.maximum(measure_spread(logits).amax(), rounding).clamp_min(1e-12)
+
+
+def _differ(logits: Tensor, others: Tensor, size: Tensor) -> bool:
+    """Return whether logits differ by more than rounding; those of masked classes, at -inf in both, do not."""
+    return float((logits - others).nan_to_num(0).abs().amax() / size) > _SAME
+
+
+def _bind_cross_entropy(forward: Callable[[Tensor], Tensor], y: Tensor) -> Loss:
+    return partial(_compose, partial(F.cross_entropy, target=y, reduction="none"), forward)
+
+
+def _compose(outer: Callable[[Tensor], Tensor], inner: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return outer(inner(x))
+
+
+def _flag_gradient(gradient: Tensor) -> list[Flag]:
     flat = float((gradient.flatten(1).abs().amax(1) == 0).double().mean())
-    if flat > _FLAT:
-        flags.append(Flag("masked", f"{100 * flat:.0f} % of the images have no input gradient"))
-    regained = share_regained(forward, x, y, gradient=gradient, eps=eps)
+    if flat <= _FLAT:
+        return []
+    return [Flag("masked", f"{100 * flat:.0f} % of the images have no input gradient")]
+
+
+def _flag_walk(right: Tensor, robust: Tensor | None) -> list[Flag]:
+    """Return the flags of what `walk_along` saw, beside what an attack of many steps leaves right in the same ball."""
+    flags = []
+    regained = _share_regained(right)
     if regained > _REGAINED:
         flags.append(
             Flag("masked", f"{100 * regained:.0f} % of the images are lost, and right further along their gradient")
+        )
+    if robust is None:
+        return flags
+    single = wilson(int(right[-1].sum()), len(robust))
+    many = wilson(int(robust.sum()), len(robust))
+    is_far = single.accuracy - many.accuracy >= _FAR and many.interval[1] < single.interval[0]
+    if is_far and single.accuracy >= _MISLEADING and many.accuracy <= single.accuracy / 2:
+        flags.append(
+            Flag(
+                "masked",
+                f"a single step of eps along the gradient leaves {100 * single.accuracy:.0f} % right, and many steps "
+                f"leave {100 * many.accuracy:.0f} %",
+            )
         )
     return flags
 
@@ -145,14 +206,31 @@ def _computes_in_half(forward: Callable[[Tensor], Tensor], x: Tensor) -> bool:
     return False
 
 
-def measure_difference(first: Tensor, logits: Tensor) -> float:
-    """Return the largest difference between logits (B, C) and the first B of others, relative to the others' largest.
+def _compare_losses(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return which images are right (B,) after PGD on the cross-entropy, as evaluations climb it, and on the margin."""
+    attack = LinfPGD(eps=eps, steps=_COMPARED_STEPS, start="clean")
+    with torch.no_grad():
+        stretch = Stretch.fit(forward(x))
+    cross_entropy = _bind_cross_entropy(partial(_compose, stretch, forward), y)
+    margin = partial(_compose, partial(compute_margin_loss, y=y), forward)
+    ends = [attack.rise(loss, x, x) for loss in (cross_entropy, margin)]
+    with torch.no_grad():
+        return forward(ends[0]).argmax(1) == y, forward(ends[1]).argmax(1) == y
 
-    A class that is masked by -inf in both is equal; in one of them alone, the difference is infinite.
-    """
-    size = logits.masked_fill(logits.isneginf(), 0).abs().amax().clamp_min(1e-12)
-    differences = (first - logits[: len(first)]).abs() / size
-    return float(differences.nan_to_num(nan=0, posinf=float("inf")).amax())
+
+def _flag_scale(by_loss: Tensor, by_margin: Tensor) -> list[Flag]:
+    """Return the flag of an attack on the margin that finds more than one on the cross-entropy, image by image."""
+    more = int((by_loss & ~by_margin).sum())
+    fewer = int((by_margin & ~by_loss).sum())
+    if more < _MORE or more <= 2 * fewer:
+        return []
+    return [
+        Flag(
+            "scale",
+            f"the logits spread too little for the cross-entropy: of {len(by_loss)} images the same attack on the "
+            f"margin fools {more} more, and {fewer} fewer; take the temperature out of the model, or use autoattack",
+        )
+    ]
 
 
 def _are_probabilities(logits: Tensor) -> bool:
@@ -182,78 +260,32 @@ def _record_autograd() -> Iterator[list[str]]:
 
 
 def share_regained(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, gradient: Tensor, eps: float) -> float:
-    """Return the share of images that a walk along the gradient loses and then regains.
+    """Return the share of images that a walk along the gradient (`walk_along`) loses and then regains.
 
-    The walk leads from x (B, C, H, W) along the sign of `gradient`, to the edge of the linf ball of radius `eps`. An
-    image counts if it is misclassified at one of its points and right at a later one: a single step misleads there.
+    An image counts if it is misclassified at one of its points and right at a later one: a single step misleads there.
 
     Cost: 5 forward passes per image. Reference: Kim et al. 2021, section 3 (the distorted decision boundary of
     single-step training).
     """
-    with torch.no_grad():
-        points = [project_linf(step_linf(x, gradient, eps * part), x, eps) for part in _WALK]
-        right = torch.stack([forward(point).argmax(1) == y for point in points])
+    return _share_regained(walk_along(forward, x, y, gradient=gradient, eps=eps))
+
+
+def _share_regained(right: Tensor) -> float:
     lost = (~right).cumsum(0) > 0
     return float((right & lost).any(0).double().mean())
 
 
-def flag_weak_settings(entries: Sequence[dict]) -> list[Flag]:
-    """Return a flag for each attack whose settings make it weak: few steps, or steps that cannot cross the ball.
+def walk_along(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *, gradient: Tensor, eps: float) -> Tensor:
+    """Return (5, B) bool: which images are right at 5 points of a walk along their gradient.
 
-    entries : for each attack, its name and what it describes (`Attack.describe`).
+    The walk leads from x (B, C, H, W) along the sign of `gradient`, to the edge of the linf ball of radius `eps`.
     """
-    flags = []
-    for entry in entries:
-        if entry.get("steps") is not None and entry["steps"] < _STRONG:
-            flags.append(
-                Flag("weak", f"{entry['name']} takes {format_count(entry['steps'], 'step')}, of at least {_STRONG}")
-            )
-        if entry["norm"] in LP and entry.get("step_size") is not None:
-            reach = entry["steps"] * entry["step_size"]
-            if reach < 2 * entry["eps"] * (1 - 1e-6):
-                flags.append(
-                    Flag("weak", f"{entry['name']} reaches {reach / entry['eps']:.2g} eps, and the ball is 2 eps wide")
-                )
-    return flags
+    with torch.no_grad():
+        points = [project_linf(step_linf(x, gradient, eps * part), x, eps) for part in _WALK]
+        return torch.stack([forward(point).argmax(1) == y for point in points])
 
 
-def flag_faults(entries: Sequence[dict], faults: Sequence[str]) -> list[Flag]:
-    """Return a flag for each attack whose gradients have a fault (`GradientWatch`), which is "" for the others."""
-    pairs = zip(entries, faults, strict=True)
-    return [Flag("masked", f"the gradient that {entry['name']} climbs is {fault}") for entry, fault in pairs if fault]
-
-
-def flag_order(entries: Sequence[dict]) -> list[Flag]:
-    """Return a flag for each pair of results whose order gives masking away, beyond both intervals.
-
-    Either an attack of the same kind, no weaker and in a larger ball, leaves more examples right; or the black box
-    leaves fewer right than a white box in the same ball.
-    """
-    flags = []
-    for entry, other in product(entries, repeat=2):
-        if entry["interval"][1] >= other["interval"][0]:
-            continue
-        if _is_black_box_beside(entry, other):
-            flags.append(Flag("masked", f"the black box {entry['name']} beats {other['name']} in the same ball"))
-        elif _has_larger_ball(other, entry):
-            flags.append(
-                Flag(
-                    "masked",
-                    f"{entry['name']} leaves more right at eps {format_pixels(other['eps'])} than at "
-                    f"{format_pixels(entry['eps'])}",
-                )
-            )
-    return flags
-
-
-def _has_larger_ball(other: dict, entry: dict) -> bool:
-    """Whether `other` is the same attack as `entry`, no weaker, in a larger ball."""
-    is_same = all(entry.get(key) == other.get(key) for key in ("name", "norm", "version"))
-    is_weaker = any((other.get(key) or 0) < (entry.get(key) or 0) for key in ("steps", "restarts"))
-    return is_same and not is_weaker and entry["eps"] < other["eps"]
-
-
-def _is_black_box_beside(entry: dict, other: dict) -> bool:
-    """Whether `entry` is of the black box, and `other` of a white box in the same ball."""
-    is_same_ball = all(entry[key] == other[key] for key in ("norm", "eps"))
-    return is_same_ball and entry.get("version") == "square" and other.get("version") != "square"
+__getattr__ = forward_renamed(
+    __name__,
+    {name: f"advcore.evaluation.comparisons.{name}" for name in ("flag_order", "flag_weak_settings")},
+)

@@ -24,15 +24,18 @@ from advcore import distributed
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.checks import check_fits, count_logits
+from advcore.data.checks import Indices, check_fits, count_logits, read_indices
 from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, check_at_least, must, require
 from advcore.evaluation.autoattack import AutoAttack, Lineup
-from advcore.evaluation.checks import flag_faults, flag_order, flag_weak_settings, look_at_model
+from advcore.evaluation.checks import IMAGES, flag_model, look_for_underflow
+from advcore.evaluation.comparisons import flag_comparisons, flag_faults
 from advcore.evaluation.intervals import Accuracy, wilson
+from advcore.evaluation.result import Evaluation
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
-from advcore.evaluation.worst_case import classify_clean, find_robust
+from advcore.evaluation.worst_case import classify_clean, find_robust, find_robust_by_part
+from advcore.kinds import accept_arguments
 from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.runtime.out_of_memory import explain_out_of_memory
@@ -53,32 +56,7 @@ ALIASES = {
 }
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The accuracies of a model, and what makes them untrustworthy.
-
-    clean : accuracy without attack.
-    attacks : one entry per attack: how the number was obtained, then accuracy, n and interval.
-    worst : accuracy where an example counts only if it is right under every attack; None without attacks.
-    flags : what makes the numbers untrustworthy, one line each: the `str` of a `Flag` (advcore.types).
-    verdicts : (n,) bool, whether each example is right: "clean", and under each attack by its position ("0", "1", ...).
-    examples : (n, C, H, W) for each attack by its position, if they were asked for: where the attack found an example
-        misclassified, else where it ended.
-    """
-
-    clean: Accuracy
-    attacks: tuple[Facts, ...]
-    worst: Accuracy | None = None
-    flags: tuple[str, ...] = ()
-    verdicts: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    examples: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-    def as_dict(self) -> Facts:
-        """Return the evaluation as a record holds it, without verdicts and examples."""
-        worst = {"worst": self.worst.as_dict()} if self.worst else {}
-        return {"clean": self.clean.as_dict(), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
-
-
+@accept_arguments
 @record_gradients
 def evaluate(
     model: nn.Module,
@@ -88,7 +66,7 @@ def evaluate(
     seed: int = 0,
     split: str = "test",
     batch_size: int = 256,
-    indices: Tensor | None = None,
+    indices: Indices | None = None,
     checks: bool = False,
     keep_examples: bool = False,
     state: Path | None = None,
@@ -103,7 +81,7 @@ def evaluate(
     dataset : map-style (x, y), x (C, H, W) in [0, 1] or uint8.
     attacks : each is evaluated by itself, climbing the cross-entropy unless it asks for another loss; or `AutoAttack`.
     split : which split `dataset` is, for the record.
-    indices : (n,) long, the examples to evaluate; None for all.
+    indices : (n,) whole numbers, the examples to evaluate, or a mask (N,) of them; None for all.
     checks : look for signs that the numbers are untrustworthy (`checks.py`). Flagged in any case are gradients that are
         missing or underflow in float16, and an AutoAttack with too few classes to run all of its attacks.
     keep_examples : also return the adversarial examples.
@@ -114,16 +92,20 @@ def evaluate(
     Raises ConfigError for a training-only attack, DataError for bad images or labels, NoMemoryError.
     Cost: one forward pass per example, then each attack's passes on the examples still right, per restart.
     """
-    _refuse_unfit(attacks)
+    _refuse_unfit(attacks, batch_size)
     source = as_source(dataset, find_device(model))
-    indices = torch.arange(len(source)) if indices is None else indices
+    indices = read_indices(indices, len(source))
     task = _Task(attacks=attacks, indices=indices, seed=seed, split=split, keep_examples=keep_examples)
     with start_sweep(model, source, ledger or CostLedger(), chunk_size=batch_size) as sweep:
         return _evaluate(sweep, task, state=state, checks=checks, on_chunk=on_chunk)
 
 
-def _refuse_unfit(attacks: Sequence[Attack | AutoAttack]) -> None:
-    """Raise ConfigError for attacks that may leave their ball, or that start where they ended in training."""
+def _refuse_unfit(attacks: Sequence[Attack | AutoAttack], batch_size: int) -> None:
+    """Raise ConfigError for attacks that may leave their ball, or that start where they ended in training.
+
+    So too for a batch without examples.
+    """
+    require(check_at_least("batch_size", batch_size, 1))
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
@@ -154,20 +136,21 @@ def _evaluate(
         {"name": attack_name(attack), **fitting.describe(), "seed": task.seed, "split": task.split}
         for attack, fitting in zip(task.attacks, adapted, strict=True)
     ]
-    saved = _open_verdicts(sweep, task, state)
+    part_keys = [f"{i}.{part}" for i, facts in enumerate(descriptions) for part in facts.get("parts", ())]
+    saved = _open_verdicts(sweep, task, part_keys, state)
     with (
         preserve_random_state(Stream(seed=task.seed, purpose="model")),
         sweep.ledger.phase("evaluation", sweep.source.device),
     ):
         is_judged = len(saved) == len(task.indices)
         examples = _judge_remaining(sweep, task, saved, on_chunk)
-        flags = distributed.run_on_first(
-            partial(look_at_model, sweep, task.indices, descriptions, is_judged=is_judged, in_full=checks)
-        )
+        look = partial(_look_at_model, sweep, task, descriptions, saved.verdicts, in_full=checks)
+        flags = distributed.run_on_first(look) if checks or not is_judged else []
+
     accuracies = {key: wilson(int(verdict.sum()), verdict.numel()) for key, verdict in saved.verdicts.items()}
-    entries = tuple(description | accuracies[str(i)].as_dict() for i, description in enumerate(descriptions))
+    entries = tuple(_make_entry(i, description, accuracies) for i, description in enumerate(descriptions))
     if checks:
-        flags += map(str, chain(flag_weak_settings(entries), flag_order(entries)))
+        flags += map(str, flag_comparisons(entries))
     reduced = chain.from_iterable(lineup.flag_reduction() for lineup in adapted if isinstance(lineup, Lineup))
     worst = torch.stack(list(saved.verdicts.values())).all(0)
     return Evaluation(
@@ -180,10 +163,18 @@ def _evaluate(
     )
 
 
-def _open_verdicts(sweep: Sweep, task: _Task, path: Path | None) -> SavedVerdicts:
+def _make_entry(position: int, description: Facts, accuracies: dict[str, Accuracy]) -> Facts:
+    """Return what a record says of an attack; of one with parts also the accuracy that is left after each of them."""
+    entry = description | accuracies[str(position)].as_dict()
+    if "parts" in description:
+        entry["after"] = {part: accuracies[f"{position}.{part}"].accuracy for part in description["parts"]}
+    return entry
+
+
+def _open_verdicts(sweep: Sweep, task: _Task, part_keys: Sequence[str], path: Path | None) -> SavedVerdicts:
     """Open the verdicts so far, and count the passes that they took."""
-    keys = ["clean", *map(str, range(len(task.attacks)))]
-    settings = (task.seed, sweep.chunk_size)
+    keys = ["clean", *map(str, range(len(task.attacks))), *part_keys]
+    settings = (task.seed, sweep.chunk_size, *part_keys)
     identity = partial(hash_evaluation, sweep.model, sweep.source, task.indices, task.attacks, settings)
     saved = SavedVerdicts(path, keys, identity)
     for kind, count in zip(("forward", "backward"), saved.passes.tolist(), strict=True):
@@ -205,7 +196,8 @@ def _judge_remaining(
     remaining = task.indices[len(saved) :]
     examples: list[dict[str, Tensor]] = []
     if len(remaining):
-        check_fits(sweep.model, sweep.source, labels=False)
+        with distributed.fail_together():
+            check_fits(sweep.model, sweep.source, labels=False)
         for pieces in sweep.run(remaining, judge, guard=partial(explain_out_of_memory, "in an evaluation", way_out)):
             saved.add(pieces, [task.watches[i].find_fault() for i in range(len(task.attacks))])
             for _, _, images in pieces:
@@ -227,10 +219,11 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
         for i, attack in enumerate(attacks):
             stream = root.child(i).at(indices)
             watch = task.watches[i]
-            forward = watch.watch(sweep.forward)
-            robust, x_adv = find_robust(forward, attack, x, y=y, correct=correct, stream=stream)
-            watch.end_batch(robust)
-            verdicts[str(i)] = robust
+            verdicts[str(i)], x_adv, after = find_robust_by_part(
+                watch.watch(sweep.forward), attack, x, y=y, correct=correct, stream=stream
+            )
+            watch.end_batch(verdicts[str(i)])
+            verdicts |= {f"{i}.{part}": right for part, right in after.items()}
             if task.keep_examples:
                 examples[str(i)] = x_adv
         return count_passes(sweep.ledger) - passes_before, verdicts, examples
@@ -238,12 +231,35 @@ def _bind_judge(sweep: Sweep, task: _Task) -> Measure[PieceResult]:
     return judge
 
 
+def _look_at_model(
+    sweep: Sweep, task: _Task, descriptions: Sequence[Facts], verdicts: dict[str, Tensor], *, in_full: bool
+) -> list[str]:
+    """Look for gradients that underflow and, `in_full`, for signs of masking."""
+    flags = list(map(str, look_for_underflow(sweep, task.indices, needed=bool(task.attacks))))
+    if in_full:
+        flags += _check_model(sweep, task, descriptions, verdicts)
+    return flags
+
+
+def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts], verdicts: dict[str, Tensor]) -> list[str]:
+    """Look for signs of masking on a few images, in the largest linf ball of the attacks, or one of 8/255."""
+    few = slice(0, None, max(1, len(task.indices) // IMAGES))  # data may be sorted by class
+    _, x, y = next(read_batches(sweep.model, sweep.source, [task.indices[few][:IMAGES]]))
+    radii = {str(i): facts["eps"] for i, facts in enumerate(descriptions) if facts["norm"] == "linf"}
+    eps = max(radii.values(), default=8 / 255)
+    many_steps = [verdicts[key][few][:IMAGES] for key in radii if radii[key] == eps]
+    robust = torch.stack(many_steps).all(0) if many_steps else None
+    flags = flag_model(sweep.model, sweep.forward, x, y, eps=eps, robust=robust, batch_size=sweep.chunk_size)
+    return list(map(str, flags))
+
+
+@accept_arguments
 @record_gradients
 def smallest_radius(
     model: nn.Module,
-    source: Source,
+    source: MapStyle | Source,
     attack: Attack,
-    indices: Tensor,
+    indices: Indices,
     *,
     stream: Stream,
     ledger: CostLedger,
@@ -256,13 +272,16 @@ def smallest_radius(
     infinite where the whole ball does not suffice.
     Cost: one forward pass per example, and the attack for each ball that is tried; in phase "evaluation".
     """
+    require(check_at_least("parts", parts, 1), check_at_least("batch_size", batch_size, 1))
+    source = as_source(source, find_device(model))
+    check_fits(model, source, labels=False)
     radii = []
     with (
         start_sweep(model, source, ledger, chunk_size=batch_size) as sweep,
         ledger.phase("evaluation", source.device),
     ):
         attack = sweep.bind(attack.probe())
-        for batch, x, y in read_batches(model, source, cut_into_chunks(indices, batch_size)):
+        for batch, x, y in read_batches(model, source, cut_into_chunks(read_indices(indices, len(source)), batch_size)):
             with torch.no_grad():
                 robust = classify_clean(sweep.forward(x), y, batch)
             radius = torch.where(robust, float("inf"), 0.0).double()

@@ -20,10 +20,12 @@ class Accuracy:
 
 
 def wilson(correct: int, n: int) -> Accuracy:
-    """Compute the accuracy `correct / n` with its 95 % score interval.
+    """Compute the accuracy `correct / n` with its 95 % score interval; of no example, 0 with the interval (0, 1).
 
     Reference: Wilson 1927; Brown, Cai, DasGupta 2001, eq. 4.
     """
+    if not n:
+        return Accuracy(0.0, 0, (0.0, 1.0))
     share = correct / n
     z2 = _Z**2 / n
     centre = (share + z2 / 2) / (1 + z2)

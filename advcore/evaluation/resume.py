@@ -57,7 +57,7 @@ class SavedVerdicts:
         self._path = path if distributed.is_first() else None
         self.verdicts = {key: torch.zeros(0, dtype=torch.bool) for key in keys}
         self.passes = torch.zeros(2, dtype=torch.long)
-        self.faults = [""] * (len(keys) - 1)
+        self.faults = [""] * sum(key.isdigit() for key in keys)
         with distributed.fail_together():
             if self._path is not None:
                 self._identity = identity()

@@ -15,6 +15,7 @@ from advcore.attacks.base import Attack
 from advcore.data.checks import check_labels
 from advcore.errors import NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
+from advcore.evaluation.stretch import Stretch
 from advcore.objectives.base import choose_ascent
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
@@ -57,6 +58,8 @@ def find_robust(
     misclassified, else where the attack ended, else (not attacked) the clean image. Restarts run one after another,
     each on the examples still right.
     """
+    if isinstance(attack, AutoAttack):
+        return find_robust_by_part(forward, attack, x, y=y, correct=correct, stream=stream)[:2]
     robust = correct.clone()
     x_adv = x.clone()
     for restart in range(attack.restarts):
@@ -66,16 +69,44 @@ def find_robust(
         images = x[remaining]
         draws = stream.take(remaining).child("try", restart)
         watched = WatchedLoss(forward, attack, images, y=y[remaining])
-        if isinstance(attack, AutoAttack):
-            last_points = attack.attack(forward, images, y[remaining], draws)
-        else:
-            single = attack if attack.restarts <= 1 else attack.with_settings(restarts=1)
-            last_points = single(watched, images, generator=draws)
+        single = attack if attack.restarts <= 1 else attack.with_settings(restarts=1)
+        last_points = single(watched, images, generator=draws)
         with torch.no_grad():
             watched.judge(last_points)
         robust[remaining] = ~watched.fooled
         x_adv[remaining] = watched.find_worst_points(last_points).to(x_adv)
     return robust, x_adv
+
+
+def find_robust_by_part(
+    forward: Callable[[Tensor], Tensor],
+    attack: Attack | AutoAttack,
+    x: Tensor,
+    *,
+    y: Tensor,
+    correct: Tensor,
+    stream: Stream,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Attack as `find_robust` does, and tell which examples stay right after each part of AutoAttack.
+
+    Returns what `find_robust` does, and (B,) bool by the name of each part, in the order in which they run; empty for
+    an attack without parts.
+    """
+    if not isinstance(attack, AutoAttack):
+        return *find_robust(forward, attack, x, y=y, correct=correct, stream=stream), {}
+    remaining = correct.nonzero()[:, 0]
+    if not len(remaining):
+        with torch.no_grad():
+            classes = forward(x[:1]).shape[1]
+        return correct, x.clone(), dict.fromkeys(attack.choose_lineup(classes).parts, correct)
+    images, labels = x[remaining], y[remaining]
+    last_points, right_after = attack.attack_by_part(forward, images, labels, stream.take(remaining).child("try", 0))
+    watched = WatchedLoss(forward, attack, images, y=labels)
+    with torch.no_grad():
+        watched.judge(last_points)
+    robust = correct.index_put((remaining,), ~watched.fooled)
+    x_adv = x.index_put((remaining,), watched.find_worst_points(last_points).to(x))
+    return robust, x_adv, {part: robust | correct.index_put((remaining,), right) for part, right in right_after.items()}
 
 
 class WatchedLoss:
@@ -87,6 +118,9 @@ class WatchedLoss:
     attack : names the loss (`climbs`), and whether it asks for it outside of its ball (`probes_outside`): then only the
         points given to `judge` count. AutoAttack computes its losses itself, and uses `judge` alone.
     x, y : images (B, C, H, W) and labels (B,).
+
+    The loss is that of the logits stretched to a usual size (`Stretch`), as far as the first point that is asked for
+    needs it: a temperature in the model changes no accuracy.
 
     `fooled` (B,) bool: the examples misclassified so far. Logits that say nothing (`are_meaningful`) count as
     misclassified.
@@ -101,13 +135,17 @@ class WatchedLoss:
         self._every_point_counts = not getattr(attack, "probes_outside", False)
         self.fooled = torch.zeros(len(y), dtype=torch.bool, device=y.device)
         self._first_fooled_at = x
+        self._stretch: Stretch | None = None
 
     def __call__(self, x_adv: Tensor) -> Tensor:
         logits = self._forward(x_adv)
+        if self._stretch is None:
+            self._stretch = Stretch.fit(logits)
+        losses = self._loss(self._stretch(logits))
         if not self._every_point_counts:
-            return self._loss(logits)
+            return losses
         self._note(x_adv, logits)
-        return self._loss(logits).masked_fill(self.fooled, 0)
+        return losses.masked_fill(self.fooled, 0)
 
     def judge(self, x_adv: Tensor) -> None:
         """Note which examples are misclassified at x_adv (B, C, H, W), the point that an attack returned."""

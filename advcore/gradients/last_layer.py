@@ -4,6 +4,7 @@ Perturbations are not stored. A row is exact for the x_adv it was taken at: by D
 inner maximum is the loss gradient at the maximiser.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,18 +14,19 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import count_passes, perturb
 from advcore.attacks.base import Attack
-from advcore.data.checks import LabelCheck, make_label_check
+from advcore.data.checks import LabelCheck, check_fits, make_label_check, refuse_changes
 from advcore.data.contract import Source, read_first_images
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
+from advcore.kinds import accept_arguments
 from advcore.models.head import Head, Tap, count_classes, find_head, run_layer_by_layer, tap_features
-from advcore.objectives.base import Objective
+from advcore.objectives.base import Objective, compute_losses
 from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.watch import GradientWatch
-from advcore.sweep import start_sweep
+from advcore.sweep import Sweep, start_sweep
 
 
 def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -37,16 +39,18 @@ def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> 
         for name, z in logits.items()
     }
     with torch.enable_grad():
-        loss = objective.loss(y, **leaves).sum()
+        loss = compute_losses(objective, y, **leaves).sum()
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
 def locate_head(model: nn.Module, source: Source, name: str | None) -> Head:
     """Find the model's linear head (`find_head`), by a forward pass of the first images in eval mode."""
+    check_fits(model, source, labels=False)
     with borrow(model, training=False):
         return find_head(model, read_first_images(model, source), name)
 
 
+@accept_arguments
 @record_gradients
 def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSettings) -> Measurement:
     """Attack every example with the model as it stands, and measure its last-layer gradient there, as factors.
@@ -64,14 +68,12 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
     ledger = settings.ledger
     store = FactorStore(settings.objective.passes, len(source), settings.folder)
     labels: list[Tensor] = []
-    head = locate_head(model, source, settings.head)
-    check = make_label_check(source, count_classes(head))
-    kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
-    is_training = settings.attack_mode == "train"
-    with (
-        start_sweep(model, source, ledger, chunk_size=settings.chunk_size, training=is_training) as sweep,
-        tap_features(head) as tap,
-    ):
+    with distributed.fail_together():
+        refuse_changes(source)
+        head = locate_head(model, source, settings.head)
+        check = make_label_check(source, count_classes(head))
+        kind = _fit_to_bias(settings.kind, has_bias=head.bias is not None)
+    with _start_sweep(model, source, settings) as sweep, tap_features(head) as tap:
         measure = _FactorMeasure(settings, sweep.bind(settings.attack), sweep.forward, tap, check)
         for pieces in sweep.run(torch.arange(len(source)), measure):
             for y, factors in pieces:
@@ -88,6 +90,13 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
         if example is not None:
             raise NonFiniteError(f"the model's gradient at example {example} is NaN or infinite; training has diverged")
     return Measurement(rows=rows, labels=torch.cat(labels).cpu(), events=events)
+
+
+def _start_sweep(
+    model: nn.Module, source: Source, settings: MeasurementSettings
+) -> contextlib.AbstractContextManager[Sweep]:
+    training = settings.attack_mode == "train"
+    return start_sweep(model, source, settings.ledger, chunk_size=settings.chunk_size, training=training)
 
 
 def _fit_to_bias(kind: str, *, has_bias: bool) -> str:

@@ -7,7 +7,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from advcore.data.contract import MapStyle
+from advcore.data.loaders import build_loader
+from advcore.data.samples import count_examples
 from advcore.errors import ConfigError, check, check_at_least, must, require, require_package, unless
+from advcore.kinds import accept_arguments
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset, WeightedSubset
 
@@ -41,6 +45,7 @@ class AdversarialCoresetCallback(Callback):
     Several processes share the attack and get the same coreset; Lightning then divides it between them.
     """
 
+    @accept_arguments
     def __init__(
         self,
         selector: AdversarialCoreset,
@@ -48,7 +53,7 @@ class AdversarialCoresetCallback(Callback):
         warm_epochs: int,
         period: int | None = 1,
         seed: int = 0,
-        dataset: Dataset | None = None,
+        dataset: MapStyle | Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
         needs_no_blocks = selector.partition != "per_batch"
@@ -57,6 +62,8 @@ class AdversarialCoresetCallback(Callback):
             unless(period is None, check_at_least("period", period, 1)),
             check(needs_no_blocks, "selector.partition", "one that needs no blocks", "per_batch"),
         )
+        if dataset is not None:
+            count_examples(dataset)
         self.selector, self.seed = selector, seed
         self.warm_epochs, self.period = warm_epochs, period
         self.dataset, self.network = dataset, network
@@ -113,7 +120,7 @@ class AdversarialCoresetCallback(Callback):
         self._loader_epoch = epoch
         names = ("batch_size", "num_workers", "pin_memory", "drop_last", "collate_fn", "worker_init_fn")
         settings = {name: getattr(base, name) for name in names}
-        return DataLoader(self._weigh_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
+        return build_loader(self._weigh_examples(base.dataset, epoch, pl_module), shuffle=True, **settings)
 
     def _weigh_examples(self, dataset: Dataset, epoch: int, pl_module: LightningModule) -> WeightedSubset:
         """Return the examples that the epoch trains on, after a selection if one is due."""

@@ -19,9 +19,11 @@ from advcore.errors import (
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import setting, settings
-from advcore.shares import floor_share
+from advcore.shares import Amount, divide, floor_share
+from advcore.types import check_losses
 
 FLOOR = 1e-6  # added to a preference that may be 0, so that every example can be drawn
+_LEAST = torch.finfo(torch.float64).tiny  # a preference of 0, as of an infinite margin, in a logarithm
 _UNIFORM = 0.1  # share of a corrected draw that is uniform; without it, weights of rarely drawn examples had no bound
 
 
@@ -56,8 +58,15 @@ def count(part: float, size: int) -> int:
     return max(1, floor_share(part, size))
 
 
+def normalise_entropy(entropy: Amount, size: int) -> Amount:
+    """Return the entropy of `size` probabilities over log(size), in [0, 1]; 1 for a single one, which is even."""
+    if size == 1:
+        return entropy + 1
+    return entropy / math.log(size)
+
+
 def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "multinomial") -> Picked:
-    """Pick k of the B examples by `preferences` (B,) above 0.
+    """Pick k of the B examples by `preferences` (B,), at least 0; those of 0 come last, in even chances among them.
 
     how : "multinomial", successive draws without replacement; or "top", the k largest, ties to the earlier example.
 
@@ -66,9 +75,9 @@ def draw_examples(preferences: Tensor, k: int, generator: Stream, how: str = "mu
     Reference: Kool, van Hoof, Welling 2019, sections 3 and 4.2.
     """
     size = len(preferences)
-    log_p = preferences.double().log()
+    log_p = preferences.double().clamp_min(_LEAST).log()
     log_p = log_p - log_p.logsumexp(0)
-    entropy = -(log_p.exp() * log_p).sum() / max(math.log(size), 1e-12)
+    entropy = normalise_entropy(-(log_p.exp() * log_p).sum(), size)
     if how == "top":
         positions = torch.argsort(log_p, descending=True, stable=True)[:k].sort().values
         return Picked(positions, torch.ones(k, device=log_p.device), entropy)
@@ -142,6 +151,10 @@ class AttackSubset:
         """Return a preference (B,) above 0; the larger it is, the likelier an example is picked."""
         raise NotImplementedError
 
+    def _prefer(self, seen: Seen, batch: Tensor) -> Tensor:
+        """Return the rule's preferences. Raises ConfigError unless they are one float for each example of the batch."""
+        return check_losses(self.compute_preferences(seen), batch, f"the preferences of {type(self).__name__}")
+
     def pick(self, seen: Seen | None, generator: Stream) -> Picked:
         """Pick some of the B examples to which `generator` is bound; uniformly without `seen`."""
         batch = generator.examples
@@ -150,10 +163,10 @@ class AttackSubset:
         if seen is None:
             picked = draw_examples(torch.ones(size, device=batch.device), k, generator)
         elif self.correction == "none":
-            picked = draw_examples(self.compute_preferences(seen), k, generator, self.draw)
+            picked = draw_examples(self._prefer(seen, batch), k, generator, self.draw)
         else:
-            preferences = self.compute_preferences(seen)
-            preferences = (1 - _UNIFORM) * preferences / preferences.sum() + _UNIFORM / size
+            preferences = self._prefer(seen, batch)
+            preferences = (1 - _UNIFORM) * divide(preferences, preferences.sum()) + _UNIFORM / size
             return draw_examples(preferences, k, generator, self.draw)
         return picked._replace(weights=torch.ones_like(picked.weights))
 

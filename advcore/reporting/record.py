@@ -14,7 +14,15 @@ SCHEMA = "advcore-record-2"
 UNSEALED = "advcore-record-1"
 _WAY_OUT = "advcore run --resume makes a run's record again from its states; advcore bench, one that was removed"
 # Settings that say where a run is computed and who is informed of it; its results do not depend on them.
-ELSEWHERE = ("device", "checkpoint", "tracking", "data.workers", "training.memory.place", "selection.memory_limit")
+ELSEWHERE = (
+    "device",
+    "checkpoint",
+    "tracking",
+    "data.workers",
+    "training.memory.place",
+    "selection.memory_limit",
+    "selection.max_minutes",
+)
 # Data sets that are identified by the last part of their path. Others are the same wherever they are stored.
 BY_PATH = ("parquet", "npz", "image_folder")
 # An object of a record's JSON. Which keys it has is decided by the code that measures it.

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import nn
 
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
 from advcore.errors import format_count
 from advcore.run import build
-from advcore.selection.memory import estimate_for, settle
+from advcore.selection.duration import settle_minutes
+from advcore.selection.memory import Estimate, estimate_for, settle
 from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
@@ -54,20 +56,37 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         text += "; full training is cheaper"
     if wanted is not None and cost < _NEAR * wanted:
         text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
+    estimate = _estimate_selection(trainer, data, model)
     notes = {
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
+        "time": _explain_time(trainer, estimate, data.train.device),
     }
     return Plan(
         text=text,
         relative_cost=cost,
         reference=compared,
-        memory=_estimate_memory(trainer, data, model),
+        memory=_estimate_memory(trainer, data, model, estimate),
         notes={subject: note for subject, note in notes.items() if note},
     )
 
 
-def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str, str]:
+def _estimate_selection(trainer: Trainer, data: Data, model: nn.Module) -> Estimate | None:
+    if trainer.selector is None:
+        return None
+    return estimate_for(trainer.selector, model, data.train, build.count_held_out(data))
+
+
+def _explain_time(trainer: Trainer, estimate: Estimate | None, device: torch.device) -> str | None:
+    """Say how long each selection solves, if that is long. Raises ConfigError if it is more than is allowed."""
+    if estimate is None or trainer.selector is None:
+        return None
+    with build.prefix_problems("selection."):
+        events = settle_minutes(estimate.work, trainer.selector.max_minutes, device)
+    return "".join(f"in each selection, {event}" for event in events) or None
+
+
+def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: Estimate | None) -> dict[str, str]:
     """Return what a run holds, in MB: images, parameters with gradients and momentum, and a selection at its peak.
 
     Raises ConfigError if a selection does not fit into `selection.memory_limit` even with its rows in a file, or if
@@ -83,10 +102,7 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module) -> dict[str
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
     memory = {name: _format_megabytes(size) for name, size in sizes.items()}
     selector = trainer.selector
-    if selector is None:
-        return memory
-    estimate = estimate_for(selector, model, data.train, build.count_held_out(data))
-    if estimate is None:
+    if estimate is None or selector is None:
         return memory
     with build.prefix_problems("selection."):
         estimate, events = settle(estimate, selector.memory_limit, data.train.device)

@@ -10,6 +10,16 @@ from typing import NamedTuple
 
 import torch
 
+from advcore.errors import ConfigError, must
+
+
+def read_device(device: torch.device | str) -> torch.device:
+    """Return a device that may be given by its name. Raises ConfigError for a name that torch does not know."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigError(must("device", "cpu, cuda or cuda:N", device)) from None
+
 
 class Mark(NamedTuple):
     """A moment on the host's clock and, on CUDA, in the device's queue.
@@ -54,6 +64,13 @@ def measure_peak_memory(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def estimate_rate(device: torch.device) -> float:
+    """Return about how many multiplications a device does in a second: a constant, so that no load changes it."""
+    if device.type == "cuda":
+        return 4e11
+    return 4e9
 
 
 def measure_free_memory(device: torch.device) -> float | None:

@@ -12,6 +12,7 @@ import torch
 from advcore.errors import NoMemoryError
 from advcore.runtime import cuda_graphs as graphs
 from advcore.runtime.device import release_memory
+from advcore.shares import measure_next_piece
 from advcore.types import Event
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Pieces:
     events: list[Event] = field(default_factory=list, init=False)
 
     def run(self, n: int, work: Callable[[slice], Result]) -> list[Result]:
-        """Return `work(piece)` for consecutive pieces of 0..n - 1, in order.
+        """Return `work(piece)` for consecutive pieces of 0..n - 1, in order, cut by `measure_next_piece`.
 
         Raises what `work` raises; of errors about memory, only those that come at the smallest size.
         """
@@ -48,8 +49,11 @@ class Pieces:
         while done < n:
             size = min(self.size, n)
             try:
-                results.append(work(slice(done, min(done + size, n))))
-                done += size
+                end = min(done + size, n)
+                if self.least > 1:  # examples, and not problems, which may be alone
+                    end = done + measure_next_piece(n - done, size)
+                results.append(work(slice(done, end)))
+                done = end
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or size <= self.least:

@@ -18,9 +18,10 @@ from advcore.data.source import Source, as_source
 from advcore.deprecation import forward_method
 from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must, unless
 from advcore.gradients import GRADIENTS
+from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
-from advcore.rows import FactoredRows, Rows
+from advcore.rows import FactoredRows, Rows, find_first_not_finite
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.measure import Call, Measured, count_cost, measure, sample_in_full
 from advcore.selection.partition import PARTITIONS, Problem, Split
@@ -55,7 +56,8 @@ class AdversarialCoreset(SelectionSettings):
     attack_mode : mode of the model while it is attacked: "eval", or "train" as in some published codes.
     block_size : for per_batch: the training batch size.
     normalise : how the trainer will rescale weights; for `gradient_error_trained`.
-    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit : see `SelectionSettings`.
+    partition, budget, rows, blocks, chunk_size, target, full_examples, memory_limit, max_minutes : see
+        `SelectionSettings`.
 
     Cost of a selection: one attack of the whole set, then the solver's. All rows are held, in memory or in a temporary
     file (`memory_limit`), and beside them those of one problem at a time. Several processes (torch.distributed) share
@@ -116,16 +118,17 @@ class AdversarialCoreset(SelectionSettings):
 
     size = forward_method("advcore.selection.coreset.AdversarialCoreset.size", "count_chosen")
 
+    @accept_arguments
     @record_gradients
     def select(
         self,
         model: nn.Module,
-        dataset: Dataset | Source,
+        dataset: MapStyle | Dataset | Source,
         *,
         seed: int,
         epoch: int = 0,
         rows: Rows | None = None,
-        validation: Dataset | Source | None = None,
+        validation: MapStyle | Dataset | Source | None = None,
         previous: Coreset | None = None,
         ledger: CostLedger | None = None,
         on_chunk: Callable[[int, int], None] = lambda done, total: None,
@@ -164,7 +167,8 @@ class AdversarialCoreset(SelectionSettings):
                 return self._keep_all(call)
             coreset = self._select_subset(call, rows, previous)
         for event in coreset.events:
-            log.warning("selection at epoch %d: %s", call.epoch, event)
+            if event.kind != "time":  # which was told before the work
+                log.warning("selection at epoch %d: %s", call.epoch, event)
         return coreset
 
     def _keep_all(self, call: Call) -> Coreset:
@@ -190,10 +194,11 @@ class AdversarialCoreset(SelectionSettings):
     def _select_subset(self, call: Call, rows: Rows | None, previous: Coreset | None) -> Coreset:
         """Measure rows, solve, and return the coreset together with how good it is.
 
-        Raises DataError for `rows` that are not as many as the examples.
+        Raises DataError for `rows` that are not as many as the examples, or not finite.
         """
-        if rows is not None and len(rows) != len(call.source):
-            raise DataError(must("rows", f"one row for each of the {len(call.source)} examples", len(rows)))
+        if rows is not None:
+            with distributed.fail_together():
+                _refuse_other_rows(rows, len(call.source))
         measured = measure(self, call, rows)
         device = call.source.device
         with call.ledger.phase("solve", device):
@@ -265,3 +270,12 @@ class AdversarialCoreset(SelectionSettings):
             info=tuple(solution.info),
             events=events,
         )
+
+
+def _refuse_other_rows(rows: Rows, n: int) -> None:
+    """Raise DataError for rows, of n examples, that were measured earlier and cannot be solved for."""
+    if len(rows) != n:
+        raise DataError(must("rows", f"one row for each of the {n} examples", len(rows)))
+    first = find_first_not_finite(rows.squared_norms())
+    if first is not None:
+        raise DataError(f"rows must be finite, got NaN or infinity, first at example {first}; measure them anew")

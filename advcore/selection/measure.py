@@ -1,5 +1,6 @@
 """Rows of one selection: where they are stored, how they are measured, and samples of them under the full attack."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from advcore.objectives.base import is_attacked
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
 from advcore.rows.on_disk import find_temporary_folder
+from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import estimate_for, has_large_rows, settle
 from advcore.selection.quality import Sample
 from advcore.selection.solve import Solution
@@ -28,6 +30,8 @@ from advcore.types import Event, Facts
 
 if TYPE_CHECKING:
     from advcore.selection.coreset import AdversarialCoreset
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +66,8 @@ class Measured:
 
 def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Measured:
     """Measure the rows of a selection. rows : of all examples, if they were measured earlier."""
-    folder = None
-    events: tuple[Event, ...] = ()
+    folder, events = place_rows(selector, call, is_measured=rows is None or selector.target != "train")
     goal = Measurement(rows=None, labels=None)
-    if rows is None and selector.solver.reads is not None:
-        check_fits(call.model, call.source, labels=False)
-    if rows is None or selector.target != "train":
-        folder, events = place_rows(selector, call)
     if rows is None:
         examples = _measure_rows(selector, call, call.source, purpose="selection", folder=folder)
     else:
@@ -86,17 +85,27 @@ def _forget_memory(attack: Attack | None) -> Attack | None:
     return attack.with_memory(None)
 
 
-def place_rows(selector: "AdversarialCoreset", call: Call) -> tuple[Path | None, tuple[Event, ...]]:
-    """Return the folder for a selection's rows, None if they fit in memory, and the event that says so."""
+def place_rows(
+    selector: "AdversarialCoreset", call: Call, *, is_measured: bool
+) -> tuple[Path | None, tuple[Event, ...]]:
+    """Return the folder for a selection's rows, None if they fit in memory, and the events that say so.
+
+    is_measured : whether rows are measured, and so have to be placed. An event also says where solving will take long.
+    """
+    device = call.source.device
     held_out = 0 if call.validation is None else len(call.validation)
-    estimate = estimate_for(selector, call.model, call.source, held_out)
-    if estimate is None:
-        return None, ()
-    saved = distributed.run_on_first(
-        lambda: list(map(vars, settle(estimate, selector.memory_limit, call.source.device)[1]))
-    )
-    events = tuple(map(Event.load, saved))
-    return find_temporary_folder() if events else None, events
+    events: tuple[Event, ...] = ()
+    with distributed.fail_together():
+        estimate = estimate_for(selector, call.model, call.source, held_out)
+        if estimate is not None:
+            events = settle_minutes(estimate.work, selector.max_minutes, device)
+    for event in events:
+        log.warning("selection at epoch %d: %s", call.epoch, event)
+    if estimate is None or not is_measured:
+        return None, events
+    saved = distributed.run_on_first(lambda: list(map(vars, settle(estimate, selector.memory_limit, device)[1])))
+    spilled = tuple(map(Event.load, saved))
+    return find_temporary_folder() if spilled else None, (*events, *spilled)
 
 
 def _measure_rows(
@@ -109,7 +118,7 @@ def _measure_rows(
     reads = selector.solver.reads
     if reads is None:
         return Measurement(rows=DenseRows(matrix=torch.zeros(len(data), 0)), labels=_list_labels(data))
-    if data is not call.source:  # which `measure` has checked
+    with distributed.fail_together():
         check_fits(call.model, data, labels=False)
     gradient = GRADIENTS[reads]
     if gradient.is_collected or find_scores_file(selector.solver):

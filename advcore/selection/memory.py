@@ -15,6 +15,7 @@ from advcore.gradients.last_layer import locate_head
 from advcore.models.head import count_classes, count_features
 from advcore.rows.pairwise import CONVERTED_UP_TO
 from advcore.runtime.device import measure_free_memory
+from advcore.selection.duration import Work, count_work
 from advcore.solvers.base import estimate_memory
 from advcore.types import Event
 
@@ -31,6 +32,7 @@ class Estimate:
 
     rows : of all gradient rows. problem : of the largest problem's copy of its rows. matrix, solver : what its solver
     adds. working : of sums and strips in float64. spilled : whether the rows are in a file, and so not in memory.
+    work : what solving takes, beside that (`selection.duration`).
     """
 
     rows: int
@@ -39,6 +41,7 @@ class Estimate:
     solver: int
     working: int
     spilled: bool = False
+    work: Work = Work()
 
     @property
     def peak(self) -> int:
@@ -101,7 +104,8 @@ def estimate(
         matrix = matrix if itemsize <= 4 else 8 * size * size
         if problem <= CONVERTED_UP_TO:
             working += 3 * problem
-    return Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
+    held = Estimate(measured * row_bytes, problem, matrix, solver=needed["solver"], working=working)
+    return replace(held, work=count_work(selector, counts=counts, classes=classes, features=features))
 
 
 def has_large_rows(selector: "AdversarialCoreset") -> bool:

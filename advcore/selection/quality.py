@@ -11,6 +11,7 @@ from advcore.rng import Stream
 from advcore.rows import FactoredRows, Rows
 from advcore.selection.result import rescale_to_mean_1
 from advcore.selection.solve import Solution
+from advcore.shares import divide
 from advcore.types import Event, Facts
 
 _DRAWS = 5  # random subsets behind gradient_error_random
@@ -31,7 +32,7 @@ def measure_quality(
     class_counts = torch.bincount(labels[solution.indices], minlength=int(labels.max()) + 1)
     facts: Facts = {
         "weight_sum": float(weights.sum()) / len(labels),
-        "effective_sample_size": float(weights.sum() ** 2 / (len(weights) * weights.square().sum())),
+        "effective_sample_size": float(divide(weights.sum() ** 2, len(weights) * weights.square().sum())),
         "class_counts": class_counts.tolist(),
     }
     if not isinstance(rows, FactoredRows):
@@ -75,11 +76,14 @@ def describe_stretch(weight_sum: float, normalise: str) -> tuple[Event, ...]:
 
 
 def measure_gradient_error(rows: Rows, indices: Tensor, weights: Tensor, total: Tensor | None = None) -> float:
-    """Return ||sum of w_i g_i over the indices - total|| / ||total||; `total` defaults to the sum of all rows."""
+    """Return ||sum of w_i g_i over the indices - total|| / ||total||, the numerator alone where ||total|| is 0.
+
+    total : the sum of all rows by default.
+    """
     if total is None:
         total = rows.total()
     weighted = rows.combine(indices.to(rows.device), weights.to(rows.device))
-    return float((weighted - total).norm() / total.norm().clamp_min(1e-300))
+    return float(divide((weighted - total).norm(), total.norm()))
 
 
 def measure_random_error(rows: Rows, k: int, stream: Stream, total: Tensor) -> float:
@@ -113,9 +117,9 @@ def estimate_full_error(rows: FactoredRows, indices: Tensor, weights: Tensor, sa
     examples were attacked.
     """
     error, variance, total = estimate_sums(rows, indices, weights, sample)
-    size = total.norm().clamp_min(1e-300)
+    size = total.norm()
     unbiased = (error.square().sum() - variance).clamp_min(0).sqrt()
-    return float(unbiased / size), float(variance.sqrt() / size)
+    return float(divide(unbiased, size)), float(divide(variance.sqrt(), size))
 
 
 def estimate_sums(

@@ -1,20 +1,25 @@
 """The coreset: which examples were selected, with what weights, and how well they stand for the data."""
 
-from collections.abc import Sized
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from advcore.errors import CheckpointError, DataError, check_one_of, require
+from advcore.data.checks import read_label
+from advcore.data.contract import MapStyle
+from advcore.data.loaders import build_loader
+from advcore.data.samples import add_weight, count_examples, read_sample
+from advcore.errors import CheckpointError, DataError, check_one_of, must, require
 from advcore.files import load_arrays, save_arrays
+from advcore.kinds import find_type_problem
 from advcore.types import Event, Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
 
+_SIGNED = "use normalise: none or a non-negative solver"
 _ARRAYS = ("indices", "weights", "blocks")  # fields that a file holds as arrays, beside the JSON of the others
 
 
@@ -55,8 +60,9 @@ class Coreset:
     events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
+        require(*(find_type_problem(name, Tensor, getattr(self, name)) for name in ("indices", "weights")))
         k = len(self.indices)
-        if self.indices.is_floating_point() or self.indices.ndim != 1:
+        if self.indices.is_floating_point() or self.indices.dtype == torch.bool or self.indices.ndim != 1:
             raise DataError(f"a coreset needs whole numbers (K,) as indices, got {self.indices.dtype}")
         is_inside = k and int(self.indices.min()) >= 0 and int(self.indices.max()) < self.num_examples
         if not is_inside or len(torch.unique(self.indices)) != k:
@@ -75,7 +81,8 @@ class Coreset:
         normalise : "coreset" rescales them to mean 1 over the coreset; "none" gives w K / population; "batch" returns
             them as they are, for the step to divide by each batch's sum (ACS, CORDS); "equal" gives 1 each.
 
-        Raises DataError with "coreset" if the weights do not sum to more than 0.
+        Raises DataError with "coreset" if the weights do not sum to more than 0, and with "batch" if one is below 0: a
+        batch's sum may then be 0 or less.
         """
         require(check_one_of("normalise", normalise, NORMALISE))
         if normalise == "equal":
@@ -83,22 +90,33 @@ class Coreset:
         if normalise == "none":
             return self.weights * (len(self) / (self.population or self.num_examples))
         if normalise == "batch":
+            if bool((self.weights < 0).any()):
+                least = float(self.weights.min())
+                raise DataError(must("a coreset's weights", "at least 0 for normalise: batch", least, _SIGNED))
             return self.weights
         return rescale_to_mean_1(self.weights)
 
     def subset(self, dataset: Dataset) -> "WeightedSubset":
         """Return the selected examples of `dataset` as a torch Dataset of (x, y, w), w rescaled to mean 1.
 
-        `dataset` may be another view, such as an augmented one, of the data on which the coreset was selected. Raises
-        DataError for other data, whose length or labels differ.
+        Examples that are mappings stay mappings, with one key more: "weight". `dataset` may be another view, such as an
+        augmented one, of the data on which the coreset was selected. Raises DataError for other data, whose length or
+        labels differ.
         """
 
         def label_at(i: int) -> int:
-            return dataset[i][1]
+            return read_label(read_sample(cast(MapStyle, dataset), i)[1], i)
 
-        size = len(cast(Sized, dataset))  # torch's class declares no length, for the sake of streams
+        size = count_examples(dataset)
         self.check(size, digest_labels(label_at, size))
         return WeightedSubset(dataset, self.indices.tolist(), self.training_weights())
+
+    def loader(self, dataset: Dataset, batch_size: int, *, shuffle: bool = True, **options: object) -> DataLoader:
+        """Return a torch DataLoader over the `subset`; `options` are DataLoader's own. Raises as `subset` does.
+
+        A last batch of one example joins the one before it, because BatchNorm cannot learn from one.
+        """
+        return build_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
 
     def check(self, size: int, fingerprint: str) -> None:
         """Raise DataError unless size and fingerprint are those of the data on which the coreset was selected."""
@@ -142,8 +160,7 @@ def rescale_to_mean_1(weights: Tensor) -> Tensor:
     mean = float(weights.double().mean())
     if mean <= 0:
         raise DataError(
-            f"the coreset's weights sum to {mean * len(weights):.3g} and cannot be rescaled to mean 1; "
-            "use normalise: none or a non-negative solver"
+            f"the coreset's weights sum to {mean * len(weights):.3g} and cannot be rescaled to mean 1; {_SIGNED}"
         )
     return (weights.double() / mean).float()
 
@@ -154,7 +171,7 @@ def _add_suffix(path: str | Path) -> Path:
 
 @dataclass(eq=False, repr=False)
 class WeightedSubset(Dataset):
-    """The selected examples as (x, y, w), in the coreset's order.
+    """The selected examples as (x, y, w), or as mappings with the key "weight", in the coreset's order.
 
     dataset : all examples. indices : (K,) of the selected ones. weights : (K,) float32, theirs.
     """
@@ -166,6 +183,6 @@ class WeightedSubset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, Tensor]:
-        x, y = self.dataset[self.indices[position]][:2]
-        return x, y, self.weights[position]
+    def __getitem__(self, position: int) -> tuple[Tensor, object, Tensor] | dict[str, object]:
+        dataset = cast(MapStyle, self.dataset)  # torch's Dataset does not declare a length
+        return add_weight(dataset, self.indices[position], self.weights[position])

@@ -36,6 +36,8 @@ class SelectionSettings:
         coreset, are attacked in full as well, for `gradient_error_full`; 0 for none. Counted as evaluation.
     memory_limit : GB that a selection may hold, without the model. Rows that exceed it go to a temporary file; what
         would still exceed it is refused. Null: 80 % of what is free when the selection begins.
+    max_minutes : how long a selection may solve, by an estimate that does not depend on the machine's load; more is
+        refused before anything is attacked. Null: any time; from 10 minutes on a warning tells it.
     """
 
     partition: str = "per_class"
@@ -46,6 +48,7 @@ class SelectionSettings:
     target: str = "train"
     full_examples: int = setting(default=1000, unit="examples")
     memory_limit: float | None = setting(default=None, unit="GB")
+    max_minutes: float | None = setting(default=None, unit="minutes")
 
     def __post_init__(self) -> None:
         few = isinstance(self.full_examples, int) and 0 < self.full_examples < 4
@@ -60,6 +63,7 @@ class SelectionSettings:
             unless(not few, must("full_examples", "0, or at least 4", self.full_examples)),
             unless(few, check_at_least("full_examples", self.full_examples, 0)),
             unless(self.memory_limit is None, check_positive("memory_limit", self.memory_limit)),
+            unless(self.max_minutes is None, check_positive("max_minutes", self.max_minutes)),
             *self._check_more(),
         )
 

@@ -1,12 +1,14 @@
 """The interface of a solver, and what all solvers share: checks, memory, equal weights."""
 
 from dataclasses import Field, dataclass
+from numbers import Integral
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from advcore.errors import BudgetError, ConfigError, DataError, must
+from advcore.errors import BudgetError, ConfigError, DataError, must, require
+from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.rows import Rows, find_first_not_finite
 from advcore.rows.pairwise import matrix_bytes
@@ -29,6 +31,14 @@ class Task:
     generator: Stream
 
 
+@dataclass(frozen=True)
+class RowShape:
+    """What rows cost. product : multiplications of an inner product of two. size : numbers in one, written out."""
+
+    product: int
+    size: int
+
+
 class Solver(Protocol):
     """Frozen settings; `solver(rows, k, target=None, generator=...)` picks at most k of N rows.
 
@@ -42,6 +52,8 @@ class Solver(Protocol):
     example : ClassVar[Mapping[str, object]], settings with which the contract tests build it, where defaults do not do.
     together(tasks) : solves several problems as one batch where that is faster.
     memory(n, k) : returns the bytes {"matrix", "solver"} that it takes beside n rows; without it, none are expected.
+    operations(n, k, shape) : returns how many multiplications it takes to pick k of n rows of a `RowShape`; without it,
+        none are expected.
 
     Raises BudgetError unless 1 <= k <= N, DataError naming the first row that is not finite.
     """
@@ -62,7 +74,8 @@ def check_problem(rows: Rows, k: int) -> Tensor:
 
     Raises BudgetError or DataError for a count or rows that no solver can use.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(rows):
+    require(find_type_problem("rows", Rows, rows))
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= len(rows):
         raise BudgetError(must("k", f"a whole number in 1..{len(rows)}, the number of rows", k))
     norms = rows.squared_norms()
     position = find_first_not_finite(norms)
@@ -81,6 +94,14 @@ def estimate_memory(solver: object, n: int, k: int) -> dict[str, int]:
     """Return the bytes that a solver says it takes beside n rows; 0 if it does not say."""
     measure = getattr(solver, "memory", None)
     return measure(n, k) if measure else {"matrix": 0, "solver": 0}
+
+
+def count_operations(solver: object, n: int, k: int, shape: RowShape) -> float:
+    """Return how many multiplications a solver says it takes to pick k of n rows; 0 if it does not say."""
+    measure = getattr(solver, "operations", None)
+    if measure is None:
+        return 0
+    return measure(n, k, shape)
 
 
 def find_scores_file(solver: object) -> str | None:

@@ -20,7 +20,7 @@ from advcore.rows.pairwise import (
 )
 from advcore.runtime.device import is_faster_batched
 from advcore.settings import setting, settings
-from advcore.solvers.base import MATRIX, check_problem, matrix_is_held, refuse_target
+from advcore.solvers.base import MATRIX, RowShape, check_problem, matrix_is_held, refuse_target
 from advcore.solvers.location import Located, Sample, locate, locate_tiled, locate_with_submodlib
 from advcore.types import Selection
 
@@ -97,6 +97,20 @@ class Craig:
         if self.backend == "submodlib" or matrix_is_held(self.matrix, n):
             return {"matrix": matrix_bytes(n), "solver": 8 * _BATCH * n}
         return {"matrix": 0, "solver": 4 * 8 * _BATCH * n}
+
+    def operations(self, n: int, k: int, shape: RowShape) -> float:
+        """Return how many multiplications it takes to pick k of n rows: all pairs once, then rows of similarities.
+
+        How many of those are looked at depends on the data; this is what rows without structure take.
+        """
+        looks = n * math.log2(k + 1)
+        if self.epsilon is not None:
+            looks = n * math.log(1 / self.epsilon) + k
+        elif not matrix_is_held(self.matrix, n):
+            looks = 1.5 * _BATCH * k
+        if matrix_is_held(self.matrix, n) or self.backend == "submodlib":
+            return n * n * shape.product / 2 + looks * n
+        return (n + looks) * n * shape.product
 
     def _locate(self, rows: Rows, k: int, *, unit: float, sample: Sample | None) -> Located:
         """Pick rows by their distances in `unit`s, a power of two that makes these fit float32 and loses no digit."""

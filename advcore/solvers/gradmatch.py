@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from advcore.errors import DataError, check_one_of, check_within, require
+from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.rows.pairwise import choose_unit, gram_matrix, matrix_bytes, matrix_dtype, use_exact_factors
 from advcore.runtime.device import is_faster_batched
 from advcore.settings import setting, settings
-from advcore.solvers.base import MATRIX, Task, check_problem, matrix_is_held
+from advcore.solvers.base import MATRIX, RowShape, Task, check_problem, matrix_is_held
 from advcore.solvers.batched import pursue_together
 from advcore.solvers.products import FactorProducts, GramProducts, Products
 from advcore.solvers.pursuit import Pursuit, PursuitProblem, pursue, refit
@@ -87,7 +88,14 @@ class GradMatch:
         matrix = matrix_bytes(n) if self.ridge >= _STEADY else 8 * n * n
         return {"matrix": matrix if matrix_is_held(self.matrix, n) else 0, "solver": 8 * k * k}
 
+    def operations(self, n: int, k: int, shape: RowShape) -> float:
+        """Return how many multiplications it takes to pick k of n rows, in one round: a matrix once, then the picks."""
+        if matrix_is_held(self.matrix, n):
+            return n * n * shape.product / 2 + k * k * n
+        return k * n * shape.size + k * k * shape.product / 2 + k**3 / 3
+
     def _prepare(self, task: Task) -> "_TaskState":
+        require(find_type_problem("rows", Rows, task.rows), find_type_problem("target", Tensor | None, task.target))
         rows = use_exact_factors(task.rows)
         norms = check_problem(rows, task.k)
         target = _sum_rows(rows, norms) if task.target is None else task.target.double()

@@ -11,6 +11,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
+from advcore.data.augment import check_augmented
 from advcore.data.contract import cut_into_chunks, read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
@@ -21,7 +22,8 @@ from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
-from advcore.training.minibatch import build_stepper
+from advcore.training.loop_settings import refuse_other_images
+from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.progress import Entry, Place
 from advcore.training.step import Batch, Gate, Learner, weigh_part
 from advcore.types import Event
@@ -73,7 +75,7 @@ class EpochTrainer:
         self.coreset = coreset
         n = len(self.run.train)
         stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
-        batches = split_into_batches(coreset, n, self.run.trainer.batch_size, stream(purpose="order"))
+        batches = self._draw_batches(stream(purpose="order"))
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
         streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
         self._begin_epoch(streams[0])
@@ -113,6 +115,18 @@ class EpochTrainer:
             flags = flag_underflow(run.model, batch.x[:FEW_IMAGES], batch.y[:FEW_IMAGES])
         run.out.add_events(self.place.epoch, *(Event(flag.kind, flag.text) for flag in flags))
 
+    def _draw_batches(self, stream: Stream) -> list[Tensor]:
+        """Return the epoch's batches of indices (`split_into_batches`).
+
+        Raises ConfigError for a coreset so small that a step would see one image, if the model learns from none alone.
+        """
+        trainer = self.run.trainer
+        train = self.run.train
+        batches = split_into_batches(self.coreset, len(train), trainer.batch_size, stream)
+        smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
+        refuse_one_image(trainer.minibatch, self.run.model, train, smallest, attack_mode=trainer.attack_mode)
+        return batches
+
     def _begin_epoch(self, view: Stream) -> None:
         """Prepare rule and memory for the epoch, unless they were before the run was stopped.
 
@@ -123,6 +137,8 @@ class EpochTrainer:
                 self.memory.look(view)
             return
         if self.memory is not None:
+            with distributed.fail_together():
+                refuse_other_images(self.run.train)
             n = len(self.run.train)
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
@@ -140,12 +156,12 @@ class EpochTrainer:
         augment, attack, rule = (stream.at(indices) for stream in streams)
         return Batch(
             indices=indices,
-            x=self.run.augment(x, augment),
+            x=check_augmented(self.run.augment(x, augment), len(x)),
             y=y,
             weights=weights[indices],
             attack_stream=attack,
             rule_stream=rule,
-            where=partial(_describe_step, self.place.epoch, self.place.step, indices),
+            where=partial(_describe_step, self.place.epoch, self.place.step, batch),
             images=len(batch),
             factor=weigh_part(weights[indices], weights, batch, self.run.trainer.normalise),
             is_counted=distributed.counts_here(batch),

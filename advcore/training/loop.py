@@ -27,7 +27,7 @@ from advcore.selection.result import Coreset
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge
-from advcore.training.loop_settings import agree_on_speed, has_remembered_start
+from advcore.training.loop_settings import agree_on_speed, has_remembered_start, refuse_frozen
 from advcore.training.optimizers import AdamW
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
 from advcore.training.snapshot import restore, take_snapshot
@@ -69,6 +69,7 @@ class Loop:
 
     def __init__(self, run: Run, snapshot: Snapshot | None = None) -> None:
         self.run = run
+        refuse_frozen(run.model)
         self.device = find_device(run.model)
         self.infinite = copy_infinite(run.model)
         self._refuse_decay()
@@ -173,8 +174,11 @@ class Loop:
             doing = f"in a training step of {run.trainer.batch_size} images with {type(run.model).__name__}"
             with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
                 entry = self.epoch_trainer.train(place, None if action == "full" else self.coreset)
-        if has_diverged(self.judged_model, self.infinite):
-            raise NonFiniteError(f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved")
+        with distributed.fail_together():
+            if has_diverged(self.judged_model, self.infinite):
+                raise NonFiniteError(
+                    f"the weights are NaN or infinite after epoch {place.epoch}; nothing of it was saved"
+                )
         if self.scores is not None and action == "full" and not place.scored:
             with ledger.undo_on_error():
                 self.scores.add(place.epoch)

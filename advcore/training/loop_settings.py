@@ -3,13 +3,12 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
-from advcore.data.contract import Source, read_first_images
+from advcore.data.contract import SAMPLE, Source, read_first_images
 from advcore.errors import (
     CheckpointError,
     ConfigError,
@@ -149,17 +148,20 @@ def find_memory_problem(memory: Memory, attack: Attack | None) -> SettingProblem
     return must("memory", "left out where nothing is remembered", asdict(memory), "set attack.start to remembered")
 
 
+def refuse_frozen(model: nn.Module) -> None:
+    """Raise ConfigError for a model that has nothing to train."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        way_out = "let some require gradients: parameter.requires_grad_(True)"
+        raise ConfigError(must("model", "one with parameters to train", type(model).__name__, way_out))
+
+
 def refuse_other_images(train: Source) -> None:
     """Raise ConfigError if the data give an index another image when it is read again: none could be remembered."""
-    sample = torch.arange(len(train))[:: max(1, len(train) // 16)][:16]
-    _, first, _ = next(iter(train.batches([sample])))
-    _, again, _ = next(iter(train.batches([sample])))
-    differing = (first != again).flatten(1).any(1).nonzero()[:, 0].tolist()
-    if not differing:
+    changed = train.list_changed()
+    if not changed:
         return
-    example = int(sample[differing[0]])
     raise ConfigError(
         "attack.start: remembered needs data that give an index the same image each time, got "
-        f"{len(differing)} of {len(sample)} that change from one reading to the next (example {example}); "
+        f"{len(changed)} of {min(SAMPLE, len(train))} that change from one reading to the next (example {changed[0]}); "
         "pass `augment` to the trainer instead of augmenting inside the data set, or use start: uniform"
     )

@@ -1,19 +1,15 @@
 """Minibatch rules in a run: what takes their steps, which runs they cannot serve, and what they cost."""
 
-import copy
-
-import torch
 from torch import nn
 
 from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
-from advcore.data.contract import Source, read_first_images
+from advcore.data.checks import explain_single_image
+from advcore.data.contract import Source
 from advcore.errors import ConfigError, SettingProblem, must
 from advcore.gradients.last_layer import locate_head
 from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.objectives.base import Objective, is_attacked
-from advcore.rng import preserve_random_state
-from advcore.runtime.borrow import set_mode
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
 
@@ -45,30 +41,35 @@ def build_stepper(
     return AttackSubsetStepper(rule, len(source), source.device, head=layer)
 
 
-def refuse_one_image(rule: Rule, model: nn.Module, source: Source, smallest: int) -> None:
-    """Raise ConfigError if the rule may leave one image of the smallest batch, and the model cannot learn from one.
+def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:
+    """Raise ConfigError if a step may see one image of the smallest batch, and the model cannot learn from one.
 
-    BatchNorm cannot where an image gives it one value per channel: there is no spread to normalise by.
-    smallest : number of examples in that batch. Cost: one forward pass of a copy of the model, on one image.
+    rule : what may leave one; None: steps see whole batches. smallest : number of examples in that batch. attack_mode :
+    as in `Trainer`. Cost where there may be one: as of `explain_single_image`.
     """
-    if count_least_images(rule, smallest) > 1:
+    if count_least_images(rule, smallest, attack_mode) > 1:
         return
-    try:
-        with preserve_random_state(), torch.no_grad():
-            learner = copy.deepcopy(model)
-            set_mode(learner, training=True)
-            learner(read_first_images(model, source)[:1])
-    except ValueError as error:
-        setting = "rho" if isinstance(rule, AttackSubset) else "p_up"
-        reason = f"it leaves one image of a batch of {smallest}, and the model cannot learn from one ({error})"
-        raise ConfigError(must(f"minibatch.{setting}", "larger", getattr(rule, setting), reason)) from None
+    reason = explain_single_image(model, source)
+    if not reason:
+        return
+    if rule is None:
+        way_out = f"the model cannot learn from one ({reason}); use more data, or a larger selection.budget"
+        raise ConfigError(must("each training batch", "of at least 2 images", smallest, way_out))
+    setting = "rho" if isinstance(rule, AttackSubset) else "p_up"
+    way_out = f"it leaves one image of a batch of {smallest}, and the model cannot learn from one ({reason})"
+    raise ConfigError(must(f"minibatch.{setting}", "larger", getattr(rule, setting), way_out))
 
 
-def count_least_images(rule: Rule, size: int) -> int:
-    """Return the smallest number of images of a batch of `size` that a forward pass of the update may see."""
+def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
+    """Return the smallest number of images of a batch of `size` that a forward pass in train mode may see."""
+    if rule is None:
+        return size
     if isinstance(rule, AttackSubset):
         return count(rule.rho, size)
-    return count(rule.least, 2 * size)
+    least = count(rule.least, 2 * size)
+    if attack_mode == "train" and not rule.reads:
+        least = min(least, rule.count_attacked(size) or least)  # where none is attacked, no attack runs
+    return least
 
 
 def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise: str) -> SettingProblem | None:

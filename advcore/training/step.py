@@ -14,11 +14,12 @@ from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
 from advcore.errors import ConfigError, NonFiniteError, must
-from advcore.objectives.base import Objective
+from advcore.objectives.base import Objective, compute_losses
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device, set_mode
 from advcore.runtime.states import has_arithmetic, narrow_expanded
 from advcore.runtime.watch import GradientWatch
+from advcore.shares import divide
 from advcore.training.progress import Entry, Snapshot
 from advcore.unit_range import trust_images
 
@@ -29,12 +30,12 @@ _NOT_APPLIED = "nothing was applied"
 
 
 def reduce_losses(losses: Tensor, weights: Tensor, normalise: str) -> Tensor:
-    """Reduce the losses (B,) of examples to one: mean(w l), or sum(w l) / sum(w) for "batch".
+    """Reduce the losses (B,) of examples to one: mean(w l), or sum(w l) / sum(w) for "batch", 0 where all weights are.
 
     No other place in the package does so.
     """
     if normalise == "batch":
-        return (weights * losses).sum() / weights.sum()
+        return divide((weights * losses).sum(), weights.sum())
     return (weights * losses).mean()
 
 
@@ -47,7 +48,7 @@ def weigh_part(part_weights: Tensor, weights: Tensor, batch: Tensor, normalise: 
     if len(part_weights) == len(batch):
         return 1.0
     if normalise == "batch":
-        share = float(part_weights.sum() / weights[batch.to(weights.device)].sum())
+        share = float(divide(part_weights.sum(), weights[batch.to(weights.device)].sum()))
         return distributed.weigh_mean(share, 1)
     return distributed.weigh_mean(len(part_weights), len(batch))
 
@@ -142,7 +143,7 @@ class Learner:
         """Return the weighted objective at B examples, clean and attacked."""
         images = {"clean": clean, "adversarial": adversarial}
         logits = {name: forward(images[name]) for name in self.objective.passes}
-        return reduce_losses(self.objective.loss(y, **logits), weights, self.normalise)
+        return reduce_losses(compute_losses(self.objective, y, **logits), weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
         """Take one optimiser step on `loss_of(forward)`, in train mode (`set_mode`), and return that loss, detached.
@@ -173,8 +174,10 @@ class Learner:
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         if self.gate is None and not distributed.is_everywhere(bool(finite)):
             self.optimizer.zero_grad(set_to_none=True)
-            got = f"loss {loss.item():.4g} and gradient norm {norm.item():.4g}"
-            raise NonFiniteError(f"{got} at {where()}; {_NOT_APPLIED}")
+            mean = distributed.average_number(loss.item())  # which is the whole batch's
+            got = f"loss {mean:.4g} and gradient norm {norm.item():.4g}"
+            with distributed.fail_together():
+                raise NonFiniteError(f"{got} at {where()}; {_NOT_APPLIED}")
         if self.clip_value:
             nn.utils.clip_grad_value_(parameters, self.clip_value)
         if self.gate is None:

@@ -1,7 +1,6 @@
 """Training steps under a minibatch rule: on a part of each batch, or of its clean and attacked images."""
 
 import contextlib
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,11 +13,12 @@ from advcore.data.source import Source
 from advcore.evaluation.evaluate import smallest_radius
 from advcore.gradients.last_layer import residuals
 from advcore.gradients.scores import cross_entropy_rows
-from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset
+from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset, normalise_entropy
 from advcore.models.head import Head, run_layer_by_layer, tap_features
-from advcore.objectives.base import compute_margin_loss
+from advcore.objectives.base import compute_losses, compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
+from advcore.shares import divide, measure_next_piece
 from advcore.training.progress import Entry, Snapshot
 from advcore.training.step import Batch, Forward, Images, Learner, PlainStepper, enter_scoring, reduce_losses
 
@@ -106,13 +106,13 @@ class AttackSubsetStepper(PlainStepper):
         before = _sum_picks(self.picked_before)
         present = _sum_picks(self.picked)
         picked = int(present.sum())
-        shares = counts.double() / counts.sum()
+        shares = divide(counts.double(), counts.sum())
         return {
             "picked": picked,
             "entropy": distributed.average_number(float(torch.stack(self.entropies).mean())),
-            "overlap": None if before is None else int((present & before).sum()) / picked,
+            "overlap": None if before is None else divide(int((present & before).sum()), picked),
             "coverage": float((counts > 0).double().mean()),
-            "spread": float(torch.special.entr(shares).sum()) / math.log(len(shares)),
+            "spread": normalise_entropy(float(torch.special.entr(shares).sum()), len(shares)),
         }
 
     def state(self) -> Snapshot:
@@ -210,7 +210,7 @@ class UpdateSubsetStepper(PlainStepper):
         images = torch.cat([batch.x, learner.perturb(batch.x, batch.y, batch.attack_stream)])
         with enter_scoring(learner, batch.y.device):
             logits = learner.ledger.count_passes(learner.model)(images)
-            losses = learner.objective.loss(batch.y.repeat(2), adversarial=logits)
+            losses = compute_losses(learner.objective, batch.y.repeat(2), adversarial=logits)
         kept = self.rule.keep(self.share, losses, batch.rule_stream)
         return kept, images[kept]
 
@@ -262,7 +262,7 @@ class UpdateSubsetStepper(PlainStepper):
         size = self.batch_size
         total = torch.zeros((), device=images[0].device)
         trained = 0
-        while len(queued[1]) >= size and len(queued[1]) != size + 1:
+        while measure_next_piece(len(queued[1]), size) == size:
             loss, _ = self._take_step(learner, Images(*(part[:size] for part in queued)), where)
             queued = Images(*(part[size:] for part in queued))
             total = total + loss * size

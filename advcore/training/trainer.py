@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from advcore import distributed
@@ -13,12 +12,13 @@ from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.data.augment import keep_images
 from advcore.data.checks import check_fits
-from advcore.data.contract import MapStyle, cut_into_chunks
-from advcore.data.source import Source, as_source
+from advcore.data.contract import MapStyle, count_chunks
+from advcore.data.source import Part, Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
 from advcore.gradients.last_layer import locate_head
+from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserve_random_state
@@ -41,6 +41,8 @@ from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.optimizers import OptimizerSettings
 from advcore.training.progress import Snapshot
+
+_SUBSET = "pass torch.utils.data.Subset(data set, indices)"
 
 
 @settings
@@ -122,6 +124,9 @@ class Trainer(LoopSettings):
             got = getattr(self.selector, name)
             if got != value:
                 yield must(f"selector.{name}", repr(value), got, "give selector and trainer the same")
+        if self.normalise == "batch" and not getattr(self.selector.solver, "nonnegative", True):
+            way_out = "the weights of a batch may sum to 0 or less; or use normalise: none"
+            yield must("solver.nonnegative", "true with normalise: batch", False, way_out)
         if has_remembered_start(self.selector.attack) and not self.remembers:
             rule = "uniform, or another that needs no memory, without the training attack's"
             yield must("attack.start", rule, "remembered")
@@ -215,19 +220,19 @@ class Trainer(LoopSettings):
     def check(self, model: nn.Module, train: Source) -> None:
         """Raise ConfigError for training data that these settings cannot work with.
 
-        The minibatch rule must leave as much of a batch as the model can learn from; and an attack that remembers needs
-        data that give an index the same image each time.
+        Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
+        that remembers needs data that give an index the same image each time.
         """
         if self.remembers:
             refuse_other_images(train)
-        if self.minibatch is not None:
-            counts = [len(train)]
-            if self.selector:
-                counts.append(self.selector.count_chosen(len(train)))
-            batches = itertools.chain.from_iterable(cut_into_chunks(torch.arange(n), self.batch_size) for n in counts)
-            smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
-            refuse_one_image(self.minibatch, model, train, smallest)
+        counts = [len(train)]
+        if self.selector:
+            counts.append(self.selector.count_chosen(len(train)))
+        sizes = itertools.chain.from_iterable(count_chunks(n, self.batch_size).items() for n in counts)
+        smallest = min(min(distributed.share_sizes(size)) for size, number in sizes if number)
+        refuse_one_image(self.minibatch, model, train, smallest, attack_mode=self.attack_mode)
 
+    @accept_arguments
     @record_gradients
     def fit(
         self,
@@ -243,8 +248,6 @@ class Trainer(LoopSettings):
     ) -> Trained:
         """Train `model` in place; all of several processes must call this, with the same arguments.
 
-        Submodules in eval mode, such as BatchNorm with frozen statistics, stay so, unless the whole model is in it.
-
         Parameters
         ----------
         train : plain view, map-style (x, y); `augment` makes the augmented view of each batch (B, C, H, W).
@@ -257,7 +260,8 @@ class Trainer(LoopSettings):
         Raises NonFiniteError when the loss or a gradient is not finite; nothing of that step is applied.
         """
         with preserve_random_state(Stream(seed=seed, purpose=distributed.name_for_process("training"))):
-            train, validation = self._check_data(model, train, validation, scores)
+            with distributed.fail_together():
+                train, validation = self._check_data(model, train, validation, scores)
             run = Run(
                 trainer=self,
                 model=model,
@@ -283,6 +287,8 @@ class Trainer(LoopSettings):
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
         device = find_device(model)
         source = as_source(train, device)
+        if isinstance(source, Part):  # its batches bring the indices of the whole
+            raise ConfigError(must("train", "a data set, or a source that is no part of another", "Part", _SUBSET))
         check_fits(model, source)
         self._check_head(model, source)
         self.check(model, source)
@@ -290,9 +296,5 @@ class Trainer(LoopSettings):
 
     def _check_head(self, model: nn.Module, source: Source) -> None:
         """Raise ConfigError unless the model has the head at which selections will measure rows or scores."""
-        if self.solver_reads is None or self.reads_score_file or not GRADIENTS[self.solver_reads].reads_head:
-            return
-        name = self.get_selector().head
-        if self.score is not None:
-            name = self.head
-        locate_head(model, source, name)
+        if self.solver_reads and not self.reads_score_file and GRADIENTS[self.solver_reads].reads_head:
+            locate_head(model, source, (self if self.score else self.get_selector()).head)

@@ -458,12 +458,25 @@ def test_all_seeds_are_judged_by_the_same_images(root):
     assert len(first) == 40 and first == drawn("seed=1") and first != other
 
 
+POOLED_LAST = """
+from torch import nn
+
+import advcore.register
+
+
+@advcore.register.model("pooled_last")
+def build(num_classes, channels):
+    return nn.Sequential(nn.Conv2d(channels, num_classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
 @pytest.mark.case("G10")
 def test_a_model_without_a_linear_head_is_refused(advcore, root, tmp_path):
-    pytest.importorskip("timm", reason="needs the package timm")
-    change = sets("model={name: 'timm:dpn68'}")  # its classifier is a 1 x 1 convolution
+    plugin = tmp_path / "pooled_last.py"
+    plugin.write_text(POOLED_LAST)
+    change = ("--plugin", plugin, *sets("model={name: pooled_last}"))
     code, _, err = advcore("run", root / "experiments/trades_gradmatch.yaml", *change, "--out", tmp_path / "run")
-    assert code == 2 and err.count("\n") == 1 and "Linear" in err, err
+    assert code == 2 and err.count("\n") == 1 and "Linear" in err and "pool the features before" in err, err
 
 
 def test_a_model_of_another_image_size_is_refused(advcore, root, tmp_path):

@@ -22,6 +22,7 @@ from advcore.minibatch import RULES
 from advcore.objectives.standard import Pgd
 from advcore.objectives.trades import Trades
 from advcore.rng import Stream
+from advcore.rows import DenseRows
 from advcore.runtime.signals import Stopped, catch_signals
 from advcore.selection.schedule import Schedule
 from advcore.solvers import SOLVERS
@@ -245,6 +246,80 @@ class Raising(torch.utils.data.Dataset):
         return images(83)[i]
 
 
+class Changing(torch.utils.data.Dataset):
+    """Images 20 and 33 have other pixels, or another label, from the second reading on."""
+
+    def __init__(self, *, labels: bool):
+        self.source, self.labels, self.read = images(83), labels, set()
+
+    def __len__(self):
+        return 83
+
+    def __getitem__(self, i):
+        x, y = self.source[i]
+        if i not in self.read or i not in (20, 33):
+            self.read.add(i)
+            return x, y
+        return (x, 3 - y) if self.labels else (1 - x, y)
+
+
+class Fragile(nn.Module):
+    """Gives NaN for a white image, but only in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x):
+        logits = self.network(x)
+        if self.training:
+            logits = logits + torch.where(x.flatten(1).amin(1) == 1, torch.nan, 0.0)[:, None]
+        return logits
+
+
+def with_white_image() -> Resident:
+    source = images(83)
+    source._images[20] = 1
+    return source
+
+
+def with_label_out_of_range() -> Streamed:
+    source = images(83)
+    labels = source.labels().clone()
+    labels[[20, 37, 60]] = 9
+    return Streamed(list(zip(source._images, labels.tolist(), strict=True)))
+
+
+def rows_with_nan() -> DenseRows:
+    return DenseRows(matrix=torch.where(torch.arange(83) % 30 == 20, torch.nan, 1.0)[:, None])
+
+
+MISTAKES = {
+    "loss": lambda: trainer().fit(Fragile(), with_white_image(), seed=0),
+    "labels change": lambda: trainer().fit(network(), Changing(labels=True), seed=0),
+    "images change": lambda: selecting().selector.select(network(), Changing(labels=False), seed=0),
+    "label of a selection": lambda: selecting().selector.select(network(), with_label_out_of_range(), seed=0),
+    "label of a run": lambda: trainer().fit(network(), with_label_out_of_range(), seed=0),
+    "label of an evaluation": lambda: evaluate(network(), with_label_out_of_range(), [ATTACK], batch_size=8),
+    "rows": lambda: selecting().selector.select(network(), images(83), seed=0, rows=rows_with_nan()),
+    "no head": lambda: selecting().selector.select(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), images(83), seed=0),
+}
+
+
+def mistakes() -> dict:
+    """What is raised is the same as in one process, problem by problem, and agreed, so that it is told once."""
+    found = {}
+    for name, call in MISTAKES.items():
+        try:
+            call()
+        except AdvcoreError as error:
+            problems = [vars(problem) for problem in getattr(error, "problems", ())]
+            found[name] = [type(error).__name__, str(error), problems]
+            is_agreed = distributed.is_raised_in_all(error)
+        found[name] = {"error": found[name], "agreed": is_agreed}
+    return found
+
+
 def diverged() -> None:
     model = network()
     with torch.no_grad():
@@ -310,12 +385,16 @@ def parts() -> dict:
         "joint": distributed.concatenate(own, own[:, None].float().expand(-1, 2))[0],
         "summed": distributed.sum_numbers([distributed.rank(), 1]),
         "everywhere": [distributed.is_everywhere(True), distributed.is_everywhere(distributed.is_first())],
-        "events": list(map(str, distributed.gather_events([Event("memory", f"in {distributed.rank()}")]))),
+        "events": list(
+            map(
+                str, distributed.gather_events([Event("memory", "in all"), Event("memory", f"in {distributed.rank()}")])
+            )
+        ),
         "shares": distributed.gather_values([distributed.share_of_batch(torch.arange(n)) for n in range(1, 12)]),
     }
 
 
-JOBS = (select, evaluations, one_update, train, resumed, failures, stopped, parts)
+JOBS = (select, evaluations, one_update, train, resumed, failures, mistakes, stopped, parts)
 
 
 def main(folder: Path) -> None:

@@ -175,8 +175,15 @@ def test_what_one_process_meets_all_tell(several):
         assert told["first"][1:] == ["AdvcoreError: process 0 failed: ZeroDivisionError: division by zero"] * (
             count - 1
         )
-        assert told["alone"] == ["too small"]
+        assert told["alone"] == []
         assert all("training.batch_size" in line and f"{count} processes" in line for line in told["too small"])
+
+
+@pytest.mark.parametrize("name", jobs.MISTAKES)
+def test_an_error_is_the_one_that_one_process_raises_and_is_told_once(one, several, name):
+    for found in several:
+        assert found["mistakes"][name]["error"] == one["mistakes"][name]["error"]
+        assert found["mistakes"][name]["agreed"]
 
 
 @pytest.mark.case("C1")
@@ -193,7 +200,7 @@ def test_the_parts_that_processes_exchange(several):
         parts = found["parts"]
         assert parts["joint"].tolist() == [i for rank in range(count) for i in range(rank + 1)]
         assert parts["summed"] == [sum(range(count)), count] and parts["everywhere"] == [True, False]
-        assert parts["events"] == [f"in {rank}" for rank in range(count)]
+        assert parts["events"] == ["in all", *(f"in {rank}" for rank in range(count))]
         for n in range(1, 12):
             shares = [own[n - 1] for own in parts["shares"]]
             if n < 2 * count:

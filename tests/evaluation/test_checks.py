@@ -14,7 +14,8 @@ from torch.autograd.functional import jacobian
 
 from advcore.attacks import L2PGD, LinfPGD
 from advcore.data.source import Resident
-from advcore.evaluation.checks import flag_order, flag_weak_settings, share_regained
+from advcore.evaluation.checks import share_regained
+from advcore.evaluation.comparisons import flag_order, flag_weak_settings
 from advcore.evaluation.evaluate import attack_name, evaluate
 from advcore.models import MODELS as ZOO
 from advcore.reporting.record import RunRecord

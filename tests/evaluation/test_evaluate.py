@@ -25,7 +25,7 @@ from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import ConfigError, DataError, NonFiniteError
 from advcore.evaluation.autoattack import AutoAttack
-from advcore.evaluation.checks import flag_order
+from advcore.evaluation.comparisons import flag_order
 from advcore.evaluation.evaluate import EVALUATED, evaluate, wilson
 
 N, SHAPE, CLASSES = 60, (1, 4, 4), 3

@@ -281,7 +281,7 @@ def test_rows_that_do_not_fit_on_the_disk_end_a_run_in_a_line(advcore, root, tin
             raise OSError(error, os.strerror(error))
 
     place = "advcore.selection.measure.place_rows"
-    monkeypatch.setattr(place, lambda selector, call: (tmp_path, ()))  # as if they did not fit in memory
+    monkeypatch.setattr(place, lambda selector, call, **_: (tmp_path, ()))  # as if they did not fit in memory
     monkeypatch.setattr("advcore.rows.on_disk.tempfile.TemporaryFile", Full)
     code, _, err = advcore(*arguments(root, tiny, tmp_path / "run"))
     assert code == 3 and err.count("\n") == 1 and os.strerror(error) in err and str(tmp_path) in err, err

@@ -232,8 +232,10 @@ def test_the_look_costs_no_pass_and_moves_no_bit(monkeypatch):
     assert torch.equal(watched[0], plain[0]) and torch.equal(watched[1], plain[1]) and watched[2:] == plain[2:]
 
 
-def test_a_model_without_a_parameter_to_train_is_refused():
+def test_a_model_that_uses_no_parameter_that_is_trained_is_refused():
+    """As a wrapper that holds a network in training, and passes images on to its average."""
     net = Net().requires_grad_(False)
+    net.unused = nn.Linear(2, 2)
     with pytest.raises(ConfigError, match="^model must be a network of which its logits depend on a parameter"):
         fit(net)
 

@@ -141,3 +141,14 @@ def test_after_an_error_the_module_is_as_it_was(tmp_path):
     with pytest.raises(ZeroDivisionError):
         trainer([callback()], tmp_path).fit(module)
     assert len(next(iter(module.train_dataloader()))) == 2
+
+
+@pytest.mark.parametrize("size, expected", [(33, [16, 17]), (17, [17]), (32, [16, 16]), (34, [16, 16, 2])])
+def test_no_batch_has_a_single_example(tmp_path, size, expected):
+    """BatchNorm over features learns from no batch of one; half of the images are chosen."""
+    module = world().Module()
+    module.net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 4))
+    data = torch.utils.data.Subset(torch.utils.data.ConcatDataset([images(), images()]), range(2 * size))
+    module.train_dataloader = functools.partial(DataLoader, data, batch_size=16)
+    trainer([callback(warm_epochs=0)], tmp_path, max_epochs=1).fit(module)
+    assert sorted(map(len, module.seen[0])) == sorted(expected)

@@ -1,0 +1,35 @@
+"""What an evaluation returns."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from advcore.evaluation.intervals import Accuracy
+from advcore.types import Facts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The accuracies of a model, and what makes them untrustworthy.
+
+    clean : accuracy without attack.
+    attacks : one entry per attack: how the number was obtained, then accuracy, n and interval.
+    worst : accuracy where an example counts only if it is right under every attack; None without attacks.
+    flags : what makes the numbers untrustworthy, one line each: the `str` of a `Flag` (advcore.types).
+    verdicts : (n,) bool, whether each example is right: "clean", and under each attack by its position ("0", "1", ...);
+        of AutoAttack also after each of its parts ("0.apgd-ce").
+    examples : (n, C, H, W) for each attack by its position, if they were asked for: where the attack found an example
+        misclassified, else where it ended.
+    """
+
+    clean: Accuracy
+    attacks: tuple[Facts, ...]
+    worst: Accuracy | None = None
+    flags: tuple[str, ...] = ()
+    verdicts: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    examples: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def as_dict(self) -> Facts:
+        """Return the evaluation as a record holds it, without verdicts and examples."""
+        worst = {"worst": self.worst.as_dict()} if self.worst else {}
+        return {"clean": self.clean.as_dict(), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
