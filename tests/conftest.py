@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported;
 import pytest
 import typer
 from faults.cases import CASES
+from plug_ins import forget_plugins
 
 from advcore import cli
 from advcore.runtime.heap import keep_freed_memory
@@ -137,4 +138,5 @@ def advcore(monkeypatch, capsys):
         out, err = capsys.readouterr()
         return leaving.value.code, out, err
 
-    return call
+    with forget_plugins():
+        yield call

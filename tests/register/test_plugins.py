@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from plug_ins import forget_plugins
 from torch import nn
 
 from advcore import register
@@ -12,7 +13,6 @@ from advcore.attacks.base import Attack
 from advcore.attacks.pgd import LinfPGD
 from advcore.config.load import from_dict, resolve
 from advcore.config.schema import TABLES
-from advcore.data.augment import AUGMENTATIONS
 from advcore.errors import ConfigError
 from advcore.objectives.standard import Pgd
 from advcore.register import plugins
@@ -22,6 +22,7 @@ from advcore.settings import settings
 
 NET = '''
 import torch
+from plug_ins import forget_plugins
 from torch import nn
 
 import advcore.register
@@ -55,15 +56,8 @@ RUN = {
 @pytest.fixture(autouse=True)
 def tables():
     """The tables, and what is loaded, as they were before the test."""
-    all_tables = [*TABLES.values(), AUGMENTATIONS]
-    before = [dict(table) for table in all_tables]
-    yield
-    for table, entries in zip(all_tables, before, strict=True):
-        table.clear()
-        table.update(entries)
-    plugins.LOADED.clear()
-    for name in [name for name in sys.modules if name.startswith("advcore_plugin_")]:
-        del sys.modules[name]
+    with forget_plugins():
+        yield
 
 
 @pytest.fixture
