@@ -83,7 +83,9 @@ def _perturb_by_graph(
         return None
     inputs = [x, start, y] if clean is None else [x, start, y, clean]
 
-    def rise(forward: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, y: Tensor, clean: Tensor | None = None):
+    def rise(
+        forward: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, y: Tensor, clean: Tensor | None = None
+    ) -> Tensor:
         loss = choose_ascent(objective, attack.climbs, y, clean)
         return attack.rise(partial(_compose, loss, forward), x, start)
 

@@ -30,7 +30,7 @@ class CostLedger:
     Passes are exact. Seconds are wall-clock time; a phase's seconds leave out those of phases inside it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.passes = {phase: {"forward": 0, "backward": 0} for phase in PHASES}
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._laps: list[tuple[str, Mark, Mark]] = []  # phase, start and end of what is not in the seconds yet

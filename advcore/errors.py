@@ -57,7 +57,7 @@ def as_problem(problem: SettingProblem | str) -> SettingProblem:
 class UserError(AdvcoreError, ValueError):
     """A mistake of the user: one or more problems, or texts that describe them. The command line exits with code 2."""
 
-    def __init__(self, *problems: SettingProblem | str):
+    def __init__(self, *problems: SettingProblem | str) -> None:
         self.problems = tuple(map(as_problem, problems))
         super().__init__("\n".join(self.lines))
 

@@ -72,7 +72,7 @@ class Stream:
             raise ValueError("a stream draws for examples: bind it with at(indices) first")
         return self.indices
 
-    def child(self, *names) -> "Stream":
+    def child(self, *names: object) -> "Stream":
         """Return another stream, named by this one and `names`, for the same examples."""
         return replace(self, path=(*self.path, *names))
 

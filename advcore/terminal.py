@@ -17,6 +17,8 @@ import typer
 from advcore.errors import format_count
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from advcore.run.prepare import Reporter
     from advcore.selection.result import Coreset
     from advcore.suite.process import Outcome, Watcher
@@ -82,7 +84,7 @@ def show_run(epochs: int | None = None) -> Iterator["Reporter"]:
 class _RunBars:
     """A bar for the epochs of a run and one for the current phase; each is hidden when it is full."""
 
-    def __init__(self, progress, epochs: int | None):
+    def __init__(self, progress: "Progress", epochs: int | None) -> None:
         self._progress, self._epochs = progress, epochs
         self._epochs_bar = progress.add_task("epochs", total=epochs, visible=False)
         self._phase_bar = progress.add_task("", visible=False)
@@ -195,10 +197,10 @@ def show_suite(total: int) -> Iterator["Watcher"]:
 class _SuiteBars:
     """A bar for the runs that have ended, and a line for each active run."""
 
-    def __init__(self, progress, total: int):
+    def __init__(self, progress: "Progress", total: int) -> None:
         self._progress = progress
         self._ended, self._total = 0, total
-        self._active: dict[str, int] = {}  # bars by the run's slug
+        self._active: dict[str, TaskID] = {}  # bars by the run's slug
         self._runs_bar = progress.add_task(f"0 of {format_count(total, 'run')}", total=total, visible=total > 0)
 
     def on_start(self, run: "Run") -> None:

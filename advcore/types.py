@@ -32,7 +32,7 @@ class Selection:
     weights: Tensor
     info: Facts = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         assert self.indices.shape == self.weights.shape and self.indices.ndim == 1
         assert len(torch.unique(self.indices)) == len(self.indices), "a solver picked a row twice"
         assert bool(torch.isfinite(self.weights).all()), "a solver returned a weight that is not finite"

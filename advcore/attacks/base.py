@@ -70,7 +70,7 @@ class Attack(ABC):
     def few_steps(self) -> bool:
         return False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self._check_eps(), *self._check_more())
 
     def _check_eps(self) -> SettingProblem | None:

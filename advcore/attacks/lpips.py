@@ -98,7 +98,7 @@ class Embedder:
     layers: Sequence[str] | None
     forward: Callable[[Tensor], Tensor] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         with catch_activations(self.network, self.layers):
             pass  # the names are looked up
 
@@ -122,7 +122,7 @@ class View:
     `clean_losses` (B,) and `clean_embeddings` (B, F) are those of x. Cost: what `measure` takes at x.
     """
 
-    def __init__(self, embedder: Embedder, loss_fn: Loss, x: Tensor):
+    def __init__(self, embedder: Embedder, loss_fn: Loss, x: Tensor) -> None:
         self._embedder = embedder
         self._loss_fn = loss_fn
         with torch.no_grad():

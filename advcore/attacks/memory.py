@@ -38,7 +38,7 @@ class Memory:
     reset: int | None = setting(default=None, unit="epochs")
     place: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_one_of("precision", self.precision, PRECISIONS),
             unless(self.reset is None, check_at_least("reset", self.reset, 1, "leave it out never to forget")),

@@ -163,7 +163,7 @@ class EvaluationConfig:
     examples: int | None = setting(default=None, unit="images")
     checks: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_at_least("batch_size", self.batch_size, 1),
             unless(self.examples is None, check_at_least("examples", self.examples, 1)),
@@ -200,7 +200,7 @@ class CostConfig:
     reference_steps: int = setting(default=10, unit="steps")
     reference_epochs: int | None = setting(default=None, unit="epochs")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_at_least("reference_steps", self.reference_steps, 1),
             unless(self.reference_epochs is None, check_at_least("reference_epochs", self.reference_epochs, 1)),
@@ -220,7 +220,7 @@ class CheckpointConfig:
     period: int = setting(default=1, unit="epochs")
     kept: int = setting(default=2, unit="states")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_at_least("period", self.period, 1),
             check_at_least("kept", self.kept, 2, "there must be another where the newest is damaged"),
@@ -256,7 +256,7 @@ class RunConfig:
     tracking: list[TrackerChoice] = field(default_factory=list)
     device: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         way_out = "write at most 100 of them" if len(str(self.name)) > 100 else ""
         is_objective = isinstance(self.objective, tuple(OBJECTIVES.values()))
         require(

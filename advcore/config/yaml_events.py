@@ -59,7 +59,7 @@ def make_error_at(where: yaml.Event | yaml.Mark, text: str) -> ConfigError:
 class _Scanner(Reader, Scanner, Parser):
     """PyYAML's scanner and parser, with limits on how many tokens are scanned and how many brackets are open."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
         Scanner.__init__(self)
         Parser.__init__(self)
@@ -127,7 +127,7 @@ class _Size:
 class _Meter:
     """Measures the values that the events will be built into."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._open = [_Size()]  # of the whole text, and of the lists and mappings whose end has not been read
         self._sizes: dict[str | None, _Size] = {}  # by anchor
 

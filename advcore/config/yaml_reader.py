@@ -104,7 +104,7 @@ Node = Value | _Merge
 class _Builder:
     """Builds the values of events that are known to be within the limits."""
 
-    def __init__(self, events: list[ValueEvent]):
+    def __init__(self, events: list[ValueEvent]) -> None:
         self._events = iter(events)
         self._anchored: dict[str | None, Node] = {}
 

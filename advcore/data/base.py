@@ -100,7 +100,7 @@ class DataSettings:
     planted: Planted | None = None
     usual_augment: ClassVar[str] = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = {"train_size": self.train_size, "test_size": self.test_size}
         augment = self.usual_augment if self.augment is None else self.augment
         require(
@@ -201,7 +201,7 @@ class OwnData(DataSettings):
     path: str
     num_classes: int | None = setting(default=None, unit="classes")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_classes is not None:
             require(check_at_least("num_classes", self.num_classes, 2, most=MOST_CLASSES))

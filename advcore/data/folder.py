@@ -35,7 +35,7 @@ class ImageFolder(DataSettings):
     groups: dict[str, list[str]] | None = None
     usual_augment: ClassVar[str] = "crop_flip"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.only and self.groups:
             require(

@@ -39,7 +39,7 @@ class Planted:
     duplicates: float = setting(default=0, unit="share")
     noise: float = setting(default=0, unit="share")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_within("long_tail", self.long_tail, 1, 1e6),
             check_within("duplicates", self.duplicates, 0, 0.99),

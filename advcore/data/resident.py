@@ -22,7 +22,7 @@ class Resident(Source):
     Raises DataError for other shapes and dtypes, and for images that are not finite or not in [0, 1].
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu"):
+    def __init__(self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu") -> None:
         if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
             raise DataError(
                 f"images must be (N, C, H, W) with one label each and N > 0, "

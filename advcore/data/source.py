@@ -17,7 +17,7 @@ __all__ = ["Part", "Resident", "Source", "Streamed", "as_source", "hash_content"
 class Part(Source):
     """Some examples of a source, chosen by their indices there; an example keeps its index's random numbers."""
 
-    def __init__(self, source: Source, indices: Tensor):
+    def __init__(self, source: Source, indices: Tensor) -> None:
         self.source = source
         self.indices = indices
         self.device = source.device

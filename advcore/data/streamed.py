@@ -115,7 +115,7 @@ class _CheckedExamples(Dataset):
     What each worker reads is remembered, for the case that it dies of it.
     """
 
-    def __init__(self, dataset: MapStyle, shape: tuple[int, ...], workers: int = 0):
+    def __init__(self, dataset: MapStyle, shape: tuple[int, ...], workers: int = 0) -> None:
         self.dataset = dataset
         self.shape = shape
         self._being_read = torch.full((workers,), _NOTHING)

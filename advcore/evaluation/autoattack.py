@@ -61,7 +61,7 @@ class AutoAttack:
     training_only: ClassVar[bool] = False
     restarts: ClassVar[int] = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_radius(self.eps, MOST_PIXELS),
             check_one_of("norm", self.norm, _NORMS, _NORM_ALIASES),
@@ -202,7 +202,7 @@ class _ForwardModule(nn.Module):
     Where no gradient leads from the logits to the images, the module's gradient is 0 instead of an error.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor]):
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self._call = forward
 

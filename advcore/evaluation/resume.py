@@ -50,7 +50,7 @@ class SavedVerdicts:
     Raises CheckpointError, in all processes, for a file that is damaged or belongs to another evaluation.
     """
 
-    def __init__(self, path: Path | None, keys: Sequence[str], identity: Callable[[], str]):
+    def __init__(self, path: Path | None, keys: Sequence[str], identity: Callable[[], str]) -> None:
         self._path = path if distributed.is_first() else None
         self.verdicts = {key: torch.zeros(0, dtype=torch.bool) for key in keys}
         self.passes = torch.zeros(2, dtype=torch.long)

@@ -87,7 +87,9 @@ class WatchedLoss:
     `fooled` (B,) bool: the examples misclassified so far. Logits that are not finite count as misclassified.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], attack: Attack | AutoAttack, x: Tensor, *, y: Tensor):
+    def __init__(
+        self, forward: Callable[[Tensor], Tensor], attack: Attack | AutoAttack, x: Tensor, *, y: Tensor
+    ) -> None:
         self._forward = forward
         self._y = y
         self._loss = choose_ascent(Pgd(), getattr(attack, "climbs", "own"), y, None)

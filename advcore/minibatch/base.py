@@ -112,7 +112,7 @@ class AttackSubset:
     single_image: ClassVar[bool] = False
     needs_validation: ClassVar[bool] = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_share("rho", self.rho),
             check_at_least("warm_up", self.warm_up, 0),
@@ -177,7 +177,7 @@ class UpdateSubset:
     queue = False
     probed = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_share("p_up", self.p_up), *self._check_more())
 
     def _check_more(self) -> list[SettingProblem | None]:

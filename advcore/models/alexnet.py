@@ -11,7 +11,7 @@ from advcore.settings import settings
 class Features(nn.Module):
     """Five convolutions with ReLU, for images (B, C, H, W) of about 32 pixels."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(channels, 64, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),

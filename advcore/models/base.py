@@ -41,7 +41,7 @@ class ModelSettings:
     example: ClassVar[Mapping[str, object]] = {}
     body = forward_method("advcore.models.base.ModelSettings.body", "build")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_one_of("normalize", self.normalize, ("data", "none")))
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
@@ -62,7 +62,7 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor):
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean.view(1, -1, 1, 1).float())
         self.register_buffer("std", std.view(1, -1, 1, 1).float())

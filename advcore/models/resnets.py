@@ -39,7 +39,7 @@ class _ResNet(ModelSettings):
     needs: ClassVar = ("torchvision",)
     torchvision: ClassVar[str]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(check_one_of("stem", self.stem, ("cifar", "imagenet")))
 
@@ -69,7 +69,7 @@ class ResNet50(_ResNet):
 class PreActBlock(nn.Module):
     """BatchNorm, ReLU, convolution, twice, beside a shortcut (He et al. 2016b, fig. 1b)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
         self.bn2 = nn.BatchNorm2d(outputs)
@@ -91,7 +91,7 @@ class PreActNet(nn.Module):
     first halving the image; BatchNorm, ReLU, average pooling, a linear head.
     """
 
-    def __init__(self, num_classes: int, channels: int, *, stem: int, widths: tuple[int, ...], depth: int):
+    def __init__(self, num_classes: int, channels: int, *, stem: int, widths: tuple[int, ...], depth: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, stem, 3, 1, 1, bias=False)
         blocks = []

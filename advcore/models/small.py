@@ -43,7 +43,7 @@ class SmallCNN(ModelSettings):
     parts: ClassVar = (block, small_cnn)
     family: ClassVar = "small_cnn"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(check_at_least("width", self.width, 1, most=1024))
 

@@ -38,7 +38,7 @@ class Mart:
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     ascent_needs_clean: ClassVar[bool] = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_positive("beta", self.beta))
 
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:

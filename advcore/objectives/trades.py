@@ -33,7 +33,7 @@ class Trades:
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     ascent_needs_clean: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_positive("beta", self.beta))
 
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:

@@ -100,17 +100,16 @@ def draw_front(methods: Sequence[Method], title: str, size: tuple[float, float])
 
 
 def _draw_method(frame: Frame, method: Method, labels: svg.Labels) -> list[Markup]:
-    """Draw a method's mark and its spread over seeds, and keep `labels` from covering them."""
+    """Draw a method's mark and its spread over seeds, if any, and keep `labels` from covering them."""
     shape, colour = KINDS[method.kind]
     centre = frame.to_pixels(method.cost, method.accuracy)
-    ends = [frame.to_pixels(method.cost, method.accuracy + side * method.spread) for side in (-1, 1)]
     labels.taken.append(svg.box_around(centre, 6))
-    if method.spread:
-        labels.taken += [(x - 2, min(y, centre[1]), x + 2, max(y, centre[1])) for x, y in ends]
-    return [
-        svg.line(ends[0], ends[1], f"s{colour} thin"),
-        svg.mark(centre, f"f{colour}", radius=4.5, shape=shape, title=method.describe()),
-    ]
+    mark = svg.mark(centre, f"f{colour}", radius=4.5, shape=shape, title=method.describe())
+    if not method.spread:
+        return [mark]
+    ends = [frame.to_pixels(method.cost, method.accuracy + side * method.spread) for side in (-1, 1)]
+    labels.taken += [(x - 2, min(y, centre[1]), x + 2, max(y, centre[1])) for x, y in ends]
+    return [svg.line(ends[0], ends[1], f"s{colour} thin"), mark]
 
 
 def _name_methods(frame: Frame, methods: Sequence[Method], labels: svg.Labels, *, all_named: bool) -> list[Markup]:

@@ -44,7 +44,7 @@ class FactoredRows:
     kind: str = "full"
     release: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_one_of("kind", self.kind, KINDS))
         lengths = {len(part) for part in self._factors}
         if len(self.residuals) != len(self.features) or len(lengths) != 1:

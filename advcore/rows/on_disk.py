@@ -33,7 +33,7 @@ class Column:
         the device and in the dtype of what is appended. A column in a file reads as a tensor on the CPU.
     """
 
-    def __init__(self, length: int, folder: Path | None = None):
+    def __init__(self, length: int, folder: Path | None = None) -> None:
         self._length = length
         self._folder = folder
         self._filled = 0
@@ -91,7 +91,7 @@ class FactorStore:
     length, folder : as in `Column`.
     """
 
-    def __init__(self, passes: tuple[str, ...], length: int, folder: Path | None = None):
+    def __init__(self, passes: tuple[str, ...], length: int, folder: Path | None = None) -> None:
         self._residuals = {name: Column(length, folder) for name in passes}
         self._features = {name: Column(length, folder) for name in passes}
         self._folder = folder

@@ -22,7 +22,7 @@ Work = Callable[..., Tensor]
 class RecordedWork:
     """`work(*inputs)` as one graph, on copies of the inputs whose addresses never change."""
 
-    def __init__(self, work: Work, inputs: Sequence[Tensor]):
+    def __init__(self, work: Work, inputs: Sequence[Tensor]) -> None:
         self.inputs = [tensor.detach().clone() for tensor in inputs]
         self.run, self.output = capture_graph(partial(work, *self.inputs), inputs[0].device)
 

@@ -51,7 +51,7 @@ class Speed:
     deferred: bool | None = None
     graphed: bool | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         lacks_fused = self.deferred and self.fused is False
         way_out = "only a fused step can be skipped on the device"
         require(

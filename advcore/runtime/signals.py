@@ -24,7 +24,7 @@ _SAME = 2.0  # seconds within which torchrun hands on a signal that this process
 class Stopped(BaseException):
     """A signal asked to stop; `number` is which. Not an Exception: nothing may take it for a failure and continue."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
 
@@ -105,7 +105,7 @@ def catch_signals() -> Iterator[None]:
 class _Handler:
     """Sets the flag, and calls the handlers that it replaces."""
 
-    def __init__(self, previous: Mapping[int, Callable | int]):
+    def __init__(self, previous: Mapping[int, Callable | int]) -> None:
         self.previous = previous
         self.arrivals: dict[int, float] = {}  # when the first signal of each kind came
         self.is_handed_on = "TORCHELASTIC_RUN_ID" in os.environ

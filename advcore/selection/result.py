@@ -54,7 +54,7 @@ class Coreset:
     info: tuple[Facts, ...] = ()
     events: tuple[Event, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         k = len(self.indices)
         if self.indices.is_floating_point() or self.indices.ndim != 1:
             raise DataError(f"a coreset needs whole numbers (K,) as indices, got {self.indices.dtype}")

@@ -1,6 +1,7 @@
 """What each epoch of a run trains on: all data, a new coreset, or the last one; planned before anything runs."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from advcore.errors import (
     SettingProblem,
@@ -33,6 +34,19 @@ class Epoch:
     action: str
 
 
+class _ScheduleFields(Protocol):
+    """What a schedule shares with the settings of a run file that it is made from."""
+
+    @property
+    def warm_start(self) -> float: ...
+
+    @property
+    def period(self) -> int | None: ...
+
+    @property
+    def schedule(self) -> str: ...
+
+
 @settings
 class Schedule:
     """Run full epochs first, then coreset epochs with a new selection every `period` of them.
@@ -58,7 +72,7 @@ class Schedule:
     period: int | None = None
     schedule: str = "compressed"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_at_least("epochs", self.epochs, 1, most=MOST_EPOCHS),
             check_share("budget", self.budget, "it is the share of the data to keep"),
@@ -66,7 +80,7 @@ class Schedule:
         )
 
     @staticmethod
-    def find_problems(fields) -> list[SettingProblem | None]:
+    def find_problems(fields: _ScheduleFields) -> list[SettingProblem | None]:
         """Return what is wrong with the `warm_start`, `period` and `schedule` of `fields` (a `Schedule`, or alike)."""
         counts_epochs = fields.schedule != "acs" or fields.period
         return [

@@ -47,7 +47,7 @@ class SelectionSettings:
     full_examples: int = setting(default=1000, unit="examples")
     memory_limit: float | None = setting(default=None, unit="GB")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         few = isinstance(self.full_examples, int) and 0 < self.full_examples < 4
         require(
             check_one_of("partition", self.partition, PARTITIONS, ALIASES),

@@ -29,7 +29,7 @@ class ActiveSet:
     8 capacity^2 bytes.
     """
 
-    def __init__(self, capacity: int, *, dependent: float = 1e-12, nonnegative: bool = True):
+    def __init__(self, capacity: int, *, dependent: float = 1e-12, nonnegative: bool = True) -> None:
         self.members = np.full(capacity, -1)
         self.weights = np.zeros(capacity)
         self.high = 0

@@ -58,7 +58,7 @@ class Craig:
     backend: str = "advcore"
     reads: ClassVar[str | None] = "last_layer"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_one_of("distance", self.distance, DISTANCES),
             check_one_of("matrix", self.matrix, MATRIX),

@@ -62,7 +62,7 @@ class GradMatch:
     reads: ClassVar[str | None] = "last_layer"
     has_target: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_within("ridge", self.ridge, 0, 1e6),
             check_within("tolerance", self.tolerance, 0, 1),

@@ -89,7 +89,7 @@ class _Cover:
         of updates unless `_is_summed` too.
     """
 
-    def __init__(self, similarity: np.ndarray):
+    def __init__(self, similarity: np.ndarray) -> None:
         n = len(similarity)
         self.similarity = similarity
         self.central = similarity.sum(1, dtype=np.float64)
@@ -206,7 +206,7 @@ def locate_tiled(
 class _TiledCover:
     """What the picks so far cover, on any device and without a matrix; attributes are those of `_Cover`."""
 
-    def __init__(self, similar: Callable[[Tensor], Tensor], central: Tensor, batch: int):
+    def __init__(self, similar: Callable[[Tensor], Tensor], central: Tensor, batch: int) -> None:
         self.gains = central.clone()
         self.largest = float(central.max())
         self.evaluations = len(central)

@@ -22,7 +22,7 @@ class GramProducts:
     is one matrix-vector product, and needs no copy. Products with several sums cost little more than those with one.
     """
 
-    def __init__(self, gram: np.ndarray):
+    def __init__(self, gram: np.ndarray) -> None:
         self._gram = gram
         self._place_of_row, self._row_at_place = np.arange(len(gram)), np.arange(len(gram))
         self.diagonal = gram.diagonal().astype(np.float64)
@@ -68,7 +68,7 @@ class FactorProducts:
 
     precise = False
 
-    def __init__(self, rows: Rows, unit: float = 1.0):
+    def __init__(self, rows: Rows, unit: float = 1.0) -> None:
         self._rows = rows
         self._exact_rows = use_exact_factors(rows)
         self._unit = unit

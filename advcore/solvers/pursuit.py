@@ -101,7 +101,7 @@ class PursuitState:
     scores : (N,) float64, how well each row would join, as of the last call of `begin_step`.
     """
 
-    def __init__(self, products: Products, problem: PursuitProblem, *, nonnegative: bool, tolerance: float):
+    def __init__(self, products: Products, problem: PursuitProblem, *, nonnegative: bool, tolerance: float) -> None:
         self.products, self.problem = products, problem
         self.nonnegative, self.tolerance = nonnegative, tolerance
         self.active = ActiveSet(problem.k, dependent=PIVOT[products.precise], nonnegative=nonnegative)

@@ -31,7 +31,7 @@ class Scored:
     scores: str | None = None
     score = ""  # not annotated: a subclass may make it a setting, which then comes in that class's order
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_one_of("points", self.points, POINTS), *self._check_more())
 
     def _check_more(self) -> list[SettingProblem | None]:

@@ -70,7 +70,7 @@ def assert_bounded(attack: Attack, x: Tensor, x_adv: Tensor) -> None:
 class Autocast(nn.Module):
     """A network that computes in a narrow dtype, on a CPU, and returns float32."""
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype):
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.network = network
         self.dtype = dtype
@@ -83,7 +83,7 @@ class Autocast(nn.Module):
 class Flat(nn.Module):
     """A network whose logits are 0 everywhere, and so is their gradient."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 

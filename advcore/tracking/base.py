@@ -43,7 +43,7 @@ class Sink:
     state : plain values, which `Opening.state` gives back when the run continues.
     """
 
-    def __init__(self, epochs_logged: int, state: dict[str, str | None] | None = None):
+    def __init__(self, epochs_logged: int, state: dict[str, str | None] | None = None) -> None:
         self.epochs_logged, self.state = epochs_logged, state or {}
 
     def log(self, epoch: int, values: Values) -> None:

@@ -33,7 +33,7 @@ class Tracking:
     run_name, config : the run's name and its resolved settings.
     """
 
-    def __init__(self, trackers: dict[str, Tracker], path: Path, run_name: str, config: Mapping[str, object]):
+    def __init__(self, trackers: dict[str, Tracker], path: Path, run_name: str, config: Mapping[str, object]) -> None:
         self.folder = path / FOLDER
         self.sinks: dict[str, Sink] = {}
         self.events: list[Event] = []

@@ -37,7 +37,7 @@ class MLflow(Tracker):
 class _Client(Sink):
     """A run on the server, which itself knows how many epochs it holds."""
 
-    def __init__(self, tracker: MLflow, opening: Opening):
+    def __init__(self, tracker: MLflow, opening: Opening) -> None:
         mlflow = tracker.load()
         self.entities = mlflow.entities
         opening.folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ class TensorBoard(Tracker):
 class _Events(Sink):
     """Event files. Epochs that a killed run wrote but did not count are purged, so that none is there twice."""
 
-    def __init__(self, writer: type, opening: Opening):
+    def __init__(self, writer: type, opening: Opening) -> None:
         super().__init__(opening.epochs_logged)
         self.writer = writer(str(opening.folder), purge_step=opening.epochs_logged or None)
         self.settings = flatten(opening.config)

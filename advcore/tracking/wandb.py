@@ -25,7 +25,7 @@ class WandB(Tracker):
     entity: str | None = None
     mode: str = "offline"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_one_of("mode", self.mode, MODES))
 
     def load(self) -> ModuleType:
@@ -42,7 +42,7 @@ class WandB(Tracker):
 class _Run(Sink):
     """A run with an id that never changes, so that whatever is sent later belongs to the same run."""
 
-    def __init__(self, tracker: WandB, opening: Opening):
+    def __init__(self, tracker: WandB, opening: Opening) -> None:
         super().__init__(opening.epochs_logged, {"id": opening.state.get("id") or uuid.uuid4().hex[:12]})
         wandb = tracker.load()
         opening.folder.mkdir(parents=True, exist_ok=True)

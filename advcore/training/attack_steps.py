@@ -23,7 +23,7 @@ class Steady:
 
     steps: int = setting(unit="steps")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_at_least("steps", self.steps, 1))
 
     def count_steps(self, epoch: int, epochs: int) -> int:
@@ -42,7 +42,7 @@ class Linear:
     first: int = setting(unit="steps")
     last: int = setting(unit="steps")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_at_least("first", self.first, 1), check_at_least("last", self.last, 1))
 
     def count_steps(self, epoch: int, epochs: int) -> int:
@@ -66,7 +66,7 @@ class ByBudget:
     first: int = setting(default=1, unit="steps")
     last: int = setting(default=10, unit="steps")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         steps = [self.first, self.mean, self.last]
         require(
             check_positive("mean", self.mean),

@@ -36,7 +36,7 @@ class EpochTrainer:
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
-    def __init__(self, run: "Run", memory: Perturbations | None, speed: Speed):
+    def __init__(self, run: "Run", memory: Perturbations | None, speed: Speed) -> None:
         trainer = run.trainer
         self.run = run
         self.memory = memory

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class EpochScores:
     """The scores of a run's examples after its epochs on all data; `collected` holds those so far."""
 
-    def __init__(self, run: "Run", score: Gradient):
+    def __init__(self, run: "Run", score: Gradient) -> None:
         self.run = run
         self.score = score
         assert score.collect is not None, "a run takes scores that are collected"

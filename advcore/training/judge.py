@@ -37,7 +37,7 @@ class Judge:
     Without validation examples nothing is evaluated.
     """
 
-    def __init__(self, run: "Run"):
+    def __init__(self, run: "Run") -> None:
         self.run = run
         self.best_score = -math.inf
         self.previous: Verdict | None = None

@@ -62,7 +62,7 @@ class Loop:
     place : how far the run is; where there is a snapshot, as far as that of the run that continues.
     """
 
-    def __init__(self, run: Run, snapshot: Snapshot | None = None):
+    def __init__(self, run: Run, snapshot: Snapshot | None = None) -> None:
         self.run = run
         self.device = find_device(run.model)
         self.judge = Judge(run)

@@ -67,7 +67,7 @@ class LoopSettings:
     memory: Memory = Memory()
     speed: Speed = Speed()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_at_least("batch_size", self.batch_size, 2, "BatchNorm cannot learn from one example"),
             check_one_of("normalise", self.normalise, NORMALISE),

@@ -34,7 +34,7 @@ class MultiStep:
     gamma: float = setting(default=0.1, unit="of the rate")
     ramp: int = setting(default=0, unit="epochs")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         are_epochs = all(isinstance(milestone, int) and milestone > 0 for milestone in self.milestones)
         ascending = are_epochs and sorted(self.milestones) == list(self.milestones)
         require(
@@ -73,7 +73,7 @@ class OneCycle:
     start: float = setting(default=0.04, unit="of the rate")
     end: float = setting(default=4e-6, unit="of the rate")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_within("peak", self.peak, 0.001, 0.999),
             check_within("start", self.start, 0, 1),
@@ -104,7 +104,7 @@ class Cyclic:
 
     peak: float = setting(default=0.5, unit="share")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_within("peak", self.peak, 0.001, 0.999))
 
     def factor(self, progress: float, lr_index: int) -> float:

@@ -24,7 +24,7 @@ class SGD:
     weight_decay: float = setting(default=5e-4, unit="unit-free")
     nesterov: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             check_positive("lr", self.lr),
             check_within("momentum", self.momentum, 0, 0.9999),
@@ -61,7 +61,7 @@ class Adam:
     lr: float = setting(default=1e-3, unit="unit-free")
     weight_decay: float = setting(default=0.0, unit="unit-free")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(check_positive("lr", self.lr), check_within("weight_decay", self.weight_decay, 0, 10))
 
     def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:

@@ -64,7 +64,7 @@ class Gate:
 
     OFTEN = 256  # steps after which the gate looks by itself
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self._shut = torch.zeros((), device=device)
         self._first = torch.zeros((), dtype=torch.long, device=device)
         self._places: list[Callable[[], str]] = []

@@ -35,7 +35,7 @@ class AttackSubsetStepper(PlainStepper):
     examples it picked in this epoch and in the one before; None before there is one. entropies : of the epoch's draws.
     """
 
-    def __init__(self, rule: AttackSubset, size: int, device: torch.device, head: nn.Linear | None):
+    def __init__(self, rule: AttackSubset, size: int, device: torch.device, head: nn.Linear | None) -> None:
         self.rule = rule
         self.head = head
         self.epoch = 0
@@ -168,7 +168,7 @@ class UpdateSubsetStepper(PlainStepper):
     per step. queue : kept images that wait for a full batch.
     """
 
-    def __init__(self, rule: UpdateSubset, source: Source, batch_size: int, seed: int, attack: Attack | None):
+    def __init__(self, rule: UpdateSubset, source: Source, batch_size: int, seed: int, attack: Attack | None) -> None:
         self.rule = rule
         self.source = source
         self.batch_size = batch_size

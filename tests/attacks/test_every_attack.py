@@ -79,22 +79,6 @@ def test_stays_in_its_ball_and_raises_the_margin(name):
     assert rises[1].mean() > rises[0].mean()
 
 
-@pytest.mark.case("E1")
-@EVERY
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_stays_in_its_ball_under_autocast(name, dtype):
-    x, model = images(), network()
-
-    def forward(z):
-        with torch.autocast("cpu", dtype=dtype):
-            return model(z).float()
-
-    x_adv, attack = attacked(build(name), model, x, forward=forward)
-    if attack.norm == "lpips":  # measured in float64, whatever it saw
-        attack = bind_attack(build(name), network(torch.float64), CostLedger().count_passes)
-    assert_bounded(attack, x.double(), x_adv.double())
-
-
 def pixels(values):
     """Images (N, ...) whose pixels are drawn from `values`."""
     drawn = torch.randint(len(values), (N, *SHAPE), generator=torch.Generator().manual_seed(2))
@@ -198,30 +182,6 @@ def test_without_room_the_answer_is_the_clean_image(name):
     assert attack.training_only or torch.equal(x_adv, x)
 
 
-@EVERY
-@by_plain_kernels
-def test_the_seed_decides_and_the_global_random_state_does_not(name):
-    x, model = images(), network()
-    torch.manual_seed(1)
-    first = attacked(build(name), model, x)[0]
-    before = torch.get_rng_state()
-    torch.manual_seed(2)
-    assert torch.equal(first, attacked(build(name), model, x)[0])
-    torch.manual_seed(1)
-    assert torch.equal(before, torch.get_rng_state())
-    assert not torch.equal(first, attacked(build(name), model, x, generator=stream(seed=1))[0])
-
-
-@EVERY
-def test_an_example_is_attacked_the_same_in_any_batch(name):
-    x, model = images(torch.float64), network(torch.float64)
-    whole = attacked(build(name), model, x)[0]
-    for batch in ([4], [2, 0]):
-        i = torch.tensor(batch)
-        part = attacked(build(name), model, x[i], LABELS[i], generator=stream(i))[0]
-        assert torch.allclose(part, whole[i], atol=1e-6)
-
-
 @pytest.mark.case("E2")
 @EVERY
 @pytest.mark.parametrize("training", [False, True])
@@ -261,19 +221,6 @@ def test_an_attack_says_how_its_number_is_made(name):
     assert told["norm"] == attack.norm and told["eps"] == attack.eps and told["step_size"] > 0
     assert told["steps"] >= 1 and told["restarts"] == 1
     assert attack.scale(0.5).eps == attack.eps / 2
-
-
-@EVERY
-def test_the_attack_that_judges_is_fit_for_it_and_in_the_same_ball(name):
-    judge = build(name).probe()
-    assert not judge.training_only and judge.describe()["steps"] > 1
-    assert (judge.norm, judge.eps) == (build(name).norm, build(name).eps)
-
-
-@EVERY
-def test_the_reference_has_the_steps_asked_for(name):
-    forward, backward = build(name).reference(7).passes()
-    assert backward >= 7 and forward >= 7
 
 
 @pytest.mark.case("E1")

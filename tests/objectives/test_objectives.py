@@ -39,34 +39,6 @@ def residuals(loss, logits):
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_loss_is_one_number_an_example(name, dtype):
-    objective = OBJECTIVES[name]()
-    loss = objective.loss(labels(), **some_logits(objective, dtype))
-    assert loss.shape == (B,) and loss.dtype == dtype and torch.isfinite(loss).all()
-
-
-@EVERY
-def test_an_examples_loss_does_not_depend_on_its_batch(name):
-    objective = OBJECTIVES[name]()
-    logits = some_logits(objective)
-    whole = objective.loss(labels(), **logits)
-    for i in range(B):
-        alone = objective.loss(labels()[i : i + 1], **{key: z[i : i + 1] for key, z in logits.items()})
-        assert torch.allclose(alone[0], whole[i], atol=1e-12)
-
-
-@EVERY
-@pytest.mark.parametrize("climbs", ASCENTS)
-def test_what_an_attack_climbs_is_one_number_an_example(name, climbs):
-    objective = OBJECTIVES[name]()
-    draw = torch.Generator().manual_seed(1)
-    clean, moved = torch.randn(2, B, C, generator=draw)
-    climbed = choose_ascent(objective, climbs, labels(), clean)(moved)
-    assert climbed.shape == (B,) and torch.isfinite(climbed).all()
-
-
-@EVERY
 def test_only_an_ascent_that_needs_the_clean_logits_reads_them(name):
     objective, moved = OBJECTIVES[name](), torch.randn(B, C, generator=torch.Generator().manual_seed(1))
     for climbs in ASCENTS:

@@ -266,8 +266,15 @@ def test_a_known_point_stands_where_it_must():
     assert (y0, y2) == (162, 24)
 
 
-def test_axes_draw_no_line_from_a_point_to_itself():
-    drawn = "".join(frame.make_frame((0, 10), (0, 100)).draw("x", "y"))
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        "".join(frame.make_frame((0, 10), (0, 100)).draw("x", "y")),
+        str(draw_front([Method("one seed", "all data", [0.5], [88.0])], "robust", (340.0, 340.0))),
+    ],
+    ids=["axes", "front"],
+)
+def test_no_line_leads_from_a_point_to_itself(drawn):
     lines = re.findall(r'x1="(.*?)" y1="(.*?)" x2="(.*?)" y2="(.*?)"', drawn)
     assert lines and not [line for line in lines if line[:2] == line[2:]]
 
