@@ -101,7 +101,7 @@ def describe(error):
 def refused(*words, allowed=AdvcoreError):
     """One line of ours that says each of `words`; "a|b" is either."""
     with pytest.raises(allowed) as caught:
-        yield
+        yield caught
     text = describe(caught.value)
     for word in words:
         assert any(part in text for part in word.lower().split("|")), f"{word!r} is not said: {text}"
@@ -1056,12 +1056,21 @@ def build_flat_normed(classes=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
 
 
-@pytest.mark.parametrize("n", [17, 33])
-def test_16_blocks_of_a_number_that_leaves_one_example_train(n):
+def train_on_blocks(n):
     net = build_flat_normed()
     selector = {"partition": "per_batch", "block_size": 16, "chunk_size": 16, "attack_mode": "train", "budget": 0.6}
     trained = train_on_coresets(net, make_data(n), selector=selector, batch_size=16, attack_mode="train")
     assert len(trained.coresets) == 2 and all(value.isfinite().all() for value in net.state_dict().values())
+
+
+def test_16_blocks_of_a_number_that_leaves_one_example_train():
+    train_on_blocks(33)
+
+
+def test_16_the_only_block_of_17_examples_is_refused_by_a_bound_that_16_breaks():
+    with refused("block", "17", allowed=UserError) as caught:
+        train_on_blocks(17)
+    assert "less than the 17 examples, got 16" not in str(caught.value), "16 is less than 17"
 
 
 def test_16_a_rule_that_leaves_one_example_of_a_batch_trains_or_is_refused():
