@@ -227,6 +227,17 @@ def test_2_a_straight_through_estimator_trains_and_has_no_flag_of_a_gradient():
     assert np.isfinite(train(net, make_data(16)).epochs[0]["loss"])
 
 
+@pytest.mark.parametrize("kind", ["head of zeros", "radius 0"])
+def test_2_what_has_no_gradient_by_design_trains(kind):
+    net, attack = make_net(), ATTACK
+    if kind == "head of zeros":
+        nn.init.zeros_(net[3].weight)
+    else:
+        net, attack = Front(binarise, net), LinfPGD(eps=0.0, step_size=0.01, steps=1)
+    trained = train(net, make_data(16), attack=attack, epochs=2)
+    assert np.isfinite(trained.epochs[-1]["loss"]) and not trained.events
+
+
 # 3. Losses in a narrow dtype
 
 
