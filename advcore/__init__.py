@@ -16,7 +16,7 @@ _HOMES = {
 
 _PACKAGES = (
     *("attacks", "objectives", "solvers", "minibatch", "gradients", "models", "data"),
-    *("selection", "training", "evaluation", "reporting", "tracking"),
+    *("selection", "training", "evaluation", "reporting", "tracking", "register"),
 )
 
 __all__ = [*_HOMES, "__version__"]

@@ -13,6 +13,7 @@ from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs
 from advcore.rng import Stream
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import get_speed
+from advcore.unit_range import check_attackable, trust_images
 
 _Bindable = TypeVar("_Bindable")
 
@@ -45,10 +46,14 @@ def perturb(
     attack : what climbs, `bound` to the model; may be None for an objective that is not attacked.
     clean : (B, C) logits at x if they are known already; computed here, once, if the attack needs them.
     generator : bound to the B examples.
+
+    Raises DataError for images that are no floats in [0, 1]: normalisation is a layer of the model
+    (`advcore.models.add_normalization`).
     """
     if not is_attacked(objective):
         return x
     assert attack is not None, "an objective that is attacked has an attack (`describe_mismatch`)"
+    check_attackable(x)
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
             clean = forward(x)
@@ -59,7 +64,8 @@ def perturb(
         if x_adv is not None:
             return x_adv
     loss = choose_ascent(objective, attack.climbs, y, clean)
-    return attack(partial(_compose, loss, forward), x, generator=generator).detach()
+    with trust_images():
+        return attack(partial(_compose, loss, forward), x, generator=generator).detach()
 
 
 def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from advcore.data.contract import Batch, Source, cut_into_chunks, read_batches
 from advcore.runtime.borrow import borrow
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.out_of_memory import Pieces
+from advcore.unit_range import trust_images
 
 Bindable = TypeVar("Bindable")
 Result = TypeVar("Result", bound=tuple)
@@ -87,7 +88,7 @@ def start_sweep(
     whole chunk, the error passes instead.
     """
     least = chunk_size if training else 16
-    with borrow(model, training=training):
+    with borrow(model, training=training), trust_images():
         yield Sweep(
             model=model,
             source=source,

@@ -45,9 +45,10 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     console.print(table)
 
 
-def command_line(*words: object, overrides: Iterable[str] = ()) -> str:
-    """Return a command that can be pasted into a shell; each override becomes a --set."""
-    settings = chain.from_iterable(("--set", override) for override in overrides)
+def command_line(*words: object, overrides: Iterable[str] = (), plugins: Iterable[Path] = ()) -> str:
+    """Return a command that can be pasted into a shell; each override becomes a --set, each plug-in a --plugin."""
+    settings = [*chain.from_iterable(("--set", override) for override in overrides)]
+    settings += chain.from_iterable(("--plugin", str(path)) for path in plugins)
     program = {"__main__.py": "python -m advcore"}.get(Path(sys.argv[0]).name, "advcore")
     return f"{program} {shlex.join([*map(str, words), *settings])}"
 

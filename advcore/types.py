@@ -83,9 +83,9 @@ class Flag:
 
 
 def find_name(table: Mapping[str, type], entry: object) -> str:
-    """Return the name under which a table lists the entry's class, or the class's name if it is not listed."""
-    names = (name for name, cls in table.items() if isinstance(entry, cls))
-    return next(names, type(entry).__name__)
+    """Return the name under which a table lists the entry's class, or the nearest base of it, or else the class's."""
+    names = {cls: name for name, cls in table.items()}
+    return next((names[cls] for cls in type(entry).__mro__ if cls in names), type(entry).__name__)
 
 
 def digest_labels(label_at: Callable[[int], int], size: int) -> str:

@@ -15,6 +15,7 @@ from advcore.errors import SettingProblem, check_at_least, check_within, require
 from advcore.rng import Stream
 from advcore.settings import setting, settings
 from advcore.types import Loss
+from advcore.unit_range import check_attackable
 
 # Wraps a network so that its passes are counted.
 PassCounter = Callable[[nn.Module], Callable[[Tensor], Tensor]]
@@ -206,6 +207,7 @@ class Iterated(Attack):
         return [check_at_least("steps", self.steps, 1), check_at_least("restarts", self.restarts, 1)]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
+        check_attackable(x)
         x = to_full_precision(x)
         ends = [self._attack_once(loss_fn, x, generator.child("restart", r)) for r in range(self.restarts)]
         if self.restarts == 1:

@@ -13,6 +13,7 @@ from advcore.errors import SettingProblem, check_positive, check_within, unless
 from advcore.rng import Stream
 from advcore.settings import setting, settings
 from advcore.types import Loss
+from advcore.unit_range import check_attackable
 
 
 @settings
@@ -52,6 +53,7 @@ class NFGSM(Attack):
         return self.eps if self.step_size is None else self.step_size
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
+        check_attackable(x)
         x = to_full_precision(x)
         return climb(
             loss_fn,

@@ -1,5 +1,6 @@
 """Arguments that several commands have, and the checks of files that they name."""
 
+import importlib.metadata
 import os
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,25 @@ def check_arrays_file(path: Path) -> None:
     check_writable(path, file=True)
 
 
+def _load_plugins(paths: list[Path] | None) -> list[Path]:
+    """Run the plug-ins, if there are any; torch is imported only then."""
+    if paths or importlib.metadata.entry_points(group="advcore.plugins"):
+        from advcore.register.plugins import load_plugins
+
+        load_plugins(paths or ())
+    return paths or []
+
+
 RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file (YAML).", callback=check_file)]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="Run this file of yours, which registers models or methods; may be given several times.",
+        callback=_load_plugins,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

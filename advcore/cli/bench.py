@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advcore.cli.arguments import Overrides, check_file
+from advcore.cli.arguments import Overrides, Plugins, check_file
 from advcore.errors import check_at_least, check_positive, format_count, require
 from advcore.terminal import command_line, print_next, print_table, show_suite
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from advcore.reporting.suite import Table
     from advcore.suite.bench import Bench
     from advcore.suite.suite import Run
+
+_Table = Annotated[bool, typer.Option("--table", help="Run nothing; print the tables and write them to files.")]
 
 
 def bench(
@@ -28,9 +30,8 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Folder of the records; by default the one in the suite.")] = None,
     engine: Annotated[str, typer.Option(help="Where runs are executed: local, or ray for a cluster.")] = "local",
     set_: Overrides = None,
-    table: Annotated[
-        bool, typer.Option("--table", help="Run nothing; print the tables and write them to files.")
-    ] = False,
+    plugin: Plugins = None,
+    table: _Table = False,
 ) -> None:
     """Run SUITE's methods with all its seeds and compare them.
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def check(
     file: arguments.RunFile,
     set_: arguments.Overrides = None,
+    plugin: arguments.Plugins = None,
     cost: Annotated[
         float | None, typer.Option(help="Also list settings of at most this relative cost, such as 0.2.")
     ] = None,
@@ -35,7 +36,7 @@ def check(
         prepared = prepare(load(file, set_ or ()))
     plan = prepared.plan
     offers = [] if cost is None else find_offers(prepared.config, prepared.data, cost)
-    typer.echo("\n".join([str(file), plan.text, *plan.notes.values()]))
+    typer.echo("\n".join([str(file), plan.text, *plan.notes.values(), prepared.data.describe()]))
     facts = {
         "passes, forward and backward": f"{round(plan.relative_cost * plan.reference.units):,}",
         "reference": f"{describe_reference(vars(plan.reference))}: {plan.reference.units:,} passes",
@@ -44,7 +45,7 @@ def check(
     output.print_facts("", facts.items())
     if cost is not None and offers:
         _print_offers(offers, cost, prepared.config)
-    print_next(command_line("run", file, overrides=set_ or ()))
+    print_next(command_line("run", file, overrides=set_ or (), plugins=plugin or ()))
 
 
 def _print_offers(offers: list["Offer"], cost: float, config: "RunConfig") -> None:

@@ -31,6 +31,7 @@ def evaluate(
     checkpoint: _Checkpoint = "last",
     suite: Annotated[str, typer.Option(help="Attacks: seen (those of the file), unseen, or autoattack.")] = "seen",
     set_: arguments.Overrides = None,
+    plugin: arguments.Plugins = None,
     out: Annotated[Path | None, typer.Option(help="Also write the accuracies to this JSON file.")] = None,
     state: _Verdicts = None,
     examples: Annotated[
@@ -60,16 +61,19 @@ def evaluate(
     output.print_facts(f"{config.name}: {path}", list_accuracy_rows(path.stem, evaluation.as_dict()))
     _save_evaluation(evaluation, path, out=out, examples=examples)
     if suite == "seen":
-        output.suggest_autoattack(target, config, checkpoint, set_ or ())
+        output.suggest_autoattack(target, config, checkpoint, set_ or (), plugin or ())
 
 
 def _load_config(target: Path, overrides: Sequence[str]) -> "RunConfig":
     """Return the settings of a run's folder or of a run file, with the overrides."""
     from advcore.config.load import from_dict, load, override
+    from advcore.register.plugins import check_plugins
     from advcore.reporting.record import RunRecord
 
     if target.is_dir():
-        return from_dict(override(RunRecord.load(target / "record.json").config, overrides))
+        record = RunRecord.load(target / "record.json")
+        check_plugins(record.plugins, same_content=False)
+        return from_dict(override(record.config, overrides))
     return load(target, overrides)
 
 

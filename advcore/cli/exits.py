@@ -23,11 +23,13 @@ class Exit:
     """An exit code, and the lines that explain it.
 
     shared : whether every process has the same lines, so that only the first prints them.
+    trace : a traceback to print above the lines.
     """
 
     code: int
     lines: tuple[str, ...] = ()
     shared: bool = False
+    trace: str = ""
 
 
 def describe_exit(error: BaseException) -> Exit | None:
@@ -42,7 +44,7 @@ def describe_exit(error: BaseException) -> Exit | None:
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return Exit(130, (f"interrupted{_explain_continuation()}",))
     if isinstance(error, UserError):
-        return Exit(2, error.lines, shared)
+        return Exit(2, error.lines, shared, trace=_format_trace_of_plugin(error))
     if isinstance(error, AdvcoreError):
         return Exit(3, (str(error),), shared)
     if isinstance(error, OSError):
@@ -56,9 +58,17 @@ def describe_exit(error: BaseException) -> Exit | None:
     from advcore.runtime.out_of_memory import is_out_of_memory
 
     if not is_out_of_memory(error):
-        return None
+        trace = _format_trace_of_plugin(error)
+        line = f"a plug-in raises {describe_exception(error)}; its own traceback stands above"
+        return Exit(2, (line,), trace=trace) if trace else None
     advice = f"use smaller batches, data or model{_explain_continuation()}"
     return Exit(3, (f"memory ran out: {describe_exception(error)}; {advice}",))
+
+
+def _format_trace_of_plugin(error: BaseException) -> str:
+    """Return the traceback of an error that a plug-in's code raised, from the plug-in on; "" for any other error."""
+    plugins = sys.modules.get("advcore.register.plugins")
+    return "" if plugins is None else plugins.format_trace(error)
 
 
 def _explain_continuation() -> str:
@@ -77,6 +87,8 @@ def leave(ending: Exit) -> NoReturn:
     the exit code would be another.
     """
     rank = get_rank()
+    if ending.trace:
+        typer.echo(ending.trace, err=True)
     prefix = f"advcore: process {rank}: " if rank else "advcore: "
     if ending.lines and not (rank and ending.shared):
         typer.echo("\n".join(prefix + escape_control_characters(line) for line in ending.lines), err=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from advcore.cli import arguments
 from advcore.errors import check_at_least, check_one_of, require
 from advcore.terminal import print_next
 
@@ -19,6 +20,7 @@ def export(
     samples: Annotated[
         int, typer.Option(help="Include this many test images so that the accuracy can be recomputed.")
     ] = 0,
+    plugin: arguments.Plugins = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")] = False,
 ) -> None:
     """Write RUN's model and coresets for use without advcore.

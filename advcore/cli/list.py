@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from advcore.cli import arguments
 from advcore.errors import check_one_of, require
 from advcore.terminal import print_table
 
@@ -13,6 +14,7 @@ def list_names(
     kind: Annotated[
         str | None, typer.Argument(help="Kind of name: attacks, objectives, solvers, ...; all by default.")
     ] = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """List the available names, such as attacks and solvers."""
     from advcore.config.schema import TABLES

@@ -16,12 +16,16 @@ def print_facts(title: str, facts: Iterable[Sequence[object]]) -> None:
 
 
 def suggest_autoattack(
-    target: Path, config: "RunConfig", checkpoint: str = "best", overrides: Sequence[str] = ()
+    target: Path,
+    config: "RunConfig",
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    plugins: Sequence[Path] = (),
 ) -> None:
     """Print the command that evaluates a run by AutoAttack, if it could run and has not.
 
     That is: a package of it is installed, `config` evaluates an attack in an lp ball, and no AutoAttack yet.
-    target : the run's folder or run file. overrides : of its settings, as "a.b=c".
+    target : the run's folder or run file. overrides : of its settings, as "a.b=c". plugins : files that it needs.
     """
     from advcore.attacks.geometry import LP
     from advcore.evaluation.autoattack import AutoAttack, is_installed
@@ -30,4 +34,4 @@ def suggest_autoattack(
     is_evaluated = any(isinstance(attack, AutoAttack) for attack in attacks)
     if not is_evaluated and is_installed() and any(attack.norm in LP for attack in attacks):
         options = ("--checkpoint", checkpoint, "--suite", "autoattack")
-        print_next(command_line("evaluate", target, *options, overrides=overrides))
+        print_next(command_line("evaluate", target, *options, overrides=overrides, plugins=plugins))

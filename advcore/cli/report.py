@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from advcore.cli import arguments
 from advcore.errors import check_at_least, require
 
 
@@ -14,6 +15,7 @@ def report(
     images: Annotated[
         int, typer.Option(help="Show the training images of this many of the highest and of the lowest weights.")
     ] = 8,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """Write one HTML page about a run, or comparing several.
 

@@ -1,6 +1,7 @@
 """advcore run: train, select and evaluate."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from advcore.terminal import command_line, print_next, show_run
 def run(
     file: arguments.RunFile,
     set_: arguments.Overrides = None,
+    plugin: arguments.Plugins = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME-sSEED by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run in its folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder.")] = False,
@@ -36,16 +38,24 @@ def run(
             prepared = prepare.prepare(config)
             refuse_processes(prepared.trainer)
         try:
+            if distributed.is_first():
+                typer.echo(prepared.data.describe())
             with show_run(len(prepared.trainer.schedule.plan())) as reporter:
                 record = runner.run(prepared, path, reporter, resume=resume, job=job, locked=True)
         except (Stopped, KeyboardInterrupt):
             if not distributed.is_launched():  # otherwise the command that started torchrun continues the run
-                out_options = [] if out is None else ["--out", out]
-                print_next(command_line("run", file, *out_options, "--resume", overrides=set_ or ()))
+                _print_continuation(file, out, set_ or (), plugin or ())
             raise
     if processes.get_rank():
         return
     output.print_facts(f"{record.name}, seed {config.seed}: {record.plan}", list_closing_rows(record))
     typer.echo(f"record: {path / 'record.json'}")
     print_next(command_line("report", path))
-    output.suggest_autoattack(path, config)
+    output.suggest_autoattack(path, config, plugins=plugin or ())
+
+
+def _print_continuation(file: Path, out: Path | None, overrides: Sequence[str], plugins: Sequence[Path]) -> None:
+    options = ["--resume"]
+    if out is not None:
+        options = ["--out", str(out), *options]
+    print_next(command_line("run", file, *options, overrides=overrides, plugins=plugins))

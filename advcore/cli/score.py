@@ -8,6 +8,8 @@ import typer
 from advcore.cli import arguments, output, processes
 from advcore.terminal import command_line, print_next, show_run
 
+_Out = Annotated[Path, typer.Option(help="File of the scores (.npz); a JSON is written beside it.")]
+
 
 def score(
     file: arguments.RunFile,
@@ -16,9 +18,8 @@ def score(
         typer.Option(help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads."),
     ] = None,
     set_: arguments.Overrides = None,
-    out: Annotated[Path, typer.Option(help="File of the scores (.npz); a JSON is written beside it.")] = Path(
-        "scores.npz"
-    ),
+    plugin: arguments.Plugins = None,
+    out: _Out = Path("scores.npz"),
 ) -> None:
     """Train FILE's model on all data and score every example.
 
@@ -48,4 +49,5 @@ def score(
     }
     output.print_facts(f"{config.name}: scores", facts.items())
     typer.echo(f"scores: {path}")
-    print_next(command_line("run", file, overrides=[*overrides, *select.list_overrides(config, name, path)]))
+    overrides = [*overrides, *select.list_overrides(config, name, path)]
+    print_next(command_line("run", file, overrides=overrides, plugins=plugin or ()))

@@ -14,6 +14,7 @@ def select(
     file: arguments.RunFile,
     checkpoint: Annotated[Path, typer.Option(help="Weights of the model to attack: a .safetensors, .pt or .pth file.")],
     set_: arguments.Overrides = None,
+    plugin: arguments.Plugins = None,
     out: Annotated[Path, typer.Option(help="File of the coreset (.npz); a JSON is written beside it.")] = Path(
         "coreset.npz"
     ),

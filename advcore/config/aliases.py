@@ -8,7 +8,7 @@ from functools import cache, reduce
 from typing import get_args, get_origin
 
 from advcore import attacks, data, minibatch, models, objectives, solvers, tracking
-from advcore.config.schema import TABLES, RunConfig
+from advcore.config.schema import TABLES, ByName, RunConfig
 from advcore.errors import SURELY_ALIKE, simplify_name, suggest_nearest
 from advcore.evaluation import evaluate
 from advcore.training import ATTACK_STEP_ALIASES, LR_SCHEDULE_ALIASES, OPTIMIZER_ALIASES
@@ -231,5 +231,7 @@ def list_sections(kind: object) -> Iterator[type]:
     """Yield the classes of settings that a type allows."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         yield kind
+    if isinstance(kind, ByName):
+        yield from kind.table.values()
     for argument in get_args(kind):
         yield from list_sections(argument)

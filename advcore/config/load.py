@@ -2,20 +2,25 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from advcore.config.messages import list_problems
-from advcore.config.schema import TABLES, RunConfig
+from advcore.config.schema import TABLES, WITH_ARCHITECTURE, RunConfig
 from advcore.config.yaml_events import DEEPEST
 from advcore.config.yaml_reader import Override, parse_overrides, read
 from advcore.errors import ConfigError, SettingProblem, format_value, must, require, shorten
 
-_ADAPTER = TypeAdapter(RunConfig)
+
+@functools.cache
+def _build_adapter(entries: tuple[tuple[str, type], ...]) -> TypeAdapter[RunConfig]:
+    """Build the reader of run files, anew whenever the `entries` of the tables are others."""
+    return TypeAdapter(RunConfig)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -80,11 +85,17 @@ def from_dict(raw: dict) -> RunConfig:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"settings must be plain values: {error}") from None
     try:
-        config = _ADAPTER.validate_json(text)
+        config = _build_adapter(tuple(_list_entries())).validate_json(text)
     except ValidationError as error:
         problems += list_problems(error, values)
     require(*problems)
     return config
+
+
+def _list_entries() -> Iterator[tuple[str, type]]:
+    """Yield name and class of each entry of a table of methods."""
+    for table in TABLES.values():
+        yield from table.items()
 
 
 def _drop_budget_beside_cost(raw: object) -> tuple[object, list[SettingProblem]]:
@@ -105,7 +116,10 @@ def resolve(config: RunConfig) -> dict:
     return values
 
 
-_NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}
+def _find_name(value: object) -> str | None:
+    """Return the name in a table of a value's class, or of the nearest base of it; None where no table has one."""
+    names = {cls: name for name, cls in _list_entries()}
+    return next((names[cls] for cls in type(value).__mro__ if cls in names), None)
 
 
 def _to_plain(value: object) -> object:
@@ -113,9 +127,9 @@ def _to_plain(value: object) -> object:
     if dataclasses.is_dataclass(value):
         settings = [field.name for field in dataclasses.fields(value) if field.repr]  # what is not shown is no setting
         values = {name: _to_plain(getattr(value, name)) for name in settings}
-        name = next((name for cls, name in _NAMES.items() if isinstance(value, cls)), None)
-        if name == "timm":
-            name = f"timm:{values.pop('architecture')}"
+        name = _find_name(value)
+        if name in WITH_ARCHITECTURE:
+            name = f"{name}:{values.pop('architecture')}"
         return {"name": name, **values} if name else values
     if isinstance(value, (list, tuple)):
         return [_to_plain(entry) for entry in value]

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args, get_origin
 
-from pydantic import Tag, ValidationError
+from pydantic import ValidationError
 
 from advcore.config.aliases import list_sections, suggest_name, suggest_setting
-from advcore.config.schema import RunConfig
+from advcore.config.schema import ByName, RunConfig
 from advcore.errors import SettingProblem, UserError, as_problem, format_value, must
 from advcore.settings import is_required
 
@@ -103,7 +103,10 @@ def _read_entry(entry: "ErrorDetails") -> list[SettingProblem]:
             return [SettingProblem(path, "is missing", way_out="it has no default")]
         case "union_tag_invalid":
             names = [name for name in _list_choices(kind) if name]
-            return [must(f"{path}.name", f"one of {', '.join(names)}", got["name"], suggest_name(got["name"], names))]
+            way_out = suggest_name(got["name"], names)
+            if got["name"].startswith("plugin:"):
+                way_out = "name the file that defines it: --plugin FILE.py"
+            return [must(f"{path}.name", f"one of {', '.join(names)}", got["name"], way_out)]
         case "union_tag_not_found":
             return [must(path, "a mapping with a name", got)]
         case "json_invalid":
@@ -152,11 +155,10 @@ def _list_choices(kind: object) -> "dict[str | None, type[DataclassInstance]]":
     """Return the classes that a type chooses from, by tag; by None the class of a section that has no choice."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return {None: kind}
+    if isinstance(kind, ByName):
+        return {name: kind.table[name] for name in kind.table}
     choices: dict[str | None, type[DataclassInstance]] = {}
-    for part in get_args(kind):
-        tags = [extra.tag for extra in getattr(part, "__metadata__", ()) if isinstance(extra, Tag)]
-        if tags:
-            choices[tags[0]] = get_args(part)[0]
-        elif get_origin(kind) is not list:
+    if get_origin(kind) is not list:
+        for part in get_args(kind):
             choices |= _list_choices(part)
     return choices

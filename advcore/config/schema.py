@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import BeforeValidator, Discriminator, Tag
+from pydantic import BeforeValidator, Discriminator, GetCoreSchemaHandler, Tag
+from pydantic_core import CoreSchema
 
 from advcore.adversary import describe_mismatch
 from advcore.attacks import ATTACKS
@@ -38,9 +39,12 @@ TABLES: dict[str, Mapping[str, type]] = {
     "evaluators": {name: cls for name, cls in EVALUATED.items() if name not in ATTACKS},
 }
 
+# Models whose name goes on with what they build: timm:ARCHITECTURE.
+WITH_ARCHITECTURE = ("timm", "plugin")
+
 
 def _read_name(value: object) -> str | None:
-    """Return the name that chooses the class of some settings, without the architecture of `timm:ARCHITECTURE`."""
+    """Return the name that chooses the class of some settings, up to a colon (`WITH_ARCHITECTURE`)."""
     match value:
         case {"name": str(name)}:
             return name.partition(":")[0]
@@ -48,15 +52,25 @@ def _read_name(value: object) -> str | None:
 
 
 def _remove_name(value: dict) -> dict[str, object]:
-    """Return settings without the name that chose their class; `timm:ARCHITECTURE` leaves its architecture."""
+    """Return settings without the name that chose their class; what follows a colon in it is left as `architecture`."""
     rest = {key: entry for key, entry in value.items() if key != "name"}
     architecture = value["name"].partition(":")[2]
     return rest | {"architecture": architecture} if architecture else rest
 
 
+class ByName:
+    """Marks settings whose `name` chooses their class from a table, as the table is when a run file is read."""
+
+    def __init__(self, table: Mapping[str, type]) -> None:
+        self.table = table
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = tuple(Annotated[cls, BeforeValidator(_remove_name), Tag(name)] for name, cls in self.table.items())
+        return handler.generate_schema(Annotated[Union[choices], Discriminator(_read_name)])  # noqa: UP007
+
+
 def _choose_by_name(table: Mapping[str, type]) -> Any:
-    choices = tuple(Annotated[cls, BeforeValidator(_remove_name), Tag(name)] for name, cls in table.items())
-    return Annotated[Union[choices], Discriminator(_read_name)]  # noqa: UP007
+    return Annotated[Any, ByName(table)]
 
 
 if TYPE_CHECKING:  # a type checker knows the choices by what all entries of a table have in common

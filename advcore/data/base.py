@@ -64,6 +64,7 @@ class Data:
     num_classes : number of classes.
     augment : function from (x (B, C, H, W), stream) to the augmented images.
     changed : what was done to images and labels, where a digest of labels does not show it; part of the data's name.
+    notes : what was left out or read differently than the files say.
     """
 
     train: Source
@@ -74,6 +75,15 @@ class Data:
     num_classes: int
     augment: Callable[[Tensor, Stream], Tensor]
     changed: str = ""
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return one line: images of each set, shape, classes, device, and the notes."""
+        sets = {"training": self.train, "validation": self.validation, "test": self.test}
+        counts = [f"{len(source):,} {name}" for name, source in sets.items() if source]
+        shape = " x ".join(map(str, self.train.shape))
+        facts = f"{', '.join(counts)} images of {shape}, {self.num_classes:,} classes, on {self.train.device}"
+        return "; ".join([f"data: {facts}", *self.notes])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +194,7 @@ class DataSettings:
             num_classes=num_classes,
             augment=AUGMENTATIONS[self.augment or self.usual_augment],
             changed=f"{self.planted}, {self.split_seed}" if has_hidden_faults else "",
+            notes=tuple(dict.fromkeys((*train.notes, *test.notes))),
         )
 
 

@@ -1,10 +1,10 @@
-"""Checks of images, labels and single examples, which name the example, and of whether data and model fit each other.
+"""Checks of labels and single examples, which name the example, and of whether data and model fit each other.
 
 Each raises DataError.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import SupportsIndex
 
@@ -15,31 +15,10 @@ from advcore.data.contract import MapStyle, Source, read_first_images
 from advcore.errors import DataError, describe_exception
 from advcore.rng import preserve_random_state
 from advcore.runtime.borrow import borrow
-
-_TOLERANCE = 1e-4
+from advcore.unit_range import check_images as check_images
 
 # Takes labels (B,) and the indices (B,) of their examples; raises DataError.
 LabelCheck = Callable[[Tensor, Tensor], None]
-
-
-def check_images(x: Tensor, indices: Tensor) -> None:
-    """Raise DataError at the first image of x (B, C, H, W) that is not finite or not in [0, 1] (tolerance 1e-4)."""
-    if x.dtype == torch.uint8:
-        return
-    if not x.dtype.is_floating_point:
-        raise DataError(f"images must be uint8, or floats in [0, 1], got {x.dtype}")
-    pixels = x.flatten(1)
-    if not pixels.shape[1]:
-        raise DataError(f"images must have pixels, got {tuple(x.shape[1:])} (channels, height, width)")
-    low = pixels.amin(1)
-    high = pixels.amax(1)
-    bad = ~((low >= -_TOLERANCE) & (high <= 1 + _TOLERANCE))
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        raise DataError(
-            f"images must be finite and in [0, 1], got minimum {low[first]:.4g} and maximum {high[first]:.4g} in image "
-            f"{int(indices[first])}; divide 0-255 values by 255, and make normalisation the model's first layer"
-        )
 
 
 def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
@@ -53,10 +32,10 @@ def check_labels(y: Tensor, indices: Tensor, num_classes: int) -> None:
         )
 
 
-def list_first(numbers: list[int], most: int) -> str:
-    """Write at most so many numbers, and dots if there are more."""
-    more = ", ..." if len(numbers) > most else ""
-    return ", ".join(map(str, numbers[:most])) + more
+def list_first(entries: Sequence[object], most: int) -> str:
+    """Write at most so many entries, and dots if there are more."""
+    more = ", ..." if len(entries) > most else ""
+    return ", ".join(map(str, entries[:most])) + more
 
 
 def make_label_check(source: Source, num_classes: int) -> LabelCheck:

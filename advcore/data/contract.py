@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.types import digest_labels
+from advcore.unit_range import check_images
 
 # indices (B,) long, x (B, C, H, W) float in [0, 1], y (B,) long, all on the source's device.
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -84,6 +85,10 @@ def read_batches(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> 
 
 
 def read_first_images(model: nn.Module, source: Source) -> Tensor:
-    """Return the first two images, or the only one, as `read_batches` gives them: enough to see shapes in a model."""
-    _, x, _ = next(read_batches(model, source, [torch.arange(min(2, len(source)))]))
+    """Return the first two images, or the only one, as `read_batches` gives them: enough to see shapes in a model.
+
+    Raises DataError unless they are in [0, 1], which a source of somebody else's may not have looked at.
+    """
+    indices, x, _ = next(read_batches(model, source, [torch.arange(min(2, len(source)))]))
+    check_images(x, indices)
     return x

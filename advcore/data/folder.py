@@ -1,8 +1,7 @@
 """A folder of images, one sub-folder per class, as torchvision's ImageFolder reads it."""
 
-import os
 from functools import partial
-from itertools import chain
+from itertools import chain, filterfalse
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from advcore.data.base import DataSettings, find_path
 from advcore.data.images import decode_image
+from advcore.data.listing import Listing, find_folders, is_hidden, normalise
 from advcore.data.split import Split
 from advcore.errors import DataError, SettingProblem, check_at_least, must, require, require_package
 from advcore.settings import setting, settings
@@ -19,6 +19,9 @@ from advcore.settings import setting, settings
 @settings
 class ImageFolder(DataSettings):
     """`path/train/CLASS/*` and, as the test set, `path/test/CLASS/*` (without it, `val`), resized and cut to one size.
+
+    Hidden files and files of other kinds are left out and counted; each real file is read once, whatever links lead to
+    it. Both parts must have the same classes, and images of each.
 
     Parameters
     ----------
@@ -46,65 +49,92 @@ class ImageFolder(DataSettings):
     def _check_repeated(self) -> SettingProblem | None:
         """Return a problem if a sub-folder is named twice: it can have one label only."""
         setting = "groups" if self.groups else "only"
-        names = [*(self.only or ()), *chain.from_iterable((self.groups or {}).values())]
+        names = [*map(normalise, chain(self.only or (), *(self.groups or {}).values()))]
         repeated = sorted({name for name in names if names.count(name) > 1})
         return must(setting, "sub-folders each named once", repeated[0]) if repeated else None
 
     def read(self) -> tuple[Split, Split]:
+        with require_package("torchvision", "data.name: image_folder"):
+            import torchvision  # noqa: F401  # it reads the images, later
         root = find_path(self.path)
+        train = root / "train"
         test = root / "test"
         if not test.is_dir():
             test = root / "val"
-        return self._make_split(root / "train", root / "train"), self._make_split(test, root / "train")
-
-    def _list_classes(self, folder: Path) -> dict[str, list[str]]:
-        """Return {class: its sub-folders} in the order of the labels."""
-        if self.groups:
-            return self.groups
-        names = self.only or sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-        return {name: [name] for name in names}
-
-    def _make_split(self, folder: Path, named_by: Path) -> Split:
-        """List the images below `folder`, whose classes are named by the sub-folders of `named_by`."""
-        with require_package("torchvision", "data.name: image_folder"):
-            from torchvision import datasets
-        if not folder.is_dir():
-            raise DataError(
-                f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"
-            )
-        classes = self._list_classes(named_by)
+        for folder in (train, test):
+            _check_folder(folder)
+        classes = self._list_classes(train)
         labels: dict[str, int] = {}
         for label, subfolders in enumerate(classes.values()):
             labels |= dict.fromkeys(subfolders, label)
-        missing = [name for name in labels if not (folder / name).is_dir()]
-        if missing or not labels:
-            raise DataError(f"{folder} must hold a sub-folder for each class, got none for {missing[:5]}")
-        samples = _list_samples(folder, labels, datasets.folder.IMG_EXTENSIONS)
-        if not samples:
-            raise DataError(f"{folder} must hold images, got none in {len(labels)} sub-folders")
+        if not (self.only or self.groups):
+            _check_no_more(test, labels)
+        train_images = _list_images(train, labels)
+        test_images = _list_images(test, labels)
+        test_images.check_apart(train_images)
+        notes = test_images.describe_left_out()
+        if test.name == "test" and (root / "val").is_dir():
+            notes.append(f"{root / 'val'}: not read, because {test} is; validation images come from {train}")
+        return (
+            self._make_split(train_images, len(classes), train_images.describe_left_out()),
+            self._make_split(test_images, len(classes), notes),
+        )
+
+    def _list_classes(self, folder: Path) -> dict[str, list[str]]:
+        """Return {class: its sub-folders, by their normalised names} in the order of the labels."""
+        if self.groups:
+            return {name: [*map(normalise, subfolders)] for name, subfolders in self.groups.items()}
+        names = [*map(normalise, self.only or ())]
+        return {name: [name] for name in names or sorted(filterfalse(is_hidden, find_folders(folder)))}
+
+    def _make_split(self, images: Listing, num_classes: int, notes: list[str]) -> Split:
         return Split(
-            labels=torch.tensor([label for _, label in samples]),
-            images=partial(_read_images, [path for path, _ in samples], self.size),
-            num_classes=len(classes),
+            labels=torch.tensor(images.labels),
+            images=partial(_read_images, images.paths, self.size),
+            num_classes=num_classes,
             may_stream=True,
+            notes=tuple(notes),
         )
 
 
-def _list_samples(folder: Path, labels: dict[str, int], endings: tuple[str, ...]) -> list[tuple[str, int]]:
-    """List path and label of every image, in the order of torchvision's `make_dataset`.
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise DataError(
+            f"data.path must hold a folder {folder.name!r} with one sub-folder a class, got none at {str(folder)!r}"
+        )
 
-    Raises OSError for a sub-folder that cannot be listed, whose images would otherwise be missing without a word.
+
+def _check_no_more(test: Path, labels: dict[str, int]) -> None:
+    """Raise DataError for a class that only the test part has: no label is left for it."""
+    more = sorted(name for name in find_folders(test) if name not in labels and not is_hidden(name))
+    missing = sorted(name for name in labels if name not in find_folders(test))
+    if more:
+        raise DataError(
+            f"{test} must hold the classes of the training part and no other, got {more[:5]} more and none for "
+            f"{missing[:5]}; rename or remove them, or name the classes in data.only"
+        )
+
+
+def _list_images(folder: Path, labels: dict[str, int]) -> Listing:
+    """List the images below the sub-folders of `folder`, in the order of their names.
+
+    Raises DataError for a sub-folder that is missing, and for a class without images.
     """
-    samples = []
-    for subfolder in sorted(labels):
-        for parent, _, names in sorted(os.walk(folder / subfolder, followlinks=True, onerror=_raise)):
-            paths = [os.path.join(parent, name) for name in sorted(names) if name.lower().endswith(endings)]
-            samples += [(path, labels[subfolder]) for path in paths]
-    return samples
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    folders = find_folders(folder)
+    paths = {name: folders.get(name, folder / name) for name in sorted(labels)}
+    missing = [name for name in labels if not paths[name].is_dir()]
+    if missing or not labels:
+        raise DataError(f"{folder} must hold a sub-folder for each class, got none for {missing[:5]}")
+    listing = Listing(folder)
+    listing.leave_out_strays()
+    for name, path in paths.items():
+        listing.add_images(path, labels[name])
+    labels_listed = set(listing.labels)
+    empty = [name for name, label in labels.items() if label not in labels_listed]
+    if empty:
+        left_out = "".join(f"; {note}" for note in listing.describe_left_out())
+        raise DataError(f"{folder} must hold images of each class, got none in {empty[:5]}{left_out}")
+    return listing
 
 
 def _read_images(paths: list[str], size: int, positions: Tensor) -> Tensor:
@@ -113,6 +143,7 @@ def _read_images(paths: list[str], size: int, positions: Tensor) -> Tensor:
 
     images = []
     for position in positions.tolist():
-        image = TF.resize(decode_image(paths[position], position), round(size * 8 / 7))
+        path = paths[position]
+        image = TF.resize(decode_image(path, position, path), round(size * 8 / 7))
         images.append(TF.pil_to_tensor(TF.center_crop(image, size)))
     return torch.stack(images)

@@ -62,6 +62,8 @@ class _Torchvision(DataSettings):
         reader = getattr(datasets, self.reader)
         try:
             return self._read_part(reader, root, train=True), self._read_part(reader, root, train=False)
+        except DataError:
+            raise
         except Exception as error:  # its readers raise a family of errors for damaged files
             message = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(
@@ -76,8 +78,12 @@ class _Torchvision(DataSettings):
     def _make_split(self, images: np.ndarray | Tensor, labels: object) -> Split:
         """Return a split of images (N, H, W) or (N, H, W, C), uint8, and their labels."""
         images = torch.as_tensor(images)
+        labels = torch.as_tensor(labels).long()
+        if len(images) != len(labels):
+            got = f"{len(images):,} images and {len(labels):,} labels"
+            raise DataError(f"{self.path} must hold {self.reader} files with one label an image, got {got}")
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        return Split(torch.as_tensor(labels).long(), images.__getitem__, self.num_classes)
+        return Split(labels, images.__getitem__, self.num_classes)
 
 
 @settings

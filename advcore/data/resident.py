@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from advcore.data.checks import check_images
 from advcore.data.contract import Batch, Source, to_float
 from advcore.errors import DataError
+from advcore.unit_range import check_images
 
 
 class Resident(Source):

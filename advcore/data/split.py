@@ -1,7 +1,7 @@
 """A raw data set as its files give it, and stratified draws from its labels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,12 +28,18 @@ class Split:
     images : function from positions (B,) to images (B, C, H, W).
     num_classes : number of classes that the files state; None where they state none.
     may_stream : whether each image has a file of its own, so that more than 4 GiB of images need not be held.
+    notes : what was left out or read differently than its files say, each in a few words for the plan of a run.
     """
 
     labels: Tensor
     images: Callable[[Tensor], Tensor]
     num_classes: int | None = None
     may_stream: bool = False
+    notes: tuple[str, ...] = ()
+
+    def with_notes(self, *notes: str) -> "Split":
+        """Return the split with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def make_source(self, positions: Tensor, device: torch.device, workers: int) -> Source:
         """Return the examples at `positions` as a source, held on the device if they fit."""

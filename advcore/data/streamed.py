@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from advcore.data.checks import check_images, list_first, read_example
+from advcore.data.checks import list_first, read_example
 from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, to_float
 from advcore.errors import DataError, describe_exception
 from advcore.runtime.device import is_faster_pinned
 from advcore.runtime.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
+from advcore.unit_range import check_images
 
 _NOTHING = -1  # what a worker reads between two examples
 _DYING = 2  # seconds that a worker takes to end once its files are closed

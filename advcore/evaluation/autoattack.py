@@ -19,6 +19,7 @@ from advcore.pixels import format_pixels
 from advcore.rng import Stream, preserve_random_state
 from advcore.settings import setting, settings
 from advcore.types import Facts, Flag
+from advcore.unit_range import check_attackable
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _NORM_ALIASES = {"inf": "linf", "max": "linf"}
@@ -102,9 +103,10 @@ class AutoAttack:
     def attack(self, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, stream: Stream) -> Tensor:
         """Attack images x (B, C, H, W) that are classified right as y; those not fooled are returned unchanged.
 
-        Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported. Silences
-        the package's logger.
+        Raises ConfigError if the settings do not fit the images or the classes, or no package can be imported;
+        DataError for images that are no floats in [0, 1]. Silences the package's logger.
         """
+        check_attackable(x)
         _, channels, height, width = x.shape
         require(self.problem((channels, height, width)))
         package = _import_package()

@@ -19,6 +19,7 @@ from advcore.errors import CheckpointError, ConfigError, must, name_path_in_erro
 from advcore.export import loader_template
 from advcore.files import check_inside, load_tensors, read_json, write_bytes, write_sealed
 from advcore.models.base import Normalize
+from advcore.register.plugins import check_plugins, find_source
 from advcore.reporting.card import is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
@@ -70,6 +71,7 @@ def export(
     """
     with refuse_as_setting():
         record = RunRecord.load(run / "record.json")
+        check_plugins(record.plugins, same_content=False)
         out = out or Path("exports") / f"{run.resolve().name}-{checkpoint}"
         _check_free(out, overwrite)
         coresets = [] if kind == "model" else _load_coresets(run)
@@ -87,6 +89,9 @@ def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[
     unfinished = "the run is not finished: the card tells no accuracy on the test set"
     no_coresets = "the run has no coresets: it selected none"
     notes = {unfinished: kind != "coresets" and not record.finished, no_coresets: kind == "all" and not coresets}
+    for entry in record.plugins:
+        name = Path(entry["path"]).name
+        notes[f"{name} is not exported: model.py asks for it where it defines the network"] = kind != "coresets"
     return tuple(note for note, applies in notes.items() if applies)
 
 
@@ -190,7 +195,10 @@ def _write_model(folder: Path, run: Path, record: RunRecord, *, which: str, samp
     load_state(net, path)
     checks = _compute_checks(net, shape, test, samples=samples, seed=config.seed)
     title = f"{record.name}: {record.config['model']['name']}, trained by advcore {__version__}."
-    module = loader_template.write_source(config.model, title=title, num_classes=num_classes, shape=shape)
+    plugin = find_source(config.model)
+    module = loader_template.write_source(
+        config.model, title=title, num_classes=num_classes, shape=shape, plugin=plugin
+    )
     facts = {
         "shape": list(shape),
         "num_classes": num_classes,
@@ -252,13 +260,14 @@ def _describe_model(
     record: RunRecord, config: RunConfig, which: str, *, saved: Mapping, facts: Mapping
 ) -> dict[str, object]:
     parts = config.model.parts
+    arguments = config.model.list_arguments(facts["num_classes"], tuple(facts["shape"]))
     return {
         "advcore": __version__,
         "name": record.name,
         "architecture": record.config["model"]["name"],
         "network": {
             "builder": parts[-1].__name__ if parts else None,
-            "arguments": config.model.list_arguments(facts["num_classes"], tuple(facts["shape"])) if parts else None,
+            "arguments": arguments if facts["standalone"] else None,
             "normalize": config.model.normalize == "data",
             "needs": facts["needs"],
         },

@@ -1,6 +1,8 @@
 """Writes the `model.py` of an exported model: its network and its loader, which need no advcore."""
 
+import hashlib
 import inspect
+from pathlib import Path
 
 from advcore.models.base import ModelSettings, Normalize
 
@@ -66,12 +68,47 @@ if __name__ == "__main__":
 '''
 
 
-def write_source(settings: ModelSettings, *, title: str, num_classes: int, shape: tuple[int, int, int]) -> str | None:
-    """Return the text of the module; None for a model whose class does not name the `parts` that it is made of."""
-    if not settings.parts:
+_FIND_NETWORK = '''
+def find_network():
+    """Return what builds the network, from {file}, which is not exported: it has to lie beside this file."""
+    import importlib.util
+    import operator
+    import sys
+
+    path = FOLDER / "{file}"
+    if not path.exists():
+        raise FileNotFoundError(f"{{path}} defines the network: put it there (sha256 {sha256})")
+    spec = importlib.util.spec_from_file_location("{stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return operator.attrgetter("{name}")(module)
+'''
+
+
+def write_source(
+    settings: ModelSettings,
+    *,
+    title: str,
+    num_classes: int,
+    shape: tuple[int, int, int],
+    plugin: tuple[Path, str] | None = None,
+) -> str | None:
+    """Return the text of the module; None for a model that neither names its `parts` nor is of a plug-in.
+
+    plugin : the file that defines the network, and the network's name in it. The module asks for that file.
+    """
+    parts = [inspect.getsource(part) for part in (Normalize, *settings.parts)]
+    if plugin is not None:
+        path, name = plugin
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        parts.append(_FIND_NETWORK.format(file=path.name, stem=path.stem, sha256=sha256, name=name))
+        builder = "find_network()"
+    elif settings.parts:
+        builder = settings.parts[-1].__name__
+    else:
         return None
     needs = f"{', '.join(('torch', *settings.needs))} and safetensors"
     head = _HEAD.format(title=title, needs=needs, shape=", ".join(map(str, shape)), classes=num_classes)
-    parts = [inspect.getsource(part) for part in (Normalize, *settings.parts)]
-    tail = _TAIL.format(builder=settings.parts[-1].__name__, batch=BATCH).lstrip()
+    tail = _TAIL.format(builder=builder, batch=BATCH).lstrip()
     return "\n\n".join([head, *(part.strip() + "\n" for part in parts), tail])

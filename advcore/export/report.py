@@ -29,6 +29,7 @@ from advcore.errors import (
 from advcore.files import check_inside, has_pair, read_json, write_bytes
 from advcore.objectives.base import is_attacked
 from advcore.pixels import format_pixels
+from advcore.register.plugins import check_plugins
 from advcore.reporting import parts, run_page, runs_page, selection_parts
 from advcore.reporting.compare import BrokenRun, Run
 from advcore.reporting.page import render
@@ -156,6 +157,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
     They are attacked by the selection's attack, with the last weights of the model.
     """
     weights = find_checkpoint(folder, "last")
+    check_plugins(record.plugins, same_content=False)
     prepared = prepare(_adapt_to_machine(from_dict(record.config)), scores=False)
     coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
     load_state(prepared.model, weights)

@@ -1,6 +1,7 @@
 """Classifiers whose logits come from a last linear layer, with normalisation as a layer inside."""
 
 from advcore.models.alexnet import AlexNetCIFAR
+from advcore.models.base import add_normalization as add_normalization
 from advcore.models.resnets import PreActResNet18, ResNet18, ResNet50, WideResNet28x10, WideResNet34x10
 from advcore.models.small import SmallCNN
 from advcore.models.timm import Timm

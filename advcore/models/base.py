@@ -1,8 +1,9 @@
 """Settings that all models share, normalisation as a layer, and the search for the linear head."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,8 @@ from advcore.deprecation import forward_method
 from advcore.errors import ConfigError, check, check_one_of, must, require
 from advcore.runtime.precision import FAMILY
 from advcore.settings import settings
+
+_PerChannel = float | Sequence[float] | Tensor
 
 
 @settings
@@ -69,6 +72,30 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
+
+
+def add_normalization(model: nn.Module, mean: _PerChannel, std: _PerChannel) -> nn.Sequential:
+    """Return a model that takes images in [0, 1] and normalises them itself, before `model`: (x - mean) / std.
+
+    It replaces `torchvision.transforms.Normalize(mean, std)` in the data, so that attacks, and eps, see pixels.
+
+    Parameters
+    ----------
+    model : is shared, not copied.
+    mean, std : one number per channel, or one for all, in the units of images in [0, 1]; std is above 0.
+
+    Raises ConfigError for other numbers, such as those for images in 0-255.
+    """
+    shift = torch.as_tensor(mean, dtype=torch.float32).flatten()
+    scale = torch.as_tensor(std, dtype=torch.float32).flatten()
+    way_out = "divide the mean and std of 0-255 images by 255"
+    is_right = bool(((scale > 0) & (scale <= 1)).all()) and len(scale) in (1, len(shift))
+    require(
+        check(len(shift) and ((shift >= 0) & (shift <= 1)).all(), "mean", "numbers in [0, 1]", mean, way_out),
+        check(is_right, "std", f"numbers in (0, 1], {len(shift)} as in mean or one", std, way_out),
+    )
+    device = next(chain(model.parameters(), model.buffers()), shift).device
+    return nn.Sequential(Normalize(shift, scale).to(device), model)
 
 
 def measure_channels(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -45,8 +45,10 @@ class RunRecord:
     epochs, selections : one object per epoch and per selection.
     events : what fell back or went wrong: {epoch, kind, event}, the event as text; older records have no kind.
     final : {last, best: {clean, attacks, flags}}, the evaluation of both checkpoints on the test set.
-    data : how many examples there are, how many of each class in training, and a hash of them.
+    data : how many examples there are, how many of each class in training, a hash of them, and what was
+        left out or read differently than the files say.
     inputs : the files that the run read, by setting, with their sha256.
+    plugins : the plug-ins that were loaded: {path, sha256, names}.
     resumes : the epochs where the run was continued, the settings that had changed, and the damaged states.
     """
 
@@ -68,6 +70,7 @@ class RunRecord:
     final: JsonObject = field(default_factory=dict)
     data: JsonObject = field(default_factory=dict)
     inputs: JsonObject = field(default_factory=dict)
+    plugins: list[JsonObject] = field(default_factory=list)
     resumes: list[JsonObject] = field(default_factory=list)
 
     def save(self, path: Path) -> None:

@@ -18,6 +18,7 @@ from advcore.errors import ConfigError, UserError, as_problem, check, must, requ
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
 from advcore.models.base import Normalize, find_head, measure_channels
+from advcore.register.plugins import format_trace
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runtime.borrow import borrow
@@ -224,6 +225,8 @@ def _take_images(config: RunConfig, shape: tuple[int, int, int]) -> Iterator[Non
     except UserError:
         raise
     except Exception as error:
+        if format_trace(error):
+            raise  # a plug-in's owner reads its own traceback
         name = f"{type(config.model).__name__} on images {shape}"
         reason = f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}"
         raise ConfigError(must("model.name", "a network that takes the data's images", name, reason)) from None

@@ -13,6 +13,7 @@ from advcore.config.load import Change, from_dict, list_changes, resolve
 from advcore.data.source import hash_content
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, check, require
 from advcore.files import list_leftovers, settle_all
+from advcore.register import plugins
 from advcore.reporting.record import ELSEWHERE, RunRecord, is_among
 from advcore.run import build, checkpoints, environment, select
 from advcore.run.folder import clear, was_begun
@@ -67,13 +68,14 @@ class Journal:
             "data": [self.record.data["train"], self.record.data["hash"]["train"]],
             "config": self.record.config,
             "inputs": self.record.inputs,
+            "plugins": self.record.plugins,
         }
 
 
 def create_record(prepared: Prepared) -> RunRecord:
     """Return the record of a run of which nothing is done yet."""
     data = prepared.data
-    return RunRecord(
+    record = RunRecord(
         name=prepared.config.name,
         config=resolve(prepared.config),
         environment=environment.describe_environment(data.train.device),
@@ -87,7 +89,11 @@ def create_record(prepared: Prepared) -> RunRecord:
             "class_counts": torch.bincount(data.whole[data.part], minlength=data.num_classes).tolist(),
         },
         inputs=prepared.inputs,
+        plugins=[plugin.describe() for plugin in plugins.LOADED],
     )
+    if data.notes:
+        record.data["notes"] = list(data.notes)
+    return record
 
 
 def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool, Snapshot | None]:
@@ -108,6 +114,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
         if _is_done(before, changed, path):
             journal.record = before
             return True, None
+        plugins.check_plugins(before.plugins, same_content=True)
         state, damaged = _find_state(prepared, path, before, journal.list_facts()["data"])
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
@@ -152,8 +159,10 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
         if "config" not in facts:
             raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
         log.warning("%s; going on from the newest state", problem)
-        settings = {"name": facts["config"]["name"], "config": facts["config"], "inputs": facts["inputs"]}
-        return RunRecord(**settings, environment={}, plan="", reference={}), [str(problem)]
+        settings = {key: facts[key] for key in ("config", "inputs", "plugins") if key in facts}
+        return RunRecord(name=facts["config"]["name"], **settings, environment={}, plan="", reference={}), [
+            str(problem)
+        ]
 
 
 def _compare_settings(prepared: Prepared, record: RunRecord) -> list[Change]:

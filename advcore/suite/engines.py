@@ -6,7 +6,7 @@ Watcher; only local runs report lines. If something stops it early, it raises th
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import ModuleType
 from advcore.config.load import from_dict, resolve
 from advcore.errors import check_one_of, require, require_package
 from advcore.files import write_bytes
+from advcore.register.plugins import list_files, load_plugins
 from advcore.runtime import device, signals
 from advcore.runtime.threads import build_thread_environment, count_threads_per_process
 from advcore.suite.process import Outcome, Watcher, Work, attempt, must_stop, remove_working_files
@@ -104,7 +105,9 @@ def run_on_ray(
     deadline = time.time() + until - time.monotonic()  # other machines share the wall clock
     try:
         for run in runs:
-            running[task.remote(run.method, run.seed, resolve(run.config), str(folder.resolve()), deadline)] = run
+            running[
+                task.remote(run.method, run.seed, resolve(run.config), str(folder.resolve()), deadline, list_files())
+            ] = run
             watcher.on_start(run)
         while running:
             done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL)
@@ -120,11 +123,15 @@ def run_on_ray(
         raise
 
 
-def _run_task(method: str, seed: int, settings: dict, folder: str, deadline: float) -> tuple[dict, bytes]:
+def _run_task(
+    method: str, seed: int, settings: dict, folder: str, deadline: float, plugins: Sequence[str]
+) -> tuple[dict, bytes]:
     """Do a run on a worker, and return the outcome's fields and the record (no bytes where there is none).
 
     deadline : on the wall clock. A task that begins after it ends at once, as stopped.
+    plugins : files, under the same path on the worker.
     """
+    load_plugins(plugins)
     seconds = deadline - time.time()
     if seconds <= 0:
         return {"kind": "stopped"}, b""

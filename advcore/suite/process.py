@@ -15,6 +15,7 @@ from threading import Event
 from advcore.config.load import resolve
 from advcore.errors import BusyError, UserError
 from advcore.files import write_bytes
+from advcore.register.plugins import list_files
 from advcore.run import checkpoints
 from advcore.suite.suite import Run
 from advcore.training.progress import ignore
@@ -84,7 +85,7 @@ def attempt(
     except UserError as error:  # such as a file where its folder must be
         return Outcome("failed", str(error), 2)
     write_bytes(files.settings, json.dumps(resolve(run.config), indent=1).encode())
-    command = [sys.executable, "-m", "advcore", "run", str(files.settings), "--out", str(files.folder), "--resume"]
+    command = [sys.executable, "-m", "advcore", "run", str(files.settings), *_list_options(files.folder)]
     with open(files.log, "ab") as output:
         read_lines = partial(_read_lines, files.log, output.tell())
         child = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | (environment or {}))
@@ -98,6 +99,10 @@ def attempt(
     if stopped or child.returncode in _SIGNALLED:
         return Outcome("stopped", seconds=seconds)
     return Outcome("failed", _explain_failure(read_lines(), child.returncode), child.returncode, seconds)
+
+
+def _list_options(folder: Path) -> list[str]:
+    return ["--out", str(folder), "--resume", *(f"--plugin={path}" for path in list_files())]
 
 
 def _watch(

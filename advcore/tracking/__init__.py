@@ -8,9 +8,9 @@ from advcore.tracking.wandb import WandB
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 # Other names that people use for trackers, with their names in the table (`errors.suggest_nearest`).
 ALIASES = {"tb": "tensorboard", "wb": "wandb", "weightsandbiases": "wandb"}
-_NAMES = {cls: name for name, cls in TRACKERS.items()}
 
 
 def find_tracker_name(tracker: Tracker) -> str:
     """Return a tracker's name in the table. Raises KeyError for a class that is not in it."""
-    return _NAMES[type(tracker)]
+    names = {cls: name for name, cls in TRACKERS.items()}
+    return names[type(tracker)]

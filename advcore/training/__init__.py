@@ -2,12 +2,11 @@
 
 from advcore.training.attack_steps import ByBudget, Linear, Steady
 from advcore.training.lr import Constant, Cosine, Cyclic, MultiStep, OneCycle
-from advcore.training.optimizers import SGD, Adam
+from advcore.training.optimizers import SGD, Adam, AdamW
 
-OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 # What the field calls these and those below, to their names here (`errors.suggest_nearest`).
 OPTIMIZER_ALIASES = {
-    "adamw": "adam, whose weight_decay is not decoupled",
     "momentum": "sgd",
     "nesterov": "sgd with nesterov: true",
 }

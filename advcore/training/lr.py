@@ -50,10 +50,23 @@ class MultiStep:
 
 @settings
 class Cosine:
-    """Lower the rate from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    """Lower the rate from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5), after a warm-up.
+
+    Parameters
+    ----------
+    warm_up : share of the steps in which the rate first grows linearly from 0 to 1, in [0, 1). The cosine takes the
+        other steps.
+    """
+
+    warm_up: float = setting(default=0.0, unit="share")
+
+    def __post_init__(self) -> None:
+        require(check_within("warm_up", self.warm_up, 0, 0.999))
 
     def factor(self, progress: float, lr_index: int) -> float:
-        return (1 + math.cos(math.pi * progress)) / 2
+        if progress < self.warm_up:
+            return progress / self.warm_up
+        return (1 + math.cos(math.pi * (progress - self.warm_up) / (1 - self.warm_up))) / 2
 
 
 @settings

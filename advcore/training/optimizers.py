@@ -69,4 +69,41 @@ class Adam:
         return torch.optim.Adam(model.parameters(), self.lr, weight_decay=self.weight_decay, fused=fused or None)
 
 
-OptimizerSettings = SGD | Adam
+@settings
+class AdamW:
+    """Settings of torch.optim.AdamW, the usual optimiser of transformers and ConvNeXts.
+
+    Parameters
+    ----------
+    lr : the largest learning rate of the schedule, above 0.
+    weight_decay : share of the weights that is taken off at a step, times the learning rate; in [0, 10].
+    beta1, beta2 : decay of the moving averages of the gradient and of its square, in [0, 1).
+
+    Reference: Loshchilov and Hutter 2019, algorithm 2.
+    """
+
+    lr: float = setting(default=1e-3, unit="unit-free")
+    weight_decay: float = setting(default=0.05, unit="unit-free")
+    beta1: float = setting(default=0.9, unit="unit-free")
+    beta2: float = setting(default=0.999, unit="unit-free")
+
+    def __post_init__(self) -> None:
+        require(
+            check_positive("lr", self.lr),
+            check_within("weight_decay", self.weight_decay, 0, 10),
+            check_within("beta1", self.beta1, 0, 0.999999),
+            check_within("beta2", self.beta2, 0, 0.999999),
+        )
+
+    def build(self, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
+        """Build the optimiser of the model's parameters; a `fused` one does its step as one kernel."""
+        return torch.optim.AdamW(
+            model.parameters(),
+            self.lr,
+            betas=(self.beta1, self.beta2),
+            weight_decay=self.weight_decay,
+            fused=fused or None,
+        )
+
+
+OptimizerSettings = SGD | Adam | AdamW

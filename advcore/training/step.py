@@ -18,6 +18,7 @@ from advcore.objectives.base import Objective
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device
 from advcore.training.progress import Entry, Snapshot
+from advcore.unit_range import trust_images
 
 # A pass of the model: images (B, C, H, W) to logits (B, classes).
 Forward = Callable[[Tensor], Tensor]
@@ -126,7 +127,8 @@ class Learner:
         with self.ledger.phase("attack", x.device), borrow(self.model, training=self.attack_mode == "train"):
             attack = bind_attack(self.attack, self.model, self.ledger.count_passes)
             forward = self.ledger.count_passes(self.model)
-            x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
+            with trust_images():
+                x_adv = perturb(forward, self.objective, attack, x, y, generator=generator)
             if self.memory is not None:
                 self.memory.keep(*distributed.concatenate(x, x_adv, generator.examples))
             return x_adv

@@ -21,6 +21,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "exports and tests of plug-ins": ("export", "testing"),
     "suites": ("suite",),
     "runs": ("run",),
+    "plug-ins": ("register",),
     "run files": ("config",),
     "training and reports": ("training", "reporting", "tracking", "integrations"),
     "selection and evaluation": ("selection", "evaluation"),
@@ -30,7 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "methods": ("data", "models", "attacks", "objectives", "solvers", "minibatch"),
     "base": (
         *("types", "settings", "errors", "suggestions", "deprecation", "rng", "cost", "rows", "files", "runtime"),
-        *("distributed", "shares", "pixels", "version"),
+        *("distributed", "shares", "pixels", "unit_range", "version"),
         *("speed", "signals", "borrow", "heap"),  # to be removed with the next release
     ),
 }

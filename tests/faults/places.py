@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import Tag
-
 from advcore.config.load import from_dict
-from advcore.config.schema import RunConfig
+from advcore.config.schema import ByName, RunConfig
 from advcore.errors import ConfigError
 
 RUN = {
@@ -90,8 +88,10 @@ def choices(kind: Any) -> dict[str, type]:
     """The classes that a setting of this type chooses from, by name."""
     found: dict[str, type] = {}
     for part in get_args(kind):
-        tags = [extra.tag for extra in getattr(part, "__metadata__", ()) if isinstance(extra, Tag)]
-        found |= {"timm:resnet18" if tags[0] == "timm" else tags[0]: get_args(part)[0]} if tags else choices(part)
+        if isinstance(part, ByName):
+            found |= {"timm:resnet18" if name == "timm" else name: cls for name, cls in part.table.items()}
+        else:
+            found |= choices(part)
     return found
 
 

@@ -312,7 +312,7 @@ def spoilt(array: np.ndarray, i: int, value: float) -> np.ndarray:
 BAD_ARRAYS = {
     "G5 empty": ({"x_train": np.zeros((0, 1, 8, 8), np.float32), "y_train": np.arange(0)}, ["at least one"]),
     "G5 no test": ({"x_test": np.zeros((0, 1, 8, 8), np.float32), "y_test": np.arange(0)}, ["at least one"]),
-    "G5 no channels": ({"x_train": np.zeros((12, 8, 8), np.float32)}, ["(N, C, H, W)", "(12, 8, 8)"]),
+    "G5 no rows": ({"x_train": np.zeros((12, 64), np.float32)}, ["(N, C, H, W)", "(12, 64)"]),
     "G5 one number": ({"x_train": np.float32(1)}, ["images"]),
     "G5 fewer labels": ({"y_train": np.arange(11) % 3}, ["(11,)", "12 images"]),
     "G5 labels lack": ({"y_train": None}, ["y_train is missing"]),
@@ -389,7 +389,7 @@ def test_a_picture_that_is_none_is_named_in_a_folder_and_in_a_table(tmp_path, co
     for part in ("train", "test"):
         images = [{"bytes": content if i == 4 and part == "train" else whole, "path": None} for i in range(6)]
         pq.write_table(pa.table({"image": images, "label": [0, 1] * 3}), tmp_path / f"{part}-0.parquet")
-    with pytest.raises(DataError, match="image 4 cannot be decoded"):
+    with pytest.raises(DataError, match=r"image 4 \(.*train-0.parquet\) cannot be decoded"):
         DATASETS["parquet"](path=str(tmp_path), validation=0).load(torch.device("cpu"))
 
 
@@ -401,7 +401,7 @@ def test_pictures_of_mixed_sizes_are_refused_where_nothing_cuts_them(tmp_path):
         images.append({"bytes": (tmp_path / "one.png").read_bytes(), "path": None})
     for part in ("train", "test"):
         pq.write_table(pa.table({"image": images, "label": [0, 1, 1]}), tmp_path / f"{part}-0.parquet")
-    with pytest.raises(DataError, match=r"\(17, 16, 3\) at 2 and \(16, 16, 3\)"):
+    with pytest.raises(DataError, match=r"\(17, 16\) at 2 and \(16, 16\) at first \(.*train-0.parquet\)"):
         DATASETS["parquet"](path=str(tmp_path), validation=0).load(torch.device("cpu"))
 
 

@@ -1,5 +1,6 @@
 """Images on disk that go missing or break, seen from the command line."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ BREAKS = {
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Path:
-    """32 training and 8 test images of two colours, which nobody changes."""
+    """32 training and 8 test images of two colours, which nobody changes, beside a folder that is no class."""
     root = tmp_path_factory.mktemp("good") / "images"
     for part, count in (("train", 16), ("val", 4)):
         for c, name in enumerate("ab"):
@@ -43,6 +44,7 @@ def good(tmp_path_factory) -> Path:
             for i in range(count):
                 noise = np.random.default_rng(100 * c + i).integers(0, 90, (12, 12, 3)) + 90 * c
                 Image.fromarray(noise.astype(np.uint8)).save(root / part / name / f"{i:02d}.png")
+    (root / "train/.ipynb_checkpoints").mkdir()
     return root
 
 
@@ -116,3 +118,8 @@ def test_an_image_that_breaks_in_the_middle_ends_the_run_and_it_goes_on_once_it_
     assert advcore(*command, "--out", tmp_path / "run", "--resume")[0] == 0
     one, two = (load_tensors(run / "checkpoints/last.safetensors") for run in (tmp_path / "run", undisturbed))
     assert one[1] == two[1]  # their hashes among them
+
+
+def test_a_record_says_what_was_left_out(good, undisturbed):
+    left_out = f"left out of {good / 'train'}: hidden files and folders (1, such as .ipynb_checkpoints)"
+    assert json.loads((undisturbed / "record.json").read_text())["data"]["notes"] == [left_out]

@@ -293,7 +293,8 @@ NEVER = {
     "torch.jit.load", "torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.package.PackageImporter",
     "torch.storage._load_from_bytes", "torch.serialization.add_safe_globals", "numpy.lib.format.read_array",
     "pandas.read_pickle", "joblib.load", "asyncio.create_subprocess_shell", "subprocess.getoutput",
-    "subprocess.getstatusoutput",
+    "subprocess.getstatusoutput", "importlib.util.module_from_spec", "importlib.util.spec_from_loader",
+    "importlib.util.spec_from_file_location", "importlib.abc.SourceLoader", "importlib.machinery.SourceFileLoader",
 }  # fmt: skip
 """Names that are not even mentioned."""
 NEVER_FROM = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle")
@@ -308,6 +309,12 @@ FROM_A_TABLE = (
     "benchmarks/measure/solvers.py",
 )
 """These import a module by a name that stands in a literal of their own; they read no settings."""
+OF_THE_OWNER = {
+    "advcore/register/plugins.py": {
+        "importlib.abc.SourceLoader", "importlib.util.module_from_spec", "importlib.util.spec_from_loader",
+    },
+}  # fmt: skip
+"""These run a file that the command line names (--plugin), and nothing else."""
 SAFE = {"torch.load": "weights_only=True", "numpy.load": "allow_pickle=False"}
 """Calls that need this argument, written out."""
 LOOKED_AT = ("shell", "allow_pickle", "weights_only")
@@ -373,6 +380,7 @@ def findings(source: str) -> list[str]:
         "import subprocess\nsubprocess.run(c, shell=True)", "import importlib\nimportlib.import_module(config.name)",
         "from importlib import import_module", "import os\ngetattr(os, name)()",
         "import torch.hub\ntorch.hub.load(a, b)",
+        "import importlib.util as u\nu.module_from_spec(s)", "from importlib.util import spec_from_file_location as s",
         "import builtins\nbuiltins.eval(t)", "compile(t, 'f', 'exec')",
     ],
 )  # fmt: skip
@@ -387,7 +395,20 @@ def test_no_source_could_run_code_from_a_file_or_a_setting(root):
     found = {str(path.relative_to(root)): findings(path.read_text()) for path in files}
     for path in FROM_A_TABLE:
         assert set(found.pop(path)) == {"importlib.import_module"} and "import yaml" not in (root / path).read_text()
+    for path, names in OF_THE_OWNER.items():
+        assert set(found.pop(path)) == names
     assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+@pytest.mark.case("D2")
+def test_plug_ins_are_loaded_by_the_command_line_alone(root):
+    """The other place is a worker of a cluster, which gets the paths that the command line of its suite was given."""
+    callers = {
+        str(path.relative_to(root))
+        for path in root.glob("advcore/**/*.py")
+        if re.search(r"^\s+load_plugins\(", path.read_text(), re.MULTILINE)
+    }
+    assert callers == {"advcore/cli/arguments.py", "advcore/suite/engines.py"}
 
 
 @pytest.mark.case("D2")
@@ -430,7 +451,8 @@ def test_a_run_and_its_evaluation_need_no_network(advcore, root, tiny, tmp_path,
 
 CODE = ("os.system", "builtins.eval", "advcore.attacks.LinfPGD", "torch.nn:Linear", "this", "antigravity.x",
         "__import__('os').system('x')", "lambda: 0", "../linf_pgd", "/etc/passwd", "file.py:Class", "{{ x }}", "$(ls)",
-        "timm.models.resnet", "LinfPGD", "linf_pgd\n", " linf_pgd", "")  # fmt: skip
+        "timm.models.resnet", "LinfPGD", "linf_pgd\n", " linf_pgd", "",
+        "plugin:Net", "plugin:os.system", "my_net.py:Net")  # fmt: skip
 
 
 @pytest.mark.case("D3")

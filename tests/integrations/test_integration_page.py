@@ -69,6 +69,20 @@ def test_the_wrapper_gives_what_a_selection_takes(root):
     assert len(pairs) == 1 and y == 3 and x.dtype == torch.uint8 and x.shape == (3, 8, 8)
 
 
+def test_a_backbone_for_normalised_images_is_attacked_in_pixels(root):
+    from advcore.adversary import perturb
+    from advcore.attacks import LinfPGD
+    from advcore.objectives import Pgd
+    from advcore.rng import Stream
+
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    x = torch.rand(2, 3, 8, 8)
+    names = {"backbone": backbone, "objective": Pgd(), "attack": LinfPGD(eps=8 / 255, steps=2), "perturb": perturb}
+    names |= {"x": x, "y": torch.tensor([0, 2]), "numbers": Stream(seed=0, purpose="attack").at(torch.arange(2))}
+    x_adv = run(root, "normalisation", **names)["x_adv"]
+    assert x_adv.min() >= 0 and x_adv.max() <= 1 and 0 < (x_adv - x).abs().max() <= 8 / 255 + 1e-7
+
+
 def test_the_run_files_lines_are_settings_that_there_are(root, tiny):
     page = (root / "docs/integration.md").read_text()
     tracking = parse(re.search(r"```yaml\n(.*?)```", page, re.S)[1], "integration.md")["tracking"]

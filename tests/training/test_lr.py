@@ -38,6 +38,16 @@ def test_cosine():
     assert ours(Cosine()) == pytest.approx(by_torch(lambda o: torchs.CosineAnnealingLR(o, STEPS)))
 
 
+def test_cosine_after_a_warm_up():
+    def make(optimizer):
+        up = torchs.LinearLR(optimizer, 1e-9, 1, total_iters=10)
+        return torchs.SequentialLR(optimizer, [up, torchs.CosineAnnealingLR(optimizer, 30)], milestones=[10])
+
+    assert ours(Cosine(warm_up=0.25)) == pytest.approx(by_torch(make), abs=1e-6)
+    with pytest.raises(ConfigError, match="warm_up must be a number in"):
+        Cosine(warm_up=1.0)
+
+
 def test_one_cycle():
     slow = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = torchs.OneCycleLR(

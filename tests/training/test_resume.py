@@ -25,7 +25,7 @@ from advcore.runtime.signals import Stopped
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
-from advcore.training import SGD, Adam, ByBudget
+from advcore.training import SGD, Adam, AdamW, ByBudget, Cosine
 from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
 from advcore.training.trainer import Trainer
@@ -50,6 +50,7 @@ RUNS = {
     "queue": {"minibatch": RULES["loss_ranked"](queue=True)},
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
+    "adamw, warm-up": {"optimizer": AdamW(lr=0.01), "lr_schedule": Cosine(warm_up=0.3)},
     "eps ramp": {"eps_ramp": 2.5},
 }
 each_run = pytest.mark.parametrize("name", RUNS)
