@@ -931,7 +931,7 @@ SHORT_LPA = [LPA(eps=0.4, steps=5, rounds=3), FastLPA(eps=0.4, steps=10, project
 @pytest.mark.parametrize("gain, attacks", [(10, WEAK_FIRST), (1, SHORT_LPA)], ids=["Fast-LPA short", "LPA short"])
 def test_12_two_perceptual_attacks_of_one_ball_agree_or_are_flagged(gain, attacks):
     net = build_sharp(gain)
-    found = evaluate(net, make_right(net, draw(24, 3, 8, 8)), attacks)
+    found = evaluate(net, make_right(net, draw(24, 3, 8, 8)), attacks, checks=True)
     weak, strong = found.attacks
     if weak["interval"][0] > strong["interval"][1]:
         assert any("lpa" in flag for flag in found.flags), (weak["accuracy"], strong["accuracy"], found.flags)
@@ -1157,7 +1157,7 @@ def shatter(x):
 def test_18_autoattack_tells_where_its_black_box_beats_its_white_boxes(classes):
     honest = make_net(classes, features=64, seed=3)
     for net, expected in ((Front(shatter, honest), True), (honest, False)):
-        found = evaluate(net, make_right(net, draw(12, 1, 8, 8)), [AutoAttack(eps=0.25)])
+        found = evaluate(net, make_right(net, draw(12, 1, 8, 8)), [AutoAttack(eps=0.25)], checks=True)
         flags = [flag for flag in found.flags if flag.startswith("masked")]
         assert bool(flags) == expected, (found.attacks, found.flags)
 
@@ -1171,7 +1171,7 @@ def measure_scaled(change, attack):
     net[1].weight.data.mul_(8)
     data = make_right(net, draw(64, 1, 8, 8))
     plain = evaluate(net, data, [attack]).attacks[0]["accuracy"]
-    found = evaluate(After(change, net), data, [attack])
+    found = evaluate(After(change, net), data, [attack], checks=True)
     return plain, found.attacks[0]["accuracy"], found.flags
 
 
