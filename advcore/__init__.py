@@ -11,6 +11,7 @@ _HOMES = {
     "AdversarialCoreset": "advcore.selection.coreset",
     "Coreset": "advcore.selection.result",
     "Trainer": "advcore.training.trainer",
+    "attack": "advcore.adversary",
     "evaluate": "advcore.evaluation.evaluate",
 }
 

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from advcore.attacks.base import Attack, PassCounter, to_full_precision
-from advcore.errors import SettingProblem, must
+from advcore.cost import CostLedger
+from advcore.errors import SettingProblem, check, must, require
+from advcore.kinds import accept_arguments, find_type_problem
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
+from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
+from advcore.runtime.borrow import borrow, record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import get_speed
 from advcore.unit_range import check_attackable, trust_images
@@ -26,6 +30,52 @@ def bind_attack(attack: _Bindable, model: nn.Module, count_passes: PassCounter) 
     """
     bind = getattr(attack, "bind", None)
     return bind(model, count_passes) if bind else attack
+
+
+@accept_arguments
+@record_gradients
+def attack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    *,
+    objective: Objective | None = None,
+    seed: int | torch.Generator | Stream = 0,
+    training: bool = False,
+) -> Tensor:
+    """Attack a batch of images, and return the attacked images, shaped as x: a constant.
+
+    Parameters
+    ----------
+    model : images (B, C, H, W) in [0, 1] to logits (B, classes), with its normalisation inside
+        (`advcore.models.add_normalization`). It is attacked in eval mode, or in train mode if `training`, and restored:
+        modes, buffers and gradients are what they were.
+    x, y : (B, C, H, W) floats in [0, 1] and labels (B,), on the model's device.
+    attack : such as `advcore.attacks.LinfPGD(eps=8 / 255)`.
+    objective : whose loss the attack climbs; None for cross-entropy (`Pgd`).
+    seed : of the attack's random numbers: an int, which gives the same ones at each call; a generator, from which one
+        int is drawn; or a `Stream` that is bound to the examples, as selections use.
+
+    Raises ConfigError for arguments of other kinds, DataError for images that are not in [0, 1].
+    Cost: the attack's `passes()`, and one forward pass where it needs the clean logits.
+    """
+    objective = objective or Pgd()
+    require(describe_mismatch(objective, attack))
+    ledger = CostLedger()
+    forward = ledger.count_passes(model)
+    with borrow(model, training=training), ledger.phase("attack"):
+        bound = bind_attack(attack, model, ledger.count_passes)
+        return perturb(forward, objective, bound, x, y, generator=_make_stream(seed, x))
+
+
+def _make_stream(seed: int | torch.Generator | Stream, x: Tensor) -> Stream:
+    """Return random numbers for the images x (B, C, H, W)."""
+    if isinstance(seed, Stream):
+        return seed
+    if isinstance(seed, torch.Generator):
+        seed = int(torch.randint(2**62, (), generator=seed, device=seed.device))
+    return Stream(seed=seed, purpose="attack").at(torch.arange(len(x), device=x.device))
 
 
 def perturb(
@@ -50,9 +100,9 @@ def perturb(
     Raises DataError for images that are no floats in [0, 1]: normalisation is a layer of the model
     (`advcore.models.add_normalization`).
     """
-    if not is_attacked(objective):
+    attack = _check_arguments(objective, attack, x, y)
+    if attack is None:
         return x
-    assert attack is not None, "an objective that is attacked has an attack (`describe_mismatch`)"
     check_attackable(x)
     if clean is None and needs_clean(objective, attack.climbs):
         with torch.no_grad():
@@ -66,6 +116,20 @@ def perturb(
     loss = choose_ascent(objective, attack.climbs, y, clean)
     with trust_images():
         return attack(partial(_compose, loss, forward), x, generator=generator).detach()
+
+
+def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: Tensor) -> Attack | None:
+    """Return the attack; None for an objective that is not attacked.
+
+    Raises ConfigError for objects of other kinds, and for labels that are not one whole number for each image.
+    """
+    require(find_type_problem("objective", Objective, objective))
+    if not is_attacked(objective):
+        return None
+    require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
+    are_labels = y.shape == x.shape[:1] and y.dtype == torch.int64
+    require(check(are_labels, "y", f"{len(x)} labels of torch.int64, one an image", f"{y.dtype} {tuple(y.shape)}"))
+    return attack
 
 
 def _compose(loss: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from advcore.deprecation import forward_renamed
+from advcore.errors import require
+from advcore.kinds import convert, find_type_problem
 from advcore.runtime.device import list_generator_devices, seed_torch
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
@@ -62,7 +64,9 @@ class Stream:
     @property
     def key(self) -> int:
         """Return a hash of the stream's name: 64 bits, as a signed int."""
-        name = repr((int(self.seed), self.purpose, self.epoch, self.path)).encode()
+        seed = convert(int, self.seed)
+        require(find_type_problem("seed", int, seed))
+        name = repr((seed, self.purpose, self.epoch, self.path)).encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little", signed=True)
 
     @property

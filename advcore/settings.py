@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-import math
-import numbers
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, replace
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, dataclass_transform, get_args, get_origin
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Protocol, cast, dataclass_transform, get_origin
 
-from advcore.errors import ConfigError, SettingProblem, UserError, must
+from advcore.errors import ConfigError, SettingProblem, UserError
+from advcore.kinds import PLAIN_TYPES, convert, find_type_problem, list_members, strip_none
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -36,8 +34,9 @@ def settings(cls: type) -> type:
     """Make `cls` a frozen, keyword-only dataclass that refuses unknown settings and values of the wrong type.
 
     Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made
-    (`_find_type_problem` says which), and so are values, by the class's own `__post_init__`: in place of a value of
-    the wrong type it sees NaN, False or something empty. Making an object raises ConfigError with all problems at once.
+    (`advcore.kinds`), and so are values, by the class's own `__post_init__`: in place of a value of the wrong type it
+    sees NaN, False or something empty, or None for an object. Making an object raises ConfigError with all problems
+    at once.
     """
     hooks = cast(_Customisable, cls)
     hooks.__pydantic_config__ = {"extra": "forbid", "strict": True}
@@ -65,12 +64,13 @@ def _find_value_problems(
 ) -> list[SettingProblem]:
     """Return the problems that a class's own checks find in an object, some of whose values have the wrong type.
 
-    wrong : {setting: problem} for these. The checks look at a copy in which each of them is NaN, False or empty: that
-    can be compared, iterated and searched like a right value, but NaN is in no range, and "" in no list of words. A
+    wrong : {setting: problem} for these. The checks look at a copy in which each of them is NaN, False, empty or None:
+    that can be compared, iterated and searched like a right value, but NaN is in no range and "" in no list of words. A
     problem with such a setting alone names the value that was given; one with such a setting and others is left out.
     """
-    kinds = {field.name: _strip_none(field.type) for field in dataclasses.fields(instance) if field.name in wrong}
-    values = {name: _PLAIN_TYPES[get_origin(kind) or kind].stand_in for name, kind in kinds.items()}
+    kinds = {field.name: strip_none(field.type) for field in dataclasses.fields(instance) if field.name in wrong}
+    plain = {name: PLAIN_TYPES.get(get_origin(kind) or kind) for name, kind in kinds.items()}
+    values = {name: getattr(kind, "stand_in", None) for name, kind in plain.items()}
     stand_in = object.__new__(type(instance))
     vars(stand_in).update(vars(instance) | values)
     problems = []
@@ -80,10 +80,10 @@ def _find_value_problems(
         for problem in error.problems:
             if problem.settings.isdisjoint(wrong):
                 problems.append(problem)
-            elif len(problem.settings) == 1:
+            elif len(problem.settings) == 1 and all(plain[name] for name in problem.settings):
                 problems.append(replace(problem, got=wrong[problem.settings.pop()].got))
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError):
-        pass  # a plug-in's check that calculates with a stand-in: the wrong types are reported without it
+        pass  # a check that calculates with a stand-in, or calls it: the wrong types are reported without it
     return problems
 
 
@@ -92,31 +92,14 @@ def is_required(field: dataclasses.Field) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-class _PlainType(NamedTuple):
-    """What a setting of a plain type accepts: classes of values, and their description; and a stand-in for others."""
-
-    classes: type | tuple[type, ...]
-    rule: str
-    stand_in: object
-
-
-_PLAIN_TYPES: dict[object, _PlainType] = {
-    bool: _PlainType(bool, "true or false", stand_in=False),
-    str: _PlainType((str, os.PathLike), "text", stand_in=""),
-    int: _PlainType(numbers.Integral, "a whole number", stand_in=math.nan),
-    float: _PlainType(numbers.Real, "a number", stand_in=math.nan),
-    list: _PlainType((list, tuple), "a list", stand_in=()),
-    dict: _PlainType(dict, "a mapping", stand_in={}),
-}
-
-
 def _find_type_problems(instance: "DataclassInstance") -> dict[str, SettingProblem]:
-    """Return {setting: problem} for the settings whose value is not of their type."""
+    """Return {setting: problem} for the settings whose value is not of their type, and convert those that are alike."""
     values = vars(instance)
-    unusual = [
-        (setting, kind) for setting, kind, usual in _list_fields(type(instance)) if type(values[setting]) not in usual
-    ]
-    problems = {setting: _find_type_problem(setting, kind, values[setting]) for setting, kind in unusual}
+    problems = {}
+    for setting, kind, usual in _list_fields(type(instance)):
+        if type(values[setting]) not in usual:
+            values[setting] = convert(kind, values[setting])
+            problems[setting] = find_type_problem(setting, kind, values[setting])
     return {setting: problem for setting, problem in problems.items() if problem}
 
 
@@ -128,43 +111,8 @@ def _list_fields(cls: "type[DataclassInstance]") -> list[tuple[str, object, tupl
     """
     fields = []
     for entry in dataclasses.fields(cls):
-        usual = [kind for kind in _list_members(entry.type) if kind in (bool, int, float, str, NoneType)]
+        usual = [kind for kind in list_members(entry.type) if kind in (bool, int, float, str, NoneType)]
         if float in usual:
             usual.append(int)
         fields.append((entry.name, entry.type, tuple(usual)))
     return fields
-
-
-def _list_members(kind: object) -> tuple[object, ...]:
-    """Return the members of a union that is written with "|"; of any other type, the type alone."""
-    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
-
-
-def _strip_none(kind: object) -> object:
-    """Return T of a type `T | None`; any other type, a union of several with None too, as it is."""
-    kinds = [member for member in _list_members(kind) if member is not NoneType]
-    return kinds[0] if len(kinds) == 1 else kind
-
-
-def _find_type_problem(setting: str, kind: object, value: object) -> SettingProblem | None:
-    """Return the first problem with a value that is not of its setting's type, or None.
-
-    Plain types are checked, and lists of them, and mappings to them; each may be optional. Other types, unions of
-    several, and the keys of mappings are not.
-    """
-    if value is None and NoneType in _list_members(kind):
-        return None
-    kind = _strip_none(kind)
-    plain = _PLAIN_TYPES.get(get_origin(kind) or kind)
-    if plain is None:
-        return None
-    is_misplaced_bool = isinstance(value, bool) and plain.classes is not bool  # which Python takes for an int
-    if not isinstance(value, plain.classes) or is_misplaced_bool:
-        return must(setting, plain.rule, value)
-    type_arguments = get_args(kind)
-    if not type_arguments or not isinstance(value, (list, tuple, dict)):
-        return None
-    entry_kind = type_arguments[-1]  # of a mapping, the type of its values
-    entries: Iterable[tuple[object, object]] = value.items() if isinstance(value, dict) else enumerate(value)
-    problems = (_find_type_problem(f"{setting}.{key}", entry_kind, entry) for key, entry in entries)
-    return next(filter(None, problems), None)

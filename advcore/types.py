@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advcore.deprecation import forward_renamed
+from advcore.errors import ConfigError
 
 # Images (B, C, H, W) to one loss per example (B,): what an attack maximises.
 Loss = Callable[[Tensor], Tensor]
@@ -86,6 +87,21 @@ def find_name(table: Mapping[str, type], entry: object) -> str:
     """Return the name under which a table lists the entry's class, or the nearest base of it, or else the class's."""
     names = {cls: name for name, cls in table.items()}
     return next((names[cls] for cls in type(entry).__mro__ if cls in names), type(entry).__name__)
+
+
+def check_losses(losses: object, examples: Tensor, source: str = "the loss that is attacked") -> Tensor:
+    """Return losses as they are. Raises ConfigError unless they are floats, one for each of the `examples` (B, ...).
+
+    A mean or a column would be spread over the batch: then picks, weights and restarts mean nothing. source : of the
+    losses, for the error.
+    """
+    if isinstance(losses, Tensor) and losses.shape == examples.shape[:1] and losses.dtype.is_floating_point:
+        return losses
+    got = type(losses).__name__
+    if isinstance(losses, Tensor):
+        got = f"{losses.dtype} of shape {tuple(losses.shape)}"
+    way_out = "keep one number for each example, with nothing reduced over the batch (reduction='none')"
+    raise ConfigError(f"{source} must be a tensor (B,) of floats, here ({len(examples)},), got {got}; {way_out}")
 
 
 def digest_labels(label_at: Callable[[int], int], size: int) -> str:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from advcore.attacks.memory import Perturbations
 from advcore.deprecation import forward_method, forward_renamed
 from advcore.errors import SettingProblem, check_at_least, check_within, require
+from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.settings import setting, settings
-from advcore.types import Loss
+from advcore.types import Loss, check_losses
 from advcore.unit_range import check_attackable
 
 # Wraps a network so that its passes are counted.
@@ -45,6 +46,7 @@ class Attack(ABC):
     few_steps : whether it has too few steps to judge a model that was trained with it, which may have learned to resist
         just these; `probe` has more.
     restarts : number of independent starts.
+    hooks : what an object of another class must have to stand for an attack.
 
     What an attack needs beside its settings, of a model (`bind`) or of earlier epochs (`with_memory`), is a field of
     the attack that these return, whose class is derived for that: it prints, and is named, like the attack's.
@@ -57,6 +59,7 @@ class Attack(ABC):
     example: ClassVar[Mapping[str, object]] = {}
     probes_outside: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
+    hooks: ClassVar[tuple[str, ...]] = ("__call__", "climbs")
     restarts = 1  # not annotated: a subclass may make it a setting, which then comes in that class's order
 
     @property
@@ -163,7 +166,7 @@ def take_input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.is_inference():  # of a caller's inference mode: such a tensor can have no gradient
             x = x.clone()
         x.requires_grad_(True)
-        losses = loss_fn(x)
+        losses = check_losses(loss_fn(x), x)
         gradient = take_gradient(losses.sum(), x)
     return losses.detach(), gradient
 
@@ -207,6 +210,7 @@ class Iterated(Attack):
         return [check_at_least("steps", self.steps, 1), check_at_least("restarts", self.restarts, 1)]
 
     def __call__(self, loss_fn: Loss, x: Tensor, *, generator: Stream) -> Tensor:
+        require(find_type_problem("generator", Stream, generator))
         check_attackable(x)
         x = to_full_precision(x)
         ends = [self._attack_once(loss_fn, x, generator.child("restart", r)) for r in range(self.restarts)]

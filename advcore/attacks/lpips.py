@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advcore.attacks.base import take_input_gradient
 from advcore.errors import ConfigError, check, must, require
 from advcore.runtime.precision import disable_compilation
-from advcore.types import Loss
+from advcore.types import Loss, check_losses
 
 _NORM = 1e-10  # added to a pixel's activation norm (PAT, distances.py)
 _TINY = 1e-20  # squared distance at which its gradient is still finite
@@ -134,8 +134,9 @@ class View:
         Cost: one pass if the attacked model is the network; else one of the network, and one for the losses.
         """
         if self._embedder.forward is not None:
-            return self._loss_fn(images), self.embed(images)
+            return check_losses(self._loss_fn(images), images), self.embed(images)
         losses, embeddings = self._embedder.run(self._loss_fn, images)
+        check_losses(losses, images)
         return losses, embeddings + _make_zeros(losses)
 
     def embed(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advcore.errors import ConfigError, must
 from advcore.rng import Stream
 
 
@@ -39,6 +40,17 @@ def crop_flip(x: Tensor, generator: Stream) -> Tensor:
 def keep_images(x: Tensor, generator: Stream) -> Tensor:
     """Return the images as they are."""
     return x
+
+
+def check_augmented(augmented: object, size: int) -> Tensor:
+    """Return augmented images as they are. Raises ConfigError unless they are `size` images (B, C, H, W) of floats."""
+    is_batch = isinstance(augmented, Tensor) and augmented.ndim == 4 and len(augmented) == size
+    if isinstance(augmented, Tensor) and is_batch and augmented.dtype.is_floating_point:
+        return augmented
+    got = type(augmented).__name__
+    if isinstance(augmented, Tensor):
+        got = f"{augmented.dtype} of shape {tuple(augmented.shape)}"
+    raise ConfigError(must("augment", f"a function that returns the {size} images of a batch as floats", got))
 
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, Stream], Tensor]] = {

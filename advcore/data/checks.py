@@ -3,18 +3,21 @@
 Each raises DataError.
 """
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from advcore.data.contract import MapStyle, Source, read_first_images
-from advcore.errors import DataError, describe_exception
+from advcore.data.samples import read_sample, to_image
+from advcore.errors import DataError, must
 from advcore.rng import preserve_random_state
-from advcore.runtime.borrow import borrow
+from advcore.runtime.borrow import borrow, find_device
 from advcore.unit_range import check_images as check_images
 
 # Takes labels (B,) and the indices (B,) of their examples; raises DataError.
@@ -58,31 +61,56 @@ def read_example(dataset: MapStyle, i: int) -> tuple[Tensor, int]:
 
     Raises DataError, with the index, for anything else, and in place of whatever the data set raises.
     """
-    try:
-        item = dataset[i]
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"example {i} cannot be read: {describe_exception(error)}") from error
-    if not isinstance(item, (tuple, list)) or len(item) < 2:
-        raise DataError(f"example {i} must be a pair (x, y), got {type(item).__name__}")
-    image = item[0]
-    if not isinstance(image, Tensor) or image.ndim != 3:
-        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise DataError(f"image {i} must be a tensor (C, H, W), got {got}; add torchvision.transforms.ToTensor()")
-    return image, _read_label(item[1], i)
+    image, label = read_sample(dataset, i)
+    return to_image(image, i), read_label(label, i)
 
 
-def _read_label(label: object, i: int) -> int:
+def read_label(label: object, i: int) -> int:
     """Return a label as an int. Raises DataError for one that is no whole number of at most 63 bits."""
-    if isinstance(label, Tensor) and label.ndim == 0:
+    if isinstance(label, (Tensor, np.ndarray)) and math.prod(label.shape) == 1:
         label = label.item()
     try:
         if isinstance(label, SupportsIndex) and not isinstance(label, bool) and abs(operator.index(label)) < 2**63:
             return operator.index(label)
     except (TypeError, ValueError):  # arrays and tensors have __index__ whatever they hold
         pass
-    raise DataError(f"label {i} must be a whole number, got {label!r}; turn one-hot or text labels into class numbers")
+    way_out = "turn one-hot or text labels into class numbers, and floats by int(y)"
+    raise DataError(f"label {i} must be a whole number, got {label!r}; {way_out}")
+
+
+# Positions of examples, or a mask of them.
+Indices = Tensor | np.ndarray | Sequence[int]
+
+
+def read_indices(indices: Indices | None, size: int) -> Tensor:
+    """Return positions (n,) long of some of `size` examples, given as whole numbers or as a mask (size,); None: of all.
+
+    Raises DataError for anything else, and for positions that no example has.
+    """
+    if indices is None:
+        return torch.arange(size)
+    rule = "a list or tensor of whole numbers, or a mask"
+    if isinstance(getattr(indices, "indices", None), (Tensor, Sequence)):  # of a coreset, or of torch's Subset
+        raise DataError(must("indices", rule, type(indices).__name__, "give its `indices`"))
+    if not isinstance(indices, (Tensor, np.ndarray, Sequence)) or isinstance(indices, str):
+        raise DataError(must("indices", rule, indices))
+    try:
+        positions = torch.as_tensor(indices).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise DataError(must("indices", rule, indices)) from None
+    if positions.numel() == 0:
+        raise DataError("indices must name at least one example, got none")
+    if positions.dtype == torch.bool and positions.shape == (size,):
+        positions = positions.nonzero()[:, 0]
+    if positions.ndim != 1 or positions.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8):
+        got = f"{positions.dtype} of shape {tuple(positions.shape)}"
+        raise DataError(f"indices must be whole numbers (n,), or a mask of all {size} examples, got {got}")
+    if not len(positions):
+        raise DataError("indices must name at least one example, got a mask without any")
+    if not 0 <= int(positions.min()) <= int(positions.max()) < size:
+        got = f"{int(positions.min())} to {int(positions.max())}"
+        raise DataError(f"indices must be in 0..{size - 1}, got {got}")
+    return positions.long()
 
 
 def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None:
@@ -106,12 +134,18 @@ def count_logits(model: nn.Module, source: Source) -> int:
 
 def _first_logits(model: nn.Module, source: Source) -> Tensor:
     """Return the model's output, in eval mode, for the first two images. Raises DataError if it raises anything."""
+    find_device(model)  # which refuses a model that holds no numbers yet
     x = read_first_images(model, source)
     try:
         with preserve_random_state(), borrow(model, training=False), torch.no_grad():
             return model(x)
     except Exception as error:  # whatever a network raises at images that it cannot take
         message = (str(error).splitlines() or [""])[0]
+        narrow = [tensor.dtype for tensor in model.parameters() if tensor.dtype in (torch.float16, torch.bfloat16)]
+        if narrow:
+            way_out = "write model.float(), with Speed(autocast='bfloat16') for fast passes"
+            rule = f"one that takes images in {x.dtype}"
+            raise DataError(must("model", rule, f"weights in {narrow[0]}", way_out)) from None
         raise DataError(
             f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
             f"raises {type(error).__name__}: {message}; convert the images, or build the model for them"

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from advcore.data.contract import Batch, Source, to_float
 from advcore.errors import DataError
+from advcore.kinds import accept_arguments
+from advcore.runtime.device import read_device
 from advcore.unit_range import check_images
 
 
@@ -22,6 +24,7 @@ class Resident(Source):
     Raises DataError for other shapes and dtypes, and for images that are not finite or not in [0, 1].
     """
 
+    @accept_arguments
     def __init__(self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu") -> None:
         if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
             raise DataError(
@@ -33,7 +36,7 @@ class Resident(Source):
                 f"labels must be one whole number an example, got {labels.dtype} of shape {tuple(labels.shape)}"
             )
         check_images(images, torch.arange(len(images)))
-        self.device = torch.device(device)
+        self.device = read_device(device)
         _, channels, height, width = images.shape
         self.shape = (channels, height, width)
         self._images = images.to(self.device)

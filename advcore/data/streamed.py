@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from advcore.data.checks import list_first, read_example
 from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, to_float
+from advcore.data.samples import count_examples
 from advcore.errors import DataError, describe_exception
-from advcore.runtime.device import is_faster_pinned
+from advcore.runtime.device import is_faster_pinned, read_device
 from advcore.runtime.signals import hold_signals, ignore_signals
 from advcore.types import digest_labels
 from advcore.unit_range import check_images
@@ -40,12 +41,9 @@ class Streamed(Source):
         self, dataset: MapStyle, device: torch.device | str = "cpu", *, labels: Tensor | None = None, workers: int = 0
     ):
         self.dataset = dataset
-        self.device = torch.device(device)
+        self.device = read_device(device)
         self.workers = workers
-        try:
-            self._size = len(dataset)
-        except TypeError:
-            raise DataError(f"the data set must be map-style, with a length, got {type(dataset).__name__}") from None
+        self._size = count_examples(dataset)
         if self._size == 0:
             raise DataError("the data set must hold at least one example, got an empty one")
         self._labels = labels

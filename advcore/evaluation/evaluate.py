@@ -23,15 +23,16 @@ from advcore import distributed
 from advcore.attacks import ATTACKS
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.checks import check_fits, count_logits
+from advcore.data.checks import Indices, check_fits, count_logits, read_indices
 from advcore.data.contract import MapStyle, cut_into_chunks, read_batches
 from advcore.data.source import Source, as_source
-from advcore.errors import ConfigError, must
+from advcore.errors import ConfigError, check_at_least, must, require
 from advcore.evaluation.autoattack import AutoAttack, Lineup
 from advcore.evaluation.checks import IMAGES, flag_model, flag_order, flag_weak_settings
 from advcore.evaluation.intervals import Accuracy, wilson
 from advcore.evaluation.resume import PieceResult, SavedVerdicts, concatenate, count_passes, hash_evaluation
 from advcore.evaluation.worst_case import classify_clean, find_robust
+from advcore.kinds import accept_arguments
 from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.runtime.out_of_memory import explain_out_of_memory
@@ -77,6 +78,7 @@ class Evaluation:
         return {"clean": self.clean.as_dict(), "attacks": list(self.attacks), **worst, "flags": list(self.flags)}
 
 
+@accept_arguments
 @record_gradients
 def evaluate(
     model: nn.Module,
@@ -86,7 +88,7 @@ def evaluate(
     seed: int = 0,
     split: str = "test",
     batch_size: int = 256,
-    indices: Tensor | None = None,
+    indices: Indices | None = None,
     checks: bool = False,
     keep_examples: bool = False,
     state: Path | None = None,
@@ -101,7 +103,7 @@ def evaluate(
     dataset : map-style (x, y), x (C, H, W) in [0, 1] or uint8.
     attacks : each is evaluated by itself, climbing the cross-entropy unless it asks for another loss; or `AutoAttack`.
     split : which split `dataset` is, for the record.
-    indices : (n,) long, the examples to evaluate; None for all.
+    indices : (n,) whole numbers, the examples to evaluate, or a mask (N,) of them; None for all.
     checks : look for signs that the numbers are untrustworthy (`checks.py`). An AutoAttack that cannot run all of its
         attacks, because there are too few classes, is flagged in any case.
     keep_examples : also return the adversarial examples.
@@ -112,16 +114,20 @@ def evaluate(
     Raises ConfigError for a training-only attack, DataError for bad images or labels, NoMemoryError.
     Cost: one forward pass per example, then each attack's passes on the examples still right, per restart.
     """
-    _refuse_unfit(attacks)
+    _refuse_unfit(attacks, batch_size)
     source = as_source(dataset, find_device(model))
-    indices = torch.arange(len(source)) if indices is None else indices
+    indices = read_indices(indices, len(source))
     task = _Task(attacks=attacks, indices=indices, seed=seed, split=split, keep_examples=keep_examples)
     with start_sweep(model, source, ledger or CostLedger(), chunk_size=batch_size) as sweep:
         return _evaluate(sweep, task, state=state, checks=checks, on_chunk=on_chunk)
 
 
-def _refuse_unfit(attacks: Sequence[Attack | AutoAttack]) -> None:
-    """Raise ConfigError for attacks that may leave their ball, or that start where they ended in training."""
+def _refuse_unfit(attacks: Sequence[Attack | AutoAttack], batch_size: int) -> None:
+    """Raise ConfigError for attacks that may leave their ball, or that start where they ended in training.
+
+    So too for a batch without examples.
+    """
+    require(check_at_least("batch_size", batch_size, 1))
     unfit = [type(attack).__name__ for attack in attacks if attack.training_only]
     if unfit:
         raise ConfigError(f"evaluation.attacks must stay in their ball, got {unfit[0]}, which is for training only")
@@ -237,12 +243,13 @@ def _check_model(sweep: Sweep, task: _Task, descriptions: Sequence[Facts]) -> li
     return list(map(str, flag_model(sweep.model, sweep.forward, x, y, eps=max(radii, default=8 / 255))))
 
 
+@accept_arguments
 @record_gradients
 def smallest_radius(
     model: nn.Module,
-    source: Source,
+    source: MapStyle | Source,
     attack: Attack,
-    indices: Tensor,
+    indices: Indices,
     *,
     stream: Stream,
     ledger: CostLedger,
@@ -255,13 +262,16 @@ def smallest_radius(
     infinite where the whole ball does not suffice.
     Cost: one forward pass per example, and the attack for each ball that is tried; in phase "evaluation".
     """
+    require(check_at_least("parts", parts, 1), check_at_least("batch_size", batch_size, 1))
+    source = as_source(source, find_device(model))
+    check_fits(model, source, labels=False)
     radii = []
     with (
         start_sweep(model, source, ledger, chunk_size=batch_size) as sweep,
         ledger.phase("evaluation", source.device),
     ):
         attack = sweep.bind(attack.probe())
-        for batch, x, y in read_batches(model, source, cut_into_chunks(indices, batch_size)):
+        for batch, x, y in read_batches(model, source, cut_into_chunks(read_indices(indices, len(source)), batch_size)):
             with torch.no_grad():
                 robust = classify_clean(sweep.forward(x), y, batch)
             radius = torch.where(robust, float("inf"), 0.0).double()

@@ -18,6 +18,7 @@ from advcore.data.split import subsample
 from advcore.errors import CheckpointError, ConfigError, must, name_path_in_errors, refuse_as_setting
 from advcore.export import loader_template
 from advcore.files import check_inside, load_tensors, read_json, write_bytes, write_sealed
+from advcore.kinds import accept_arguments
 from advcore.models.base import Normalize
 from advcore.register.plugins import check_plugins, find_source
 from advcore.reporting.card import is_measured, write_card
@@ -45,6 +46,7 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
+@accept_arguments
 def export(
     run: Path,
     out: Path | None = None,
@@ -62,8 +64,7 @@ def export(
     run : the run's folder; if the run is unfinished, the card says so.
     out : a new folder; None: `exports/RUN-CHECKPOINT`. With `overwrite`, an earlier export there is replaced.
     checkpoint : "last" or "best".
-    kind : one of FORMATS.
-    parquet : whether to write the coresets as parquet, too.
+    kind : one of FORMATS. parquet : whether to write the coresets as parquet, too.
     samples : number of test images to include, so that their accuracy can be recomputed; with 0, no data is exported.
 
     Raises ConfigError, CheckpointError, and OSError, with `out`, for what cannot be written. Cost: one or two forward

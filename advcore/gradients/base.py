@@ -12,14 +12,16 @@ from advcore.adversary import count_passes
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
 from advcore.data.source import Source
+from advcore.errors import check_at_least, require
 from advcore.objectives.base import Objective
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.rows import DenseRows, Rows
+from advcore.settings import settings
 from advcore.types import Event
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class MeasurementSettings:
     """How rows are measured, beside the model and the data; a kind of row reads the settings that concern it.
 
@@ -46,6 +48,9 @@ class MeasurementSettings:
     chunk_size: int = 256
     folder: Path | None = None
     on_chunk: Callable[[int, int], None] = lambda done, total: None
+
+    def __post_init__(self) -> None:
+        require(check_at_least("chunk_size", self.chunk_size, 1))
 
 
 @dataclass(frozen=True)

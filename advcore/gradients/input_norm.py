@@ -3,15 +3,17 @@
 from torch import Tensor, nn
 
 from advcore.attacks.base import take_input_gradient
-from advcore.data.checks import check_labels
+from advcore.data.checks import check_fits, check_labels
 from advcore.data.source import Source
 from advcore.gradients.base import AveragedScores, Measurement, MeasurementSettings, define_clean_and_attacked
 from advcore.gradients.scores import sweep_scores
+from advcore.kinds import accept_arguments
 from advcore.objectives.standard import Standard
 from advcore.runtime.borrow import record_gradients
 from advcore.runtime.counted import CountedModel
 
 
+@accept_arguments
 @record_gradients
 def input_norms(
     model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False
@@ -24,6 +26,7 @@ def input_norms(
     Reference: EasyCore (arXiv 2510.11018): the norm whose average over epochs is AIGN. Differs: pixels are in [0, 1]
     and the loss is the clean one, where the abstract is silent.
     """
+    check_fits(model, source, labels=False)
     return sweep_scores(_measure_norms, model, source, settings, attacked=attacked)
 
 

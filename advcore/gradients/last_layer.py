@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.adversary import count_passes, perturb
 from advcore.attacks.base import Attack
-from advcore.data.checks import LabelCheck, make_label_check
+from advcore.data.checks import LabelCheck, check_fits, make_label_check
 from advcore.data.contract import Source, read_first_images
 from advcore.errors import ConfigError, NonFiniteError
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
+from advcore.kinds import accept_arguments
 from advcore.models.base import Tap, find_head, tap_features
-from advcore.objectives.base import Objective
+from advcore.objectives.base import Objective, compute_losses
 from advcore.rows import FactoredRows, find_first_not_finite
 from advcore.rows.on_disk import FactorStore
 from advcore.runtime.borrow import borrow, record_gradients
@@ -37,16 +38,18 @@ def residuals(objective: Objective, y: Tensor, logits: Mapping[str, Tensor]) -> 
         for name, z in logits.items()
     }
     with torch.enable_grad():
-        loss = objective.loss(y, **leaves).sum()
+        loss = compute_losses(objective, y, **leaves).sum()
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
 def locate_head(model: nn.Module, source: Source, name: str | None) -> nn.Linear:
     """Find the model's linear head (`find_head`), by a forward pass of the first images in eval mode."""
+    check_fits(model, source, labels=False)
     with borrow(model, training=False):
         return find_head(model, read_first_images(model, source), name)
 
 
+@accept_arguments
 @record_gradients
 def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSettings) -> Measurement:
     """Attack every example with the model as it stands, and measure its last-layer gradient there, as factors.

@@ -12,6 +12,7 @@ from advcore import distributed
 from advcore.adversary import perturb
 from advcore.data.checks import LabelCheck, make_label_check
 from advcore.data.source import Source
+from advcore.errors import ConfigError, must
 from advcore.gradients.base import (
     AveragedScores,
     Forgetting,
@@ -21,6 +22,7 @@ from advcore.gradients.base import (
     define_clean_and_attacked,
 )
 from advcore.gradients.last_layer import locate_head, residuals, run_tapped
+from advcore.kinds import accept_arguments
 from advcore.models.base import tap_features
 from advcore.objectives.base import compute_margin_loss
 from advcore.objectives.standard import Standard
@@ -63,10 +65,18 @@ def sweep_scores(
             if attacked:
                 stream = settings.stream.at(indices)
                 x = perturb(sweep.forward, settings.objective, attack, x, y, generator=stream)
-            return score(sweep.forward, indices, x, y), y
+            return _check_scores(score(sweep.forward, indices, x, y), y), y
 
         scores, labels = distributed.gather_combined(chain.from_iterable(sweep.run(torch.arange(len(source)), measure)))
     return Measurement(DenseRows(matrix=scores[:, None]), labels.cpu(), distributed.gather_events(sweep.pieces.events))
+
+
+def _check_scores(scores: Tensor, y: Tensor) -> Tensor:
+    """Return scores as they are. Raises ConfigError unless there is one, or one row of them, for each label (B,)."""
+    if scores.shape[:1] == y.shape:
+        return scores
+    rule = f"one number, or one row, for each of {len(y)} examples"
+    raise ConfigError(must("a score", rule, f"shape {tuple(scores.shape)}"))
 
 
 def cross_entropy_rows(z: Tensor, y: Tensor, h: Tensor, head: nn.Linear) -> FactoredRows:
@@ -107,6 +117,7 @@ def instability(z: Tensor, y: Tensor, rows: FactoredRows) -> Tensor:
     return 1 - correctness(z, y, rows)
 
 
+@accept_arguments
 @record_gradients
 def score_examples(
     score: Score, model: nn.Module, source: Source, settings: MeasurementSettings, *, attacked: bool = False

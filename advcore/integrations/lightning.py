@@ -7,7 +7,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from advcore.data.contract import MapStyle
+from advcore.data.samples import count_examples
 from advcore.errors import ConfigError, check, check_at_least, must, require, require_package, unless
+from advcore.kinds import accept_arguments
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset, WeightedSubset
 
@@ -41,6 +44,7 @@ class AdversarialCoresetCallback(Callback):
     Several processes share the attack and get the same coreset; Lightning then divides it between them.
     """
 
+    @accept_arguments
     def __init__(
         self,
         selector: AdversarialCoreset,
@@ -48,7 +52,7 @@ class AdversarialCoresetCallback(Callback):
         warm_epochs: int,
         period: int | None = 1,
         seed: int = 0,
-        dataset: Dataset | None = None,
+        dataset: MapStyle | Dataset | None = None,
         network: Callable[[LightningModule], nn.Module] = lambda module: module,
     ):
         needs_no_blocks = selector.partition != "per_batch"
@@ -57,6 +61,8 @@ class AdversarialCoresetCallback(Callback):
             unless(period is None, check_at_least("period", period, 1)),
             check(needs_no_blocks, "selector.partition", "one that needs no blocks", "per_batch"),
         )
+        if dataset is not None:
+            count_examples(dataset)
         self.selector, self.seed = selector, seed
         self.warm_epochs, self.period = warm_epochs, period
         self.dataset, self.network = dataset, network

@@ -20,6 +20,7 @@ from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.settings import setting, settings
 from advcore.shares import floor_share
+from advcore.types import check_losses
 
 FLOOR = 1e-6  # added to a preference that may be 0, so that every example can be drawn
 _UNIFORM = 0.1  # share of a corrected draw that is uniform; without it, weights of rarely drawn examples had no bound
@@ -142,6 +143,10 @@ class AttackSubset:
         """Return a preference (B,) above 0; the larger it is, the likelier an example is picked."""
         raise NotImplementedError
 
+    def _prefer(self, seen: Seen, batch: Tensor) -> Tensor:
+        """Return the rule's preferences. Raises ConfigError unless they are one float for each example of the batch."""
+        return check_losses(self.compute_preferences(seen), batch, f"the preferences of {type(self).__name__}")
+
     def pick(self, seen: Seen | None, generator: Stream) -> Picked:
         """Pick some of the B examples to which `generator` is bound; uniformly without `seen`."""
         batch = generator.examples
@@ -150,9 +155,9 @@ class AttackSubset:
         if seen is None:
             picked = draw_examples(torch.ones(size, device=batch.device), k, generator)
         elif self.correction == "none":
-            picked = draw_examples(self.compute_preferences(seen), k, generator, self.draw)
+            picked = draw_examples(self._prefer(seen, batch), k, generator, self.draw)
         else:
-            preferences = self.compute_preferences(seen)
+            preferences = self._prefer(seen, batch)
             preferences = (1 - _UNIFORM) * preferences / preferences.sum() + _UNIFORM / size
             return draw_examples(preferences, k, generator, self.draw)
         return picked._replace(weights=torch.ones_like(picked.weights))

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
-from advcore.errors import check_one_of, require
+from advcore.errors import ConfigError, check_one_of, require
+from advcore.types import check_losses
 
 ASCENTS = ("own", "margin")
 
@@ -44,6 +46,18 @@ def needs_clean(objective: Objective, climbs: str) -> bool:
     return climbs == "own" and objective.ascent_needs_clean
 
 
+def compute_losses(objective: Objective, y: Tensor, **logits: Tensor) -> Tensor:
+    """Return the objective's losses (B,) from the logits of its passes, by name.
+
+    Raises ConfigError unless they are one float for each label, and lead back to the logits.
+    """
+    name = type(objective).__name__
+    losses = check_losses(objective.loss(y, **logits), y, f"the loss of {name}")
+    if not losses.requires_grad and torch.is_grad_enabled() and any(z.requires_grad for z in logits.values()):
+        raise ConfigError(f"the loss of {name} must lead back to the logits, got one that has no gradient")
+    return losses
+
+
 def choose_ascent(objective: Objective, climbs: str, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
     """Return the loss that an attack asks for by name, as a function of adversarial logits (B, C) to (B,).
 
@@ -51,8 +65,12 @@ def choose_ascent(objective: Objective, climbs: str, y: Tensor, clean: Tensor | 
     """
     require(check_one_of("climbs", climbs, ASCENTS))
     if climbs == "own":
-        return objective.bind_ascent(y, clean)
+        return partial(_check_ascent, objective.bind_ascent(y, clean), f"bind_ascent of {type(objective).__name__}")
     return partial(compute_margin_loss, y=y)
+
+
+def _check_ascent(loss: Callable[[Tensor], Tensor], source: str, logits: Tensor) -> Tensor:
+    return check_losses(loss(logits), logits, source)
 
 
 def compute_margin_loss(logits: Tensor, y: Tensor, kappa: float = float("inf")) -> Tensor:

@@ -1,6 +1,7 @@
 """Lend a model out in a given mode, and give it back exactly as it was."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -22,16 +23,20 @@ def record_gradients(function: Function) -> Function:
 
 
 def find_device(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter.
+    """Return the device of the model's first parameter or buffer; the CPU for a model that has neither.
 
-    Raises ConfigError for a model without parameters, which has no linear head either, and for one whose parameters
-    were made under `torch.inference_mode()`, through which no gradient leads.
+    Raises ConfigError for a model whose parameters hold no numbers yet, and for one whose parameters were made under
+    `torch.inference_mode()`, through which no gradient leads.
     """
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        raise ConfigError(must("model", "a network that ends in a torch.nn.Linear", type(model).__name__))
+    tensors = list(itertools.chain(model.parameters(), model.buffers()))
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
+        way_out = "call it once, on an image (1, C, H, W)"
+        raise ConfigError(must("model", "one whose lazy layers know their sizes", type(model).__name__, way_out))
+    if any(tensor.is_meta for tensor in tensors):
+        way_out = "build it on a device, or use to_empty() and load weights"
+        raise ConfigError(must("model", "on a device that holds numbers", "the device meta", way_out))
     _refuse_inference(model, model.parameters())
-    return parameter.device
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def _refuse_inference(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
@@ -71,7 +76,7 @@ def borrow(model: nn.Module, *, training: bool = False) -> Iterator[nn.Module]:
             parameter.grad = gradient
         _copy_all(copies, contents)
         for module, name, buffer in buffers:
-            if module._buffers.get(name) is not buffer:
+            if getattr(module, name, None) is not buffer:
                 setattr(module, name, buffer)
 
 

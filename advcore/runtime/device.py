@@ -10,6 +10,16 @@ from typing import NamedTuple
 
 import torch
 
+from advcore.errors import ConfigError, must
+
+
+def read_device(device: torch.device | str) -> torch.device:
+    """Return a device that may be given by its name. Raises ConfigError for a name that torch does not know."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigError(must("device", "cpu, cuda or cuda:N", device)) from None
+
 
 class Mark(NamedTuple):
     """A moment on the host's clock and, on CUDA, in the device's queue.

@@ -18,6 +18,7 @@ from advcore.data.source import Source, as_source
 from advcore.deprecation import forward_method
 from advcore.errors import ConfigError, DataError, SettingProblem, check_at_least, check_one_of, must, unless
 from advcore.gradients import GRADIENTS
+from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.rng import preserve_random_state
 from advcore.rows import FactoredRows, Rows
@@ -116,16 +117,17 @@ class AdversarialCoreset(SelectionSettings):
 
     size = forward_method("advcore.selection.coreset.AdversarialCoreset.size", "count_chosen")
 
+    @accept_arguments
     @record_gradients
     def select(
         self,
         model: nn.Module,
-        dataset: Dataset | Source,
+        dataset: MapStyle | Dataset | Source,
         *,
         seed: int,
         epoch: int = 0,
         rows: Rows | None = None,
-        validation: Dataset | Source | None = None,
+        validation: MapStyle | Dataset | Source | None = None,
         previous: Coreset | None = None,
         ledger: CostLedger | None = None,
         on_chunk: Callable[[int, int], None] = lambda done, total: None,

@@ -1,6 +1,5 @@
 """The coreset: which examples were selected, with what weights, and how well they stand for the data."""
 
-from collections.abc import Sized
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast
@@ -9,8 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from advcore.data.checks import read_label
+from advcore.data.contract import MapStyle
+from advcore.data.samples import count_examples, read_sample, to_image
 from advcore.errors import CheckpointError, DataError, check_one_of, require
 from advcore.files import load_arrays, save_arrays
+from advcore.kinds import find_type_problem
 from advcore.types import Event, Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
@@ -55,8 +58,9 @@ class Coreset:
     events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
+        require(*(find_type_problem(name, Tensor, getattr(self, name)) for name in ("indices", "weights")))
         k = len(self.indices)
-        if self.indices.is_floating_point() or self.indices.ndim != 1:
+        if self.indices.is_floating_point() or self.indices.dtype == torch.bool or self.indices.ndim != 1:
             raise DataError(f"a coreset needs whole numbers (K,) as indices, got {self.indices.dtype}")
         is_inside = k and int(self.indices.min()) >= 0 and int(self.indices.max()) < self.num_examples
         if not is_inside or len(torch.unique(self.indices)) != k:
@@ -94,9 +98,9 @@ class Coreset:
         """
 
         def label_at(i: int) -> int:
-            return dataset[i][1]
+            return read_label(read_sample(cast(MapStyle, dataset), i)[1], i)
 
-        size = len(cast(Sized, dataset))  # torch's class declares no length, for the sake of streams
+        size = count_examples(dataset)
         self.check(size, digest_labels(label_at, size))
         return WeightedSubset(dataset, self.indices.tolist(), self.training_weights())
 
@@ -166,6 +170,9 @@ class WeightedSubset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, Tensor]:
-        x, y = self.dataset[self.indices[position]][:2]
+    def __getitem__(self, position: int) -> tuple[Tensor, object, Tensor]:
+        i = self.indices[position]
+        x, y = read_sample(cast(MapStyle, self.dataset), i)  # torch's Dataset does not declare a length
+        if not isinstance(x, Tensor):
+            x = to_image(x, i)
         return x, y, self.weights[position]

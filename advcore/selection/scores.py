@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advcore.errors import CheckpointError, DataError
 from advcore.files import load_arrays, save_arrays
+from advcore.kinds import accept_arguments
 from advcore.rows import DenseRows
 from advcore.types import Facts
 
@@ -42,6 +43,7 @@ class Scores:
         return path
 
     @classmethod
+    @accept_arguments
     def load(cls, path: Path) -> "Scores":
         """Read what `save` wrote. Raises CheckpointError for a file that is missing, damaged or of another kind."""
         if not path.name:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from advcore import distributed
+from advcore.errors import require
+from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.rows import DenseRows, FactoredRows, Rows
 from advcore.runtime.device import is_faster_batched
@@ -161,8 +163,12 @@ def _solve_tasks(solver: Solver, pieces: Pieces, tasks: list[Task]) -> list[Sele
 
     def work(piece: slice) -> list[Selection]:
         if hasattr(solver, "together"):
-            return solver.together(tasks[piece])
-        return [solver(task.rows, task.k, target=task.target, generator=task.generator) for task in tasks[piece]]
+            answers = solver.together(tasks[piece])
+        else:
+            answers = [solver(task.rows, task.k, target=task.target, generator=task.generator) for task in tasks[piece]]
+        source = f"the answer of {type(solver).__name__}"
+        require(*(find_type_problem(source, Selection, answer) for answer in answers))
+        return answers
 
     return list(itertools.chain.from_iterable(pieces.run(len(tasks), work)))
 

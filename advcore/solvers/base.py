@@ -1,12 +1,14 @@
 """The interface of a solver, and what all solvers share: checks, memory, equal weights."""
 
 from dataclasses import Field, dataclass
+from numbers import Integral
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from advcore.errors import BudgetError, ConfigError, DataError, must
+from advcore.errors import BudgetError, ConfigError, DataError, must, require
+from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.rows import Rows, find_first_not_finite
 from advcore.rows.pairwise import matrix_bytes
@@ -62,7 +64,8 @@ def check_problem(rows: Rows, k: int) -> Tensor:
 
     Raises BudgetError or DataError for a count or rows that no solver can use.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(rows):
+    require(find_type_problem("rows", Rows, rows))
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= len(rows):
         raise BudgetError(must("k", f"a whole number in 1..{len(rows)}, the number of rows", k))
     norms = rows.squared_norms()
     position = find_first_not_finite(norms)

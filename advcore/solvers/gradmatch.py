@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from advcore.errors import DataError, check_one_of, check_within, require
+from advcore.kinds import find_type_problem
 from advcore.rng import Stream
 from advcore.rows import Rows
 from advcore.rows.pairwise import choose_unit, gram_matrix, matrix_bytes, matrix_dtype, use_exact_factors
@@ -88,6 +89,7 @@ class GradMatch:
         return {"matrix": matrix if matrix_is_held(self.matrix, n) else 0, "solver": 8 * k * k}
 
     def _prepare(self, task: Task) -> "_TaskState":
+        require(find_type_problem("rows", Rows, task.rows), find_type_problem("target", Tensor | None, task.target))
         rows = use_exact_factors(task.rows)
         norms = check_problem(rows, task.k)
         target = _sum_rows(rows, norms) if task.target is None else task.target.double()

@@ -119,6 +119,7 @@ def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_
     """
     results: list[Offer] = []
     least = float("inf")
+    refusal = ConfigError("no run is near this cost")
     for variant in _combine_savings(trainer):
         on_all_data = replace(variant, schedule=replace(variant.schedule, budget=1.0), selector=None, probe_epochs=0)
         if count_planned_units(on_all_data, n, held_out) / reference_units <= cost:
@@ -126,13 +127,16 @@ def list_offers(trainer: Trainer, n: int, held_out: int, cost: float, reference_
             continue
         try:
             size = _find_least_size(variant, n, held_out)
-        except ConfigError:
+        except ConfigError as error:
+            refusal = error
             continue
         variant_least = _count_units(variant, size, n, held_out) / reference_units
         least = min(least, variant_least)
         if variant_least <= cost:
             budget = _find_budget(size, variant, n, held_out, cost=cost, reference_units=reference_units)
             results.append(_describe_offer(replace_budget(variant, budget), n, held_out, reference_units))
+    if not results and least == float("inf"):
+        raise refusal
     if not results:
         rule = f"at least {_format_limit(least)}, the cheapest found"
         raise ConfigError(must("--cost", rule, cost, "or train fewer epochs"))

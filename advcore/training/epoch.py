@@ -12,6 +12,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
+from advcore.data.augment import check_augmented
 from advcore.data.contract import cut_into_chunks, read_batches
 from advcore.rng import Stream
 from advcore.runtime.borrow import find_device
@@ -122,7 +123,7 @@ class EpochTrainer:
         augment, attack, rule = (stream.at(indices) for stream in streams)
         return Batch(
             indices=indices,
-            x=self.run.augment(x, augment),
+            x=check_augmented(self.run.augment(x, augment), len(x)),
             y=y,
             weights=weights[indices],
             attack_stream=attack,

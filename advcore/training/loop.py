@@ -25,7 +25,7 @@ from advcore.selection.result import Coreset
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge, copy_weights
-from advcore.training.loop_settings import agree_on_speed, has_remembered_start
+from advcore.training.loop_settings import agree_on_speed, has_remembered_start, refuse_frozen
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained
 from advcore.training.snapshot import restore, take_snapshot
 from advcore.types import Event
@@ -64,6 +64,7 @@ class Loop:
 
     def __init__(self, run: Run, snapshot: Snapshot | None = None) -> None:
         self.run = run
+        refuse_frozen(run.model)
         self.device = find_device(run.model)
         self.judge = Judge(run)
         self.plan = run.trainer.schedule.plan()

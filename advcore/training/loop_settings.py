@@ -149,6 +149,13 @@ def find_memory_problem(memory: Memory, attack: Attack | None) -> SettingProblem
     return must("memory", "left out where nothing is remembered", asdict(memory), "set attack.start to remembered")
 
 
+def refuse_frozen(model: nn.Module) -> None:
+    """Raise ConfigError for a model that has nothing to train."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        way_out = "let some require gradients: parameter.requires_grad_(True)"
+        raise ConfigError(must("model", "one with parameters to train", type(model).__name__, way_out))
+
+
 def refuse_other_images(train: Source) -> None:
     """Raise ConfigError if the data give an index another image when it is read again: none could be remembered."""
     sample = torch.arange(len(train))[:: max(1, len(train) // 16)][:16]

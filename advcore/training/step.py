@@ -14,7 +14,7 @@ from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
 from advcore.errors import NonFiniteError
-from advcore.objectives.base import Objective
+from advcore.objectives.base import Objective, compute_losses
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device
 from advcore.training.progress import Entry, Snapshot
@@ -137,7 +137,7 @@ class Learner:
         """Return the weighted objective at B examples, clean and attacked."""
         images = {"clean": clean, "adversarial": adversarial}
         logits = {name: forward(images[name]) for name in self.objective.passes}
-        return reduce_losses(self.objective.loss(y, **logits), weights, self.normalise)
+        return reduce_losses(compute_losses(self.objective, y, **logits), weights, self.normalise)
 
     def update(self, loss_of: Callable[[Forward], Tensor], device: torch.device, where: Callable[[], str]) -> Tensor:
         """Take one optimiser step on `loss_of(forward)`, in train mode, and return that loss, detached.

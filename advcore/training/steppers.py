@@ -16,7 +16,7 @@ from advcore.gradients.last_layer import residuals
 from advcore.gradients.scores import cross_entropy_rows
 from advcore.minibatch.base import AttackSubset, Picked, Seen, UpdateSubset
 from advcore.models.base import tap_features
-from advcore.objectives.base import compute_margin_loss
+from advcore.objectives.base import compute_losses, compute_margin_loss
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream
 from advcore.runtime.precision import disable_compilation
@@ -211,7 +211,7 @@ class UpdateSubsetStepper(PlainStepper):
         images = torch.cat([batch.x, learner.perturb(batch.x, batch.y, batch.attack_stream)])
         with enter_scoring(learner, batch.y.device):
             logits = learner.ledger.count_passes(learner.model)(images)
-            losses = learner.objective.loss(batch.y.repeat(2), adversarial=logits)
+            losses = compute_losses(learner.objective, batch.y.repeat(2), adversarial=logits)
         kept = self.rule.keep(self.share, losses, batch.rule_stream)
         return kept, images[kept]
 

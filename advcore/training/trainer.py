@@ -18,6 +18,7 @@ from advcore.data.source import Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import Gradient
+from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
 from advcore.objectives.standard import Standard
 from advcore.rng import Stream, preserve_random_state
@@ -227,6 +228,7 @@ class Trainer(LoopSettings):
             smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
             refuse_one_image(self.minibatch, model, train, smallest)
 
+    @accept_arguments
     @record_gradients
     def fit(
         self,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advcore import AdversarialCoreset, Trainer, evaluate
-from advcore.attacks import LinfPGD
+from advcore.attacks import NFGSM, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
 from advcore.errors import ConfigError
@@ -102,7 +102,7 @@ def test_the_mode_is_restored_after_an_error(model, source, mode):
     with mode():
         before = read_modes()
         with pytest.raises(ConfigError):
-            evaluate(torch.nn.Flatten(), source, [ATTACK])
+            evaluate(model, source, [NFGSM(eps=0.1)])  # which is for training only
         assert read_modes() == before
 
 

@@ -70,15 +70,14 @@ def test_the_wrapper_gives_what_a_selection_takes(root):
 
 
 def test_a_backbone_for_normalised_images_is_attacked_in_pixels(root):
-    from advcore.adversary import perturb
+    import advcore
     from advcore.attacks import LinfPGD
     from advcore.objectives import Pgd
-    from advcore.rng import Stream
 
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     x = torch.rand(2, 3, 8, 8)
-    names = {"backbone": backbone, "objective": Pgd(), "attack": LinfPGD(eps=8 / 255, steps=2), "perturb": perturb}
-    names |= {"x": x, "y": torch.tensor([0, 2]), "numbers": Stream(seed=0, purpose="attack").at(torch.arange(2))}
+    names = {"backbone": backbone, "objective": Pgd(), "attack": LinfPGD(eps=8 / 255, steps=2), "advcore": advcore}
+    names |= {"x": x, "y": torch.tensor([0, 2])}
     x_adv = run(root, "normalisation", **names)["x_adv"]
     assert x_adv.min() >= 0 and x_adv.max() <= 1 and 0 < (x_adv - x).abs().max() <= 8 / 255 + 1e-7
 

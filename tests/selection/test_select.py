@@ -353,8 +353,8 @@ def test_a_model_without_parameters_or_that_returns_no_logits_is_refused(source)
     for net in (nn.Flatten(), Pair()):
         with pytest.raises(ConfigError):
             selector().select(net, source, seed=0)
-        with pytest.raises(ConfigError):
-            evaluate(net, source)
+    with pytest.raises(ConfigError):
+        evaluate(Pair(), source)
 
 
 def test_negative_labels_are_refused_also_where_nothing_is_attacked(model):

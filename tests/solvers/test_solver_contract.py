@@ -75,7 +75,7 @@ def test_the_order_of_the_rows_does_not_matter(solver, order, k, seed):
 
 @pytest.mark.case("F5")
 @each_solver
-@pytest.mark.parametrize("k", [0, -1, 11, True, False, 2.0, "3", None, np.int64(3), np.float64(3), np.bool_(True)])
+@pytest.mark.parametrize("k", [0, -1, 11, True, False, 2.0, "3", None, np.float64(3), np.bool_(True)])
 def test_a_count_outside_1_to_n_is_a_budget_error(solver, k):
     with pytest.raises(BudgetError, match=rf"k must be a whole number in 1\.\.10, .* got {re.escape(repr(k))}"):
         solver(generic(solver, 10), k, generator=stream(10))
