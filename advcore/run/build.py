@@ -196,7 +196,11 @@ def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
     if selector is None:
         return
     if selector.partition == "per_batch" and selector.budget < 1 and n <= selector.block_size + 1:
-        require(must("training.batch_size", f"less than the {n} training examples", selector.block_size))
+        require(
+            must(
+                "training.batch_size", f"at most {n - 2}, for two batches of {n} training examples", selector.block_size
+            )
+        )
     if selector.needs_validation and data.validation is None:
         require(must("selection.target", "'train' without validation data", "validation", "set data.validation"))
 

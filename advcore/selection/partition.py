@@ -154,9 +154,8 @@ def split_per_batch(split: Split) -> list[Problem]:
         order = split.stream.at(order).permutation()
     blocks = cut_into_chunks(order, split.block_size)
     if len(blocks) == 1:
-        raise BudgetError(
-            must("block_size", f"less than the {len(order)} examples", split.block_size, "or use per_class")
-        )
+        rule = f"at most {len(order) - 2}, for two blocks of {len(order)} examples"  # a block of one joins another
+        raise BudgetError(must("block_size", rule, split.block_size, "or use per_class"))
     k = max(1, round(split.budget * len(blocks)))
     first = torch.stack([block[0] for block in blocks])
     rows = BlockRows(members=split.rows, blocks=tuple(blocks))

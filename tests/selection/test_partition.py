@@ -84,7 +84,7 @@ def test_scores_and_rows_of_no_width_can_be_split_too(name):
 
 
 def test_one_block_is_no_choice():
-    with pytest.raises(BudgetError, match="block_size must be less than the 97 examples, got 128"):
+    with pytest.raises(BudgetError, match="block_size must be at most 95, for two blocks of 97 examples, got 128"):
         PARTITIONS["per_batch"](split(UNEVEN, block_size=128))
 
 
