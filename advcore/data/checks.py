@@ -92,6 +92,8 @@ def read_label(label: object, i: int) -> int:
 
 # Positions of examples, or a mask of them.
 Indices = Tensor | np.ndarray | Sequence[int]
+_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
+_INDEX_TYPES = (*_SIGNED, torch.uint64, torch.uint32, torch.uint16)  # uint8 may be a mask, and has been one in torch
 
 
 def read_indices(indices: Indices | None, size: int) -> Tensor:
@@ -114,15 +116,16 @@ def read_indices(indices: Indices | None, size: int) -> Tensor:
         raise DataError("indices must name at least one example, got none")
     if positions.dtype == torch.bool and positions.shape == (size,):
         positions = positions.nonzero()[:, 0]
-    if positions.ndim != 1 or positions.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8):
+    if positions.ndim != 1 or positions.dtype not in _INDEX_TYPES:
         got = f"{positions.dtype} of shape {tuple(positions.shape)}"
         raise DataError(f"indices must be whole numbers (n,), or a mask of all {size} examples, got {got}")
     if not len(positions):
         raise DataError("indices must name at least one example, got a mask without any")
+    positions = positions.long()
     if not 0 <= int(positions.min()) <= int(positions.max()) < size:
         got = f"{int(positions.min())} to {int(positions.max())}"
         raise DataError(f"indices must be in 0..{size - 1}, got {got}")
-    return positions.long()
+    return positions
 
 
 def check_fits(model: nn.Module, source: Source, *, labels: bool = True) -> None:

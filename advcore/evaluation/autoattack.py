@@ -127,7 +127,7 @@ class AutoAttack:
             logits = forward(x)
         classes = logits.shape[1]
         attack = package.AutoAttack(
-            _ForwardModule(forward, Stretch.fit_all(logits)),
+            _ForwardModule(forward, Stretch.fit_all(logits), x.dtype),
             device=x.device,
             eps=self.eps,
             norm=_NORMS[self.norm],
@@ -142,9 +142,9 @@ class AutoAttack:
             targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
         record = PartRecord(attack)
         with preserve_random_state(stream):
-            result = attack.run_standard_evaluation(x, y, **{_PACKAGES[package.__name__]: len(x)})
+            result = attack.run_standard_evaluation(x.float(), y, **{_PACKAGES[package.__name__]: len(x)})
         x_adv = result[0] if isinstance(result, tuple) else result
-        return x_adv, record.judge_parts(parts, y)
+        return x_adv.to(x), record.judge_parts(parts, y)
 
     def describe(self) -> Facts:
         """Return what a robust accuracy must state if there are classes enough. Raises as `Lineup.describe` does."""
@@ -218,17 +218,20 @@ class Lineup:
 class _ForwardModule(nn.Module):
     """Presents a function of images as the module that AutoAttack asks for.
 
-    Its logits are stretched to a usual size. Where no gradient leads from them to the images, the module's gradient is
-    0 instead of an error.
+    Its logits are stretched to a usual size, and in float32, as are the images that the package gives it: it cannot mix
+    types. Where no gradient leads from them to the images, the module's gradient is 0 instead of an error.
+
+    dtype : of the images that `forward` takes.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], stretch: Stretch) -> None:
+    def __init__(self, forward: Callable[[Tensor], Tensor], stretch: Stretch, dtype: torch.dtype) -> None:
         super().__init__()
         self._call = forward
         self._stretch = stretch
+        self._dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = replace_infinite(self._stretch(self._call(x)))
+        logits = replace_infinite(self._stretch(self._call(x.to(self._dtype)))).float()
         is_cut_off = x.requires_grad and torch.is_grad_enabled() and not logits.requires_grad
         return logits + 0 * x.flatten(1).sum(1, keepdim=True) if is_cut_off else logits
 

@@ -190,7 +190,9 @@ def run_model(model: nn.Module, x: Tensor) -> Tensor:
     else:
         with torch.autocast(x.device.type, getattr(torch, speed.autocast)):
             logits = read_logits(forward(x), len(x))
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))  # a model may run in half precision by itself
+    if logits.dtype == torch.float64:
+        return logits
+    return logits.float()  # a model may run in half precision, or less, by itself
 
 
 def measure_precision(logits: Tensor) -> float:

@@ -154,7 +154,9 @@ def split_per_batch(split: Split) -> list[Problem]:
         order = split.stream.at(order).permutation()
     blocks = cut_into_chunks(order, split.block_size)
     if len(blocks) == 1:
-        rule = f"at most {len(order) - 2}, for two blocks of {len(order)} examples"  # a block of one joins another
+        rule = (
+            f"at most {max(1, len(order) - 2)}, for two blocks of {len(order)} examples"  # a block of one joins another
+        )
         raise BudgetError(must("block_size", rule, split.block_size, "or use per_class"))
     k = max(1, round(split.budget * len(blocks)))
     first = torch.stack([block[0] for block in blocks])

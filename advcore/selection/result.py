@@ -12,7 +12,7 @@ from advcore.data.checks import read_label
 from advcore.data.contract import MapStyle
 from advcore.data.loaders import build_loader
 from advcore.data.samples import add_weight, count_examples, read_sample
-from advcore.errors import CheckpointError, DataError, check_one_of, must, require
+from advcore.errors import CheckpointError, DataError, check_at_least, check_one_of, must, require
 from advcore.files import load_arrays, save_arrays
 from advcore.kinds import find_type_problem
 from advcore.types import Event, Facts, digest_labels
@@ -112,10 +112,12 @@ class Coreset:
         return WeightedSubset(dataset, self.indices.tolist(), self.training_weights())
 
     def loader(self, dataset: Dataset, batch_size: int, *, shuffle: bool = True, **options: object) -> DataLoader:
-        """Return a torch DataLoader over the `subset`; `options` are DataLoader's own. Raises as `subset` does.
+        """Return a torch DataLoader over the `subset`; `options` are DataLoader's own.
 
-        A last batch of one example joins the one before it, because BatchNorm cannot learn from one.
+        A last batch of one example joins the one before it, because BatchNorm cannot learn from one. Raises as
+        `subset` does, and ConfigError for a batch without examples.
         """
+        require(check_at_least("batch_size", batch_size, 1))
         return build_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
 
     def check(self, size: int, fingerprint: str) -> None:

@@ -164,6 +164,12 @@ def test_a_loader_is_that_of_the_subset_and_takes_its_options(net):
     assert torch.equal(y, LABELS[coreset.indices[:kept]]) and len(x) == kept
 
 
+@pytest.mark.parametrize("size", [0, -2, None, 2.0, "8"])
+def test_a_loader_of_batches_of_no_size_is_refused(net, size):
+    coreset = build_selector().select(net, NATIVE, seed=0)
+    refuse(ConfigError, f"batch_size must be a whole number of at least 1, got {size!r}", coreset.loader, NATIVE, size)
+
+
 def test_a_mapping_with_a_weight_of_its_own_is_refused(net):
     data = [{"image": x, "label": y, "weight": 2.0} for x, y in NATIVE]
     coreset = build_selector().select(net, data, seed=0)
@@ -485,6 +491,8 @@ CHOSEN = {
     "tuple": (1, 4, 9),
     "numpy": np.array([1, 4, 9]),
     "int32": np.array([1, 4, 9], dtype=np.int32),
+    "unsigned": np.array([1, 4, 9], dtype=np.uint16),
+    "unsigned, of a file": np.array([1, 4, 9], dtype=np.uint64),
     "numpy scalars": [np.int64(1), np.int64(4), np.int64(9)],
     "mask": MASK,
     "numpy mask": MASK.numpy(),
@@ -516,6 +524,7 @@ NO_INDICES = {
     "Subset": (Subset(NATIVE, [1]), f"{RULE} 'Subset'; give its `indices`"),
     "none in a list": ([None], f"{RULE} [None]"),
     "floats": ([0.0, 1.0], f"{WHOLE} torch.float32 of shape (2,)"),
+    "unsigned, beyond": (np.array([2**64 - 1], dtype=np.uint64), "indices must be in 0..23, got -1 to -1"),
     "bytes": (np.array([0, 1], dtype=np.uint8), f"{WHOLE} torch.uint8 of shape (2,)"),
     "short mask": ([True, False], f"{WHOLE} torch.bool of shape (2,)"),
     "matrix": (torch.zeros(1, 2).long(), f"{WHOLE} torch.int64 of shape (1, 2)"),

@@ -13,6 +13,7 @@ from advcore.adversary import perturb
 from advcore.attacks import LPA, LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.source import Resident
+from advcore.evaluation.autoattack import AutoAttack
 from advcore.evaluation.checks import flag_underflow
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import MeasurementSettings
@@ -99,6 +100,42 @@ def test_the_logits_that_everything_reads_are_float32(model, kind, dtype):
 def test_wider_logits_stay_as_they_are(model):
     x = torch.rand(3, 1, 8, 8)
     assert CountedModel(model.double(), lambda kind, count: None)(x.double()).dtype == torch.float64
+
+
+def test_eight_bits_count_as_half_precision_does(model):
+    x = torch.rand(3, 1, 8, 8)
+    logits = CountedModel(InEightBits(model), lambda kind, count: None)(x)
+    assert torch.equal(logits, model(x).to(torch.float8_e4m3fn).float())
+
+
+class InEightBits(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x).to(torch.float8_e4m3fn)
+
+
+class InDouble(InEightBits):
+    """Computes in float64, whatever it is given."""
+
+    def forward(self, x):
+        return self.net(x.double())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [pytest.param(InDouble, marks=pytest.mark.slow, id="within"), pytest.param(lambda net: net, id="as a whole")],
+)
+def test_autoattack_judges_a_model_in_double_precision_as_the_same_in_float32(model, source, build):
+    pytest.importorskip("pyautoattack", reason="extra eval")
+    attack = AutoAttack(eps=0.1, version="apgd-ce")
+    nets = [model, build(copy.deepcopy(model).double())]
+    single, double = (evaluate(net, source, [attack], indices=range(6), keep_examples=True) for net in nets)
+    assert torch.equal(single.verdicts["0"], double.verdicts["0"])
+    assert not single.verdicts["0"].all()
+    assert float((double.examples["0"] - source._images[:6]).abs().max()) <= 0.1 + 1e-6
 
 
 @autocast_or_slow

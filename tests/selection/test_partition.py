@@ -83,9 +83,12 @@ def test_scores_and_rows_of_no_width_can_be_split_too(name):
     assert PARTITIONS[name](split(UNEVEN, rows=DenseRows(matrix=torch.arange(97.0)[:, None])))
 
 
-def test_one_block_is_no_choice():
-    with pytest.raises(BudgetError, match="block_size must be at most 95, for two blocks of 97 examples, got 128"):
-        PARTITIONS["per_batch"](split(UNEVEN, block_size=128))
+@pytest.mark.parametrize("labels, bound", [(UNEVEN, 95), ([0, 1, 0], 1), ([0, 1], 1)])
+def test_one_block_is_no_choice(labels, bound):
+    line = f"block_size must be at most {bound}, for two blocks of {len(labels)} examples, got 128"
+    with pytest.raises(BudgetError, match=line):
+        PARTITIONS["per_batch"](split(labels, block_size=128))
+    assert len(PARTITIONS["per_batch"](split(labels, block_size=bound))[0].blocks) >= 2
 
 
 # ---- one problem's rows at a time, and what they are to stand for ----
