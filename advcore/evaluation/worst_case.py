@@ -28,8 +28,12 @@ def classify_clean(logits: Tensor, y: Tensor, indices: Tensor) -> Tensor:
     that are NaN or infinite.
     """
     check_labels(y, indices, logits.shape[1])
-    if not bool(are_meaningful(logits).all()):
-        raise NonFiniteError("the model's logits are NaN or infinite; there is no accuracy to report")
+    is_bad = ~are_meaningful(logits)
+    if bool(is_bad.any()):
+        first = int(indices[is_bad][0])
+        raise NonFiniteError(
+            f"the model's logits are NaN or infinite at example {first}; there is no accuracy to report"
+        )
     return logits.detach().argmax(1) == y
 
 

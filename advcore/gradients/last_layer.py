@@ -16,7 +16,7 @@ from advcore.adversary import count_passes, perturb
 from advcore.attacks.base import Attack
 from advcore.data.checks import LabelCheck, check_fits, make_label_check, refuse_changes
 from advcore.data.contract import Source, read_first_images
-from advcore.errors import ConfigError, NonFiniteError
+from advcore.errors import ConfigError, NonFiniteError, format_count
 from advcore.gradients.base import Gradient, Measurement, MeasurementSettings
 from advcore.kinds import accept_arguments
 from advcore.models.head import Head, Tap, count_classes, find_head, run_layer_by_layer, tap_features
@@ -86,10 +86,23 @@ def last_layer_rows(model: nn.Module, source: Source, settings: MeasurementSetti
         if not distributed.is_first():
             return Measurement(rows=None, labels=None, events=events)
         rows = FactoredRows(**store.factors(), kind=kind)
-        example = find_first_not_finite(rows.squared_norms())
-        if example is not None:
-            raise NonFiniteError(f"the model's gradient at example {example} is NaN or infinite; training has diverged")
+        _refuse_not_finite(rows.squared_norms())
     return Measurement(rows=rows, labels=torch.cat(labels).cpu(), events=events)
+
+
+def _refuse_not_finite(squared_norms: Tensor) -> None:
+    """Raise NonFiniteError for rows with NaN or infinity: of all examples, or of those that the model cannot take."""
+    example = find_first_not_finite(squared_norms)
+    if example is None:
+        return
+    count = int((~torch.isfinite(squared_norms)).sum())
+    reason = "training has diverged"
+    if count < len(squared_norms):
+        reason += ", or the model divides by 0 there"
+    raise NonFiniteError(
+        f"the model's gradient at example {example} is NaN or infinite, as it is at {count:,} of "
+        f"{format_count(len(squared_norms), 'example')}; {reason}"
+    )
 
 
 def _start_sweep(

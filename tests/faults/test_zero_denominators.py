@@ -9,12 +9,12 @@ from advcore import AdversarialCoreset, Trainer, distributed, evaluate
 from advcore.attacks import LinfPGD
 from advcore.data.source import Resident
 from advcore.distributed import exchange
-from advcore.errors import ConfigError, DataError
+from advcore.errors import ConfigError, DataError, NonFiniteError
 from advcore.evaluation.intervals import wilson
 from advcore.gradients.base import Measurement
 from advcore.minibatch import RULES
 from advcore.minibatch.base import Seen, draw_examples, normalise_entropy
-from advcore.objectives import Pgd
+from advcore.objectives import Pgd, Standard
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
 from advcore.selection.quality import Sample, estimate_full_error, measure_gradient_error, measure_quality
@@ -185,3 +185,43 @@ def test_an_evaluation_of_no_example_is_refused(model, source):
 
 def test_the_accuracy_of_no_example_says_nothing():
     assert wilson(0, 0).as_dict() == {"n": 0, "accuracy": 0.0, "interval": [0.0, 1.0]}
+
+
+class Standardised(torch.nn.Module):
+    """Divides each image by its spread, which is 0 for a plain one."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        means, spreads = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
+        return self.net((x - means) / spreads)
+
+
+@pytest.fixture
+def with_plain_images(source):
+    images = source._images.clone()
+    images[[3, 7]] = 0.5
+    return Resident(images, source.labels())
+
+
+def test_a_model_that_divides_by_zero_is_told_at_which_examples(model, with_plain_images):
+    net, n = Standardised(model), len(with_plain_images)
+    with pytest.raises(
+        NonFiniteError, match="^the model's logits are NaN or infinite at example 3; there is no accuracy"
+    ):
+        evaluate(net, with_plain_images)
+    line = f"the model's gradient at example 3 is NaN or infinite, as it is at 2 of {n} examples; training has diverged"
+    selector = AdversarialCoreset(objective=Standard(), solver=GradMatch(), attack=None)
+    with pytest.raises(NonFiniteError, match=f"^{line}, or the model divides by 0 there$"):
+        selector.select(net, with_plain_images, seed=0)
+
+
+def test_a_model_without_any_finite_gradient_has_diverged(model, source):
+    with torch.no_grad():
+        model[-1].bias[0] = math.nan
+    selector = AdversarialCoreset(objective=Standard(), solver=GradMatch(), attack=None)
+    n = len(source)
+    with pytest.raises(NonFiniteError, match=f"as it is at {n} of {n} examples; training has diverged$"):
+        selector.select(model, source, seed=0)
