@@ -78,6 +78,15 @@ def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Me
     return Measured(examples=examples, goal=goal, events=(*events, *examples.events, *goal.events))
 
 
+def refuse_long(selector: "AdversarialCoreset", model: nn.Module, source: Source) -> None:
+    """Raise ConfigError for selections that would solve for more than `max_minutes`, before anything is trained."""
+    if selector.max_minutes is None:
+        return
+    estimate = estimate_for(selector, model, source, held_out=0)
+    if estimate is not None:
+        settle_minutes(estimate.work, selector.max_minutes, source.device)
+
+
 def _forget_memory(attack: Attack | None) -> Attack | None:
     """Return the attack without perturbations that training remembers, for examples that training has not seen."""
     if attack is None or not getattr(attack, "remembers", False):

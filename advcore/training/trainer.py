@@ -25,6 +25,7 @@ from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.coreset import AdversarialCoreset
+from advcore.selection.measure import refuse_long
 from advcore.selection.schedule import Schedule
 from advcore.settings import settings
 from advcore.solvers.base import find_scores_file
@@ -41,8 +42,6 @@ from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.optimizers import OptimizerSettings
 from advcore.training.progress import Snapshot
-
-_SUBSET = "pass torch.utils.data.Subset(data set, indices)"
 
 
 @settings
@@ -285,16 +284,17 @@ class Trainer(LoopSettings):
             raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
         if scores is None and self.reads_score_file:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
-        device = find_device(model)
-        source = as_source(train, device)
+        source = as_source(train, find_device(model))
         if isinstance(source, Part):  # its batches bring the indices of the whole
-            raise ConfigError(must("train", "a data set, or a source that is no part of another", "Part", _SUBSET))
+            way_out = "pass torch.utils.data.Subset(data set, indices)"
+            raise ConfigError(must("train", "a data set, or a source that is no part of another", "Part", way_out))
         check_fits(model, source)
-        self._check_head(model, source)
+        self._check_selections(model, source)
         self.check(model, source)
-        return source, None if validation is None else as_source(validation, device)
+        return source, None if validation is None else as_source(validation, find_device(model))
 
-    def _check_head(self, model: nn.Module, source: Source) -> None:
-        """Raise ConfigError unless the model has the head at which selections will measure rows or scores."""
+    def _check_selections(self, model: nn.Module, source: Source) -> None:
+        """Raise ConfigError unless the model has the head that selections will read, and they end in time."""
         if self.solver_reads and not self.reads_score_file and GRADIENTS[self.solver_reads].reads_head:
             locate_head(model, source, (self if self.score else self.get_selector()).head)
+            refuse_long(self.get_selector(), model, source)

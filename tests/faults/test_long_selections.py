@@ -1,5 +1,6 @@
 """How long a selection will solve is estimated as its memory is: told, or refused with a way out."""
 
+import contextlib
 import math
 import time
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from advcore import AdversarialCoreset
+from advcore import AdversarialCoreset, Trainer
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.distributed import exchange
@@ -15,12 +16,15 @@ from advcore.errors import ConfigError
 from advcore.objectives import Pgd, Trades
 from advcore.rng import Stream
 from advcore.rows import FactoredRows
+from advcore.runtime.states import copy_state
 from advcore.selection import duration
 from advcore.selection.duration import Work, settle_minutes
 from advcore.selection.memory import estimate
 from advcore.selection.result import Coreset
+from advcore.selection.schedule import Schedule
 from advcore.solvers import Craig, EasyCore, GradMatch, Random
 from advcore.solvers.base import RowShape, count_operations
+from advcore.training import SGD
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -190,6 +194,21 @@ def test_a_library_call_is_refused_before_anything_is_attacked(model, source, so
     ):
         build_selector(solver, max_minutes=1e-9).select(model, source, seed=0, ledger=ledger)
     assert ledger.sum_units() == 0
+
+
+@pytest.mark.parametrize("budget", [0.3, 1.0])
+def test_training_is_refused_before_its_warm_start_and_only_if_it_selects(model, source, budget):
+    selector = build_selector(GradMatch(), budget=budget, max_minutes=1e-9)
+    schedule = Schedule(epochs=2, budget=budget, warm_start=0.5)
+    trainer = Trainer(objective=Pgd(), attack=ATTACK, selector=selector, schedule=schedule, optimizer=SGD(lr=0.01))
+    before = copy_state(model)
+    refusal = contextlib.nullcontext()
+    if budget < 1:
+        refusal = pytest.raises(ConfigError, match="^max_minutes must be at least 1 for this selection, by estimate")
+    with refusal:
+        trainer.fit(model, source, seed=0)
+    is_same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert is_same == (budget < 1)
 
 
 def test_rows_that_were_measured_earlier_count_too(model, source):
