@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.source import Source, hash_content
+from advcore.data.contract import SAMPLE
+from advcore.data.source import Resident, Source, hash_content
 from advcore.errors import CheckpointError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.files import load_npz, write_npz
@@ -115,11 +116,18 @@ def _format(name: str, value: object) -> bytes:
 def hash_evaluation(
     model: nn.Module, source: Source, indices: Tensor, attacks: Iterable[Attack | AutoAttack], settings: tuple
 ) -> str:
-    """Hash everything that the verdicts depend on: data, attacks, settings, weights and the indices of the examples."""
+    """Hash everything that the verdicts depend on: data, attacks, settings, weights and the indices of the examples.
+
+    Of images that are not in memory, it reads 16 of those that are evaluated.
+    """
     digest = hashlib.sha256(repr((hash_content(source), list(attacks), settings)).encode())
     external = [getattr(attack, "external", None) for attack in attacks]
     for network in (model, *(network for network in external if network is not None)):
         for name, value in sorted(network.state_dict().items()):
             digest.update(name.encode() + _format(name, value))
     digest.update(indices.cpu().numpy().tobytes())
+    if not isinstance(source, Resident):
+        sample = indices.cpu()[:: max(1, len(indices) // SAMPLE)][:SAMPLE]
+        _, x, _ = next(iter(source.batches([sample])))
+        digest.update(x.cpu().numpy().tobytes())
     return digest.hexdigest()

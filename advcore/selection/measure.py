@@ -78,13 +78,16 @@ def measure(selector: "AdversarialCoreset", call: Call, rows: Rows | None) -> Me
     return Measured(examples=examples, goal=goal, events=(*events, *examples.events, *goal.events))
 
 
-def refuse_long(selector: "AdversarialCoreset", model: nn.Module, source: Source) -> None:
-    """Raise ConfigError for selections that would solve for more than `max_minutes`, before anything is trained."""
-    if selector.max_minutes is None:
+def refuse_too_large(selector: "AdversarialCoreset", model: nn.Module, source: Source) -> None:
+    """Raise ConfigError for selections beyond `max_minutes` or `memory_limit`, before anything is trained."""
+    if selector.max_minutes is None and selector.memory_limit is None:
         return
     estimate = estimate_for(selector, model, source, held_out=0)
-    if estimate is not None:
-        settle_minutes(estimate.work, selector.max_minutes, source.device)
+    if estimate is None:
+        return
+    settle_minutes(estimate.work, selector.max_minutes, source.device)
+    if selector.memory_limit is not None:
+        settle(estimate, selector.memory_limit, source.device)
 
 
 def _forget_memory(attack: Attack | None) -> Attack | None:

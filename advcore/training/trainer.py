@@ -25,7 +25,7 @@ from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.runtime.borrow import find_device, record_gradients
 from advcore.selection.coreset import AdversarialCoreset
-from advcore.selection.measure import refuse_long
+from advcore.selection.measure import refuse_too_large
 from advcore.selection.schedule import Schedule
 from advcore.settings import settings
 from advcore.solvers.base import find_scores_file
@@ -294,7 +294,7 @@ class Trainer(LoopSettings):
         return source, None if validation is None else as_source(validation, find_device(model))
 
     def _check_selections(self, model: nn.Module, source: Source) -> None:
-        """Raise ConfigError unless the model has the head that selections will read, and they end in time."""
+        """Raise ConfigError unless the model has the head that selections will read, and they fit their limits."""
         if self.solver_reads and not self.reads_score_file and GRADIENTS[self.solver_reads].reads_head:
             locate_head(model, source, (self if self.score else self.get_selector()).head)
-            refuse_long(self.get_selector(), model, source)
+            refuse_too_large(self.get_selector(), model, source)

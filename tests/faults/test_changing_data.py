@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from advcore import AdversarialCoreset, Trainer
+from advcore import AdversarialCoreset, Trainer, evaluate
 from advcore.attacks import LinfPGD
 from advcore.cost import CostLedger
 from advcore.data.contract import cut_into_chunks
 from advcore.data.source import Part, Resident, Streamed
-from advcore.errors import ConfigError, DataError
+from advcore.errors import CheckpointError, ConfigError, DataError
 from advcore.gradients import GRADIENTS
 from advcore.gradients.base import MeasurementSettings
 from advcore.objectives import Pgd
@@ -285,3 +285,12 @@ def test_a_part_of_another_source_is_refused_for_training(model, source):
         "data set, indices)"
     )
     assert build_trainer(epochs=1).fit(model, Subset(Items(source), list(range(8, 40))), seed=0).epochs
+
+
+def test_verdicts_in_a_file_are_those_of_the_same_streamed_images(model, source, tmp_path):
+    file, images = tmp_path / "verdicts.npz", Streamed(Items(source))
+    verdicts = evaluate(model, images, [ATTACK], state=file).verdicts
+    again = evaluate(model, Streamed(Items(source)), [ATTACK], state=file).verdicts
+    assert all(torch.equal(verdicts[key], again[key]) for key in verdicts)
+    with pytest.raises(CheckpointError, match="holds the verdicts of another evaluation"):
+        evaluate(model, Streamed(Transformed(source, lambda x: x.flip(-1))), [ATTACK], state=file)

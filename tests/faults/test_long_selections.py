@@ -196,15 +196,16 @@ def test_a_library_call_is_refused_before_anything_is_attacked(model, source, so
     assert ledger.sum_units() == 0
 
 
+@pytest.mark.parametrize("limit", ["max_minutes", "memory_limit"])
 @pytest.mark.parametrize("budget", [0.3, 1.0])
-def test_training_is_refused_before_its_warm_start_and_only_if_it_selects(model, source, budget):
-    selector = build_selector(GradMatch(), budget=budget, max_minutes=1e-9)
-    schedule = Schedule(epochs=2, budget=budget, warm_start=0.5)
+def test_training_is_refused_before_its_warm_start_and_only_if_it_selects(model, source, budget, limit):
+    selector = build_selector(GradMatch(), budget=budget, **{limit: 1e-9})
+    schedule = Schedule(epochs=8, budget=budget, warm_start=0.5)
     trainer = Trainer(objective=Pgd(), attack=ATTACK, selector=selector, schedule=schedule, optimizer=SGD(lr=0.01))
     before = copy_state(model)
     refusal = contextlib.nullcontext()
     if budget < 1:
-        refusal = pytest.raises(ConfigError, match="^max_minutes must be at least 1 for this selection, by estimate")
+        refusal = pytest.raises(ConfigError, match=f"^{limit} must be at least .* for this selection")
     with refusal:
         trainer.fit(model, source, seed=0)
     is_same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
