@@ -32,7 +32,7 @@ from advcore.selection.result import NORMALISE
 from advcore.selection.schedule import MOST_EPOCHS
 from advcore.settings import setting, settings
 from advcore.training.progress import Snapshot
-from advcore.training.trainable import find_trainable_problem
+from advcore.training.trainable import split_names
 from advcore.types import find_name
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class LoopSettings:
     probe_examples : validation examples, stratified, at least 1, attacked after each epoch to choose `best`.
     memory : how perturbations are remembered, for an attack with `start: remembered`.
     speed : precision and layout of the model's passes, and the like.
-    trainable : which parameters train: "all", "head", or a list of names of parameters or modules, with * for anything.
-        The others rest, and modules that hold nothing else are in eval mode.
+    trainable : which parameters train: "all", "head", or names of parameters or modules, separated by commas, with *
+        for anything: "layer4, fc.*". The others rest, and modules that hold nothing else are in eval mode.
     head_epochs : first epochs that run in which the head alone trains, >= 0: its fit to trained features comes before
         these move.
     """
@@ -72,7 +72,7 @@ class LoopSettings:
     probe_examples: int = setting(default=1000, unit="images")
     memory: Memory = Memory()
     speed: Speed = Speed()
-    trainable: str | list[str] = "all"
+    trainable: str = "all"
     head_epochs: int = setting(default=0, unit="epochs")
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class LoopSettings:
             unless(self.clip_value is None, check_positive("clip_value", self.clip_value)),
             unless(self.ema is None, check_within("ema", self.ema, 0, 0.999999)),
             check_at_least("probe_examples", self.probe_examples, 1),
-            find_trainable_problem(self.trainable),
+            check(split_names(self.trainable), "trainable", "all, head, or names separated by commas", self.trainable),
             check_at_least("head_epochs", self.head_epochs, 0, most=MOST_EPOCHS),
             *self._check_more(),
         )

@@ -7,17 +7,14 @@ from fnmatch import fnmatch
 from torch import nn
 
 from advcore.data.source import Source
-from advcore.errors import ConfigError, SettingProblem, check, must, shorten
+from advcore.errors import ConfigError, must, shorten
 from advcore.gradients.last_layer import locate_head
 from advcore.runtime.borrow import preserve_modes
 
 
-def find_trainable_problem(trainable: str | Sequence[str]) -> SettingProblem | None:
-    """Return what is wrong with the setting `trainable`, as far as that is known without a model."""
-    if isinstance(trainable, str):
-        return check(trainable in ("all", "head"), "trainable", "all, head, or a list of names", trainable)
-    are_names = bool(trainable) and all(isinstance(pattern, str) for pattern in trainable)
-    return check(are_names, "trainable", "all, head, or a list of names such as 'layer4.*'", trainable)
+def split_names(trainable: str) -> list[str]:
+    """Return the names in the setting `trainable`, which commas separate."""
+    return [name.strip() for name in trainable.split(",") if name.strip()]
 
 
 class TrainedParts:
@@ -27,9 +24,7 @@ class TrainedParts:
     before stays so.
     """
 
-    def __init__(
-        self, model: nn.Module, source: Source, *, trainable: str | Sequence[str], head: str | None, head_epochs: int
-    ) -> None:
+    def __init__(self, model: nn.Module, source: Source, *, trainable: str, head: str | None, head_epochs: int) -> None:
         """Choose the parameters. Raises ConfigError where none is chosen, or a name matches none.
 
         Cost: one forward pass of two images where the head has to be found.
@@ -45,8 +40,8 @@ class TrainedParts:
         chosen = set(trained)
         if trainable == "head":
             chosen = of_head
-        elif not isinstance(trainable, str):
-            chosen = _match_names(trainable, list(trained))
+        elif trainable != "all":
+            chosen = _match_names(split_names(trainable), list(trained))
         self.trained = chosen
         self.trained_first = chosen & of_head
         if not self.trained_first:
@@ -59,8 +54,8 @@ class TrainedParts:
         for name, value in self.model.named_parameters():
             value.requires_grad_(name in trained)
         for module, mode in self.modes:
-            own = list(module.parameters(recurse=False))
-            rests = bool(own) and not any(value.requires_grad for value in own)
+            parameters = list(module.parameters(recurse=False))
+            rests = bool(parameters) and not any(value.requires_grad for value in parameters)
             module.training = mode and not rests
 
 
