@@ -15,8 +15,7 @@ from advcore.data.checks import check_fits
 from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Part, Source, as_source
 from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
-from advcore.gradients import GRADIENTS
-from advcore.gradients.base import Gradient
+from advcore.gradients import GRADIENTS, Gradient
 from advcore.gradients.last_layer import locate_head
 from advcore.kinds import accept_arguments
 from advcore.objectives.base import Objective, is_attacked
@@ -30,7 +29,7 @@ from advcore.selection.schedule import Schedule
 from advcore.settings import settings
 from advcore.solvers.base import find_scores_file
 from advcore.training.attack_steps import StepSchedule, find_steps_problem
-from advcore.training.loop import Listener, Loop, Run, Trained
+from advcore.training.loop import Listener, Run, Trained, train_run
 from advcore.training.loop_settings import (
     LoopSettings,
     find_memory_problem,
@@ -213,6 +212,7 @@ class Trainer(LoopSettings):
             selector=None,
             schedule=Schedule(epochs=self.probe_epochs),
             probe_epochs=0,
+            head_epochs=0,
             ema=None,
         )
 
@@ -271,7 +271,7 @@ class Trainer(LoopSettings):
                 listener=listener or Listener(),
                 scores=scores,
             )
-            return Loop(run, resume).fit()
+            return train_run(run, resume)
 
     def _check_data(
         self, model: nn.Module, train: MapStyle | Source, validation: MapStyle | Source | None, scores: Rows | None
@@ -291,7 +291,7 @@ class Trainer(LoopSettings):
         check_fits(model, source)
         self._check_selections(model, source)
         self.check(model, source)
-        return source, None if validation is None else as_source(validation, find_device(model))
+        return source, None if validation is None else as_source(validation, source.device)
 
     def _check_selections(self, model: nn.Module, source: Source) -> None:
         """Raise ConfigError unless the model has the head that selections will read, and they fit their limits."""
