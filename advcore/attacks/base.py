@@ -14,6 +14,7 @@ from advcore.deprecation import forward_method, forward_renamed
 from advcore.errors import ConfigError, SettingProblem, check_at_least, check_within, must, require
 from advcore.kinds import find_type_problem
 from advcore.rng import Stream
+from advcore.runtime.borrow import copy_from_inference
 from advcore.settings import setting, settings
 from advcore.types import Loss, check_losses
 from advcore.unit_range import check_attackable
@@ -162,10 +163,7 @@ def take_input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
     The losses are summed, so an example's gradient does not depend on the size of its batch.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
-        x = x.detach()
-        if x.is_inference():  # of a caller's inference mode: such a tensor can have no gradient
-            x = x.clone()
-        x.requires_grad_(True)
+        x = copy_from_inference(x.detach()).requires_grad_(True)
         losses = check_losses(loss_fn(x), x)
         gradient = take_gradient(losses.sum(), x)
     return losses.detach(), gradient

@@ -207,6 +207,8 @@ def _read_part(files: list[_File]) -> _Part:
         with _name_unreadable(file.path):
             labels.append(_read_columns(file, images))
     name = " to ".join(dict.fromkeys([str(files[0].path), str(files[-1].path)]))
+    if not any(map(len, labels)):
+        raise DataError(f"{name} must hold images, got no rows")
     return _Part(name, torch.from_numpy(np.concatenate(labels)), pa.chunked_array(images, pa.large_binary()))
 
 

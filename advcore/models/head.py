@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.errors import ConfigError, SettingProblem, check, describe_exception, require, shorten
+from advcore.runtime.borrow import record_gradients
 from advcore.runtime.outputs import read_logits
 from advcore.runtime.precision import disable_compilation, measure_precision
 from advcore.runtime.watch import ABSENT, describe_fault
@@ -54,6 +55,7 @@ def _copy(x: Tensor) -> Tensor:
     return copy.flatten(1) if x.shape[2:].numel() == 1 else copy
 
 
+@record_gradients
 def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
     """Find the linear layer whose output is the logits.
 
@@ -111,7 +113,6 @@ def _judge_layers(model: nn.Module, x: Tensor, layers: dict[str, Head]) -> dict[
             parameter.requires_grad_(True)
         for key, layer in layers.items():
             stack.enter_context(layer.register_forward_hook(calls[key].catch, with_kwargs=True))
-        stack.enter_context(torch.enable_grad())
         with run_layer_by_layer(model):
             logits = _run_recorded(model, x)
         called = [key for key in reversed(layers) if calls[key].count]

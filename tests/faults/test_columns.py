@@ -174,6 +174,14 @@ def test_other_types_are_refused_by_file_and_column(tmp_path, changes, told):
     assert line_of(tmp_path).startswith(f"{tmp_path}/train-00000-of-00001.parquet: ") and told in line_of(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_part_without_rows_is_refused_by_name(tmp_path, part):
+    write_parts(tmp_path, {"image": STRUCTS, "label": LABELS})
+    path = tmp_path / f"{part}-00000-of-00001.parquet"
+    write(path, {"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())})
+    assert line_of(tmp_path) == f"{path} must hold images, got no rows"
+
+
 CONFLICTS = {
     "other label type": ({"image": STRUCTS, "label": ["cat"] * 12}, None, "label must be a column of whole numbers"),
     "other columns": ({"img": STRUCTS, "label": LABELS}, None, "must have the columns image and label of "),

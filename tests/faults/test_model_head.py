@@ -318,6 +318,14 @@ def test_a_clamp_that_bites_later_images_alone_is_refused_where_it_bites():
     assert_exact(net, net.fc)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_head_is_found_in_any_mode_of_the_caller(mode):
+    net = Net()
+    with mode():
+        assert find_head(net, make_source()._images[:2]) is net.fc
+        assert find_head(net, make_source()._images[:2].clone()) is net.fc
+
+
 def test_the_search_leaves_parameters_hooks_and_modes_as_they_were():
     net = Net()
     net.fc.weight.requires_grad_(False)
