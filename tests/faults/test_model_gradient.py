@@ -144,6 +144,17 @@ def test_a_score_at_attacked_images_refuses_it_too():
             GRADIENTS[name].measure(FAULTS["rounding"][0](), make_source(), settings)
 
 
+@pytest.mark.parametrize("name", ["detach", "rounding", "rounded features"])
+def test_a_score_that_is_the_gradient_itself_refuses_it_too(name):
+    build, fault = FAULTS[name]
+    settings = MeasurementSettings(objective=Standard(), attack=None, ledger=CostLedger())
+    with pytest.raises(ConfigError) as caught:
+        GRADIENTS["input_norm"].measure(build(), make_source(), settings)
+    assert fault in str(caught.value)
+    assert not GRADIENTS["input_norm"].measure(zero_head(), make_source(), settings).rows.dense().any()
+    assert GRADIENTS["input_norm"].measure(Net(), make_source(), settings).rows.dense().all()
+
+
 class Noise(LinfPGD):
     """A black box: it asks for no gradient."""
 
