@@ -232,6 +232,14 @@ def test_the_places_of_the_hub_are_read_and_what_stands_for_test_is_told(tmp_pat
     assert data.notes == ((f"{name} is the test set",) if name.startswith("val") else ())
 
 
+@pytest.mark.parametrize("place", ["plain_text/train-00000-of-00001", "default/train/0000"])
+def test_a_folder_of_configurations_is_refused_with_the_first_that_has_files(tmp_path, place):
+    write(tmp_path / f"{place}.parquet", {"image": STRUCTS, "label": LABELS})
+    rule = "data.path must be a folder with train-*.parquet files"
+    below = tmp_path / place.partition("/")[0]
+    assert line_of(tmp_path) == f"{rule}, got '{tmp_path}'; name the folder that has them, such as {below}"
+
+
 def test_a_validation_part_beside_a_test_part_is_not_the_test_set(tmp_path):
     write_parts(tmp_path, {"image": STRUCTS, "label": LABELS})
     write(tmp_path / "validation-0.parquet", {"image": STRUCTS[:2], "label": [7, 7]})
