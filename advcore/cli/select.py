@@ -33,7 +33,7 @@ def select(
         if config.selection is None:
             raise ConfigError(must("selection", "set in a file that is to select", None))
         arguments.check_arrays_file(out)
-        prepared = prepare.prepare(config)
+        prepared = prepare.prepare(config, initial=False)
         weights.load_state(prepared.model, checkpoint)
     with show_run() as reporter:
         coreset = selecting.select(prepared, reporter)

@@ -13,7 +13,8 @@ from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
 def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
-    The data count by the last part of their path, or, where their name says enough, without it.
+    The data count by the last part of their path, or, where their name says enough, without it; weights to begin with
+    by the last part of theirs.
     """
     settings = resolve(config)
     del settings["name"]
@@ -22,8 +23,14 @@ def identify(config: RunConfig) -> dict:
         _remove_setting(settings, path)
     data = settings["data"]
     if "path" in data:
-        data["path"] = re.split(r"[/\\]", data["path"].rstrip("/\\"))[-1] if data["name"] in BY_PATH else None
+        data["path"] = _find_last_part(data["path"]) if data["name"] in BY_PATH else None
+    if settings["model"]["weights"]:
+        settings["model"]["weights"] = _find_last_part(settings["model"]["weights"])
     return settings
+
+
+def _find_last_part(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def _remove_setting(settings: dict, path: str) -> None:

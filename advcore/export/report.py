@@ -159,7 +159,7 @@ def _fill_galleries(folder: Path, record: RunRecord, coreset: Coreset, images: i
     """
     weights = find_checkpoint(folder, "last")
     check_plugins(record.plugins, same_content=False)
-    prepared = prepare(_adapt_to_machine(from_dict(record.config)), scores=False)
+    prepared = prepare(_adapt_to_machine(from_dict(record.config)), scores=False, initial=False)
     coreset.check(len(prepared.data.whole), build.compute_fingerprint(prepared.data))
     load_state(prepared.model, weights)
     facts = cast("dict[str, int | None]", read_json(weights.with_suffix(".json")))

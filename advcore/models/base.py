@@ -13,7 +13,7 @@ from advcore.models.head import Tap as Tap
 from advcore.models.head import find_head as find_head
 from advcore.models.head import tap_features as tap_features
 from advcore.runtime.precision import FAMILY
-from advcore.settings import settings
+from advcore.settings import setting, settings
 
 _PerChannel = float | Sequence[float] | Tensor
 
@@ -27,6 +27,10 @@ class ModelSettings:
     normalize : "data": the first layer subtracts the training images' mean and divides by their deviation, per
         channel; "none": pixels go in as they are. Either way images, eps and attacks stay in [0, 1].
     head : name of the last linear layer; None finds it.
+    mean, std : numbers in [0, 1] per channel, or one for all, that the first layer takes in place of the training
+        images' own: those that trained weights were made with.
+    weights : file of trained weights to begin with (.safetensors, .pt, .pth); None begins with random ones.
+    new_head : begin with a random head beside those weights, which may be of another number of classes.
 
     parts : functions and classes that the network is made of; the last builds it. They use nothing but each other, what
         they import themselves, and torch, F, Tensor and nn as imported here: `advcore export` writes them down.
@@ -38,6 +42,10 @@ class ModelSettings:
 
     normalize: str = "data"
     head: str | None = None
+    mean: list[float] | None = setting(default=None, unit="pixels in [0, 1]")
+    std: list[float] | None = setting(default=None, unit="pixels in [0, 1]")
+    weights: str | None = None
+    new_head: bool = False
     parts: ClassVar[tuple[Callable[..., object], ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str | None] = None
@@ -46,7 +54,17 @@ class ModelSettings:
     body = forward_method("advcore.models.base.ModelSettings.body", "build")
 
     def __post_init__(self) -> None:
-        require(check_one_of("normalize", self.normalize, ("data", "none")))
+        is_pair = (self.mean is None) == (self.std is None)
+        are_means = all(0 <= number <= 1 for number in self.mean or ())
+        are_deviations = all(0 < number <= 1 for number in self.std or ())
+        require(
+            check(are_means, "mean", "numbers in [0, 1]", self.mean, "divide those of 0-255 images by 255"),
+            check(are_deviations, "std", "numbers in (0, 1]", self.std, "divide those of 0-255 images by 255"),
+            check_one_of("normalize", self.normalize, ("data", "none")),
+            check(is_pair, "mean, std", "both given or both null", f"{self.mean}, {self.std}"),
+            check(self.mean is None or self.normalize == "data", "mean, normalize", "null, none", f"{self.mean}, none"),
+            check(self.weights or not self.new_head, "new_head, weights", "both given or neither", "true, null"),
+        )
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         """Return the keyword arguments, plain values, that the last of the parts is called with."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from advcore.errors import format_count
 from advcore.pixels import format_exactly, format_pixels
@@ -167,6 +168,7 @@ def _describe_training(record: RunRecord) -> str:
     device = record.environment.get("device", "a machine")
     reference = record.reference and describe_reference(record.reference)
     selection = config.get("selection")
+    weights = config["model"].get("weights")
     errors = [
         f"{entry['gradient_error']:.3f} ({entry['gradient_error_random']:.3f})"
         for entry in record.selections
@@ -174,6 +176,7 @@ def _describe_training(record: RunRecord) -> str:
     ]
     lines = [
         f"plan: {record.plan}",
+        weights and f"begun from trained weights: `{Path(weights).name}`, whose own training is in no cost here",
         f"relative cost: {record.relative_cost:.3f} of full training ({reference or 'unknown reference'})",
         selection
         and f"coresets: {_format_method(selection['solver'])}, partition `{selection['partition']}`, "

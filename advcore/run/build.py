@@ -17,11 +17,12 @@ from advcore.data.contract import cut_into_chunks
 from advcore.errors import ConfigError, UserError, as_problem, check, must, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.minibatch import RULES
-from advcore.models.base import Normalize, measure_channels
+from advcore.models.base import Normalize, add_normalization, measure_channels
 from advcore.models.head import find_head
 from advcore.register.plugins import format_trace
 from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
+from advcore.run import weights
 from advcore.runtime.borrow import borrow
 from advcore.runtime.device import count_gpus
 from advcore.runtime.precision import run_model
@@ -205,24 +206,43 @@ def _check_selector(selector: AdversarialCoreset | None, data: Data) -> None:
         require(must("selection.target", "'train' without validation data", "validation", "set data.validation"))
 
 
-def build_model(config: RunConfig, data: Data, device: torch.device) -> nn.Module:
+def build_model(config: RunConfig, data: Data, device: torch.device, *, initial: bool = True) -> nn.Module:
     """Return the model with the run's initial weights and its normalisation inside.
 
-    It is tried on two images. Raises ConfigError for a network that does not take them, or has no linear head.
+    initial : read the file of trained weights that the settings name, if any; otherwise weights are random.
+
+    It is tried on two images. Raises ConfigError for a network that does not take them, or has no linear head, and
+    CheckpointError for weights of another network.
     """
     shape = data.train.shape
     with preserve_random_state(Stream(seed=config.seed, purpose="init")), _take_images(config, shape):
         model = config.model.build(data.num_classes, shape)
     if config.model.normalize == "data":
-        chunks = cut_into_chunks(torch.arange(len(data.train)), 1024)
-        model = nn.Sequential(Normalize(*measure_channels(data.train.batches(chunks))), model)
+        model = _normalize(model, config, data)
     model = model.to(device)
     _, x, _ = next(data.train.batches([torch.arange(min(2, len(data.train)))]))
     with borrow(model), _take_images(config, shape), torch.no_grad():
         run_model(model, x)
         with prefix_problems("model."):
-            find_head(model, x, config.model.head)
+            head = find_head(model, x, config.model.head)
+    if initial and config.model.weights is not None:
+        with prefix_problems("model.weights: "):
+            weights.load_initial_weights(model, Path(config.model.weights), head, new_head=config.model.new_head)
     return model
+
+
+def _normalize(model: nn.Module, config: RunConfig, data: Data) -> nn.Module:
+    """Put the normalisation before a network: with the numbers of the settings, or those of the training images."""
+    channels = data.train.shape[0]
+    mean, std = config.model.mean, config.model.std
+    if mean is None or std is None:
+        chunks = cut_into_chunks(torch.arange(len(data.train)), 1024)
+        return nn.Sequential(Normalize(*measure_channels(data.train.batches(chunks))), model)
+    with prefix_problems("model."):
+        rule = f"one number, or one for each of {channels} channels"
+        require(check(len(mean) in (1, channels), "mean", rule, mean))
+        require(check(len(std) in (1, channels), "std", rule, std))
+        return add_normalization(model, mean * (channels // len(mean)), std * (channels // len(std)))
 
 
 @contextlib.contextmanager

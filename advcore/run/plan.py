@@ -58,6 +58,7 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
     estimate = _estimate_selection(trainer, data, model)
     notes = {
+        "weights": _explain_weights(config),
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
         "time": _explain_time(trainer, estimate, data.train.device),
@@ -69,6 +70,17 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         memory=_estimate_memory(trainer, data, model, estimate),
         notes={subject: note for subject, note in notes.items() if note},
     )
+
+
+def _explain_weights(config: RunConfig) -> str | None:
+    """Say which trained weights a run begins from; None for random ones."""
+    model = config.model
+    if model.weights is None:
+        return None
+    note = f"begins from the weights in {model.weights}"
+    if model.new_head:
+        note += ", with a random head"
+    return f"{note}; their own training is in no cost here"
 
 
 def _estimate_selection(trainer: Trainer, data: Data, model: nn.Module) -> Estimate | None:

@@ -60,10 +60,11 @@ class Reporter(Listener):
     on_final: Callable[[str], None] = ignore
 
 
-def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
+def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> Prepared:
     """Read and check the data, build model and trainer, and make the plan; train nothing.
 
     scores : also read the file of scores that the solver names, which only a selection needs.
+    initial : also read the file of weights to begin with, if the settings name one.
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
@@ -77,7 +78,7 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     wanted = getattr(config.selection, "cost", None)
     with build.prefix_problems("selection."):
         completed = settle_budget(config, trainer, len(data.train), build.count_held_out(data))
-    model = build.build_model(completed, data, device)
+    model = build.build_model(completed, data, device, initial=initial)
     completed = _load_networks(completed, data, device)
     if completed is not config:
         trainer = build.build_trainer(completed)
@@ -89,6 +90,8 @@ def prepare(config: RunConfig, *, scores: bool = True) -> Prepared:
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= _hash_networks(completed)
+    if initial and config.model.weights is not None:
+        inputs["model.weights"] = weights.compute_weights_hash(Path(config.model.weights))
     if wanted is not None:
         inputs["selection.cost"] = wanted
     plan = make_plan(completed, trainer, data, model, wanted)
@@ -121,7 +124,8 @@ def _load_network(attack: Kind, data: Data, device: torch.device) -> Kind | Atta
     if not _names_network(attack):
         return attack
     folder = Path(attack.network)
-    model = build.build_model(from_dict(RunRecord.load(folder / "record.json").config), data, device)
+    config = from_dict(RunRecord.load(folder / "record.json").config)
+    model = build.build_model(config, data, device, initial=False)
     weights.load_state(model, weights.find_checkpoint(folder, "best"))
     return attack.by(model)
 

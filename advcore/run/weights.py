@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -33,26 +34,54 @@ def save_state(path: Path, name: str, state: State, entry: dict) -> None:
     save_tensors(path / "checkpoints" / f"{name}.safetensors", state, {"epoch": entry["epoch"], "version": __version__})
 
 
-def load_state(model: nn.Module, path: Path) -> None:
+def load_initial_weights(model: nn.Module, path: Path, head: nn.Module, *, new_head: bool) -> None:
+    """Load trained weights to begin training with; with `new_head`, those of the file's own head are left out.
+
+    head : the model's linear head. Raises as `load_state`, with the way out where the heads alone differ.
+    """
+    (name,) = (name for name, module in model.named_modules() if module is head)
+    of_head = {f"{name}.{key}" for key in head.state_dict()}
+    if new_head:
+        load_state(model, path, left_out=of_head)
+        return
+    try:
+        load_state(model, path)
+    except OtherModelError as error:
+        if error.names <= of_head:
+            raise CheckpointError(f"{error}; model.new_head: true begins with a random head") from None
+        raise
+
+
+class OtherModelError(CheckpointError):
+    """Weights of another model; `names` are those of the model's, or the file's, that differ."""
+
+    names: frozenset[str] = frozenset()
+
+
+def load_state(model: nn.Module, path: Path, *, left_out: Collection[str] = ()) -> None:
     """Load a checkpoint into `model`: one of ours, any safetensors file, or a state dict saved by torch (.pt, .pth).
 
     Names may have a prefix, such as "module.", or "model." in a checkpoint of Lightning; what stands beside those under
     it is left out, with a warning in the log. Weights without normalisation are put behind that of `model`, with
-    another. Raises CheckpointError for a missing or damaged file, for one that holds the weights twice, and with the
-    first five keys that do not fit; UnsafeFileError for what would run code.
+    another. left_out : names in the model that keep their values, whatever the file holds for them.
+    Raises CheckpointError for a missing or damaged file, for one that holds the weights twice, and with the first five
+    keys that do not fit (OtherModelError); UnsafeFileError for what would run code.
     """
     saved = read_state(path)
     expected = model.state_dict()
+    present = {name: expected.pop(name) for name in left_out}
     state = _unwrap_names(saved, expected, path)
     if state is None and isinstance(model, nn.Sequential) and isinstance(model[0], Normalize):
-        state = _unwrap_names(saved, model[1].state_dict(), path)
+        inner = {name.removeprefix("1."): value for name, value in expected.items() if name.startswith("1.")}
+        state = _unwrap_names(saved, inner, path)
         if state is not None:
-            log.warning("%s has no normalisation; the data's own mean and deviation stand before it", path)
+            log.warning("%s has no normalisation; that of the settings stands before it", path)
             state = model[0].state_dict(prefix="0.") | {f"1.{name}": value for name, value in state.items()}
     if state is None:
         state = load_weights(path)
+    state = {name: value for name, value in state.items() if name not in present}
     _refuse_other_keys(expected, state, path)
-    load_values(model, state)
+    load_values(model, state | present)
 
 
 def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:
@@ -85,17 +114,18 @@ def _leave_out_wrappers(name: str) -> str:
 
 
 def _refuse_other_keys(expected: State, state: State, path: Path) -> None:
-    """Raise CheckpointError unless the state in the file `path` has the expected keys, and shapes."""
+    """Raise OtherModelError unless the state in the file `path` has the expected keys, and shapes."""
     shapes, shapes_in_file = ({key: _find_shape(value) for key, value in part.items()} for part in (expected, state))
-    wrong = [
-        f"{key} {shapes.get(key, 'not in the model')} / {shapes_in_file.get(key, 'not in the file')}"
-        for key in shapes | shapes_in_file
-        if shapes.get(key) != shapes_in_file.get(key)
-    ]
+    wrong = [key for key in shapes | shapes_in_file if shapes.get(key) != shapes_in_file.get(key)]
     if wrong:
-        raise CheckpointError(
-            f"{path} is a checkpoint of another model; {len(wrong)} keys differ (model / file): {'; '.join(wrong[:5])}"
-        )
+        differences = [
+            f"{key} {shapes.get(key, 'not in the model')} / {shapes_in_file.get(key, 'not in the file')}"
+            for key in wrong[:5]
+        ]
+        counts = f"{len(wrong)} keys differ (model / file)"
+        error = OtherModelError(f"{path} is a checkpoint of another model; {counts}: {'; '.join(differences)}")
+        error.names = frozenset(wrong)
+        raise error
 
 
 def _find_shape(value: object) -> list[int]:

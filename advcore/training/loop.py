@@ -31,6 +31,7 @@ from advcore.training.loop_settings import agree_on_speed, has_remembered_start,
 from advcore.training.optimizers import AdamW
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
 from advcore.training.snapshot import restore, take_snapshot
+from advcore.training.trainable import TrainedParts, preserve_trainable
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ class Run:
     out: Trained = field(default_factory=Trained)
 
 
+def train_run(run: Run, snapshot: Snapshot | None = None) -> Trained:
+    """Train the model of a run, from a snapshot on if there is one, and return the results."""
+    with preserve_trainable(run.model):
+        return Loop(run, snapshot).fit()
+
+
 class Loop:
     """The epochs of a run, and all that changes while they run.
 
@@ -79,11 +86,19 @@ class Loop:
         self.plan = run.trainer.schedule.plan()
         self.memory = build_memory(run)
         self.speed = self._decide_speed(snapshot)
+        self.notes = note_modes(run.model)
+        self.parts = TrainedParts(
+            run.model,
+            run.train,
+            trainable=run.trainer.trainable,
+            head=run.trainer.head,
+            head_epochs=run.trainer.head_epochs,
+        )
+        self.parts.begin_epoch(0)
         self.epoch_trainer = EpochTrainer(run, self.memory, self.speed)
         self.scores = None if run.trainer.score is None else EpochScores(run, run.trainer.score)
         self.coreset: Coreset | None = None
         self.place = Place()
-        self.notes = note_modes(run.model)
         if snapshot is not None:
             restore(self, snapshot)
             run.listener.on_progress("epochs", self.place.epoch, len(self.plan))
@@ -166,6 +181,7 @@ class Loop:
         place = self.place
         ledger = run.out.ledger
         action = self.plan[place.epoch].action
+        self.parts.begin_epoch(place.epoch)
         if not place.begun:
             with ledger.undo_on_error():
                 self._choose_coreset(action)

@@ -13,6 +13,7 @@ from advcore.errors import (
     CheckpointError,
     ConfigError,
     SettingProblem,
+    check,
     check_at_least,
     check_one_of,
     check_positive,
@@ -28,8 +29,10 @@ from advcore.runtime.borrow import find_device
 from advcore.runtime.precision import Speed
 from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.result import NORMALISE
+from advcore.selection.schedule import MOST_EPOCHS
 from advcore.settings import setting, settings
 from advcore.training.progress import Snapshot
+from advcore.training.trainable import split_names
 from advcore.types import find_name
 
 if TYPE_CHECKING:
@@ -53,6 +56,10 @@ class LoopSettings:
     probe_examples : validation examples, stratified, at least 1, attacked after each epoch to choose `best`.
     memory : how perturbations are remembered, for an attack with `start: remembered`.
     speed : precision and layout of the model's passes, and the like.
+    trainable : which parameters train: "all", "head", or names of parameters or modules, separated by commas, with *
+        for anything: "layer4, fc.*". The others rest, and modules that hold nothing else are in eval mode.
+    head_epochs : first epochs that run in which the head alone trains, >= 0: its fit to trained features comes before
+        these move.
     """
 
     batch_size: int = setting(default=128, unit="examples")
@@ -65,6 +72,8 @@ class LoopSettings:
     probe_examples: int = setting(default=1000, unit="images")
     memory: Memory = Memory()
     speed: Speed = Speed()
+    trainable: str = "all"
+    head_epochs: int = setting(default=0, unit="epochs")
 
     def __post_init__(self) -> None:
         require(
@@ -76,6 +85,8 @@ class LoopSettings:
             unless(self.clip_value is None, check_positive("clip_value", self.clip_value)),
             unless(self.ema is None, check_within("ema", self.ema, 0, 0.999999)),
             check_at_least("probe_examples", self.probe_examples, 1),
+            check(split_names(self.trainable), "trainable", "all, head, or names separated by commas", self.trainable),
+            check_at_least("head_epochs", self.head_epochs, 0, most=MOST_EPOCHS),
             *self._check_more(),
         )
 
@@ -107,6 +118,13 @@ def refuse_processes(trainer: "Trainer") -> None:
                 True,
                 way_out="one might step while another does not",
             ),
+        ),
+        check(
+            not trainer.head_epochs,
+            "training.head_epochs",
+            f"0 with {count} processes",
+            trainer.head_epochs,
+            "gradients are averaged for the parameters that train from the beginning; use one process",
         ),
         check_at_least(
             "training.batch_size",

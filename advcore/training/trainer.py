@@ -29,7 +29,7 @@ from advcore.selection.schedule import Schedule
 from advcore.settings import settings
 from advcore.solvers.base import find_scores_file
 from advcore.training.attack_steps import StepSchedule, find_steps_problem
-from advcore.training.loop import Listener, Loop, Run, Trained
+from advcore.training.loop import Listener, Run, Trained, train_run
 from advcore.training.loop_settings import (
     LoopSettings,
     find_memory_problem,
@@ -214,6 +214,7 @@ class Trainer(LoopSettings):
             selector=None,
             schedule=Schedule(epochs=self.probe_epochs),
             probe_epochs=0,
+            head_epochs=0,
             ema=None,
         )
 
@@ -272,7 +273,7 @@ class Trainer(LoopSettings):
                 listener=listener or Listener(),
                 scores=scores,
             )
-            return Loop(run, resume).fit()
+            return train_run(run, resume)
 
     def _check_data(
         self, model: nn.Module, train: MapStyle | Source, validation: MapStyle | Source | None, scores: Rows | None
@@ -285,14 +286,13 @@ class Trainer(LoopSettings):
             raise ConfigError(must("validation", "given for a minibatch rule that follows an accuracy", None))
         if scores is None and self.reads_score_file:
             raise ConfigError(must("scores", "given for a solver that reads them from a file", None))
-        device = find_device(model)
-        source = as_source(train, device)
+        source = as_source(train, find_device(model))
         if isinstance(source, Part):  # its batches bring the indices of the whole
             raise ConfigError(must("train", "a data set, or a source that is no part of another", "Part", _SUBSET))
         check_fits(model, source)
         self._check_head(model, source)
         self.check(model, source)
-        return source, None if validation is None else as_source(validation, device)
+        return source, None if validation is None else as_source(validation, source.device)
 
     def _check_head(self, model: nn.Module, source: Source) -> None:
         """Raise ConfigError unless the model has the head at which selections will measure rows or scores."""

@@ -50,6 +50,7 @@ RUNS = {
     "queue": {"minibatch": RULES["loss_ranked"](queue=True)},
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
+    "head first": {"head_epochs": 2},
     "adamw, warm-up": {"optimizer": AdamW(lr=0.01), "lr_schedule": Cosine(warm_up=0.3)},
     "eps ramp": {"eps_ramp": 2.5},
 }
