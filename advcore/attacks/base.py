@@ -19,6 +19,12 @@ from advcore.settings import setting, settings
 from advcore.types import Loss, check_losses
 from advcore.unit_range import check_attackable
 
+# What models do that their own gradient does not survive: a part of torch's message, what it means, and the way out.
+_FAILURES = {
+    "inplace operation": ("one that changes in place what its gradient needs", ""),
+    "use_reentrant": ("one with checkpoints of use_reentrant=True", "checkpoint with use_reentrant=False"),
+}
+
 # Wraps a network so that its passes are counted.
 PassCounter = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 
@@ -175,8 +181,7 @@ def take_gradient(
     """Return torch.autograd.grad of `value` with respect to x, as one tensor.
 
     It is zero where nothing leads from x to `value`, as in a model that rounds to whole numbers or detaches its input
-    (which evaluation calls masked, and training refuses). Raises ConfigError for a model that changes in place what its
-    own gradient needs.
+    (which evaluation calls masked, and training refuses). Raises ConfigError for what `_FAILURES` lists.
     """
     if not value.requires_grad:
         return torch.zeros_like(x)
@@ -185,11 +190,10 @@ def take_gradient(
             value, x, grad_outputs, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
         )[0]
     except RuntimeError as error:
-        if "inplace operation" not in str(error):
-            raise
-        raise ConfigError(
-            must("model", "differentiable", "one that changes in place what its gradient needs")
-        ) from error
+        for sign, (got, way_out) in _FAILURES.items():
+            if sign in str(error):
+                raise ConfigError(must("model", "differentiable", got, way_out)) from error
+        raise
 
 
 def to_full_precision(x: Tensor) -> Tensor:
