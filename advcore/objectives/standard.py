@@ -41,7 +41,8 @@ class Pgd:
 
     Parameters
     ----------
-    label_smoothing : share of a label's mass that is spread over all classes, in [0, 1). The attack climbs that loss too.
+    label_smoothing : share of a label's mass that is spread over all classes, in [0, 1). The attack climbs the same
+        loss.
     """
 
     label_smoothing: float = setting(default=0.0, unit="share")
