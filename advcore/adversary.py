@@ -14,7 +14,7 @@ from advcore.kinds import accept_arguments, find_type_problem
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
-from advcore.runtime.borrow import borrow, record_gradients
+from advcore.runtime.borrow import borrow, copy_from_inference, find_dtype, record_gradients
 from advcore.runtime.counted import CountedModel
 from advcore.runtime.precision import get_speed, run_model
 from advcore.unit_range import check_attackable, trust_images
@@ -51,7 +51,8 @@ def attack(
     model : images (B, C, H, W) in [0, 1] to logits (B, classes), with its normalisation inside
         (`advcore.models.add_normalization`). It is attacked in eval mode, or in train mode if `training`, and restored:
         modes, buffers and gradients are what they were.
-    x, y : (B, C, H, W) floats in [0, 1] and labels (B,), on the model's device.
+    x, y : (B, C, H, W) floats in [0, 1], which are attacked in the model's dtype, or in float32 if that is wider, and
+        labels (B,), on the model's device.
     attack : such as `advcore.attacks.LinfPGD(eps=8 / 255)`.
     objective : whose loss the attack climbs; None for cross-entropy (`Pgd`).
     seed : of the attack's random numbers: an int, which gives the same ones at each call; a generator, from which one
@@ -61,7 +62,11 @@ def attack(
     Cost: the attack's `passes()`, and one forward pass where it needs the clean logits.
     """
     objective = objective or Pgd()
-    require(describe_mismatch(objective, attack))
+    require(describe_mismatch(objective, attack), check(x.ndim == 4, "x", "images (B, C, H, W)", tuple(x.shape)))
+    if x.dtype.is_floating_point:
+        x = x.to(find_dtype(model))
+    x = copy_from_inference(x)
+    y = copy_from_inference(y)
     ledger = CostLedger()
     forward = ledger.count_passes(model)
     with borrow(model, training=training), ledger.phase("attack"):

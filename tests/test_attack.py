@@ -60,7 +60,18 @@ def test_the_callers_mode_of_autograd_does_not_matter(mode):
     model, x = network(), images()
     with mode():
         x_adv = advcore.attack(model, x, LABELS, ATTACK)
+        of_copies = advcore.attack(model, x.clone(), LABELS.clone(), ATTACK)
     assert torch.equal(x_adv, advcore.attack(model, x, LABELS, ATTACK)) and not x_adv.requires_grad
+    assert torch.equal(x_adv, of_copies)
+
+
+@pytest.mark.parametrize("model_dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_images_are_attacked_in_the_dtype_of_the_model(dtype, model_dtype):
+    model, x = network().to(model_dtype), images().to(dtype)
+    x_adv = advcore.attack(model, x, LABELS, ATTACK)
+    assert x_adv.dtype == model_dtype
+    assert torch.equal(x_adv, advcore.attack(model, x.to(model_dtype), LABELS, ATTACK))
 
 
 def test_what_no_attack_needs_is_left_as_it_is():
@@ -82,6 +93,7 @@ def test_what_cannot_be_meant_is_one_line():
         (lambda: advcore.attack(model, x, LABELS, ATTACK, seed=0.5), ConfigError, "seed must be"),
         (lambda: advcore.attack(model, x, LABELS[:3], ATTACK), (ConfigError, DataError), "y must be|labels"),
         (lambda: advcore.attack(model, x, LABELS.float(), ATTACK), (ConfigError, DataError), "y must be|labels"),
+        (lambda: advcore.attack(model, x[:, 0], LABELS, ATTACK), ConfigError, r"x must be images \(B, C, H, W\), got"),
         (lambda: advcore.attack(nn.Linear, x, LABELS, ATTACK), ConfigError, "model must be"),
     ):
         with pytest.raises(kind, match=line) as caught:

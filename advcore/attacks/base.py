@@ -14,9 +14,16 @@ from advcore.deprecation import forward_method, forward_renamed
 from advcore.errors import ConfigError, SettingProblem, check_at_least, check_within, must, require
 from advcore.kinds import find_type_problem
 from advcore.rng import Stream
+from advcore.runtime.borrow import copy_from_inference
 from advcore.settings import setting, settings
 from advcore.types import Loss, check_losses
 from advcore.unit_range import check_attackable
+
+# What models do that their own gradient does not survive: a part of torch's message, what it means, and the way out.
+_FAILURES = {
+    "inplace operation": ("one that changes in place what its gradient needs", ""),
+    "use_reentrant": ("one with checkpoints of use_reentrant=True", "checkpoint with use_reentrant=False"),
+}
 
 # Wraps a network so that its passes are counted.
 PassCounter = Callable[[nn.Module], Callable[[Tensor], Tensor]]
@@ -162,10 +169,7 @@ def take_input_gradient(loss_fn: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
     The losses are summed, so an example's gradient does not depend on the size of its batch.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
-        x = x.detach()
-        if x.is_inference():  # of a caller's inference mode: such a tensor can have no gradient
-            x = x.clone()
-        x.requires_grad_(True)
+        x = copy_from_inference(x.detach()).requires_grad_(True)
         losses = check_losses(loss_fn(x), x)
         gradient = take_gradient(losses.sum(), x)
     return losses.detach(), gradient
@@ -177,8 +181,7 @@ def take_gradient(
     """Return torch.autograd.grad of `value` with respect to x, as one tensor.
 
     It is zero where nothing leads from x to `value`, as in a model that rounds to whole numbers or detaches its input
-    (which evaluation calls masked, and training refuses). Raises ConfigError for a model that changes in place what its
-    own gradient needs.
+    (which evaluation calls masked, and training refuses). Raises ConfigError for what `_FAILURES` lists.
     """
     if not value.requires_grad:
         return torch.zeros_like(x)
@@ -187,11 +190,10 @@ def take_gradient(
             value, x, grad_outputs, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
         )[0]
     except RuntimeError as error:
-        if "inplace operation" not in str(error):
-            raise
-        raise ConfigError(
-            must("model", "differentiable", "one that changes in place what its gradient needs")
-        ) from error
+        for sign, (got, way_out) in _FAILURES.items():
+            if sign in str(error):
+                raise ConfigError(must("model", "differentiable", got, way_out)) from error
+        raise
 
 
 def to_full_precision(x: Tensor) -> Tensor:

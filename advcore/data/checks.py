@@ -179,8 +179,11 @@ def _first_logits(model: nn.Module, source: Source) -> Tensor:
             way_out = "write model.float(), with Speed(autocast='bfloat16') for fast passes"
             rule = f"one that takes images in {x.dtype}"
             raise DataError(must("model", rule, f"weights in {narrow[0]}", way_out)) from None
+        way_out = "convert the images, or build the model for them"
+        if isinstance(error, TypeError) and "argument" in message:
+            way_out = "wrap it in a module that is called with images alone, by place"
         raise DataError(
             f"images must be ones that the model takes, got {source.shape} (channels, height, width), at which it "
-            f"raises {type(error).__name__}: {message}; convert the images, or build the model for them"
+            f"raises {type(error).__name__}: {message}; {way_out}"
         ) from None
     return read_logits(output, len(x))

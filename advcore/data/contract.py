@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from advcore.runtime.borrow import find_dtype
 from advcore.shares import measure_next_piece
 from advcore.types import digest_labels
 from advcore.unit_range import check_images
@@ -100,8 +101,7 @@ def to_float(x: Tensor) -> Tensor:
 
 def read_batches(model: nn.Module, source: Source, chunks: Sequence[Tensor]) -> Iterator[Batch]:
     """Yield the source's batches, with images in the model's dtype, or in float32 if that is wider."""
-    dtypes = [parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point]
-    dtype = torch.promote_types(dtypes[0], torch.float32) if dtypes else torch.float32
+    dtype = find_dtype(model)
     for indices, x, y in source.batches(chunks):
         yield indices, x.to(dtype), y
 

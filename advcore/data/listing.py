@@ -46,7 +46,8 @@ def find_folders(parent: Path) -> dict[str, Path]:
 def check_shards(files: list[Path]) -> None:
     """Raise DataError where names say that files are missing, or there twice.
 
-    That is so of train-00000-of-00003.parquet without the other two, and of two names for one file.
+    That is so of train-00000-of-00003.parquet without the other two, of two names for one file, and of train.parquet
+    beside files that are numbered, which may hold the same again.
     """
     folder = files[0].parent
     if len({os.path.realpath(file) for file in files}) < len(files):
@@ -54,6 +55,10 @@ def check_shards(files: list[Path]) -> None:
     shards: dict[tuple[str, str], list[int]] = defaultdict(list)
     for match in filter(None, (_SHARD.match(file.name) for file in files)):
         shards[match["name"], match["total"]].append(int(match["number"]))
+    others = [file.name for file in files if not _SHARD.match(file.name)]
+    if shards and others:
+        rule = "only the files that are numbered (-of-), or only others"
+        raise DataError(f"{folder} must hold {rule}, got {others[:5]} beside them; remove those that are not meant")
     if len(shards) > 1:
         sets = " and ".join(f"{name}-*-of-{total}" for name, total in sorted(shards))
         raise DataError(f"{folder} must hold the files of one set, got {sets}; remove those that are not meant")

@@ -96,10 +96,11 @@ def _list_files(folder: Path, parts: tuple[str, ...]) -> list[Path]:
             if files:
                 check_shards(files)
                 return files
-    raise DataError(
-        f"data.path must be a folder with {parts[0]}-*.parquet files, got {str(folder)!r}; they may also be in its "
-        f"folder data, or called {parts[0]}/*.parquet"
-    )
+    way_out = f"they may also be in its folder data, or called {parts[0]}/*.parquet"
+    below = sorted([*folder.glob(f"*/{parts[0]}-*.parquet"), *folder.glob(f"*/{parts[0]}/*.parquet")])
+    if below:  # as the hub lays out configurations
+        way_out = f"name the folder that has them, such as {folder / below[0].relative_to(folder).parts[0]}"
+    raise DataError(must("data.path", f"a folder with {parts[0]}-*.parquet files", str(folder), way_out))
 
 
 @contextlib.contextmanager
@@ -207,6 +208,8 @@ def _read_part(files: list[_File]) -> _Part:
         with _name_unreadable(file.path):
             labels.append(_read_columns(file, images))
     name = " to ".join(dict.fromkeys([str(files[0].path), str(files[-1].path)]))
+    if not any(map(len, labels)):
+        raise DataError(f"{name} must hold images, got no rows")
     return _Part(name, torch.from_numpy(np.concatenate(labels)), pa.chunked_array(images, pa.large_binary()))
 
 

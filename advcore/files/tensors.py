@@ -106,11 +106,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _parse_torch_file(content: bytes, path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file that torch.save wrote. Raises as `load_weights` does."""
     value = _load_safely(content, path)
-    entries = value.values() if isinstance(value, dict) else ()
-    states = [state for state in (value, *entries) if _is_state(state)]
-    if len(states) != 1:
+    entries = value.items() if isinstance(value, dict) else ()
+    states = {name: state for name, state in (("", value), *entries) if _is_state(state)}
+    if len(states) > 1:
+        raise CheckpointError(f"{path} holds several state dicts, {list(states)[:5]}; save the one that is meant alone")
+    if not states:
         raise CheckpointError(f"{path} is not a state dict: it must map names to tensors, and hold one such mapping")
-    return states[0]
+    return next(iter(states.values()))
 
 
 def _load_safely(content: bytes, name: object) -> object:

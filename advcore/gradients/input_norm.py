@@ -1,5 +1,7 @@
 """AIGN: the norm of the input gradient, averaged over epochs of a training run (EasyCore)."""
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from advcore.attacks.base import take_input_gradient
@@ -11,6 +13,7 @@ from advcore.kinds import accept_arguments
 from advcore.objectives.standard import Standard
 from advcore.runtime.borrow import record_gradients
 from advcore.runtime.counted import CountedModel
+from advcore.runtime.watch import GradientWatch
 
 
 @accept_arguments
@@ -22,21 +25,26 @@ def input_norms(
 
     At the clean image, or with `attacked` where the attack leads on the objective's loss.
 
+    Raises ConfigError where no gradient reaches the images of the first batch: all norms would be 0.
+
     Cost: one forward and one backward pass per example, and the attack if `attacked`, in phase "scoring".
     Reference: EasyCore (arXiv 2510.11018): the norm whose average over epochs is AIGN. Differs: pixels are in [0, 1]
     and the loss is the clean one, where the abstract is silent.
     """
     check_fits(model, source, labels=False)
-    return sweep_scores(_measure_norms, model, source, settings, attacked=attacked)
+    return sweep_scores(partial(_measure_norms, GradientWatch()), model, source, settings, attacked=attacked)
 
 
-def _measure_norms(forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _measure_norms(watch: GradientWatch, forward: CountedModel, indices: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    watched = watch.watch(forward)
+
     def loss(images: Tensor) -> Tensor:
-        logits = forward(images)
+        logits = watched(images)
         check_labels(y, indices, logits.shape[1])
         return Standard().loss(y, clean=logits)
 
     _, gradient = take_input_gradient(loss, x)
+    watch.refuse_training(forward.model, None, x, y)
     return gradient.double().flatten(1).norm(dim=1)
 
 

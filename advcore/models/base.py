@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from advcore.deprecation import forward_method
-from advcore.errors import check, check_one_of, require
+from advcore.errors import ConfigError, check, check_one_of, must, require
+from advcore.kinds import find_type_problem
 from advcore.models.head import Tap as Tap
 from advcore.models.head import find_head as find_head
 from advcore.models.head import tap_features as tap_features
@@ -105,8 +106,9 @@ def add_normalization(model: nn.Module, mean: _PerChannel, std: _PerChannel) -> 
 
     Raises ConfigError for other numbers, such as those for images in 0-255.
     """
-    shift = torch.as_tensor(mean, dtype=torch.float32).flatten()
-    scale = torch.as_tensor(std, dtype=torch.float32).flatten()
+    require(find_type_problem("model", nn.Module, model))
+    shift = _read_numbers("mean", mean)
+    scale = _read_numbers("std", std)
     way_out = "divide the mean and std of 0-255 images by 255"
     is_right = bool(((scale > 0) & (scale <= 1)).all()) and len(scale) in (1, len(shift))
     require(
@@ -115,6 +117,14 @@ def add_normalization(model: nn.Module, mean: _PerChannel, std: _PerChannel) -> 
     )
     device = next(chain(model.parameters(), model.buffers()), shift).device
     return nn.Sequential(Normalize(shift, scale).to(device), model)
+
+
+def _read_numbers(name: str, values: _PerChannel) -> Tensor:
+    """Return numbers as a vector. Raises ConfigError for anything else."""
+    try:
+        return torch.as_tensor(values, dtype=torch.float32).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(must(name, "one number per channel, or one for all", values)) from None
 
 
 def measure_channels(batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

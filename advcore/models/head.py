@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advcore.errors import ConfigError, SettingProblem, check, describe_exception, require, shorten
+from advcore.runtime.borrow import record_gradients
 from advcore.runtime.outputs import read_logits
 from advcore.runtime.precision import disable_compilation, measure_precision
 from advcore.runtime.watch import ABSENT, describe_fault
@@ -33,13 +34,13 @@ class _Calls:
 
     count: int = 0
     features: Tensor = field(default_factory=lambda: torch.zeros(0))
-    shape: torch.Size = torch.Size()
+    outputs: Tensor = field(default_factory=lambda: torch.zeros(0))
     dtype: torch.dtype = torch.float32
 
     def catch(self, module: nn.Module, args: tuple, kwargs: Mapping[str, Tensor], out: Tensor) -> None:
         self.count += 1
         self.features = _read_input(args, kwargs)
-        self.shape = out.shape
+        self.outputs = _copy(out)
         self.dtype = out.dtype
 
 
@@ -54,6 +55,7 @@ def _copy(x: Tensor) -> Tensor:
     return copy.flatten(1) if x.shape[2:].numel() == 1 else copy
 
 
+@record_gradients
 def find_head(model: nn.Module, x: Tensor, name: str | None = None) -> Head:
     """Find the linear layer whose output is the logits.
 
@@ -111,14 +113,17 @@ def _judge_layers(model: nn.Module, x: Tensor, layers: dict[str, Head]) -> dict[
             parameter.requires_grad_(True)
         for key, layer in layers.items():
             stack.enter_context(layer.register_forward_hook(calls[key].catch, with_kwargs=True))
-        stack.enter_context(torch.enable_grad())
         with run_layer_by_layer(model):
             logits = _run_recorded(model, x)
         called = [key for key in reversed(layers) if calls[key].count]
         fitting = [key for key in called if count_classes(layers[key]) == logits.shape[1]]
         if bool(torch.isnan(logits).any()):
             return dict.fromkeys(fitting[:1])
-        return {key: _find_reason(key, layers[key], calls[key], logits) for key in fitting}
+        reasons = {key: _find_reason(key, layers[key], calls[key], logits) for key in fitting}
+        heads = [calls[key] for key, reason in reasons.items() if reason is None]
+        if len(heads) == 1:
+            _refuse_changed(heads[0].outputs, heads[0].dtype, logits.detach())
+        return reasons
 
 
 def _run_recorded(model: nn.Module, x: Tensor) -> Tensor:
@@ -149,8 +154,8 @@ def _find_reason(key: str, layer: Head, calls: _Calls, logits: Tensor) -> _Reaso
     """Return why a layer is no head, or None: its parameters' gradient is the one that follows from its input."""
     if calls.count > 1:
         return _Reason(f"{key}, which is called {calls.count} times", "use a layer of its own for the logits")
-    if calls.features.ndim != 2 or calls.shape.numel() != logits.numel():
-        return _Reason(f"{key}, which gives {tuple(calls.shape)}", "pool the features before the last layer")
+    if calls.features.ndim != 2 or calls.outputs.numel() != logits.numel():
+        return _Reason(f"{key}, which gives {tuple(calls.outputs.shape)}", "pool the features before the last layer")
     try:
         actual, expected = _differentiate(layer, calls.features, logits)
     except RuntimeError as error:
@@ -194,6 +199,22 @@ def _differentiate(layer: Head, features: Tensor, logits: Tensor) -> tuple[Tenso
     return gradients[0], gradients[1]
 
 
+def _refuse_changed(outputs: Tensor, dtype: torch.dtype, logits: Tensor) -> None:
+    """Raise ConfigError unless the logits (B, C) are a layer's outputs of this dtype, up to a constant for each class.
+
+    A model that clamps, for example, may have changed no logit of the images at which its head was looked for.
+    """
+    shift = logits - outputs
+    is_finite = torch.isfinite(shift)
+    highest = shift.masked_fill(~is_finite, -torch.inf).amax(0)
+    lowest = shift.masked_fill(~is_finite, torch.inf).amin(0)
+    largest = outputs.masked_fill(~is_finite, 0).abs().amax()
+    precision = max(torch.finfo(dtype).eps, measure_precision(logits))
+    if bool((highest - lowest > largest * max(_TOLERANCE, 4 * precision)).any()):
+        got = "one whose output is changed for some images, as by a clamp"
+        raise ConfigError(SettingProblem("head", _RULE, got, "return the layer's output as it is"))
+
+
 @contextlib.contextmanager
 def run_layer_by_layer(model: nn.Module) -> Iterator[None]:
     """Run the passes inside as the model is written and on one device, so that hooks of its layers see them."""
@@ -214,19 +235,8 @@ class Tap:
     dtype: torch.dtype
 
     def check(self, logits: Tensor) -> None:
-        """Raise ConfigError unless the logits (B, C) are the outputs, up to a constant for each class.
-
-        A model that clamps, for example, may have changed no logit of the images at which its head was looked for.
-        """
-        shift = logits - self.outputs
-        is_finite = torch.isfinite(shift)
-        highest = shift.masked_fill(~is_finite, -torch.inf).amax(0)
-        lowest = shift.masked_fill(~is_finite, torch.inf).amin(0)
-        largest = self.outputs.masked_fill(~is_finite, 0).abs().amax()
-        precision = max(torch.finfo(self.dtype).eps, measure_precision(logits))
-        if bool((highest - lowest > largest * max(_TOLERANCE, 4 * precision)).any()):
-            got = "one whose output is changed for some images, as by a clamp"
-            raise ConfigError(SettingProblem("head", _RULE, got, "return the layer's output as it is"))
+        """Raise ConfigError unless the logits (B, C) are the outputs, up to a constant for each class."""
+        _refuse_changed(self.outputs, self.dtype, logits)
 
 
 @contextlib.contextmanager

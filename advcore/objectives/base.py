@@ -5,9 +5,10 @@ from functools import partial
 from typing import ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from advcore.errors import ConfigError, check_one_of, require
+from advcore.errors import ConfigError, SettingProblem, check_one_of, check_within, require
 from advcore.types import check_losses
 
 ASCENTS = ("own", "margin")
@@ -34,6 +35,24 @@ class Objective(Protocol):
 
         y : (B,) labels. clean : (B, C) clean logits, if `ascent_needs_clean`.
         """
+
+
+def compute_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return (B,) the cross-entropy with labels y (B,), of whose mass a share `smoothing` is spread over all classes.
+
+    Classes whose logit is -inf get none of it. Reference: Szegedy et al. 2016, section 7.
+    """
+    losses = F.cross_entropy(logits, y, reduction="none")
+    if not smoothing:
+        return losses
+    masked = logits.isneginf()
+    log_p = F.log_softmax(logits, 1).masked_fill(masked, 0)
+    return (1 - smoothing) * losses - smoothing * log_p.sum(1) / (~masked).sum(1)
+
+
+def check_smoothing(smoothing: float) -> SettingProblem | None:
+    """Return a problem unless the setting `label_smoothing` is a share in [0, 1)."""
+    return check_within("label_smoothing", smoothing, 0, 0.999)
 
 
 def is_attacked(objective: Objective) -> bool:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.errors import check_positive, require
+from advcore.objectives.base import check_smoothing, compute_cross_entropy
 from advcore.settings import setting, settings
 
 
@@ -29,20 +30,23 @@ class Trades:
     Parameters
     ----------
     beta : weight of the divergence, above 0; 1 / lambda in the paper.
+    label_smoothing : share of a label's mass that is spread over all classes in the cross-entropy, in [0, 1).
 
     Reference: Zhang et al. 2019, eq. 5. Differs: KL instead of the paper's soft-label cross-entropy, as in
     the authors' code.
     """
 
     beta: float = setting(default=6.0, unit="unit-free")
+    label_smoothing: float = setting(default=0.0, unit="share")
     passes: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     ascent_needs_clean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require(check_positive("beta", self.beta))
+        require(check_positive("beta", self.beta), check_smoothing(self.label_smoothing))
 
     def loss(self, y: Tensor, *, clean: Tensor, adversarial: Tensor) -> Tensor:
-        return F.cross_entropy(clean, y, reduction="none") + self.beta * measure_divergence(clean, adversarial)
+        losses = compute_cross_entropy(clean, y, self.label_smoothing)
+        return losses + self.beta * measure_divergence(clean, adversarial)
 
     def bind_ascent(self, y: Tensor, clean: Tensor | None) -> Callable[[Tensor], Tensor]:
         assert clean is not None, "an attack that climbs this loss is given the clean logits (`ascent_needs_clean`)"

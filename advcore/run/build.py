@@ -128,7 +128,9 @@ def build_trainer(config: RunConfig) -> Trainer:
     training = config.training
     schedule = build_schedule(config)
     selector = build_selector(config)
-    require(minibatch.find_rule_problem(config.minibatch, config.objective, len(schedule.plan()), training.normalise))
+    epochs = len(schedule.plan())
+    rule = config.minibatch
+    require(minibatch.find_rule_problem(rule, config.objective, epochs, training.normalise, awp=training.awp))
     with prefix_problems("training."):
         require(
             attack_steps.find_steps_problem(training.attack_steps, config.attack),

@@ -42,6 +42,19 @@ def find_device(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
+def find_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype of images for the model: that of its first float parameter, or float32 if that is wider."""
+    dtypes = (parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point)
+    return torch.promote_types(next(dtypes, torch.float32), torch.float32)
+
+
+def copy_from_inference(x: torch.Tensor) -> torch.Tensor:
+    """Return x, or a copy of what was made under `torch.inference_mode()`, which autograd could not keep."""
+    if x.is_inference():
+        return x.clone()
+    return x
+
+
 def _refuse_inference(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
     if any(parameter.is_inference() for parameter in parameters):
         built = f"{type(model).__name__} that was built inside"

@@ -209,6 +209,7 @@ class EpochTrainer:
             gate=self.gate,
             on_update=self._update_average,
             watch=self.watch,
+            awp=trainer.awp_at(self.place.epoch),
         )
 
     def _update_average(self) -> None:

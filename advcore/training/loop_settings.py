@@ -33,6 +33,7 @@ from advcore.selection.schedule import MOST_EPOCHS
 from advcore.settings import setting, settings
 from advcore.training.progress import Snapshot
 from advcore.training.trainable import split_names
+from advcore.training.weight_attack import AWP
 from advcore.types import find_name
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class LoopSettings:
         for anything: "layer4, fc.*". The others rest, and modules that hold nothing else are in eval mode.
     head_epochs : first epochs that run in which the head alone trains, >= 0: its fit to trained features comes before
         these move.
+    awp : adversarial weight perturbation, which works without a minibatch rule; null for none.
     """
 
     batch_size: int = setting(default=128, unit="examples")
@@ -74,6 +76,7 @@ class LoopSettings:
     speed: Speed = Speed()
     trainable: str = "all"
     head_epochs: int = setting(default=0, unit="epochs")
+    awp: AWP | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -94,44 +97,38 @@ class LoopSettings:
         """Return what may be wrong with a subclass's own settings."""
         return []
 
+    def awp_at(self, epoch: int) -> AWP | None:
+        """Return the weight perturbation of an epoch, counted from 0 in epochs that run; None for none."""
+        if self.awp is None or epoch < self.awp.warm_up:
+            return None
+        return self.awp
+
 
 def refuse_processes(trainer: "Trainer") -> None:
     """Raise ConfigError for settings that several processes cannot work with together."""
     count = distributed.size()
     if count == 1:
         return
+    alone = f"with {count} processes"
+    rule = find_name(RULES, trainer.minibatch)
+    is_update_rule = isinstance(trainer.minibatch, UpdateSubset)
+    whole = "it learns from whole batches; use one process"
+    late = "gradients are averaged for what trains from the beginning; use one process"
+    moved = "each process would move the weights its own way; use one process"
+    least = distributed.LEAST * count
+    share = f"{count} processes take {distributed.LEAST} or more each"
     require(
-        unless(
-            not isinstance(trainer.minibatch, UpdateSubset),
-            must(
-                "minibatch",
-                f"a rule of what to attack with {count} processes",
-                find_name(RULES, trainer.minibatch),
-                way_out="it learns from whole batches; use one process",
-            ),
-        ),
-        unless(
-            not trainer.speed.deferred,
-            must(
-                "speed.deferred",
-                f"null or false with {count} processes",
-                True,
-                way_out="one might step while another does not",
-            ),
-        ),
+        check(not is_update_rule, "minibatch", f"a rule of what to attack {alone}", rule, whole),
         check(
-            not trainer.head_epochs,
-            "training.head_epochs",
-            f"0 with {count} processes",
-            trainer.head_epochs,
-            "gradients are averaged for the parameters that train from the beginning; use one process",
+            not trainer.speed.deferred,
+            "speed.deferred",
+            f"null or false {alone}",
+            True,
+            "one might step while another does not",
         ),
-        check_at_least(
-            "training.batch_size",
-            trainer.batch_size,
-            distributed.LEAST * count,
-            way_out=f"{count} processes take {distributed.LEAST} or more each",
-        ),
+        check(not trainer.head_epochs, "training.head_epochs", f"0 {alone}", trainer.head_epochs, late),
+        check(trainer.awp is None, "training.awp", f"null {alone}", trainer.awp, moved),
+        check_at_least("training.batch_size", trainer.batch_size, least, way_out=share),
     )
 
 

@@ -12,6 +12,7 @@ from advcore.minibatch.base import AttackSubset, UpdateSubset, count
 from advcore.objectives.base import Objective, is_attacked
 from advcore.training.step import PlainStepper
 from advcore.training.steppers import AttackSubsetStepper, UpdateSubsetStepper
+from advcore.training.weight_attack import AWP
 
 Rule = AttackSubset | UpdateSubset
 
@@ -72,14 +73,18 @@ def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
     return least
 
 
-def find_rule_problem(rule: Rule | None, objective: Objective, epochs: int, normalise: str) -> SettingProblem | None:
+def find_rule_problem(
+    rule: Rule | None, objective: Objective, epochs: int, normalise: str, *, awp: AWP | None = None
+) -> SettingProblem | None:
     """Return the first reason why a rule cannot serve a run; None if it can, or if there is no rule.
 
-    epochs : length of the run. normalise : how its losses are averaged (`reduce_losses`).
+    epochs : length of the run. normalise : how its losses are averaged (`reduce_losses`). awp : of the run.
     """
     if rule is None:
         return None
     name = type(objective).__name__.lower()
+    if awp is not None:
+        return must("minibatch", "null with training.awp", rule, "which moves the weights by the loss of whole batches")
     if not is_attacked(objective):
         return must("minibatch", "null for an objective that is not attacked", name, "there is no attack to save")
     if rule.single_image and len(objective.passes) > 1:

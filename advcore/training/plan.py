@@ -89,7 +89,10 @@ def count_planned_parts(trainer: Trainer, n: int, held_out: int = 0) -> PlannedU
 def _count_epoch_units(trainer: Trainer, epoch: int, action: str, n: int) -> int:
     sizes = count_chunks(trainer.count_examples(action, n), trainer.batch_size)
     attack = trainer.attack_at(epoch)
-    return sum(
+    more = 0
+    if trainer.awp_at(epoch) is not None:
+        more = 2 * len(trainer.objective.passes) * trainer.count_examples(action, n)
+    return more + sum(
         batches * count_batch_units(trainer.minibatch, trainer.objective, attack, size=size, epoch=epoch)
         for size, batches in sizes.items()
     )

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -17,10 +18,10 @@ from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.objectives.base import Objective, compute_losses
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, find_device, set_mode
-from advcore.runtime.states import has_arithmetic, narrow_expanded
 from advcore.runtime.watch import GradientWatch
 from advcore.shares import divide
 from advcore.training.progress import Entry, Snapshot
+from advcore.training.weight_attack import AWP, list_statistics, move_weights
 from advcore.unit_range import trust_images
 
 # A pass of the model: images (B, C, H, W) to logits (B, classes).
@@ -108,6 +109,7 @@ class Learner:
     parallel : the model with its gradients averaged over several processes; None where there is one.
     on_update : called after each optimiser step.
     watch : of the gradients by which the attack climbs, over all steps of a run.
+    awp : moves the weights at which the update's gradient is taken; None for no such move.
     """
 
     model: nn.Module
@@ -124,6 +126,7 @@ class Learner:
     parallel: nn.Module | None = None
     on_update: Callable[[], None] = lambda: None
     watch: GradientWatch = field(default_factory=GradientWatch)
+    awp: AWP | None = None
 
     def perturb(self, x: Tensor, y: Tensor, generator: Stream) -> Tensor:
         """Attack x (B, C, H, W), where B may be 0, and remember where the attack ends if there is a memory."""
@@ -154,16 +157,23 @@ class Learner:
         """
         with self.ledger.phase("update", device):
             set_mode(self.model, training=True)
-            with distributed.name_loss_in_backward():
-                loss = loss_of(self.ledger.count_passes(self.parallel or self.model))
+            forward = self.ledger.count_passes(self.parallel or self.model)
+            with distributed.name_loss_in_backward(), self._move_weights(partial(loss_of, forward)):
+                loss = loss_of(forward)
                 self.optimizer.zero_grad(set_to_none=True)
                 _check_trainable(loss)
                 loss.backward()
             self._apply(loss, where)
             if self.parallel is not None:
-                distributed.average(_list_statistics(self.model))
+                distributed.average(list_statistics(self.model))
         self.on_update()
         return loss.detach()
+
+    def _move_weights(self, compute_loss: Callable[[], Tensor]) -> contextlib.AbstractContextManager[None]:
+        """Return what moves the weights for the block, if there is a weight perturbation (`AWP`)."""
+        if self.awp is None:
+            return contextlib.nullcontext()
+        return move_weights(self.model, self.awp.gamma, compute_loss)
 
     def _apply(self, loss: Tensor, where: Callable[[], str]) -> None:
         """Clip the gradients, and take the optimiser's step if they and the loss are finite."""
@@ -184,15 +194,6 @@ class Learner:
             self.optimizer.step()
         else:
             self.gate.step(self.optimizer, finite, where)
-
-
-def _list_statistics(model: nn.Module) -> list[Tensor]:
-    """List the buffers that processes average, once each: of the modules in train mode alone, as others are frozen."""
-    buffers: dict[int, Tensor] = {}
-    for module in model.modules():
-        if module.training:
-            buffers.update({id(buffer): buffer for buffer in module.buffers(recurse=False)})
-    return [buffer for buffer in buffers.values() if has_arithmetic(buffer) and narrow_expanded(buffer) is buffer]
 
 
 def _check_trainable(loss: Tensor) -> None:

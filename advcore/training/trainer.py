@@ -82,7 +82,7 @@ class Trainer(LoopSettings):
         is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
         return [
             describe_mismatch(self.objective, self.attack),
-            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise),
+            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise, awp=self.awp),
             check_at_least("probe_epochs", self.probe_epochs, 0),
             unless(
                 self.selector or self.schedule.budget >= 1,
@@ -202,18 +202,15 @@ class Trainer(LoopSettings):
 
     def build_probe(self) -> "Trainer":
         """Return how a copy of the model trains, without attacks, while the scores of `probe_epochs` are taken."""
+        nothing: dict = dict.fromkeys(("attack", "attack_steps", "minibatch", "selector", "ema", "awp"))
         return replace(
             self,
             objective=Standard(),
-            attack=None,
-            attack_steps=None,
             memory=Memory(),
-            minibatch=None,
-            selector=None,
             schedule=Schedule(epochs=self.probe_epochs),
             probe_epochs=0,
             head_epochs=0,
-            ema=None,
+            **nothing,
         )
 
     def check(self, model: nn.Module, train: Source) -> None:

@@ -174,6 +174,14 @@ def test_other_types_are_refused_by_file_and_column(tmp_path, changes, told):
     assert line_of(tmp_path).startswith(f"{tmp_path}/train-00000-of-00001.parquet: ") and told in line_of(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_part_without_rows_is_refused_by_name(tmp_path, part):
+    write_parts(tmp_path, {"image": STRUCTS, "label": LABELS})
+    path = tmp_path / f"{part}-00000-of-00001.parquet"
+    write(path, {"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())})
+    assert line_of(tmp_path) == f"{path} must hold images, got no rows"
+
+
 CONFLICTS = {
     "other label type": ({"image": STRUCTS, "label": ["cat"] * 12}, None, "label must be a column of whole numbers"),
     "other columns": ({"img": STRUCTS, "label": LABELS}, None, "must have the columns image and label of "),
@@ -222,6 +230,14 @@ def test_the_places_of_the_hub_are_read_and_what_stands_for_test_is_told(tmp_pat
     assert_read(data)
     name = test.rpartition("/")[2]
     assert data.notes == ((f"{name} is the test set",) if name.startswith("val") else ())
+
+
+@pytest.mark.parametrize("place", ["plain_text/train-00000-of-00001", "default/train/0000"])
+def test_a_folder_of_configurations_is_refused_with_the_first_that_has_files(tmp_path, place):
+    write(tmp_path / f"{place}.parquet", {"image": STRUCTS, "label": LABELS})
+    rule = "data.path must be a folder with train-*.parquet files"
+    below = tmp_path / place.partition("/")[0]
+    assert line_of(tmp_path) == f"{rule}, got '{tmp_path}'; name the folder that has them, such as {below}"
 
 
 def test_a_validation_part_beside_a_test_part_is_not_the_test_set(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from advcore import AdversarialCoreset, Trainer, evaluate
 from advcore.attacks import L2PGD, LPA, LinfPGD, StAdv
@@ -144,6 +145,17 @@ def test_a_score_at_attacked_images_refuses_it_too():
             GRADIENTS[name].measure(FAULTS["rounding"][0](), make_source(), settings)
 
 
+@pytest.mark.parametrize("name", ["detach", "rounding", "rounded features"])
+def test_a_score_that_is_the_gradient_itself_refuses_it_too(name):
+    build, fault = FAULTS[name]
+    settings = MeasurementSettings(objective=Standard(), attack=None, ledger=CostLedger())
+    with pytest.raises(ConfigError) as caught:
+        GRADIENTS["input_norm"].measure(build(), make_source(), settings)
+    assert fault in str(caught.value)
+    assert not GRADIENTS["input_norm"].measure(zero_head(), make_source(), settings).rows.dense().any()
+    assert GRADIENTS["input_norm"].measure(Net(), make_source(), settings).rows.dense().all()
+
+
 class Noise(LinfPGD):
     """A black box: it asks for no gradient."""
 
@@ -248,3 +260,18 @@ def test_an_evaluation_of_a_model_that_spoils_its_own_gradient_is_refused():
 
     with pytest.raises(ConfigError, match="^model must be differentiable"):
         evaluate(Net(None, normalise), make_source(), [ATTACK])
+
+
+class Checkpointed(Net):
+    def forward(self, x):
+        h = checkpoint(self.trunk, x, use_reentrant=True).relu().flatten(1)
+        return self.fc(h)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("run", [fit, select, lambda net: evaluate(net, make_source(), [ATTACK])])
+def test_checkpoints_that_hide_the_gradient_are_refused_with_the_way_out(run):
+    with pytest.raises(
+        ConfigError, match="^model must be differentiable, got .*; checkpoint with use_reentrant=False$"
+    ):
+        run(Checkpointed())

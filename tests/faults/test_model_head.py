@@ -318,6 +318,28 @@ def test_a_clamp_that_bites_later_images_alone_is_refused_where_it_bites():
     assert_exact(net, net.fc)
 
 
+CHANGES = {
+    "largest subtracted": lambda net, h: (lambda z: z - z.detach().amax(1, keepdim=True))(net.fc(h)),
+    "features added": lambda net, h: net.fc(h) + h[:, :CLASSES],
+    "a shift for some images": lambda net, h: net.fc(h) + torch.arange(len(h))[:, None] % 2,
+}
+
+
+@pytest.mark.parametrize("finish", CHANGES.values(), ids=CHANGES)
+def test_what_leaves_the_gradient_but_changes_the_logits_is_refused_where_the_head_is_looked_for(finish):
+    """Before a warm start, that is."""
+    with pytest.raises(ConfigError, match="got one whose output is changed for some images"):
+        find_head(Net(finish).eval(), make_source()._images[:2])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_head_is_found_in_any_mode_of_the_caller(mode):
+    net = Net()
+    with mode():
+        assert find_head(net, make_source()._images[:2]) is net.fc
+        assert find_head(net, make_source()._images[:2].clone()) is net.fc
+
+
 def test_the_search_leaves_parameters_hooks_and_modes_as_they_were():
     net = Net()
     net.fc.weight.requires_grad_(False)

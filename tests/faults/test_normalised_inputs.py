@@ -215,3 +215,15 @@ def test_a_source_that_does_not_look_is_looked_at_once(name):
     assert refusal(lambda: trainer.fit(network(), OwnSource(x), seed=0)) == line
     assert refusal(lambda: evaluate(network(), OwnSource(x), [attack], seed=0)) == line
     assert evaluate(network(), OwnSource(images()), [attack], seed=0)
+
+
+@pytest.mark.parametrize("values", ["imagenet", ["0.5"], None])
+def test_a_mean_that_is_no_numbers_is_refused_in_a_line(values):
+    for name, mean, std in (("mean", values, 0.2), ("std", 0.5, values)):
+        with pytest.raises(ConfigError, match=f"^{name} must be one number per channel, or one for all, got [^\n]*$"):
+            add_normalization(network(), mean, std)
+
+
+def test_normalisation_is_added_to_a_network_alone():
+    with pytest.raises(ConfigError, match="^model must be [^\n]*$"):
+        add_normalization(None, MEAN, STD)

@@ -297,6 +297,12 @@ def test_weights_that_are_there_twice_are_refused(model, tmp_path):
         load_state(model, tmp_path / "w.pt")
 
 
+def test_a_file_of_several_state_dicts_is_refused_by_their_names(model, tmp_path):
+    torch.save({"state_dict": copy_state(model), "state_dict_ema": copy_state(model), "epoch": 3}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"holds several state dicts, \['state_dict', 'state_dict_ema'\]; save"):
+        load_state(model, tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "model."])
 def test_what_does_not_fit_is_still_refused_with_its_keys(model, tmp_path, prefix):
     state = copy_state(model)

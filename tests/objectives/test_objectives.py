@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 
 from advcore.errors import ConfigError
 from advcore.objectives import OBJECTIVES
-from advcore.objectives.base import ASCENTS, choose_ascent, compute_margin_loss, is_attacked, needs_clean
+from advcore.objectives.base import (
+    ASCENTS,
+    choose_ascent,
+    compute_cross_entropy,
+    compute_margin_loss,
+    is_attacked,
+    needs_clean,
+)
 from advcore.objectives.mart import Mart, compute_log_complement
 from advcore.objectives.standard import Pgd, Standard
 from advcore.objectives.trades import Trades, measure_divergence
+from advcore.testing import ObjectiveContract
 
 B, C = 9, 5
 EVERY = pytest.mark.parametrize("name", OBJECTIVES)
@@ -197,6 +205,53 @@ def test_the_divergence_is_zero_at_equality_never_negative_and_blind_to_shifts(p
     z, moved = torch.tensor(pairs, dtype=torch.float64).T[:, None, :]
     assert measure_divergence(z, z) == 0 and float(measure_divergence(z, moved)) >= -1e-12
     assert torch.allclose(measure_divergence(z + 5, moved - 7), measure_divergence(z, moved), atol=1e-9)
+
+
+# ---- label smoothing ----
+
+SMOOTH = {name: kind(label_smoothing=0.1) for name, kind in OBJECTIVES.items() if hasattr(kind, "label_smoothing")}
+
+
+class TestSmoothed(ObjectiveContract):
+    @pytest.fixture(params=SMOOTH.values(), ids=SMOOTH)
+    def objective(self, request):
+        return request.param
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_a_smoothed_cross_entropy_is_torchs_and_its_residual_p_minus_the_smoothed_label(smoothing):
+    z = some_logits(Pgd())["adversarial"]
+    slow = F.cross_entropy(z, labels(), reduction="none", label_smoothing=smoothing)
+    assert torch.allclose(compute_cross_entropy(z, labels(), smoothing), slow, atol=1e-12)
+    (residual,) = residuals(lambda z: compute_cross_entropy(z, labels(), smoothing), {"z": z})
+    target = (1 - smoothing) * F.one_hot(labels(), C).double() + smoothing / C
+    assert torch.allclose(residual, z.softmax(1) - target, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smoothing_changes_the_cross_entropy_alone(name):
+    plain, logits = OBJECTIVES[name](), some_logits(OBJECTIVES[name]())
+    of = logits["clean"] if name in ("standard", "trades") else logits["adversarial"]
+    change = SMOOTH[name].loss(labels(), **logits) - plain.loss(labels(), **logits)
+    slow = F.cross_entropy(of, labels(), reduction="none", label_smoothing=0.1) - F.cross_entropy(
+        of, labels(), reduction="none"
+    )
+    assert torch.allclose(change, slow, atol=1e-12)
+
+
+def test_a_masked_class_gets_no_smoothed_mass():
+    z = some_logits(Pgd())["adversarial"][:, :4]
+    masked = torch.cat([z, torch.full((B, 1), -torch.inf, dtype=z.dtype)], 1)
+    y = labels() % 4
+    assert torch.allclose(compute_cross_entropy(masked, y, 0.2), compute_cross_entropy(z, y, 0.2), atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan"), "a"])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_a_smoothing_that_is_no_share_is_one_line(name, value):
+    with pytest.raises(ConfigError, match="label_smoothing must be a number in") as caught:
+        OBJECTIVES[name](label_smoothing=value)
+    assert len(caught.value.lines) == 1
 
 
 # ---- margin ----

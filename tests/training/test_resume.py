@@ -29,6 +29,7 @@ from advcore.training import SGD, Adam, AdamW, ByBudget, Cosine
 from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
 from advcore.training.trainer import Trainer
+from advcore.training.weight_attack import AWP
 
 ATTACK = LinfPGD(eps=0.1, steps=2)
 REMEMBERED = ATTACK.with_settings(start="remembered")
@@ -50,7 +51,7 @@ RUNS = {
     "queue": {"minibatch": RULES["loss_ranked"](queue=True)},
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
-    "head first": {"head_epochs": 2},
+    "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
     "adamw, warm-up": {"optimizer": AdamW(lr=0.01), "lr_schedule": Cosine(warm_up=0.3)},
     "eps ramp": {"eps_ramp": 2.5},
 }
