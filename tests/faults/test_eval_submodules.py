@@ -17,7 +17,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import ByScore, Craig
 from advcore.training import SGD
 from advcore.training.loop import Listener
-from advcore.training.step import _list_statistics
+from advcore.training.weight_attack import list_statistics
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 SCHEDULE = Schedule(epochs=2, budget=0.5, warm_start=0.5, period=None)
@@ -215,7 +215,7 @@ def test_processes_average_no_frozen_statistics(deep):
     names = {id(buffer): name for name, buffer in deep.named_buffers()}
     deep[1].eval()
     deep.register_buffer("table", torch.ones(1).expand(3))
-    listed = [names[id(buffer)] for buffer in _list_statistics(deep)]
+    listed = [names[id(buffer)] for buffer in list_statistics(deep)]
     assert listed == ["3.running_mean", "3.running_var", "3.num_batches_tracked"]
     deep[1].train()
-    assert len(_list_statistics(deep)) == 6
+    assert len(list_statistics(deep)) == 6
