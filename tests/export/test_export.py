@@ -102,6 +102,7 @@ def same_elsewhere(found: dict[str, float], folder) -> None:
     assert found["check-samples: accuracy"] == right
 
 
+@pytest.mark.slow
 def test_torchvisions_resnet_is_the_same_where_there_is_no_advcore(run, tmp_path):
     model = {"name": "resnet18", "normalize": "data", "head": None, "stem": "cifar"}
     folder = export(with_model(run, tmp_path / "run", model), tmp_path / "out", samples=20).folder

@@ -44,6 +44,7 @@ def in_order(code: int, err: str) -> None:
         assert ours not in err
 
 
+@pytest.mark.slow
 @pytest.mark.case("G1", "G2", "G3")
 def test_run_files_changed_at_random_are_good_or_refused(advcore, texts, nowhere, untrained):
     codes = collections.Counter()
