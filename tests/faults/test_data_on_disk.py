@@ -94,7 +94,11 @@ def test_an_image_that_cannot_be_read_is_told_before_the_first_step(advcore, com
 
 @pytest.mark.parametrize(
     ("name", "workers"),
-    [("cut", 0), *(pytest.param(name, 0, marks=pytest.mark.slow) for name in BREAKS if name != "cut"), ("missing", 1)],
+    [
+        ("cut", 0),
+        *(pytest.param(name, 0, marks=pytest.mark.slow) for name in BREAKS if name != "cut"),
+        pytest.param("missing", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_an_image_that_breaks_in_the_middle_ends_the_run_and_it_goes_on_once_it_is_mended(
     advcore, command, good, images, undisturbed, tmp_path, monkeypatch, name, workers
