@@ -30,8 +30,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "adversary": ("adversary",),
     "methods": ("data", "models", "attacks", "objectives", "solvers", "minibatch"),
     "base": (
-        *("types", "settings", "kinds", "errors", "suggestions", "deprecation", "rng", "cost", "rows", "files", "runtime"),
-        *("distributed", "shares", "pixels", "unit_range", "version"),
+        *("types", "settings", "kinds", "errors", "suggestions", "deprecation", "rng", "cost", "rows", "files"),
+        *("runtime", "distributed", "shares", "pixels", "unit_range", "version"),
         *("speed", "signals", "borrow", "heap"),  # to be removed with the next release
     ),
 }
