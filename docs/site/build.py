@@ -42,7 +42,7 @@ def stage(folder: Path) -> None:
 
 
 def top(known: dict[str, str]) -> str:
-    """The page of the four names that `import advcore` gives."""
+    """The page of the names that `import advcore` gives."""
     import advcore
 
     names = [name for name in advcore.__all__ if not name.startswith("__")]

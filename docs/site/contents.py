@@ -34,6 +34,7 @@ NAV = {
 }
 """Pages and their short titles by caption, below README, the first. Those of benchmarks/ follow by themselves."""
 API = {
+    "adversary": "Attacking a batch",
     "attacks": "Attacks",
     "objectives": "Objectives",
     "solvers": "Solvers",
@@ -46,6 +47,7 @@ API = {
     "evaluation": "Evaluation",
     "reporting": "Records and tables",
     "tracking": "Trackers",
+    "register": "Own methods in run files",
     "types": "Values that stages pass to each other",
     "rows": "Rows",
     "cost": "Cost ledger",
@@ -65,7 +67,12 @@ INNER = {
     "solvers": {"active", "batched", "leap", "products"},
     "selection": {"measure", "solve"},
     "testing": {"examples"},
-    "training": {"budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "snapshot", "steppers"},
+    "training": {
+        *("average", "budget", "epoch", "judge", "loop", "minibatch", "plan", "progress", "snapshot", "steppers"),
+        "trainable",
+    },
+    "register": {"networks", "plugins"},
+    "evaluation": {"part_record", "stretch"},
 }
 """Modules of these packages that are nobody's business outside."""
 BESIDE = {"training": {"progress": ("Trained", "Listener")}}
