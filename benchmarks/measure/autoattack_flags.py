@@ -3,7 +3,7 @@
 python benchmarks/measure/autoattack_flags.py [--quick]: trains one by single-step FGSM until it is masked (PGD-50
 leaves at least 20 points fewer right than FGSM does), one by PGD-5; then AutoAttack's standard version attacks 100
 test images of each, with our checks. The record, benchmarks/records/autoattack_flags.json, tells the flags, and what
-each part of AutoAttack leaves right. Needs the extra `eval` and ADVCORE_DATA. Eight minutes on one core.
+each part of AutoAttack leaves right. Needs the extra `eval` and ADVCORE_DATA. Two minutes on one core.
 """
 
 import argparse
