@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks
+from advcore.data.contract import SAMPLE, Batch, MapStyle, Source, cut_into_chunks
 from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.deprecation import forward_renamed
@@ -54,6 +54,15 @@ def hash_content(source: Source) -> str:
     for _, x, _ in source.batches(cut_into_chunks(torch.arange(len(source)), 4096)):
         digest.update(x.cpu().numpy().tobytes())
     return f"images {digest.hexdigest()[:16]}"
+
+
+def hash_sample(source: Source, indices: Tensor) -> str | None:
+    """Hash up to 16 images, spread over `indices` (N,), of data not in memory; None for others (`hash_content`)."""
+    if isinstance(source, Resident):
+        return None
+    sample = indices.cpu()[:: max(1, len(indices) // SAMPLE)][:SAMPLE]
+    _, x, _ = next(iter(source.batches([sample])))
+    return hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 # names of the last release

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.cost import CostLedger
-from advcore.data.contract import SAMPLE
-from advcore.data.source import Resident, Source, hash_content
+from advcore.data.source import Source, hash_content, hash_sample
 from advcore.errors import CheckpointError
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.files import load_npz, write_npz
@@ -126,8 +125,5 @@ def hash_evaluation(
         for name, value in sorted(network.state_dict().items()):
             digest.update(name.encode() + _format(name, value))
     digest.update(indices.cpu().numpy().tobytes())
-    if not isinstance(source, Resident):
-        sample = indices.cpu()[:: max(1, len(indices) // SAMPLE)][:SAMPLE]
-        _, x, _ = next(iter(source.batches([sample])))
-        digest.update(x.cpu().numpy().tobytes())
+    digest.update((hash_sample(source, indices) or "").encode())
     return digest.hexdigest()

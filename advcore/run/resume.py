@@ -10,7 +10,7 @@ import torch
 
 from advcore import distributed
 from advcore.config.load import Change, from_dict, list_changes, resolve
-from advcore.data.source import hash_content
+from advcore.data.source import hash_content, hash_sample
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, check, require
 from advcore.files import list_leftovers, settle_all
 from advcore.register import plugins
@@ -35,12 +35,14 @@ class Journal:
     """A run's record, and what is needed to bring it up to date.
 
     path : the run's folder. began : `time.perf_counter()` at the start, less the seconds of earlier processes.
+    sample : hash of some training images that are not in memory.
     """
 
     prepared: Prepared
     path: Path
     began: float
     record: RunRecord
+    sample: str | None = None
 
     def save(self) -> None:
         if distributed.is_first():
@@ -62,13 +64,15 @@ class Journal:
     def list_facts(self) -> dict[str, object]:
         """Return what is saved beside each state, so that a record that is lost can be made again.
 
-        "data" identifies the training data: the number of examples, and their hash.
+        "data" identifies the training data: the number of examples, and their hash; "sample" some of its images, where
+        the hash is of labels alone.
         """
         return {
             "data": [self.record.data["train"], self.record.data["hash"]["train"]],
             "config": self.record.config,
             "inputs": self.record.inputs,
             "plugins": self.record.plugins,
+            "sample": self.sample,
         }
 
 
@@ -107,6 +111,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
         "train": hash_content(prepared.data.train),
         "test": hash_content(prepared.data.test),
     }
+    journal.sample = hash_sample(prepared.data.train, torch.arange(len(prepared.data.train)))
     state = None
     if resume and was_begun(path):
         before, problems = _load_record(path)
@@ -115,7 +120,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
             journal.record = before
             return True, None
         plugins.check_plugins(before.plugins, same_content=True)
-        state, damaged = _find_state(prepared, path, before, journal.list_facts()["data"])
+        state, damaged = _find_state(prepared, path, before, journal)
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
         damaged += select.restore_coresets(path, state, prepared.data)
@@ -210,10 +215,10 @@ def _appends_epochs(prepared: Prepared, record: RunRecord) -> bool:
     return more and planned[: len(done)] == done and not selects
 
 
-def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: object) -> tuple[Snapshot | None, list[str]]:
+def _find_state(
+    prepared: Prepared, path: Path, record: RunRecord, journal: Journal
+) -> tuple[Snapshot | None, list[str]]:
     """Return the newest undamaged state (None: continue from the beginning), and a line about each newer, damaged one.
-
-    `data` is the number of training examples, and their hash.
 
     Raises ConfigError if files or data are not those that the run began with, AdvcoreError if epochs are done and no
     state is undamaged.
@@ -224,10 +229,12 @@ def _find_state(prepared: Prepared, path: Path, record: RunRecord, data: object)
             f"epochs done: {len(record.epochs)}, but {checkpoints.locate_states(path)} holds no state; "
             "start again with --overwrite"
         )
-    state, facts, damaged = newest or (None, {"data": data}, [])
+    present = journal.list_facts()
+    state, facts, damaged = newest or (None, present, [])
     for what, before, now in (
         ("files", record.inputs, prepared.inputs),
-        ("data (examples, hash)", facts.get("data"), data),
+        ("data (examples, hash)", facts.get("data"), present["data"]),
+        ("images (hash of some)", facts.get("sample", journal.sample), journal.sample),  # older states have none
     ):
         require(check(before == now, "--resume", f"given the {what} that the run began with, {before}", now))
     return state, damaged

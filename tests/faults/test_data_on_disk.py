@@ -11,6 +11,7 @@ from PIL import Image
 
 from advcore import cli
 from advcore.files import load_tensors
+from advcore.reporting.record import RunRecord
 from advcore.run import checkpoints
 
 pytestmark = pytest.mark.case("C7")
@@ -125,6 +126,22 @@ def test_an_image_that_breaks_in_the_middle_ends_the_run_and_it_goes_on_once_it_
     assert advcore(*command, "--out", tmp_path / "run", "--resume")[0] == 0
     one, two = (load_tensors(run / "checkpoints/last.safetensors") for run in (tmp_path / "run", undisturbed))
     assert one[1] == two[1]  # their hashes among them
+
+
+def test_other_images_of_the_same_labels_are_refused_when_a_run_goes_on(
+    advcore, command, images, undisturbed, tmp_path, monkeypatch
+):
+    """Of data that are not held, the hash in the record is of labels alone."""
+    monkeypatch.setattr("advcore.data.split.RESIDENT_LIMIT", 0)
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    record = RunRecord.load(folder / "record.json")
+    record.finished = False
+    record.save(folder / "record.json")
+    for path in images.rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    more = ("--set", f"data.path={images}", "--resume", "--out", folder)
+    code, _, err = advcore(*command, *more)
+    assert code == 2 and "--resume must be given the images (hash of some) that the run began with" in err, err
 
 
 def test_a_record_says_what_was_left_out(good, undisturbed):
