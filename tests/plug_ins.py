@@ -1,8 +1,29 @@
-"""Tests that load plug-ins leave no name and no module of them to the tests after them."""
+"""A plug-in with a network, and the care that tests which load plug-ins leave nothing to the tests after them."""
 
 import contextlib
 import sys
 from collections.abc import Iterator
+
+NET = '''
+from torch import nn
+
+import advcore.register
+
+
+class Net(nn.Module):
+    """A network whose head is not its last attribute."""
+
+    def __init__(self, num_classes, channels, width: int = 4):
+        super().__init__()
+        self.classify = nn.Linear(16 * width, num_classes)
+        self.body = nn.Sequential(nn.Conv2d(channels, width, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+
+    def forward(self, x):
+        return self.classify(self.body(x))
+
+
+advcore.register.model("my_net")(Net)
+'''
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class Source(ABC):
 
         Cost: the first call reads them twice.
         """
-        sample = torch.arange(len(self))[:: max(1, len(self) // SAMPLE)][:SAMPLE]
+        sample = spread_sample(torch.arange(len(self)))
         if self._first_reading is None:
             self._first_reading = self._read_sample(sample)
         before = self._first_reading
@@ -71,6 +71,11 @@ class MapStyle(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int, /) -> Sequence[object]: ...
+
+
+def spread_sample(indices: Tensor) -> Tensor:
+    """Return up to 16 of the indices (N,), evenly spaced: those that are read again to see whether images change."""
+    return indices[:: max(1, len(indices) // SAMPLE)][:SAMPLE]
 
 
 def cut_into_chunks(indices: Tensor, size: int) -> list[Tensor]:

@@ -120,7 +120,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
             journal.record = before
             return True, None
         plugins.check_plugins(before.plugins, same_content=True)
-        state, damaged = _find_state(prepared, path, before, journal)
+        state, damaged = _find_state(journal, before)
         for name in checkpoints.FOLDERS:
             settle_all(path / name)
         damaged += select.restore_coresets(path, state, prepared.data)
@@ -215,26 +215,24 @@ def _appends_epochs(prepared: Prepared, record: RunRecord) -> bool:
     return more and planned[: len(done)] == done and not selects
 
 
-def _find_state(
-    prepared: Prepared, path: Path, record: RunRecord, journal: Journal
-) -> tuple[Snapshot | None, list[str]]:
+def _find_state(journal: Journal, before: RunRecord) -> tuple[Snapshot | None, list[str]]:
     """Return the newest undamaged state (None: continue from the beginning), and a line about each newer, damaged one.
 
     Raises ConfigError if files or data are not those that the run began with, AdvcoreError if epochs are done and no
     state is undamaged.
     """
-    newest = checkpoints.load_newest(path)
-    if newest is None and record.epochs:
+    newest = checkpoints.load_newest(journal.path)
+    if newest is None and before.epochs:
         raise AdvcoreError(
-            f"epochs done: {len(record.epochs)}, but {checkpoints.locate_states(path)} holds no state; "
+            f"epochs done: {len(before.epochs)}, but {checkpoints.locate_states(journal.path)} holds no state; "
             "start again with --overwrite"
         )
     present = journal.list_facts()
     state, facts, damaged = newest or (None, present, [])
-    for what, before, now in (
-        ("files", record.inputs, prepared.inputs),
+    for what, begun, now in (
+        ("files", before.inputs, journal.prepared.inputs),
         ("data (examples, hash)", facts.get("data"), present["data"]),
         ("images (hash of some)", facts.get("sample", journal.sample), journal.sample),  # older states have none
     ):
-        require(check(before == now, "--resume", f"given the {what} that the run began with, {before}", now))
+        require(check(begun == now, "--resume", f"given the {what} that the run began with, {begun}", now))
     return state, damaged

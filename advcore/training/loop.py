@@ -16,7 +16,7 @@ from advcore.errors import ConfigError, NonFiniteError, must
 from advcore.files.tensors import pack_values
 from advcore.rng import Stream
 from advcore.rows import Rows
-from advcore.runtime.borrow import find_device, note_modes, preserve_modes
+from advcore.runtime.borrow import find_device, note_modes
 from advcore.runtime.out_of_memory import explain_out_of_memory
 from advcore.runtime.outputs import note_outputs
 from advcore.runtime.precision import Speed, find_family
@@ -134,7 +134,7 @@ class Loop:
 
     def fit(self) -> Trained:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
-        with self.speed.activate(), preserve_modes(self.run.model), note_outputs(self.notes):
+        with self.speed.activate(), note_outputs(self.notes):
             try:
                 if self.scores is not None:
                     self.scores.begin()

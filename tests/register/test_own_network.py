@@ -9,26 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plug_ins import NET
 from torch import nn
 
-NET = """
-from torch import nn
-
-import advcore.register
-
-
-class Net(nn.Module):
-    def __init__(self, num_classes, channels, width: int = 16):
-        super().__init__()
-        self.classify = nn.Linear(16 * width, num_classes)
-        self.body = nn.Sequential(nn.Conv2d(channels, width, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
-
-    def forward(self, x):
-        return self.classify(self.body(x))
-
-
-advcore.register.model("my_net")(Net)
-"""
 RUN = """
 name: hardened
 data: {name: image_folder, path: pictures, size: 16, augment: none}

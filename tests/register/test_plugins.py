@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from plug_ins import forget_plugins
+from plug_ins import NET, forget_plugins
 from torch import nn
 
 from advcore import register
@@ -20,28 +20,6 @@ from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
 from advcore.settings import settings
 
-NET = '''
-import torch
-from plug_ins import forget_plugins
-from torch import nn
-
-import advcore.register
-
-
-class Net(nn.Module):
-    """A network whose head is not its last attribute."""
-
-    def __init__(self, num_classes, channels, width: int = 4):
-        super().__init__()
-        self.classify = nn.Linear(16 * width, num_classes)
-        self.body = nn.Sequential(nn.Conv2d(channels, width, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
-
-    def forward(self, x):
-        return self.classify(self.body(x))
-
-
-advcore.register.model("my_net")(Net)
-'''
 RUN = {
     "name": "own",
     "data": {"name": "digits", "train_size": 60, "test_size": 20},
