@@ -53,7 +53,7 @@ class Source(ABC):
 
         Cost: the first call reads them twice.
         """
-        sample = spread_sample(torch.arange(len(self)))
+        sample = pick_sample(torch.arange(len(self)))
         if self._first_reading is None:
             self._first_reading = self._read_sample(sample)
         before = self._first_reading
@@ -73,7 +73,7 @@ class MapStyle(Protocol):
     def __getitem__(self, i: int, /) -> Sequence[object]: ...
 
 
-def spread_sample(indices: Tensor) -> Tensor:
+def pick_sample(indices: Tensor) -> Tensor:
     """Return up to 16 of the indices (N,), evenly spaced: those that are read again to see whether images change."""
     return indices[:: max(1, len(indices) // SAMPLE)][:SAMPLE]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, spread_sample
+from advcore.data.contract import Batch, MapStyle, Source, cut_into_chunks, pick_sample
 from advcore.data.resident import Resident
 from advcore.data.streamed import Streamed
 from advcore.deprecation import forward_renamed
@@ -60,7 +60,7 @@ def hash_sample(source: Source, indices: Tensor) -> str | None:
     """Hash up to 16 images, spread over `indices` (N,), of data not in memory; None for others (`hash_content`)."""
     if isinstance(source, Resident):
         return None
-    _, x, _ = next(iter(source.batches([spread_sample(indices.cpu())])))
+    _, x, _ = next(iter(source.batches([pick_sample(indices.cpu())])))
     return hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
