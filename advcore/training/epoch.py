@@ -37,7 +37,7 @@ class EpochTrainer:
 
     parallel : the model with its gradients averaged over several processes; None where there is one.
     gate : what keeps steps out that are not finite, where the device decides so; else None.
-    average : moving average of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
+    average : of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
     stepper : what the minibatch rule makes of each batch.
     steps_done : training steps so far, over all epochs. watch : of the first step's attack.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
@@ -53,7 +53,7 @@ class EpochTrainer:
         self.parallel = distributed.average_gradients_of(speed.lay_out(run.model))
         self.optimizer = trainer.optimizer.build(run.model, fused=bool(speed.fused))
         self.gate = Gate(self.device) if speed.deferred else None
-        self.average = build_average(run.model, trainer.ema)
+        self.average = build_average(run.model, trainer.ema, trainer.swa)
         self.infinite = find_infinite(run.model)
         self.stepper = build_stepper(
             trainer.minibatch,
@@ -98,6 +98,8 @@ class EpochTrainer:
         if not place.rested:
             with defer_stop():
                 self._add_loss(*self.stepper.finish(self._build_learner()))
+                if self.run.trainer.is_averaged(place.epoch, len(self.plan)):
+                    self._update_average()
                 place.rested = True
         if self.gate is not None:
             self.gate.look()
@@ -207,14 +209,18 @@ class EpochTrainer:
             memory=self.memory,
             parallel=self.parallel,
             gate=self.gate,
-            on_update=self._update_average,
+            on_update=self._follow_update,
             watch=self.watch,
             awp=trainer.awp_at(self.place.epoch),
         )
 
+    def _follow_update(self) -> None:
+        if self.run.trainer.ema is not None:
+            self._update_average()
+
     def _update_average(self) -> None:
-        if self.average is not None:
-            update_average(self.average, self.run.model, self.infinite)
+        assert self.average is not None, "there is one where it is updated"
+        update_average(self.average, self.run.model, self.infinite)
 
     def _choose_attack(self) -> Attack | None:
         """Return the attack of the next step, in a smaller ball while the ramp lasts."""

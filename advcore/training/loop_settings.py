@@ -31,6 +31,7 @@ from advcore.selection.coreset import ATTACK_MODES
 from advcore.selection.result import NORMALISE
 from advcore.selection.schedule import MOST_EPOCHS
 from advcore.settings import setting, settings
+from advcore.training.average import SWA
 from advcore.training.progress import Snapshot
 from advcore.training.trainable import split_names
 from advcore.training.weight_attack import AWP
@@ -54,6 +55,7 @@ class LoopSettings:
     clip_norm : largest gradient norm, above 0; None does not clip.
     clip_value : largest absolute value of a gradient's entry, above 0, as PAT clips; None does not clip.
     ema : decay of a moving average of the weights, in [0, 1), which is then what is evaluated and saved; None for none.
+    swa : an equal average of the weights of the last epochs, in place of `ema`; null for none.
     probe_examples : validation examples, stratified, at least 1, attacked after each epoch to choose `best`.
     memory : how perturbations are remembered, for an attack with `start: remembered`.
     speed : precision and layout of the model's passes, and the like.
@@ -71,6 +73,7 @@ class LoopSettings:
     clip_norm: float | None = setting(default=None, unit="gradient norm")
     clip_value: float | None = setting(default=None, unit="gradient entry")
     ema: float | None = setting(default=None, unit="unit-free")
+    swa: SWA | None = None
     probe_examples: int = setting(default=1000, unit="images")
     memory: Memory = Memory()
     speed: Speed = Speed()
@@ -87,6 +90,7 @@ class LoopSettings:
             unless(self.clip_norm is None, check_positive("clip_norm", self.clip_norm)),
             unless(self.clip_value is None, check_positive("clip_value", self.clip_value)),
             unless(self.ema is None, check_within("ema", self.ema, 0, 0.999999)),
+            check(self.swa is None or self.ema is None, "swa", "null beside ema", self.swa, "choose one average"),
             check_at_least("probe_examples", self.probe_examples, 1),
             check(split_names(self.trainable), "trainable", "all, head, or names separated by commas", self.trainable),
             check_at_least("head_epochs", self.head_epochs, 0, most=MOST_EPOCHS),
@@ -96,6 +100,10 @@ class LoopSettings:
     def _check_more(self) -> list[SettingProblem | None]:
         """Return what may be wrong with a subclass's own settings."""
         return []
+
+    def is_averaged(self, epoch: int, length: int) -> bool:
+        """Return whether an epoch, counted from 0 of `length` that run, goes into the equal average."""
+        return self.swa is not None and epoch >= int(self.swa.start * length)
 
     def awp_at(self, epoch: int) -> AWP | None:
         """Return the weight perturbation of an epoch, counted from 0 in epochs that run; None for none."""

@@ -60,7 +60,7 @@ class Trainer(LoopSettings):
         learned from; None: all.
     head : name of the last linear layer, for a rule that reads features; None finds it.
     attack_steps : the attack's steps in each epoch (`advcore.training.attack_steps`); None: the attack's setting.
-    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, probe_examples, memory, speed : see
+    batch_size, normalise, attack_mode, eps_ramp, clip_norm, clip_value, ema, swa, probe_examples, memory, speed : see
         `LoopSettings`.
 
     Several processes (torch.distributed) share each batch: a step is on the loss of the whole batch; BatchNorm sees
@@ -202,7 +202,7 @@ class Trainer(LoopSettings):
 
     def build_probe(self) -> "Trainer":
         """Return how a copy of the model trains, without attacks, while the scores of `probe_epochs` are taken."""
-        nothing: dict = dict.fromkeys(("attack", "attack_steps", "minibatch", "selector", "ema", "awp"))
+        nothing: dict = dict.fromkeys(("attack", "attack_steps", "minibatch", "selector", "ema", "swa", "awp"))
         return replace(
             self,
             objective=Standard(),

@@ -26,6 +26,7 @@ from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.schedule import Schedule
 from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, AdamW, ByBudget, Cosine
+from advcore.training.average import SWA
 from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
 from advcore.training.trainer import Trainer
@@ -53,7 +54,7 @@ RUNS = {
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
     "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
     "adamw, warm-up": {"optimizer": AdamW(lr=0.01), "lr_schedule": Cosine(warm_up=0.3)},
-    "eps ramp": {"eps_ramp": 2.5},
+    "eps ramp, equal average": {"eps_ramp": 2.5, "swa": SWA(start=0.4)},
 }
 each_run = pytest.mark.parametrize("name", RUNS)
 
