@@ -28,6 +28,7 @@ from advcore.solvers import ByScore, Craig, EasyCore, GradMatch, Random
 from advcore.training import SGD, Adam, AdamW, ByBudget, Cosine
 from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
+from advcore.training.mixing import CutMix
 from advcore.training.trainer import Trainer
 from advcore.training.weight_attack import AWP
 
@@ -52,7 +53,11 @@ RUNS = {
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
     "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
-    "adamw, warm-up": {"optimizer": AdamW(lr=0.01), "lr_schedule": Cosine(warm_up=0.3)},
+    "adamw, warm-up, cutmix": {
+        "optimizer": AdamW(lr=0.01),
+        "lr_schedule": Cosine(warm_up=0.3),
+        "cutmix": CutMix(probability=0.7),
+    },
     "eps ramp": {"eps_ramp": 2.5},
 }
 each_run = pytest.mark.parametrize("name", RUNS)
