@@ -79,8 +79,8 @@ def check_augmented(augmented: object, size: int) -> Tensor:
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": keep_images,
     "crop": crop,
-    "flip": flip,
     "crop_flip": crop_flip,
+    "flip": flip,
     "color_jitter": color_jitter,
     "randaugment": randaugment,
 }

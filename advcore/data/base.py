@@ -94,8 +94,8 @@ class DataSettings:
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
     augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "flip", "crop_flip",
         "color_jitter" (brightness, contrast and saturation, each by up to 40 %), "randaugment" (2 operations of
-        magnitude 9), or several joined by +, "crop_flip+color_jitter"; None for what the set is usually trained with:
-        crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
+        magnitude 9), or several joined by +, "crop_flip+color_jitter" (`training.cutmix` mixes images); None for what
+        the set is usually trained with: crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
     workers : DataLoader processes, 0 to 1024, for an image_folder of more than 4 GiB of pixels; all else is held.
     planted : faults of the training examples, for studies; None for none.
     """
