@@ -18,7 +18,6 @@ use. `usual_augment` names how such images are usually augmented, where they are
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -26,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advcore.data.augment import AUGMENTATIONS
+from advcore.data.augment import Augmentation, build_augmentation, find_augmentation_problem
 from advcore.data.checks import check_labels, list_first
 from advcore.data.contract import Source
 from advcore.data.injected_faults import Planted, inject_faults
@@ -36,14 +35,12 @@ from advcore.errors import (
     LARGEST_SEED,
     DataError,
     check_at_least,
-    check_one_of,
     check_within,
     describe_cause,
     describe_refusal,
     must,
     require,
 )
-from advcore.rng import Stream
 from advcore.settings import setting
 
 log = logging.getLogger(__name__)
@@ -73,7 +70,7 @@ class Data:
     part: Tensor
     whole: Tensor
     num_classes: int
-    augment: Callable[[Tensor, Stream], Tensor]
+    augment: Augmentation
     changed: str = ""
     notes: tuple[str, ...] = ()
 
@@ -95,8 +92,10 @@ class DataSettings:
     validation : share of the training set held out to choose `best`, in [0, 0.5]; stratified.
     split_seed : of every split; not the run's seed, so that all seeds see the same parts.
     train_size, test_size : use that many examples, stratified, of the training and of the test set; None for all.
-    augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "crop_flip"; None for what the
-        set is usually trained with: crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
+    augment : "none", "crop" (after padding by an eighth of the height: 4 of 32 pixels), "flip", "crop_flip",
+        "color_jitter" (brightness, contrast and saturation, each by up to 40 %), "randaugment" (2 operations of
+        magnitude 9), or several joined by +, "crop_flip+color_jitter" (`training.cutmix` mixes images); None for what
+        the set is usually trained with: crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
     workers : DataLoader processes, 0 to 1024, for an image_folder of more than 4 GiB of pixels; all else is held.
     planted : faults of the training examples, for studies; None for none.
     """
@@ -117,7 +116,7 @@ class DataSettings:
             check_within("validation", self.validation, 0, 0.5),
             check_at_least("split_seed", self.split_seed, -LARGEST_SEED, most=LARGEST_SEED),
             *(check_at_least(setting, size, 1) for setting, size in sizes.items() if size is not None),
-            check_one_of("augment", augment, AUGMENTATIONS),
+            find_augmentation_problem(augment),
             check_at_least("workers", self.workers, 0, most=1024),
         )
 
@@ -192,7 +191,7 @@ class DataSettings:
             part=part,
             whole=train.labels,
             num_classes=num_classes,
-            augment=AUGMENTATIONS[self.augment or self.usual_augment],
+            augment=build_augmentation(self.augment or self.usual_augment, train_source.shape[0]),
             changed=f"{self.planted}, {self.split_seed}" if has_hidden_faults else "",
             notes=tuple(dict.fromkeys((*train.notes, *test.notes))),
         )

@@ -12,6 +12,7 @@ from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import check_augmented
+from advcore.data.checks import count_logits
 from advcore.data.contract import cut_into_chunks, read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
@@ -25,7 +26,7 @@ from advcore.training.average import build_average, find_infinite, update_averag
 from advcore.training.loop_settings import refuse_other_images
 from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.progress import Entry, Place
-from advcore.training.step import Batch, Gate, Learner, weigh_part
+from advcore.training.step import Batch, Gate, Images, Learner, weigh_part
 from advcore.types import Event
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class EpochTrainer:
     average : of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
     stepper : what the minibatch rule makes of each batch.
     steps_done : training steps so far, over all epochs. watch : of the first step's attack.
+    classes : of the model, for labels that are mixed; 0 where none are.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
@@ -64,6 +66,9 @@ class EpochTrainer:
             seed=run.seed,
             head=trainer.head,
         )
+        self.classes = 0
+        if trainer.cutmix is not None:
+            self.classes = count_logits(run.model, run.train)
         self.steps_done = 0
         self.watch = GradientWatch()
         self.place = Place()
@@ -77,7 +82,7 @@ class EpochTrainer:
         stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
         batches = self._draw_batches(stream(purpose="order"))
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
-        streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch")]
+        streams = [stream(purpose=purpose) for purpose in ("augment", "attack", "minibatch", "cutmix")]
         self._begin_epoch(streams[0])
         left = map(distributed.share_of_batch, batches[place.step :])
         loaded = read_batches(self.run.model, self.run.train, list(left))
@@ -155,12 +160,16 @@ class EpochTrainer:
     ) -> Batch:
         """Augment this process's `examples` of a batch of indices, and name their weights and random numbers."""
         indices, x, y = examples
-        augment, attack, rule = (stream.at(indices) for stream in streams)
+        augment, attack, rule = (stream.at(indices) for stream in streams[:3])
+        images = Images(check_augmented(self.run.augment(x, augment), len(x)), y, weights[indices])
+        cutmix = self.run.trainer.cutmix
+        if cutmix is not None:
+            images = cutmix.mix(images, streams[3].at(batch), self.classes)
         return Batch(
             indices=indices,
-            x=check_augmented(self.run.augment(x, augment), len(x)),
-            y=y,
-            weights=weights[indices],
+            x=images.x,
+            y=images.y,
+            weights=images.weights,
             attack_stream=attack,
             rule_stream=rule,
             where=partial(_describe_step, self.place.epoch, self.place.step, batch),

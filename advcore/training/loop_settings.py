@@ -32,6 +32,7 @@ from advcore.selection.result import NORMALISE
 from advcore.selection.schedule import MOST_EPOCHS
 from advcore.settings import setting, settings
 from advcore.training.average import SWA
+from advcore.training.mixing import CutMix
 from advcore.training.progress import Snapshot
 from advcore.training.trainable import split_names
 from advcore.training.weight_attack import AWP
@@ -64,6 +65,7 @@ class LoopSettings:
     head_epochs : first epochs that run in which the head alone trains, >= 0: its fit to trained features comes before
         these move.
     awp : adversarial weight perturbation, which works without a minibatch rule; null for none.
+    cutmix : mixes the images of a batch, and their labels, without a minibatch rule; null for none.
     """
 
     batch_size: int = setting(default=128, unit="examples")
@@ -80,6 +82,7 @@ class LoopSettings:
     trainable: str = "all"
     head_epochs: int = setting(default=0, unit="epochs")
     awp: AWP | None = None
+    cutmix: CutMix | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -123,6 +126,7 @@ def refuse_processes(trainer: "Trainer") -> None:
     whole = "it learns from whole batches; use one process"
     late = "gradients are averaged for what trains from the beginning; use one process"
     moved = "each process would move the weights its own way; use one process"
+    mixed = "each process would mix its own part of a batch; use one process"
     least = distributed.LEAST * count
     share = f"{count} processes take {distributed.LEAST} or more each"
     require(
@@ -136,6 +140,7 @@ def refuse_processes(trainer: "Trainer") -> None:
         ),
         check(not trainer.head_epochs, "training.head_epochs", f"0 {alone}", trainer.head_epochs, late),
         check(trainer.awp is None, "training.awp", f"null {alone}", trainer.awp, moved),
+        check(trainer.cutmix is None, "training.cutmix", f"null {alone}", trainer.cutmix, mixed),
         check_at_least("training.batch_size", trainer.batch_size, least, way_out=share),
     )
 

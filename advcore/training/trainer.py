@@ -14,7 +14,7 @@ from advcore.data.augment import keep_images
 from advcore.data.checks import check_fits
 from advcore.data.contract import MapStyle, count_chunks
 from advcore.data.source import Part, Source, as_source
-from advcore.errors import ConfigError, SettingProblem, check_at_least, must, unless
+from advcore.errors import ConfigError, SettingProblem, check, check_at_least, must, unless
 from advcore.gradients import GRADIENTS, Gradient
 from advcore.gradients.last_layer import locate_head
 from advcore.kinds import accept_arguments
@@ -39,6 +39,7 @@ from advcore.training.loop_settings import (
 )
 from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
+from advcore.training.mixing import find_mixing_problem
 from advcore.training.optimizers import OptimizerSettings
 from advcore.training.progress import Snapshot
 
@@ -82,7 +83,8 @@ class Trainer(LoopSettings):
         is_scored = self.score is None or self.schedule.warm_epochs or self.probe_epochs
         return [
             describe_mismatch(self.objective, self.attack),
-            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self.normalise, awp=self.awp),
+            find_rule_problem(self.minibatch, self.objective, len(self.schedule.plan()), self),
+            find_mixing_problem(self.cutmix, self.objective, self.attack),
             check_at_least("probe_epochs", self.probe_epochs, 0),
             unless(
                 self.selector or self.schedule.budget >= 1,
@@ -97,14 +99,12 @@ class Trainer(LoopSettings):
                     way_out=f"{self.solver_reads} scores need a training run",
                 ),
             ),
-            unless(
+            check(
                 self.score or not self.probe_epochs,
-                must(
-                    "probe_epochs",
-                    "0 for a solver that takes no scores in this run",
-                    self.probe_epochs,
-                    way_out="leave it out",
-                ),
+                "probe_epochs",
+                "0 for a solver that takes no scores in this run",
+                self.probe_epochs,
+                "leave it out",
             ),
             *self._list_disagreements(),
             find_steps_problem(self.attack_steps, self.attack),
@@ -202,7 +202,8 @@ class Trainer(LoopSettings):
 
     def build_probe(self) -> "Trainer":
         """Return how a copy of the model trains, without attacks, while the scores of `probe_epochs` are taken."""
-        nothing: dict = dict.fromkeys(("attack", "attack_steps", "minibatch", "selector", "ema", "swa", "awp"))
+        names = ("attack", "attack_steps", "minibatch", "selector", "ema", "swa", "awp", "cutmix")
+        nothing: dict = dict.fromkeys(names)
         return replace(
             self,
             objective=Standard(),

@@ -29,6 +29,7 @@ from advcore.training import SGD, Adam, AdamW, ByBudget, Cosine
 from advcore.training.average import SWA
 from advcore.training.epoch import EpochTrainer
 from advcore.training.loop import Listener
+from advcore.training.mixing import CutMix
 from advcore.training.trainer import Trainer
 from advcore.training.weight_attack import AWP
 
@@ -53,8 +54,12 @@ RUNS = {
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
     "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
-    "adamw, warm-up": {"optimizer": AdamW(lr=0.01), "lr_schedule": Cosine(warm_up=0.3)},
     "eps ramp, equal average": {"eps_ramp": 2.5, "swa": SWA(start=0.4)},
+    "adamw, warm-up, cutmix": {
+        "optimizer": AdamW(lr=0.01),
+        "lr_schedule": Cosine(warm_up=0.3),
+        "cutmix": CutMix(probability=0.7),
+    },
 }
 each_run = pytest.mark.parametrize("name", RUNS)
 
