@@ -89,7 +89,8 @@ def choices(kind: Any) -> dict[str, type]:
     found: dict[str, type] = {}
     for part in get_args(kind):
         if isinstance(part, ByName):
-            found |= {"timm:resnet18" if name == "timm" else name: cls for name, cls in part.table.items()}
+            names = {"timm": "timm:resnet18", "torchvision": "torchvision:resnet18"}
+            found |= {names.get(name, name): cls for name, cls in part.table.items()}
         else:
             found |= choices(part)
     return found
@@ -132,6 +133,8 @@ def wrong_types(kind: Any) -> list[Any]:
         (inner,) = get_args(part)
         nested = [[bad] for bad in wrong_types(inner)] if inner in (int, float, str) else [[3], ["a"], [None], [[]]]
         return [*wrong, "text", 3, True, {"a": 1}, *nested]
+    if part == dict[str, object]:
+        return [*wrong, "text", 3, True, ["a"]]
     if get_origin(part) is dict:
         return [*wrong, "text", 3, True, ["a"], {"a": 3}, {"a": [3]}, {"a": None}]
     return [*wrong, "text", 3, True, ["a"], 0.5]  # a section
