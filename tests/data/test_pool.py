@@ -1,4 +1,4 @@
-"""A pool: its images by index, which of them an epoch takes, its files, and one clear line for each that does not fit."""
+"""A pool: its images by index, which of them an epoch takes, its files, and one line for each that does not fit."""
 
 import io
 

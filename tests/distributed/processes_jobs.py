@@ -365,7 +365,7 @@ def failures() -> dict:
 def stopped() -> dict:
     """A signal that one process gets stops all, at the same place; what was saved goes on to the same end."""
     states, told = [], None
-    settings, model = build("selecting")
+    settings, model, train = build("selecting")
     last = distributed.rank() == distributed.size() - 1
 
     def on_progress(phase: str, done: int, total: int) -> None:
@@ -375,7 +375,7 @@ def stopped() -> dict:
     try:
         with catch_signals():
             listener = Listener(on_progress=on_progress, on_checkpoint=lambda state: states.append(state()))
-            settings.fit(model, images(83), images(20, seed=1), seed=5, listener=listener)
+            settings.fit(model, train, images(20, seed=1), seed=5, listener=listener)
     except Stopped as error:
         told = error.number
     place = [states[-1]["place"][name] for name in ("epoch", "step")]
