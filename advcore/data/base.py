@@ -18,7 +18,8 @@ use. `usual_augment` names how such images are usually augmented, where they are
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,6 +30,7 @@ from advcore.data.augment import Augmentation, build_augmentation, find_augmenta
 from advcore.data.checks import check_labels, list_first
 from advcore.data.contract import Source
 from advcore.data.injected_faults import Planted, inject_faults
+from advcore.data.pool import Pool, Pooled, name_pool
 from advcore.data.split import Split, draw_stratified, subsample
 from advcore.deprecation import forward_renamed
 from advcore.errors import (
@@ -38,6 +40,7 @@ from advcore.errors import (
     check_within,
     describe_cause,
     describe_refusal,
+    format_value,
     must,
     require,
 )
@@ -98,6 +101,7 @@ class DataSettings:
         the set is usually trained with: crop_flip for cifar10, cifar100 and image_folder, crop for svhn, else none.
     workers : DataLoader processes, 0 to 1024, for an image_folder of more than 4 GiB of pixels; all else is held.
     planted : faults of the training examples, for studies; None for none.
+    pool : extra images from which every training batch takes a share; None for none.
     """
 
     validation: float = setting(default=0.1, unit="share")
@@ -107,6 +111,7 @@ class DataSettings:
     augment: str | None = None
     workers: int = setting(default=0, unit="processes")
     planted: Planted | None = None
+    pool: Pool | None = None
     usual_augment: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:
@@ -125,6 +130,10 @@ class DataSettings:
 
         Raises DataError. What the operating system refuses may leave it as OSError.
         """
+        raise NotImplementedError
+
+    def read_pool(self, path: Path) -> Split:
+        """Return the images of a pool at `path`, for a class whose format a pool may have. Raises DataError."""
         raise NotImplementedError
 
     def _read(self) -> tuple[Split, Split]:
@@ -184,7 +193,7 @@ class DataSettings:
             raise DataError(must("training and test images", "of one shape (C, H, W)", shapes))
         # faults that labels do not show
         has_hidden_faults = self.planted is not None and (self.planted.duplicates or self.planted.noise)
-        return Data(
+        data = Data(
             train=train_source,
             validation=train.make_source(validation, device, self.workers) if len(validation) else None,
             test=test_source,
@@ -195,6 +204,26 @@ class DataSettings:
             changed=f"{self.planted}, {self.split_seed}" if has_hidden_faults else "",
             notes=tuple(dict.fromkeys((*train.notes, *test.notes))),
         )
+        if self.pool is None:
+            return data
+        return self._add_pool(data, self.pool, train.class_names)
+
+    def _add_pool(self, data: Data, pool: Pool, class_names: Sequence[str]) -> Data:
+        """Return the data with training batches of which a share comes from the pool.
+
+        Raises DataError for a pool of images of another shape, or of other classes.
+        """
+        with name_pool():
+            extra = pool.read(self, find_path(pool.path))
+            if extra.class_names and class_names and extra.class_names != class_names:
+                rule = f"those of the data, {format_value(class_names)}"
+                raise DataError(must("class names", rule, extra.class_names))
+            check_labels(extra.labels, torch.arange(len(extra.labels)), data.num_classes)
+            source = extra.make_source(torch.arange(len(extra.labels)), data.train.device, self.workers)
+            pooled = Pooled(data.train, source, pool.share)
+        facts = f"{len(source):,} images of {pool.path}, {pool.share:g} of each training batch"
+        notes = [f"pool: {note}" for note in (facts, *extra.notes)]
+        return replace(data, train=pooled, notes=(*data.notes, *notes))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,6 +169,7 @@ def _describe_training(record: RunRecord) -> str:
     reference = record.reference and describe_reference(record.reference)
     selection = config.get("selection")
     weights = config["model"].get("weights")
+    pool = config["data"].get("pool")
     errors = [
         f"{entry['gradient_error']:.3f} ({entry['gradient_error_random']:.3f})"
         for entry in record.selections
@@ -177,6 +178,9 @@ def _describe_training(record: RunRecord) -> str:
     lines = [
         f"plan: {record.plan}",
         weights and f"begun from trained weights: `{Path(weights).name}`, whose own training is in no cost here",
+        pool
+        and f"{100 * pool['share']:g} % of each batch from a pool of {record.data['pool']:,} images, "
+        f"`{Path(pool['path']).name}`",
         f"relative cost: {record.relative_cost:.3f} of full training ({reference or 'unknown reference'})",
         selection
         and f"coresets: {_format_method(selection['solver'])}, partition `{selection['partition']}`, "

@@ -7,6 +7,7 @@ from torch import nn
 
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
+from advcore.data.pool import Pooled
 from advcore.errors import format_count
 from advcore.run import build
 from advcore.selection.duration import settle_minutes
@@ -59,6 +60,7 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
     estimate = _estimate_selection(trainer, data, model)
     notes = {
         "weights": _explain_weights(config),
+        "pool": _explain_pool(trainer, data),
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
         "time": _explain_time(trainer, estimate, data.train.device),
@@ -81,6 +83,19 @@ def _explain_weights(config: RunConfig) -> str | None:
     if model.new_head:
         note += ", with a random head"
     return f"{note}; their own training is in no cost here"
+
+
+def _explain_pool(trainer: Trainer, data: Data) -> str | None:
+    """Say how often the images of a pool, and the real ones, are trained on; None where there is no pool."""
+    train = data.train
+    if not isinstance(train, Pooled):
+        return None
+    visits = trainer.schedule.length * train.share * len(train) / len(train.pool)
+    real = trainer.schedule.length * (1 - train.share)
+    return (
+        f"{100 * train.share:g} % of each batch comes from a pool of {len(train.pool):,} images; an epoch has as many "
+        f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} times"
+    )
 
 
 def _estimate_selection(trainer: Trainer, data: Data, model: nn.Module) -> Estimate | None:
@@ -109,7 +124,7 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: E
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
     }
     if trainer.remembers:
-        sizes["remembered perturbations"] = trainer.estimate_memory(len(data.train), data.train.shape)
+        sizes["remembered perturbations"] = trainer.estimate_memory(data.train.index_count, data.train.shape)
         with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
     memory = {name: _format_megabytes(size) for name, size in sizes.items()}

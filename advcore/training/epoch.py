@@ -13,7 +13,7 @@ from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
 from advcore.data.augment import check_augmented
 from advcore.data.checks import count_logits
-from advcore.data.contract import cut_into_chunks, read_batches
+from advcore.data.contract import Source, cut_into_chunks, read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
 from advcore.rng import Stream, preserve_random_state
@@ -78,7 +78,7 @@ class EpochTrainer:
         """Train on the batches that are left of an epoch, then write its entry into `place` and return it."""
         self.place = place
         self.coreset = coreset
-        n = len(self.run.train)
+        n = self.run.train.index_count
         stream = partial(Stream, seed=self.run.seed, epoch=place.epoch)
         batches = self._draw_batches(stream(purpose="order"))
         weights = weigh_examples(coreset, n, self.run.trainer.normalise, self.device)
@@ -129,7 +129,7 @@ class EpochTrainer:
         """
         trainer = self.run.trainer
         train = self.run.train
-        batches = split_into_batches(self.coreset, len(train), trainer.batch_size, stream)
+        batches = split_into_batches(self.coreset, train, trainer.batch_size, stream)
         smallest = min(min(distributed.share_sizes(len(batch))) for batch in batches)
         refuse_one_image(trainer.minibatch, self.run.model, train, smallest, attack_mode=trainer.attack_mode)
         return batches
@@ -146,7 +146,7 @@ class EpochTrainer:
         if self.memory is not None:
             with distributed.fail_together():
                 refuse_other_images(self.run.train)
-            n = len(self.run.train)
+            n = self.run.train.index_count
             if self.coreset is None:
                 self.memory.begin(torch.arange(n), view, n)
             else:
@@ -265,13 +265,15 @@ def _describe_step(epoch: int, step: int, indices: Tensor) -> str:
     return f"epoch {epoch}, step {step}, examples {indices[:8].tolist()}..."
 
 
-def split_into_batches(coreset: Coreset | None, n: int, size: int, stream: Stream) -> list[Tensor]:
+def split_into_batches(coreset: Coreset | None, train: Source, size: int, stream: Stream) -> list[Tensor]:
     """Return an epoch's batches of indices: shuffled examples, or whole blocks in random order.
 
-    coreset : what the epoch trains on; None for all n examples. size : examples per batch, where there are no blocks.
+    coreset : what the epoch trains on; None for all of `train`. size : examples per batch, where there are no blocks.
     """
-    indices = torch.arange(n) if coreset is None else coreset.indices
-    if coreset is None or coreset.blocks is None:
+    if coreset is None:
+        return train.draw_batches(size, stream)
+    indices = coreset.indices
+    if coreset.blocks is None:
         return cut_into_chunks(indices[stream.at(indices).permutation()], size)
     blocks = [indices[coreset.blocks == block] for block in coreset.blocks.unique()]
     return [blocks[i] for i in stream.at(torch.arange(len(blocks))).permutation().tolist()]

@@ -258,7 +258,7 @@ def build_memory(run: Run) -> Perturbations | None:
     if not trainer.remembers:
         return None
     refuse_unmoved(run.augment, train.shape, Stream(seed=run.seed, purpose="augment"))
-    place = trainer.memory.settle(trainer.estimate_memory(len(train), train.shape), train.device)
+    place = trainer.memory.settle(trainer.estimate_memory(train.index_count, train.shape), train.device)
     if place.type != train.device.type and trainer.memory.place == "auto":
         run.out.add_events(
             0,
@@ -268,4 +268,4 @@ def build_memory(run: Run) -> Perturbations | None:
             ),
         )
     augment = None if run.augment is keep_images else run.augment
-    return Perturbations(trainer.memory, len(train), train.shape, train.device, augment, place)
+    return Perturbations(trainer.memory, train.index_count, train.shape, train.device, augment, place)

@@ -39,7 +39,7 @@ def build_stepper(
     if isinstance(rule, UpdateSubset):
         return UpdateSubsetStepper(rule, source, batch_size=batch_size, seed=seed, attack=attack)
     layer = locate_head(model, source, head) if rule.reads == "features" else None
-    return AttackSubsetStepper(rule, len(source), source.device, head=layer)
+    return AttackSubsetStepper(rule, source.index_count, source.device, head=layer)
 
 
 def refuse_one_image(rule: Rule | None, model: nn.Module, source: Source, smallest: int, *, attack_mode: str) -> None:

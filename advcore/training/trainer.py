@@ -35,6 +35,7 @@ from advcore.training.loop_settings import (
     find_memory_problem,
     has_remembered_start,
     refuse_other_images,
+    refuse_pool,
     refuse_processes,
 )
 from advcore.training.lr import LRSchedule, OneCycle
@@ -220,6 +221,7 @@ class Trainer(LoopSettings):
         Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
         that remembers needs data that give an index the same image each time.
         """
+        refuse_pool(self, model, train)
         if self.remembers:
             refuse_other_images(train)
         counts = [len(train)]

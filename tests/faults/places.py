@@ -73,11 +73,16 @@ def _below(path: str, cls: type, run: dict) -> Iterator[Place]:
         if get_origin(kind) is list:
             here, kind = f"{here}.0", get_args(kind)[0]
         for name, chosen in choices(kind).items():
-            own = {f.name: NEEDED[f.name] for f in dataclasses.fields(chosen) if f.name in NEEDED and _required(f)}
-            yield from _below(here, chosen, _with(run, here, {"name": name, **own}))
+            yield from _below(here, chosen, _with(run, here, {"name": name, **_list_needed(chosen)}))
         for inner in (kind, *get_args(kind)):
             if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-                yield from _below(here, inner, run if _at(run, here) else _with(run, here, {}))
+                yield from _below(here, inner, run if _at(run, here) else _with(run, here, _list_needed(inner)))
+
+
+def _list_needed(cls: type) -> dict[str, Any]:
+    return {
+        field.name: NEEDED[field.name] for field in dataclasses.fields(cls) if _required(field) and field.name in NEEDED
+    }
 
 
 def _required(field: dataclasses.Field) -> bool:
