@@ -32,6 +32,9 @@ class Source(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} images of {self.shape} on {self.device})"
+
     @abstractmethod
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield one batch, without augmentation, for each (B,) tensor of indices."""

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from advcore.cost import CostLedger
+from advcore.errors import format_count
 from advcore.selection.result import Coreset
 from advcore.types import Event
 
@@ -36,6 +37,10 @@ class Trained:
     coresets: list[Coreset] = field(default_factory=list)
     events: list[Entry] = field(default_factory=list)
     ledger: CostLedger = field(default_factory=CostLedger)
+
+    def __repr__(self) -> str:
+        counts = map(format_count, map(len, (self.epochs, self.coresets, self.events)), ("epoch", "coreset", "event"))
+        return f"Trained({', '.join(counts)}, best_epoch={self.best_epoch}, ledger={self.ledger})"
 
     def add_events(self, epoch: int, *events: Event) -> None:
         """Record what fell back in an epoch."""
