@@ -20,10 +20,16 @@ class _Customisable(Protocol):
 
     __pydantic_config__: dict[str, object]
     __post_init__: "Callable[[DataclassInstance], None]"
-    __repr__: "Callable[[DataclassInstance], str]"
+    __repr__: Callable[..., str]
 
 
 _LONGEST = 200  # characters of a repr, above which settings that are objects are named by their class alone
+
+
+class _Shortened(Protocol):
+    """A class of settings with shorthand for some of them."""
+
+    def _expand(self, *shorthand: object) -> dict[str, object]: ...
 
 
 def setting(*, unit: str, default: Any = dataclasses.MISSING) -> Any:
@@ -41,13 +47,16 @@ def settings(cls: type) -> type:
     Unknown settings are refused where the class is read from YAML. Types are checked whenever an object is made
     (`advcore.kinds`), and so are values, by the class's own `__post_init__`: in place of a value of the wrong type it
     sees NaN, False or something empty, or None for an object. Making an object raises ConfigError with all problems
-    at once. `repr` shows what differs from the defaults.
+    at once. `repr` shows what differs from the defaults. Fields that are an `InitVar` are shorthand for settings, which
+    the class's `_expand` returns by name.
     """
     hooks = cast(_Customisable, cls)
     hooks.__pydantic_config__ = {"extra": "forbid", "strict": True}
     check_values = getattr(cls, "__post_init__", _accept_values)
 
-    def check_settings(self: "DataclassInstance") -> None:
+    def check_settings(self: "DataclassInstance", *shorthand: object) -> None:
+        if shorthand:
+            vars(self).update(cast(_Shortened, self)._expand(*shorthand))
         type_problems = _find_type_problems(self)
         if not type_problems:
             check_values(self)

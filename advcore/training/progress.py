@@ -39,8 +39,9 @@ class Trained:
     ledger: CostLedger = field(default_factory=CostLedger)
 
     def __repr__(self) -> str:
-        counts = map(format_count, map(len, (self.epochs, self.coresets, self.events)), ("epoch", "coreset", "event"))
-        return f"Trained({', '.join(counts)}, best_epoch={self.best_epoch}, ledger={self.ledger})"
+        counts = {"epoch": len(self.epochs), "coreset": len(self.coresets), "event": len(self.events)}
+        texts = [format_count(number, noun) for noun, number in counts.items()]
+        return f"Trained({', '.join(texts)}, best_epoch={self.best_epoch}, ledger={self.ledger})"
 
     def add_events(self, epoch: int, *events: Event) -> None:
         """Record what fell back in an epoch."""
