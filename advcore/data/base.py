@@ -19,7 +19,7 @@ use. `usual_augment` names how such images are usually augmented, where they are
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -70,8 +70,8 @@ class Data:
     train: Source
     validation: Source | None
     test: Source
-    part: Tensor
-    whole: Tensor
+    part: Tensor = field(repr=False)
+    whole: Tensor = field(repr=False)
     num_classes: int
     augment: Augmentation
     changed: str = ""

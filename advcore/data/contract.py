@@ -33,6 +33,9 @@ class Source(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} images of {self.shape} on {self.device})"
+
     @property
     def index_count(self) -> int:
         """How many indices `batches` takes: more than there are examples where a pool goes with them (`Pooled`)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-from advcore.errors import CheckpointError, format_value
+from advcore.errors import CheckpointError, format_count, format_value
 from advcore.files import check_inside, check_seal, parse_json, read_bytes, write_sealed
 
 SCHEMA = "advcore-record-2"
@@ -83,6 +83,10 @@ class RunRecord:
     pretraining: JsonObject = field(default_factory=dict)
     plugins: list[JsonObject] = field(default_factory=list)
     resumes: list[JsonObject] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        counts = f"{format_count(len(self.epochs), 'epoch')}, {format_count(len(self.events), 'event')}"
+        return f"RunRecord({self.name}, {counts}, relative_cost={self.relative_cost:.2f}, finished={self.finished})"
 
     def save(self, path: Path) -> None:
         """Write the record as sealed JSON, completely or not at all.

@@ -38,8 +38,8 @@ class Plan:
     text: str
     relative_cost: float
     reference: Reference
-    memory: dict[str, str]
-    notes: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, str] = field(repr=False)
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None) -> Plan:

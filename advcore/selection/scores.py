@@ -25,8 +25,8 @@ class Scores:
     there is one.
     """
 
-    indices: Tensor
-    values: Tensor
+    indices: Tensor = field(repr=False)
+    values: Tensor = field(repr=False)
     num_examples: int
     fingerprint: str
     score: str

@@ -19,8 +19,7 @@ _DIGITS = 1e4  # an offered budget has four digits
 
 def replace_budget(trainer: Trainer, budget: float) -> Trainer:
     """Return the trainer for another share of the data. Raises ConfigError if it refuses that."""
-    selector = trainer.selector and replace(trainer.selector, budget=budget)
-    return replace(trainer, schedule=replace(trainer.schedule, budget=budget), selector=selector)
+    return replace(trainer, budget=budget)
 
 
 def _count_units(trainer: Trainer, k: int, n: int, held_out: int) -> int:

@@ -24,6 +24,7 @@ from advcore.runtime.signals import Stopped
 from advcore.runtime.states import copy_infinite, copy_state, has_diverged
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset
+from advcore.training.display import show_training
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge
@@ -60,10 +61,13 @@ class Run:
     out: Trained = field(default_factory=Trained)
 
 
-def train_run(run: Run, snapshot: Snapshot | None = None) -> Trained:
-    """Train the model of a run, from a snapshot on if there is one, and return the results."""
-    with preserve_trainable(run.model):
-        return Loop(run, snapshot).fit()
+def train_run(run: Run, snapshot: Snapshot | None = None, *, progress: bool | None = None) -> Trained:
+    """Train the model of a run, from a snapshot on if there is one, and return the results.
+
+    progress : as in `Trainer.fit`.
+    """
+    with preserve_trainable(run.model), show_training(run, progress) as listener:
+        return Loop(replace(run, listener=listener), snapshot).fit()
 
 
 class Loop:

@@ -239,3 +239,45 @@ def test_a_streamed_data_set_trains_to_the_same_bits_as_a_resident_one(model, so
     one = made.fit(copy.deepcopy(model), source, source, seed=0)
     two = made.fit(copy.deepcopy(model), plain, plain, seed=0)
     assert equal(one.last, two.last) and torch.equal(one.coresets[0].weights, two.coresets[0].weights)
+
+
+def test_objective_attack_and_budget_are_given_once():
+    """`solver` and `budget` stand for a selector and a schedule that say the same as the trainer."""
+    shared = {"objective": Trades(beta=2.0), "attack": ATTACK, "optimizer": SGD(lr=0.05), "head": "fc"}
+    shared |= {"batch_size": 16, "attack_mode": "train", "normalise": "none"}
+    selector = AdversarialCoreset(
+        objective=Trades(beta=2.0), attack=ATTACK, solver=GradMatch(), budget=0.3, head="fc", block_size=16,
+        attack_mode="train", normalise="none",
+    )  # fmt: skip
+    by_hand = Trainer(**shared, selector=selector, schedule=Schedule(epochs=4, budget=0.3, period=1))
+    when = Schedule(epochs=4, period=1)
+    for solver in ("gradmatch", GradMatch()):
+        assert Trainer(**shared, solver=solver, budget=0.3, schedule=when) == by_hand
+    assert Trainer(**shared, solver="gradmatch", schedule=dataclasses.replace(when, budget=0.3)) == by_hand
+    assert Trainer(**shared, selector=dataclasses.replace(selector, budget=0.5), budget=0.3, schedule=when) == by_hand
+    assert dataclasses.replace(by_hand, clip_norm=None) == by_hand
+    smaller = dataclasses.replace(by_hand, budget=0.2)
+    assert (smaller.schedule.budget, smaller.selector.budget) == (0.2, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            {"solver": "gradmatch"},
+            "budget must be set where a solver is, got None; such as 0.5, .*",
+        ),
+        ({"budget": 0.5}, "selector must be set for a schedule with a budget below 1, got None; or name a solver"),
+        ({"budget": 2, "solver": "craig"}, r"budget must be a share in \(0, 1\], got 2; .*"),
+        ({"budget": 0.5, "solver": "crag"}, "solver must be a solver, such as .*, got 'crag'.*"),
+        ({"budget": 0.5, "solver": "craig", "schedule": 4}, "schedule must be an object of the class .*, got 4"),
+    ],
+)
+def test_what_is_given_once_and_wrong_is_one_line(given, line):
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        Trainer(objective=Pgd(), attack=ATTACK, optimizer=SGD(lr=0.05), **{"schedule": Schedule(epochs=4)} | given)
+
+
+def test_a_solver_beside_a_selector_is_refused():
+    with pytest.raises(ConfigError, match="^solver must be left out beside a selector, which has one, got 'craig'$"):
+        dataclasses.replace(trainer(GradMatch()), solver="craig")
