@@ -19,7 +19,7 @@ from advcore.files import check_inside, load_tensors, write_bytes, write_sealed
 from advcore.kinds import accept_arguments
 from advcore.models.base import Normalize
 from advcore.register.plugins import check_plugins, find_source
-from advcore.reporting.card import is_measured, write_card
+from advcore.reporting.card import can_write_metadata, is_measured, write_card
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
 from advcore.run.weights import find_checkpoint, load_state
@@ -86,6 +86,8 @@ def _list_notes(record: RunRecord, kind: str, coresets: NamedCoresets) -> tuple[
     unfinished = "the run is not finished: the card tells no accuracy on the test set"
     no_coresets = "the run has no coresets: it selected none"
     notes = {unfinished: kind != "coresets" and not record.finished, no_coresets: kind == "all" and not coresets}
+    no_metadata = 'README.md has no metadata for a model hub: that needs pip install "advcore[hf]"'
+    notes[no_metadata] = kind != "coresets" and not can_write_metadata()
     for entry in record.plugins:
         name = Path(entry["path"]).name
         notes[f"{name} is not exported: model.py asks for it where it defines the network"] = kind != "coresets"
