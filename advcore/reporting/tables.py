@@ -7,6 +7,7 @@ from itertools import chain
 
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
+from advcore.reporting.collapse import count_runs, drop_collapsed
 from advcore.reporting.record import BY_PATH, JsonObject, RunRecord
 
 Row = Sequence[str]
@@ -190,8 +191,8 @@ def compare_methods(
 ) -> tuple[Row, list[Row]]:
     """Return the header and the rows of a table that compares methods, one row per method.
 
-    Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds), relative cost, and
-    the mean gradient error of the selections beside that of random subsets; where selections used a cheaper attack,
+    Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds without those that
+    collapsed, which are counted apart), relative cost, and the mean gradient error of the selections beside that of random subsets; where selections used a cheaper attack,
     also the error against the full attack.
 
     which : the checkpoint whose accuracies are compared, "last" or "best".
@@ -210,8 +211,8 @@ def compare_methods(
     for name, records in groups.items():
         cost = statistics.fmean(record.relative_cost for record in records)
         speed_ups = [_format_speed_up(records, against, measure) for measure in measures.values()]
-        cells = _format_accuracies(records, which, accuracies)
-        rows.append((name, str(len(records)), *cells, f"{cost:.2f}", *speed_ups, _format_mean_errors(records)))
+        cells = _format_accuracies(drop_collapsed(records, which), which, accuracies)
+        rows.append((name, count_runs(records, which), *cells, f"{cost:.2f}", *speed_ups, _format_mean_errors(records)))
     return header, rows
 
 
