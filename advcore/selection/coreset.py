@@ -31,7 +31,7 @@ from advcore.selection.settings import BLOCKS, TARGETS, SelectionSettings
 from advcore.selection.solve import Solution, solve
 from advcore.settings import settings
 from advcore.solvers import SOLVERS
-from advcore.solvers.base import Solver
+from advcore.solvers.base import Solver, find_scores_file
 from advcore.solvers.uniform import Random
 from advcore.types import Event, Facts, find_name
 
@@ -78,7 +78,7 @@ class AdversarialCoreset(SelectionSettings):
     def _check_more(self) -> list[SettingProblem | None]:
         gradient = GRADIENTS.get(self.solver.reads or "")
         attacks = gradient is not None and (gradient.is_attacked or not gradient.is_scalar)
-        needs_attack = gradient is not None and gradient.is_attacked
+        needs_attack = gradient is not None and gradient.is_attacked and not find_scores_file(self.solver)
         return [
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_at_least("block_size", self.block_size, 1),
