@@ -117,12 +117,20 @@ class RunRecord:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_WAY_OUT}") from error
         try:
-            record = cls(**value)
+            record = cls(**value | {"config": _name_old_defaults(value.get("config"))})
             for field in dataclasses.fields(cls):
                 _check_type(field, getattr(record, field.name))
             return record
         except TypeError as error:
             raise CheckpointError(f"{path} is not a record of this version: {error}") from None
+
+
+def _name_old_defaults(config: object) -> object:
+    """Return settings with the defaults of the version that wrote them, where this version has others by that name."""
+    match config:
+        case {"minibatch": {"name": "loss_ranked", **rule}}:
+            return {**config, "minibatch": {"name": "loss_ranked", "look": "eval", **rule}}
+    return config
 
 
 def _check_type(field: dataclasses.Field, value: object) -> None:

@@ -15,6 +15,7 @@ from advcore.selection.memory import Estimate, estimate_for, settle
 from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
+from advcore.training.loop_settings import count_ramp_steps, count_steps
 from advcore.training.plan import (
     PlannedUnits,
     Reference,
@@ -24,6 +25,7 @@ from advcore.training.plan import (
 )
 from advcore.training.trainer import Trainer
 
+_OTHER_SHARE = 1.25  # by how much a ramp's share of a run is larger or smaller than of full training, to be mentioned
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 
 
@@ -64,6 +66,7 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
         "time": _explain_time(trainer, estimate, data.train.device),
+        "ramps": explain_ramps(trainer, n, compared.epochs),
     }
     return Plan(
         text=text,
@@ -192,6 +195,28 @@ def explain_epochs(schedule: Schedule) -> str | None:
         f"{schedule.length} of training.epochs: {schedule.epochs} run, so that the work is about "
         f"{100 * schedule.budget:g} % of full training (selection.budget): {warm_start}, then {on_coresets} on coresets"
     )
+
+
+def explain_ramps(trainer: Trainer, n: int, epochs: int) -> str | None:
+    """Say which ramps and warm-ups take another share of the run's steps than of full training's `epochs`, if any do.
+
+    n : training examples. Named are those whose share is larger or smaller by a quarter.
+    """
+    steps = count_steps(trainer, n)
+    ramps = {
+        "training.eps_ramp": (trainer.eps_ramp, count_ramp_steps(trainer, n)),
+        "training.head_epochs": (trainer.head_epochs, sum(steps[: trainer.head_epochs])),
+    }
+    for path, part in (("minibatch", trainer.minibatch), ("training.awp", trainer.awp)):
+        if part is not None:
+            ramps[f"{path}.warm_up"] = (part.warm_up, sum(steps[: part.warm_up]))
+    lines = []
+    for path, (length, taken) in ramps.items():
+        share = min(1.0, taken / sum(steps))
+        usual = min(1.0, length / epochs)
+        if length and not usual / _OTHER_SHARE <= share <= usual * _OTHER_SHARE:
+            lines.append(f"{path}: {length:g} takes {share:.0%} of this run's steps, {usual:.0%} of full training's")
+    return "; ".join(lines) or None
 
 
 def explain_cost(trainer: Trainer, planned: PlannedUnits, reference: Reference, n: int) -> str | None:

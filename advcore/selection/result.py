@@ -36,8 +36,8 @@ class Coreset:
     population : how many of the N examples the weights stand for; None for all.
     fingerprint : of the data (`digest_labels`).
     epoch, solver, partition, seed, budget : where it came from.
-    quality : gradient_error, gradient_error_trained, gradient_error_random (None where no gradient was
-        measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
+    quality : gradient_error, gradient_error_trained, gradient_error_random of draws from the same partition (None
+        where no gradient was measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
     cost : passes and seconds by phase.
     info : facts from the solver, one entry per sub-problem.
     events : what was replaced by a fallback or left out.

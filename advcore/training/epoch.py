@@ -1,6 +1,5 @@
 """Train for one epoch: its batches, the learning rate, the steps, and what its entry says."""
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from advcore.runtime.signals import check, defer_stop
 from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
-from advcore.training.loop_settings import refuse_other_images
+from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
 from advcore.training.minibatch import build_stepper, refuse_one_image
 from advcore.training.progress import Entry, Place
 from advcore.training.step import Batch, Gate, Images, Learner, weigh_part
@@ -40,8 +39,8 @@ class EpochTrainer:
     gate : what keeps steps out that are not finite, where the device decides so; else None.
     average : of the weights, or None. infinite : which of its tensors hold infinity (`find_infinite`).
     stepper : what the minibatch rule makes of each batch.
-    steps_done : training steps so far, over all epochs. watch : of the first step's attack.
-    classes : of the model, for labels that are mixed; 0 where none are.
+    steps_done : training steps so far, over all epochs. ramp_steps : over how many the ball grows.
+    watch : of the first step's attack. classes : of the model, for labels that are mixed; 0 where none are.
     lengths : of the planned epochs, in epochs on all data. place, coreset : of the present epoch; None is all data.
     """
 
@@ -70,6 +69,7 @@ class EpochTrainer:
         if trainer.cutmix is not None:
             self.classes = count_logits(run.model, run.train)
         self.steps_done = 0
+        self.ramp_steps = count_ramp_steps(trainer, len(run.train))
         self.watch = GradientWatch()
         self.place = Place()
         self.coreset: Coreset | None = None
@@ -239,10 +239,9 @@ class EpochTrainer:
             return None
         if self.memory is not None:
             attack = attack.with_memory(self.memory)
-        steps = trainer.eps_ramp * math.ceil(len(self.run.train) / trainer.batch_size)
-        if self.steps_done + 1 >= steps:
+        if self.steps_done + 1 >= self.ramp_steps:
             return attack
-        return attack.scale((self.steps_done + 1) / steps)
+        return attack.scale((self.steps_done + 1) / self.ramp_steps)
 
     def _set_lr(self, share: float) -> float:
         """Set the learning rate where `share` of the epoch's steps are done, and return it.

@@ -1,5 +1,6 @@
 """Settings of the training loop that do not depend on what is trained, and what they ask of a run."""
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Memory
 from advcore.data.checks import check_labels, count_logits
-from advcore.data.contract import SAMPLE, Source, read_first_images
+from advcore.data.contract import SAMPLE, Source, count_chunks, read_first_images
 from advcore.data.pool import Pooled, name_pool
 from advcore.errors import (
     CheckpointError,
@@ -55,7 +56,8 @@ class LoopSettings:
     normalise : how a coreset's weights are scaled: "coreset", to mean 1 over the coreset; "none", as solved, w K / N;
         "batch", to mean 1 in each batch, as published; "equal", replaced by 1 each.
     attack_mode : mode of the model while it is attacked: "eval", or "train" as in some published codes.
-    eps_ramp : epochs over which the training attack's ball grows to its size, >= 0.
+    eps_ramp : epochs on all data over whose steps the training attack's ball grows to its size, >= 0.
+    eps_ramp_share : instead, a share of the run's own steps, in [0, 1], however short it is or small its coresets.
     clip_norm : largest gradient norm, above 0; None does not clip.
     clip_value : largest absolute value of a gradient's entry, above 0, as PAT clips; None does not clip.
     ema : decay of a moving average of the weights, in [0, 1), which is then what is evaluated and saved; None for none.
@@ -75,6 +77,7 @@ class LoopSettings:
     normalise: str = "coreset"
     attack_mode: str = "eval"
     eps_ramp: float = setting(default=0, unit="epochs")
+    eps_ramp_share: float = setting(default=0, unit="share")
     clip_norm: float | None = setting(default=None, unit="gradient norm")
     clip_value: float | None = setting(default=None, unit="gradient entry")
     ema: float | None = setting(default=None, unit="unit-free")
@@ -93,6 +96,14 @@ class LoopSettings:
             check_one_of("normalise", self.normalise, NORMALISE),
             check_one_of("attack_mode", self.attack_mode, ATTACK_MODES),
             check_within("eps_ramp", self.eps_ramp, 0, 10_000),
+            check_within("eps_ramp_share", self.eps_ramp_share, 0, 1),
+            check(
+                not (self.eps_ramp and self.eps_ramp_share),
+                "eps_ramp_share",
+                "0 beside eps_ramp",
+                self.eps_ramp_share,
+                "one of them says how long the ramp is",
+            ),
             unless(self.clip_norm is None, check_positive("clip_norm", self.clip_norm)),
             unless(self.clip_value is None, check_positive("clip_value", self.clip_value)),
             unless(self.ema is None, check_within("ema", self.ema, 0, 0.999999)),
@@ -116,6 +127,19 @@ class LoopSettings:
         if self.awp is None or epoch < self.awp.warm_up:
             return None
         return self.awp
+
+
+def count_steps(trainer: "Trainer", n: int) -> list[int]:
+    """Return the number of steps of each epoch that the trainer plans for n training examples."""
+    sizes = [trainer.count_examples(epoch.action, n) for epoch in trainer.schedule.plan()]
+    return [sum(count_chunks(size, trainer.batch_size).values()) for size in sizes]
+
+
+def count_ramp_steps(trainer: "Trainer", n: int) -> float:
+    """Return over how many steps the training attack's ball grows, of a run on n training examples."""
+    if trainer.eps_ramp_share:
+        return trainer.eps_ramp_share * sum(count_steps(trainer, n))
+    return trainer.eps_ramp * math.ceil(n / trainer.batch_size)
 
 
 def refuse_processes(trainer: "Trainer") -> None:

@@ -68,8 +68,13 @@ def count_least_images(rule: Rule | None, size: int, attack_mode: str) -> int:
     if isinstance(rule, AttackSubset):
         return count(rule.rho, size)
     least = count(rule.least, 2 * size)
-    if attack_mode == "train" and not rule.reads:
-        least = min(least, rule.count_attacked(size) or least)  # where none is attacked, no attack runs
+    if rule.look == "train":
+        least = 2 * size
+    if attack_mode == "train":
+        attacked = size
+        if not rule.reads:
+            attacked = rule.count_attacked(size)
+        least = min(least, attacked or least)  # where none is attacked, no attack runs
     return least
 
 
@@ -129,6 +134,8 @@ def count_batch_units(rule: Rule | None, objective: Objective, attack: Attack | 
             units += 2 * size
         return units
     kept = count(rule.choose_share(epoch, []), 2 * size)
+    if rule.look == "train":
+        return size * attack_units + 2 * size + kept
     if rule.reads:
         return size * attack_units + 2 * size + 2 * kept
     return rule.count_attacked(size) * attack_units + 2 * kept

@@ -50,7 +50,7 @@ RUNS = {
     "remembered, int8": {"attack": REMEMBERED, "memory": Memory(precision="int8")},
     "steps by budget": {"attack_steps": ByBudget(mean=1.5, last=3)},
     "margin": {"minibatch": RULES["margin"](warm_up=1)},
-    "queue": {"minibatch": RULES["loss_ranked"](queue=True)},
+    "queue": {"minibatch": RULES["loss_ranked"](queue=True, look="eval")},
     "adaptive": {"minibatch": RULES["loss_ranked"](adaptive="recursive", p_min=0.3)},
     "moving average, adam": {"ema": 0.9, "optimizer": Adam(lr=0.01)},
     "head first, awp": {"head_epochs": 2, "awp": AWP(gamma=0.01, warm_up=1)},
@@ -59,6 +59,7 @@ RUNS = {
         "optimizer": AdamW(lr=0.01),
         "lr_schedule": Cosine(warm_up=0.3),
         "cutmix": CutMix(probability=0.7),
+        "eps_ramp_share": 0.6,
     },
 }
 each_run = pytest.mark.parametrize("name", RUNS)

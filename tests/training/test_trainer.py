@@ -154,8 +154,12 @@ def test_the_moving_average_is_what_is_kept(model, source):
     assert equal(still.last, one.last)
 
 
+@pytest.mark.parametrize(
+    "changes, steps", [({"eps_ramp": 1}, 6), ({"eps_ramp_share": 0.75}, 9), ({"eps_ramp_share": 1.0}, 12)]
+)
 @by_plain_kernels
-def test_the_ball_grows_over_the_ramp(model, source):
+def test_the_ball_grows_over_epochs_on_all_data_or_over_a_share_of_the_steps_that_run(model, source, changes, steps):
+    """Of a run on coresets: 6 steps of 16 of the 96 images, then two epochs of 3 on the half."""
     sizes = []
 
     class Spy(LinfPGD):
@@ -166,14 +170,15 @@ def test_the_ball_grows_over_the_ramp(model, source):
     made = Trainer(
         objective=Pgd(),
         attack=Spy(eps=0.3, steps=1),
-        schedule=Schedule(epochs=3),
+        schedule=Schedule(epochs=4, budget=0.5, warm_start=0.5),
+        selector=AdversarialCoreset(objective=Pgd(), solver=Random(), attack=LinfPGD(eps=0.3), budget=0.5),
         optimizer=SGD(lr=0.01),
         batch_size=16,
-        eps_ramp=2,
+        **changes,
     )
     made.fit(model, source, seed=0)
-    assert sizes[:12] == pytest.approx([0.3 * (i + 1) / 12 for i in range(12)])
-    assert set(sizes[12:]) == {0.3}
+    assert len(sizes) == 12 and set(sizes[steps:]) <= {0.3}
+    assert sizes[:steps] == pytest.approx([0.3 * (i + 1) / steps for i in range(steps)])
 
 
 @by_plain_kernels
@@ -201,12 +206,27 @@ def test_learning_rates_follow_milestones_of_the_full_run(model, source):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("batch_size", 1), ("normalise", "x"), ("eps_ramp", -1), ("ema", 2), ("clip_norm", 0), ("probe_examples", 0)],
+    [
+        ("batch_size", 1),
+        ("normalise", "x"),
+        ("eps_ramp", -1),
+        ("eps_ramp_share", 1.5),
+        ("ema", 2),
+        ("clip_norm", 0),
+        ("probe_examples", 0),
+    ],
 )
 def test_bad_settings_name_themselves_and_their_value(setting, value):
     with pytest.raises(ConfigError) as error:
         trainer(**{setting: value})
     assert setting in str(error.value) and repr(value) in str(error.value)
+
+
+def test_a_ramp_has_one_length():
+    with pytest.raises(ConfigError) as error:
+        trainer(eps_ramp=2, eps_ramp_share=0.5)
+    line = "eps_ramp_share must be 0 beside eps_ramp, got 0.5; one of them says how long the ramp is"
+    assert str(error.value) == line
 
 
 def test_a_selector_that_contradicts_its_trainer_is_refused():
