@@ -18,7 +18,7 @@ use. `usual_augment` names how such images are usually augmented, where they are
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar

@@ -128,9 +128,7 @@ def compare_all(questions: Mapping[Key, Sequence[Difference]]) -> dict[Key, Comp
     estimates = {key: estimate_mean(differences) for key, differences in questions.items()}
     tested = {key: estimate.p for key, estimate in estimates.items() if estimate.freedom}
     corrected = correct(tested)
-    return {
-        key: Comparison(estimate, corrected.get(key, 1.0), len(tested)) for key, estimate in estimates.items()
-    }
+    return {key: Comparison(estimate, corrected.get(key, 1.0), len(tested)) for key, estimate in estimates.items()}
 
 
 def correct(p_values: Mapping[Key, float]) -> dict[Key, float]:

@@ -73,7 +73,8 @@ def factors(found: Groups) -> str:
 def budgets(found: Groups) -> str:
     names = [f"{solver} {budget}" for budget in BUDGETS for solver in ("random", "GradMatch", "CRAIG")]
     rows = [
-        _row(found, name, []) + [gap_text(found, name, f"random {name.rsplit(' ', 1)[1]}") if name[0] != "r" else NOTHING]
+        _row(found, name, [])
+        + [gap_text(found, name, f"random {name.rsplit(' ', 1)[1]}") if name[0] != "r" else NOTHING]
         for name in names
         if name in found
     ]

@@ -146,6 +146,15 @@ def page(sections: dict[str, Groups], repeated: Groups, strong: dict[str, Groups
     lines += [again(repeated, tested)] if repeated else []
     for title, found in strong.items():
         n = next(iter(found.values()))[0].final["last"]["attacks"][0]["n"]
-        lines += [f"## {title}: {n} images, seed 0", "", "The front and what is nearest to it. PGD-50 above is on other,"]
-        lines += ["and more, images: set AutoAttack beside AutoAttack only.", "", to_markdown(*compare_methods(found)), ""]
+        lines += [
+            f"## {title}: {n} images, seed 0",
+            "",
+            "The front and what is nearest to it. PGD-50 above is on other,",
+        ]
+        lines += [
+            "and more, images: set AutoAttack beside AutoAttack only.",
+            "",
+            to_markdown(*compare_methods(found)),
+            "",
+        ]
     return "\n".join(lines)
