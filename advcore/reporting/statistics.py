@@ -18,7 +18,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Difference:
-    """What a run reaches more than a run of another method with the same seed and the same data split."""
+    """What a run reaches more than a run of another method with the same seed and the same data split.
+
+    value : the difference, in points. seed, split : what the two have in common.
+    """
 
     value: float
     seed: int
