@@ -32,7 +32,9 @@ def identify(config: RunConfig) -> dict:
 
 
 def _name_weights(path: str) -> str:
-    """Return what a file of weights is called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run."""
+    """Return what weights are called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run, "hub:owner/name"."""
+    if path.startswith("hub:"):
+        return path
     *folders, name = re.split(r"[/\\]", path)
     if folders[-1:] == ["checkpoints"]:
         return "/".join([*folders[-2:], name])

@@ -19,6 +19,7 @@ ELSEWHERE = (
     "checkpoint",
     "tracking",
     "data.workers",
+    "model.download",
     "training.memory.place",
     "selection.memory_limit",
     "selection.max_minutes",

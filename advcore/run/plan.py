@@ -10,6 +10,7 @@ from advcore.data.base import Data
 from advcore.data.pool import Pooled
 from advcore.errors import format_count
 from advcore.run import build
+from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import Estimate, estimate_for, settle
 from advcore.selection.schedule import Schedule
@@ -44,10 +45,18 @@ class Plan:
     notes: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None) -> Plan:
+def make_plan(
+    config: RunConfig,
+    trainer: Trainer,
+    data: Data,
+    model: nn.Module,
+    wanted: float | None,
+    beginning: Beginning | None = None,
+) -> Plan:
     """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
 
-    wanted : the cost that the budget was computed for; None where the budget was set.
+    wanted : the cost that the budget was computed for; None where the budget was set. beginning : the trained weights
+    that the run begins from; None for random ones.
     """
     n = len(data.train)
     compared = find_reference(config, n)
@@ -61,7 +70,7 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
     estimate = _estimate_selection(trainer, data, model)
     notes = {
-        "weights": _explain_weights(config),
+        "weights": beginning and beginning.describe(config),
         "pool": _explain_pool(trainer, data),
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
@@ -75,17 +84,6 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         memory=_estimate_memory(trainer, data, model, estimate),
         notes={subject: note for subject, note in notes.items() if note},
     )
-
-
-def _explain_weights(config: RunConfig) -> str | None:
-    """Say which trained weights a run begins from; None for random ones."""
-    model = config.model
-    if model.weights is None:
-        return None
-    note = f"begins from the weights in {model.weights}"
-    if model.new_head:
-        note += ", with a random head"
-    return f"{note}; their own training is in no cost here"
 
 
 def _explain_pool(trainer: Trainer, data: Data) -> str | None:

@@ -20,6 +20,7 @@ from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.run import build, weights
 from advcore.run.plan import Plan, make_plan, settle_budget
+from advcore.run.pretrained import load_beginning
 from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer
 
@@ -65,7 +66,7 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     """Read and check the data, build model and trainer, and make the plan; train nothing.
 
     scores : also read the file of scores that the solver names, which only a selection needs.
-    initial : also read the file of weights to begin with, if the settings name one.
+    initial : also read the weights to begin with, if the settings name some.
 
     The trainer comes first: it needs no data, so that a wrong setting is reported before anything is read. It is built
     again where settings were completed with the help of the data: by the budget for a cost, or by networks.
@@ -79,7 +80,8 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     wanted = getattr(config.selection, "cost", None)
     with build.prefix_problems("selection."):
         completed = settle_budget(config, trainer, len(data.train), build.count_held_out(data))
-    model = build.build_model(completed, data, device, initial=initial)
+    model = build.build_model(completed, data, device)
+    beginning = load_beginning(model, config, data) if initial else None
     completed = _load_networks(completed, data, device)
     if completed is not config:
         trainer = build.build_trainer(completed)
@@ -92,12 +94,12 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= _hash_networks(completed)
     pretraining: dict[str, object] = {}
-    if initial and config.model.weights is not None:
-        inputs["model.weights"] = weights.compute_weights_hash(Path(config.model.weights))
-        pretraining = weights.describe_pretraining(Path(config.model.weights))
+    if beginning is not None:
+        inputs |= beginning.list_inputs()
+        pretraining = weights.describe_pretraining(beginning.path)
     if wanted is not None:
         inputs["selection.cost"] = wanted
-    plan = make_plan(completed, trainer, data, model, wanted)
+    plan = make_plan(completed, trainer, data, model, wanted, beginning)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
 
 
@@ -128,7 +130,7 @@ def _load_network(attack: Kind, data: Data, device: torch.device) -> Kind | Atta
         return attack
     folder = Path(attack.network)
     config = from_dict(RunRecord.load(folder / "record.json").config)
-    model = build.build_model(config, data, device, initial=False)
+    model = build.build_model(config, data, device)
     weights.load_state(model, weights.find_checkpoint(folder, "best"))
     return attack.by(model)
 
