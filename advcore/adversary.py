@@ -137,7 +137,7 @@ def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: 
     require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
     assert attack is not None, "its type is checked"
     are_labels = y.shape == x.shape[:1] and y.dtype == torch.int64
-    if takes_mixed_labels(objective) and attack.climbs == "own":
+    if takes_mixed_labels(objective) and getattr(attack, "climbs", None) == "own":
         are_labels |= y.ndim == 2 and len(y) == len(x) and y.dtype.is_floating_point
     require(check(are_labels, "y", f"{len(x)} labels of torch.int64, one an image", f"{y.dtype} {tuple(y.shape)}"))
     return attack
