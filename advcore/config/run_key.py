@@ -13,8 +13,8 @@ from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
 def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
-    The data count by the last part of their path, or, where their name says enough, without it; a pool and weights to
-    begin with by the last part of theirs, weights of a run by its folder's name too.
+    The data, and a pool beside them, count by the last part of their path, or, where their name says enough, without
+    it; weights to begin with by the last part of theirs, those of a run by its folder's name too.
     """
     settings = resolve(config)
     del settings["name"]
