@@ -35,10 +35,12 @@ class AdversarialCoresetCallback(Callback):
     """Train on all data at first, then on a coreset that is selected with the current model every `period` epochs.
 
     Batches are (x, y, w) from the first epoch on; the loss is `(w * losses).mean()`. With `weighted=False` they are
-    (x, y), for a module whose loss is a mean without weights, and examples are drawn by theirs. The loader that `train_dataloader`
-    of the module or data module returns decides the data set, the batch size and the workers. Batches are shuffled, and
-    a loader with a sampler that does anything else is refused. The trainer must ask for the loader every epoch:
-    `Trainer(reload_dataloaders_every_n_epochs=1)`. Lightning's checkpoints include the coreset.
+    (x, y), for a module whose loss is a mean without weights, and examples are drawn by theirs.
+
+    The loader that `train_dataloader` of the module or data module returns decides the data set, the batch size and the
+    workers. Batches are shuffled, and a loader with a sampler that does anything else is refused. The trainer must ask
+    for the loader every epoch: `Trainer(reload_dataloaders_every_n_epochs=1)`. Lightning's checkpoints include the
+    coreset.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
 """Batches (x, y) for Lightning modules that take no weights, against a stand-in for Lightning's classes."""
 
+import importlib
 import sys
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from advcore.errors import DataError
 from advcore.objectives import Pgd
 from advcore.selection.result import Coreset
 
+NAME = "advcore.integrations.lightning"
 SELECTOR = AdversarialCoreset(
     objective=Pgd(), attack=LinfPGD(eps=0.1, steps=1), solver="craig", budget=0.5, full_examples=0
 )
@@ -51,7 +53,8 @@ class Trainer:
     def fit(self, module):
         self.callback.setup(self, module, "fit")
         try:
-            for self.current_epoch in range(self.epochs):
+            for epoch in range(self.epochs):
+                self.current_epoch = epoch
                 module.seen = []
                 for batch in module.train_dataloader():
                     module.training_step(batch)
@@ -70,11 +73,9 @@ def make_callback(monkeypatch):
     package.pytorch = pytorch
     for name, entry in (("lightning", package), ("lightning.pytorch", pytorch)):
         monkeypatch.setitem(sys.modules, name, entry)
-    monkeypatch.delitem(sys.modules, "advcore.integrations.lightning", raising=False)
-    from advcore.integrations import lightning
-
-    yield lightning.AdversarialCoresetCallback
-    monkeypatch.delitem(sys.modules, "advcore.integrations.lightning")
+    monkeypatch.delitem(sys.modules, NAME, raising=False)
+    yield importlib.import_module(NAME).AdversarialCoresetCallback
+    del sys.modules[NAME]
 
 
 def test_a_module_without_weights_gets_each_example_as_often_as_its_weight_says(make_callback):
