@@ -128,8 +128,8 @@ class Coreset:
     def draw(self, *, seed: int, epoch: int = 0) -> Tensor:
         """Draw K indices with replacement in proportion to the weights, for a loss that takes none.
 
-        An example of weight w, rescaled to mean 1, is drawn floor(w) or ceil(w) times, and w times on average over seeds
-        and epochs (systematic resampling: one random number in all). Raises DataError for a weight below 0.
+        An example of weight w, rescaled to mean 1, is drawn floor(w) or ceil(w) times, on average over seeds and
+        epochs w times (systematic resampling: one random number in all). Raises DataError for a weight below 0.
         """
         weights = self.training_weights().double()
         if bool((weights < 0).any()):
