@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advcore.attacks.base import Attack, PassCounter, to_full_precision
 from advcore.cost import CostLedger
+from advcore.data.checks import explain_narrow_weights
 from advcore.errors import SettingProblem, check, must, require
 from advcore.kinds import accept_arguments, find_type_problem
 from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean, takes_mixed_labels
@@ -69,7 +70,7 @@ def attack(
     y = copy_from_inference(y)
     ledger = CostLedger()
     forward = ledger.count_passes(model)
-    with borrow(model, training=training), ledger.phase("attack"):
+    with explain_narrow_weights(model, x), borrow(model, training=training), ledger.phase("attack"):
         bound = bind_attack(attack, model, ledger.count_passes)
         return perturb(forward, objective, bound, x, y, generator=_make_stream(seed, x))
 
