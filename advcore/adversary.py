@@ -11,7 +11,7 @@ from advcore.attacks.base import Attack, PassCounter, to_full_precision
 from advcore.cost import CostLedger
 from advcore.errors import SettingProblem, check, must, require
 from advcore.kinds import accept_arguments, find_type_problem
-from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean
+from advcore.objectives.base import Objective, choose_ascent, is_attacked, needs_clean, takes_mixed_labels
 from advcore.objectives.standard import Pgd
 from advcore.rng import Stream
 from advcore.runtime.borrow import borrow, copy_from_inference, find_dtype, record_gradients
@@ -128,13 +128,16 @@ def perturb(
 def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: Tensor) -> Attack | None:
     """Return the attack; None for an objective that is not attacked.
 
-    Raises ConfigError for objects of other kinds, and for labels that are not one whole number for each image.
+    Raises ConfigError for objects of other kinds, and for labels that are not one whole number for each image, nor
+    shares of the classes that the objective takes.
     """
     require(find_type_problem("objective", Objective, objective))
     if not is_attacked(objective):
         return None
     require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
     are_labels = y.shape == x.shape[:1] and y.dtype == torch.int64
+    if takes_mixed_labels(objective) and attack.climbs == "own":
+        are_labels |= y.ndim == 2 and len(y) == len(x) and y.dtype.is_floating_point
     require(check(are_labels, "y", f"{len(x)} labels of torch.int64, one an image", f"{y.dtype} {tuple(y.shape)}"))
     return attack
 

@@ -15,7 +15,10 @@ def score(
     file: arguments.RunFile,
     score: Annotated[
         str | None,
-        typer.Option(help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads."),
+        typer.Option(
+            help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads, else "
+            "adversarial_instability (1 - learning stability), or input_norm where nothing is attacked."
+        ),
     ] = None,
     set_: arguments.Overrides = None,
     plugin: arguments.Plugins = None,

@@ -13,8 +13,8 @@ from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
 def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
-    The data count by the last part of their path, or, where their name says enough, without it; weights to begin with
-    by the last part of theirs, those of a run by its folder's name too.
+    The data count by the last part of their path, or, where their name says enough, without it; a pool and weights to
+    begin with by the last part of theirs, weights of a run by its folder's name too.
     """
     settings = resolve(config)
     del settings["name"]
@@ -24,6 +24,8 @@ def identify(config: RunConfig) -> dict:
     data = settings["data"]
     if "path" in data:
         data["path"] = _find_last_part(data["path"]) if data["name"] in BY_PATH else None
+    if data.get("pool"):
+        data["pool"]["path"] = _find_last_part(data["pool"]["path"])
     if settings["model"]["weights"]:
         settings["model"]["weights"] = _name_weights(settings["model"]["weights"])
     return settings

@@ -40,7 +40,7 @@ TABLES: dict[str, Mapping[str, type]] = {
 }
 
 # Models whose name goes on with what they build: timm:ARCHITECTURE.
-WITH_ARCHITECTURE = ("timm", "plugin")
+WITH_ARCHITECTURE = ("timm", "torchvision", "plugin")
 
 
 def _read_name(value: object) -> str | None:

@@ -189,6 +189,7 @@ class UpdateSubset:
     warm_up = 0
     queue = False
     probed = 0
+    look = "eval"
 
     def __post_init__(self) -> None:
         require(check_share("p_up", self.p_up), *self._check_more())

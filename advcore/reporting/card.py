@@ -195,6 +195,7 @@ def _describe_training(record: RunRecord) -> str:
     reference = record.reference and describe_reference(record.reference)
     selection = config.get("selection")
     weights = config["model"].get("weights")
+    pool = config["data"].get("pool")
     errors = [
         f"{entry['gradient_error']:.3f} ({entry['gradient_error_random']:.3f})"
         for entry in record.selections
@@ -203,6 +204,9 @@ def _describe_training(record: RunRecord) -> str:
     lines = [
         f"plan: {record.plan}",
         weights and f"begun from trained weights: `{Path(weights).name}`, whose own training is in no cost here",
+        pool
+        and f"{100 * pool['share']:g} % of each batch from a pool of {record.data['pool']:,} images, "
+        f"`{Path(pool['path']).name}`",
         f"relative cost: {record.relative_cost:.3f} of full training ({reference or 'unknown reference'})",
         selection
         and f"coresets: {_format_method(selection['solver'])}, partition `{selection['partition']}`, "
@@ -212,6 +216,7 @@ def _describe_training(record: RunRecord) -> str:
         f"optimiser: {_format_method(training['optimizer'])}; learning rate: {_format_method(training['lr_schedule'])}",
         training.get("attack_steps") and f"attack steps by epoch: {_format_method(training['attack_steps'])}",
         training.get("ema") is not None and f"the weights are a moving average, decay {training['ema']}",
+        training.get("swa") and f"the weights are an average of epochs, from {training['swa']['start']} of the run on",
         f"batch size {training['batch_size']}; {record.seconds:.0f} s on {device}",
         *(f"event at epoch {entry['epoch']}: {entry['event']}" for entry in record.events),
     ]

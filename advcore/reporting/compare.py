@@ -9,6 +9,7 @@ from operator import attrgetter
 from advcore.errors import format_value
 from advcore.pixels import format_pixels
 from advcore.reporting import front, lenient, tables
+from advcore.reporting.collapse import drop_collapsed, has_collapsed
 from advcore.reporting.record import ELSEWHERE, JsonObject, RunRecord, is_among
 from advcore.reporting.settings_parts import flatten
 
@@ -201,6 +202,7 @@ def _read_compared(record: RunRecord) -> tuple[object, ...]:
     """Return everything that a table and a chart of several methods take from a record."""
     return (
         100.0 * record.final["last"]["clean"]["accuracy"],
+        has_collapsed(record),
         _describe_evaluation(record),
         front.classify_run(record.config),
         record.relative_cost,
@@ -249,9 +251,11 @@ def summarize_methods(groups: tables.Groups, which: str = "last") -> list[front.
 
 
 def _summarize_method(name: str, records: Sequence[RunRecord], which: str) -> front.Method:
+    sound = drop_collapsed(records, which)
     return front.Method(
         name,
         kind=front.classify_run(records[0].config),
         costs=[record.relative_cost for record in records],
-        robust=[robust_accuracy(record, which) for record in records],
+        robust=[robust_accuracy(record, which) for record in sound or records],
+        collapsed=len(records) - len(sound),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin
 
-from advcore.errors import CheckpointError, format_value
+from advcore.errors import CheckpointError, format_count, format_value
 from advcore.files import check_inside, check_seal, parse_json, read_bytes, write_sealed
 
 SCHEMA = "advcore-record-2"
@@ -84,6 +84,10 @@ class RunRecord:
     plugins: list[JsonObject] = field(default_factory=list)
     resumes: list[JsonObject] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        counts = f"{format_count(len(self.epochs), 'epoch')}, {format_count(len(self.events), 'event')}"
+        return f"RunRecord({self.name}, {counts}, relative_cost={self.relative_cost:.2f}, finished={self.finished})"
+
     def save(self, path: Path) -> None:
         """Write the record as sealed JSON, completely or not at all.
 
@@ -113,12 +117,20 @@ class RunRecord:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_WAY_OUT}") from error
         try:
-            record = cls(**value)
+            record = cls(**value | {"config": _name_old_defaults(value.get("config"))})
             for field in dataclasses.fields(cls):
                 _check_type(field, getattr(record, field.name))
             return record
         except TypeError as error:
             raise CheckpointError(f"{path} is not a record of this version: {error}") from None
+
+
+def _name_old_defaults(config: object) -> object:
+    """Return settings with the defaults of the version that wrote them, where this version has others by that name."""
+    match config:
+        case {"minibatch": {"name": "loss_ranked", **rule}}:
+            return {**config, "minibatch": {"name": "loss_ranked", "look": "eval", **rule}}
+    return config
 
 
 def _check_type(field: dataclasses.Field, value: object) -> None:

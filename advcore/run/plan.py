@@ -7,6 +7,7 @@ from torch import nn
 
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
+from advcore.data.pool import Pooled
 from advcore.errors import format_count
 from advcore.run import build
 from advcore.selection.duration import settle_minutes
@@ -14,6 +15,7 @@ from advcore.selection.memory import Estimate, estimate_for, settle
 from advcore.selection.schedule import Schedule
 from advcore.solvers.uniform import Random
 from advcore.training.budget import Offer, find_budget_at_cost, list_offers
+from advcore.training.loop_settings import count_ramp_steps, count_steps
 from advcore.training.plan import (
     PlannedUnits,
     Reference,
@@ -23,6 +25,7 @@ from advcore.training.plan import (
 )
 from advcore.training.trainer import Trainer
 
+_OTHER_SHARE = 1.25  # by how much a ramp's share of a run is larger or smaller than of full training, to be mentioned
 _NEAR = 0.95  # of a wanted cost; the plan mentions a cost that is below it
 
 
@@ -37,8 +40,8 @@ class Plan:
     text: str
     relative_cost: float
     reference: Reference
-    memory: dict[str, str]
-    notes: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, str] = field(repr=False)
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None) -> Plan:
@@ -59,9 +62,11 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
     estimate = _estimate_selection(trainer, data, model)
     notes = {
         "weights": _explain_weights(config),
+        "pool": _explain_pool(trainer, data),
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
         "time": _explain_time(trainer, estimate, data.train.device),
+        "ramps": explain_ramps(trainer, n, compared.epochs),
     }
     return Plan(
         text=text,
@@ -81,6 +86,19 @@ def _explain_weights(config: RunConfig) -> str | None:
     if model.new_head:
         note += ", with a random head"
     return f"{note}; their own training is in no cost here"
+
+
+def _explain_pool(trainer: Trainer, data: Data) -> str | None:
+    """Say how often the images of a pool, and the real ones, are trained on; None where there is no pool."""
+    train = data.train
+    if not isinstance(train, Pooled):
+        return None
+    visits = trainer.schedule.length * train.share * len(train) / len(train.pool)
+    real = trainer.schedule.length * (1 - train.share)
+    return (
+        f"{100 * train.share:g} % of each batch comes from a pool of {len(train.pool):,} images; an epoch has as many "
+        f"steps as without it, so a real image is trained on about {real:.2g} times, one of the pool {visits:.2g} times"
+    )
 
 
 def _estimate_selection(trainer: Trainer, data: Data, model: nn.Module) -> Estimate | None:
@@ -109,7 +127,7 @@ def _estimate_memory(trainer: Trainer, data: Data, model: nn.Module, estimate: E
         "model and optimiser": 3 * sum(p.numel() * p.element_size() for p in model.parameters()),
     }
     if trainer.remembers:
-        sizes["remembered perturbations"] = trainer.estimate_memory(len(data.train), data.train.shape)
+        sizes["remembered perturbations"] = trainer.estimate_memory(data.train.index_count, data.train.shape)
         with build.prefix_problems("training."):
             trainer.memory.settle(sizes["remembered perturbations"], data.train.device)
     memory = {name: _format_megabytes(size) for name, size in sizes.items()}
@@ -177,6 +195,28 @@ def explain_epochs(schedule: Schedule) -> str | None:
         f"{schedule.length} of training.epochs: {schedule.epochs} run, so that the work is about "
         f"{100 * schedule.budget:g} % of full training (selection.budget): {warm_start}, then {on_coresets} on coresets"
     )
+
+
+def explain_ramps(trainer: Trainer, n: int, epochs: int) -> str | None:
+    """Say which ramps and warm-ups take another share of the run's steps than of full training's `epochs`, if any do.
+
+    n : training examples. Named are those whose share is larger or smaller by a quarter.
+    """
+    steps = count_steps(trainer, n)
+    ramps = {
+        "training.eps_ramp": (trainer.eps_ramp, count_ramp_steps(trainer, n)),
+        "training.head_epochs": (trainer.head_epochs, sum(steps[: trainer.head_epochs])),
+    }
+    for path, part in (("minibatch", trainer.minibatch), ("training.awp", trainer.awp)):
+        if part is not None:
+            ramps[f"{path}.warm_up"] = (part.warm_up, sum(steps[: part.warm_up]))
+    lines = []
+    for path, (length, taken) in ramps.items():
+        share = min(1.0, taken / sum(steps))
+        usual = min(1.0, length / epochs)
+        if length and not usual / _OTHER_SHARE <= share <= usual * _OTHER_SHARE:
+            lines.append(f"{path}: {length:g} takes {share:.0%} of this run's steps, {usual:.0%} of full training's")
+    return "; ".join(lines) or None
 
 
 def explain_cost(trainer: Trainer, planned: PlannedUnits, reference: Reference, n: int) -> str | None:

@@ -10,6 +10,7 @@ import torch
 
 from advcore import distributed
 from advcore.config.load import Change, from_dict, list_changes, resolve
+from advcore.data.pool import Pooled
 from advcore.data.source import hash_content, hash_sample
 from advcore.errors import AdvcoreError, CheckpointError, ConfigError, SettingProblem, check, require
 from advcore.files import list_leftovers, settle_all
@@ -25,7 +26,7 @@ from advcore.training.progress import Snapshot, Trained
 log = logging.getLogger(__name__)
 
 # Settings that may change when a run is resumed: they do not change how it trains.
-_FREE = (*ELSEWHERE, "data.path", "model.weights", "evaluation", "cost")
+_FREE = (*ELSEWHERE, "data.path", "data.pool.path", "model.weights", "evaluation", "cost")
 # What the record of a resumed run takes over from the record before.
 _CONTINUED = ("epochs", "selections", "events", "ledger", "relative_cost", "best_epoch", "final", "finished")
 
@@ -96,6 +97,8 @@ def create_record(prepared: Prepared) -> RunRecord:
         pretraining=prepared.pretraining,
         plugins=[plugin.describe() for plugin in plugins.LOADED],
     )
+    if isinstance(data.train, Pooled):
+        record.data["pool"] = len(data.train.pool)
     if data.notes:
         record.data["notes"] = list(data.notes)
     return record
@@ -112,7 +115,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
         "train": hash_content(prepared.data.train),
         "test": hash_content(prepared.data.test),
     }
-    journal.sample = hash_sample(prepared.data.train, torch.arange(len(prepared.data.train)))
+    journal.sample = hash_sample(prepared.data.train, torch.arange(prepared.data.train.index_count))
     state = None
     if resume and was_begun(path):
         before, problems = _load_record(path)

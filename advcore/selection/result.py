@@ -36,8 +36,8 @@ class Coreset:
     population : how many of the N examples the weights stand for; None for all.
     fingerprint : of the data (`digest_labels`).
     epoch, solver, partition, seed, budget : where it came from.
-    quality : gradient_error, gradient_error_trained, gradient_error_random (None where no gradient was
-        measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
+    quality : gradient_error, gradient_error_trained, gradient_error_random of draws from the same partition (None
+        where no gradient was measured), weight_sum, effective_sample_size, class_counts, overlap, filled, rounds.
     cost : passes and seconds by phase.
     info : facts from the solver, one entry per sub-problem.
     events : what was replaced by a fallback or left out.
@@ -74,6 +74,10 @@ class Coreset:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __repr__(self) -> str:
+        source = f"{self.solver}, {self.partition}, seed={self.seed}, epoch={self.epoch}"
+        return f"Coreset({len(self):,} of {self.num_examples:,} examples, {source})"
 
     def training_weights(self, normalise: str = "coreset") -> Tensor:
         """Return the weights (K,) float32 for the loss `mean(w * loss)` of a training step.
@@ -171,7 +175,7 @@ def _add_suffix(path: str | Path) -> Path:
     return Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class WeightedSubset(Dataset):
     """The selected examples as (x, y, w), or as mappings with the key "weight", in the coreset's order.
 
@@ -184,6 +188,9 @@ class WeightedSubset(Dataset):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"WeightedSubset({len(self):,} examples of {type(self.dataset).__name__})"
 
     def __getitem__(self, position: int) -> tuple[Tensor, object, Tensor] | dict[str, object]:
         dataset = cast(MapStyle, self.dataset)  # torch's Dataset does not declare a length

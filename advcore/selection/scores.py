@@ -25,8 +25,8 @@ class Scores:
     there is one.
     """
 
-    indices: Tensor
-    values: Tensor
+    indices: Tensor = field(repr=False)
+    values: Tensor = field(repr=False)
     num_examples: int
     fingerprint: str
     score: str
@@ -48,6 +48,8 @@ class Scores:
         """Read what `save` wrote. Raises CheckpointError for a file that is missing, damaged or of another kind."""
         if not path.name:
             raise CheckpointError(f"{str(path)!r} is not the name of a file")
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing; make it with `advcore score`")
         arrays, facts = load_arrays(path)
         try:
             if facts.pop("kind", None) != SCHEMA:

@@ -24,6 +24,7 @@ from advcore.runtime.signals import Stopped
 from advcore.runtime.states import copy_infinite, copy_state, has_diverged
 from advcore.selection.coreset import AdversarialCoreset
 from advcore.selection.result import Coreset
+from advcore.training.display import show_training
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge
@@ -31,6 +32,7 @@ from advcore.training.loop_settings import agree_on_speed, has_remembered_start,
 from advcore.training.optimizers import AdamW
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
 from advcore.training.snapshot import restore, take_snapshot
+from advcore.training.swa import recompute_statistics
 from advcore.training.trainable import TrainedParts, preserve_trainable
 from advcore.types import Event
 
@@ -59,10 +61,13 @@ class Run:
     out: Trained = field(default_factory=Trained)
 
 
-def train_run(run: Run, snapshot: Snapshot | None = None) -> Trained:
-    """Train the model of a run, from a snapshot on if there is one, and return the results."""
-    with preserve_trainable(run.model):
-        return Loop(run, snapshot).fit()
+def train_run(run: Run, snapshot: Snapshot | None = None, *, progress: bool | None = None) -> Trained:
+    """Train the model of a run, from a snapshot on if there is one, and return the results.
+
+    progress : as in `Trainer.fit`.
+    """
+    with preserve_trainable(run.model), show_training(run, progress) as listener:
+        return Loop(replace(run, listener=listener), snapshot).fit()
 
 
 class Loop:
@@ -128,9 +133,12 @@ class Loop:
 
     @property
     def judged_model(self) -> nn.Module:
-        """The model that is evaluated and saved: the moving average where there is one."""
+        """The model that is evaluated and saved: the average where there is one, once something is in it."""
         average = self.epoch_trainer.average
-        return self.run.model if average is None else average.module
+        if average is None or not int(average.n_averaged):  # a number on the CPU
+            return self.run.model
+        assert isinstance(average.module, nn.Module)
+        return average.module
 
     def fit(self) -> Trained:
         """Run all epochs that are left; where a signal stops them, hand the listener a checkpoint."""
@@ -186,10 +194,13 @@ class Loop:
             with ledger.undo_on_error():
                 self._choose_coreset(action)
         entry = place.entry
+        coreset = self.coreset
+        if action == "full":
+            coreset = None
         if entry is None:
             doing = f"in a training step of {run.trainer.batch_size} images with {type(run.model).__name__}"
             with explain_out_of_memory(doing, "lower training.batch_size, or use a smaller model"):
-                entry = self.epoch_trainer.train(place, None if action == "full" else self.coreset)
+                entry = self.epoch_trainer.train(place, coreset)
         with distributed.fail_together():
             if has_diverged(self.judged_model, self.infinite):
                 raise NonFiniteError(
@@ -200,6 +211,8 @@ class Loop:
                 self.scores.add(place.epoch)
             place.scored = True
         with ledger.undo_on_error():
+            if run.trainer.is_averaged(place.epoch, len(self.plan)):
+                recompute_statistics(run, self.judged_model, coreset, place.epoch)
             self.judge.judge(self.judged_model, entry, self.device)
         return entry
 
@@ -249,7 +262,7 @@ def build_memory(run: Run) -> Perturbations | None:
     if not trainer.remembers:
         return None
     refuse_unmoved(run.augment, train.shape, Stream(seed=run.seed, purpose="augment"))
-    place = trainer.memory.settle(trainer.estimate_memory(len(train), train.shape), train.device)
+    place = trainer.memory.settle(trainer.estimate_memory(train.index_count, train.shape), train.device)
     if place.type != train.device.type and trainer.memory.place == "auto":
         run.out.add_events(
             0,
@@ -259,4 +272,4 @@ def build_memory(run: Run) -> Perturbations | None:
             ),
         )
     augment = None if run.augment is keep_images else run.augment
-    return Perturbations(trainer.memory, len(train), train.shape, train.device, augment, place)
+    return Perturbations(trainer.memory, train.index_count, train.shape, train.device, augment, place)

@@ -12,7 +12,9 @@ import solver_page
 from figures import BENCHMARKS, DOCS, RECORDS, between
 
 from advcore.files import read_json
+from advcore.reporting import verdicts
 from advcore.reporting.record import RunRecord
+from advcore.reporting.statistics import Comparison
 from advcore.reporting.tables import compare_methods, list_flags, to_markdown
 from advcore.suite.layout import make_slug
 from advcore.suite.suite import Suite, load
@@ -57,6 +59,8 @@ def text(suite: str) -> str:
     for which in ("last", "best"):
         lines += ["", f"Checkpoint `{which}`:", "", to_markdown(*compare_methods(found, which))]
         lines += [f"\nFlags: {told}." for told in ["; ".join(list_flags(found, which))] if told]
+    rows, note = verdicts.tabulate(found, suite_of(suite).reference or "")
+    lines += ["", "Differences, checkpoint `last`:", "", to_markdown(verdicts.HEADER, rows), "", note] if rows else []
     return "\n".join([*lines, ""])
 
 
@@ -81,6 +85,20 @@ def savings_text() -> str:
 def evidence_text() -> str:
     """docs/evidence.md."""
     return evidence_page.text(groups("why"), read_json(RECORDS / "staleness.json"))
+
+
+def claims() -> dict[tuple[str, str, str], Comparison]:
+    """What the corrected tests of the pages let stand: by page, section and question."""
+    pages = {
+        "main": main_page.test(titled(MAIN), groups("main-repeat")),
+        "minibatch": minibatch_page.test(titled(STUDY)),
+        "savings": savings_page.test(groups("savings") | groups("savings-parts"), groups("savings-long")),
+        "evidence": evidence_page.test(groups("why")),
+    }
+    for suite in PAGES:
+        pairs = verdicts.list_pairs(groups(suite), suite_of(suite).reference or "")
+        pages[suite] = {(pair[0], pair[1]): one for pair, one in verdicts.compare_pairs(groups(suite), pairs).items()}
+    return {(page, *key): one for page, all_ in pages.items() for key, one in all_.items() if one.verdict != "level"}
 
 
 def readme_text() -> str:

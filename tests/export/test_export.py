@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from advcore import Coreset, cli
 from advcore.config.load import from_dict
+from advcore.config.schema import WITH_ARCHITECTURE
 from advcore.errors import ConfigError
 from advcore.export import loader_template as standalone
 from advcore.export.export import build_network, export, strip_folders
@@ -122,9 +123,10 @@ def test_every_architecture_is_the_same_where_there_is_no_advcore(run, tmp_path)
     pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
     more = [
         {"name": "resnet50", "normalize": "none", "head": None, "stem": "imagenet"},
-        {"name": "timm:resnet10t", "normalize": "data", "head": None},
+        {"name": "timm:resnet10t", "normalize": "data", "head": None, "options": {"drop_path_rate": 0.1}},
+        {"name": "torchvision:mobilenet_v3_small", "options": {"width_mult": 0.25}},
     ]
-    usual = [{"name": name, "normalize": "data", "head": None} for name in MODELS if name != "timm"]
+    usual = [{"name": name, "normalize": "data", "head": None} for name in MODELS if name not in WITH_ARCHITECTURE]
     folders = []
     for i, model in enumerate([*usual, *more]):
         made = with_model(run, tmp_path / f"run{i}", model)

@@ -73,11 +73,16 @@ def _below(path: str, cls: type, run: dict) -> Iterator[Place]:
         if get_origin(kind) is list:
             here, kind = f"{here}.0", get_args(kind)[0]
         for name, chosen in choices(kind).items():
-            own = {f.name: NEEDED[f.name] for f in dataclasses.fields(chosen) if f.name in NEEDED and _required(f)}
-            yield from _below(here, chosen, _with(run, here, {"name": name, **own}))
+            yield from _below(here, chosen, _with(run, here, {"name": name, **_list_needed(chosen)}))
         for inner in (kind, *get_args(kind)):
             if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-                yield from _below(here, inner, run if _at(run, here) else _with(run, here, {}))
+                yield from _below(here, inner, run if _at(run, here) else _with(run, here, _list_needed(inner)))
+
+
+def _list_needed(cls: type) -> dict[str, Any]:
+    return {
+        field.name: NEEDED[field.name] for field in dataclasses.fields(cls) if _required(field) and field.name in NEEDED
+    }
 
 
 def _required(field: dataclasses.Field) -> bool:
@@ -89,7 +94,8 @@ def choices(kind: Any) -> dict[str, type]:
     found: dict[str, type] = {}
     for part in get_args(kind):
         if isinstance(part, ByName):
-            found |= {"timm:resnet18" if name == "timm" else name: cls for name, cls in part.table.items()}
+            names = {"timm": "timm:resnet18", "torchvision": "torchvision:resnet18"}
+            found |= {names.get(name, name): cls for name, cls in part.table.items()}
         else:
             found |= choices(part)
     return found
@@ -132,6 +138,8 @@ def wrong_types(kind: Any) -> list[Any]:
         (inner,) = get_args(part)
         nested = [[bad] for bad in wrong_types(inner)] if inner in (int, float, str) else [[3], ["a"], [None], [[]]]
         return [*wrong, "text", 3, True, {"a": 1}, *nested]
+    if part == dict[str, object]:
+        return [*wrong, "text", 3, True, ["a"]]
     if get_origin(part) is dict:
         return [*wrong, "text", 3, True, ["a"], {"a": 3}, {"a": [3]}, {"a": None}]
     return [*wrong, "text", 3, True, ["a"], 0.5]  # a section

@@ -71,6 +71,20 @@ def test_a_dear_attack_a_rule_and_scores_are_named_too(plan):
     assert "into scores over epochs" in told and "selection.probe_epochs" in told and "selections" not in told
 
 
+def test_ramps_that_take_another_share_than_of_full_training_are_told(plan):
+    """144 images in batches of 64, after the split: 3 steps an epoch on all data and 1 on a tenth."""
+    ramps = ("training.eps_ramp=5", "training.head_epochs=1", "training.awp={warm_up: 2}")
+    small = ("selection.budget=0.1", "training.epochs=20", "selection.warm_start=0.5")
+    lines = [
+        "training.eps_ramp: 5 takes 100% of this run's steps, 25% of full training's",
+        "training.head_epochs: 1 takes 23% of this run's steps, 5% of full training's",
+        "training.awp.warm_up: 2 takes 31% of this run's steps, 10% of full training's",
+    ]
+    assert plan(*ramps, *small).notes["ramps"] == "; ".join(lines)
+    assert "ramps" not in plan("training.eps_ramp_share=0.2", *small).notes
+    assert "ramps" not in plan(*ramps, "selection=null").notes
+
+
 @pytest.mark.parametrize("changes", [["selection=null"], ["selection.budget=1.0"], ["selection.warm_start=0"]])
 def test_a_plan_without_surprises_has_no_notes(plan, changes):
     assert plan(*changes).notes == {}
