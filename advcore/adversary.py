@@ -135,6 +135,7 @@ def _check_arguments(objective: Objective, attack: Attack | None, x: Tensor, y: 
     if not is_attacked(objective):
         return None
     require(*map(find_type_problem, ("attack", "x", "y"), (Attack, Tensor, Tensor), (attack, x, y)))
+    assert attack is not None, "its type is checked"
     are_labels = y.shape == x.shape[:1] and y.dtype == torch.int64
     if takes_mixed_labels(objective) and attack.climbs == "own":
         are_labels |= y.ndim == 2 and len(y) == len(x) and y.dtype.is_floating_point

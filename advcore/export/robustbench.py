@@ -127,6 +127,8 @@ class Submission:
             "reported": None,
             "autoattack_acc": None,
         }
+        if self.record.config["data"].get("pool"):
+            entry["additional_data"] = True
         if self.record.config["model"].get("weights"):
             entry["additional_data"] = None  # what these were trained on, only their owner knows
         if self.record.plugins:
@@ -146,7 +148,7 @@ class Submission:
             "eps": entry["eps"],
             "Clean accuracy": entry["clean_acc"] or "not claimed",
             "Robust accuracy": entry["autoattack_acc"] or "not claimed",
-            "Additional data": {False: "false"}.get(entry["additional_data"]),
+            "Additional data": {False: "false", True: "true"}.get(entry["additional_data"]),
             "Evaluation method": "AutoAttack, standard version; log below",
             "Checkpoint and code": repo and f"https://huggingface.co/{repo}",
         }

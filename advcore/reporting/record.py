@@ -127,9 +127,11 @@ class RunRecord:
 
 def _name_old_defaults(config: object) -> object:
     """Return settings with the defaults of the version that wrote them, where this version has others by that name."""
-    match config:
-        case {"minibatch": {"name": "loss_ranked", **rule}}:
-            return {**config, "minibatch": {"name": "loss_ranked", "look": "eval", **rule}}
+    if not isinstance(config, dict):
+        return config
+    rule = config.get("minibatch")
+    if isinstance(rule, dict) and rule.get("name") == "loss_ranked":
+        return config | {"minibatch": {"look": "eval"} | rule}
     return config
 
 

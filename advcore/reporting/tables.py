@@ -209,16 +209,9 @@ def compare_methods(
     measures = {"speed-up (cost)": costs.count_passes} if against else {}
     if against and clock:
         measures["speed-up (seconds)"] = costs.sum_training_seconds
-    pretraining = ["pretraining"] if any(record.pretraining for record in list_records(groups)) else []
-    header = (
-        "method",
-        "seeds",
-        *accuracies,
-        "relative cost",
-        *pretraining,
-        *measures,
-        f"gradient error{full} (random)",
-    )
+    pretraining = [costs.PRETRAINING] if any(record.pretraining for record in list_records(groups)) else []
+    spent = ("relative cost", *pretraining, *measures)
+    header = ("method", "seeds", *accuracies, *spent, f"gradient error{full} (random)")
     rows: list[Row] = []
     for name, records in groups.items():
         cost = statistics.fmean(record.relative_cost for record in records)

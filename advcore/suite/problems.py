@@ -81,7 +81,7 @@ def _check_methods(raw: Mapping) -> Problems:
     yield check(methods or raw.get("grid"), "methods", "at least one, here or in a grid", methods)
     for name, method in (methods or {}).items():
         yield from _check_method(name, method, raw)
-        yield _check_weights(name, _as_mapping(method), methods)
+        yield _check_weights(name, _as_mapping(method), _as_mapping(methods))
     if raw.get("grid"):
         yield _check_experiment(raw.get("experiment"), raw, "grid")
     yield _check_reference(raw)

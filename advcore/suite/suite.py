@@ -135,7 +135,7 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         methods=_share_cost(methods, reference),
         reference=reference,
         without=list_left_out(raw.get("baselines")),
-        weights_of={name: source["weights_of"] for name, source in sources.items() if source.get("weights_of")},
+        weights_of={name: str(source["weights_of"]) for name, source in sources.items() if "weights_of" in source},
     )
 
 

@@ -54,7 +54,7 @@ def _pass_images(
 ) -> None:
     """Pass an epoch's batches through the average, so that each layer has the mean of their statistics in the end."""
     stream = partial(Stream, seed=run.seed, epoch=epoch)
-    batches = split_into_batches(coreset, len(run.train), run.trainer.batch_size, stream(purpose="order"))
+    batches = split_into_batches(coreset, run.train, run.trainer.batch_size, stream(purpose="order"))
     parts = list(map(distributed.share_of_batch, batches))
     for layer in layers:
         layer.reset_running_stats()

@@ -113,6 +113,13 @@ def test_what_advcore_cannot_know_is_left_open(config, tmp_path):
     assert entry["additional_data"] is None and entry["number_forward_passes"] is None
 
 
+def test_a_pool_is_additional_data(config, tmp_path):
+    record = make_run(tmp_path, config, results(attacked()))
+    record.config["data"]["pool"] = {"path": "1m.npz", "share": 0.7}
+    submission = Submission(Board("cifar10", "Linf"), record, results(attacked()), ())
+    assert submission.describe()["additional_data"] is True and "true" in submission.write_issue()
+
+
 @pytest.mark.parametrize(
     ("changes", "measured", "board"),
     [
