@@ -25,6 +25,9 @@ SELECTION_KEYS = {"epoch", "solver", "partition", "k", "filled", "rounds", "grad
                   "passes"}  # fmt: skip
 ATTACK_KEYS = {"name", "eps", "norm", "steps", "step_size", "restarts", "seed", "split", "n", "accuracy", "interval"}
 
+OF_WHAT = ("checkpoint", "schema", "sha256", "config")
+"""What an evaluation says beside its numbers."""
+
 
 SMALLER = ("data.train_size=80", "data.test_size=20", "evaluation.checks=false", "training.epochs=3",
            "selection.warm_start=0.7")  # fmt: skip
@@ -151,9 +154,7 @@ def test_evaluate_repeats_the_records_numbers_and_select_writes_a_coreset(run, a
     assert code == 0 and "robust" in out
     found = read_sealed(tmp_path / "e.json", "advcore-evaluation-1")
     record = RunRecord.load(folder / "record.json")
-    assert {k: v for k, v in found.items() if k not in ("checkpoint", "schema", "sha256", "config")} == record.final[
-        "best"
-    ]
+    assert {k: v for k, v in found.items() if k not in OF_WHAT} == record.final["best"]
     file, state = root / "experiments/trades_craig.yaml", folder / "checkpoints/last.safetensors"
     code, out, err = advcore("select", file, "--checkpoint", state, *sets(*tiny), "--out", tmp_path / "c.npz")
     assert code == 0, err
@@ -632,9 +633,7 @@ def test_any_state_dict_is_evaluated_and_its_verdicts_and_examples_are_kept(run,
     assert code == 0, err
     found = read_sealed(tmp_path / "e.json", "advcore-evaluation-1")
     record = RunRecord.load(folder / "record.json")
-    assert {k: v for k, v in found.items() if k not in ("checkpoint", "schema", "sha256", "config")} == record.final[
-        "last"
-    ]
+    assert {k: v for k, v in found.items() if k not in OF_WHAT} == record.final["last"]
     assert any(flag.startswith("weak: linf_pgd takes 3 steps") for flag in found["flags"]) and "flag" in out
     arrays, _ = load_arrays(kept)
     assert arrays["x_adv_0"].shape == (60, 1, 8, 8)

@@ -303,6 +303,20 @@ def test_the_bundle_of_copies_of_cifar10_claims_nothing_and_says_what_to_run(adv
     assert torch.equal(loaded(out)(images), net(images))
 
 
+def test_what_is_claimed_is_printed(advcore, run, tmp_path):
+    data = {"name": "cifar10", "path": "data"}
+    made = with_model(run, tmp_path / "run", {"name": "small_cnn", "width": 4}, data=data, shape=(3, 32, 32))
+    record = RunRecord.load(made / "record.json")
+    record.config["evaluation"]["checks"] = True
+    facts = {"n": 10_000, "interval": [0.5, 0.9]}
+    attack = {"name": "autoattack", "norm": "linf", "eps": 8 / 255, "version": "standard", "parts": [], "after": {}}
+    attacks = [attack | facts | {"accuracy": 0.5, "seed": 0, "package": "x 1"}]
+    record.final["best"] = {"clean": facts | {"accuracy": 0.8}, "attacks": attacks, "flags": []}
+    record.save(made / "record.json")
+    code, told, err = advcore("export", made, "--out", tmp_path / "out", "--robustbench")
+    assert code == 0 and "claim: clean 80.00 %, AutoAttack 50.00 %\n" in told and "no claim" not in told, err
+
+
 def test_data_without_a_leaderboard_is_a_line(advcore, run, tmp_path):
     code, _, err = advcore("export", run, "--out", tmp_path / "out", "--robustbench")
     assert code == 2 and "got 'digits Linf'; export without it" in err and err.count("\n") == 1
