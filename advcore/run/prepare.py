@@ -91,14 +91,26 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= _hash_networks(completed)
-    pretraining: dict[str, object] = {}
     if initial and config.model.weights is not None:
         inputs["model.weights"] = weights.compute_weights_hash(Path(config.model.weights))
-        pretraining = weights.describe_pretraining(Path(config.model.weights))
     if wanted is not None:
         inputs["selection.cost"] = wanted
     plan = make_plan(completed, trainer, data, model, wanted)
+    pretraining = _describe_pretraining(config, inputs)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
+
+
+def _describe_pretraining(config: RunConfig, inputs: dict) -> dict[str, object]:
+    """Return {run, passes} of the runs that wrote weights and scores among the inputs, where these are known."""
+    runs: dict[str, int] = {}
+    if "model.weights" in inputs:
+        runs |= weights.find_pretraining(Path(config.model.weights or ""))
+    scores = inputs.get("selection.solver.scores", {})
+    if "passes" in scores:
+        runs[scores["path"]] = scores["passes"]
+    if not runs:
+        return {}
+    return {"run": ", ".join(runs), "passes": sum(runs.values())}
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
