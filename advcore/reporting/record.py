@@ -124,8 +124,8 @@ class RunRecord:
 def _name_old_defaults(config: object) -> object:
     """Return settings with the defaults of the version that wrote them, where this version has others by that name."""
     match config:
-        case {"minibatch": {"name": "loss_ranked", **rule}}:
-            return {**config, "minibatch": {"name": "loss_ranked", "look": "eval", **rule}}
+        case {"minibatch": {"name": "loss_ranked", **rule}, **others}:
+            return {**others, "minibatch": {"name": "loss_ranked", "look": "eval", **rule}}
     return config
 
 
