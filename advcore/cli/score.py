@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from advcore.cost import CostLedger
     from advcore.selection.scores import Scores
 
+_Score = Annotated[
+    str | None,
+    typer.Option(
+        help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads, else "
+        "adversarial_instability (1 - learning stability), or input_norm where nothing is attacked."
+    ),
+]
 _Out = Annotated[Path, typer.Option(help="File of the scores (.npz); a JSON is written beside it.")]
 
 
 def score(
     file: arguments.RunFile,
-    score: Annotated[
-        str | None,
-        typer.Option(
-            help="input_norm (AIGN), el2n, grand, ...; by default the score that FILE's solver reads, else "
-            "adversarial_instability (1 - learning stability), or input_norm where nothing is attacked."
-        ),
-    ] = None,
+    score: _Score = None,
     set_: arguments.Overrides = None,
     plugin: arguments.Plugins = None,
     out: _Out = Path("scores.npz"),

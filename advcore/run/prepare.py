@@ -20,7 +20,7 @@ from advcore.reporting.record import RunRecord
 from advcore.rows import Rows
 from advcore.run import build, weights
 from advcore.run.plan import Plan, make_plan, settle_budget
-from advcore.run.pretrained import load_beginning
+from advcore.run.pretrained import Beginning, load_beginning
 from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer
 
@@ -93,14 +93,26 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= _hash_networks(completed)
-    pretraining: dict[str, object] = {}
     if beginning is not None:
         inputs |= beginning.list_inputs()
-        pretraining = weights.describe_pretraining(beginning.path)
     if wanted is not None:
         inputs["selection.cost"] = wanted
     plan = make_plan(completed, trainer, data, model, wanted, beginning)
+    pretraining = _describe_pretraining(beginning, inputs)
     return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
+
+
+def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str, object]:
+    """Return {run, passes} of the runs that wrote weights and scores among the inputs, where these are known."""
+    runs: dict[str, int] = {}
+    if beginning is not None:
+        runs |= weights.find_pretraining(beginning.path)
+    scores = inputs.get("selection.solver.scores", {})
+    if "passes" in scores:
+        runs[scores["path"]] = scores["passes"]
+    if not runs:
+        return {}
+    return {"run": ", ".join(runs), "passes": sum(runs.values())}
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:

@@ -196,13 +196,13 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
     return check_inside(file, path)
 
 
-def describe_pretraining(path: Path) -> dict[str, object]:
-    """Return {run, passes} of the run that wrote the weights `path`, as its name and cost; {} of other weights."""
+def find_pretraining(path: Path) -> dict[str, int]:
+    """Return {name: passes} of the run that wrote the weights `path`, by its record; {} of other weights."""
     record_path = path.parent.parent / "record.json"
     if path.parent.name != "checkpoints" or not record_path.exists():
         return {}
     record = RunRecord.load(record_path)
-    return {"run": record.name, "passes": record.count_passes() + record.pretraining.get("passes", 0)}
+    return {record.name: record.count_passes() + record.pretraining.get("passes", 0)}
 
 
 def compute_weights_hash(path: Path) -> str:
