@@ -41,7 +41,7 @@ class Prepared:
     """A run that is checked: everything that can fail for a wrong setting has been built.
 
     scores : rows for a solver that reads them from a file. inputs : files that the run read, and the wanted cost, by
-    setting.
+    setting. pretraining : the run whose weights it begins with, as in its record.
     """
 
     config: RunConfig
@@ -51,6 +51,7 @@ class Prepared:
     plan: Plan
     scores: Rows | None = None
     inputs: dict[str, object] = field(default_factory=dict)
+    pretraining: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +93,14 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= _hash_networks(completed)
+    pretraining: dict[str, object] = {}
     if beginning is not None:
         inputs |= beginning.list_inputs()
+        pretraining = weights.describe_pretraining(beginning.path)
     if wanted is not None:
         inputs["selection.cost"] = wanted
     plan = make_plan(completed, trainer, data, model, wanted, beginning)
-    return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs)
+    return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:
