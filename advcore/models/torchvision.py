@@ -73,11 +73,17 @@ class Torchvision(LibraryModel):
         return super().build(num_classes, shape)
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
-        arguments = super().list_arguments(num_classes, shape)
+        return super().list_arguments(num_classes, shape) | {"options": self._complete_options()}
+
+    def _complete_options(self) -> dict[str, object]:
+        """Return the options with those that torchvision sets where it loads trained weights.
+
+        Those of GoogLeNet and Inception are for pixels in [-1, 1], which the network makes of those normalised by mean
+        and std. Their further heads are for training from random weights.
+        """
         if self.weights == "torchvision" and self.architecture.partition(".")[0] in ("googlenet", "inception_v3"):
-            # their weights are for pixels in [-1, 1], which the network makes of those normalised by mean and std
-            arguments["options"] = {"transform_input": True, **self.options}
-        return arguments
+            return {"transform_input": True, "aux_logits": False, "init_weights": False, **self.options}
+        return self.options
 
     def suggest_size(self, shape: tuple[int, int, int]) -> str:
         if not self.architecture.startswith("vit_"):
@@ -99,4 +105,6 @@ class Torchvision(LibraryModel):
         if isinstance(side, int) and "encoder.pos_embedding" in state:
             patch = state["conv_proj.weight"].shape[-1]
             state = interpolate_embeddings(side, patch, OrderedDict(state))
+        if self._complete_options().get("aux_logits") is False:
+            state = {name: value for name, value in state.items() if not name.lower().startswith("aux")}
         return sum_colours(state, shape[0])

@@ -9,9 +9,11 @@ from safetensors.torch import save_file
 
 from advcore.config.load import from_dict, resolve
 from advcore.errors import UserError
+from advcore.files.tensors import read_state
 from advcore.models import MODELS
 from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
+from advcore.run.weights import put_state
 
 timm = pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
 constants = pytest.importorskip("huggingface_hub").constants
@@ -112,29 +114,53 @@ def test_a_repository_of_the_hub_is_read_as_a_file_is(cache, trained):
 
 
 def test_weights_of_torchvision_are_summed_over_colours_and_need_no_counts_of_batches(cache, tmp_path):
-    theirs = MODELS["torchvision"](architecture="resnet18", weights="torchvision").find_pretrained()
-    net = MODELS["torchvision"](architecture="resnet18").build(1000, (3, 8, 8))
+    settings = MODELS["torchvision"](architecture="shufflenet_v2_x0_5", weights="torchvision")
+    net = settings.build(1000, (3, 8, 8))
     state = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    path = tmp_path / "torch/hub/checkpoints" / Path(theirs.url).name
+    path = tmp_path / "torch/hub/checkpoints" / Path(settings.find_pretrained().url).name
     path.parent.mkdir(parents=True)
     torch.save(state, path)
-    prepared = begin(**RESNET, weights="torchvision", new_head=True)
+    prepared = begin(name="torchvision:shufflenet_v2_x0_5", weights="torchvision", new_head=True)
     loaded = prepared.model[1].state_dict()
-    assert torch.equal(loaded["conv1.weight"], state["conv1.weight"].sum(1, keepdim=True))
-    assert torch.equal(loaded["layer4.1.bn2.running_var"], state["layer4.1.bn2.running_var"])
+    assert torch.equal(loaded["conv1.0.weight"], state["conv1.0.weight"].sum(1, keepdim=True))
+    assert torch.equal(loaded["conv5.1.running_var"], state["conv5.1.running_var"])
     assert float(prepared.model[0].mean) == pytest.approx(torch.tensor([0.485, 0.456, 0.406]).mean().item())
-    assert prepared.inputs["model.weights.name"] == "resnet18.IMAGENET1K_V1"
+    assert prepared.inputs["model.weights.name"] == "shufflenet_v2_x0_5.IMAGENET1K_V1"
 
 
-def test_torchvisions_own_ways_with_old_weights_are_kept():
-    """Twins of what its builders do: they rename DenseNets' weights, and GoogLeNet normalises a second time."""
+def test_torchvisions_own_ways_with_its_weights_are_kept():
+    """GoogLeNet normalises a second time, and has further heads for training only; DenseNets' weights are renamed."""
     dense = MODELS["torchvision"](architecture="densenet121", weights="torchvision")
     old = {f"features.denseblock1.denselayer12.{name}": torch.zeros(1) for name in ("norm.1.bias", "conv.2.weight")}
     new = ["features.denseblock1.denselayer12.norm1.bias", "features.denseblock1.denselayer12.conv2.weight"]
     assert list(dense.fit_weights(old, (3, 8, 8))) == new
-    for weights, options in (("torchvision", {"transform_input": True}), (None, {}), ("net.pt", {})):
+    state = {"fc.weight": torch.zeros(2, 2), "aux1.fc2.weight": torch.zeros(2, 2)}
+    usual = {"transform_input": True, "aux_logits": False, "init_weights": False}
+    for weights, options in (("torchvision", usual), (None, {}), ("net.pt", {})):
         google = MODELS["torchvision"](architecture="googlenet", weights=weights)
         assert google.list_arguments(10, (3, 8, 8))["options"] == options
+        assert len(google.fit_weights(state, (3, 8, 8))) == (2 - bool(options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["googlenet", "densenet121", "mnasnet0_5"])
+def test_weights_of_torchvision_give_the_logits_of_its_own_network(cache, tmp_path, architecture):
+    """The twin is built by torchvision itself, which finds the same file in the same cache."""
+    from torchvision import models
+
+    settings = MODELS["torchvision"](architecture=architecture, weights="torchvision")
+    path = tmp_path / "torch/hub/checkpoints" / Path(settings.find_pretrained().url).name
+    path.parent.mkdir(parents=True)
+    options = {}
+    if architecture == "googlenet":
+        options = {"init_weights": False}
+    torch.manual_seed(0)
+    torch.save(models.get_model(architecture, **options).state_dict(), path)
+    theirs = models.get_model(architecture, weights="DEFAULT").eval()
+    ours = settings.build(1000, (3, 64, 64)).eval()
+    put_state(ours, settings.fit_weights(read_state(path), (3, 64, 64)), path)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(ours(x), theirs(x))
 
 
 CNN = {"name": "small_cnn"}
