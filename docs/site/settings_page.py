@@ -164,7 +164,7 @@ def choice(title: str, place: str) -> Iterator[str]:
             yield from table(place, base, names[base])
             yield from inside(place, base, names[base])
     for name, cls in entries.items():
-        yield f"### {ONE.get(place) or place.split('.')[-1]} `{name}{':ARCHITECTURE' if name == 'timm' else ''}`"
+        yield f"### {ONE.get(place) or place.split('.')[-1]} `{name}{':NAME' if name == 'timm' else ''}`"
         yield first_line(cls)
         yield from table(place, cls, told_by(cls))
 

@@ -23,7 +23,10 @@ RUN = {
     "tracking": [{"name": "tensorboard"}],
 }
 NEEDED = {"eps": 0.1, "path": "x", "lr": 0.05, "milestones": [1], "steps": 2, "first": 1, "last": 2, "mean": 1.5}
+NEEDED["epochs"] = 2
 """A value for each setting that has no default, so that a class can be put into a run file."""
+
+TIMM = {"Timm": "timm:resnet18", "TimmOptimizer": "timm:lamb", "TimmSchedule": "timm:cosine"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Place:
 
     def settings(self) -> dict[str, Any]:
         """Type by name, of the settings that are written below this place."""
-        return {f.name: f.type for f in dataclasses.fields(self.cls) if f.name != "architecture"}
+        of_name = getattr(self.cls, "after_colon", "architecture")
+        return {f.name: f.type for f in dataclasses.fields(self.cls) if f.name != of_name}
 
     def dotted(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -89,7 +93,7 @@ def choices(kind: Any) -> dict[str, type]:
     found: dict[str, type] = {}
     for part in get_args(kind):
         if isinstance(part, ByName):
-            found |= {"timm:resnet18" if name == "timm" else name: cls for name, cls in part.table.items()}
+            found |= {TIMM.get(cls.__name__, name): cls for name, cls in part.table.items()}
         else:
             found |= choices(part)
     return found
@@ -133,7 +137,8 @@ def wrong_types(kind: Any) -> list[Any]:
         nested = [[bad] for bad in wrong_types(inner)] if inner in (int, float, str) else [[3], ["a"], [None], [[]]]
         return [*wrong, "text", 3, True, {"a": 1}, *nested]
     if get_origin(part) is dict:
-        return [*wrong, "text", 3, True, ["a"], {"a": 3}, {"a": [3]}, {"a": None}]
+        nested = [] if get_args(part)[-1] is object else [{"a": 3}, {"a": [3]}, {"a": None}]
+        return [*wrong, "text", 3, True, ["a"], *nested]
     return [*wrong, "text", 3, True, ["a"], 0.5]  # a section
 
 
