@@ -38,10 +38,10 @@ from advcore.training.loop_settings import (
     refuse_pool,
     refuse_processes,
 )
-from advcore.training.lr import LRSchedule, OneCycle
+from advcore.training.lr import LRSchedule, OneCycle, bind_factor
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.mixing import find_mixing_problem
-from advcore.training.optimizers import OptimizerSettings
+from advcore.training.optimizers import OptimizerSettings, build_optimizer, find_fused_problem
 from advcore.training.progress import Snapshot
 from advcore.training.selector import expand_selection, list_disagreements
 
@@ -119,6 +119,7 @@ class Trainer(LoopSettings):
             *list_disagreements(self),
             find_steps_problem(self.attack_steps, self.attack),
             find_memory_problem(self.memory, self.attack),
+            find_fused_problem(self.speed, self.optimizer),
         ]
 
     @property
@@ -213,6 +214,8 @@ class Trainer(LoopSettings):
         that remembers needs data that give an index the same image each time.
         """
         refuse_pool(self, model, train)
+        build_optimizer(self.optimizer, model)
+        bind_factor(self.lr_schedule, self.optimizer.lr)
         if self.remembers:
             refuse_other_images(train)
         counts = [len(train)]
