@@ -19,7 +19,6 @@ FINETUNE: dict[str, Pairs] = {
         ("fine-tuned, head first, 5 epochs", "fine-tuned, 5 epochs"),
     ],
     "Trained weights, beside random ones and adversarial training for what the pretraining cost, too": [
-        ("fine-tuned, 2 epochs", "random weights, 10 epochs"),
         ("fine-tuned, 5 epochs", "random weights, 13 epochs"),
     ],
 }
@@ -36,17 +35,18 @@ RECIPES: dict[str, Pairs] = {
 FINETUNE_HEAD = """# Does it pay to harden a network that is trained already?
 
 From the committed records of the suites `finetune` and `finetune-search` (`advcore bench benchmarks/suites/NAME.yaml`).
-CIFAR-10 (JPEG copies), all 50,000 images (10 % for validation), a small CNN that reaches {clean} % on clean images when it
-is trained ordinarily for 15 epochs: far below what larger networks reach, adversarially trained or not. Adversarial
-training takes one step of 10/255 from remembered perturbations. Costs are relative to 10 epochs of PGD-10; what the
+CIFAR-10 (JPEG copies), all 50,000 images (10 % for validation), a small CNN that reaches {clean} % on clean images
+when it is trained ordinarily for 15 epochs: far below what larger networks reach, adversarially trained or not.
+Adversarial training takes one step of 10/255 from remembered perturbations. Costs are relative to 10 epochs of PGD-10; what the
 pretraining cost stands in its own column. Learning rates: for each start the best of five on held-out images with one
 seed, below.
 """
 RECIPES_HEAD = """# The parts of today's recipes, one at a time
 
-From the committed records of the suite `recipes` (`advcore bench benchmarks/suites/recipes.yaml`). CIFAR-10 (JPEG copies),
-10,000 images (10 % for validation), a small CNN, 20 epochs of one step. The published gains of these parts are of large
-networks trained for 100 epochs and more, which overfit robustly; this one does not. Nothing was tuned for any of them.
+From the committed records of the suite `recipes` (`advcore bench benchmarks/suites/recipes.yaml`). CIFAR-10 (JPEG
+copies), 10,000 images (10 % for validation), a small CNN, 20 epochs of one step. The published gains of these parts are
+of large networks that train for 100 epochs and more and overfit robustly. This one is far from that, and nothing was
+tuned for any part.
 """
 
 
