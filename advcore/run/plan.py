@@ -8,7 +8,7 @@ from torch import nn
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
 from advcore.data.pool import Pooled
-from advcore.errors import format_count
+from advcore.errors import check, format_count, require
 from advcore.run import build
 from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
@@ -162,8 +162,10 @@ def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int) ->
 def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
     """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
 
-    Where the config selects nothing, they train on random subsets.
+    Where the config selects nothing, they train on random subsets. Raises ConfigError beside a pool.
     """
+    way_out = "the runs that it lists train on coresets, which are not chosen beside a pool"
+    require(check(not isinstance(data.train, Pooled), "--cost", "left out beside data.pool", cost, way_out))
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(data.train)
