@@ -11,7 +11,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
-from advcore.data.augment import check_augmented
+from advcore.data.augment import augment_images
 from advcore.data.contract import cut_into_chunks, read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
 from advcore.objectives.base import is_attacked
@@ -156,7 +156,7 @@ class EpochTrainer:
         augment, attack, rule = (stream.at(indices) for stream in streams)
         return Batch(
             indices=indices,
-            x=check_augmented(self.run.augment(x, augment), len(x)),
+            x=augment_images(self.run.augment, x, augment),
             y=y,
             weights=weights[indices],
             attack_stream=attack,

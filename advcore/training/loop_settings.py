@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from advcore import distributed
@@ -168,6 +169,13 @@ def refuse_frozen(model: nn.Module) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         way_out = "let some require gradients: parameter.requires_grad_(True)"
         raise ConfigError(must("model", "one with parameters to train", type(model).__name__, way_out))
+
+
+def refuse_nan(model: nn.Module) -> None:
+    """Raise ConfigError for a model with NaN in what is to be trained, such as weights of a run that diverged."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and bool(torch.isnan(parameter).any()):
+            raise ConfigError(must("model", "one with numbers to begin from", f"NaN in {name}", "load other weights"))
 
 
 def refuse_other_images(train: Source) -> None:

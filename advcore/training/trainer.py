@@ -34,6 +34,7 @@ from advcore.training.loop_settings import (
     LoopSettings,
     find_memory_problem,
     has_remembered_start,
+    refuse_nan,
     refuse_other_images,
     refuse_processes,
 )
@@ -210,6 +211,7 @@ class Trainer(LoopSettings):
         Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
         that remembers needs data that give an index the same image each time.
         """
+        refuse_nan(model)
         if self.remembers:
             refuse_other_images(train)
         counts = [len(train)]
