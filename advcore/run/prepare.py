@@ -9,20 +9,25 @@ import torch
 from torch import nn
 
 from advcore import distributed
+from advcore.adversary import attack as attack_images
 from advcore.adversary import bind_attack
 from advcore.attacks.base import Attack
 from advcore.config.load import from_dict
 from advcore.config.schema import RunConfig
 from advcore.cost import CostLedger
+from advcore.data.augment import augment_images
 from advcore.data.base import Data
+from advcore.data.contract import read_batches
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
+from advcore.rng import Stream, preserve_random_state
 from advcore.rows import Rows
 from advcore.run import build, weights
 from advcore.run.plan import Plan, make_plan, settle_budget
 from advcore.run.pretrained import Beginning, load_beginning
 from advcore.training.progress import Listener, ignore
 from advcore.training.trainer import Trainer
+from advcore.types import is_ours
 
 Kind = TypeVar("Kind")
 
@@ -91,6 +96,7 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
         with build.prefix_problems(f"{path}."):
             bind_attack(attack, model, CostLedger().count_passes)  # of which nothing is kept
     trainer.check(model, data.train)
+    _try_plugins(completed, data, model)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= _hash_networks(completed)
     if beginning is not None:
@@ -113,6 +119,22 @@ def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str
     if not runs:
         return {}
     return {"run": ", ".join(runs), "passes": sum(runs.values())}
+
+
+def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:
+    """Augment and attack two images with what plug-ins brought, so that its faults are found before any training."""
+    attacks = {path: attack for path, attack in build.list_attacks(config).items() if not is_ours(attack)}
+    if not attacks and is_ours(data.augment):
+        return
+    indices, x, y = next(read_batches(model, data.train, [torch.arange(min(2, len(data.train)))]))
+    stream = Stream(seed=config.seed, purpose="plug-ins").at(indices)
+    with preserve_random_state():
+        with build.prefix_problems("data."):
+            augment_images(data.augment, x.clone(), stream)
+        for path, attack in attacks.items():
+            objective = None if path.startswith("evaluation.") else config.objective
+            with build.prefix_problems(f"{path}: "):
+                attack_images(model, x, y, attack, objective=objective, seed=stream)
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:

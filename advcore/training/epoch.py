@@ -10,7 +10,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
-from advcore.data.augment import check_augmented
+from advcore.data.augment import augment_images
 from advcore.data.checks import count_logits
 from advcore.data.contract import Source, cut_into_chunks, read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
@@ -164,7 +164,7 @@ class EpochTrainer:
         """Augment this process's `examples` of a batch of indices, and name their weights and random numbers."""
         indices, x, y = examples
         augment, attack, rule = (stream.at(indices) for stream in streams[:3])
-        images = Images(check_augmented(self.run.augment(x, augment), len(x)), y, weights[indices])
+        images = Images(augment_images(self.run.augment, x, augment), y, weights[indices])
         cutmix = self.run.trainer.cutmix
         if cutmix is not None:
             images = cutmix.mix(images, streams[3].at(batch), self.classes)

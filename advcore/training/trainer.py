@@ -34,6 +34,7 @@ from advcore.training.loop_settings import (
     LoopSettings,
     find_memory_problem,
     has_remembered_start,
+    refuse_nan,
     refuse_other_images,
     refuse_pool,
     refuse_processes,
@@ -213,6 +214,7 @@ class Trainer(LoopSettings):
         Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
         that remembers needs data that give an index the same image each time.
         """
+        refuse_nan(model)
         refuse_pool(self, model, train)
         build_optimizer(self.optimizer, model)
         bind_factor(self.lr_schedule, self.optimizer.lr)
