@@ -1,6 +1,7 @@
 """Weights that timm, torchvision or the Hugging Face hub keep: where they are looked for, and how they are fitted."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from advcore.files.tensors import read_state
 from advcore.models import MODELS
 from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
+from advcore.run.pretrained import Beginning
 from advcore.run.weights import put_state
 
 timm = pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
@@ -148,6 +150,17 @@ def test_torchvisions_own_ways_with_its_weights_are_kept():
         google = MODELS["torchvision"](architecture="googlenet", weights=weights)
         assert google.list_arguments(10, (3, 8, 8))["options"] == options
         assert len(google.fit_weights(state, (3, 8, 8))) == (2 - bool(options))
+
+
+def test_the_plan_says_which_size_of_images_is_the_weights_own():
+    folder = RUN | {
+        "data": {"name": "image_folder", "path": "x", "size": 64},
+        "model": RESNET | {"weights": "torchvision"},
+    }
+    config = from_dict(folder)
+    beginning = Beginning(path=Path("x"), source=config.model.find_pretrained(), side=64, reshaped=[])
+    assert "224 x 224 pixels, and these have 64 x 64 (data.size: 224 gives theirs), and" in beginning.describe(config)
+    assert "these have" not in replace(beginning, side=224).describe(config)
 
 
 @pytest.mark.slow
