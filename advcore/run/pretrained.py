@@ -95,7 +95,7 @@ def find_file(source: Pretrained, *, download: bool) -> Path:
 def _find_on_hub(source: Pretrained, *, download: bool) -> Path:
     with require_package("huggingface_hub", source.name, "hf"):
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
     place = f"{source.repository} ({' or '.join(_ON_HUB)}) on the Hugging Face hub"
     for name in _ON_HUB:
         try:

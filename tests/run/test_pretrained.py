@@ -1,6 +1,7 @@
 """Weights that timm, torchvision or the Hugging Face hub keep: where they are looked for, and how they are fitted."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from advcore.config.load import from_dict, resolve
+from advcore.config.run_key import identify
 from advcore.errors import UserError
 from advcore.files.tensors import read_state
 from advcore.models import MODELS
 from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
+from advcore.run.pretrained import Beginning
 from advcore.run.weights import put_state
 
 timm = pytest.importorskip("timm", reason="needs the package timm: install the extra hf")
@@ -110,6 +113,7 @@ def test_a_repository_of_the_hub_is_read_as_a_file_is(cache, trained):
     prepared = begin(**GREY_VIT, weights="hub:me/my-net_1.0", new_head=True)
     assert torch.equal(prepared.model[1].state_dict()["pos_embed"], trained["pos_embed"])
     assert prepared.inputs["model.weights.name"] == "hub:me/my-net_1.0"
+    assert identify(prepared.config)["model"]["weights"] == "hub:me/my-net_1.0", "another owner's are others"
     assert float(prepared.model[0].mean) != 0.5, "nobody says by what they were normalised"
 
 
@@ -134,12 +138,29 @@ def test_torchvisions_own_ways_with_its_weights_are_kept():
     old = {f"features.denseblock1.denselayer12.{name}": torch.zeros(1) for name in ("norm.1.bias", "conv.2.weight")}
     new = ["features.denseblock1.denselayer12.norm1.bias", "features.denseblock1.denselayer12.conv2.weight"]
     assert list(dense.fit_weights(old, (3, 8, 8))) == new
+    position, patches = torch.randn(1, 10, 4), torch.ones(4, 3, 16, 16)
+    vit = MODELS["torchvision"](architecture="vit_b_16", options={"image_size": 32})
+    fitted = vit.fit_weights({"encoder.pos_embedding": position, "conv_proj.weight": patches}, (1, 32, 32))
+    assert torch.equal(fitted["encoder.pos_embedding"][:, 0], position[:, 0])
+    assert fitted["encoder.pos_embedding"].shape == (1, 5, 4), "one of the image and 2 x 2 of patches"
+    assert torch.equal(fitted["conv_proj.weight"], 3 * patches[:, :1])
     state = {"fc.weight": torch.zeros(2, 2), "aux1.fc2.weight": torch.zeros(2, 2)}
     usual = {"transform_input": True, "aux_logits": False, "init_weights": False}
     for weights, options in (("torchvision", usual), (None, {}), ("net.pt", {})):
         google = MODELS["torchvision"](architecture="googlenet", weights=weights)
         assert google.list_arguments(10, (3, 8, 8))["options"] == options
         assert len(google.fit_weights(state, (3, 8, 8))) == (2 - bool(options))
+
+
+def test_the_plan_says_which_size_of_images_is_the_weights_own():
+    folder = RUN | {
+        "data": {"name": "image_folder", "path": "x", "size": 64},
+        "model": RESNET | {"weights": "torchvision"},
+    }
+    config = from_dict(folder)
+    beginning = Beginning(path=Path("x"), source=config.model.find_pretrained(), side=64, reshaped=[])
+    assert "224 x 224 pixels, and these have 64 x 64 (data.size: 224 gives theirs), and" in beginning.describe(config)
+    assert "these have" not in replace(beginning, side=224).describe(config)
 
 
 @pytest.mark.slow
