@@ -141,8 +141,8 @@ def check_attacked(attack: Attack, x: Tensor, x_adv: Tensor) -> Tensor:
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or not x_adv.is_floating_point():
         raise ConfigError(must(source, f"images {tuple(x.shape)} of floats", describe_tensor(x_adv)))
     low, high = torch.aminmax(x_adv.detach())
-    is_inside = low >= -_SLACK and high <= 1 + _SLACK  # not so for NaN
-    require(check(is_inside, source, "in [0, 1]", f"{low:.4g} to {high:.4g}", "clamp it to [0, 1]"))
+    in_range = bool(low >= -_SLACK and high <= 1 + _SLACK)  # not so for NaN
+    require(check(in_range, source, "in [0, 1]", f"{low:.4g} to {high:.4g}", "clamp it to [0, 1]"))
     if not getattr(attack, "training_only", False) and hasattr(attack, "excess"):
         excess = float(attack.excess(x, x_adv.detach()).max())
         is_inside = excess <= _SLACK + 0.01 * attack.eps

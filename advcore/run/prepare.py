@@ -123,7 +123,11 @@ def _describe_pretraining(beginning: Beginning | None, inputs: dict) -> dict[str
 
 def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:
     """Augment and attack two images with what plug-ins brought, so that its faults are found before any training."""
-    attacks = {path: attack for path, attack in build.list_attacks(config).items() if not is_ours(attack)}
+    attacks = {
+        path: attack
+        for path, attack in build.list_attacks(config).items()
+        if isinstance(attack, Attack) and not is_ours(attack)
+    }
     if not attacks and is_ours(data.augment):
         return
     indices, x, y = next(read_batches(model, data.train, [torch.arange(min(2, len(data.train)))]))

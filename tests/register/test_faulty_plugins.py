@@ -114,6 +114,8 @@ def test_a_transform_that_leaves_the_pixels_range_is_refused_before_training(x):
     register.transform("wrongly")(augment_wrongly)
     with pytest.raises(DataError, match=r"^data\.augment: images must be finite and in \[0, 1\]"):
         prepare(from_dict(RUN | {"data": RUN["data"] | {"augment": "wrongly"}}))
+    with pytest.raises(DataError, match=r"^data\.augment: images must be finite and in \[0, 1\]"):
+        prepare(from_dict(RUN | {"data": RUN["data"] | {"augment": "crop+wrongly"}}))
     with pytest.raises(ConfigError, match=r"register.transform\('one'\) must be a function of 2 arguments"):
         register.transform("one")(abs)
 
