@@ -37,9 +37,9 @@ from advcore.training.loop_settings import (
     refuse_other_images,
     refuse_processes,
 )
-from advcore.training.lr import LRSchedule, OneCycle, bind_factor
+from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
-from advcore.training.optimizers import OptimizerSettings, build_optimizer, find_fused_problem
+from advcore.training.optimizers import OptimizerSettings, find_fused_problem, try_update
 from advcore.training.progress import Snapshot
 
 
@@ -220,8 +220,7 @@ class Trainer(LoopSettings):
         Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
         that remembers needs data that give an index the same image each time.
         """
-        build_optimizer(self.optimizer, model)
-        bind_factor(self.lr_schedule, self.optimizer.lr)
+        try_update(self.optimizer, self.lr_schedule, model)
         if self.remembers:
             refuse_other_images(train)
         counts = [len(train)]
