@@ -39,10 +39,10 @@ from advcore.training.loop_settings import (
     refuse_pool,
     refuse_processes,
 )
-from advcore.training.lr import LRSchedule, OneCycle, bind_factor
+from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.mixing import find_mixing_problem
-from advcore.training.optimizers import OptimizerSettings, build_optimizer, find_fused_problem
+from advcore.training.optimizers import OptimizerSettings, find_fused_problem, try_update
 from advcore.training.progress import Snapshot
 from advcore.training.selector import expand_selection, list_disagreements
 
@@ -216,8 +216,7 @@ class Trainer(LoopSettings):
         """
         refuse_nan(model)
         refuse_pool(self, model, train)
-        build_optimizer(self.optimizer, model)
-        bind_factor(self.lr_schedule, self.optimizer.lr)
+        try_update(self.optimizer, self.lr_schedule, model)
         if self.remembers:
             refuse_other_images(train)
         counts = [len(train)]
