@@ -44,7 +44,9 @@ def suggest_nearest(
     )
     if not suggestion:
         return ""
-    name = _ADVICE.sub("", suggestion)
+    name = suggestion
+    if suggestion not in words:  # the target of an alias, and its advice
+        name = _ADVICE.sub("", suggestion)
     advice = suggestion.removeprefix(name) + (place and f" at {place}")
     return f"did you mean {name!r}{advice}?"
 

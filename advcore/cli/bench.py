@@ -82,9 +82,7 @@ def _run_part(suite: "Bench", part: list["Run"], *, engine: str, jobs: int, seco
     if ended["busy"]:
         typer.echo(f"left to another process: {format_count(len(ended['busy']), 'run')}")
     if ended["stopped"]:
-        typer.echo(
-            f"the time is up, left: {format_count(len(ended['stopped']), 'run')}; rerun the same command to continue"
-        )
+        typer.echo(f"left: {format_count(len(ended['stopped']), 'run')}; rerun the same command to continue")
     if ended["failed"]:
         typer.echo(f"failed: {format_count(len(ended['failed']), 'run')}; rerun the same command to try again")
     return ended["failed"]

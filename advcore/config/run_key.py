@@ -14,7 +14,7 @@ def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
     The data count by the last part of their path, or, where their name says enough, without it; weights to begin with
-    by the last part of theirs.
+    by the last part of theirs, those of a run by its folder's name too.
     """
     settings = resolve(config)
     del settings["name"]
@@ -25,8 +25,16 @@ def identify(config: RunConfig) -> dict:
     if "path" in data:
         data["path"] = _find_last_part(data["path"]) if data["name"] in BY_PATH else None
     if settings["model"]["weights"]:
-        settings["model"]["weights"] = _find_last_part(settings["model"]["weights"])
+        settings["model"]["weights"] = _name_weights(settings["model"]["weights"])
     return settings
+
+
+def _name_weights(path: str) -> str:
+    """Return what a file of weights is called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run."""
+    *folders, name = re.split(r"[/\\]", path)
+    if folders[-1:] == ["checkpoints"]:
+        return "/".join([*folders[-2:], name])
+    return name
 
 
 def _find_last_part(path: str) -> str:

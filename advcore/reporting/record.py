@@ -56,6 +56,8 @@ class RunRecord:
     data : how many examples there are, how many of each class in training, a hash of them, and what was
         left out or read differently than the files say.
     inputs : the files that the run read, by setting, with their sha256.
+    pretraining : {run, passes} of the run whose weights it began with, where that is known: the name, and the passes
+        of all phases but evaluation, its own pretraining included.
     plugins : the plug-ins that were loaded: {path, sha256, names}.
     resumes : the epochs where the run was continued, the settings that had changed, and the damaged states.
     """
@@ -78,6 +80,7 @@ class RunRecord:
     final: JsonObject = field(default_factory=dict)
     data: JsonObject = field(default_factory=dict)
     inputs: JsonObject = field(default_factory=dict)
+    pretraining: JsonObject = field(default_factory=dict)
     plugins: list[JsonObject] = field(default_factory=list)
     resumes: list[JsonObject] = field(default_factory=list)
 
@@ -87,6 +90,11 @@ class RunRecord:
         Raises OSError, with the path, and ValueError for a record that holds NaN or infinity.
         """
         write_sealed(path, dataclasses.asdict(self), SCHEMA)
+
+    def count_passes(self) -> int:
+        """Return the forward and backward passes of all phases but evaluation."""
+        spent = [entry for phase, entry in self.ledger.items() if phase != "evaluation"]
+        return int(sum(entry["forward"] + entry["backward"] for entry in spent))
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from advcore.errors import format_count
-from advcore.reporting import compare, parts, tables, verdicts
+from advcore.reporting import compare, costs, parts, tables, verdicts
 from advcore.reporting.record import JsonObject, RunRecord
 from advcore.types import Flag
 
@@ -252,7 +252,7 @@ def _read_numbers(record: RunRecord) -> dict[str, object]:
     They are its cost and seconds, the accuracies of both checkpoints with their 95 % intervals, gradient errors, the
     seconds of each phase, and the environment.
     """
-    spent = (record.relative_cost, record.seconds, tables.sum_training_seconds(record))
+    spent = (record.relative_cost, record.seconds, costs.sum_training_seconds(record))
     accuracies = chain(_read_accuracies(record, "last"), _read_accuracies(record, "best"))
     values: dict[str, object] = dict(chain(zip(_SPENT, spent, strict=True), accuracies))
     selections = [selection for selection in record.selections if selection["gradient_error"] is not None]

@@ -7,6 +7,7 @@ from itertools import chain
 
 from advcore.errors import format_count
 from advcore.pixels import format_pixels
+from advcore.reporting import costs
 from advcore.reporting.collapse import count_runs, drop_collapsed
 from advcore.reporting.record import BY_PATH, JsonObject, RunRecord
 
@@ -131,6 +132,7 @@ def list_closing_rows(record: RunRecord) -> list[Row]:
         *list_accuracy_rows("last", record.final["last"]),
         *list_accuracy_rows("best", record.final["best"]),
         ("relative cost", f"{record.relative_cost:.3f}"),
+        *costs.list_pretraining_rows(record),
         ("seconds by phase", ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items())),
         *((f"gradient error, selection at {epoch}", error) for epoch, error in errors if error),
     ]
@@ -192,8 +194,8 @@ def compare_methods(
     """Return the header and the rows of a table that compares methods, one row per method.
 
     Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds; collapsed runs are
-    counted apart), relative cost, and the mean gradient error of the selections beside that of random subsets; where
-    selections used a cheaper attack, also the error against the full attack.
+    counted apart), relative cost, that of the pretraining where there is any, and the mean gradient error of the
+    selections beside that of random subsets; where selections used a cheaper attack, also that against the full attack.
 
     which : the checkpoint whose accuracies are compared, "last" or "best".
     against : the records of the method that speed-ups are relative to; without any there is no such column.
@@ -203,16 +205,27 @@ def compare_methods(
     accuracies = list(dict.fromkeys(chain([_CLEAN], *titles)))
     selections = _list_selections(list_records(groups))
     full = " [against the full attack]" if any("gradient_error_full" in entry for entry in selections) else ""
-    measures = {"speed-up (cost)": _count_passes} if against else {}
+    measures = {"speed-up (cost)": costs.count_passes} if against else {}
     if against and clock:
-        measures["speed-up (seconds)"] = sum_training_seconds
-    header = ("method", "seeds", *accuracies, "relative cost", *measures, f"gradient error{full} (random)")
+        measures["speed-up (seconds)"] = costs.sum_training_seconds
+    pretraining = ["pretraining"] if any(record.pretraining for record in list_records(groups)) else []
+    header = (
+        "method",
+        "seeds",
+        *accuracies,
+        "relative cost",
+        *pretraining,
+        *measures,
+        f"gradient error{full} (random)",
+    )
     rows: list[Row] = []
     for name, records in groups.items():
         cost = statistics.fmean(record.relative_cost for record in records)
         speed_ups = [_format_speed_up(records, against, measure) for measure in measures.values()]
-        cells = _format_accuracies(drop_collapsed(records, which), which, accuracies)
-        rows.append((name, count_runs(records, which), *cells, f"{cost:.2f}", *speed_ups, _format_mean_errors(records)))
+        cells = [*_format_accuracies(drop_collapsed(records, which), which, accuracies), f"{cost:.2f}"]
+        if pretraining:
+            cells.append(format_cell(costs.measure_pretraining(records), "{:.2f}"))
+        rows.append((name, count_runs(records, which), *cells, *speed_ups, _format_mean_errors(records)))
     return header, rows
 
 
@@ -255,19 +268,6 @@ def _format_speed_up(
     reference = statistics.fmean(map(measure, against))
     mean = statistics.fmean(map(measure, records))
     return f"{reference / mean:.2f}" if mean else NOTHING
-
-
-def _count_passes(record: RunRecord) -> float:
-    """Return the passes of all phases but evaluation.
-
-    Relative costs alone cannot be compared where methods have different references: other objectives, or more data.
-    """
-    return record.relative_cost * record.reference.get("units", 1)
-
-
-def sum_training_seconds(record: RunRecord) -> float:
-    """Return the seconds of training and selection: of all phases but evaluation."""
-    return sum(entry["seconds"] for phase, entry in record.ledger.items() if phase != "evaluation")
 
 
 def _format_mean_errors(records: Sequence[RunRecord]) -> str:

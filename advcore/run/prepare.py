@@ -40,7 +40,7 @@ class Prepared:
     """A run that is checked: everything that can fail for a wrong setting has been built.
 
     scores : rows for a solver that reads them from a file. inputs : files that the run read, and the wanted cost, by
-    setting.
+    setting. pretraining : the run whose weights it begins with, as in its record.
     """
 
     config: RunConfig
@@ -50,6 +50,7 @@ class Prepared:
     plan: Plan
     scores: Rows | None = None
     inputs: dict[str, object] = field(default_factory=dict)
+    pretraining: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +91,14 @@ def prepare(config: RunConfig, *, scores: bool = True, initial: bool = True) -> 
     trainer.check(model, data.train)
     rows, inputs = build.load_scores(trainer, data) if scores else (None, {})
     inputs |= _hash_networks(completed)
+    pretraining: dict[str, object] = {}
     if initial and config.model.weights is not None:
         inputs["model.weights"] = weights.compute_weights_hash(Path(config.model.weights))
+        pretraining = weights.describe_pretraining(Path(config.model.weights))
     if wanted is not None:
         inputs["selection.cost"] = wanted
     plan = make_plan(completed, trainer, data, model, wanted)
-    return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs)
+    return Prepared(completed, data, model, trainer, plan=plan, scores=rows, inputs=inputs, pretraining=pretraining)
 
 
 def _load_networks(config: RunConfig, data: Data, device: torch.device) -> RunConfig:

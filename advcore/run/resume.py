@@ -93,6 +93,7 @@ def create_record(prepared: Prepared) -> RunRecord:
             "class_counts": torch.bincount(data.whole[data.part], minlength=data.num_classes).tolist(),
         },
         inputs=prepared.inputs,
+        pretraining=prepared.pretraining,
         plugins=[plugin.describe() for plugin in plugins.LOADED],
     )
     if data.notes:

@@ -15,6 +15,7 @@ from advcore.errors import CheckpointError, must
 from advcore.files import check_inside, has_pair, load_tensors, load_weights, read_bytes, save_tensors
 from advcore.files.tensors import AVERAGED, read_state
 from advcore.models.base import Normalize
+from advcore.reporting.record import RunRecord
 from advcore.run.folder import choose_default_folder
 from advcore.runtime.states import load_state as load_values
 from advcore.training.loop import State
@@ -156,6 +157,15 @@ def find_checkpoint(path: Path, which: str = "last", config: RunConfig | None = 
         raise CheckpointError(must("--checkpoint", "last, best or a file", which, f"{file} does not exist"))
     check_inside(file.with_suffix(".json"), path)
     return check_inside(file, path)
+
+
+def describe_pretraining(path: Path) -> dict[str, object]:
+    """Return {run, passes} of the run that wrote the weights `path`, as its name and cost; {} of other weights."""
+    record_path = path.parent.parent / "record.json"
+    if path.parent.name != "checkpoints" or not record_path.exists():
+        return {}
+    record = RunRecord.load(record_path)
+    return {"run": record.name, "passes": record.count_passes() + record.pretraining.get("passes", 0)}
 
 
 def compute_weights_hash(path: Path) -> str:

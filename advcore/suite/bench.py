@@ -63,7 +63,7 @@ def check_suite(file: Path, size: str | None = None, overrides: Sequence[str] = 
     folder = (out or suite.records) / (size or "")
     check_path(folder)
     methods = _add_baselines(suite, methods, folder)
-    return Bench(suite, folder, methods, list_runs(suite, methods))
+    return Bench(suite, folder, methods, list_runs(suite, methods, folder))
 
 
 def _find_seed_problem(setting: str) -> SettingProblem | None:
@@ -177,10 +177,23 @@ def list_pending(bench: Bench, part: list[Run]) -> list[Run]:
         # A missing or damaged record is no problem: the run itself looks at its states when it continues.
         with contextlib.suppress(CheckpointError):
             differing[files.folder] = list_differences(RunRecord.load(files.begun_record), run.config)
-    require(*_describe_differences(differing))
+    require(*_describe_differences(differing), *_find_weights_gone(bench, pending))
     for name in ("", "runs", "failed"):
         check_writable(bench.folder / name)
     return pending
+
+
+def _find_weights_gone(bench: Bench, pending: list[Run]) -> list[SettingProblem]:
+    """Return a problem for each run that needs weights of a run that is done, and whose weights are not there."""
+    records = {(run.method, run.seed): run.locate_files(bench.folder).record for run in bench.runs}
+    problems = {}
+    for run in pending:
+        record = records.get((run.weights_of or "", run.seed))
+        weights = str(run.config.model.weights)
+        if record is not None and record.exists() and not Path(weights).exists():
+            way_out = f"remove {record}, so that it is trained again"
+            problems[record] = must(f"weights of {run.weights_of!r}, seed {run.seed},", "there", weights, way_out)
+    return list(problems.values())
 
 
 def check_data(pending: list[Run]) -> None:
@@ -234,7 +247,13 @@ def execute(
     if pending:
         # A run that leaves nothing removes the folders that it made, while another one may be writing in this one.
         (bench.folder / "runs").mkdir(parents=True, exist_ok=True)
-    engine(pending, bench.folder, until, replace(watcher, on_end=partial(_on_end, bench.folder, ended, watcher)))
+    watching = replace(watcher, on_end=partial(_on_end, bench.folder, ended, watcher))
+    first = [run for run in pending if run.weights_of is None]
+    engine(first, bench.folder, until, watching)
+    # Of the others, those whose weights are not there yet wait for the next command.
+    others = [run for run in pending if run.weights_of and Path(str(run.config.model.weights)).exists()]
+    if others:
+        engine(others, bench.folder, until, watching)
     slugs = {run.slug for runs in ended.values() for run in runs}
     ended["stopped"] += [run for run in pending if run.slug not in slugs]
     return ended

@@ -13,7 +13,7 @@ KEYS = ("name", "title", "experiment", "records", "seeds", "set", "methods", "gr
 # The keys of one of its sizes.
 SIZE_KEYS = ("title", "experiment", "seeds", "set")
 # The keys of a method that are no settings.
-METHOD_KEYS = ("experiment", "grid")
+METHOD_KEYS = ("experiment", "grid", "weights_of")
 # Characters of a method's name: its files are named after it.
 LONGEST = 120
 # Methods of a suite, each combination of a grid counted.

@@ -81,6 +81,7 @@ def _check_methods(raw: Mapping) -> Problems:
     yield check(methods or raw.get("grid"), "methods", "at least one, here or in a grid", methods)
     for name, method in (methods or {}).items():
         yield from _check_method(name, method, raw)
+        yield _check_weights(name, _as_mapping(method), methods)
     if raw.get("grid"):
         yield _check_experiment(raw.get("experiment"), raw, "grid")
     yield _check_reference(raw)
@@ -99,6 +100,21 @@ def _check_method(name: object, method: object, raw: Mapping) -> Problems:
     yield from _check_grid(grid, f"{path}: grid")
     yield _check_experiment((method or {}).get("experiment", raw.get("experiment")), raw, path)
     yield _check_cost(settings, path)
+
+
+def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingProblem | None:
+    """Return the problem of a method that begins with the weights of what is no other method, or of one that waits."""
+    source = method.get("weights_of")
+    if source is None:
+        return None
+    path = f"method {str(name)!r}: weights_of"
+    first = [other for other, settings in methods.items() if not {"weights_of", "grid"} & set(_as_mapping(settings))]
+    if source not in first:
+        rule = "another method that has neither weights_of nor a grid"
+        return must(path, rule, source, suggest_nearest(source, first))
+    if "model.weights" in method:
+        return must(path, "left out where model.weights is given", source)
+    return None
 
 
 def _check_experiment(experiment: object, raw: Mapping, path: str) -> SettingProblem | None:

@@ -40,6 +40,7 @@ class Suite:
     methods : unchecked settings by name, in the order of tables.
     reference : method whose cost and time the others are compared with; None for none.
     without : names of the baselines that are not added.
+    weights_of : the method whose trained weights a method begins with, by the name of the latter.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Suite:
     methods: dict[str, Settings]
     reference: str | None
     without: tuple[str, ...] = ()
+    weights_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -75,11 +77,12 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one seed."""
+    """One method with one seed, which may begin with the weights of the method `weights_of` with the same seed."""
 
     method: str
     seed: int
     config: RunConfig = field(repr=False)
+    weights_of: str | None = None
 
     @property
     def slug(self) -> str:
@@ -132,6 +135,7 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         methods=_share_cost(methods, reference),
         reference=reference,
         without=list_left_out(raw.get("baselines")),
+        weights_of={name: source["weights_of"] for name, source in sources.items() if source.get("weights_of")},
     )
 
 
@@ -239,9 +243,29 @@ def resolve_methods(suite: Suite) -> dict[str, RunConfig]:
     return resolved
 
 
-def list_runs(suite: Suite, methods: dict[str, RunConfig]) -> list[Run]:
-    """Return a run for each seed and method: all methods with the first seed, then all with the second, and so on."""
-    return [Run(name, seed, replace(config, seed=seed)) for seed in suite.seeds for name, config in methods.items()]
+def list_runs(suite: Suite, methods: dict[str, RunConfig], folder: Path | None = None) -> list[Run]:
+    """Return a run for each seed and method: all methods with the first seed, then all with the second, and so on.
+
+    folder : of the suite's records, where a run finds the weights of another; None means the usual one.
+    """
+    folder = folder or suite.records
+    return [
+        _build_run(name, seed, config, suite.weights_of.get(name), folder)
+        for seed in suite.seeds
+        for name, config in methods.items()
+    ]
+
+
+def _build_run(name: str, seed: int, config: RunConfig, weights_of: str | None, folder: Path) -> Run:
+    if weights_of is not None:
+        weights = locate_weights(weights_of, seed, folder)
+        config = replace(config, model=replace(config.model, weights=str(weights)))
+    return Run(name, seed, replace(config, seed=seed), weights_of)
+
+
+def locate_weights(method: str, seed: int, folder: Path) -> Path:
+    """Return the path of a run's last weights below the folder of the suite's records."""
+    return folder / "runs" / make_slug(method, seed) / "checkpoints" / "last.safetensors"
 
 
 def shard(runs: list[Run], part: str | None) -> list[Run]:

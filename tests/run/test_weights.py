@@ -12,6 +12,7 @@ from advcore.errors import CheckpointError, ConfigError
 from advcore.models import MODELS
 from advcore.reporting.record import RunRecord
 from advcore.run.prepare import prepare
+from advcore.run.run import run
 
 RUN = {
     "name": "tuned",
@@ -128,3 +129,14 @@ def test_on_the_command_line_a_run_tells_it_and_goes_on_with_the_same_weights_al
     save(changed, path)
     code, _, err = advcore("run", file, "--out", folder, "--set", "training.epochs=2", "--resume")
     assert code == 2 and "given the files that the run began with" in err
+
+
+def test_the_cost_of_the_run_that_wrote_the_weights_is_recorded(tmp_path):
+    """Its passes, evaluations left out, and those of the run that it began from itself."""
+    first = run(prepare(from_dict(RUN)), tmp_path / "first")
+    second = run(prepare(configure(tmp_path / "first/checkpoints/last.safetensors")), tmp_path / "second")
+    third = run(prepare(configure(tmp_path / "second/checkpoints/best.safetensors")), tmp_path / "third")
+    spent = [record.relative_cost * record.reference["units"] for record in (first, second)]
+    assert first.pretraining == {}
+    assert second.pretraining == {"run": first.name, "passes": spent[0]}
+    assert third.pretraining == {"run": second.name, "passes": sum(spent)}
