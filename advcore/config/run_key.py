@@ -13,8 +13,8 @@ from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
 def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
 
-    The data count by the last part of their path, or, where their name says enough, without it; a pool and weights to
-    begin with by the last part of theirs, weights of a run by its folder's name too.
+    The data, and a pool beside them, count by the last part of their path, or, where their name says enough, without
+    it; weights to begin with by the last part of theirs, those of a run by its folder's name too.
     """
     settings = resolve(config)
     del settings["name"]
@@ -32,7 +32,9 @@ def identify(config: RunConfig) -> dict:
 
 
 def _name_weights(path: str) -> str:
-    """Return what a file of weights is called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run."""
+    """Return what weights are called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run, "hub:owner/name"."""
+    if path.startswith("hub:"):
+        return path
     *folders, name = re.split(r"[/\\]", path)
     if folders[-1:] == ["checkpoints"]:
         return "/".join([*folders[-2:], name])

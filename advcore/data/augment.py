@@ -7,9 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advcore.data.randaugment import randaugment
-from advcore.errors import ConfigError, SettingProblem, check, must, require, require_package, suggest_nearest
+from advcore.errors import (
+    ConfigError,
+    DataError,
+    SettingProblem,
+    check,
+    must,
+    require,
+    require_package,
+    suggest_nearest,
+)
 from advcore.rng import Stream
+from advcore.types import describe_tensor, is_ours
+from advcore.unit_range import check_images
 
+# Images (B, C, H, W), and random numbers that are bound to the B examples, to the augmented images.
 Augmentation = Callable[[Tensor, Stream], Tensor]
 
 
@@ -65,15 +77,23 @@ def keep_images(x: Tensor, generator: Stream) -> Tensor:
     return x
 
 
-def check_augmented(augmented: object, size: int) -> Tensor:
-    """Return augmented images as they are. Raises ConfigError unless they are `size` images (B, C, H, W) of floats."""
-    is_batch = isinstance(augmented, Tensor) and augmented.ndim == 4 and len(augmented) == size
-    if isinstance(augmented, Tensor) and is_batch and augmented.dtype.is_floating_point:
-        return augmented
-    got = type(augmented).__name__
-    if isinstance(augmented, Tensor):
-        got = f"{augmented.dtype} of shape {tuple(augmented.shape)}"
-    raise ConfigError(must("augment", f"a function that returns the {size} images of a batch as floats", got))
+def augment_images(augment: Augmentation, x: Tensor, generator: Stream) -> Tensor:
+    """Return the augmented images of a batch x (B, C, H, W).
+
+    Raises ConfigError unless they are B images (B, C, H, W) of floats; and, where the function is not advcore's own,
+    DataError unless they are in [0, 1].
+    """
+    augmented = augment(x, generator)
+    is_batch = isinstance(augmented, Tensor) and augmented.ndim == 4 and len(augmented) == len(x)
+    if not is_batch or not augmented.dtype.is_floating_point:
+        rule = f"a function that returns the {len(x)} images of a batch as floats"
+        raise ConfigError(must("augment", rule, describe_tensor(augmented)))
+    if not is_ours(augment):
+        try:
+            check_images(augmented, generator.examples)
+        except DataError as error:
+            raise DataError(f"augment: {error}") from None
+    return augmented
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -117,4 +137,7 @@ def build_augmentation(names: str, channels: int) -> Augmentation:
         return x
 
     augment.__name__ = names
+    for part in parts:
+        if not is_ours(part):  # then neither is the whole, whose images are looked at
+            augment.__module__ = part.__module__
     return augment

@@ -74,8 +74,9 @@ class Pooled(Source):
     real, pool : sources of images of one shape, on one device. share : of a batch that comes from the pool.
 
     Raises DataError where they do not fit each other.
-    Reference: Gowal et al. 2021, section 5; Wang et al. 2023, section 4 (core/data/semisup.py of their code). Differs:
-    they draw from the pool with replacement, round the share of a batch down, and fill the last batch of an epoch.
+    Reference: Gowal et al. 2021; Wang et al. 2023 (SemiSupervisedSampler in core/data/semisup.py of their code, github
+    wzekai99/DM-Improves-AT). Differs: they draw from the pool with replacement, round its share of a batch down, and
+    fill the last batch of an epoch.
     """
 
     @accept_arguments

@@ -48,7 +48,9 @@ def hash_content(source: Source) -> str:
     Where the labels could only be had by reading the data, only some of them are hashed.
     """
     if isinstance(source, Pooled):
-        return f"{hash_content(source.real)}, pool {hash_content(source.pool)}"
+        both = [hash_content(source.real), hash_content(source.pool)]
+        kinds = " and a pool of ".join(text.rpartition(" ")[0] for text in both)
+        return f"{kinds} {hashlib.sha256(repr(both).encode()).hexdigest()[:16]}"
     if source.class_counts() is None:
         return f"some labels {source.fingerprint()}"
     digest = hashlib.sha256(source.labels().numpy().tobytes())

@@ -1,7 +1,6 @@
-"""Architectures that another library builds by name, and what it says about the weights that it offers for them."""
+"""Architectures that another library builds by name, with options for its constructor."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from torch import nn
@@ -11,20 +10,9 @@ from advcore.models.base import ModelSettings
 from advcore.settings import settings
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """Trained weights that are known by name: where they lie, and the images that they were trained on.
-
-    repository : on the Hugging Face hub; None for a file at `url`. mean, std : numbers per channel that the images were
-    normalised by, empty where nobody says so. size : side of the images in pixels; 0 where nobody says so.
-    """
-
-    name: str
-    repository: str | None = None
-    url: str = ""
-    mean: Sequence[float] = ()
-    std: Sequence[float] = ()
-    size: int = 0
+def describe_size(option: str, side: int, usual: int) -> str:
+    """Return the end of a message: how a network of one size of images takes others, of so many pixels a side."""
+    return f"; set model.options: {{{option}: {side}}}, or data.size: {usual} for a folder of images"
 
 
 @settings

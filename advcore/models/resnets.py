@@ -1,13 +1,15 @@
 """ResNets: torchvision's with the usual stem for 32 x 32 images, and PreActResNet and WideResNet, which it lacks."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advcore.errors import check_one_of, require, require_package
-from advcore.models.base import ModelSettings
+from advcore.errors import check, check_one_of, require, require_package
+from advcore.models.base import ModelSettings, Pretrained
+from advcore.models.torchvision import find_weights, sum_colours
 from advcore.settings import settings
 
 # Names of functions in torch.nn.functional.
@@ -41,10 +43,15 @@ class _ResNet(ModelSettings):
     family: ClassVar = "resnet"
     needs: ClassVar = ("torchvision",)
     torchvision: ClassVar[str]
+    library: ClassVar = "torchvision"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(check_one_of("stem", self.stem, ("cifar", "imagenet")))
+        are_fitting = self.weights != "torchvision" or self.stem == "imagenet"
+        require(
+            check_one_of("stem", self.stem, ("cifar", "imagenet")),
+            check(are_fitting, "stem", "imagenet beside weights: torchvision", self.stem),
+        )
 
     def list_arguments(self, num_classes: int, shape: tuple[int, int, int]) -> dict[str, object]:
         return {"name": self.torchvision, "num_classes": num_classes, "channels": shape[0], "stem": self.stem}
@@ -53,6 +60,12 @@ class _ResNet(ModelSettings):
         with require_package("torchvision", f"model.name: {self.torchvision}"):
             from torchvision import models  # noqa: F401 - its import is what can fail
         return super().build(num_classes, shape)
+
+    def find_in_library(self) -> Pretrained:
+        return find_weights(self.torchvision)
+
+    def fit_weights(self, state: Mapping[str, Tensor], shape: tuple[int, int, int]) -> dict[str, Tensor] | None:
+        return sum_colours(state, shape[0])
 
 
 @settings

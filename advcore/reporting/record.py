@@ -19,6 +19,7 @@ ELSEWHERE = (
     "checkpoint",
     "tracking",
     "data.workers",
+    "model.download",
     "training.memory.place",
     "selection.memory_limit",
     "selection.max_minutes",
@@ -56,8 +57,8 @@ class RunRecord:
     data : how many examples there are, how many of each class in training, a hash of them, and what was
         left out or read differently than the files say.
     inputs : the files that the run read, by setting, with their sha256.
-    pretraining : {run, passes} of the run whose weights it began with, where that is known: the name, and the passes
-        of all phases but evaluation, its own pretraining included.
+    pretraining : {run, passes} of the run whose weights it began with, or whose scores it selects by, where that is
+        known: the name, and the passes of all phases but evaluation, its own pretraining included.
     plugins : the plug-ins that were loaded: {path, sha256, names}.
     resumes : the epochs where the run was continued, the settings that had changed, and the damaged states.
     """

@@ -18,7 +18,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Difference:
-    """What a run reaches more than a run of another method with the same seed and the same data split."""
+    """What a run reaches more than a run of another method.
+
+    value : of the first run less that of the second. seed, split : what both runs have in common.
+    """
 
     value: float
     seed: int
@@ -29,7 +32,7 @@ class Difference:
 class Estimate:
     """A mean difference and how sure it is.
 
-    error : standard error of the mean.
+    mean : of all clusters. error : its standard error.
     freedom : degrees of freedom, the number of clusters less one; 0 where nothing can be tested.
     count : the number of differences.
     """
@@ -58,6 +61,7 @@ class Estimate:
 class Comparison:
     """An estimate among others on a page.
 
+    estimate : by itself.
     corrected : the p-value after Holm's correction. among : how many comparisons the page tests.
     """
 

@@ -82,7 +82,7 @@ class Table(parts.Table):
 
 
 def build_tables(results: Results, title: str) -> list[Table]:
-    """Return a table for each checkpoint, last and best, and one of differences between methods where any can be tested.
+    """Return a table for each checkpoint, last and best, and one of differences where any can be tested.
 
     Where no run has finished, it is a single table that says so.
     """

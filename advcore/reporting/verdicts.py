@@ -95,10 +95,9 @@ def explain_test(tested: Collection[Comparison]) -> str:
     """Say how the comparisons of a page are tested, and how many there are."""
     count = max((entry.among for entry in tested), default=0)
     return (
-        f"{format_count(count, 'comparison')}, by t-tests of paired differences over seeds (over data splits where these "
-        "are fewer), corrected for their number (Holm): beats and below are significant at 5 % together; level means "
-        "that the two cannot be told apart, not that they are equal. ±: 95 % interval of each alone. Runs that "
-        "collapsed are left out."
+        f"{format_count(count, 'comparison')}, by t-tests of paired differences over seeds (over data splits if these "
+        "are fewer), at a level of 5 % for all of them together (Holm). Level, or not beyond chance, does not mean "
+        "equal. ±: 95 % interval of each alone. Runs that collapsed are left out."
     )
 
 

@@ -8,8 +8,9 @@ from torch import nn
 from advcore.config.schema import RunConfig, SelectionConfig
 from advcore.data.base import Data
 from advcore.data.pool import Pooled
-from advcore.errors import format_count
+from advcore.errors import check, format_count, require
 from advcore.run import build
+from advcore.run.pretrained import Beginning
 from advcore.selection.duration import settle_minutes
 from advcore.selection.memory import Estimate, estimate_for, settle
 from advcore.selection.schedule import Schedule
@@ -44,10 +45,18 @@ class Plan:
     notes: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module, wanted: float | None) -> Plan:
+def make_plan(
+    config: RunConfig,
+    trainer: Trainer,
+    data: Data,
+    model: nn.Module,
+    wanted: float | None,
+    beginning: Beginning | None = None,
+) -> Plan:
     """Return what the run will do, its cost relative to the reference, and what it will hold in memory.
 
-    wanted : the cost that the budget was computed for; None where the budget was set.
+    wanted : the cost that the budget was computed for; None where the budget was set. beginning : the trained weights
+    that the run begins from; None for random ones.
     """
     n = len(data.train)
     compared = find_reference(config, n)
@@ -61,7 +70,7 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         text += f", of {wanted:g} wanted: the next larger budget takes a whole epoch more, and too much"
     estimate = _estimate_selection(trainer, data, model)
     notes = {
-        "weights": _explain_weights(config),
+        "weights": beginning and beginning.describe(config),
         "pool": _explain_pool(trainer, data),
         "epochs": explain_epochs(trainer.schedule),
         "cost": explain_cost(trainer, planned, compared, n),
@@ -75,17 +84,6 @@ def make_plan(config: RunConfig, trainer: Trainer, data: Data, model: nn.Module,
         memory=_estimate_memory(trainer, data, model, estimate),
         notes={subject: note for subject, note in notes.items() if note},
     )
-
-
-def _explain_weights(config: RunConfig) -> str | None:
-    """Say which trained weights a run begins from; None for random ones."""
-    model = config.model
-    if model.weights is None:
-        return None
-    note = f"begins from the weights in {model.weights}"
-    if model.new_head:
-        note += ", with a random head"
-    return f"{note}; their own training is in no cost here"
 
 
 def _explain_pool(trainer: Trainer, data: Data) -> str | None:
@@ -164,8 +162,10 @@ def settle_budget(config: RunConfig, trainer: Trainer, n: int, held_out: int) ->
 def find_offers(config: RunConfig, data: Data, cost: float) -> list[Offer]:
     """Return runs near a wanted cost (`training.budget.list_offers`) that start from these settings.
 
-    Where the config selects nothing, they train on random subsets.
+    Where the config selects nothing, they train on random subsets. Raises ConfigError beside a pool.
     """
+    way_out = "the runs that it lists train on coresets, which are not chosen beside a pool"
+    require(check(not isinstance(data.train, Pooled), "--cost", "left out beside data.pool", cost, way_out))
     if config.selection is None:
         config = replace(config, selection=SelectionConfig(solver=Random()))
     n = len(data.train)

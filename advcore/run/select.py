@@ -108,6 +108,7 @@ def score(config: RunConfig, name: str, reporter: Reporter) -> tuple[Scores, Cos
         model=resolve(config)["model"]["name"],
         objective=objective,
         seed=config.seed,
+        passes=ledger.sum_units(),
     )
     return scores, ledger
 

@@ -15,6 +15,7 @@ from advcore.data.samples import add_weight, count_examples, read_sample
 from advcore.errors import CheckpointError, DataError, check_at_least, check_one_of, must, require
 from advcore.files import load_arrays, save_arrays
 from advcore.kinds import find_type_problem
+from advcore.rng import Stream
 from advcore.types import Event, Facts, digest_labels
 
 NORMALISE = ("coreset", "batch", "none", "equal")
@@ -123,6 +124,20 @@ class Coreset:
         """
         require(check_at_least("batch_size", batch_size, 1))
         return build_loader(self.subset(dataset), batch_size, shuffle=shuffle, **options)
+
+    def draw(self, *, seed: int, epoch: int = 0) -> Tensor:
+        """Draw K indices with replacement in proportion to the weights, for a loss that takes none.
+
+        An example of weight w, rescaled to mean 1, is drawn floor(w) or ceil(w) times, on average over seeds and
+        epochs w times (systematic resampling: one random number in all). Raises DataError for a weight below 0.
+        """
+        weights = self.training_weights().double()
+        if bool((weights < 0).any()):
+            raise DataError(must("a coreset's weights", "at least 0 to draw by them", float(weights.min()), _SIGNED))
+        start = Stream(seed=seed, purpose="draw", epoch=epoch).at(torch.zeros(1, dtype=torch.long)).uniform((1,))
+        points = torch.arange(len(self)) + start.double()
+        positions = torch.searchsorted(weights.cumsum(0), points, right=True)
+        return self.indices[positions.clamp_max(len(self) - 1)]
 
     def check(self, size: int, fingerprint: str) -> None:
         """Raise DataError unless size and fingerprint are those of the data on which the coreset was selected."""

@@ -21,8 +21,8 @@ class Scores:
 
     indices : (n,) long, into the whole training set. values : (n,) float64; the higher, the harder the example.
     num_examples, fingerprint : of the whole training set. score : its name in GRADIENTS. epochs : number of epochs over
-    which it was taken. model, objective : what was trained. seed : of that training run. sha256 : of the file, once
-    there is one.
+    which it was taken. model, objective : what was trained. seed : of that training run. passes : that training and
+    scoring took; 0 where that is not known. sha256 : of the file, once there is one.
     """
 
     indices: Tensor = field(repr=False)
@@ -34,6 +34,7 @@ class Scores:
     model: str
     objective: str
     seed: int
+    passes: int = 0
     sha256: str = field(default="", compare=False)
 
     def save(self, path: Path) -> Path:

@@ -3,8 +3,9 @@
 from advcore.training.attack_steps import ByBudget, Linear, Steady
 from advcore.training.lr import Constant, Cosine, Cyclic, MultiStep, OneCycle
 from advcore.training.optimizers import SGD, Adam, AdamW
+from advcore.training.timm import TimmOptimizer, TimmSchedule
 
-OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "timm": TimmOptimizer}
 # What the field calls these and those below, to their names here (`errors.suggest_nearest`).
 OPTIMIZER_ALIASES = {
     "momentum": "sgd",
@@ -16,6 +17,7 @@ LR_SCHEDULES = {
     "cosine": Cosine,
     "one_cycle": OneCycle,
     "cyclic": Cyclic,
+    "timm": TimmSchedule,
 }
 LR_SCHEDULE_ALIASES = {
     "none": "constant",

@@ -10,7 +10,7 @@ from advcore import distributed
 from advcore.attacks.base import Attack
 from advcore.attacks.memory import Perturbations
 from advcore.cost import CostLedger
-from advcore.data.augment import check_augmented
+from advcore.data.augment import augment_images
 from advcore.data.checks import count_logits
 from advcore.data.contract import Source, cut_into_chunks, read_batches
 from advcore.evaluation.checks import FEW_IMAGES, flag_underflow
@@ -23,7 +23,9 @@ from advcore.runtime.watch import GradientWatch
 from advcore.selection.result import Coreset
 from advcore.training.average import build_average, find_infinite, update_average
 from advcore.training.loop_settings import count_ramp_steps, refuse_other_images
+from advcore.training.lr import bind_factor
 from advcore.training.minibatch import build_stepper, refuse_one_image
+from advcore.training.optimizers import build_optimizer
 from advcore.training.progress import Entry, Place
 from advcore.training.step import Batch, Gate, Images, Learner, weigh_part
 from advcore.types import Event
@@ -52,7 +54,8 @@ class EpochTrainer:
         self.plan = trainer.schedule.plan()
         self.lengths = [1.0 if epoch.action == "full" else trainer.schedule.budget for epoch in self.plan]
         self.parallel = distributed.average_gradients_of(speed.lay_out(run.model))
-        self.optimizer = trainer.optimizer.build(run.model, fused=bool(speed.fused))
+        self.optimizer = build_optimizer(trainer.optimizer, run.model, fused=bool(speed.fused))
+        self.lr_factor = bind_factor(trainer.lr_schedule, trainer.optimizer.lr)
         self.gate = Gate(self.device) if speed.deferred else None
         self.average = build_average(run.model, trainer.ema, trainer.swa)
         self.infinite = find_infinite(run.model)
@@ -161,7 +164,7 @@ class EpochTrainer:
         """Augment this process's `examples` of a batch of indices, and name their weights and random numbers."""
         indices, x, y = examples
         augment, attack, rule = (stream.at(indices) for stream in streams[:3])
-        images = Images(check_augmented(self.run.augment(x, augment), len(x)), y, weights[indices])
+        images = Images(augment_images(self.run.augment, x, augment), y, weights[indices])
         cutmix = self.run.trainer.cutmix
         if cutmix is not None:
             images = cutmix.mix(images, streams[3].at(batch), self.classes)
@@ -254,9 +257,9 @@ class EpochTrainer:
             progress = (lr_index + share) / schedule.epochs
         else:
             progress = (sum(self.lengths[:i]) + share * self.lengths[i]) / sum(self.lengths)
-        lr = self.run.trainer.optimizer.lr * self.run.trainer.lr_schedule.factor(progress, lr_index)
+        lr = self.run.trainer.optimizer.lr * self.lr_factor(progress, lr_index)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # of a layer, as timm has it
         return lr
 
 

@@ -29,7 +29,7 @@ from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge
 from advcore.training.loop_settings import agree_on_speed, has_remembered_start, refuse_frozen
-from advcore.training.optimizers import AdamW
+from advcore.training.optimizers import AdamW, suit_speed
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
 from advcore.training.snapshot import restore, take_snapshot
 from advcore.training.swa import recompute_statistics
@@ -113,15 +113,16 @@ class Loop:
         parameters = self.run.model.named_parameters()
         names = [name for name, value in parameters if value.requires_grad and name in self.infinite]
         optimizer = self.run.trainer.optimizer
-        if names and optimizer.weight_decay and not isinstance(optimizer, AdamW):
+        decay = getattr(optimizer, "weight_decay", 0)  # a plug-in's may have none
+        if names and decay and not isinstance(optimizer, AdamW):
             way_out = f"it would turn {names[0]} to NaN; or hold the mask in a buffer"
             rule = "0 for a model with infinity in a parameter"
-            raise ConfigError(must("optimizer.weight_decay", rule, optimizer.weight_decay, way_out))
+            raise ConfigError(must("optimizer.weight_decay", rule, decay, way_out))
 
     def _decide_speed(self, snapshot: Snapshot | None) -> Speed:
         """Decide how passes run; an event says so where the model refuses images that lie channels last."""
         run = self.run
-        wanted = run.trainer.speed
+        wanted = suit_speed(run.trainer.speed, run.trainer.optimizer)
         speed = agree_on_speed(wanted, run.model, run.train, snapshot)
         if speed.channels_last != wanted.resolve(self.device, family=find_family(run.model)).channels_last:
             run.out.add_events(

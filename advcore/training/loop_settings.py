@@ -229,6 +229,13 @@ def refuse_frozen(model: nn.Module) -> None:
         raise ConfigError(must("model", "one with parameters to train", type(model).__name__, way_out))
 
 
+def refuse_nan(model: nn.Module) -> None:
+    """Raise ConfigError for a model with NaN in what is to be trained, such as weights of a run that diverged."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and bool(torch.isnan(parameter).any()):
+            raise ConfigError(must("model", "one with numbers to begin from", f"NaN in {name}", "load other weights"))
+
+
 def refuse_other_images(train: Source) -> None:
     """Raise ConfigError if the data give an index another image when it is read again: none could be remembered."""
     changed = train.list_changed()

@@ -90,7 +90,7 @@ def find_rule_problem(
     name = type(objective).__name__.lower()
     for setting in ("awp", "cutmix"):
         if getattr(training, setting) is not None:
-            return must("minibatch", f"null with training.{setting}", rule, "which works on whole batches")
+            return must("minibatch", f"null with training.{setting}", rule, "it works on whole batches")
     if not is_attacked(objective):
         return must("minibatch", "null for an objective that is not attacked", name, "there is no attack to save")
     if rule.single_image and len(objective.passes) > 1:

@@ -84,5 +84,5 @@ def find_mixing_problem(cutmix: CutMix | None, objective: Objective, attack: Att
     if getattr(attack, "climbs", "own") != "own":
         return must("cutmix", "null for an attack that climbs the margin of a label", type(attack).__name__)
     if getattr(attack, "remembers", False):
-        return must("cutmix", "null with attack.start: remembered", cutmix, "each epoch mixes other images")
+        return must("cutmix", "null with attack.start: remembered", cutmix, "use start: uniform")
     return None

@@ -1,10 +1,16 @@
-"""Settings of the optimisers, which build those of torch."""
+"""Settings of the optimisers, which build those of torch, and which steps they can do as one kernel."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from advcore.errors import check_positive, check_within, require
+from advcore.errors import SettingProblem, check, check_positive, check_within, require
+from advcore.runtime.precision import Speed
 from advcore.settings import setting, settings
+from advcore.training.timm import TimmOptimizer
 
 
 @settings
@@ -106,4 +112,31 @@ class AdamW:
         )
 
 
-OptimizerSettings = SGD | Adam | AdamW
+OptimizerSettings = SGD | Adam | AdamW | TimmOptimizer
+
+
+def can_fuse(settings: OptimizerSettings) -> bool:
+    """Return whether an optimiser can do its step as one kernel: whether its `build` takes `fused`."""
+    return "fused" in inspect.signature(settings.build).parameters
+
+
+def suit_speed(speed: Speed, settings: OptimizerSettings) -> Speed:
+    """Return the speed without fused steps, and what needs them, for an optimiser that has none."""
+    if can_fuse(settings):
+        return speed
+    return replace(speed, fused=False, deferred=False)
+
+
+def find_fused_problem(speed: Speed, settings: OptimizerSettings) -> SettingProblem | None:
+    """Return the problem with fused steps that are asked for where the optimiser has none."""
+    is_asked = speed.fused or speed.deferred
+    rule = f"null or false with {type(settings).__name__}, which has no fused steps"
+    return check(not is_asked or can_fuse(settings), "speed.fused, speed.deferred", rule, True)
+
+
+def build_optimizer(settings: OptimizerSettings, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
+    """Build the optimiser of the model's parameters, with fused steps where it has them and they are wanted."""
+    build: Callable[..., torch.optim.Optimizer] = settings.build
+    if can_fuse(settings):
+        return build(model, fused=fused)
+    return build(model)

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from advcore import distributed
 from advcore.cost import CostLedger
-from advcore.data.augment import check_augmented
+from advcore.data.augment import augment_images
 from advcore.data.contract import read_batches
 from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import set_mode
@@ -66,6 +66,6 @@ def _pass_images(
         ledger = run.out.ledger
         if not distributed.counts_here(batch):
             ledger = CostLedger()
-        view = check_augmented(run.augment(x, stream(purpose="augment").at(indices)), len(x))
+        view = augment_images(run.augment, x, stream(purpose="augment").at(indices))
         with ledger.phase("update", view.device):
             ledger.count_passes(average)(view)

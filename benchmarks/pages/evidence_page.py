@@ -127,10 +127,10 @@ SAYS = """- **A selection does what it promises.** The weighted gradient of Grad
   the sum is N but for a few percent.
 - **A selection's own cost comes first.** A random subset of the same cost as a coreset is larger, and its mean is a
   little higher.
-- **Trained with single steps that are remembered, a coreset is not ahead of random at equal cost for certain**: at three
+- **Trained with single steps that are remembered, a coreset is not surely ahead of random at equal cost**: at three
   twentieths of full training GradMatch's led on three seeds; on [six seeds that were not looked at
   before](../benchmarks/main.md) it is ahead by three tenths of a point at the last checkpoint, which may be chance, and
-  behind by four tenths at the best.
+  behind by four tenths at the best, which is beyond it.
 - **Near duplicates, long tails, wrong labels: nowhere are coresets ahead of random subsets beyond chance.** CRAIG's
   medoids are harder examples than the rest, on which the loss is higher throughout.
 """

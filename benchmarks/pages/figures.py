@@ -82,8 +82,8 @@ ANSWERS = {"beats": "helps", "below": "hurts", "level": "not beyond chance"}
 
 
 def answers(section: str, found: Groups, questions: Mapping[str, Pairs], tested: Tested) -> str:
-    """A paragraph a question, whose pairs are methods with what is asked about, and without: all pairs together, tested,
-    then the difference of each pair."""
+    """A paragraph a question, whose pairs are methods with what is asked about, and without: the tested difference of
+    all pairs together, then that of each."""
     lines = []
     for question, pairs in questions.items():
         if (section, question) in tested:

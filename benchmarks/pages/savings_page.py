@@ -58,12 +58,12 @@ train on all data for 60 % of the epochs that their budget leaves, and select ev
 of the cost they run 20 epochs of one step or 14 of two, on the largest coreset that this pays for (`selection.cost`).
 
 In short: at this size the price of the attack is nearly all there is to save. One step costs a quarter and its mean is
-within half a point of full training's; what else is saved must be spent on something, and neither more epochs on a subset
-nor better chosen subsets bring more than the same passes on all data. Remembering perturbations costs no passes and is
-ahead by two tenths of a point, over three times the epochs by three quarters. GradMatch's coresets match the full
-attack's gradient closely even when one step selects them, many times closer than random subsets do, and train no better.
-The margin rule, whose look at the batch costs as much as half an attack step, falls behind with each seed. With two and
-three seeds none of these differences in accuracy is beyond chance, corrected for their number.
+within half a point of full training's; what else is saved must be spent on something, and neither more epochs on a
+subset nor better chosen subsets bring more than the same passes on all data. Remembering perturbations costs no passes
+and is ahead by two tenths of a point, over three times the epochs by seven tenths. GradMatch's coresets match the full
+attack's gradient closely even when one step selects them, many times closer than random subsets do, and train no
+better. The margin rule, whose look at the batch costs as much as half an attack step, falls behind with each seed. With
+two and three seeds none of these differences in accuracy is beyond chance, corrected for their number.
 """
 LASTING = {
     "One remembered step, beside full training": [("one step, remembered", "full (PGD-7)")],

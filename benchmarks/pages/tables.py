@@ -7,6 +7,7 @@ import cifar10_gpu_page
 import evidence_page
 import main_page
 import minibatch_page
+import recipes_page
 import savings_page
 import solver_page
 from figures import BENCHMARKS, DOCS, RECORDS, between
@@ -87,6 +88,11 @@ def evidence_text() -> str:
     return evidence_page.text(groups("why"), read_json(RECORDS / "staleness.json"))
 
 
+def finetune_text() -> str:
+    """The page of fine-tuning."""
+    return recipes_page.finetune_text(groups("finetune"), groups("finetune-search"))
+
+
 def claims() -> dict[tuple[str, str, str], Comparison]:
     """What the corrected tests of the pages let stand: by page, section and question."""
     pages = {
@@ -94,6 +100,8 @@ def claims() -> dict[tuple[str, str, str], Comparison]:
         "minibatch": minibatch_page.test(titled(STUDY)),
         "savings": savings_page.test(groups("savings") | groups("savings-parts"), groups("savings-long")),
         "evidence": evidence_page.test(groups("why")),
+        "finetune": recipes_page.test(groups("finetune"), recipes_page.FINETUNE),
+        "recipes": recipes_page.test(groups("recipes"), recipes_page.RECIPES),
     }
     for suite in PAGES:
         pairs = verdicts.list_pairs(groups(suite), suite_of(suite).reference or "")
@@ -122,6 +130,10 @@ def write() -> None:
     if groups("savings"):
         (BENCHMARKS / "savings.md").write_text(savings_text())
         savings_page.draw(groups("savings") | groups("savings-parts"), BENCHMARKS / "savings.png")
+    if groups("finetune"):
+        (BENCHMARKS / "finetune.md").write_text(finetune_text())
+    if groups("recipes"):
+        (BENCHMARKS / "recipes.md").write_text(recipes_page.recipes_text(groups("recipes")))
     at_size = {suite: groups(suite) for suite in cifar10_gpu_page.PAGES if groups(suite).get("full")}
     if at_size:
         (BENCHMARKS / "cifar10_gpu.md").write_text(cifar10_gpu_page.text(at_size))

@@ -165,7 +165,7 @@ def choice(title: str, place: str) -> Iterator[str]:
             yield from table(place, base, names[base])
             yield from inside(place, base, names[base])
     for name, cls in entries.items():
-        ending = ":ARCHITECTURE" if name in WITH_ARCHITECTURE else ""
+        ending = ":NAME" if name in WITH_ARCHITECTURE else ""
         yield f"### {ONE.get(place) or place.split('.')[-1]} `{name}{ending}`"
         yield first_line(cls)
         yield from table(place, cls, told_by(cls))

@@ -26,6 +26,7 @@ from advcore.rows import DenseRows
 from advcore.runtime.signals import Stopped, catch_signals
 from advcore.selection.schedule import Schedule
 from advcore.solvers import SOLVERS
+from advcore.training.average import SWA
 from advcore.training.loop import Listener
 from advcore.training.optimizers import SGD, Adam
 from advcore.training.step import Batch, Learner, PlainStepper, weigh_part
@@ -186,7 +187,8 @@ RUNS = {
     "trades": trainer,
     "selecting": selecting,
     "ema, adam, dropout": lambda: selecting(ema=0.9, optimizer=Adam(lr=0.003)),
-    "remembered": lambda: selecting(
+    "remembered, equal average": lambda: selecting(
+        swa=SWA(start=0.5),
         objective=Pgd(),
         attack=LinfPGD(eps=0.1, steps=2, start="remembered"),
         memory=Memory(precision="float16"),

@@ -23,7 +23,15 @@ RUN = {
     "tracking": [{"name": "tensorboard"}],
 }
 NEEDED = {"eps": 0.1, "path": "x", "lr": 0.05, "milestones": [1], "steps": 2, "first": 1, "last": 2, "mean": 1.5}
+NEEDED["epochs"] = 2
 """A value for each setting that has no default, so that a class can be put into a run file."""
+
+NAMED = {
+    "Timm": "timm:resnet18",
+    "Torchvision": "torchvision:resnet18",
+    "TimmOptimizer": "timm:lamb",
+    "TimmSchedule": "timm:cosine",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Place:
 
     def settings(self) -> dict[str, Any]:
         """Type by name, of the settings that are written below this place."""
-        return {f.name: f.type for f in dataclasses.fields(self.cls) if f.name != "architecture"}
+        of_name = getattr(self.cls, "after_colon", "architecture")
+        return {f.name: f.type for f in dataclasses.fields(self.cls) if f.name != of_name}
 
     def dotted(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -94,8 +103,7 @@ def choices(kind: Any) -> dict[str, type]:
     found: dict[str, type] = {}
     for part in get_args(kind):
         if isinstance(part, ByName):
-            names = {"timm": "timm:resnet18", "torchvision": "torchvision:resnet18"}
-            found |= {names.get(name, name): cls for name, cls in part.table.items()}
+            found |= {NAMED.get(cls.__name__, name): cls for name, cls in part.table.items()}
         else:
             found |= choices(part)
     return found
@@ -141,7 +149,8 @@ def wrong_types(kind: Any) -> list[Any]:
     if part == dict[str, object]:
         return [*wrong, "text", 3, True, ["a"]]
     if get_origin(part) is dict:
-        return [*wrong, "text", 3, True, ["a"], {"a": 3}, {"a": [3]}, {"a": None}]
+        nested = [] if get_args(part)[-1] is object else [{"a": 3}, {"a": [3]}, {"a": None}]
+        return [*wrong, "text", 3, True, ["a"], *nested]
     return [*wrong, "text", 3, True, ["a"], 0.5]  # a section
 
 

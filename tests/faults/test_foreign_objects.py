@@ -390,7 +390,7 @@ SETTINGS = {
     "attack: AutoAttack": (
         "attack",
         AutoAttack(eps=0.1),
-        f"{ATTACKS}.LinfPGD(...), got AutoAttack(eps=0.1, norm='linf', version='standard')",
+        f"{ATTACKS}.LinfPGD(...), got AutoAttack(eps=0.1)",
     ),
     "optimizer: torch's": ("optimizer", FIT, f"{OPTIMIZERS}.SGD(...), got torch.optim.sgd.SGD"),
     "optimizer: torch's class": (
@@ -414,7 +414,7 @@ SETTINGS = {
     "selector: solver": (
         "selector",
         Random(),
-        "an object of the class advcore.selection.coreset.AdversarialCoreset, got Random(redraw=True)",
+        "an object of the class advcore.selection.coreset.AdversarialCoreset, got Random()",
     ),
     "speed: mapping": ("speed", {}, "an object of the class advcore.runtime.precision.Speed, got {}"),
 }

@@ -49,13 +49,13 @@ def test_a_tag_names_the_same_architecture():
     ("library", "architecture", "options", "line"),
     [
         ("timm", "resnet10t", {"widht": 2}, "model.options must be options that resnet10t can be built with.*widht"),
-        ("torchvision", "resnet18", {"widht": 2}, "model.options must be options that resnet18 can be .*widht"),
+        ("torchvision", "resnet18", {"widht": 2}, "model.options must be options that resnet18 .*widht"),
         ("timm", "resnet10t", {"pretrained": True}, "^options must be without pretrained, got .*; the data and"),
         (
             "timm",
             "resnet10t",
             {"in_chans": 1, "checkpoint_path": "x"},
-            "^options must be without checkpoint_path, in_ch",
+            "^options must be without checkpoint_path, in_",
         ),
         ("torchvision", "resnet18", {"weights": "DEFAULT"}, "^options must be without weights"),
         ("timm", "resnet10t.a1", {}, r"a tag timm knows \(resnet10t.c3_in1k\), got 'resnet10t.a1'"),

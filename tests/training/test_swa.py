@@ -59,7 +59,7 @@ def test_it_is_the_mean_of_the_epochs_with_statistics_of_the_last_ones_images(mo
         coreset = trained.coresets[epoch - length] if trained.coresets else None
         stream = partial(Stream, seed=3, epoch=epoch)
         count, means, variances = 0, 0, 0
-        for indices in split_into_batches(coreset, 96, 40, stream(purpose="order")):
+        for indices in split_into_batches(coreset, source, 40, stream(purpose="order")):
             _, x, _ = next(source.batches([indices]))
             with torch.no_grad():
                 features = mean[0](augment(x, stream(purpose="augment").at(indices)))
