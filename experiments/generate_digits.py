@@ -1,6 +1,6 @@
 """Write build/generated_digits.npz for trades_generated.yaml: 20 new digits for each one of the training part.
 
-In place of a diffusion model it draws from a kernel density estimate of each class, in the first 30 principal components.
+In place of a diffusion model it draws from a kernel density estimate of each class, in 30 principal components.
 """
 
 from pathlib import Path

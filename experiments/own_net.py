@@ -1,4 +1,4 @@
-"""A network of one's own: a plug-in, which gives it the name own_net in run files. Run by itself, this file trains it."""
+"""A network of one's own, and as a plug-in its name in run files, own_net. Run by itself, this file trains it."""
 
 from pathlib import Path
 
