@@ -9,7 +9,10 @@ from collections.abc import Collection, Iterator, Mapping
 from advcore.errors import SettingProblem, check, must, require
 
 # The keys of a suite.
-KEYS = ("name", "title", "experiment", "records", "seeds", "set", "methods", "grid", "reference", "baselines", "sizes")
+KEYS = (
+    *("name", "title", "experiment", "records", "seeds", "vary_split", "set", "methods", "grid", "reference"),
+    *("baselines", "sizes"),
+)
 # The keys of one of its sizes.
 SIZE_KEYS = ("title", "experiment", "seeds", "set")
 # The keys of a method that are no settings.

@@ -25,6 +25,7 @@ def find_problems(raw: Mapping) -> Problems:
     yield check(is_name, "name", "letters, digits, '.', '-', '_'", raw.get("name"))
     for key in ("title", "experiment", "records"):
         yield check(isinstance(raw.get(key), (str, type(None))), key, "text", raw.get(key))
+    yield check(isinstance(raw.get("vary_split", False), bool), "vary_split", "true or false", raw.get("vary_split"))
     yield from _check_common(raw, "")
     yield from _check_methods(raw)
     yield from _check_grid(raw.get("grid"), "grid")

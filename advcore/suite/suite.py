@@ -36,7 +36,7 @@ class Suite:
     name, title : for tables.
     size : one of the suite's sizes; None where it has none.
     records : folder of its records.
-    seeds : that every method runs with.
+    seeds : that every method runs with. vary_split : each seed is also the seed of its data split.
     methods : unchecked settings by name, in the order of tables.
     reference : method whose cost and time the others are compared with; None for none.
     without : names of the baselines that are not added.
@@ -51,6 +51,7 @@ class Suite:
     methods: dict[str, Settings]
     reference: str | None
     without: tuple[str, ...] = ()
+    vary_split: bool = False
     weights_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -120,6 +121,8 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
     usual = {"experiment": of_size.get("experiment", raw.get("experiment"))}
     sources = {name: usual | method for name, method in expand_grids(raw).items()}
     methods = _assemble_settings(sources, shared, overrides, folder=path.parent)
+    if raw.get("vary_split"):
+        _check_no_split(methods)
     count = len(methods) * len(seeds)
     require(check(count <= MOST_RUNS, "methods times seeds", f"at most {MOST_RUNS:,} runs", count))
     reference = raw.get("reference", "full")
@@ -135,8 +138,17 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         methods=_share_cost(methods, reference),
         reference=reference,
         without=list_left_out(raw.get("baselines")),
+        vary_split=raw.get("vary_split", False),
         weights_of={name: str(source["weights_of"]) for name, source in sources.items() if "weights_of" in source},
     )
+
+
+def _check_no_split(methods: Mapping[str, Settings]) -> None:
+    """Raise ConfigError where a method names the data split that each seed is to have of its own."""
+    data = {name: settings.get("data") for name, settings in methods.items()}
+    fixed = [name for name, section in data.items() if isinstance(section, dict) and "split_seed" in section]
+    rule = "left out, or false, where data.split_seed is set"
+    require(check(not fixed, "vary_split", rule, True, f"{', '.join(fixed[:3])}: data.split_seed would not count"))
 
 
 def _choose_size(raw: Mapping, size: str | None) -> dict:
@@ -250,17 +262,23 @@ def list_runs(suite: Suite, methods: dict[str, RunConfig], folder: Path | None =
     """
     folder = folder or suite.records
     return [
-        _build_run(name, seed, config, suite.weights_of.get(name), folder)
+        _build_run(name, _set_seed(suite, config, seed), suite.weights_of.get(name), folder)
         for seed in suite.seeds
         for name, config in methods.items()
     ]
 
 
-def _build_run(name: str, seed: int, config: RunConfig, weights_of: str | None, folder: Path) -> Run:
+def _set_seed(suite: Suite, config: RunConfig, seed: int) -> RunConfig:
+    if suite.vary_split:
+        config = replace(config, data=replace(config.data, split_seed=seed))
+    return replace(config, seed=seed)
+
+
+def _build_run(name: str, config: RunConfig, weights_of: str | None, folder: Path) -> Run:
     if weights_of is not None:
-        weights = locate_weights(weights_of, seed, folder)
+        weights = locate_weights(weights_of, config.seed, folder)
         config = replace(config, model=replace(config.model, weights=str(weights)))
-    return Run(name, seed, replace(config, seed=seed), weights_of)
+    return Run(name, config.seed, config, weights_of)
 
 
 def locate_weights(method: str, seed: int, folder: Path) -> Path:

@@ -4,7 +4,7 @@ import pytest
 from reporting.test_report import entry, final, record, words
 
 from advcore.reporting.collapse import has_collapsed
-from advcore.reporting.compare import Run, summarize_methods
+from advcore.reporting.compare import Run, find_data_differences, find_repeats, group_runs, summarize_methods
 from advcore.reporting.front import find_front
 from advcore.reporting.page import render
 from advcore.reporting.runs_page import build_runs_page
@@ -79,6 +79,17 @@ def test_runs_are_paired_by_seed_and_data_split():
     assert compare_pairs({"a": first}, [("a", "b"), ("b", "a")]) == {}
     assert describe_varied({"a": first}) == "Seeds 0, 1; data splits 0, 1."
     assert describe_varied({"a": first[:1]}).startswith("Seeds 0, all on data split 0:")
+
+
+def test_runs_of_one_method_may_differ_in_their_data_split():
+    """The same seed on two splits is no repeat, and other data on another split no surprise."""
+    runs = [Run(f"a-s{split}", run(0, 0.5 + 0.1 * split, split=split)) for split in (0, 1)]
+    for one, text in zip(runs, ("images ab", "images cd"), strict=True):
+        one.record.data = {"hash": {"train": text, "test": "images ef"}}
+    assert list(group_runs(runs)) == ["a"] and find_repeats(runs) == {}
+    assert find_data_differences({"a": [one.record for one in runs]}) == []
+    again = [*runs, Run("a-s2", run(0, 0.5, split=1))]
+    assert find_repeats(again) == {"a-s2": "a-s1"}
 
 
 def test_a_coreset_stands_beside_the_reference_and_random_subsets_of_its_cost_and_attack():
