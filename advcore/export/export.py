@@ -239,6 +239,6 @@ def strip_folders(value: object) -> object:
         return {key: strip_folders(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [strip_folders(entry) for entry in value]
-    if not isinstance(value, str) or "://" in value or not {"/", "\\"} & {*value}:
+    if not isinstance(value, str) or "://" in value or value.startswith("hub:") or not {"/", "\\"} & {*value}:
         return value
     return Path(value.replace("\\", "/")).name

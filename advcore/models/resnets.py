@@ -85,7 +85,7 @@ class ResNet50(_ResNet):
 class PreActBlock(nn.Module):
     """BatchNorm, activation, convolution, twice, beside a shortcut (He et al. 2016b, fig. 1b)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: str) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: str = "relu") -> None:
         super().__init__()
         self.activate = getattr(F, activation)
         self.bn1 = nn.BatchNorm2d(inputs)

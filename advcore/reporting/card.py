@@ -216,7 +216,7 @@ def _describe_training(record: RunRecord) -> str:
         f"optimiser: {_format_method(training['optimizer'])}; learning rate: {_format_method(training['lr_schedule'])}",
         training.get("attack_steps") and f"attack steps by epoch: {_format_method(training['attack_steps'])}",
         training.get("ema") is not None and f"the weights are a moving average, decay {training['ema']}",
-        training.get("swa") and f"the weights are an average of epochs, from {training['swa']['start']} of the run on",
+        training.get("swa") and f"from {training['swa']['start']} of the run on, the weights are an average of epochs",
         f"batch size {training['batch_size']}; {record.seconds:.0f} s on {device}",
         *(f"event at epoch {entry['epoch']}: {entry['event']}" for entry in record.events),
     ]

@@ -193,10 +193,9 @@ def compare_methods(
 ) -> tuple[Row, list[Row]]:
     """Return the header and the rows of a table that compares methods, one row per method.
 
-    Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds without those that
-    collapsed, which are counted apart), relative cost, that of the pretraining where there is any, and the mean
-    gradient error of the selections beside that of random subsets; where selections used a cheaper attack, also the
-    error against the full attack.
+    Each row holds the number of seeds, clean and robust accuracy (mean and deviation over seeds; collapsed runs are
+    counted apart), relative cost, that of the pretraining where there is any, and the mean gradient error of the
+    selections beside that of random subsets; where selections used a cheaper attack, also that against the full attack.
 
     which : the checkpoint whose accuracies are compared, "last" or "best".
     against : the records of the method that speed-ups are relative to; without any there is no such column.

@@ -49,11 +49,11 @@ class Beginning:
             return ""
         note = f"; they were made with images of {source.size} x {source.size} pixels"
         if source.size != self.side:
-            note += f", and these have {self.side} x {self.side}"
+            note += f", these have {self.side} x {self.side}"
             if hasattr(config.data, "size"):
                 note += f" (data.size: {source.size} gives theirs)"
         if config.model.mean is None and config.model.normalize == "data":
-            note += f", and normalised by the same mean {list(source.mean)} and std {list(source.std)}"
+            note += f"; the mean {list(source.mean)} and std {list(source.std)} that normalise are theirs"
         return note
 
     def list_inputs(self) -> dict[str, object]:

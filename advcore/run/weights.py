@@ -14,7 +14,7 @@ from advcore.data.checks import list_first
 from advcore.errors import CheckpointError, must
 from advcore.files import check_inside, has_pair, load_tensors, read_bytes, save_tensors
 from advcore.files.tensors import AVERAGED, read_state, strip_wrappers
-from advcore.models.base import ModelSettings, Normalize
+from advcore.models.base import LIBRARIES, ModelSettings, Normalize
 from advcore.reporting.record import RunRecord
 from advcore.run.folder import choose_default_folder
 from advcore.runtime.states import load_state as load_values
@@ -24,6 +24,7 @@ from advcore.version import __version__
 log = logging.getLogger(__name__)
 
 _COUNT = "num_batches_tracked"
+_BARE = "%s has no normalisation; that of the settings stands before it"
 # What torch.compile, FSDP and activation checkpointing add to the names of what they wrap.
 _WRAPPERS = r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
 
@@ -49,20 +50,23 @@ def load_initial_weights(
     of_head = {f"{name}.{key}" for key in head.state_dict()}
     left_out = of_head if settings.new_head else set()
     saved = read_state(path)
+    reshaped = []
     try:
         try:
-            put_state(model, saved, path, left_out=left_out)
+            is_bare = put_state(model, saved, path, left_out=left_out)
         except OtherModelError:
             fitted = settings.fit_weights(strip_wrappers(saved), shape)
             if fitted is None:
                 raise
-            put_state(model, fitted, path, left_out=left_out)
-            return _list_reshaped(strip_wrappers(saved), fitted)
+            is_bare = put_state(model, fitted, path, left_out=left_out)
+            reshaped = _list_reshaped(strip_wrappers(saved), fitted)
     except OtherModelError as error:
         if error.names <= of_head:
             raise CheckpointError(f"{error}; model.new_head: true begins with a random head") from None
         raise
-    return []
+    if is_bare and settings.weights not in LIBRARIES:  # whose normalisation is known, and in the model
+        log.warning(_BARE, path)
+    return reshaped
 
 
 def _list_reshaped(saved: State, fitted: State) -> list[str]:
@@ -91,13 +95,15 @@ def load_state(model: nn.Module, path: Path, *, left_out: Collection[str] = ()) 
     Raises CheckpointError for a missing or damaged file, for one that holds the weights twice, and with the first five
     keys that do not fit (OtherModelError); UnsafeFileError for what would run code.
     """
-    put_state(model, read_state(path), path, left_out=left_out)
+    if put_state(model, read_state(path), path, left_out=left_out):
+        log.warning(_BARE, path)
 
 
-def put_state(model: nn.Module, saved: State, path: Path, *, left_out: Collection[str] = ()) -> None:
+def put_state(model: nn.Module, saved: State, path: Path, *, left_out: Collection[str] = ()) -> bool:
     """Load what was read from the file `path` into `model`, as `load_state` says.
 
-    BatchNorm's counts of batches keep their values where the file has none, as torch did not save them before 2018.
+    Returns whether the model's normalisation stays as it was, since the file has none. BatchNorm's counts of batches
+    keep their values where the file has none, as torch did not save them before 2018.
     """
     expected = model.state_dict()
     if not any(name.endswith(_COUNT) for name in saved):
@@ -118,8 +124,7 @@ def put_state(model: nn.Module, saved: State, path: Path, *, left_out: Collectio
     state = {name: value for name, value in state.items() if name not in present}
     _refuse_other_keys(expected, state, path)
     load_values(model, state | present)
-    if is_bare:
-        log.warning("%s has no normalisation; that of the settings stands before it", path)
+    return is_bare
 
 
 def _unwrap_names(saved: State, expected: State, path: Path) -> State | None:

@@ -10,6 +10,10 @@ OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "timm": TimmOptimizer}
 OPTIMIZER_ALIASES = {
     "momentum": "sgd",
     "nesterov": "sgd with nesterov: true",
+    "lamb": "timm:lamb",
+    "lion": "timm:lion",
+    "muon": "timm:muon",
+    "rmsprop": "timm:rmsprop",
 }
 LR_SCHEDULES = {
     "constant": Constant,

@@ -107,7 +107,7 @@ class EpochTrainer:
             with defer_stop():
                 self._add_loss(*self.stepper.finish(self._build_learner()))
                 if self.run.trainer.is_averaged(place.epoch, len(self.plan)):
-                    self._update_average()
+                    self._add_to_average()
                 place.rested = True
         if self.gate is not None:
             self.gate.look()
@@ -221,16 +221,16 @@ class EpochTrainer:
             memory=self.memory,
             parallel=self.parallel,
             gate=self.gate,
-            on_update=self._follow_update,
+            on_update=self._update_average,
             watch=self.watch,
             awp=trainer.awp_at(self.place.epoch),
         )
 
-    def _follow_update(self) -> None:
-        if self.run.trainer.ema is not None:
-            self._update_average()
-
     def _update_average(self) -> None:
+        if self.run.trainer.ema is not None:
+            self._add_to_average()
+
+    def _add_to_average(self) -> None:
         assert self.average is not None, "there is one where it is updated"
         update_average(self.average, self.run.model, self.infinite)
 

@@ -28,7 +28,7 @@ from advcore.training.display import show_training
 from advcore.training.epoch import EpochTrainer
 from advcore.training.epoch_scores import EpochScores
 from advcore.training.judge import Judge
-from advcore.training.loop_settings import agree_on_speed, has_remembered_start, refuse_frozen
+from advcore.training.loop_settings import agree_on_speed, has_remembered_start
 from advcore.training.optimizers import AdamW, suit_speed
 from advcore.training.progress import Entry, Listener, Place, Snapshot, State, Trained, ignore
 from advcore.training.snapshot import restore, take_snapshot
@@ -81,7 +81,6 @@ class Loop:
 
     def __init__(self, run: Run, snapshot: Snapshot | None = None) -> None:
         self.run = run
-        refuse_frozen(run.model)
         self.device = find_device(run.model)
         self.infinite = copy_infinite(run.model)
         self._refuse_decay()
@@ -92,13 +91,7 @@ class Loop:
         self.memory = build_memory(run)
         self.speed = self._decide_speed(snapshot)
         self.notes = note_modes(run.model)
-        self.parts = TrainedParts(
-            run.model,
-            run.train,
-            trainable=run.trainer.trainable,
-            head=run.trainer.head,
-            head_epochs=run.trainer.head_epochs,
-        )
+        self.parts = TrainedParts(run.trainer, run.model, run.train)
         self.parts.begin_epoch(0)
         self.epoch_trainer = EpochTrainer(run, self.memory, self.speed)
         self.scores = None if run.trainer.score is None else EpochScores(run, run.trainer.score)

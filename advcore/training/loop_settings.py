@@ -222,17 +222,14 @@ def find_memory_problem(memory: Memory, attack: Attack | None) -> SettingProblem
     return must("memory", "left out where nothing is remembered", asdict(memory), "set attack.start to remembered")
 
 
-def refuse_frozen(model: nn.Module) -> None:
-    """Raise ConfigError for a model that has nothing to train."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+def refuse_untrainable(model: nn.Module) -> None:
+    """Raise ConfigError for a model that has nothing to train, or NaN in it, as the weights of a diverged run have."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
         way_out = "let some require gradients: parameter.requires_grad_(True)"
         raise ConfigError(must("model", "one with parameters to train", type(model).__name__, way_out))
-
-
-def refuse_nan(model: nn.Module) -> None:
-    """Raise ConfigError for a model with NaN in what is to be trained, such as weights of a run that diverged."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and bool(torch.isnan(parameter).any()):
+    for name, parameter in trained.items():
+        if bool(torch.isnan(parameter).any()):
             raise ConfigError(must("model", "one with numbers to begin from", f"NaN in {name}", "load other weights"))
 
 

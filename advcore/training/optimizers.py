@@ -10,6 +10,7 @@ from torch import nn
 from advcore.errors import SettingProblem, check, check_positive, check_within, require
 from advcore.runtime.precision import Speed
 from advcore.settings import setting, settings
+from advcore.training.lr import LRSchedule, bind_factor
 from advcore.training.timm import TimmOptimizer
 
 
@@ -140,3 +141,10 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module, *, fused: boo
     if can_fuse(settings):
         return build(model, fused=fused)
     return build(model)
+
+
+def try_update(settings: OptimizerSettings, schedule: LRSchedule, model: nn.Module) -> None:
+    """Raise ConfigError where an optimiser of the model, or the schedule of its rate, cannot be built."""
+    if any(True for _ in model.parameters()):  # a model without any is refused elsewhere
+        build_optimizer(settings, model)
+    bind_factor(schedule, settings.lr)

@@ -13,6 +13,7 @@ from advcore.data.augment import augment_images
 from advcore.data.contract import read_batches
 from advcore.rng import Stream, preserve_random_state
 from advcore.runtime.borrow import set_mode
+from advcore.runtime.precision import disable_compilation
 from advcore.selection.result import Coreset
 from advcore.training.epoch import split_into_batches
 from advcore.training.weight_attack import list_statistics
@@ -41,7 +42,8 @@ def recompute_statistics(run: "Run", average: nn.Module, coreset: Coreset | None
     try:
         # Dropout draws from the global random state, which is that of training.
         draws = Stream(seed=run.seed, purpose=distributed.name_for_process("swa"), epoch=epoch)
-        with preserve_random_state(draws), torch.no_grad():
+        # A compiled pass would be compiled anew for each momentum.
+        with preserve_random_state(draws), torch.no_grad(), disable_compilation():
             _pass_images(run, average, layers, coreset=coreset, epoch=epoch)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -10,6 +11,9 @@ from advcore.data.source import Source
 from advcore.errors import ConfigError, must, shorten
 from advcore.gradients.last_layer import locate_head
 from advcore.runtime.borrow import preserve_modes
+
+if TYPE_CHECKING:
+    from advcore.training.trainer import Trainer
 
 
 def split_names(trainable: str) -> list[str]:
@@ -24,18 +28,20 @@ class TrainedParts:
     before stays so.
     """
 
-    def __init__(self, model: nn.Module, source: Source, *, trainable: str, head: str | None, head_epochs: int) -> None:
+    def __init__(self, trainer: "Trainer", model: nn.Module, source: Source) -> None:
         """Choose the parameters. Raises ConfigError where none is chosen, or a name matches none.
 
         Cost: one forward pass of two images where the head has to be found.
         """
+        trainable = trainer.trainable
+        head_epochs = trainer.head_epochs
         self.model = model
         self.head_epochs = head_epochs
         self.modes = [(module, module.training) for module in model.modules()]
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         of_head = set(trained)
         if trainable == "head" or head_epochs:
-            parameters = {*locate_head(model, source, head).parameters()}
+            parameters = {*locate_head(model, source, trainer.head).parameters()}
             of_head = {name for name, value in trained.items() if value in parameters}
         chosen = set(trained)
         if trainable == "head":

@@ -34,17 +34,18 @@ from advcore.training.loop_settings import (
     LoopSettings,
     find_memory_problem,
     has_remembered_start,
-    refuse_nan,
     refuse_other_images,
     refuse_pool,
     refuse_processes,
+    refuse_untrainable,
 )
-from advcore.training.lr import LRSchedule, OneCycle, bind_factor
+from advcore.training.lr import LRSchedule, OneCycle
 from advcore.training.minibatch import Rule, find_rule_problem, refuse_one_image
 from advcore.training.mixing import find_mixing_problem
-from advcore.training.optimizers import OptimizerSettings, build_optimizer, find_fused_problem
+from advcore.training.optimizers import OptimizerSettings, find_fused_problem, try_update
 from advcore.training.progress import Snapshot
 from advcore.training.selector import expand_selection, list_disagreements
+from advcore.training.trainable import TrainedParts
 
 
 @settings
@@ -214,10 +215,10 @@ class Trainer(LoopSettings):
         Each batch, and what the minibatch rule leaves of it, must be as much as the model can learn from; and an attack
         that remembers needs data that give an index the same image each time.
         """
-        refuse_nan(model)
+        refuse_untrainable(model)
+        TrainedParts(self, model, train)  # refuses names of no parameter
         refuse_pool(self, model, train)
-        build_optimizer(self.optimizer, model)
-        bind_factor(self.lr_schedule, self.optimizer.lr)
+        try_update(self.optimizer, self.lr_schedule, model)
         if self.remembers:
             refuse_other_images(train)
         counts = [len(train)]

@@ -37,8 +37,8 @@ FINETUNE_HEAD = """# Does it pay to harden a network that is trained already?
 From the committed records of the suites `finetune` and `finetune-search` (`advcore bench benchmarks/suites/NAME.yaml`).
 CIFAR-10 (JPEG copies), all 50,000 images (10 % for validation), a small CNN that reaches {clean} % on clean images
 when it is trained ordinarily for 15 epochs: far below what larger networks reach, adversarially trained or not.
-Adversarial training takes one step of 10/255 from remembered perturbations. Costs are relative to 10 epochs of PGD-10; what the
-pretraining cost stands in its own column. Learning rates: for each start the best of five on held-out images with one
+Adversarial training takes one step of 10/255 from remembered perturbations. Costs are relative to 10 epochs of PGD-10;
+what the pretraining cost stands in its own column. Learning rates: for each start the best on held-out images with one
 seed, below.
 """
 RECIPES_HEAD = """# The parts of today's recipes, one at a time

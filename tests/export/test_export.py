@@ -257,11 +257,13 @@ def test_a_damaged_checkpoint_or_coreset_is_not_exported(advcore, run, tmp_path)
 
 def test_where_files_lay_is_not_told():
     given = {"path": "/home/me/data/cifar10", "uri": "http://host/x", "list": ["a/b", 1, None], "name": "linf_pgd"}
+    given["weights"] = "hub:owner/repo"
     assert strip_folders(given) == {
         "path": "cifar10",
         "uri": "http://host/x",
         "list": ["b", 1, None],
         "name": "linf_pgd",
+        "weights": "hub:owner/repo",
     }
 
 

@@ -369,8 +369,8 @@ class Torchattack:
 
 FIT = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
 ATTACKS = "an attack, such as advcore.attacks"
-OPTIMIZERS = "one of SGD, Adam, AdamW, such as advcore.training"
-RATES = "one of Constant, MultiStep, Cosine, OneCycle, Cyclic, such as advcore.training"
+OPTIMIZERS = "one of SGD, Adam, AdamW, TimmOptimizer, such as advcore.training"
+RATES = "one of Constant, MultiStep, Cosine, OneCycle, Cyclic, TimmSchedule, such as advcore.training"
 OBJECTIVES = "an objective, such as advcore.objectives"
 A_CLASS = "; that is a class: make an object of it"
 SETTINGS = {

@@ -17,7 +17,7 @@ from advcore.register import plugins
 from advcore.rng import Stream
 from advcore.run.prepare import prepare
 from advcore.settings import settings
-from advcore.training.loop_settings import refuse_nan
+from advcore.training.loop_settings import refuse_untrainable
 
 RUN = {
     "name": "own",
@@ -127,11 +127,11 @@ def test_a_decorator_without_its_name_is_refused():
 
 
 def test_weights_with_nan_are_refused_before_training(model, source):
-    refuse_nan(model)
+    refuse_untrainable(model)
     with torch.no_grad():
         model[1].bias[0] = torch.nan
     with pytest.raises(ConfigError, match="^model must be one with numbers to begin from, got 'NaN in 1.bias'; load"):
-        refuse_nan(model)
+        refuse_untrainable(model)
 
 
 @pytest.mark.parametrize("place", ["return self.classify(self.body(x))", "super().__init__()"])

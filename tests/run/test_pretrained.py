@@ -70,7 +70,7 @@ def trained():
     return timm.create_model("vit_tiny_patch16_224", img_size=8, patch_size=2, num_classes=3, **VIT).state_dict()
 
 
-def test_weights_of_timm_bring_their_normalisation_and_are_fitted_to_grey_images(cache, trained):
+def test_weights_of_timm_bring_their_normalisation_and_are_fitted_to_grey_images(cache, trained, caplog):
     cache(f"timm/{TAG}", trained)
     prepared = begin(**GREY_VIT, weights="timm", new_head=True)
     state = prepared.model[1].state_dict()
@@ -81,10 +81,11 @@ def test_weights_of_timm_bring_their_normalisation_and_are_fitted_to_grey_images
             assert torch.equal(state[name], value)
     assert state["head.weight"].shape == (10, 8)
     assert float(prepared.model[0].mean) == float(prepared.model[0].std) == 0.5
+    assert "has no normalisation" not in caplog.text
     note = prepared.plan.notes["weights"]
     assert note.startswith(f"begins from the weights in timm, {TAG}, with a random head, fitted to this network: patch")
     assert "patch_embed.proj.weight [8, 3, 2, 2] -> [8, 1, 2, 2]; they were made with images of 224 x 224" in note
-    assert "and these have 8 x 8" in note and "mean [0.5, 0.5, 0.5]" in note
+    assert "these have 8 x 8; the mean" in note and "mean [0.5, 0.5, 0.5]" in note
     assert prepared.inputs["model.weights.name"] == TAG and len(prepared.inputs["model.weights"]) == 64
 
 
@@ -108,13 +109,14 @@ def test_of_another_number_of_classes_a_new_head_is_asked_for(cache, trained):
     refuse("2 keys differ", "1.head.weight [10, 8] / [3, 8]", "model.new_head: true begins", **GREY_VIT, weights="timm")
 
 
-def test_a_repository_of_the_hub_is_read_as_a_file_is(cache, trained):
+def test_a_repository_of_the_hub_is_read_as_a_file_is(cache, trained, caplog):
     cache("me/my-net_1.0", trained)
     prepared = begin(**GREY_VIT, weights="hub:me/my-net_1.0", new_head=True)
     assert torch.equal(prepared.model[1].state_dict()["pos_embed"], trained["pos_embed"])
     assert prepared.inputs["model.weights.name"] == "hub:me/my-net_1.0"
     assert identify(prepared.config)["model"]["weights"] == "hub:me/my-net_1.0", "another owner's are others"
     assert float(prepared.model[0].mean) != 0.5, "nobody says by what they were normalised"
+    assert caplog.text.count("has no normalisation; that of the settings stands before it") == 1
 
 
 def test_weights_of_torchvision_are_summed_over_colours_and_need_no_counts_of_batches(cache, tmp_path):
@@ -159,7 +161,9 @@ def test_the_plan_says_which_size_of_images_is_the_weights_own():
     }
     config = from_dict(folder)
     beginning = Beginning(path=Path("x"), source=config.model.find_pretrained(), side=64, reshaped=[])
-    assert "224 x 224 pixels, and these have 64 x 64 (data.size: 224 gives theirs), and" in beginning.describe(config)
+    assert "224 x 224 pixels, these have 64 x 64 (data.size: 224 gives theirs); the mean [" in beginning.describe(
+        config
+    )
     assert "these have" not in replace(beginning, side=224).describe(config)
 
 

@@ -131,3 +131,12 @@ def test_a_head_that_is_no_part_of_the_top_level_is_found(source):
 
     changed, _, _ = fit(Wrapped(), source, trainable="head")
     assert changed == {"first.classify.weight", "first.classify.bias"}
+
+
+def test_a_name_of_nothing_is_refused_while_a_run_is_prepared(model, source):
+    """`check` is what preparing a run calls, before it writes anything."""
+    with pytest.raises(ConfigError, match=r"^training.trainable must be names of parameters.* got 'nope'$"):
+        build_trainer(trainable="nope").check(model, source)
+    model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="^model must be one with parameters to train"):
+        build_trainer().check(model, source)
