@@ -39,7 +39,7 @@ def test_a_loss_that_is_not_finite_is_not_applied_and_nothing_after_it_is_saved(
     weights, states = [], []
 
     def fit(net):
-        learner = "advcore.training.epoch.EpochTrainer._follow_update"  # after every update
+        learner = "advcore.training.epoch.EpochTrainer._update_average"  # after every update
         with monkeypatch.context() as patch:
             patch.setattr(learner, lambda loop: weights.append(copy.deepcopy(dict(net.named_parameters()))))
             TRAINER.fit(net, source, seed=0, listener=Listener(on_checkpoint=lambda state: states.append(state())))
