@@ -1,5 +1,6 @@
 """Trained weights that a run begins from: from a file, or from where a library or the Hugging Face hub keeps them."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from advcore.errors import CheckpointError, describe_exception, require_package,
 from advcore.models.base import Pretrained
 from advcore.run import build, weights
 
+log = logging.getLogger(__name__)
+
+_UNUSED = "model.name names the weights %s, and training begins with random ones; model.weights: %s takes them"
 _ON_HUB = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -71,6 +75,9 @@ def load_beginning(model: nn.Module, config: RunConfig, data: Data) -> Beginning
     """
     settings = config.model
     if settings.weights is None:
+        tag = getattr(settings, "architecture", "").partition(".")[2]
+        if settings.library and tag:
+            log.warning(_UNUSED, tag, settings.library)
         return None
     with build.prefix_problems("model.weights: "):
         source = settings.find_pretrained()

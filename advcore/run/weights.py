@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from advcore.config.schema import RunConfig
@@ -50,6 +51,7 @@ def load_initial_weights(
     of_head = {f"{name}.{key}" for key in head.state_dict()}
     left_out = of_head if settings.new_head else set()
     saved = read_state(path)
+    given = [(name, value.clone()) for name, value in model.state_dict().items() if name in ("0.mean", "0.std")]
     reshaped = []
     try:
         try:
@@ -66,6 +68,9 @@ def load_initial_weights(
         raise
     if is_bare and settings.weights not in LIBRARIES:  # whose normalisation is known, and in the model
         log.warning(_BARE, path)
+    state = model.state_dict()
+    if settings.mean is not None and not all(torch.equal(state[name], value) for name, value in given):
+        log.warning("%s has a normalisation of its own, which counts in place of model.mean and model.std", path)
     return reshaped
 
 

@@ -91,6 +91,14 @@ def test_weights_of_timm_bring_their_normalisation_and_are_fitted_to_grey_images
     assert prepared.inputs["model.weights.name"] == TAG and len(prepared.inputs["model.weights"]) == 64
 
 
+def test_weights_that_are_named_and_not_taken_are_told_of(caplog):
+    begin(**GREY_VIT | {"name": f"timm:{TAG}"})
+    assert caplog.messages == [
+        "model.name names the weights augreg_in21k_ft_in1k, and training begins with random ones; "
+        "model.weights: timm takes them"
+    ]
+
+
 def test_a_file_is_fitted_to_another_size_of_images_and_what_is_given_wins(tmp_path):
     larger = timm.create_model("vit_tiny_patch16_224", img_size=12, patch_size=4, num_classes=10, **VIT).state_dict()
     save_file(larger, tmp_path / "net.safetensors")
