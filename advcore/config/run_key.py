@@ -9,6 +9,9 @@ from advcore.config.schema import RunConfig
 from advcore.errors import ConfigError
 from advcore.reporting.record import BY_PATH, ELSEWHERE, RunRecord
 
+WEIGHTS_OF = "of method "
+"""What `model.weights` of a suite's method begins with, before a name, until a seed says whose weights are meant."""
+
 
 def identify(config: RunConfig) -> dict:
     """Return the settings that decide the results of a run: not its name, and not where or how it is carried out.
@@ -33,7 +36,7 @@ def identify(config: RunConfig) -> dict:
 
 def _name_weights(path: str) -> str:
     """Return what weights are called: "net.pt", and "RUN/checkpoints/last.safetensors" of a run, "hub:owner/name"."""
-    if path.startswith("hub:"):
+    if path.startswith(("hub:", WEIGHTS_OF)):
         return path
     *folders, name = re.split(r"[/\\]", path)
     if folders[-1:] == ["checkpoints"]:

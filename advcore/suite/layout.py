@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 
+from advcore.config.run_key import WEIGHTS_OF
 from advcore.errors import SettingProblem, check, must, require
 
 # The keys of a suite.
@@ -17,8 +18,6 @@ KEYS = (
 SIZE_KEYS = ("title", "experiment", "seeds", "set")
 # The keys of a method that are no settings.
 METHOD_KEYS = ("experiment", "grid", "weights_of")
-# What `model.weights` is, before the method's name, until a run's seed says which weights `weights_of` means.
-WEIGHTS_OF = "of method "
 # Characters of a method's name: its files are named after it.
 LONGEST = 120
 # Methods of a suite, each combination of a grid counted.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from advcore.config.load import apply_overrides, from_dict, set_values
+from advcore.config.run_key import WEIGHTS_OF
 from advcore.config.schema import RunConfig
 from advcore.config.yaml_reader import parse_overrides, read
 from advcore.errors import ConfigError, SettingProblem, UserError, check, check_one_of, must, require
@@ -15,7 +16,6 @@ from advcore.run import build
 from advcore.suite.layout import (
     BASELINES,
     MOST_RUNS,
-    WEIGHTS_OF,
     Settings,
     expand_grids,
     list_left_out,

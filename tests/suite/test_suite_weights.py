@@ -110,6 +110,16 @@ methods:
 """
 
 
+def test_weights_of_methods_whose_names_end_alike_are_told_apart(write_suite, tmp_path):
+    plain, tuned = WITH_BASELINES.splitlines(keepends=True)[-2:]
+    methods = WITH_BASELINES.replace(plain + tuned, "")
+    for eps in ("4/255", "8/255"):
+        methods += plain.replace("training", eps) + tuned.replace("training", eps).replace("tuned", f"tuned {eps}")
+    prepared = bench.check_suite(write_suite(methods), out=tmp_path / "out")
+    begun = {run.weights_of for run in prepared.runs if run.method.startswith("random 0.5")}
+    assert begun == {"plain 4/255", "plain 8/255"}
+
+
 def test_what_a_method_is_compared_with_begins_with_the_same_weights(write_suite, tmp_path):
     prepared = bench.check_suite(write_suite(WITH_BASELINES), out=tmp_path / "out")
     random, shortened = ([run for run in prepared.runs if run.method.startswith(name)] for name in ("random", "short"))
