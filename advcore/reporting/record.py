@@ -126,10 +126,10 @@ class RunRecord:
             raise CheckpointError(f"{path} is not a record of this version: {error}") from None
 
 
-def name_old_defaults(config: JsonObject) -> JsonObject:
+def name_old_defaults(config: object) -> object:
     """Return settings with the defaults of the version that wrote them, where this version has others by that name."""
     if not isinstance(config, dict):
-        return config  # which is refused with the rest of the record
+        return config
     rule = config.get("minibatch")
     if isinstance(rule, dict) and rule.get("name") == "loss_ranked":
         return config | {"minibatch": {"look": "eval"} | rule}

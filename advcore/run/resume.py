@@ -168,10 +168,11 @@ def _load_record(path: Path) -> tuple[RunRecord, list[str]]:
         if "config" not in facts:
             raise AdvcoreError(f"{problem}, and no state tells more; {checkpoints.advise([error], 'it')}") from None
         log.warning("%s; going on from the newest state", problem)
-        settings = {key: facts[key] for key in ("inputs", "plugins") if key in facts}
-        config = name_old_defaults(facts["config"])
-        record = RunRecord(name=config["name"], config=config, **settings, environment={}, plan="", reference={})
-        return record, [str(problem)]
+        settings = {key: facts[key] for key in ("config", "inputs", "plugins") if key in facts}
+        settings["config"] = name_old_defaults(facts["config"])
+        return RunRecord(name=facts["config"]["name"], **settings, environment={}, plan="", reference={}), [
+            str(problem)
+        ]
 
 
 def _compare_settings(prepared: Prepared, record: RunRecord) -> list[Change]:
