@@ -10,7 +10,7 @@ from torch import nn
 from advcore.data.source import Source
 from advcore.errors import ConfigError, check, must, require, shorten
 from advcore.gradients.last_layer import locate_head
-from advcore.runtime.borrow import preserve_modes
+from advcore.runtime.borrow import preserve_modes, set_mode
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
@@ -39,7 +39,9 @@ class TrainedParts:
         head_epochs = trainer.head_epochs
         self.model = model
         self.head_epochs = head_epochs
-        self.modes = [(module, module.training) for module in model.modules()]
+        with preserve_modes(model):
+            set_mode(model, training=True)  # as training would: a model in eval mode as a whole trains as a whole
+            self.modes = [(module, module.training) for module in model.modules()]
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         of_head = set(trained)
         if trainable == "head" or head_epochs:

@@ -41,9 +41,12 @@ def fit(model, source, **settings):
     return list_changed(before, model.state_dict()), steps, trained.ledger.passes
 
 
-def test_the_head_alone_trains_and_batchnorm_keeps_its_statistics(model, source):
-    changed, _, passes = fit(model, source, trainable="head")
+@pytest.mark.parametrize("training", [True, False])
+def test_the_head_alone_trains_and_batchnorm_keeps_its_statistics(model, source, training):
+    """Of a model in eval mode too, as one is that was evaluated or loaded last."""
+    changed, _, passes = fit(model.train(training), source, trainable="head")
     assert changed == HEAD
+    assert fit(model, source, head_epochs=1)[1][0] == HEAD
     assert passes == fit(model, source)[2]
 
 
