@@ -11,7 +11,7 @@ from advcore.attacks import LinfPGD
 from advcore.errors import ConfigError
 from advcore.objectives import Pgd
 from advcore.selection.schedule import Schedule
-from advcore.solvers import GradMatch
+from advcore.solvers import EasyCore, GradMatch
 from advcore.training import SGD
 from advcore.training.loop import Listener
 from advcore.training.weight_attack import AWP
@@ -81,6 +81,19 @@ def test_the_head_comes_first_and_then_all(model, source):
     _, steps, _ = fit(model, source, epochs=3, head_epochs=1)
     assert steps[0] == HEAD
     assert all({"0.weight", "1.running_mean", "5.weight"} <= changed for changed in steps[1:])
+
+
+def test_probe_epochs_train_all_also_where_the_head_comes_first(model, source):
+    selector = AdversarialCoreset(objective=Pgd(), attack=ATTACK, solver=EasyCore(), budget=0.5, block_size=32)
+    settings = {"optimizer": SGD(lr=0.05), "batch_size": 32, "probe_examples": 16, "probe_epochs": 1}
+    schedule = Schedule(epochs=4, budget=0.5, warm_start=0)
+    chosen = []
+    for head_epochs in (0, 1):
+        trainer = Trainer(
+            objective=Pgd(), attack=ATTACK, schedule=schedule, selector=selector, head_epochs=head_epochs, **settings
+        )
+        chosen.append(trainer.fit(copy.deepcopy(model), source, seed=1).coresets[0].indices)
+    assert torch.equal(*chosen)
 
 
 def test_what_the_caller_froze_stays_so_and_flags_and_modes_come_back(model, source):
