@@ -99,6 +99,13 @@ def test_what_has_no_gradient_stays_and_a_gradient_of_zero_moves_nothing():
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
+def test_a_mask_of_infinities_does_not_turn_to_nan():
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[3.0, 4.0], [0.0, -torch.inf]])
+    with move_weights(layer, 0.1, lambda: layer.weight[0, 0] * 2):
+        assert torch.equal(layer.weight, torch.tensor([[3.5, 4.0], [0.0, -torch.inf]]))
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
