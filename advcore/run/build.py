@@ -135,6 +135,7 @@ def build_trainer(config: RunConfig) -> Trainer:
             attack_steps.find_steps_problem(training.attack_steps, config.attack),
             loop_settings.find_memory_problem(training.memory, config.attack),
             mixing.find_mixing_problem(training.cutmix, config.objective, config.attack),
+            training.find_length_problem(epochs),
         )
     with prefix_problems("selection."):
         return Trainer(

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from advcore.data.source import Source
-from advcore.errors import ConfigError, must, shorten
+from advcore.errors import ConfigError, check, must, require, shorten
 from advcore.gradients.last_layer import locate_head
 from advcore.runtime.borrow import preserve_modes
 
 if TYPE_CHECKING:
     from advcore.training.trainer import Trainer
+
+_ONLY_VECTORS = "null where no weight matrix or kernel trains"
 
 
 def split_names(trainable: str) -> list[str]:
@@ -53,6 +55,9 @@ class TrainedParts:
         if not self.trained_first:
             way_out = "a first phase on the head alone would train nothing" if head_epochs else ""
             raise ConfigError(must("training.trainable", "parameters that there are", trainable, way_out))
+        matrices = {name for name, value in model.named_parameters() if value.ndim > 1}
+        can_move = bool(matrices & self.trained_first)
+        require(check(trainer.awp is None or can_move, "training.awp", _ONLY_VECTORS, trainer.awp))
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the parameters of this epoch train, and the others rest."""

@@ -14,6 +14,7 @@ from advcore.selection.schedule import Schedule
 from advcore.solvers import GradMatch
 from advcore.training import SGD
 from advcore.training.loop import Listener
+from advcore.training.weight_attack import AWP
 
 ATTACK = LinfPGD(eps=0.1, steps=1)
 HEAD = {"5.weight", "5.bias"}
@@ -109,6 +110,7 @@ def test_a_selection_sees_the_model_that_rests(model, source):
         ({"head_epochs": -1}, "head_epochs must be a whole number of at least 0"),
         ({"trainable": "layer9"}, "training.trainable must be names of parameters or modules.* 0.weight, .*'layer9'"),
         ({"trainable": "0", "head_epochs": 1}, "training.trainable must be .*the head alone would train nothing"),
+        ({"trainable": "*.bias", "awp": AWP()}, "training.awp must be null where no weight matrix or kernel trains"),
     ],
 )
 def test_what_chooses_nothing_is_one_line_before_training(model, source, settings, line):

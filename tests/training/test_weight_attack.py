@@ -116,3 +116,10 @@ def test_a_minibatch_rule_beside_it_is_refused():
     with pytest.raises(ConfigError, match=r"minibatch must be null with training.awp") as caught:
         build_trainer(awp=AWP(), minibatch=Margin(rho=0.5, warm_up=0))
     assert len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize(("path", "value"), [("awp.warm_up", AWP(warm_up=4)), ("head_epochs", 4)])
+def test_what_would_wait_for_longer_than_the_run_is_refused(path, value):
+    with pytest.raises(ConfigError, match=rf"^{path} must be at most the 3 epochs that run, got 4$"):
+        build_trainer(**{path.partition(".")[0]: value})
+    build_trainer(awp=AWP(warm_up=3), head_epochs=3)
