@@ -50,6 +50,8 @@ def attack(
 ) -> Tensor:
     """Attack a batch of images, and return the attacked images, shaped as x: a constant.
 
+    An objective that trains on clean images (`Standard`) gets x itself.
+
     Parameters
     ----------
     model : images (B, C, H, W) in [0, 1] to logits (B, classes), with its normalisation inside

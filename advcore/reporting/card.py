@@ -195,6 +195,7 @@ def _describe_training(record: RunRecord) -> str:
     reference = record.reference and describe_reference(record.reference)
     selection = config.get("selection")
     weights = config["model"].get("weights")
+    name = record.inputs.get("model.weights.name", Path(weights or "").name)
     pool = config["data"].get("pool")
     errors = [
         f"{entry['gradient_error']:.3f} ({entry['gradient_error_random']:.3f})"
@@ -203,7 +204,7 @@ def _describe_training(record: RunRecord) -> str:
     ]
     lines = [
         f"plan: {record.plan}",
-        weights and f"begun from trained weights: `{Path(weights).name}`, whose own training is in no cost here",
+        weights and f"begun from trained weights: `{name}`, whose own training is in no cost here",
         pool
         and f"{100 * pool['share']:g} % of each batch from a pool of {record.data['pool']:,} images, "
         f"`{Path(pool['path']).name}`",

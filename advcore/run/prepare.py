@@ -18,6 +18,7 @@ from advcore.cost import CostLedger
 from advcore.data.augment import augment_images
 from advcore.data.base import Data
 from advcore.data.contract import read_batches
+from advcore.errors import check, require
 from advcore.evaluation.autoattack import AutoAttack
 from advcore.reporting.record import RunRecord
 from advcore.rng import Stream, preserve_random_state
@@ -134,7 +135,9 @@ def _try_plugins(config: RunConfig, data: Data, model: nn.Module) -> None:
     stream = Stream(seed=config.seed, purpose="plug-ins").at(indices)
     with preserve_random_state():
         with build.prefix_problems("data."):
-            augment_images(data.augment, x.clone(), stream)
+            augmented = augment_images(data.augment, x.clone(), stream)
+            rule = "a function that returns images of their own size"
+            require(check(augmented.shape == x.shape, "augment", rule, tuple(augmented.shape)))
         for path, attack in attacks.items():
             objective = None if path.startswith("evaluation.") else config.objective
             with build.prefix_problems(f"{path}: "):

@@ -131,6 +131,7 @@ def begin_run(journal: Journal, resume: bool, job: Sequence[str]) -> tuple[bool,
         epoch = state["place"]["epoch"] if state else 0
         note = {"epoch": epoch, "changed": [*map(str, changed)], "damaged": [*problems, *damaged]}
         earlier = {name: getattr(before, name) for name in _CONTINUED}
+        earlier["pretraining"] = before.pretraining or journal.record.pretraining  # weights may have moved since
         journal.record = replace(journal.record, resumes=[*before.resumes, note], **earlier)
         journal.began -= before.seconds
     else:

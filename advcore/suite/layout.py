@@ -17,6 +17,8 @@ KEYS = (
 SIZE_KEYS = ("title", "experiment", "seeds", "set")
 # The keys of a method that are no settings.
 METHOD_KEYS = ("experiment", "grid", "weights_of")
+# What `model.weights` is, before the method's name, until a run's seed says which weights `weights_of` means.
+WEIGHTS_OF = "of method "
 # Characters of a method's name: its files are named after it.
 LONGEST = 120
 # Methods of a suite, each combination of a grid counted.
@@ -53,8 +55,11 @@ def list_left_out(baselines: bool | Mapping[str, bool] | None) -> tuple[str, ...
 
 
 def pick_settings(method: Mapping) -> Settings:
-    """Return the entries of a method that are settings of a run."""
-    return {key: value for key, value in method.items() if key not in METHOD_KEYS}
+    """Return the entries of a method that are settings of a run, and `model.weights` where it has `weights_of`."""
+    settings = {key: value for key, value in method.items() if key not in METHOD_KEYS}
+    if method.get("weights_of") is not None:
+        settings["model.weights"] = f"{WEIGHTS_OF}{method['weights_of']}"
+    return settings
 
 
 def expand_grids(raw: Mapping) -> dict[str, Settings]:

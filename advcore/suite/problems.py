@@ -113,7 +113,7 @@ def _check_weights(name: object, method: Mapping, methods: Mapping) -> SettingPr
     if source not in first:
         rule = "another method that has neither weights_of nor a grid"
         return must(path, rule, source, suggest_nearest(source, first))
-    if "model.weights" in method:
+    if "model.weights" in method or "model.weights" in _as_mapping(method.get("grid")):
         return must(path, "left out where model.weights is given", source)
     return None
 

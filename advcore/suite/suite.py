@@ -15,6 +15,7 @@ from advcore.run import build
 from advcore.suite.layout import (
     BASELINES,
     MOST_RUNS,
+    WEIGHTS_OF,
     Settings,
     expand_grids,
     list_left_out,
@@ -40,7 +41,6 @@ class Suite:
     methods : unchecked settings by name, in the order of tables.
     reference : method whose cost and time the others are compared with; None for none.
     without : names of the baselines that are not added.
-    weights_of : the method whose trained weights a method begins with, by the name of the latter.
     """
 
     name: str
@@ -52,7 +52,6 @@ class Suite:
     reference: str | None
     without: tuple[str, ...] = ()
     vary_split: bool = False
-    weights_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -139,7 +138,6 @@ def load(path: str | Path, size: str | None = None, overrides: Sequence[str] = (
         reference=reference,
         without=list_left_out(raw.get("baselines")),
         vary_split=raw.get("vary_split", False),
-        weights_of={name: str(source["weights_of"]) for name, source in sources.items() if "weights_of" in source},
     )
 
 
@@ -262,7 +260,7 @@ def list_runs(suite: Suite, methods: dict[str, RunConfig], folder: Path | None =
     """
     folder = folder or suite.records
     return [
-        _build_run(name, _set_seed(suite, config, seed), suite.weights_of.get(name), folder)
+        _build_run(name, _set_seed(suite, config, seed), folder)
         for seed in suite.seeds
         for name, config in methods.items()
     ]
@@ -274,11 +272,14 @@ def _set_seed(suite: Suite, config: RunConfig, seed: int) -> RunConfig:
     return replace(config, seed=seed)
 
 
-def _build_run(name: str, config: RunConfig, weights_of: str | None, folder: Path) -> Run:
-    if weights_of is not None:
-        weights = locate_weights(weights_of, config.seed, folder)
-        config = replace(config, model=replace(config.model, weights=str(weights)))
-    return Run(name, config.seed, config, weights_of)
+def _build_run(name: str, config: RunConfig, folder: Path) -> Run:
+    """Return a run, with the path of the weights of the method that it begins with, if it does."""
+    weights = config.model.weights or ""
+    method = weights.removeprefix(WEIGHTS_OF)
+    if method == weights:
+        return Run(name, config.seed, config)
+    path = locate_weights(method, config.seed, folder)
+    return Run(name, config.seed, replace(config, model=replace(config.model, weights=str(path))), method)
 
 
 def locate_weights(method: str, seed: int, folder: Path) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from advcore.errors import SettingProblem, check, check_positive, check_within, require
+from advcore.errors import MOST, SettingProblem, check, check_positive, check_within, require
 from advcore.runtime.precision import Speed
 from advcore.settings import setting, settings
 from advcore.training.lr import LRSchedule, bind_factor
@@ -144,7 +144,13 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module, *, fused: boo
 
 
 def try_update(settings: OptimizerSettings, schedule: LRSchedule, model: nn.Module) -> None:
-    """Raise ConfigError where an optimiser of the model, or the schedule of its rate, cannot be built."""
-    if any(True for _ in model.parameters()):  # a model without any is refused elsewhere
-        build_optimizer(settings, model)
-    bind_factor(schedule, settings.lr)
+    """Raise ConfigError where an optimiser of the model, or the schedule of its rate, cannot be built, or is none."""
+    parameters = {id(parameter) for parameter in model.parameters()}
+    if parameters:  # a model without any is refused elsewhere
+        optimizer = build_optimizer(settings, model)
+        groups = getattr(optimizer, "param_groups", [])
+        is_right = groups and {id(parameter) for group in groups for parameter in group["params"]} <= parameters
+        rule = "one whose build(model) returns an optimiser of torch, of the model's parameters"
+        require(check(is_right, "training.optimizer", rule, type(optimizer).__name__))
+    start = bind_factor(schedule, settings.lr)(0.0, 0)
+    require(check_within("training.lr_schedule: its factor at the start", start, 0, MOST))

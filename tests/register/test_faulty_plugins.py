@@ -1,6 +1,7 @@
 """Plug-ins whose code breaks what it promises: one line, exit code 2, before anything is trained or written."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -15,9 +16,15 @@ from advcore.errors import ConfigError, DataError
 from advcore.models import MODELS
 from advcore.register import plugins
 from advcore.rng import Stream
+from advcore.rows import DenseRows
 from advcore.run.prepare import prepare
+from advcore.selection.partition import Problem
+from advcore.selection.solve import solve
 from advcore.settings import settings
 from advcore.training.loop_settings import refuse_untrainable
+from advcore.training.lr import Constant
+from advcore.training.optimizers import SGD, try_update
+from advcore.types import Selection
 
 RUN = {
     "name": "own",
@@ -118,6 +125,77 @@ def test_a_transform_that_leaves_the_pixels_range_is_refused_before_training(x):
         prepare(from_dict(RUN | {"data": RUN["data"] | {"augment": "crop+wrongly"}}))
     with pytest.raises(ConfigError, match=r"register.transform\('one'\) must be a function of 2 arguments"):
         register.transform("one")(abs)
+
+
+def test_a_transform_that_changes_the_size_is_refused_before_training():
+    register.transform("halve")(halve)
+    with pytest.raises(
+        ConfigError, match=r"^data\.augment must be a function that returns images of their own size, got"
+    ):
+        prepare(from_dict(RUN | {"data": RUN["data"] | {"augment": "halve"}}))
+
+
+def halve(x, generator):
+    return x[:, :, :4]
+
+
+@settings
+class Picking:
+    """Picks `count` rows, from row `first` on."""
+
+    first: int = 0
+    count: int = 3
+    reads = None
+
+    def __call__(self, rows, k, *, target=None, generator):
+        indices = torch.arange(self.first, self.first + self.count)
+        return Selection(indices=indices, weights=torch.ones(self.count).double())
+
+
+@pytest.mark.parametrize(("first", "count", "got"), [
+    (0, 4, "4 picks from 0 to 3"), (-1, 3, "3 picks from -1 to 1"), (4, 3, "3 picks from 4 to 6"), (0, 3, None),
+])  # fmt: skip
+def test_a_solver_from_elsewhere_is_held_to_its_number_and_its_rows(first, count, got):
+    members = torch.arange(10, 16)
+    problem = Problem("all", partial(DenseRows, matrix=torch.ones(6, 2)), members, 3)
+    stream = Stream(seed=0, purpose="select").at(members)
+    if got is None:
+        assert solve(Picking(), [problem], stream, members.device).indices.tolist() == [10, 11, 12]
+        return
+    with pytest.raises(
+        ConfigError, match="^the answer of Picking must be at most 3 of the rows 0 to 5, as torch.int64"
+    ) as caught:
+        solve(Picking(first=first, count=count), [problem], stream, members.device)
+    assert got in str(caught.value)
+
+
+@settings
+class Strange:
+    """Builds what is no optimiser of the model."""
+
+    lr: float = 0.1
+    kind: str = "none"
+
+    def build(self, model):
+        other = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), self.lr)
+        return {"none": None, "other": other, "settings": SGD(lr=0.1)}[self.kind]
+
+
+@settings
+class Rate:
+    value: object = None
+
+    def factor(self, progress, lr_index):
+        return self.value
+
+
+def test_an_optimiser_and_a_rate_from_elsewhere_are_looked_at_before_training(model):
+    for kind, got in {"none": "NoneType", "settings": "SGD", "other": "SGD"}.items():
+        with pytest.raises(ConfigError, match=f"^training.optimizer must be one whose .* the model's .*, got '{got}'$"):
+            try_update(Strange(kind=kind), Constant(), model)
+    for value in (None, float("nan"), -1.0):
+        with pytest.raises(ConfigError, match="^training.lr_schedule: its factor at the start must be a number in"):
+            try_update(SGD(lr=0.1), Rate(value=value), model)
 
 
 def test_a_decorator_without_its_name_is_refused():

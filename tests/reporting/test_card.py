@@ -116,3 +116,10 @@ def test_what_does_not_fit_is_not_claimed():
     page = write_card(found, "last", 1, FACTS | {"shape": [1, 8, 8], "standalone": False})
     assert "no robustness is to be expected" in page and "benchmark(" not in page and "from model import" not in page
     assert name_data(found) == "parquet cifar10"
+
+
+@pytest.mark.parametrize(("inputs", "name"), [({}, "net.pt"), ({"model.weights.name": "hub:me/net"}, "hub:me/net")])
+def test_weights_that_it_began_with_are_named(inputs, name):
+    begun = record(inputs=inputs)
+    begun.config["model"]["weights"] = "/home/me/net.pt"
+    assert f"begun from trained weights: `{name}`" in write_card(begun, "last", 1, FACTS)

@@ -1,6 +1,7 @@
 """Runs that begin from trained weights: those of the file, with the head's or without, and told before training."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,3 +141,7 @@ def test_the_cost_of_the_run_that_wrote_the_weights_is_recorded(tmp_path):
     assert first.pretraining == {}
     assert second.pretraining == {"run": first.name, "passes": spent[0]}
     assert third.pretraining == {"run": second.name, "passes": sum(spent)}
+    moved = (tmp_path / "first/checkpoints/last.safetensors").rename(tmp_path / "moved.safetensors")
+    longer = configure(moved)
+    longer = replace(longer, training=replace(longer.training, epochs=2))
+    assert run(prepare(longer), tmp_path / "second", resume=True).pretraining == second.pretraining

@@ -90,10 +90,29 @@ def test_what_a_method_cannot_begin_with_is_one_line(write_suite, change, line):
     assert got.startswith(rule + line)
 
 
-def test_weights_of_a_file_and_of_a_method_exclude_each_other(write_suite):
-    methods = METHODS.replace("weights_of: plain training", "weights_of: plain training, model.weights: net.pt")
+@pytest.mark.parametrize("more", ["model.weights: net.pt", "grid: {model.weights: [net.pt]}"])
+def test_weights_of_a_file_and_of_a_method_exclude_each_other(write_suite, more):
+    methods = METHODS.replace("weights_of: plain training", f"weights_of: plain training, {more}")
     with pytest.raises(ConfigError, match="weights_of must be left out where model.weights is given"):
         bench.check_suite(write_suite(methods))
+
+
+WITH_BASELINES = """seeds: [0]
+reference: full
+methods:
+  full: {selection: null}
+  plain training: {objective: {name: standard}, attack: null, selection: null}
+  tuned: {weights_of: plain training, model.new_head: true}
+"""
+
+
+def test_what_a_method_is_compared_with_begins_with_the_same_weights(write_suite, tmp_path):
+    prepared = bench.check_suite(write_suite(WITH_BASELINES), out=tmp_path / "out")
+    random, shortened = ([run for run in prepared.runs if run.method.startswith(name)] for name in ("random", "short"))
+    assert random and shortened
+    for run in (*random, *shortened):
+        assert run.weights_of == "plain training" and run.config.model.new_head
+        assert run.config.model.weights.endswith("out/runs/plain-training-s0/checkpoints/last.safetensors")
 
 
 def attempt_with_costs(run, folder, **more) -> Outcome:
